@@ -1,0 +1,39 @@
+"""Atomics: Cython has no <stdatomic.h>, so these few lines are all there is of it.
+
+Every word that two processes share is touched through these functions only. The names say
+the order: `load`/`store` are acquire/release, the others sequentially consistent.
+"""
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+cdef extern from *:
+    """
+    #ifndef FASTGATE_ATOMICS
+    #define FASTGATE_ATOMICS
+    #include <stdint.h>
+    static inline uint64_t fg_load(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+    static inline void fg_store(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
+    static inline uint32_t fg_load32(const uint32_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+    static inline void fg_store32(uint32_t *p, uint32_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
+    static inline uint64_t fg_add(uint64_t *p, uint64_t v) { return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST); }
+    static inline int fg_cas(uint64_t *p, uint64_t *expected, uint64_t desired) {
+        return __atomic_compare_exchange_n(p, expected, desired, 0, __ATOMIC_SEQ_CST, __ATOMIC_ACQUIRE);
+    }
+    static inline void fg_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+    /* One 16-byte word {lo, hi}: expected and desired by value; 1 when it was exchanged. */
+    static inline int fg_cas16(void *p, uint64_t expected_lo, uint64_t expected_hi,
+                               uint64_t desired_lo, uint64_t desired_hi) {
+        unsigned __int128 e = ((unsigned __int128)expected_hi << 64) | expected_lo;
+        unsigned __int128 d = ((unsigned __int128)desired_hi << 64) | desired_lo;
+        return __sync_bool_compare_and_swap((unsigned __int128 *)p, e, d);
+    }
+    #endif
+    """
+    uint64_t fg_load(const uint64_t *p) noexcept nogil
+    void fg_store(uint64_t *p, uint64_t v) noexcept nogil
+    uint32_t fg_load32(const uint32_t *p) noexcept nogil
+    void fg_store32(uint32_t *p, uint32_t v) noexcept nogil
+    uint64_t fg_add(uint64_t *p, uint64_t v) noexcept nogil
+    int fg_cas(uint64_t *p, uint64_t *expected, uint64_t desired) noexcept nogil
+    void fg_fence() noexcept nogil
+    int fg_cas16(void *p, uint64_t expected_lo, uint64_t expected_hi,
+                 uint64_t desired_lo, uint64_t desired_hi) noexcept nogil

@@ -1,0 +1,68 @@
+"""Reasons: why an exchange ended, as stable numbers. `fastgate/errors.py` gives each its
+name, status and words; a test holds the two lists together. Append only; never renumber:
+the numbers stand in shared memory and in logs."""
+
+cpdef enum Reason:
+    REASON_NONE = 0
+    # 400
+    MALFORMED_REQUEST = 1
+    AMBIGUOUS_FRAMING = 2
+    BAD_TARGET = 3
+    BAD_HOST = 4
+    # 401
+    CREDENTIAL_MISSING = 10
+    CREDENTIAL_UNKNOWN = 11
+    CREDENTIAL_EXPIRED = 12
+    CREDENTIAL_REVOKED = 13
+    TOKEN_INVALID = 14
+    # 402
+    INSUFFICIENT_BALANCE = 20
+    SUBSCRIPTION_EXPIRED = 21
+    SUBSCRIPTION_PAST_DUE = 22
+    SPENDING_LIMIT_REACHED = 23
+    QUOTA_EXHAUSTED_UPGRADE = 24
+    PAYMENT_FAILED = 25
+    PAYMENT_ACTION_REQUIRED = 26
+    PAYMENT_REQUIRED = 27
+    PAYMENT_INVALID = 28
+    PAYMENT_METHOD_MISSING = 29
+    # 403
+    NOT_SUBSCRIBED = 40
+    FORBIDDEN = 41
+    CONSUMER_SUSPENDED = 42
+    ADDRESS_DENIED = 43
+    # 404, 405, 406, 408, 410, 413, 414, 417, 431
+    NO_ROUTE = 50
+    METHOD_NOT_ALLOWED = 51
+    NOT_ACCEPTABLE = 52
+    REQUEST_TIMEOUT = 53
+    ROUTE_RETIRED = 54
+    BODY_TOO_LARGE = 55
+    TARGET_TOO_LONG = 56
+    HEADERS_TOO_LARGE = 57
+    EXPECTATION_FAILED = 58
+    # 429
+    RATE_LIMITED = 60
+    QUOTA_EXHAUSTED = 61
+    CONCURRENCY_LIMITED = 62
+    HOLD_IN_FLIGHT = 63
+    # 500, 501, 505
+    INTERNAL_ERROR = 70
+    NOT_IMPLEMENTED = 71
+    VERSION_NOT_SUPPORTED = 72
+    # 502, 503, 504, 508
+    UPSTREAM_INVALID_RESPONSE = 80
+    UPSTREAM_CONNECT_FAILED = 81
+    UPSTREAM_RESET = 82
+    NO_HEALTHY_TARGET = 83
+    OVERLOADED = 84
+    DRAINING = 85
+    PAYMENT_PROVIDER_UNAVAILABLE = 86
+    SETTLEMENT_UNKNOWN = 87
+    UPSTREAM_TIMEOUT = 88
+    LOOP_DETECTED = 89
+    # Ends with no answer of ours: the client left, or the relayed answer broke off.
+    CLIENT_CLOSED = 100
+    RESPONSE_TRUNCATED = 101
+    TUNNEL_CLOSED = 102
+    REASON_COUNT = 128

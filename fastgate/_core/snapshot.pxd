@@ -1,0 +1,310 @@
+"""snapshot: the immutable, position-independent image that workers serve from.
+
+One contiguous block of memory in a sealed memfd. Everything refers by 32-bit offset from the
+image's start (`str_ref`) or by index into a table; there are no pointers. All tables are
+8-byte aligned. Built by `ImageBuilder` (in control), mapped and checked by `Snapshot` (in
+a worker), read by the exchange and the router.
+"""
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+cdef enum:
+    SNAPSHOT_VERSION = 1
+    NONE32 = 0xFFFFFFFF       # "no such thing" for an index
+
+cdef struct str_ref:
+    uint32_t off
+    uint32_t len
+
+cdef struct table_ref:        # a table of records: byte offset of the first, and how many
+    uint32_t off
+    uint32_t count
+
+# ---- limits ---------------------------------------------------------------------------
+cpdef enum LimitKind:
+    LIMIT_RATE = 1            # token bucket (GCRA)
+    LIMIT_QUOTA = 2           # calendar window, counted
+    LIMIT_CONCURRENCY = 3     # in flight
+
+cpdef enum LimitScope:        # what the limit is counted by: any combination
+    BY_ADDRESS = 1            # client address (IPv6: its /64)
+    BY_ROUTE = 2
+    BY_CONSUMER = 4
+    BY_PLAN = 8
+    BY_SERVICE = 16
+    BY_CREDENTIAL = 32
+
+cpdef enum Period:
+    PERIOD_SECOND = 0
+    PERIOD_MINUTE = 1
+    PERIOD_HOUR = 2
+    PERIOD_DAY = 3
+    PERIOD_MONTH = 4
+    PERIOD_WEEK = 5
+    PERIOD_YEAR = 6
+
+cpdef enum LimitFlag:
+    LIMIT_SHOW_HEADERS = 1    # RateLimit headers on successes too
+    LIMIT_OFFER_UPGRADE = 2   # exhausted: 402 quota_exhausted_upgrade instead of 429
+
+cdef struct limit_rec:
+    uint64_t identity         # hash of what makes it this limit (policy or owner name + position); stable over reloads
+    uint64_t interval_ns      # rate: nanoseconds per request
+    uint64_t tolerance_ns     # rate: interval_ns * burst
+    uint64_t amount           # rate: burst; quota: requests a period; concurrency: at most in flight
+    uint64_t window_s         # seconds, for the RateLimit-Policy header
+    str_ref name              # policy name shown to clients, e.g. "burst"
+    str_ref policy            # rendered member of RateLimit-Policy, e.g. "burst";q=100;w=60
+    uint8_t kind              # LimitKind
+    uint8_t scope             # LimitScope bits
+    uint8_t period            # Period
+    uint8_t flags             # LimitFlag
+    uint32_t reserved
+
+# ---- authentication -------------------------------------------------------------------
+cpdef enum AuthFlag:
+    AUTH_BEARER = 1           # accept Authorization: Bearer KEY
+    AUTH_OPTIONAL = 2         # no credential: go on as anonymous
+    AUTH_FORWARD = 4          # do not strip the credential
+
+cdef struct auth_rec:
+    uint32_t flags
+    uint32_t reserved
+    str_ref header            # lower-case field name the key is read from; len 0: none
+    str_ref query             # query parameter; len 0: none
+    str_ref challenge         # value for WWW-Authenticate
+
+# ---- header rules, address rules, predicates, statics ---------------------------------
+cpdef enum HeaderAction:
+    HEADER_SET = 1            # replace or add
+    HEADER_ADD = 2
+    HEADER_REMOVE = 3
+    HEADER_DEFAULT = 4        # add where absent
+
+cdef struct header_rule:
+    str_ref name              # lower-case
+    str_ref value
+    str_ref line              # "Name: value\r\n", ready to copy
+    uint32_t action           # HeaderAction
+    uint32_t reserved
+
+cdef struct address_rule:
+    uint8_t address[16]       # IPv4 as ::ffff:a.b.c.d
+    uint32_t prefix           # 0..128, in the mapped form
+    uint32_t allow            # 1 allow, 0 deny; first match wins; a list with any allow denies the rest
+
+cpdef enum PredicateKind:
+    PREDICATE_HEADER_PRESENT = 1
+    PREDICATE_HEADER_EQUALS = 2
+    PREDICATE_HEADER_PREFIX = 3
+    PREDICATE_QUERY_PRESENT = 4
+    PREDICATE_QUERY_EQUALS = 5
+    PREDICATE_QUERY_PREFIX = 6
+
+cdef struct predicate:
+    str_ref name              # header: lower-case; query: as is
+    str_ref value
+    uint32_t kind
+    uint32_t reserved
+
+cdef struct cors_rec:
+    table_ref origins         # table of str_ref; empty: any
+    str_ref allow_methods     # rendered values
+    str_ref allow_headers     # empty: echo what was asked
+    str_ref expose_headers
+    uint32_t max_age
+    uint32_t flags            # 1: credentials, 2: any origin
+
+cdef struct static_rec:
+    str_ref head              # status line and fields, without the empty line, without Date and X-Request-ID
+    str_ref body
+    uint32_t status
+    uint32_t reserved
+
+# ---- routes, services, upstreams, targets, plans --------------------------------------
+cpdef enum RouteFlag:
+    ROUTE_ENCODED_SLASH = 1       # allow %2f, %5c, backslash
+    ROUTE_PRESERVE_HOST = 2       # forward the client's Host (else the target's)
+    ROUTE_WEBSOCKET = 4           # allow Upgrade: websocket
+    ROUTE_LIMIT_HEADERS = 8       # RateLimit headers on successes
+    ROUTE_LOG_OFF = 16            # no access-log record
+    ROUTE_FORWARD_PARAMS = 32
+    ROUTE_RETIRED = 64            # answer 410
+
+cdef struct route_rec:
+    str_ref name
+    uint64_t identity             # hash of the name; stable over reloads
+    uint64_t methods              # bit (1 << Method); 0: any. Other tokens: in `tokens`
+    uint64_t body_cap             # bytes
+    uint32_t slot                 # metrics row; stable over reloads
+    uint32_t service              # index, or NONE32
+    uint32_t handler              # index, or NONE32
+    uint32_t static_response      # index, or NONE32
+    uint32_t auth                 # index, or NONE32: open
+    uint32_t cors                 # index, or NONE32
+    uint32_t flags                # RouteFlag
+    int32_t priority
+    uint32_t strip                # bytes of the canonical path that the rewrite drops (its literal prefix)
+    uint32_t timeout_ms           # whole exchange up to the response's head; 0: the service's
+    str_ref replace               # put in front of what is left after the strip
+    table_ref tokens              # table of str_ref: methods that are no Method
+    table_ref limits              # limit_rec; address- and route-scoped first
+    table_ref addresses           # address_rule
+    table_ref predicates          # predicate: all must hold
+    table_ref request_rules       # header_rule
+    table_ref response_rules      # header_rule
+    str_ref notice                # rendered response lines to add: Deprecation, Sunset, Link
+    uint64_t price_micros         # 0: free (charged when wallets exist)
+
+cpdef enum Balance:
+    BALANCE_ROUND_ROBIN = 0
+    BALANCE_LEAST_CONNECTIONS = 1
+    BALANCE_P2C_EWMA = 2
+    BALANCE_HASH = 3              # consistent (maglev-free: rendezvous) on `hash_by`
+
+cpdef enum HashBy:
+    HASH_BY_ADDRESS = 0
+    HASH_BY_CONSUMER = 1
+    HASH_BY_PATH = 2
+    HASH_BY_HEADER = 3
+
+cdef struct service_rec:
+    str_ref name
+    uint64_t identity
+    uint32_t slot
+    uint32_t upstream             # index
+    uint32_t first_byte_ms
+    uint32_t idle_ms              # between two reads of the response's body
+    uint32_t attempts             # 1: no retry
+    uint32_t retry_budget         # permille of requests that may be retries
+    table_ref limits
+    table_ref plans               # table of uint32_t plan slots that include it; empty: any consumer
+    uint32_t flags
+    uint32_t reserved
+
+cdef struct upstream_rec:
+    str_ref name
+    uint64_t identity
+    table_ref targets
+    str_ref hash_header           # lower-case
+    uint32_t slot
+    uint32_t balance              # Balance
+    uint32_t hash_by              # HashBy
+    uint32_t connect_ms
+    uint32_t keepalive_idle_ms    # an idle pooled connection is closed after this
+    uint32_t keepalive_max        # idle connections kept per target and worker
+    uint32_t max_connections      # per target and worker; 0: no bound (circuit breaker)
+    uint32_t eject_after          # consecutive failures; 0: never
+    uint32_t eject_ms
+    uint32_t flags                # 1: TLS
+
+cdef struct target_rec:
+    uint8_t sockaddr[112]         # struct sockaddr_in / _in6 / _un, ready for connect()
+    uint32_t sockaddr_len         # 0: the name could not be resolved yet
+    uint32_t weight               # 1..1000
+    uint64_t identity             # hash of upstream name and address: key of the shared health row and of the pool
+    uint32_t slot                 # row in the segment's target area
+    uint32_t upstream             # index
+    str_ref name                  # as configured, e.g. "http://10.0.0.11:9000"
+    str_ref authority             # Host to send, e.g. "10.0.0.11:9000"
+    str_ref path                  # base path in front of the forwarded path; len 0: none
+
+cdef struct plan_rec:
+    str_ref name
+    uint64_t identity
+    uint32_t slot                 # consumers refer to it by this number
+    uint32_t flags
+    table_ref limits
+
+cdef struct handler_rec:
+    str_ref name                  # "package.module:function"
+
+cdef struct refusal_rec:
+    str_ref head                  # template: status line and fields up to, not with, Content-Length's value
+    str_ref body                  # template
+    uint32_t status               # 0: this reason has no refusal
+    uint32_t close                # 1: the connection is closed after it
+
+# Templates are bytes with holes: byte 0x01 followed by one of these letters.
+cpdef enum Hole:
+    HOLE_REQUEST_ID = 73      # 'I'  32 hex digits
+    HOLE_LIMIT = 76           # 'L'  decimal: the limit's amount
+    HOLE_USED = 85            # 'U'  decimal
+    HOLE_REMAINING = 82       # 'R'  decimal
+    HOLE_RETRY_AFTER = 65     # 'A'  decimal seconds, at least 1, rounded up
+    HOLE_RESETS_AT = 84       # 'T'  RFC 3339 UTC, e.g. 2026-11-20T12:00:00Z
+    HOLE_POLICY = 80          # 'P'  limit name, JSON-escaped
+    HOLE_ROUTE = 78           # 'N'  route name, JSON-escaped
+    HOLE_DETAIL = 68          # 'D'  finer text (parse fault), JSON-escaped, may be empty
+    HOLE_ALLOW = 77           # 'M'  methods, e.g. "GET, HEAD"
+    HOLE_CHALLENGE = 87       # 'W'  the route's WWW-Authenticate value
+
+# ---- the image ------------------------------------------------------------------------
+cdef struct snapshot_header:
+    uint8_t magic[8]              # "FGSNAP\0\0"
+    uint32_t version
+    uint32_t size                 # bytes of the whole image
+    uint64_t generation
+    uint64_t checksum             # of the image with this word zero
+    uint64_t identity             # of the gateway (for Via and loop detection)
+    table_ref routes
+    table_ref services
+    table_ref upstreams
+    table_ref targets
+    table_ref plans               # indexed by plan slot; a hole has name.len 0
+    table_ref handlers
+    table_ref auths
+    table_ref cors
+    table_ref statics
+    table_ref refusals            # indexed by Reason, REASON_COUNT of them
+    table_ref faults              # str_ref by ParseFault: text for HOLE_DETAIL
+    table_ref trusted_proxies     # address_rule: peers whose X-Forwarded-* are believed
+    table_ref router              # private to router.pyx: byte offset and size
+    str_ref via                   # pseudonym for Via, e.g. "fastgate"
+    str_ref server                # value of Server on our own answers; len 0: none
+    # caps and timeouts of the listener side
+    uint32_t max_line
+    uint32_t max_head
+    uint32_t max_fields
+    uint32_t max_field
+    uint32_t head_ms              # a head must be complete within
+    uint32_t body_ms              # between two reads of a request body
+    uint32_t idle_ms              # keep-alive
+    uint32_t write_ms             # a slow reader: no progress for
+    uint32_t min_rate             # bytes a second a body must come or go at, after 5 s; 0: none
+    uint32_t max_requests         # per connection; 0: no bound
+    uint32_t max_connections      # per worker
+    uint32_t max_upcalls          # suspended exchanges per worker
+    uint32_t underscores          # 0 drop, 1 reject, 2 allow
+    uint32_t loop_max             # Via may name this gateway that often
+    uint32_t flags                # 1: RateLimit headers on all successes, 2: access log on
+    uint32_t reserved
+
+cdef class Snapshot:
+    """A mapped, checked image. The mapping lives as long as this object."""
+    cdef readonly int fd
+    cdef const char *base
+    cdef size_t size
+    cdef const snapshot_header *header
+    cdef public long in_flight    # exchanges that were routed with it (owned by the engine)
+
+# Accessors, inlined.
+cdef inline const char *snap_str(const snapshot_header *s, str_ref r) noexcept nogil:
+    return <const char *>s + r.off
+
+cdef inline const void *snap_table(const snapshot_header *s, table_ref t) noexcept nogil:
+    return <const char *>s + t.off
+
+cdef inline const route_rec *snap_route(const snapshot_header *s, uint32_t i) noexcept nogil:
+    return <const route_rec *>(<const char *>s + s.routes.off) + i
+
+cdef inline const service_rec *snap_service(const snapshot_header *s, uint32_t i) noexcept nogil:
+    return <const service_rec *>(<const char *>s + s.services.off) + i
+
+cdef inline const upstream_rec *snap_upstream(const snapshot_header *s, uint32_t i) noexcept nogil:
+    return <const upstream_rec *>(<const char *>s + s.upstreams.off) + i
+
+cdef inline const target_rec *snap_target(const snapshot_header *s, uint32_t i) noexcept nogil:
+    return <const target_rec *>(<const char *>s + s.targets.off) + i
+
+cdef inline const auth_rec *snap_auth(const snapshot_header *s, uint32_t i) noexcept nogil:
+    return <const auth_rec *>(<const char *>s + s.auths.off) + i

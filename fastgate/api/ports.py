@@ -1,0 +1,86 @@
+"""What the control API needs of the control process, as a protocol.
+
+`fastgate.runtime.control` implements it; the API and its tests know nothing else of the
+processes. Everything here is called on the control process's event loop.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import msgspec
+
+from fastgate.model.gateway import Gateway
+
+
+class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One worker, as the shared segment shows it."""
+
+    index: int
+    pid: int  # 0: not running
+    state: str  # starting | serving | draining | down
+    generation: int
+    connections: int
+    in_flight: int
+    upstream_idle: int
+    starts: int
+    heartbeat_age: float  # seconds since the worker last said that it lives
+    memory: int  # bytes, PSS; 0 where it cannot be read
+
+
+class Readiness(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether every worker serves the newest generation, and why not."""
+
+    ready: bool
+    generation: int
+    reasons: list[str]
+
+
+class LimitUse(msgspec.Struct, frozen=True, kw_only=True):
+    """What one limit has left for one consumer."""
+
+    limit: str
+    kind: str  # rate | quota | concurrency
+    by: list[str]
+    amount: int
+    used: int
+    remaining: int
+    resets_at: int  # Unix seconds
+    route: str | None = None
+
+
+class ControlPort(Protocol):
+    """The control process, as the API sees it."""
+
+    @property
+    def gateway(self) -> Gateway:
+        """The configuration now served."""
+
+    @property
+    def generation(self) -> int:
+        """The newest published generation; 0 before the first."""
+
+    async def apply(self, gateway: Gateway, *, dry_run: bool = False) -> int:
+        """Compile, publish, and return the generation when every worker serves it.
+
+        Raises `fastgate.errors.ConfigurationError`; then the old generation goes on serving.
+        With dry_run, compiles only and returns the generation it would have been.
+        """
+
+    def workers(self) -> list[WorkerStatus]: ...
+
+    def readiness(self) -> Readiness: ...
+
+    def metrics(self) -> bytes:
+        """The Prometheus text exposition."""
+
+    def request(self, request_id: str) -> dict[str, Any] | None:
+        """A recent request by its id (32 hex digits), phase by phase; None when it is not kept."""
+
+    def recent_requests(self, limit: int) -> list[dict[str, Any]]: ...
+
+    def limits_of(self, consumer_id: str, plan: str | None) -> list[LimitUse]:
+        """Rate limits and quotas counted by this consumer, now. Reads the shared cells."""
+
+    async def drain(self) -> None:
+        """Begin the graceful end of the whole gateway, as SIGTERM does."""

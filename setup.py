@@ -1,0 +1,89 @@
+"""Builds the Cython core: one extension module for each `fastgate/_core/*.pyx`.
+
+Environment:
+    FASTGATE_BUILD   release (default) | debug | asan | tsan | coverage
+    FASTGATE_ONLY    comma-separated module names: build only these (while developing)
+    FASTGATE_MARCH   value for -march= (default: the compiler's, so that a build is portable)
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from pathlib import Path
+
+from Cython.Build import cythonize
+from Cython.Compiler import Options
+from setuptools import Extension, setup
+
+CORE = Path("fastgate/_core")
+
+BUILDS = {
+    "release": (["-O3", "-g1", "-fno-plt", "-fno-semantic-interposition"], []),
+    "debug": (["-O0", "-g3"], []),
+    "coverage": (["-O0", "-g1"], []),
+    "asan": (
+        ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined"],
+        ["-fsanitize=address,undefined"],
+    ),
+    "tsan": (["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=thread"], ["-fsanitize=thread"]),
+}
+
+build = os.environ.get("FASTGATE_BUILD", "release")
+if build not in BUILDS:
+    sys.exit(f"FASTGATE_BUILD={build!r} is not one of {', '.join(BUILDS)}")
+if sys.platform != "linux":
+    sys.exit("FastGate's core is built on Linux's epoll; it runs on Linux (x86-64 and arm64) only.")
+
+cflags, ldflags = BUILDS[build]
+cflags = [*cflags, "-std=gnu11", "-Wno-unused-function"]
+if platform.machine() in ("x86_64", "AMD64"):
+    cflags.append("-mcx16")  # the double-word compare-and-swap of the keyed cells
+if march := os.environ.get("FASTGATE_MARCH"):
+    cflags.append(f"-march={march}")
+
+checked = build != "release"
+macros: list[tuple[str, str | None]] = [("FASTGATE_DEBUG", "1")] if checked else []
+if build == "coverage":
+    macros.append(("CYTHON_TRACE_NOGIL", "1"))
+
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": checked,
+    "wraparound": False,
+    "cdivision": True,
+    "initializedcheck": checked,
+    "embedsignature": True,
+    "linetrace": build == "coverage",
+}
+
+only = {name for name in os.environ.get("FASTGATE_ONLY", "").split(",") if name}
+sources = sorted(p for p in CORE.glob("*.pyx") if not only or p.stem in only)
+if unknown := only - {p.stem for p in sources}:
+    sys.exit(f"FASTGATE_ONLY names no module of {CORE}: {', '.join(sorted(unknown))}")
+
+# What a module links besides libc.
+LIBRARIES = {"credentials": ["crypto"]}
+
+Options.docstrings = True
+
+setup(
+    ext_modules=cythonize(
+        [
+            Extension(
+                f"fastgate._core.{path.stem}",
+                [str(path)],
+                extra_compile_args=cflags,
+                extra_link_args=ldflags,
+                define_macros=macros,
+                libraries=LIBRARIES.get(path.stem, []),
+            )
+            for path in sources
+        ],
+        compiler_directives=DIRECTIVES,
+        build_dir=f"build/cython-{build}",
+        annotate=False,
+        nthreads=0,
+    ),
+)
