@@ -1,0 +1,458 @@
+"""What can go wrong, told apart: exceptions for the people who run the gateway, reasons for
+those who call it.
+
+**Exceptions** are one tree under `FastGateError`; the control plane and the CLI raise and
+catch them. `str()` of one is a text to show as it is: it names the place, the fault and,
+where there is one, the way out.
+
+**Reasons** are stable codes for why an exchange ended other than with the upstream's answer.
+They stand in problem bodies, logs and metrics, and their numbers (`_core/reason.pxd`) in shared
+memory: append, never renumber. Each says what it means and what to do next, in words meant for
+the caller of the API; `docs/reasons.md` and the refusals in the snapshot are made from them.
+
+The status of a reason says what would fix it: 401 show a credential; 402 paying fixes it;
+403 not allowed, paying would not help; 429 waiting fixes it; 5xx it is on our side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Literal, NamedTuple
+
+# ---- exceptions -------------------------------------------------------------------------
+
+
+class FastGateError(Exception):
+    """The root of every error that FastGate raises on purpose."""
+
+
+class ConfigurationError(FastGateError):
+    """The configuration document cannot be used; says where, why and what was probably meant.
+
+    `path` is the place in the document ("routes[3].path", empty: the document itself), `line`
+    counts from 1. `others` are further errors that were found in the same pass.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        path: str = "",
+        line: int | None = None,
+        hint: str | None = None,
+        file: str | None = None,
+        others: Iterable[ConfigurationError] = (),
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.path = path
+        self.line = line
+        self.hint = hint
+        self.file = file
+        self.others: tuple[ConfigurationError, ...] = tuple(others)
+
+    def __iter__(self) -> Iterator[ConfigurationError]:
+        """This error and the others found with it."""
+        yield self
+        for other in self.others:
+            yield from other
+
+    def __reduce__(self) -> tuple[object, ...]:
+        parts = (self.message, self.path, self.line, self.hint, self.file, self.others)
+        return (type(self), parts)
+
+    @property
+    def place(self) -> str:
+        """Where, as editors and terminals like it: "file:line: path"; empty when unknown."""
+        spot = self.file or ""
+        if self.line is not None:
+            spot = f"{spot}:{self.line}" if spot else f"line {self.line}"
+        return ": ".join(part for part in (spot, self.path) if part)
+
+    def _line(self) -> str:
+        text = f"{self.place}: {self.message}" if self.place else self.message
+        if self.hint:
+            text = f"{text}{'' if text.endswith(('.', '?', '!')) else '.'} {self.hint}"
+        return text
+
+    def __str__(self) -> str:
+        return "\n".join(error._line() for error in self)
+
+
+class StoreError(FastGateError):
+    """The store cannot be reached, or refused what was asked of it."""
+
+
+class NotFoundError(StoreError):
+    """No such thing is kept under that name or id."""
+
+
+class ConflictError(StoreError):
+    """The thing exists already, or was changed by someone else in the meantime."""
+
+
+class ControlError(FastGateError):
+    """The control API refused a request; carries its status and its problem document."""
+
+    def __init__(
+        self, message: str, status: int = 0, problem: dict[str, object] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.problem: dict[str, object] = problem if problem is not None else {}
+
+
+class UnreachableError(ControlError):
+    """The control API did not answer: nothing listens there, or it went away half-way."""
+
+
+class IdentityError(FastGateError):
+    """A token or key does not prove who it is said to be from, or may not do what was asked."""
+
+
+class ApplyError(FastGateError):
+    """A valid configuration could not be brought into service; the old one goes on serving."""
+
+
+class ProcessError(FastGateError):
+    """A process of the gateway could not be started, reached or ended as it should."""
+
+
+class SnapshotError(FastGateError):
+    """A compiled image is damaged, of another version, or larger than an image can be."""
+
+
+class SegmentError(FastGateError):
+    """The shared segment cannot be made, mapped, or is of another version."""
+
+
+# ---- reasons ----------------------------------------------------------------------------
+
+Side = Literal["client", "gateway", "upstream"]
+
+
+class Reason(NamedTuple):
+    """Why an exchange ended. One row of `REASONS`."""
+
+    code: str
+    """Stable name, as in problem bodies, logs and metrics."""
+    number: int
+    """Stable number: `Reason` in `_core/reason.pxd`."""
+    status: int
+    """HTTP status of the refusal; 0: nothing is answered (too late, or nobody there)."""
+    title: str
+    """One short line, the same for every occurrence."""
+    text: str
+    """For the caller: what happened, and what to do next."""
+    side: Side
+    """Who has to do something about it."""
+    retryable: bool
+    """The same request may succeed later without anyone changing anything."""
+    close: bool
+    """The connection is closed after the answer."""
+
+
+def _r(
+    number: int,
+    code: str,
+    status: int,
+    side: Side,
+    title: str,
+    text: str,
+    *,
+    retryable: bool = False,
+    close: bool = False,
+) -> Reason:
+    return Reason(code, number, status, title, text, side, retryable, close)
+
+
+REASONS: tuple[Reason, ...] = (
+    # 400. All close: where the head is in doubt, so is where the next message begins.
+    _r(
+        1, "malformed_request", 400, "client", "Malformed request",
+        "The request is not valid HTTP/1.1. Correct the message or the client that makes it; "
+        "sending it again unchanged will fail again.",
+        close=True,
+    ),
+    _r(
+        2, "ambiguous_framing", 400, "client", "Ambiguous message framing",
+        "The length of the request's body is stated twice or in a way that two servers could "
+        "read differently. Send exactly one Content-Length, or Transfer-Encoding: chunked alone.",
+        close=True,
+    ),
+    _r(
+        3, "bad_target", 400, "client", "Bad request target",
+        "The path or query holds something that is not allowed there: a raw control or non-ASCII "
+        "character, a fragment, %00, or an encoded slash on a route that does not take one. "
+        "Percent-encode the target as RFC 3986 says.",
+        close=True,
+    ),
+    _r(
+        4, "bad_host", 400, "client", "Bad Host",
+        "The Host field is missing, repeated, not a host name, or differs from the authority in "
+        "the request target. Send exactly one Host with the name you are calling.",
+        close=True,
+    ),
+    # 401
+    _r(
+        10, "credential_missing", 401, "client", "Credential required",
+        "This route needs an API key and the request carries none. Send your key the way "
+        "WWW-Authenticate says.",
+    ),
+    _r(
+        11, "credential_unknown", 401, "client", "Credential not known",
+        "The API key is not one of ours. Check that it is complete, and that it belongs to this "
+        "environment.",
+    ),
+    _r(
+        12, "credential_expired", 401, "client", "Credential expired",
+        "The API key was valid once and has passed its expiry time. Ask for a new one.",
+    ),
+    _r(
+        13, "credential_revoked", 401, "client", "Credential revoked",
+        "The API key was revoked. Use the key that replaced it, or ask for a new one.",
+    ),
+    _r(
+        14, "token_invalid", 401, "client", "Token not valid",
+        "The token's signature, issuer, audience or time does not hold. Get a new token and try "
+        "again.",
+    ),
+    # 402
+    _r(
+        20, "insufficient_balance", 402, "client", "Insufficient balance",
+        "The balance does not cover the price of this request. Top up the wallet and send the "
+        "request again.",
+    ),
+    _r(
+        21, "subscription_expired", 402, "client", "Subscription expired",
+        "The subscription that covers this service has ended. Renew it to go on.",
+    ),
+    _r(
+        22, "subscription_past_due", 402, "client", "Subscription past due",
+        "The last payment for the subscription did not succeed and its grace time is over. Pay "
+        "the open invoice to go on.",
+    ),
+    _r(
+        23, "spending_limit_reached", 402, "client", "Spending limit reached",
+        "The spending limit that was set for this account or key is reached. Raise the limit, or "
+        "wait for its period to end.",
+    ),
+    _r(
+        24, "quota_exhausted_upgrade", 402, "client", "Quota used up: a larger plan continues",
+        "The plan's quota for this period is used up. A larger plan lets you go on at once; or "
+        "wait until the time in `resets_at`.",
+    ),
+    _r(
+        25, "payment_failed", 402, "client", "Payment failed",
+        "The payment was declined. Check the payment method, or use another one.",
+    ),
+    _r(
+        26, "payment_action_required", 402, "client", "Payment needs your confirmation",
+        "The payment has to be confirmed by its owner. Follow the link in the problem's remedies.",
+    ),
+    _r(
+        27, "payment_required", 402, "client", "Payment required",
+        "This resource is paid for by request. Pay in one of the ways offered and send the request "
+        "again with the proof.",
+    ),
+    _r(
+        28, "payment_invalid", 402, "client", "Payment not valid",
+        "The payment proof sent with the request does not hold: wrong amount, recipient, network, "
+        "or already used. Make a new one from the current offer.",
+    ),
+    _r(
+        29, "payment_method_missing", 402, "client", "No payment method",
+        "The account has no payment method on file. Add one to go on.",
+    ),
+    # 403
+    _r(
+        40, "not_subscribed", 403, "client", "Not subscribed",
+        "Your plan does not include this service. Subscribe to a plan that does.",
+    ),
+    _r(
+        41, "forbidden", 403, "client", "Forbidden",
+        "You are known, and not allowed to do this. Paying or waiting does not change that; ask "
+        "whoever runs the API.",
+    ),
+    _r(
+        42, "consumer_suspended", 403, "client", "Consumer suspended",
+        "This consumer has been suspended. Ask whoever runs the API.",
+    ),
+    _r(
+        43, "address_denied", 403, "client", "Address denied",
+        "Requests from your network address are not allowed here.",
+    ),
+    # 404 .. 431
+    _r(
+        50, "no_route", 404, "client", "No such route",
+        "Nothing is published under this host and path. Check the address, also its spelling and "
+        "version.",
+    ),
+    _r(
+        51, "method_not_allowed", 405, "client", "Method not allowed",
+        "The path exists, the method does not. The Allow field lists the ones that do.",
+    ),
+    _r(
+        52, "not_acceptable", 406, "client", "Not acceptable",
+        "The resource has no form that the request's Accept fields allow.",
+    ),
+    _r(
+        53, "request_timeout", 408, "client", "Request too slow",
+        "The request did not arrive completely in time. Send it again without pauses.",
+        retryable=True,
+        close=True,
+    ),
+    _r(
+        54, "route_retired", 410, "client", "Route retired",
+        "This part of the API has been taken out of service for good. See the API's documentation "
+        "for what replaces it.",
+    ),
+    _r(
+        55, "body_too_large", 413, "client", "Request body too large",
+        "The request's body is larger than this route takes. Send less, or in parts.",
+        close=True,
+    ),
+    _r(
+        56, "target_too_long", 414, "client", "Request target too long",
+        "The request line is longer than the gateway takes. Move data from the query into the "
+        "body.",
+        close=True,
+    ),
+    _r(
+        58, "expectation_failed", 417, "client", "Expectation not supported",
+        "The only Expect that is understood is 100-continue. Leave the field out.",
+        close=True,
+    ),
+    _r(
+        57, "headers_too_large", 431, "client", "Header fields too large",
+        "The request's header fields are too large or too many. Send fewer or smaller ones; "
+        "cookies are the usual cause.",
+        close=True,
+    ),
+    # 429
+    _r(
+        60, "rate_limited", 429, "client", "Too many requests",
+        "Requests came faster than the limit allows. Wait for the seconds in Retry-After, and "
+        "send more slowly.",
+        retryable=True,
+    ),
+    _r(
+        61, "quota_exhausted", 429, "client", "Quota used up",
+        "The quota for this period is used up. It starts anew at the time in `resets_at`.",
+        retryable=True,
+    ),
+    _r(
+        62, "concurrency_limited", 429, "client", "Too many requests at once",
+        "As many requests as allowed are in progress already. Wait until one of them ends.",
+        retryable=True,
+    ),
+    _r(
+        63, "hold_in_flight", 429, "client", "Balance reserved by requests in progress",
+        "The balance covers this request once the reservations of requests in progress are "
+        "settled. Try again shortly.",
+        retryable=True,
+    ),
+    # 500 .. 505: ours
+    _r(
+        70, "internal_error", 500, "gateway", "Internal error",
+        "Something went wrong in the gateway. It has been recorded under the id in `instance`; "
+        "name it when you ask.",
+        retryable=True,
+    ),
+    _r(
+        71, "not_implemented", 501, "client", "Not implemented",
+        "The request uses a transfer coding or feature that the gateway does not implement. Send "
+        "the body with Content-Length or chunked.",
+        close=True,
+    ),
+    _r(
+        72, "version_not_supported", 505, "client", "HTTP version not supported",
+        "This listener speaks HTTP/1.1 and HTTP/1.0.",
+        close=True,
+    ),
+    # 502, 503, 504, 508
+    _r(
+        80, "upstream_invalid_response", 502, "upstream", "Invalid answer from the upstream",
+        "The server behind the gateway answered with something that is not valid HTTP. Try again "
+        "later; if it stays, report the id in `instance`.",
+        retryable=True,
+    ),
+    _r(
+        81, "upstream_connect_failed", 502, "upstream", "Upstream not reachable",
+        "No connection to the server behind the gateway could be made. Nothing of the request "
+        "reached it, so it is safe to try again.",
+        retryable=True,
+    ),
+    _r(
+        82, "upstream_reset", 502, "upstream", "Upstream closed the connection",
+        "The server behind the gateway closed the connection before it answered. It may have "
+        "acted on the request; check before repeating one that is not idempotent.",
+        retryable=True,
+    ),
+    _r(
+        83, "no_healthy_target", 503, "upstream", "No healthy upstream",
+        "None of the servers behind this route is healthy just now. Try again shortly.",
+        retryable=True,
+    ),
+    _r(
+        84, "overloaded", 503, "gateway", "Overloaded",
+        "The gateway has as much to do as it may take on. Try again shortly.",
+        retryable=True,
+    ),
+    _r(
+        85, "draining", 503, "gateway", "Shutting down",
+        "This instance of the gateway is shutting down and takes no new requests. Connect again.",
+        retryable=True,
+        close=True,
+    ),
+    _r(
+        86, "payment_provider_unavailable", 503, "gateway", "Payment provider not reachable",
+        "The payment could not be checked because its provider does not answer. You have not been "
+        "charged; try again shortly.",
+        retryable=True,
+    ),
+    _r(
+        87, "settlement_unknown", 503, "gateway", "Settlement not known yet",
+        "A payment was sent on and its outcome is not known yet. Do not pay again; ask for the "
+        "same resource with the same proof shortly.",
+        retryable=True,
+    ),
+    _r(
+        88, "upstream_timeout", 504, "upstream", "Upstream too slow",
+        "The server behind the gateway did not answer in time. It may still act on the request; "
+        "check before repeating one that is not idempotent.",
+        retryable=True,
+    ),
+    _r(
+        89, "loop_detected", 508, "gateway", "Loop detected",
+        "The request passed this gateway more often than allowed: a route leads back to the "
+        "gateway. Whoever runs it has to correct the configuration.",
+    ),
+    # No answer of ours.
+    _r(
+        100, "client_closed", 0, "client", "Client went away",
+        "The client closed the connection before the answer was complete.",
+        close=True,
+    ),
+    _r(
+        101, "response_truncated", 0, "upstream", "Answer broken off",
+        "The upstream's answer ended before it was complete; the client's connection was closed "
+        "so that nobody takes it for whole.",
+        close=True,
+    ),
+    _r(
+        102, "tunnel_closed", 0, "client", "Tunnel closed",
+        "The upgraded connection (WebSocket) ended.",
+        close=True,
+    ),
+)  # fmt: skip
+
+REASON_BY_NUMBER: dict[int, Reason] = {reason.number: reason for reason in REASONS}
+REASON_BY_CODE: dict[str, Reason] = {reason.code: reason for reason in REASONS}
+
+
+def reason_code(number: int) -> str:
+    """The stable name of a reason's number; "" for 0, "reason_<n>" for one not known here."""
+    if number == 0:
+        return ""
+    known = REASON_BY_NUMBER.get(number)
+    return known.code if known is not None else f"reason_{number}"
