@@ -1,0 +1,172 @@
+# ruff: noqa: RUF012 - msgspec copies the mutable defaults of a struct for each instance
+"""The configuration document, `version: 1`, as one struct. This is what a revision is.
+
+Everything that reads or makes configuration (the file, the control API, the compiler, the
+schema, the reference) uses these structs, and gets them from here. Decode with `codec.decode`
+(it knows the short forms), never with msgspec alone.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, field
+
+from fastgate.model.base import Model
+from fastgate.model.operation import (
+    AccessLog,
+    Caps,
+    Control,
+    ControlToken,
+    GatewayHeaders,
+    Listener,
+    Memory,
+    Metrics,
+    Observability,
+    Problems,
+    Store,
+    Timeouts,
+)
+from fastgate.model.party import Consumer, Plan
+from fastgate.model.places import Bind, Cidr, TargetUrl
+from fastgate.model.policy import (
+    Addresses,
+    Concurrency,
+    Cors,
+    HeaderRules,
+    Headers,
+    Limit,
+    Policy,
+    Quota,
+    Scope,
+)
+from fastgate.model.route import (
+    ApiKeyAuth,
+    Auth,
+    Match,
+    Predicate,
+    Respond,
+    Rewrite,
+    Route,
+)
+from fastgate.model.units import Duration, Money, Percent, Rate, Size
+from fastgate.model.upstream import (
+    Eject,
+    Health,
+    KeepAlive,
+    Retries,
+    Service,
+    Target,
+    Upstream,
+    UpstreamTimeouts,
+)
+from fastgate.model.values import KeyDigest, Moment, Value
+
+
+def _default_listeners() -> list[Listener]:
+    return [Listener(bind=Bind.parse("127.0.0.1:8080"))]
+
+
+class Gateway(Model, frozen=True, kw_only=True):
+    """The whole document."""
+
+    version: Annotated[Literal[1], Meta(description="The version of the document's format.")]
+    listeners: Annotated[
+        list[Listener],
+        Meta(min_length=1, description="Where clients connect. Default: `127.0.0.1:8080`."),
+    ] = field(default_factory=_default_listeners)
+    upstreams: Annotated[list[Upstream], Meta(description="Pools of targets.")] = []
+    services: Annotated[list[Service], Meta(description="APIs as products.")] = []
+    routes: Annotated[
+        list[Route], Meta(description="Which requests are meant and where they go.")
+    ] = []
+    policies: Annotated[list[Policy], Meta(description="Named bundles of rules to refer to.")] = []
+    plans: Annotated[
+        list[Plan], Meta(description="What groups of consumers may use, and how much.")
+    ] = []
+    consumers: Annotated[
+        list[Consumer], Meta(description="Consumers to put in place when this is applied.")
+    ] = []
+    headers: Annotated[GatewayHeaders, Meta(description="Header fields, on every route.")] = (
+        GatewayHeaders()
+    )
+    caps: Annotated[Caps, Meta(description="Bounds on what clients send.")] = Caps()
+    timeouts: Annotated[Timeouts, Meta(description="How long clients may take.")] = Timeouts()
+    trusted_proxies: Annotated[
+        list[Cidr],
+        Meta(
+            description="Networks of proxies in front of the gateway, whose `X-Forwarded-*` and "
+            "`Forwarded` fields are believed. From anyone else they are replaced."
+        ),
+    ] = []
+    problems: Annotated[Problems, Meta(description="The bodies of refusals.")] = Problems()
+    control: Annotated[Control, Meta(description="The control API.")] = Control()
+    store: Annotated[Store, Meta(description="Where records are kept.")] = Store()
+    observability: Annotated[
+        Observability, Meta(description="Access log, metrics, recent requests.")
+    ] = Observability()
+    workers: Annotated[
+        Annotated[int, Meta(ge=1, le=64)] | Literal["auto"],
+        Meta(description="Worker processes; `auto`: one for each processor. Set at start."),
+    ] = "auto"
+    memory: Annotated[Memory, Meta(description="Sizes of the shared segment. Set at start.")] = (
+        Memory()
+    )
+    drain_timeout: Annotated[
+        Duration,
+        Meta(description="How long requests in progress may take to end when shutting down."),
+    ] = Duration.parse("30s")
+
+
+__all__ = [
+    "AccessLog",
+    "Addresses",
+    "ApiKeyAuth",
+    "Auth",
+    "Bind",
+    "Caps",
+    "Cidr",
+    "Concurrency",
+    "Consumer",
+    "Control",
+    "ControlToken",
+    "Cors",
+    "Duration",
+    "Eject",
+    "Gateway",
+    "GatewayHeaders",
+    "HeaderRules",
+    "Headers",
+    "Health",
+    "KeepAlive",
+    "KeyDigest",
+    "Limit",
+    "Listener",
+    "Match",
+    "Memory",
+    "Metrics",
+    "Moment",
+    "Money",
+    "Observability",
+    "Percent",
+    "Plan",
+    "Policy",
+    "Predicate",
+    "Problems",
+    "Quota",
+    "Rate",
+    "Respond",
+    "Retries",
+    "Rewrite",
+    "Route",
+    "Scope",
+    "Service",
+    "Size",
+    "Store",
+    "Target",
+    "TargetUrl",
+    "Timeouts",
+    "Upstream",
+    "UpstreamTimeouts",
+    "Value",
+]

@@ -1,0 +1,274 @@
+# ruff: noqa: RUF012 - msgspec copies the mutable defaults of a struct for each instance
+"""Operation: listeners, bounds, timeouts, control, store, observability."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from fastgate.model.base import FieldValue, Model, Name
+from fastgate.model.places import Bind
+from fastgate.model.units import Duration, Size
+from fastgate.model.values import KeyDigest
+
+
+def _d(text: str) -> Duration:
+    return Duration.parse(text)
+
+
+class Listener(Model, frozen=True, kw_only=True):
+    """An address that clients connect to."""
+
+    name: Annotated[Name, Meta(description="Its name in logs and metrics.")] = "public"
+    bind: Annotated[
+        Bind,
+        Meta(description="`host:port`, `:port` for every IPv4 address, or `unix:/path`."),
+    ]
+    mode: Annotated[
+        str,
+        Meta(pattern=r"^0?[0-7]{3}$", description="Permissions of a Unix socket, in octal."),
+    ] = "0660"
+    backlog: Annotated[
+        int, Meta(ge=1, le=65_535, description="Connections that may wait to be accepted.")
+    ] = 4096
+
+    @property
+    def permissions(self) -> int:
+        """The mode as a number."""
+        return int(self.mode, 8)
+
+
+class GatewayHeaders(Model, frozen=True, kw_only=True):
+    """What the gateway does with header fields on every route."""
+
+    underscores: Annotated[
+        Literal["drop", "reject", "allow"],
+        Meta(
+            description="Request fields with `_` in their name, which some servers confuse with "
+            "`-`: drop the field, reject the request, or allow it."
+        ),
+    ] = "drop"
+    server: Annotated[
+        Annotated[str, Meta(pattern=r"^[\x20-\x7e]{0,128}$")] | None,
+        Meta(description="Value of `Server` on the gateway's own answers. Default: not sent."),
+    ] = None
+    via: Annotated[
+        Name,
+        Meta(
+            description="This gateway's name in `Via`; also how it knows its own requests. Give "
+            "gateways that stand behind each other different names."
+        ),
+    ] = "fastgate"
+    max_loops: Annotated[
+        int,
+        Meta(ge=0, le=16, description="How often `Via` may already name this gateway; else 508."),
+    ] = 2
+    rate_limits: Annotated[
+        bool, Meta(description="Send RateLimit and RateLimit-Policy on successes too.")
+    ] = False
+
+
+class Caps(Model, frozen=True, kw_only=True):
+    """Bounds. Past one, the request is refused in a defined way."""
+
+    line: Annotated[Size, Meta(description="Request line (414 beyond).")] = Size.parse("8KiB")
+    head: Annotated[
+        Size, Meta(description="All of a message's head (431 beyond); 1 to 64 KiB.")
+    ] = Size.parse("16KiB")
+    fields: Annotated[
+        int, Meta(ge=8, le=128, description="Number of header fields (431 beyond).")
+    ] = 100
+    field: Annotated[Size, Meta(description="One header field (431 beyond).")] = Size.parse("8KiB")
+    body: Annotated[
+        Size, Meta(description="A request's body, where no route or policy says (413 beyond).")
+    ] = Size.parse("10MiB")
+    requests: Annotated[
+        int,
+        Meta(ge=0, le=2**31, description="Requests on one connection before it is closed; 0: any."),
+    ] = 0
+    connections: Annotated[
+        int,
+        Meta(ge=1, le=10_000_000, description="Client connections that one worker holds at once."),
+    ] = 100_000
+    upcalls: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1_000_000,
+            description="Requests in Python handlers at once in one worker (503 beyond).",
+        ),
+    ] = 1024
+
+    def __post_init__(self) -> None:
+        for name in ("line", "head", "field"):
+            size: Size = getattr(self, name)
+            if not 512 <= size.bytes <= 65_536:
+                raise ValueError(f"{name}: {size} is not from 512B to 64KiB")
+        if self.line.bytes > self.head.bytes or self.field.bytes > self.head.bytes:
+            raise ValueError("head: must have room for one line and one field of full size")
+
+
+class Timeouts(Model, frozen=True, kw_only=True):
+    """How long clients may take, and how slowly they may send and read."""
+
+    head: Annotated[
+        Duration, Meta(description="For a request's head, from its first byte (408 beyond).")
+    ] = _d("10s")
+    body: Annotated[
+        Duration, Meta(description="Between two pieces of a request's body (408 beyond).")
+    ] = _d("30s")
+    idle: Annotated[
+        Duration, Meta(description="For the next request on a kept-alive connection.")
+    ] = _d("75s")
+    write: Annotated[
+        Duration, Meta(description="For a client that reads nothing of its answer.")
+    ] = _d("30s")
+    min_rate: Annotated[
+        Size,
+        Meta(
+            description="Bytes a second at which a body must come or go, once five seconds have "
+            "passed; 0: no minimum."
+        ),
+    ] = Size.parse("240B")
+
+    def __post_init__(self) -> None:
+        for name in ("head", "body", "idle", "write"):
+            value: Duration = getattr(self, name)
+            if not 1_000_000 <= value.ns <= _d("1d").ns:
+                raise ValueError(f"{name}: {value} is not from 1ms to 1d")
+
+
+class Memory(Model, frozen=True, kw_only=True):
+    """Sizes of the shared segment. Set at start; a reload does not change them."""
+
+    limit_cells: Annotated[
+        int,
+        Meta(
+            ge=1024,
+            le=2**28,
+            description="Rate-limit counters, 16 bytes each, rounded up to a power of two. Have "
+            "twice as many as there are callers at one time.",
+        ),
+    ] = 1 << 18
+    quota_cells: Annotated[
+        int,
+        Meta(ge=1024, le=2**28, description="Quota counters, 16 bytes each; as `limit_cells`."),
+    ] = 1 << 17
+    concurrency_cells: Annotated[
+        int,
+        Meta(ge=256, le=2**24, description="Counters of requests in progress, for each worker."),
+    ] = 1 << 13
+    targets: Annotated[
+        int, Meta(ge=16, le=2**20, description="Upstream targets whose health is shared.")
+    ] = 1024
+    route_rows: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=65_536,
+            description="Routes with metrics of their own; the others are counted together.",
+        ),
+    ] = 256
+    log_records: Annotated[
+        int,
+        Meta(
+            ge=256,
+            le=2**20,
+            description="Records of 512 bytes in each worker's log ring, rounded up to a power of "
+            "two. A full ring drops records and counts them.",
+        ),
+    ] = 8192
+
+
+class ControlToken(Model, frozen=True, kw_only=True):
+    """A token for the control API that the document brings along."""
+
+    name: Annotated[Name, Meta(description="Whose it is; the author in revisions.")]
+    role: Annotated[
+        Literal["admin", "operator", "viewer"],
+        Meta(
+            description="`viewer` reads; `operator` also applies, reloads, drains; `admin` also "
+            "manages tokens."
+        ),
+    ] = "viewer"
+    token: Annotated[
+        KeyDigest,
+        Meta(description="The token, from the environment or a file, or as `sha256:<hex>`."),
+    ]
+
+
+class Control(Model, frozen=True, kw_only=True):
+    """The control API."""
+
+    bind: Annotated[
+        Bind, Meta(description="Where it listens. Keep it on loopback or a Unix socket.")
+    ] = Bind.parse("127.0.0.1:8081")
+    tokens: Annotated[
+        list[ControlToken],
+        Meta(description="Tokens besides the first admin token, which is made at first start."),
+    ] = []
+    metrics_open: Annotated[bool, Meta(description="Serve `/metrics` without a token.")] = True
+
+
+class Store(Model, frozen=True, kw_only=True):
+    """Where records are kept."""
+
+    url: Annotated[
+        str | None,
+        Meta(
+            pattern=r"^(sqlite|postgresql)(\+[a-z0-9]+)?://",
+            description="`sqlite:///path`, or `postgresql://user:password@host/name`. Default: a "
+            "SQLite file in the state directory.",
+        ),
+    ] = None
+
+
+class AccessLog(Model, frozen=True, kw_only=True):
+    """The access log, written by the control process."""
+
+    to: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="`off`, `stdout`, `stderr`, or a file's path (SIGUSR1 opens it anew).",
+        ),
+    ] = "off"
+    format: Annotated[
+        Literal["json", "combined"],
+        Meta(description="`json`: one object a line; `combined`: as web servers have it."),
+    ] = "json"
+
+
+class Metrics(Model, frozen=True, kw_only=True):
+    """Prometheus metrics, at `/metrics` of the control API."""
+
+    enabled: Annotated[bool, Meta(description="Whether they are served.")] = True
+
+
+class Observability(Model, frozen=True, kw_only=True):
+    """What can be seen of the gateway."""
+
+    access_log: Annotated[AccessLog, Meta(description="The access log.")] = AccessLog()
+    metrics: Annotated[Metrics, Meta(description="Prometheus metrics.")] = Metrics()
+    recent: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_000_000,
+            description="Finished requests kept for `fastgate explain`; 0: none.",
+        ),
+    ] = 10_000
+
+
+class Problems(Model, frozen=True, kw_only=True):
+    """The bodies of refusals."""
+
+    base: Annotated[
+        FieldValue,
+        Meta(
+            description="What a problem's `type` begins with; the reason's code follows. Give the "
+            "address of a page for each reason, `https://api.example.com/problems/`, to have "
+            "types that can be opened."
+        ),
+    ] = "urn:fastgate:reason:"

@@ -1,0 +1,62 @@
+# ruff: noqa: RUF012 - msgspec copies the mutable defaults of a struct for each instance
+"""Parties: plans, and the consumers that a document may bring along.
+
+Consumers and keys are records: they live in the store and change at once, without a new
+snapshot. The ones in the document are a seed, there so that a small installation needs nothing
+else; they are put in place when the document is applied.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from fastgate.model.base import Model, Name
+from fastgate.model.policy import Rules
+from fastgate.model.values import KeyDigest
+
+
+class Plan(Rules, frozen=True, kw_only=True):
+    """What a group of consumers may use, and how much of it."""
+
+    name: Annotated[Name, Meta(description="What consumers and services refer to.")]
+    services: Annotated[
+        list[str],
+        Meta(
+            description="Services its consumers may use, by name. A service that no plan names "
+            "(and that names no plan) is open to every consumer."
+        ),
+    ] = []
+    policies: Annotated[
+        list[str],
+        Meta(
+            description="Policies that apply to its consumers, by name; of a policy only limits, "
+            "quotas and concurrency."
+        ),
+    ] = []
+
+
+class Consumer(Model, frozen=True, kw_only=True):
+    """Who calls: an application, a team, a customer."""
+
+    name: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z0-9][A-Za-z0-9._@+ -]{0,94}$",
+            description="Its name, also towards upstreams (`X-Consumer-Name`).",
+        ),
+    ]
+    id: Annotated[
+        Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$")] | None,
+        Meta(description="Its id, which never changes. Default: made from the name."),
+    ] = None
+    keys: Annotated[
+        list[KeyDigest],
+        Meta(
+            description="Its API keys: in clear from the environment or a file, or as "
+            "`sha256:<hex>` (`fastgate hash` makes one). Kept only as digests."
+        ),
+    ] = []
+    plan: Annotated[str | None, Meta(description="Its plan, by name. Default: none.")] = None
+    suspended: Annotated[bool, Meta(description="Known, and refused with 403.")] = False

@@ -1,0 +1,233 @@
+"""Where things are: networks, addresses to listen on, addresses to send to.
+
+Nothing here asks a name server: an address is taken as written and only its form is checked.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Self
+
+from fastgate.model.values import Value
+
+_UNIX_PATH_MAX = 107  # sockaddr_un.sun_path, less the terminating NUL
+_HOST = re.compile(
+    r"(?=.{1,253}\Z)[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
+    r"(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*",
+    re.A,
+)
+_DIGITS_ONLY = re.compile(r"[0-9.]+|0x[0-9a-f.x]*")
+
+
+def _unix_path(text: str, raw: object) -> str:
+    path = text.removeprefix("//") if text.startswith("///") else text
+    if not path.startswith(("/", "@")) or "\0" in path or len(path) < 2:
+        raise ValueError(
+            f"{raw!r}: a Unix socket is 'unix:' and an absolute path, as in 'unix:/run/app.sock'"
+        )
+    if len(path.encode()) > _UNIX_PATH_MAX:
+        raise ValueError(f"{raw!r}: a Unix socket's path has at most {_UNIX_PATH_MAX} bytes")
+    return path
+
+
+def _port(text: str, raw: object, lowest: int) -> int:
+    if not re.fullmatch(r"\d{1,5}", text, re.A) or not lowest <= int(text) <= 65535:
+        raise ValueError(f"{raw!r}: {text!r} is not a port from {lowest} to 65535")
+    return int(text)
+
+
+def _ip(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
+
+
+def host_name(text: str) -> bool:
+    """Whether `text`, lower-case, has the form of a host name (and not that of a number)."""
+    return _HOST.fullmatch(text) is not None and not _DIGITS_ONLY.fullmatch(text)
+
+
+class Cidr(Value):
+    """A network, or one address: "10.0.0.0/8", "192.0.2.7", "2001:db8::/32"."""
+
+    __slots__ = ("network",)
+
+    WHAT = "a network or an address"
+    EXAMPLES = ("10.0.0.0/8", "192.0.2.7", "2001:db8::/32")
+
+    def __init__(self, network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> None:
+        self.network = network
+        """The network; one address is a network of one."""
+
+    @classmethod
+    def parse(cls, raw: object) -> Self:
+        text = cls._text(raw)
+        if "%" in text:
+            raise ValueError(f"{raw!r}: a network has no zone")
+        try:
+            loose = ipaddress.ip_network(text, strict=False)
+        except ValueError:
+            raise cls._bad(raw) from None
+        address = text.partition("/")[0]
+        if loose.network_address != ipaddress.ip_address(address):
+            raise ValueError(
+                f"{raw!r} has bits set outside its prefix; write {str(loose)!r} for the network "
+                f"or {address!r} for the one address"
+            )
+        return cls(loose)
+
+    def _key(self) -> tuple[str]:
+        return (str(self.network),)
+
+    @property
+    def mapped(self) -> tuple[bytes, int]:
+        """Address and prefix in IPv6 form, IPv4 as ::ffff:a.b.c.d: 16 bytes, 0 to 128."""
+        packed = self.network.network_address.packed
+        if len(packed) == 4:
+            return b"\0" * 10 + b"\xff\xff" + packed, self.network.prefixlen + 96
+        return packed, self.network.prefixlen
+
+    def __str__(self) -> str:
+        if self.network.prefixlen == self.network.max_prefixlen:
+            return str(self.network.network_address)
+        return str(self.network)
+
+
+class Bind(Value):
+    """An address to listen on: "0.0.0.0:8080", "[::]:8080", ":8080", "unix:/run/gate.sock"."""
+
+    __slots__ = ("host", "path", "port")
+
+    WHAT = "an address to listen on"
+    EXAMPLES = ("127.0.0.1:8080", "[::]:8080", ":8080", "unix:/run/fastgate.sock")
+
+    def __init__(self, host: str, port: int, path: str = "") -> None:
+        self.host = host
+        """An IP address; empty for a Unix socket."""
+        self.port = port
+        """0 to 65535; 0 lets the system choose (and prints what it chose)."""
+        self.path = path
+        """Of the Unix socket ("@name": an abstract one); empty otherwise."""
+
+    @classmethod
+    def parse(cls, raw: object) -> Self:
+        if isinstance(raw, int) and not isinstance(raw, bool):
+            raise ValueError(f"write ':{raw}' to listen on port {raw} of every address")
+        text = cls._text(raw)
+        if text.startswith("unix:"):
+            return cls("", 0, _unix_path(text[5:], raw))
+        host, colon, port = text.rpartition(":")
+        if not colon or "/" in text:
+            raise cls._bad(raw)
+        number = _port(port, raw, 0)
+        bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+        if bare in ("", "*"):
+            bare = "0.0.0.0"
+        elif bare == "localhost":
+            bare = "127.0.0.1"
+        address = _ip(bare)
+        if address is None:
+            raise ValueError(f"{raw!r}: {host!r} is not an IP address; listeners take no names")
+        if address.version == 6 and not host.startswith("["):
+            raise ValueError(f"{raw!r}: write an IPv6 address in brackets, as in '[::1]:8080'")
+        return cls(str(address), number)
+
+    def _key(self) -> tuple[str, int, str]:
+        return (self.host, self.port, self.path)
+
+    @property
+    def is_unix(self) -> bool:
+        """Whether it is a Unix socket."""
+        return bool(self.path)
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        return self.is_unix or ipaddress.ip_address(self.host).is_loopback
+
+    @property
+    def url(self) -> str:
+        """As an HTTP client writes it."""
+        return str(self) if self.is_unix else f"http://{self}"
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class TargetUrl(Value):
+    """Where an upstream listens: "http://10.0.0.11:9000", "http://app.internal/base", "unix:/p"."""
+
+    __slots__ = ("base", "host", "path", "port")
+
+    WHAT = "a target"
+    EXAMPLES = ("http://10.0.0.11:9000", "http://orders.internal", "unix:/run/orders.sock")
+
+    def __init__(self, host: str, port: int, base: str = "", path: str = "") -> None:
+        self.host = host
+        """A host name in lower case or an IP address without brackets; empty: Unix socket."""
+        self.port = port
+        """1 to 65535; 80 where none is written."""
+        self.base = base
+        """Put in front of every forwarded path, "/api"; empty: none."""
+        self.path = path
+        """Of the Unix socket; empty otherwise."""
+
+    @classmethod
+    def parse(cls, raw: object) -> Self:
+        text = cls._text(raw)
+        if text.startswith("unix:"):
+            return cls("", 0, path=_unix_path(text[5:], raw))
+        if text.lower().startswith("https://"):
+            raise ValueError(f"{raw!r}: TLS to upstreams is not supported by this version")
+        if not text.lower().startswith("http://"):
+            raise cls._bad(raw)
+        authority, slash, rest = text[7:].partition("/")
+        if re.search(r"[?#\\\x00-\x20\x7f-\U0010ffff]", rest) or "@" in authority:
+            raise ValueError(f"{raw!r}: a target has no query, fragment, user or odd characters")
+        base = f"/{rest}".rstrip("/") if slash else ""
+        if any(part in ("", ".", "..") for part in base.split("/")[1:]):
+            raise ValueError(f"{raw!r}: a base path has no empty or dot segments")
+        host, port = cls._authority(authority.lower(), raw)
+        return cls(host, port, base)
+
+    @staticmethod
+    def _authority(authority: str, raw: object) -> tuple[str, int]:
+        if authority.startswith("["):
+            bare, _, after = authority[1:].partition("]")
+            address = _ip(bare)
+            if address is None or address.version != 6 or (after and not after.startswith(":")):
+                raise ValueError(f"{raw!r}: {authority!r} is not an address")
+            return str(address), _port(after[1:], raw, 1) if after else 80
+        host, colon, port = authority.partition(":")
+        address = _ip(host)
+        if address is None and not host_name(host):
+            raise ValueError(f"{raw!r}: {host!r} is neither a host name nor an IP address")
+        return (host if address is None else str(address)), _port(port, raw, 1) if colon else 80
+
+    def _key(self) -> tuple[str, int, str, str]:
+        return (self.host, self.port, self.base, self.path)
+
+    @property
+    def is_unix(self) -> bool:
+        """Whether it is a Unix socket."""
+        return bool(self.path)
+
+    @property
+    def is_ip(self) -> bool:
+        """Whether its address needs no name server."""
+        return self.is_unix or _ip(self.host) is not None
+
+    @property
+    def authority(self) -> str:
+        """The Host to send: without the port where it is 80; "localhost" for a Unix socket."""
+        if self.is_unix:
+            return "localhost"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == 80 else f"{host}:{self.port}"
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}" if self.path else f"http://{self.authority}{self.base}"

@@ -1,0 +1,225 @@
+# ruff: noqa: RUF012 - msgspec copies the mutable defaults of a struct for each instance
+"""Policies: what a request must keep to. Limits, quotas, addresses, CORS, header rules.
+
+A **rate limit** is per second, smoothed (a token bucket); a **quota** is per calendar period,
+counted; **concurrency** is how many are in progress. All three say what they count by. All are
+exact across the workers of one host.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, field
+
+from fastgate.model.base import FieldValue, Model, Name, Token
+from fastgate.model.places import Cidr
+from fastgate.model.units import Duration, Rate, Size
+
+Scope = Literal["address", "route", "consumer", "plan", "service", "credential"]
+Scopes = Annotated[
+    list[Scope],
+    Meta(
+        min_length=1,
+        description="What is counted apart: any combination of `address` (the client's; of IPv6 "
+        "its /64), `route`, `service`, `consumer`, `credential` (one key of a consumer), `plan`. "
+        "`[consumer, route]` counts each consumer on each route by itself.",
+    ),
+]
+PERIODS = ("second", "minute", "hour", "day", "week", "month", "year")
+
+
+def _consumer() -> list[Scope]:
+    return ["consumer"]
+
+
+class _Counted(Model, frozen=True, kw_only=True):
+    """What all three kinds of limit share."""
+
+    by: Scopes = field(default_factory=_consumer)
+    name: Annotated[
+        Name | None,
+        Meta(
+            description="Shown to clients in `RateLimit-Policy` and in refusals, and kept in "
+            "logs. Counts belong to the name and its owner: with a name, they survive a change of "
+            "order."
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        if len(set(self.by)) != len(self.by):
+            raise ValueError(f"by: {self.by} names the same thing twice")
+
+
+class Limit(_Counted, frozen=True, kw_only=True):
+    """A rate limit: a token bucket that refills evenly."""
+
+    rate: Annotated[
+        Rate,
+        Meta(description="How many requests in how long; refilled evenly, not at once."),
+    ]
+    burst: Annotated[
+        Annotated[int, Meta(ge=1, le=1_000_000_000)] | None,
+        Meta(
+            description="The size of the bucket: how many requests may come at once after a "
+            "pause. Default: the rate's own number, so `50/s` takes 50 at once and `1000/min` "
+            "takes 1000."
+        ),
+    ] = None
+
+    @property
+    def bucket(self) -> int:
+        """The burst in force."""
+        return self.rate.amount if self.burst is None else self.burst
+
+    @property
+    def label(self) -> str:
+        """The name shown to clients."""
+        return self.name or "-".join([*self.by, "rate"])
+
+
+class Quota(_Counted, frozen=True, kw_only=True):
+    """A quota: a number of requests in a calendar period (UTC)."""
+
+    period: Annotated[
+        Literal["minute", "hour", "day", "week", "month", "year"],
+        Meta(description="The calendar period, in UTC; weeks begin on Monday."),
+    ]
+    requests: Annotated[int, Meta(ge=1, le=2**40, description="How many requests the period has.")]
+    then: Annotated[
+        Literal["refuse", "offer_upgrade"],
+        Meta(
+            description="When it is used up: `refuse` answers 429 `quota_exhausted`; "
+            "`offer_upgrade` answers 402 `quota_exhausted_upgrade`, since a larger plan would "
+            "help at once."
+        ),
+    ] = "refuse"
+
+    @property
+    def label(self) -> str:
+        """The name shown to clients."""
+        return self.name or "-".join([*self.by, self.period])
+
+
+class Concurrency(_Counted, frozen=True, kw_only=True):
+    """A bound on requests in progress at one time."""
+
+    max: Annotated[
+        int, Meta(ge=1, le=10_000_000, description="How many may be in progress at once.")
+    ]
+
+    @property
+    def label(self) -> str:
+        """The name shown to clients."""
+        return self.name or "-".join([*self.by, "concurrency"])
+
+
+class Addresses(Model, frozen=True, kw_only=True):
+    """Who may call, by network address. `deny` goes before `allow`."""
+
+    allow: Annotated[
+        list[Cidr],
+        Meta(description="Only these may call. Empty: all that are not denied."),
+    ] = []
+    deny: Annotated[list[Cidr], Meta(description="These may not call, whatever `allow` says.")] = []
+
+
+class Cors(Model, frozen=True, kw_only=True):
+    """Cross-origin access by browsers; preflight requests are answered by the gateway."""
+
+    origins: Annotated[
+        list[Annotated[str, Meta(pattern=r"^(\*|null|[a-z][a-z0-9+.-]*://[^/\s\x00-\x1f]+)$")]],
+        Meta(
+            min_length=1,
+            description='Origins that may call, `"https://app.example.com"`, or `"*"` for any.',
+        ),
+    ]
+    methods: Annotated[
+        list[Token],
+        Meta(description="Methods allowed across origins. Empty: those of the route."),
+    ] = []
+    headers: Annotated[
+        list[Token],
+        Meta(description="Request headers allowed. Empty: whatever the browser asks for."),
+    ] = []
+    expose: Annotated[list[Token], Meta(description="Response headers that scripts may read.")] = []
+    credentials: Annotated[
+        bool,
+        Meta(
+            description='Let browsers send cookies and HTTP authentication. Not with `"*"`: any '
+            "site could then act as the user."
+        ),
+    ] = False
+    max_age: Annotated[
+        Duration, Meta(description="How long browsers may remember the preflight's answer.")
+    ] = Duration.parse("10m")
+
+    def __post_init__(self) -> None:
+        if "*" in self.origins and self.credentials:
+            raise ValueError("credentials cannot be allowed to every origin; name the origins")
+        if "*" in self.origins and len(self.origins) > 1:
+            raise ValueError('origins: "*" stands alone')
+
+
+class HeaderRules(Model, frozen=True, kw_only=True):
+    """Changes to header fields, in the order remove, set, add, default."""
+
+    set: Annotated[
+        dict[Token, FieldValue], Meta(description="Put in place of any that are there.")
+    ] = {}
+    add: Annotated[
+        dict[Token, FieldValue], Meta(description="Added beside any that are there.")
+    ] = {}
+    remove: Annotated[list[Token], Meta(description="Taken out.")] = []
+    default: Annotated[dict[Token, FieldValue], Meta(description="Added where there is none.")] = {}
+
+    def __post_init__(self) -> None:
+        for name in (*self.set, *self.add, *self.remove, *self.default):
+            if name.lower() in UNTOUCHABLE:
+                raise ValueError(f"{name!r} belongs to the connection and cannot be ruled")
+
+
+UNTOUCHABLE = frozenset(
+    {
+        "connection", "content-length", "expect", "host", "keep-alive", "proxy-connection", "te",
+        "trailer", "transfer-encoding", "upgrade", "via",
+    }
+)  # fmt: skip
+"""Fields that frame messages or belong to one hop: no rule touches them."""
+
+
+class Headers(Model, frozen=True, kw_only=True):
+    """Header rules both ways."""
+
+    request: Annotated[
+        HeaderRules, Meta(description="Applied to the request before it is forwarded.")
+    ] = HeaderRules()
+    response: Annotated[
+        HeaderRules, Meta(description="Applied to the answer before it goes to the client.")
+    ] = HeaderRules()
+
+
+class Rules(Model, frozen=True, kw_only=True):
+    """What routes, services, plans and policies can all have."""
+
+    limits: Annotated[
+        list[Limit], Meta(description="Rate limits. All of them must have room.")
+    ] = []
+    quotas: Annotated[list[Quota], Meta(description="Quotas. All of them must have room.")] = []
+    concurrency: Annotated[
+        list[Concurrency], Meta(description="Bounds on requests in progress.")
+    ] = []
+
+
+class Policy(Rules, frozen=True, kw_only=True):
+    """A named bundle that routes, services and plans take over with `policies: [name]`."""
+
+    name: Annotated[Name, Meta(description="What routes, services and plans refer to.")]
+    addresses: Annotated[
+        Addresses | None, Meta(description="Who may call, by network address.")
+    ] = None
+    cors: Annotated[Cors | None, Meta(description="Cross-origin access by browsers.")] = None
+    headers: Annotated[Headers, Meta(description="Header rules.")] = Headers()
+    max_body: Annotated[
+        Size | None, Meta(description="The largest request body that is taken.")
+    ] = None

@@ -1,0 +1,316 @@
+# ruff: noqa: RUF012 - msgspec copies the mutable defaults of a struct for each instance
+"""Routes: which requests are meant, what they must show, and where they go.
+
+A request is matched by host, then path, then method, then predicates, then priority; see
+`docs/routing.md` for the precedence. What it meets is one of three: a service (forwarded), a
+handler (Python), or a fixed response.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from msgspec import Meta
+
+from fastgate.model.base import FieldValue, Model, Name, Token, only_one
+from fastgate.model.places import host_name
+from fastgate.model.policy import Addresses, Cors, Headers, Rules
+from fastgate.model.units import Duration, Money, Size
+from fastgate.model.values import Moment
+
+_PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(\*?)\}")
+_LITERAL = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@%-]*")
+MAX_PARAMETERS = 16
+
+
+class Predicate(Model, frozen=True, kw_only=True):
+    """What a header or query parameter must be. One of the three."""
+
+    equals: Annotated[str | None, Meta(description="Exactly this value.")] = None
+    prefix: Annotated[str | None, Meta(description="A value that begins like this.")] = None
+    present: Annotated[bool | None, Meta(description="`true`: there, with any value.")] = None
+
+    def __post_init__(self) -> None:
+        given = [
+            name for name in ("equals", "prefix", "present") if getattr(self, name) is not None
+        ]
+        only_one("give exactly one of equals, prefix, present", given)
+        if self.present is False:
+            raise ValueError("present: only true; a route cannot ask for the absence of something")
+
+
+class Match(Model, frozen=True, kw_only=True):
+    """Further conditions on a request; all must hold."""
+
+    headers: Annotated[
+        dict[Token, Predicate], Meta(description="By header name, in any case.")
+    ] = {}
+    query: Annotated[
+        dict[str, Predicate],
+        Meta(description="By query parameter name, as written in the query."),
+    ] = {}
+
+
+class Respond(Model, frozen=True, kw_only=True):
+    """A fixed response, held ready in the snapshot."""
+
+    status: Annotated[int, Meta(ge=200, le=599, description="Its status.")] = 200
+    headers: Annotated[dict[Token, FieldValue], Meta(description="Its header fields.")] = {}
+    body: Annotated[
+        Annotated[str, Meta(max_length=1 << 20)] | None,
+        Meta(description="Its body as text. Content-Type is text/plain unless `headers` says."),
+    ] = None
+    json: Annotated[
+        Any,
+        Meta(description="Its body as data, sent as application/json. Not together with `body`."),
+    ] = None
+
+    def __post_init__(self) -> None:
+        if self.body is not None and self.json is not None:
+            raise ValueError("give body or json, not both")
+        if self.status in (204, 304) and (self.body or self.json is not None):
+            raise ValueError(f"a {self.status} response has no body")
+        for name in self.headers:
+            if name.lower() in ("content-length", "transfer-encoding", "connection", "date"):
+                raise ValueError(f"headers: {name!r} is set by the gateway")
+
+
+class Rewrite(Model, frozen=True, kw_only=True):
+    """Changes of the path on its way to the upstream."""
+
+    strip_prefix: Annotated[
+        str | None,
+        Meta(
+            pattern=r"^/[^?#\s]*$",
+            description="Taken off the front of the path; must be a literal beginning of the "
+            "route's `path`.",
+        ),
+    ] = None
+    replace_prefix: Annotated[
+        str | None,
+        Meta(
+            pattern=r"^/[^?#\s]*$",
+            description="Put in front of what is left. Without `strip_prefix`: in front of all.",
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        if self.strip_prefix is None and self.replace_prefix is None:
+            raise ValueError("give strip_prefix, replace_prefix or both")
+
+
+class ApiKeyAuth(Model, frozen=True, kw_only=True):
+    """How an API key is shown. Keys are stored and compared as digests."""
+
+    header: Annotated[
+        Token | None, Meta(description="The header that may hold the key; null: none.")
+    ] = "X-Api-Key"
+    query: Annotated[
+        Annotated[str, Meta(pattern=r"^[A-Za-z0-9._~-]{1,64}$")] | None,
+        Meta(
+            description="The query parameter that may hold the key. Default: none, since "
+            "addresses end up in logs and histories."
+        ),
+    ] = None
+    bearer: Annotated[
+        bool, Meta(description="Whether `Authorization: Bearer KEY` is taken as well.")
+    ] = True
+    optional: Annotated[
+        bool,
+        Meta(description="Let requests without a key pass, as nobody. A wrong key is refused."),
+    ] = False
+    forward: Annotated[
+        bool, Meta(description="Leave the key in the request that the upstream gets.")
+    ] = False
+
+    def __post_init__(self) -> None:
+        if self.header is None and self.query is None and not self.bearer:
+            raise ValueError("no way to show a key is left: give header, query or bearer")
+
+
+class Auth(Model, frozen=True, kw_only=True):
+    """What a caller must show. Empty: nothing."""
+
+    api_key: Annotated[
+        ApiKeyAuth | None, Meta(description="An API key. Default: none is asked for.")
+    ] = None
+
+
+class Route(Rules, frozen=True, kw_only=True):
+    """Which requests are meant, what they must show, and where they go."""
+
+    name: Annotated[
+        Name, Meta(description="Its name in metrics, logs and errors; counts belong to it.")
+    ]
+    hosts: Annotated[
+        list[str],
+        Meta(
+            description="Hosts it answers for: `api.example.com`, `*.example.com` (one or more "
+            "labels in front). Empty: any."
+        ),
+    ] = []
+    methods: Annotated[
+        list[Token], Meta(description="Methods it takes. Empty: any but CONNECT.")
+    ] = []
+    path: Annotated[
+        str,
+        Meta(
+            pattern=r"^/",
+            description="Its path: literal segments, `{name}` for one segment, `{name*}` at the "
+            "end for all the rest, also an empty one.",
+        ),
+    ]
+    match: Annotated[
+        Match | None, Meta(description="Further conditions: headers and query parameters.")
+    ] = None
+    priority: Annotated[
+        int,
+        Meta(
+            ge=-1_000_000,
+            le=1_000_000,
+            description="Among routes that match equally well, the higher goes first.",
+        ),
+    ] = 0
+    service: Annotated[str | None, Meta(description="The service it forwards to, by name.")] = None
+    handler: Annotated[
+        str | None,
+        Meta(
+            pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$",
+            description="A Python handler instead: `package.module:function`.",
+        ),
+    ] = None
+    respond: Annotated[Respond | None, Meta(description="A fixed response instead.")] = None
+    rewrite: Annotated[
+        Rewrite | None, Meta(description="Changes of the path on its way to the upstream.")
+    ] = None
+    auth: Annotated[
+        Auth,
+        Meta(description="What a caller must show: `{api_key: {…}}`, or `none` for nothing."),
+    ] = Auth()
+    policies: Annotated[list[str], Meta(description="Policies that apply to it, by name.")] = []
+    price: Annotated[
+        Money | None,
+        Meta(description="What a request costs. Recorded now, charged once wallets exist."),
+    ] = None
+    addresses: Annotated[
+        Addresses | None, Meta(description="Who may call, by network address.")
+    ] = None
+    cors: Annotated[Cors | None, Meta(description="Cross-origin access by browsers.")] = None
+    headers: Annotated[Headers, Meta(description="Header rules.")] = Headers()
+    max_body: Annotated[
+        Size | None,
+        Meta(description="The largest request body it takes. Default: the policies', then caps'."),
+    ] = None
+    timeout: Annotated[
+        Duration | None,
+        Meta(
+            description="From the request's last byte to the response's head; for a handler, to "
+            "its first byte. Default: the service's."
+        ),
+    ] = None
+    websocket: Annotated[
+        bool, Meta(description="Let requests upgrade to WebSocket; then bytes are tunnelled.")
+    ] = False
+    preserve_host: Annotated[
+        bool, Meta(description="Forward the client's Host instead of the target's own.")
+    ] = False
+    encoded_slash: Annotated[
+        bool,
+        Meta(description="Take `%2f`, `%5c` and backslash in the path, which are refused else."),
+    ] = False
+    limit_headers: Annotated[
+        bool | None,
+        Meta(
+            description="Send RateLimit and RateLimit-Policy on successes too. Default: what "
+            "`headers.rate_limits` says for all routes."
+        ),
+    ] = None
+    deprecated: Annotated[
+        Moment | None,
+        Meta(description="Since when it is deprecated; sent as `Deprecation` (RFC 9745)."),
+    ] = None
+    sunset: Annotated[
+        Moment | None,
+        Meta(description="When it will go away; sent as `Sunset` (RFC 8594)."),
+    ] = None
+    notice: Annotated[
+        Annotated[str, Meta(pattern=r"^https?://[\x21\x23-\x3b\x3d\x3f-\x7e]+$")] | None,
+        Meta(description="A page about the deprecation; sent as `Link` with its relation."),
+    ] = None
+    retired: Annotated[
+        bool, Meta(description="Gone for good: answered with 410 `route_retired`.")
+    ] = False
+    log: Annotated[
+        bool, Meta(description="Whether its requests are written to the access log.")
+    ] = True
+
+    def __post_init__(self) -> None:
+        kinds = [
+            kind for kind in ("service", "handler", "respond") if getattr(self, kind) is not None
+        ]
+        if not (self.retired and not kinds):
+            only_one("a route has exactly one of service, handler, respond", kinds)
+        check_path(self.path)
+        for host in self.hosts:
+            check_host(host)
+        if "CONNECT" in self.methods:
+            raise ValueError("methods: CONNECT is never routed")
+        if self.rewrite is not None:
+            if self.service is None and not self.retired:
+                raise ValueError("rewrite: only a route with a service forwards a path")
+            strip = self.rewrite.strip_prefix
+            literal = literal_prefix(self.path)
+            if strip is not None and not literal.startswith(strip):
+                raise ValueError(
+                    f"rewrite.strip_prefix: {strip!r} is not a literal beginning of the path "
+                    f"{self.path!r} ({literal!r} is its longest)"
+                )
+        if self.deprecated and self.sunset and self.sunset.unix < self.deprecated.unix:
+            raise ValueError("sunset: not before deprecated")
+
+
+def literal_prefix(path: str) -> str:
+    """The part of a route's path before its first parameter."""
+    return path.partition("{")[0]
+
+
+def check_path(path: str) -> None:
+    """Raise ValueError unless `path` is a route's path."""
+    names: list[str] = []
+    segments = path.split("/")[1:]
+    for index, segment in enumerate(segments):
+        last = index == len(segments) - 1
+        if segment in (".", "..") or (not segment and not last):
+            raise ValueError(f"path: {path!r} has an empty or dot segment; paths are canonical")
+        if "{" not in segment and "}" not in segment:
+            if not _LITERAL.fullmatch(segment):
+                raise ValueError(f"path: {segment!r} has characters that must be percent-encoded")
+            continue
+        match = _PARAMETER.fullmatch(segment)
+        if match is None:
+            raise ValueError(
+                f"path: {segment!r} is not a parameter; a parameter is a whole segment, "
+                "'{name}' or '{name*}'"
+            )
+        if match[2] and not last:
+            raise ValueError(f"path: {segment!r} takes all the rest, so it must come last")
+        names.append(match[1])
+    if len(set(names)) != len(names):
+        raise ValueError(f"path: {path!r} uses a parameter's name twice")
+    if len(names) > MAX_PARAMETERS:
+        raise ValueError(f"path: more than {MAX_PARAMETERS} parameters")
+
+
+def check_host(host: str) -> None:
+    """Raise ValueError unless `host` is what a route may answer for."""
+    bare = host.removeprefix("*.")
+    if ":" in bare and not bare.startswith("["):
+        raise ValueError(f"hosts: {host!r}: a host has no port here; listeners have ports")
+    if "*" in bare:
+        raise ValueError(f"hosts: {host!r}: '*.' may stand in front, once; nothing else")
+    if bare != bare.lower():
+        raise ValueError(f"hosts: {host!r}: write host names in lower case")
+    address = re.fullmatch(r"\[[0-9a-f:.]+\]|\d{1,3}(\.\d{1,3}){3}", bare)
+    if not host_name(bare) and not (address and bare == host):
+        raise ValueError(f"hosts: {host!r} is not a host name")

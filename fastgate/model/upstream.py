@@ -1,0 +1,208 @@
+# ruff: noqa: RUF012 - msgspec copies the mutable defaults of a struct for each instance
+"""Upstreams and services: where requests go, and what they are sold as.
+
+An **upstream** is a pool of targets with a way to choose among them. A **service** is an API as
+a product: it stands on one upstream and says how long it may take, who may use it, and how often
+a request may be tried.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from msgspec import Meta, field
+
+from fastgate.model.base import TOKEN, Model, Name
+from fastgate.model.places import TargetUrl
+from fastgate.model.policy import Rules
+from fastgate.model.units import Duration, Percent
+
+
+def _any_success() -> list[str]:
+    return ["2xx"]
+
+
+class Target(Model, frozen=True, kw_only=True):
+    """One address of an upstream."""
+
+    url: Annotated[
+        TargetUrl,
+        Meta(
+            description="`http://host:port`, with a base path if wanted, or `unix:/path`. A name "
+            "is resolved off the request path and again as it ages; the last good addresses are "
+            "kept while DNS fails."
+        ),
+    ]
+    weight: Annotated[
+        int,
+        Meta(ge=1, le=1000, description="Its share, relative to the weights of the others."),
+    ] = 1
+
+
+class Health(Model, frozen=True, kw_only=True):
+    """Active health checks, made by the control process and shared with all workers."""
+
+    path: Annotated[str, Meta(pattern=r"^/[\x21-\x7e]*$", description="What is asked for.")]
+    interval: Annotated[Duration, Meta(description="From one check to the next.")] = Duration.parse(
+        "10s"
+    )
+    timeout: Annotated[Duration, Meta(description="A check that takes longer has failed.")] = (
+        Duration.parse("2s")
+    )
+    unhealthy_after: Annotated[
+        int, Meta(ge=1, le=100, description="Failures in a row that take a target out.")
+    ] = 3
+    healthy_after: Annotated[
+        int, Meta(ge=1, le=100, description="Successes in a row that bring it back.")
+    ] = 2
+    expect: Annotated[
+        list[Annotated[str, Meta(pattern=r"^[1-5](xx|\d\d)$")]],
+        Meta(min_length=1, description="Statuses that are healthy: `200`, `2xx`."),
+    ] = field(default_factory=_any_success)
+
+    def __post_init__(self) -> None:
+        if self.interval.ns < 100_000_000:
+            raise ValueError("interval: at least 100ms")
+        if not self.timeout.ns:
+            raise ValueError("timeout: more than 0")
+
+
+class Eject(Model, frozen=True, kw_only=True):
+    """Passive ejection: a target that keeps failing real requests rests for a while."""
+
+    after: Annotated[
+        int,
+        Meta(ge=0, le=10_000, description="Failures in a row that eject a target; 0: never."),
+    ] = 5
+    for_: Annotated[
+        Duration, Meta(description="How long it rests. The last usable target is never ejected.")
+    ] = field(default=Duration.parse("10s"), name="for")
+
+
+class UpstreamTimeouts(Model, frozen=True, kw_only=True):
+    """How long an upstream's target may take."""
+
+    connect: Annotated[Duration, Meta(description="For a connection to be made.")] = Duration.parse(
+        "2s"
+    )
+    first_byte: Annotated[
+        Duration,
+        Meta(description="From the request's last byte to the response's head."),
+    ] = Duration.parse("30s")
+    idle: Annotated[Duration, Meta(description="Between two pieces of the response's body.")] = (
+        Duration.parse("60s")
+    )
+
+
+class KeepAlive(Model, frozen=True, kw_only=True):
+    """Connections kept open for the next request."""
+
+    max: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=65_535,
+            description="Idle connections kept to each target by each worker; 0: none.",
+        ),
+    ] = 64
+    idle: Annotated[
+        Duration,
+        Meta(description="One idle for longer is closed. Keep it shorter than the target's own."),
+    ] = Duration.parse("55s")
+
+
+class Upstream(Model, frozen=True, kw_only=True):
+    """A pool of targets with a way to choose among them."""
+
+    name: Annotated[Name, Meta(description="What services refer to.")]
+    targets: Annotated[list[Target], Meta(min_length=1, description="Its addresses; at least one.")]
+    balance: Annotated[
+        Literal["round_robin", "least_connections", "p2c_ewma", "hash"],
+        Meta(
+            description="How a target is chosen: `round_robin` by turns and weights; "
+            "`least_connections` the least busy; `p2c_ewma` the faster of two taken at random; "
+            "`hash` always the same one for the same `hash_by`, with little moving when targets "
+            "come and go."
+        ),
+    ] = "round_robin"
+    hash_by: Annotated[
+        str | None,
+        Meta(
+            pattern=r"^(address|consumer|path|header:.+)$",
+            description="With `balance: hash`: `address`, `consumer`, `path` or `header:Name`. "
+            "Default: `address`.",
+        ),
+    ] = None
+    health: Annotated[Health | None, Meta(description="Active health checks. Default: none.")] = (
+        None
+    )
+    eject: Annotated[Eject, Meta(description="Passive ejection.")] = Eject()
+    timeouts: Annotated[UpstreamTimeouts, Meta(description="How long a target may take.")] = (
+        UpstreamTimeouts()
+    )
+    keepalive: Annotated[
+        KeepAlive, Meta(description="Connections kept open for the next request.")
+    ] = KeepAlive()
+    max_connections: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_000_000,
+            description="Connections to each target from each worker, in use or idle; beyond it "
+            "a request goes to another target or is refused. 0: no bound.",
+        ),
+    ] = 0
+
+    def __post_init__(self) -> None:
+        if self.hash_by is not None:
+            if self.balance != "hash":
+                raise ValueError("hash_by needs `balance: hash`")
+            kind, _, name = self.hash_by.partition(":")
+            if kind == "header" and not re.match(TOKEN, name):
+                raise ValueError(f"hash_by: {name!r} is not a header name")
+        seen: set[TargetUrl] = set()
+        for target in self.targets:
+            if target.url in seen:
+                raise ValueError(f"targets: {target.url} is there twice; give it a weight instead")
+            seen.add(target.url)
+
+
+class Retries(Model, frozen=True, kw_only=True):
+    """Trying again on another target: only what is safe to repeat, only before any answer."""
+
+    attempts: Annotated[
+        int, Meta(ge=1, le=10, description="How often a request is sent at most; 1: no retry.")
+    ] = 2
+    budget: Annotated[
+        Percent,
+        Meta(
+            description="Retries as a share of requests, at most, so that a failing upstream is "
+            "not hit with a multiple of its load."
+        ),
+    ] = Percent.parse("20%")
+
+
+class Service(Rules, frozen=True, kw_only=True):
+    """An API as a product, on one upstream."""
+
+    name: Annotated[Name, Meta(description="What routes and plans refer to.")]
+    upstream: Annotated[str, Meta(description="The upstream that serves it, by name.")]
+    timeout: Annotated[
+        Duration | None,
+        Meta(
+            description="From the request's last byte to the response's head. Default: the "
+            "upstream's `first_byte`."
+        ),
+    ] = None
+    retries: Annotated[Retries, Meta(description="Trying again on failure.")] = Retries()
+    plans: Annotated[
+        list[str],
+        Meta(
+            description="Plans whose consumers may use it, by name; plans may name services too. "
+            "Named nowhere: every consumer may."
+        ),
+    ] = []
+    policies: Annotated[
+        list[str], Meta(description="Policies that apply to all of its routes, by name.")
+    ] = []
