@@ -1,0 +1,1 @@
+"""FastGate's benchmarks: `micro` (pytest-benchmark) and `compare` (beside other proxies)."""

@@ -1,0 +1,577 @@
+/* load: an HTTP/1.1 load generator that does not lie about latency.
+ *
+ *     load --target 127.0.0.1:8080 --connections 64 --duration 3 [--rate 20000] …
+ *
+ * Two modes:
+ *
+ *   closed loop  every connection sends its next request when the answer to the last is complete.
+ *                Finds the saturation throughput. Its latencies are those of a saturated system.
+ *   open loop    (--rate R) request i is due at start + i / R, whatever happened to those before.
+ *                Its latency runs from the moment it was DUE, not from when a free connection was
+ *                found for it: a stall of the server is paid for by every request that was due
+ *                during it (no coordinated omission). What is due and not answered when the run
+ *                ends is recorded with the age it has by then, so a server that cannot keep up
+ *                cannot hide it.
+ *
+ * One thread, one epoll set; --spin polls without sleeping (for a core of its own), so that waking
+ * up does not count as latency. A run is warm-up, then the measured window; the line "measuring" is
+ * printed when the window opens and "measured" when it closes, for whoever samples the server's
+ * processor time in step with it. The last line is the result, one JSON object:
+ *
+ *   window_s         length of the measured window
+ *   responses        responses completed in it (what throughput and CPU per request divide by)
+ *   statuses         {"200": n, …} over the whole run, warm-up included
+ *   connect_errors   connect() failed
+ *   resets           a connection ended with a request on it unanswered
+ *   timeouts         no answer within --timeout; the connection is replaced
+ *   protocol_errors  not an HTTP/1.1 response with a Content-Length or none needed
+ *   reconnects       connections the server ended between two requests: allowed, no error
+ *   unanswered       open loop: due in the window, still without an answer after --timeout more
+ *   latency          nanoseconds: a sparse histogram (histogram.h) of requests of the window
+ *
+ * --hold is for measuring memory: open the connections, send one request on each, print "held",
+ * stay until stdin ends.
+ *
+ * Responses must carry Content-Length (or be 204/304): the backends and proxies measured here all
+ * do. Chunked answers are counted as protocol errors, so they cannot pass unseen.
+ */
+#include <getopt.h>
+#include <poll.h>
+#include <sys/epoll.h>
+#include <sys/prctl.h>
+
+#include "histogram.h"
+#include "net.h"
+
+enum { CARRY = 8192, READ = 262144, EVENTS = 512, RAMP_NS = 50000, RETRY_NS = 10000000 };
+enum state { CLOSED, CONNECTING, SENDING, IDLE };
+
+struct request {
+    char *bytes;
+    size_t len;
+};
+
+struct conn {
+    int fd;
+    enum state state;
+    const struct request *request; /* on its way, or NULL */
+    size_t sent;
+    uint64_t due;                  /* what its latency counts from */
+    uint64_t started;              /* when it was put on this connection: for the time-out */
+    long long body;                /* bytes of the response still to come; -1: the head is not complete */
+    int status, close_after, answered;
+    struct conn *next;             /* in the queue of the free, or of those that wait to reconnect */
+    uint32_t carried;
+    char carry[CARRY];             /* a head that came in pieces */
+};
+
+static struct address target;
+static struct request *requests;
+static size_t nrequests, next_request;
+static struct conn *conns;
+static struct conn *free_head, *free_tail, *retry_head, *retry_tail;
+static uint32_t nconns = 1, nheld;
+static int ep, open_loop, close_each, hold, spin;
+static double duration = 3, warmup = 1, rate, timeout_s = 5;
+static uint64_t count_limit, started_total;
+static char *buffer;
+
+static uint64_t t_open, t_shut; /* the measured window; t_open 0: not yet known */
+static struct histogram latency;
+static uint64_t responses, statuses[1000];
+static uint64_t connect_errors, resets, timeouts, protocol_errors, reconnects, unanswered, in_window;
+
+/* ---- what is sent -------------------------------------------------------------------------- */
+
+static void add_request(const char *path, const char *headers, const char *extra, size_t body)
+{
+    char length[64] = "";
+    if (body)
+        snprintf(length, sizeof length, "Content-Length: %zu\r\n", body);
+    requests = realloc(requests, (nrequests + 1) * sizeof *requests);
+    char *bytes = NULL;
+    int n = asprintf(&bytes, "%s %s HTTP/1.1\r\n%s%s%s%s%s\r\n", body ? "POST" : "GET", path, headers,
+                     extra ? extra : "", extra ? "\r\n" : "", close_each ? "Connection: close\r\n" : "", length);
+    if (!requests || n < 0 || !(bytes = realloc(bytes, (size_t)n + body + 1)))
+        die("memory");
+    memset(bytes + n, 'u', body);
+    requests[nrequests++] = (struct request){bytes, (size_t)n + body};
+}
+
+/* A line is a path, or a path, a tab and one more header line. Sent in turn, over and over. */
+static void read_requests(const char *file, const char *headers, size_t body)
+{
+    FILE *f = fopen(file, "r");
+    char *line = NULL;
+    size_t cap = 0;
+    ssize_t n;
+    if (!f)
+        die(file);
+    while ((n = getline(&line, &cap, f)) > 0) {
+        line[strcspn(line, "\r\n")] = 0;
+        if (!*line)
+            continue;
+        char *tab = strchr(line, '\t');
+        if (tab)
+            *tab++ = 0;
+        add_request(line, headers, tab, body);
+    }
+    free(line);
+    fclose(f);
+}
+
+/* ---- queues -------------------------------------------------------------------------------- */
+
+static void push(struct conn **head, struct conn **tail, struct conn *c)
+{
+    c->next = NULL;
+    if (*head)
+        (*tail)->next = c;
+    else
+        *head = c;
+    *tail = c;
+}
+
+static struct conn *pop(struct conn **head)
+{
+    struct conn *c = *head;
+    if (c)
+        *head = c->next;
+    return c;
+}
+
+/* ---- one connection ------------------------------------------------------------------------ */
+
+static void begin(struct conn *c, uint64_t due, uint64_t now);
+
+static void disconnect(struct conn *c)
+{
+    if (c->fd >= 0)
+        close(c->fd);
+    c->fd = -1;
+    c->state = CLOSED;
+    c->carried = 0;
+}
+
+/* The connection is free for another request: at once (closed loop), or into the queue. */
+static void free_again(struct conn *c, uint64_t now)
+{
+    c->request = NULL;
+    if (hold) {
+        nheld += !c->answered;
+        c->answered = 1;
+    } else if (open_loop) {
+        push(&free_head, &free_tail, c);
+    } else if (!(t_shut && now >= t_shut)) {
+        begin(c, now, now);
+    }
+}
+
+static void fail(struct conn *c, uint64_t *counter, uint64_t now)
+{
+    ++*counter;
+    disconnect(c);
+    c->request = NULL;
+    c->started = now; /* a server that is away is not hammered: RETRY_NS of rest */
+    push(&retry_head, &retry_tail, c);
+}
+
+static void push_out(struct conn *c, uint64_t now)
+{
+    while (c->sent < c->request->len) {
+        ssize_t n = send(c->fd, c->request->bytes + c->sent, c->request->len - c->sent, MSG_NOSIGNAL);
+        if (n < 0) {
+            /* A refusal may have come before the body was out: reading tells. */
+            if (errno != EAGAIN && errno != EPIPE && errno != ECONNRESET)
+                fail(c, &resets, now);
+            return;
+        }
+        c->sent += (size_t)n;
+    }
+}
+
+static void begin(struct conn *c, uint64_t due, uint64_t now)
+{
+    if (count_limit && started_total >= count_limit)
+        return;
+    started_total++;
+    c->request = &requests[next_request];
+    next_request = next_request + 1 == nrequests ? 0 : next_request + 1;
+    c->sent = 0;
+    c->body = -1;
+    c->close_after = 0;
+    c->carried = 0;
+    c->due = due;
+    c->started = now;
+    if (c->state != CLOSED) {
+        c->state = SENDING;
+        push_out(c, now);
+        return;
+    }
+    c->fd = socket(target.sa.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (c->fd < 0)
+        die("socket");
+    no_delay(c->fd, &target);
+    if (connect(c->fd, (struct sockaddr *)&target.sa, target.len) && errno != EINPROGRESS) {
+        fail(c, &connect_errors, now);
+        return;
+    }
+    c->state = CONNECTING;
+    struct epoll_event ev = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.ptr = c};
+    if (epoll_ctl(ep, EPOLL_CTL_ADD, c->fd, &ev))
+        die("epoll_ctl");
+}
+
+static void complete(struct conn *c, uint64_t now)
+{
+    responses++;
+    statuses[c->status]++;
+    if (t_open && now >= t_open && now < t_shut)
+        in_window++;
+    uint64_t from = open_loop ? c->due : now;
+    if (t_open && from >= t_open && from < t_shut)
+        histogram_record(&latency, now - c->due);
+    if (c->close_after || close_each)
+        disconnect(c);
+    else
+        c->state = IDLE;
+    free_again(c, now);
+}
+
+/* Reads the head [0, len). 1: understood; 0: not a response this tool knows. */
+static int read_head(struct conn *c, const char *head, size_t len)
+{
+    if (len < 15 || memcmp(head, "HTTP/1.", 7) || head[9] < '1' || head[9] > '5')
+        return 0;
+    c->status = (head[9] - '0') * 100 + (head[10] - '0') * 10 + (head[11] - '0');
+    if (c->status < 100 || c->status > 599)
+        return 0;
+    c->body = content_length(head, len);
+    if (c->body < 0 && c->status != 204 && c->status != 304)
+        return 0;
+    if (c->body < 0)
+        c->body = 0;
+    for (const char *p = head; (p = memchr(p, '\n', (size_t)(head + len - p))) != NULL && p + 20 < head + len;)
+        if (!strncasecmp(++p, "connection: close", 17))
+            c->close_after = 1;
+    return 1;
+}
+
+/* Takes n received bytes. 0: go on; -1: the connection was given up. */
+static int take(struct conn *c, const char *p, size_t n, uint64_t now)
+{
+    if (!c->request) { /* bytes that answer nothing; the connection is where it was, in the queue */
+        protocol_errors++;
+        disconnect(c);
+        return -1;
+    }
+    if (c->body < 0) {
+        const char *head = p;
+        size_t len = n;
+        if (c->carried) {
+            size_t m = n < CARRY - c->carried ? n : CARRY - c->carried;
+            memcpy(c->carry + c->carried, p, m);
+            head = c->carry;
+            len = c->carried + m;
+        }
+        const char *end = memmem(head, len, "\r\n\r\n", 4);
+        if (!end) {
+            if (!c->carried && len <= CARRY)
+                memcpy(c->carry, p, len);
+            if (len >= CARRY) {
+                fail(c, &protocol_errors, now);
+                return -1;
+            }
+            c->carried = (uint32_t)len;
+            return 0;
+        }
+        size_t size = (size_t)(end - head) + 4;
+        if (!read_head(c, head, size)) {
+            fail(c, &protocol_errors, now);
+            return -1;
+        }
+        n -= size - c->carried;
+        c->carried = 0;
+    }
+    if ((long long)n > c->body) {
+        fail(c, &protocol_errors, now);
+        return -1;
+    }
+    c->body -= (long long)n;
+    if (c->body == 0)
+        complete(c, now);
+    return 0;
+}
+
+static void on_event(struct conn *c, uint32_t events, uint64_t now)
+{
+    if (c->state == CLOSED)
+        return;
+    if (c->state == CONNECTING) {
+        int err = 0;
+        socklen_t len = sizeof err;
+        getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &err, &len);
+        if (err) {
+            fail(c, &connect_errors, now);
+            return;
+        }
+        if (!(events & EPOLLOUT))
+            return;
+        c->state = SENDING;
+        push_out(c, now);
+    } else if (events & EPOLLOUT && c->request && c->sent < c->request->len) {
+        push_out(c, now);
+    }
+    if (!(events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)))
+        return;
+    int fd = c->fd;
+    while (c->fd == fd && c->state != CLOSED) {
+        ssize_t n = recv(fd, buffer, READ, 0);
+        if (n < 0 && errno == EAGAIN)
+            return;
+        if (n <= 0) {
+            if (c->request) {
+                fail(c, &resets, now);
+            } else {
+                reconnects++; /* closed between requests: the next one connects again */
+                disconnect(c);
+            }
+            return;
+        }
+        if (take(c, buffer, (size_t)n, now) < 0)
+            return;
+        if (n < READ && !(events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)))
+            return;
+    }
+}
+
+/* ---- the run ------------------------------------------------------------------------------- */
+
+static void check_timeouts(uint64_t now)
+{
+    for (uint32_t i = 0; i < nconns; i++)
+        if (conns[i].request && (double)(now - conns[i].started) > timeout_s * 1e9)
+            fail(&conns[i], &timeouts, now);
+}
+
+static void retry(uint64_t now)
+{
+    while (retry_head && now - retry_head->started >= RETRY_NS) {
+        struct conn *c = pop(&retry_head);
+        if (hold)
+            begin(c, now, now);
+        else
+            free_again(c, now);
+    }
+}
+
+static void announce(const char *what)
+{
+    puts(what);
+    fflush(stdout);
+}
+
+static int finished(uint64_t now)
+{
+    if (hold || count_limit)
+        return hold ? nheld == nconns
+                    : responses + connect_errors + resets + timeouts + protocol_errors >= count_limit;
+    return t_shut && now >= t_shut;
+}
+
+static void run(void)
+{
+    struct epoll_event evs[EVENTS];
+    uint64_t t0 = now_ns(), now = t0, issued = 0, next_check = t0;
+    uint32_t ramped = 0;
+    int opened = 0;
+    double interval = open_loop ? 1e9 / rate : 0;
+    t_open = t0 + (uint64_t)(warmup * 1e9);
+    t_shut = count_limit || hold ? UINT64_MAX : t_open + (uint64_t)(duration * 1e9);
+
+    while (!finished(now)) {
+        if (!opened && now >= t_open) {
+            opened = 1;
+            announce("measuring");
+        }
+        uint64_t wake = next_check;
+        while (ramped < nconns && t0 + (uint64_t)ramped * RAMP_NS <= now) {
+            struct conn *c = &conns[ramped++];
+            if (open_loop)
+                push(&free_head, &free_tail, c);
+            else
+                begin(c, now, now);
+        }
+        if (ramped < nconns && t0 + (uint64_t)ramped * RAMP_NS < wake)
+            wake = t0 + (uint64_t)ramped * RAMP_NS;
+        if (open_loop) {
+            while (free_head && (!count_limit || issued < count_limit)) {
+                uint64_t due = t0 + (uint64_t)((double)issued * interval);
+                if (due > now || due >= t_shut) {
+                    if (due < wake)
+                        wake = due;
+                    break;
+                }
+                issued++;
+                begin(pop(&free_head), due, now);
+            }
+        }
+        if (now >= next_check) {
+            check_timeouts(now);
+            next_check = now + 10000000;
+        }
+        if (retry_head)
+            retry(now);
+        struct timespec wait = {0, 0};
+        if (!spin && wake > now)
+            wait.tv_nsec = (long)(wake - now);
+        int n = epoll_pwait2(ep, evs, EVENTS, &wait, NULL);
+        now = now_ns();
+        for (int i = 0; i < n; i++)
+            on_event(evs[i].data.ptr, evs[i].events, now);
+    }
+    announce(hold ? "held" : "measured");
+
+    if (open_loop && !count_limit) {
+        /* What was due has until the time-out to be answered; what is not has that age at least. */
+        uint64_t end = t_shut + (uint64_t)(timeout_s * 1e9);
+        for (;;) {
+            uint64_t due = t0 + (uint64_t)((double)issued * interval);
+            int busy = due < t_shut;
+            while (free_head && due < t_shut) {
+                issued++;
+                begin(pop(&free_head), due, now);
+                due = t0 + (uint64_t)((double)issued * interval);
+            }
+            for (uint32_t i = 0; i < nconns && !busy; i++)
+                busy = conns[i].request != NULL;
+            if (!busy || now >= end)
+                break;
+            struct timespec wait = {0, 10000000};
+            int n = epoll_pwait2(ep, evs, EVENTS, &wait, NULL);
+            now = now_ns();
+            for (int i = 0; i < n; i++)
+                on_event(evs[i].data.ptr, evs[i].events, now);
+            if (retry_head)
+                retry(now);
+        }
+        for (uint32_t i = 0; i < nconns; i++)
+            if (conns[i].request && conns[i].due >= t_open && conns[i].due < t_shut) {
+                unanswered++;
+                histogram_record(&latency, now - conns[i].due);
+            }
+        for (;; issued++) {
+            uint64_t due = t0 + (uint64_t)((double)issued * interval);
+            if (due >= t_shut)
+                break;
+            if (due >= t_open) {
+                unanswered++;
+                histogram_record(&latency, now - due);
+            }
+        }
+    }
+    if (hold) {
+        struct pollfd in = {.fd = 0, .events = POLLIN};
+        char c;
+        while (poll(&in, 1, -1) < 0 || read(0, &c, 1) > 0)
+            ;
+        /* whoever was closed meanwhile shows as readable with nothing to read */
+        for (uint32_t i = 0; i < nconns; i++)
+            if (conns[i].fd >= 0 && recv(conns[i].fd, &c, 1, MSG_DONTWAIT) == 0)
+                reconnects++;
+    }
+    double window = count_limit || hold ? (double)(now - t_open) / 1e9 : duration;
+    if (count_limit)
+        in_window = responses;
+    printf("{\"version\": 1, \"mode\": \"%s\", \"connections\": %u, \"rate\": %g, \"window_s\": %.6f, "
+           "\"responses\": %llu, \"connect_errors\": %llu, \"resets\": %llu, \"timeouts\": %llu, "
+           "\"protocol_errors\": %llu, \"reconnects\": %llu, \"unanswered\": %llu, \"statuses\": {",
+           hold ? "hold" : open_loop ? "open" : "closed", nconns, rate, window,
+           (unsigned long long)in_window, (unsigned long long)connect_errors,
+           (unsigned long long)resets, (unsigned long long)timeouts,
+           (unsigned long long)protocol_errors, (unsigned long long)reconnects,
+           (unsigned long long)unanswered);
+    const char *comma = "";
+    for (int i = 0; i < 1000; i++)
+        if (statuses[i]) {
+            printf("%s\"%d\": %llu", comma, i, (unsigned long long)statuses[i]);
+            comma = ", ";
+        }
+    printf("}, \"latency\": ");
+    histogram_print(&latency, stdout);
+    puts("}");
+}
+
+/* --histogram: record the numbers on stdin, print the histogram. For the tests. */
+static int histogram_of_stdin(void)
+{
+    unsigned long long v;
+    while (scanf("%llu", &v) == 1)
+        histogram_record(&latency, v);
+    histogram_print(&latency, stdout);
+    putchar('\n');
+    return 0;
+}
+
+static const struct option options[] = {
+    {"target", required_argument, NULL, 't'},   {"connections", required_argument, NULL, 'c'},
+    {"duration", required_argument, NULL, 'd'}, {"warmup", required_argument, NULL, 'w'},
+    {"rate", required_argument, NULL, 'r'},     {"count", required_argument, NULL, 'n'},
+    {"path", required_argument, NULL, 'p'},     {"header", required_argument, NULL, 'H'},
+    {"requests", required_argument, NULL, 'f'}, {"body", required_argument, NULL, 'b'},
+    {"timeout", required_argument, NULL, 'T'},  {"close", no_argument, NULL, 'C'},
+    {"hold", no_argument, NULL, 'h'},           {"spin", no_argument, NULL, 's'},
+    {"histogram", no_argument, NULL, 'x'},      {NULL, 0, NULL, 0},
+};
+
+int main(int argc, char **argv)
+{
+    const char *path = "/bytes/100", *file = NULL;
+    char headers[16384] = "";
+    size_t body = 0, used = 0;
+    int o, have_target = 0;
+    while ((o = getopt_long(argc, argv, "", options, NULL)) != -1) {
+        switch (o) {
+        case 't': target = parse_address(optarg); have_target = 1; break;
+        case 'c': nconns = (uint32_t)atoi(optarg); break;
+        case 'd': duration = atof(optarg); break;
+        case 'w': warmup = atof(optarg); break;
+        case 'r': rate = atof(optarg); open_loop = rate > 0; break;
+        case 'n': count_limit = strtoull(optarg, NULL, 10); warmup = 0; break;
+        case 'p': path = optarg; break;
+        case 'f': file = optarg; break;
+        case 'b': body = strtoull(optarg, NULL, 10); break;
+        case 'T': timeout_s = atof(optarg); break;
+        case 'C': close_each = 1; break;
+        case 'h': hold = 1; warmup = 0; break;
+        case 's': spin = 1; break;
+        case 'x': return histogram_of_stdin();
+        case 'H': {
+            int n = snprintf(headers + used, sizeof headers - used, "%s\r\n", optarg);
+            if (n < 0 || (used += (size_t)n) >= sizeof headers)
+                die("--header");
+            break;
+        }
+        default: return 2;
+        }
+    }
+    if (!have_target || !nconns || nconns > 100000 || duration <= 0 || warmup < 0 || timeout_s <= 0)
+        die("usage: load --target HOST:PORT [--connections N] [--duration S] [--rate R] …");
+    if (file)
+        read_requests(file, headers, body);
+    else
+        add_request(path, headers, NULL, body);
+    if (!nrequests)
+        die("--requests");
+    raise_descriptors();
+    prctl(PR_SET_TIMERSLACK, 1);
+    ep = epoll_create1(EPOLL_CLOEXEC);
+    buffer = malloc(READ);
+    conns = calloc(nconns, sizeof *conns);
+    if (ep < 0 || !buffer || !conns)
+        die("start");
+    for (uint32_t i = 0; i < nconns; i++)
+        conns[i].fd = -1;
+    run();
+    return 0;
+}
