@@ -1,0 +1,1 @@
+"""The processes: supervisor, control, workers, and what they say to each other."""

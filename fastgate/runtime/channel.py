@@ -1,0 +1,145 @@
+"""A channel: whole messages and file descriptors between two processes on one host.
+
+A `SOCK_SEQPACKET` pair of Unix sockets keeps message boundaries, so there is no framing and
+a process killed in the middle of a send leaves either the whole message or nothing. Frames
+are msgpack, decoded strictly into the union of structs that this end expects; descriptors
+ride along as SCM_RIGHTS.
+
+Neither end ever blocks. What does not fit the socket's buffer waits in an outbox (its
+descriptors duplicated, so that the sender may close its own at once) until `flush` is called
+from the owner's loop. A peer that does not read for so long that the outbox is full is as
+good as dead: `ChannelFull`.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+MAX_MESSAGE = 64 * 1024
+MAX_FDS = 250  # the kernel's bound on one message is 253
+OUTBOX = 1024  # messages
+
+T = TypeVar("T")
+
+
+class ChannelClosed(Exception):
+    """The peer is gone."""
+
+
+class ChannelFull(Exception):
+    """The peer has not read for so long that its outbox is full."""
+
+
+def socket_pair() -> tuple[socket.socket, socket.socket]:
+    """Two connected ends, non-blocking and not inherited over exec."""
+    a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    a.setblocking(False)
+    b.setblocking(False)
+    return a, b
+
+
+class Channel(Generic[T]):
+    """One end. `expects` is the union of structs that may arrive here.
+
+    `sock`: a non-blocking SOCK_SEQPACKET socket, owned from now on.
+    """
+
+    __slots__ = ("_decode", "_encode", "_outbox", "sock")
+
+    def __init__(self, sock: socket.socket, expects: Any) -> None:
+        self.sock = sock
+        self._decode = msgspec.msgpack.Decoder(expects).decode
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._outbox: deque[tuple[bytes, list[int]]] = deque()
+
+    def fileno(self) -> int:
+        return self.sock.fileno()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the outbox holds something: call `flush` when the socket is writable."""
+        return bool(self._outbox)
+
+    def send(self, message: msgspec.Struct, fds: Sequence[int] = ()) -> None:
+        """Send a message with descriptors, which stay the caller's own.
+
+        Raises ChannelClosed when the peer is gone, ChannelFull when it does not read,
+        ValueError for a message or a set of descriptors that is too large.
+        """
+        data = self._encode(message)
+        if len(data) > MAX_MESSAGE or len(fds) > MAX_FDS:
+            raise ValueError(
+                f"{type(message).__name__}: {len(data)} bytes and {len(fds)} descriptors"
+                f" exceed {MAX_MESSAGE} bytes and {MAX_FDS} descriptors"
+            )
+        if not self._outbox and self._put(data, fds):
+            return
+        if len(self._outbox) >= OUTBOX:
+            raise ChannelFull
+        self._outbox.append((data, [os.dup(fd) for fd in fds]))
+
+    def flush(self) -> None:
+        """Send what waits, as far as it goes. Raises ChannelClosed."""
+        while self._outbox:
+            data, fds = self._outbox[0]
+            if not self._put(data, fds):
+                return
+            self._outbox.popleft()
+            _close_all(fds)
+
+    def receive(self) -> tuple[T, list[int]] | None:
+        """The next message and its descriptors (now the caller's); None when none waits.
+
+        Raises ChannelClosed at the end of the stream, msgspec.ValidationError for a frame
+        that is none of the expected ones (its descriptors are closed).
+        """
+        try:
+            data, fds, flags, _ = socket.recv_fds(
+                self.sock, MAX_MESSAGE + 1, MAX_FDS, socket.MSG_CMSG_CLOEXEC
+            )
+        except (BlockingIOError, InterruptedError):
+            return None
+        except (ConnectionResetError, BrokenPipeError) as error:
+            raise ChannelClosed from error
+        if not data:
+            _close_all(fds)
+            raise ChannelClosed
+        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+            _close_all(fds)
+            raise msgspec.ValidationError("a message or its descriptors were cut short")
+        try:
+            return self._decode(data), list(fds)
+        except msgspec.DecodeError:
+            _close_all(fds)
+            raise
+
+    def close(self) -> None:
+        while self._outbox:
+            _close_all(self._outbox.popleft()[1])
+        self.sock.close()
+
+    def _put(self, data: bytes, fds: Sequence[int]) -> bool:
+        try:
+            # The kernel takes the whole message or nothing.
+            if fds:
+                socket.send_fds(self.sock, [data], list(fds), socket.MSG_NOSIGNAL)
+            else:
+                self.sock.send(data, socket.MSG_NOSIGNAL)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except (BrokenPipeError, ConnectionResetError, ConnectionRefusedError) as error:
+            raise ChannelClosed from error
+        return True
+
+
+def _close_all(fds: Sequence[int]) -> None:
+    for fd in fds:
+        with suppress(OSError):
+            os.close(fd)

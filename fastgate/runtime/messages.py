@@ -1,0 +1,190 @@
+"""What the processes say to each other: msgpack frames, one tagged struct a message.
+
+    supervisor ⇄ control        sockets, snapshots, signals
+    control    ⇄ worker         two-step installation of a generation
+
+A file descriptor travels as ancillary data of the message that names it; the comment at
+each struct gives the order. A message never carries configuration or an image: those are
+memfds, so every message is small (a few hundred bytes) and fits a socket buffer.
+
+Installing generation G over all workers::
+
+    control                     worker (each)
+      │ Prepare(seq, G) + fds ──▶ maps the snapshot, imports the handlers
+      │ ◀── Prepared(seq, problems)
+      │   any problem: Abort(seq) to all; nothing was touched
+      │ Published(G) + fd ──▶ supervisor (a worker forked from now on starts with G)
+      │ Commit(seq) ──────────▶ swaps, listens, stops listening
+      │ ◀── Serving(seq, G)
+
+`seq` is unique over all lives of the control process, so that an answer meant for a dead one
+is recognised and dropped by its successor.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Message(msgspec.Struct, tag=True, kw_only=True, omit_defaults=True):
+    """Base of every frame; the class name is its tag."""
+
+
+class Listener(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One bound address. `bind` identifies it: `host:port`, `[v6]:port` or `unix:/path`."""
+
+    name: str
+    bind: str
+    mode: int = 0o660  # of a Unix socket's file
+    shared: bool = False  # one socket for all instead of one for each worker
+
+
+# ---- control → supervisor ----------------------------------------------------------------
+
+
+class Bind(Message):
+    """Bind an address, now; answered by `Bound` with the same id."""
+
+    id: int
+    listener: Listener
+
+
+class Release(Message):
+    """Close what was bound for an apply that failed."""
+
+    binds: list[str]
+
+
+class Published(Message):
+    """Keep this snapshot for workers to come. Descriptors: the snapshot.
+
+    `binds` are the listeners from now on; others are closed (and their files removed).
+    """
+
+    generation: int
+    binds: list[str]
+    drain_s: float
+
+
+class KeepCredentials(Message):
+    """Keep this credential index for workers to come. Descriptors: the index."""
+
+
+class Ready(Message):
+    """Every worker serves `generation`."""
+
+    generation: int
+    detail: str = ""
+
+
+class ReloadDone(Message):
+    """The reload asked for by signal is over; `error` is empty when it was applied."""
+
+    error: str = ""
+
+
+class Fatal(Message):
+    """The gateway cannot start: end everything with this exit code."""
+
+    error: str
+    code: int = 1
+
+
+class DrainWanted(Message):
+    """Someone asked the API for the graceful end."""
+
+
+ToSupervisor = (
+    Bind | Release | Published | KeepCredentials | Ready | ReloadDone | Fatal | DrainWanted
+)
+
+
+# ---- supervisor → control ----------------------------------------------------------------
+
+
+class Bound(Message):
+    """Answer to `Bind`. Descriptors: one socket for each worker (one in all if shared)."""
+
+    id: int
+    address: str = ""  # as bound; tells the port where 0 was asked for
+    error: str = ""
+    hint: str = ""
+
+
+class WorkerStarted(Message):
+    """A worker was forked. Descriptors: control's end of its channel."""
+
+    index: int
+    pid: int
+    generation: int  # of the snapshot it starts with; 0: none
+    binds: list[str]  # what it listens on from the start
+
+
+class WorkerStopped(Message):
+    index: int
+    pid: int
+    status: str  # "exit 0", "signal 9 (SIGKILL)"
+
+
+class Reload(Message):
+    """SIGHUP: read the configuration again; answered by `ReloadDone`."""
+
+
+class ReopenLogs(Message):
+    """SIGUSR1."""
+
+
+ToControl = Bound | WorkerStarted | WorkerStopped | Reload | ReopenLogs
+
+
+# ---- control → worker --------------------------------------------------------------------
+
+
+class Prepare(Message):
+    """Make ready to serve `generation`. Descriptors: the snapshot, then `listen`'s sockets.
+
+    `binds` are all the listeners it shall have; `listen` are those it may not have yet.
+    """
+
+    seq: int
+    generation: int
+    binds: list[str]
+    listen: list[Listener]
+
+
+class Commit(Message):
+    seq: int
+
+
+class Abort(Message):
+    seq: int
+
+
+class UseCredentials(Message):
+    """Look credentials up in this index from now on. Descriptors: the index."""
+
+
+ToWorker = Prepare | Commit | Abort | UseCredentials
+
+
+# ---- worker → control --------------------------------------------------------------------
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """Why a worker cannot serve a snapshot."""
+
+    about: str  # a handler's name, or "snapshot"
+    error: str
+
+
+class Prepared(Message):
+    seq: int
+    problems: list[Problem] = []
+
+
+class Serving(Message):
+    seq: int
+    generation: int
+
+
+FromWorker = Prepared | Serving
