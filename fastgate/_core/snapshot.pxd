@@ -2,10 +2,11 @@
 
 One contiguous block of memory in a sealed memfd. Everything refers by 32-bit offset from the
 image's start (`str_ref`) or by index into a table; there are no pointers. All tables are
-8-byte aligned. Built by `ImageBuilder` (in control), mapped and checked by `Snapshot` (in
+8-byte aligned. Built by `image.ImageBuilder` (in control), mapped and checked by `Snapshot` (in
 a worker), read by the exchange and the router.
 """
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 
 cdef enum:
     SNAPSHOT_VERSION = 1
@@ -154,6 +155,8 @@ cdef struct route_rec:
     table_ref response_rules      # header_rule
     str_ref notice                # rendered response lines to add: Deprecation, Sunset, Link
     uint64_t price_micros         # 0: free (charged when wallets exist)
+    str_ref pattern               # the path pattern as configured, e.g. "/orders/{id}"
+    table_ref params              # table of str_ref: names of the pattern's parameters, in order
 
 cpdef enum Balance:
     BALANCE_ROUND_ROBIN = 0
@@ -278,6 +281,7 @@ cdef struct snapshot_header:
     uint32_t loop_max             # Via may name this gateway that often
     uint32_t flags                # 1: RateLimit headers on all successes, 2: access log on
     uint32_t reserved
+    uint64_t head_checksum        # of this header with both checksum words zero
 
 cdef class Snapshot:
     """A mapped, checked image. The mapping lives as long as this object."""
@@ -286,6 +290,14 @@ cdef class Snapshot:
     cdef size_t size
     cdef const snapshot_header *header
     cdef public long in_flight    # exchanges that were routed with it (owned by the engine)
+    cdef _check(self, bint verify)
+    cdef bytes _text(self, dict ref)
+    cdef dict _open(self, dict record)
+    cdef list _limits(self, table_ref t)
+    cdef list _strings(self, table_ref t)
+    cdef list _rules(self, table_ref t)
+    cdef list _addresses(self, table_ref t)
+    cdef int _bounds(self, object index, uint32_t count) except -1
 
 # Accessors, inlined.
 cdef inline const char *snap_str(const snapshot_header *s, str_ref r) noexcept nogil:
@@ -308,3 +320,39 @@ cdef inline const target_rec *snap_target(const snapshot_header *s, uint32_t i) 
 
 cdef inline const auth_rec *snap_auth(const snapshot_header *s, uint32_t i) noexcept nogil:
     return <const auth_rec *>(<const char *>s + s.auths.off) + i
+
+# ---- hashing ----------------------------------------------------------------------------
+# One 64-bit hash for identities, the router's tables and nothing secret: eight bytes a step, the
+# same answer in every process, on every (little-endian) machine and for ever. Names in shared
+# memory and in persisted quotas are known by it.
+cdef enum:
+    HASH_SEED = 0x46474154        # of `stable_hash`
+
+cdef inline uint64_t hash64(const char *p, uint32_t length, uint64_t seed) noexcept nogil:
+    cdef uint64_t h = seed ^ (<uint64_t>length * <uint64_t>0x9E3779B97F4A7C15)
+    cdef uint64_t w
+    cdef uint32_t a, b
+    while length >= 8:
+        memcpy(&w, p, 8)
+        h = (h ^ w) * <uint64_t>0xD6E8FEB86659FD93
+        h ^= h >> 32
+        p += 8
+        length -= 8
+    if length >= 4:
+        memcpy(&a, p, 4)
+        memcpy(&b, p + length - 4, 4)
+        w = <uint64_t>a | (<uint64_t>b << 32)
+    elif length:
+        w = (<uint64_t>(<const uint8_t *>p)[0]
+             | (<uint64_t>(<const uint8_t *>p)[length >> 1] << 8)
+             | (<uint64_t>(<const uint8_t *>p)[length - 1] << 16))
+    else:
+        w = 0
+    h = (h ^ w) * <uint64_t>0xC2B2AE3D27D4EB4F
+    h ^= h >> 29
+    h *= <uint64_t>0x9E3779B97F4A7C15
+    return h ^ (h >> 32)
+
+cdef uint64_t image_checksum(const char *base, uint64_t size) noexcept nogil
+    # size: a multiple of 32
+cdef uint64_t checksum_without(const char *base, uint64_t size, bint whole) noexcept nogil
