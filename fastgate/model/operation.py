@@ -215,9 +215,8 @@ class Store(Model, frozen=True, kw_only=True):
     """Where records are kept."""
 
     url: Annotated[
-        str | None,
+        Annotated[str, Meta(pattern=r"^(sqlite|postgresql)(\+[a-z0-9]+)?://")] | None,
         Meta(
-            pattern=r"^(sqlite|postgresql)(\+[a-z0-9]+)?://",
             description="`sqlite:///path`, or `postgresql://user:password@host/name`. Default: a "
             "SQLite file in the state directory.",
         ),

@@ -80,17 +80,15 @@ class Rewrite(Model, frozen=True, kw_only=True):
     """Changes of the path on its way to the upstream."""
 
     strip_prefix: Annotated[
-        str | None,
+        Annotated[str, Meta(pattern=r"^/[^?#\s]*$")] | None,
         Meta(
-            pattern=r"^/[^?#\s]*$",
             description="Taken off the front of the path; must be a literal beginning of the "
             "route's `path`.",
         ),
     ] = None
     replace_prefix: Annotated[
-        str | None,
+        Annotated[str, Meta(pattern=r"^/[^?#\s]*$")] | None,
         Meta(
-            pattern=r"^/[^?#\s]*$",
             description="Put in front of what is left. Without `strip_prefix`: in front of all.",
         ),
     ] = None
@@ -174,9 +172,8 @@ class Route(Rules, frozen=True, kw_only=True):
     ] = 0
     service: Annotated[str | None, Meta(description="The service it forwards to, by name.")] = None
     handler: Annotated[
-        str | None,
+        Annotated[str, Meta(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")] | None,
         Meta(
-            pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$",
             description="A Python handler instead: `package.module:function`.",
         ),
     ] = None

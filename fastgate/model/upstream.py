@@ -127,9 +127,8 @@ class Upstream(Model, frozen=True, kw_only=True):
         ),
     ] = "round_robin"
     hash_by: Annotated[
-        str | None,
+        Annotated[str, Meta(pattern=r"^(address|consumer|path|header:.+)$")] | None,
         Meta(
-            pattern=r"^(address|consumer|path|header:.+)$",
             description="With `balance: hash`: `address`, `consumer`, `path` or `header:Name`. "
             "Default: `address`.",
         ),

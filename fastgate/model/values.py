@@ -28,10 +28,27 @@ class Value:
     ALSO: ClassVar[tuple[str, ...]] = ()
     """JSON types accepted besides strings ("integer")."""
 
+    _seen: ClassVar[dict[str, Any]] = {}
+
+    def __init_subclass__(cls) -> None:
+        cls._seen = {}
+
     @classmethod
     def parse(cls, raw: object) -> Self:
         """The value that `raw`, text (or a number where that is clear), stands for."""
         raise NotImplementedError
+
+    @classmethod
+    def read(cls, raw: object) -> Self:
+        """As `parse`; a text that was parsed before gives the same object again."""
+        if not isinstance(raw, str):
+            return cls.parse(raw)
+        known = cls._seen.get(raw)
+        if known is None:
+            known = cls.parse(raw)
+            if len(cls._seen) < 4096:
+                cls._seen[raw] = known
+        return known
 
     def _key(self) -> tuple[Any, ...]:
         raise NotImplementedError
@@ -170,6 +187,11 @@ class KeyDigest(Value):
         if not re.fullmatch(r"[\x21-\x7e]{8,512}", text):
             raise ValueError(f"expected {cls.WHAT}")  # never show a key, not even a bad one
         return cls.of(text)
+
+    @classmethod
+    def read(cls, raw: object) -> Self:
+        """As `parse`, always: keys in clear are not kept."""
+        return cls.parse(raw)
 
     @classmethod
     def of(cls, key: str) -> Self:

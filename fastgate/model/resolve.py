@@ -1,0 +1,125 @@
+"""What a route, a service or a plan comes to once the policies it names are mixed in.
+
+- **Limits, quotas, concurrency** add up: those of the resource itself, then those of its
+  policies in the order they are named. A request meets those of its route, its service and its
+  consumer's plan, and each must have room. What a policy brings is counted once for all
+  that name the policy (write `route` or `service` into `by` to count apart).
+- **Addresses, CORS, body cap**: the nearest that says anything decides alone: the route, then
+  its policies in order, then its service's policies.
+- **Header rules** are applied one after the other, the nearest last: the service's policies,
+  the route's policies, the route.
+- **Plans of a service**: those that the service names and those that name the service. None at
+  all: open to every consumer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple
+
+from fastgate.model.gateway import Gateway, Plan, Policy, Route, Service, Size
+from fastgate.model.policy import (
+    Addresses,
+    Concurrency,
+    Cors,
+    HeaderRules,
+    Limit,
+    Quota,
+    Rules,
+)
+
+
+class OwnedLimit(NamedTuple):
+    """A limit with what makes it this one, over reloads."""
+
+    owner: str
+    """Kind and name of what it stands on: route:orders-read, policy:fair-use."""
+    kind: Literal["rate", "quota", "concurrency"]
+    position: int
+    """Among its owner's of this kind, from 0."""
+    limit: Limit | Quota | Concurrency
+
+    @property
+    def key(self) -> str:
+        """Stable and unique: owner, kind, and its name or else its position."""
+        return f"{self.owner}/{self.kind}/{self.limit.name or self.position}"
+
+
+class Effective(NamedTuple):
+    """What holds for a route, apart from the limits of its service and of plans."""
+
+    limits: list[OwnedLimit]
+    addresses: Addresses | None
+    cors: Cors | None
+    request_rules: list[HeaderRules]
+    """In the order they are applied."""
+    response_rules: list[HeaderRules]
+    max_body: Size | None
+    """None: the gateway's `caps.body`."""
+
+
+def own_limits(owner: str, rules: Rules) -> list[OwnedLimit]:
+    """The limits that stand on the resource itself."""
+    return [
+        *(OwnedLimit(owner, "rate", i, limit) for i, limit in enumerate(rules.limits)),
+        *(OwnedLimit(owner, "quota", i, quota) for i, quota in enumerate(rules.quotas)),
+        *(OwnedLimit(owner, "concurrency", i, c) for i, c in enumerate(rules.concurrency)),
+    ]
+
+
+class Resolver:
+    """Answers for one document. Its references must hold (`check.check`)."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.gateway = gateway
+        self.policies = {policy.name: policy for policy in gateway.policies}
+        self.services = {service.name: service for service in gateway.services}
+        self._plans: dict[str, list[str]] = {}
+        for service in gateway.services:
+            self._plans[service.name] = list(dict.fromkeys(service.plans))
+        for plan in gateway.plans:
+            for name in plan.services:
+                named = self._plans.setdefault(name, [])
+                if plan.name not in named:
+                    named.append(plan.name)
+        self._policy_limits = {
+            policy.name: own_limits(f"policy:{policy.name}", policy) for policy in gateway.policies
+        }
+
+    def route(self, route: Route) -> Effective:
+        """What holds for `route`."""
+        mine = self._named(route.policies)
+        service = self.services[route.service] if route.service is not None else None
+        far = self._named(service.policies) if service is not None else []
+        near: Sequence[Route | Policy] = [route, *mine, *far]
+        order = [policy.headers for policy in (*far, *mine)] + [route.headers]
+        empty = HeaderRules()
+        return Effective(
+            limits=self._limits(f"route:{route.name}", route, route.policies),
+            addresses=next((x.addresses for x in near if x.addresses is not None), None),
+            cors=next((x.cors for x in near if x.cors is not None), None),
+            request_rules=[h.request for h in order if h.request != empty],
+            response_rules=[h.response for h in order if h.response != empty],
+            max_body=next((x.max_body for x in near if x.max_body is not None), None),
+        )
+
+    def service_limits(self, service: Service) -> list[OwnedLimit]:
+        """The limits of a service and its policies."""
+        return self._limits(f"service:{service.name}", service, service.policies)
+
+    def plan_limits(self, plan: Plan) -> list[OwnedLimit]:
+        """The limits of a plan and its policies."""
+        return self._limits(f"plan:{plan.name}", plan, plan.policies)
+
+    def plans_of(self, service: str) -> list[str]:
+        """Plans whose consumers may use the service; empty: every consumer may."""
+        return self._plans[service]
+
+    def _limits(self, owner: str, rules: Rules, policies: Iterable[str]) -> list[OwnedLimit]:
+        found = own_limits(owner, rules)
+        for name in dict.fromkeys(policies):
+            found.extend(self._policy_limits[name])
+        return found
+
+    def _named(self, names: Iterable[str]) -> list[Policy]:
+        return [self.policies[name] for name in dict.fromkeys(names)]

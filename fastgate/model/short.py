@@ -1,0 +1,144 @@
+"""The short forms: what may be written instead of a full struct, as a table.
+
+Expansion happens on plain data, before it is decoded; what comes out has only full forms. Two
+rules hold everywhere besides the table: where a list is expected, one text or number stands for
+a list of one; and in `limits`, `quotas`, `concurrency` and `targets` one mapping does too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from fastgate.model import gateway as g
+from fastgate.model.base import Model
+
+
+class Short(NamedTuple):
+    """One short form of a struct."""
+
+    kinds: tuple[type, ...]
+    """What it is written as (bool is not taken for int)."""
+    expand: Callable[[Any], dict[str, Any]]
+    """To the full form."""
+    schema: dict[str, Any]
+    """Its JSON Schema."""
+    meaning: str
+    """For the reference."""
+
+
+def _text(name: str, meaning: str, **more: Any) -> Short:
+    return Short((str,), lambda value: {name: value}, {"type": "string", **more}, meaning)
+
+
+def _number(name: str, meaning: str) -> Short:
+    return Short((int,), lambda value: {name: value}, {"type": "integer"}, meaning)
+
+
+def _listener(bind: str) -> dict[str, Any]:
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", bind).strip("-._")[:56]
+    return {"name": name or "public", "bind": bind}
+
+
+def _auth(word: str) -> dict[str, Any]:
+    if word == "none":
+        return {}
+    if word == "api_key":
+        return {"api_key": {}}
+    raise ValueError(f"{word!r} is no way to authenticate; write none, api_key or a mapping")
+
+
+def _quota(text: str) -> dict[str, Any]:
+    match = re.fullmatch(r"\s*(\d{1,13})\s*/\s*(minute|hour|day|week|month|year)\s*", text, re.A)
+    if match is None:
+        raise ValueError(
+            f"{text!r} is not a quota such as '100000/month'; periods are minute, hour, day, "
+            "week, month, year"
+        )
+    return {"requests": int(match[1]), "period": match[2]}
+
+
+def _predicate(text: str) -> dict[str, Any]:
+    if text == "*":
+        return {"present": True}
+    if text.endswith("*"):
+        return {"prefix": text[:-1]}
+    return {"equals": text}
+
+
+_STRINGS = {"type": "array", "items": {"type": "string"}}
+
+SHORT: dict[type[Model], tuple[Short, ...]] = {
+    g.Listener: (
+        Short((str,), _listener, {"type": "string"}, "the address; the name is made from it"),
+    ),
+    g.Target: (_text("url", "the `url`"),),
+    g.Health: (_text("path", "the `path`"),),
+    g.KeepAlive: (_number("max", "the `max`"),),
+    g.Retries: (_number("attempts", "the `attempts`"),),
+    g.Respond: (
+        _number("status", "the `status`, no body"),
+        _text("body", "the `body`, status 200"),
+    ),
+    g.Auth: (
+        Short((str,), _auth, {"enum": ["none", "api_key"]}, "`none`; `api_key` with its defaults"),
+    ),
+    g.ApiKeyAuth: (_text("header", "the `header`"),),
+    g.Limit: (_text("rate", "the `rate`, by consumer", examples=["50/s"]),),
+    g.Quota: (
+        Short(
+            (str,),
+            _quota,
+            {"type": "string", "examples": ["100000/month"]},
+            "`<requests>/<period>`, by consumer",
+        ),
+    ),
+    g.Concurrency: (_number("max", "the `max`; by route or service where written there"),),
+    g.Cors: (
+        Short((str,), lambda value: {"origins": [value]}, {"type": "string"}, "one origin"),
+        Short((list,), lambda value: {"origins": value}, _STRINGS, "the `origins`"),
+    ),
+    g.Addresses: (
+        Short((str,), lambda value: {"allow": [value]}, {"type": "string"}, "one to allow"),
+        Short((list,), lambda value: {"allow": value}, _STRINGS, "those to `allow`"),
+    ),
+    g.Predicate: (
+        Short(
+            (str,),
+            _predicate,
+            {"type": "string"},
+            '`"v2"`: equals; `"v2*"`: begins with; `"*"`: present',
+        ),
+    ),
+    g.Control: (_text("bind", "the `bind`"),),
+    g.Store: (_text("url", "the `url`"),),
+    g.AccessLog: (_text("to", "the `to`"),),
+    g.Metrics: (
+        Short((bool,), lambda value: {"enabled": value}, {"type": "boolean"}, "`enabled`"),
+    ),
+    g.Consumer: (_text("name", "the `name`"),),
+}
+"""By struct. A struct that is not here is always written in full."""
+
+ONE_MAPPING = frozenset({"limits", "quotas", "concurrency", "targets"})
+"""List fields that one mapping may stand for, too."""
+
+
+def concurrency_of(owner: type[Model], value: Any) -> Any:
+    """`concurrency: 100` on a route or service counts the whole of it, not each consumer."""
+    scope = {g.Route: "route", g.Service: "service"}.get(owner)
+    if scope is not None and isinstance(value, int) and not isinstance(value, bool):
+        return {"max": value, "by": [scope]}
+    return value
+
+
+def expand_one(struct: type[Model], value: Any) -> Any:
+    """`value` in the full form of `struct`, if it is in one of its short forms."""
+    for short in SHORT.get(struct, ()):
+        if isinstance(value, short.kinds) and (type(value) is not bool or bool in short.kinds):
+            return short.expand(value)
+    if struct is g.Auth and isinstance(value, dict) and value.get("api_key", 0) is None:
+        # "api_key:" with nothing behind it asks for a key; it must not mean "open".
+        return {**value, "api_key": {}}
+    return value
