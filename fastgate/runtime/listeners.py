@@ -24,8 +24,6 @@ from contextlib import suppress
 from fastgate.errors import ProcessError
 from fastgate.runtime.messages import Listener
 
-BACKLOG = 4096  # the kernel caps it at net.core.somaxconn
-
 
 class BindError(ProcessError):
     """An address could not be bound; says which, why and how to mend it."""
@@ -80,7 +78,7 @@ def bind(
     path = _unix_path(listener.bind)
     sock = _take_inherited(listener, path, inherited) if inherited else None
     if sock is not None:
-        sock.listen(BACKLOG)
+        sock.listen(listener.backlog)
         return Bound(listener, [sock], _address_of(sock), inherited=True)
     if path:
         return Bound(listener, [_bind_unix(listener, path)], listener.bind)
@@ -124,7 +122,7 @@ def _bind_tcp(listener: Listener, count: int) -> Bound:
             sock.bind(sockaddr)
             sockaddr = sock.getsockname()  # port 0: the others take the port of the first
         for sock in sockets:
-            sock.listen(BACKLOG)
+            sock.listen(listener.backlog)
     except OSError as error:
         for sock in sockets:
             sock.close()
@@ -149,14 +147,17 @@ def _bind_unix(listener: Listener, path: str) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     sock.setblocking(False)
     try:
-        _clear_stale(path)
+        if path[0] == "@":
+            path = "\0" + path[1:]  # an abstract address: no file, no mode
+        else:
+            _clear_stale(path)
         # The mode holds from the first moment: nobody can connect before chmod.
         previous = os.umask(0o777 & ~listener.mode)
         try:
             sock.bind(path)
         finally:
             os.umask(previous)
-        sock.listen(BACKLOG)
+        sock.listen(listener.backlog)
     except OSError as error:
         sock.close()
         raise _explain(listener, error, path, 0) from error
@@ -231,7 +232,8 @@ def _take_inherited(
 def _address_of(sock: socket.socket) -> str:
     name = sock.getsockname()
     if sock.family == socket.AF_UNIX:
-        return f"unix:{name}"
+        text = os.fsdecode(name)  # an abstract address comes as bytes
+        return "unix:@" + text[1:] if text[:1] == "\0" else f"unix:{text}"
     return f"[{name[0]}]:{name[1]}" if sock.family == socket.AF_INET6 else f"{name[0]}:{name[1]}"
 
 
@@ -240,7 +242,7 @@ def _unix_path(bind: str) -> str:
 
 
 def _inode_of(path: str) -> tuple[int, int] | None:
-    if not path:
+    if not path or path[0] == "@":
         return None
     try:
         found = os.lstat(path)

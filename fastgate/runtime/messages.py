@@ -31,11 +31,13 @@ class Message(msgspec.Struct, tag=True, kw_only=True, omit_defaults=True):
 
 
 class Listener(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One bound address. `bind` identifies it: `host:port`, `[v6]:port` or `unix:/path`."""
+    """One bound address. `bind` identifies it: `host:port`, `[v6]:port`,
+    `unix:/path` or `unix:@name` (abstract)."""
 
     name: str
     bind: str
     mode: int = 0o660  # of a Unix socket's file
+    backlog: int = 4096  # connections that may wait; the kernel caps it at net.core.somaxconn
     shared: bool = False  # one socket for all instead of one for each worker
 
 

@@ -1,0 +1,204 @@
+"""Active health checks, made by control, shared with the workers through the segment.
+
+One task a target asks `GET path` at every interval, over TCP or a Unix socket, and reads no
+more of the answer than its status line. The verdict changes after so many equal results in a
+row, and is one word in the target's row, which workers read when they choose a target::
+
+    unknown (0) ── healthy_after successes ──▶ healthy (1)
+        │   ▲                                    │  ▲
+        │   └── checks end (no row is left unhealthy by nobody)
+        └────── unhealthy_after failures ──▶ unhealthy (2)
+
+An unknown target is usable: a gateway serves from its first moment, not after a round of checks.
+Passive ejection, from real requests, is the workers' own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import re
+import socket
+import struct
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any, Protocol
+
+import msgspec
+
+log = logging.getLogger("fastgate.control")
+
+UNKNOWN, HEALTHY, UNHEALTHY = 0, 1, 2
+_STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5]\d\d)(?: |\r)")
+
+
+class Row(Protocol):
+    """A target's row in the segment."""
+
+    health: int
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True):
+    """What is checked, and how. Durations in seconds."""
+
+    name: str  # for the log
+    family: int
+    address: Any  # what connect() takes
+    authority: str
+    path: str
+    interval: float
+    timeout: float
+    unhealthy_after: int
+    healthy_after: int
+    expect: tuple[str, ...]  # "200", "2xx"
+
+
+class Verdict:
+    """Counts results and says when they change what is thought of a target."""
+
+    __slots__ = ("_check", "_run", "state")
+
+    def __init__(self, check: Check, state: int = UNKNOWN) -> None:
+        self._check = check
+        self._run = 0  # > 0: successes in a row, < 0: failures
+        self.state = state
+
+    def result(self, good: bool) -> bool:
+        """Count a result; True when the state changed."""
+        if good:
+            self._run = max(self._run, 0) + 1
+            changed = self.state != HEALTHY and self._run >= self._check.healthy_after
+            if changed:
+                self.state = HEALTHY
+        else:
+            self._run = min(self._run, 0) - 1
+            changed = self.state != UNHEALTHY and -self._run >= self._check.unhealthy_after
+            if changed:
+                self.state = UNHEALTHY
+        return changed
+
+
+class CheckFailed(Exception):
+    """A target did not answer as expected; the text says how it did."""
+
+
+async def ask(check: Check) -> None:
+    """One check. Raises CheckFailed."""
+    try:
+        async with asyncio.timeout(check.timeout):
+            status = await _status_of(check)
+    except TimeoutError:
+        raise CheckFailed(f"no answer within {check.timeout:g} s") from None
+    except OSError as error:
+        raise CheckFailed(error.strerror or str(error)) from error
+    if not any(status == want or want == f"{status[0]}xx" for want in check.expect):
+        raise CheckFailed(f"answered {status}")
+
+
+async def _status_of(check: Check) -> str:
+    sock = socket.socket(check.family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, check.address)
+        reader, writer = await asyncio.open_connection(sock=sock, limit=8192)
+    except BaseException:
+        sock.close()
+        raise
+    try:
+        writer.write(
+            f"GET {check.path} HTTP/1.1\r\nHost: {check.authority}\r\n"
+            "User-Agent: fastgate-health\r\nAccept: */*\r\nConnection: close\r\n\r\n".encode()
+        )
+        try:
+            line = await reader.readuntil(b"\r\n")
+        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+            raise CheckFailed("closed the connection without an answer") from error
+        found = _STATUS_LINE.match(line)
+        if found is None:
+            raise CheckFailed("answered with something that is not HTTP/1")
+        return found[1].decode()
+    finally:
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+
+
+class _Watched:
+    __slots__ = ("check", "row", "task")
+
+    def __init__(self, check: Check, row: Row, task: asyncio.Task[None]) -> None:
+        self.check = check
+        self.row = row
+        self.task = task
+
+
+class HealthChecks:
+    """All active checks of the configuration that is served."""
+
+    def __init__(self, ask_once: Callable[[Check], Any] = ask) -> None:
+        self._ask = ask_once
+        self._watched: dict[int, _Watched] = {}
+
+    def update(self, wanted: Iterable[tuple[int, Check, Row]]) -> None:
+        """Check these targets (identity, check, row) from now on, and no others.
+
+        One whose check is the same as before goes on undisturbed.
+        """
+        new = {identity: (check, row) for identity, check, row in wanted}
+        for identity in list(self._watched):
+            watched = self._watched[identity]
+            if identity not in new or new[identity][0] != watched.check:
+                watched.task.cancel()
+                if identity not in new:
+                    watched.row.health = UNKNOWN
+                del self._watched[identity]
+        for identity, (check, row) in new.items():
+            if identity not in self._watched:
+                task = asyncio.ensure_future(self._watch(check, row))
+                self._watched[identity] = _Watched(check, row, task)
+
+    async def stop(self) -> None:
+        """End all checks; the rows keep the last verdicts."""
+        tasks = [watched.task for watched in self._watched.values()]
+        self._watched.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _watch(self, check: Check, row: Row) -> None:
+        verdict = Verdict(check, row.health)
+        # Not all targets in the same instant.
+        await asyncio.sleep(random.uniform(0, min(check.interval, 1.0)))
+        while True:
+            why = ""
+            try:
+                await self._ask(check)
+            except CheckFailed as error:
+                why = str(error)
+            if verdict.result(not why):
+                row.health = verdict.state
+                if verdict.state == UNHEALTHY:
+                    log.warning("target %s is unhealthy: %s", check.name, why)
+                else:
+                    log.info("target %s is healthy", check.name)
+            await asyncio.sleep(check.interval * random.uniform(0.9, 1.1))
+
+
+def unpack_sockaddr(packed: bytes) -> tuple[int, Any] | None:
+    """A C `struct sockaddr` as (family, what connect() takes); None when it is empty."""
+    if len(packed) < 3:
+        return None
+    (family,) = struct.unpack_from("=H", packed)
+    if family == socket.AF_INET:
+        (port,) = struct.unpack_from("!H", packed, 2)
+        return family, (socket.inet_ntop(family, packed[4:8]), port)
+    if family == socket.AF_INET6:
+        port, flow = struct.unpack_from("!HI", packed, 2)
+        (scope,) = struct.unpack_from("=I", packed, 24)
+        return family, (socket.inet_ntop(family, packed[8:24]), port, flow, scope)
+    if family == socket.AF_UNIX:
+        path = packed[2:]
+        # An abstract address begins with NUL and is as long as it is.
+        return family, path if path[:1] == b"\0" else path.split(b"\0", 1)[0].decode()
+    raise ValueError(f"address family {family}")

@@ -1,0 +1,277 @@
+"""A worker: one uvloop, one Engine, and the answers to control. The composition root.
+
+The engine does the work, in C, whenever its epoll descriptor is readable; everything here
+happens between two of its rounds. A worker is told what to serve in two steps
+(`messages.py`): *prepare* maps the snapshot and imports the handlers, which may fail and
+then touches nothing; *commit* swaps, which cannot fail.
+
+A worker that replaces a dead one starts with what the supervisor kept: it listens and serves
+before control has said a word, and also when there is no control. A handler that cannot be
+imported then is no reason not to serve the rest: its routes answer 500, and the log says why.
+
+Life: `starting` until a snapshot is installed, `serving`, and after SIGTERM `draining`: no new
+connection, idle ones closed, requests in progress finished; then exit 0. The supervisor kills
+what takes too long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+import uvloop
+
+from fastgate._core.credentials import CredentialIndex
+from fastgate._core.shm import Segment
+from fastgate._core.snapshot import Snapshot
+from fastgate.errors import SnapshotError
+from fastgate.runtime.channel import Channel, ChannelClosed, ChannelFull
+from fastgate.runtime.handlers import Handler, resolve_all
+from fastgate.runtime.messages import (
+    Abort,
+    Commit,
+    Listener,
+    Message,
+    Prepare,
+    Prepared,
+    Problem,
+    Serving,
+    ToWorker,
+    UseCredentials,
+)
+from fastgate.runtime.plan import WorkerStart
+
+log = logging.getLogger("fastgate.worker")
+
+HEARTBEAT_S = 1.0
+DRAIN_LOOK_S = 0.02
+
+STARTING, SERVING, DRAINING = 1, 2, 3  # worker_row.state
+
+
+class EngineLike(Protocol):
+    """What the worker uses of `_core/engine.pyx`."""
+
+    @property
+    def idle(self) -> bool: ...
+    def fileno(self) -> int: ...
+    def poll(self) -> None: ...
+    def listen(self, fd: int, name: str) -> None: ...
+    def unlisten(self, fd: int) -> None: ...
+    def install(self, snapshot: Snapshot, handlers: list[Handler]) -> None: ...
+    def set_credentials(self, index: CredentialIndex) -> None: ...
+    def drain(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class Pending(NamedTuple):
+    """A generation that is prepared and waits for its commit."""
+
+    seq: int
+    generation: int
+    binds: list[str]
+    snapshot: Snapshot
+    handlers: list[Handler]
+    listen: list[tuple[Listener, socket.socket]]
+
+
+class Worker:
+    """One worker process. `engine` is made after the fork."""
+
+    def __init__(self, start: WorkerStart, segment: Segment, engine: EngineLike) -> None:
+        self._index = start.index
+        self._row = segment.worker_row(start.index)
+        self._engine = engine
+        self._channel: Channel[ToWorker] = Channel(start.channel, ToWorker)
+        self._listening: dict[str, socket.socket] = {}
+        self._pending: Pending | None = None
+        self._generation = 0
+        self._draining = False
+
+    def run(self, start: WorkerStart) -> int:
+        """Serve until drained. Returns the exit code."""
+        loop = uvloop.new_event_loop()
+        asyncio.set_event_loop(loop)
+        self._loop = loop
+        self._row.state = STARTING
+        self._beat()
+        loop.add_signal_handler(signal.SIGTERM, self._drain)
+        loop.add_reader(self._engine.fileno(), self._engine.poll)
+        loop.add_reader(self._channel.fileno(), self._on_channel)
+        loop.call_soon(self._begin, start)
+        try:
+            loop.run_forever()
+        finally:
+            loop.remove_reader(self._engine.fileno())
+            self._engine.close()
+            for task in asyncio.all_tasks(loop):
+                task.cancel()
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.close()
+        return 0
+
+    # ---- what is served ------------------------------------------------------------------
+
+    def _begin(self, start: WorkerStart) -> None:
+        """Serve what the supervisor kept, if there is something."""
+        if start.credentials_fd >= 0:
+            self._use_credentials(start.credentials_fd)
+        if start.snapshot_fd < 0:
+            return
+        snapshot = Snapshot(start.snapshot_fd)
+        os.close(start.snapshot_fd)
+        handlers, problems = resolve_all(snapshot.handlers())
+        for problem in problems:
+            log.error(
+                "worker %d: handler %s: %s; its routes answer 500",
+                self._index,
+                problem.about,
+                problem.error,
+            )
+        binds = [listener.bind for listener, _ in start.listeners]
+        self._install(
+            Pending(0, start.generation, binds, snapshot, handlers, list(start.listeners))
+        )
+
+    def _prepare(self, message: Prepare, fds: list[int]) -> None:
+        self._forget_pending()
+        listen = [
+            (listener, socket.socket(fileno=fd))
+            for listener, fd in zip(message.listen, fds[1:], strict=True)
+        ]
+        try:
+            snapshot = Snapshot(fds[0])
+        except (SnapshotError, OSError) as error:
+            _close(listen)
+            self._say(Prepared(seq=message.seq, problems=[Problem("snapshot", str(error))]))
+            return
+        finally:
+            os.close(fds[0])
+        handlers, problems = resolve_all(snapshot.handlers())
+        self._pending = Pending(
+            message.seq, message.generation, message.binds, snapshot, handlers, listen
+        )
+        self._say(Prepared(seq=message.seq, problems=problems))
+
+    def _commit(self, message: Commit) -> None:
+        pending, self._pending = self._pending, None
+        if pending is None or pending.seq != message.seq:
+            log.error("worker %d: asked to commit what was not prepared", self._index)
+            return
+        self._install(pending)
+        self._say(Serving(seq=pending.seq, generation=pending.generation))
+
+    def _install(self, new: Pending) -> None:
+        self._engine.install(new.snapshot, new.handlers)
+        if not self._draining:
+            for listener, sock in new.listen:
+                if listener.bind in self._listening:
+                    sock.close()  # it has this one already
+                    continue
+                self._engine.listen(sock.fileno(), listener.name)
+                self._listening[listener.bind] = sock
+            for bind in self._listening.keys() - set(new.binds):
+                sock = self._listening.pop(bind)
+                self._engine.unlisten(sock.fileno())
+                sock.close()
+            self._row.state = SERVING
+        self._generation = new.generation
+        self._row.generation = new.generation
+
+    def _forget_pending(self) -> None:
+        if self._pending is not None:
+            _close(self._pending.listen)
+            self._pending = None
+
+    def _use_credentials(self, fd: int) -> None:
+        try:
+            self._engine.set_credentials(CredentialIndex.attach(fd))
+        finally:
+            os.close(fd)
+
+    # ---- the channel ---------------------------------------------------------------------
+
+    def _on_channel(self) -> None:
+        try:
+            while (received := self._channel.receive()) is not None:
+                self._on_message(*received)
+        except ChannelClosed:
+            # Not even the supervisor holds the other end: nobody is left to serve for.
+            log.error("worker %d: the supervisor is gone", self._index)
+            self._loop.stop()
+        except msgspec.DecodeError as error:
+            log.error("worker %d: control said what cannot be read: %s", self._index, error)
+
+    def _on_message(self, message: ToWorker, fds: list[int]) -> None:
+        if isinstance(message, Prepare):
+            self._prepare(message, fds)
+        elif isinstance(message, Commit):
+            self._commit(message)
+        elif isinstance(message, Abort):
+            self._forget_pending()
+        elif isinstance(message, UseCredentials):
+            self._use_credentials(fds[0])
+
+    def _say(self, message: Message) -> None:
+        try:
+            self._channel.send(message)
+            if self._channel.waiting:
+                self._loop.add_writer(self._channel.fileno(), self._flush)
+        except (ChannelClosed, ChannelFull) as error:
+            log.error("worker %d: control cannot be told: %r", self._index, error)
+
+    def _flush(self) -> None:
+        self._channel.flush()
+        if not self._channel.waiting:
+            self._loop.remove_writer(self._channel.fileno())
+
+    # ---- life ----------------------------------------------------------------------------
+
+    def _beat(self) -> None:
+        self._row.heartbeat_ns = time.monotonic_ns()
+        self._loop.call_later(HEARTBEAT_S, self._beat)
+
+    def _drain(self) -> None:
+        if self._draining:
+            return
+        self._draining = True
+        self._row.state = DRAINING
+        self._engine.drain()
+        for sock in self._listening.values():
+            sock.close()
+        self._listening.clear()
+        self._look_idle()
+
+    def _look_idle(self) -> None:
+        if self._engine.idle:
+            self._loop.stop()
+        else:
+            self._loop.call_later(DRAIN_LOOK_S, self._look_idle)
+
+
+def worker_main(segment: Segment, paths: Sequence[str] = ()) -> Callable[[WorkerStart], int]:
+    """The function that a worker runs. `paths` are where handlers are looked for besides."""
+
+    def main(start: WorkerStart) -> int:
+        from fastgate._core.engine import Engine
+
+        gc.enable()
+        sys.path.extend(path for path in paths if path not in sys.path)
+        engine: Any = Engine(segment, start.index)
+        return Worker(start, segment, engine).run(start)
+
+    return main
+
+
+def _close(listen: list[tuple[Listener, socket.socket]]) -> None:
+    for _, sock in listen:
+        sock.close()
