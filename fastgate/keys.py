@@ -1,0 +1,62 @@
+"""Keys: how an API key or a token of the control API looks.
+
+```
+fg_live_4eC39HqLyjWDarjtT1zdp7dcS3XxQm0aUHhCBn
+│  │    └ 32 random characters of base 62, then 6 of checksum (CRC-32 of all before)
+│  └ environment, if one was asked for
+└ what it is: fg a key, fgt a token of the control API
+```
+
+190 bits of chance: nothing to guess, and its plain SHA-256 is safe to keep. The checksum lets
+leak scanners and typing errors be told from keys without asking anyone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+import zlib
+
+BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+RANDOM_LENGTH = 32
+CHECK_LENGTH = 6
+_TAIL = f"[0-9A-Za-z]{{{RANDOM_LENGTH + CHECK_LENGTH}}}"
+_KEY = re.compile(rf"(fgt?)_(?:([a-z0-9]{{1,16}})_)?({_TAIL})")
+_ENVIRONMENT = re.compile(r"[a-z0-9]{1,16}")
+
+
+def _checksum(text: str) -> str:
+    value = zlib.crc32(text.encode("ascii"))
+    digits = []
+    for _ in range(CHECK_LENGTH):
+        value, digit = divmod(value, 62)
+        digits.append(BASE62[digit])
+    return "".join(reversed(digits))
+
+
+def new_key(environment: str | None = None, *, kind: str = "fg") -> str:
+    """A new key. `environment`: 1 to 16 lower-case letters and digits. Raises ValueError."""
+    if environment is not None and not _ENVIRONMENT.fullmatch(environment):
+        raise ValueError("an environment is 1 to 16 lower-case letters and digits")
+    head = f"{kind}_{environment}_" if environment else f"{kind}_"
+    body = head + "".join(secrets.choice(BASE62) for _ in range(RANDOM_LENGTH))
+    return body + _checksum(body)
+
+
+def is_key(text: str) -> bool:
+    """Whether the text has the form of a key or token of ours, checksum included."""
+    if not _KEY.fullmatch(text):
+        return False
+    return secrets.compare_digest(_checksum(text[:-CHECK_LENGTH]), text[-CHECK_LENGTH:])
+
+
+def shown_prefix(key: str) -> str:
+    """The part of a key that may be shown and kept, to tell keys apart: "fg_live_4eC39H"."""
+    found = _KEY.fullmatch(key)
+    return key[: found.start(3) + 6] if found else key[:4]
+
+
+def key_digest(key: str) -> bytes:
+    """The SHA-256 of a key: 32 bytes, what is kept of it."""
+    return hashlib.sha256(key.encode()).digest()

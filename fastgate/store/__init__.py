@@ -1,0 +1,19 @@
+"""The store: accounts, consumers, credentials, revisions, tokens; SQLite or PostgreSQL.
+
+Nothing in the request path reads it. It may be down when the gateway starts, go away and come
+back; what needs it meanwhile fails with `fastgate.errors.StoreError` and nothing else does.
+
+```
+engine       Store: connects, migrates, comes back by itself; read() and write() transactions
+tables       the tables, once; `migrations/` builds them with Alembic
+parties      accounts, consumers, credentials
+history      revisions of the configuration
+tokens       bearer tokens of the control API
+idempotency  answers kept for repeated writes
+cache        the local file of credential hashes that keeps traffic going without the store
+ids, pages   sortable ids; cursors
+```
+
+Importing this package imports nothing: SQLAlchemy costs about 25 MiB and a third of a second,
+which the gateway spends only after it serves.
+"""

@@ -1,0 +1,199 @@
+"""The credential cache: who may call, in a local file, for the time the store is down.
+
+It holds hashes, never keys, and is readable by its owner only. Shape:
+
+```
+"FGCRED1\\n"  frame  frame  frame …        frame = length u32 │ crc32 u32 │ msgpack record
+```
+
+A change appends a frame and is synced to disk before it is answered. A frame cut off or
+damaged by a crash ends the reading: what came before it stands. When more than half of the
+file is outdated it is written anew beside itself and renamed over, so that at any moment the
+file on disk is whole.
+
+If a change cannot be written, the file is removed: a cache that is missing refuses calls until
+the store is back, one that is stale would let a revoked key in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+
+log = logging.getLogger("fastgate.store")
+
+MAGIC = b"FGCRED1\n"
+_FRAME = struct.Struct("<II")
+FRAME_MAX = 64 * 1024
+SLACK = 1024  # frames beyond the live ones before the file is written anew
+
+
+class ConsumerRecord(msgspec.Struct, array_like=True, tag="c", frozen=True):
+    """A consumer as the workers know it."""
+
+    id: str
+    name: str
+    account: str | None
+    plan: str | None
+    suspended: bool
+
+
+class KeyRecord(msgspec.Struct, array_like=True, tag="k", frozen=True):
+    """A credential: times in Unix seconds, 0: never."""
+
+    digest: bytes
+    id: str
+    consumer: str
+    expires_at: int
+    revoked_at: int
+
+
+class GoneRecord(msgspec.Struct, array_like=True, tag="g", frozen=True):
+    """A consumer that was deleted, with its credentials."""
+
+    consumer: str
+
+
+Record = ConsumerRecord | KeyRecord | GoneRecord
+_decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)
+_encoder = msgspec.msgpack.Encoder()
+
+
+def _frame(record: Record) -> bytes:
+    payload = _encoder.encode(record)
+    return _FRAME.pack(len(payload), zlib.crc32(payload)) + payload
+
+
+def _frames(data: bytes) -> Iterator[tuple[Record, int]]:
+    """The whole frames of a file and where each ends; stops at the first that is not."""
+    if not data.startswith(MAGIC):
+        return
+    at = len(MAGIC)
+    while at + _FRAME.size <= len(data):
+        length, checksum = _FRAME.unpack_from(data, at)
+        payload = data[at + _FRAME.size : at + _FRAME.size + length]
+        if length > FRAME_MAX or len(payload) != length or zlib.crc32(payload) != checksum:
+            return
+        try:
+            record = _decoder.decode(payload)
+        except msgspec.DecodeError:
+            return
+        at += _FRAME.size + length
+        yield record, at
+
+
+class CredentialCache:
+    """One cache file. Its folder must exist. Errors of the disk are logged, never raised."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._fd: int | None = None
+        self._frames = 0
+
+    def load(self) -> list[Record]:
+        """Every record in the file, oldest first; empty when there is no usable file."""
+        try:
+            data = self.path.read_bytes()
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            log.warning("The credential cache %s cannot be read: %s", self.path, error)
+            return []
+        records: list[Record] = []
+        end = 0
+        for record, end in _frames(data):  # noqa: B007 - the last end is where we append
+            records.append(record)
+        if end < len(data):
+            log.warning("The credential cache ends in a damaged record, which is dropped.")
+            if records:
+                with contextlib.suppress(OSError):
+                    os.truncate(self.path, end)
+        self._frames = len(records)
+        return records
+
+    def append(self, records: Iterable[Record]) -> None:
+        """Write changes at the end (not yet synced: `sync`)."""
+        frames = [_frame(record) for record in records]
+        if not frames:
+            return
+        try:
+            fd = self._open()
+            data = b"".join(frames)
+            if os.write(fd, data) != len(data):
+                raise OSError("the disk is full")
+        except OSError as error:
+            self._give_up(error)
+        else:
+            self._frames += len(frames)
+
+    def sync(self) -> None:
+        """Bring what was appended to the disk; blocks, so call it from a thread."""
+        fd = self._fd
+        if fd is not None:
+            try:
+                os.fdatasync(fd)
+            except OSError as error:
+                self._give_up(error)
+
+    def outdated(self, live: int) -> bool:
+        """Whether the file should be written anew, `live` records being what matters."""
+        return self._frames > 2 * live + SLACK
+
+    def replace(self, records: Iterable[Record]) -> None:
+        """Write the whole file anew, atomically."""
+        self.close()
+        beside = self.path.with_name(f"{self.path.name}.{os.getpid()}.new")
+        count = 0
+        try:
+            fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with os.fdopen(fd, "wb", buffering=1 << 16) as file:
+                os.fchmod(fd, 0o600)
+                file.write(MAGIC)
+                for record in records:
+                    file.write(_frame(record))
+                    count += 1
+                file.flush()
+                os.fsync(fd)
+            os.replace(beside, self.path)
+            folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                beside.unlink()
+            self._give_up(error)
+        else:
+            self._frames = count
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+
+    def _open(self) -> int:
+        if self._fd is None:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            fd = os.open(self.path, flags, 0o600)
+            os.fchmod(fd, 0o600)
+            if os.fstat(fd).st_size < len(MAGIC):
+                os.ftruncate(fd, 0)
+                os.write(fd, MAGIC)
+            self._fd = fd
+        return self._fd
+
+    def _give_up(self, error: OSError) -> None:
+        log.error("The credential cache %s cannot be written and is removed: %s", self.path, error)
+        with contextlib.suppress(OSError):
+            self.close()
+        with contextlib.suppress(OSError):
+            self.path.unlink()
+        self._frames = 0

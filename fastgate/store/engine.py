@@ -1,0 +1,400 @@
+"""Store: the connection to the database, which may be down at any time.
+
+```
+            start()
+              │
+        ┌─ connecting ──── connected, migrated, listeners told ──▶ ready ─┐
+        │     ▲                                                          │
+        │     └── back-off 0.2 s, doubled up to 5 s ◀── lost, at any use ─┘
+```
+
+- `start()` returns at once: a gateway does not wait for its database. `read()` and `write()`
+  raise StoreError while the store is not ready, and when it is lost under them.
+- Listeners (`on_ready`) run after every connect: there identity, tokens and revisions catch up
+  with what happened meanwhile. They are not waited for by others' reads and writes.
+- PostgreSQL may be shared by several gateways: every 2 s the counters of `changes` are read, and
+  listeners (`on_change`) hear of them when one has moved. SQLite has one gateway, and no poll.
+- One transaction per `async with`. `write()` is BEGIN IMMEDIATE on SQLite, so that two writers
+  queue up (`busy_timeout`) instead of failing half-way.
+
+SQLite runs in WAL mode with `synchronous=NORMAL`: a crash of the process loses nothing, a crash
+of the machine may lose the last transactions, never the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    IntegrityError,
+    NoSuchModuleError,
+    OperationalError,
+    SQLAlchemyError,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+import fastgate
+from fastgate.errors import ConflictError, StoreError
+from fastgate.store.tables import HEAD
+
+log = logging.getLogger("fastgate.store")
+
+BUSY_S = 5  # how long a SQLite writer waits for another
+CONNECT_S = 5
+COMMAND_S = 15
+BACKOFF_S = (0.2, 5.0)
+MIGRATION_S = 600
+DRIVERS = {
+    "sqlite": "sqlite+aiosqlite",
+    "postgresql": "postgresql+asyncpg",
+    "postgres": "postgresql+asyncpg",
+}
+
+POLL_S = 2.0  # how late another gateway's change may be seen
+
+Listener = Callable[[], Awaitable[None]]
+ChangeListener = Callable[[dict[str, int]], Awaitable[None]]
+
+
+def parse_url(text: str) -> URL:
+    """A database URL with our driver in it. Raises StoreError."""
+    try:
+        url = make_url(text)
+    except ArgumentError as error:
+        raise StoreError(
+            "The store's URL cannot be read; it looks like sqlite:///fastgate.db or "
+            "postgresql://user:password@host/database."
+        ) from error
+    kind = url.drivername.partition("+")[0]
+    if kind not in DRIVERS:
+        raise StoreError(f"The store's URL names {kind!r}; it can be sqlite or postgresql.")
+    if kind == "sqlite" and url.database in (None, "", ":memory:"):
+        raise StoreError("A SQLite store is a file: sqlite:///path/to/fastgate.db.")
+    return url.set(drivername=DRIVERS[kind])
+
+
+def make_engine(text: str, *, pool: int = 4) -> AsyncEngine:
+    """An engine with our habits for its database. Connects to nothing yet."""
+    url = parse_url(text)
+    if url.get_backend_name() == "sqlite":
+        return _sqlite(url, pool)
+    try:
+        return create_async_engine(
+            url,
+            pool_size=pool,
+            max_overflow=0,
+            pool_timeout=CONNECT_S,
+            pool_pre_ping=True,
+            connect_args={"timeout": CONNECT_S, "command_timeout": COMMAND_S},
+        )
+    except (ImportError, NoSuchModuleError) as error:
+        raise StoreError(
+            "PostgreSQL needs the driver asyncpg: pip install 'fastgate[postgresql]'."
+        ) from error
+
+
+def _sqlite(url: URL, pool: int) -> AsyncEngine:
+    engine = create_async_engine(
+        url,
+        pool_size=pool,
+        max_overflow=0,
+        pool_timeout=CONNECT_S,
+        # None: the driver starts no transaction behind our back; `begin` below does.
+        connect_args={"timeout": BUSY_S, "isolation_level": None},
+    )
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def prepare(connection: Any, _: Any) -> None:
+        cursor = connection.cursor()
+        for pragma in (
+            "journal_mode=WAL",
+            "synchronous=NORMAL",
+            "foreign_keys=ON",
+            f"busy_timeout={BUSY_S * 1000}",
+            "cache_size=-1024",  # KiB: the store is small, memory is counted
+        ):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def begin(connection: sa.Connection) -> None:
+        writes = connection.get_execution_options().get("fastgate_writes", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+@asynccontextmanager
+async def writing(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """One transaction that will write; committed at the end, rolled back on an exception."""
+    async with engine.connect() as connection:
+        await connection.execution_options(fastgate_writes=True)
+        async with connection.begin():
+            yield connection
+
+
+def reason_of(error: BaseException) -> str:
+    """One line on what a driver says, without the statement and its parameters."""
+    cause: BaseException = error
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        cause = error.orig
+    text = " ".join(str(cause).split())
+    return f"{type(cause).__name__}: {text}" if text else type(cause).__name__
+
+
+class Store:
+    """The database of one gateway. Used on one event loop."""
+
+    def __init__(self, url: str) -> None:
+        """Raises StoreError when the URL is none; touches no database."""
+        self._text = url
+        self.url = parse_url(url)
+        self.kind = self.url.get_backend_name()
+        self.on_ready: list[Listener] = []
+        self.on_change: list[ChangeListener] = []
+        self._counts: dict[str, int] = {}
+        self._engine: AsyncEngine | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._lost = asyncio.Event()
+        self._ready = asyncio.Event()
+        self._problem = "it has not been connected yet"
+
+    # ---- life ---------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Begin to connect, and keep connected. Returns at once."""
+        if self._keeper is None:
+            self._keeper = asyncio.create_task(self._keep(), name="store")
+
+    async def stop(self) -> None:
+        """Close every connection."""
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.cancel()
+            with suppress(asyncio.CancelledError):
+                await keeper
+        self._ready.clear()
+        self._problem = "it is closed"
+        await self._dispose()
+
+    @property
+    def ready(self) -> bool:
+        return self._ready.is_set()
+
+    @property
+    def problem(self) -> str | None:
+        """Why the store is not ready; None when it is."""
+        return None if self.ready else self._problem
+
+    async def wait_ready(self) -> None:
+        """Return once the store is ready. Waits for ever if it never is."""
+        await self._ready.wait()
+
+    async def connect(self) -> None:
+        """Connect, migrate, and tell the listeners. Raises StoreError; may be called again."""
+        engine = self._engine
+        try:
+            if engine is None:
+                engine = self._engine = make_engine(self._text)
+            if self.kind == "sqlite":
+                self._make_file()
+            if await self._migration_due(engine):
+                await self._migrate()
+        except StoreError:
+            raise
+        except Exception as error:  # whatever a driver says here: it cannot be reached
+            raise StoreError(f"The store cannot be reached: {reason_of(error)}.") from error
+        self._lost.clear()
+        self._ready.set()
+        try:
+            for listener in self.on_ready:
+                await listener()
+        except StoreError:
+            self._ready.clear()
+            raise
+
+    async def _keep(self) -> None:
+        wait, most = BACKOFF_S
+        while True:
+            try:
+                await self.connect()
+            except StoreError as error:
+                if str(error) != self._problem:
+                    log.warning("%s Trying again.", error)
+                self._problem = str(error)
+                await self._dispose()
+                await asyncio.sleep(wait)
+                wait = min(wait * 2, most)
+                continue
+            except Exception:
+                # A listener's own fault must not end the keeper: the store itself is there.
+                log.exception("Catching up with the store failed.")
+            else:
+                log.info("The store is ready (%s).", self.url.render_as_string(hide_password=True))
+            wait = BACKOFF_S[0]
+            await self._until_lost()
+            await self._dispose()
+
+    async def _until_lost(self) -> None:
+        if self.kind == "sqlite":
+            await self._lost.wait()
+            return
+        while not self._lost.is_set():
+            try:
+                await asyncio.wait_for(self._lost.wait(), POLL_S)
+            except TimeoutError:
+                try:
+                    await self.poll()
+                except StoreError:
+                    continue  # it has said so itself, and is lost now
+                except Exception:
+                    log.exception("Following the store's changes failed.")
+
+    async def poll(self) -> None:
+        """Tell `on_change` if any topic was changed since the last poll. Raises StoreError."""
+        async with self.read() as connection:
+            rows = await connection.execute(sa.text("SELECT topic, value FROM changes"))
+            counts = {str(topic): int(value) for topic, value in rows}
+        if counts != self._counts:
+            self._counts = counts
+            for listener in self.on_change:
+                await listener(counts)
+
+    async def _dispose(self) -> None:
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            with suppress(SQLAlchemyError, OSError):
+                await engine.dispose()
+
+    def _lose(self, error: BaseException) -> StoreError:
+        """Note that the store went away under a use of it."""
+        problem = f"The store cannot be reached: {reason_of(error)}."
+        if self.ready:
+            log.warning("The store was lost: %s", reason_of(error))
+        self._problem = problem
+        self._ready.clear()
+        self._lost.set()
+        return StoreError(problem)
+
+    # ---- migration ----------------------------------------------------------------------
+
+    def _make_file(self) -> None:
+        """Make the file before SQLite does, since that would let everyone read it."""
+        path = Path(self.url.database or "")
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+    async def _migration_due(self, engine: AsyncEngine) -> bool:
+        async with engine.connect() as connection:
+            tables = await connection.run_sync(lambda sync: sa.inspect(sync).get_table_names())
+            if "alembic_version" not in tables:
+                return True
+            found = await connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
+        if found is not None and found > HEAD:
+            raise StoreError(
+                f"The store was last used by a newer FastGate (its tables are {found}, "
+                f"this one knows {HEAD}). Run that release again, or restore a backup."
+            )
+        return bool(found != HEAD)
+
+    async def _migrate(self) -> None:
+        """Run `fastgate.store.migrate` as a program; see there why."""
+        root = str(Path(fastgate.__file__).parent.parent)
+        paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "fastgate.store.migrate",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        )
+        try:
+            async with asyncio.timeout(MIGRATION_S):
+                _, said = await process.communicate(self._text.encode() + b"\n")
+        except BaseException:
+            with suppress(ProcessLookupError):
+                process.kill()
+            raise
+        if process.returncode != 0:
+            last = said.decode(errors="replace").strip().rpartition("\n")[2]
+            raise StoreError(f"The store's tables could not be brought up to date: {last}")
+
+    # ---- use ----------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that only reads. Raises StoreError."""
+        async with self._transaction(writes=False) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that writes; committed at the end. Raises StoreError, ConflictError."""
+        async with self._transaction(writes=True) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def _transaction(self, *, writes: bool) -> AsyncIterator[AsyncConnection]:
+        engine = self._engine
+        if engine is None or not self.ready:
+            raise StoreError(self._problem)
+        connection = engine.connect()
+        try:
+            await connection.start()
+        except Exception as error:
+            raise self._lose(error) from error
+        try:
+            if writes:
+                await connection.execution_options(fastgate_writes=True)
+            async with connection.begin():
+                yield connection
+        except IntegrityError as error:
+            raise ConflictError(reason_of(error)) from error
+        except OperationalError as error:
+            raise self._failed(error) from error
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise self._lose(error) from error
+            raise self._failed(error) from error
+        except (OSError, TimeoutError) as error:
+            raise self._lose(error) from error
+        finally:
+            with suppress(SQLAlchemyError, OSError):
+                await connection.close()
+
+    def _failed(self, error: DBAPIError) -> StoreError:
+        """A statement failed. A busy or full SQLite file is no reason to connect again."""
+        if self.kind == "sqlite" and "locked" in str(error.orig):
+            return StoreError("The store is busy: another process holds its lock.")
+        return self._lose(error)
+
+
+async def counter(connection: AsyncConnection, topic: str) -> int:
+    """How often the topic was changed, by anyone on this database."""
+    value = await connection.scalar(
+        sa.text("SELECT value FROM changes WHERE topic = :topic"), {"topic": topic}
+    )
+    return int(value or 0)
+
+
+async def count_up(connection: AsyncConnection, topic: str) -> int:
+    """Say, within a transaction, that it changes the topic; the new count."""
+    value = await connection.scalar(
+        sa.text("UPDATE changes SET value = value + 1 WHERE topic = :topic RETURNING value"),
+        {"topic": topic},
+    )
+    return int(value or 0)

@@ -1,0 +1,409 @@
+"""Accounts, consumers and credentials: who pays, who calls, what proves it.
+
+Rows in, structs out; no rules beyond the tables' own. What a change means for the workers is
+`fastgate.identity`'s business. Every change counts the topic "parties" up in its transaction and
+reports the new count, so that a reader who knows count N and sees N+1 after its own change
+knows that nobody else changed anything in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from fastgate.errors import ConflictError, NotFoundError
+from fastgate.store.engine import Store, count_up, counter
+from fastgate.store.ids import new_id
+from fastgate.store.pages import Page, decode_cursor, page_of
+from fastgate.store.tables import accounts, consumers, credentials
+
+TOPIC = "parties"
+
+
+class Account(msgspec.Struct, frozen=True, kw_only=True):
+    """Who pays."""
+
+    id: str
+    name: str
+    created: datetime
+    updated: datetime
+    version: int
+
+
+class Consumer(msgspec.Struct, frozen=True, kw_only=True):
+    """Who calls."""
+
+    id: str
+    account: str | None
+    name: str
+    plan: str | None
+    suspended: bool
+    created: datetime
+    updated: datetime
+    version: int
+
+
+class Credential(msgspec.Struct, frozen=True, kw_only=True):
+    """What proves who calls: the hash of a key, and how the key begins."""
+
+    id: str
+    consumer: str
+    digest: bytes
+    prefix: str
+    label: str
+    created: datetime
+    updated: datetime
+    version: int
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+
+Row = TypeVar("Row", Account, Consumer, Credential)
+
+
+def now_utc() -> datetime:
+    return datetime.now(UTC)
+
+
+def _struct(kind: type[Row], row: sa.Row[Any]) -> Row:
+    return kind(**row._asdict())
+
+
+class Parties:
+    """The three tables as operations; each is one transaction."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    # ---- accounts -----------------------------------------------------------------------
+
+    async def create_account(self, name: str) -> Account:
+        """Raises ConflictError when the name is taken."""
+        now = now_utc()
+        account = Account(id=new_id("acc"), name=name, created=now, updated=now, version=1)
+        async with self.store.write() as connection:
+            await _insert(connection, accounts, account, f"An account named {name!r}")
+        return account
+
+    async def account(self, ident: str) -> Account:
+        """By id or by name. Raises NotFoundError."""
+        async with self.store.read() as connection:
+            return await _one(connection, accounts, Account, ident)
+
+    async def accounts(self, *, cursor: str | None, limit: int) -> Page[Account]:
+        async with self.store.read() as connection:
+            return await _page(connection, accounts, Account, [], cursor, limit)
+
+    async def rename_account(self, ident: str, name: str, version: int | None) -> Account:
+        """Raises NotFoundError; ConflictError when the name is taken or the version is not."""
+        async with self.store.write() as connection:
+            account = await _one(connection, accounts, Account, ident)
+            return await _update(connection, accounts, account, {"name": name}, version)
+
+    async def delete_account(self, ident: str, version: int | None) -> None:
+        """Raises NotFoundError; ConflictError while it has consumers."""
+        async with self.store.write() as connection:
+            account = await _one(connection, accounts, Account, ident)
+            _check_version(account, version)
+            held = await connection.scalar(
+                sa.select(sa.func.count())
+                .select_from(consumers)
+                .where(consumers.c.account == account.id)
+            )
+            if held:
+                raise ConflictError(
+                    f"The account {account.name!r} has {held} consumer(s); delete or move them "
+                    "first."
+                )
+            await connection.execute(sa.delete(accounts).where(accounts.c.id == account.id))
+
+    # ---- consumers ----------------------------------------------------------------------
+
+    async def create_consumer(
+        self, *, name: str, account: str | None, plan: str | None, suspended: bool
+    ) -> tuple[Consumer, int]:
+        """Raises ConflictError when the name is taken, DanglingError for an unknown account."""
+        now = now_utc()
+        async with self.store.write() as connection:
+            owner = await _owner(connection, account) if account else None
+            consumer = Consumer(
+                id=new_id("con"),
+                account=owner.id if owner else None,
+                name=name,
+                plan=plan,
+                suspended=suspended,
+                created=now,
+                updated=now,
+                version=1,
+            )
+            await _insert(connection, consumers, consumer, f"A consumer named {name!r}")
+            return consumer, await count_up(connection, TOPIC)
+
+    async def consumer(self, ident: str) -> Consumer:
+        """By id or by name. Raises NotFoundError."""
+        async with self.store.read() as connection:
+            return await _one(connection, consumers, Consumer, ident)
+
+    async def consumers(
+        self,
+        *,
+        cursor: str | None,
+        limit: int,
+        account: str | None = None,
+        plan: str | None = None,
+    ) -> Page[Consumer]:
+        where: list[sa.ColumnElement[bool]] = []
+        async with self.store.read() as connection:
+            if account is not None:
+                owner = await _one(connection, accounts, Account, account)
+                where.append(consumers.c.account == owner.id)
+            if plan is not None:
+                where.append(consumers.c.plan == plan)
+            return await _page(connection, consumers, Consumer, where, cursor, limit)
+
+    async def update_consumer(
+        self, ident: str, changes: dict[str, Any], version: int | None
+    ) -> tuple[Consumer, int]:
+        """Change name, account, plan, suspended. As create_consumer; NotFoundError."""
+        async with self.store.write() as connection:
+            consumer = await _one(connection, consumers, Consumer, ident)
+            if changes.get("account") is not None:
+                owner = await _owner(connection, changes["account"])
+                changes = {**changes, "account": owner.id}
+            changed = await _update(connection, consumers, consumer, changes, version)
+            return changed, await count_up(connection, TOPIC)
+
+    async def delete_consumer(self, ident: str, version: int | None) -> tuple[Consumer, int]:
+        """Its credentials go with it. Raises NotFoundError, ConflictError."""
+        async with self.store.write() as connection:
+            consumer = await _one(connection, consumers, Consumer, ident)
+            _check_version(consumer, version)
+            await connection.execute(sa.delete(consumers).where(consumers.c.id == consumer.id))
+            return consumer, await count_up(connection, TOPIC)
+
+    # ---- credentials --------------------------------------------------------------------
+
+    async def create_credential(
+        self,
+        consumer: str,
+        *,
+        digest: bytes,
+        prefix: str,
+        label: str,
+        expires_at: datetime | None,
+    ) -> tuple[Credential, Consumer, int]:
+        """Raises NotFoundError; ConflictError when the key is known already."""
+        async with self.store.write() as connection:
+            owner = await _one(connection, consumers, Consumer, consumer)
+            credential = _new_credential(owner.id, digest, prefix, label, expires_at)
+            await _insert(connection, credentials, credential, "This key")
+            return credential, owner, await count_up(connection, TOPIC)
+
+    async def credential(self, consumer: str, ident: str) -> Credential:
+        """One credential of one consumer. Raises NotFoundError."""
+        async with self.store.read() as connection:
+            return await _credential(connection, consumer, ident)
+
+    async def credentials(
+        self, consumer: str, *, cursor: str | None, limit: int
+    ) -> Page[Credential]:
+        async with self.store.read() as connection:
+            owner = await _one(connection, consumers, Consumer, consumer)
+            where = [credentials.c.consumer == owner.id]
+            return await _page(connection, credentials, Credential, where, cursor, limit)
+
+    async def update_credential(
+        self, consumer: str, ident: str, changes: dict[str, Any], version: int | None
+    ) -> tuple[Credential, int]:
+        """Change label, expires_at, revoked_at. Raises NotFoundError, ConflictError."""
+        async with self.store.write() as connection:
+            credential = await _credential(connection, consumer, ident)
+            changed = await _update(connection, credentials, credential, changes, version)
+            return changed, await count_up(connection, TOPIC)
+
+    async def rotate_credential(
+        self, consumer: str, ident: str, *, digest: bytes, prefix: str, old: dict[str, Any]
+    ) -> tuple[Credential, Credential, int]:
+        """A new credential like an old one, which takes the changes `old`; both or none.
+
+        Returns the new one, the old one as it is now, and the count. Raises NotFoundError;
+        ConflictError when the old one is revoked.
+        """
+        async with self.store.write() as connection:
+            before = await _credential(connection, consumer, ident)
+            if before.revoked_at is not None:
+                raise ConflictError(
+                    f"The credential {ident!r} is revoked; issue a new one instead of rotating it."
+                )
+            fresh = _new_credential(
+                before.consumer, digest, prefix, before.label, before.expires_at
+            )
+            await _insert(connection, credentials, fresh, "This key")
+            after = await _update(connection, credentials, before, old, None)
+            return fresh, after, await count_up(connection, TOPIC)
+
+    # ---- reading all --------------------------------------------------------------------
+
+    async def count(self) -> int:
+        """The count of the topic: how often anyone changed a party."""
+        async with self.store.read() as connection:
+            return await counter(connection, TOPIC)
+
+    async def everything(
+        self, since: datetime, batch: int = 5000
+    ) -> AsyncGenerator[list[tuple[Consumer, list[Credential]]]]:
+        """All consumers with their credentials, in batches, in one transaction's view.
+
+        Leaves out credentials revoked or expired before `since`.
+        """
+        async with self.store.read() as connection:
+            after = ""
+            while True:
+                rows = await connection.execute(
+                    sa.select(consumers)
+                    .where(consumers.c.id > after)
+                    .order_by(consumers.c.id)
+                    .limit(batch)
+                )
+                owners = [_struct(Consumer, row) for row in rows]
+                if not owners:
+                    return
+                after, first = owners[-1].id, owners[0].id
+                held: dict[str, list[Credential]] = {owner.id: [] for owner in owners}
+                found = await connection.execute(
+                    sa.select(credentials)
+                    .where(credentials.c.consumer >= first, credentials.c.consumer <= after)
+                    .where(
+                        sa.or_(credentials.c.revoked_at.is_(None), credentials.c.revoked_at > since)
+                    )
+                    .where(
+                        sa.or_(credentials.c.expires_at.is_(None), credentials.c.expires_at > since)
+                    )
+                )
+                for row in found:
+                    credential = _struct(Credential, row)
+                    held[credential.consumer].append(credential)
+                yield [(owner, held[owner.id]) for owner in owners]
+
+
+# ---- the few statements all three share -------------------------------------------------
+
+
+def _new_credential(
+    consumer: str, digest: bytes, prefix: str, label: str, expires_at: datetime | None
+) -> Credential:
+    now = now_utc()
+    return Credential(
+        id=new_id("crd"),
+        consumer=consumer,
+        digest=digest,
+        prefix=prefix,
+        label=label,
+        created=now,
+        updated=now,
+        version=1,
+        expires_at=expires_at,
+        revoked_at=None,
+    )
+
+
+NOUN = {"accounts": "account", "consumers": "consumer", "credentials": "credential"}
+
+
+async def _insert(connection: AsyncConnection, table: sa.Table, row: Row, what: str) -> None:
+    try:
+        async with connection.begin_nested():
+            await connection.execute(sa.insert(table).values(msgspec.structs.asdict(row)))
+    except sa.exc.IntegrityError as error:
+        raise ConflictError(f"{what} exists already.") from error
+
+
+async def _one(connection: AsyncConnection, table: sa.Table, kind: type[Row], ident: str) -> Row:
+    """By id, else by name."""
+    for column in (table.c.id, table.c.name):
+        row = (await connection.execute(sa.select(table).where(column == ident))).one_or_none()
+        if row is not None:
+            return _struct(kind, row)
+    raise NotFoundError(f"There is no {NOUN[table.name]} {ident!r}.")
+
+
+async def _owner(connection: AsyncConnection, account: str) -> Account:
+    try:
+        return await _one(connection, accounts, Account, account)
+    except NotFoundError as error:
+        raise DanglingError(str(error)) from error
+
+
+async def _credential(connection: AsyncConnection, consumer: str, ident: str) -> Credential:
+    owner = await _one(connection, consumers, Consumer, consumer)
+    row = (
+        await connection.execute(
+            sa.select(credentials).where(
+                credentials.c.id == ident, credentials.c.consumer == owner.id
+            )
+        )
+    ).one_or_none()
+    if row is None:
+        raise NotFoundError(f"The consumer {owner.name!r} has no credential {ident!r}.")
+    return _struct(Credential, row)
+
+
+async def _page(
+    connection: AsyncConnection,
+    table: sa.Table,
+    kind: type[Row],
+    where: list[sa.ColumnElement[bool]],
+    cursor: str | None,
+    limit: int,
+) -> Page[Row]:
+    query = sa.select(table).where(*where).order_by(table.c.id).limit(limit + 1)
+    if cursor is not None:
+        query = query.where(table.c.id > decode_cursor(cursor, str))
+    rows = await connection.execute(query)
+    return page_of([_struct(kind, row) for row in rows], limit, lambda item: item.id)
+
+
+class DanglingError(NotFoundError):
+    """The account that a consumer is to belong to is none."""
+
+
+class StaleError(ConflictError):
+    """The thing was changed since the version that the caller knows."""
+
+
+def _check_version(row: Account | Consumer | Credential, version: int | None) -> None:
+    if version is not None and row.version != version:
+        raise StaleError(
+            f"It was changed in the meantime: you know version {version}, it is at {row.version}."
+        )
+
+
+async def _update(
+    connection: AsyncConnection,
+    table: sa.Table,
+    row: Row,
+    changes: dict[str, Any],
+    version: int | None,
+) -> Row:
+    """Change a row that was just read; the version in WHERE catches who came between."""
+    _check_version(row, version)
+    values = {**changes, "updated": now_utc(), "version": row.version + 1}
+    try:
+        async with connection.begin_nested():
+            done = await connection.execute(
+                sa.update(table)
+                .where(table.c.id == row.id, table.c.version == row.version)
+                .values(values)
+            )
+    except sa.exc.IntegrityError as error:
+        raise ConflictError(
+            f"Another {NOUN[table.name]} has the name {changes.get('name')!r}."
+        ) from error
+    if done.rowcount != 1:
+        raise StaleError("It was changed by someone else at the same moment; read it again.")
+    return msgspec.structs.replace(row, **values)

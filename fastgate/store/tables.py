@@ -1,0 +1,159 @@
+"""The tables, declared once. `migrations/` must lead to exactly these (a test compares).
+
+```
+accounts 1──0..n consumers 1──n credentials        who pays, who calls, what proves it
+revisions      every version of the configuration, parent by number
+tokens         bearer tokens of the control API (hashes)
+idempotency    answers to writes that carried an Idempotency-Key (sealed)
+changes        one counter a topic, counted up in the transaction that changes the topic:
+               another gateway on the same database sees by it that it must read again
+```
+
+Ids compare as bytes on both databases (PostgreSQL: collation "C"), since their order is their
+age. Times are UTC: `timestamptz` on PostgreSQL, text on SQLite, always aware in Python. A row
+that can be changed has a `version`, which is its ETag.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeDecorator
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """An aware UTC time to the microsecond; refuses naive ones."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a time without a time zone cannot be stored")
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def id_type(length: int = 64) -> sa.types.TypeEngine[str]:
+    """Text that sorts by its bytes."""
+    return sa.String(length).with_variant(sa.String(length, collation="C"), "postgresql")
+
+
+def _created() -> sa.Column[Any]:
+    return sa.Column("created", UtcTime, nullable=False)
+
+
+def _version() -> tuple[sa.Column[Any], sa.Column[Any]]:
+    return (
+        sa.Column("updated", UtcTime, nullable=False),
+        sa.Column("version", sa.Integer, nullable=False),
+    )
+
+
+accounts = sa.Table(
+    "accounts",
+    metadata,
+    sa.Column("id", id_type(), primary_key=True),
+    sa.Column("name", id_type(96), nullable=False, unique=True),
+    _created(),
+    *_version(),
+)
+
+consumers = sa.Table(
+    "consumers",
+    metadata,
+    sa.Column("id", id_type(), primary_key=True),
+    sa.Column("account", id_type(), sa.ForeignKey("accounts.id", ondelete="RESTRICT"), index=True),
+    sa.Column("name", id_type(96), nullable=False, unique=True),
+    sa.Column("plan", id_type(56), index=True),
+    sa.Column("suspended", sa.Boolean, nullable=False),
+    _created(),
+    *_version(),
+)
+
+credentials = sa.Table(
+    "credentials",
+    metadata,
+    sa.Column("id", id_type(), primary_key=True),
+    sa.Column(
+        "consumer",
+        id_type(),
+        sa.ForeignKey("consumers.id", ondelete="CASCADE"),
+        nullable=False,
+        index=True,
+    ),
+    sa.Column("digest", sa.LargeBinary(32), nullable=False, unique=True),
+    sa.Column("prefix", sa.String(48), nullable=False),
+    sa.Column("label", sa.String(200), nullable=False),
+    _created(),
+    *_version(),
+    sa.Column("expires_at", UtcTime),
+    sa.Column("revoked_at", UtcTime),
+)
+
+revisions = sa.Table(
+    "revisions",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("parent", sa.Integer),
+    sa.Column("document", sa.LargeBinary, nullable=False),  # zlib of canonical JSON
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("author", sa.String(200), nullable=False),
+    sa.Column("source", sa.String(16), nullable=False),
+    sa.Column("note", sa.String(500), nullable=False),
+    _created(),
+)
+
+tokens = sa.Table(
+    "tokens",
+    metadata,
+    sa.Column("id", id_type(), primary_key=True),
+    sa.Column("digest", sa.LargeBinary(32), nullable=False, unique=True),
+    sa.Column("prefix", sa.String(48), nullable=False),
+    sa.Column("role", sa.String(16), nullable=False),
+    sa.Column("label", sa.String(200), nullable=False),
+    sa.Column("created_by", sa.String(200), nullable=False),
+    _created(),
+    sa.Column("expires_at", UtcTime),
+)
+
+idempotency = sa.Table(
+    "idempotency",
+    metadata,
+    sa.Column("principal", id_type(), primary_key=True),
+    sa.Column("key", sa.LargeBinary(32), primary_key=True),  # SHA-256 of the key
+    sa.Column("fingerprint", sa.LargeBinary(32), nullable=False),
+    sa.Column("attempt", id_type(), nullable=False),
+    sa.Column("answer", sa.LargeBinary),  # sealed; null: still being worked on
+    _created(),
+    sa.Index("ix_idempotency_created", "created"),
+)
+
+changes = sa.Table(
+    "changes",
+    metadata,
+    sa.Column("topic", sa.String(32), primary_key=True),
+    sa.Column("value", sa.BigInteger, nullable=False),
+)
+
+HEAD = "0001"
+"""The migration that `metadata` stands for: the newest in `migrations/versions`."""
