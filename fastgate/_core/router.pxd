@@ -2,10 +2,12 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from fastgate._core.http1 cimport head, span
-from fastgate._core.snapshot cimport snapshot_header
+from fastgate._core.snapshot cimport Snapshot, snapshot_header
 
 cdef enum:
     MAX_PARAMS = 16
+    MAX_SEGMENTS = 128        # of a pattern
+    MAX_VISITS = 4096         # trie nodes that one lookup may come by, at worst; checked when built
     ROUTE_FOUND = 1
     ROUTE_MISSING = 0         # 404
     ROUTE_METHOD = -1         # 405: out.allowed is set
@@ -14,6 +16,8 @@ cdef struct route_match:
     uint32_t route            # index into the snapshot's routes
     uint32_t nparams
     uint64_t allowed          # for 405: bits (1 << Method) of all routes of this host and path
+    uint32_t token_route      # for 405: a route whose `tokens` are allowed too, or NONE32
+    uint32_t reserved
     span params[MAX_PARAMS]   # within `path`, in the order of the pattern
 
 cdef int route_find(const snapshot_header *s,
@@ -23,3 +27,71 @@ cdef int route_find(const snapshot_header *s,
                     route_match *out) noexcept nogil
     # host: as sent, any case, without port. path: canonical. buf, h: the parsed request
     # (method, fields and query for predicates).
+    # A CORS preflight (OPTIONS with Origin and Access-Control-Request-Method) finds the route
+    # with `cors` that the announced request will find, besides routes that take OPTIONS.
+
+# ---- the tables, as `trie` writes them; offsets in bytes from the first of router_head ----
+cdef enum:
+    ROUTER_HOSTS = 1          # router_head.flags: there are exact hosts
+    ROUTER_WILDCARDS = 2
+    ROUTER_CORS = 4           # a candidate with CANDIDATE_CORS
+    CANDIDATE_PREDICATES = 1
+    CANDIDATE_TOKENS = 2
+    CANDIDATE_CORS = 4
+    SEED_HOST = 1
+    SEED_WILDCARD = 2
+    SEED_SEGMENT = 3
+    SEED_PATH = 4
+
+cdef struct router_head:
+    uint32_t flags
+    uint32_t hosts            # slot table of host_rec
+    uint32_t hosts_mask
+    uint32_t statics          # slot table of static_path
+    uint32_t statics_mask
+    uint32_t longest          # static path
+    uint32_t any              # host_rec of routes without hosts; 0: none
+    uint32_t shortest_suffix  # of a wildcard, with its dot
+    uint32_t longest_suffix
+    uint32_t reserved
+
+cdef struct slot:             # open addressing, linear probing
+    uint32_t tag              # upper half of the hash
+    uint32_t off              # 0: empty
+
+cdef struct host_rec:         # key follows
+    uint32_t id
+    uint32_t trie             # node; 0: static paths only
+    uint32_t statics          # how many static paths it has
+    uint16_t key_len
+    uint16_t wildcard         # the key is ".example.com"
+
+cdef struct candidate:
+    uint32_t route
+    uint16_t methods          # bits (1 << Method); bit METHOD_OTHER: every other token
+    uint16_t flags            # CANDIDATE_*
+
+cdef struct leaf:             # candidates follow, in the order of precedence
+    uint32_t count
+
+cdef struct static_path:      # candidates follow, then the path's bytes
+    uint32_t host
+    uint32_t path_len
+    uint32_t count
+
+cdef struct node:             # label follows
+    uint16_t label_len        # literal segments, joined by "/"; no "/" at either end
+    uint16_t reserved
+    uint32_t leaf             # a pattern ends here
+    uint32_t rest             # leaf of a final {rest*}
+    uint32_t param            # node below a {param}
+    uint32_t kids             # mask 0: the only literal child; else slots by first segment
+    uint32_t mask
+
+cdef inline uint64_t path_key(uint64_t path_hash, uint32_t host) noexcept nogil:
+    # of a static path: its hash, told apart by host
+    cdef uint64_t h = path_hash + <uint64_t>host * <uint64_t>0x9E3779B97F4A7C15
+    return h ^ (h >> 31)
+
+cdef class Router:
+    cdef readonly Snapshot snapshot

@@ -1,0 +1,554 @@
+"""router: host, path, method, predicates → route. No allocation, no pointer, no lock.
+
+What a lookup does (`docs/routing.md` is the same for people who write routes):
+
+1. **Hosts**, in this order, until a route is found: the exact host, wildcards from the longest
+   to the shortest, the routes without hosts.
+2. Within a host, **static paths** through one hash table, then the **trie** of the patterns that
+   have parameters. A static path is literal in every segment, so it would be the trie's first
+   answer anyway; it is kept out of the trie altogether.
+3. In the trie, at each segment: the literal child, then `{param}`, then `{rest*}`. What does
+   not lead to a route is left again (backtracking).
+4. At the end of a pattern stand its **candidates**, in the order of precedence: priority, listed
+   methods before any, more predicates first, name. The first whose method and predicates hold is
+   the route.
+
+        hosts ──► host_rec ──► node ─┬─ kids ──► node "orders/open" ── leaf ─► candidates
+        (slots)      │               ├─ param ─► node ...
+                     │               └─ rest ──► leaf
+        statics ─► static_path: host, candidates, "/orders"
+        (slots: hash of path and host)
+
+**The trie is one of segments**, and compressed: a chain of literal segments with nothing else at
+any of its nodes is one node, whose label is the chain ("v1/orders"). The literal children of a
+node stand in a small open-addressing table by the hash of their first segment, so a node with
+100,000 children costs one probe like a node with ten. A node lies directly in front of what it
+leads to, so that a step is mostly within the cache line just read.
+
+**Bounds.** A node of a trie stands for one way through the segments, so a lookup visits each at
+most once. How many it can visit at worst (one literal child and the parameter at every level)
+is computed when the router is built, and more than MAX_VISITS is an error there. The usual lookup
+visits one node for a static path and two or three for a pattern, independent of the number of
+routes. Recursion is as deep as the longest pattern has nodes, at most MAX_SEGMENTS.
+"""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memchr, memcmp, memcpy, memset
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+
+from fastgate._core.http1 cimport (
+    FIELD_UNDERSCORE, F_ACCESS_CONTROL_REQUEST_METHOD, F_ORIGIN, MAX_FIELDS, METHOD_CONNECT,
+    METHOD_DELETE, METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_OTHER, METHOD_PATCH,
+    METHOD_POST, METHOD_PUT, METHOD_TRACE, field, head, span)
+from fastgate._core.snapshot cimport (
+    NONE32, PREDICATE_HEADER_EQUALS, PREDICATE_HEADER_PREFIX, PREDICATE_HEADER_PRESENT,
+    PREDICATE_QUERY_EQUALS, PREDICATE_QUERY_PREFIX, PREDICATE_QUERY_PRESENT, Snapshot, hash64,
+    predicate, route_rec, snap_route, snap_str, snap_table, snapshot_header, str_ref)
+
+from typing import NamedTuple
+
+cdef enum:
+    HOST_MAX = 255
+
+# What one lookup carries from step to step.
+cdef struct lookup:
+    const snapshot_header *snap
+    const char *base              # of the router's tables
+    const char *path
+    uint32_t path_len
+    uint32_t method               # 1 << Method
+    uint32_t asked                # of a preflight: 1 << the announced method; else 0
+    span asked_token              # in buf
+    const char *buf
+    const head *req
+    route_match *out
+
+
+# ---- methods and predicates: the candidates of a pattern --------------------------------
+
+cdef uint32_t method_number(const char *p, uint32_t n) noexcept nogil:
+    if n == 3:
+        if memcmp(p, b"GET", 3) == 0:
+            return METHOD_GET
+        if memcmp(p, b"PUT", 3) == 0:
+            return METHOD_PUT
+    elif n == 4:
+        if memcmp(p, b"POST", 4) == 0:
+            return METHOD_POST
+        if memcmp(p, b"HEAD", 4) == 0:
+            return METHOD_HEAD
+    elif n == 5:
+        if memcmp(p, b"PATCH", 5) == 0:
+            return METHOD_PATCH
+        if memcmp(p, b"TRACE", 5) == 0:
+            return METHOD_TRACE
+    elif n == 6:
+        if memcmp(p, b"DELETE", 6) == 0:
+            return METHOD_DELETE
+    elif n == 7:
+        if memcmp(p, b"OPTIONS", 7) == 0:
+            return METHOD_OPTIONS
+        if memcmp(p, b"CONNECT", 7) == 0:
+            return METHOD_CONNECT
+    return METHOD_OTHER
+
+
+cdef bint has_token(const lookup *k, uint32_t route, const char *p, uint32_t n) noexcept nogil:
+    cdef const route_rec *r = snap_route(k.snap, route)
+    cdef const str_ref *tokens = <const str_ref *>snap_table(k.snap, r.tokens)
+    cdef uint32_t i
+    for i in range(r.tokens.count):
+        if tokens[i].len == n and memcmp(snap_str(k.snap, tokens[i]), p, n) == 0:
+            return True
+    return False
+
+
+cdef bint takes_method(const lookup *k, const candidate *c) noexcept nogil:
+    cdef const head *h = k.req
+    if c.methods & k.method:
+        return True
+    if c.flags & CANDIDATE_TOKENS and k.method == 1 << METHOD_OTHER:
+        return has_token(k, c.route, k.buf + h.method.off, h.method.len)
+    return False
+
+
+cdef bint takes_preflight(const lookup *k, const candidate *c) noexcept nogil:
+    if not (k.asked and c.flags & CANDIDATE_CORS):
+        return False
+    if c.methods & k.asked:
+        return True
+    if c.flags & CANDIDATE_TOKENS and k.asked == 1 << METHOD_OTHER:
+        return has_token(k, c.route, k.buf + k.asked_token.off, k.asked_token.len)
+    return False
+
+
+cdef inline bint same_name(const char *lower, const char *p, uint32_t n) noexcept nogil:
+    cdef uint32_t i
+    cdef uint8_t c
+    for i in range(n):
+        c = <uint8_t>p[i]
+        if c - 65 < 26 and c >= 65:
+            c |= 32
+        if c != <uint8_t>lower[i]:
+            return False
+    return True
+
+
+cdef inline bint value_holds(const char *wanted, uint32_t wanted_len, const char *p, uint32_t n,
+                             uint32_t how) noexcept nogil:
+    """how: 0 present, 1 equals, 2 prefix"""
+    if how == 0:
+        return True
+    if how == 1:
+        return n == wanted_len and memcmp(p, wanted, n) == 0
+    return n >= wanted_len and memcmp(p, wanted, wanted_len) == 0
+
+
+cdef bint header_holds(const lookup *k, const predicate *p, uint32_t how) noexcept nogil:
+    """One field of that name is enough."""
+    cdef const head *h = k.req
+    cdef const field *f
+    cdef uint32_t i
+    cdef const char *name = snap_str(k.snap, p.name)
+    cdef const char *wanted = snap_str(k.snap, p.value)
+    for i in range(h.nfields):
+        f = &h.fields[i]
+        if f.name_len != p.name.len or not same_name(name, k.buf + f.name, f.name_len):
+            continue
+        if f.flags & FIELD_UNDERSCORE and k.snap.underscores != 2:
+            continue                    # dropped before the upstream sees it: not there
+        if value_holds(wanted, p.value.len, k.buf + f.value, f.value_len, how):
+            return True
+    return False
+
+
+cdef bint query_holds(const lookup *k, const predicate *p, uint32_t how) noexcept nogil:
+    """One `name=value` (or `name` alone: an empty value) is enough. Compared as sent."""
+    cdef const head *h = k.req
+    cdef const char *at = k.buf + h.query.off
+    cdef const char *end = at + h.query.len
+    cdef const char *stop
+    cdef const char *equals
+    cdef const char *name = snap_str(k.snap, p.name)
+    cdef const char *wanted = snap_str(k.snap, p.value)
+    cdef uint32_t n
+    if not h.has_query:
+        return False
+    while at < end:
+        stop = <const char *>memchr(at, c'&', end - at)
+        if stop == NULL:
+            stop = end
+        equals = <const char *>memchr(at, c'=', stop - at)
+        n = <uint32_t>((equals if equals != NULL else stop) - at)
+        if n == p.name.len and memcmp(at, name, n) == 0:
+            equals = equals + 1 if equals != NULL else stop
+            if value_holds(wanted, p.value.len, equals, <uint32_t>(stop - equals), how):
+                return True
+        at = stop + 1
+    return False
+
+
+cdef bint predicates_hold(const lookup *k, uint32_t route) noexcept nogil:
+    cdef const route_rec *r = snap_route(k.snap, route)
+    cdef const predicate *p = <const predicate *>snap_table(k.snap, r.predicates)
+    cdef uint32_t i
+    for i in range(r.predicates.count):
+        if p[i].kind <= PREDICATE_HEADER_PREFIX:
+            if not header_holds(k, &p[i], p[i].kind - PREDICATE_HEADER_PRESENT):
+                return False
+        elif not query_holds(k, &p[i], p[i].kind - PREDICATE_QUERY_PRESENT):
+            return False
+    return True
+
+
+cdef bint choose(lookup *k, const candidate *c, uint32_t count) noexcept nogil:
+    """The first candidate whose method and predicates hold; notes what a 405 will say."""
+    cdef uint32_t i
+    cdef bint method
+    for i in range(count):
+        method = takes_method(k, &c[i]) or takes_preflight(k, &c[i])
+        if c[i].flags & CANDIDATE_PREDICATES and not predicates_hold(k, c[i].route):
+            continue
+        if method:
+            k.out.route = c[i].route
+            return True
+        k.out.allowed |= c[i].methods
+        if c[i].flags & CANDIDATE_TOKENS:
+            k.out.allowed |= 1 << METHOD_OTHER
+            k.out.token_route = c[i].route
+    return False
+
+
+cdef inline bint choose_leaf(lookup *k, uint32_t at) noexcept nogil:
+    cdef const leaf *l = <const leaf *>(k.base + at)
+    return choose(k, <const candidate *>(l + 1), l.count)
+
+
+# ---- paths --------------------------------------------------------------------------------
+
+cdef inline const node *child_of(const lookup *k, const node *n, const char *segment,
+                                 uint32_t size, uint32_t left) noexcept nogil:
+    """The literal child that the path goes on with, or NULL. left: bytes of path from segment."""
+    cdef const node *child
+    cdef const slot *slots
+    cdef uint64_t h
+    cdef uint32_t i, tag
+    if n.mask == 0:
+        child = <const node *>(k.base + n.kids)
+        if is_next(child, segment, left):
+            return child
+        return NULL
+    slots = <const slot *>(k.base + n.kids)
+    h = hash64(segment, size, SEED_SEGMENT)
+    tag = <uint32_t>(h >> 32)
+    i = <uint32_t>h & n.mask
+    while slots[i].off:
+        if slots[i].tag == tag:
+            child = <const node *>(k.base + slots[i].off)
+            if is_next(child, segment, left):
+                return child
+        i = (i + 1) & n.mask
+    return NULL
+
+
+cdef inline bint is_next(const node *child, const char *segment, uint32_t left) noexcept nogil:
+    cdef uint32_t n = child.label_len
+    return (
+        left >= n and memcmp(child + 1, segment, n) == 0
+        and (left == n or segment[n] == c'/')
+    )
+
+
+cdef bint walk(lookup *k, const node *n, uint32_t at, uint32_t nparams) noexcept nogil:
+    """From a node whose label ends at `at` (a "/" or the path's end) to a candidate."""
+    cdef const node *child
+    cdef const char *segment
+    cdef const char *slash
+    cdef uint32_t left, size, next
+    while True:
+        if at >= k.path_len:
+            if n.leaf:
+                k.out.nparams = nparams
+                if choose_leaf(k, n.leaf):
+                    return True
+            if n.rest:                  # "/files/{rest*}" takes "/files" too
+                k.out.params[nparams].off = k.path_len
+                k.out.params[nparams].len = 0
+                k.out.nparams = nparams + 1
+                return choose_leaf(k, n.rest)
+            return False
+        segment = k.path + at + 1
+        left = k.path_len - at - 1
+        slash = <const char *>memchr(segment, c'/', left)
+        size = <uint32_t>(slash - segment) if slash != NULL else left
+        if n.kids:
+            child = child_of(k, n, segment, size, left)
+            if child != NULL:
+                next = at + 1 + child.label_len
+                if not n.param and not n.rest:
+                    n = child
+                    at = next
+                    continue
+                if walk(k, child, next, nparams):
+                    return True
+        if n.param and size:
+            k.out.params[nparams].off = at + 1
+            k.out.params[nparams].len = size
+            child = <const node *>(k.base + n.param)
+            if not n.rest:
+                n = child
+                at = at + 1 + size
+                nparams += 1
+                continue
+            if walk(k, child, at + 1 + size, nparams + 1):
+                return True
+        if n.rest:
+            k.out.params[nparams].off = at + 1
+            k.out.params[nparams].len = left
+            k.out.nparams = nparams + 1
+            return choose_leaf(k, n.rest)
+        return False
+
+
+cdef bint find_static(lookup *k, const router_head *r, uint32_t host, uint64_t path_hash) noexcept nogil:
+    cdef const slot *slots = <const slot *>(k.base + r.statics)
+    cdef const static_path *found
+    cdef uint64_t h = path_key(path_hash, host)
+    cdef uint32_t tag = <uint32_t>(h >> 32)
+    cdef uint32_t i = <uint32_t>h & r.statics_mask
+    while slots[i].off:
+        if slots[i].tag == tag:
+            found = <const static_path *>(k.base + slots[i].off)
+            if (found.path_len == k.path_len and found.host == host
+                    and memcmp(<const char *>(found + 1) + found.count * sizeof(candidate),
+                               k.path, k.path_len) == 0):
+                k.out.nparams = 0
+                return choose(k, <const candidate *>(found + 1), found.count)
+        i = (i + 1) & r.statics_mask
+    return False
+
+
+# ---- hosts --------------------------------------------------------------------------------
+
+cdef const host_rec *find_host(const char *base, const router_head *r, const char *key,
+                               uint32_t n, uint64_t seed) noexcept nogil:
+    cdef const slot *slots = <const slot *>(base + r.hosts)
+    cdef const host_rec *found
+    cdef uint64_t h = hash64(key, n, seed)
+    cdef uint32_t tag = <uint32_t>(h >> 32)
+    cdef uint32_t i = <uint32_t>h & r.hosts_mask
+    while slots[i].off:
+        if slots[i].tag == tag:
+            found = <const host_rec *>(base + slots[i].off)
+            if (found.key_len == n and found.wildcard == (seed == SEED_WILDCARD)
+                    and memcmp(found + 1, key, n) == 0):
+                return found
+        i = (i + 1) & r.hosts_mask
+    return NULL
+
+
+cdef inline uint32_t lower_host(const char *host, uint32_t n, char *out) noexcept nogil:
+    """Without the root's dot; 0 when it is longer than a host can be."""
+    cdef uint32_t i
+    cdef uint8_t c
+    if n and host[n - 1] == c'.':
+        n -= 1
+    if n > HOST_MAX:
+        return 0
+    for i in range(n):
+        c = <uint8_t>host[i]
+        out[i] = <char>(c | 32 if c - 65 < 26 and c >= 65 else c)
+    return n
+
+
+cdef bint find_path(lookup *k, const router_head *r, const host_rec *host, uint64_t path_hash) noexcept nogil:
+    if host.statics and k.path_len <= r.longest and find_static(k, r, host.id, path_hash):
+        return True
+    return host.trie != 0 and walk(k, <const node *>(k.base + host.trie), 0, 0)
+
+
+cdef bint find_named(lookup *k, const router_head *r, const char *host, uint32_t host_len,
+                     uint64_t path_hash) noexcept nogil:
+    """By the exact host, then by wildcards from the longest to the shortest."""
+    cdef char lower[HOST_MAX + 1]
+    cdef uint32_t n = lower_host(host, host_len, lower)
+    cdef uint32_t i
+    cdef const host_rec *found
+    if n == 0:
+        return False
+    if r.flags & ROUTER_HOSTS:
+        found = find_host(k.base, r, lower, n, SEED_HOST)
+        if found != NULL and find_path(k, r, found, path_hash):
+            return True
+    if r.flags & ROUTER_WILDCARDS:
+        for i in range(1, n):           # at least one byte stands for the "*"
+            if lower[i] != c'.' or n - i > r.longest_suffix:
+                continue
+            if n - i < r.shortest_suffix:
+                break
+            found = find_host(k.base, r, lower + i, n - i, SEED_WILDCARD)
+            if found != NULL and find_path(k, r, found, path_hash):
+                return True
+    return False
+
+
+cdef int route_find(const snapshot_header *s, const char *host, uint32_t host_len,
+                    const char *path, uint32_t path_len, const char *buf, const head *h,
+                    route_match *out) noexcept nogil:
+    cdef const router_head *r = <const router_head *>(<const char *>s + s.router.off)
+    cdef lookup k
+    cdef uint64_t path_hash = 0
+    cdef const field *f
+    out.route = NONE32
+    out.token_route = NONE32
+    out.nparams = 0
+    out.allowed = 0
+    if s.router.count == 0 or path_len == 0 or path[0] != c'/':
+        return ROUTE_MISSING
+    k.snap = s
+    k.base = <const char *>r
+    k.path = path
+    k.path_len = path_len
+    k.method = <uint32_t>1 << h.method_id
+    k.asked = 0
+    k.buf = buf
+    k.req = h
+    k.out = out
+    if (r.flags & ROUTER_CORS and h.method_id == METHOD_OPTIONS and h.first[<int>F_ORIGIN]
+            and h.first[<int>F_ACCESS_CONTROL_REQUEST_METHOD]):
+        f = &h.fields[h.first[<int>F_ACCESS_CONTROL_REQUEST_METHOD] - 1]
+        k.asked_token.off = f.value
+        k.asked_token.len = f.value_len
+        k.asked = <uint32_t>1 << method_number(buf + f.value, f.value_len)
+    if path_len <= r.longest:
+        path_hash = hash64(path, path_len, SEED_PATH)
+    if r.flags & (ROUTER_HOSTS | ROUTER_WILDCARDS):
+        if find_named(&k, r, host, host_len, path_hash):
+            return ROUTE_FOUND
+    if r.any and find_path(&k, r, <const host_rec *>(k.base + r.any), path_hash):
+        return ROUTE_FOUND
+    out.route = NONE32
+    out.nparams = 0
+    return ROUTE_METHOD if out.allowed else ROUTE_MISSING
+
+
+# ---- the border: tests, benchmarks, `fastgate explain` -------------------------------------
+
+METHODS = ("", "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
+
+
+class Found(NamedTuple):
+    """What a lookup came to."""
+
+    status: int
+    """200 found, 404 nothing, 405 only the method does not fit."""
+    route: int | None
+    """Index of the route."""
+    name: str | None
+    params: tuple[str, ...]
+    """Values of the pattern's parameters, in its order, not decoded."""
+    allowed: frozenset[str]
+    """With 405: the methods that are taken; "" stands for tokens that have no number."""
+
+
+cdef class Router:
+    """Looks routes up in a snapshot, as the engine does, from Python."""
+
+    def __init__(self, Snapshot snapshot not None):
+        self.snapshot = snapshot
+
+    def find(self, host: str = "", path: str = "/", method: str = "GET",
+             headers=(), query=None):
+        """The route of a request. `path` is canonical, `host` without port."""
+        cdef head h
+        cdef route_match m
+        cdef bytes raw_host = host.encode(), raw_path = path.encode()
+        cdef bytes buf = fill_head(&h, method.encode(), headers, query)
+        cdef int status = route_find(
+            self.snapshot.header, raw_host, <uint32_t>len(raw_host), raw_path,
+            <uint32_t>len(raw_path), buf, &h, &m)
+        if status == ROUTE_FOUND:
+            params = tuple([
+                raw_path[m.params[i].off:m.params[i].off + m.params[i].len].decode()
+                for i in range(m.nparams)
+            ])
+            name = self.snapshot._text(snap_route(self.snapshot.header, m.route).name).decode()
+            return Found(200, m.route, name, params, frozenset())
+        allowed = frozenset([text for i, text in enumerate(METHODS) if m.allowed >> i & 1])
+        return Found(405 if status == ROUTE_METHOD else 404, None, None, (), allowed)
+
+    def bench_find(self, list paths, rounds=1, bytes host=b"",
+                   bytes method=b"GET"):
+        """Look every path up `rounds` times: (nanoseconds per lookup, how many were found).
+
+        The loop runs in C; what it measures is `route_find` and the fetching of the path.
+        """
+        cdef head h
+        cdef route_match m
+        cdef timespec began, ended
+        cdef uint32_t n = <uint32_t>len(paths), i, found = 0
+        cdef uint32_t host_len = <uint32_t>len(host)
+        cdef int turns = rounds
+        cdef const char *chost = host
+        cdef span *spans = <span *>malloc((n + 1) * sizeof(span))
+        if spans == NULL:
+            raise MemoryError()
+        try:
+            at = 0
+            for i in range(n):
+                spans[i].off = at
+                spans[i].len = <uint32_t>len(paths[i])
+                at += spans[i].len
+            raw = b"".join(paths)
+            buf = fill_head(&h, method, (), None)
+            found = 0
+            clock_gettime(CLOCK_MONOTONIC, &began)
+            found = bench_loop(self.snapshot.header, chost, host_len, raw, spans, n, turns, buf, &h, &m)
+            clock_gettime(CLOCK_MONOTONIC, &ended)
+        finally:
+            free(spans)
+        ns = (ended.tv_sec - began.tv_sec) * 1e9 + (ended.tv_nsec - began.tv_nsec)
+        return ns / max(n * rounds, 1), found
+
+
+cdef uint32_t bench_loop(const snapshot_header *s, const char *host, uint32_t host_len,
+                         const char *paths, const span *spans, uint32_t n, int turns,
+                         const char *buf, const head *h, route_match *m) noexcept nogil:
+    cdef uint32_t i, found = 0
+    cdef int turn
+    for turn in range(turns):
+        for i in range(n):
+            found += route_find(s, host, host_len, paths + spans[i].off, spans[i].len, buf, h, m) == ROUTE_FOUND
+    return found
+
+
+cdef bytes fill_head(head *h, bytes method, object headers, object query):
+    """A request's head as the parser leaves it, as far as routes look at it; its buffer."""
+    cdef uint32_t at
+    memset(h, 0, sizeof(head))
+    if len(headers) > MAX_FIELDS:
+        raise ValueError(f"more than {MAX_FIELDS} header fields")
+    parts = [method]
+    h.method.len = at = <uint32_t>len(method)
+    h.method_id = <uint8_t>method_number(method, <uint32_t>len(method))
+    for i, (name, value) in enumerate(headers):
+        raw_name, raw_value = name.encode(), value.encode()
+        h.fields[i].name = at
+        h.fields[i].name_len = <uint16_t>len(raw_name)
+        h.fields[i].value = at + <uint32_t>len(raw_name)
+        h.fields[i].value_len = <uint32_t>len(raw_value)
+        h.fields[i].flags = FIELD_UNDERSCORE if "_" in name else 0
+        at = h.fields[i].value + h.fields[i].value_len
+        known = {"origin": F_ORIGIN,
+                 "access-control-request-method": F_ACCESS_CONTROL_REQUEST_METHOD}.get(name.lower())
+        if known is not None and not h.first[<int>known]:
+            h.first[<int>known] = i + 1
+        parts += [raw_name, raw_value]
+    h.nfields = <uint16_t>len(headers)
+    if query is not None:
+        raw_value = query.encode()
+        h.has_query = 1
+        h.query.off = at
+        h.query.len = <uint32_t>len(raw_value)
+        parts.append(raw_value)
+    return b"".join(parts)

@@ -1,0 +1,532 @@
+"""trie: builds the tables that `router` reads, and checks them.
+
+    builder = RouterBuilder()
+    builder.add(index, name, hosts=[...], pattern="/orders/{id}", methods=mask, ...)
+    blob = builder.build()
+
+`add` keeps patterns in Python objects: a dict of static paths, and for each host a tree of
+segments for the patterns that have parameters. `build` ranks the routes of each pattern, finds
+conflicts, and writes the tree depth first into one block, so that what a lookup reads next
+lies behind what it has just read. `router.pxd` has the structs, `router.pyx` the picture.
+
+Two routes are in **conflict** when nothing but their names tells which one a request meets: same
+host, equivalent pattern (names of parameters do not count), same predicates, same priority, and
+methods that overlap (or both take any method). `build` raises `RouteConflict`.
+"""
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, realloc
+from libc.string cimport memcpy, memset
+
+from fastgate._core.http1 cimport METHOD_CONNECT, METHOD_OTHER
+from fastgate._core.router cimport (
+    CANDIDATE_CORS, CANDIDATE_PREDICATES, CANDIDATE_TOKENS, MAX_PARAMS, MAX_SEGMENTS, MAX_VISITS,
+    ROUTER_CORS, ROUTER_HOSTS, ROUTER_WILDCARDS, SEED_HOST, SEED_PATH, SEED_SEGMENT,
+    SEED_WILDCARD, candidate, host_rec, leaf, node, path_key, router_head, slot, static_path)
+from fastgate._core.snapshot cimport Snapshot, hash64, snapshot_header
+
+from fastgate.errors import SnapshotError
+
+METHOD_NUMBERS = {
+    "GET": 1, "HEAD": 2, "POST": 3, "PUT": 4, "DELETE": 5, "CONNECT": 6, "OPTIONS": 7,
+    "TRACE": 8, "PATCH": 9,
+}
+ANY_METHOD = 0x3FF & ~(1 << METHOD_CONNECT)
+
+
+class RouteConflict(ValueError):
+    """Two routes that only their names tell apart: `first` and `second`, as they were added."""
+
+    def __init__(self, first: int, second: int, host: str, pattern: str) -> None:
+        super().__init__(f"routes {first} and {second} both answer {host or 'any host'} {pattern}")
+        self.first = first
+        self.second = second
+        self.host = host
+        self.pattern = pattern
+
+
+class TrieTooBroad(ValueError):
+    """The patterns of one host allow a lookup that tries too many ways."""
+
+    def __init__(self, host: str, visits: int) -> None:
+        super().__init__(
+            f"the patterns of {host or 'any host'} can send one lookup through {visits} nodes, "
+            f"more than {MAX_VISITS}")
+        self.host = host
+        self.visits = visits
+
+
+def method_mask(methods: list[str]) -> tuple[int, tuple[str, ...]]:
+    """Bits of the methods that have a number, and the tokens that have none; no methods: any."""
+    if not methods:
+        return ANY_METHOD, ()
+    mask = 0
+    tokens = ()
+    for method in methods:
+        number = METHOD_NUMBERS.get(method)
+        if number is None:
+            tokens += (method,)
+        else:
+            mask |= 1 << number
+    return mask, tokens
+
+
+def pattern_params(pattern: str) -> list[str]:
+    """Names of a pattern's parameters, in order; raises ValueError when it is no pattern."""
+    if "{" not in pattern and "}" not in pattern:
+        return []
+    names = []
+    segments = pattern.split("/")[1:]
+    for i, segment in enumerate(segments):
+        if "{" not in segment and "}" not in segment:
+            continue
+        inner = segment.removeprefix("{").removesuffix("}")
+        if segment != "{%s}" % inner or "{" in inner or "}" in inner or not inner.rstrip("*"):
+            raise ValueError(
+                f"{pattern!r}: a parameter is a whole segment; {segment!r} is not one")
+        if inner.endswith("*"):
+            if i != len(segments) - 1:
+                raise ValueError(f"{pattern!r}: {segment!r} takes all the rest and must be last")
+            inner = inner.removesuffix("*")
+        names.append(inner)
+    return names
+
+
+cdef class _Tree:
+    """A segment of the patterns of one host, while they are collected."""
+
+
+cdef class _Host:
+    """The patterns of one host, while they are collected."""
+
+
+cdef object _with(object entries, uint32_t index):
+    """One more of the routes that share a pattern; mostly there is one."""
+    if entries is None:
+        return index
+    if isinstance(entries, list):
+        entries.append(index)
+        return entries
+    return [entries, index]
+
+
+cdef class RouterBuilder:
+    """Collects routes and makes the router's tables of them."""
+
+    def __init__(self):
+        self.names = []
+        self.tokens = []
+        self.hosts = {}
+        self.statics = {}
+
+    def __dealloc__(self):
+        free(self.infos)
+        free(self.out)
+
+    def add(self, route: int, name: str, *, hosts: list[str], pattern: str, methods: int,
+            tokens: tuple[str, ...] = (), ranking: tuple[int, int, int] = (0, 0, 0),
+            cors: bool = False) -> None:
+        """One route.
+
+        `hosts`: lower-case, exact or "*.example.com"; empty: any. `pattern`: canonical path with
+        `{param}` segments and a final `{rest*}`. `methods`: bits, as `method_mask` gives them.
+        `ranking`: priority, number of predicates, handle of the table of predicates.
+        Raises ValueError when the pattern is none.
+        """
+        cdef uint32_t index = self._remember(route, name, methods, tokens, ranking)
+        cdef _Host host
+        cdef bytes raw
+        if cors:
+            self.infos[index].flags |= CANDIDATE_CORS
+            self.router_flags |= ROUTER_CORS
+        if not pattern.startswith("/"):
+            raise ValueError(f"{pattern!r} does not begin with '/'")
+        raw = pattern.encode()
+        literal = b"{" not in raw and b"}" not in raw
+        if not literal and len(pattern_params(pattern)) > MAX_PARAMS:
+            raise ValueError(f"{pattern!r} has more than {MAX_PARAMS} parameters")
+        for key in hosts or ("",):
+            host = self.hosts.get(key)
+            if host is None:
+                host = _Host()
+                host.id = <uint32_t>len(self.hosts) + 1
+                self.hosts[key] = host
+            if literal:
+                place = (host.id, raw)
+                entries = self.statics.get(place)
+                if entries is None:
+                    host.statics += 1
+                self.statics[place] = _with(entries, index)
+            else:
+                self._grow_tree(host, raw, index)
+
+    cdef uint32_t _remember(self, uint32_t route, str name, object methods, tuple tokens,
+                            object ranking) except? 0xFFFFFFFF:
+        cdef info *i
+        if self.count == self.capacity:
+            capacity = max(64, self.capacity * 2)
+            data = <info *>realloc(self.infos, capacity * sizeof(info))
+            if data == NULL:
+                raise MemoryError()
+            self.infos = data
+            self.capacity = capacity
+        i = &self.infos[self.count]
+        i.route = route
+        i.methods = methods
+        i.priority = ranking[0]
+        i.npredicates = ranking[1]
+        i.predicates = ranking[2]
+        i.flags = (CANDIDATE_TOKENS if tokens else 0) | (CANDIDATE_PREDICATES if ranking[1] else 0)
+        self.names.append(name)
+        self.tokens.append(tokens)
+        self.count += 1
+        return self.count - 1
+
+    def _grow_tree(self, _Host host, bytes pattern, uint32_t index):
+        cdef _Tree at, child
+        segments = pattern[1:].split(b"/")
+        if len(segments) > MAX_SEGMENTS:
+            raise ValueError(f"{pattern.decode()!r} has more than {MAX_SEGMENTS} segments")
+        if host.tree is None:
+            host.tree = _Tree()
+        at = host.tree
+        for segment in segments:
+            if segment.endswith(b"*}"):
+                at.rest = _with(at.rest, index)
+                return
+            if segment.startswith(b"{"):
+                if at.param is None:
+                    at.param = _Tree()
+                at = at.param
+                continue
+            if at.kids is None:
+                at.kids = {}
+            child = at.kids.get(segment)
+            if child is None:
+                child = at.kids[segment] = _Tree()
+            at = child
+        at.leaf = _with(at.leaf, index)
+
+    # ---- ranks and conflicts --------------------------------------------------------------
+
+    cdef list _ranked(self, object entries, str pattern):
+        """The routes of one pattern in the order of precedence."""
+        if not isinstance(entries, list):
+            return [entries]
+        ranks = []
+        groups = {}
+        for index in entries:
+            i = &self.infos[<uint32_t>index]
+            any_method = i.methods == ANY_METHOD
+            ranks.append((-i.priority, any_method, -<int64_t>i.npredicates, self.names[index], index))
+            group = groups.setdefault((i.priority, any_method, i.predicates), [])
+            taken = {*self.tokens[index], *[m for m in range(10) if i.methods >> m & 1]}
+            for other, methods in group:
+                if not methods.isdisjoint(taken):
+                    raise RouteConflict(
+                        self.infos[<uint32_t>other].route, i.route, self.host_now, pattern)
+            group.append((index, taken))
+        ranks.sort()
+        return [rank[4] for rank in ranks]
+
+    # ---- writing --------------------------------------------------------------------------
+
+    cdef uint32_t _space(self, uint64_t size) except? 0:
+        """Room for `size` bytes, zeroed, at a multiple of four; its offset."""
+        cdef uint64_t at = (self.size + 3) & ~(<uint64_t>3)
+        cdef uint64_t end = at + size
+        if end > 0xFFFFFF00:
+            raise SnapshotError("the router's tables are larger than 4 GiB")
+        if end > self.room:
+            room = max(end + 4096, self.room * 2)
+            data = <char *>realloc(self.out, room)
+            if data == NULL:
+                raise MemoryError()
+            self.out = data
+            self.room = room
+        memset(self.out + self.size, 0, end - self.size)
+        self.size = end
+        return <uint32_t>at
+
+    cdef int _bytes(self, uint32_t at, bytes raw) except -1:
+        memcpy(self.out + at, <const char *>raw, len(raw))
+        return 0
+
+    cdef int _candidates(self, uint32_t at, list entries) except -1:
+        cdef candidate *c = <candidate *>(self.out + at)
+        cdef info *i
+        for index in entries:
+            i = &self.infos[<uint32_t>index]
+            c.route = i.route
+            c.methods = i.methods
+            c.flags = i.flags
+            c += 1
+        return 0
+
+    cdef uint32_t _leaf(self, object entries, str pattern) except 0:
+        cdef list ranked = self._ranked(entries, pattern)
+        cdef uint32_t at = self._space(sizeof(leaf) + len(ranked) * sizeof(candidate))
+        (<leaf *>(self.out + at)).count = <uint32_t>len(ranked)
+        self._candidates(at + sizeof(leaf), ranked)
+        return at
+
+    cdef uint32_t _slots(self, list hashes, uint32_t *mask) except 0:
+        """An empty slot table for that many entries, at most two thirds full."""
+        cdef uint64_t count = 2
+        while count * 2 < <uint64_t>len(hashes) * 3 or count <= <uint64_t>len(hashes):
+            count *= 2
+        mask[0] = <uint32_t>(count - 1)
+        return self._space(count * sizeof(slot))
+
+    cdef int _put(self, uint32_t table, uint32_t mask, uint64_t h, uint32_t off) except -1:
+        cdef slot *slots = <slot *>(self.out + table)
+        cdef uint32_t i = <uint32_t>h & mask
+        while slots[i].off:
+            i = (i + 1) & mask
+        slots[i].tag = <uint32_t>(h >> 32)
+        slots[i].off = off
+        return 0
+
+    cdef uint32_t _node(self, object tree, bytes label, str pattern, uint64_t *worst) except 0:
+        """Write a node and all below it. `worst`: the most nodes that a lookup visits here.
+
+        `label` is None where no literal leads to the node: at the root, below a parameter.
+        """
+        cdef _Tree t = tree
+        cdef _Tree child
+        cdef uint32_t at, off, table, mask = 0
+        cdef uint64_t below = 0, most = 0
+        # A chain of literal segments with nothing else at them is one node.
+        while label is not None and t.kids is not None and len(t.kids) == 1 \
+                and t.param is None and t.leaf is None and t.rest is None:
+            for segment, child in t.kids.items():
+                break
+            if len(label) + len(segment) >= 0xFFFF:
+                break
+            label = label + b"/" + segment
+            pattern = f"{pattern}/{segment.decode()}"
+            t = child
+        label = label or b""
+        at = self._space(sizeof(node) + len(label))
+        (<node *>(self.out + at)).label_len = <uint16_t>len(label)
+        self._bytes(at + sizeof(node), label)
+        worst[0] = 1
+        if t.leaf is not None:
+            off = self._leaf(t.leaf, pattern)
+            (<node *>(self.out + at)).leaf = off
+        if t.rest is not None:
+            off = self._leaf(t.rest, pattern + "/{rest*}")
+            (<node *>(self.out + at)).rest = off
+        if t.param is not None:
+            off = self._node(t.param, None, pattern + "/{param}", &below)
+            (<node *>(self.out + at)).param = off
+            worst[0] += below
+        if t.kids is None:
+            return at
+        if len(t.kids) == 1:
+            for segment, child in t.kids.items():
+                off = self._node(child, segment, f"{pattern}/{segment.decode()}", &most)
+                (<node *>(self.out + at)).kids = off
+        else:
+            table = self._slots(list(t.kids), &mask)
+            (<node *>(self.out + at)).kids = table
+            (<node *>(self.out + at)).mask = mask
+            for segment, child in t.kids.items():
+                off = self._node(child, segment, f"{pattern}/{segment.decode()}", &below)
+                most = max(most, below)
+                self._put(table, mask, hash64(segment, <uint32_t>len(segment), SEED_SEGMENT), off)
+        worst[0] += most
+        return at
+
+    def build(self) -> bytes:
+        """The tables. Raises RouteConflict, TrieTooBroad, SnapshotError (over 4 GiB)."""
+        cdef router_head r
+        cdef uint32_t off, mask = 0
+        cdef uint64_t worst = 0
+        cdef _Host host
+        memset(&r, 0, sizeof(r))
+        self.size = 0
+        self._space(sizeof(router_head))
+        r.flags = self.router_flags
+        named = [key for key in self.hosts if key]
+        r.statics = self._slots(list(self.statics), &mask)
+        r.statics_mask = mask
+        if named:
+            r.hosts = self._slots(named, &mask)
+            r.hosts_mask = mask
+        for key, host in self.hosts.items():
+            self.host_now = key
+            off = self._host(key, host, &r)
+            if not key:
+                r.any = off
+        hosts_by_id = list(self.hosts)
+        for (host_id, path), entries in self.statics.items():
+            self.host_now = hosts_by_id[host_id - 1]
+            self._put(r.statics, r.statics_mask,
+                      path_key(hash64(path, <uint32_t>len(path), SEED_PATH), host_id),
+                      self._static(host_id, path, entries))
+            r.longest = max(r.longest, <uint32_t>len(path))
+        memcpy(self.out, &r, sizeof(r))
+        return self.out[:self.size]
+
+    cdef uint32_t _host(self, str key, _Host host, router_head *r) except 0:
+        cdef bint wildcard = key.startswith("*.")
+        cdef bytes raw = (key[1:] if wildcard else key).encode()
+        cdef uint32_t off = self._space(sizeof(host_rec) + len(raw))
+        cdef uint32_t trie
+        cdef uint64_t worst = 0
+        cdef host_rec *h = <host_rec *>(self.out + off)
+        h.id = host.id
+        h.statics = host.statics
+        h.key_len = <uint16_t>len(raw)
+        h.wildcard = wildcard
+        self._bytes(off + sizeof(host_rec), raw)
+        if host.tree is not None:
+            trie = self._node(host.tree, None, "", &worst)
+            (<host_rec *>(self.out + off)).trie = trie
+            if worst > MAX_VISITS:
+                raise TrieTooBroad(key, worst)
+        if not key:
+            return off
+        if wildcard:
+            r.flags |= ROUTER_WILDCARDS
+            r.longest_suffix = max(r.longest_suffix, <uint32_t>len(raw))
+            r.shortest_suffix = min(r.shortest_suffix or 0xFFFF, <uint32_t>len(raw))
+        else:
+            r.flags |= ROUTER_HOSTS
+        self._put(r.hosts, r.hosts_mask,
+                  hash64(raw, <uint32_t>len(raw), SEED_WILDCARD if wildcard else SEED_HOST), off)
+        return off
+
+    cdef uint32_t _static(self, uint32_t host, bytes path, object entries) except 0:
+        cdef list ranked = self._ranked(entries, path.decode() if isinstance(entries, list) else "")
+        cdef uint64_t rows = len(ranked) * sizeof(candidate)
+        cdef uint32_t off = self._space(sizeof(static_path) + rows + len(path))
+        cdef static_path *p = <static_path *>(self.out + off)
+        p.host = host
+        p.path_len = <uint32_t>len(path)
+        p.count = <uint32_t>len(ranked)
+        self._candidates(off + sizeof(static_path), ranked)
+        self._bytes(<uint32_t>(off + sizeof(static_path) + rows), path)
+        return off
+
+
+# ---- checking the tables: control, once per image ------------------------------------------
+
+cdef bint leaf_out(const snapshot_header *s, const char *base, uint32_t at) noexcept nogil:
+    cdef uint64_t size = s.router.count
+    cdef const leaf *l = <const leaf *>(base + at)
+    if at & 3 or at + sizeof(leaf) > size:
+        return True
+    if at + sizeof(leaf) + <uint64_t>l.count * sizeof(candidate) > size:
+        return True
+    return candidates_out(s, <const candidate *>(l + 1), l.count)
+
+
+cdef bint candidates_out(const snapshot_header *s, const candidate *c, uint32_t count) noexcept nogil:
+    cdef uint32_t i
+    for i in range(count):
+        if c[i].route >= s.routes.count:
+            return True
+    return count == 0
+
+
+cdef bint slots_out(uint64_t size, uint32_t off, uint32_t mask) noexcept nogil:
+    return (off & 3 or mask & (mask + 1)
+            or off + (<uint64_t>mask + 1) * sizeof(slot) > size)
+
+
+cdef bint node_out(const snapshot_header *s, const char *base, uint32_t at, uint32_t depth,
+                   uint32_t nparams) noexcept nogil:
+    """Offsets grow from a node to what is below it, so that no walk can go in circles."""
+    cdef uint64_t size = s.router.count
+    cdef const node *n = <const node *>(base + at)
+    cdef const slot *slots
+    cdef uint32_t i, empty = 0
+    if at & 3 or at + sizeof(node) > size or at + sizeof(node) + n.label_len > size:
+        return True
+    if depth > MAX_SEGMENTS + 1 or nparams > MAX_PARAMS or (n.rest and nparams == MAX_PARAMS):
+        return True
+    if (n.leaf and leaf_out(s, base, n.leaf)) or (n.rest and leaf_out(s, base, n.rest)):
+        return True
+    if n.param and (n.param <= at or node_out(s, base, n.param, depth + 1, nparams + 1)):
+        return True
+    if not n.kids:
+        return False
+    if n.kids <= at:
+        return True
+    if n.mask == 0:
+        return node_out(s, base, n.kids, depth + 1, nparams)
+    if slots_out(size, n.kids, n.mask):
+        return True
+    slots = <const slot *>(base + n.kids)
+    for i in range(n.mask + 1):
+        if slots[i].off == 0:
+            empty += 1
+        elif slots[i].off <= at or node_out(s, base, slots[i].off, depth + 1, nparams):
+            return True
+    return empty == 0                   # probing ends at an empty slot
+
+
+cdef bint host_out(const snapshot_header *s, const char *base, uint32_t at) noexcept nogil:
+    cdef const host_rec *h = <const host_rec *>(base + at)
+    if at & 3 or at + sizeof(host_rec) > s.router.count:
+        return True
+    if at + sizeof(host_rec) + h.key_len > s.router.count:
+        return True
+    return h.trie != 0 and node_out(s, base, h.trie, 0, 0)
+
+
+cdef bint static_out(const snapshot_header *s, const char *base, uint32_t at) noexcept nogil:
+    cdef const static_path *p = <const static_path *>(base + at)
+    cdef uint64_t size = s.router.count
+    if at & 3 or at + sizeof(static_path) > size:
+        return True
+    if at + sizeof(static_path) + <uint64_t>p.count * sizeof(candidate) + p.path_len > size:
+        return True
+    return candidates_out(s, <const candidate *>(p + 1), p.count)
+
+
+cdef str router_wrong(const snapshot_header *s):
+    cdef const char *base = <const char *>s + s.router.off
+    cdef const router_head *r = <const router_head *>base
+    cdef const slot *slots
+    cdef uint32_t i, empty
+    if s.router.count == 0:
+        return None
+    if s.router.count < sizeof(router_head):
+        return "the head"
+    if r.flags & (ROUTER_HOSTS | ROUTER_WILDCARDS):
+        if slots_out(s.router.count, r.hosts, r.hosts_mask):
+            return "the table of hosts"
+        slots = <const slot *>(base + r.hosts)
+        empty = 0
+        for i in range(r.hosts_mask + 1):
+            if slots[i].off == 0:
+                empty += 1
+            elif host_out(s, base, slots[i].off):
+                return f"host {i}"
+        if empty == 0:
+            return "the table of hosts"
+    if slots_out(s.router.count, r.statics, r.statics_mask):
+        return "the table of static paths"
+    slots = <const slot *>(base + r.statics)
+    empty = 0
+    for i in range(r.statics_mask + 1):
+        if slots[i].off == 0:
+            empty += 1
+        elif static_out(s, base, slots[i].off):
+            return f"static path {i}"
+    if empty == 0:
+        return "the table of static paths"
+    if r.any and host_out(s, base, r.any):
+        return "the routes of any host"
+    return None
+
+
+def verify_router(Snapshot snapshot not None) -> None:
+    """Check that nothing in the router's tables refers outside them. Raises SnapshotError."""
+    wrong = router_wrong(snapshot.header)
+    if wrong is not None:
+        raise SnapshotError(f"the router's tables refer outside themselves: {wrong}")
+
+
