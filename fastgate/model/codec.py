@@ -11,14 +11,13 @@ taken over it, so two documents that mean the same have the same digest.
 from __future__ import annotations
 
 import hashlib
-import re
 from typing import Any, TypeVar
 
 import msgspec
 
 from fastgate.errors import ConfigurationError
 from fastgate.model.base import Model
-from fastgate.model.faults import dec_hook, explain
+from fastgate.model.faults import PASSWORD, dec_hook, explain
 from fastgate.model.gateway import Gateway
 from fastgate.model.shape import Shape, fields_of, shape_of
 from fastgate.model.short import ONE_MAPPING, concurrency_of, expand_one
@@ -120,13 +119,10 @@ def digest(value: Any) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-_PASSWORD = re.compile(r"(://[^:/@\s]*:)[^@/\s]*(@)")
-
-
 def redact(data: Any) -> Any:
     """Canonical data with passwords in addresses masked, to be shown. Keys are digests already."""
     if isinstance(data, dict):
         return {key: redact(entry) for key, entry in data.items()}
     if isinstance(data, list):
         return [redact(entry) for entry in data]
-    return _PASSWORD.sub(r"\1***\2", data) if isinstance(data, str) else data
+    return PASSWORD.sub(r"\1***\2", data) if isinstance(data, str) else data

@@ -15,7 +15,7 @@ import msgspec
 
 from fastgate.errors import ConfigurationError
 from fastgate.model.base import PATTERNS, Model
-from fastgate.model.shape import Shape, fields_of, shape_of
+from fastgate.model.shape import fields_of, shape_of
 from fastgate.model.values import Value, describe
 
 
@@ -32,6 +32,10 @@ _WORDS = {
     "object": "a mapping", "array": "a list", "str": "text", "int": "a whole number",
     "float": "a number", "bool": "true or false", "null": "nothing",
 }  # fmt: skip
+
+
+PASSWORD = re.compile(r"(://[^:/@\s]*:)[^@/\s]*(@)")
+"""A password in an address: what is before it and what is after it are groups."""
 
 
 class _Spot(NamedTuple):
@@ -128,7 +132,12 @@ def explain(text: str, struct: type[Model], data: Any) -> ConfigurationError:
             path=spot.path,
             hint=did_you_mean(spot.value, [str(choice) for choice in shape.choices], "Choices"),
         )
-    return ConfigurationError(*_plainly(message, spot, shape))
+    own = re.match(r"(([a-z_]+)(\.[a-z_]+)*): ", message)
+    if own and shape.struct and own[2] in fields_of(shape.struct):
+        # a struct's own check that names its field
+        path = f"{spot.path}.{own[1]}" if spot.path else own[1]
+        return ConfigurationError(message[own.end() :], path=path)
+    return ConfigurationError(*_plainly(message, spot))
 
 
 def _explain_key(message: str, spot: _Spot) -> ConfigurationError:
@@ -140,12 +149,12 @@ def _explain_key(message: str, spot: _Spot) -> ConfigurationError:
     return ConfigurationError(f"a key is not as it should be: {message}", path=spot.path)
 
 
-def _plainly(message: str, spot: _Spot, shape: Shape) -> tuple[str, str, None, str | None]:
+def _plainly(message: str, spot: _Spot) -> tuple[str, str, None, str | None]:
     """A msgspec message about a value in our words: message, path, no line, hint."""
     if found := re.search(r"matching regex (.*)$", message, re.S):
         pattern = next((p for p in PATTERNS if repr(p) == found[1]), None)
         words = PATTERNS[pattern] if pattern else f"text that matches {found[1]}"
-        return f"{describe(spot.value)} is not {words}", spot.path, None, _description(spot)
+        return f"{_shown(spot.value)} is not {words}", spot.path, None, _description(spot)
     if found := re.fullmatch(r"Expected `([^`]*)`, got `([^`]*)`", message):
         wanted = [part for part in found[1].split(" | ") if part != "null"] or ["null"]
         expected = " or ".join(_WORDS.get(part, part) for part in wanted)
@@ -155,7 +164,7 @@ def _plainly(message: str, spot: _Spot, shape: Shape) -> tuple[str, str, None, s
             hint = f'Put it in quotes: "{written}".'
         elif found[2] == "null":
             hint = "Nothing stands behind the key; leave the key out, or give it a value."
-        return f"expected {expected}, not {describe(spot.value)}", spot.path, None, hint
+        return f"expected {expected}, not {_shown(spot.value)}", spot.path, None, hint
     if found := re.fullmatch(r"Expected `(int|float)` (>=|<=|>|<) (\S+)", message):
         words = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}[found[2]]
         return f"expected {words} {found[3]}, not {spot.value}", spot.path, None, None
@@ -164,6 +173,11 @@ def _plainly(message: str, spot: _Spot, shape: Shape) -> tuple[str, str, None, s
         of = {"array": "entries", "str": "characters", "object": "keys"}[found[1]]
         return f"expected {words} {found[3]} {of}", spot.path, None, _description(spot)
     return message, spot.path, None, None
+
+
+def _shown(value: Any) -> str:
+    """A value in words, a password in an address masked."""
+    return PASSWORD.sub(r"\1***\2", describe(value))
 
 
 def _description(spot: _Spot) -> str | None:

@@ -94,8 +94,11 @@ class Resolver:
         near: Sequence[Route | Policy] = [route, *mine, *far]
         order = [policy.headers for policy in (*far, *mine)] + [route.headers]
         empty = HeaderRules()
+        # What the service brings already must not be counted twice for one request.
+        theirs = set(service.policies) if service is not None else set()
+        own = [name for name in route.policies if name not in theirs]
         return Effective(
-            limits=self._limits(f"route:{route.name}", route, route.policies),
+            limits=self._limits(f"route:{route.name}", route, own),
             addresses=next((x.addresses for x in near if x.addresses is not None), None),
             cors=next((x.cors for x in near if x.cors is not None), None),
             request_rules=[h.request for h in order if h.request != empty],

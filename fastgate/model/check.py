@@ -1,0 +1,261 @@
+"""What must hold between resources: names are unique, references lead somewhere.
+
+Everything is reported at once, each with its path. What needs the compiler (two routes that
+match the same requests) is checked there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
+
+from fastgate.errors import ConfigurationError
+from fastgate.model.faults import did_you_mean
+from fastgate.model.gateway import Duration, Gateway, Route, Service
+from fastgate.model.policy import Rules
+from fastgate.model.resolve import Resolver, own_limits
+
+_NOBODY = frozenset({"consumer", "plan", "credential"})
+"""What a request without a credential does not have."""
+_LONGEST = Duration.parse("1d")
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+def check(gateway: Gateway) -> list[ConfigurationError]:
+    """All faults between the resources of a document; empty when it is sound."""
+    faults = [*_names(gateway), *_references(gateway), *_limit_names(gateway), *_times(gateway)]
+    if not faults:  # what follows reads references
+        faults = [*_identity(gateway), *_counted_twice(gateway)]
+    return faults
+
+
+def require(gateway: Gateway) -> None:
+    """Raise the faults of `check`, the first with the others in `others`."""
+    faults = check(gateway)
+    if faults:
+        first = faults[0]
+        first.others = tuple(faults[1:])
+        raise first
+
+
+def warnings(gateway: Gateway) -> list[ConfigurationError]:
+    """What is sound and still looks unintended, in the form of errors that nobody raises."""
+    found: list[ConfigurationError] = []
+    used = {service.upstream for service in gateway.services}
+    served = {route.service for route in gateway.routes}
+    named: set[str] = set()
+    for names in (
+        *(route.policies for route in gateway.routes),
+        *(service.policies for service in gateway.services),
+        *(plan.policies for plan in gateway.plans),
+    ):
+        named.update(names)
+    groups: tuple[tuple[str, Sequence[_Named], set[str | None] | set[str], str], ...] = (
+        ("upstreams", gateway.upstreams, used, "no service uses it"),
+        ("services", gateway.services, served, "no route leads to it"),
+        ("policies", gateway.policies, named, "nothing names it"),
+    )
+    for where, resources, uses, why in groups:
+        for index, resource in enumerate(resources):
+            if resource.name not in uses:
+                found.append(ConfigurationError(f"{resource.name!r}: {why}", f"{where}[{index}]"))
+    if not gateway.control.bind.loopback:
+        found.append(
+            ConfigurationError(
+                "the control API can be reached from other machines",
+                "control.bind",
+                hint="Bind it to loopback or a Unix socket, or keep its port behind a firewall.",
+            )
+        )
+    return found
+
+
+# ---- names and references ---------------------------------------------------------------
+
+
+def _twice(
+    where: str, what: str, values: Iterable[tuple[str, str]]
+) -> Iterator[ConfigurationError]:
+    """Faults for values that occur before; `values` are (path below the entry, value)."""
+    first: dict[str, str] = {}
+    for path, value in values:
+        if value in first:
+            yield ConfigurationError(
+                f"{what} {value!r} is taken already, by {first[value]}", f"{where}{path}"
+            )
+        else:
+            first[value] = f"{where}{path}".rpartition(".")[0]
+
+
+def _names(gateway: Gateway) -> Iterator[ConfigurationError]:
+    groups: dict[str, Sequence[_Named]] = {
+        "listeners": gateway.listeners, "upstreams": gateway.upstreams,
+        "services": gateway.services, "routes": gateway.routes, "policies": gateway.policies,
+        "plans": gateway.plans, "consumers": gateway.consumers,
+        "control.tokens": gateway.control.tokens,
+    }  # fmt: skip
+    for where, resources in groups.items():
+        names = [(f"[{i}].name", resource.name) for i, resource in enumerate(resources)]
+        yield from _twice(where, "the name", names)
+    binds = [
+        (f"listeners[{i}].bind", str(listener.bind))
+        for i, listener in enumerate(gateway.listeners)
+        if listener.bind.is_unix or listener.bind.port
+    ]
+    if gateway.control.bind.is_unix or gateway.control.bind.port:
+        binds.append(("control.bind", str(gateway.control.bind)))
+    yield from _twice("", "the address", binds)
+    people = list(enumerate(gateway.consumers))
+    yield from _twice("consumers", "the id", ((f"[{i}].id", c.id) for i, c in people if c.id))
+    seen: dict[str, str] = {}
+    for i, consumer in people:
+        for j, key in enumerate(consumer.keys):
+            path = f"consumers[{i}].keys[{j}]"
+            if key.hex in seen:
+                yield ConfigurationError(f"the same key as {seen[key.hex]}", path)
+            seen.setdefault(key.hex, path)
+
+
+def _references(gateway: Gateway) -> Iterator[ConfigurationError]:
+    upstreams = [upstream.name for upstream in gateway.upstreams]
+    services = [service.name for service in gateway.services]
+    policies = [policy.name for policy in gateway.policies]
+    plans = [plan.name for plan in gateway.plans]
+
+    known = {
+        "upstream": (upstreams, set(upstreams)),
+        "service": (services, set(services)),
+        "policy": (policies, set(policies)),
+        "plan": (plans, set(plans)),
+    }
+
+    def missing(kind: str, name: str | None, path: str) -> Iterator[ConfigurationError]:
+        names, there = known[kind]
+        if name is not None and name not in there:
+            plural = "policies" if kind == "policy" else f"{kind}s"
+            hint = did_you_mean(name, names, plural.capitalize())
+            yield ConfigurationError(f"there is no {kind} {name!r}", path, hint=hint)
+
+    def each(kind: str, names: Sequence[str], path: str) -> Iterator[ConfigurationError]:
+        for j, name in enumerate(names):
+            yield from missing(kind, name, f"{path}[{j}]")
+
+    for i, service in enumerate(gateway.services):
+        yield from missing("upstream", service.upstream, f"services[{i}].upstream")
+        yield from each("plan", service.plans, f"services[{i}].plans")
+        yield from each("policy", service.policies, f"services[{i}].policies")
+    for i, route in enumerate(gateway.routes):
+        yield from missing("service", route.service, f"routes[{i}].service")
+        yield from each("policy", route.policies, f"routes[{i}].policies")
+    for i, plan in enumerate(gateway.plans):
+        yield from each("service", plan.services, f"plans[{i}].services")
+        yield from each("policy", plan.policies, f"plans[{i}].policies")
+    for i, consumer in enumerate(gateway.consumers):
+        yield from missing("plan", consumer.plan, f"consumers[{i}].plan")
+
+
+def _owners(gateway: Gateway) -> Iterator[tuple[str, Rules]]:
+    for i, route in enumerate(gateway.routes):
+        yield f"routes[{i}]", route
+    for i, service in enumerate(gateway.services):
+        yield f"services[{i}]", service
+    for i, plan in enumerate(gateway.plans):
+        yield f"plans[{i}]", plan
+    for i, policy in enumerate(gateway.policies):
+        yield f"policies[{i}]", policy
+
+
+def _limit_names(gateway: Gateway) -> Iterator[ConfigurationError]:
+    for path, owner in _owners(gateway):
+        groups = (
+            ("limits", owner.limits), ("quotas", owner.quotas), ("concurrency", owner.concurrency)
+        )  # fmt: skip
+        for where, limits in groups:
+            named = [(f"[{j}].name", limit.name) for j, limit in enumerate(limits) if limit.name]
+            yield from _twice(f"{path}.{where}", "the name", named)
+
+
+def _times(gateway: Gateway) -> Iterator[ConfigurationError]:
+    times: list[tuple[str, Duration | None]] = [("drain_timeout", gateway.drain_timeout)]
+    for i, upstream in enumerate(gateway.upstreams):
+        at = f"upstreams[{i}]"
+        times += [
+            (f"{at}.timeouts.connect", upstream.timeouts.connect),
+            (f"{at}.timeouts.first_byte", upstream.timeouts.first_byte),
+            (f"{at}.timeouts.idle", upstream.timeouts.idle),
+            (f"{at}.keepalive.idle", upstream.keepalive.idle),
+            (f"{at}.eject.for", upstream.eject.for_),
+        ]
+        if upstream.health is not None:
+            times += [
+                (f"{at}.health.interval", upstream.health.interval),
+                (f"{at}.health.timeout", upstream.health.timeout),
+            ]
+    times += [(f"services[{i}].timeout", s.timeout) for i, s in enumerate(gateway.services)]
+    times += [(f"routes[{i}].timeout", r.timeout) for i, r in enumerate(gateway.routes)]
+    for path, value in times:
+        if value is not None and not 1_000_000 <= value.ns <= _LONGEST.ns:
+            yield ConfigurationError(f"{value} is not from 1ms to 1d", path)
+
+
+# ---- identity ---------------------------------------------------------------------------
+
+
+def _identity(gateway: Gateway) -> Iterator[ConfigurationError]:
+    """Routes that ask nobody who they are cannot count by it, nor lead to what plans sell."""
+    resolver = Resolver(gateway)
+    for i, route in enumerate(gateway.routes):
+        if route.auth.api_key is not None or route.retired:
+            continue
+        plans = resolver.plans_of(route.service) if route.service is not None else []
+        if plans:
+            yield ConfigurationError(
+                f"the service {route.service!r} is for the plans {', '.join(plans)}, and this "
+                "route does not ask who calls",
+                f"routes[{i}].auth",
+                hint="Add `auth: api_key`.",
+            )
+        yield from _counts_nobody(resolver, i, route)
+
+
+def _counts_nobody(resolver: Resolver, i: int, route: Route) -> Iterator[ConfigurationError]:
+    fields = {"rate": "limits", "quota": "quotas", "concurrency": "concurrency"}
+    for owned in resolver.route(route).limits:
+        nobody = [scope for scope in owned.limit.by if scope in _NOBODY]
+        if nobody:
+            own = owned.owner.startswith("route:")
+            where = f"{fields[owned.kind]}[{owned.position}].by" if own else "policies"
+            whose = "" if own else f" of the {owned.owner.replace(':', ' ')}"
+            yield ConfigurationError(
+                f"a {owned.kind}{whose} counts by {nobody[0]}, and this route does not ask who "
+                "calls",
+                f"routes[{i}].{where}",
+                hint="Add `auth: api_key`, or count by address.",
+            )
+
+
+def _counted_twice(gateway: Gateway) -> Iterator[ConfigurationError]:
+    """A policy's limits are one set of counters: a request must not meet them twice."""
+    brings = {p.name for p in gateway.policies if own_limits("", p)}
+    holders: dict[str, str] = {}
+    groups: tuple[tuple[str, Sequence[Route | Service]], ...] = (
+        ("routes", gateway.routes),
+        ("services", gateway.services),
+    )
+    for where, owners in groups:
+        for i, owner in enumerate(owners):
+            for name in owner.policies:
+                holders.setdefault(name, f"{where}[{i}]")
+    for i, plan in enumerate(gateway.plans):
+        for j, name in enumerate(plan.policies):
+            if name in brings and name in holders:
+                yield ConfigurationError(
+                    f"the policy {name!r} has limits and is named by {holders[name]} too, so one "
+                    "request would be counted twice",
+                    f"plans[{i}].policies[{j}]",
+                    hint="Make a policy of its own for the plan.",
+                )
