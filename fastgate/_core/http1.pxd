@@ -4,7 +4,12 @@ The caller owns all memory. Results are spans: offsets into the caller's buffer.
 resumable: call again with the same head and the same buffer grown; whole or byte by byte,
 the result is the same.
 """
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+
+# Bodies and paths have modules of their own; whoever takes heads may take these from here.
+from fastgate._core.chunked cimport (CHUNK_END, CHUNK_MORE, chunk_decode, chunk_relay, chunk_reset,
+                                     chunk_state)
+from fastgate._core.uri cimport normalize_path
 
 cdef enum:
     MAX_FIELDS = 128          # fields a head can hold; the configured cap may be lower
@@ -12,9 +17,69 @@ cdef enum:
     PARSE_INCOMPLETE = 0      # valid so far; call again with more bytes
     # < 0: minus a Reason of reason.pxd, e.g. -MALFORMED_REQUEST, -HEADERS_TOO_LARGE.
 
-# Why a head was refused, finer than the Reason; for `detail`, logs and tests.
+# Why a head was refused, finer than the Reason; for `detail`, logs and tests. Append only:
+# the numbers stand in logs. FAULT_TEXTS (Python, http1.pyx) has a sentence for each.
 cpdef enum ParseFault:
     FAULT_NONE = 0
+    # the request line
+    FAULT_BLANK_LINES = 1
+    FAULT_METHOD = 2
+    FAULT_REQUEST_LINE = 3
+    FAULT_VERSION_MISSING = 4
+    FAULT_VERSION_MALFORMED = 5
+    FAULT_VERSION_UNSUPPORTED = 6
+    FAULT_LINE_TOO_LONG = 7
+    # its target
+    FAULT_TARGET_MISSING = 8
+    FAULT_TARGET_FORM = 9
+    FAULT_TARGET_SCHEME = 10
+    FAULT_TARGET_AUTHORITY = 11
+    FAULT_TARGET_USERINFO = 12
+    FAULT_TARGET_FRAGMENT = 13
+    FAULT_TARGET_NON_ASCII = 14
+    FAULT_TARGET_CHARACTER = 15
+    FAULT_TARGET_SPACE = 16
+    FAULT_TARGET_ESCAPE = 17
+    FAULT_TARGET_NUL = 18
+    # any line
+    FAULT_BARE_LF = 19
+    FAULT_BARE_CR = 20
+    FAULT_NUL = 21
+    FAULT_CONTROL = 22
+    # field lines
+    FAULT_FOLDING = 23
+    FAULT_FIELD_NAME_EMPTY = 24
+    FAULT_FIELD_NAME = 25
+    FAULT_FIELD_SPACE = 26
+    FAULT_FIELD_COLON = 27
+    FAULT_FIELD_TOO_LONG = 28
+    FAULT_FIELDS_TOO_MANY = 29
+    FAULT_HEAD_TOO_LARGE = 30
+    # Host
+    FAULT_HOST_MISSING = 31
+    FAULT_HOST_REPEATED = 32
+    FAULT_HOST_EMPTY = 33
+    FAULT_HOST_USERINFO = 34
+    FAULT_HOST_INVALID = 35
+    FAULT_HOST_PORT = 36
+    FAULT_HOST_MISMATCH = 37
+    # framing
+    FAULT_LENGTH_INVALID = 38
+    FAULT_LENGTH_OVERFLOW = 39
+    FAULT_LENGTH_REPEATED = 40
+    FAULT_LENGTH_WITH_CODING = 41
+    FAULT_CODING_REPEATED = 42
+    FAULT_CODING_INVALID = 43
+    FAULT_CODING_UNKNOWN = 44
+    FAULT_CODING_HTTP10 = 45
+    # other fields
+    FAULT_CONNECTION_INVALID = 46
+    FAULT_CONNECTION_TOO_MANY = 47
+    FAULT_UPGRADE_BODY = 48
+    # the status line
+    FAULT_STATUS_LINE = 49
+    FAULT_STATUS_CODE = 50
+    FAULT_COUNT = 51
 
 cpdef enum Method:
     METHOD_OTHER = 0
@@ -69,7 +134,7 @@ cpdef enum FieldName:
 
 cpdef enum Framing:
     FRAMING_NONE = 0          # no body
-    FRAMING_LENGTH = 1        # content_length bytes
+    FRAMING_LENGTH = 1        # content_length bytes (0 too: Content-Length was there)
     FRAMING_CHUNKED = 2
     FRAMING_CLOSE = 3         # responses only: until the connection closes
 
@@ -108,6 +173,7 @@ cdef struct field:
     uint32_t value_len        # without the white space around it
 
 cdef struct caps:
+    # lines are measured without their CRLF, the head with everything
     uint32_t line             # request line / status line, bytes   (414 / 502)
     uint32_t head             # whole head, bytes                   (431 / 502)
     uint32_t fields           # number of fields, at most MAX_FIELDS (431 / 502)
@@ -124,11 +190,14 @@ cdef struct head:
     span method
     span target               # as received
     span authority            # of an absolute-form target (len 0: none)
-    span path                 # within target, without query; "/" is always there
+    span path                 # without query, starts with "/" always: of "*", of CONNECT and of
+                              # an absolute-form target without path it is a "/" borrowed
+                              # from elsewhere in the request line
     span query                # without "?"; has_query tells "" from none
-    span host                 # value of Host, without port
+    span host                 # value of Host (HTTP/1.0 without Host: the target's authority),
+                              # without port, without a final dot; len 0: none (HTTP/1.0)
     span reason               # response: reason phrase
-    int64_t content_length    # -1: none
+    int64_t content_length    # -1: none; also set where framing says that no body follows (HEAD)
     uint16_t nfields
     uint16_t status           # response
     uint16_t fault            # ParseFault, when refused
@@ -138,6 +207,8 @@ cdef struct head:
     uint8_t framing           # Framing
     uint8_t form              # TargetForm
     uint8_t has_query
+    uint8_t options           # private: what Connection and Upgrade said (http1.pyx, OPTION_*)
+    uint16_t named            # private: fields that Connection names
     uint8_t first[64]         # FieldName → index + 1 of its first field; 0: absent
     field fields[MAX_FIELDS]
 
@@ -150,31 +221,7 @@ cdef int parse_response(head *h, const char *buf, uint32_t length, const caps *c
     # Sets framing for the answer to that method. -UPSTREAM_INVALID_RESPONSE on any fault.
     # A 1xx is returned as a complete head with FRAMING_NONE.
 
-cdef int normalize_path(const char *path, uint32_t length, char *out, uint32_t cap,
-                        int allow_encoded_slash) noexcept nogil
-    # The one canonical path: unreserved escapes decoded, other escapes upper-cased, "//"
-    # merged, dot segments removed. > 0: its length (never more than `length`); < 0: minus a Reason.
-
-# Chunked bodies. In-place: `buf` in, canonical bytes out at the same `buf`.
-cdef enum:
-    CHUNK_MORE = 0            # everything consumed, the body goes on
-    CHUNK_END = 1             # the body ended at *consumed
-    # < 0: minus a Reason (-MALFORMED_REQUEST)
-
-cdef struct chunk_state:
-    uint64_t remaining        # bytes left of this chunk's data
-    uint64_t total            # data bytes seen so far (for body caps)
-    uint32_t extension        # bytes of chunk extensions and trailers seen so far (capped)
-    uint8_t state
-    uint8_t digits
-
-cdef void chunk_reset(chunk_state *s) noexcept nogil
-cdef int chunk_relay(chunk_state *s, char *buf, uint32_t length,
-                     uint32_t *consumed, uint32_t *out_len) noexcept nogil
-    # out: still chunked, canonical: sizes re-emitted as they came less leading zeros (lower or
-    # upper hex kept), extensions and trailers dropped, ends with 0 CRLF CRLF. out_len <= consumed.
-cdef int chunk_decode(chunk_state *s, char *buf, uint32_t length,
-                      uint32_t *consumed, uint32_t *out_len) noexcept nogil
-    # out: the data bytes alone.
+cdef int fault_reason(int fault) noexcept nogil
+    # the Reason that a request with this ParseFault is refused with
 
 cdef int valid_token(const char *p, uint32_t length) noexcept nogil
