@@ -19,6 +19,14 @@ cdef extern from *:
         return __atomic_compare_exchange_n(p, expected, desired, 0, __ATOMIC_SEQ_CST, __ATOMIC_ACQUIRE);
     }
     static inline void fg_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+    /* In a loop that waits for another core: easy on the bus, and on a sibling thread. */
+    static inline void fg_pause(void) {
+    #if defined(__x86_64__)
+        __builtin_ia32_pause();
+    #elif defined(__aarch64__)
+        __asm__ __volatile__("yield");
+    #endif
+    }
     /* One 16-byte word {lo, hi}: expected and desired by value; 1 when it was exchanged. */
     static inline int fg_cas16(void *p, uint64_t expected_lo, uint64_t expected_hi,
                                uint64_t desired_lo, uint64_t desired_hi) {
@@ -35,5 +43,6 @@ cdef extern from *:
     uint64_t fg_add(uint64_t *p, uint64_t v) noexcept nogil
     int fg_cas(uint64_t *p, uint64_t *expected, uint64_t desired) noexcept nogil
     void fg_fence() noexcept nogil
+    void fg_pause() noexcept nogil
     int fg_cas16(void *p, uint64_t expected_lo, uint64_t expected_hi,
                  uint64_t desired_lo, uint64_t desired_hi) noexcept nogil

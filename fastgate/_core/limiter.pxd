@@ -1,4 +1,7 @@
-"""limiter: token buckets as theoretical arrival times (GCRA) in `cells`."""
+"""limiter: token buckets as theoretical arrival times (GCRA) in `cells`.
+
+Times are nanoseconds of CLOCK_MONOTONIC. The theory stands in limiter.pyx.
+"""
 from libc.stdint cimport uint32_t, uint64_t
 
 from fastgate._core.cells cimport cells, decision

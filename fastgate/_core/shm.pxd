@@ -51,10 +51,14 @@ cdef struct segment_header:       # 4096 bytes
     uint64_t per_worker_size
     uint64_t counters_at          # within a worker's area
     uint64_t route_rows           # rows of route counters; the last one is "other"
-    uint64_t concurrency_at
+    uint64_t concurrency_at       # a concurrency_head (concurrency.pxd), then the rows
     uint64_t concurrency_count
-    uint64_t logring_at
+    uint64_t logring_at           # up to LOGRING_HEAD bytes for the ring's own words, then the records
     uint64_t logring_count        # records, a power of two
+
+cdef enum:
+    PAGE = 4096
+    LOGRING_HEAD = 4096           # bytes set aside in front of the records, at most
 
 cdef class Segment:
     cdef readonly int fd
@@ -64,3 +68,8 @@ cdef class Segment:
     cdef worker_row *worker(self, uint32_t index) noexcept nogil
     cdef target_row *target(self, uint32_t slot) noexcept nogil
     cdef char *worker_area(self, uint32_t index) noexcept nogil
+    cdef _map(self, size_t size)
+    cdef _advise(self)
+
+cdef void zero_pages(char *p, uint64_t size) noexcept nogil
+    # p and size in whole pages: they read as zero afterwards, and take no memory any more
