@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import socket
+from array import array
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -101,21 +102,22 @@ class Channel(Generic[T]):
         that is none of the expected ones (its descriptors are closed).
         """
         try:
-            data, fds, flags, _ = socket.recv_fds(
-                self.sock, MAX_MESSAGE + 1, MAX_FDS, socket.MSG_CMSG_CLOEXEC
+            # Not socket.recv_fds and send_fds: some versions of them lose the flags.
+            data, ancillary, flags, _ = self.sock.recvmsg(
+                MAX_MESSAGE + 1, socket.CMSG_LEN(MAX_FDS * 4), socket.MSG_CMSG_CLOEXEC
             )
         except (BlockingIOError, InterruptedError):
             return None
         except (ConnectionResetError, BrokenPipeError) as error:
             raise ChannelClosed from error
+        fds = _descriptors(ancillary)
         if not data:
-            _close_all(fds)
             raise ChannelClosed
         if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
             _close_all(fds)
             raise msgspec.ValidationError("a message or its descriptors were cut short")
         try:
-            return self._decode(data), list(fds)
+            return self._decode(data), fds
         except msgspec.DecodeError:
             _close_all(fds)
             raise
@@ -128,15 +130,21 @@ class Channel(Generic[T]):
     def _put(self, data: bytes, fds: Sequence[int]) -> bool:
         try:
             # The kernel takes the whole message or nothing.
-            if fds:
-                socket.send_fds(self.sock, [data], list(fds), socket.MSG_NOSIGNAL)
-            else:
-                self.sock.send(data, socket.MSG_NOSIGNAL)
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))] if fds else []
+            self.sock.sendmsg([data], rights, socket.MSG_NOSIGNAL)
         except (BlockingIOError, InterruptedError):
             return False
         except (BrokenPipeError, ConnectionResetError, ConnectionRefusedError) as error:
             raise ChannelClosed from error
         return True
+
+
+def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    found = array("i")
+    for level, kind, content in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            found.frombytes(content[: len(content) // found.itemsize * found.itemsize])
+    return list(found)
 
 
 def _close_all(fds: Sequence[int]) -> None:

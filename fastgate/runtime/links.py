@@ -162,7 +162,6 @@ class Links:
         self._links: dict[int, Link] = {}
         self._image: Image | None = None  # the newest that was committed
         self._trial: Image | None = None  # being prepared
-        self._committing = False
         self._credentials_fd = -1
         self._seq = itertools.count(time.time_ns() // 1000)
         self._changed = asyncio.Event()
@@ -215,9 +214,9 @@ class Links:
     async def install(self, image: Image, keep: Callable[[], Awaitable[None]]) -> None:
         """Bring an image to all workers. Raises ConfigurationError when one cannot serve it.
 
-        keep: called when all are ready, before any swaps. Raises ApplyError when workers do
-        not answer in time: before the commit nothing has changed; after it the image is the
-        truth and late workers catch up.
+        image: its descriptor is taken over. keep: called when all are ready, before any
+        swaps. Raises ApplyError when workers do not answer in time: before the commit nothing
+        has changed; after it the image is the truth and late workers catch up.
         """
         self._trial = image
         try:
@@ -234,6 +233,7 @@ class Links:
             await keep()
         except BaseException:
             self._trial = None
+            os.close(image.fd)
             for link in self._links.values():
                 if link.channel is not None:
                     link.channel.send(Abort(seq=link.seq))

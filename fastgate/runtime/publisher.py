@@ -1,0 +1,285 @@
+"""Publishing: from a configuration to every worker serving it, or to an error and no change.
+
+::
+
+    check plans ─ resolve names ─ compile (thread) ─ bind new addresses ─ prepare all workers
+        │             │               │                   │                    │
+        └─────────────┴───────────────┴─── ConfigurationError: nothing was touched
+                                                                               │
+          hand over to the supervisor ─ commit ─ every worker serves it ─ generation advances
+
+One apply at a time; a second waits for the first. Slot numbers are allotted in a copy of the
+book, so a configuration that is refused takes none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+
+from fastgate._core.shm import Segment
+from fastgate._core.snapshot import Snapshot
+from fastgate.compiler import CompiledImage, SlotBook, compile_gateway
+from fastgate.errors import ConfigurationError
+from fastgate.identity import Identity
+from fastgate.model.gateway import Gateway, Upstream
+from fastgate.runtime.health import Check, HealthChecks, unpack_sockaddr
+from fastgate.runtime.links import Image, Links
+from fastgate.runtime.listeners import BindError
+from fastgate.runtime.messages import Listener, Published
+from fastgate.runtime.resolver import Resolver
+from fastgate.runtime.uplink import Uplink
+
+log = logging.getLogger("fastgate.control")
+
+CONTROL = "control"  # the name of the control API's listener
+PATIENCE_S = 5.0  # for names that are new in an apply
+
+
+class Publisher:
+    """What is served now, and the way to something else."""
+
+    def __init__(
+        self,
+        segment: Segment,
+        links: Links,
+        uplink: Uplink,
+        resolver: Resolver,
+        identity: Identity,
+        *,
+        slots: SlotBook,
+        generation: int,
+        sockets: dict[str, list[socket.socket]],
+        addresses: dict[str, str],
+    ) -> None:
+        """generation: the last one that was used. sockets, addresses: what is bound already."""
+        self._segment = segment
+        self._links = links
+        self._uplink = uplink
+        self._resolver = resolver
+        self._identity = identity
+        self._slots = slots
+        self._last = generation
+        self._sockets = sockets
+        self._addresses = addresses
+        self._lock = asyncio.Lock()
+        self.health = HealthChecks()
+        self.gateway: Gateway | None = None
+        self.snapshot: Snapshot | None = None
+        self.generation = 0  # that every worker serves, or is to serve
+        self.on_served: list[Callable[[], None]] = []
+
+    @property
+    def slots(self) -> SlotBook:
+        """The slot numbers in use."""
+        return self._slots
+
+    def address_of(self, bind: str) -> str:
+        """An address as bound (tells the port where 0 was asked for)."""
+        return self._addresses.get(bind, bind)
+
+    def control_socket(self) -> socket.socket | None:
+        """The control API's listening socket, as configured now."""
+        if self.gateway is None:
+            return None
+        sockets = self._sockets.get(str(self.gateway.control.bind))
+        return sockets[0] if sockets else None
+
+    async def apply(
+        self, gateway: Gateway, *, dry_run: bool = False, patience: float = PATIENCE_S
+    ) -> int:
+        """See `fastgate.api.ports.ControlPort.apply`. patience: seconds for name servers."""
+        async with self._lock:
+            return await self._apply(gateway, dry_run, patience)
+
+    async def republish(self) -> None:
+        """Publish the served configuration anew, with the addresses known now."""
+        async with self._lock:
+            if self.gateway is not None:
+                await self._apply(self.gateway, False, 0.0)
+
+    async def _apply(self, gateway: Gateway, dry_run: bool, patience: float) -> int:
+        generation = self._last + 1
+        self._identity.check_plans(gateway)
+        await self._resolver.add(names_of(gateway), patience)
+        slots = msgspec.convert(msgspec.to_builtins(self._slots), SlotBook)
+        image = await asyncio.to_thread(
+            compile_gateway,
+            gateway,
+            generation=generation,
+            slots=slots,
+            addresses=self._resolver.addresses(),
+        )
+        try:
+            if dry_run:
+                return generation
+            self._last = generation
+            await self._bring(gateway, image, slots)
+        finally:
+            os.close(image.fd)
+        for name, why in self._resolver.unresolved().items():
+            log.warning("target %s has no address yet: %s", name, why)
+        for warning in image.warnings:
+            log.warning("%s", warning)
+        return generation
+
+    async def _bring(self, gateway: Gateway, image: CompiledImage, slots: SlotBook) -> None:
+        listeners = listeners_of(gateway)
+        control = Listener(name=CONTROL, bind=str(gateway.control.bind), shared=True)
+        new = await self._bind_new([*listeners, control])
+        snapshot = Snapshot(image.fd)
+        kept = False
+
+        async def keep() -> None:
+            nonlocal kept
+            kept = True
+            self._take_over(gateway, snapshot, slots, [*listeners, control])
+
+        sockets = {listener.bind: self._sockets[listener.bind] for listener in listeners}
+        try:
+            await self._links.install(
+                Image(snapshot.generation, os.dup(image.fd), listeners, sockets), keep
+            )
+        finally:
+            if not kept:
+                self._drop(new)
+                self._uplink.release(new)
+            else:
+                self._segment.generation = snapshot.generation
+                self._resolver.keep_only(names_of(gateway))
+                self.health.update(self._checks(gateway, snapshot))
+                for callback in self.on_served:
+                    callback()
+
+    def _take_over(
+        self, gateway: Gateway, snapshot: Snapshot, slots: SlotBook, listeners: list[Listener]
+    ) -> None:
+        """All workers are ready: from here on there is no way back."""
+        self._slots = slots
+        self.gateway = gateway
+        self.snapshot = snapshot
+        self.generation = snapshot.generation
+        self._identity.configure(gateway, slots.plans)
+        self._claim_targets(snapshot)
+        binds = [listener.bind for listener in listeners]
+        self._uplink.send(
+            Published(
+                generation=snapshot.generation,
+                binds=binds,
+                drain_s=gateway.drain_timeout.seconds,
+            ),
+            (snapshot.fd,),
+        )
+        self._drop([bind for bind in self._sockets if bind not in binds])
+
+    async def _bind_new(self, listeners: list[Listener]) -> list[str]:
+        """Bind the addresses that are not bound yet. Raises ConfigurationError; then none is."""
+        new: list[str] = []
+        seen: dict[str, str] = {}
+        try:
+            for i, listener in enumerate(listeners):
+                path = "control.bind" if listener.name == CONTROL else f"listeners[{i}].bind"
+                if other := seen.get(listener.bind):
+                    raise ConfigurationError(
+                        f"{listener.bind} is the address of {other} already", path=path
+                    )
+                seen[listener.bind] = listener.name
+                if listener.bind in self._sockets:
+                    continue
+                try:
+                    sockets, address = await self._uplink.bind(listener)
+                except BindError as error:
+                    raise ConfigurationError(error.message, path=path, hint=error.hint) from error
+                self._sockets[listener.bind] = sockets
+                self._addresses[listener.bind] = address
+                new.append(listener.bind)
+        except BaseException:
+            self._drop(new)
+            self._uplink.release(new)
+            raise
+        return new
+
+    def _drop(self, binds: Iterable[str]) -> None:
+        for bind in list(binds):
+            for sock in self._sockets.pop(bind, []):
+                sock.close()
+            self._addresses.pop(bind, None)
+
+    # ---- targets -------------------------------------------------------------------------
+
+    def _claim_targets(self, snapshot: Snapshot) -> None:
+        for target in targets_of(snapshot):
+            if target["slot"] < self._segment.targets:
+                self._segment.target_row(target["slot"]).claim(target["identity"])
+
+    def _checks(self, gateway: Gateway, snapshot: Snapshot) -> list[tuple[int, Check, Any]]:
+        """The active checks that the configuration asks for."""
+        upstreams = {upstream.name: upstream for upstream in gateway.upstreams}
+        checks = []
+        for target in targets_of(snapshot):
+            upstream = upstreams.get(target["upstream_name"])
+            where = unpack_sockaddr(target["sockaddr"])
+            if upstream is None or where is None or target["slot"] >= self._segment.targets:
+                continue
+            check = check_of(upstream, target, *where)
+            if check is not None:
+                row = self._segment.target_row(target["slot"])
+                checks.append((target["identity"], check, row))
+        return checks
+
+
+def listeners_of(gateway: Gateway) -> list[Listener]:
+    """The listeners of a configuration, as the supervisor is told."""
+    return [
+        Listener(
+            name=listener.name,
+            bind=str(listener.bind),
+            mode=listener.permissions,
+            backlog=listener.backlog,
+        )
+        for listener in gateway.listeners
+    ]
+
+
+def names_of(gateway: Gateway) -> list[tuple[str, int]]:
+    """The host names that targets have, each with its port."""
+    return [
+        (target.url.host, target.url.port)
+        for upstream in gateway.upstreams
+        for target in upstream.targets
+        if not target.url.is_ip
+    ]
+
+
+def targets_of(snapshot: Snapshot) -> list[dict[str, Any]]:
+    """All targets of a snapshot, each with the name of its upstream."""
+    found = []
+    for i, name in enumerate(snapshot.upstreams()):
+        for index in snapshot.upstream(i)["targets"]:
+            found.append({**snapshot.target(index), "upstream_name": name})
+    return found
+
+
+def check_of(upstream: Upstream, target: dict[str, Any], family: int, address: Any) -> Check | None:
+    """The active check of a target; None when its upstream has none."""
+    health = upstream.health
+    if health is None:
+        return None
+    return Check(
+        name=f"{upstream.name}: {target['name'].decode()}",
+        family=family,
+        address=address,
+        authority=target["authority"].decode(),
+        path=health.path,
+        interval=health.interval.seconds,
+        timeout=health.timeout.seconds,
+        unhealthy_after=health.unhealthy_after,
+        healthy_after=health.healthy_after,
+        expect=tuple(health.expect),
+    )
