@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from fastgate.model.base import FieldValue, Model, Name
+from fastgate.model.base import Model, Name
 from fastgate.model.places import Bind
 from fastgate.model.units import Duration, Size
 from fastgate.model.values import KeyDigest
@@ -264,10 +264,11 @@ class Problems(Model, frozen=True, kw_only=True):
     """The bodies of refusals."""
 
     base: Annotated[
-        FieldValue,
+        str,
         Meta(
+            pattern=r"^([A-Za-z][A-Za-z0-9+.-]*:|/)[\x21\x23-\x5b\x5d-\x7e]{0,512}$",
             description="What a problem's `type` begins with; the reason's code follows. Give the "
             "address of a page for each reason, `https://api.example.com/problems/`, to have "
-            "types that can be opened."
+            "types that can be opened.",
         ),
     ] = "urn:fastgate:reason:"

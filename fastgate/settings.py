@@ -1,0 +1,89 @@
+"""Settings of the programs themselves: what is not in the configuration document.
+
+Each is declared once, here; the command line's options, the environment variables and the reference
+come from it. The document says what the gateway does; a setting says where the document is,
+where state is kept and how to reach a running gateway.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Setting(NamedTuple):
+    """One setting."""
+
+    name: str
+    env: str
+    """Its environment variable."""
+    default: str
+    """Used where neither option nor variable is given; "" : see `text`."""
+    text: str
+    """For `--help` and the reference."""
+    secret: bool = False
+    """Never shown; has no option, since command lines can be seen by others."""
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting(
+        "config",
+        "FASTGATE_CONFIG",
+        "fastgate.yaml",
+        "The configuration file.",
+    ),
+    Setting(
+        "state_dir",
+        "FASTGATE_STATE_DIR",
+        "",
+        "Where state is kept: the database, the admin token, counters that survive a restart. "
+        "Default: `.fastgate` beside the configuration file.",
+    ),
+    Setting(
+        "control",
+        "FASTGATE_CONTROL",
+        "http://127.0.0.1:8081",
+        "Where the control API is: `http://host:port` or `unix:/path`.",
+    ),
+    Setting(
+        "token",
+        "FASTGATE_TOKEN",
+        "",
+        "The token for the control API. Default: what the file `admin-token` in the state "
+        "directory holds.",
+        secret=True,
+    ),
+    Setting(
+        "log_level",
+        "FASTGATE_LOG_LEVEL",
+        "info",
+        "The least that is logged: `debug`, `info`, `warning` or `error`.",
+    ),
+)
+
+BY_NAME: dict[str, Setting] = {setting.name: setting for setting in SETTINGS}
+
+STATE_DIR = ".fastgate"
+ADMIN_TOKEN = "admin-token"
+"""The file of the first admin token in the state directory, readable by its owner alone."""
+
+
+def value_of(name: str, given: str | None = None, environ: Mapping[str, str] = os.environ) -> str:
+    """A setting's value: what is given, else the variable, else the default."""
+    setting = BY_NAME[name]
+    return given or environ.get(setting.env) or setting.default
+
+
+def state_dir(
+    config: str | os.PathLike[str] | None = None,
+    given: str | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> Path:
+    """The state directory: as given or set, else `.fastgate` beside `config`, else here."""
+    named = value_of("state_dir", given, environ)
+    if named:
+        return Path(named)
+    beside = Path(config).parent if config is not None and os.fspath(config) != "-" else Path()
+    return beside / STATE_DIR
