@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import re
 import socket
@@ -91,7 +92,8 @@ async def ask(check: Check) -> None:
     except TimeoutError:
         raise CheckFailed(f"no answer within {check.timeout:g} s") from None
     except OSError as error:
-        raise CheckFailed(error.strerror or str(error)) from error
+        # asyncio puts the address into strerror; the number says what it was.
+        raise CheckFailed(os.strerror(error.errno) if error.errno else str(error)) from error
     if not any(status == want or want == f"{status[0]}xx" for want in check.expect):
         raise CheckFailed(f"answered {status}")
 

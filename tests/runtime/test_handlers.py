@@ -1,0 +1,55 @@
+"""From a handler's name to its function, or to why not."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fastgate.runtime.handlers import HandlerError, resolve, resolve_all
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    name = "handlers_under_test"
+    (tmp_path / f"{name}.py").write_text(
+        "async def hello(exchange): return 'hello'\n"
+        "class Api:\n"
+        "    async def get(exchange): return 'got'\n"
+        "number = 5\n"
+    )
+    (tmp_path / "broken_under_test.py").write_text("1 / 0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield name
+    sys.modules.pop(name, None)
+    sys.modules.pop("broken_under_test", None)
+
+
+async def test_functions_and_methods_are_found(module: str) -> None:
+    assert await resolve(f"{module}:hello")(None) == "hello"  # type: ignore[func-returns-value]
+    assert await resolve(f"{module}:Api.get")(None) == "got"  # type: ignore[func-returns-value]
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("handlers_under_test", "package.module:function"),
+        ("handlers_under_test:absent", "has no absent"),
+        ("handlers_under_test:number", "is a int, not a function"),
+        ("no_such_module:hello", "No module named"),
+        ("broken_under_test:hello", "ZeroDivisionError"),
+    ],
+)
+def test_what_cannot_be_had_says_why(module: str, name: str, why: str) -> None:
+    with pytest.raises(HandlerError, match=why):
+        resolve(name)
+
+
+async def test_one_that_cannot_be_had_does_not_take_the_others_with_it(module: str) -> None:
+    handlers, problems = resolve_all([f"{module}:absent", f"{module}:hello"])
+    assert [problem.about for problem in problems] == [f"{module}:absent"]
+    assert await handlers[1](None) == "hello"  # type: ignore[func-returns-value]
+    with pytest.raises(HandlerError, match="has no absent"):
+        await handlers[0](None)

@@ -1,0 +1,218 @@
+"""Health checks: when a verdict changes, what an answer must look like, what tasks leave behind."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastgate.runtime.health import (
+    HEALTHY,
+    UNHEALTHY,
+    UNKNOWN,
+    Check,
+    CheckFailed,
+    HealthChecks,
+    Verdict,
+    ask,
+    unpack_sockaddr,
+)
+
+
+def check(address: Any = ("127.0.0.1", 1), **more: Any) -> Check:
+    values: dict[str, Any] = {
+        "name": "orders: one",
+        "family": socket.AF_INET,
+        "address": address,
+        "authority": "orders.internal",
+        "path": "/healthz?deep=1",
+        "interval": 0.001,
+        "timeout": 5.0,
+        "unhealthy_after": 3,
+        "healthy_after": 2,
+        "expect": ("2xx",),
+    }
+    return Check(**{**values, **more})
+
+
+class Row:
+    health = UNKNOWN
+
+
+def naive(results: list[bool], down: int, up: int) -> int:
+    """The state after these results, by looking at the whole history again and again."""
+    state = UNKNOWN
+    for end in range(1, len(results) + 1):
+        seen = results[:end]
+        if len(seen) >= up and all(seen[-up:]):
+            state = HEALTHY
+        elif len(seen) >= down and not any(seen[-down:]):
+            state = UNHEALTHY
+    return state
+
+
+@given(st.lists(st.booleans(), max_size=60), st.integers(1, 5), st.integers(1, 5))
+def test_a_verdict_is_what_the_history_says(results: list[bool], down: int, up: int) -> None:
+    verdict = Verdict(check(unhealthy_after=down, healthy_after=up))
+    state = UNKNOWN
+    for good in results:
+        changed = verdict.result(good)
+        assert changed == (verdict.state != state)
+        state = verdict.state
+    assert state == naive(results, down, up)
+
+
+@asynccontextmanager
+async def answering(answer: bytes) -> AsyncIterator[tuple[tuple[str, int], list[bytes]]]:
+    """A server that sends these bytes to everyone; yields its address and what it was asked."""
+    asked: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(answer)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname(), asked
+    finally:
+        server.close()
+
+
+async def test_a_check_asks_as_a_client_does() -> None:
+    async with answering(b"HTTP/1.1 204 No Content\r\n\r\n") as (address, asked):
+        await ask(check(address))
+    assert asked[0].startswith(b"GET /healthz?deep=1 HTTP/1.1\r\nHost: orders.internal\r\n")
+    assert b"Connection: close\r\n" in asked[0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "expect", "why"),
+    [
+        (b"HTTP/1.1 500 Oops\r\n\r\n", ("2xx",), "answered 500"),
+        (b"HTTP/1.1 201 Created\r\n\r\n", ("200", "3xx"), "answered 201"),
+        (b"SSH-2.0-OpenSSH\r\n", ("2xx",), "not HTTP/1"),
+        (b"", ("2xx",), "without an answer"),
+        (b"x" * 20_000, ("2xx",), "without an answer"),
+    ],
+)
+async def test_another_answer_is_a_failure_that_says_so(
+    answer: bytes, expect: tuple[str, ...], why: str
+) -> None:
+    async with answering(answer) as (address, _):
+        with pytest.raises(CheckFailed, match=why):
+            await ask(check(address, expect=expect))
+
+
+async def test_expected_statuses_may_be_exact() -> None:
+    async with answering(b"HTTP/1.0 401 Unauthorized\r\n\r\n") as (address, _):
+        await ask(check(address, expect=("200", "401")))
+
+
+async def test_nobody_there_is_a_failure() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        address = sock.getsockname()
+    with pytest.raises(CheckFailed, match="refused"):
+        await ask(check(address))
+
+
+async def test_silence_is_a_failure() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as sock,
+        pytest.raises(CheckFailed, match="no answer within"),
+    ):
+        await ask(check(sock.getsockname(), timeout=0.01))
+
+
+async def test_unix_sockets_are_asked_too(tmp_path: Path) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        writer.close()
+
+    path = str(tmp_path / "app.sock")
+    server = await asyncio.start_unix_server(serve, path)
+    await ask(check(path, family=socket.AF_UNIX))
+    server.close()
+
+
+class Scripted:
+    """Answers checks by a function; `after` waits for that many."""
+
+    def __init__(self, good: Callable[[int], bool]) -> None:
+        self._good = good
+        self.count = 0
+        self._changed = asyncio.Event()
+
+    async def __call__(self, check: Check) -> None:
+        self.count += 1
+        self._changed.set()
+        if not self._good(self.count):
+            raise CheckFailed("scripted")
+
+    async def after(self, count: int) -> None:
+        while self.count < count:
+            self._changed.clear()
+            await self._changed.wait()
+
+
+async def test_the_row_follows_the_checks() -> None:
+    scripted = Scripted(lambda n: n > 5)
+    row = Row()
+    checks = HealthChecks(scripted)
+    checks.update([(1, check(), row)])
+    await scripted.after(5)
+    assert row.health == UNHEALTHY
+    await scripted.after(8)
+    assert row.health == HEALTHY
+    await checks.stop()
+    assert row.health == HEALTHY
+
+
+async def test_a_target_that_is_not_checked_any_more_is_not_left_unhealthy() -> None:
+    scripted = Scripted(lambda n: False)
+    row = Row()
+    checks = HealthChecks(scripted)
+    checks.update([(1, check(), row)])
+    await scripted.after(4)
+    assert row.health == UNHEALTHY
+    checks.update([])
+    assert row.health == UNKNOWN
+    await checks.stop()
+
+
+async def test_an_unchanged_check_goes_on_and_a_changed_one_begins_anew() -> None:
+    scripted = Scripted(lambda n: True)
+    row = Row()
+    checks = HealthChecks(scripted)
+    checks.update([(1, check(), row)])
+    first = checks._watched[1].task
+    checks.update([(1, check(), row)])
+    assert checks._watched[1].task is first
+    checks.update([(1, check(path="/other"), row)])
+    assert checks._watched[1].task is not first
+    await asyncio.gather(first, return_exceptions=True)
+    assert first.cancelled()
+    await checks.stop()
+
+
+def test_addresses_are_unpacked_as_connect_takes_them() -> None:
+    v4 = struct.pack("=H", socket.AF_INET) + struct.pack("!H4s8x", 8080, bytes([10, 0, 0, 7]))
+    assert unpack_sockaddr(v4) == (socket.AF_INET, ("10.0.0.7", 8080))
+    loopback = socket.inet_pton(socket.AF_INET6, "::1")
+    v6 = struct.pack("=H", socket.AF_INET6) + struct.pack("!HI16s", 443, 0, loopback)
+    assert unpack_sockaddr(v6 + struct.pack("=I", 2)) == (socket.AF_INET6, ("::1", 443, 0, 2))
+    unix = struct.pack("=H", socket.AF_UNIX)
+    assert unpack_sockaddr(unix + b"/run/app.sock\0") == (socket.AF_UNIX, "/run/app.sock")
+    assert unpack_sockaddr(unix + b"\0name") == (socket.AF_UNIX, b"\0name")
+    assert unpack_sockaddr(b"") is None
+    with pytest.raises(ValueError, match="family"):
+        unpack_sockaddr(struct.pack("=H", 99) + b"xx")
