@@ -7,6 +7,7 @@ seen): at most 0.8 % above what was measured, never below.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -77,7 +78,7 @@ class Histogram:
 
     def quantile(self, q: float) -> int:
         """The value that a share `q` (0..1) of all values does not exceed; 0 when empty."""
-        wanted = max(1, -(-int(q * self.count * 1_000_000) // 1_000_000)) if self.count else 0
+        wanted = max(1, math.ceil(round(q * self.count, 6)))
         seen = 0
         for i in sorted(self.buckets):
             seen += self.buckets[i]

@@ -1,0 +1,106 @@
+"""FastGate as a subject: plain, and with all its policies on."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import signal
+import sys
+from functools import cache
+from typing import Any
+
+import fastgate
+from benchmarks.compare.processes import Tree, cpu_of
+from benchmarks.compare.subjects import Setup, Subject, Unavailable, all_keys
+from benchmarks.workload import routes
+
+
+@cache
+def digests() -> dict[str, str]:
+    """Consumer's name → digest of its key, as a configuration carries it."""
+    return {
+        name: "sha256:" + hashlib.sha256(key.encode()).hexdigest()
+        for key, name in all_keys().items()
+    }
+
+
+class FastGate(Subject):
+    """This project's gateway, run as its users run it: `fastgate run FILE`."""
+
+    product = "fastgate"
+    reloads = True
+    start_patience = 60.0
+
+    def __init__(self, *, policies: bool = False) -> None:
+        self.policies = policies
+        self.name = "fastgate-policies" if policies else "fastgate"
+
+    @property
+    def description(self) -> str:
+        if self.policies:
+            return (
+                "FastGate: key auth, rate limit and daily quota by consumer, metrics, recent "
+                "requests, JSON access log to a file"
+            )
+        return "FastGate: plain reverse proxy; metrics counted, access log off"
+
+    def version(self) -> str:
+        if importlib.util.find_spec("fastgate._core.engine") is None:
+            raise Unavailable("the core is not built: python setup.py build_ext --inplace")
+        return fastgate.__version__
+
+    def document(self, setup: Setup) -> dict[str, Any]:
+        """The configuration."""
+        route: dict[str, Any] = {"name": "all", "path": "/{rest*}", "service": "backend"}
+        if setup.mark:
+            route["headers"] = {"response": {"set": {"X-Mark": setup.mark}}}
+        consumers: list[dict[str, Any]] = []
+        if setup.policies:
+            route |= {
+                "auth": {"api_key": {"header": "X-Api-Key"}},
+                "limits": [{"by": ["consumer"], "rate": f"{setup.rate}/s", "burst": setup.burst}],
+                "quotas": [{"by": ["consumer"], "period": "day", "requests": 2**40}],
+            }
+            consumers = [{"name": name, "keys": [key]} for name, key in digests().items()]
+        table = [route]
+        if setup.routes > 1:
+            table += [
+                {**route, "name": made.name, "path": made.pattern} for made in routes(setup.routes)
+            ]
+        return {
+            "version": 1,
+            "workers": setup.workers,
+            "listeners": [{"name": "public", "bind": f"127.0.0.1:{setup.port}"}],
+            "upstreams": [
+                {
+                    "name": "backend",
+                    "targets": [{"url": f"http://127.0.0.1:{setup.backend}"}],
+                    "keepalive": {"max": 2048},
+                }
+            ],
+            "services": [{"name": "backend", "upstream": "backend"}],
+            "routes": table,
+            "consumers": consumers,
+            "timeouts": {"idle": "5m"},
+            "control": {"bind": f"127.0.0.1:{setup.spare}"},
+            "observability": {
+                "access_log": {"to": str(setup.folder / "access.log")} if setup.policies else {},
+                "recent": 10_000 if setup.policies else 0,
+            },
+        }
+
+    def files(self, setup: Setup) -> dict[str, str]:
+        return {"gateway.json": json.dumps(self.document(setup))}
+
+    def command(self, setup: Setup) -> list[str]:
+        return [sys.executable, "-m", "fastgate.cli", "run", "gateway.json"]
+
+    def reload(self, tree: Tree, setup: Setup) -> None:
+        os.kill(tree.pid, signal.SIGHUP)
+
+    def workers_of(self, tree: Tree, count: int) -> list[int]:
+        """The busiest children: a worker is what serves."""
+        pids = tree.pids()[1:]
+        return sorted(pids, key=lambda pid: cpu_of(pid).run_ns, reverse=True)[:count]

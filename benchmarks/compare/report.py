@@ -1,0 +1,153 @@
+"""`compare.md`: the result as tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from benchmarks.compare.schema import Point, Report, Spread
+
+LOAD_COLUMNS = (
+    ("rps", "requests/s", "{:,.0f}"),
+    ("cpu_us", "CPU µs", "{:.2f}"),
+    ("cpu_user_us", "user", "{:.1f}"),
+    ("cpu_system_us", "system", "{:.1f}"),
+    ("worker_cpu_us", "worker alone", "{:.2f}"),
+    ("p50_us", "p50 µs", "{:,.0f}"),
+    ("p99_us", "p99 µs", "{:,.0f}"),
+    ("p999_us", "p99.9 µs", "{:,.0f}"),
+)
+OPEN_COLUMNS = (
+    ("rate", "rate/s", "{:,.0f}"),
+    ("cpu_us", "CPU µs", "{:.2f}"),
+    ("p50_us", "p50 µs", "{:,.0f}"),
+    ("p99_us", "p99 µs", "{:,.0f}"),
+    ("p999_us", "p99.9 µs", "{:,.0f}"),
+    ("added_p50_us", "added p50 µs", "{:,.0f}"),
+    ("added_p99_us", "added p99 µs", "{:,.0f}"),
+)
+RELOAD_COLUMNS = (
+    ("reloads", "reloads", "{:,.0f}"),
+    ("reload_s", "each s", "{:.3f}"),
+    ("requests", "requests", "{:,.0f}"),
+    ("failed", "failed, kept-alive", "{:,.0f}"),
+    ("failed_fresh", "failed, fresh", "{:,.0f}"),
+    ("quiet_p99_us", "p99 µs in quiet", "{:,.0f}"),
+    ("reload_p99_us", "p99 µs reloading", "{:,.0f}"),
+    ("p99_ratio", "ratio", "{:.2f}"),
+)
+IDLE_COLUMNS = (
+    ("start_s", "serving after s", "{:.3f}"),
+    ("idle_pss_mib", "at rest MiB", "{:.1f}"),
+    ("loaded_pss_mib", "after load MiB", "{:.1f}"),
+    ("connection_bytes", "bytes per idle connection", "{:,.0f}"),
+)
+COLUMNS = {
+    "closed": LOAD_COLUMNS,
+    "open": OPEN_COLUMNS,
+    "reload": RELOAD_COLUMNS,
+    "idle": IDLE_COLUMNS,
+}
+
+
+def cell(spread: Spread | None, form: str) -> str:
+    """Median, with the range of the rounds where there is one."""
+    if spread is None:
+        return "-"
+    middle = form.format(spread.median)
+    low, high = form.format(spread.low), form.format(spread.high)
+    return middle if low == high else f"{middle} ({low} to {high})"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A Markdown table; the first column is left-aligned."""
+    align = ["---", *["---:"] * (len(header) - 1)]
+    return [f"| {' | '.join(row)} |" for row in (header, align, *rows)]
+
+
+def section(title: str, points: Sequence[Point]) -> list[str]:
+    """One scenario."""
+    columns = COLUMNS[points[0].mode]
+    lines = [f"## {title}", ""]
+    lines += table(
+        ["", *(name for _, name, _ in columns)],
+        [
+            [p.subject, *(cell(p.metrics.get(metric), form) for metric, _, form in columns)]
+            for p in points
+        ],
+    )
+    for point in points:
+        lines += [f"\n{point.subject}: {note}." for note in point.notes]
+        bad = {name: n for name, n in point.errors.items() if n}
+        if bad:
+            listed = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in bad.items())
+            lines.append(f"\n{point.subject}: {listed}.")
+    return [*lines, ""]
+
+
+def verdict_table(report: Report) -> list[str]:
+    """The budgets."""
+    marks = {True: "met", False: "**missed**", None: "-"}
+    return table(
+        ["budget", "measured", "limit", "", ""],
+        [
+            [
+                b.budget,
+                "-" if b.figure is None else f"{b.figure:,.4g} {b.unit}".strip(),
+                f"{'≤' if b.sense == '<=' else '≥'} {b.limit:,.4g} {b.unit}".strip(),
+                marks[b.met],
+                b.note,
+            ]
+            for b in report.verdict
+        ],
+    )
+
+
+def markdown(report: Report, titles: dict[str, str]) -> str:
+    """The whole document."""
+    m = report.machine
+    lines = [
+        "# FastGate beside other proxies",
+        "",
+        f"Made by `python -m benchmarks.compare` on {report.started}, in {report.seconds:.0f} s. "
+        "Figures are medians over the rounds, with the least and the greatest in parentheses. How "
+        "it is measured, and what it does not show: [docs/benchmarks.md]"
+        "(../../docs/benchmarks.md).",
+        "",
+        f"- {m.cpu}, {m.cores} cores{', virtual machine' if m.hypervisor else ''}, "
+        f"{m.memory_gib} GiB; Linux {m.kernel} {m.architecture}; Python {m.python}; load average "
+        f"before the run {m.load_average}",
+        f"- cores: {', '.join(f'{part} {where}' for part, where in report.placement.items())}",
+        f"- {', '.join(f'{name} {value}' for name, value in report.options.items())}",
+        "",
+        *table(
+            ["subject", "version", "what it does"],
+            [[s.name, s.version, s.description] for s in report.subjects],
+        ),
+        "",
+        "## Budgets",
+        "",
+        *verdict_table(report),
+        "",
+    ]
+    for name, title in titles.items():
+        points = [p for p in report.points if p.scenario == name]
+        if points:
+            lines += section(title, points)
+    if report.crosscheck:
+        lines += ["## Cross-check with wrk", "", "Requests/s, 64 connections, closed loop.", ""]
+        subjects = sorted({key.split()[0] for key in report.crosscheck})
+        lines += table(
+            ["", "load", "wrk"],
+            [
+                [s, *(f"{report.crosscheck.get(f'{s} {t}', 0):,.0f}" for t in ("load", "wrk"))]
+                for s in subjects
+            ],
+        )
+        lines.append("")
+    if report.skipped:
+        lines += ["## Not measured", ""]
+        lines += [
+            f"- {s.scenario}, {s.subject}: {s.reason.splitlines()[0]}" for s in report.skipped
+        ]
+        lines.append("")
+    return "\n".join(lines)

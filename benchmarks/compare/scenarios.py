@@ -1,0 +1,121 @@
+"""What is measured: a table. A scenario is one kind of load on a list of subjects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from benchmarks.compare.gateway import FastGate
+from benchmarks.compare.peers import Direct, Envoy, HAProxy, Nginx, Relay
+from benchmarks.compare.subjects import Subject
+
+SUBJECTS: dict[str, Subject] = {
+    s.name: s
+    for s in (
+        FastGate(),
+        FastGate(policies=True),
+        Nginx(),
+        Nginx(policies=True),
+        HAProxy(),
+        HAProxy(policies=True),
+        Envoy(),
+        Relay(),
+        Direct(),
+    )
+}
+
+PLAIN = ("fastgate", "nginx", "haproxy", "envoy", "relay")
+POLICIES = ("fastgate-policies", "nginx-policies", "haproxy-policies")
+PROXIES = ("fastgate", "fastgate-policies", "nginx", "nginx-policies", "haproxy",
+           "haproxy-policies", "envoy", "relay")  # fmt: skip
+
+# Envoy is slower by so much that half of what the others can do would be overload for it.
+SETS_THE_RATE = ("fastgate", "fastgate-policies", "nginx", "nginx-policies", "haproxy",
+                 "haproxy-policies")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One kind of load.
+
+    `closed` finds the saturation; `open` sends half of it at a constant rate. `reload`, `idle`
+    have functions of their own in special.py.
+    """
+
+    name: str
+    title: str
+    subjects: tuple[str, ...]
+    mode: Literal["closed", "open", "reload", "idle"] = "closed"
+    connections: int = 64
+    body: int = 100
+    workers: int = 1
+    key: bool = True  # whether requests carry the key
+    setup: Mapping[str, Any] = field(default_factory=dict)  # fields of Setup that differ
+    random_paths: int = 0  # so many routes' paths in place of /bytes/<body>
+    quick: bool = True  # part of --quick
+    expect: int = 200  # the status that the answers must have, all but a few
+
+
+FLOOD_LIMIT: dict[str, Any] = {"rate": 1, "burst": 1}
+
+
+def table(*, many_routes: int = 100_000) -> list[Scenario]:
+    """All scenarios in the order in which they run; `open` ones need a saturation before them."""
+    return [
+        Scenario("saturation", "64 connections, 100 B, saturated", (*PROXIES, "direct")),
+        Scenario("half-load", "64 connections, 100 B, half load", (*PROXIES, "direct"), "open"),
+        Scenario(
+            "flood-401", "64 connections without a key, refused", POLICIES, key=False, expect=401
+        ),
+        Scenario(
+            "flood-429", "64 connections over the limit", POLICIES, setup=FLOOD_LIMIT, expect=429
+        ),
+        Scenario("connections-1", "1 connection, 100 B", PROXIES, connections=1, quick=False),
+        Scenario(
+            "connections-1000", "1,000 connections, 100 B", PROXIES, connections=1000, quick=False
+        ),
+        Scenario("body-10k", "64 connections, 10 KiB", PROXIES, body=10_240, quick=False),
+        Scenario("body-1m", "64 connections, 1 MiB", PROXIES, body=1 << 20, quick=False),
+        Scenario(
+            "workers-2",
+            "2 workers, 128 connections, 100 B",
+            ("fastgate", "fastgate-policies", "nginx", "haproxy", "envoy"),
+            connections=128,
+            workers=2,
+            quick=False,
+        ),
+        Scenario(
+            "workers-4",
+            "4 workers, 256 connections, 100 B",
+            ("fastgate", "fastgate-policies", "nginx", "haproxy", "envoy"),
+            connections=256,
+            workers=4,
+            quick=False,
+        ),
+        Scenario(
+            "routes-1",
+            "1 route, random paths",
+            ("fastgate",),
+            random_paths=many_routes,
+        ),
+        Scenario(
+            "routes-many",
+            f"{many_routes:,} routes, random paths",
+            ("fastgate",),
+            random_paths=many_routes,
+            setup={"routes": many_routes},
+        ),
+        Scenario(
+            "reload-10", "reload under load, 10 routes", ("fastgate", "nginx"), "reload",
+            setup={"routes": 10},
+        ),
+        Scenario(
+            "reload-10000", "reload under load, 10,000 routes", ("fastgate", "nginx"), "reload",
+            setup={"routes": 10_000}, quick=False,
+        ),
+        Scenario(
+            "idle", "memory at rest and per idle connection; time to serve", PROXIES, "idle",
+            workers=2,
+        ),
+    ]  # fmt: skip

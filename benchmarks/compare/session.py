@@ -1,0 +1,345 @@
+"""The interleaved rounds: every round starts each subject afresh and visits it once."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.compare import generator
+from benchmarks.compare.machine import Placement, available_cores, place
+from benchmarks.compare.processes import Cpu, Tree, cpu_of, raise_descriptors, spent
+from benchmarks.compare.scenarios import SETS_THE_RATE, SUBJECTS, Scenario
+from benchmarks.compare.schema import Point, Skipped, Spread, figure
+from benchmarks.compare.subjects import (
+    KEY_HEADER,
+    NotServing,
+    Setup,
+    Subject,
+    Unavailable,
+    free_port,
+    release_port,
+)
+from benchmarks.tools import tool
+from benchmarks.workload import routes, shuffled_paths
+
+
+@dataclass(frozen=True)
+class Options:
+    """How much is measured."""
+
+    rounds: int = 5
+    window: float = 3.0  # seconds measured
+    warmup: float = 0.7  # seconds before
+    quick: bool = False
+    idle_connections: int = 10_000
+    reload_seconds: float = 5.0
+
+
+@dataclass
+class Collected:
+    """What the rounds of one subject in one scenario gave."""
+
+    metrics: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    statuses: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    errors: dict[str, int] = field(default_factory=lambda: dict.fromkeys(generator.ERRORS, 0))
+    notes: list[str] = field(default_factory=list)
+
+    def put(self, metrics: dict[str, float]) -> None:
+        """Adds a round's figures."""
+        for name, value in metrics.items():
+            self.metrics[name].append(value)
+
+    def count(self, outcome: generator.Outcome) -> None:
+        """Adds a run's statuses and errors."""
+        for status, n in outcome.statuses.items():
+            self.statuses[status] += n
+        for name, n in outcome.errors.items():
+            self.errors[name] += n
+
+    def note(self, text: str) -> None:
+        """Adds a remark, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def point(self, scenario: Scenario, subject: str) -> Point:
+        """As the result holds it."""
+        return Point(
+            scenario=scenario.name,
+            subject=subject,
+            workers=scenario.workers,
+            connections=scenario.connections,
+            body=scenario.body,
+            mode=scenario.mode,
+            metrics={name: Spread.of(values) for name, values in self.metrics.items()},
+            statuses=dict(sorted(self.statuses.items())),
+            errors=self.errors,
+            notes=self.notes,
+        )
+
+
+def say(text: str) -> None:
+    """Progress, for whoever waits."""
+    print(text, file=sys.stderr, flush=True)
+
+
+class Session:
+    """One run. A context manager: leaving ends what it started and removes its folder."""
+
+    def __init__(self, options: Options, subjects: Sequence[str] | None = None) -> None:
+        self.options = options
+        self.cores = available_cores()
+        self.points: list[Point] = []
+        self.skipped: list[Skipped] = []
+        self.root = Path(tempfile.mkdtemp(prefix="fastgate-compare-"))
+        self.descriptors = raise_descriptors(65_536)
+        self.backend_port = free_port()
+        self.versions: dict[str, str] = {}
+        self._wanted = subjects
+        self._backend: Tree | None = None
+        self._count = 0
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._backend:
+            self._backend.stop()
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    # ---- parts -----------------------------------------------------------------------------
+
+    def skip(self, scenario: str, subject: str, reason: str) -> None:
+        """Remembers what could not be measured, and why."""
+        say(f"  - {subject}: {reason.splitlines()[0] if reason else 'failed'}")
+        if not any(s.scenario == scenario and s.subject == subject for s in self.skipped):
+            self.skipped.append(Skipped(scenario=scenario, subject=subject, reason=reason))
+
+    def available(self, scenario: Scenario) -> list[Subject]:
+        """The scenario's subjects that are wanted and installed."""
+        found = []
+        for name in scenario.subjects:
+            if self._wanted is not None and name not in self._wanted:
+                continue
+            subject = SUBJECTS[name]
+            try:
+                self.versions.setdefault(name, subject.version())
+            except Unavailable as e:
+                self.skip(scenario.name, name, str(e))
+                continue
+            found.append(subject)
+        return found
+
+    def backend(self, placement: Placement) -> Tree:
+        """The upstream, started when first wanted and moved to its cores by a restart."""
+        if self._backend is None or not self._backend.alive():
+            folder = self.root / "backend"
+            folder.mkdir(exist_ok=True)
+            self._backend = Tree(
+                [str(tool("backend")), f"127.0.0.1:{self.backend_port}"],
+                cores=placement.backend,
+                folder=folder,
+            )
+        return self._backend
+
+    @contextlib.contextmanager
+    def running(
+        self, subject: Subject, scenario: Scenario, cores: tuple[int, ...], **changes: object
+    ) -> Iterator[tuple[Tree, Setup]]:
+        """A started subject, ended and its files removed on leaving. Raises NotServing."""
+        self._count += 1
+        port, spare = free_port(), free_port()
+        fields: dict[str, object] = {
+            "port": port,
+            "backend": self.backend_port,
+            "folder": self.root / f"{self._count}-{subject.name}",
+            "workers": scenario.workers,
+            "policies": subject.policies,
+            "spare": spare,
+            "descriptors": self.descriptors,
+            **scenario.setup,
+            **changes,
+        }
+        setup = Setup(**fields)  # type: ignore[arg-type]
+        try:
+            tree = subject.start(setup, cores)
+            try:
+                yield tree, setup
+            finally:
+                tree.stop()
+        finally:
+            shutil.rmtree(setup.folder, ignore_errors=True)
+            release_port(port, spare)
+
+    # ---- measuring -------------------------------------------------------------------------
+
+    def plan(
+        self, scenario: Scenario, port: int, placement: Placement, rate: float = 0
+    ) -> generator.Plan:
+        """The load of a scenario."""
+        requests = None
+        if scenario.random_paths:
+            requests = self.root / f"paths-{scenario.random_paths}"
+            if not requests.exists():
+                made = routes(scenario.random_paths)
+                requests.write_text("\n".join(shuffled_paths(made, 50_000)) + "\n")
+        return generator.Plan(
+            port=port,
+            connections=scenario.connections,
+            duration=self.options.window,
+            warmup=self.options.warmup,
+            rate=rate,
+            path=f"/bytes/{scenario.body}",
+            headers=(KEY_HEADER,) if scenario.key else (),
+            requests=requests,
+            spin=bool(rate) and placement.load_is_alone,
+        )
+
+    def measure(
+        self, subject: Subject, tree: Tree, plan: generator.Plan, placement: Placement, workers: int
+    ) -> tuple[generator.Outcome, dict[str, float]]:
+        """One window: the generator's outcome, and the figures of it."""
+        samples: list[tuple[dict[int, Cpu], Cpu, Cpu, float]] = []
+        backend = self.backend(placement)
+
+        def sample(load_pid: int) -> None:
+            upstream = sum(backend.cpu().values(), Cpu())
+            load = cpu_of(load_pid)
+            samples.append((tree.cpu(), upstream, load, time.monotonic()))
+
+        outcome = generator.run(plan, placement.load, sample, sample)
+        if len(samples) != 2:
+            raise generator.LoadFailed("the window did not open and shut")
+        (cpu0, back0, load0, t0), (cpu1, back1, load1, t1) = samples
+        seconds = t1 - t0
+        used = spent(cpu0, cpu1)
+        total = sum(used.values(), Cpu())
+        serving = sum((used[p] for p in subject.workers_of(tree, workers) if p in used), Cpu())
+        latency = outcome.latency
+        metrics = {
+            "rps": outcome.responses / outcome.window_s,
+            "p50_us": latency.quantile(0.5) / 1000,
+            "p99_us": latency.quantile(0.99) / 1000,
+            "p999_us": latency.quantile(0.999) / 1000,
+            "max_us": latency.greatest / 1000,
+            "busy": total.run_ns / 1e9 / seconds,
+            "waiting": total.wait_ns / 1e9 / seconds,
+            "backend_busy": (back1 - back0).run_ns / 1e9 / seconds,
+            "load_busy": (load1 - load0).run_ns / 1e9 / seconds,
+        }
+        if plan.rate:
+            metrics["rate"] = plan.rate
+        if outcome.responses:
+            # The samples are a little further apart than the window: charge by the sampled time.
+            served = outcome.responses * seconds / outcome.window_s
+            cpu = total.run_ns / 1000 / served
+            metrics |= {
+                "cpu_us": cpu,
+                "cpu_user_us": cpu * total.user_share,
+                "cpu_system_us": cpu * (1 - total.user_share),
+                "worker_cpu_us": serving.run_ns / 1000 / served,
+            }
+        return outcome, metrics
+
+    def half_rate(self, subject: str) -> float:
+        """Half of what the slowest of those that set the rate can do; Envoy: half of its own."""
+        able = {
+            name: rps
+            for name in SUBJECTS
+            if (rps := figure(self.points, "saturation", name, "rps")) is not None
+        }
+        common = min((able[n] for n in SETS_THE_RATE if n in able), default=0.0)
+        common = common or min(able.values(), default=20_000.0)
+        return float(round(min(common, able.get(subject, common)) / 2, -2))
+
+    def run(self, scenario: Scenario) -> None:
+        """A closed or open scenario: all rounds. Adds its points."""
+        placement = place(self.cores, scenario.workers)
+        subjects = self.available(scenario)
+        if placement is None:
+            for subject in subjects:
+                self.skip(
+                    scenario.name,
+                    subject.name,
+                    f"{scenario.workers} workers need {scenario.workers + 1} cores; "
+                    f"this machine has {len(self.cores)}",
+                )
+            return
+        say(f"{scenario.name}: {scenario.title}")
+        self.backend(placement)
+        collected: dict[str, Collected] = {s.name: Collected() for s in subjects}
+        for round_ in range(self.options.rounds):
+            shift = round_ % max(1, len(subjects))
+            with contextlib.ExitStack() as stack:
+                started = []
+                for subject in subjects[shift:] + subjects[:shift]:
+                    try:
+                        tree, setup = stack.enter_context(
+                            self.running(subject, scenario, placement.proxy)
+                        )
+                    except (NotServing, OSError) as e:
+                        self.skip(scenario.name, subject.name, str(e))
+                        continue
+                    started.append((subject, tree, setup))
+                for subject, tree, setup in started:
+                    rate = self.half_rate(subject.name) if scenario.mode == "open" else 0.0
+                    plan = self.plan(scenario, setup.port, placement, rate)
+                    try:
+                        outcome, metrics = self.measure(
+                            subject, tree, plan, placement, scenario.workers
+                        )
+                    except generator.LoadFailed as e:
+                        self.skip(scenario.name, subject.name, str(e))
+                        continue
+                    kept = collected[subject.name]
+                    kept.put(metrics)
+                    kept.count(outcome)
+                    self._remark(kept, scenario, outcome, metrics)
+                    say(
+                        f"  {round_ + 1}/{self.options.rounds} {subject.name:18} "
+                        f"{metrics['rps']:9.0f}/s  {metrics.get('cpu_us', 0):6.2f} µs CPU  "
+                        f"p50 {metrics['p50_us']:.0f}  p99 {metrics['p99_us']:.0f} µs"
+                    )
+        if scenario.mode == "open":
+            add_latency(collected)
+        for name, kept in collected.items():
+            if kept.metrics:
+                self.points.append(kept.point(scenario, name))
+
+    @staticmethod
+    def _remark(
+        kept: Collected, scenario: Scenario, outcome: generator.Outcome, metrics: dict[str, float]
+    ) -> None:
+        """Notes what would make the figures say something else than they seem to."""
+        if outcome.failed and scenario.expect < 500:
+            kept.note("some requests failed")
+        answered = sum(outcome.statuses.values())
+        expected = outcome.statuses.get(str(scenario.expect), 0)
+        if answered - expected > max(0.01 * answered, 16):
+            kept.note(f"answers other than {scenario.expect}")
+        if scenario.mode == "closed" and scenario.connections > 1:
+            wanted = 0.9 * scenario.workers
+            if metrics["busy"] + metrics["waiting"] < wanted:
+                kept.note("the proxy was not saturated: another part was the bottleneck")
+            elif metrics["busy"] < wanted:
+                kept.note("the proxy had to share its cores with something else")
+        if scenario.mode == "open" and outcome.errors["unanswered"]:
+            kept.note("could not keep up with the rate")
+
+
+def add_latency(collected: dict[str, Collected]) -> None:
+    """Adds added_p50_us and added_p99_us: a round's figure less that of the backend alone."""
+    base = collected.get("direct")
+    if base is None:
+        return
+    for name, kept in collected.items():
+        for metric in ("p50_us", "p99_us"):
+            mine, bare = kept.metrics.get(metric, []), base.metrics.get(metric, [])
+            if name != "direct" and mine and len(mine) == len(bare):
+                kept.metrics[f"added_{metric}"] = [a - b for a, b in zip(mine, bare, strict=True)]

@@ -1,0 +1,179 @@
+"""What is compared: a subject writes its configuration, names its command and knows its reload.
+
+Peers are configured as their users would for the same duty, and tuned where it is usual:
+keep-alive to the upstream with a pool that never runs short, no request bound on a connection,
+`X-Forwarded-For` and `-Proto` set. With policies on, everyone looks the key up, limits the rate by
+it, hands a request id on and writes an access log of the same fields to a file. What one does by
+default and another cannot is left as it is; docs/benchmarks.md lists it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.compare.processes import Tree
+
+KEY = "bench-key-5c1d2f7e9a4b"
+KEY_HEADER = f"X-Api-Key: {KEY}"
+OTHER_KEYS = 999  # besides KEY: a table of one entry would flatter everybody
+
+
+class Unavailable(RuntimeError):
+    """A subject cannot run here; the text says what to install."""
+
+
+class NotServing(RuntimeError):
+    """A subject was started and did not serve."""
+
+
+def all_keys() -> dict[str, str]:
+    """Key → consumer's name, KEY among them."""
+    return {KEY: "bench"} | {f"other-key-{i:012d}": f"consumer-{i}" for i in range(OTHER_KEYS)}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One running of a subject."""
+
+    port: int
+    backend: int  # port
+    folder: Path
+    workers: int = 1
+    policies: bool = False  # key, rate limit, quota where there is one, access log
+    rate: int = 1_000_000  # requests/s a consumer may; with policies
+    burst: int = 1_000_000
+    routes: int = 1  # more: /r/<i>/… besides the one that serves everything
+    descriptors: int = 20_000  # the limit that processes inherit
+    spare: int = 0  # another free port, for those that need a second listener
+    mark: str = ""  # changes with every reload: the header X-Mark of responses
+
+
+class Subject(ABC):
+    """One thing to be measured."""
+
+    product: str
+    name: str
+    policies = False
+    reloads = False  # whether `reload` works
+    start_patience = 20.0  # seconds until it must serve
+
+    @property
+    @abstractmethod
+    def description(self) -> str:
+        """One line for the report."""
+
+    @abstractmethod
+    def version(self) -> str:
+        """The product's version. Raises Unavailable when it is not installed."""
+
+    @abstractmethod
+    def files(self, setup: Setup) -> dict[str, str]:
+        """Configuration: file name → text. Pure; the same setup gives the same text."""
+
+    @abstractmethod
+    def command(self, setup: Setup) -> list[str]:
+        """The command line, run in the setup's folder."""
+
+    def environment(self) -> dict[str, str]:
+        """Additions to the environment."""
+        return {}
+
+    def write(self, setup: Setup) -> None:
+        """Writes the configuration."""
+        for name, text in self.files(setup).items():
+            (setup.folder / name).write_text(text)
+
+    def reload(self, tree: Tree, setup: Setup) -> None:
+        """Makes a running tree take the configuration as it now is. Does not wait for it."""
+        raise NotImplementedError(self.name)
+
+    def workers_of(self, tree: Tree, count: int) -> list[int]:
+        """The pids that serve requests: by default all but the root, or the root when alone."""
+        pids = tree.pids()
+        return pids[1:] or pids
+
+    def start(self, setup: Setup, cores: tuple[int, ...]) -> Tree:
+        """Writes, starts, and waits until it serves. Raises NotServing."""
+        setup.folder.mkdir(parents=True, exist_ok=True)
+        self.write(setup)
+        tree = Tree(
+            self.command(setup), cores=cores, folder=setup.folder, environment=self.environment()
+        )
+        try:
+            tree.served_after = wait_serving(tree, setup, self.start_patience)
+        except BaseException:
+            tree.stop()
+            raise
+        return tree
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a probe got."""
+
+    status: int
+    mark: str
+
+
+def probe(port: int, path: str = "/bytes/100", key: str | None = KEY) -> Answer | None:
+    """One request on a connection of its own; None when there was no whole head in answer."""
+    lines = [f"GET {path} HTTP/1.1", "Host: api.example.com", "Connection: close"]
+    if key:
+        lines.append(f"X-Api-Key: {key}")
+    data = b""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 2) as s:
+        s.settimeout(2)
+        s.sendall("\r\n".join([*lines, "", ""]).encode())
+        while b"\r\n\r\n" not in data and (more := s.recv(65536)):
+            data += more
+    head, found, _ = data.partition(b"\r\n\r\n")
+    if not found or not head.startswith(b"HTTP/1."):
+        return None
+    mark = ""
+    for line in head.split(b"\r\n")[1:]:
+        name, _, value = line.partition(b":")
+        if name.lower() == b"x-mark":
+            mark = value.strip().decode()
+    return Answer(int(head[9:12]), mark)
+
+
+def wait_serving(tree: Tree, setup: Setup, patience: float) -> float:
+    """Asks every millisecond until a request is answered with 200; seconds since the start.
+
+    Raises NotServing with the program's last words when it ends or takes longer than `patience`.
+    """
+    answer: Answer | None = None
+    while time.monotonic() - tree.started < patience:
+        if not tree.alive():
+            raise NotServing(f"ended at once: {tree.last_words()}")
+        answer = probe(setup.port)
+        if answer and answer.status == 200:
+            return time.monotonic() - tree.started
+        time.sleep(0.001)
+    raise NotServing(f"no 200 within {patience:g} s (last: {answer}): {tree.last_words()}")
+
+
+_handed_out: set[int] = set()
+
+
+def free_port() -> int:
+    """A free TCP port below the ephemeral range, not handed out before by this program."""
+    for port in range(20100, 32000):
+        if port in _handed_out:
+            continue
+        with socket.socket() as s, contextlib.suppress(OSError):
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            s.bind(("127.0.0.1", port))
+            _handed_out.add(port)
+            return port
+    raise RuntimeError("no free port between 20100 and 32000")
+
+
+def release_port(*ports: int) -> None:
+    """Lets ports be handed out again."""
+    _handed_out.difference_update(ports)

@@ -1,0 +1,167 @@
+"""The budgets of the design, and whether a run keeps them. Reported, never asserted.
+
+Ratios are formed within a round (both sides saw the same machine) and the median of the rounds
+is what counts. A budget whose figures were not measured in this run says so.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from benchmarks.compare.schema import Budget, Point, figure, find
+
+FASTGATE = "fastgate-policies"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One metric of one subject in one scenario."""
+
+    scenario: str
+    subject: str
+    metric: str
+
+
+def ratio(points: Sequence[Point], over: Figure, under: Figure) -> float | None:
+    """Median over the rounds of over / under; None when one was not measured."""
+    a = find(points, over.scenario, over.subject)
+    b = find(points, under.scenario, under.subject)
+    if a is None or b is None or over.metric not in a.metrics or under.metric not in b.metrics:
+        return None
+    upper, lower = a.metrics[over.metric].values, b.metrics[under.metric].values
+    if len(upper) == len(lower):
+        rounds = [x / y for x, y in zip(upper, lower, strict=True) if y]
+        return round(statistics.median(rounds), 4) if rounds else None
+    base = b.metrics[under.metric].median
+    return round(a.metrics[over.metric].median / base, 4) if base else None
+
+
+def line(
+    budget: str, value: float | None, sense: str, limit: float, unit: str = "", note: str = ""
+) -> Budget:
+    """A line of the verdict."""
+    met = None if value is None else (value <= limit if sense == "<=" else value >= limit)
+    if value is None and not note:
+        note = "not measured in this run"
+    return Budget(
+        budget=budget, figure=value, sense=sense, limit=limit, unit=unit, met=met, note=note
+    )
+
+
+def cpu(points: Sequence[Point], against: str, limit: float, words: str) -> Budget:
+    """CPU per request with all policies on, against another subject, both saturated."""
+    value = ratio(
+        points,
+        Figure("saturation", FASTGATE, "cpu_us"),
+        Figure("saturation", against, "cpu_us"),
+    )
+    return line(f"CPU per request, policies on / {words}", value, "<=", limit, "x")
+
+
+def added(points: Sequence[Point], metric: str, words: str) -> Budget:
+    """Latency added at half load against the best of the peers, both with policies on."""
+    peers = {
+        name: value
+        for name in ("nginx-policies", "haproxy-policies", "nginx", "haproxy", "envoy")
+        if (value := figure(points, "half-load", name, metric)) is not None
+    }
+    mine = figure(points, "half-load", FASTGATE, metric)
+    if mine is None or not peers:
+        return line(f"added latency at half load, {words}", None, "<=", 0, "µs")
+    best = min(peers, key=lambda name: peers[name])
+    return line(
+        f"added latency at half load, {words}, against the best peer",
+        round(mine, 1),
+        "<=",
+        round(peers[best], 1),
+        "µs",
+        f"best: {best}",
+    )
+
+
+def scaling(points: Sequence[Point], workers: int, limit: float) -> Budget:
+    """Throughput of several workers over that of one."""
+    several = figure(points, f"workers-{workers}", FASTGATE, "rps")
+    one = figure(points, "saturation", FASTGATE, "rps")
+    value = round(several / one, 3) if several and one else None
+    note = ""
+    point = find(points, f"workers-{workers}", FASTGATE)
+    if point and any("bottleneck" in n for n in point.notes):
+        note = "a lower bound: the workers were not saturated"
+    return line(f"throughput, {workers} workers / 1", value, ">=", limit, "x", note)
+
+
+def judge(points: Sequence[Point]) -> list[Budget]:
+    """All budgets that `compare` can tell about."""
+
+    def of(scenario: str, subject: str, metric: str) -> float | None:
+        return figure(points, scenario, subject, metric)
+
+    verdict = [
+        cpu(points, "nginx-policies", 0.90, "nginx with key map and limit_req"),
+        cpu(points, "haproxy-policies", 0.85, "HAProxy with map and stick table"),
+        cpu(points, "envoy", 0.40, "plain Envoy"),
+        cpu(points, "relay", 1.10, "the bare relay"),
+        cpu(points, "fastgate", 1.08, "all policies off"),
+        added(points, "added_p50_us", "p50"),
+        added(points, "added_p99_us", "p99"),
+        # the design's 3.6 of 4, for two
+        scaling(points, 2, 1.8),
+        scaling(points, 4, 3.6),
+    ]
+    for flood in ("flood-401", "flood-429"):
+        verdict.append(
+            line(
+                f"CPU per refusal ({flood[-3:]}) / per request served",
+                ratio(
+                    points,
+                    Figure(flood, FASTGATE, "cpu_us"),
+                    Figure("saturation", FASTGATE, "cpu_us"),
+                ),
+                "<=",
+                1.0,
+                "x",
+            )
+        )
+    verdict.append(
+        line(
+            "CPU per request, 100,000 routes / 1",
+            ratio(
+                points,
+                Figure("routes-many", "fastgate", "cpu_us"),
+                Figure("routes-1", "fastgate", "cpu_us"),
+            ),
+            "<=",
+            1.02,
+            "x",
+        )
+    )
+    for name in ("reload-10", "reload-10000"):
+        routes = name.partition("-")[2]
+        kept, fresh = of(name, "fastgate", "failed"), of(name, "fastgate", "failed_fresh")
+        total = None
+        if kept is not None and fresh is not None:
+            point = find(points, name, "fastgate")
+            assert point
+            total = sum(point.metrics["failed"].values) + sum(point.metrics["failed_fresh"].values)
+        verdict += [
+            line(f"requests failed by reloads, {routes} routes", total, "<=", 0),
+            line(
+                f"p99 while reloading / in quiet, {routes} routes",
+                of(name, "fastgate", "p99_ratio"),
+                "<=",
+                1.2,
+                "x",
+            ),
+        ]
+    verdict += [
+        line("idle memory, supervisor + control + 2 workers",
+             of("idle", "fastgate", "idle_pss_mib"), "<=", 120, "MiB"),
+        line("memory per idle connection",
+             of("idle", "fastgate", "connection_bytes"), "<=", 1536, "B"),
+        line("from start to the first response",
+             of("idle", "fastgate", "start_s"), "<=", 1.0, "s"),
+    ]  # fmt: skip
+    return verdict
