@@ -49,6 +49,17 @@ class LimitUse(msgspec.Struct, frozen=True, kw_only=True):
     route: str | None = None
 
 
+class RouteUse(msgspec.Struct, frozen=True, kw_only=True):
+    """What one route has served since the counters began (they survive reloads and workers)."""
+
+    route: str
+    requests: int
+    statuses: dict[str, int]  # by class ("2xx") or exact status, as the counters have them
+    refused: dict[str, int]  # by reason
+    bytes_in: int
+    bytes_out: int
+
+
 class ControlPort(Protocol):
     """The control process, as the API sees it."""
 
@@ -67,6 +78,12 @@ class ControlPort(Protocol):
         With dry_run, compiles only and returns the generation it would have been.
         """
 
+    async def load_file(self) -> Gateway:
+        """Read the configuration file again, without applying it.
+
+        Raises `fastgate.errors.ConfigurationError`, also when the gateway has no file.
+        """
+
     def workers(self) -> list[WorkerStatus]: ...
 
     def readiness(self) -> Readiness: ...
@@ -81,6 +98,9 @@ class ControlPort(Protocol):
 
     def limits_of(self, consumer_id: str, plan: str | None) -> list[LimitUse]:
         """Rate limits and quotas counted by this consumer, now. Reads the shared cells."""
+
+    def usage(self) -> list[RouteUse]:
+        """What each route has served, by name; routes without a row of their own as "other"."""
 
     async def drain(self) -> None:
         """Begin the graceful end of the whole gateway, as SIGTERM does."""

@@ -1,0 +1,315 @@
+"""Revisions: every change of the configuration, applied, recorded, compared, undone.
+
+```
+ API, file, rollback ──▶ edit(current) ──▶ check ──▶ control.apply ──▶ revision in the store
+                            one at a time             every worker serves it
+```
+
+- Changes come one after another: each is an edit of what is served at that moment, so two
+  callers who each change one route both have their way, and `If-Match` is judged inside.
+- **Recording.** A change through the API needs the store, and is refused before anything is
+  touched when the store is away. A change of the file does not: a gateway must be able to reload
+  while its database is down. What could not be recorded is kept and recorded when the store is
+  back; what a crash takes from that list is found then as well, since the served document is
+  compared with the newest revision.
+- A change that changes nothing makes no revision.
+- **What a document leaves out**: `store` (it may hold a password, and is read at start only).
+  Keys and tokens are in it as digests. A rollback brings back everything else but
+  `control.tokens`: an old revision must not bring a withdrawn token back to life.
+
+The digest is the SHA-256 of the canonical JSON of that document; it is also the ETag of the
+configuration.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import msgspec
+
+from fastgate.diff import Change, diff_data
+from fastgate.errors import ConflictError, StoreError
+from fastgate.model import check, codec
+from fastgate.model.gateway import Gateway
+
+if TYPE_CHECKING:
+    from fastgate.store.engine import Store
+    from fastgate.store.history import History, Revision, Source
+    from fastgate.store.pages import Page
+
+T = TypeVar("T")
+Edit = Callable[[Gateway], Gateway]
+
+log = logging.getLogger("fastgate.revisions")
+
+KEEP = 1000
+"""Revisions that are kept; older ones are dropped as new ones come."""
+
+
+class Applier(Protocol):
+    """What is needed of the control process: see `fastgate.api.ports.ControlPort`."""
+
+    @property
+    def gateway(self) -> Gateway: ...
+
+    @property
+    def generation(self) -> int: ...
+
+    async def apply(self, gateway: Gateway, *, dry_run: bool = False) -> int: ...
+
+    async def load_file(self) -> Gateway: ...
+
+
+class Applied(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of a change."""
+
+    generation: int
+    """The generation that every worker serves; of a dry run, the one it would have been."""
+    digest: str
+    """Of the configuration as it is now."""
+    revision: int | None = None
+    """The revision it made; None when nothing changed, of a dry run, and when it is still to be
+    recorded."""
+    changes: list[Change] = []
+    dry_run: bool = False
+
+
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
+    """Two revisions side by side."""
+
+    before: int
+    after: int
+    changes: list[Change]
+    text: str
+    """As a unified diff of their YAML."""
+
+
+class TokensError(ConflictError):
+    """The change touches `control.tokens`, and whoever makes it may not."""
+
+
+class _Pending(msgspec.Struct, frozen=True):
+    """A revision that waits for the store."""
+
+    document: bytes
+    digest: str
+    author: str
+    source: Source
+    note: str
+    created: datetime
+
+
+def document_of(gateway: Gateway) -> dict[str, Any]:
+    """The canonical plain data of a configuration, as revisions keep it."""
+    data: dict[str, Any] = codec.encode(gateway)
+    data.pop("store", None)
+    return data
+
+
+def canonical(document: dict[str, Any]) -> bytes:
+    return msgspec.json.encode(document, order="deterministic")
+
+
+def digest_of(gateway: Gateway) -> str:
+    """64 hex digits: the same for configurations that mean the same."""
+    return hashlib.sha256(canonical(document_of(gateway))).hexdigest()
+
+
+def yaml_of(document: dict[str, Any]) -> str:
+    """A document as YAML, as people write it."""
+    import yaml
+
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    return str(yaml.dump(document, Dumper=dumper, sort_keys=False, allow_unicode=True, width=100))
+
+
+def _prepare(
+    before: Gateway, edit: Edit, *, checked: bool
+) -> tuple[Gateway, list[Change], bytes, str]:
+    """The edited configuration, what it changes, its document and its digest."""
+    gateway = edit(before)
+    if checked:
+        check.require(gateway)
+    old, new = document_of(before), document_of(gateway)
+    packed = canonical(new)
+    return gateway, diff_data(old, new), packed, hashlib.sha256(packed).hexdigest()
+
+
+class Revisions:
+    """The one way by which the configuration changes. Used on one event loop."""
+
+    def __init__(self, control: Applier, store: Store, *, keep: int = KEEP) -> None:
+        from fastgate.store.history import History
+
+        self._control = control
+        self._store = store
+        self._history: History = History(store)
+        self._keep = keep
+        self._lock = asyncio.Lock()
+        self._pending: list[_Pending] = []
+        self._running: set[asyncio.Task[Any]] = set()
+        store.on_ready.append(self.catch_up)
+
+    # ---- changing -----------------------------------------------------------------------
+
+    async def change(
+        self,
+        edit: Edit,
+        *,
+        author: str,
+        source: Source = "api",
+        note: str = "",
+        dry_run: bool = False,
+        may_change_tokens: bool = False,
+    ) -> Applied:
+        """Apply `edit(current)`; returns when every worker serves it.
+
+        `edit` runs in a thread, when it is the change's turn; what it raises is raised here. Raises
+        ConfigurationError and ApplyError (the old configuration goes on), StoreError when it could
+        not be recorded (nothing was touched), TokensError.
+        """
+
+        async def change() -> Applied:
+            if source != "file":
+                await self._history.newest()  # the store must be there before we begin
+            before = self._control.gateway
+            # Documents may have 100,000 routes: the loop has other things to do meanwhile.
+            work = await asyncio.to_thread(_prepare, before, edit, checked=source != "file")
+            gateway, changes, packed, digest = work
+            if (
+                source != "file"
+                and not may_change_tokens
+                and gateway.control.tokens != before.control.tokens
+            ):
+                raise TokensError("Changing control.tokens takes the role admin.")
+            if not changes and source != "file":
+                return Applied(generation=self._control.generation, digest=digest, dry_run=dry_run)
+            generation = await self._control.apply(gateway, dry_run=dry_run)
+            number = None
+            if changes and not dry_run:
+                self._pending.append(
+                    _Pending(packed, digest, author, source, note, datetime.now(UTC))
+                )
+                number = await self._try_to_record()
+            return Applied(
+                generation=generation,
+                digest=digest,
+                revision=number,
+                changes=changes,
+                dry_run=dry_run,
+            )
+
+        return await self._whole(change)
+
+    async def reload(self, *, author: str, dry_run: bool = False) -> Applied:
+        """Read the file again and apply it, also when it has not changed: names are resolved
+        and handlers are looked up anew. Raises ConfigurationError, ApplyError."""
+        gateway = await self._control.load_file()
+        return await self.change(lambda _: gateway, author=author, source="file", dry_run=dry_run)
+
+    async def rollback(self, number: int, *, author: str, dry_run: bool = False) -> Applied:
+        """Apply an old revision as a new one. Raises NotFoundError and as `change`."""
+        _, document = await self.get(number)
+        old = codec.decode(document, Gateway)
+
+        def edit(current: Gateway) -> Gateway:
+            control = msgspec.structs.replace(old.control, tokens=current.control.tokens)
+            return msgspec.structs.replace(old, store=current.store, control=control)
+
+        return await self.change(
+            edit,
+            author=author,
+            source="rollback",
+            note=f"rollback to revision {number}",
+            dry_run=dry_run,
+        )
+
+    async def _whole(self, change: Callable[[], Awaitable[T]]) -> T:
+        """Run a change to its end, also when whoever asked goes away half-way."""
+
+        async def locked() -> T:
+            async with self._lock:
+                return await change()
+
+        task = asyncio.ensure_future(locked())
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return await asyncio.shield(task)
+
+    # ---- recording ----------------------------------------------------------------------
+
+    async def _try_to_record(self) -> int | None:
+        """Record what waits; the number of the last, or None when the store is away."""
+        try:
+            return await self._record()
+        except StoreError as error:
+            log.warning("The revision is served, and recorded when the store is back: %s", error)
+            return None
+
+    async def _record(self) -> int | None:
+        number = None
+        while self._pending:
+            waits = self._pending[0]
+            revision = await self._history.add(
+                waits.document,
+                digest=waits.digest,
+                author=waits.author,
+                source=waits.source,
+                note=waits.note,
+                created=waits.created,
+                keep=self._keep,
+            )
+            self._pending.pop(0)
+            number = revision.number
+        return number
+
+    async def catch_up(self) -> None:
+        """Record what waits, and what is served if no revision says so. Raises StoreError."""
+        async with self._lock:
+            await self._record()
+            packed = canonical(document_of(self._control.gateway))
+            digest = hashlib.sha256(packed).hexdigest()
+            newest = await self._history.newest()
+            if newest is None or newest.digest != digest:
+                self._pending.append(
+                    _Pending(packed, digest, "gateway", "file", "at start", datetime.now(UTC))
+                )
+                await self._record()
+
+    # ---- reading ------------------------------------------------------------------------
+
+    async def page(self, *, cursor: str | None, limit: int) -> Page[Revision]:
+        """Newest first. Raises StoreError, BadCursor."""
+        return await self._history.page(cursor=cursor, limit=limit)
+
+    async def newest(self) -> Revision | None:
+        return await self._history.newest()
+
+    async def get(self, number: int) -> tuple[Revision, dict[str, Any]]:
+        """A revision and its document. Raises NotFoundError, StoreError."""
+        revision, packed = await self._history.get(number)
+        return revision, msgspec.json.decode(packed)
+
+    async def difference(self, before: int, after: int) -> Difference:
+        """What `after` has that `before` has not, and the other way round.
+
+        Revision 0 is the empty document. Raises NotFoundError, StoreError.
+        """
+        old = (await self.get(before))[1] if before else {}
+        new = (await self.get(after))[1] if after else {}
+        left, right = (codec.redact(document) for document in (old, new))
+        lines = difflib.unified_diff(
+            yaml_of(left).splitlines(keepends=True) if left else [],
+            yaml_of(right).splitlines(keepends=True) if right else [],
+            f"revision {before}",
+            f"revision {after}",
+        )
+        return Difference(
+            before=before, after=after, changes=diff_data(old, new), text="".join(lines)
+        )
