@@ -1,0 +1,196 @@
+"""The root command, its lazily loaded subcommands, and errors turned into exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import click
+
+from fastgate.cli import FAILED, INVALID, OK, UNREACHABLE, USAGE
+from fastgate.errors import ConfigurationError, FastGateError, UnreachableError
+
+
+class Entry(NamedTuple):
+    """A subcommand that is not imported yet."""
+
+    place: str
+    """module:attribute."""
+    short: str
+    """The first sentence of its help, so that listing commands imports none of them."""
+
+
+COMMANDS: dict[str, dict[str, Entry]] = {
+    "Run": {
+        "run": Entry("fastgate.cli.run:run", "Start the gateway."),
+    },
+    "Configure": {
+        "check": Entry("fastgate.cli.configure:check", "Say whether a configuration is valid."),
+        "diff": Entry("fastgate.cli.configure:diff", "Show what is different."),
+        "apply": Entry("fastgate.cli.configure:apply", "Bring a configuration into service."),
+        "reload": Entry("fastgate.cli.configure:reload", "Read the configuration file again."),
+        "revisions": Entry("fastgate.cli.revisions:revisions", "Look at earlier configurations."),
+        "schema": Entry("fastgate.cli.configure:schema", "Print the configuration's JSON Schema."),
+    },
+    "Operate": {
+        "status": Entry("fastgate.cli.operate:status", "Show how the gateway is."),
+        "explain": Entry("fastgate.cli.operate:explain", "Tell what happened to a request."),
+        "drain": Entry("fastgate.cli.operate:drain", "End the gateway gracefully."),
+    },
+    "Consumers and keys": {
+        "consumers": Entry("fastgate.cli.consumers:consumers", "Manage who may call."),
+        "keys": Entry("fastgate.cli.keys:keys", "Issue, list and revoke API keys."),
+        "tokens": Entry("fastgate.cli.tokens:tokens", "Manage tokens of the control API."),
+        "hash": Entry("fastgate.cli.local:hash_key", "Print the digest of a key."),
+        "new-key": Entry("fastgate.cli.local:new_key", "Make a key without asking a gateway."),
+    },
+    "Other": {
+        "completion": Entry("fastgate.cli.local:completion", "Print shell completion."),
+        "version": Entry("fastgate.cli.local:version", "Print the version."),
+    },
+}
+"""By heading, in the order of the help."""
+
+ENTRIES: dict[str, Entry] = {
+    name: entry for group in COMMANDS.values() for name, entry in group.items()
+}
+
+
+class Root(click.Group):
+    """A group whose commands are imported when they are needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(ENTRIES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        entry = ENTRIES.get(cmd_name)
+        if entry is None:
+            return None
+        module, _, attribute = entry.place.partition(":")
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in ENTRIES and not args[0].startswith("-"):
+            from difflib import get_close_matches
+
+            close = get_close_matches(args[0], ENTRIES, n=1)
+            hint = f" Did you mean '{close[0]}'?" if close else ""
+            raise click.UsageError(f"No such command '{args[0]}'.{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for heading, entries in COMMANDS.items():
+            with formatter.section(heading):
+                formatter.write_dl([(name, entry.short) for name, entry in entries.items()])
+
+
+def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from fastgate.cli.local import version_text
+
+        click.echo(version_text())
+        ctx.exit()
+
+
+@click.group(
+    cls=Root,
+    name="fastgate",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 done, 1 refused or failed, 2 used wrongly, 3 control API not "
+    "reachable, 4 configuration not valid.",
+)
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version,
+    help="Print the version and exit.",
+)  # fmt: skip
+def root() -> None:
+    """FastGate, a payment-aware API and AI gateway.
+
+    \b
+    Try it:             fastgate run
+    With a file:        fastgate run fastgate.yaml
+    Is the file right?  fastgate check fastgate.yaml
+    Change it live:     fastgate apply fastgate.yaml
+    Why was I refused?  fastgate explain ID    (the id is in the answer)
+    """
+
+
+def execute(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit code."""
+    args = list(sys.argv[1:] if arguments is None else arguments)
+    as_json = "--json" in args
+    try:
+        code: Any = root.main(args, prog_name="fastgate", standalone_mode=False)
+    except click.UsageError as error:
+        _say_usage(error, as_json)
+        return USAGE
+    except click.ClickException as error:
+        _say(error.format_message(), "failed", as_json)
+        return FAILED
+    except click.Abort:
+        click.echo("Aborted.", err=True)
+        return FAILED
+    except BrokenPipeError:  # the reader, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except ConfigurationError as error:
+        _say_configuration(error, as_json)
+        return INVALID
+    except UnreachableError as error:
+        _say(str(error), "unreachable", as_json)
+        return UNREACHABLE
+    except FastGateError as error:
+        _say_failure(error, as_json)
+        return FAILED
+    return code if isinstance(code, int) else OK
+
+
+# ---- errors in words --------------------------------------------------------------------
+
+
+def _json(value: dict[str, Any]) -> None:
+    import json
+
+    click.echo(json.dumps({"error": value}, ensure_ascii=False), err=True)
+
+
+def _say(message: str, kind: str, as_json: bool) -> None:
+    if as_json:
+        _json({"kind": kind, "message": message})
+    else:
+        click.echo(f"{click.style('Error:', fg='red', bold=True)} {message}", err=True)
+
+
+def _say_usage(error: click.UsageError, as_json: bool) -> None:
+    if as_json:
+        _json({"kind": "usage", "message": error.format_message()})
+        return
+    where = error.ctx.command_path if error.ctx is not None else "fastgate"
+    _say(f"{error.format_message()}\nTry '{where} --help'.", "usage", False)
+
+
+def _say_configuration(error: ConfigurationError, as_json: bool) -> None:
+    every = list(error)
+    if as_json:
+        from fastgate.cli.output import fault_data
+
+        _json({"kind": "configuration", "errors": [fault_data(one) for one in every]})
+        return
+    many = (
+        f"{len(every)} errors in the configuration" if len(every) > 1 else "Invalid configuration"
+    )
+    _say(f"{many}\n{error}", "configuration", False)
+
+
+def _say_failure(error: FastGateError, as_json: bool) -> None:
+    problem = getattr(error, "problem", None)
+    if as_json and problem:
+        _json({"kind": "refused", "message": str(error), "problem": problem})
+    else:
+        _say(str(error), "refused", as_json)

@@ -1,0 +1,174 @@
+"""A small client of the control API: standard library only, TCP or a Unix socket.
+
+The address is FASTGATE_CONTROL, the token FASTGATE_TOKEN; without one, the file that the gateway
+wrote at its first start (`admin-token` in the state directory) is used. It is refused when others
+than its owner can read it.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+import stat
+import urllib.parse
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fastgate import settings
+from fastgate.errors import ControlError, UnreachableError
+
+TIMEOUT = 60.0
+"""Seconds: applying waits until every worker serves the new generation."""
+MAX_ANSWER = 256 << 20
+DEFAULT_PORT = 8081
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(f"\0{self._path[1:]}" if self._path.startswith("@") else self._path)
+
+
+class Answer:
+    """What the API answered: JSON in `data`, header fields in `headers`."""
+
+    def __init__(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        self.status = status
+        self.headers = {name.lower(): value for name, value in headers.items()}
+        self.data: Any = None
+        if body:
+            try:
+                self.data = json.loads(body)
+            except ValueError:
+                self.data = body.decode("utf-8", "replace")
+
+
+class Client:
+    """Calls to one control API."""
+
+    def __init__(self, control: str, token: str = "", timeout: float = TIMEOUT) -> None:
+        self.control = control
+        self._token = token
+        self._timeout = timeout
+        if control.startswith("unix:"):
+            return
+        parts = urllib.parse.urlsplit(control if "//" in control else f"http://{control}")
+        if parts.scheme != "http" or not parts.hostname:
+            raise ControlError(
+                f"{control!r} is not the address of a control API; write http://host:port or "
+                "unix:/path"
+            )
+        try:
+            self._port = parts.port or DEFAULT_PORT
+        except ValueError:
+            raise ControlError(f"{control!r}: the port is not a number to 65535") from None
+        self._host = parts.hostname
+
+    def get(self, path: str, **query: Any) -> Any:
+        """The data at `path`. Raises ControlError, UnreachableError."""
+        return self.call("GET", path, query=query).data
+
+    def pages(self, path: str, **query: Any) -> Iterator[dict[str, Any]]:
+        """Every item of a list, page by page."""
+        while True:
+            page = self.get(path, **query)
+            if isinstance(page, list):
+                yield from page
+                return
+            yield from page["items"]
+            if not page.get("next"):
+                return
+            query["cursor"] = page["next"]
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        query: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        accept: tuple[int, ...] = (),
+    ) -> Answer:
+        """One call. Raises ControlError for a status of 400 and more that is not in `accept`."""
+        given = {name: _text(value) for name, value in (query or {}).items() if value is not None}
+        target = f"{path}?{urllib.parse.urlencode(given)}" if given else path
+        fields = {"Accept": "application/json", "User-Agent": "fastgate-cli", **(headers or {})}
+        if self._token:
+            fields["Authorization"] = f"Bearer {self._token}"
+        data = None
+        if body is not None:
+            data = json.dumps(body).encode()
+            fields["Content-Type"] = "application/json"
+        answer = self._exchange(method, target, data, fields)
+        if answer.status >= 400 and answer.status not in accept:
+            raise _refusal(answer, f"{method} {path}", bool(self._token))
+        return answer
+
+    def _exchange(
+        self, method: str, target: str, data: bytes | None, fields: Mapping[str, str]
+    ) -> Answer:
+        connection: http.client.HTTPConnection
+        if self.control.startswith("unix:"):
+            connection = _UnixConnection(self.control[5:].removeprefix("//"), self._timeout)
+        else:
+            connection = http.client.HTTPConnection(self._host, self._port, timeout=self._timeout)
+        try:
+            connection.request(method, target, data, dict(fields))
+            response = connection.getresponse()
+            text = response.read(MAX_ANSWER)
+        except TimeoutError:
+            raise UnreachableError(
+                f"The control API at {self.control} did not answer within {self._timeout:g} s."
+            ) from None
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise UnreachableError(
+                f"The control API at {self.control} cannot be reached: {reason}. Is the gateway "
+                "running? Set FASTGATE_CONTROL or --control when it is elsewhere."
+            ) from None
+        finally:
+            connection.close()
+        return Answer(response.status, dict(response.getheaders()), text)
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _refusal(answer: Answer, what: str, had_token: bool) -> ControlError:
+    problem = answer.data if isinstance(answer.data, dict) else {}
+    words = str(problem.get("detail") or problem.get("title") or f"{what}: status {answer.status}")
+    if answer.status == 401 and not had_token:
+        words += (
+            " No token was found: set FASTGATE_TOKEN, or run this where the gateway's state "
+            "directory is (--state-dir)."
+        )
+    return ControlError(words, answer.status, problem)
+
+
+def find_token(state_dir: Path, environ: Mapping[str, str] = os.environ) -> str:
+    """FASTGATE_TOKEN, else what the state directory's token file holds, else ""."""
+    given = environ.get(settings.BY_NAME["token"].env)
+    if given:
+        return given.strip()
+    path = state_dir / settings.ADMIN_TOKEN
+    try:
+        with open(path, encoding="ascii") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if stat.S_IMODE(mode) & 0o077:
+                raise ControlError(
+                    f"{path} can be read by others than its owner (mode {stat.S_IMODE(mode):04o}), "
+                    f"so it is not used. Run: chmod 600 {path}; and consider a new token."
+                )
+            return file.read(4096).strip()
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return ""

@@ -1,0 +1,245 @@
+"""check, diff, apply, reload, schema: the configuration document from the command line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fastgate import settings
+from fastgate.cli import FAILED, OK, output
+from fastgate.cli.client import Client
+from fastgate.cli.options import client_of, control_options, json_option
+
+if TYPE_CHECKING:
+    from fastgate.configfile import Loaded
+    from fastgate.diff import Change
+    from fastgate.model.gateway import Gateway
+
+CONFIG = "/v1/config"
+
+_file = click.argument("file", required=False, metavar="[FILE]")
+
+
+def _load(file: str | None) -> Loaded:
+    from fastgate.configfile import load
+
+    return load(settings.value_of("config", file))
+
+
+@click.command(short_help="Say whether a configuration is valid.")
+@_file
+@json_option
+@click.option("--strict", is_flag=True, help="Let warnings fail too.")
+def check(file: str | None, as_json: bool, strict: bool) -> int:
+    """Say whether a configuration is valid.
+
+    Reads FILE (default: fastgate.yaml; "-": standard input) as the gateway would, references
+    included, and compiles it, but changes nothing. Exits 0 when it is valid and 4 when not.
+
+    \b
+    Examples:
+      fastgate check
+      fastgate check production.yaml --strict
+      render-config | fastgate check - --json
+    """
+    loaded = _load(file)
+    more = _compile(loaded)
+    gateway = loaded.gateway
+    if as_json:
+        output.print_json(
+            {
+                "valid": True,
+                "digest": loaded.digest,
+                "warnings": [
+                    *(output.fault_data(one) for one in loaded.warnings),
+                    *({"message": text} for text in more),
+                ],
+                "counts": _counts(gateway),
+            }
+        )
+    else:
+        for warning in (*loaded.warnings, *more):
+            click.echo(f"{click.style('Warning:', fg='yellow')} {warning}", err=True)
+        counted = ", ".join(f"{n} {name}" for name, n in _counts(gateway).items() if n)
+        output.say(f"{click.style('Valid', fg='green')}: {counted or 'nothing but defaults'}.")
+    return FAILED if strict and (loaded.warnings or more) else OK
+
+
+def _counts(gateway: Gateway) -> dict[str, int]:
+    return {
+        "listeners": len(gateway.listeners),
+        "routes": len(gateway.routes),
+        "services": len(gateway.services),
+        "upstreams": len(gateway.upstreams),
+        "plans": len(gateway.plans),
+        "policies": len(gateway.policies),
+        "consumers": len(gateway.consumers),
+    }
+
+
+def _compile(loaded: Loaded) -> list[str]:
+    """The last validation: conflicts of routes and what else only the compiler sees. Names are
+    not resolved. Returns warnings that loading did not have."""
+    from fastgate.compiler import compile_gateway
+    from fastgate.errors import ConfigurationError
+    from fastgate.model.check import warnings
+    from fastgate.slots import SlotBook
+
+    try:
+        compiled = compile_gateway(loaded.gateway, generation=1, slots=SlotBook(), addresses={})
+    except ConfigurationError as error:
+        raise loaded.locate(error) from None
+    known = {str(warning) for warning in warnings(loaded.gateway)}
+    return [text for text in compiled.warnings if text not in known]
+
+
+@click.command(short_help="Show what is different.")
+@click.argument("file", required=False, metavar="[FILE]")
+@click.argument("other", required=False, metavar="[OTHER]")
+@control_options
+@click.option("--exit-code", is_flag=True, help="Exit 1 when something is different.")
+def diff(
+    file: str | None,
+    other: str | None,
+    control: str | None,
+    state_dir: str | None,
+    as_json: bool,
+    exit_code: bool,
+) -> int:
+    """Show what is different: between the running gateway and FILE, or FILE and OTHER.
+
+    What is shown is what would change: "-" is only in the first, "+" only in the second. Order,
+    spelling of units and defaults make no difference.
+
+    \b
+    Examples:
+      fastgate diff                       running gateway -> fastgate.yaml
+      fastgate diff new.yaml              running gateway -> new.yaml
+      fastgate diff old.yaml new.yaml     old.yaml -> new.yaml
+    """
+    from fastgate.diff import diff as compare
+
+    if other is not None:
+        before, after = _load(file).gateway, _load(other).gateway
+    else:
+        after = _load(file).gateway
+        before = running(client_of(control, state_dir, file))
+    changes = compare(before, after)
+    print_changes(changes, as_json)
+    return FAILED if exit_code and changes else OK
+
+
+def running(client: Client) -> Gateway:
+    """The document that a gateway serves."""
+    from fastgate.model.codec import decode
+
+    data = client.get(CONFIG)
+    return decode(data["config"])
+
+
+def print_changes(changes: list[Change], as_json: bool) -> None:
+    """Differences, one a line."""
+    if as_json:
+        import msgspec
+
+        output.print_json(msgspec.to_builtins(changes))
+        return
+    if not changes:
+        output.say("No difference.")
+    for change in changes:
+        if change.kind == "added":
+            click.secho(f"+ {change.path}: {_short(change.after)}", fg="green")
+        elif change.kind == "removed":
+            click.secho(f"- {change.path}: {_short(change.before)}", fg="red")
+        else:
+            values = f"{_short(change.before)} -> {_short(change.after)}"
+            click.secho(f"~ {change.path}: {values}", fg="yellow")
+
+
+def _short(value: Any) -> str:
+    import json
+
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 200 else f"{text[:197]}..."
+
+
+@click.command(short_help="Bring a configuration into service.")
+@_file
+@control_options
+@click.option("--dry-run", is_flag=True, help="Validate and compare; change nothing.")
+def apply(
+    file: str | None, control: str | None, state_dir: str | None, as_json: bool, dry_run: bool
+) -> int:
+    """Bring a configuration into service, without losing a request.
+
+    FILE is checked here, sent to the running gateway, compiled there whole, and then swapped in;
+    the command returns when every worker serves it. When anything is wrong, nothing changes.
+    References such as ${NAME} are resolved here, where you are.
+
+    \b
+    Examples:
+      fastgate apply --dry-run
+      fastgate apply fastgate.yaml
+      FASTGATE_CONTROL=unix:/run/fastgate.sock fastgate apply new.yaml --json
+    """
+    from fastgate.diff import diff as compare
+    from fastgate.model.codec import encode
+
+    loaded = _load(file)
+    client = client_of(control, state_dir, file)
+    changes = compare(running(client), loaded.gateway)
+    query = {"dry_run": True} if dry_run else {}
+    answer = client.call("PUT", CONFIG, encode(loaded.gateway), query=query).data
+    if as_json:
+        output.print_json(answer)
+        return OK
+    print_changes(changes, False)
+    if dry_run:
+        output.say("Valid. Nothing was changed (--dry-run).")
+    else:
+        output.say(_applied(answer))
+    return OK
+
+
+def _applied(answer: Any) -> str:
+    generation = answer.get("generation") if isinstance(answer, dict) else None
+    revision = answer.get("revision") if isinstance(answer, dict) else None
+    text = f"Generation {generation} is served by every worker"
+    return f"{text} (revision {revision})." if revision else f"{text}."
+
+
+@click.command(short_help="Read the configuration file again.")
+@control_options
+def reload(control: str | None, state_dir: str | None, as_json: bool) -> int:
+    """Read the configuration file again, as SIGHUP does, and say how it went.
+
+    The gateway reads the file it was started with. A broken file changes nothing, and this
+    exits 1 with what is wrong.
+
+    \b
+    Example:
+      fastgate reload && fastgate status
+    """
+    answer = client_of(control, state_dir).call("POST", f"{CONFIG}/reload").data
+    if as_json:
+        output.print_json(answer)
+    else:
+        output.say(_applied(answer))
+    return OK
+
+
+@click.command(short_help="Print the configuration's JSON Schema.")
+def schema() -> int:
+    """Print the configuration's JSON Schema, for editors.
+
+    \b
+    Example:
+      fastgate schema > fastgate.schema.json
+      # then, as the first line of fastgate.yaml:
+      # yaml-language-server: $schema=fastgate.schema.json
+    """
+    from fastgate.model.schema import json_schema
+
+    output.print_json(json_schema())
+    return OK

@@ -1,0 +1,134 @@
+"""version, completion, hash, new-key: what needs no running gateway."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from fastgate.cli import OK, output
+from fastgate.cli.options import json_option
+
+
+def version_text() -> str:
+    """ "fastgate 0.1.0 (Python 3.12.1, Linux x86_64)"."""
+    import platform
+
+    return (
+        f"fastgate {_version()} (Python {platform.python_version()}, "
+        f"{platform.system()} {platform.machine()})"
+    )
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as installed
+
+    try:
+        return installed("fastgate")
+    except PackageNotFoundError:  # run from a checkout
+        import fastgate
+
+        return getattr(fastgate, "__version__", "unknown")
+
+
+@click.command(short_help="Print the version.")
+@json_option
+def version(as_json: bool) -> int:
+    """Print the version of FastGate and what it runs on."""
+    import platform
+
+    if as_json:
+        output.print_json(
+            {
+                "version": _version(),
+                "python": platform.python_version(),
+                "system": platform.system(),
+                "machine": platform.machine(),
+            }
+        )
+    else:
+        output.say(version_text())
+    return OK
+
+
+@click.command(short_help="Print shell completion.")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> int:
+    """Print the script that completes fastgate's commands and options in a shell.
+
+    \b
+    Examples:
+      bash:  fastgate completion bash > ~/.local/share/bash-completion/completions/fastgate
+      zsh:   fastgate completion zsh > "${fpath[1]}/_fastgate"
+      fish:  fastgate completion fish > ~/.config/fish/completions/fastgate.fish
+    """
+    from click.shell_completion import get_completion_class
+
+    from fastgate.cli.app import root
+
+    kind = get_completion_class(shell)
+    assert kind is not None  # the choice is of those that click knows
+    script = kind(root, {}, "fastgate", "_FASTGATE_COMPLETE")
+    values = script.source_vars()
+    output.say(script.source_template % values)  # source() would run the shell to ask its version
+    return OK
+
+
+@click.command("hash", short_help="Print the digest of a key.")
+@click.argument("key", required=False)
+@json_option
+def hash_key(key: str | None, as_json: bool) -> int:
+    """Print the digest of a key, as configuration takes it instead of the key.
+
+    Reads the key from standard input unless it is given; arguments can be seen by other users
+    of the machine and end up in the shell's history.
+
+    \b
+    Examples:
+      printf %s "$DEMO_KEY" | fastgate hash
+      fastgate new-key | tee key.txt | fastgate hash
+    """
+    from fastgate.model.values import KeyDigest
+
+    if key is None:
+        if sys.stdin.isatty():
+            key = click.prompt("Key", hide_input=True, err=True)
+        else:
+            key = sys.stdin.readline().rstrip("\r\n")
+    try:
+        digest = str(KeyDigest.parse(key))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    if as_json:
+        output.print_json({"digest": digest})
+    else:
+        output.say(digest)
+    return OK
+
+
+@click.command("new-key", short_help="Make a key without asking a gateway.")
+@click.option("--environment", metavar="NAME", help="Shown in the key, such as live or test.")
+@json_option
+def new_key(environment: str | None, as_json: bool) -> int:
+    """Make a key without asking a gateway, for `consumers` in the configuration.
+
+    The key goes to whoever calls; its digest goes into the file. A gateway that runs makes and
+    stores keys with `fastgate keys create`.
+
+    \b
+    Example:
+      fastgate new-key --environment test --json
+    """
+    from fastgate.keys import new_key as make
+    from fastgate.model.values import KeyDigest
+
+    try:
+        key = make(environment)
+    except ValueError as error:
+        raise click.UsageError(f"{error}.") from None
+    if as_json:
+        output.print_json({"key": key, "digest": str(KeyDigest.of(key))})
+    else:
+        output.say(key)
+    return OK
