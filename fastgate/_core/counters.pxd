@@ -1,4 +1,8 @@
-"""counters: what each worker counts, in its own rows of the segment (single writer)."""
+"""counters: what each worker counts, in its own rows of the segment (single writer).
+
+The area at `counters_at` of a worker: one worker_counters, then route_rows route_counters.
+Drawing, slots and invariants: see counters.pyx.
+"""
 from libc.stdint cimport uint32_t, uint64_t
 
 from fastgate._core.shm cimport segment_header
@@ -41,8 +45,25 @@ cdef struct worker_counters:
     uint64_t tunnels
     uint64_t polls
     uint64_t ejections
-    uint64_t reserved[12]
+    uint64_t rows_used            # route rows below this one may hold counts (kept by counters_route)
+    uint64_t reserved[11]
     histogram upcall_lag          # how long Python kept the worker from polling
+
+cdef extern from *:
+    """
+    #ifndef FASTGATE_COUNT
+    #define FASTGATE_COUNT
+    #include <stdint.h>
+    /* One writer, any readers: the word is never seen half-written, and no bus lock is paid. */
+    static inline void fg_count(uint64_t *p, uint64_t n) {
+        __atomic_store_n(p, __atomic_load_n(p, __ATOMIC_RELAXED) + n, __ATOMIC_RELAXED);
+    }
+    /* Bits needed to write n: 0 for 0, 1 for 1, 2 for 2 and 3, ... */
+    static inline uint32_t fg_bit_length(uint64_t n) { return n ? 64 - __builtin_clzll(n) : 0; }
+    #endif
+    """
+    void fg_count(uint64_t *p, uint64_t n) noexcept nogil
+    uint32_t fg_bit_length(uint64_t n) noexcept nogil
 
 cdef worker_counters *counters_worker(segment_header *s, uint32_t worker) noexcept nogil
 cdef route_counters *counters_route(segment_header *s, uint32_t worker, uint32_t slot) noexcept nogil

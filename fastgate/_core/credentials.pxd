@@ -14,6 +14,7 @@ cpdef enum ConsumerFlag:
     CONSUMER_SUSPENDED_FLAG = 1
 
 cdef enum:
+    KEY_MAX = 1024            # bytes; a longer key is unknown without being hashed
     LOOKUP_OK = 0
     # else a Reason: CREDENTIAL_UNKNOWN, _EXPIRED, _REVOKED, CONSUMER_SUSPENDED
 
@@ -32,10 +33,25 @@ cdef struct consumer_row:     # 256 bytes, immutable once published; a change wr
 
 cdef struct credential_entry: # 64 bytes
     uint8_t digest[32]
-    uint64_t word             # state in the low 8 bits, consumer row << 32; stored last, release
+    uint64_t word             # state in the low 8 bits, then the consumer's flags that refuse it
+                              # (credentials.pyx), consumer row << 32; stored last, release
     int64_t expires_at        # Unix seconds; 0: never
     uint64_t identity         # of the credential
-    uint64_t reserved
+    int64_t changed_at        # Unix seconds when it was put, revoked or repointed last
+
+cdef struct index_header:     # 4096 bytes
+    uint8_t magic[8]          # "FGCRED\0\0"
+    uint32_t version
+    uint32_t reserved
+    uint64_t epoch            # grows with every index that follows another
+    uint64_t slots            # credential_entry's, a power of two
+    uint64_t rows             # consumer_row's
+    uint64_t entries_off
+    uint64_t rows_off
+    uint64_t size
+    uint64_t used             # entries published, revoked ones among them
+    uint64_t revoked
+    uint64_t rows_used        # rows below this one were handed out at least once
 
 cdef class CredentialIndex:
     cdef readonly int fd
@@ -44,3 +60,30 @@ cdef class CredentialIndex:
     cdef readonly bint writable
     cdef int lookup(self, const char *key, uint32_t length, int64_t now_s,
                     const consumer_row **row, uint64_t *identity) noexcept nogil
+        # *row: the consumer, also of a refused credential; NULL for CREDENTIAL_UNKNOWN. Valid as
+        # long as this object lives, but see "grace" in credentials.pyx.
+    cdef int lookup_digest(self, const uint8_t *digest, int64_t now_s,
+                           const consumer_row **row, uint64_t *identity) noexcept nogil
+    # private
+    cdef index_header *header
+    cdef credential_entry *entries
+    cdef consumer_row *rows
+    cdef uint64_t mask
+    cdef uint32_t *references # writer only: entries that name a row
+    cdef object free_rows     # writer only: deque of (when freed, row), oldest first
+    cdef object clock
+    cdef public double grace  # seconds a freed row rests before it is written anew
+    cdef credential_entry *slot_of(self, const uint8_t *digest, uint64_t *word) noexcept nogil
+    cdef _open(self, int fd, size_t size, bint writable)
+    cdef _put(self, const uint8_t *digest, uint32_t row, int64_t expires_at, uint64_t identity)
+    cdef uint64_t _word(self, uint64_t state, uint32_t row) noexcept nogil
+    cdef _refer(self, credential_entry *e, uint32_t row)
+    cdef _unrefer(self, uint32_t row)
+    cdef _check_row(self, uint32_t row)
+    cdef _check_writable(self)
+    cdef credential_entry *_existing(self, bytes digest) except NULL
+    cdef _recount(self)
+
+# `lookup` as a plain function: the engine keeps the index as a pointer and calls this without the GIL.
+cdef int credential_lookup(CredentialIndex index, const char *key, uint32_t length, int64_t now_s,
+                           const consumer_row **row, uint64_t *identity) noexcept nogil

@@ -9,6 +9,16 @@ from fastgate._core.shm cimport segment_header
 cdef enum:
     PHASES = 16
     LOG_TEXT = 308
+    LOGRING_HEADER = 256      # bytes in front of the records: sizeof(ring_header)
+    PHASE_NEVER = 0xFFFFFFFF  # in phase_us
+
+cdef struct ring_header:      # at logring_at of a worker's area; then logring_count records
+    uint64_t head             # records ever published. Writer: the worker
+    uint64_t pad_head[7]
+    uint64_t tail             # records ever taken. Writer: control
+    uint64_t pad_tail[7]
+    uint64_t dropped          # records that found the ring full. Writer: the worker
+    uint64_t pad_dropped[15]
 
 cpdef enum Phase:             # the phases of an exchange, in order
     PHASE_READ_HEAD = 0
@@ -31,7 +41,8 @@ cpdef enum LogFlag:
     LOG_UPCALL = 4
     LOG_TUNNEL = 8
     LOG_ABORTED = 16          # the client left before the end
-    LOG_SAMPLED = 32
+    LOG_SAMPLED = 32          # traceparent said so
+    LOG_HTTP_1_0 = 64         # the request was HTTP/1.0
 
 # Texts packed one after another in `text`, cut to fit; lengths in `lens`.
 cpdef enum LogText:
@@ -46,7 +57,7 @@ cpdef enum LogText:
     TEXTS = 8
 
 cdef struct log_record:       # 512 bytes
-    uint64_t sequence         # position + 1, stored last with release: "written"
+    uint64_t sequence         # position + 1, set by logring_commit
     int64_t started_unix_ns   # CLOCK_REALTIME when the head's first byte was read
     uint8_t request_id[16]
     uint8_t trace_id[16]
@@ -70,8 +81,13 @@ cdef struct log_record:       # 512 bytes
     uint8_t lens[TEXTS]
     char text[LOG_TEXT]       # LOG_TEXT is what is left of 512 bytes
 
+cdef ring_header *logring_header(segment_header *s, uint32_t worker) noexcept nogil
+cdef log_record *logring_records(segment_header *s, uint32_t worker) noexcept nogil
+
 cdef log_record *logring_reserve(segment_header *s, uint32_t worker) noexcept nogil
-    # the next record to fill (zeroed lens), or NULL when the ring is full
+    # The next record to fill: all zero but for the phases (PHASE_NEVER) and the text's bytes; the
+    # same again until it is committed. NULL when the ring is full: already counted, in the ring.
 cdef void logring_commit(segment_header *s, uint32_t worker, log_record *r) noexcept nogil
 cdef uint32_t log_text(log_record *r, uint32_t used, int which, const char *p, uint32_t n) noexcept nogil
-    # append text `which`; returns the new `used`. Call in the order of LogText.
+    # append text `which`; returns the new `used`. Call in the order of LogText. Too long a text
+    # is cut between characters; some room is always left for the texts after it.

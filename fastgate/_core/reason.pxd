@@ -1,6 +1,7 @@
 """Reasons: why an exchange ended, as stable numbers. `fastgate/errors.py` gives each its
 name, status and words; a test holds the two lists together. Append only; never renumber:
 the numbers stand in shared memory and in logs."""
+from libc.stdint cimport uint8_t, uint32_t
 
 cpdef enum Reason:
     REASON_NONE = 0
@@ -66,3 +67,7 @@ cpdef enum Reason:
     RESPONSE_TRUNCATED = 101
     TUNNEL_CLOSED = 102
     REASON_COUNT = 128
+
+# The stable name ("rate_limited") of a reason, for texts written in C: NUL-terminated, valid for
+# ever, its length in *length. "" for REASON_NONE; "reason_<n>" for a number that has no name.
+cdef const char *reason_text(uint32_t reason, uint32_t *length) noexcept nogil
