@@ -34,9 +34,10 @@ dies is at most what was counted since the last export.
 """
 import os
 import time
+from array import array
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memset
+from libc.string cimport memcmp
 
 from fastgate._core.atomics cimport fg_cas16, fg_load
 from fastgate._core.cells cimport (
@@ -68,6 +69,7 @@ cdef enum:
     SLACK = 2                 # seconds that a window's cell stays after its end
     DAY_S = 86400
     FILE_HEAD = 24
+    ORDER = 1 << 18           # bench: length of the random sequence
 
 cdef const char *FILE_MAGIC = b"FGQUOTA1"
 
@@ -427,6 +429,28 @@ cdef class QuotaTable:
         """Undo a take of that time. When its window is gone: nothing."""
         quota_give_back(&self.table, key, _checked(period), unix_s, cost)
 
+    def take_all(self, const uint64_t[::1] keys not None, int period, int64_t unix_s, uint64_t amount,
+                 uint64_t[::1] passed=None):
+        """Count one for each key in turn; how many were allowed. No Python in between.
+
+        `passed`: one word for each key, to which 1 is added when it was allowed.
+        """
+        cdef decision d
+        cdef Py_ssize_t i
+        cdef uint64_t n = 0
+        cdef int allowed
+        cdef uint8_t p = _checked(period)
+        cdef bint note = passed is not None
+        if note and passed.shape[0] != keys.shape[0]:
+            raise ValueError("passed needs one word for each key")
+        with nogil:
+            for i in range(keys.shape[0]):
+                allowed = quota_take(&self.table, keys[i], p, unix_s, amount, 1, &d)
+                n += allowed
+                if note:
+                    passed[i] += allowed
+        return n
+
     @property
     def full(self):
         """How often, over all processes, a request was let through for want of a cell."""
@@ -452,18 +476,18 @@ def bench_quota(uint64_t n, uint64_t keys=65536, int period=PERIOD_MONTH):
     """
     cdef QuotaTable table = QuotaTable(Segment.create(1))
     cdef cells *t = &table.table
+    cdef uint64_t[::1] order = array("Q", [mix_key(mix_key(i, 2) % keys, 1) for i in range(ORDER)])
     cdef decision d
     cdef uint8_t p = _checked(period)
     cdef uint64_t i, allowed = 0
     cdef int64_t now = 1800000000
-    memset(&d, 0, sizeof(d))
     with nogil:
         for i in range(keys):
             quota_take(t, mix_key(i, 1), p, now, 1 << 27, 1, &d)
     begin = time.perf_counter_ns()
     with nogil:
         for i in range(n):
-            allowed += quota_take(t, mix_key(mix_key(i, 2) % keys, 1), p, now, 1 << 27, 1, &d)
+            allowed += quota_take(t, order[i % ORDER], p, now, 1 << 27, 1, &d)
     spent = time.perf_counter_ns() - begin
     if allowed != n:
         raise AssertionError(f"{n - allowed} of {n} refused")

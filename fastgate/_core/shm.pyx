@@ -432,6 +432,22 @@ cdef class Segment:
     def draining(self, uint64_t value):
         fg_store(&self.header.draining, value)
 
+    @property
+    def layout(self):
+        """Where the areas begin: offset in the segment by name. Those of worker i's own areas lie
+        i * "per_worker_size" further."""
+        cdef segment_header *h = self.header
+        return {
+            "workers": h.workers_off,
+            "limiter": h.limiter_off,
+            "quota": h.quota_off,
+            "targets": h.targets_off,
+            "counters": h.per_worker_off + h.counters_at,
+            "concurrency": h.per_worker_off + h.concurrency_at,
+            "logring": h.per_worker_off + h.logring_at,
+            "per_worker_size": h.per_worker_size,
+        }
+
     # ---- rows ---------------------------------------------------------------------------
 
     def worker_row(self, uint32_t index):
