@@ -1,0 +1,114 @@
+from enum import IntFlag
+from typing import Any
+
+HEADER_SIZE: int
+ROUTE_SIZE: int
+
+class LimitKind(IntFlag):
+    LIMIT_RATE = 1
+    LIMIT_QUOTA = 2
+    LIMIT_CONCURRENCY = 3
+
+class LimitScope(IntFlag):
+    BY_ADDRESS = 1
+    BY_ROUTE = 2
+    BY_CONSUMER = 4
+    BY_PLAN = 8
+    BY_SERVICE = 16
+    BY_CREDENTIAL = 32
+
+class Period(IntFlag):
+    PERIOD_SECOND = 0
+    PERIOD_MINUTE = 1
+    PERIOD_HOUR = 2
+    PERIOD_DAY = 3
+    PERIOD_MONTH = 4
+    PERIOD_WEEK = 5
+    PERIOD_YEAR = 6
+
+class LimitFlag(IntFlag):
+    LIMIT_SHOW_HEADERS = 1
+    LIMIT_OFFER_UPGRADE = 2
+
+class AuthFlag(IntFlag):
+    AUTH_BEARER = 1
+    AUTH_OPTIONAL = 2
+    AUTH_FORWARD = 4
+
+class HeaderAction(IntFlag):
+    HEADER_SET = 1
+    HEADER_ADD = 2
+    HEADER_REMOVE = 3
+    HEADER_DEFAULT = 4
+
+class PredicateKind(IntFlag):
+    PREDICATE_HEADER_PRESENT = 1
+    PREDICATE_HEADER_EQUALS = 2
+    PREDICATE_HEADER_PREFIX = 3
+    PREDICATE_QUERY_PRESENT = 4
+    PREDICATE_QUERY_EQUALS = 5
+    PREDICATE_QUERY_PREFIX = 6
+
+class RouteFlag(IntFlag):
+    ROUTE_ENCODED_SLASH = 1
+    ROUTE_PRESERVE_HOST = 2
+    ROUTE_WEBSOCKET = 4
+    ROUTE_LIMIT_HEADERS = 8
+    ROUTE_LOG_OFF = 16
+    ROUTE_FORWARD_PARAMS = 32
+    ROUTE_RETIRED = 64
+
+class Balance(IntFlag):
+    BALANCE_ROUND_ROBIN = 0
+    BALANCE_LEAST_CONNECTIONS = 1
+    BALANCE_P2C_EWMA = 2
+    BALANCE_HASH = 3
+
+class HashBy(IntFlag):
+    HASH_BY_ADDRESS = 0
+    HASH_BY_CONSUMER = 1
+    HASH_BY_PATH = 2
+    HASH_BY_HEADER = 3
+
+class Hole(IntFlag):
+    HOLE_REQUEST_ID = 73
+    HOLE_LIMIT = 76
+    HOLE_USED = 85
+    HOLE_REMAINING = 82
+    HOLE_RETRY_AFTER = 65
+    HOLE_RESETS_AT = 84
+    HOLE_POLICY = 80
+    HOLE_ROUTE = 78
+    HOLE_DETAIL = 68
+    HOLE_ALLOW = 77
+    HOLE_CHALLENGE = 87
+
+def stable_hash(data: bytes | str) -> int: ...
+
+class Snapshot:
+    in_flight: int
+    @property
+    def fd(self) -> int: ...
+    def __init__(self, fd: int, *, verify: bool = False) -> None: ...
+    @property
+    def generation(self) -> int: ...
+    @property
+    def checksum(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+    def settings(self) -> dict[str, Any]: ...
+    def routes(self) -> list[str]: ...
+    def services(self) -> list[str]: ...
+    def upstreams(self) -> list[str]: ...
+    def handlers(self) -> list[str]: ...
+    def plans(self) -> dict[int, str]: ...
+    def route(self, index: int) -> dict[str, Any]: ...
+    def service(self, index: int) -> dict[str, Any]: ...
+    def upstream(self, index: int) -> dict[str, Any]: ...
+    def target(self, index: int) -> dict[str, Any]: ...
+    def plan(self, slot: int) -> dict[str, Any]: ...
+    def auth(self, index: int) -> dict[str, Any]: ...
+    def cors(self, index: int) -> dict[str, Any]: ...
+    def static(self, index: int) -> dict[str, Any]: ...
+    def refusal(self, reason: int) -> dict[str, Any]: ...
+    def faults(self) -> list[str]: ...
