@@ -44,7 +44,7 @@ def program(name: str, package: str) -> str:
 
 
 class Nginx(Subject):
-    """nginx as a reverse proxy; with policies: map, limit_req, JSON access log (buffered)."""
+    """nginx as a reverse proxy; with policies: map, limit_req, access log (buffered)."""
 
     product = "nginx"
     reloads = True
@@ -56,7 +56,9 @@ class Nginx(Subject):
     @property
     def description(self) -> str:
         if self.policies:
-            return "nginx: key map, limit_req by consumer, JSON access log to a file, buffered"
+            return (
+                "nginx: key map, limit_req by consumer, access log (combined) to a file, buffered"
+            )
         return "nginx: plain reverse proxy, access log off"
 
     def version(self) -> str:
@@ -70,7 +72,6 @@ class Nginx(Subject):
             proxy_set_header Host $host;
             proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
             proxy_set_header X-Forwarded-Proto $scheme;
-            {"proxy_set_header X-Request-ID $request_id;" if setup.policies else ""}
             {"proxy_set_header X-Consumer-ID $consumer;" if setup.policies else ""}
             {'proxy_set_header X-Api-Key "";' if setup.policies else ""}"""
         more = "".join(
@@ -80,15 +81,11 @@ class Nginx(Subject):
         policy_http = policy_server = ""
         log = "access_log off;"
         if setup.policies:
-            log = "access_log access.log json buffer=64k flush=1s;"
+            log = "access_log access.log combined buffer=64k flush=1s;"
             policy_http = f"""
     map $http_x_api_key $consumer {{ default ""; include keys.map; }}
     limit_req_zone $consumer zone=consumers:16m rate={setup.rate}r/s;
-    limit_req_status 429;
-    log_format json escape=json '{{"time":"$time_iso8601","id":"$request_id",'
-        '"client":"$remote_addr","method":"$request_method","path":"$uri","status":$status,'
-        '"bytes":$body_bytes_sent,"duration":$request_time,"upstream":"$upstream_addr",'
-        '"upstream_duration":"$upstream_response_time","consumer":"$consumer"}}';"""
+    limit_req_status 429;"""
             policy_server = f"""
         if ($consumer = "") {{ return 401 '{PROBLEM_401}'; }}
         limit_req zone=consumers burst={setup.burst} nodelay;"""
@@ -139,7 +136,7 @@ http {{
 
 
 class HAProxy(Subject):
-    """HAProxy; with policies: map, stick table, JSON log written to a file through stdout."""
+    """HAProxy; with policies: map, stick table, log written to a file through stdout."""
 
     product = "haproxy"
 
@@ -150,7 +147,7 @@ class HAProxy(Subject):
     @property
     def description(self) -> str:
         if self.policies:
-            return "HAProxy: key map, stick-table rate limit by consumer, JSON log to a file"
+            return "HAProxy: key map, stick-table rate limit by consumer, log (httplog) to a file"
         return "HAProxy: plain reverse proxy, no log"
 
     def version(self) -> str:
@@ -160,17 +157,8 @@ class HAProxy(Subject):
         log_global = log_front = policies = table = ""
         if setup.policies:
             log_global = "log stdout format raw local0 info"
-            log_front = (
-                "log global\n"
-                '    log-format {"time":"%[date,ltime(%Y-%m-%dT%H:%M:%S)]","id":"%ID",'
-                '"client":"%ci","method":"%HM","path":"%HPO","status":%ST,"bytes":%B,'
-                '"duration":%Ta,"upstream":"%b/%s","upstream_duration":%Tr,'
-                '"consumer":"%[var(txn.consumer)]"}'
-            )
-            log_front = log_front.replace('"', '\\"').replace("log-format {", 'log-format "{') + '"'
+            log_front = "log global\n    option httplog"
             policies = f"""
-    unique-id-format %[uuid()]
-    unique-id-header X-Request-ID
     http-request set-var(txn.consumer) req.hdr(x-api-key),map({setup.folder}/keys.map)
     http-request return status 401 content-type application/problem+json string '{PROBLEM_401}' \
 unless {{ var(txn.consumer) -m found }}

@@ -29,6 +29,7 @@ METRICS: dict[str, tuple[str, str]] = {
     "added_p99_us": ("µs", "p99_us less that of the backend without a proxy, same round and rate"),
     "busy": ("cores", "how much of its cores the proxy used"),
     "waiting": ("cores", "how much it was ready to run while something else had its core"),
+    "stolen": ("cores", "how much of its cores a hypervisor kept, as far as it tells"),
     "backend_busy": ("cores", "how much of its core the backend used"),
     "load_busy": ("cores", "how much of its core the load generator used (open loop: it spins)"),
     "rate": ("1/s", "open loop: requests due per second"),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.compare import generator
 from benchmarks.compare.machine import Placement, available_cores, place
-from benchmarks.compare.processes import Cpu, Tree, cpu_of, raise_descriptors, spent
+from benchmarks.compare.processes import Cpu, Tree, cpu_of, raise_descriptors, spent, stolen_ns
 from benchmarks.compare.scenarios import SETS_THE_RATE, SUBJECTS, Scenario
 from benchmarks.compare.schema import Point, Skipped, Spread, figure
 from benchmarks.compare.subjects import (
@@ -205,18 +205,19 @@ class Session:
         self, subject: Subject, tree: Tree, plan: generator.Plan, placement: Placement, workers: int
     ) -> tuple[generator.Outcome, dict[str, float]]:
         """One window: the generator's outcome, and the figures of it."""
-        samples: list[tuple[dict[int, Cpu], Cpu, Cpu, float]] = []
+        samples: list[tuple[dict[int, Cpu], Cpu, Cpu, int, float]] = []
         backend = self.backend(placement)
 
         def sample(load_pid: int) -> None:
             upstream = sum(backend.cpu().values(), Cpu())
             load = cpu_of(load_pid)
-            samples.append((tree.cpu(), upstream, load, time.monotonic()))
+            stolen = stolen_ns(placement.proxy)
+            samples.append((tree.cpu(), upstream, load, stolen, time.monotonic()))
 
         outcome = generator.run(plan, placement.load, sample, sample)
         if len(samples) != 2:
             raise generator.LoadFailed("the window did not open and shut")
-        (cpu0, back0, load0, t0), (cpu1, back1, load1, t1) = samples
+        (cpu0, back0, load0, stolen0, t0), (cpu1, back1, load1, stolen1, t1) = samples
         seconds = t1 - t0
         used = spent(cpu0, cpu1)
         total = sum(used.values(), Cpu())
@@ -230,6 +231,7 @@ class Session:
             "max_us": latency.greatest / 1000,
             "busy": total.run_ns / 1e9 / seconds,
             "waiting": total.wait_ns / 1e9 / seconds,
+            "stolen": (stolen1 - stolen0) / 1e9 / seconds,
             "backend_busy": (back1 - back0).run_ns / 1e9 / seconds,
             "load_busy": (load1 - load0).run_ns / 1e9 / seconds,
         }

@@ -2,9 +2,10 @@
 
 Peers are configured as their users would for the same duty, and tuned where it is usual:
 keep-alive to the upstream with a pool that never runs short, no request bound on a connection,
-`X-Forwarded-For` and `-Proto` set. With policies on, everyone looks the key up, limits the rate by
-it, hands a request id on and writes an access log of the same fields to a file. What one does by
-default and another cannot is left as it is; docs/benchmarks.md lists it.
+`X-Forwarded-For` and `-Proto` set. With policies on, everyone looks the key up among a thousand,
+limits the rate by its consumer, tells the upstream who calls, strips the key and writes its own
+usual access log to a file. Where the duties differ the peer has the lighter one: FastGate also
+counts a quota, makes request ids, continues traces and logs JSON. docs/benchmarks.md lists it.
 """
 
 from __future__ import annotations
