@@ -73,10 +73,11 @@ class KeepCredentials(Message):
 
 
 class Ready(Message):
-    """Every worker serves `generation`."""
+    """Every worker serves `generation`. Addresses are as bound."""
 
     generation: int
-    detail: str = ""
+    listeners: list[str]
+    control: str
 
 
 class ReloadDone(Message):

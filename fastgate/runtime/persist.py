@@ -2,6 +2,7 @@
 
     slots.json     which number every route, service, upstream, target, plan has
     served.json    the configuration last served, its generation, the digest of its file
+    running.json   process and addresses of the gateway that runs, for tools
     quotas.bin     quota counts, at most one second old
 
 A file is written whole beside its place, synced, and renamed over it: a reader finds the old
@@ -33,6 +34,15 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
     document: dict[str, Any]  # the configuration, as `model` writes it
 
 
+class Running(msgspec.Struct, frozen=True, kw_only=True):
+    """The gateway that runs. Addresses are as bound: with the port where 0 was asked for."""
+
+    pid: int  # of the supervisor
+    generation: int
+    listeners: dict[str, str]  # by name
+    control: str
+
+
 class StateDirectory:
     """The gateway's state directory; made when it is not there. Raises StateError."""
 
@@ -47,7 +57,7 @@ class StateDirectory:
         except OSError as error:
             raise StateError(
                 f"the state directory {path} cannot be used: {error.strerror}. "
-                "Name another with --state"
+                "Name another with --state-dir"
             ) from error
 
     def read(self, name: str) -> bytes | None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from fastgate.runtime.messages import Listener
+from fastgate.runtime.messages import Listener, Ready
 
 
 class SharedSegment(Protocol):
@@ -70,3 +70,4 @@ class Plan:
     drain_delay_s: float = 0.0  # readiness is 503 for so long before accepting stops
     hang_s: float = 60.0  # a worker without a heartbeat for so long is killed; 0: never
     start_failures: int = 5  # deaths in a row before the first readiness: give up
+    on_ready: Callable[[Ready], None] | None = None  # once, when it first serves

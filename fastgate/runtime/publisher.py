@@ -21,11 +21,9 @@ import socket
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import msgspec
-
 from fastgate._core.shm import Segment
 from fastgate._core.snapshot import Snapshot
-from fastgate.compiler import CompiledImage, SlotBook, compile_gateway
+from fastgate.compiler import CompiledImage, compile_gateway
 from fastgate.errors import ConfigurationError
 from fastgate.identity import Identity
 from fastgate.model.gateway import Gateway, Upstream
@@ -35,6 +33,7 @@ from fastgate.runtime.listeners import BindError
 from fastgate.runtime.messages import Listener, Published
 from fastgate.runtime.resolver import Resolver
 from fastgate.runtime.uplink import Uplink
+from fastgate.slots import SlotBook
 
 log = logging.getLogger("fastgate.control")
 
@@ -54,18 +53,17 @@ class Publisher:
         identity: Identity,
         *,
         slots: SlotBook,
-        generation: int,
         sockets: dict[str, list[socket.socket]],
         addresses: dict[str, str],
     ) -> None:
-        """generation: the last one that was used. sockets, addresses: what is bound already."""
+        """sockets, addresses: what is bound already."""
         self._segment = segment
         self._links = links
         self._uplink = uplink
         self._resolver = resolver
         self._identity = identity
         self._slots = slots
-        self._last = generation
+        self._last = 0
         self._sockets = sockets
         self._addresses = addresses
         self._lock = asyncio.Lock()
@@ -73,6 +71,7 @@ class Publisher:
         self.gateway: Gateway | None = None
         self.snapshot: Snapshot | None = None
         self.generation = 0  # that every worker serves, or is to serve
+        self.file_digest = ""  # of the file when it was last read
         self.on_served: list[Callable[[], None]] = []
 
     @property
@@ -91,24 +90,39 @@ class Publisher:
         sockets = self._sockets.get(str(self.gateway.control.bind))
         return sockets[0] if sockets else None
 
+    def use_generations_above(self, generation: int) -> None:
+        """Numbers up to this one were used by others, before our life."""
+        self._last = max(self._last, generation)
+
     async def apply(
-        self, gateway: Gateway, *, dry_run: bool = False, patience: float = PATIENCE_S
+        self,
+        gateway: Gateway,
+        *,
+        file_digest: str | None = None,
+        dry_run: bool = False,
+        patience: float = PATIENCE_S,
     ) -> int:
-        """See `fastgate.api.ports.ControlPort.apply`. patience: seconds for name servers."""
+        """See `fastgate.api.ports.ControlPort.apply`.
+
+        file_digest: the gateway is the file's, which has this digest. patience: seconds for
+        name servers.
+        """
         async with self._lock:
-            return await self._apply(gateway, dry_run, patience)
+            return await self._apply(gateway, file_digest, dry_run, patience)
 
     async def republish(self) -> None:
         """Publish the served configuration anew, with the addresses known now."""
         async with self._lock:
             if self.gateway is not None:
-                await self._apply(self.gateway, False, 0.0)
+                await self._apply(self.gateway, None, False, 0.0)
 
-    async def _apply(self, gateway: Gateway, dry_run: bool, patience: float) -> int:
+    async def _apply(
+        self, gateway: Gateway, file_digest: str | None, dry_run: bool, patience: float
+    ) -> int:
         generation = self._last + 1
         self._identity.check_plans(gateway)
         await self._resolver.add(names_of(gateway), patience)
-        slots = msgspec.convert(msgspec.to_builtins(self._slots), SlotBook)
+        slots = self._slots.copy()
         image = await asyncio.to_thread(
             compile_gateway,
             gateway,
@@ -120,7 +134,7 @@ class Publisher:
             if dry_run:
                 return generation
             self._last = generation
-            await self._bring(gateway, image, slots)
+            await self._bring(gateway, file_digest, image, slots)
         finally:
             os.close(image.fd)
         for name, why in self._resolver.unresolved().items():
@@ -129,7 +143,9 @@ class Publisher:
             log.warning("%s", warning)
         return generation
 
-    async def _bring(self, gateway: Gateway, image: CompiledImage, slots: SlotBook) -> None:
+    async def _bring(
+        self, gateway: Gateway, file_digest: str | None, image: CompiledImage, slots: SlotBook
+    ) -> None:
         listeners = listeners_of(gateway)
         control = Listener(name=CONTROL, bind=str(gateway.control.bind), shared=True)
         new = await self._bind_new([*listeners, control])
@@ -139,6 +155,8 @@ class Publisher:
         async def keep() -> None:
             nonlocal kept
             kept = True
+            if file_digest is not None:
+                self.file_digest = file_digest
             self._take_over(gateway, snapshot, slots, [*listeners, control])
 
         sockets = {listener.bind: self._sockets[listener.bind] for listener in listeners}

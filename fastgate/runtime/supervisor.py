@@ -472,8 +472,11 @@ class Supervisor:
     def _on_ready(self, message: Ready) -> None:
         if self._state == "starting":
             self._state = "serving"
+            if self._plan.on_ready is not None:
+                self._plan.on_ready(message)
         if self._state == "serving":
-            self._notifier.ready(message.detail or f"serving generation {message.generation}")
+            where = ", ".join(message.listeners)
+            self._notifier.ready(f"serving generation {message.generation} on {where}")
 
     # ---- the end -------------------------------------------------------------------------
 

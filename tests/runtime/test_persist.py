@@ -72,7 +72,7 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_file(tmp_path: Path) -> No
 def test_a_path_that_is_no_directory_is_explained(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("")
-    with pytest.raises(StateError, match="--state"):
+    with pytest.raises(StateError, match="--state-dir"):
         StateDirectory(file)
 
 

@@ -182,7 +182,7 @@ def serve(control: Control) -> None:
         Published(generation=7 + control.start.starts, binds=["127.0.0.1:0"], drain_s=5.0), [fd]
     )
     os.close(fd)
-    control.channel.send(Ready(generation=7))
+    control.channel.send(Ready(generation=7, listeners=[], control=""))
     control.events.tell(what="published")
 
 
@@ -390,7 +390,7 @@ def test_a_worker_that_does_not_finish_is_killed(
     def script(control: Control) -> None:
         fd = os.memfd_create("image")
         control.channel.send(Published(generation=1, binds=[], drain_s=0.2), [fd])
-        control.channel.send(Ready(generation=1))
+        control.channel.send(Ready(generation=1, listeners=[], control=""))
         control.events.tell(what="bound")
 
     running = run(workers=1, worker=stubborn, script=script)

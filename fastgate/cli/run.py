@@ -1,0 +1,149 @@
+"""`fastgate run`: the gateway in the foreground, or a demonstration of it."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fastgate import settings
+
+if TYPE_CHECKING:
+    from fastgate.runtime.messages import Ready
+
+LEVELS = ("debug", "info", "warning", "error")
+
+
+@click.command(
+    epilog="Signals: HUP reads the file again, TERM drains and ends, INT (Ctrl-C) the same in a "
+    "hurry, QUIT ends at once, USR1 opens the access log anew."
+)
+@click.argument("config", required=False, type=click.Path(dir_okay=False))
+@click.option(
+    "--workers", type=click.IntRange(1, 64),
+    help="Worker processes, instead of what the file says.",
+)  # fmt: skip
+@click.option(
+    "--state-dir", "--state", type=click.Path(file_okay=False),
+    help=settings.BY_NAME["state_dir"].text.replace("`", "") + " [FASTGATE_STATE_DIR]",
+)  # fmt: skip
+@click.option(
+    "--listen", metavar="ADDRESS",
+    help="Demonstration only: where clients connect. Default: 127.0.0.1:8080.",
+)  # fmt: skip
+@click.option(
+    "--control", metavar="ADDRESS",
+    help="Demonstration only: where the control API is. Default: 127.0.0.1:8081.",
+)  # fmt: skip
+@click.option(
+    "--log-format", type=click.Choice(["auto", "human", "json"]), default="auto",
+    help="Lines for people, or JSON. Default: for people on a terminal.",
+)  # fmt: skip
+@click.option(
+    "--log-level", type=click.Choice(LEVELS), envvar="FASTGATE_LOG_LEVEL", default="info",
+    help="The least that is logged. Default: info. [FASTGATE_LOG_LEVEL]",
+)  # fmt: skip
+def run(
+    config: str | None,
+    workers: int | None,
+    state_dir: str | None,
+    listen: str | None,
+    control: str | None,
+    log_format: str,
+    log_level: str,
+) -> int:
+    """Start the gateway.
+
+    With a file, serve it. Without one, serve a demonstration: an upstream that echoes, an open
+    route, one with a key and one with a limit; what to try is printed.
+
+    \b
+    fastgate run                      # the demonstration
+    fastgate run fastgate.yaml        # a configuration
+    kill -HUP PID                     # read the file again
+    """
+    import logging
+
+    from fastgate.runtime import logs
+
+    config = config or os.environ.get("FASTGATE_CONFIG") or None
+    if config is not None and (listen or control):
+        raise click.UsageError("--listen and --control are for the demonstration; edit the file.")
+    logs.set_up(log_format, getattr(logging, log_level.upper()))  # type: ignore[arg-type]
+    if config is None:
+        return _run_demonstration(
+            listen or "127.0.0.1:8080", control or "127.0.0.1:8081", workers, state_dir
+        )
+    return _run_file(config, workers, state_dir)
+
+
+def _run_file(config: str, workers: int | None, state_dir: str | None) -> int:
+    from fastgate.configfile import load
+    from fastgate.runtime.launch import Launch
+    from fastgate.runtime.start import run_gateway
+
+    loaded = load(config)
+    for warning in loaded.warnings:
+        click.echo(f"{click.style('Warning:', fg='yellow')} {warning}", err=True)
+    state = settings.state_dir(config, state_dir)
+    launch = Launch(state=state.absolute(), config=Path(config).absolute(), first=loaded)
+    return run_gateway(launch, loaded.gateway, workers)
+
+
+def _run_demonstration(
+    listen: str, control: str, workers: int | None, state_dir: str | None
+) -> int:
+    from fastgate.keys import key_digest, new_key
+    from fastgate.model import codec
+    from fastgate.runtime import demo
+    from fastgate.runtime.launch import Launch
+    from fastgate.runtime.plan import Companion
+    from fastgate.runtime.start import Extras, run_gateway
+
+    upstream = demo.listen_loopback()
+    key = new_key("demo")
+    digest = f"sha256:{key_digest(key).hex()}"
+    document = demo.document(upstream.getsockname()[1], digest, listen, control)
+    # Nothing of a demonstration is kept, unless a place was named for it.
+    state = Path(state_dir or tempfile.mkdtemp(prefix="fastgate-demo-")).absolute()
+    launch = Launch(state=state, document=document)
+    extras = Extras(
+        companions=[Companion("demo", functools.partial(demo.run_upstream, upstream))],
+        on_ready=lambda ready: _say_what_to_try(ready, key, state),
+    )
+    try:
+        return run_gateway(launch, codec.decode(document), workers, extras)
+    finally:
+        if state_dir is None:
+            shutil.rmtree(state, ignore_errors=True)
+
+
+def _say_what_to_try(ready: Ready, key: str, state: Path) -> None:
+    """Printed once, when the demonstration serves."""
+    address = ready.listeners[0]
+    base = f"--unix-socket {address[5:]} http://localhost" if address[:5] == "unix:" else address
+    missing = "" if Path("fastgate.yaml").exists() is False else (
+        "\n  (fastgate.yaml stands here: `fastgate run fastgate.yaml` serves it instead.)\n"
+    )  # fmt: skip
+    text = f"""
+FastGate demonstrates itself at {address}. Try, in another terminal:
+
+  curl -i {base}/open/hello                      # 200: open to everyone
+  curl -i {base}/keyed/hello                     # 401: needs a key
+  curl -i -H 'X-Api-Key: {key}' {base}/keyed/hello    # 200: with the key made for this run
+  curl -i {base}/nothing                         # 404: no such route
+  curl -i {base}/limited                         # 200 twice, then 429
+
+Control API: http://{ready.control}/  with the token in {state / settings.ADMIN_TOKEN}
+  curl -H "Authorization: Bearer $(cat {state / settings.ADMIN_TOKEN})" http://{ready.control}/v1/workers
+{missing}
+Ctrl-C ends it.
+"""
+    sys.stdout.write(text)
+    sys.stdout.flush()

@@ -1,0 +1,379 @@
+"""The control process: everything that is not a request. Composition root and `ControlPort`.
+
+Its first act is to publish: read the configuration, compile, hand it to the workers. Only then
+are the store and the API imported, which takes longer than all of that together, so a gateway
+serves well within a second of its start and does not wait for a database.
+
+::
+
+    read ─ compile ─ publish ─▶ serving        then: health checks, names, quotas, access log
+                                    └─▶ import the API, open the store, listen
+
+It may die at any time. The workers go on with what they have; its successor finds the segment
+(counters, quotas, health), its ends of the workers' channels and the sockets at its birth, and
+publishes a generation above all that were ever used.
+
+**Which configuration?** The file's, unless the file is unchanged since it was last read: then
+the one last served, so that changes made through the API survive a restart. A file that
+changed wins. A file that is broken stops a first start with an error; a successor, and a
+reload, go on with what is served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import uvloop
+
+from fastgate._core.credentials import CredentialIndex
+from fastgate._core.shm import Segment
+from fastgate.api.ports import LimitUse, Readiness, WorkerStatus
+from fastgate.errors import ConfigurationError, FastGateError
+from fastgate.identity import Identity
+from fastgate.model import codec
+from fastgate.model.gateway import Gateway
+from fastgate.runtime import view
+from fastgate.runtime.launch import Launch
+from fastgate.runtime.links import Links
+from fastgate.runtime.messages import (
+    DrainWanted,
+    Fatal,
+    KeepCredentials,
+    Ready,
+    Reload,
+    ReloadDone,
+    ReopenLogs,
+    ToControl,
+    WorkerStarted,
+    WorkerStopped,
+)
+from fastgate.runtime.persist import Running, Served, StateDirectory, StateError
+from fastgate.runtime.plan import ControlStart
+from fastgate.runtime.publisher import Publisher
+from fastgate.runtime.quotas import QuotaKeeper
+from fastgate.runtime.records import Records
+from fastgate.runtime.resolver import Resolver
+from fastgate.runtime.uplink import Uplink
+from fastgate.slots import SlotBook
+
+if TYPE_CHECKING:
+    from fastgate.revisions import Revisions
+
+log = logging.getLogger("fastgate.control")
+
+EXIT_CONFIGURATION = 4
+FIRST_PATIENCE_S = 0.3  # for name servers, before the first publish
+
+
+class Control:
+    """The control process, once its loop runs."""
+
+    def __init__(self, start: ControlStart, launch: Launch, segment: Segment) -> None:
+        self._start = start
+        self._launch = launch
+        self._segment = segment
+        self._state = StateDirectory(launch.state)
+        self._quotas = QuotaKeeper(segment, self._state)
+        self._limits = view.LimitsView(segment)
+        self._ended = asyncio.Event()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._file: tuple[Gateway, str] | None = None  # as last read, with its digest
+        self._revisions: Revisions | None = None  # when the API has come up
+        self._links = Links(segment.workers)
+        self._uplink = Uplink(start.channel, self._on_message, self._ended.set)
+        self._resolver = Resolver(self._on_addresses)
+        self._identity = Identity(
+            CredentialIndex.create(epoch=time.time_ns()),
+            cache=launch.state / "credentials.cache",
+            on_index=self._on_index,
+        )
+        self._publisher = Publisher(
+            segment,
+            self._links,
+            self._uplink,
+            self._resolver,
+            self._identity,
+            slots=self._read_slots(),
+            sockets={listener.bind: sockets for listener, sockets, _ in start.listeners},
+            addresses={listener.bind: address for listener, _, address in start.listeners},
+        )
+        self._records = Records(segment, self._publisher)
+        self._publisher.on_served.append(self._on_served)
+
+    # ---- life ----------------------------------------------------------------------------
+
+    async def run(self) -> int:
+        """Serve until told to end. Returns the exit code."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._ended.set)
+        try:
+            if not await self._begin():
+                await self._ended.wait()
+                return EXIT_CONFIGURATION
+            self._resolver.start()
+            self._spawn(self._quotas.run(), "saving quotas")
+            self._spawn(self._records.run(), "the access log")
+            self._spawn(self._serve_api(), "the control API")
+            await self._ended.wait()
+        finally:
+            await self._end()
+        return 0
+
+    async def _begin(self) -> bool:
+        """Publish the first configuration. False when there is none to serve."""
+        if not self._start.starts:
+            self._quotas.restore()
+        try:
+            self._identity.load_cache()
+            gateway, file_digest, newest = self._choose()
+            self._publisher.use_generations_above(newest)
+            for index, pid, sock in self._start.workers:
+                self._links.add(index, pid, sock, generation=0, binds=set())
+            self._on_index(self._identity.index)
+            await self._publisher.apply(gateway, file_digest=file_digest, patience=FIRST_PATIENCE_S)
+        except FastGateError as error:
+            if isinstance(error, ConfigurationError):
+                error = self._launch.located(error)
+            if not self._start.starts:
+                code = EXIT_CONFIGURATION if isinstance(error, ConfigurationError) else 1
+                self._uplink.send(Fatal(error=str(error), code=code))
+                return False
+            log.error("%s", error)
+            raise
+        running = self._running()
+        self._uplink.send(
+            Ready(
+                generation=running.generation,
+                listeners=list(running.listeners.values()),
+                control=running.control,
+            )
+        )
+        if self._start.starts:
+            log.info("control is back: generation %d", self._publisher.generation)
+        if self._start.pending_reload:
+            self._uplink.send(ReloadDone())
+        return True
+
+    def _choose(self) -> tuple[Gateway, str, int]:
+        """What to begin with, the file's digest, and the newest generation ever used."""
+        served = self._state.read_served()
+        newest = max(
+            served.generation if served else 0,
+            self._segment.generation,
+            *(self._segment.worker_row(i).generation for i in range(self._segment.workers)),
+        )
+        first = not self._start.starts
+        try:
+            gateway, digest, _ = self._launch.read(first=first)
+        except ConfigurationError as error:
+            if first or served is None:
+                raise
+            log.error("%s", error)
+            log.error("the file is not used: going on with generation %d", served.generation)
+            return codec.decode(served.document), served.file_digest, newest
+        if served is not None and served.file_digest == digest:
+            try:
+                kept = codec.decode(served.document)
+            except ConfigurationError as error:
+                log.error("what was served last cannot be used (%s); the file is", error)
+                return gateway, digest, newest
+            if first and codec.digest(kept) != digest:
+                log.info("serving the changes made through the API since the file was read")
+            return kept, digest, newest
+        return gateway, digest, newest
+
+    async def _end(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._resolver.stop()
+        await self._publisher.health.stop()
+        self._records.finish()
+        self._quotas.save()
+        self._identity.close()
+        self._links.close()
+        self._uplink.close()
+
+    def _spawn(self, work: Coroutine[Any, Any, Any], what: str) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+
+        def done(task: asyncio.Task[Any]) -> None:
+            self._tasks.discard(task)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                log.error("%s ended by an error", what, exc_info=error)
+
+        task.add_done_callback(done)
+
+    def _read_slots(self) -> SlotBook:
+        content = self._state.read("slots.json")
+        if content is None:
+            return SlotBook()
+        try:
+            slots = msgspec.json.decode(content, type=SlotBook)
+        except msgspec.DecodeError as error:
+            kept = self._state.set_aside("slots.json")
+            log.error("slots.json cannot be used (%s; kept as %s)", error, kept)
+            return SlotBook()
+        if not self._start.starts:
+            slots.forget_retired()  # the shared memory is new
+        return slots
+
+    async def _serve_api(self) -> None:
+        from fastgate.runtime.apiserver import ApiServer  # heavy: after the first publish
+
+        server = ApiServer(self, self._identity, self._launch, self._publisher)
+        await server.run()
+
+    # ---- what others say -----------------------------------------------------------------
+
+    def _on_message(self, message: ToControl, fds: list[int]) -> None:
+        if isinstance(message, WorkerStarted):
+            self._links.add(
+                message.index,
+                message.pid,
+                socket.socket(fileno=fds[0]),
+                generation=message.generation,
+                binds=set(message.binds),
+            )
+        elif isinstance(message, WorkerStopped):
+            self._links.remove(message.index)
+        elif isinstance(message, Reload):
+            self._spawn(self._reload_by_signal(), "a reload")
+        elif isinstance(message, ReopenLogs):
+            self._records.reopen()
+
+    def _on_index(self, index: CredentialIndex) -> None:
+        """A new credential index takes over: every worker, now and to come, gets it."""
+        self._uplink.send(KeepCredentials(), (index.fd,))
+        self._links.use_credentials(index.fd)
+
+    def _on_addresses(self) -> None:
+        async def publish() -> None:
+            try:
+                await self._publisher.republish()
+            except FastGateError as error:
+                log.error("new addresses of targets could not be published: %s", error)
+
+        self._spawn(publish(), "publishing addresses")
+
+    def _on_served(self) -> None:
+        """After every publish: keep what is served for the next start."""
+        running = self._running()
+        served = Served(
+            generation=running.generation,
+            file_digest=self._publisher.file_digest,
+            document=codec.encode(self.gateway),
+        )
+        try:
+            self._state.write("slots.json", msgspec.json.encode(self._publisher.slots))
+            self._state.write_served(served)
+            self._state.write("running.json", msgspec.json.encode(running))
+        except StateError as error:
+            log.error("%s; a restart would not know of this generation", error)
+        where = ", ".join(running.listeners.values())
+        log.info("serving generation %d on %s", running.generation, where)
+
+    def _running(self) -> Running:
+        gateway, address_of = self.gateway, self._publisher.address_of
+        return Running(
+            pid=os.getppid(),
+            generation=self._publisher.generation,
+            listeners={each.name: address_of(str(each.bind)) for each in gateway.listeners},
+            control=address_of(str(gateway.control.bind)),
+        )
+
+    # ---- ControlPort ---------------------------------------------------------------------
+
+    @property
+    def gateway(self) -> Gateway:
+        gateway = self._publisher.gateway
+        assert gateway is not None, "the API listens after the first publish"
+        return gateway
+
+    @property
+    def generation(self) -> int:
+        return self._publisher.generation
+
+    async def apply(self, gateway: Gateway, *, dry_run: bool = False) -> int:
+        digest = None
+        if self._file is not None and gateway is self._file[0]:
+            digest = self._file[1]
+        try:
+            return await self._publisher.apply(gateway, file_digest=digest, dry_run=dry_run)
+        except ConfigurationError as error:
+            if digest is None:
+                raise
+            raise self._launch.located(error) from None
+
+    async def load_file(self) -> Gateway:
+        if self._launch.config is None:
+            raise ConfigurationError(
+                "this gateway was started without a configuration file",
+                hint="Start it with one: `fastgate run FILE`.",
+            )
+        gateway, digest, _ = await asyncio.to_thread(self._launch.read)
+        self._file = gateway, digest
+        return gateway
+
+    async def _reload_by_signal(self) -> None:
+        try:
+            if self._revisions is not None:
+                await self._revisions.reload(author="SIGHUP")
+            else:
+                await self.apply(await self.load_file())
+        except FastGateError as error:
+            log.error("the reload was refused: %s", error)
+            log.error("generation %d goes on serving", self.generation)
+            self._uplink.send(ReloadDone(error=str(error)[:4000]))
+        else:
+            self._uplink.send(ReloadDone())
+
+    def workers(self) -> list[WorkerStatus]:
+        return view.workers(self._segment)
+
+    def readiness(self) -> Readiness:
+        return view.readiness(self._segment)
+
+    def metrics(self) -> bytes:
+        return self._records.metrics()
+
+    def request(self, request_id: str) -> dict[str, Any] | None:
+        return self._records.request(request_id)
+
+    def recent_requests(self, limit: int) -> list[dict[str, Any]]:
+        return self._records.latest(limit)
+
+    def limits_of(self, consumer_id: str, plan: str | None) -> list[LimitUse]:
+        snapshot = self._publisher.snapshot
+        if snapshot is None:
+            return []
+        slot = self._publisher.slots.plans.get(plan) if plan is not None else None
+        return self._limits.of(snapshot, consumer_id, slot)
+
+    async def drain(self) -> None:
+        self._uplink.send(DrainWanted())
+
+
+def control_main(launch: Launch, segment: Segment) -> Callable[[ControlStart], int]:
+    """The function that a control process runs."""
+
+    def main(start: ControlStart) -> int:
+        gc.enable()
+
+        async def run() -> int:
+            return await Control(start, launch, segment).run()
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(run())
+
+    return main

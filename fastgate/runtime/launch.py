@@ -1,0 +1,50 @@
+"""How a gateway was started: what stays the same for all the lives of its processes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fastgate.configfile import Loaded, load
+from fastgate.errors import ConfigurationError
+from fastgate.model import codec
+from fastgate.model.gateway import Gateway
+
+
+@dataclass(slots=True)
+class Launch:
+    """`config` is the file; without one, `document` is served (the demonstration)."""
+
+    state: Path
+    config: Path | None = None
+    document: dict[str, Any] = field(default_factory=dict)
+    first: Loaded | None = None  # as read before the fork, so that it is not read twice
+
+    def read(self, *, first: bool = False) -> tuple[Gateway, str, Loaded | None]:
+        """The configuration as it stands: gateway, digest, and the file as read.
+
+        first: take what was read before the fork. Raises ConfigurationError.
+        """
+        if self.config is None:
+            gateway = codec.decode(self.document)
+            return gateway, codec.digest(gateway), None
+        loaded = self.first if first and self.first is not None else load(self.config)
+        return loaded.gateway, loaded.digest, loaded
+
+    def located(self, error: ConfigurationError) -> ConfigurationError:
+        """An error with file and line, where they can be told."""
+        if self.config is None or error.file is not None:
+            return error
+        try:
+            return load(self.config).locate(error)
+        except ConfigurationError:
+            return error
+
+    def handler_paths(self) -> list[str]:
+        """Where handlers are looked for besides PYTHONPATH."""
+        here = str(Path.cwd())
+        if self.config is None:
+            return [here]
+        beside = str(self.config.resolve().parent)
+        return [beside] if beside == here else [beside, here]

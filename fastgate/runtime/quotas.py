@@ -1,0 +1,66 @@
+"""Quota counts over a restart of the whole gateway: saved each second, restored at the start.
+
+Quotas live in the segment, which dies with the gateway. What is lost when all of it is killed
+at once is at most what was counted in the last second; a graceful end loses nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from fastgate._core.quota import export_quotas, import_quotas
+from fastgate._core.shm import Segment
+from fastgate.errors import FastGateError
+from fastgate.runtime.persist import StateDirectory, StateError
+
+log = logging.getLogger("fastgate.control")
+
+FILE = "quotas.bin"
+EVERY_S = 1.0
+
+
+class QuotaKeeper:
+    """Saves and restores the quota cells of a segment."""
+
+    def __init__(self, segment: Segment, state: StateDirectory) -> None:
+        self._segment = segment
+        self._state = state
+        self._saved = b""
+        self._failing = False
+
+    def restore(self) -> None:
+        """Put the saved counts back; a damaged file is set aside and said so."""
+        try:
+            data = self._state.read(FILE)
+            if data is not None:
+                import_quotas(self._segment, data)
+        except StateError as error:
+            log.error("%s; quotas count from zero", error)
+        except (FastGateError, ValueError) as error:
+            kept = self._state.set_aside(FILE)
+            log.error("%s (kept as %s); quotas count from zero", error, kept)
+
+    async def run(self) -> None:
+        """Save every second what has changed, until cancelled."""
+        while True:
+            await asyncio.sleep(EVERY_S)
+            data = export_quotas(self._segment)
+            if data != self._saved:
+                await asyncio.to_thread(self._write, data)
+
+    def save(self) -> None:
+        """Save now: at the end, when no worker counts any more."""
+        data = export_quotas(self._segment)
+        if data != self._saved:
+            self._write(data)
+
+    def _write(self, data: bytes) -> None:
+        try:
+            self._state.write(FILE, data)
+        except StateError as error:
+            if not self._failing:  # once, not every second
+                log.error("%s; quotas would not survive a restart now", error)
+            self._failing = True
+        else:
+            self._saved, self._failing = data, False

@@ -1,0 +1,118 @@
+"""Starting a gateway: from a configuration to a running supervisor.
+
+Everything that a child needs is imported before the first fork and frozen out of the garbage
+collector's sight, so that the processes share its pages for as long as they live.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import logging
+import os
+import resource
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from fastgate._core.shm import Segment
+from fastgate.model.gateway import Gateway
+from fastgate.runtime.control import control_main
+from fastgate.runtime.launch import Launch
+from fastgate.runtime.messages import Ready
+from fastgate.runtime.notify import Notifier, inherited_sockets
+from fastgate.runtime.plan import Companion, Plan
+from fastgate.runtime.supervisor import Supervisor
+from fastgate.runtime.worker import worker_main
+
+log = logging.getLogger("fastgate.supervisor")
+
+# Imported late by the children's code, and still wanted before the fork.
+SHARED = ("fastgate._core.engine", "asyncio", "uvloop")
+MAX_WORKERS = 64
+
+
+@dataclass(slots=True)
+class Extras:
+    """What is not in the configuration."""
+
+    companions: list[Companion] = field(default_factory=list)
+    on_ready: Callable[[Ready], None] | None = None
+
+
+def run_gateway(
+    launch: Launch, gateway: Gateway, workers: int | None = None, extras: Extras | None = None
+) -> int:
+    """Run a gateway in this process until it is told to end. Returns the exit code.
+
+    gateway: the configuration as read now, for what is settled at the start. workers: how many,
+    instead of what the configuration says.
+    """
+    count = workers or workers_of(gateway)
+    extras = extras or Extras()
+    notifier = Notifier()
+    segment = make_segment(gateway, count)
+    plan = Plan(
+        workers=count,
+        segment=segment,
+        worker_main=worker_main(segment, launch.handler_paths()),
+        control_main=control_main(launch, segment),
+        companions=extras.companions,
+        inherited=inherited_sockets(),
+        drain_s=gateway.drain_timeout.seconds,
+        on_ready=extras.on_ready,
+    )
+    raise_descriptor_limit()
+    prepare_to_fork()
+    log.info("fastgate %s starts with %d workers (pid %d)", _version(), count, os.getpid())
+    return Supervisor(plan, notifier).run()
+
+
+def workers_of(gateway: Gateway) -> int:
+    """How many workers the configuration asks for; `auto`: one for each usable processor."""
+    if gateway.workers == "auto":
+        return min(MAX_WORKERS, len(os.sched_getaffinity(0)))
+    return gateway.workers
+
+
+def make_segment(gateway: Gateway, workers: int) -> Segment:
+    """The shared segment, in the sizes of the configuration."""
+    memory = gateway.memory
+    return Segment.create(
+        workers,
+        limiter_cells=power_of_two(memory.limit_cells),
+        quota_cells=power_of_two(memory.quota_cells),
+        concurrency_cells=power_of_two(memory.concurrency_cells),
+        targets=memory.targets,
+        route_rows=memory.route_rows + 1,  # and one for all the others
+        log_records=power_of_two(memory.log_records),
+    )
+
+
+def power_of_two(count: int) -> int:
+    """The smallest power of two that is not below `count`."""
+    return 1 << max(0, count - 1).bit_length()
+
+
+def raise_descriptor_limit() -> None:
+    """A gateway needs a descriptor for every connection: take all that are allowed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError) as error:
+            log.warning("at most %d connections and files: %s", soft, error)
+
+
+def prepare_to_fork() -> None:
+    """Import what children share, and keep the collector from touching it."""
+    for name in SHARED:
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()
+    gc.disable()  # the supervisor makes no garbage; children enable it again
+
+
+def _version() -> str:
+    from fastgate import __version__
+
+    return __version__

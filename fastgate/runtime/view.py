@@ -1,0 +1,177 @@
+"""What the control API shows of the running gateway: reads shared memory, changes nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from fastgate._core.cells import limit_key_py
+from fastgate._core.concurrency import Concurrency
+from fastgate._core.limiter import LimiterTable
+from fastgate._core.quota import QuotaTable
+from fastgate._core.shm import Segment
+from fastgate._core.snapshot import LimitKind, LimitScope, Snapshot, stable_hash
+from fastgate.api.ports import LimitUse, Readiness, WorkerStatus
+
+_ADDRESS, _ROUTE = LimitScope.BY_ADDRESS, LimitScope.BY_ROUTE
+_CONSUMER, _PLAN = LimitScope.BY_CONSUMER, LimitScope.BY_PLAN
+_SERVICE, _CREDENTIAL = LimitScope.BY_SERVICE, LimitScope.BY_CREDENTIAL
+SCOPES = {
+    _ADDRESS: "address",
+    _ROUTE: "route",
+    _CONSUMER: "consumer",
+    _PLAN: "plan",
+    _SERVICE: "service",
+    _CREDENTIAL: "credential",
+}
+KINDS = {
+    LimitKind.LIMIT_RATE: "rate",
+    LimitKind.LIMIT_QUOTA: "quota",
+    LimitKind.LIMIT_CONCURRENCY: "concurrency",
+}
+NONE32 = 0xFFFFFFFF
+LATE_S = 5.0  # a heartbeat is due every second
+
+
+def workers(segment: Segment) -> list[WorkerStatus]:
+    """Every worker's place, filled or not."""
+    found = []
+    for index in range(segment.workers):
+        row = segment.worker_row(index)
+        pid = row.pid
+        found.append(
+            WorkerStatus(
+                index=index,
+                pid=pid,
+                state=row.state_name if pid else "down",
+                generation=row.generation,
+                connections=row.connections,
+                in_flight=row.in_flight,
+                upstream_idle=row.upstream_idle,
+                starts=row.starts,
+                heartbeat_age=segment.heartbeat_age(index) or 0.0,
+                memory=_pss(pid) if pid else 0,
+            )
+        )
+    return found
+
+
+def readiness(segment: Segment) -> Readiness:
+    """Ready when every worker serves the newest generation, and no end was asked for."""
+    generation = segment.generation
+    reasons = []
+    if segment.draining:
+        reasons.append("the gateway is draining")
+    if not generation:
+        reasons.append("no configuration is served yet")
+    for index in range(segment.workers):
+        row = segment.worker_row(index)
+        age = segment.heartbeat_age(index)
+        if not row.pid:
+            reasons.append(f"worker {index} is being started")
+        elif row.generation < generation:
+            reasons.append(f"worker {index} serves generation {row.generation}, not {generation}")
+        elif age is not None and age > LATE_S:
+            reasons.append(f"worker {index} shows no life since {age:.0f} s")
+    return Readiness(ready=not reasons, generation=generation, reasons=reasons)
+
+
+class LimitsView:
+    """What limits have left for a consumer. Reads the cells that the workers count in."""
+
+    def __init__(self, segment: Segment) -> None:
+        self._rates = LimiterTable(segment)
+        self._quotas = QuotaTable(segment)
+        self._running = Concurrency(segment, 0)
+        self._snapshot: Snapshot | None = None
+        self._routes: list[tuple[str, int, int, dict[str, Any]]] = []
+
+    def of(self, snapshot: Snapshot, consumer_id: str, plan_slot: int | None) -> list[LimitUse]:
+        """Limits counted by this consumer or its plan; those that also count addresses or
+        credentials are left out, as they have no one number."""
+        consumer = stable_hash(consumer_id)
+        plan: dict[str, Any] | None = None
+        if plan_slot is not None and plan_slot in snapshot.plans():
+            plan = snapshot.plan(plan_slot)
+        plan_identity = plan["identity"] if plan else 0
+        uses = []
+        if plan is not None:
+            for limit in plan["limits"]:
+                # A plan's limit that also counts by route or service has many numbers.
+                if not limit["scope"] & (_ADDRESS | _CREDENTIAL | _ROUTE | _SERVICE):
+                    uses.append(self._use(limit, consumer, plan_identity, None, 0, 0))
+        for name, route, service, limit in self._of_routes(snapshot):
+            uses.append(self._use(limit, consumer, plan_identity, name, route, service))
+        return uses
+
+    def _of_routes(self, snapshot: Snapshot) -> list[tuple[str, int, int, dict[str, Any]]]:
+        """The limits of routes that count by consumer or plan; found once for a snapshot."""
+        if self._snapshot is not snapshot:
+            self._routes = list(_routes_of(snapshot))
+            self._snapshot = snapshot
+        return self._routes
+
+    def _use(
+        self,
+        limit: dict[str, Any],
+        consumer: int,
+        plan: int,
+        name: str | None,
+        route: int,
+        service: int,
+    ) -> LimitUse:
+        scope, amount = limit["scope"], limit["amount"]
+        key = limit_key_py(
+            limit["identity"],
+            consumer=consumer if scope & _CONSUMER else 0,
+            plan=plan if scope & _PLAN else 0,
+            route=route if scope & _ROUTE else 0,
+            service=service if scope & _SERVICE else 0,
+        )
+        now = int(time.time())
+        if limit["kind"] == LimitKind.LIMIT_CONCURRENCY:
+            used = self._running.count(key)
+            remaining, resets_at = max(0, amount - used), now
+        elif limit["kind"] == LimitKind.LIMIT_QUOTA:
+            found = self._quotas.peek(key, limit["period"], now, amount)
+            used, remaining, resets_at = found.used, found.remaining, found.resets_at
+        else:
+            found = self._rates.peek(
+                key, time.monotonic_ns(), limit["interval_ns"], limit["tolerance_ns"]
+            )
+            used, remaining, resets_at = found.used, found.remaining, now + found.reset_s
+        return LimitUse(
+            limit=limit["name"].decode(),
+            kind=KINDS[limit["kind"]],
+            by=[word for bit, word in SCOPES.items() if scope & bit],
+            amount=amount,
+            used=used,
+            remaining=remaining,
+            resets_at=resets_at,
+            route=name,
+        )
+
+
+def _routes_of(snapshot: Snapshot) -> Iterator[tuple[str, int, int, dict[str, Any]]]:
+    for index, name in enumerate(snapshot.routes()):
+        route = snapshot.route(index)
+        for limit in route["limits"]:
+            scope = limit["scope"]
+            if scope & (_CONSUMER | _PLAN) and not scope & (_ADDRESS | _CREDENTIAL):
+                service = 0
+                if scope & _SERVICE and route["service"] != NONE32:
+                    service = snapshot.service(route["service"])["identity"]
+                yield name, route["identity"], service, limit
+
+
+def _pss(pid: int) -> int:
+    """Proportional memory of a process in bytes; 0 where it cannot be read."""
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
+            for line in file:
+                if line.startswith("Pss:"):
+                    return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    return 0
