@@ -51,7 +51,7 @@ cdef int parse_target(head *h, const char *buf, uint32_t i, uint32_t end) noexce
         return FAULT_TARGET_MISSING
     if h.method_id == METHOD_CONNECT:
         h.form = TARGET_AUTHORITY
-        h.path.off = end + 6
+        h.path.off = end + 5
         h.path.len = 1
         return _target_authority(h, buf, i, end)
     if buf[i] == c"/":
@@ -60,7 +60,7 @@ cdef int parse_target(head *h, const char *buf, uint32_t i, uint32_t end) noexce
         if h.method_id != METHOD_OPTIONS:
             return FAULT_TARGET_FORM
         h.form = TARGET_ASTERISK
-        h.path.off = end + 6
+        h.path.off = end + 5
         h.path.len = 1
         return 0
     begin = i
