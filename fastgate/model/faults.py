@@ -38,6 +38,11 @@ PASSWORD = re.compile(r"(://[^:/@\s]*:)[^@/\s]*(@)")
 """A password in an address: what is before it and what is after it are groups."""
 
 
+_COUNTED = {
+    "array": ("entry", "entries"), "str": ("character", "characters"), "object": ("key", "keys"),
+}  # fmt: skip
+
+
 class _Spot(NamedTuple):
     """Where in the data a fault is."""
 
@@ -170,7 +175,8 @@ def _plainly(message: str, spot: _Spot) -> tuple[str, str, None, str | None]:
         return f"expected {words} {found[3]}, not {spot.value}", spot.path, None, None
     if found := re.fullmatch(r"Expected `(array|str|object)` of length (>=|<=) (\d+)", message):
         words = "at least" if found[2] == ">=" else "at most"
-        of = {"array": "entries", "str": "characters", "object": "keys"}[found[1]]
+        one, many = _COUNTED[found[1]]
+        of = one if found[3] == "1" else many
         return f"expected {words} {found[3]} {of}", spot.path, None, _description(spot)
     return message, spot.path, None, None
 

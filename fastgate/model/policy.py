@@ -156,7 +156,7 @@ class Cors(Model, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         if "*" in self.origins and self.credentials:
-            raise ValueError("credentials cannot be allowed to every origin; name the origins")
+            raise ValueError("credentials: cannot be allowed to every origin; name the origins")
         if "*" in self.origins and len(self.origins) > 1:
             raise ValueError('origins: "*" stands alone')
 

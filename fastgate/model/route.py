@@ -22,6 +22,9 @@ from fastgate.model.values import Moment
 _PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(\*?)\}")
 _LITERAL = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@%-]*")
 MAX_PARAMETERS = 16
+METHODS = frozenset(
+    {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH", "CONNECT"}
+)
 
 
 class Predicate(Model, frozen=True, kw_only=True):
@@ -251,6 +254,11 @@ class Route(Rules, frozen=True, kw_only=True):
         check_path(self.path)
         for host in self.hosts:
             check_host(host)
+        for method in self.methods:
+            if method != method.upper() and method.upper() in METHODS:
+                raise ValueError(
+                    f"methods: {method!r}: methods are case-sensitive; write {method.upper()!r}"
+                )
         if "CONNECT" in self.methods:
             raise ValueError("methods: CONNECT is never routed")
         if self.rewrite is not None:

@@ -51,7 +51,7 @@ class Duration(Value):
         text = cls._text(raw)
         if text == "0":
             return cls(0)
-        if not re.fullmatch(r"(\d{1,12}(\.\d{1,9})?(ns|us|µs|ms|s|min|m|h|d|w))+", text, re.A):
+        if not re.fullmatch(r"(\d{1,18}(\.\d{1,9})?(ns|us|µs|ms|s|min|m|h|d|w))+", text, re.A):
             if re.fullmatch(r"\d+(\.\d+)?", text, re.A):
                 raise ValueError(f"a duration needs a unit: '{text}s' or '{text}ms'")
             raise cls._bad(raw)
@@ -179,7 +179,7 @@ class Size(Value):
         if isinstance(raw, int) and not isinstance(raw, bool):
             raw = str(raw)
         text = cls._text(raw)
-        match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?)\s*([A-Za-z]*)", text, re.A)
+        match = re.fullmatch(r"(\d{1,16}(?:\.\d{1,6})?)\s*([A-Za-z]*)", text, re.A)
         if match is None or match[2].lower() not in _SIZE_UNITS:
             raise cls._bad(raw)
         count = _exact(match[1], _SIZE_UNITS[match[2].lower()])

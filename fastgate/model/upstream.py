@@ -156,7 +156,7 @@ class Upstream(Model, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.hash_by is not None:
             if self.balance != "hash":
-                raise ValueError("hash_by needs `balance: hash`")
+                raise ValueError("hash_by: needs `balance: hash`")
             kind, _, name = self.hash_by.partition(":")
             if kind == "header" and not re.match(TOKEN, name):
                 raise ValueError(f"hash_by: {name!r} is not a header name")

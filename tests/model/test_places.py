@@ -1,0 +1,133 @@
+"""Networks, addresses to listen on, targets: forms taken and refused."""
+
+import ipaddress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastgate.model.places import Bind, Cidr, TargetUrl
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical", "prefix"),
+    [
+        ("10.0.0.0/8", "10.0.0.0/8", 104),
+        ("192.0.2.7", "192.0.2.7", 128),
+        ("192.0.2.7/32", "192.0.2.7", 128),
+        ("2001:DB8::/32", "2001:db8::/32", 32),
+        ("::1", "::1", 128),
+        ("0.0.0.0/0", "0.0.0.0/0", 96),
+    ],
+)
+def test_networks(text: str, canonical: str, prefix: int) -> None:
+    cidr = Cidr.parse(text)
+    assert str(cidr) == canonical
+    packed, bits = cidr.mapped
+    assert (len(packed), bits) == (16, prefix)
+
+
+@given(st.ip_addresses())
+def test_any_address_is_a_network_of_one(
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address,
+) -> None:
+    if "%" in str(address):
+        return
+    cidr = Cidr.parse(str(address))
+    assert cidr.mapped[1] == 128
+    assert Cidr.parse(str(cidr)) == cidr
+
+
+def test_a_network_with_bits_past_its_prefix_names_both_readings() -> None:
+    with pytest.raises(ValueError, match=r"'10\.1\.2\.0/24' for the network or '10\.1\.2\.3'"):
+        Cidr.parse("10.1.2.3/24")
+
+
+@pytest.mark.parametrize("text", ["10.0.0", "example.com", "10.0.0.0/33", "fe80::1%eth0", "", 10])
+def test_bad_networks(text: object) -> None:
+    with pytest.raises(ValueError, match="network"):
+        Cidr.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical", "loopback"),
+    [
+        ("127.0.0.1:8080", "127.0.0.1:8080", True),
+        (":8080", "0.0.0.0:8080", False),
+        ("*:80", "0.0.0.0:80", False),
+        ("[::]:8080", "[::]:8080", False),
+        ("[::1]:0", "[::1]:0", True),
+        ("localhost:9", "127.0.0.1:9", True),
+        ("unix:/run/x.sock", "unix:/run/x.sock", True),
+        ("unix:///run/x.sock", "unix:/run/x.sock", True),
+        ("unix:@name", "unix:@name", True),
+    ],
+)
+def test_binds(text: str, canonical: str, loopback: bool) -> None:
+    bind = Bind.parse(text)
+    assert str(bind) == canonical
+    assert bind.loopback is loopback
+    assert Bind.parse(canonical) == bind
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (8080, "':8080'"),
+        ("8080", "not an address"),
+        ("example.com:80", "listeners take no names"),
+        ("::1:80", "in brackets"),
+        ("127.0.0.1:70000", "not a port"),
+        ("127.0.0.1:", "not a port"),
+        ("unix:relative", "absolute path"),
+        ("unix:/" + "x" * 200, "at most 107 bytes"),
+        ("http://127.0.0.1:80", "not an address"),
+    ],
+)
+def test_bad_binds(text: object, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Bind.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical", "authority", "is_ip"),
+    [
+        ("http://10.0.0.11:9000", "http://10.0.0.11:9000", "10.0.0.11:9000", True),
+        ("http://Orders.Internal", "http://orders.internal", "orders.internal", False),
+        ("http://app:80/base/", "http://app/base", "app", False),
+        ("http://[::1]:9000", "http://[::1]:9000", "[::1]:9000", True),
+        ("http://[::1]", "http://[::1]", "[::1]", True),
+        ("unix:/run/orders.sock", "unix:/run/orders.sock", "localhost", True),
+        ("HTTP://a_b.c:1", "http://a_b.c:1", "a_b.c:1", False),
+    ],
+)
+def test_targets(text: str, canonical: str, authority: str, is_ip: bool) -> None:
+    target = TargetUrl.parse(text)
+    assert str(target) == canonical
+    assert target.authority == authority
+    assert target.is_ip is is_ip
+    assert TargetUrl.parse(canonical) == target
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("https://a", "TLS to upstreams"),
+        ("ftp://a", "not a target"),
+        ("10.0.0.1:80", "not a target"),
+        ("http://", "neither a host name"),
+        ("http://user@a", "no query, fragment, user"),
+        ("http://a?x=1", "neither a host name"),
+        ("http://a/b?x=1", "no query"),
+        ("http://a/b/../c", "dot segments"),
+        ("http://a//b", "empty or dot"),
+        ("http://a:0", "not a port"),
+        ("http://a:http", "not a port"),
+        ("http://1.2.3", "neither a host name"),
+        ("http://[1.2.3.4]:80", "not an address"),
+        ("http://-a", "neither a host name"),
+    ],
+)
+def test_bad_targets(text: object, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        TargetUrl.parse(text)
