@@ -381,8 +381,8 @@ cdef class CredentialIndex:
         return max(fg_load(&self.header.used) / self.capacity, rows / self.header.rows)
 
     @property
-    def bytes(self) -> int:
-        """Size of the mapping. Only what was touched is resident."""
+    def mapped(self) -> int:
+        """Size of the mapping, bytes. Only what was touched is resident."""
         return self.size
 
     # ---- writing ----------------------------------------------------------------------

@@ -1,0 +1,204 @@
+"""The access log: takes the records out of the workers' rings and writes them as lines.
+
+Lives in the control process. `run` looks every 50 ms whether anything waits (a few reads of shared
+memory) and, if so, hands the work to a thread of its own: rendering and writing happen in C
+without the GIL, so neither the event loop nor the control API notices. The same pass keeps the
+newest records in `recent` for `fastgate explain`.
+
+Nothing that goes wrong here stops anything: while the destination cannot be written, lines are
+counted as lost, the rings go on being emptied, and it is said once, and once again when it works.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
+
+from fastgate._core.logdrain import LogDrain, RecentRequests
+from fastgate._core.shm import Segment
+
+Format = Literal["json", "combined"]
+
+INTERVAL_S = 0.05
+HURRY_S = 0.005  # between two looks, while the rings fill quickly
+FILE_MODE = 0o640
+
+log = logging.getLogger("fastgate.accesslog")
+
+
+class Destination:
+    """Where lines go: "off", "stdout", "stderr", or a file's path, which is appended to.
+
+    Raises OSError when the file cannot be opened.
+    """
+
+    def __init__(self, to: str, format: Format) -> None:
+        self.to = to
+        self.format: str = "none" if to == "off" else format
+        self.is_file = to not in ("off", "stdout", "stderr")
+        self.fd = {"off": -1, "stdout": 1, "stderr": 2}.get(to, -1)
+        if self.is_file:
+            self.fd = _open(to)
+
+    def reopen(self) -> None:
+        """Open a file's path anew; the old file is closed only when that worked."""
+        if self.is_file:
+            fd = _open(self.to)
+            os.close(self.fd)
+            self.fd = fd
+
+    def close(self) -> None:
+        if self.is_file and self.fd >= 0:
+            os.close(self.fd)
+        self.fd = -1
+
+
+class AccessLog:
+    """The one consumer of a segment's log rings.
+
+    `to` and `format` as in the configuration's `observability.access_log`; `recent` keeps records
+    also when the log itself is off. Raises OSError when the file cannot be opened.
+
+    Counted since it was made: `taken` records, `lost` lines (written late or never),
+    `errors` of writing or opening, `damaged` records that could not be believed.
+    """
+
+    def __init__(
+        self,
+        segment: Segment,
+        *,
+        to: str = "off",
+        format: Format = "json",
+        recent: RecentRequests | None = None,
+    ) -> None:
+        self.segment = segment
+        self.recent = recent
+        self.taken = 0
+        self.lost = 0
+        self.errors = 0
+        self._damaged = 0
+        self._failing = False
+        self._cut = False
+        self._reopen = threading.Event()
+        self._lock = threading.Lock()  # held while draining: a ring has one consumer
+        self._use(Destination(to, format))
+        self._next: Destination | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="access-log")
+
+    @property
+    def damaged(self) -> int:
+        return self._damaged + self._drain.damaged
+
+    @property
+    def pending(self) -> int:
+        """Records that wait in the rings now."""
+        return self._drain.pending()
+
+    def _use(self, destination: Destination) -> None:
+        self._destination = destination
+        self._drain = LogDrain(self.segment, format=destination.format, recent=self.recent)
+
+    # ---- from the event loop ----------------------------------------------------------------
+
+    def configure(self, to: str, format: Format) -> None:
+        """Go on elsewhere, from the next drain on. Raises OSError; then all stays as it is."""
+        following = Destination(to, format)
+        overtaken, self._next = self._next, following
+        if overtaken is not None:
+            overtaken.close()
+
+    def reopen(self) -> None:
+        """Open the file anew with the next drain, after a rotation moved it away."""
+        self._reopen.set()
+
+    async def run(self) -> None:
+        """Drain until cancelled. Call `close` afterwards, which drains what is left."""
+        loop = asyncio.get_running_loop()
+        much = self.segment.log_records // 4
+        delay = INTERVAL_S
+        while True:
+            await asyncio.sleep(delay)
+            waiting = self.pending
+            if waiting or self._reopen.is_set() or self._next is not None:
+                await loop.run_in_executor(self._thread, self.drain)
+            delay = HURRY_S if waiting > much else INTERVAL_S
+
+    def close(self) -> None:
+        """Drain once more, and close. A reader of stdout that is stuck costs about a second."""
+        self._thread.shutdown(wait=True)
+        self.drain()
+        if self._next is not None:
+            self._next.close()
+        self._destination.close()
+
+    # ---- in the thread ----------------------------------------------------------------------
+
+    def drain(self) -> int:
+        """Take what waits in all rings, once around, and write it. Returns how many records.
+
+        Safe to call from any thread; blocks while another drain runs.
+        """
+        with self._lock:
+            following, self._next = self._next, None
+            if following is not None:
+                self._turn_to(following)
+            if self._reopen.is_set():
+                self._reopen.clear()
+                self._open_anew()
+            taken, lost, error, self._cut = self._drain.write(self._destination.fd, self._cut)
+            self.taken += taken
+            self.lost += lost
+            if error:
+                self._failed(os.strerror(error))
+            elif taken and self._failing:
+                self._failing = False
+                log.info(
+                    "The access log (%s) is written again; %d lines were lost.",
+                    self._destination.to,
+                    self.lost,
+                )
+            return taken
+
+    def _turn_to(self, following: Destination) -> None:
+        self._destination.close()
+        self._damaged += self._drain.damaged
+        self._use(following)
+        self._cut = False
+        self._failing = False
+
+    def _open_anew(self) -> None:
+        try:
+            self._destination.reopen()
+        except OSError as error:
+            self._failed(f"{error.strerror}; the file that was open is used on")
+        else:
+            self._cut = False
+
+    def _failed(self, why: str) -> None:
+        self.errors += 1
+        if not self._failing:
+            self._failing = True
+            log.error("The access log (%s) cannot be written: %s.", self._destination.to, why)
+
+
+def _open(path: str) -> int:
+    # Non-blocking, so that a named pipe without a reader is an error, not a wait without end.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+    fd = os.open(path, flags, FILE_MODE)
+    # A line that an earlier process could not finish must not take our first one with it.
+    with contextlib.suppress(OSError):
+        state = os.fstat(fd)
+        if stat.S_ISREG(state.st_mode) and state.st_size and not _is_ended(path, state.st_size):
+            os.write(fd, b"\n")
+    return fd
+
+
+def _is_ended(path: str, size: int) -> bool:
+    with open(path, "rb") as file:
+        return os.pread(file.fileno(), 1, size - 1) == b"\n"
