@@ -1,0 +1,405 @@
+"""downstream: clients' connections: accept, read heads, keep alive, write, close.
+
+    state    waits for                    deadline                 bytes                     end
+    IDLE     a request                    idle_ms                  → HEAD                    close
+    HEAD     the rest of a head           head_ms from its start   parse                     close
+    BUSY     its exchange                 body_ms while a body is  sink body                 sink gone
+                                          due; write_ms while
+                                          output is stuck
+    LINGER   what the client still sends  2 s in all               thrown away, 256 KiB      close
+    TUNNEL   bytes for the other side     –                        sink body                 sink body
+
+When a head is complete its buffer goes over to the exchange (spans point into it until the
+exchange ends). What follows the head in that buffer is the start of the body, or the next
+request; it is read from there first. At the exchange's end an unread rest becomes the
+connection's input again, so pipelined requests are served in order, one at a time.
+
+An idle connection owns no buffer and no exchange: the struct here and the kernel's socket are
+all it costs.
+"""
+from libc.stdint cimport uint8_t, uint16_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp, memcpy, memmove, memset, strlen
+
+from fastgate._core.buffer cimport (
+    BUFFER_LARGE, BUFFER_SMALL, HEADROOM, TAILROOM, buf_borrow, buf_data, buf_head, buf_len, buf_return,
+    buf_room)
+from fastgate._core.http1 cimport head_reset, parse_request
+from fastgate._core.poller cimport (
+    poller_add, poller_add_listener, poller_again, poller_close, poller_flush, poller_queue,
+    poller_read_start, poller_read_stop, poller_remove)
+from fastgate._core.reason cimport OVERLOADED, REQUEST_TIMEOUT
+from fastgate._core.snapshot cimport NONE32
+from fastgate._core.state cimport (
+    BODY_NONE, DOWN_BUSY, DOWN_CLOSED, DOWN_HEAD, DOWN_IDLE, DOWN_LINGER, DOWN_TUNNEL, EX_ENDED, IO_BLOCKED,
+    IO_CLOSED, IO_READING, KIND_DOWN)
+from fastgate._core.sys cimport (
+    AF_INET, AF_INET6, EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, SHUT_WR, SOCK_CLOEXEC,
+    SOCK_NONBLOCK, accept4, errno, inet_ntop, monotonic_ns, ntohs, shutdown, sockaddr, sockaddr_in, sockaddr_in6,
+    sockaddr_storage, socklen_t)
+from fastgate._core.timer cimport timer_set
+
+cdef enum:
+    ACCEPTS = 64              # in one turn
+    LINGER_NS = 2000000000
+    PAUSE_NS = 50000000       # how long nothing is accepted when descriptors or places run out
+    LINGER_BYTES = 262144
+
+
+cdef const char *MAPPED = b"\0\0\0\0\0\0\0\0\0\0\xff\xff"
+
+
+# ---- accepting --------------------------------------------------------------------------
+
+cdef void down_accepted(core *c, conn *listener) noexcept nogil:
+    cdef sockaddr_storage peer
+    cdef socklen_t length
+    cdef downstream *d
+    cdef int fd, i
+    for i in range(ACCEPTS):
+        if c.n_downs >= c.ref.snap.max_connections:
+            pause_accept(c)              # they wait in the kernel's queue, or for another worker
+            return
+        length = sizeof(peer)
+        fd = accept4(listener.fd, <sockaddr *>&peer, &length, SOCK_NONBLOCK | SOCK_CLOEXEC)
+        if fd < 0:
+            if errno == EMFILE or errno == ENFILE or errno == ENOBUFS or errno == ENOMEM:
+                pause_accept(c)
+                return
+            if errno == ECONNABORTED or errno == EINTR:
+                continue
+            return
+        d = down_new(c, fd, &peer)
+        if d is NULL:
+            pause_accept(c)
+            return
+        d.listener = <uint8_t>(listener - c.listeners)
+        c.counters.accepted += 1
+        if poller_add(c, &d.io) < 0:
+            down_close(d)
+            continue
+        poller_read_start(c, &d.io)
+        timer_set(c, &d.io, c.now + <uint64_t>c.ref.snap.head_ms * 1000000)
+
+
+cdef void pause_accept(core *c) noexcept nogil:
+    cdef uint32_t i
+    if not c.accepting:
+        return
+    c.accepting = 0
+    for i in range(c.n_listeners):
+        if c.listeners[i].fd >= 0:
+            poller_remove(c, &c.listeners[i])
+    timer_set(c, &c.pause, c.now + PAUSE_NS)
+
+
+cdef void resume_accept(core *c) noexcept nogil:
+    cdef uint32_t i
+    if c.accepting or c.draining or c.ref is NULL:
+        return
+    c.accepting = 1
+    for i in range(c.n_listeners):
+        if c.listeners[i].fd >= 0:
+            poller_add_listener(c, &c.listeners[i])
+
+
+cdef downstream *down_new(core *c, int fd, const sockaddr_storage *peer) noexcept nogil:
+    cdef downstream *d = c.free_downs
+    cdef const sockaddr_in *v4
+    cdef const sockaddr_in6 *v6
+    if d is not NULL:
+        c.free_downs = d.next
+    else:
+        d = <downstream *>calloc(1, sizeof(downstream))
+        if d is NULL:
+            return NULL
+    memset(d, 0, sizeof(downstream))
+    d.io.fd = fd
+    d.io.kind = KIND_DOWN
+    d.io.owner = c
+    if peer.ss_family == AF_INET:
+        v4 = <const sockaddr_in *>peer
+        d.address[10] = 0xff
+        d.address[11] = 0xff
+        memcpy(d.address + 12, &v4.sin_addr, 4)
+        d.port = ntohs(v4.sin_port)
+        inet_ntop(AF_INET, d.address + 12, d.text, sizeof(d.text))
+    elif peer.ss_family == AF_INET6:
+        v6 = <const sockaddr_in6 *>peer
+        memcpy(d.address, &v6.sin6_addr, 16)
+        d.port = ntohs(v6.sin6_port)
+        if memcmp(d.address, MAPPED, 12) == 0:
+            inet_ntop(AF_INET, d.address + 12, d.text, sizeof(d.text))
+        else:
+            inet_ntop(AF_INET6, d.address, d.text, sizeof(d.text))
+    d.text_len = <uint8_t>strlen(d.text)
+    d.next = c.downs
+    if d.next is not NULL:
+        d.next.prev = d
+    c.downs = d
+    c.n_downs += 1
+    return d
+
+
+# ---- exchanges' memory --------------------------------------------------------------------
+
+cdef exchange *exchange_new(core *c) noexcept nogil:
+    """A fresh exchange. Only what must be zero is cleared: heads and limits are large."""
+    cdef exchange *e = c.free_exchanges
+    if e is not NULL:
+        c.free_exchanges = e.next
+    else:
+        e = <exchange *>calloc(1, sizeof(exchange))
+        if e is NULL:
+            return NULL
+    memset(e, 0, <size_t>(<char *>&e.took - <char *>e))
+    memset(&e.main, 0, <size_t>(<char *>&e.main.resp - <char *>&e.main))
+    e.consumer.id_len = 0
+    e.consumer.plan_len = 0
+    e.consumer.name_len = 0
+    e.consumer.plan = NONE32
+    e.calls = NULL
+    e.relaying = NULL
+    e.match.allowed = 0
+    e.owner = c
+    head_reset(&e.req)
+    c.n_exchanges += 1
+    return e
+
+
+cdef void call_free(core *c, call *k) noexcept nogil:
+    """A call that a handler made, and that is over."""
+    if k.py_request is not NULL:
+        buf_return(&c.bufs, k.py_request)
+    if k.py_head is not NULL:
+        buf_return(&c.bufs, k.py_head)
+    c.n_calls -= 1
+    free(k)
+
+
+cdef void exchange_free(core *c, exchange *e) noexcept nogil:
+    cdef call *k
+    if e.headbuf is not NULL:
+        buf_return(&c.bufs, e.headbuf)
+        e.headbuf = NULL
+    if e.pathbuf is not NULL:
+        buf_return(&c.bufs, e.pathbuf)
+        e.pathbuf = NULL
+    if e.body is not NULL:
+        buf_return(&c.bufs, e.body)
+        e.body = NULL
+    while e.calls is not NULL:
+        k = e.calls
+        e.calls = k.next
+        call_free(c, k)
+    e.next = c.free_exchanges
+    c.free_exchanges = e
+    c.n_exchanges -= 1
+
+
+# ---- reading --------------------------------------------------------------------------------
+
+cdef void down_data(downstream *d, ssize_t n) noexcept nogil:
+    cdef core *c = d.io.owner
+    if d.state == DOWN_IDLE or d.state == DOWN_HEAD:
+        if n <= 0:
+            down_close(d)
+        else:
+            read_head(c, d)
+    elif d.state == DOWN_LINGER:
+        if n > 0:
+            d.lingered += buf_len(d.io.inb)
+            buf_return(&c.bufs, d.io.inb)
+            d.io.inb = NULL
+        if n <= 0 or d.lingered > LINGER_BYTES:
+            down_close(d)
+    elif d.state == DOWN_BUSY or d.state == DOWN_TUNNEL:
+        if n > 0 or (n == 0 and d.state == DOWN_TUNNEL):
+            c.sink.body(d.ex)
+        else:
+            c.sink.gone(d.ex)
+
+
+cdef void read_head(core *c, downstream *d) noexcept nogil:
+    cdef exchange *e = d.ex
+    cdef buf *b = d.io.inb
+    cdef buf *larger
+    cdef int size
+    cdef uint32_t length
+    if b is NULL:
+        return
+    if e is NULL:
+        e = exchange_new(c)
+        if e is NULL:
+            down_close(d)
+            return
+        e.down = d
+        d.ex = e
+        d.state = DOWN_HEAD
+        d.head_started = monotonic_ns()
+        timer_set(c, &d.io, d.head_started + <uint64_t>c.ref.snap.head_ms * 1000000)
+    e.base = buf_head(b)
+    size = parse_request(&e.req, e.base, buf_len(b), &c.request_caps)
+    if size == 0:
+        if buf_room(b) == 0:
+            # Pipelined before it, or a head longer than a small buffer: make room.
+            length = buf_len(b)
+            if b.start > HEADROOM:
+                memmove(buf_data(b) + HEADROOM, buf_head(b), length)
+                b.start = HEADROOM
+                b.end = HEADROOM + length
+            else:
+                larger = buf_borrow(&c.bufs, c.request_caps.head + 4096)
+                if larger is NULL:
+                    down_close(d)
+                    return
+                memcpy(buf_head(larger), buf_head(b), length)
+                larger.end = larger.start + length
+                buf_return(&c.bufs, b)
+                d.io.inb = larger
+        return
+    d.requests += 1
+    d.state = DOWN_BUSY
+    timer_set(c, &d.io, 0)
+    e.headbuf = b
+    d.io.inb = NULL
+    poller_read_stop(c, &d.io)
+    if size < 0:
+        c.counters.parse_errors += 1
+        c.sink.head_bad(e, -size)
+        return
+    b.start += <uint32_t>size
+    c.sink.head(e)
+
+
+cdef buf *down_body(downstream *d, exchange *e) noexcept nogil:
+    if e.headbuf is not NULL and e.headbuf.start != e.headbuf.end:
+        return e.headbuf
+    if d.io.inb is not NULL and d.io.inb.start != d.io.inb.end:
+        return d.io.inb
+    return NULL
+
+
+cdef void down_read(downstream *d, int on) noexcept nogil:
+    cdef core *c = d.io.owner
+    if on:
+        if not d.io.io & IO_READING:
+            if d.state == DOWN_BUSY:
+                timer_set(c, &d.io, c.now + <uint64_t>c.ref.snap.body_ms * 1000000)
+            poller_read_start(c, &d.io)
+        if down_body(d, d.ex) is not NULL:
+            poller_again(c, &d.io)
+    elif d.io.io & IO_READING:
+        timer_set(c, &d.io, 0)
+        poller_read_stop(c, &d.io)
+
+
+cdef void down_hup(downstream *d) noexcept nogil:
+    """The client closed its side while an exchange runs and nobody reads from it."""
+    cdef core *c = d.io.owner
+    if d.state == DOWN_BUSY and d.ex is not NULL:
+        c.sink.gone(d.ex)
+
+
+# ---- writing --------------------------------------------------------------------------------
+
+cdef void down_send(downstream *d, buf *b) noexcept nogil:
+    poller_queue(d.io.owner, &d.io, b)
+
+
+cdef int down_flush(downstream *d) noexcept nogil:
+    cdef core *c = d.io.owner
+    cdef int done = poller_flush(c, &d.io)
+    if done == 0 and d.io.io & IO_BLOCKED:
+        timer_set(c, &d.io, c.now + <uint64_t>c.ref.snap.write_ms * 1000000)
+    return done
+
+
+cdef void down_drained(downstream *d) noexcept nogil:
+    cdef core *c = d.io.owner
+    if d.state == DOWN_BUSY or d.state == DOWN_TUNNEL:
+        timer_set(c, &d.io, 0)
+        c.sink.drained(d.ex)
+
+
+# ---- time ---------------------------------------------------------------------------------------
+
+cdef void down_timeout(downstream *d) noexcept nogil:
+    cdef core *c = d.io.owner
+    if d.state == DOWN_HEAD:
+        # Some of a head is here: the client is told. It can be read even if it goes on sending.
+        d.state = DOWN_BUSY
+        poller_read_stop(c, &d.io)
+        d.ex.headbuf = d.io.inb
+        d.io.inb = NULL
+        d.ex.req.nfields = 0
+        c.sink.head_bad(d.ex, REQUEST_TIMEOUT)
+    elif d.state == DOWN_BUSY and d.ex is not NULL and not d.io.io & IO_BLOCKED:
+        c.sink.head_bad(d.ex, REQUEST_TIMEOUT)
+    elif d.state == DOWN_BUSY or d.state == DOWN_TUNNEL:
+        c.sink.gone(d.ex)                # a reader that takes nothing
+    else:
+        down_close(d)
+
+
+# ---- ending -------------------------------------------------------------------------------------
+
+cdef void down_next(downstream *d, exchange *e) noexcept nogil:
+    cdef core *c = d.io.owner
+    cdef buf *rest = e.headbuf
+    d.ex = NULL
+    d.state = DOWN_IDLE
+    if rest is not NULL and rest.start != rest.end:
+        e.headbuf = NULL
+        if d.io.inb is not NULL:
+            buf_return(&c.bufs, d.io.inb)
+        d.io.inb = rest
+    exchange_free(c, e)
+    if d.io.inb is not NULL and d.io.inb.start == d.io.inb.end:
+        buf_return(&c.bufs, d.io.inb)
+        d.io.inb = NULL
+    timer_set(c, &d.io, c.now + <uint64_t>c.ref.snap.idle_ms * 1000000)
+    poller_read_start(c, &d.io)
+    if d.io.inb is not NULL:
+        poller_again(c, &d.io)
+
+
+cdef void down_close(downstream *d) noexcept nogil:
+    cdef core *c = d.io.owner
+    if d.state == DOWN_CLOSED:
+        return
+    d.state = DOWN_CLOSED
+    if d.ex is not NULL:
+        exchange_free(c, d.ex)
+        d.ex = NULL
+    poller_close(c, &d.io)
+    if d.prev is not NULL:
+        d.prev.next = d.next
+    else:
+        c.downs = d.next
+    if d.next is not NULL:
+        d.next.prev = d.prev
+    d.next = NULL
+    d.prev = NULL
+    c.n_downs -= 1
+    c.counters.closed += 1
+    d.io.timer_next = c.graveyard
+    c.graveyard = &d.io
+
+
+cdef void down_linger(downstream *d) noexcept nogil:
+    """All of the answer is in the kernel. Closing with unread input would reset the
+    connection and could destroy the answer on its way, so: half-close, read off, close."""
+    cdef core *c = d.io.owner
+    if d.ex is not NULL:
+        exchange_free(c, d.ex)
+        d.ex = NULL
+    if d.io.inb is not NULL:
+        buf_return(&c.bufs, d.io.inb)
+        d.io.inb = NULL
+    d.state = DOWN_LINGER
+    if shutdown(d.io.fd, SHUT_WR) != 0:
+        down_close(d)
+        return
+    timer_set(c, &d.io, c.now + LINGER_NS)
+    poller_read_start(c, &d.io)

@@ -1,0 +1,20 @@
+"""engine: one worker's data plane: its listeners, its snapshot, and the poll loop."""
+from libc.stdint cimport uint32_t, uint64_t
+
+from fastgate._core.shm cimport Segment
+from fastgate._core.state cimport conn, core, snapref
+
+cdef class Engine:
+    cdef core *c
+    cdef Segment segment
+    cdef object credentials
+    cdef object loop          # the event loop, for kicks and handlers' tasks
+    cdef object __weakref__
+    cdef bint kicked
+    cdef readonly bint closed
+    cdef int rounds(self) noexcept nogil
+    cdef void bury(self) noexcept nogil
+    cdef void expire(self) noexcept nogil
+    cdef void publish(self) noexcept nogil
+    cdef int sweep(self) except -1
+    cdef int kick(self) except -1

@@ -1,0 +1,412 @@
+"""engine: one worker's data plane: its listeners, its snapshot, and the poll loop.
+
+The engine's epoll descriptor is itself pollable: uvloop watches it and calls `poll()`, which
+works without the GIL in bounded rounds (until nothing is ready, or 64 rounds, or 1 ms) and
+then returns, so that Python tasks, timers and signals get their turn.
+
+    one round = epoll_wait(0) → dispatch → ready list → deadlines → free what was closed
+
+Python is met in three places only, all after the rounds: exchanges that a handler must answer
+(`upcall`), exchanges whose handler waits for something that happened, and snapshots that the
+last exchange has let go.
+"""
+from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
+from libc.stdint cimport int64_t, uint8_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
+
+from fastgate._core.buffer cimport buf_trim, buffers_free, buffers_init
+from fastgate._core.cells cimport cells_of_limiter, cells_of_quota
+from fastgate._core.concurrency cimport concurrency_clear
+from fastgate._core.counters cimport counters_worker, observe
+from fastgate._core.credentials cimport CredentialIndex, credential_lookup
+from fastgate._core.downstream cimport (
+    down_accepted, down_close, down_data, down_drained, down_hup, down_timeout, pause_accept, resume_accept)
+from fastgate._core.exchange cimport (
+    call_can_write, call_got_body, call_got_head, call_got_interim, call_has_failed, call_must_render,
+    exchange_body, exchange_drained, exchange_gone, exchange_head, exchange_head_bad)
+from fastgate._core.http1 cimport MAX_FIELDS
+from fastgate._core.poller cimport poller_add_listener, poller_free, poller_init, poller_remove, poller_round
+from fastgate._core.pool cimport pool_free, pool_init
+from fastgate._core.shm cimport Segment
+from fastgate._core.snapshot cimport Snapshot
+from fastgate._core.state cimport (
+    DOWN_IDLE, IO_CLOSED, IO_READY, KIND_DOWN, KIND_LISTENER, KIND_TIMER, KIND_UP, MAX_LISTENERS, MAX_POOLS,
+    call, downstream, exchange, lookup_fn, pool, upstream)
+from fastgate._core.sys cimport errno, getrandom, monotonic_ns, realtime_ns
+from fastgate._core.timer cimport timer_arm, timer_expired, timer_free, timer_init, timer_set
+from fastgate._core.upcall cimport begin_upcalls, wake_upcalls
+from fastgate._core.upstream cimport up_connected, up_data, up_drained, up_timeout, upstream_close
+
+import asyncio
+import os
+
+cdef enum:
+    ROUNDS = 64
+    ROUND_NS = 1000000
+    KEEP_SMALL = 512          # free buffers kept: 8 MiB
+    KEEP_LARGE = 32           # 2 MiB
+    RESPONSE_HEAD = 16000     # bytes of an upstream's head; it fits a small buffer
+
+
+cdef class Engine:
+    """The data plane of worker `worker`, counting into `segment`.
+
+    Not thread-safe: one event loop owns it. `loop.add_reader(engine.fileno(), engine.poll)`.
+    """
+
+    def __cinit__(self, Segment segment not None, uint32_t worker):
+        cdef core *c
+        cdef int error
+        if worker >= segment.header.workers:
+            raise ValueError(f"the segment has {segment.header.workers} workers; {worker} is none of them")
+        self.segment = segment
+        self.c = <core *>calloc(1, sizeof(core))
+        if self.c is NULL:
+            raise MemoryError
+        c = self.c
+        c.epfd = -1
+        c.timerfd = -1
+        c.worker = worker
+        c.segment = segment.header
+        c.row = segment.worker(worker)
+        c.counters = counters_worker(segment.header, worker)
+        c.limiter = cells_of_limiter(segment.header)
+        c.quota = cells_of_quota(segment.header)
+        buffers_init(&c.bufs, KEEP_SMALL, KEEP_LARGE)
+        c.now = monotonic_ns()
+        c.unix_offset = realtime_ns() - <int64_t>c.now
+        c.offset_read = c.now
+        if getrandom(c.random, sizeof(c.random), 0) != sizeof(c.random):
+            raise OSError(errno, "getrandom")
+        c.lookup = <lookup_fn><void *>credential_lookup
+        c.pause.kind = KIND_TIMER
+        c.pause.fd = -1
+        c.pause.owner = c
+        error = poller_init(c)
+        if error < 0:
+            raise OSError(-error, os.strerror(-error))
+        if timer_init(c) < 0 or pool_init(c) < 0:
+            raise OSError(errno, os.strerror(errno))
+        fill_sinks(c)
+        c.clock.kind = KIND_TIMER
+        c.clock.fd = c.timerfd
+        c.clock.owner = c
+        if poller_add_listener(c, &c.clock) < 0:
+            raise OSError(errno, os.strerror(errno))
+
+    def __dealloc__(self):
+        cdef core *c = self.c
+        cdef upstream *u
+        cdef downstream *d
+        cdef exchange *e
+        if c is NULL:
+            return
+        poller_free(c)
+        timer_free(c)
+        pool_free(c)
+        buffers_free(&c.bufs)
+        while c.free_ups is not NULL:
+            u = c.free_ups
+            c.free_ups = u.next
+            free(u)
+        while c.free_downs is not NULL:
+            d = c.free_downs
+            c.free_downs = d.next
+            free(d)
+        while c.free_exchanges is not NULL:
+            e = c.free_exchanges
+            c.free_exchanges = e.next
+            free(e)
+        free(c)
+        self.c = NULL
+
+    def fileno(self) -> int:
+        """The descriptor to watch for reading."""
+        return self.c.epfd
+
+    # ---- configuration ------------------------------------------------------------------
+
+    def listen(self, int fd, str name) -> None:
+        """Accept from a listening socket; the caller keeps it open. Errors: too many, epoll's."""
+        cdef core *c = self.c
+        cdef conn *x = NULL
+        cdef uint32_t i
+        cdef int error
+        for i in range(MAX_LISTENERS):
+            if c.listeners[i].kind == 0 or c.listeners[i].fd < 0:
+                x = &c.listeners[i]
+                if i >= c.n_listeners:
+                    c.n_listeners = i + 1
+                break
+        if x is NULL:
+            raise ValueError(f"a worker has at most {MAX_LISTENERS} listeners")
+        x.kind = KIND_LISTENER
+        x.owner = c
+        x.fd = fd
+        if c.accepting:
+            error = poller_add_listener(c, x)
+            if error < 0:
+                x.fd = -1
+                raise OSError(-error, os.strerror(-error), name)
+
+    def unlisten(self, int fd) -> None:
+        """Accept no more from this socket."""
+        cdef core *c = self.c
+        cdef uint32_t i
+        for i in range(c.n_listeners):
+            if c.listeners[i].kind and c.listeners[i].fd == fd:
+                if c.accepting:
+                    poller_remove(c, &c.listeners[i])
+                c.listeners[i].fd = -1
+                return
+        raise ValueError(f"no listener has descriptor {fd}")
+
+    def install(self, Snapshot snapshot not None, list handlers not None) -> None:
+        """Serve this snapshot from now on; exchanges in flight keep the one they have.
+
+        handlers: one callable for each name of `snapshot.handlers()`, in that order.
+        """
+        cdef core *c = self.c
+        cdef snapref *r = <snapref *>calloc(1, sizeof(snapref))
+        if r is NULL:
+            raise MemoryError
+        r.snap = snapshot.header
+        r.object = <void *>snapshot
+        r.handlers = <void *>handlers
+        Py_INCREF(snapshot)
+        Py_INCREF(handlers)
+        if c.ref is not NULL:
+            c.ref.next = c.retired
+            c.retired = c.ref
+        c.ref = r
+        c.request_caps.line = r.snap.max_line
+        c.request_caps.head = r.snap.max_head
+        c.request_caps.fields = r.snap.max_fields if r.snap.max_fields < MAX_FIELDS else MAX_FIELDS
+        c.request_caps.field = r.snap.max_field
+        c.response_caps.line = 8192
+        c.response_caps.head = RESPONSE_HEAD
+        c.response_caps.fields = MAX_FIELDS
+        c.response_caps.field = RESPONSE_HEAD
+        c.row.generation = r.snap.generation
+        self.sweep()
+        resume_accept(c)
+
+    def set_credentials(self, CredentialIndex index not None) -> None:
+        """Look keys up here from now on."""
+        self.credentials = index
+        self.c.credentials = <void *>index
+
+    def drain(self) -> None:
+        """Accept no more, close idle connections, let the rest finish with Connection: close."""
+        cdef core *c = self.c
+        cdef downstream *d = c.downs
+        cdef downstream *following
+        c.now = monotonic_ns()
+        if not c.draining:
+            pause_accept(c)
+        c.draining = 1
+        timer_set(c, &c.pause, 0)
+        while d is not NULL:
+            following = d.next
+            if d.state == DOWN_IDLE:
+                down_close(d)
+            d = following
+        self.bury()
+        self.publish()
+
+    @property
+    def idle(self) -> bool:
+        """No connection and no exchange is left."""
+        return self.c.n_downs == 0 and self.c.n_exchanges == 0
+
+    # ---- the loop -----------------------------------------------------------------------
+
+    def poll(self) -> None:
+        """Handle what is ready. Called by the event loop when `fileno()` is readable."""
+        cdef core *c = self.c
+        cdef int more
+        cdef uint64_t before
+        if self.closed:
+            return
+        with nogil:
+            more = self.rounds()
+        if c.upcall_head is not NULL or c.wake_head is not NULL:
+            before = monotonic_ns()
+            if self.loop is None:
+                self.loop = asyncio.get_running_loop()
+            begin_upcalls(self, c)
+            wake_upcalls(c)
+            observe(&c.counters.upcall_lag, monotonic_ns() - before)
+            more = more or c.ready_head is not NULL or c.graveyard is not NULL
+        if c.retired is not NULL:
+            self.sweep()
+        if more:
+            self.kick()
+
+    cdef int rounds(self) noexcept nogil:
+        """1: something is left that no event will announce."""
+        cdef core *c = self.c
+        cdef int i, n
+        cdef uint64_t start = monotonic_ns()
+        if start - c.offset_read > 1000000000:
+            c.offset_read = start
+            c.unix_offset = realtime_ns() - <int64_t>start
+        c.counters.polls += 1
+        for i in range(ROUNDS):
+            n = poller_round(c)
+            self.expire()
+            if c.graveyard is not NULL:
+                self.bury()
+            if n == 0 or c.now - start > ROUND_NS or c.upcall_head is not NULL or c.wake_head is not NULL:
+                break
+        timer_arm(c)
+        self.publish()
+        return c.ready_head is not NULL
+
+    cdef void expire(self) noexcept nogil:
+        cdef core *c = self.c
+        cdef conn *x = timer_expired(c)
+        while x is not NULL:
+            if x.kind == KIND_DOWN:
+                down_timeout(<downstream *>x)
+            elif x.kind == KIND_UP:
+                up_timeout(<upstream *>x)
+            else:
+                resume_accept(c)
+            x = timer_expired(c)
+
+    cdef void bury(self) noexcept nogil:
+        """Free what was closed in this round. What still stands in the ready list waits."""
+        cdef core *c = self.c
+        cdef conn *x = c.graveyard
+        cdef conn *following
+        c.graveyard = NULL
+        while x is not NULL:
+            following = x.timer_next
+            if x.io & IO_READY:
+                x.timer_next = c.graveyard
+                c.graveyard = x
+            elif x.kind == KIND_DOWN:
+                (<downstream *>x).next = c.free_downs
+                c.free_downs = <downstream *>x
+            else:
+                (<upstream *>x).next = c.free_ups
+                c.free_ups = <upstream *>x
+            x = following
+
+    cdef void publish(self) noexcept nogil:
+        """The worker's row: plain stores, this worker is the only writer."""
+        cdef core *c = self.c
+        c.row.connections = c.n_downs
+        c.row.in_flight = c.n_exchanges
+        c.row.upstream_idle = c.n_idle
+
+    cdef int sweep(self) except -1:
+        """Let go of the snapshots that no exchange uses any more."""
+        cdef snapref **at = &self.c.retired
+        cdef snapref *r
+        while at[0] is not NULL:
+            r = at[0]
+            if r.in_flight == 0:
+                at[0] = r.next
+                Py_DECREF(<object>r.object)
+                Py_DECREF(<object>r.handlers)
+                free(r)
+            else:
+                at = &r.next
+        return 0
+
+    cdef int kick(self) except -1:
+        """Ask the event loop to call poll() again without an event."""
+        if self.kicked or self.closed:
+            return 0
+        if self.loop is None:
+            self.loop = asyncio.get_running_loop()
+        self.kicked = True
+        self.loop.call_soon(self.kicked_poll)
+        return 0
+
+    def kicked_poll(self) -> None:
+        """poll(), called by the loop after a kick."""
+        self.kicked = False
+        self.poll()
+
+    # ---- looking in, and the end --------------------------------------------------------
+
+    def stats(self) -> dict[str, int]:
+        """What is alive now; all but `idle_upstreams` and the connections are 0 when nothing runs."""
+        cdef core *c = self.c
+        return {
+            "connections": c.n_downs,
+            "exchanges": c.n_exchanges,
+            "upstreams": c.n_ups,
+            "idle_upstreams": c.n_idle,
+            "upcalls": c.n_upcalls,
+            "calls": c.n_calls,
+            "buffers": c.bufs.alive,
+            "retired_snapshots": self.count_retired(),
+            "accepting": c.accepting,
+        }
+
+    def count_retired(self) -> int:
+        cdef snapref *r = self.c.retired
+        cdef int n = 0
+        while r is not NULL:
+            n += 1
+            r = r.next
+        return n
+
+    def close(self) -> None:
+        """Close every connection at once; exchanges in flight are logged as aborted."""
+        cdef core *c = self.c
+        cdef downstream *d
+        cdef downstream *following
+        cdef uint32_t i
+        if self.closed:
+            return
+        self.closed = True
+        c.now = monotonic_ns()
+        c.draining = 1
+        pause_accept(c)
+        d = c.downs
+        while d is not NULL:
+            following = d.next
+            if d.ex is not NULL and d.ex.ref is not NULL:
+                exchange_gone(d.ex)
+            else:
+                down_close(d)
+            d = following
+        for i in range(MAX_POOLS):
+            while c.pools[i].idle is not NULL:
+                upstream_close(c, c.pools[i].idle)
+        wake_upcalls(c)
+        self.bury()
+        if c.ref is not NULL:
+            c.ref.next = c.retired
+            c.retired = c.ref
+            c.ref = NULL
+        self.sweep()
+        buf_trim(&c.bufs)
+        self.publish()
+
+
+cdef void fill_sinks(core *c) noexcept:
+    c.sink.accepted = down_accepted
+    c.sink.down_data = down_data
+    c.sink.down_drained = down_drained
+    c.sink.down_hup = down_hup
+    c.sink.up_connected = up_connected
+    c.sink.up_data = up_data
+    c.sink.up_drained = up_drained
+    c.sink.head = exchange_head
+    c.sink.head_bad = exchange_head_bad
+    c.sink.body = exchange_body
+    c.sink.drained = exchange_drained
+    c.sink.gone = exchange_gone
+    c.sink.call_head = call_got_head
+    c.sink.call_interim = call_got_interim
+    c.sink.call_body = call_got_body
+    c.sink.call_failed = call_has_failed
+    c.sink.call_writable = call_can_write
+    c.sink.call_render = call_must_render

@@ -1,0 +1,20 @@
+"""pool: which target takes a call, and the idle connections to each."""
+from libc.stdint cimport uint32_t, uint64_t
+
+from fastgate._core.shm cimport target_row
+from fastgate._core.snapshot cimport target_rec
+from fastgate._core.state cimport call, core, pool, upstream
+
+cdef int pool_init(core *c) noexcept nogil
+cdef void pool_free(core *c) noexcept nogil
+cdef pool *pool_of(core *c, const target_rec *t) noexcept nogil
+cdef int pool_select(core *c, call *k) noexcept nogil
+    # sets k.target; 0, or a Reason (NO_HEALTHY_TARGET, OVERLOADED)
+cdef upstream *pool_take(core *c, pool *p) noexcept nogil        # an idle connection, or NULL
+cdef upstream *pool_put(core *c, pool *p, upstream *u, uint32_t keep) noexcept nogil
+    # u becomes idle; returns the connection that must be closed for it (may be u), or NULL
+cdef void pool_unlink(core *c, upstream *u) noexcept nogil       # an idle one that died
+cdef void pool_failed(core *c, call *k) noexcept nogil           # passive ejection: one more failure
+cdef void pool_succeeded(core *c, call *k, uint64_t first_byte_ns) noexcept nogil
+cdef void pool_earn(core *c, call *k) noexcept nogil
+cdef int pool_may_retry(core *c, call *k) noexcept nogil         # spends from the retry budget

@@ -1,0 +1,28 @@
+"""render: the heads that go out: requests to upstreams, answers to clients, refusals."""
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from fastgate._core.buffer cimport buf
+from fastgate._core.snapshot cimport str_ref
+from fastgate._core.state cimport call, core, exchange
+
+cdef enum ConnectionOut:
+    OUT_PLAIN = 0             # nothing to say (HTTP/1.1, the connection lives)
+    OUT_CLOSE = 1
+    OUT_KEEP_ALIVE = 2        # an HTTP/1.0 client asked for it
+    OUT_UPGRADE = 3
+
+cdef buf *render_request(exchange *e, call *k, uint32_t extra) noexcept nogil
+    # the head for k.target, with room for `extra` more bytes
+cdef buf *render_response(exchange *e, call *k, int connection, uint32_t extra) noexcept nogil
+    # the head of k.resp for the client; framing from e.flags (EX_CHUNK_OUT, ...)
+cdef buf *render_interim(exchange *e, call *k) noexcept nogil
+cdef buf *render_static(exchange *e, const char *head, uint32_t head_len, const char *body,
+                        uint32_t body_len, int connection) noexcept nogil
+    # our own answer of fixed bytes; head: status line and fields
+cdef buf *render_refusal(exchange *e, int reason, int connection) noexcept nogil
+cdef buf *render_start(exchange *e, uint32_t status, const char *fields, uint32_t fields_len,
+                       int64_t length, int connection) noexcept nogil
+    # a handler's answer; fields: lines with CRLF; length < 0: chunked or until close
+cdef buf *render_preflight(exchange *e, int connection) noexcept nogil
+cdef void refresh_date(core *c) noexcept nogil
+cdef uint64_t random64(core *c) noexcept nogil

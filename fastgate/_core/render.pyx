@@ -1,0 +1,707 @@
+"""render: the heads that go out: requests to upstreams, answers to clients, refusals.
+
+A head is written into one fresh buffer, front to back: the field lines that pass unchanged are
+copied as they came, adjoining ones in one piece, and what the gateway adds stands around
+them. One copy of some hundred bytes and one send() cost less than a writev() of twenty pieces.
+
+What never passes: hop-by-hop fields (and what Connection names), the framing fields (written
+anew from what the parser understood), the client's X-Consumer-*, X-Forwarded-* and Forwarded
+(unless the peer is a trusted proxy), the credential (unless the route forwards it), names
+with an underscore (unless allowed).
+
+Refusals are templates of the snapshot: bytes with holes (see Hole in snapshot.pxd). They are
+filled in twice, once into a scratch area for the body, whose length the head must tell.
+"""
+from libc.stdint cimport uint8_t, uint16_t
+from libc.string cimport memchr, memcmp, memcpy
+from libc.time cimport gmtime_r, time_t, tm
+
+from fastgate._core.buffer cimport buf_borrow, buf_data, buf_head
+from fastgate._core.http1 cimport (
+    F_ACCESS_CONTROL_REQUEST_METHOD, F_CONTENT_LENGTH, F_DATE, F_EXPECT, F_FORWARDED, F_HOST, F_ORIGIN,
+    F_SERVER, F_TRACEPARENT, F_TRACESTATE, F_UNDERSCORE, F_UPGRADE, F_X_CONSUMER, F_X_FORWARDED_FOR,
+    F_X_FORWARDED_HOST, F_X_FORWARDED_PORT, F_X_FORWARDED_PROTO, F_X_REAL_IP, F_X_REQUEST_ID, FIELD_HOP,
+    FRAMING_CHUNKED, FRAMING_CLOSE, FRAMING_LENGTH, METHOD_HEAD, field, head)
+from fastgate._core.reason cimport METHOD_NOT_ALLOWED
+from fastgate._core.snapshot cimport (
+    HEADER_ADD, HEADER_DEFAULT, HEADER_REMOVE, HEADER_SET, HOLE_ALLOW, HOLE_CHALLENGE, HOLE_DETAIL,
+    HOLE_LIMIT, HOLE_POLICY, HOLE_REMAINING, HOLE_REQUEST_ID, HOLE_RESETS_AT, HOLE_RETRY_AFTER, HOLE_ROUTE,
+    HOLE_USED, LIMIT_CONCURRENCY, LIMIT_SHOW_HEADERS, NONE32, ROUTE_LIMIT_HEADERS, ROUTE_PRESERVE_HOST,
+    cors_rec, header_rule, refusal_rec, route_rec, snap_auth, snap_str, snap_table, snapshot_header,
+    table_ref)
+from fastgate._core.state cimport EX_CHUNK_OUT, EX_REFUSED, downstream, field_of, has_field
+from fastgate._core.text cimport put, put_hex, put_lit, put_uint
+
+cdef enum:
+    ADDED = 2048              # the most that the gateway adds of its own to a head
+    REFUSAL_MAX = 6144
+
+# Fields by FieldName that are never copied from a request: written anew or dropped.
+cdef uint64_t REQUEST_DROP = (
+    1ull << F_HOST | 1ull << F_CONTENT_LENGTH | 1ull << F_EXPECT | 1ull << F_X_REQUEST_ID
+    | 1ull << F_TRACEPARENT | 1ull << F_X_CONSUMER | 1ull << F_X_FORWARDED_FOR | 1ull << F_X_FORWARDED_PROTO
+    | 1ull << F_X_FORWARDED_HOST | 1ull << F_X_FORWARDED_PORT | 1ull << F_X_REAL_IP | 1ull << F_FORWARDED)
+cdef uint64_t TRUSTED_KEEP = 1ull << F_X_FORWARDED_PORT | 1ull << F_X_REAL_IP | 1ull << F_FORWARDED
+cdef uint64_t RESPONSE_DROP = 1ull << F_CONTENT_LENGTH | 1ull << F_X_REQUEST_ID
+
+cdef const char *DAYS = b"SunMonTueWedThuFriSat"
+cdef const char *MONTHS = b"JanFebMarAprMayJunJulAugSepOctNovDec"
+
+
+# ---- small things -------------------------------------------------------------------------
+
+cdef uint64_t random64(core *c) noexcept nogil:
+    """xoshiro256** (Blackman and Vigna, public domain algorithm), seeded by the kernel."""
+    cdef uint64_t *s = c.random
+    cdef uint64_t x = s[1] * 5
+    cdef uint64_t result = ((x << 7) | (x >> 57)) * 9
+    cdef uint64_t t = s[1] << 17
+    s[2] ^= s[0]
+    s[3] ^= s[1]
+    s[1] ^= s[2]
+    s[0] ^= s[3]
+    s[2] ^= t
+    s[3] = (s[3] << 45) | (s[3] >> 19)
+    return result
+
+
+cdef inline char *put2(char *p, int v) noexcept nogil:
+    p[0] = <char>(48 + v // 10)
+    p[1] = <char>(48 + v % 10)
+    return p + 2
+
+
+cdef void refresh_date(core *c) noexcept nogil:
+    """Render the Date of this second, once."""
+    cdef time_t now = <time_t>((<int64_t>c.now + c.unix_offset) // 1000000000)
+    cdef tm t
+    cdef char *p = c.date
+    if now == c.date_second:
+        return
+    c.date_second = now
+    gmtime_r(&now, &t)
+    p = put(p, DAYS + 3 * t.tm_wday, 3)
+    p = put_lit(p, ", ")
+    p = put2(p, t.tm_mday)
+    p = put_lit(p, " ")
+    p = put(p, MONTHS + 3 * t.tm_mon, 3)
+    p = put_lit(p, " ")
+    p = put_uint(p, t.tm_year + 1900)
+    p = put_lit(p, " ")
+    p = put2(p, t.tm_hour)
+    p = put_lit(p, ":")
+    p = put2(p, t.tm_min)
+    p = put_lit(p, ":")
+    p = put2(p, t.tm_sec)
+    p = put_lit(p, " GMT")
+
+
+cdef char *put_date(char *p, core *c) noexcept nogil:
+    refresh_date(c)
+    p = put_lit(p, "Date: ")
+    p = put(p, c.date, 29)
+    return put_lit(p, "\r\n")
+
+
+cdef char *put_id(char *p, exchange *e) noexcept nogil:
+    p = put_lit(p, "X-Request-ID: ")
+    if has_field(&e.req, F_X_REQUEST_ID) and e.id_from_client:
+        p = put(p, e.base + field_of(&e.req, F_X_REQUEST_ID).value, field_of(&e.req, F_X_REQUEST_ID).value_len)
+    else:
+        p = put_hex(p, e.request_id, 16)
+    return put_lit(p, "\r\n")
+
+
+cdef char *put_connection(char *p, int connection) noexcept nogil:
+    if connection == OUT_CLOSE:
+        return put_lit(p, "Connection: close\r\n")
+    if connection == OUT_KEEP_ALIVE:
+        return put_lit(p, "Connection: keep-alive\r\n")
+    return p
+
+
+# ---- header rules -------------------------------------------------------------------------
+
+cdef uint32_t rules_size(const snapshot_header *s, table_ref t) noexcept nogil:
+    cdef const header_rule *r = <const header_rule *>snap_table(s, t)
+    cdef uint32_t i, n = 0
+    for i in range(t.count):
+        n += r[i].line.len
+    return n
+
+
+cdef inline uint8_t lower(uint8_t x) noexcept nogil:
+    return x | 0x20 if 65 <= x <= 90 else x
+
+
+cdef int named(const char *base, const field *f, const char *name, uint32_t n) noexcept nogil:
+    cdef uint32_t i
+    if f.name_len != n:
+        return 0
+    for i in range(n):
+        if lower(<uint8_t>base[f.name + i]) != <uint8_t>name[i]:
+            return 0
+    return 1
+
+
+cdef int rule_drops(const snapshot_header *s, table_ref t, const char *base, const field *f) noexcept nogil:
+    """Whether a rule sets or removes this field."""
+    cdef const header_rule *r = <const header_rule *>snap_table(s, t)
+    cdef uint32_t i
+    for i in range(t.count):
+        if (r[i].action == HEADER_SET or r[i].action == HEADER_REMOVE) and named(
+                base, f, snap_str(s, r[i].name), r[i].name.len):
+            return 1
+    return 0
+
+
+cdef char *put_rules(char *p, const snapshot_header *s, table_ref t, const char *base, const head *h) noexcept nogil:
+    cdef const header_rule *r = <const header_rule *>snap_table(s, t)
+    cdef uint32_t i, j
+    cdef int there
+    for i in range(t.count):
+        if r[i].action == HEADER_REMOVE:
+            continue
+        if r[i].action == HEADER_DEFAULT:
+            there = 0
+            for j in range(h.nfields):
+                if named(base, &h.fields[j], snap_str(s, r[i].name), r[i].name.len):
+                    there = 1
+                    break
+            if there:
+                continue
+        p = put(p, snap_str(s, r[i].line), r[i].line.len)
+    return p
+
+
+cdef char *put_fields(char *p, const char *base, const head *h, uint64_t drop, uint32_t skip,
+                      const snapshot_header *s, table_ref rules) noexcept nogil:
+    """Copy the lines that pass, adjoining ones at once. skip: 1 + index of one more to leave out."""
+    cdef uint32_t i, start = 0, end = 0
+    cdef const field *f
+    for i in range(h.nfields):
+        f = &h.fields[i]
+        if f.flags & FIELD_HOP or drop >> f.id & 1 or i + 1 == skip or (
+                rules.count != 0 and rule_drops(s, rules, base, f)):
+            continue
+        if f.name != end:
+            if end != start:
+                p = put(p, base + start, end - start)
+            start = f.name
+        end = f.line_end
+    if end != start:
+        p = put(p, base + start, end - start)
+    return p
+
+
+# ---- requests -------------------------------------------------------------------------------
+
+cdef char *put_target(char *p, exchange *e, call *k) noexcept nogil:
+    cdef const route_rec *r = e.route
+    cdef const head *h = &e.req
+    cdef const char *path = e.path
+    cdef const char *q
+    cdef uint32_t n = e.path_len
+    cdef char *start = p
+    if k.target.path.len:
+        p = put(p, snap_str(e.snap, k.target.path), k.target.path.len)
+    if r.strip or r.replace.len:
+        if r.replace.len:
+            p = put(p, snap_str(e.snap, r.replace), r.replace.len)
+        path += r.strip
+        n -= r.strip
+        # Exactly one slash where the two parts meet, and one at the front.
+        if p > start and (p - 1)[0] == 47 and n and path[0] == 47:
+            path += 1
+            n -= 1
+        elif (p == start or (p - 1)[0] != 47) and (n == 0 and p == start or n and path[0] != 47):
+            p = put_lit(p, "/")
+    p = put(p, path, n)
+    if h.has_query:
+        q = e.base + h.query.off
+        n = h.query.len
+        if e.credential_query.len == 0:
+            p = put_lit(p, "?")
+            p = put(p, q, n)
+        elif e.credential_query.len < n:
+            # The credential's parameter goes, with one of the "&" beside it.
+            p = put_lit(p, "?")
+            if e.credential_query.off:
+                p = put(p, q, e.credential_query.off - 1)
+                p = put(p, q + e.credential_query.off + e.credential_query.len,
+                        n - e.credential_query.off - e.credential_query.len)
+            else:
+                p = put(p, q + e.credential_query.len + 1, n - e.credential_query.len - 1)
+    return p
+
+
+cdef char *put_forwarded(char *p, exchange *e) noexcept nogil:
+    """X-Forwarded-*: a trusted proxy's values are kept and added to; anybody else's are not."""
+    cdef downstream *d = e.down
+    cdef const head *h = &e.req
+    cdef const field *f
+    cdef uint32_t i
+    cdef int trusted = d.trusted == 2
+    p = put_lit(p, "X-Forwarded-For: ")
+    if trusted and has_field(h, F_X_FORWARDED_FOR):
+        for i in range(h.nfields):
+            f = &h.fields[i]
+            if f.id == F_X_FORWARDED_FOR and f.value_len:
+                p = put(p, e.base + f.value, f.value_len)
+                p = put_lit(p, ", ")
+    if d.text_len:
+        p = put(p, d.text, d.text_len)
+    else:
+        p = put_lit(p, "unknown")        # a unix socket's peer has no address
+    p = put_lit(p, "\r\nX-Forwarded-Proto: ")
+    if trusted and has_field(h, F_X_FORWARDED_PROTO):
+        f = field_of(h, F_X_FORWARDED_PROTO)
+        p = put(p, e.base + f.value, f.value_len)
+    elif d.secure:
+        p = put_lit(p, "https")
+    else:
+        p = put_lit(p, "http")
+    if trusted and has_field(h, F_X_FORWARDED_HOST):
+        f = field_of(h, F_X_FORWARDED_HOST)
+        p = put_lit(p, "\r\nX-Forwarded-Host: ")
+        p = put(p, e.base + f.value, f.value_len)
+    elif has_field(h, F_HOST):
+        f = field_of(h, F_HOST)
+        p = put_lit(p, "\r\nX-Forwarded-Host: ")
+        p = put(p, e.base + f.value, f.value_len)
+    return put_lit(p, "\r\n")
+
+
+cdef char *put_consumer(char *p, exchange *e) noexcept nogil:
+    p = put_lit(p, "X-Consumer-ID: ")
+    p = put(p, e.consumer.id, e.consumer.id_len)
+    p = put_lit(p, "\r\nX-Consumer-Name: ")
+    p = put(p, e.consumer.name, e.consumer.name_len)
+    if e.consumer.plan_len:
+        p = put_lit(p, "\r\nX-Consumer-Plan: ")
+        p = put(p, e.consumer.plan_name, e.consumer.plan_len)
+    return put_lit(p, "\r\n")
+
+
+cdef char *put_trace(char *p, exchange *e) noexcept nogil:
+    p = put_lit(p, "traceparent: 00-")
+    p = put_hex(p, e.trace_id, 16)
+    p = put_lit(p, "-")
+    p = put_hex(p, &e.span_id, 8)
+    p = put_lit(p, "-")
+    p = put_hex(p, &e.trace_flags, 1)
+    return put_lit(p, "\r\n")
+
+
+cdef buf *render_request(exchange *e, call *k, uint32_t extra) noexcept nogil:
+    cdef const snapshot_header *s = e.snap
+    cdef const head *h = &e.req
+    cdef const field *f
+    cdef uint64_t drop = REQUEST_DROP
+    cdef char *p
+    cdef uint32_t size = h.size + e.path_len + ADDED + extra + k.target.path.len + k.target.authority.len
+    cdef buf *b
+    if e.route.request_rules.count or e.route.replace.len:
+        size += rules_size(s, e.route.request_rules) + e.route.replace.len
+    b = buf_borrow(&e.owner.bufs, size)
+    if b is NULL:
+        return NULL
+    if s.underscores == 0:
+        drop |= 1ull << F_UNDERSCORE
+    if e.down.trusted == 2:
+        drop &= ~TRUSTED_KEEP
+    p = buf_head(b)
+    p = put(p, e.base + h.method.off, h.method.len)
+    p = put_lit(p, " ")
+    p = put_target(p, e, k)
+    p = put_lit(p, " HTTP/1.1\r\nHost: ")
+    if e.route.flags & ROUTE_PRESERVE_HOST and has_field(h, F_HOST):
+        f = field_of(h, F_HOST)
+        p = put(p, e.base + f.value, f.value_len)
+    else:
+        p = put(p, snap_str(s, k.target.authority), k.target.authority.len)
+    p = put_lit(p, "\r\n")
+    p = put_fields(p, e.base, h, drop, e.credential_field, s, e.route.request_rules)
+    p = put_forwarded(p, e)
+    p = put_lit(p, "Via: 1.1 ")
+    p = put(p, snap_str(s, s.via), s.via.len)
+    p = put_lit(p, "\r\n")
+    p = put_id(p, e)
+    p = put_trace(p, e)
+    if e.has_consumer:
+        p = put_consumer(p, e)
+    if e.route.request_rules.count:
+        p = put_rules(p, s, e.route.request_rules, e.base, h)
+    if h.framing == FRAMING_LENGTH:
+        p = put_lit(p, "Content-Length: ")
+        p = put_uint(p, <uint64_t>h.content_length)
+        p = put_lit(p, "\r\n")
+    elif h.framing == FRAMING_CHUNKED:
+        p = put_lit(p, "Transfer-Encoding: chunked\r\n")
+    if e.upgrading:
+        p = put_lit(p, "Connection: Upgrade\r\nUpgrade: websocket\r\n")
+    p = put_lit(p, "\r\n")
+    b.end = <uint32_t>(p - buf_data(b))
+    return b
+
+
+# ---- answers ----------------------------------------------------------------------------------
+
+cdef char *put_limits(char *p, exchange *e) noexcept nogil:
+    cdef const snapshot_header *s = e.snap
+    if e.tightest is NULL or e.tightest.kind == LIMIT_CONCURRENCY:
+        return p
+    p = put_lit(p, "RateLimit: \"")
+    p = put(p, snap_str(s, e.tightest.name), e.tightest.name.len)
+    p = put_lit(p, "\";r=")
+    p = put_uint(p, e.seen.remaining)
+    p = put_lit(p, ";t=")
+    p = put_uint(p, e.seen.retry_s if e.flags & EX_REFUSED else e.seen.reset_s)
+    p = put_lit(p, "\r\nRateLimit-Policy: ")
+    p = put(p, snap_str(s, e.tightest.policy), e.tightest.policy.len)
+    return put_lit(p, "\r\n")
+
+
+cdef inline int shows_limits(exchange *e) noexcept nogil:
+    return e.tightest is not NULL and (
+        (e.route is not NULL and e.route.flags & ROUTE_LIMIT_HEADERS) or e.tightest.flags & LIMIT_SHOW_HEADERS
+        or e.snap.flags & 1)
+
+
+cdef char *put_cors(char *p, exchange *e) noexcept nogil:
+    """For an answer (not a preflight) on a route with CORS."""
+    cdef const cors_rec *r
+    cdef const field *f
+    cdef const snapshot_header *s = e.snap
+    if e.route is NULL or e.route.cors == NONE32 or not has_field(&e.req, F_ORIGIN):
+        return p
+    r = <const cors_rec *>snap_table(s, s.cors) + e.route.cors
+    f = field_of(&e.req, F_ORIGIN)
+    if not origin_allowed(e, r, e.base + f.value, f.value_len):
+        return p
+    p = put_origin(p, r, e.base + f.value, f.value_len)
+    if r.expose_headers.len:
+        p = put_lit(p, "Access-Control-Expose-Headers: ")
+        p = put(p, snap_str(s, r.expose_headers), r.expose_headers.len)
+        p = put_lit(p, "\r\n")
+    return p
+
+
+cdef int origin_allowed(exchange *e, const cors_rec *r, const char *origin, uint32_t n) noexcept nogil:
+    cdef const str_ref *o = <const str_ref *>snap_table(e.snap, r.origins)
+    cdef uint32_t i
+    if r.flags & 2 or r.origins.count == 0:
+        return 1
+    for i in range(r.origins.count):
+        if o[i].len == n and memcmp(snap_str(e.snap, o[i]), origin, n) == 0:
+            return 1
+    return 0
+
+
+cdef char *put_origin(char *p, const cors_rec *r, const char *origin, uint32_t n) noexcept nogil:
+    if (r.flags & 2 or r.origins.count == 0) and not r.flags & 1:
+        return put_lit(p, "Access-Control-Allow-Origin: *\r\n")
+    p = put_lit(p, "Access-Control-Allow-Origin: ")
+    p = put(p, origin, n)
+    p = put_lit(p, "\r\nVary: Origin\r\n")
+    if r.flags & 1:
+        p = put_lit(p, "Access-Control-Allow-Credentials: true\r\n")
+    return p
+
+
+cdef uint32_t answer_extra(exchange *e) noexcept nogil:
+    """Bytes that the route, the limits and CORS may add to an answer's head."""
+    cdef uint32_t n = ADDED
+    cdef const cors_rec *r
+    if e.route is not NULL:
+        n += rules_size(e.snap, e.route.response_rules) + e.route.notice.len
+        if e.route.cors != NONE32:
+            r = <const cors_rec *>snap_table(e.snap, e.snap.cors) + e.route.cors
+            n += r.allow_methods.len + r.allow_headers.len + r.expose_headers.len + e.req.size
+    if e.tightest is not NULL:
+        n += e.tightest.name.len + e.tightest.policy.len
+    return n
+
+
+cdef char *put_additions(char *p, exchange *e) noexcept nogil:
+    """What every answer on a route gets: notices, limits, CORS, the id."""
+    if e.route is not NULL:
+        if e.route.notice.len:
+            p = put(p, snap_str(e.snap, e.route.notice), e.route.notice.len)
+        if e.route.cors != NONE32:
+            p = put_cors(p, e)
+    if shows_limits(e) or e.flags & EX_REFUSED:
+        p = put_limits(p, e)
+    return put_id(p, e)
+
+
+cdef buf *render_response(exchange *e, call *k, int connection, uint32_t extra) noexcept nogil:
+    cdef const snapshot_header *s = e.snap
+    cdef const head *h = &k.resp
+    cdef char *p
+    cdef buf *b = buf_borrow(&e.owner.bufs, h.size + answer_extra(e) + extra)
+    if b is NULL:
+        return NULL
+    p = buf_head(b)
+    p = put_lit(p, "HTTP/1.1 ")
+    p = put_uint(p, h.status)
+    p = put_lit(p, " ")
+    p = put(p, k.resp_base + h.reason.off, h.reason.len)
+    p = put_lit(p, "\r\n")
+    p = put_fields(p, k.resp_base, h, RESPONSE_DROP, 0, s, e.route.response_rules)
+    if not has_field(h, F_DATE):
+        p = put_date(p, e.owner)
+    p = put_lit(p, "Via: 1.1 ")
+    p = put(p, snap_str(s, s.via), s.via.len)
+    p = put_lit(p, "\r\n")
+    p = put_additions(p, e)
+    if e.route.response_rules.count:
+        p = put_rules(p, s, e.route.response_rules, k.resp_base, h)
+    if connection == OUT_UPGRADE:
+        p = put_lit(p, "Connection: Upgrade\r\nUpgrade: websocket\r\n")
+    elif e.flags & EX_CHUNK_OUT:
+        p = put_lit(p, "Transfer-Encoding: chunked\r\n")
+    elif h.content_length >= 0:
+        p = put_lit(p, "Content-Length: ")
+        p = put_uint(p, <uint64_t>h.content_length)
+        p = put_lit(p, "\r\n")
+    p = put_connection(p, connection)
+    p = put_lit(p, "\r\n")
+    b.end = <uint32_t>(p - buf_data(b))
+    return b
+
+
+cdef buf *render_interim(exchange *e, call *k) noexcept nogil:
+    cdef const head *h = &k.resp
+    cdef table_ref none
+    cdef char *p
+    cdef buf *b = buf_borrow(&e.owner.bufs, h.size + 64)
+    if b is NULL:
+        return NULL
+    none.count = 0
+    none.off = 0
+    p = put_lit(buf_head(b), "HTTP/1.1 103 Early Hints\r\n")
+    p = put_fields(p, k.resp_base, h, RESPONSE_DROP, 0, e.snap, none)
+    p = put_lit(p, "\r\n")
+    b.end = <uint32_t>(p - buf_data(b))
+    return b
+
+
+cdef buf *render_static(exchange *e, const char *head_bytes, uint32_t head_len, const char *body,
+                        uint32_t body_len, int connection) noexcept nogil:
+    cdef char *p
+    cdef buf *b = buf_borrow(&e.owner.bufs, head_len + body_len + answer_extra(e))
+    cdef head *h = &e.req
+    cdef head empty
+    if b is NULL:
+        return NULL
+    p = buf_head(b)
+    p = put(p, head_bytes, head_len)
+    p = put_date(p, e.owner)
+    p = put_additions(p, e)
+    if e.route is not NULL and e.route.response_rules.count:
+        empty.nfields = 0
+        p = put_rules(p, e.snap, e.route.response_rules, e.base, &empty)
+    p = put_connection(p, connection)
+    p = put_lit(p, "\r\n")
+    if h.method_id != METHOD_HEAD:
+        p = put(p, body, body_len)
+    b.end = <uint32_t>(p - buf_data(b))
+    return b
+
+
+cdef buf *render_start(exchange *e, uint32_t status, const char *fields, uint32_t fields_len,
+                       int64_t length, int connection) noexcept nogil:
+    cdef char *p
+    cdef buf *b = buf_borrow(&e.owner.bufs, fields_len + answer_extra(e))
+    if b is NULL:
+        return NULL
+    p = put_lit(buf_head(b), "HTTP/1.1 ")
+    p = put_uint(p, status)
+    p = put_lit(p, " \r\n")
+    p = put(p, fields, fields_len)
+    p = put_date(p, e.owner)
+    p = put_additions(p, e)
+    if length >= 0:
+        p = put_lit(p, "Content-Length: ")
+        p = put_uint(p, <uint64_t>length)
+        p = put_lit(p, "\r\n")
+    elif e.flags & EX_CHUNK_OUT:
+        p = put_lit(p, "Transfer-Encoding: chunked\r\n")
+    p = put_connection(p, connection)
+    p = put_lit(p, "\r\n")
+    b.end = <uint32_t>(p - buf_data(b))
+    return b
+
+
+cdef buf *render_preflight(exchange *e, int connection) noexcept nogil:
+    cdef const snapshot_header *s = e.snap
+    cdef const cors_rec *r = <const cors_rec *>snap_table(s, s.cors) + e.route.cors
+    cdef const field *f = field_of(&e.req, F_ORIGIN)
+    cdef const field *g
+    cdef uint32_t i
+    cdef char *p
+    cdef buf *b = buf_borrow(&e.owner.bufs, answer_extra(e))
+    if b is NULL:
+        return NULL
+    p = put_lit(buf_head(b), "HTTP/1.1 204 No Content\r\n")
+    p = put_date(p, e.owner)
+    p = put_id(p, e)
+    if origin_allowed(e, r, e.base + f.value, f.value_len):
+        p = put_origin(p, r, e.base + f.value, f.value_len)
+        if r.allow_methods.len:
+            p = put_lit(p, "Access-Control-Allow-Methods: ")
+            p = put(p, snap_str(s, r.allow_methods), r.allow_methods.len)
+            p = put_lit(p, "\r\n")
+        if r.allow_headers.len:
+            p = put_lit(p, "Access-Control-Allow-Headers: ")
+            p = put(p, snap_str(s, r.allow_headers), r.allow_headers.len)
+            p = put_lit(p, "\r\n")
+        else:
+            for i in range(e.req.nfields):
+                g = &e.req.fields[i]
+                if named(e.base, g, b"access-control-request-headers", 30):
+                    p = put_lit(p, "Access-Control-Allow-Headers: ")
+                    p = put(p, e.base + g.value, g.value_len)
+                    p = put_lit(p, "\r\n")
+                    break
+        if r.max_age:
+            p = put_lit(p, "Access-Control-Max-Age: ")
+            p = put_uint(p, r.max_age)
+            p = put_lit(p, "\r\n")
+    p = put_connection(p, connection)
+    p = put_lit(p, "\r\n")
+    b.end = <uint32_t>(p - buf_data(b))
+    return b
+
+
+# ---- refusals -----------------------------------------------------------------------------------
+
+cdef extern from *:
+    """
+    static const char *const fg_method_names[] = {
+        "", "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"};
+    static inline char *fg_put_methods(char *p, uint64_t bits) {
+        int first = 1;
+        for (int i = 1; i < 10; i++) {
+            if (!(bits >> i & 1)) continue;
+            if (!first) { *p++ = ','; *p++ = ' '; }
+            size_t n = strlen(fg_method_names[i]);
+            memcpy(p, fg_method_names[i], n);
+            p += n;
+            first = 0;
+        }
+        return p;
+    }
+    """
+    char *put_methods "fg_put_methods"(char *p, uint64_t bits) noexcept nogil
+
+
+cdef char *put_escaped(char *p, const char *s, uint32_t n) noexcept nogil:
+    """Inside a JSON string. Names were checked when they were configured; this is the belt."""
+    cdef uint32_t i
+    cdef uint8_t x
+    for i in range(n):
+        x = <uint8_t>s[i]
+        if x == 34 or x == 92:
+            p[0] = 92
+            p += 1
+        elif x < 32:
+            x = 32
+        p[0] = <char>x
+        p += 1
+    return p
+
+
+cdef char *put_time(char *p, int64_t unix_s) noexcept nogil:
+    cdef time_t t = <time_t>unix_s
+    cdef tm b
+    gmtime_r(&t, &b)
+    p = put_uint(p, b.tm_year + 1900)
+    p = put_lit(p, "-")
+    p = put2(p, b.tm_mon + 1)
+    p = put_lit(p, "-")
+    p = put2(p, b.tm_mday)
+    p = put_lit(p, "T")
+    p = put2(p, b.tm_hour)
+    p = put_lit(p, ":")
+    p = put2(p, b.tm_min)
+    p = put_lit(p, ":")
+    p = put2(p, b.tm_sec)
+    return put_lit(p, "Z")
+
+
+cdef char *fill(char *p, char *end, exchange *e, const char *t, uint32_t n) noexcept nogil:
+    """Write a template with its holes filled; NULL when it would not fit."""
+    cdef const char *stop = t + n
+    cdef const char *hole
+    cdef const snapshot_header *s = e.snap
+    cdef const str_ref *texts
+    cdef int letter
+    while t < stop:
+        hole = <const char *>memchr(t, 1, stop - t)
+        if hole is NULL:
+            hole = stop
+        if p + (hole - t) + 512 > end:
+            return NULL
+        p = put(p, t, hole - t)
+        t = hole
+        if t + 1 >= stop:
+            break
+        letter = t[1]
+        t += 2
+        if letter == HOLE_REQUEST_ID:
+            p = put_hex(p, e.request_id, 16)
+        elif letter == HOLE_LIMIT:
+            p = put_uint(p, e.tightest.amount if e.tightest is not NULL else 0)
+        elif letter == HOLE_USED:
+            p = put_uint(p, e.seen.used)
+        elif letter == HOLE_REMAINING:
+            p = put_uint(p, e.seen.remaining)
+        elif letter == HOLE_RETRY_AFTER:
+            p = put_uint(p, e.seen.retry_s if e.tightest is not NULL and e.seen.retry_s > 0 else 1)
+        elif letter == HOLE_RESETS_AT:
+            p = put_time(p, <int64_t>e.seen.resets_at)
+        elif letter == HOLE_POLICY:
+            if e.tightest is not NULL and e.tightest.name.len < 200:
+                p = put_escaped(p, snap_str(s, e.tightest.name), e.tightest.name.len)
+        elif letter == HOLE_ROUTE:
+            if e.route is not NULL and e.route.name.len < 200:
+                p = put_escaped(p, snap_str(s, e.route.name), e.route.name.len)
+        elif letter == HOLE_DETAIL:
+            if e.fault < s.faults.count:
+                texts = <const str_ref *>snap_table(s, s.faults)
+                if texts[e.fault].len < 256:
+                    p = put_escaped(p, snap_str(s, texts[e.fault]), texts[e.fault].len)
+        elif letter == HOLE_ALLOW:
+            p = put_methods(p, e.match.allowed)
+        elif letter == HOLE_CHALLENGE:
+            if e.route is not NULL and e.route.auth != NONE32 and snap_auth(s, e.route.auth).challenge.len < 400:
+                p = put(p, snap_str(s, snap_auth(s, e.route.auth).challenge), snap_auth(s, e.route.auth).challenge.len)
+    return p
+
+
+cdef buf *render_refusal(exchange *e, int reason, int connection) noexcept nogil:
+    cdef const snapshot_header *s = e.snap
+    cdef const refusal_rec *r = <const refusal_rec *>snap_table(s, s.refusals) + reason
+    cdef char scratch[REFUSAL_MAX]
+    cdef char *body_end
+    cdef char *p
+    cdef buf *b = buf_borrow(&e.owner.bufs, 2 * REFUSAL_MAX + ADDED + answer_extra(e))
+    if b is NULL:
+        return NULL
+    body_end = fill(scratch, scratch + REFUSAL_MAX, e, snap_str(s, r.body), r.body.len)
+    p = fill(buf_head(b), buf_head(b) + REFUSAL_MAX, e, snap_str(s, r.head), r.head.len)
+    if body_end is NULL or p is NULL:
+        body_end = scratch
+        p = put_lit(buf_head(b), "HTTP/1.1 500 \r\nContent-Length: ")
+    p = put_uint(p, body_end - scratch)
+    p = put_lit(p, "\r\n")
+    p = put_date(p, e.owner)
+    p = put_additions(p, e)
+    p = put_connection(p, connection)
+    p = put_lit(p, "\r\n")
+    if e.req.method_id != METHOD_HEAD:
+        p = put(p, scratch, body_end - scratch)
+    b.end = <uint32_t>(p - buf_data(b))
+    return b

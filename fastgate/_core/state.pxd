@@ -1,0 +1,387 @@
+"""state: the C state of one worker's engine; who points at whom.
+
+    core ──┬── snap (current snapshot; exchanges keep the one they were routed with)
+           ├── pools[target slot] ── idle upstream connections, last in first out
+           ├── ready list: connections with work that no epoll event will announce
+           └── wheel: connections by deadline
+    conn   first member of downstream and upstream; what the poller and the wheel know
+    downstream ── exchange ── call ── upstream
+                     └─ more calls, made by a Python handler
+
+One exchange at a time per downstream connection, one call at a time per upstream
+connection. A call is one request to an upstream and its answer. The C path uses the call
+embedded in the exchange; a Python handler makes calls of its own.
+
+Only struct definitions stand here. Who may change what: `poller` the io flags and queues,
+`timer` the wheel links, `pool` the pools, `downstream`, `upstream` and `exchange` their own.
+"""
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from fastgate._core.buffer cimport buf, buffers
+from fastgate._core.cells cimport cells, decision
+from fastgate._core.counters cimport route_counters, worker_counters
+from fastgate._core.credentials cimport consumer_row
+from fastgate._core.http1 cimport caps, chunk_state, field, head, span
+from fastgate._core.logring cimport PHASES
+from fastgate._core.router cimport route_match
+from fastgate._core.shm cimport segment_header, target_row, worker_row
+from fastgate._core.snapshot cimport (
+    limit_rec, route_rec, service_rec, snapshot_header, target_rec, upstream_rec)
+
+cdef enum:
+    WHEEL_SLOTS = 4096
+    WHEEL_TICK_NS = 16777216  # 2^24 ns, about 17 ms
+    MAX_POOLS = 4096
+    MAX_TAKEN = 24            # limits that one exchange can take from
+    MAX_LISTENERS = 64
+
+cdef enum ConnKind:
+    KIND_LISTENER = 1
+    KIND_DOWN = 2
+    KIND_UP = 3
+    KIND_TIMER = 4
+
+cdef enum IoFlag:
+    IO_READABLE = 1           # the kernel may hold bytes for us: an edge not used up yet
+    IO_READING = 2            # the owner wants bytes
+    IO_BLOCKED = 4            # a write fell short; EPOLLOUT will tell
+    IO_HUP = 8                # the peer sends no more after what is readable
+    IO_ERROR = 16
+    IO_CONNECTING = 32
+    IO_CLOSED = 64
+    IO_READY = 128            # stands in the ready list
+    IO_EOF = 256              # recv said 0
+    IO_BULK = 512             # reads have filled buffers: use large ones
+    IO_AGAIN = 1024           # the data sink is to be called for what inb already holds
+
+ctypedef int (*lookup_fn)(void *index, const char *key, uint32_t length, int64_t now_s,
+                          const consumer_row **row, uint64_t *identity) noexcept nogil
+
+cdef struct core
+cdef struct conn
+cdef struct downstream
+cdef struct upstream
+cdef struct pool
+cdef struct call
+cdef struct exchange
+
+cdef struct conn:
+    int fd
+    uint8_t kind              # ConnKind
+    uint8_t reserved
+    uint16_t io               # IoFlag
+    core *owner
+    conn *ready_next
+    conn *timer_prev
+    conn *timer_next
+    uint64_t deadline         # CLOCK_MONOTONIC ns; 0: none
+    uint64_t tick             # wheel tick it stands in; 0: not in the wheel
+    uint64_t out_bytes        # queued, not yet taken by the kernel
+    buf *inb                  # borrowed while bytes are unread
+    buf *out_head
+    buf *out_tail
+
+# The completions: what the floors below call; filled in once, by engine.
+cdef struct sinks:
+    # poller → engine, downstream, upstream
+    void (*accepted)(core *c, conn *listener) noexcept nogil
+    void (*down_data)(downstream *d, ssize_t n) noexcept nogil      # n > 0: bytes in inb; 0: end; < 0: -errno
+    void (*down_drained)(downstream *d) noexcept nogil              # the output queue is empty again
+    void (*down_hup)(downstream *d) noexcept nogil                  # the client closed while nobody reads
+    void (*up_connected)(upstream *u, int error) noexcept nogil
+    void (*up_data)(upstream *u, ssize_t n) noexcept nogil
+    void (*up_drained)(upstream *u) noexcept nogil
+    # downstream → exchange
+    void (*head)(exchange *e) noexcept nogil                        # e.req is complete
+    void (*head_bad)(exchange *e, int reason) noexcept nogil
+    void (*body)(exchange *e) noexcept nogil                        # request bytes wait in the connection
+    void (*drained)(exchange *e) noexcept nogil                     # response bytes may be queued (again)
+    void (*gone)(exchange *e) noexcept nogil                        # the client left
+    # upstream → exchange
+    void (*call_head)(call *k) noexcept nogil                       # k.resp is the final head, at k.resp_base
+    void (*call_interim)(call *k) noexcept nogil                    # k.resp is a 103
+    void (*call_body)(call *k) noexcept nogil                       # body bytes wait, or the end came
+    void (*call_failed)(call *k, int reason) noexcept nogil
+    void (*call_writable)(call *k) noexcept nogil                   # request bytes may be queued (again)
+    int (*call_render)(call *k) noexcept nogil                      # queue the request on k.up; < 0: no memory
+
+# ---- snapshots in use -----------------------------------------------------------------
+cdef struct snapref:
+    const snapshot_header *snap
+    void *object              # the Python Snapshot that keeps the mapping
+    void *handlers            # the Python list of handlers
+    uint64_t in_flight
+    snapref *next             # in the list of those to let go
+
+# ---- downstream ------------------------------------------------------------------------
+cdef enum DownState:
+    DOWN_IDLE = 0             # between requests
+    DOWN_HEAD = 1             # some bytes of a head are here
+    DOWN_BUSY = 2             # an exchange runs
+    DOWN_LINGER = 3           # we said our last; reading off what the client still sends
+    DOWN_TUNNEL = 4
+    DOWN_CLOSED = 5
+
+cdef struct downstream:
+    conn io                   # must be first
+    exchange *ex
+    downstream *next          # free list, or the list of all
+    downstream *prev
+    uint64_t head_started     # when the first byte of the head came
+    uint32_t requests         # served on this connection
+    uint32_t lingered         # bytes read off while lingering
+    uint16_t port             # client's, host order
+    uint8_t state             # DownState
+    uint8_t listener
+    uint8_t secure            # came by TLS
+    uint8_t trusted           # 1 + whether the peer is a trusted proxy; 0: not looked up yet
+    uint8_t text_len
+    char text[46]             # address as text
+    uint8_t address[16]       # peer's; IPv4 mapped; zero for unix sockets
+
+# ---- upstream --------------------------------------------------------------------------
+cdef enum UpState:
+    UP_CONNECTING = 0
+    UP_BUSY = 1
+    UP_IDLE = 2
+    UP_CLOSED = 3
+
+cdef struct upstream:
+    conn io                   # must be first
+    call *k
+    pool *home
+    upstream *next            # pool: less recently used; or free list
+    upstream *prev
+    uint32_t requests
+    uint8_t state             # UpState
+    uint8_t reused            # the current call found it in the pool
+    uint8_t pad[2]
+    uint32_t pool_generation  # the pool's, when it was opened
+
+cdef struct pool:             # of one target, by its slot
+    uint64_t identity         # target_rec.identity; another one: the slot has a new owner
+    upstream *idle            # most recently used first
+    upstream *oldest
+    uint32_t idle_count
+    uint32_t active           # calls in progress
+    uint32_t connections
+    uint32_t generation
+    int64_t current           # smooth weighted round robin
+    uint64_t ewma_ns          # of the time to the first byte
+    uint32_t retry_credit     # unused
+    uint32_t reserved
+
+# ---- call ------------------------------------------------------------------------------
+cdef enum CallState:
+    CALL_NONE = 0
+    CALL_CONNECT = 1
+    CALL_SEND = 2             # the head is on its way, the body may follow
+    CALL_BODY = 3             # the final head is here
+    CALL_DONE = 4
+    CALL_FAILED = 5
+    CALL_TUNNEL = 6
+
+cdef enum CallFlag:
+    CALL_IDEMPOTENT = 1
+    CALL_REPLAYABLE = 2       # nothing of the body was consumed for good
+    CALL_REQUEST_DONE = 4     # the whole request is queued or sent
+    CALL_RESPONSE_DONE = 8    # the whole response was read
+    CALL_CLOSE_AFTER = 16     # the upstream connection must not be pooled
+    CALL_PYTHON = 32          # made by a Python handler
+    CALL_SENT = 64            # bytes of it reached a connected socket
+    CALL_UPGRADE = 128        # asked for an upgrade
+    CALL_COUNTED = 256        # counted in pool.active
+    CALL_FRESH = 512          # a pooled connection turned out stale: open a new one
+    CALL_TRUNCATED = 1024     # the answer broke off
+
+cdef struct call:
+    core *owner
+    exchange *ex
+    upstream *up
+    const snapshot_header *snap
+    const service_rec *service
+    const upstream_rec *group
+    const target_rec *target
+    void *py                  # UpstreamResponse, when CALL_PYTHON
+    buf *py_request           # the request as Python made it, kept for a retry
+    buf *py_head              # the answer's head, kept for Python (resp's spans count from it)
+    const char *resp_base     # where resp's spans count from; valid during call_head
+    call *next                # other calls of the exchange
+    uint64_t sent_ns          # request handed over
+    uint64_t first_byte_ns    # response head complete
+    uint64_t hash             # for consistent hashing
+    uint64_t tried            # bit per target index within the upstream
+    uint64_t resp_remaining   # FRAMING_LENGTH
+    uint32_t first_byte_ms
+    uint32_t idle_ms
+    uint16_t flags            # CallFlag
+    uint8_t state             # CallState
+    uint8_t method_id
+    uint8_t attempts
+    uint8_t interims
+    uint16_t failure          # the Reason, once CALL_FAILED
+    uint32_t py_line          # bytes of py_request before the place of Host; 0: it has one
+    chunk_state resp_chunks
+    head resp
+
+# ---- exchange --------------------------------------------------------------------------
+cdef enum BodyState:
+    BODY_NONE = 0             # no body, or all of it was consumed
+    BODY_MORE = 1             # more is to come
+
+cdef enum ExFlag:
+    EX_KEEP_ALIVE = 1         # the client's connection goes on after this
+    EX_RESPONSE_STARTED = 2
+    EX_RESPONSE_DONE = 4      # all of the response is queued
+    EX_CHUNK_OUT = 8          # the response is sent chunked
+    EX_CLOSE_OUT = 16         # the response ends with the connection
+    EX_SUSPENDED = 32         # waits for Python
+    EX_REFUSED = 64
+    EX_TUNNEL = 128
+    EX_ENDED = 256            # settled and logged
+    EX_HEAD_ONLY = 512        # the answer has no body (HEAD, 204, 304)
+    EX_CONTINUE_DUE = 1024    # the client waits for 100 Continue
+    EX_SHOW_LIMITS = 2048
+    EX_AWAIT_BODY = 4096      # collecting the body for a handler
+    EX_ABORTED = 8192
+    EX_WAKE = 16384           # stands in the wake list
+    EX_DECODE = 32768         # the upstream's chunks are taken off (client speaks HTTP/1.0)
+    EX_PREFLIGHT = 65536
+    EX_STATIC = 131072
+    EX_COUNTED_UPCALL = 262144
+
+cdef enum WakeBit:
+    WAKE_GONE = 1             # the client left
+    WAKE_WRITABLE = 2         # its output queue is empty
+    WAKE_CALL = 4             # one of its calls has something
+    WAKE_DONE = 8             # the answer was handed to the kernel whole
+
+cdef struct taken:            # a limit that the exchange consumed from
+    const limit_rec *limit
+    uint64_t key
+
+cdef struct exchange:
+    core *owner
+    downstream *down
+    snapref *ref
+    const snapshot_header *snap
+    const route_rec *route
+    const service_rec *service
+    exchange *next            # free list; upcall and wake queues
+    void *py                  # the Python Exchange, when a handler runs
+    buf *headbuf              # holds the request head while the exchange lives
+    buf *pathbuf              # canonical path, where it differs from what was sent
+    buf *body                 # collected body, for a handler
+    const char *base          # start of the request head
+    const char *path          # canonical
+    const char *inline_body   # a body that came whole with the head: kept, for retries
+    route_counters *rc
+    uint32_t inline_len
+    uint32_t path_len
+    uint32_t ntaken
+    uint32_t flags            # ExFlag
+    uint16_t status
+    uint16_t reason
+    uint16_t fault
+    uint8_t phase
+    uint8_t body_state        # BodyState
+    uint64_t started_ns
+    int64_t started_unix_ns
+    uint64_t bytes_in
+    uint64_t bytes_out
+    uint64_t body_left        # FRAMING_LENGTH
+    uint64_t body_seen
+    uint64_t wait_ns          # time that was the upstream's, not ours
+    uint64_t upstream_ns
+    uint32_t phase_us[PHASES]
+    uint64_t request_id[2]
+    uint64_t trace_id[2]
+    uint64_t span_id
+    uint8_t trace_flags
+    uint8_t has_consumer
+    uint8_t id_from_client    # the client's X-Request-ID was good and is kept
+    uint8_t upgrading         # asks for a websocket
+    uint8_t attempts
+    uint8_t log_flags
+    uint32_t wake             # WakeBit: what Python is to be told
+    uint32_t credential_field # 1 + index of the field the key came in; 0: none
+    span credential_query     # in req.query: the parameter to strip
+    uint64_t credential
+    const limit_rec *tightest # the limit whose state `seen` tells
+    decision seen
+    taken took[MAX_TAKEN]
+    uint8_t client[16]        # the client's address: the peer's, or what a trusted proxy said
+    consumer_row consumer
+    chunk_state body_chunks
+    route_match match
+    call *calls               # a handler's calls
+    call *relaying            # the call whose answer goes to the client
+    call main                 # the C path's call
+    head req
+
+# ---- the whole --------------------------------------------------------------------------
+cdef struct wheel:
+    conn *slots[WHEEL_SLOTS]
+    uint64_t bitmap[64]       # WHEEL_SLOTS / 64
+    uint64_t tick             # the last tick that was processed
+    uint64_t armed_tick       # the timerfd is set for this; not after tick: not set
+    uint64_t sooner           # something was put into a slot before armed_tick
+
+cdef struct core:
+    int epfd
+    int timerfd
+    uint32_t worker
+    uint32_t draining
+    uint64_t now              # CLOCK_MONOTONIC ns, read once a round
+    int64_t unix_offset       # CLOCK_REALTIME - CLOCK_MONOTONIC, refreshed each second
+    uint64_t offset_read
+    sinks sink
+    buffers bufs
+    wheel *timers
+    conn *ready_head
+    conn *ready_tail
+    conn *graveyard           # closed in this round; freed after it
+    snapref *ref
+    snapref *retired          # replaced, in_flight not yet 0, or waiting for Python to let go
+    segment_header *segment
+    worker_row *row
+    worker_counters *counters
+    cells limiter
+    cells quota
+    void *credentials         # the Python CredentialIndex; NULL: none
+    lookup_fn lookup          # credential_lookup, callable with that pointer
+    pool *pools
+    downstream *downs         # all of them
+    downstream *free_downs
+    upstream *free_ups
+    exchange *free_exchanges
+    uint32_t n_downs
+    uint32_t n_exchanges
+    uint32_t n_ups
+    uint32_t n_idle
+    uint32_t n_upcalls
+    uint32_t n_calls          # made by handlers, alive
+    uint32_t n_listeners
+    uint32_t accepting        # 0: paused
+    conn pause                # its deadline ends a pause
+    conn clock                # the timerfd, in the epoll set
+    conn listeners[MAX_LISTENERS]
+    exchange *upcall_head     # to be handed to Python after this round
+    exchange *upcall_tail
+    exchange *wake_head       # something happened that Python waits for
+    exchange *wake_tail
+    uint64_t random[4]
+    int64_t date_second
+    char date[32]             # "Date: Sun, 06 Nov 1994 08:49:37 GMT" without the name
+    caps request_caps
+    caps response_caps
+    uint64_t next_upstream    # round robin start
+
+
+cdef inline int has_field(const head *h, int name) noexcept nogil:
+    """1 + index of the first field with that FieldName; 0: absent."""
+    return h.first[name]
+
+cdef inline const field *field_of(const head *h, int name) noexcept nogil:
+    """That field; only where has_field says that it is there."""
+    return &h.fields[h.first[name] - 1]

@@ -1,0 +1,42 @@
+"""upcall: the one door to Python: exchanges whose answer a Python handler gives."""
+from libc.stdint cimport int64_t, uint32_t
+
+from fastgate._core.buffer cimport buf
+from fastgate._core.engine cimport Engine
+from fastgate._core.state cimport call, core, exchange
+
+cdef int begin_upcalls(Engine engine, core *c) except -1
+cdef int wake_upcalls(core *c) except -1
+
+cdef class Headers:
+    cdef list pairs
+
+cdef class Exchange:
+    cdef exchange *e          # NULL when it is over
+    cdef core *c
+    cdef Engine engine
+    cdef object loop
+    cdef object task
+    cdef object drained       # a future, when a writer waits
+    cdef list responses
+    cdef int64_t declared     # body length that start() was told; -1: none
+    cdef int64_t written
+    cdef Headers _headers
+    cdef bint gone
+    cdef int check(self) except -1
+    cdef int after(self) except -1
+    cdef int told(self, uint32_t bits) except -1
+    cdef int finished(self) except -1
+    cdef int failed(self) except -1
+    cdef int release(self) except -1
+    cdef buf *keep(self, bytes data) except NULL
+
+cdef class UpstreamResponse:
+    cdef call *k              # NULL when it is over
+    cdef Exchange exchange
+    cdef object waiter        # a future
+    cdef readonly int status
+    cdef readonly Headers headers
+    cdef int told(self) except -1
+    cdef int drop(self) except -1
+    cdef int settle_head(self) except -1

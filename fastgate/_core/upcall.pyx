@@ -1,0 +1,747 @@
+"""upcall: the one door to Python: exchanges whose answer a Python handler gives.
+
+After its rounds `poll()` hands each suspended exchange to its handler as a task of the
+worker's event loop:
+
+    async def handler(exchange): ...
+
+The handler reads the request (it is whole: the body was collected, up to the route's cap),
+and then answers in one of three ways: `respond` at once; `start`, `write`..., `finish` as a
+stream; or `forward` to an upstream and `relay` what comes back, in C from there on. It may
+make any number of calls to upstreams, at the same time too, through the engine's own pools.
+
+Waiting is done on futures. What the engine has to tell is kept in bits of the exchange
+(`wake`); after its rounds the engine calls `wake_upcalls`, which resolves them:
+
+    WAKE_GONE      the client left: the task is cancelled. It may await in its `finally` for a
+                   bounded time (5 s), then it is cancelled again
+    WAKE_WRITABLE  what was written is with the kernel: `write` returns
+    WAKE_CALL      one of its calls has a head, body bytes, an end or a failure
+
+The exchange's memory stays until the task is over, whatever happened; afterwards every method
+raises `RuntimeError`. A handler that raises gives the client a 500 problem, or, when the
+answer had begun, a broken-off connection; never one that hangs.
+
+Python runs on the worker's own thread: while a handler computes, its worker does not poll.
+"""
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.stdint cimport uint16_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp, memcpy
+
+from fastgate._core.buffer cimport buf, buf_borrow, buf_data, buf_head, buf_len, buf_return
+from fastgate._core.downstream cimport call_free
+from fastgate._core.exchange cimport (
+    exchange_abort, exchange_complete, exchange_refuse, exchange_relay, exchange_release, exchange_start,
+    exchange_write)
+from fastgate._core.http1 cimport (
+    F_CONTENT_LENGTH, F_EXPECT, F_HOST, FIELD_HOP, METHOD_DELETE, METHOD_GET, METHOD_HEAD, METHOD_OPTIONS,
+    METHOD_OTHER, METHOD_PUT, METHOD_TRACE, field, head)
+from fastgate._core.reason cimport INTERNAL_ERROR
+from fastgate._core.router cimport MAX_PARAMS
+from fastgate._core.snapshot cimport snap_str, snap_table, snap_upstream, str_ref, upstream_rec
+from fastgate._core.state cimport (
+    CALL_BODY, CALL_FAILED, CALL_IDEMPOTENT, CALL_PYTHON, CALL_REPLAYABLE, CALL_RESPONSE_DONE, CALL_TUNNEL,
+    EX_ABORTED, EX_RESPONSE_DONE, EX_RESPONSE_STARTED, EX_WAKE, WAKE_CALL, WAKE_DONE, WAKE_GONE,
+    WAKE_WRITABLE, call, core, exchange)
+from fastgate._core.sys cimport monotonic_ns
+from fastgate._core.upstream cimport call_abort, call_end, call_read, call_start, call_take
+
+import asyncio
+import logging
+import re
+
+from fastgate._core.reason import Reason
+
+log = logging.getLogger("fastgate.handler")
+
+cdef double SETTLE_S = 5.0    # what a cancelled handler may still take
+cdef uint32_t WRITE_MAX = 1 << 20
+
+cdef object TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+cdef object BAD_VALUE = re.compile("[\x00-\x08\x0a-\x1f\x7f]")
+cdef object BAD_TARGET = re.compile("[\x00-\x20\x7f-\U0010ffff]")
+# The gateway frames messages itself.
+cdef frozenset FRAMING = frozenset((
+    "connection", "content-length", "transfer-encoding", "keep-alive", "upgrade", "trailer", "te",
+    "proxy-connection"))
+cdef dict METHODS = {
+    "GET": METHOD_GET, "HEAD": METHOD_HEAD, "PUT": METHOD_PUT, "DELETE": METHOD_DELETE,
+    "OPTIONS": METHOD_OPTIONS, "TRACE": METHOD_TRACE}
+
+
+class ClientDisconnected(ConnectionError):
+    """The client left while its handler was at work."""
+
+
+class UpstreamError(ConnectionError):
+    """A call to an upstream failed. `reason` is the code, e.g. "upstream_timeout"."""
+
+    def __init__(self, reason: str, upstream: str):
+        super().__init__(f"upstream {upstream!r}: {reason}")
+        self.reason = reason
+        self.upstream = upstream
+
+
+# ---- headers ------------------------------------------------------------------------------
+
+cdef class Headers:
+    """Fields of a message in their order: (name, value) pairs of str; names in any case.
+
+    `headers["name"]` is the first value, `get_all` all of them; iterating gives the pairs.
+    """
+
+    def __init__(self, pairs):
+        self.pairs = list(pairs)
+
+    def __iter__(self):
+        return iter(self.pairs)
+
+    def __len__(self):
+        return len(self.pairs)
+
+    def __contains__(self, name):
+        return self.get(name) is not None
+
+    def __getitem__(self, str name):
+        value = self.get(name)
+        if value is None:
+            raise KeyError(name)
+        return value
+
+    def __repr__(self):
+        return f"Headers({self.pairs!r})"
+
+    def get(self, str name, default=None):
+        """The first value of a field, or the default."""
+        name = name.lower()
+        for key, value in self.pairs:
+            if key.lower() == name:
+                return value
+        return default
+
+    def get_all(self, str name):
+        """All values of a field, in order."""
+        name = name.lower()
+        return [value for key, value in self.pairs if key.lower() == name]
+
+
+cdef Headers headers_of(const head *h, const char *base):
+    cdef list pairs = []
+    cdef uint32_t i
+    cdef const field *f
+    for i in range(h.nfields):
+        f = &h.fields[i]
+        pairs.append((
+            PyBytes_FromStringAndSize(base + f.name, f.name_len).decode("latin-1"),
+            PyBytes_FromStringAndSize(base + f.value, f.value_len).decode("latin-1")))
+    return Headers(pairs)
+
+
+cdef bytes render_fields(object headers, list left):
+    """Field lines. Names and values are checked; framing fields are left to the gateway and
+    put into `left`, in lower case."""
+    cdef list lines = []
+    if headers is None:
+        return b""
+    if hasattr(headers, "items"):
+        headers = headers.items()
+    for name, value in headers:
+        if not isinstance(name, str) or TOKEN.fullmatch(name) is None:
+            raise ValueError(f"{name!r} is not the name of a header field")
+        value = str(value)
+        if BAD_VALUE.search(value) is not None:
+            raise ValueError(f"the value of {name} has a control character in it: {value!r}")
+        if name.lower() in FRAMING:
+            left.append((name.lower(), value))
+            continue
+        lines.append(f"{name}: {value}\r\n".encode("latin-1"))
+    return b"".join(lines)
+
+
+# ---- answers of upstreams -------------------------------------------------------------------
+
+cdef class UpstreamResponse:
+    """The answer of an upstream: `status`, `headers`, and the body, read as a stream.
+
+    `async for chunk in response` gives bytes as they come; nothing more is read from the
+    upstream than is asked for. `await response.read()` gives all of it.
+    """
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        chunk = await self.read_chunk()
+        if chunk is None:
+            raise StopAsyncIteration
+        return chunk
+
+    async def read_chunk(self):
+        """The next bytes of the body; None at its end. UpstreamError when it breaks off."""
+        cdef buf *b
+        cdef bytes data
+        while True:
+            if self.k is NULL:
+                return None
+            if self.k.state == CALL_FAILED:
+                raise UpstreamError(reason_name(self.k.failure), self.upstream)
+            if not self.k.flags & CALL_PYTHON:
+                raise RuntimeError("this response is being relayed; its body cannot be read as well")
+            b = call_take(self.exchange.c, self.k, 1)
+            if b is not NULL:
+                data = PyBytes_FromStringAndSize(buf_head(b), buf_len(b))
+                buf_return(&self.exchange.c.bufs, b)
+                return data
+            if self.k.state == CALL_FAILED:
+                continue
+            if self.k.flags & CALL_RESPONSE_DONE:
+                call_end(self.exchange.c, self.k)
+                self.exchange.after()
+                self.drop()
+                return None
+            self.exchange.c.now = monotonic_ns()
+            call_read(self.exchange.c, self.k, 1)
+            self.exchange.after()
+            self.waiter = self.exchange.loop.create_future()
+            try:
+                await self.waiter
+            finally:
+                self.waiter = None
+
+    async def read(self, limit: int = 16777216):
+        """The whole body. ValueError when it is longer than `limit` bytes."""
+        parts = []
+        size = 0
+        async for chunk in self:
+            size += len(chunk)
+            if size > limit:
+                self.close()
+                raise ValueError(f"the body from upstream {self.upstream!r} is longer than {limit} bytes")
+            parts.append(chunk)
+        return b"".join(parts)
+
+    @property
+    def upstream(self):
+        """Name of the upstream that was asked."""
+        if self.k is NULL:
+            return ""
+        return PyBytes_FromStringAndSize(
+            snap_str(self.k.snap, self.k.group.name), self.k.group.name.len).decode()
+
+    def close(self):
+        """Give up the rest of the body."""
+        self.drop()
+        if self.exchange.e is not NULL:
+            self.exchange.after()
+
+    cdef int settle_head(self) except -1:
+        self.status = self.k.resp.status
+        self.headers = headers_of(&self.k.resp, self.k.resp_base)
+        return 0
+
+    cdef int told(self) except -1:
+        if self.waiter is not None and not self.waiter.done():
+            if self.k.state == CALL_FAILED or self.k.py_head is not NULL:
+                self.waiter.set_result(None)
+        return 0
+
+    cdef int drop(self) except -1:
+        cdef call *k = self.k
+        if k is NULL:
+            return 0
+        self.k = NULL
+        if k.flags & CALL_PYTHON:
+            call_abort(self.exchange.c, k)
+            call_free(self.exchange.c, k)
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.cancel()
+        return 0
+
+
+cdef str reason_name(int reason):
+    try:
+        return Reason(reason).name.lower()
+    except ValueError:
+        return "upstream_reset"
+
+
+# ---- the exchange -----------------------------------------------------------------------------
+
+cdef class Exchange:
+    """One request, and the means to answer it. Made by the engine; valid until the handler ends."""
+
+    cdef int check(self) except -1:
+        if self.e is NULL:
+            raise RuntimeError("the exchange is over: its handler has returned")
+        if self.gone or self.e.flags & EX_ABORTED:
+            raise ClientDisconnected("the client closed the connection")
+        return 0
+
+    cdef int after(self) except -1:
+        """What a call into the engine left to do will be done by its next poll."""
+        if self.c.ready_head is not NULL or self.c.graveyard is not NULL or self.c.wake_head is not NULL:
+            self.engine.kick()
+        return 0
+
+    # ---- the request
+
+    @property
+    def method(self) -> str:
+        self.check()
+        return PyBytes_FromStringAndSize(
+            self.e.base + self.e.req.method.off, self.e.req.method.len).decode("ascii")
+
+    @property
+    def path(self) -> str:
+        """The canonical path, as it was routed; still percent-encoded."""
+        self.check()
+        return PyBytes_FromStringAndSize(self.e.path, self.e.path_len).decode("ascii")
+
+    @property
+    def query(self) -> str:
+        """The query without "?"; "" when there is none. Percent-encoded."""
+        self.check()
+        if not self.e.req.has_query:
+            return ""
+        return PyBytes_FromStringAndSize(
+            self.e.base + self.e.req.query.off, self.e.req.query.len).decode("ascii")
+
+    @property
+    def params(self) -> dict[str, str]:
+        """What the route's `{name}`s matched; percent-encoded."""
+        cdef dict found = {}
+        cdef const str_ref *names
+        cdef uint32_t i
+        self.check()
+        names = <const str_ref *>snap_table(self.e.snap, self.e.route.params)
+        for i in range(self.e.route.params.count):
+            if i < self.e.match.nparams:
+                found[PyBytes_FromStringAndSize(snap_str(self.e.snap, names[i]), names[i].len).decode()] = (
+                    PyBytes_FromStringAndSize(
+                        self.e.path + self.e.match.params[i].off, self.e.match.params[i].len).decode("ascii"))
+        return found
+
+    @property
+    def headers(self) -> Headers:
+        self.check()
+        if self._headers is None:
+            self._headers = headers_of(&self.e.req, self.e.base)
+        return self._headers
+
+    @property
+    def body(self) -> bytes:
+        self.check()
+        if self.e.body is not NULL:
+            return PyBytes_FromStringAndSize(buf_head(self.e.body), buf_len(self.e.body))
+        if self.e.inline_len:
+            return PyBytes_FromStringAndSize(self.e.inline_body, self.e.inline_len)
+        return b""
+
+    @property
+    def consumer(self) -> dict[str, str] | None:
+        """Who calls: id, name and plan; None when the route is open and nobody said."""
+        self.check()
+        if not self.e.has_consumer:
+            return None
+        return {
+            "id": self.e.consumer.id[:self.e.consumer.id_len].decode(),
+            "name": self.e.consumer.name[:self.e.consumer.name_len].decode(),
+            "plan": self.e.consumer.plan_name[:self.e.consumer.plan_len].decode(),
+        }
+
+    @property
+    def account(self) -> int:
+        """Hash of the paying account's id; 0: none."""
+        self.check()
+        return self.e.consumer.account if self.e.has_consumer else 0
+
+    @property
+    def route(self) -> str:
+        self.check()
+        return PyBytes_FromStringAndSize(
+            snap_str(self.e.snap, self.e.route.name), self.e.route.name.len).decode()
+
+    @property
+    def request_id(self) -> str:
+        """32 hex digits."""
+        self.check()
+        return PyBytes_FromStringAndSize(<const char *>self.e.request_id, 16).hex()
+
+    @property
+    def trace(self) -> str:
+        """The traceparent for what this exchange causes (W3C trace context)."""
+        self.check()
+        return "00-{}-{}-{:02x}".format(
+            PyBytes_FromStringAndSize(<const char *>self.e.trace_id, 16).hex(),
+            PyBytes_FromStringAndSize(<const char *>&self.e.span_id, 8).hex(), self.e.trace_flags)
+
+    @property
+    def address(self) -> str:
+        """The client's address, behind trusted proxies too."""
+        import ipaddress
+        self.check()
+        found = ipaddress.IPv6Address(PyBytes_FromStringAndSize(<const char *>self.e.client, 16))
+        return str(found.ipv4_mapped or found)
+
+    # ---- the answer
+
+    async def start(self, int status, headers=None, length=None):
+        """Begin the answer. length: bytes of the body, where known; else it is sent chunked.
+
+        A Content-Length among the headers is the same as `length`. ValueError: a bad status,
+        name or value. RuntimeError: the answer had begun. ClientDisconnected: the client left.
+        """
+        cdef list left = []
+        cdef bytes lines
+        self.check()
+        if self.e.flags & EX_RESPONSE_STARTED:
+            raise RuntimeError("the answer has already begun")
+        if not 200 <= status <= 599:
+            raise ValueError(f"{status} is not the status of a final answer (200 to 599)")
+        lines = render_fields(headers, left)
+        for name, value in left:
+            if name == "content-length" and length is None:
+                length = int(value)
+        self.declared = -1 if length is None else int(length)
+        if length is not None and self.declared < 0:
+            raise ValueError(f"a body cannot be {length} bytes long")
+        self.c.now = monotonic_ns()
+        if exchange_start(self.e, status, lines, <uint32_t>len(lines), self.declared) < 0:
+            raise MemoryError
+        self.written = 0
+
+    async def write(self, data):
+        """Send body bytes; returns when the kernel has them (back-pressure)."""
+        cdef const unsigned char[::1] view
+        cdef Py_ssize_t size, at = 0, piece
+        cdef int done = 1
+        self.check()
+        if not self.e.flags & EX_RESPONSE_STARTED:
+            raise RuntimeError("start() the answer first")
+        if self.e.flags & EX_RESPONSE_DONE:
+            raise RuntimeError("the answer is already finished")
+        size = len(data)
+        if size == 0:
+            return
+        self.written += size
+        if 0 <= self.declared < self.written:
+            raise ValueError(f"{self.written} bytes written, but start() was told {self.declared}")
+        view = data
+        while at < size:
+            piece = size - at if size - at < WRITE_MAX else WRITE_MAX
+            self.c.now = monotonic_ns()
+            done = exchange_write(self.e, <const char *>&view[at], <uint32_t>piece)
+            at += piece
+            if done < 0:
+                exchange_abort(self.e, 100)
+                self.gone = True
+                raise ClientDisconnected("the client closed the connection")
+            if done == 0:
+                self.drained = self.loop.create_future()
+                try:
+                    await self.drained
+                finally:
+                    self.drained = None
+                self.check()
+
+    def finish(self):
+        """The answer is whole. RuntimeError when fewer bytes were written than announced."""
+        self.check()
+        if not self.e.flags & EX_RESPONSE_STARTED:
+            raise RuntimeError("start() the answer first")
+        if self.e.flags & EX_RESPONSE_DONE:
+            return
+        if self.declared >= 0 and self.written != self.declared and self.e.req.method_id != METHOD_HEAD:
+            raise RuntimeError(f"{self.written} bytes written, but start() was told {self.declared}")
+        self.c.now = monotonic_ns()
+        exchange_complete(self.e)
+
+    async def respond(self, int status, headers=None, body=b""):
+        """A whole answer at once. body: bytes, or str (sent as UTF-8)."""
+        if isinstance(body, str):
+            body = body.encode()
+        await self.start(status, headers, len(body))
+        await self.write(body)
+        self.finish()
+
+    # ---- upstreams
+
+    async def forward(self, str upstream not None, method=None, path=None, headers=None, body=None,
+                      double timeout=60.0):
+        """Send a request to an upstream of the configuration, through the engine's pools.
+
+        What is not given is taken from this exchange: its method, path with query, end-to-end
+        header fields (without the credential), body. timeout: seconds until the head of the
+        answer, and between two parts of its body. Returns an UpstreamResponse once the head
+        of the answer is here. UpstreamError says why there is none; LookupError: no such
+        upstream; ValueError: a bad method, path or header.
+        """
+        cdef UpstreamResponse r
+        cdef call *k
+        cdef int reason
+        cdef const upstream_rec *group
+        cdef uint32_t i
+        cdef bytes name = upstream.encode()
+        self.check()
+        group = NULL
+        for i in range(self.e.snap.upstreams.count):
+            group = snap_upstream(self.e.snap, i)
+            if group.name.len == <uint32_t>len(name) and memcmp(
+                    snap_str(self.e.snap, group.name), PyBytes_AS_STRING(name), len(name)) == 0:
+                break
+            group = NULL
+        if group is NULL:
+            raise LookupError(f"the configuration has no upstream {upstream!r}")
+        method = self.method if method is None else method
+        if path is None:
+            path = self.path + ("?" + self.query if self.e.req.has_query else "")
+        if not isinstance(method, str) or TOKEN.fullmatch(method) is None:
+            raise ValueError(f"{method!r} is not a method")
+        if not isinstance(path, str) or not path.startswith("/") or BAD_TARGET.search(path):
+            raise ValueError(f"{path!r} is not a path: it starts with '/', without spaces, percent-encoded")
+        if body is None:
+            body = self.body
+        elif isinstance(body, str):
+            body = body.encode()
+        line, rest = self.request_head(method, path, headers, bytes(body))
+        k = <call *>calloc(1, sizeof(call))
+        if k is NULL:
+            raise MemoryError
+        self.c.n_calls += 1
+        k.owner = self.c
+        k.ex = self.e
+        k.snap = self.e.snap
+        k.group = group
+        k.method_id = METHODS.get(method, METHOD_OTHER)
+        k.first_byte_ms = <uint32_t>(timeout * 1000)
+        k.idle_ms = k.first_byte_ms
+        k.flags = CALL_PYTHON | CALL_REPLAYABLE | (CALL_IDEMPOTENT if method in METHODS else 0)
+        k.hash = self.e.consumer.identity
+        k.py_line = <uint32_t>len(line)
+        k.py_request = self.keep(line + rest)
+        r = UpstreamResponse.__new__(UpstreamResponse)
+        r.exchange = self
+        r.k = k
+        k.py = <void *>r
+        self.responses.append(r)
+        self.c.now = monotonic_ns()
+        reason = call_start(self.c, k)
+        self.after()
+        try:
+            while reason == 0 and k.py_head is NULL and k.state != CALL_FAILED:
+                r.waiter = self.loop.create_future()
+                try:
+                    await r.waiter
+                finally:
+                    r.waiter = None
+                if r.k is NULL:
+                    raise ClientDisconnected("the client closed the connection")
+            if reason == 0 and k.py_head is NULL:
+                reason = k.failure
+            if k.py_head is NULL:
+                raise UpstreamError(reason_name(reason), upstream)
+            r.settle_head()
+        except BaseException:
+            r.drop()
+            self.forget(r)
+            raise
+        return r
+
+    cdef buf *keep(self, bytes data) except NULL:
+        cdef buf *b = buf_borrow(&self.c.bufs, <uint32_t>len(data))
+        if b is NULL:
+            raise MemoryError
+        memcpy(buf_head(b), PyBytes_AS_STRING(data), len(data))
+        b.end = b.start + <uint32_t>len(data)
+        return b
+
+    def forget(self, r):
+        if r in self.responses:
+            self.responses.remove(r)
+
+    def request_head(self, str method, str path, headers, bytes body):
+        """(what goes before Host, what goes after it) of a request to an upstream."""
+        cdef list left = []
+        cdef list own = []
+        cdef const field *f
+        cdef uint32_t i
+        if headers is None:
+            for i in range(self.e.req.nfields):
+                f = &self.e.req.fields[i]
+                if f.flags & FIELD_HOP or f.id == F_HOST or f.id == F_CONTENT_LENGTH or f.id == F_EXPECT \
+                        or i + 1 == self.e.credential_field:
+                    continue
+                own.append((
+                    PyBytes_FromStringAndSize(self.e.base + f.name, f.name_len).decode("latin-1"),
+                    PyBytes_FromStringAndSize(self.e.base + f.value, f.value_len).decode("latin-1")))
+            headers = own
+        elif hasattr(headers, "items"):
+            headers = list(headers.items())
+        else:
+            headers = list(headers)
+        names = {name.lower() for name, _ in headers if isinstance(name, str)}
+        lines = render_fields(headers, left)
+        if "x-request-id" not in names:
+            lines += f"X-Request-ID: {self.request_id}\r\n".encode()
+        if "traceparent" not in names:
+            lines += f"traceparent: {self.trace}\r\n".encode()
+        if body or method not in ("GET", "HEAD", "DELETE", "OPTIONS", "TRACE"):
+            lines += f"Content-Length: {len(body)}\r\n".encode()
+        line = f"{method} {path} HTTP/1.1\r\n".encode("ascii")
+        if "host" in names:
+            return b"", line + lines + b"\r\n" + body
+        return line, lines + b"\r\n" + body
+
+    def relay(self, UpstreamResponse response not None):
+        """Answer with this response; from here on no Python per chunk. The handler may return."""
+        cdef call *k = response.k
+        self.check()
+        if self.e.flags & EX_RESPONSE_STARTED:
+            raise RuntimeError("the answer has already begun")
+        if k is NULL or k.state != CALL_BODY or k.ex is not self.e:
+            raise RuntimeError("only a response of this exchange whose body has not been read can be relayed")
+        self.c.now = monotonic_ns()
+        k.next = self.e.calls
+        self.e.calls = k                 # the exchange's memory now
+        exchange_relay(self.e, k)
+        response.k = NULL
+        self.after()
+
+    # ---- what the engine tells, and the end
+
+    cdef int told(self, uint32_t bits) except -1:
+        if bits & WAKE_GONE:
+            self.gone = True
+            if self.task is not None and not self.task.done():
+                self.task.cancel()
+                self.loop.call_later(SETTLE_S, cancel_again, self.task)
+        if bits & (WAKE_WRITABLE | WAKE_DONE) and self.drained is not None and not self.drained.done():
+            self.drained.set_result(None)
+        if bits & WAKE_CALL:
+            for r in list(self.responses):
+                if (<UpstreamResponse>r).k is not NULL:
+                    (<UpstreamResponse>r).told()
+        return 0
+
+    cdef int finished(self) except -1:
+        """The handler returned."""
+        if self.e.flags & (EX_ABORTED | EX_RESPONSE_DONE) or self.e.relaying is not NULL:
+            return 0
+        if not self.e.flags & EX_RESPONSE_STARTED:
+            log.error("request %s: the handler of route %s returned without an answer", self.request_id, self.route)
+            self.failed()
+        elif 0 <= self.declared != self.written and self.e.req.method_id != METHOD_HEAD:
+            log.error("request %s: the handler of route %s wrote %d of %d bytes", self.request_id, self.route,
+                      self.written, self.declared)
+            self.failed()
+        else:
+            exchange_complete(self.e)
+        return 0
+
+    cdef int failed(self) except -1:
+        """Tell the client, or break off what had begun."""
+        if not self.e.flags & EX_ABORTED:
+            self.c.now = monotonic_ns()
+            exchange_refuse(self.e, INTERNAL_ERROR)
+        return 0
+
+    cdef int release(self) except -1:
+        cdef exchange *e = self.e
+        if e is NULL:
+            return 0
+        for r in self.responses:
+            (<UpstreamResponse>r).drop()
+        self.responses.clear()
+        self.e = NULL
+        if e.flags & EX_WAKE:
+            unqueue(self.c, e)
+        e.py = NULL
+        self.c.now = monotonic_ns()
+        exchange_release(e)
+        self.after()
+        Py_DECREF(self)                  # the engine's reference, taken in begin_upcalls
+        return 0
+
+
+cdef void unqueue(core *c, exchange *e) noexcept:
+    cdef exchange **at = &c.wake_head
+    cdef exchange *last = NULL
+    while at[0] is not NULL:
+        if at[0] is e:
+            at[0] = e.next
+            if c.wake_tail is e:
+                c.wake_tail = last
+            break
+        last = at[0]
+        at = &last.next
+    e.flags &= ~EX_WAKE
+
+
+def cancel_again(task):
+    """A cancelled handler has had its time to settle."""
+    if not task.done():
+        log.warning("a handler did not end %g s after its client left; it is cancelled again", SETTLE_S)
+        task.cancel()
+
+
+async def run_handler(Exchange x not None, handler):
+    """One handler's task, from its call to the exchange's release."""
+    try:
+        await handler(x)
+        x.finished()
+    except asyncio.CancelledError:
+        if not x.gone:
+            x.failed()                   # the worker is being stopped
+    except ClientDisconnected:
+        pass
+    except Exception:
+        log.exception("request %s: the handler of route %s failed", x.request_id if not x.gone else "?",
+                      x.route if not x.gone else "?")
+        x.failed()
+    finally:
+        x.task = None
+        x.release()
+
+
+cdef int begin_upcalls(Engine engine, core *c) except -1:
+    cdef exchange *e
+    cdef Exchange x
+    while c.upcall_head is not NULL:
+        e = c.upcall_head
+        c.upcall_head = e.next
+        if c.upcall_head is NULL:
+            c.upcall_tail = NULL
+        e.next = NULL
+        if e.flags & EX_ABORTED:
+            exchange_release(e)          # the client left before Python began
+            continue
+        x = Exchange.__new__(Exchange)
+        x.e = e
+        x.c = c
+        x.engine = engine
+        x.loop = engine.loop
+        x.responses = []
+        x.declared = -1
+        Py_INCREF(x)
+        e.py = <void *>x
+        x.task = engine.loop.create_task(run_handler(x, (<list>e.ref.handlers)[e.route.handler]))
+    return 0
+
+
+cdef int wake_upcalls(core *c) except -1:
+    cdef exchange *e
+    cdef uint32_t bits
+    while c.wake_head is not NULL:
+        e = c.wake_head
+        c.wake_head = e.next
+        if c.wake_head is NULL:
+            c.wake_tail = NULL
+        e.next = NULL
+        e.flags &= ~EX_WAKE
+        bits = e.wake
+        e.wake = 0
+        if e.py is not NULL:
+            (<Exchange>e.py).told(bits)
+    return 0
