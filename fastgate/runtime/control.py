@@ -36,7 +36,7 @@ import uvloop
 
 from fastgate._core.credentials import CredentialIndex
 from fastgate._core.shm import Segment
-from fastgate.api.ports import LimitUse, Readiness, WorkerStatus
+from fastgate.api.ports import LimitUse, Readiness, RouteUse, WorkerStatus
 from fastgate.errors import ConfigurationError, FastGateError
 from fastgate.identity import Identity
 from fastgate.model import codec
@@ -182,7 +182,7 @@ class Control:
             return codec.decode(served.document), served.file_digest, newest
         if served is not None and served.file_digest == digest:
             try:
-                kept = codec.decode(served.document)
+                kept: Gateway = codec.decode(served.document)
             except ConfigurationError as error:
                 log.error("what was served last cannot be used (%s); the file is", error)
                 return gateway, digest, newest
@@ -231,8 +231,12 @@ class Control:
     async def _serve_api(self) -> None:
         from fastgate.runtime.apiserver import ApiServer  # heavy: after the first publish
 
-        server = ApiServer(self, self._identity, self._launch, self._publisher)
-        await server.run()
+        def revisions_are_here(revisions: Revisions) -> None:
+            self._revisions = revisions
+
+        await ApiServer(
+            self, self._identity, self._launch, self._publisher, revisions_are_here
+        ).run()
 
     # ---- what others say -----------------------------------------------------------------
 
@@ -359,6 +363,9 @@ class Control:
             return []
         slot = self._publisher.slots.plans.get(plan) if plan is not None else None
         return self._limits.of(snapshot, consumer_id, slot)
+
+    def usage(self) -> list[RouteUse]:
+        return self._records.usage()
 
     async def drain(self) -> None:
         self._uplink.send(DrainWanted())

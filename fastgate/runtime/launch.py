@@ -27,7 +27,7 @@ class Launch:
         first: take what was read before the fork. Raises ConfigurationError.
         """
         if self.config is None:
-            gateway = codec.decode(self.document)
+            gateway: Gateway = codec.decode(self.document)
             return gateway, codec.digest(gateway), None
         loaded = self.first if first and self.first is not None else load(self.config)
         return loaded.gateway, loaded.digest, loaded

@@ -72,6 +72,7 @@ class Publisher:
         self.snapshot: Snapshot | None = None
         self.generation = 0  # that every worker serves, or is to serve
         self.file_digest = ""  # of the file when it was last read
+        self.checks: list[Callable[[Gateway], None]] = []  # raise ConfigurationError
         self.on_served: list[Callable[[], None]] = []
 
     @property
@@ -121,6 +122,8 @@ class Publisher:
     ) -> int:
         generation = self._last + 1
         self._identity.check_plans(gateway)
+        for check in self.checks:
+            check(gateway)
         await self._resolver.add(names_of(gateway), patience)
         slots = self._slots.copy()
         image = await asyncio.to_thread(

@@ -13,6 +13,7 @@ from fastgate._core.quota import QuotaTable
 from fastgate._core.shm import Segment
 from fastgate._core.snapshot import LimitKind, LimitScope, Snapshot, stable_hash
 from fastgate.api.ports import LimitUse, Readiness, WorkerStatus
+from fastgate.observability.metrics import process_memory
 
 _ADDRESS, _ROUTE = LimitScope.BY_ADDRESS, LimitScope.BY_ROUTE
 _CONSUMER, _PLAN = LimitScope.BY_CONSUMER, LimitScope.BY_PLAN
@@ -51,7 +52,7 @@ def workers(segment: Segment) -> list[WorkerStatus]:
                 upstream_idle=row.upstream_idle,
                 starts=row.starts,
                 heartbeat_age=segment.heartbeat_age(index) or 0.0,
-                memory=_pss(pid) if pid else 0,
+                memory=(process_memory(pid) or 0) if pid else 0,
             )
         )
     return found
@@ -163,15 +164,3 @@ def _routes_of(snapshot: Snapshot) -> Iterator[tuple[str, int, int, dict[str, An
                 if scope & _SERVICE and route["service"] != NONE32:
                     service = snapshot.service(route["service"])["identity"]
                 yield name, route["identity"], service, limit
-
-
-def _pss(pid: int) -> int:
-    """Proportional memory of a process in bytes; 0 where it cannot be read."""
-    try:
-        with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
-            for line in file:
-                if line.startswith("Pss:"):
-                    return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass
-    return 0

@@ -1,0 +1,81 @@
+"""Fixtures over real processes and sockets. What they give is in `gatewaykit`.
+
+`gateway` starts gateways for one test, `shared_gateway` for all tests of a module; both stop
+them, by their pid. `upstream` and `shared_upstream` are a server that misbehaves on demand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gatewaykit import Gateway, Upstream
+
+StartGateway = Callable[..., Gateway]
+StartUpstream = Callable[..., Upstream]
+
+
+def _gateways(folder_of: Callable[[], Path]) -> Iterator[StartGateway]:
+    started: list[Gateway] = []
+
+    def start(
+        config: dict[str, Any] | str | None,
+        workers: int = 2,
+        *,
+        wait: bool = True,
+        **more: Any,
+    ) -> Gateway:
+        """wait: until it serves. Other arguments as `Gateway` takes them."""
+        gateway = Gateway(config, folder_of(), workers=workers, **more)
+        started.append(gateway)
+        return gateway.wait_serving() if wait else gateway
+
+    yield start
+    for gateway in started:
+        gateway.stop()
+
+
+def _upstreams() -> Iterator[StartUpstream]:
+    started: list[Upstream] = []
+
+    def start(unix: str | None = None) -> Upstream:
+        started.append(Upstream(unix))
+        return started[-1]
+
+    yield start
+    for upstream in started:
+        upstream.stop()
+
+
+@pytest.fixture
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartGateway]:
+    """`gateway(config, workers=2)` starts a `fastgate run` on free ports and waits for it."""
+    yield from _gateways(lambda: tmp_path_factory.mktemp("gateway"))
+
+
+@pytest.fixture(scope="module")
+def shared_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartGateway]:
+    """As `gateway`, and it lives as long as the module's tests."""
+    yield from _gateways(lambda: tmp_path_factory.mktemp("gateway"))
+
+
+@pytest.fixture
+def upstreams() -> Iterator[StartUpstream]:
+    """`upstreams()` starts another upstream."""
+    yield from _upstreams()
+
+
+@pytest.fixture
+def upstream(upstreams: StartUpstream) -> Upstream:
+    """An upstream that does what the path says."""
+    return upstreams()
+
+
+@pytest.fixture(scope="module")
+def shared_upstream() -> Iterator[Upstream]:
+    """As `upstream`, and it lives as long as the module's tests."""
+    found = Upstream()
+    yield found
+    found.stop()
