@@ -385,14 +385,15 @@ class _Compilation:
         if shown is None:
             shown = self.gateway.headers.rate_limits
         flags = (_LIMIT_HEADERS if shown else 0) | (0 if route.log else _LOG_OFF)
-        for name, flag in _ROUTE_FLAGS.items():
-            if getattr(route, name):
-                flags |= flag
+        if route.encoded_slash or route.preserve_host or route.websocket or route.retired:
+            for name, flag in _ROUTE_FLAGS.items():
+                if getattr(route, name):
+                    flags |= flag
         return flags
 
     def _pattern(self, index: int, path: str) -> str:
         pattern = canonical_path(path)
-        if any(segment in (".", "..") for segment in pattern.split("/")):
+        if pattern is not path and not {".", ".."}.isdisjoint(pattern.split("/")):
             raise ConfigurationError(
                 f"{path!r} has a dot segment; paths are matched without", f"routes[{index}].path"
             )

@@ -87,6 +87,8 @@ def challenge(auth: ApiKeyAuth, realm: str) -> str:
 
 def notice(route: Route) -> str:
     """Response lines of a route that is going away: Deprecation, Sunset, Link."""
+    if route.deprecated is None and route.sunset is None and route.notice is None:
+        return ""
     lines = []
     if route.deprecated is not None:
         lines.append(f"Deprecation: @{route.deprecated.unix}")

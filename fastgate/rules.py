@@ -34,6 +34,7 @@ from fastgate.model.gateway import (
 )
 from fastgate.model.resolve import OwnedLimit
 from fastgate.rendering import (
+    WINDOWS,
     challenge,
     cors_methods,
     policy_member,
@@ -106,6 +107,7 @@ class RuleTables:
                 amount=limit.requests,
                 name=limit.label,
                 policy=policy,
+                window_s=WINDOWS[limit.period],
                 period=_PERIODS[limit.period],
                 flags=int(LimitFlag.LIMIT_OFFER_UPGRADE) if limit.then == "offer_upgrade" else 0,
             )
