@@ -1,0 +1,348 @@
+"""Images: built, sealed, mapped; what is not one is refused, with the reason."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastgate._core.image import ImageBuilder, seal
+from fastgate._core.snapshot import (
+    HEADER_SIZE,
+    ROUTE_SIZE,
+    LimitKind,
+    LimitScope,
+    Snapshot,
+    stable_hash,
+)
+from fastgate.errors import SnapshotError
+
+
+def sample() -> ImageBuilder:
+    """An image with something in every table."""
+    image = ImageBuilder()
+    image.add_upstream("pool", slot=3, connect_ms=100)
+    image.add_target(
+        "http://a:1", identity=7, slot=0, sockaddr=b"\2\0" + b"x" * 14, authority="a:1"
+    )
+    image.add_target("http://b:1", identity=8, slot=5, sockaddr=b"", authority="b:1", weight=9)
+    image.add_upstream("other", slot=4)
+    image.add_target("unix:/x", identity=9, slot=1, sockaddr=b"\1\0/x\0", authority="localhost")
+    limit = image.limit(
+        identity=stable_hash("x"),
+        kind=LimitKind.LIMIT_RATE,
+        scope=LimitScope.BY_ADDRESS | LimitScope.BY_ROUTE,
+        amount=100,
+        name="burst",
+        policy='"burst";q=100;w=60',
+        interval_ns=10,
+        tolerance_ns=1000,
+        window_s=60,
+    )
+    image.add_service(
+        "api", slot=0, upstream=1, first_byte_ms=5, idle_ms=6, plans=image.numbers([2])
+    )
+    image.add_plan("gold", slot=2, limits=image.table([limit]))
+    image.add_route(
+        "one",
+        slot=11,
+        service=0,
+        handler=image.add_handler("a.b:c"),
+        auth=image.add_auth(flags=1, header="x-key", challenge="Bearer"),
+        cors=image.add_cors(
+            origins=image.strings(["https://a", "https://b"]),
+            allow_methods="GET",
+            allow_headers="",
+            expose_headers="ETag",
+            max_age=60,
+            flags=0,
+        ),
+        static_response=image.add_static(head=b"HTTP/1.1 200 OK\r\n", body=b"hi", status=200),
+        limits=image.table([limit]),
+        addresses=image.table(
+            [image.address_rule("10.0.0.0/8", False), image.address_rule("2001:db8::/32", True)]
+        ),
+        request_rules=image.table([image.header_rule("X-A", "1", 1)]),
+        predicates=image.table([image.predicate(2, "x-b", "2")]),
+        pattern="/{id}",
+        params=image.strings(["id"]),
+        tokens=image.strings(["PURGE"]),
+    )
+    image.set_refusal(60, head=b"HTTP/1.1 429 X\r\n", body=b"{}", status=429, close=False)
+    image.set_faults(["", "bad"])
+    image.set_settings(
+        identity=5,
+        via="gate",
+        server="fg",
+        max_line=8192,
+        trusted_proxies=image.table([image.address_rule("127.0.0.1", True)]),
+    )
+    return image
+
+
+@pytest.fixture
+def fd() -> Iterator[int]:
+    made = sample().finish(42)
+    yield made
+    os.close(made)
+
+
+def test_everything_that_was_put_in_is_there(fd: int) -> None:
+    snapshot = Snapshot(fd, verify=True)
+    assert snapshot.generation == 42
+    assert snapshot.bytes == os.fstat(fd).st_size
+    assert snapshot.routes() == ["one"]
+    assert snapshot.services() == ["api"]
+    assert snapshot.upstreams() == ["pool", "other"]
+    assert snapshot.handlers() == ["a.b:c"]
+    assert snapshot.plans() == {2: "gold"}
+    assert snapshot.faults() == ["", "bad"]
+    route = snapshot.route(0)
+    assert (route["name"], route["slot"], route["pattern"]) == (b"one", 11, b"/{id}")
+    assert route["identity"] == stable_hash("one")
+    assert (route["params"], route["tokens"]) == ([b"id"], [b"PURGE"])
+    assert route["limits"][0]["policy"] == b'"burst";q=100;w=60'
+    assert route["limits"][0]["scope"] == 3
+    assert route["addresses"] == [
+        (b"\0" * 10 + b"\xff\xff\x0a\0\0\0", 104, False),
+        (bytes.fromhex("20010db8") + b"\0" * 12, 32, True),
+    ]
+    assert route["request_rules"][0]["line"] == b"X-A: 1\r\n"
+    assert route["request_rules"][0]["name"] == b"x-a"
+    assert route["predicates"][0]["value"] == b"2"
+    assert snapshot.service(0)["plans"] == [2]
+    assert snapshot.upstream(0)["targets"] == [0, 1]
+    assert snapshot.upstream(1)["targets"] == [2]
+    assert snapshot.target(1)["sockaddr"] == b""
+    assert snapshot.target(2)["sockaddr"] == b"\1\0/x\0"
+    assert (snapshot.target(1)["weight"], snapshot.target(2)["upstream"]) == (9, 1)
+    assert snapshot.plan(2)["limits"] == route["limits"]
+    assert snapshot.plan(0)["name"] == b""
+    assert snapshot.auth(0)["header"] == b"x-key"
+    assert snapshot.cors(0)["origins"] == [b"https://a", b"https://b"]
+    assert snapshot.static(0)["body"] == b"hi"
+    assert snapshot.refusal(60)["status"] == 429
+    assert snapshot.refusal(61)["status"] == 0
+    settings_ = snapshot.settings()
+    assert (settings_["via"], settings_["max_line"]) == (b"gate", 8192)
+    assert settings_["trusted_proxies"][0][1] == 128
+
+
+@pytest.mark.parametrize("view", ["route", "service", "upstream", "target", "plan", "auth"])
+def test_a_record_that_is_not_there(fd: int, view: str) -> None:
+    with pytest.raises(IndexError):
+        getattr(Snapshot(fd), view)(99)
+
+
+def test_the_image_cannot_be_changed(fd: int) -> None:
+    Snapshot(fd)
+    with pytest.raises(PermissionError):
+        os.pwrite(fd, b"x", 0)
+    with pytest.raises(PermissionError):
+        os.ftruncate(fd, 1)
+    with pytest.raises(PermissionError):
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, 0)
+
+
+def test_the_mapping_outlives_the_descriptor(fd: int) -> None:
+    snapshot = Snapshot(os.dup(fd))
+    again = Snapshot(snapshot.fd)
+    assert snapshot.fd != fd
+    assert snapshot.route(0) == again.route(0)
+
+
+def test_a_snapshot_closes_what_it_opened(fd: int) -> None:
+    snapshot = Snapshot(fd)
+    mine = snapshot.fd
+    del snapshot
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(mine)
+    os.fstat(fd)
+
+
+def test_mapping_is_not_repeated_work(fd: int) -> None:
+    """Equal strings and tables stand in an image once."""
+    image = ImageBuilder()
+    for i in range(100):
+        rules = image.table([image.header_rule("X-Long-Name", "v" * 1000, 1)])
+        image.add_route(f"{i}", slot=i, request_rules=rules)
+    made = image.finish(1)
+    assert os.fstat(made).st_size < 100 * ROUTE_SIZE + 8000
+    os.close(made)
+
+
+# ---- what is refused -----------------------------------------------------------------------
+
+
+def opened(raw: bytes, verify: bool = False) -> Snapshot:
+    fd = seal(raw)
+    try:
+        return Snapshot(fd, verify=verify)
+    finally:
+        os.close(fd)
+
+
+@pytest.fixture
+def raw(fd: int) -> bytes:
+    return os.pread(fd, os.fstat(fd).st_size, 0)
+
+
+def test_a_sealed_copy_is_as_good(raw: bytes) -> None:
+    assert opened(raw, verify=True).routes() == ["one"]
+
+
+def test_unsealed(raw: bytes) -> None:
+    fd = os.memfd_create("x", os.MFD_ALLOW_SEALING)
+    try:
+        os.write(fd, raw)
+        with pytest.raises(SnapshotError, match="not sealed"):
+            Snapshot(fd)
+    finally:
+        os.close(fd)
+
+
+def test_other_magic(raw: bytes) -> None:
+    with pytest.raises(SnapshotError, match="FGSNAP"):
+        opened(b"ELF" + raw[3:])
+
+
+def test_other_version(raw: bytes) -> None:
+    with pytest.raises(SnapshotError, match="version 9"):
+        opened(raw[:8] + struct.pack("<I", 9) + raw[12:])
+
+
+@pytest.mark.parametrize("cut", [0, 1, HEADER_SIZE - 1])
+def test_shorter_than_its_header(raw: bytes, cut: int) -> None:
+    with pytest.raises(SnapshotError, match="within its header"):
+        opened(raw[:cut])
+
+
+def test_cut_short(raw: bytes) -> None:
+    with pytest.raises(SnapshotError, match="says it has"):
+        opened(raw[:-32])
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_any_changed_byte_is_noticed(data: st.DataObject) -> None:
+    made = sample().finish(1)
+    raw = bytearray(os.pread(made, os.fstat(made).st_size, 0))
+    os.close(made)
+    at = data.draw(st.integers(0, len(raw) - 1))
+    raw[at] ^= data.draw(st.integers(1, 255))
+    with pytest.raises(SnapshotError):
+        opened(bytes(raw))
+
+
+def test_large_images_are_checked_whole_only_where_asked() -> None:
+    image = ImageBuilder()
+    for i in range(20_000):
+        image.add_route(f"route-{i}", slot=i, pattern=f"/route-{i}")
+    made = image.finish(1)
+    raw = bytearray(os.pread(made, os.fstat(made).st_size, 0))
+    os.close(made)
+    assert len(raw) > 2 << 20
+    raw[-40] ^= 1
+    opened(bytes(raw))
+    with pytest.raises(SnapshotError, match="checksum of the image"):
+        opened(bytes(raw), verify=True)
+
+
+REFERENCES = [
+    ({"service": 0}, "route 0"),
+    ({"handler": 1}, "route 0"),
+    ({"auth": 5}, "route 0"),
+    ({"limits": (1 << 40) + 3}, "route 0"),
+    ({"params": (0xFFFFFFF8 << 32) + 1}, "route 0"),
+]
+
+
+@pytest.mark.parametrize(("fields", "where"), REFERENCES)
+def test_references_that_lead_nowhere(fields: dict[str, int], where: str) -> None:
+    image = ImageBuilder()
+    image.add_route("r", slot=0, **fields)
+    made = image.finish(1)
+    try:
+        Snapshot(made)  # a worker trusts what control has verified
+        with pytest.raises(SnapshotError, match=where):
+            Snapshot(made, verify=True)
+    finally:
+        os.close(made)
+
+
+def test_a_service_needs_its_upstream() -> None:
+    image = ImageBuilder()
+    image.add_service("s", slot=0, upstream=0, first_byte_ms=1, idle_ms=1)
+    made = image.finish(1)
+    with pytest.raises(SnapshotError, match="service 0"):
+        Snapshot(made, verify=True)
+    os.close(made)
+
+
+# ---- the builder's own refusals ------------------------------------------------------------
+
+
+def test_numbers_that_do_not_fit() -> None:
+    image = ImageBuilder()
+    with pytest.raises(OverflowError):
+        image.add_route("r", slot=1 << 32)
+    with pytest.raises(OverflowError):
+        image.add_route("r", slot=-1)
+
+
+def test_a_builder_is_used_once() -> None:
+    image = ImageBuilder()
+    os.close(image.finish(1))
+    with pytest.raises(ValueError, match="has made its image"):
+        image.finish(2)
+
+
+def test_targets_need_an_upstream_and_a_short_address() -> None:
+    image = ImageBuilder()
+    with pytest.raises(ValueError, match="upstream before"):
+        image.add_target("t", identity=1, slot=0, sockaddr=b"", authority="")
+    image.add_upstream("u", slot=0)
+    with pytest.raises(ValueError, match="too long"):
+        image.add_target("t", identity=1, slot=0, sockaddr=b"x" * 113, authority="")
+
+
+@pytest.mark.parametrize("reason", [0, -1, 128])
+def test_a_refusal_needs_a_reason(reason: int) -> None:
+    with pytest.raises(ValueError, match="no reason"):
+        ImageBuilder().set_refusal(reason, head=b"", body=b"", status=400, close=True)
+
+
+@pytest.mark.parametrize("network", ["10.0.0.1/8", "host", "1.2.3.4/33"])
+def test_networks_that_are_none(network: str) -> None:
+    with pytest.raises(ValueError, match=r"appear to be|host bits"):
+        ImageBuilder().address_rule(network, True)
+
+
+# ---- the hash ------------------------------------------------------------------------------
+
+
+def test_the_hash_stays_what_it_is() -> None:
+    """Persisted quotas and shared rows are known by it: these numbers never change."""
+    for text, value in HASHES.items():
+        assert stable_hash(text) == value
+        assert stable_hash(text.encode()) == value
+
+
+HASHES = {
+    "": 0x572E28955249DE82,
+    "a": 0xD0025813B584B2F9,
+    "abc": 0xA6820069E9C53709,
+    "abcd": 0x8EEC5DC55E4B0EE4,
+    "route:orders-read/rate/0": 0xEE42DE62E0FFA478,
+}
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.sets(st.binary(max_size=24), min_size=2, max_size=200))
+def test_different_bytes_hash_differently(texts: set[bytes]) -> None:
+    assert len({stable_hash(text) for text in texts}) == len(texts)
