@@ -1,0 +1,381 @@
+"""The comparison's parts: configurations, placement, accounting, statistics, verdict, report."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.compare import __main__ as command
+from benchmarks.compare import generator, schema, verdict
+from benchmarks.compare.gateway import FastGate
+from benchmarks.compare.machine import available_cores, facts, place
+from benchmarks.compare.peers import Envoy, HAProxy, Nginx, program
+from benchmarks.compare.processes import Cpu, Tree, cpu_of, parse_stat, pss_of, spent, tree_of
+from benchmarks.compare.report import markdown
+from benchmarks.compare.scenarios import SUBJECTS, table
+from benchmarks.compare.schema import Point, Spread
+from benchmarks.compare.session import Collected, add_latency
+from benchmarks.compare.subjects import KEY, Setup, Unavailable, all_keys
+from benchmarks.workload import base36, routes, shuffled_paths
+
+# ---- what is measured ------------------------------------------------------------------------
+
+
+def test_scenarios_have_names_of_their_own_and_known_subjects() -> None:
+    scenarios = table()
+    names = [s.name for s in scenarios]
+    assert len(set(names)) == len(names)
+    for scenario in scenarios:
+        assert set(scenario.subjects) <= set(SUBJECTS)
+        assert set(scenario.setup) <= set(Setup.__dataclass_fields__)
+    assert names.index("saturation") < names.index("half-load")  # sets its rate
+
+
+def test_every_budget_reads_figures_that_some_scenario_measures() -> None:
+    """With every scenario measured, no budget is left without a figure."""
+    points = []
+    for scenario in table():
+        for subject in scenario.subjects:
+            metrics = {name: Spread.of([1.0, 2.0, 3.0]) for name in schema.METRICS}
+            points.append(a_point(scenario.name, subject, metrics, mode=scenario.mode))
+    assert [b.budget for b in verdict.judge(points) if b.figure is None] == []
+
+
+def test_scenarios_are_chosen_by_name_or_by_quick() -> None:
+    names = [s.name for s in command.chosen(table(), ["flood-*", "idle"], quick=True)]
+    assert names == ["flood-401", "flood-429", "idle"]
+    quick = {s.name for s in command.chosen(table(), None, quick=True)}
+    assert "saturation" in quick
+    assert "body-1m" not in quick
+    assert len(command.chosen(table(), None, quick=False)) == len(table())
+
+
+# ---- the workload ----------------------------------------------------------------------------
+
+
+def test_routes_are_the_same_each_time_and_match_their_paths() -> None:
+    made = routes(400)
+    assert made == routes(400)
+    assert len({r.pattern for r in made}) == 400
+    for route in made:
+        assert route.path.startswith(route.literal)
+        shape = re.escape(route.pattern).replace(r"\{rest\*\}", ".*").replace(r"\{id\}", "[^/]+")
+        assert re.fullmatch(shape, route.path), route
+    assert set(shuffled_paths(made, 1000)) <= {r.path for r in made}
+
+
+@given(st.integers(0, 10**9))
+def test_base36_is_read_back(number: int) -> None:
+    assert int(base36(number), 36) == number
+
+
+# ---- configurations --------------------------------------------------------------------------
+
+
+def setup(folder: Path, **fields: object) -> Setup:
+    return Setup(port=21000, backend=21001, folder=folder, spare=21002, **fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("policies", [False, True])
+@pytest.mark.parametrize("many", [1, 10])
+def test_nginx_takes_its_configuration(tmp_path: Path, policies: bool, many: int) -> None:
+    try:
+        binary = program("nginx", "nginx")
+    except Unavailable as e:
+        pytest.skip(str(e))
+    made = setup(tmp_path, policies=policies, routes=many, mark="7", descriptors=1024)
+    Nginx(policies=policies).write(made)
+    done = subprocess.run(
+        [binary, "-t", "-p", f"{tmp_path}/", "-c", "nginx.conf", "-e", "stderr"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "nginx.conf").read_text()
+    assert text.count("location ") == (1 if many == 1 else many + 1)
+    assert ("limit_req zone" in text) is policies
+    assert ("access_log off" in text) is not policies
+
+
+@pytest.mark.parametrize("policies", [False, True])
+def test_haproxy_takes_its_configuration(tmp_path: Path, policies: bool) -> None:
+    try:
+        binary = program("haproxy", "haproxy")
+    except Unavailable as e:
+        pytest.skip(str(e))
+    made = setup(tmp_path, policies=policies, descriptors=512)
+    HAProxy(policies=policies).write(made)
+    done = subprocess.run(
+        [binary, "-c", "-f", str(tmp_path / "haproxy.cfg")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert ("stick-table" in (tmp_path / "haproxy.cfg").read_text()) is policies
+
+
+def test_envoy_gets_its_ports(tmp_path: Path) -> None:
+    conf = json.loads(Envoy().files(setup(tmp_path))["envoy.json"])["static_resources"]
+    assert conf["listeners"][0]["address"]["socket_address"]["port_value"] == 21000
+    assert "21001" in json.dumps(conf["clusters"])
+
+
+@pytest.mark.parametrize("policies", [False, True])
+@pytest.mark.parametrize("many", [1, 50])
+def test_fastgate_takes_its_configuration(tmp_path: Path, policies: bool, many: int) -> None:
+    codec = pytest.importorskip("fastgate.model.codec")
+    made = setup(tmp_path, policies=policies, routes=many, mark="7", rate=5, burst=9)
+    text = FastGate(policies=policies).files(made)["gateway.json"]
+    gateway = codec.decode(json.loads(text))
+    assert len(gateway.routes) == (1 if many == 1 else many + 1)
+    assert gateway.workers == 1
+    for route in gateway.routes:
+        assert (route.auth.api_key is not None) is policies
+        assert len(route.limits) == len(route.quotas) == int(policies)
+    assert len(gateway.consumers) == (len(all_keys()) if policies else 0)
+    assert KEY not in text  # digests only
+
+
+def test_all_keys_are_known_to_everybody(tmp_path: Path) -> None:
+    made = setup(tmp_path, policies=True)
+    for subject in (Nginx(policies=True), HAProxy(policies=True)):
+        listed = subject.files(made)["keys.map"]
+        assert len(listed.splitlines()) == len(all_keys()) == 1000
+        assert KEY in listed
+
+
+# ---- the machine -----------------------------------------------------------------------------
+
+
+@given(st.integers(1, 16), st.integers(1, 8))
+def test_the_proxy_never_shares_unless_there_is_one_core(cores: int, workers: int) -> None:
+    placement = place(list(range(100, 100 + cores)), workers)
+    if cores == 1 and workers == 1:
+        assert placement
+        assert placement.describe()["shared"] == "yes"
+    elif cores < workers + 1:
+        assert placement is None
+    else:
+        assert placement
+        assert len(placement.proxy) == workers
+        assert placement.proxy_is_alone
+        assert placement.load_is_alone is (cores >= workers + 2)
+
+
+def test_facts_name_the_machine() -> None:
+    machine = facts()
+    assert machine.cores >= 1
+    assert machine.cpu
+    assert machine.kernel
+
+
+# ---- processes -------------------------------------------------------------------------------
+
+
+def test_a_name_may_hold_anything() -> None:
+    line = "42 (a b) c) S 7 42 42 0 -1 4194304 1 2 3 4 55 66 0 0 20 0 1 0 1 2 3"
+    assert parse_stat(line) == (7, 55, 66)
+
+
+def test_own_time_and_memory_can_be_read() -> None:
+    before = cpu_of(os.getpid())
+    sum(i * i for i in range(300_000))
+    assert cpu_of(os.getpid()).run_ns > before.run_ns
+    assert pss_of(os.getpid()) > 1 << 20
+
+
+def test_who_is_gone_used_nothing() -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    assert cpu_of(gone.pid) == Cpu()
+    assert pss_of(gone.pid) == 0
+
+
+def test_spent_counts_newcomers_from_zero() -> None:
+    before = {1: Cpu(100, 1, 1)}
+    after = {1: Cpu(150, 3, 2), 2: Cpu(10, 1, 0)}
+    used = spent(before, after)
+    assert used == {1: Cpu(50, 2, 1), 2: Cpu(10, 1, 0)}
+    assert used[1].user_share == pytest.approx(2 / 3)
+
+
+def test_a_tree_ends_with_all_its_children(tmp_path: Path) -> None:
+    script = (
+        "import subprocess, sys, signal\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "child = subprocess.Popen(['sleep', '600'])\n"
+        "print('up', flush=True)\n"
+        "child.wait()\n"
+    )
+    tree = Tree([sys.executable, "-c", script], cores=available_cores(), folder=tmp_path)
+    while not (tmp_path / "stdout.log").read_text():
+        assert tree.alive()
+    family = tree.pids()
+    assert len(family) == 2
+    assert tree_of(tree.pid) == family
+    assert set(tree.cpu()) == set(family)
+    tree.stop(patience=0.05)
+    assert not tree.alive()
+    child = Path(f"/proc/{family[1]}/stat")
+    assert not child.exists() or child.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+# ---- the generator's answer ------------------------------------------------------------------
+
+
+def an_answer(**fields: object) -> str:
+    shape: dict[str, object] = {
+        "version": 1, "window_s": 2.0, "responses": 10, "statuses": {"200": 9, "502": 1},
+        "reconnects": 0, **dict.fromkeys(generator.ERRORS, 0),
+        "latency": {"count": 2, "sum": 30, "max": 20, "buckets": [[10, 1], [20, 1]]},
+    }  # fmt: skip
+    return json.dumps(shape | fields)
+
+
+def test_an_answer_is_read() -> None:
+    outcome = generator.parse(an_answer(resets=2))
+    assert (outcome.responses, outcome.window_s) == (10, 2.0)
+    assert outcome.failed == 3  # two resets and a 502
+    assert outcome.latency.quantile(1.0) == 20
+
+
+@pytest.mark.parametrize("line", ["", "{}", "[]", "held", an_answer(version=2)])
+def test_what_is_no_answer_is_refused(line: str) -> None:
+    with pytest.raises(generator.LoadFailed):
+        generator.parse(line)
+
+
+def test_wrk_is_read() -> None:
+    assert command.wrk_rate("Running\nRequests/sec:  52558.83\nTransfer") == 52558.83
+    assert command.wrk_rate("unable to connect") == 0
+
+
+# ---- figures ---------------------------------------------------------------------------------
+
+
+def a_point(scenario: str, subject: str, metrics: dict[str, Spread], mode: str = "closed") -> Point:
+    return Point(
+        scenario=scenario, subject=subject, workers=1, connections=64, body=100, mode=mode,
+        metrics=metrics, statuses={"200": 1}, errors={},
+    )  # fmt: skip
+
+
+def test_a_spread_is_median_and_range() -> None:
+    assert Spread.of([3.0, 1.0, 2.0]) == Spread(2.0, 1.0, 3.0, [3.0, 1.0, 2.0])
+    with pytest.raises(ValueError, match="at least one round"):
+        Spread.of([])
+
+
+def test_ratios_are_formed_within_rounds() -> None:
+    """A machine that is twice as slow in one round is so for both sides."""
+    points = [
+        a_point("saturation", "a", {"cpu_us": Spread.of([10, 20, 10])}),
+        a_point("saturation", "b", {"cpu_us": Spread.of([20, 40, 20])}),
+    ]
+    figure = verdict.Figure
+    over, under = figure("saturation", "a", "cpu_us"), figure("saturation", "b", "cpu_us")
+    assert verdict.ratio(points, over, under) == 0.5
+    assert verdict.ratio(points, over, figure("saturation", "c", "cpu_us")) is None
+
+
+@pytest.mark.parametrize(("mine", "met"), [(17.0, True), (19.0, False)])
+def test_a_budget_is_met_or_not(mine: float, met: bool) -> None:
+    points = [
+        a_point("saturation", "fastgate-policies", {"cpu_us": Spread.of([mine])}),
+        a_point("saturation", "nginx-policies", {"cpu_us": Spread.of([20.0])}),
+    ]
+    first = verdict.judge(points)[0]
+    assert (first.met, first.limit) == (met, 0.90)
+    unknown = verdict.judge(points)[1]
+    assert (unknown.met, unknown.figure, unknown.note) == (None, None, "not measured in this run")
+
+
+def test_latency_is_added_to_that_of_the_backend_alone() -> None:
+    collected = {name: Collected() for name in ("direct", "nginx")}
+    collected["direct"].put({"p50_us": 50.0, "p99_us": 100.0})
+    collected["nginx"].put({"p50_us": 80.0, "p99_us": 190.0})
+    add_latency(collected)
+    assert collected["nginx"].metrics["added_p50_us"] == [30.0]
+    assert collected["nginx"].metrics["added_p99_us"] == [90.0]
+    assert "added_p50_us" not in collected["direct"].metrics
+
+
+# ---- the report ------------------------------------------------------------------------------
+
+
+def a_report() -> schema.Report:
+    points = []
+    for scenario in table():
+        for i, subject in enumerate(scenario.subjects):
+            metrics = {n: Spread.of([10.0 + i, 12.0 + i]) for n in schema.METRICS}
+            points.append(a_point(scenario.name, subject, metrics, scenario.mode))
+    return schema.Report(
+        started="2026-11-21T12:00:00Z",
+        seconds=1.5,
+        options={"rounds": 2},
+        machine=facts(),
+        placement={"proxy": "1"},
+        subjects=[
+            schema.Subject(name="nginx", product="nginx", version="1", description="a proxy")
+        ],
+        points=points,
+        skipped=[schema.Skipped(scenario="idle", subject="envoy", reason="not there")],
+        crosscheck={"nginx load": 1.0, "nginx wrk": 2.0},
+        verdict=verdict.judge(points),
+    )
+
+
+def test_a_report_is_read_back() -> None:
+    report = a_report()
+    text = schema.write(report)
+    assert schema.read(text) == report
+    raw = json.loads(text)
+    assert (raw["schema"], raw["version"]) == ("fastgate.compare", 1)
+    with pytest.raises(ValueError, match="not a"):
+        schema.read(msgspec.json.encode(raw | {"version": 99}))
+
+
+def test_every_metric_and_scenario_is_in_the_tables() -> None:
+    text = markdown(a_report(), {s.name: s.title for s in table()})
+    for scenario in table():
+        assert f"## {scenario.title}" in text
+    assert "| nginx |" in text
+    assert "idle, envoy: not there" in text
+    for row in text.splitlines():
+        if row.startswith("| ---"):
+            assert set(row) <= set("| -:")
+
+
+def test_the_report_is_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="pip install matplotlib")
+    from benchmarks.compare import plot
+
+    plot.draw(a_report(), tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_metrics_are_documented() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
+    missing = [name for name in schema.METRICS if f"`{name}`" not in text]
+    assert missing == []
+    for scenario in table():
+        assert f"`{scenario.name}`" in text
+
+
+def test_a_run_without_scenarios_writes_its_files(tmp_path: Path) -> None:
+    assert command.main(["--only", "none-such", "--output", str(tmp_path), "--quick"]) == 0
+    report = schema.read((tmp_path / "compare.json").read_bytes())
+    assert report.points == []
+    assert all(b.met is None for b in report.verdict)
+    assert (tmp_path / "compare.md").read_text().startswith("# FastGate")
