@@ -259,7 +259,7 @@ class Control:
     def _on_index(self, index: CredentialIndex) -> None:
         """A new credential index takes over: every worker, now and to come, gets it."""
         self._uplink.send(KeepCredentials(), (index.fd,))
-        self._links.use_credentials(index.fd)
+        self._links.use_credentials(os.dup(index.fd))
 
     def _on_addresses(self) -> None:
         async def publish() -> None:

@@ -208,6 +208,12 @@ class Links:
     def close(self) -> None:
         for index in list(self._links):
             self.remove(index)
+        if self._image is not None:
+            os.close(self._image.fd)
+            self._image = None
+        if self._credentials_fd >= 0:
+            os.close(self._credentials_fd)
+            self._credentials_fd = -1
 
     # ---- the two steps -------------------------------------------------------------------
 

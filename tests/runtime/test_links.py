@@ -1,0 +1,241 @@
+"""Control's links against workers of a few lines: all of them, or none."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from fastgate.errors import ApplyError, ConfigurationError
+from fastgate.runtime import links as links_module
+from fastgate.runtime.channel import Channel, ChannelClosed, socket_pair
+from fastgate.runtime.links import Image, Links
+from fastgate.runtime.messages import (
+    Abort,
+    Commit,
+    Listener,
+    Prepare,
+    Prepared,
+    Problem,
+    Serving,
+    ToWorker,
+    UseCredentials,
+)
+
+
+class FakeWorker:
+    """Answers at once, unless told otherwise. `serves` is what it would serve."""
+
+    def __init__(self, index: int, *, serves: int = 0) -> None:
+        self.index = index
+        self.serves = serves
+        self.problems: list[Problem] = []
+        self.silent = False
+        self.silent_after_prepare = False
+        self.heard: list[Any] = []
+        self.listening: list[str] = []
+        self._prepared: Prepare | None = None
+        self._changed = asyncio.Event()
+        theirs, self.control_end = socket_pair()
+        self._channel: Channel[ToWorker] = Channel(theirs, ToWorker)
+        asyncio.get_running_loop().add_reader(theirs.fileno(), self._read)
+
+    def _read(self) -> None:
+        try:
+            while (received := self._channel.receive()) is not None:
+                message, fds = received
+                self.heard.append(message)
+                if not self.silent:
+                    self._answer(message)
+                for fd in fds:
+                    os.close(fd)
+                self._changed.set()
+        except ChannelClosed:
+            self.die()
+
+    def _answer(self, message: Any) -> None:
+        if isinstance(message, Prepare):
+            self._prepared = message
+            if not self.silent_after_prepare:
+                self._channel.send(Prepared(seq=message.seq, problems=self.problems))
+        elif isinstance(message, Abort):
+            self._prepared = None
+        elif isinstance(message, Commit) and (prepared := self._prepared) is not None:
+            assert message.seq == prepared.seq
+            self.serves = prepared.generation
+            self.listening += [each.bind for each in prepared.listen]
+            self._channel.send(Serving(seq=message.seq, generation=self.serves))
+
+    def die(self) -> None:
+        if self._channel.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(self._channel.fileno())
+            self._channel.close()
+
+    async def until(self, count: int, kind: type) -> None:
+        """Wait until it has heard so many messages of a kind."""
+        async with asyncio.timeout(20):
+            while self.count(kind) < count:
+                self._changed.clear()
+                await self._changed.wait()
+
+    def count(self, kind: type) -> int:
+        return sum(isinstance(message, kind) for message in self.heard)
+
+
+class Crew:
+    """Links and their workers."""
+
+    def __init__(self, count: int) -> None:
+        self.links = Links(count)
+        self.workers: list[FakeWorker] = []
+        self.kept: list[int] = []
+        for index in range(count):
+            self.workers.append(FakeWorker(index))
+            self.join(self.workers[index])
+
+    def join(self, worker: FakeWorker, binds: set[str] | None = None) -> None:
+        self.links.add(
+            worker.index,
+            1000 + worker.index,
+            worker.control_end,
+            generation=worker.serves,
+            binds=binds or set(),
+        )
+
+    async def install(self, generation: int, *binds: str) -> None:
+        sockets = {bind: [socket.socket() for _ in self.workers] for bind in binds}
+        listeners = [Listener(name=bind, bind=bind) for bind in binds]
+        image = Image(generation, os.memfd_create("image"), listeners, sockets)
+
+        async def keep() -> None:
+            self.kept.append(generation)
+
+        try:
+            await self.links.install(image, keep)
+        finally:
+            for each in sockets.values():
+                for sock in each:
+                    sock.close()
+
+    @property
+    def serves(self) -> list[int]:
+        return [worker.serves for worker in self.workers]
+
+
+@pytest.fixture
+async def crew() -> AsyncIterator[Crew]:
+    found = Crew(3)
+    yield found
+    for worker in found.workers:
+        worker.die()
+    found.links.close()
+
+
+async def test_all_workers_get_the_image_and_their_own_sockets(crew: Crew) -> None:
+    await crew.install(1, "a", "b")
+    assert crew.serves == [1, 1, 1]
+    assert crew.kept == [1]
+    assert all(worker.listening == ["a", "b"] for worker in crew.workers)
+    assert [crew.links.generation_of(i) for i in range(3)] == [1, 1, 1]
+
+
+async def test_sockets_are_sent_once(crew: Crew) -> None:
+    await crew.install(1, "a")
+    await crew.install(2, "a", "b")
+    assert all(worker.listening == ["a", "b"] for worker in crew.workers)
+
+
+async def test_one_that_cannot_serve_it_keeps_all_from_it(crew: Crew) -> None:
+    await crew.install(1)
+    crew.workers[1].problems = [Problem("shop:cart", "No module named 'shop'")]
+    crew.workers[2].problems = [Problem("shop:cart", "No module named 'shop'")]
+    with pytest.raises(ConfigurationError, match="No module named 'shop'") as found:
+        await crew.install(2)
+    assert len(list(found.value)) == 1  # the same problem of two workers is one
+    assert crew.serves == [1, 1, 1]
+    assert crew.kept == [1]
+    crew.workers[1].problems = crew.workers[2].problems = []
+    await crew.install(3)
+    assert crew.serves == [3, 3, 3]
+    assert [worker.count(Abort) for worker in crew.workers] == [1, 1, 1]
+
+
+async def test_a_worker_that_does_not_answer_is_named_and_nothing_changes(
+    crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links_module, "PREPARE_S", 0.05)
+    await crew.install(1)
+    crew.workers[2].silent = True
+    with pytest.raises(ApplyError, match=r"worker 2 \(pid 1002\) is not ready"):
+        await crew.install(2)
+    assert crew.serves == [1, 1, 1]
+    assert crew.kept == [1]
+
+
+async def test_a_worker_born_during_prepare_is_waited_for(crew: Crew) -> None:
+    await crew.install(1)
+    crew.workers[0].silent_after_prepare = True
+    task = asyncio.ensure_future(crew.install(2, "a"))
+    await crew.workers[0].until(2, Prepare)
+    crew.links.remove(0)
+    crew.workers[0] = FakeWorker(0, serves=1)
+    crew.join(crew.workers[0])
+    await task
+    assert crew.serves == [2, 2, 2]
+    assert crew.workers[0].listening == ["a"]
+
+
+async def test_a_worker_born_with_something_old_catches_up(crew: Crew) -> None:
+    await crew.install(1, "a")
+    await crew.install(2, "a")
+    crew.links.remove(1)
+    crew.workers[1] = FakeWorker(1, serves=1)
+    crew.join(crew.workers[1], {"a"})
+    await crew.workers[1].until(1, Commit)
+    assert crew.workers[1].serves == 2
+    assert crew.workers[1].listening == []
+
+
+async def test_a_worker_born_up_to_date_is_left_alone(crew: Crew) -> None:
+    await crew.install(1)
+    crew.links.remove(1)
+    crew.workers[1] = FakeWorker(1, serves=1)
+    crew.join(crew.workers[1])
+    await crew.install(2)
+    assert crew.workers[1].count(Prepare) == 1
+
+
+async def test_answers_to_questions_of_another_life_are_dropped(crew: Crew) -> None:
+    crew.workers[0]._channel.send(Prepared(seq=5, problems=[Problem("old", "old")]))
+    crew.workers[0]._channel.send(Serving(seq=5, generation=99))
+    await crew.install(1)
+    assert crew.links.generation_of(0) == 1
+
+
+async def test_workers_now_and_to_come_get_the_credentials(crew: Crew) -> None:
+    crew.links.use_credentials(os.memfd_create("index"))
+    late = FakeWorker(1)
+    crew.workers.append(late)
+    crew.join(late)
+    await late.until(1, UseCredentials)
+    await crew.workers[0].until(1, UseCredentials)
+
+
+async def test_nothing_is_left_open() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    crew = Crew(2)
+    await crew.install(1, "a")
+    await crew.install(2, "a", "b")
+    crew.workers[0].problems = [Problem("x", "y")]
+    with pytest.raises(ConfigurationError):
+        await crew.install(3, "a", "c")
+    crew.links.use_credentials(os.memfd_create("index"))
+    crew.links.use_credentials(os.memfd_create("index"))
+    crew.links.close()
+    for worker in crew.workers:
+        worker.die()
+    assert len(os.listdir("/proc/self/fd")) == before

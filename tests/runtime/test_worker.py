@@ -1,0 +1,289 @@
+"""A worker process with an engine that only remembers: prepare, commit, drain, rebirth."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from fastgate._core.credentials import CredentialIndex
+from fastgate._core.shm import Segment
+from fastgate._core.snapshot import Snapshot
+from fastgate.compiler import compile_gateway
+from fastgate.model import codec
+from fastgate.runtime.channel import Channel, socket_pair
+from fastgate.runtime.messages import (
+    Abort,
+    Commit,
+    FromWorker,
+    Listener,
+    Prepare,
+    Prepared,
+    Serving,
+    UseCredentials,
+)
+from fastgate.runtime.plan import WorkerStart
+from fastgate.runtime.process import spawn
+from fastgate.runtime.worker import Worker
+from fastgate.slots import SlotBook
+
+PATIENCE = 20.0
+
+
+class MemoEngine:
+    """Notes what it is told, as JSON lines on a pipe; idle when `busy` is closed."""
+
+    def __init__(self, notes: int, busy: int) -> None:
+        self._notes = notes
+        self._busy = busy
+        self._poll = os.eventfd(0)
+
+    def note(self, what: str, **more: Any) -> None:
+        os.write(self._notes, json.dumps({"what": what, **more}).encode() + b"\n")
+
+    @property
+    def idle(self) -> bool:
+        return not select.select([self._busy], [], [], 0)[0]
+
+    def fileno(self) -> int:
+        return self._poll
+
+    def poll(self) -> None:
+        raise AssertionError("nothing makes it ready")
+
+    def listen(self, fd: int, name: str) -> None:
+        self.note("listen", name=name, port=socket.socket(fileno=os.dup(fd)).getsockname()[1])
+
+    def unlisten(self, fd: int) -> None:
+        self.note("unlisten", port=socket.socket(fileno=os.dup(fd)).getsockname()[1])
+
+    def install(self, snapshot: Snapshot, handlers: list[Any]) -> None:
+        self.note("install", generation=snapshot.generation, handlers=len(handlers))
+
+    def set_credentials(self, index: CredentialIndex) -> None:
+        self.note("credentials", epoch=index.epoch)
+
+    def drain(self) -> None:
+        self.note("drain")
+
+    def close(self) -> None:
+        self.note("close")
+
+
+def image(generation: int, handler: str = "json:dumps") -> int:
+    """The descriptor of a compiled configuration with one handler."""
+    gateway = codec.decode(
+        {"version": 1, "routes": [{"name": "one", "path": "/one", "handler": handler}]}
+    )
+    compiled = compile_gateway(gateway, generation=generation, slots=SlotBook(), addresses={})
+    return compiled.fd
+
+
+class Running:
+    """A worker in a process of its own; the test is its control."""
+
+    def __init__(self, start_with: int = 0, handler: str = "json:dumps") -> None:
+        self.segment = Segment.create(1)
+        self.row = self.segment.worker_row(0)
+        theirs, ours = socket_pair()
+        self.channel: Channel[FromWorker] = Channel(ours, FromWorker)
+        self._notes, notes = os.pipe()
+        self.busy, hold = os.pipe()
+        self.finish = hold
+        self._buffer = b""
+        self.sock = socket.create_server(("127.0.0.1", 0))
+        listener = Listener(name="kept", bind="kept")
+        start = WorkerStart(
+            index=0,
+            generation=start_with,
+            snapshot_fd=image(start_with, handler) if start_with else -1,
+            credentials_fd=-1,
+            listeners=[(listener, self.sock)] if start_with else [],
+            channel=theirs,
+        )
+
+        def main() -> int:
+            os.close(self._notes)
+            ours.close()
+            return Worker(start, self.segment, MemoEngine(notes, self.busy)).run(start)
+
+        self.pid = spawn("worker", main)
+        theirs.close()
+        os.close(notes)
+
+    def note(self, what: str) -> dict[str, Any]:
+        """The next note, which must be this one."""
+        while b"\n" not in self._buffer:
+            assert select.select([self._notes], [], [], PATIENCE)[0], f"no {what}"
+            chunk = os.read(self._notes, 65536)
+            assert chunk, f"the worker ended before {what}"
+            self._buffer += chunk
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        found: dict[str, Any] = json.loads(line)
+        assert found["what"] == what, found
+        return found
+
+    def heard(self) -> Any:
+        """The next message of the worker."""
+        assert select.select([self.channel], [], [], PATIENCE)[0]
+        received = self.channel.receive()
+        assert received is not None
+        return received[0]
+
+    def prepare(
+        self, seq: int, generation: int, binds: list[str], sockets: dict[str, socket.socket],
+        handler: str = "json:dumps",
+    ) -> Any:  # fmt: skip
+        fd = image(generation, handler)
+        listen = [Listener(name=bind, bind=bind) for bind in sockets]
+        self.channel.send(
+            Prepare(seq=seq, generation=generation, binds=binds, listen=listen),
+            [fd, *(sock.fileno() for sock in sockets.values())],
+        )
+        os.close(fd)
+        return self.heard()
+
+    def wait(self) -> int:
+        """Wait for its end; the exit code."""
+        _, status = os.waitpid(self.pid, 0)
+        self.pid = 0
+        return os.waitstatus_to_exitcode(status)
+
+    def end(self) -> None:
+        if self.pid:
+            os.kill(self.pid, signal.SIGKILL)
+            self.wait()
+        self.channel.close()
+        self.sock.close()
+        for fd in (self._notes, self.busy, self.finish):
+            os.close(fd)
+
+
+@pytest.fixture
+def worker() -> Iterator[Running]:
+    running = Running()
+    yield running
+    running.end()
+
+
+def test_prepare_touches_nothing_and_commit_swaps(worker: Running) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        assert worker.prepare(1, 5, ["a"], {"a": sock}) == Prepared(seq=1)
+        assert worker.row.generation == 0
+        worker.channel.send(Commit(seq=1))
+        assert worker.note("install") == {"what": "install", "generation": 5, "handlers": 1}
+        assert worker.note("listen")["port"] == sock.getsockname()[1]
+        assert worker.heard() == Serving(seq=1, generation=5)
+        assert worker.row.generation == 5
+        assert worker.row.state_name == "serving"
+
+
+def test_listeners_come_and_go_with_a_commit(worker: Running) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as first,
+        socket.create_server(("127.0.0.1", 0)) as second,
+    ):
+        worker.prepare(1, 1, ["a"], {"a": first})
+        worker.channel.send(Commit(seq=1))
+        worker.heard()
+        # Its sockets are sent again to a worker that has them: no second listen.
+        worker.prepare(2, 2, ["a", "b"], {"a": first, "b": second})
+        worker.channel.send(Commit(seq=2))
+        worker.heard()
+        worker.prepare(3, 3, ["b"], {})
+        worker.channel.send(Commit(seq=3))
+        worker.heard()
+        for what, sock in (
+            ("install", None), ("listen", first), ("install", None), ("listen", second),
+            ("install", None), ("unlisten", first),
+        ):  # fmt: skip
+            found = worker.note(what)
+            if sock is not None:
+                assert found["port"] == sock.getsockname()[1]
+
+
+def test_what_cannot_be_imported_is_said_before_anything_is_touched(worker: Running) -> None:
+    answer = worker.prepare(1, 1, [], {}, handler="no_such_module_at_all:handle")
+    assert isinstance(answer, Prepared)
+    assert [problem.about for problem in answer.problems] == ["no_such_module_at_all:handle"]
+    assert "No module named" in answer.problems[0].error
+    worker.channel.send(Abort(seq=1))
+    assert worker.prepare(2, 2, [], {}) == Prepared(seq=2)
+    worker.channel.send(Commit(seq=2))
+    assert worker.note("install")["generation"] == 2
+
+
+def test_a_commit_of_something_else_does_nothing(worker: Running) -> None:
+    worker.prepare(1, 1, [], {})
+    worker.channel.send(Commit(seq=99))
+    assert worker.prepare(2, 2, [], {}) == Prepared(seq=2)
+    worker.channel.send(Commit(seq=2))
+    assert worker.note("install")["generation"] == 2
+
+
+def test_a_damaged_image_is_a_problem(worker: Running) -> None:
+    fd = os.memfd_create("junk")
+    os.write(fd, b"junk" * 1000)
+    worker.channel.send(Prepare(seq=1, generation=1, binds=[], listen=[]), [fd])
+    os.close(fd)
+    answer = worker.heard()
+    assert isinstance(answer, Prepared)
+    assert [problem.about for problem in answer.problems] == ["snapshot"]
+
+
+def test_credentials_are_taken_over(worker: Running) -> None:
+    index = CredentialIndex.create(epoch=77)
+    worker.channel.send(UseCredentials(), [index.fd])
+    assert worker.note("credentials")["epoch"] == 77
+
+
+def test_one_that_replaces_a_dead_one_serves_without_control() -> None:
+    worker = Running(start_with=9)
+    try:
+        assert worker.note("install")["generation"] == 9
+        assert worker.note("listen")["port"] == worker.sock.getsockname()[1]
+        assert worker.row.generation == 9
+    finally:
+        worker.end()
+
+
+def test_one_that_replaces_a_dead_one_serves_also_without_a_handler() -> None:
+    worker = Running(start_with=9, handler="no_such_module_at_all:handle")
+    try:
+        assert worker.note("install")["handlers"] == 1
+    finally:
+        worker.end()
+
+
+def test_it_drains_and_ends_when_it_is_idle() -> None:
+    worker = Running(start_with=1)
+    try:
+        worker.note("install")
+        worker.note("listen")
+        os.write(worker.finish, b"x")  # an exchange is under way
+        os.kill(worker.pid, signal.SIGTERM)
+        worker.note("drain")
+        assert worker.row.state_name == "draining"
+        os.read(worker.busy, 1)  # it is over
+        worker.note("close")
+        assert worker.wait() == 0
+    finally:
+        worker.end()
+
+
+def test_it_ends_when_nobody_is_left_to_serve_for(worker: Running) -> None:
+    worker.channel.close()
+    assert worker.wait() == 0
+
+
+def test_it_shows_that_it_lives(worker: Running) -> None:
+    worker.prepare(1, 1, [], {})
+    age = worker.segment.heartbeat_age(0)
+    assert age is not None
+    assert age < PATIENCE
