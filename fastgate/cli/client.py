@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fastgate import settings
-from fastgate.errors import ControlError, UnreachableError
+from fastgate.errors import ConfigurationError, ControlError, UnreachableError
 
 TIMEOUT = 60.0
 """Seconds: applying waits until every worker serves the new generation."""
@@ -98,7 +98,8 @@ class Client:
         headers: Mapping[str, str] | None = None,
         accept: tuple[int, ...] = (),
     ) -> Answer:
-        """One call. Raises ControlError for a status of 400 and more that is not in `accept`."""
+        """One call. Raises ControlError for a status of 400 and more that is not in `accept`;
+        ConfigurationError where the configuration is what is wrong; UnreachableError."""
         given = {name: _text(value) for name, value in (query or {}).items() if value is not None}
         target = f"{path}?{urllib.parse.urlencode(given)}" if given else path
         fields = {"Accept": "application/json", "User-Agent": "fastgate-cli", **(headers or {})}
@@ -144,8 +145,16 @@ def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _refusal(answer: Answer, what: str, had_token: bool) -> ControlError:
+def _refusal(answer: Answer, what: str, had_token: bool) -> ControlError | ConfigurationError:
     problem = answer.data if isinstance(answer.data, dict) else {}
+    if problem.get("reason") == "invalid_configuration":
+        faults = [
+            ConfigurationError(one["message"], one["path"], one.get("line"), one.get("hint"))
+            for one in problem.get("errors", [])
+        ]
+        if faults:
+            faults[0].others = tuple(faults[1:])
+            return faults[0]
     words = str(problem.get("detail") or problem.get("title") or f"{what}: status {answer.status}")
     if answer.status == 401 and not had_token:
         words += (

@@ -126,21 +126,34 @@ def diff(
     from fastgate.diff import diff as compare
 
     if other is not None:
-        before, after = _load(file).gateway, _load(other).gateway
+        changes = compare(_load(file).gateway, _load(other).gateway)
     else:
-        after = _load(file).gateway
-        before = running(client_of(control, state_dir, file))
-    changes = compare(before, after)
+        loaded = _load(file)
+        changes = _against_running(client_of(control, state_dir, file), loaded.gateway)
     print_changes(changes, as_json)
     return FAILED if exit_code and changes else OK
 
 
-def running(client: Client) -> Gateway:
-    """The document that a gateway serves."""
-    from fastgate.model.codec import decode
+def _against_running(client: Client, gateway: Gateway) -> list[Change]:
+    """What applying would change. The API leaves out `store`, masks passwords, and shows digests
+    of keys only in part to those who may not change them; so it is here for both sides."""
+    from fastgate.diff import diff_data
+    from fastgate.model.codec import encode, redact
 
-    data = client.get(CONFIG)
-    return decode(data["config"])
+    now = client.get(CONFIG)
+    wanted = redact(encode(gateway))
+    wanted.pop("store", None)
+    if "…" in str(now):
+        now, wanted = _cut(now), _cut(wanted)
+    return diff_data(now, wanted)
+
+
+def _cut(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _cut(entry) for key, entry in data.items()}
+    if isinstance(data, list):
+        return [_cut(entry) for entry in data]
+    return data[:15] if isinstance(data, str) and data.startswith("sha256:") else data
 
 
 def print_changes(changes: list[Change], as_json: bool) -> None:
@@ -188,30 +201,38 @@ def apply(
       fastgate apply fastgate.yaml
       FASTGATE_CONTROL=unix:/run/fastgate.sock fastgate apply new.yaml --json
     """
-    from fastgate.diff import diff as compare
     from fastgate.model.codec import encode
 
     loaded = _load(file)
     client = client_of(control, state_dir, file)
-    changes = compare(running(client), loaded.gateway)
-    query = {"dry_run": True} if dry_run else {}
-    answer = client.call("PUT", CONFIG, encode(loaded.gateway), query=query).data
-    if as_json:
-        output.print_json(answer)
-        return OK
-    print_changes(changes, False)
-    if dry_run:
-        output.say("Valid. Nothing was changed (--dry-run).")
-    else:
-        output.say(_applied(answer))
+    # What is replaced is what was there a moment ago; a change in between is not trodden on.
+    etag = client.call("GET", CONFIG).headers.get("etag", "*")
+    answer = client.call(
+        "PUT",
+        CONFIG,
+        encode(loaded.gateway),
+        query={"dry_run": True} if dry_run else None,
+        headers={"If-Match": etag},
+    ).data
+    print_applied(answer, as_json)
     return OK
 
 
-def _applied(answer: Any) -> str:
-    generation = answer.get("generation") if isinstance(answer, dict) else None
-    revision = answer.get("revision") if isinstance(answer, dict) else None
-    text = f"Generation {generation} is served by every worker"
-    return f"{text} (revision {revision})." if revision else f"{text}."
+def print_applied(answer: dict[str, Any], as_json: bool) -> None:
+    """What came of a change of the configuration."""
+    if as_json:
+        output.print_json(answer)
+        return
+    import msgspec
+
+    from fastgate.diff import Change
+
+    print_changes(msgspec.convert(answer["changes"], list[Change]), False)
+    if answer["dry_run"]:
+        output.say("Valid. Nothing was changed (--dry-run).")
+    else:
+        revision = f", revision {answer['revision']}" if answer.get("revision") else ""
+        output.say(f"Every worker serves generation {answer['generation']}{revision}.")
 
 
 @click.command(short_help="Read the configuration file again.")
@@ -220,17 +241,14 @@ def reload(control: str | None, state_dir: str | None, as_json: bool) -> int:
     """Read the configuration file again, as SIGHUP does, and say how it went.
 
     The gateway reads the file it was started with. A broken file changes nothing, and this
-    exits 1 with what is wrong.
+    exits 4 with what is wrong.
 
     \b
     Example:
       fastgate reload && fastgate status
     """
     answer = client_of(control, state_dir).call("POST", f"{CONFIG}/reload").data
-    if as_json:
-        output.print_json(answer)
-    else:
-        output.say(_applied(answer))
+    print_applied(answer, as_json)
     return OK
 
 

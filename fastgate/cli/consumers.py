@@ -1,0 +1,224 @@
+"""consumers: who may call, and what they have left."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+import click
+
+from fastgate.cli import OK, output
+from fastgate.cli.options import client_of, control_options
+
+CONSUMERS = "/v1/consumers"
+
+_who = click.argument("consumer", metavar="CONSUMER")
+
+
+def path_of(consumer: str) -> str:
+    """The API's path of a consumer, by id or name."""
+    return f"{CONSUMERS}/{quote(consumer, safe='')}"
+
+
+@click.group(short_help="Manage who may call.")
+def consumers() -> None:
+    """Manage who may call: applications, teams, customers.
+
+    Consumers are records: changes take effect on every worker at once. Those that the
+    configuration brings are changed there. CONSUMER is an id or a name.
+
+    \b
+    Examples:
+      fastgate consumers create "Acme Web" --plan starter
+      fastgate keys create "Acme Web"
+      fastgate consumers limits "Acme Web"
+      fastgate consumers suspend "Acme Web"
+    """
+
+
+@consumers.command("list", short_help="List consumers.")
+@control_options
+@click.option("--plan", metavar="NAME", help="Only those on this plan.")
+def list_(control: str | None, state_dir: str | None, as_json: bool, plan: str | None) -> int:
+    """List consumers: those of the configuration first, then the others, oldest first.
+
+    \b
+    Example:
+      fastgate consumers list --plan starter
+    """
+    client = client_of(control, state_dir)
+    found = list(client.pages(CONSUMERS, limit=500, plan=plan))
+    if as_json:
+        output.print_json(found)
+    else:
+        _print(found)
+    return OK
+
+
+def _print(found: list[dict[str, Any]]) -> None:
+    rows = [
+        (
+            one["id"],
+            one["name"],
+            one["plan"],
+            output.colour("suspended", "red") if one["suspended"] else "active",
+            one["source"],
+            output.when(one["created"]),
+        )
+        for one in found
+    ]
+    heads = ("id", "name", "plan", "state", "source", "created")
+    output.table(heads, rows, "No consumers yet; `fastgate consumers create NAME` makes one.")
+
+
+def _show(data: dict[str, Any], as_json: bool) -> int:
+    if as_json:
+        output.print_json(data)
+    else:
+        _print([data])
+    return OK
+
+
+@consumers.command(short_help="Create a consumer.")
+@click.argument("name")
+@click.option("--plan", metavar="NAME", help="Its plan.")
+@click.option("--account", metavar="ID", help="Who pays: an account's id or name.")
+@control_options
+def create(
+    name: str,
+    plan: str | None,
+    account: str | None,
+    control: str | None,
+    state_dir: str | None,
+    as_json: bool,
+) -> int:
+    """Create a consumer. It can call once it has a key: see `fastgate keys create`.
+
+    \b
+    Example:
+      fastgate consumers create "Acme Web" --plan starter
+    """
+    body = {"name": name, "plan": plan, "account": account}
+    return _show(client_of(control, state_dir).call("POST", CONSUMERS, body).data, as_json)
+
+
+@consumers.command(short_help="Show a consumer.")
+@_who
+@control_options
+def show(consumer: str, control: str | None, state_dir: str | None, as_json: bool) -> int:
+    """Show a consumer.
+
+    \b
+    Example:
+      fastgate consumers show "Acme Web" --json
+    """
+    return _show(client_of(control, state_dir).get(path_of(consumer)), as_json)
+
+
+@consumers.command(short_help="Put a consumer on another plan.")
+@_who
+@click.argument("plan")
+@control_options
+def plan(
+    consumer: str, plan: str, control: str | None, state_dir: str | None, as_json: bool
+) -> int:
+    """Put a consumer on another plan ("none": on no plan). It takes effect at once.
+
+    \b
+    Example:
+      fastgate consumers plan "Acme Web" business
+    """
+    change = {"plan": None if plan == "none" else plan}
+    return _change(consumer, change, control, state_dir, as_json)
+
+
+@consumers.command(short_help="Refuse a consumer's requests.")
+@_who
+@control_options
+def suspend(consumer: str, control: str | None, state_dir: str | None, as_json: bool) -> int:
+    """Refuse a consumer's requests with 403 consumer_suspended, from now on.
+
+    \b
+    Example:
+      fastgate consumers suspend "Acme Web"
+    """
+    return _change(consumer, {"suspended": True}, control, state_dir, as_json)
+
+
+@consumers.command(short_help="Let a suspended consumer call again.")
+@_who
+@control_options
+def resume(consumer: str, control: str | None, state_dir: str | None, as_json: bool) -> int:
+    """Let a suspended consumer call again.
+
+    \b
+    Example:
+      fastgate consumers resume "Acme Web"
+    """
+    return _change(consumer, {"suspended": False}, control, state_dir, as_json)
+
+
+def _change(
+    consumer: str, change: dict[str, Any], control: str | None, state_dir: str | None, as_json: bool
+) -> int:
+    client = client_of(control, state_dir)
+    answer = client.call("PATCH", path_of(consumer), change, headers={"If-Match": "*"})
+    return _show(answer.data, as_json)
+
+
+@consumers.command(short_help="Delete a consumer and its keys.")
+@_who
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@control_options
+def delete(
+    consumer: str, yes: bool, control: str | None, state_dir: str | None, as_json: bool
+) -> int:
+    """Delete a consumer and its keys, which are refused at once. There is no way back.
+
+    \b
+    Example:
+      fastgate consumers delete "Acme Web" --yes
+    """
+    client = client_of(control, state_dir)
+    if not yes:
+        click.confirm(f"Delete {consumer!r} and all its keys?", abort=True, err=True)
+    client.call("DELETE", path_of(consumer))
+    if as_json:
+        output.print_json({"deleted": consumer})
+    else:
+        output.say(f"Deleted {consumer}.")
+    return OK
+
+
+@consumers.command(short_help="Show what a consumer has used and has left.")
+@_who
+@control_options
+def limits(consumer: str, control: str | None, state_dir: str | None, as_json: bool) -> int:
+    """Show what a consumer has used and has left of its rate limits and quotas, now.
+
+    \b
+    Example:
+      fastgate consumers limits "Acme Web"
+    """
+    client = client_of(control, state_dir)
+    data = client.get(f"/v1/limits/{quote(consumer, safe='')}")
+    if as_json:
+        output.print_json(data)
+        return OK
+    rows = [
+        (
+            one["limit"],
+            one["kind"],
+            one["by"],
+            one["route"],
+            one["used"],
+            one["amount"],
+            output.colour("0", "red") if one["remaining"] == 0 else one["remaining"],
+            output.when(one["resets_at"]),
+        )
+        for one in data["items"]
+    ]
+    output.say(f"{data['name']} ({data['consumer']}), plan {data['plan'] or 'none'}")
+    heads = ("limit", "kind", "by", "route", "used", "of", "left", "resets")
+    output.table(heads, rows, "No limit or quota counts this consumer.")
+    return OK

@@ -1,0 +1,211 @@
+"""keys: API keys of consumers. A key is shown once, when it is made."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import quote
+
+import click
+
+from fastgate.cli import OK, output
+from fastgate.cli.consumers import path_of
+from fastgate.cli.options import client_of, control_options
+
+_who = click.argument("consumer", metavar="CONSUMER")
+_which = click.argument("key_id", metavar="KEY_ID")
+
+
+@click.group(short_help="Issue, list and revoke API keys.")
+def keys() -> None:
+    """Issue, list, rotate and revoke API keys of consumers.
+
+    A key is shown once, when it is made; only its digest is kept. CONSUMER is an id or a name,
+    KEY_ID an id from `fastgate keys list`.
+
+    \b
+    Examples:
+      fastgate keys create "Acme Web" --label "their website"
+      fastgate keys list "Acme Web"
+      fastgate keys rotate "Acme Web" cred_… --overlap 1d
+      fastgate keys revoke "Acme Web" cred_…
+    """
+
+
+def _path(consumer: str, key_id: str = "") -> str:
+    base = f"{path_of(consumer)}/credentials"
+    return f"{base}/{quote(key_id, safe='')}" if key_id else base
+
+
+def moment_of(text: str) -> str:
+    """`text`, a duration from now or a point in time, as RFC 3339. Raises BadParameter."""
+    from fastgate.model.units import Duration
+    from fastgate.model.values import Moment
+
+    try:
+        after = timedelta(seconds=Duration.parse(text).seconds)
+    except ValueError:
+        try:
+            return str(Moment.parse(text))
+        except ValueError as error:
+            raise click.BadParameter(f"{error}, or a duration such as '90d'") from None
+    return (datetime.now(UTC) + after).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _print_new(data: dict[str, Any], as_json: bool) -> int:
+    """A key that was just made: alone on stdout, so that it can be piped."""
+    if as_json:
+        output.print_json(data)
+        return OK
+    expires = f", until {output.when(data['expires_at'])}" if data["expires_at"] else ""
+    click.echo(f"Key {data['id']} for {data['consumer']}{expires}. It is shown only now:", err=True)
+    output.say(data["key"])
+    return OK
+
+
+@keys.command(short_help="Make a key for a consumer.")
+@_who
+@click.option("--label", default="", metavar="TEXT", help="For people: where it is used.")
+@click.option("--expires", metavar="WHEN", help="After a duration (90d) or at a time (2027-01-01).")
+@click.option("--environment", metavar="NAME", help="Shown in the key, such as live or test.")
+@control_options
+def create(
+    consumer: str,
+    label: str,
+    expires: str | None,
+    environment: str | None,
+    control: str | None,
+    state_dir: str | None,
+    as_json: bool,
+) -> int:
+    """Make a key for a consumer. It works on every worker when this returns.
+
+    The key alone goes to stdout; what is said about it goes to stderr.
+
+    \b
+    Examples:
+      fastgate keys create "Acme Web" --label "their website" --expires 90d
+      KEY=$(fastgate keys create demo)
+    """
+    body: dict[str, Any] = {"label": label}
+    if expires is not None:
+        body["expires_at"] = moment_of(expires)
+    if environment is not None:
+        body["environment"] = environment
+    answer = client_of(control, state_dir).call("POST", _path(consumer), body)
+    return _print_new(answer.data, as_json)
+
+
+@keys.command("import", short_help="Take over a key from elsewhere.")
+@_who
+@click.option("--label", default="", metavar="TEXT", help="For people: where it is used.")
+@control_options
+def import_(
+    consumer: str, label: str, control: str | None, state_dir: str | None, as_json: bool
+) -> int:
+    """Take over a key that a consumer has from another gateway; reads it from standard input.
+
+    \b
+    Example:
+      printf %s "$OLD_KEY" | fastgate keys import "Acme Web" --label "from the old gateway"
+    """
+    if sys.stdin.isatty():
+        key = click.prompt("Key", hide_input=True, err=True)
+    else:
+        key = sys.stdin.readline().rstrip("\r\n")
+    body = {"label": label, "key": key}
+    data = client_of(control, state_dir).call("POST", _path(consumer), body).data
+    if as_json:
+        output.print_json(data)
+    else:
+        output.say(f"Key {data['id']} of {data['consumer']} is in place.")
+    return OK
+
+
+@keys.command("list", short_help="List a consumer's keys.")
+@_who
+@control_options
+def list_(consumer: str, control: str | None, state_dir: str | None, as_json: bool) -> int:
+    """List a consumer's keys, oldest first, revoked ones among them.
+
+    \b
+    Example:
+      fastgate keys list "Acme Web"
+    """
+    found = list(client_of(control, state_dir).pages(_path(consumer), limit=500))
+    if as_json:
+        output.print_json(found)
+    else:
+        _print(found)
+    return OK
+
+
+def _print(found: list[dict[str, Any]]) -> None:
+    colours = {"active": "green", "revoked": "red", "expired": "yellow"}
+    rows = [
+        (
+            one["id"],
+            f"{one['prefix']}…" if one["prefix"] else "-",
+            output.colour(one["state"], colours[one["state"]]),
+            one["label"],
+            one["source"],
+            output.when(one["created"]),
+            output.when(one["expires_at"]),
+        )
+        for one in found
+    ]
+    heads = ("id", "begins with", "state", "label", "source", "created", "expires")
+    output.table(heads, rows, "No keys yet; `fastgate keys create` makes one.")
+
+
+@keys.command(short_help="Replace a key by a new one.")
+@_who
+@_which
+@click.option("--overlap", metavar="DURATION", default="0s", help="How long the old one goes on.")
+@control_options
+def rotate(
+    consumer: str,
+    key_id: str,
+    overlap: str,
+    control: str | None,
+    state_dir: str | None,
+    as_json: bool,
+) -> int:
+    """Replace a key by a new one, which is shown once. The old one ends at once, or after
+    --overlap.
+
+    \b
+    Example:
+      fastgate keys rotate "Acme Web" cred_01h… --overlap 1d
+    """
+    from fastgate.model.units import Duration
+
+    try:
+        seconds = -(-Duration.parse(overlap).ns // 10**9)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--overlap") from None
+    path = f"{_path(consumer, key_id)}/rotate"
+    answer = client_of(control, state_dir).call("POST", path, {"overlap": seconds})
+    return _print_new(answer.data, as_json)
+
+
+@keys.command(short_help="Revoke a key.")
+@_who
+@_which
+@control_options
+def revoke(
+    consumer: str, key_id: str, control: str | None, state_dir: str | None, as_json: bool
+) -> int:
+    """Revoke a key: when this returns, every worker refuses it. There is no way back.
+
+    \b
+    Example:
+      fastgate keys revoke "Acme Web" cred_01h…
+    """
+    data = client_of(control, state_dir).call("DELETE", _path(consumer, key_id)).data
+    if as_json:
+        output.print_json(data)
+    else:
+        output.say(f"Key {key_id} is revoked.")
+    return OK

@@ -1,0 +1,156 @@
+"""status, explain, drain: the running gateway."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import click
+
+from fastgate.cli import FAILED, OK, output
+from fastgate.cli.options import client_of, control_options
+
+
+@click.command(short_help="Show how the gateway is.")
+@control_options
+def status(control: str | None, state_dir: str | None, as_json: bool) -> int:
+    """Show how the gateway is: ready or not and why, its workers, its store.
+
+    Exits 0 when every worker serves the newest configuration, 1 when not.
+
+    \b
+    Examples:
+      fastgate status
+      until fastgate status >/dev/null; do sleep 1; done
+    """
+    data = client_of(control, state_dir).get("/v1/status")
+    if as_json:
+        output.print_json(data)
+    else:
+        _print_status(data)
+    return OK if data["ready"] else FAILED
+
+
+def _print_status(data: dict[str, Any]) -> None:
+    state = (
+        click.style("ready", fg="green") if data["ready"] else click.style("not ready", fg="red")
+    )
+    output.say(f"FastGate {data['version']} is {state}, generation {data['generation']}.")
+    for reason in data["reasons"]:
+        output.say(f"  {reason}")
+    counts = ", ".join(
+        f"{data[name]} {name}" for name in ("routes", "services", "upstreams", "plans")
+    )
+    store = data["store"]
+    health = "ready" if store["ready"] else f"away: {store['problem']}"
+    output.say(f"{counts}; store {store['kind']} ({health}).")
+    rows = [
+        (
+            worker["index"],
+            worker["pid"] or "-",
+            _state(worker["state"]),
+            worker["generation"],
+            worker["connections"],
+            worker["in_flight"],
+            worker["upstream_idle"],
+            output.size(worker["memory"]),
+            max(0, worker["starts"] - 1),
+            f"{worker['heartbeat_age']:.1f} s",
+        )
+        for worker in data["workers"]
+    ]
+    heads = ("worker", "pid", "state", "generation", "connections", "in flight", "pooled", "memory",
+             "restarts", "heartbeat")  # fmt: skip
+    output.table(heads, rows, "No workers.")
+
+
+def _state(state: str) -> Any:
+    return output.colour(state, {"serving": "green", "down": "red"}.get(state, "yellow"))
+
+
+@click.command(short_help="Tell what happened to a request.")
+@click.argument("request_id", metavar="ID")
+@control_options
+def explain(request_id: str, control: str | None, state_dir: str | None, as_json: bool) -> int:
+    """Tell what happened to a request, phase by phase, and what to do about it.
+
+    ID stands in the answer's X-Request-ID and in the `instance` of a refusal; the whole
+    urn:fastgate:request:ID will do. The gateway keeps the most recent requests only.
+
+    \b
+    Example:
+      fastgate explain 0af7651916cd43dd8448eb211c80319c
+    """
+    wanted = request_id.rpartition(":")[2].replace("-", "").lower()
+    if not re.fullmatch(r"[0-9a-f]{32}", wanted):
+        raise click.UsageError(f"{request_id!r} is not a request's id: 32 hex digits.")
+    data = client_of(control, state_dir).get(f"/v1/requests/{wanted}")
+    if as_json:
+        output.print_json(data)
+    else:
+        _print_request(data)
+    return OK
+
+
+def _print_request(data: dict[str, Any]) -> None:
+    from fastgate.errors import REASON_BY_CODE
+
+    what = " ".join(str(data.get(name) or "-") for name in ("method", "path"))
+    host = f" on {data['host']}" if data.get("host") else ""
+    output.say(f"{click.style(what, bold=True)}{host}")
+    ended = str(data["status"]) if data.get("status") else "no answer"
+    good = data.get("outcome") in ("answered", "tunnelled")
+    total = data["duration_us"] / 1000
+    output.say(f"{click.style(f'{data["outcome"]}, {ended}', fg='green' if good else 'red')}"
+               f" after {total:.2f} ms, at {data['time']}")  # fmt: skip
+    reason = REASON_BY_CODE.get(data.get("reason") or "")
+    if reason is not None:
+        output.say(f"\n{reason.code}: {reason.title}.\n{reason.text}")
+        if data.get("fault"):
+            output.say(f"Found: {data['fault']}.")
+        if data.get("limit"):
+            output.say(f"The limit that refused: {data['limit']}.")
+    output.say("")
+    for label, value in (
+        ("route", data.get("route")),
+        ("consumer", data.get("consumer")),
+        ("client", f"{data['client']}:{data['port']}"),
+        ("target", data.get("target")),
+        ("attempts", data.get("attempts") if data.get("target") else None),
+        ("upstream", f"{data['upstream_us'] / 1000:.2f} ms" if data.get("upstream_us") else None),
+        ("bytes", f"{data['bytes_in']} in, {data['bytes_out']} out"),
+        ("trace", data.get("trace")),
+        ("served by", f"worker {data['worker']}, generation {data['generation']}"),
+    ):
+        if value:
+            output.say(f"{label:>10}  {value}")
+    output.say("")
+    rows = [
+        (phase["name"], f"{phase['start_us'] / 1000:.3f}", f"{phase['duration_us'] / 1000:.3f}")
+        for phase in data["phases"]
+    ]
+    output.table(("phase", "began, ms", "took, ms"), rows, "No phases were recorded.")
+
+
+@click.command(short_help="End the gateway gracefully.")
+@control_options
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def drain(control: str | None, state_dir: str | None, as_json: bool, yes: bool) -> int:
+    """End the gateway gracefully, as SIGTERM does.
+
+    Readiness turns 503, no new connections are taken, requests in progress are finished
+    (at most `drain_timeout`), then every process ends. There is no way back.
+
+    \b
+    Example:
+      fastgate drain --yes
+    """
+    client = client_of(control, state_dir)
+    if not yes:
+        click.confirm("End the gateway?", abort=True, err=True)
+    data = client.call("POST", "/v1/drain").data
+    if as_json:
+        output.print_json(data)
+    else:
+        output.say("The gateway is draining and will end.")
+    return OK
