@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import fastgate
@@ -95,7 +96,14 @@ class FastGate(Subject):
         return {"gateway.json": json.dumps(self.document(setup))}
 
     def command(self, setup: Setup) -> list[str]:
-        return [sys.executable, "-m", "fastgate.cli", "run", "gateway.json"]
+        return [sys.executable, "-m", "fastgate", "run", "gateway.json", "--log-level", "warning"]
+
+    def environment(self) -> dict[str, str]:
+        """The gateway of this source tree, installed or not."""
+        root = str(Path(fastgate.__file__).parent.parent)
+        return {
+            "PYTHONPATH": os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+        }
 
     def reload(self, tree: Tree, setup: Setup) -> None:
         os.kill(tree.pid, signal.SIGHUP)

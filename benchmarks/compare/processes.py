@@ -86,6 +86,15 @@ def pss_of(pid: int) -> int:
     return 0
 
 
+def runs(pid: int) -> bool:
+    """Whether the process is there and more than a zombie."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return text[text.rindex(")") + 2] not in "ZX"
+
+
 def tree_of(root: int) -> list[int]:
     """`root` and all its living descendants, parents first."""
     children: dict[int, list[int]] = {}
@@ -199,6 +208,9 @@ class Tree:
                 elif os.getsid(pid) == self.pid:  # still ours: ids are used again
                     os.kill(pid, signal.SIGKILL)
         self.process.wait()
+        end = time.monotonic() + 2.0
+        while any(runs(pid) for pid in family) and time.monotonic() < end:
+            time.sleep(0.002)  # orphans: nobody here can wait for them
 
     def __enter__(self) -> Tree:
         return self
