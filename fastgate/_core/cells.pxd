@@ -9,80 +9,6 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from fastgate._core.atomics cimport fg_load
 from fastgate._core.shm cimport segment_header
 
-cdef enum:
-    WINDOW = 16               # cells a key may stand in: 4 cache lines
-    LINE = 4                  # cells of a cache line
-
-cdef struct cell:
-    uint64_t key              # 0: empty
-    uint64_t state
-
-cdef struct cells_head:       # the 64 bytes in front of a table's first cell
-    uint64_t ticket           # the next claim's number
-    uint64_t full             # how often no cell could be had, over all processes
-    uint64_t reserved[6]
-
-cdef struct cells:            # a view; lives in the process, points into the segment
-    cell *base
-    uint64_t mask             # count - 1
-    uint64_t full             # how often no cell could be had (fail open), for metrics
-
-cdef struct decision:
-    uint64_t remaining        # requests left now
-    uint64_t used
-    uint64_t reset_s          # seconds until the limit is whole again (rate) or the window ends (quota)
-    uint64_t retry_s          # refused: whole seconds until a retry can succeed, >= 1
-    uint64_t resets_at        # Unix time, seconds (rate: 0, the caller adds reset_s to its clock)
-
-# What sets the tables of limiter and quota apart.
-ctypedef bint (*expired_fn)(uint64_t state, uint64_t now) noexcept nogil
-    # the state says nothing any more: its cell may be given to another key
-
-cdef struct cells_rule:
-    uint64_t key_mask         # bits of the key word that are the key
-    uint64_t claim_mask       # a state whose bits under this mask ...
-    uint64_t claim            # ... are these is a claim; the other bits are its number
-    expired_fn expired
-
-cdef cells cells_of_limiter(segment_header *s) noexcept nogil
-cdef cells cells_of_quota(segment_header *s) noexcept nogil
-
-cdef cell *cells_claim(cells *t, cell *home, uint64_t key, const cells_rule *rule, uint64_t now,
-                       uint64_t *claim) noexcept nogil
-    # For a key that cell_live did not find. key: under key_mask. NULL: no cell can be had (counted).
-    # *claim == 0: the cell held the key alive when it was looked at. Else: a claim of this key; it
-    # becomes alive by one fg_cas16 from {key, *claim}; when that fails, begin again.
-
-cdef inline cell *cells_home(const cells *t, uint64_t hash) noexcept nogil:
-    """First cell of the window of a key with that hash. The bits that key_mask may drop (the upper
-    16) come first, so that they still count."""
-    return t.base + (((hash << 16) | (hash >> 48)) & t.mask & ~<uint64_t>(LINE - 1))
-
-cdef inline cell *cell_live(const cells *t, cell *home, uint64_t key, const cells_rule *rule,
-                            uint64_t *word, uint64_t *state) noexcept nogil:
-    """The cell of the window where the key lives, and what was read there; NULL: none seen.
-
-    The two words are read one after the other: believe them only after an fg_cas16 from them, or
-    (where a rare wrong answer does no harm) after finding the key word unchanged."""
-    cdef cell *c = home
-    cdef cell *end = t.base + t.mask + 1
-    cdef uint32_t i
-    for i in range(WINDOW):
-        word[0] = fg_load(&c.key)
-        if (word[0] & rule.key_mask) == key:
-            state[0] = fg_load(&c.state)
-            if (state[0] & rule.claim_mask) != rule.claim:
-                return c
-        c += 1
-        if c == end:
-            c = t.base
-    return NULL
-
-cdef inline void cells_prefetch(const cells *t, uint64_t key) noexcept nogil:
-    """Ask for the key's first cache line, some hundred nanoseconds before it is needed."""
-    fg_prefetch(cells_home(t, key))
-
-# ---- keys -----------------------------------------------------------------------------
 cdef extern from *:
     """
     #ifndef FASTGATE_FOLD
@@ -125,6 +51,82 @@ cdef extern from *:
     void fg_prefetch(const void *p) noexcept nogil
     uint64_t FG_K0, FG_K1, FG_K2, FG_K3, FG_K4, FG_K5, FG_K6, FG_K7
 
+cdef enum:
+    GROUP = 8                 # cells that lie together: two cache lines
+    WINDOW = 16               # cells a key may stand in: two groups
+
+cdef struct cell:
+    uint64_t key              # 0: empty
+    uint64_t state
+
+cdef struct cells_head:       # the 64 bytes in front of a table's first cell
+    uint64_t ticket           # the next claim's number
+    uint64_t full             # how often no cell could be had, over all processes
+    uint64_t reserved[6]
+
+cdef struct cells:            # a view; lives in the process, points into the segment
+    cell *base
+    uint64_t mask             # count - 1
+    uint64_t full             # how often no cell could be had (fail open), for metrics
+
+cdef struct decision:
+    uint64_t remaining        # requests left now
+    uint64_t used
+    uint64_t reset_s          # seconds until the limit is whole again (rate) or the window ends (quota)
+    uint64_t retry_s          # refused: whole seconds until a retry can succeed, >= 1
+    uint64_t resets_at        # Unix time, seconds (rate: 0, the caller adds reset_s to its clock)
+
+# What sets the tables of limiter and quota apart.
+ctypedef bint (*expired_fn)(uint64_t state, uint64_t now) noexcept nogil
+    # the state says nothing any more: its cell may be given to another key
+
+cdef struct cells_rule:
+    uint64_t key_mask         # bits of the key word that are the key
+    uint64_t claim_mask       # a state whose bits under this mask ...
+    uint64_t claim            # ... are these is a claim; the other bits are its number
+    expired_fn expired
+
+cdef cells cells_of_limiter(segment_header *s) noexcept nogil
+cdef cells cells_of_quota(segment_header *s) noexcept nogil
+
+cdef cell *cells_claim(cells *t, uint64_t hash, uint64_t key, const cells_rule *rule, uint64_t now,
+                       uint64_t *claim) noexcept nogil
+    # For a key that cell_live did not find. key: the hash under key_mask, not 0. NULL: no cell can
+    # be had (counted). *claim == 0: the cell held the key alive when it was looked at. Else: a claim of
+    # this key; it becomes alive by one fg_cas16 from {key, *claim}; when that fails, begin again.
+
+cdef inline uint64_t cells_first(const cells *t, uint64_t hash) noexcept nogil:
+    """Index of the first group's first cell. The bits that key_mask may drop (the upper 16) come
+    first, so that they still tell keys apart."""
+    return ((hash << 16) | (hash >> 48)) & t.mask & ~<uint64_t>(GROUP - 1)
+
+cdef inline uint64_t cells_second(const cells *t, uint64_t hash) noexcept nogil:
+    """The same of the second group: any but the first."""
+    return (cells_first(t, hash) ^ (((hash * FG_K1) >> 16) | GROUP)) & t.mask & ~<uint64_t>(GROUP - 1)
+
+cdef inline cell *cell_live(const cells *t, uint64_t hash, uint64_t key, const cells_rule *rule,
+                            uint64_t *word, uint64_t *state) noexcept nogil:
+    """The cell of the window where the key lives, and what was read there; NULL: none seen.
+
+    The two words are read one after the other: believe them only after an fg_cas16 from them, or
+    (where a rare wrong answer does no harm) after finding the key word unchanged."""
+    cdef cell *c = t.base + cells_first(t, hash)
+    cdef int i, group
+    for group in range(2):
+        for i in range(GROUP):
+            word[0] = fg_load(&c[i].key)
+            if (word[0] & rule.key_mask) == key:
+                state[0] = fg_load(&c[i].state)
+                if (state[0] & rule.claim_mask) != rule.claim:
+                    return c + i
+        c = t.base + cells_second(t, hash)
+    return NULL
+
+cdef inline void cells_prefetch(const cells *t, uint64_t key) noexcept nogil:
+    """Ask for the key's first group, some hundred nanoseconds before it is needed."""
+    fg_prefetch(t.base + cells_first(t, key))
+
+# ---- keys -----------------------------------------------------------------------------
 cdef uint64_t mix_key(uint64_t a, uint64_t b) noexcept nogil   # never 0
 cdef uint64_t hash_bytes(const void *p, uint32_t length, uint64_t seed) noexcept nogil
     # Same answer in every process and over restarts (quotas are persisted by it).

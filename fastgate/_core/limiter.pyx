@@ -23,7 +23,7 @@ nanosecond, and N workers on one cell pass what one would. A refused request wri
 the rate that held when it was written; the tag remembers that rate (6 bits of exponent, 10 of
 mantissa: within 0.05 %). Read under another rate, the debt is converted: `used` tokens of the old
 interval are `used` of the new one; the next decision, also a refusal, writes it down. The
-upper 16 bits of the hash, which the tag displaces, choose the window instead (`cells_home`), so
+upper 16 bits of the hash, which the tag displaces, choose the window instead (`cells_first`), so
 they still tell keys apart.
 
 **A bucket made smaller** may owe more than it can hold. It is then set to just empty, so that nobody
@@ -41,7 +41,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from fastgate._core.atomics cimport fg_cas16, fg_load
 from fastgate._core.cells cimport (
-    cell, cell_live, cells, cells_claim, cells_head, cells_home, cells_of_limiter, cells_rule,
+    cell, cell_live, cells, cells_claim, cells_head, cells_of_limiter, cells_rule,
     decision, mix_key,
 )
 from fastgate._core.cells import Decision
@@ -148,16 +148,15 @@ cdef int limiter_take(cells *t, uint64_t key, uint64_t now_ns, uint64_t interval
     cdef uint64_t charge = interval if cost == 1 else fg_times(interval, cost, HORIZON + 1)
     cdef uint64_t tag = _tag(interval)
     cdef uint64_t k = _key(key)
-    cdef cell *home = cells_home(t, key)
     cdef cell *c
     cdef uint64_t word, tat, debt, claim
     while True:
-        c = cell_live(t, home, k, &RULE, &word, &tat)
+        c = cell_live(t, key, k, &RULE, &word, &tat)
         if c is NULL:
             if charge > tolerance:
                 _refuse(d, 0, charge, interval, tolerance)
                 return 0
-            c = cells_claim(t, home, k, &RULE, now_ns, &claim)
+            c = cells_claim(t, key, k, &RULE, now_ns, &claim)
             if c is NULL or (claim != 0 and fg_cas16(c, k, claim, k | tag, now_ns + charge)):
                 _say(d, charge, interval, tolerance)
                 return 1
@@ -184,11 +183,10 @@ cdef int limiter_take(cells *t, uint64_t key, uint64_t now_ns, uint64_t interval
 cdef void limiter_give_back(cells *t, uint64_t key, uint64_t interval_ns, uint64_t cost) noexcept nogil:
     cdef uint64_t interval = interval_ns if interval_ns else 1
     cdef uint64_t k = _key(key)
-    cdef cell *home = cells_home(t, key)
     cdef cell *c
     cdef uint64_t word, tat, back
     while True:
-        c = cell_live(t, home, k, &RULE, &word, &tat)
+        c = cell_live(t, key, k, &RULE, &word, &tat)
         if c is NULL:
             return                  # reclaimed, so it was full already
         back = fg_times(interval if (word & TAG_BITS) == _tag(interval) else _interval(word), cost, tat)
@@ -201,11 +199,10 @@ cdef void limiter_peek(const cells *t, uint64_t key, uint64_t now_ns, uint64_t i
     cdef uint64_t interval = interval_ns if interval_ns else 1
     cdef uint64_t tolerance = tolerance_ns if tolerance_ns < HORIZON else HORIZON
     cdef uint64_t k = _key(key)
-    cdef cell *home = cells_home(t, key)
     cdef cell *c
     cdef uint64_t word, tat, debt = 0
     while True:
-        c = cell_live(t, home, k, &RULE, &word, &tat)
+        c = cell_live(t, key, k, &RULE, &word, &tat)
         if c is NULL:
             break
         if fg_load(&c.key) == word:

@@ -41,7 +41,7 @@ from libc.string cimport memcmp
 
 from fastgate._core.atomics cimport fg_cas16, fg_load
 from fastgate._core.cells cimport (
-    cell, cell_live, cells, cells_claim, cells_head, cells_home, cells_of_quota, cells_rule,
+    cell, cell_live, cells, cells_claim, cells_head, cells_of_quota, cells_rule,
     decision, FG_K2, FG_K3, fg_read64, hash_bytes, mix_key,
 )
 from fastgate._core.cells import Decision
@@ -210,16 +210,15 @@ cdef int quota_take(cells *t, uint64_t key, uint8_t period, int64_t unix_s,
     cdef uint64_t most = amount if amount < _most(period) else _most(period)
     cdef uint64_t window = _window(period, unix_s)
     cdef uint64_t word, state, claim, count, counted
-    cdef cell *home = cells_home(t, k)
     cdef cell *c
     while True:
-        c = cell_live(t, home, k, &RULE, &word, &state)
+        c = cell_live(t, k, k, &RULE, &word, &state)
         if c is NULL:
             counted = window
             if cost > most:
                 count = 0
                 break
-            c = cells_claim(t, home, k, &RULE, <uint64_t>unix_s, &claim)
+            c = cells_claim(t, k, k, &RULE, <uint64_t>unix_s, &claim)
             if c is NULL or (claim != 0 and fg_cas16(c, k, claim, k, _pack(period, window, cost))):
                 _say(d, cost, amount, _window_end(period, window), unix_s)
                 return 1
@@ -242,11 +241,10 @@ cdef int quota_take(cells *t, uint64_t key, uint8_t period, int64_t unix_s,
 
 cdef void quota_give_back(cells *t, uint64_t key, uint8_t period, int64_t unix_s, uint64_t cost) noexcept nogil:
     cdef uint64_t k = _key(key, period)
-    cdef cell *home = cells_home(t, k)
     cdef cell *c
     cdef uint64_t word, state, count
     while True:
-        c = cell_live(t, home, k, &RULE, &word, &state)
+        c = cell_live(t, k, k, &RULE, &word, &state)
         if c is NULL or _window_in(state) != _window(period, unix_s):
             return
         count = _count_in(state)
@@ -257,12 +255,11 @@ cdef void quota_give_back(cells *t, uint64_t key, uint8_t period, int64_t unix_s
 cdef void quota_peek(const cells *t, uint64_t key, uint8_t period, int64_t unix_s,
                      uint64_t amount, decision *d) noexcept nogil:
     cdef uint64_t k = _key(key, period)
-    cdef cell *home = cells_home(t, k)
     cdef cell *c
     cdef uint64_t word, state
     cdef uint64_t window = _window(period, unix_s), count = 0
     while True:
-        c = cell_live(t, home, k, &RULE, &word, &state)
+        c = cell_live(t, k, k, &RULE, &word, &state)
         if c is NULL:
             break
         if fg_load(&c.key) == k:
@@ -335,13 +332,12 @@ def export_quotas(Segment segment not None, unix_s=None):
 
 cdef int _restore(cells *t, uint64_t key, uint64_t state, int64_t unix_s) noexcept nogil:
     """1: the cell counts at least that now; 0: no cell."""
-    cdef cell *home = cells_home(t, key)
     cdef cell *c
     cdef uint64_t word, held, claim
     while True:
-        c = cell_live(t, home, key, &RULE, &word, &held)
+        c = cell_live(t, key, key, &RULE, &word, &held)
         if c is NULL:
-            c = cells_claim(t, home, key, &RULE, <uint64_t>unix_s, &claim)
+            c = cells_claim(t, key, key, &RULE, <uint64_t>unix_s, &claim)
             if c is NULL:
                 return 0
             if claim != 0 and fg_cas16(c, key, claim, key, state):
