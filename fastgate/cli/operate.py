@@ -101,8 +101,8 @@ def _print_request(data: dict[str, Any]) -> None:
     ended = str(data["status"]) if data.get("status") else "no answer"
     good = data.get("outcome") in ("answered", "tunnelled")
     total = data["duration_us"] / 1000
-    output.say(f"{click.style(f'{data["outcome"]}, {ended}', fg='green' if good else 'red')}"
-               f" after {total:.2f} ms, at {data['time']}")  # fmt: skip
+    verdict = click.style(f"{data['outcome']}, {ended}", fg="green" if good else "red")
+    output.say(f"{verdict} after {total:.2f} ms, at {data['time']}")
     reason = REASON_BY_CODE.get(data.get("reason") or "")
     if reason is not None:
         output.say(f"\n{reason.code}: {reason.title}.\n{reason.text}")

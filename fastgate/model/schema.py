@@ -103,6 +103,7 @@ def _constrain(built: dict[str, Any], meta: Meta) -> dict[str, Any]:
         if (value := getattr(meta, name)) is not None:
             more[keyword] = value
     target.update(more)
+    target.update(meta.extra_json_schema or {})
     return {**words, **built}
 
 

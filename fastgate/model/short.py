@@ -141,4 +141,12 @@ def expand_one(struct: type[Model], value: Any) -> Any:
     if struct is g.Auth and isinstance(value, dict) and value.get("api_key", 0) is None:
         # "api_key:" with nothing behind it asks for a key; it must not mean "open".
         return {**value, "api_key": {}}
+    if struct is g.Health and isinstance(value, dict) and "expect" in value:
+        return {**value, "expect": _statuses(value["expect"])}
     return value
+
+
+def _statuses(value: Any) -> Any:
+    """Statuses as texts: people write `304` and `2xx` side by side."""
+    listed = value if isinstance(value, list) else [value]
+    return [str(one) if type(one) is int else one for one in listed]

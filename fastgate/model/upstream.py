@@ -57,7 +57,15 @@ class Health(Model, frozen=True, kw_only=True):
         int, Meta(ge=1, le=100, description="Successes in a row that bring it back.")
     ] = 2
     expect: Annotated[
-        list[Annotated[str, Meta(pattern=r"^[1-5](xx|\d\d)$")]],
+        list[
+            Annotated[
+                str,
+                Meta(
+                    pattern=r"^[1-5](xx|\d\d)$",
+                    extra_json_schema={"type": ["string", "integer"]},
+                ),
+            ]
+        ],
         Meta(min_length=1, description="Statuses that are healthy: `200`, `2xx`."),
     ] = field(default_factory=_any_success)
 

@@ -1,0 +1,142 @@
+"""What must hold between resources, and what looks unintended."""
+
+import copy
+from typing import Any
+
+import pytest
+
+from fastgate.errors import ConfigurationError
+from fastgate.model.check import check, require, warnings
+from fastgate.model.codec import decode
+
+BASE: dict[str, Any] = {
+    "version": 1,
+    "upstreams": [{"name": "up", "targets": "http://a"}],
+    "services": [{"name": "api", "upstream": "up"}],
+    "routes": [
+        {"name": "keyed", "path": "/keyed", "service": "api", "auth": "api_key"},
+        {"name": "open", "path": "/open", "respond": 204},
+    ],
+    "policies": [{"name": "fair", "limits": ["5/s"]}],
+    "plans": [{"name": "starter"}],
+    "consumers": [{"name": "demo", "keys": "demo-key-1", "plan": "starter"}],
+}
+
+
+def faults(**changes: Any) -> list[tuple[str, str]]:
+    document = {**copy.deepcopy(BASE), **changes}
+    return [(error.path, str(error)) for error in check(decode(document))]
+
+
+def with_route(index: int, **values: Any) -> dict[str, Any]:
+    routes = copy.deepcopy(BASE["routes"])
+    routes[index].update(values)
+    return {"routes": routes}
+
+
+def test_a_sound_document_has_no_faults() -> None:
+    assert faults() == []
+    require(decode(BASE))
+
+
+@pytest.mark.parametrize(
+    ("changes", "path", "words"),
+    [
+        (with_route(0, service="apis"), "routes[0].service", "Did you mean 'api'?"),
+        (with_route(0, service="zzz"), "routes[0].service", "Services: api."),
+        (with_route(0, policies=["fair", "fare"]), "routes[0].policies[1]", "no policy 'fare'"),
+        ({"upstreams": []}, "services[0].upstream", "Upstreams: none."),
+        (
+            {"services": [{"name": "api", "upstream": "up", "plans": "x"}]},
+            "services[0].plans[0]",
+            "no plan",
+        ),
+        ({"plans": [{"name": "starter", "services": "x"}]}, "plans[0].services[0]", "no service"),
+        ({"plans": []}, "consumers[0].plan", "no plan 'starter'"),
+        (with_route(1, name="keyed"), "routes[1].name", "is taken already, by routes[0]"),
+        (
+            {"listeners": [":80", {"name": "b", "bind": "*:80"}]},
+            "listeners[1].bind",
+            "'0.0.0.0:80' is taken",
+        ),
+        ({"listeners": ":8081", "control": ":8081"}, "control.bind", "taken already"),
+        (
+            {"consumers": [{"name": "a", "id": "x"}, {"name": "b", "id": "x"}]},
+            "consumers[1].id",
+            "'x' is taken",
+        ),
+        (
+            {"consumers": [{"name": "a", "keys": ["one-key-1", "one-key-1"]}]},
+            "consumers[0].keys[1]",
+            "consumers[0].keys[0]",
+        ),
+        (
+            {"control": {"tokens": [{"name": "a", "token": "x" * 9}] * 2}},
+            "control.tokens[1].name",
+            "taken",
+        ),
+        (
+            with_route(0, limits=[{"rate": "1/s", "name": "a"}] * 2),
+            "routes[0].limits[1].name",
+            "'a' is taken",
+        ),
+        (with_route(0, timeout="2d"), "routes[0].timeout", "from 1ms to 1d"),
+        (with_route(0, timeout="0s"), "routes[0].timeout", "from 1ms to 1d"),
+        (with_route(1, limits="5/s"), "routes[1].limits[0].by", "does not ask who calls"),
+        (with_route(1, quotas="5/day"), "routes[1].quotas[0].by", "by consumer"),
+        (with_route(1, policies="fair"), "routes[1].policies", "of the policy fair"),
+        (
+            with_route(0, auth="none") | {"plans": [{"name": "starter", "services": "api"}]},
+            "routes[0].auth",
+            "for the plans starter",
+        ),
+        (
+            with_route(0, policies="fair") | {"plans": [{"name": "starter", "policies": "fair"}]},
+            "plans[0].policies[0]",
+            "counted twice",
+        ),
+    ],
+)
+def test_a_fault_is_found_in_its_place(changes: dict[str, Any], path: str, words: str) -> None:
+    ((found, text),) = faults(**changes)
+    assert found == path
+    assert words in text
+
+
+def test_limits_by_address_need_nobody() -> None:
+    assert faults(**with_route(1, limits=[{"by": "address", "rate": "5/s"}], concurrency=9)) == []
+
+
+def test_a_key_that_may_be_left_out_is_asking() -> None:
+    optional = {"api_key": {"optional": True}}
+    assert faults(**with_route(0, auth=optional, limits="5/s")) == []
+
+
+def test_several_addresses_with_port_0_are_not_the_same() -> None:
+    listeners = [{"name": "a", "bind": ":0"}, {"name": "b", "bind": ":0"}]
+    assert faults(listeners=listeners) == []
+
+
+def test_all_faults_are_raised_together() -> None:
+    gateway = decode({**BASE, "plans": [], "upstreams": []})
+    with pytest.raises(ConfigurationError) as caught:
+        require(gateway)
+    assert [error.path for error in caught.value] == ["services[0].upstream", "consumers[0].plan"]
+
+
+def test_warnings() -> None:
+    gateway = decode(
+        {
+            **BASE,
+            "upstreams": [*BASE["upstreams"], {"name": "unused", "targets": "http://b"}],
+            "services": [*BASE["services"], {"name": "idle", "upstream": "up"}],
+            "control": "0.0.0.0:8081",
+        }
+    )
+    assert check(gateway) == []
+    assert [(warning.path, warning.message) for warning in warnings(gateway)] == [
+        ("upstreams[1]", "'unused': no service uses it"),
+        ("services[1]", "'idle': no route leads to it"),
+        ("policies[0]", "'fair': nothing names it"),
+        ("control.bind", "the control API can be reached from other machines"),
+    ]
