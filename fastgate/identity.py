@@ -317,7 +317,16 @@ class Identity:
         party = self.directory.parties[ident]
         return sorted((self.directory.keys[d] for d in party.digests), key=lambda key: key.id)
 
-    def _not_seed(self, ident: str) -> None:
+    def known(self, ident: str) -> ConsumerRecord | None:
+        """Any consumer, by id or name, as far as it is known without asking the store."""
+        party = self.directory.parties.get(ident)
+        if party is not None:
+            return party.record
+        parties = self.directory.parties.values()
+        return next((one.record for one in parties if one.record.name == ident), None)
+
+    def refuse_seed(self, ident: str) -> None:
+        """Raise ConflictError for a consumer of the configuration."""
         if (seed := self.seed(ident)) is not None:
             raise ConflictError(
                 f"The consumer {seed.name!r} belongs to the configuration; change it there."
@@ -357,7 +366,7 @@ class Identity:
 
         Raises NotFoundError, ConflictError, InvalidMember, StoreError.
         """
-        self._not_seed(ident)
+        self.refuse_seed(ident)
         self._check(changes)
 
         async def change() -> Consumer:
@@ -369,7 +378,7 @@ class Identity:
 
     async def delete_consumer(self, ident: str, version: int | None = None) -> None:
         """Its keys are refused when this returns. Raises NotFoundError, ConflictError."""
-        self._not_seed(ident)
+        self.refuse_seed(ident)
 
         async def change() -> None:
             consumer, count = await self.parties.delete_consumer(ident, version)
@@ -393,7 +402,7 @@ class Identity:
         `key`: take this one (from another gateway) instead of making one.
         Raises NotFoundError, ConflictError, StoreError; ValueError for a bad environment.
         """
-        self._not_seed(consumer)
+        self.refuse_seed(consumer)
         made = key if key is not None else new_key(environment)
         digest = key_digest(made)
         if digest in self.directory.keys:
@@ -424,7 +433,7 @@ class Identity:
 
         Raises NotFoundError, ConflictError, StoreError; ValueError for a bad environment.
         """
-        self._not_seed(consumer)
+        self.refuse_seed(consumer)
         made = new_key(environment)
         now = self._clock()
 
@@ -451,7 +460,7 @@ class Identity:
         self, consumer: str, ident: str, changes: dict[str, Any], version: int | None = None
     ) -> Credential:
         """Change label or expires_at. Raises NotFoundError, ConflictError, StoreError."""
-        self._not_seed(consumer)
+        self.refuse_seed(consumer)
 
         async def change() -> Credential:
             credential, count = await self.parties.update_credential(
@@ -467,7 +476,7 @@ class Identity:
 
         Raises NotFoundError, ConflictError, StoreError.
         """
-        self._not_seed(consumer)
+        self.refuse_seed(consumer)
 
         async def change() -> Credential:
             credential = await self.parties.credential(consumer, ident)

@@ -39,6 +39,7 @@ from sqlalchemy.exc import (
     ArgumentError,
     DBAPIError,
     IntegrityError,
+    InterfaceError,
     NoSuchModuleError,
     OperationalError,
     SQLAlchemyError,
@@ -364,12 +365,12 @@ class Store:
                 yield connection
         except IntegrityError as error:
             raise ConflictError(reason_of(error)) from error
-        except OperationalError as error:
+        except (OperationalError, InterfaceError) as error:
             raise self._failed(error) from error
         except DBAPIError as error:
-            if error.connection_invalidated:
-                raise self._lose(error) from error
-            raise self._failed(error) from error
+            if not error.connection_invalidated:
+                raise  # a statement that is wrong is our fault, not the store's
+            raise self._lose(error) from error
         except (OSError, TimeoutError) as error:
             raise self._lose(error) from error
         finally:

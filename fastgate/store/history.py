@@ -21,6 +21,7 @@ from fastgate.store.tables import revisions
 
 Source = Literal["file", "api", "rollback"]
 ATTEMPTS = 5
+LARGEST = 2**31 - 1
 
 
 class Revision(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,11 +99,13 @@ class History:
 
     async def get(self, number: int) -> tuple[Revision, bytes]:
         """A revision and its document (canonical JSON). Raises NotFoundError."""
-        async with self.store.read() as connection:
-            rows = await connection.execute(
-                sa.select(revisions).where(revisions.c.number == number)
-            )
-            row = rows.one_or_none()
+        row = None
+        if 0 < number <= LARGEST:
+            async with self.store.read() as connection:
+                rows = await connection.execute(
+                    sa.select(revisions).where(revisions.c.number == number)
+                )
+                row = rows.one_or_none()
         if row is None:
             raise NotFoundError(f"There is no revision {number}.")
         fields = row._asdict()
@@ -113,7 +116,7 @@ class History:
         """Newest first."""
         query = sa.select(*_COLUMNS).order_by(revisions.c.number.desc()).limit(limit + 1)
         if cursor is not None:
-            query = query.where(revisions.c.number < decode_cursor(cursor, int))
+            query = query.where(revisions.c.number < min(decode_cursor(cursor, int), LARGEST))
         async with self.store.read() as connection:
             rows = await connection.execute(query)
             return page_of([_revision(row) for row in rows], limit, lambda item: item.number)

@@ -48,6 +48,8 @@ def decode_cursor(cursor: str, kind: type[T]) -> T:
         (only,) = key
     except (binascii.Error, UnicodeEncodeError, ValueError, msgspec.DecodeError) as error:
         raise BadCursor("This cursor was not given out for this list.") from error
+    if isinstance(only, str) and not only.isprintable():
+        raise BadCursor("This cursor was not given out for this list.")
     return only
 
 

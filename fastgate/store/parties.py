@@ -325,6 +325,8 @@ async def _insert(connection: AsyncConnection, table: sa.Table, row: Row, what: 
 
 async def _one(connection: AsyncConnection, table: sa.Table, kind: type[Row], ident: str) -> Row:
     """By id, else by name."""
+    if not ident.isprintable():  # PostgreSQL has no texts with a NUL
+        raise NotFoundError(f"There is no {NOUN[table.name]} {ident!r}.")
     for column in (table.c.id, table.c.name):
         row = (await connection.execute(sa.select(table).where(column == ident))).one_or_none()
         if row is not None:
@@ -341,6 +343,8 @@ async def _owner(connection: AsyncConnection, account: str) -> Account:
 
 async def _credential(connection: AsyncConnection, consumer: str, ident: str) -> Credential:
     owner = await _one(connection, consumers, Consumer, consumer)
+    if not ident.isprintable():
+        raise NotFoundError(f"The consumer {owner.name!r} has no credential {ident!r}.")
     row = (
         await connection.execute(
             sa.select(credentials).where(

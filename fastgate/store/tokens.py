@@ -68,9 +68,11 @@ class TokenTable:
 
     async def get(self, ident: str) -> TokenRow:
         """Raises NotFoundError."""
-        async with self.store.read() as connection:
-            rows = await connection.execute(sa.select(tokens).where(tokens.c.id == ident))
-            row = rows.one_or_none()
+        row = None
+        if ident.isprintable():
+            async with self.store.read() as connection:
+                rows = await connection.execute(sa.select(tokens).where(tokens.c.id == ident))
+                row = rows.one_or_none()
         if row is None:
             raise NotFoundError(f"There is no token {ident!r}.")
         return _token(row)

@@ -1,0 +1,228 @@
+"""Authentication: a bearer token → a principal with a role.
+
+Tokens come from three places, all known by their SHA-256 only:
+
+| from | id | withdrawn by |
+| --- | --- | --- |
+| `<state>/admin-token`, made at first start, mode 0600 | `admin-token` | removing the file |
+| `control.tokens` of the configuration | `config:<name>` | changing the configuration |
+| the store, made through the API | `tok_…` | DELETE /v1/tokens/{id} |
+
+The first two work while the store is away. Of the third kind those are known that were there
+when the store was last seen; while it has not been seen since the start, a token that is not known
+might be one, so the answer is 503 and not 401.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
+from litestar.types import ASGIApp, Receive, Scope, Send
+
+from fastgate.api.problems import Problem, unavailable
+from fastgate.api.roles import NEEDS, Permission, Role, allows
+from fastgate.errors import NotFoundError
+from fastgate.keys import key_digest, new_key, shown_prefix
+from fastgate.store.tokens import TOPIC, TokenRow, TokenTable
+
+if TYPE_CHECKING:
+    from fastgate.api.ports import ControlPort
+    from fastgate.store.engine import Store
+    from fastgate.store.pages import Page
+
+ADMIN_FILE = "admin-token"
+
+
+class Principal(msgspec.Struct, frozen=True, kw_only=True):
+    """Who asks. `secret` is the token itself, for sealing; it is never kept or shown."""
+
+    id: str
+    name: str
+    role: Role
+    secret: str
+
+    def __repr__(self) -> str:
+        return f"Principal({self.id!r}, {self.role!r})"
+
+
+class NewToken(msgspec.Struct, frozen=True, kw_only=True):
+    """A token as made: `token` is shown this once."""
+
+    row: TokenRow
+    token: str
+
+
+class Tokens:
+    """All tokens of the control API."""
+
+    def __init__(self, control: ControlPort, store: Store, state: Path) -> None:
+        """`state`: the directory of the gateway's state, where `admin-token` is."""
+        self._control = control
+        self._file = state / ADMIN_FILE
+        self._seen: tuple[int, int, int] | None = None
+        self._file_digest: bytes | None = None
+        self._table = TokenTable(store)
+        self._rows: dict[bytes, TokenRow] | None = None
+        self._count = -1
+        store.on_ready.append(self.load)
+        store.on_change.append(self._changed)
+
+    def ensure_admin_token(self) -> tuple[Path, bool]:
+        """Make the first admin token unless it is there: its file, and whether it is new.
+
+        Raises OSError when it can neither be read nor written.
+        """
+        try:
+            fd = os.open(self._file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except FileExistsError:
+            return self._file, False
+        with os.fdopen(fd, "w") as file:
+            os.fchmod(fd, 0o600)
+            file.write(new_key(kind="fgt") + "\n")
+            file.flush()
+            os.fsync(fd)
+        return self._file, True
+
+    # ---- who is it ----------------------------------------------------------------------
+
+    def authenticate(self, token: str) -> Principal:
+        """Whose token it is. Raises Problem: unauthenticated, or store_unavailable."""
+        digest = key_digest(token)
+        if (known := self._admin_digest()) and secrets.compare_digest(known, digest):
+            return Principal(id=ADMIN_FILE, name="admin", role="admin", secret=token)
+        for one in self._control.gateway.control.tokens:
+            if secrets.compare_digest(one.token.digest, digest):
+                return Principal(
+                    id=f"config:{one.name}", name=one.name, role=one.role, secret=token
+                )
+        if self._rows is None:
+            raise unavailable(
+                "This token is not known yet, and the store that may know it cannot be reached."
+            )
+        row = self._rows.get(digest)
+        if row is None:
+            raise unauthenticated("The token is not known; it may have been withdrawn.", True)
+        if row.expires_at is not None and row.expires_at <= datetime.now(UTC):
+            raise unauthenticated(f"The token expired at {row.expires_at.isoformat()}.", True)
+        return Principal(
+            id=row.id, name=row.label or row.id, role=cast(Role, row.role), secret=token
+        )
+
+    def _admin_digest(self) -> bytes | None:
+        """Of the token in the file as it is now, so that removing the file withdraws it."""
+        try:
+            found = self._file.stat()
+            seen = (found.st_mtime_ns, found.st_ino, found.st_size)
+            if seen != self._seen:
+                text = self._file.read_text().strip()
+                self._file_digest = key_digest(text) if text else None
+                self._seen = seen
+        except (OSError, ValueError):
+            self._seen = self._file_digest = None
+        return self._file_digest
+
+    # ---- the store's --------------------------------------------------------------------
+
+    async def load(self) -> None:
+        """Read all tokens of the store. Raises StoreError."""
+        rows, self._count = await self._table.everything()
+        self._rows = {row.digest: row for row in rows}
+
+    async def _changed(self, counts: dict[str, int]) -> None:
+        if counts.get(TOPIC) != self._count:
+            await self.load()
+
+    async def create(
+        self, *, role: Role, label: str, created_by: str, expires_at: datetime | None
+    ) -> NewToken:
+        """Raises StoreError."""
+        token = new_key(kind="fgt")
+        row = await self._table.add(
+            digest=key_digest(token),
+            prefix=shown_prefix(token),
+            role=role,
+            label=label,
+            created_by=created_by,
+            expires_at=expires_at,
+        )
+        await self.load()
+        return NewToken(row=row, token=token)
+
+    async def page(self, *, cursor: str | None, limit: int) -> Page[TokenRow]:
+        return await self._table.page(cursor=cursor, limit=limit)
+
+    async def get(self, ident: str) -> TokenRow:
+        """Raises NotFoundError, StoreError."""
+        return await self._table.get(ident)
+
+    async def delete(self, ident: str) -> None:
+        """Withdraw a token; it is refused at once. Raises NotFoundError, Problem, StoreError."""
+        if ident == ADMIN_FILE:
+            raise Problem("conflict", f"Remove the file {self._file} to withdraw this token.")
+        if ident.startswith("config:"):
+            raise Problem("conflict", "This token belongs to the configuration; change it there.")
+        row = await self._table.get(ident)
+        await self._table.delete(ident)
+        if self._rows is None:
+            raise NotFoundError(f"There is no token {ident!r}.")
+        self._rows.pop(row.digest, None)
+        await self.load()
+
+
+def unauthenticated(detail: str, bad: bool) -> Problem:
+    """A 401; `bad`: a token was shown, and is not good."""
+    challenge = 'Bearer realm="fastgate"' + (', error="invalid_token"' if bad else "")
+    return Problem("unauthenticated", detail, headers={"WWW-Authenticate": challenge})
+
+
+def bearer_of(headers: list[tuple[bytes, bytes]]) -> str | None:
+    """The token in the Authorization field; None without one. Raises Problem for another scheme."""
+    values = [value for name, value in headers if name == b"authorization"]
+    if not values:
+        return None
+    scheme, _, token = values[0].partition(b" ")
+    if len(values) > 1 or scheme.lower() != b"bearer" or not token.strip():
+        raise unauthenticated("Authorization must be: Bearer TOKEN", True)
+    return token.strip().decode("latin-1")
+
+
+def authentication(tokens: Tokens, control: ControlPort) -> Any:
+    """The middleware that lets a request through when its token's role allows the handler."""
+
+    def wrap(app: ASGIApp) -> ASGIApp:
+        async def call(scope: Scope, receive: Receive, send: Send) -> None:
+            if cast(Any, scope)["type"] != "http":
+                await app(scope, receive, send)
+                return
+            opt = cast(Any, scope["route_handler"]).opt
+            permission: Permission = opt.get("permission", "read")
+            free = permission == "open" or (
+                permission == "metrics" and control.gateway.control.metrics_open
+            )
+            if not free:
+                scope["user"] = _principal(tokens, scope, permission)
+            await app(scope, receive, send)
+
+        return call
+
+    return wrap
+
+
+def _principal(tokens: Tokens, scope: Scope, permission: Permission) -> Principal:
+    token = bearer_of(cast(Any, scope)["headers"])
+    if token is None:
+        raise unauthenticated("Send Authorization: Bearer TOKEN.", False)
+    principal = tokens.authenticate(token)
+    if not allows(principal.role, permission):
+        raise Problem(
+            "forbidden",
+            f"This takes the role {NEEDS[permission]}; the token has {principal.role}.",
+            role=principal.role,
+            required_role=NEEDS[permission],
+        )
+    return principal

@@ -1,0 +1,243 @@
+"""Credentials: a consumer's keys. A key is shown in the answer that makes it, and never again."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Literal
+
+import msgspec
+from litestar import Response, delete, get, patch, post
+from litestar.params import FromPath
+from msgspec import UNSET, Meta, UnsetType
+
+from fastgate.api.bodies import When, read
+from fastgate.api.context import AnyRequest, Ctx
+from fastgate.api.describe import spec
+from fastgate.api.paging import LIMIT, Limit, Text, page_in_memory
+from fastgate.api.parties import changes_of, consumer_of_store, matched, tagged
+from fastgate.api.problems import invalid
+from fastgate.store.cache import KeyRecord
+from fastgate.store.pages import Page
+from fastgate.store.parties import Credential
+
+Label = Annotated[
+    str,
+    Meta(
+        max_length=200,
+        pattern=r"^[^\x00-\x1f\x7f]*$",
+        description="For people: where the key is used.",
+    ),
+]
+Environment = Annotated[
+    str,
+    Meta(pattern=r"^[a-z0-9]{1,16}$", description="A part of the key that people can see: live."),
+]
+
+
+GivenKey = Annotated[
+    str,
+    Meta(
+        pattern=r"^[\x21-\x7e]{16,512}$",
+        description="Take this key, of 16 to 512 printable characters, from another gateway "
+        "instead of making one.",
+    ),
+]
+
+
+class CredentialNew(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A credential to be made."""
+
+    label: Label = ""
+    expires_at: Annotated[
+        When | None, Meta(description="From when on it is refused. Default: never.")
+    ] = None
+    environment: Environment | None = None
+    key: GivenKey | None = None
+
+
+class CredentialChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What of a credential is to change; `expires_at: null` means never."""
+
+    label: Label | UnsetType = UNSET
+    expires_at: When | UnsetType | None = UNSET
+
+
+class Rotation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How to rotate a credential."""
+
+    overlap: Annotated[
+        int,
+        Meta(ge=0, le=90 * 86400, description="Seconds for which the old key goes on; default 0."),
+    ] = 0
+    environment: Environment | None = None
+
+
+class CredentialView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
+    """A credential. `prefix` is how its key begins; `key`, the key itself, is there only in the
+    answer that makes it."""
+
+    id: str
+    consumer: str
+    prefix: str
+    label: str
+    state: Literal["active", "expired", "revoked"]
+    source: Literal["store", "config"]
+    created: datetime | None
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    version: int
+    key: str | UnsetType = UNSET
+
+
+def _state(credential: Credential) -> Literal["active", "expired", "revoked"]:
+    if credential.revoked_at is not None:
+        return "revoked"
+    ended = credential.expires_at is not None and credential.expires_at <= datetime.now(UTC)
+    return "expired" if ended else "active"
+
+
+def _view(credential: Credential, key: str | UnsetType = UNSET) -> CredentialView:
+    return CredentialView(
+        id=credential.id,
+        consumer=credential.consumer,
+        prefix=credential.prefix,
+        label=credential.label,
+        state=_state(credential),
+        source="store",
+        created=credential.created,
+        expires_at=credential.expires_at,
+        revoked_at=credential.revoked_at,
+        version=credential.version,
+        key=key,
+    )
+
+
+def _seed_view(key: KeyRecord) -> CredentialView:
+    return CredentialView(
+        id=key.id,
+        consumer=key.consumer,
+        prefix="",
+        label="",
+        state="active",
+        source="config",
+        created=None,
+        expires_at=None,
+        revoked_at=None,
+        version=0,
+    )
+
+
+SHOWN_ONCE = {"Cache-Control": "no-store"}
+
+
+@get("/v1/consumers/{ident:str}/credentials", opt=spec("read", answer=Page[CredentialView]))
+async def list_credentials(
+    ctx: Ctx, ident: FromPath[str], cursor: Text = None, limit: Limit = LIMIT
+) -> Page[CredentialView]:
+    """A consumer's credentials, oldest first, revoked ones among them."""
+    if (seed := ctx.identity.seed(ident)) is not None:
+        keys = ctx.identity.seed_keys(seed.id)
+        return page_in_memory(keys, lambda key: key.id, cursor, limit).map(_seed_view)
+    page = await ctx.identity.parties.credentials(ident, cursor=cursor, limit=limit)
+    return page.map(_view)
+
+
+@post(
+    "/v1/consumers/{ident:str}/credentials",
+    opt=spec("parties", body=CredentialNew, answer=CredentialView, status=201, etag=True),
+)
+async def create_credential(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Response[Any]:
+    """Issue a key. It works on every worker when this answers; it is shown here only."""
+    body = await read(request, CredentialNew, optional=True)
+    if body.expires_at is not None and body.expires_at <= datetime.now(UTC):
+        raise invalid("expires_at", "It is in the past.")
+    if body.key is not None and body.environment is not None:
+        raise invalid("environment", "It goes into keys that are made here, not into given ones.")
+    issued = await ctx.identity.issue(ident, **msgspec.structs.asdict(body))
+    made = issued.credential
+    return tagged(
+        made,
+        _view(made, UNSET if body.key is not None else issued.key),
+        201,
+        Location=f"/v1/consumers/{made.consumer}/credentials/{made.id}",
+        **SHOWN_ONCE,
+    )
+
+
+@get(
+    "/v1/consumers/{ident:str}/credentials/{credential:str}",
+    opt=spec("read", answer=CredentialView, etag=True),
+)
+async def get_credential(
+    ctx: Ctx, ident: FromPath[str], credential: FromPath[str]
+) -> Response[Any]:
+    """One credential."""
+    found = await ctx.identity.parties.credential(ident, credential)
+    return tagged(found, _view(found))
+
+
+@patch(
+    "/v1/consumers/{ident:str}/credentials/{credential:str}",
+    opt=spec("parties", body=CredentialChange, answer=CredentialView, etag=True, match="required"),
+)
+async def change_credential(
+    ctx: Ctx, request: AnyRequest, ident: FromPath[str], credential: FromPath[str]
+) -> Response[Any]:
+    """Change its label, or when it expires."""
+    changes = changes_of(await read(request, CredentialChange))
+    await consumer_of_store(ctx, ident)
+    version = matched(request, await ctx.identity.parties.credential(ident, credential))
+    changed = await ctx.identity.update_credential(ident, credential, changes, version)
+    return tagged(changed, _view(changed))
+
+
+@delete(
+    "/v1/consumers/{ident:str}/credentials/{credential:str}",
+    status_code=200,
+    opt=spec("parties", answer=CredentialView, match="optional"),
+)
+async def revoke_credential(
+    ctx: Ctx, request: AnyRequest, ident: FromPath[str], credential: FromPath[str]
+) -> Response[Any]:
+    """Revoke it: every worker refuses it when this answers. It stays listed, as revoked."""
+    await consumer_of_store(ctx, ident)
+    found = await ctx.identity.parties.credential(ident, credential)
+    version = matched(request, found, required=False)
+    revoked = await ctx.identity.revoke(ident, credential, version)
+    return tagged(revoked, _view(revoked))
+
+
+@post(
+    "/v1/consumers/{ident:str}/credentials/{credential:str}/rotate",
+    opt=spec("parties", body=Rotation, answer=CredentialView, status=201, etag=True),
+)
+async def rotate_credential(
+    ctx: Ctx, request: AnyRequest, ident: FromPath[str], credential: FromPath[str]
+) -> Response[Any]:
+    """A new key in the place of an old one, which goes on for `overlap` seconds (default: ends
+    at once). The new key is shown here only."""
+    body = await read(request, Rotation, optional=True)
+    issued = await ctx.identity.rotate(
+        ident,
+        credential,
+        overlap=timedelta(seconds=body.overlap),
+        environment=body.environment,
+    )
+    made = issued.credential
+    return tagged(
+        made,
+        _view(made, issued.key),
+        201,
+        Location=f"/v1/consumers/{made.consumer}/credentials/{made.id}",
+        **SHOWN_ONCE,
+    )
+
+
+HANDLERS = [
+    list_credentials,
+    create_credential,
+    get_credential,
+    change_credential,
+    revoke_credential,
+    rotate_credential,
+]

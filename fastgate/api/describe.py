@@ -1,0 +1,40 @@
+"""What a handler takes and gives, declared beside it; `openapi` makes the document of it.
+
+    @get("/v1/accounts/{ident:str}", opt=spec("read", answer=AccountView, etag=True))
+
+The permission is what `auth` asks for; a test holds every handler to declare one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastgate.api.roles import Permission
+
+
+def spec(
+    permission: Permission,
+    *,
+    answer: Any = None,
+    status: int = 200,
+    body: Any = None,
+    etag: bool = False,
+    match: str = "",
+    idempotent: bool = True,
+    media: str = "application/json",
+) -> dict[str, Any]:
+    """A handler's `opt`.
+
+    answer, body: types; `status` of success; `etag`: the answer carries one; `match`: "required"
+    or "optional" where If-Match is heeded; `idempotent`: whether Idempotency-Key is (of writes).
+    """
+    return {
+        "permission": permission,
+        "answer": answer,
+        "status": status,
+        "body": body,
+        "etag": etag,
+        "match": match,
+        "idempotent": idempotent,
+        "media": media,
+    }

@@ -1,0 +1,110 @@
+"""Tokens of this API. For admins; a token is shown in the answer that makes it, once."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Response, delete, get, post
+from litestar.params import FromPath
+from msgspec import UNSET, Meta, UnsetType
+
+from fastgate.api.bodies import When, read
+from fastgate.api.context import AnyRequest, Ctx, principal
+from fastgate.api.describe import spec
+from fastgate.api.paging import LIMIT, Limit, Text
+from fastgate.api.problems import Problem, invalid
+from fastgate.api.roles import Role
+from fastgate.store.pages import Page
+from fastgate.store.tokens import TokenRow
+
+
+class TokenNew(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A token to be made."""
+
+    role: Role = "viewer"
+    label: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            max_length=200,
+            pattern=r"^[^\x00-\x1f\x7f]*$",
+            description="Whose it is; the author in revisions.",
+        ),
+    ]
+    expires_at: When | None = None
+
+
+class TokenView(msgspec.Struct, frozen=True, kw_only=True):
+    """A token; `token`, the token itself, is there only in the answer that makes it."""
+
+    id: str
+    prefix: str
+    role: str
+    label: str
+    created_by: str
+    created: datetime
+    expires_at: datetime | None
+    token: str | UnsetType = UNSET
+
+
+class Me(msgspec.Struct, frozen=True, kw_only=True):
+    """Who one is to this API."""
+
+    id: str
+    name: str
+    role: Role
+
+
+def _view(row: TokenRow, token: str | UnsetType = UNSET) -> TokenView:
+    fields = msgspec.structs.asdict(row)
+    del fields["digest"]
+    return TokenView(**fields, token=token)
+
+
+@get("/v1/me", opt=spec("read", answer=Me))
+async def me(request: AnyRequest) -> Me:
+    """Who the token that is shown belongs to."""
+    who = principal(request)
+    return Me(id=who.id, name=who.name, role=who.role)
+
+
+@get("/v1/tokens", opt=spec("tokens", answer=Page[TokenView]))
+async def list_tokens(ctx: Ctx, cursor: Text = None, limit: Limit = LIMIT) -> Page[TokenView]:
+    """The tokens made through this API, oldest first. The first admin token (a file in the state
+    directory) and those of `control.tokens` are not among them."""
+    return (await ctx.tokens.page(cursor=cursor, limit=limit)).map(_view)
+
+
+@post("/v1/tokens", opt=spec("tokens", body=TokenNew, answer=TokenView, status=201))
+async def create_token(ctx: Ctx, request: AnyRequest) -> Response[Any]:
+    """Make a token; it is shown here only."""
+    body = await read(request, TokenNew)
+    if body.expires_at is not None and body.expires_at <= datetime.now(UTC):
+        raise invalid("expires_at", "It is in the past.")
+    made = await ctx.tokens.create(
+        role=body.role,
+        label=body.label,
+        created_by=principal(request).name,
+        expires_at=body.expires_at,
+    )
+    headers = {"Location": f"/v1/tokens/{made.row.id}", "Cache-Control": "no-store"}
+    return Response(_view(made.row, made.token), status_code=201, headers=headers)
+
+
+@get("/v1/tokens/{ident:str}", opt=spec("tokens", answer=TokenView))
+async def get_token(ctx: Ctx, ident: FromPath[str]) -> TokenView:
+    """One token."""
+    return _view(await ctx.tokens.get(ident))
+
+
+@delete("/v1/tokens/{ident:str}", status_code=204, opt=spec("tokens", status=204))
+async def delete_token(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> None:
+    """Withdraw a token; it is refused at once. Not the one that asks for it."""
+    if principal(request).id == ident:
+        raise Problem("conflict", "This is the token you use; withdraw it with another one.")
+    await ctx.tokens.delete(ident)
+
+
+HANDLERS = [me, list_tokens, create_token, get_token, delete_token]
