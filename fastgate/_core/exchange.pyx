@@ -419,7 +419,7 @@ cdef int connection_out(exchange *e) noexcept nogil:
     """What to say of the connection; settles whether it lives."""
     if e.body_state == BODY_MORE and e.flags & EX_CONTINUE_DUE:
         e.flags &= ~EX_KEEP_ALIVE        # the client may send the body or not: no way to know
-    if not e.flags & EX_KEEP_ALIVE or e.flags & EX_CLOSE_OUT:
+    if not e.flags & EX_KEEP_ALIVE or e.flags & EX_CLOSE_OUT or e.owner.draining:
         e.flags &= ~EX_KEEP_ALIVE
         return OUT_CLOSE
     return OUT_KEEP_ALIVE if e.req.minor == 0 else OUT_PLAIN

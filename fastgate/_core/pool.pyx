@@ -273,7 +273,7 @@ cdef void pool_succeeded(core *c, call *k, uint64_t first_byte_ns) noexcept nogi
 
 
 cdef int pool_may_retry(core *c, call *k) noexcept nogil:
-    cdef pool *p = pool_of(c, k.target)
+    cdef pool *p = pool_of(c, target_at(k, 0))   # the budget is the upstream's: its first target keeps it
     if p.retry_credit < RETRY_COST:
         return 0
     p.retry_credit -= RETRY_COST
@@ -282,7 +282,7 @@ cdef int pool_may_retry(core *c, call *k) noexcept nogil:
 
 cdef void pool_earn(core *c, call *k) noexcept nogil:
     """A first attempt earns the budget's share of a retry."""
-    cdef pool *p = pool_of(c, k.target)
+    cdef pool *p = pool_of(c, target_at(k, 0))
     p.retry_credit += k.service.retry_budget if k.service is not NULL else 200
     if p.retry_credit > RETRY_MOST:
         p.retry_credit = RETRY_MOST

@@ -9,7 +9,7 @@ A call's life:
     TUNNEL     bytes, both ways           idle_ms         sink call_body   done
     DONE, FAILED: the connection has been let go
 
-Retrying is safe when nothing can have happened: the connection was never made; or the
+Retrying (on another target, `attempts` in all) is safe when nothing can have happened: the connection was never made; or the
 request is idempotent, its body can be replayed, and not one byte of an answer came. A
 connection from the pool that turns out to have been closed by the upstream meanwhile
 (`stale`) is replaced once without counting as a retry.
@@ -97,7 +97,7 @@ cdef int call_start(core *c, call *k) noexcept nogil:
     k.tried = 0
     k.flags &= ~(CALL_SENT | CALL_FRESH)
     reason = attempt(c, k)
-    while reason == UPSTREAM_CONNECT_FAILED and may_retry(c, k):
+    while reason == UPSTREAM_CONNECT_FAILED and may_retry(c, k, 0):
         reason = attempt(c, k)
     if reason != 0:
         k.state = CALL_FAILED
@@ -106,9 +106,10 @@ cdef int call_start(core *c, call *k) noexcept nogil:
     return reason
 
 
-cdef int may_retry(core *c, call *k) noexcept nogil:
+cdef int may_retry(core *c, call *k, int sent) noexcept nogil:
+    """Another attempt? One that never reached a target adds no load, so it costs no budget."""
     cdef uint32_t most = k.service.attempts if k.service is not NULL else 2
-    if k.attempts >= most or not k.flags & CALL_REPLAYABLE or not pool_may_retry(c, k):
+    if k.attempts >= most or not k.flags & CALL_REPLAYABLE or (sent and not pool_may_retry(c, k)):
         return 0
     c.counters.retries += 1
     return 1
@@ -227,13 +228,13 @@ cdef void broken(core *c, call *k, int reason) noexcept nogil:
             k.flags |= CALL_FRESH
             reason = attempt(c, k)
             k.flags &= ~CALL_FRESH
-        elif not may_retry(c, k):
+        elif not may_retry(c, k, not untouched):
             k.state = CALL_FAILED
             c.sink.call_failed(k, reason)
             return
         else:
             reason = attempt(c, k)
-        while reason == UPSTREAM_CONNECT_FAILED and may_retry(c, k):
+        while reason == UPSTREAM_CONNECT_FAILED and may_retry(c, k, 0):
             reason = attempt(c, k)
         if reason == 0:
             if k.state == CALL_SEND and not k.flags & CALL_REQUEST_DONE:

@@ -1,0 +1,645 @@
+"""The data plane over real sockets: proxying, framing, keep-alive, refusals, limits of patience."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+import orjson
+import pytest
+from enginekit import Backend, Plane, Seen
+
+
+def proxied(*urls: str, **route: object) -> dict[str, object]:
+    return {
+        "upstreams": [{"name": "u", "targets": list(urls)}],
+        "services": [{"name": "s", "upstream": "u"}],
+        "routes": [{"name": "r", "path": "/{rest*}", "service": "s", **route}],
+    }
+
+
+@pytest.fixture
+async def backend():
+    backend = await Backend().start()
+    yield backend
+    await backend.stop()
+
+
+# ---- forwarding ---------------------------------------------------------------------------
+
+
+async def test_a_request_is_proxied_and_its_answer_comes_back(backend):
+    async with Plane(proxied(backend.url)) as plane:
+        reply = await plane.get("/x/y?q=1")
+    assert reply.status == 200
+    assert reply.body == b"GET /x/y?q=1"
+    assert reply.headers["via"] == "1.1 fastgate"
+    assert re.fullmatch("[0-9a-f]{32}", reply.headers["x-request-id"])
+    assert "date" in reply.headers
+
+
+async def test_what_the_upstream_sees(backend):
+    async with Plane(proxied(backend.url)) as plane:
+        await plane.get(
+            "/",
+            headers={
+                "Host": "api.example:8080",
+                "Connection": "keep-alive, X-Private",
+                "X-Private": "hop",
+                "X-Consumer-Id": "forged",
+                "X-Forwarded-For": "6.6.6.6",
+                "Forwarded": "for=6.6.6.6",
+                "X_Underscore": "dropped",
+                "X-Kept": "spaced  value",
+            },
+        )
+    seen = backend.requests[0]
+    assert seen.headers["host"] == backend.url.removeprefix("http://")
+    assert seen.headers["x-forwarded-host"] == "api.example:8080"
+    assert seen.headers["x-forwarded-for"] == "127.0.0.1"
+    assert seen.headers["x-forwarded-proto"] == "http"
+    assert seen.headers["via"] == "1.1 fastgate"
+    assert seen.headers["x-kept"] == "spaced  value"
+    assert re.fullmatch("00-[0-9a-f]{32}-[0-9a-f]{16}-01", seen.headers["traceparent"])
+    for gone in ("connection", "x-private", "x-consumer-id", "forwarded", "x_underscore"):
+        assert gone not in seen.headers
+
+
+async def test_a_trace_is_continued_and_a_good_request_id_kept(backend):
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
+    identifier = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
+    async with Plane(proxied(backend.url)) as plane:
+        reply = await plane.get("/", headers={"traceparent": trace, "X-Request-ID": identifier})
+        bad = await plane.get("/", headers={"traceparent": trace.upper(), "X-Request-ID": "x y"})
+    first, second = backend.requests
+    assert first.headers["traceparent"].startswith("00-0af7651916cd43dd8448eb211c80319c-")
+    assert first.headers["traceparent"][36:52] != "b7ad6b7169203331"
+    assert first.headers["traceparent"].endswith("-00")
+    assert first.headers["x-request-id"] == reply.headers["x-request-id"] == identifier
+    assert second.headers["x-request-id"] == bad.headers["x-request-id"] != "x y"
+    assert "0AF7" not in second.headers["traceparent"].upper()
+
+
+@pytest.mark.parametrize("size", [1, 5000, 16384, 70000, 3_000_000])
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_bodies_pass_both_ways_unchanged(size, chunked):
+    body = bytes(i * 7 % 251 for i in range(1000)) * (size // 1000 + 1)
+    body = body[:size]
+
+    async def echo(_: Backend, seen: Seen) -> bytes:
+        if not chunked:
+            return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(seen.body), seen.body)
+        out = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        step = max(1, size // 7)
+        for at in range(0, size, step):
+            piece = seen.body[at : at + step]
+            out += b"%x;ext=1\r\n%s\r\n" % (len(piece), piece)
+        return out + b"0\r\nX-Trailer: dropped\r\n\r\n"
+
+    backend = await Backend(echo).start()
+    async with Plane(proxied(backend.url, max_body="10MB")) as plane:
+        client = await plane.client()
+        headers = {"Transfer-Encoding": "chunked"} if chunked else {}
+        for _ in range(3):
+            reply = await client.request("POST", "/", headers, body)
+            assert reply.status == 200
+            assert reply.body == body
+    assert backend.connections == 1
+    await backend.stop()
+
+
+async def test_close_delimited_answers_become_chunked_and_keep_the_connection():
+    async def respond(_: Backend, seen: Seen) -> None:
+        seen.writer.write(b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 100_000)
+        await seen.writer.drain()
+
+    backend = await Backend(respond).start()
+    async with Plane(proxied(backend.url)) as plane:
+        client = await plane.client()
+        for _ in range(2):
+            reply = await client.request("GET", "/")
+            assert reply.body == b"x" * 100_000
+            assert reply.headers["transfer-encoding"] == "chunked"
+        old = await plane.raw(b"GET / HTTP/1.0\r\n\r\n")
+        assert old.endswith(b"\r\n\r\n" + b"x" * 100_000)
+        assert b"chunked" not in old
+    await backend.stop()
+
+
+async def test_chunked_answers_are_unwrapped_for_http_1_0():
+    backend = await Backend(
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+    ).start()
+    async with Plane(proxied(backend.url)) as plane:
+        reply = await plane.raw(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+    assert reply.endswith(b"\r\n\r\nhello")
+    assert b"Connection: close" in reply
+    await backend.stop()
+
+
+@pytest.mark.parametrize("method", ["HEAD", "GET"])
+@pytest.mark.parametrize("status", [200, 204, 304])
+async def test_answers_without_a_body(method, status):
+    if method == "GET" and status == 200:
+        pytest.skip("has a body")
+
+    async def respond(_: Backend, seen: Seen) -> bytes:
+        length = b"" if status == 204 else b"Content-Length: 1234\r\n"
+        return b"HTTP/1.1 %d X\r\n%s\r\n" % (status, length)
+
+    backend = await Backend(respond).start()
+    async with Plane(proxied(backend.url)) as plane:
+        client = await plane.client()
+        for _ in range(3):
+            reply = await client.request(method, "/")
+            assert reply.status == status
+            assert reply.body == b""
+            assert reply.headers.get("content-length") == (None if status == 204 else "1234")
+    assert backend.connections == 1
+    await backend.stop()
+
+
+async def test_interim_answers():
+    async def respond(_: Backend, seen: Seen) -> bytes:
+        return (
+            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+        )
+
+    backend = await Backend(respond).start()
+    async with Plane(proxied(backend.url)) as plane:
+        client = await plane.client()
+        reply = await client.request("GET", "/")
+        assert (reply.status, reply.body) == (200, b"ok")
+        assert [each.status_code for each in client.informational] == [103]
+        old = await plane.raw(b"GET / HTTP/1.0\r\n\r\n")
+        assert b"103" not in old
+    await backend.stop()
+
+
+async def test_too_many_interim_answers_are_a_fault():
+    async def respond(_: Backend, seen: Seen) -> bytes:
+        return b"HTTP/1.1 102 X\r\n\r\n" * 17 + b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+
+    backend = await Backend(respond).start()
+    async with Plane(proxied(backend.url)) as plane:
+        assert (await plane.get("/")).status == 502
+    await backend.stop()
+
+
+async def test_expect_continue_is_answered_by_the_gateway(backend):
+    async with Plane(proxied(backend.url)) as plane:
+        client = await plane.client()
+        await client.raw(
+            b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n"
+        )
+        assert await client.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        await client.raw(b"body")
+        assert (await client.reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200")
+        assert backend.requests[0].body == b"body"
+        assert "expect" not in backend.requests[0].headers
+        refused = await plane.raw(
+            b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nExpect: something\r\n\r\n"
+        )
+        assert refused.startswith(b"HTTP/1.1 417 ")
+
+
+async def test_pipelined_requests_are_answered_in_order(backend):
+    async with Plane(proxied(backend.url)) as plane:
+        data = b"".join(b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % i for i in range(200))
+        data += b"POST /body HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello"
+        data += b"GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+        data += b"GET /never HTTP/1.1\r\nHost: a\r\n\r\n"
+        reply = await plane.raw(data)
+    assert reply.count(b"HTTP/1.1 200 OK") == 202
+    targets = [each.target for each in backend.requests]
+    assert targets == [f"/{i}" for i in range(200)] + ["/body", "/last"]
+    assert backend.requests[200].body == b"hello"
+
+
+async def test_a_request_that_trickles_in_is_served(backend):
+    async with Plane(proxied(backend.url)) as plane:
+        reader, writer = await asyncio.open_connection("127.0.0.1", plane.port)
+        for byte in b"POST /slow HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n":
+            writer.write(bytes([byte]))
+            await writer.drain()
+            await asyncio.sleep(0)
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+        writer.close()
+    assert backend.requests[0].body == b"abc"
+
+
+async def test_one_canonical_path_is_routed_and_forwarded(backend):
+    config = proxied(backend.url, path="/a/{rest*}")
+    async with Plane(config) as plane:
+        assert (await plane.get("//a/./b/../%63?x=/../y")).body == b"GET /a/c?x=/../y"
+        assert (await plane.get("/a/b%2fc")).status == 400
+        assert (await plane.get("/a/../b")).status == 404
+
+
+async def test_rewriting(backend):
+    config = proxied(backend.url)
+    config["routes"] = [
+        {"name": "strip", "path": "/v1/{rest*}", "service": "s", "rewrite": {"strip_prefix": "/v1"}},
+        {
+            "name": "replace",
+            "path": "/old/{rest*}",
+            "service": "s",
+            "rewrite": {"strip_prefix": "/old", "replace_prefix": "/new"},
+        },
+    ]
+    async with Plane(config) as plane:
+        assert (await plane.get("/v1/x?y")).body == b"GET /x?y"
+        assert (await plane.get("/v1/")).body == b"GET /"
+        assert (await plane.get("/old/x/y")).body == b"GET /new/x/y"
+
+
+async def test_header_rules(backend):
+    config = proxied(
+        backend.url,
+        headers={
+            "request": {"set": {"X-Set": "1"}, "remove": ["X-Gone"], "default": {"X-Default": "d"}},
+            "response": {"set": {"X-Answer": "yes"}, "remove": ["Content-Type"]},
+        },
+    )
+    async with Plane(config) as plane:
+        reply = await plane.get("/", headers={"X-Set": "0", "X-Gone": "x", "X-Default": "mine"})
+    seen = backend.requests[0].headers
+    assert seen["x-set"] == "1"
+    assert "x-gone" not in seen
+    assert seen["x-default"] == "mine"
+    assert reply.headers["x-answer"] == "yes"
+    assert "content-type" not in reply.headers
+
+
+# ---- upstream connections -----------------------------------------------------------------
+
+
+async def test_connections_are_pooled_and_a_stale_one_is_replaced(backend):
+    async with Plane(proxied(backend.url)) as plane:
+        for _ in range(5):
+            assert (await plane.get("/")).status == 200
+        assert backend.connections == 1
+        for writer in list(backend.writers):
+            writer.close()
+        assert (await plane.get("/")).status == 200
+        assert backend.connections == 2
+
+
+async def test_an_upstream_that_closes_after_each_answer():
+    async def respond(_: Backend, seen: Seen) -> None:
+        seen.writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok")
+        await seen.writer.drain()
+
+    backend = await Backend(respond).start()
+    async with Plane(proxied(backend.url)) as plane:
+        client = await plane.client()
+        for _ in range(5):
+            assert (await client.request("POST", "/", body=b"x")).body == b"ok"
+    await backend.stop()
+
+
+async def test_unix_sockets(tmp_path):
+    backend = await Backend().start(str(tmp_path / "up.sock"))
+    async with Plane(proxied(backend.url)) as plane:
+        assert (await plane.get("/x")).body == b"GET /x"
+    await backend.stop()
+
+
+async def test_an_upstream_that_is_not_there():
+    async with Plane(proxied("http://127.0.0.1:1")) as plane:
+        client = await plane.client()
+        reply = await client.request("GET", "/")
+        assert reply.status == 502
+        problem = orjson.loads(reply.body)
+        assert problem["reason"] == "upstream_connect_failed"
+        assert problem["status"] == 502
+        assert problem["instance"] == f"urn:fastgate:request:{reply.headers['x-request-id']}"
+        assert (await client.request("GET", "/")).status in (502, 503)
+
+
+async def test_a_dead_target_is_passed_over(backend):
+    async with Plane(proxied("http://127.0.0.1:1", backend.url)) as plane:
+        for _ in range(10):
+            assert (await plane.get("/")).status == 200
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (b"garbage\r\n\r\n", "upstream_invalid_response"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\nx", "upstream_invalid_response"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "upstream_invalid_response"),
+        (b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n", "upstream_invalid_response"),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"y" * 40_000 + b"\r\n\r\n", "upstream_invalid_response"),
+    ],
+)
+async def test_bad_answers_are_502(answer, reason):
+    backend = await Backend(answer).start()
+    async with Plane(proxied(backend.url)) as plane:
+        reply = await plane.request("POST", "/", body=b"x")
+        assert reply.status == 502
+        assert orjson.loads(reply.body)["reason"] == reason
+    await backend.stop()
+
+
+async def test_a_truncated_answer_never_looks_complete():
+    async def respond(_: Backend, seen: Seen) -> None:
+        if seen.target == "/length":
+            seen.writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nonly this")
+        else:
+            seen.writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+        await seen.writer.drain()
+
+    backend = await Backend(respond).start()
+    async with Plane(proxied(backend.url)) as plane:
+        reply = await plane.raw(b"GET /length HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert reply.endswith(b"only this")
+        reply = await plane.raw(b"GET /chunked HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert reply.endswith(b"5\r\nhello\r\n")
+    await backend.stop()
+
+
+async def test_bytes_after_an_answer_are_never_anothers():
+    backend = await Backend(
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"
+    ).start()
+    async with Plane(proxied(backend.url)) as plane:
+        client = await plane.client()
+        for _ in range(4):
+            assert (await client.request("GET", "/")).body == b"ok"
+    assert backend.connections == 4
+    await backend.stop()
+
+
+async def test_only_safe_requests_are_sent_twice():
+    async def respond(backend: Backend, seen: Seen) -> None:
+        return None                          # closes without an answer
+
+    backend = await Backend(respond).start()
+    config = proxied(backend.url)
+    config["services"] = [{"name": "s", "upstream": "u", "retries": {"attempts": 3}}]
+    async with Plane(config) as plane:
+        assert (await plane.request("POST", "/", body=b"x")).status == 502
+        assert len(backend.requests) == 1
+        assert (await plane.get("/")).status == 502
+        assert len(backend.requests) == 4
+    await backend.stop()
+
+
+async def test_a_slow_upstream_times_out():
+    gate = asyncio.Event()
+
+    async def respond(_: Backend, seen: Seen) -> bytes:
+        await gate.wait()
+        return b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+
+    backend = await Backend(respond).start()
+    config = proxied(backend.url)
+    config["services"] = [{"name": "s", "upstream": "u", "timeout": "100ms"}]
+    async with Plane(config) as plane:
+        reply = await plane.get("/")
+        assert reply.status == 504
+        assert orjson.loads(reply.body)["reason"] == "upstream_timeout"
+    gate.set()
+    await backend.stop()
+
+
+async def test_a_slow_reader_holds_the_sender_back():
+    sent = 0
+    total = 64 * 1024 * 1024
+
+    async def respond(_: Backend, seen: Seen) -> None:
+        nonlocal sent
+        seen.writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % total)
+        piece = b"z" * 65536
+        while sent < total:
+            seen.writer.write(piece)
+            await seen.writer.drain()
+            sent += len(piece)
+
+    backend = await Backend(respond).start()
+    async with Plane(proxied(backend.url)) as plane:
+        reader, writer = await asyncio.open_connection("127.0.0.1", plane.port, limit=65536)
+        writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        before = -1
+        while sent != before:                # until nothing moves any more
+            before = sent
+            for _ in range(200):
+                await asyncio.sleep(0)
+        assert sent < total / 2
+        assert plane.engine.stats()["buffers"] < 8
+        rest = 0
+        while rest < total:
+            rest += len(await reader.read(1 << 20))
+        writer.close()
+    await backend.stop()
+
+
+async def test_a_client_that_leaves_frees_everything():
+    arrived = asyncio.Event()
+
+    async def respond(_: Backend, seen: Seen) -> bytes:
+        arrived.set()
+        await seen.reader.read()
+        return b""
+
+    backend = await Backend(respond).start()
+    async with Plane(proxied(backend.url)) as plane:
+        client = await plane.client()
+        await client.send("GET", "/")
+        await arrived.wait()
+        await client.close()
+        await plane.settled(exchanges=0, upstreams=0)
+    await backend.stop()
+
+
+async def test_an_early_answer_to_a_long_upload():
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\n\r\nbig")
+        await writer.drain()
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    url = "http://127.0.0.1:%d" % server.sockets[0].getsockname()[1]
+    async with Plane(proxied(url, max_body="1GB")) as plane:
+        reader, writer = await asyncio.open_connection("127.0.0.1", plane.port)
+        writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 500000000\r\n\r\n" + b"x" * 100_000)
+        reply = await reader.read()
+        assert reply.startswith(b"HTTP/1.1 413 Too Large")
+        assert reply.endswith(b"big")
+        writer.close()
+    server.close()
+    await server.wait_closed()
+
+
+# ---- refusals -----------------------------------------------------------------------------
+
+
+async def test_no_route_and_wrong_method(backend):
+    async with Plane(proxied(backend.url, path="/only", methods=["GET", "POST"])) as plane:
+        missing = await plane.get("/else")
+        assert (missing.status, orjson.loads(missing.body)["reason"]) == (404, "no_route")
+        wrong = await plane.request("DELETE", "/only")
+        assert (wrong.status, orjson.loads(wrong.body)["reason"]) == (405, "method_not_allowed")
+        assert wrong.headers["allow"] == "GET, POST"
+        assert (await plane.request("CONNECT", "a:443")).status == 405
+        head = await plane.raw(b"HEAD /else HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 404 ")
+        assert head.endswith(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\nHost: a\n\n", 400),
+        (b"GET / HTTP/9.9\r\nHost: a\r\n\r\n", 505),
+        (b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: y\r\n" * 200 + b"\r\n", 431),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
+    ],
+)
+async def test_malformed_requests_are_refused_and_closed(data, status, backend):
+    async with Plane(proxied(backend.url)) as plane:
+        reply = await plane.raw(data)
+        head, _, body = reply.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 %d " % status), reply
+        assert b"Connection: close" in head
+        problem = orjson.loads(body)
+        assert problem["status"] == status
+    assert backend.requests == []
+
+
+async def test_a_body_over_the_cap(backend):
+    async with Plane(proxied(backend.url, max_body="10B")) as plane:
+        announced = await plane.request("POST", "/", body=b"x" * 11)
+        assert announced.status == 413
+        reply = await plane.raw(
+            b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"8\r\n12345678\r\n8\r\n12345678\r\n0\r\n\r\n"
+        )
+        assert reply.startswith(b"HTTP/1.1 413 ")
+        fits = await plane.request("POST", "/", body=b"x" * 10)
+        assert fits.status == 200
+
+
+async def test_a_head_that_does_not_come_times_out(backend):
+    config = proxied(backend.url)
+    config["timeouts"] = {"head": "50ms"}
+    async with Plane(config) as plane:
+        reply = await plane.raw(b"GET / HTTP/1.1\r\nHost")
+        assert reply.startswith(b"HTTP/1.1 408 ")
+        assert await plane.raw(b"") == b""    # nothing was asked: closed without a word
+
+
+async def test_loops_are_broken(backend):
+    async with Plane(proxied(backend.url)) as plane:
+        itself = proxied(plane_url(plane))
+        itself["upstreams"][0]["keepalive"] = {"max": 0}
+        plane.install(itself)
+        reply = await plane.get("/")
+        assert reply.status == 508
+        assert orjson.loads(reply.body)["reason"] == "loop_detected"
+
+
+def plane_url(plane: Plane) -> str:
+    return f"http://127.0.0.1:{plane.port}"
+
+
+async def test_static_answers():
+    config = {
+        "routes": [
+            {"name": "t", "path": "/t", "respond": {"status": 201, "headers": {"X-A": "b"}, "body": "hi"}},
+        ]
+    }
+    async with Plane(config) as plane:
+        client = await plane.client()
+        for _ in range(3):
+            reply = await client.request("GET", "/t")
+            assert (reply.status, reply.body, reply.headers["x-a"]) == (201, b"hi", "b")
+        reply = await client.request("HEAD", "/t")
+        assert (reply.status, reply.body, reply.headers["content-length"]) == (201, b"", "2")
+        reply = await client.request("POST", "/t", body=b"ignored")
+        assert reply.status == 201
+        assert (await client.request("GET", "/t")).status == 201
+
+
+async def test_websockets_are_tunnelled():
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert b"upgrade: websocket" in head.lower()
+        writer.write(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nhello")
+        while data := await reader.read(65536):
+            writer.write(data[::-1])
+            await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = "http://127.0.0.1:%d" % server.sockets[0].getsockname()[1]
+    ask = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n"
+    async with Plane(proxied(url, websocket=True)) as plane:
+        reader, writer = await asyncio.open_connection("127.0.0.1", plane.port)
+        writer.write(ask + b"early")
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 101 ")
+        assert b"upgrade: websocket" in head.lower()
+        assert await reader.readexactly(5) == b"hello"
+        assert await reader.readexactly(5) == b"ylrae"
+        for size in (1, 100_000):
+            writer.write(b"a" * size)
+            assert await reader.readexactly(size) == b"a" * size
+        writer.close()
+    server.close()
+    await server.wait_closed()
+
+
+async def test_a_reload_keeps_exchanges_in_flight_on_their_snapshot(backend):
+    gate = asyncio.Event()
+
+    async def respond(_: Backend, seen: Seen) -> bytes:
+        await gate.wait()
+        return b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nold"
+
+    slow = await Backend(respond).start()
+    async with Plane(proxied(slow.url)) as plane:
+        client = await plane.client()
+        await client.send("GET", "/")
+        await plane.settled(exchanges=1)
+        plane.install(proxied(backend.url))
+        assert plane.engine.stats()["retired_snapshots"] == 1
+        assert (await plane.get("/new")).body == b"GET /new"
+        gate.set()
+        assert (await client.reply()).body == b"old"
+        assert (await client.request("GET", "/next")).body == b"GET /next"
+        await plane.settled(retired_snapshots=0)
+    await slow.stop()
+
+
+async def test_draining_finishes_what_runs_and_closes_what_idles(backend):
+    gate = asyncio.Event()
+
+    async def respond(_: Backend, seen: Seen) -> bytes:
+        await gate.wait()
+        return b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+    slow = await Backend(respond).start()
+    async with Plane(proxied(slow.url)) as plane:
+        idle = await plane.client()
+        busy = await plane.client()
+        await busy.send("GET", "/")
+        await plane.settled(exchanges=1, connections=2)
+        plane.engine.drain()
+        assert await idle.reader.read() == b""
+        assert not plane.engine.idle
+        gate.set()
+        reply = await busy.reply()
+        assert (reply.body, reply.headers["connection"]) == (b"ok", "close")
+        await busy.close()
+        await plane.settled(connections=0)
+        assert plane.engine.idle
+    await slow.stop()

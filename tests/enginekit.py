@@ -1,0 +1,300 @@
+"""A data plane in the test's own process: an Engine on the test's loop, and upstreams beside it.
+
+    async with Plane({"routes": [...], ...}) as plane:
+        reply = await plane.get("/x", headers={"X-Api-Key": "k"})
+
+On leaving, everything the engine counts as alive must be zero.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import h11
+
+from fastgate._core.credentials import CredentialIndex, key_digest
+from fastgate._core.engine import Engine
+from fastgate._core.shm import Segment
+from fastgate._core.snapshot import Snapshot
+from fastgate.compiler import compile_gateway
+from fastgate.model.codec import decode
+from fastgate.slots import SlotBook
+
+Responder = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+class Reply:
+    """An answer as a client saw it, with h11's understanding of it."""
+
+    def __init__(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+        self.status = status
+        self.pairs = headers
+        self.headers = {name.lower(): value for name, value in headers}
+        self.body = body
+
+
+class Client:
+    """One connection to the plane, parsing with h11."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+        self.h11 = h11.Connection(h11.CLIENT)
+        self.informational: list[h11.InformationalResponse] = []
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        headers: dict[str, str] | list[tuple[str, str]] | None = None,
+        body: bytes = b"",
+    ) -> Reply:
+        await self.send(method, path, headers, body)
+        return await self.reply()
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        headers: dict[str, str] | list[tuple[str, str]] | None = None,
+        body: bytes = b"",
+    ) -> None:
+        if self.h11.our_state is h11.DONE:
+            self.h11.start_next_cycle()
+        pairs = list(headers.items() if isinstance(headers, dict) else headers or [])
+        names = {name.lower() for name, _ in pairs}
+        if "host" not in names:
+            pairs.insert(0, ("Host", "test.example"))
+        if body and not names & {"content-length", "transfer-encoding"}:
+            pairs.append(("Content-Length", str(len(body))))
+        data = self.h11.send(h11.Request(method=method, target=path, headers=pairs)) or b""
+        if body:
+            data += self.h11.send(h11.Data(data=body)) or b""
+        data += self.h11.send(h11.EndOfMessage()) or b""
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def event(self) -> Any:
+        while True:
+            event = self.h11.next_event()
+            if event is not h11.NEED_DATA:
+                return event
+            self.h11.receive_data(await self.reader.read(65536))
+
+    async def reply(self) -> Reply:
+        event = await self.event()
+        while isinstance(event, h11.InformationalResponse):
+            self.informational.append(event)
+            event = await self.event()
+        assert isinstance(event, h11.Response), event
+        pairs = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in event.headers.raw_items()]
+        status, parts = event.status_code, []
+        event = await self.event()
+        while isinstance(event, h11.Data):
+            parts.append(bytes(event.data))
+            event = await self.event()
+        assert isinstance(event, h11.EndOfMessage), event
+        return Reply(status, pairs, b"".join(parts))
+
+    async def raw(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def close(self) -> None:
+        self.writer.close()
+        try:
+            await self.writer.wait_closed()
+        except ConnectionError:
+            pass
+
+
+class Backend:
+    """An upstream. `requests` is what it saw; `respond` decides what it says."""
+
+    def __init__(self, respond: Callable[[Backend, Seen], Awaitable[bytes | None]] | bytes | None = None) -> None:
+        self.respond = respond
+        self.requests: list[Seen] = []
+        self.connections = 0
+        self.writers: set[asyncio.StreamWriter] = set()
+
+    async def start(self, path: str | None = None) -> Backend:
+        if path is None:
+            self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+            self.url = "http://127.0.0.1:%d" % self.server.sockets[0].getsockname()[1]
+        else:
+            self.server = await asyncio.start_unix_server(self._serve, path)
+            self.url = f"unix:{path}"
+        return self
+
+    async def stop(self) -> None:
+        self.server.close()
+        for writer in list(self.writers):
+            writer.close()
+        await asyncio.sleep(0)
+        await self.server.wait_closed()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self.writers.add(writer)
+        try:
+            while True:
+                try:
+                    head = await reader.readuntil(b"\r\n\r\n")
+                except (asyncio.IncompleteReadError, ConnectionError):
+                    return
+                seen = Seen(head, reader, writer)
+                await seen.read_body()
+                self.requests.append(seen)
+                answer: bytes | None
+                if callable(self.respond):
+                    answer = await self.respond(self, seen)
+                elif self.respond is not None:
+                    answer = self.respond
+                else:
+                    body = f"{seen.method} {seen.target}".encode()
+                    answer = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n%s" % (
+                        len(body), body)
+                if answer is None:
+                    return
+                writer.write(answer)
+                await writer.drain()
+        except ConnectionError:
+            pass
+        finally:
+            self.writers.discard(writer)
+            writer.close()
+
+
+class Seen:
+    """A request as an upstream saw it."""
+
+    def __init__(self, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.raw = head
+        lines = head[:-4].decode("latin-1").split("\r\n")
+        self.method, self.target, self.version = lines[0].split(" ")
+        self.pairs = [tuple(line.split(": ", 1)) for line in lines[1:]]
+        self.headers = {name.lower(): value for name, value in self.pairs}
+        self.reader = reader
+        self.writer = writer
+        self.body = b""
+
+    async def read_body(self) -> None:
+        if "content-length" in self.headers:
+            self.body = await self.reader.readexactly(int(self.headers["content-length"]))
+        elif self.headers.get("transfer-encoding") == "chunked":
+            while True:
+                size = int(await self.reader.readuntil(b"\r\n"), 16)
+                if size == 0:
+                    assert await self.reader.readuntil(b"\r\n") == b"\r\n"
+                    return
+                self.body += (await self.reader.readexactly(size + 2))[:-2]
+
+
+class Plane:
+    """An engine, serving `config` on a free port of 127.0.0.1 until the block ends."""
+
+    def __init__(
+        self,
+        config: dict[str, Any],
+        *,
+        handlers: dict[str, Any] | None = None,
+        keys: dict[str, str] | None = None,
+        segment: Segment | None = None,
+        worker: int = 0,
+    ) -> None:
+        self.config = {"version": 1, **config}
+        self.handlers = handlers or {}
+        self.keys = keys or {}
+        self.segment = segment or Segment.create(1, log_records=1024)
+        self.worker = worker
+        self.slots = SlotBook()
+        self.generation = 0
+        self.clients: list[Client] = []
+
+    async def __aenter__(self) -> Plane:
+        loop = asyncio.get_running_loop()
+        self.engine = Engine(self.segment, self.worker)
+        loop.add_reader(self.engine.fileno(), self.engine.poll)
+        self.socket = socket.socket()
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket.bind(("127.0.0.1", 0))
+        self.socket.listen(512)
+        self.socket.setblocking(False)
+        self.port = self.socket.getsockname()[1]
+        self.engine.listen(self.socket.fileno(), "test")
+        self.install(self.config)
+        self.index = CredentialIndex.create(1024)
+        for key, consumer in self.keys.items():
+            plan = self.slots.plans.get(self.plan_of(consumer)) if self.plan_of(consumer) else None
+            row = self.index.set_consumer(
+                consumer, name=consumer, plan_name=self.plan_of(consumer) or "",
+                **({} if plan is None else {"plan": plan}))
+            self.index.put(key_digest(key), row, identity=hash(key) & (2**64 - 1))
+        self.engine.set_credentials(self.index)
+        return self
+
+    def plan_of(self, consumer: str) -> str | None:
+        for each in self.config.get("consumers", []):
+            if each["name"] == consumer:
+                return each.get("plan")
+        return None
+
+    def install(self, config: dict[str, Any]) -> None:
+        self.generation += 1
+        image = compile_gateway(
+            decode({"version": 1, **config}), generation=self.generation, slots=self.slots, addresses={})
+        snapshot = Snapshot(image.fd)
+        os.close(image.fd)
+        self.engine.install(snapshot, [self.handlers[name] for name in snapshot.handlers()])
+
+    async def client(self) -> Client:
+        client = Client(*await asyncio.open_connection("127.0.0.1", self.port))
+        self.clients.append(client)
+        return client
+
+    async def get(self, path: str, **kw: Any) -> Reply:
+        return await self.request("GET", path, **kw)
+
+    async def request(self, method: str, path: str, **kw: Any) -> Reply:
+        client = await self.client()
+        try:
+            return await client.request(method, path, **kw)
+        finally:
+            await client.close()
+
+    async def raw(self, data: bytes) -> bytes:
+        """Send bytes, return all that comes back until the end."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(data)
+        try:
+            return await asyncio.wait_for(reader.read(), 20)
+        finally:
+            writer.close()
+
+    async def settled(self, **expected: int) -> None:
+        """Wait until the engine counts this as alive (default: nothing but the connections)."""
+        for _ in range(1000):
+            stats = self.engine.stats()
+            if all(stats[name] == value for name, value in expected.items()):
+                return
+            await asyncio.sleep(0.005)
+        raise AssertionError(f"expected {expected}, the engine has {self.engine.stats()}")
+
+    async def __aexit__(self, *_: object) -> None:
+        for client in self.clients:
+            await client.close()
+        try:
+            await self.settled(connections=0, exchanges=0, upcalls=0, calls=0)
+            assert self.engine.stats()["buffers"] == 0, self.engine.stats()
+        finally:
+            asyncio.get_running_loop().remove_reader(self.engine.fileno())
+            self.engine.close()
+            self.socket.close()
+        stats = self.engine.stats()
+        stats.pop("accepting")
+        assert not any(stats.values()), stats
