@@ -128,22 +128,29 @@ def _say_what_to_try(ready: Ready, key: str, state: Path) -> None:
     """Printed once, when the demonstration serves."""
     address = ready.listeners[0]
     base = f"--unix-socket {address[5:]} http://localhost" if address[:5] == "unix:" else address
-    missing = "" if Path("fastgate.yaml").exists() is False else (
-        "\n  (fastgate.yaml stands here: `fastgate run fastgate.yaml` serves it instead.)\n"
-    )  # fmt: skip
+    token = state / settings.ADMIN_TOKEN
+    tries = (
+        (f"{base}/open/hello", "200: open to everyone"),
+        (f"{base}/keyed/hello", "401: needs a key"),
+        (f"-H 'X-Api-Key: {key}' {base}/keyed/hello", "200: the key of this run"),
+        (f"{base}/nothing", "404: no such route"),
+        (f"{base}/limited", "200 twice, then 429"),
+    )
+    lines = "\n".join(f"  # {what}\n  curl -i {arguments}" for arguments, what in tries)
+    aside = ""
+    if Path("fastgate.yaml").exists():
+        aside = "\n`fastgate run fastgate.yaml` serves the file that is here instead."
     text = f"""
-FastGate demonstrates itself at {address}. Try, in another terminal:
+FastGate demonstrates itself at {address}. In another terminal, try:
 
-  curl -i {base}/open/hello                      # 200: open to everyone
-  curl -i {base}/keyed/hello                     # 401: needs a key
-  curl -i -H 'X-Api-Key: {key}' {base}/keyed/hello    # 200: with the key made for this run
-  curl -i {base}/nothing                         # 404: no such route
-  curl -i {base}/limited                         # 200 twice, then 429
+{lines}
 
-Control API: http://{ready.control}/  with the token in {state / settings.ADMIN_TOKEN}
-  curl -H "Authorization: Bearer $(cat {state / settings.ADMIN_TOKEN})" http://{ready.control}/v1/workers
-{missing}
-Ctrl-C ends it.
+The control API is at http://{ready.control}, its token in {token}:
+
+  curl -H "Authorization: Bearer $(cat {token})" http://{ready.control}/v1/workers
+
+Ctrl-C ends it.{aside}
+
 """
     sys.stdout.write(text)
     sys.stdout.flush()

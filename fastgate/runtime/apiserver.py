@@ -93,7 +93,7 @@ class ApiServer:
             store=store,
             identity=self._identity,
             revisions=revisions,
-            tokens=tokens,
+            bearers=tokens,
         )
         return app, store
 

@@ -70,7 +70,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fastgate.control")
 
-EXIT_CONFIGURATION = 4
+EXIT_FAILED, EXIT_CONFIGURATION = 1, 4
 FIRST_PATIENCE_S = 0.3  # for name servers, before the first publish
 
 
@@ -118,7 +118,7 @@ class Control:
         try:
             if not await self._begin():
                 await self._ended.wait()
-                return EXIT_CONFIGURATION
+                return EXIT_FAILED
             self._resolver.start()
             self._spawn(self._quotas.run(), "saving quotas")
             self._spawn(self._records.run(), "the access log")
@@ -144,7 +144,10 @@ class Control:
             if isinstance(error, ConfigurationError):
                 error = self._launch.located(error)
             if not self._start.starts:
-                code = EXIT_CONFIGURATION if isinstance(error, ConfigurationError) else 1
+                code = EXIT_FAILED
+                # An address that cannot be bound is no fault of the document.
+                if isinstance(error, ConfigurationError) and error.__cause__ is None:
+                    code = EXIT_CONFIGURATION
                 self._uplink.send(Fatal(error=str(error), code=code))
                 return False
             log.error("%s", error)

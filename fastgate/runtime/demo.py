@@ -116,6 +116,7 @@ async def _answer_one(
     answer += b"\n"
     response = h11.Response(
         status_code=200,
+        reason="OK",
         headers=[("Content-Type", "application/json"), ("Content-Length", str(len(answer)))],
     )
     writer.write(connection.send(response) or b"")
