@@ -1,0 +1,587 @@
+"""The credential index: lookups, states, growth, and what readers see of a writer that dies."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import mmap
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from fastgate._core.credentials import (
+    NO_PLAN,
+    Consumer,
+    CredentialIndex,
+    IndexFullError,
+    bench_lookup,
+    key_digest,
+)
+from fastgate._core.reason import Reason
+
+UNKNOWN, EXPIRED, REVOKED, SUSPENDED = (
+    int(Reason.CREDENTIAL_UNKNOWN),
+    int(Reason.CREDENTIAL_EXPIRED),
+    int(Reason.CREDENTIAL_REVOKED),
+    int(Reason.CONSUMER_SUSPENDED),
+)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def result_of(index: CredentialIndex, key: str | bytes, now: int = 100) -> int:
+    found = index.find(key, now)
+    return UNKNOWN if found is None else found.result
+
+
+def filled(n: int, **options: Any) -> CredentialIndex:
+    """An index of keys "key-0" ..., each of a consumer of its own."""
+    index = CredentialIndex.create(max(n, 1), **options)
+    for k in range(n):
+        index.put(key_digest(f"key-{k}"), index.set_consumer(f"c{k}", identity=k), identity=k)
+    return index
+
+
+# ---- digests ----------------------------------------------------------------------------
+
+
+@given(st.binary(min_size=1, max_size=1024))
+def test_a_digest_is_sha_256(key: bytes) -> None:
+    assert key_digest(key) == hashlib.sha256(key).digest()
+
+
+def test_text_is_digested_as_utf_8() -> None:
+    assert key_digest("schlüssel") == hashlib.sha256("schlüssel".encode()).digest()
+
+
+@pytest.mark.parametrize("key", ["", b"", "x" * 1025])
+def test_keys_that_cannot_be(key: str | bytes) -> None:
+    with pytest.raises(ValueError, match="1 to 1024 bytes"):
+        key_digest(key)
+
+
+# ---- lookups ----------------------------------------------------------------------------
+
+
+def test_a_key_leads_to_its_consumer() -> None:
+    index = CredentialIndex.create(10)
+    row = index.set_consumer(
+        "id-1", identity=2**64 - 1, account=7, plan=3, name="Ünique", plan_name="starter"
+    )
+    index.put(key_digest("secret"), row, identity=99)
+    found = index.find("secret")
+    assert found is not None
+    assert found == (
+        0,
+        Consumer("id-1", 2**64 - 1, 7, 3, False, "Ünique", "starter"),
+        99,
+    )
+    assert index.find_digest(key_digest(b"secret")) == found
+    assert index.consumer(row) == found.consumer
+    assert index.find("secre") is None
+    assert index.find("secret ") is None
+
+
+def test_an_empty_index_knows_nobody() -> None:
+    index = CredentialIndex.create()
+    assert index.find("x") is None
+    assert (index.count, index.revoked, index.load) == (0, 0, 0.0)
+
+
+def test_defaults_of_a_consumer() -> None:
+    index = CredentialIndex.create()
+    row = index.set_consumer("c", identity=1)
+    assert index.consumer(row) == Consumer("c", 1, 0, NO_PLAN, False, "", "")
+
+
+def test_states_and_which_of_them_is_told() -> None:
+    index = CredentialIndex.create()
+    good = index.set_consumer("good", identity=1)
+    bad = index.set_consumer("bad", identity=2, suspended=True)
+    for key, row, expires in (
+        ("plain", good, 0),
+        ("short", good, 100),
+        ("long", good, 101),
+        ("suspended", bad, 0),
+        ("both", bad, 100),
+    ):
+        index.put(key_digest(key), row, expires_at=expires, identity=1)
+    assert [result_of(index, key) for key in ("plain", "long", "short", "suspended", "both")] == [
+        0, 0, EXPIRED, SUSPENDED, EXPIRED,
+    ]  # fmt: skip
+    assert index.revoke(key_digest("both"))
+    assert result_of(index, "both") == REVOKED
+    # The consumer is told all the same: the log says whose key it was.
+    found = index.find("both", 100)
+    assert found is not None
+    assert found.consumer.id == "bad"
+
+
+def test_a_revoked_key_can_be_put_again() -> None:
+    index = filled(3)
+    digest = key_digest("key-1")
+    assert index.revoke(digest)
+    assert not index.revoke(digest)
+    assert (result_of(index, "key-1"), index.count, index.revoked) == (REVOKED, 2, 1)
+    row = index.set_consumer("new", identity=5)
+    index.put(digest, row, identity=6)
+    found = index.find("key-1")
+    assert found is not None
+    assert (found.result, found.consumer.id, found.identity) == (0, "new", 6)
+    assert (index.count, index.revoked) == (3, 0)
+
+
+def test_a_changed_consumer_is_a_new_row_that_its_keys_are_pointed_to() -> None:
+    index = filled(2)
+    row = index.set_consumer("c0", identity=0, plan=8, suspended=True)
+    index.repoint(key_digest("key-0"), row)
+    found = index.find("key-0")
+    assert found is not None
+    assert (found.result, found.consumer.plan) == (SUSPENDED, 8)
+    assert result_of(index, "key-1") == 0
+    index.repoint(key_digest("key-0"), index.set_consumer("c0", identity=0))
+    assert result_of(index, "key-0") == 0
+
+
+def test_pointing_a_revoked_key_elsewhere_does_not_revive_it() -> None:
+    index = filled(1)
+    index.revoke(key_digest("key-0"))
+    index.repoint(key_digest("key-0"), index.set_consumer("other", identity=1))
+    found = index.find("key-0")
+    assert found is not None
+    assert (found.result, found.consumer.id) == (REVOKED, "other")
+
+
+def test_what_readers_see_without_attaching_again() -> None:
+    index = CredentialIndex.create()
+    reader = CredentialIndex.attach(index.fd)
+    assert not reader.writable
+    assert reader.find("k") is None
+    index.put(key_digest("k"), index.set_consumer("c", identity=1), identity=1)
+    assert result_of(reader, "k") == 0
+    index.revoke(key_digest("k"))
+    assert result_of(reader, "k") == REVOKED
+    assert (reader.count, reader.revoked) == (0, 1)
+
+
+def test_bulk_loading_is_the_same_as_one_by_one() -> None:
+    index = CredentialIndex.create(5000)
+    rows = [index.set_consumer(f"c{k}", identity=k) for k in range(50)]
+    many = [(key_digest(f"k{n}"), rows[n % 50], 0, n) for n in range(5000)]
+    assert index.put_many(iter(many)) == 5000
+    assert index.put_many(many[:10]) == 10
+    assert index.count == 5000
+    for n in range(0, 5000, 7):
+        found = index.find(f"k{n}")
+        assert found is not None
+        assert (found.identity, found.consumer.id) == (n, f"c{n % 50}")
+    assert index.find("k5000") is None
+
+
+def test_many_keys_in_c_all_pass() -> None:
+    index = filled(100)
+    keys = [f"key-{k}".encode() for k in range(100)]
+    assert bench_lookup(index, keys, 1000) > 0
+    with pytest.raises(KeyError, match="100 of 200"):
+        bench_lookup(index, [keys[0], b"unknown"], 200)
+    with pytest.raises(KeyError, match="10 of 10"):
+        bench_lookup(index, [b"x" * 1025], 10)
+    with pytest.raises(ValueError, match="no keys"):
+        bench_lookup(index, [], 10)
+
+
+# ---- rows and room ----------------------------------------------------------------------
+
+
+def test_it_takes_what_it_was_made_for_and_says_when_it_is_full() -> None:
+    index = CredentialIndex.create(200)
+    assert index.capacity >= 200
+    row = index.set_consumer("c", identity=1)
+    for n in range(index.capacity):
+        index.put(key_digest(f"k{n}"), row, identity=n)
+    assert index.load == 1.0
+    with pytest.raises(IndexFullError):
+        index.put(key_digest("one more"), row, identity=0)
+    assert index.find("one more") is None
+    index.put(key_digest("k0"), row, identity=77)
+    index.revoke(key_digest("k1"))
+    assert index.count == index.capacity - 1
+    assert all(index.find(f"k{n}") is not None for n in range(index.capacity))
+
+
+def test_a_row_is_written_anew_only_after_its_grace() -> None:
+    clock = Clock()
+    index = CredentialIndex.create(1, grace=60, clock=clock)
+    first = index.set_consumer("old", identity=1)
+    index.put(key_digest("k"), first, identity=1)
+    index.repoint(key_digest("k"), index.set_consumer("new", identity=2))
+    clock.now += 59
+    assert index.set_consumer("third", identity=3) != first
+    assert index.consumer(first).id == "old"
+    clock.now += 1
+    assert index.set_consumer("fourth", identity=4) == first
+    assert index.consumer(first).id == "fourth"
+
+
+def test_consumers_without_keys_are_dropped_by_hand() -> None:
+    clock = Clock()
+    index = CredentialIndex.create(1, grace=0, clock=clock)
+    row = index.set_consumer("c", identity=1)
+    index.drop_consumer(row)
+    assert index.set_consumer("d", identity=1) == row
+    index.put(key_digest("k"), row, identity=1)
+    with pytest.raises(ValueError, match="named by 1 credentials"):
+        index.drop_consumer(row)
+
+
+def test_rows_run_out_only_while_all_are_in_use_or_resting() -> None:
+    clock = Clock()
+    index = CredentialIndex.create(1, grace=10, clock=clock)
+    index.put(key_digest("k"), index.set_consumer("c", identity=0), identity=0)
+    for n in range(63):
+        index.repoint(key_digest("k"), index.set_consumer("c", identity=n))
+    with pytest.raises(IndexFullError, match="in use or resting"):
+        index.set_consumer("c", identity=63)
+    clock.now += 10
+    index.repoint(key_digest("k"), index.set_consumer("again", identity=1))
+    found = index.find("k")
+    assert found is not None
+    assert found.consumer.id == "again"
+
+
+def test_texts_of_a_consumer_are_bounded() -> None:
+    index = CredentialIndex.create()
+    with pytest.raises(ValueError, match="at most 64 bytes"):
+        index.set_consumer("x" * 65, identity=1)
+    row = index.set_consumer("y" * 64, identity=1, name="ü" * 60, plan_name="z" * 100)
+    consumer = index.consumer(row)
+    assert (consumer.id, consumer.name, consumer.plan_name) == ("y" * 64, "ü" * 48, "z" * 56)
+
+
+# ---- growth -----------------------------------------------------------------------------
+
+
+def test_a_grown_index_has_everything_and_more_room() -> None:
+    index = filled(40, epoch=4)
+    index.revoke(key_digest("key-3"))
+    loose = index.set_consumer("loose", identity=9)
+    grown = index.grow()
+    assert grown.capacity > index.capacity
+    assert (grown.epoch, grown.count, grown.revoked) == (5, 39, 1)
+    for k in range(40):
+        assert grown.find(f"key-{k}") == index.find(f"key-{k}")
+    assert grown.consumer(loose).id == "loose"
+    # Both live on, each for itself.
+    grown.revoke(key_digest("key-5"))
+    assert (result_of(index, "key-5"), result_of(grown, "key-5")) == (0, REVOKED)
+
+
+def test_growing_forgets_what_was_revoked_long_ago() -> None:
+    index = filled(10)
+    for k in (2, 4):
+        index.revoke(key_digest(f"key-{k}"))
+    kept = index.grow()
+    assert (kept.count, kept.revoked) == (8, 2)
+    forgotten = index.grow(keep_revoked=-1)
+    assert (forgotten.count, forgotten.revoked) == (8, 0)
+    assert forgotten.find("key-2") is None
+    assert result_of(forgotten, "key-1") == 0
+    # The rows that only they named are free, at once: nobody reads the new index yet.
+    assert {forgotten.set_consumer("n", identity=1) for _ in range(2)} == {2, 4}
+
+
+def test_rows_that_rested_are_free_in_the_grown_index() -> None:
+    index = CredentialIndex.create(1, grace=1e9)
+    first = index.set_consumer("a", identity=1)
+    index.put(key_digest("k"), first, identity=1)
+    index.repoint(key_digest("k"), index.set_consumer("b", identity=1))
+    assert index.grow().set_consumer("c", identity=1) == first
+
+
+def test_too_small_a_capacity_to_grow_to_is_an_error() -> None:
+    index = filled(100)
+    with pytest.raises(ValueError, match="have to fit"):
+        index.grow(10)
+
+
+# ---- attaching and sealing --------------------------------------------------------------
+
+
+def test_only_the_writer_writes() -> None:
+    index = filled(1)
+    reader = CredentialIndex.attach(index.fd)
+    digest = key_digest("key-0")
+    for write in (
+        lambda: reader.put(digest, 0, identity=1),
+        lambda: reader.put_many([]),
+        lambda: reader.revoke(digest),
+        lambda: reader.repoint(digest, 0),
+        lambda: reader.set_consumer("c", identity=1),
+        lambda: reader.drop_consumer(0),
+        lambda: reader.grow(),
+    ):
+        with pytest.raises(TypeError, match="read-only"):
+            write()
+
+
+def test_what_is_wrong_is_refused() -> None:
+    index = filled(1)
+    with pytest.raises(TypeError, match="create"):
+        CredentialIndex()
+    with pytest.raises(ValueError, match="32 bytes"):
+        index.put(b"short", 0, identity=1)
+    with pytest.raises(ValueError, match="32 bytes"):
+        index.put_many([(b"short", 0, 0, 0)])
+    with pytest.raises(ValueError, match="32 bytes"):
+        index.find_digest(b"short")
+    with pytest.raises(IndexError, match="row 1"):
+        index.put(key_digest("k"), 1, identity=1)
+    with pytest.raises(IndexError, match="row 7"):
+        index.repoint(key_digest("key-0"), 7)
+    with pytest.raises(KeyError):
+        index.revoke(key_digest("nobody's"))
+    with pytest.raises(KeyError):
+        index.repoint(key_digest("nobody's"), 0)
+    for capacity in (0, 2**31):
+        with pytest.raises(ValueError, match="capacity"):
+            CredentialIndex.create(capacity)
+    assert result_of(index, "key-0") == 0
+
+
+def test_its_file_can_neither_shrink_nor_grow() -> None:
+    index = CredentialIndex.create()
+    for size in (0, 1 << 30):
+        with pytest.raises(PermissionError):
+            os.ftruncate(index.fd, size)
+    with pytest.raises(PermissionError):
+        fcntl.fcntl(index.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
+
+
+def test_attaching_takes_a_descriptor_of_its_own() -> None:
+    index = filled(1)
+    fd = os.dup(index.fd)
+    reader = CredentialIndex.attach(fd)
+    os.close(fd)
+    del index
+    assert result_of(reader, "key-0") == 0
+    assert not os.get_inheritable(reader.fd)
+
+
+def test_what_is_no_index_is_not_attached() -> None:
+    empty = os.memfd_create("empty")
+    other = os.memfd_create("other")
+    os.write(other, b"something else" * 1000)
+    damaged = os.memfd_create("damaged")
+    index = CredentialIndex.create()
+    with mmap.mmap(index.fd, 0, prot=mmap.PROT_READ) as whole:
+        os.write(damaged, whole[:-4096])
+    try:
+        for fd, why in ((empty, "is no"), (other, "is no"), (damaged, "another build")):
+            with pytest.raises(ValueError, match=why):
+                CredentialIndex.attach(fd)
+    finally:
+        for fd in (empty, other, damaged):
+            os.close(fd)
+
+
+def test_a_new_writer_goes_on_where_the_old_one_ended() -> None:
+    clock = Clock()
+    index = filled(20)
+    index.revoke(key_digest("key-7"))
+    index.repoint(key_digest("key-0"), 1)  # row 0 is named by nobody now
+    successor = CredentialIndex.attach(index.fd, writable=True, grace=60, clock=clock)
+    assert (successor.count, successor.revoked) == (19, 1)
+    assert successor.set_consumer("new", identity=1) == 20
+    clock.now += 60
+    assert successor.set_consumer("newer", identity=1) == 0
+    successor.repoint(key_digest("key-0"), 2)
+    with pytest.raises(ValueError, match="named by 1"):
+        successor.drop_consumer(1)
+
+
+def test_only_what_is_used_takes_memory() -> None:
+    index = CredentialIndex.create(1_000_000)
+    index.put(key_digest("k"), index.set_consumer("c", identity=1), identity=1)
+    assert index.mapped > 500_000_000
+    assert os.fstat(index.fd).st_blocks * 512 <= 64 * 1024
+
+
+# ---- against a dictionary ---------------------------------------------------------------
+
+
+class AgainstADictionary(RuleBasedStateMachine):
+    """Any order of changes, also with growth and new writers, beside a plain dictionary."""
+
+    keys = st.integers(0, 30).map(lambda n: f"key-{n}")
+    people = st.tuples(st.integers(0, 5), st.booleans())
+
+    @initialize()
+    def begin(self) -> None:
+        self.clock = Clock()
+        self.index = CredentialIndex.create(1, grace=5, clock=self.clock)
+        self.reader = CredentialIndex.attach(self.index.fd)
+        self.model: dict[str, tuple[bool, int, str, bool, int]] = {}
+
+    def _row(self, person: tuple[int, bool]) -> int:
+        who, suspended = person
+        return self.index.set_consumer(f"c{who}", identity=who, suspended=suspended)
+
+    @rule(key=keys, person=people, expires=st.sampled_from([0, 50, 100, 101]), ident=st.integers(0))
+    def put(self, key: str, person: tuple[int, bool], expires: int, ident: int) -> None:
+        ident %= 2**64
+        try:
+            self.index.put(key_digest(key), self._row(person), expires_at=expires, identity=ident)
+        except IndexFullError:
+            self.grow()
+            self.index.put(key_digest(key), self._row(person), expires_at=expires, identity=ident)
+        self.model[key] = (True, expires, f"c{person[0]}", person[1], ident)
+
+    @rule(key=keys)
+    def revoke(self, key: str) -> None:
+        if key not in self.model:
+            with pytest.raises(KeyError):
+                self.index.revoke(key_digest(key))
+        else:
+            assert self.index.revoke(key_digest(key)) == self.model[key][0]
+            self.model[key] = (False, *self.model[key][1:])
+
+    @rule(key=keys, person=people)
+    def repoint(self, key: str, person: tuple[int, bool]) -> None:
+        if key in self.model:
+            try:
+                row = self._row(person)
+            except IndexFullError:
+                self.grow()
+                row = self._row(person)
+            self.index.repoint(key_digest(key), row)
+            active, expires, _, _, ident = self.model[key]
+            self.model[key] = (active, expires, f"c{person[0]}", person[1], ident)
+
+    @rule()
+    def grow(self) -> None:
+        self.index = self.index.grow()
+        self.reader = CredentialIndex.attach(self.index.fd)
+
+    @rule()
+    def change_writers(self) -> None:
+        self.index = CredentialIndex.attach(self.index.fd, writable=True, grace=5, clock=self.clock)
+
+    @rule(seconds=st.integers(0, 6))
+    def wait(self, seconds: int) -> None:
+        self.clock.now += seconds
+
+    @invariant()
+    def they_agree(self) -> None:
+        if not hasattr(self, "model"):
+            return
+        for n in range(31):
+            found = self.reader.find(f"key-{n}", 100)
+            wanted = self.model.get(f"key-{n}")
+            if wanted is None:
+                assert found is None
+                continue
+            active, expires, who, suspended, ident = wanted
+            assert found is not None
+            expected = SUSPENDED if suspended else 0
+            if expires and expires <= 100:
+                expected = EXPIRED
+            if not active:
+                expected = REVOKED
+            assert (found.result, found.consumer.id, found.identity) == (expected, who, ident)
+        active_count = sum(entry[0] for entry in self.model.values())
+        assert (self.index.count, self.index.revoked) == (
+            active_count,
+            len(self.model) - active_count,
+        )
+
+
+TestAgainstADictionary = AgainstADictionary.TestCase
+TestAgainstADictionary.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+
+
+# ---- a writer that is killed ------------------------------------------------------------
+
+WRITER = """
+import random, sys
+from fastgate._core.credentials import CredentialIndex, key_digest
+index = CredentialIndex.attach(int(sys.argv[1]), writable=True, grace=1e9)
+chance = random.Random(int(sys.argv[2]))
+digests = [key_digest(f"key-{k}") for k in range(400)]
+print("ready", flush=True)
+while True:
+    k = chance.randrange(400)
+    n = chance.randrange(10**6)
+    what = chance.randrange(4)
+    try:
+        # A row says everything twice: whoever reads a mixture of two rows notices.
+        if what < 2:
+            row = index.set_consumer(f"c{k}", identity=k, account=n, name=f"{k}-{n}", plan=n)
+            index.put(digests[k], row, identity=k)
+        elif what == 2:
+            index.revoke(digests[k])
+        else:
+            row = index.set_consumer(f"c{k}", identity=k, account=n, name=f"{k}-{n}", plan=n)
+            index.repoint(digests[k], row)
+    except KeyError:
+        pass
+"""
+
+
+def whole(index: CredentialIndex, k: int) -> bool:
+    """Whether key k is there; it must be, or be absent, as a whole."""
+    found = index.find(f"key-{k}")
+    if found is None:
+        return False
+    consumer = found.consumer
+    assert found.result in (0, REVOKED)
+    assert (found.identity, consumer.identity, consumer.id) == (k, k, f"c{k}")
+    assert consumer.name == f"{k}-{consumer.account}"
+    assert consumer.plan == consumer.account
+    return True
+
+
+def test_readers_see_no_half_of_anything_while_writers_are_killed() -> None:
+    # Rows enough for every change that the writers can make: none is reused in its grace.
+    index = CredentialIndex.create(1_000_000)
+    reader = CredentialIndex.attach(index.fd)
+    chance = random.Random(4)
+    seen: set[int] = set()
+    for round_number in range(8):
+        writer = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(index.fd), str(round_number)],
+            pass_fds=[index.fd],
+            stdout=subprocess.PIPE,
+        )
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == b"ready\n"
+        ends = time.monotonic() + chance.uniform(0.005, 0.05)
+        while time.monotonic() < ends:
+            seen |= {k for k in range(400) if whole(reader, k)}
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+        writer.stdout.close()
+        # Nothing that was ever there is lost.
+        assert {k for k in range(400) if whole(reader, k)} >= seen
+    successor = CredentialIndex.attach(index.fd, writable=True)
+    present = sum(whole(reader, k) for k in range(400))
+    assert successor.count + successor.revoked == present > 300
+    for k in range(400):
+        successor.put(
+            key_digest(f"key-{k}"), successor.set_consumer(f"c{k}", identity=k), identity=k
+        )
+    assert [result_of(reader, f"key-{k}") for k in range(400)] == [0] * 400
