@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import pytest
@@ -19,7 +20,7 @@ def run(data: bytes, relay: bool, cuts: list[int] | None = None) -> tuple[int, i
     decoder = ChunkDecoder(relay)
     consumed, out, code = 0, b"", MORE
     edges = [0, *sorted(set(cuts or [])), len(data)]
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         code, used, piece = decoder.feed(data[start:end])
         assert len(piece) <= used <= end - start
         consumed += used

@@ -72,6 +72,8 @@ def test_scanners_agree_with_the_classes(each_scanner: str, pieces: list[bytes])
 
 # ---- heads of every shape ----------------------------------------------------------------
 
+METHODS = [b"GET", b"GET", b"POST", b"OPTIONS", b"CONNECT", b"x", b"", b"P@"]
+VERSIONS = [b"HTTP/1.1"] * 5 + [b"HTTP/1.0"] * 2 + [b"HTTP/2.0", b"HTTP/1"]
 TARGETS = [
     b"/", b"/a/b?c=d", b"*", b"http://a/x", b"http://a", b"a:80", b"/a//b", b"/%2e%2e/", b"/%2f",
     b"/#", b"/\xff", b"/{", b"/?{", b"//", b"/a;b", b"http://u@a/", b"ftp://a/", b"/%00", b"/%",
@@ -91,8 +93,8 @@ VALUES = [
 @st.composite
 def heads(draw: st.DrawFn) -> bytes:
     """Request heads, mostly nearly right."""
-    method = draw(st.sampled_from([b"GET", b"GET", b"POST", b"OPTIONS", b"CONNECT", b"x", b"", b"P@"]))
-    version = draw(st.sampled_from([b"HTTP/1.1"] * 5 + [b"HTTP/1.0"] * 2 + [b"HTTP/2.0", b"HTTP/1"]))
+    method = draw(st.sampled_from(METHODS))
+    version = draw(st.sampled_from(VERSIONS))
     out = draw(st.sampled_from([b"", b"", b"", b"\r\n", b"\r\n\r\n", b" "]))
     out += method + b" " + draw(st.sampled_from(TARGETS[:6] * 3 + TARGETS)) + b" " + version
     end = st.sampled_from([b"\r\n"] * 20 + [b"\n", b"\r", b"\r\n "])

@@ -123,9 +123,9 @@ def model(path: bytes, allow: bool) -> bytes | None:
         return octet if re.match(rb"[A-Za-z0-9\-._~]", octet) else found[0].upper()
 
     path = re.sub(rb"%..", escape, path.replace(b"\\", b"%5C"))
-    *parts, last = [p for p in path[1:].split(b"/")]
+    *parts, last = path[1:].split(b"/")
     out: list[bytes] = []
-    for part in [p for p in parts if p] + [last]:
+    for part in [*filter(None, parts), last]:
         if part == b"..":
             if not out:
                 return None
