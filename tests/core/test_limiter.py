@@ -197,6 +197,8 @@ def test_a_clock_that_is_behind_gains_nothing() -> None:
         for n in range(50)
     )
     assert taken == burst
+    assert not limiter.take(KEY, NOW - 3 * interval, interval, interval * burst).allowed
+    assert limiter.peek(KEY, NOW, interval, interval * burst).used == burst
     assert limiter.take(KEY, NOW + interval, interval, interval * burst).allowed
     assert not limiter.take(KEY, NOW, interval, interval * burst).allowed
 

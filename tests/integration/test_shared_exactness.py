@@ -351,25 +351,31 @@ def test_a_limit_of_one_is_mutual_exclusion() -> None:
     assert Concurrency(shared, 0).count(5) == 0
 
 
-def test_rivals_for_the_last_place_do_not_both_lose() -> None:
-    """As many processes as places, each entering once a turn: all get in, however they race."""
+def test_rivals_for_the_last_places_do_not_all_lose() -> None:
+    """Four want two places, turn after turn: two get them, and never three.
+
+    A worker that is stopped in the very moment of deciding may cost the others a place, hence
+    the turns that may fall short; counting in, summing and counting out costs far more.
+    """
     shared = segment()
     barrier = Barrier(PROCESSES)
-    refused = Words(PROCESSES)
+    turns = 3000
+    entered = [Words(turns) for _ in range(PROCESSES)]
 
     def work(who: int) -> None:
         table = Concurrency(shared, who)
-        for turn in range(400):
+        for turn in range(turns):
             barrier.wait(who, 2 * turn + 1)
-            entered = table.enter(turn + 1, PROCESSES)[0]
-            refused[who] += not entered
+            entered[who][turn] = table.enter(turn + 1, 2)[0]
             barrier.wait(who, 2 * turn + 2)
-            if entered:
+            if entered[who][turn]:
                 table.leave(turn + 1)
 
     with running(*(lambda who=who: work(who) for who in range(PROCESSES))):
         pass
-    assert [refused[i] for i in range(PROCESSES)] == [0] * PROCESSES
+    got = [sum(words[turn] for words in entered) for turn in range(turns)]
+    assert max(got) == 2
+    assert sum(n < 2 for n in got) <= turns // 100
 
 
 def test_never_more_in_flight_than_the_limit_also_under_kills() -> None:
