@@ -336,7 +336,6 @@ class _Compilation:
             methods=mask,
             tokens=tokens,
             ranking=ranking,
-            cors=cors is not None,
         )
 
     def _rules_of(self, index: int, route: Route) -> _Shared:

@@ -158,19 +158,17 @@ class RuleTables:
         )
 
     def headers(self, rules: Sequence[HeaderRules]) -> int:
+        """The handle of the table of what these rules, applied in order, come to."""
         records = []
-        for rule in rules:
-            records += [
-                self.image.header_rule(name, "", HeaderAction.HEADER_REMOVE) for name in rule.remove
-            ]
-            for action, fields in (
-                (HeaderAction.HEADER_SET, rule.set),
-                (HeaderAction.HEADER_ADD, rule.add),
-                (HeaderAction.HEADER_DEFAULT, rule.default),
-            ):
-                records += [
-                    self.image.header_rule(name, value, action) for name, value in fields.items()
-                ]
+        for name, field in _fold(rules).items():
+            lines = list(field.lines)
+            if field.dropped and lines:
+                records.append(self.image.header_rule(*lines.pop(0), HeaderAction.HEADER_SET))
+            elif field.dropped:
+                records.append(self.image.header_rule(name, "", HeaderAction.HEADER_REMOVE))
+            elif field.default is not None:
+                records.append(self.image.header_rule(*field.default, HeaderAction.HEADER_DEFAULT))
+            records += [self.image.header_rule(*line, HeaderAction.HEADER_ADD) for line in lines]
         return self.image.table(records)
 
     def auth(self, auth: ApiKeyAuth) -> int:
@@ -218,3 +216,39 @@ def _kind(predicate: Predicate) -> tuple[int, str]:
     if predicate.prefix is not None:
         return 2, predicate.prefix
     return 0, ""
+
+
+class _Field:
+    """What becomes of one field of a message."""
+
+    __slots__ = ("default", "dropped", "lines")
+
+    def __init__(self) -> None:
+        self.dropped = False  # those that came are taken out
+        self.lines: list[tuple[str, str]] = []  # put in
+        self.default: tuple[str, str] | None = None  # put in when none came
+
+
+def _fold(rules: Sequence[HeaderRules]) -> dict[str, _Field]:
+    """Many steps as one for each field, so that a worker never looks at its own additions."""
+    fields: dict[str, _Field] = {}
+
+    def of(name: str) -> _Field:
+        return fields.setdefault(name.lower(), _Field())
+
+    for rule in rules:
+        for name in rule.remove:
+            field = of(name)
+            field.dropped, field.lines, field.default = True, [], None
+        for name, value in rule.set.items():
+            field = of(name)
+            field.dropped, field.lines, field.default = True, [(name, value)], None
+        for name, value in rule.add.items():
+            of(name).lines.append((name, value))
+        for name, value in rule.default.items():
+            field = of(name)
+            if field.dropped and not field.lines:
+                field.lines.append((name, value))
+            elif not field.lines and field.default is None:
+                field.default = (name, value)
+    return fields

@@ -24,7 +24,7 @@ from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, mun
 
 from fastgate._core.reason cimport REASON_COUNT
 from fastgate._core.snapshot cimport (
-    HASH_SEED, SNAPSHOT_VERSION, address_rule, auth_rec, checksum_without, cors_rec,
+    HASH_SEED, HEADER_REMOVE, SNAPSHOT_VERSION, address_rule, auth_rec, checksum_without, cors_rec,
     hash64, header_rule, limit_rec, plan_rec, predicate, refusal_rec, route_rec, service_rec,
     snapshot_header, static_rec, str_ref, table_ref, target_rec, upstream_rec)
 
@@ -202,12 +202,13 @@ cdef class ImageBuilder:
         return (<char *>&r)[:sizeof(r)]
 
     def header_rule(self, name: str, value: str, action: int) -> bytes:
-        """One header_rule; the line is rendered with the name as it is written here."""
+        """One header_rule; the line, if one is put in, has the name as it is written here."""
         cdef header_rule r
         memset(&r, 0, sizeof(r))
         r.name = self._string(name.lower())
         r.value = self._string(value)
-        r.line = self._string(f"{name}: {value}\r\n")
+        if action != HEADER_REMOVE:
+            r.line = self._string(f"{name}: {value}\r\n")
         r.action = action
         return (<char *>&r)[:sizeof(r)]
 

@@ -27,17 +27,14 @@ cdef int route_find(const snapshot_header *s,
                     route_match *out) noexcept nogil
     # host: as sent, any case, without port. path: canonical. buf, h: the parsed request
     # (method, fields and query for predicates).
-    # A CORS preflight (OPTIONS with Origin and Access-Control-Request-Method) finds the route
-    # with `cors` that the announced request will find, besides routes that take OPTIONS.
+    # For a CORS preflight, call it with method_id and method of the announced request.
 
 # ---- the tables, as `trie` writes them; offsets in bytes from the first of router_head ----
 cdef enum:
     ROUTER_HOSTS = 1          # router_head.flags: there are exact hosts
     ROUTER_WILDCARDS = 2
-    ROUTER_CORS = 4           # a candidate with CANDIDATE_CORS
     CANDIDATE_PREDICATES = 1
     CANDIDATE_TOKENS = 2
-    CANDIDATE_CORS = 4
     SEED_HOST = 1
     SEED_WILDCARD = 2
     SEED_SEGMENT = 3

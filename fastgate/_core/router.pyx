@@ -37,7 +37,7 @@ from libc.string cimport memchr, memcmp, memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from fastgate._core.http1 cimport (
-    FIELD_UNDERSCORE, F_ACCESS_CONTROL_REQUEST_METHOD, F_ORIGIN, MAX_FIELDS, METHOD_CONNECT,
+    FIELD_UNDERSCORE, MAX_FIELDS, METHOD_CONNECT,
     METHOD_DELETE, METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_OTHER, METHOD_PATCH,
     METHOD_POST, METHOD_PUT, METHOD_TRACE, field, head, span)
 from fastgate._core.snapshot cimport (
@@ -57,8 +57,6 @@ cdef struct lookup:
     const char *path
     uint32_t path_len
     uint32_t method               # 1 << Method
-    uint32_t asked                # of a preflight: 1 << the announced method; else 0
-    span asked_token              # in buf
     const char *buf
     const head *req
     route_match *out
@@ -109,16 +107,6 @@ cdef bint takes_method(const lookup *k, const candidate *c) noexcept nogil:
         return True
     if c.flags & CANDIDATE_TOKENS and k.method == 1 << METHOD_OTHER:
         return has_token(k, c.route, k.buf + h.method.off, h.method.len)
-    return False
-
-
-cdef bint takes_preflight(const lookup *k, const candidate *c) noexcept nogil:
-    if not (k.asked and c.flags & CANDIDATE_CORS):
-        return False
-    if c.methods & k.asked:
-        return True
-    if c.flags & CANDIDATE_TOKENS and k.asked == 1 << METHOD_OTHER:
-        return has_token(k, c.route, k.buf + k.asked_token.off, k.asked_token.len)
     return False
 
 
@@ -206,7 +194,7 @@ cdef bint choose(lookup *k, const candidate *c, uint32_t count) noexcept nogil:
     cdef uint32_t i
     cdef bint method
     for i in range(count):
-        method = takes_method(k, &c[i]) or takes_preflight(k, &c[i])
+        method = takes_method(k, &c[i])
         if c[i].flags & CANDIDATE_PREDICATES and not predicates_hold(k, c[i].route):
             continue
         if method:
@@ -398,7 +386,6 @@ cdef int route_find(const snapshot_header *s, const char *host, uint32_t host_le
     cdef const router_head *r = <const router_head *>(<const char *>s + s.router.off)
     cdef lookup k
     cdef uint64_t path_hash = 0
-    cdef const field *f
     out.route = NONE32
     out.token_route = NONE32
     out.nparams = 0
@@ -410,16 +397,9 @@ cdef int route_find(const snapshot_header *s, const char *host, uint32_t host_le
     k.path = path
     k.path_len = path_len
     k.method = <uint32_t>1 << h.method_id
-    k.asked = 0
     k.buf = buf
     k.req = h
     k.out = out
-    if (r.flags & ROUTER_CORS and h.method_id == METHOD_OPTIONS and h.first[<int>F_ORIGIN]
-            and h.first[<int>F_ACCESS_CONTROL_REQUEST_METHOD]):
-        f = &h.fields[h.first[<int>F_ACCESS_CONTROL_REQUEST_METHOD] - 1]
-        k.asked_token.off = f.value
-        k.asked_token.len = f.value_len
-        k.asked = <uint32_t>1 << method_number(buf + f.value, f.value_len)
     if path_len <= r.longest:
         path_hash = hash64(path, path_len, SEED_PATH)
     if r.flags & (ROUTER_HOSTS | ROUTER_WILDCARDS):
@@ -539,10 +519,6 @@ cdef bytes fill_head(head *h, bytes method, object headers, object query):
         h.fields[i].value_len = <uint32_t>len(raw_value)
         h.fields[i].flags = FIELD_UNDERSCORE if "_" in name else 0
         at = h.fields[i].value + h.fields[i].value_len
-        known = {"origin": F_ORIGIN,
-                 "access-control-request-method": F_ACCESS_CONTROL_REQUEST_METHOD}.get(name.lower())
-        if known is not None and not h.first[<int>known]:
-            h.first[<int>known] = i + 1
         parts += [raw_name, raw_value]
     h.nfields = <uint16_t>len(headers)
     if query is not None:

@@ -33,7 +33,6 @@ cdef class RouterBuilder:
     cdef char *out
     cdef uint64_t size
     cdef uint64_t room
-    cdef uint32_t router_flags
     cdef object host_now      # for errors
     cdef uint32_t _remember(self, uint32_t route, str name, object methods, tuple tokens,
                             object ranking) except? 0xFFFFFFFF

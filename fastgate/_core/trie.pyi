@@ -31,6 +31,5 @@ class RouterBuilder:
         methods: int,
         tokens: tuple[str, ...] = (),
         ranking: tuple[int, int, int] = (0, 0, 0),
-        cors: bool = False,
     ) -> None: ...
     def build(self) -> bytes: ...

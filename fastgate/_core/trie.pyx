@@ -19,8 +19,8 @@ from libc.string cimport memcpy, memset
 
 from fastgate._core.http1 cimport METHOD_CONNECT, METHOD_OTHER
 from fastgate._core.router cimport (
-    CANDIDATE_CORS, CANDIDATE_PREDICATES, CANDIDATE_TOKENS, MAX_PARAMS, MAX_SEGMENTS, MAX_VISITS,
-    ROUTER_CORS, ROUTER_HOSTS, ROUTER_WILDCARDS, SEED_HOST, SEED_PATH, SEED_SEGMENT,
+    CANDIDATE_PREDICATES, CANDIDATE_TOKENS, MAX_PARAMS, MAX_SEGMENTS, MAX_VISITS,
+    ROUTER_HOSTS, ROUTER_WILDCARDS, SEED_HOST, SEED_PATH, SEED_SEGMENT,
     SEED_WILDCARD, candidate, host_rec, leaf, node, path_key, router_head, slot, static_path)
 from fastgate._core.snapshot cimport Snapshot, hash64, snapshot_header
 
@@ -123,8 +123,7 @@ cdef class RouterBuilder:
         free(self.out)
 
     def add(self, route: int, name: str, *, hosts: list[str], pattern: str, methods: int,
-            tokens: tuple[str, ...] = (), ranking: tuple[int, int, int] = (0, 0, 0),
-            cors: bool = False) -> None:
+            tokens: tuple[str, ...] = (), ranking: tuple[int, int, int] = (0, 0, 0)) -> None:
         """One route.
 
         `hosts`: lower-case, exact or "*.example.com"; empty: any. `pattern`: canonical path with
@@ -135,9 +134,6 @@ cdef class RouterBuilder:
         cdef uint32_t index = self._remember(route, name, methods, tokens, ranking)
         cdef _Host host
         cdef bytes raw
-        if cors:
-            self.infos[index].flags |= CANDIDATE_CORS
-            self.router_flags |= ROUTER_CORS
         if not pattern.startswith("/"):
             raise ValueError(f"{pattern!r} does not begin with '/'")
         raw = pattern.encode()
@@ -346,7 +342,6 @@ cdef class RouterBuilder:
         memset(&r, 0, sizeof(r))
         self.size = 0
         self._space(sizeof(router_head))
-        r.flags = self.router_flags
         named = [key for key in self.hosts if key]
         r.statics = self._slots(list(self.statics), &mask)
         r.statics_mask = mask

@@ -36,7 +36,6 @@ class Rule(NamedTuple):
     headers: tuple[tuple[str, str, str], ...] = ()  # (name, kind, value)
     query: tuple[tuple[str, str, str], ...] = ()
     priority: int = 0
-    cors: bool = False
 
 
 def parts_of(rules: list[Rule]) -> tuple[ImageBuilder, bytes]:
@@ -68,7 +67,6 @@ def parts_of(rules: list[Rule]) -> tuple[ImageBuilder, bytes]:
             methods=mask,
             tokens=tokens,
             ranking=(rule.priority, len(predicates), handle),
-            cors=rule.cors,
         )
     return image, tables.build()
 
@@ -396,25 +394,6 @@ def test_predicates_that_fail_are_no_405() -> None:
 def test_a_field_that_is_dropped_for_its_underscore_is_not_there() -> None:
     router = build([Rule("/x", headers=(("x_a", "present", ""),))])
     assert router.find(path="/x", headers=[("x_a", "1")]).status == 404
-
-
-def test_a_preflight_finds_the_route_of_the_announced_request() -> None:
-    router = build(
-        [
-            Rule("/x", "get", methods=("GET",), cors=True),
-            Rule("/x", "put", methods=("PUT",)),
-            Rule("/x", "purge", methods=("PURGE",), cors=True),
-        ]
-    )
-
-    def preflight(method: str) -> Found:
-        asks = [("Origin", "https://a"), ("Access-Control-Request-Method", method)]
-        return router.find(path="/x", method="OPTIONS", headers=asks)
-
-    assert preflight("GET").name == "get"
-    assert preflight("PURGE").name == "purge"
-    assert preflight("PUT").status == 405  # no cors there
-    assert router.find(path="/x", method="OPTIONS").status == 405
 
 
 @pytest.mark.parametrize("path", ["", "*", "x/y"])
