@@ -19,7 +19,7 @@ import h11
 from fastgate._core.credentials import CredentialIndex, key_digest
 from fastgate._core.engine import Engine
 from fastgate._core.shm import Segment
-from fastgate._core.snapshot import Snapshot
+from fastgate._core.snapshot import Snapshot, stable_hash
 from fastgate.compiler import compile_gateway
 from fastgate.model.codec import decode
 from fastgate.slots import SlotBook
@@ -232,7 +232,7 @@ class Plane:
         for key, consumer in self.keys.items():
             plan = self.slots.plans.get(self.plan_of(consumer)) if self.plan_of(consumer) else None
             row = self.index.set_consumer(
-                consumer, name=consumer, plan_name=self.plan_of(consumer) or "",
+                consumer, identity=stable_hash(consumer), name=consumer, plan_name=self.plan_of(consumer) or "",
                 **({} if plan is None else {"plan": plan}))
             self.index.put(key_digest(key), row, identity=hash(key) & (2**64 - 1))
         self.engine.set_credentials(self.index)

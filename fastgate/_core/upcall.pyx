@@ -425,9 +425,11 @@ cdef class Exchange:
         size = len(data)
         if size == 0:
             return
+        if 0 <= self.declared < self.written + size:
+            raise ValueError(
+                f"with these {size} bytes, {self.written + size} would be written, but start() was told "
+                f"{self.declared}")
         self.written += size
-        if 0 <= self.declared < self.written:
-            raise ValueError(f"{self.written} bytes written, but start() was told {self.declared}")
         view = data
         while at < size:
             piece = size - at if size - at < WRITE_MAX else WRITE_MAX
