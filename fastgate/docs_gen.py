@@ -228,7 +228,9 @@ def reasons() -> str:
         lines += [f"## {reason.code}", "", f"**{status}** · {reason.title}", "", reason.text, ""]
         facts = [f"lies with {titles[reason.side]}"]
         if reason.status:
-            facts.append("may succeed when tried again" if reason.retryable else "stays until changed")
+            facts.append(
+                "may succeed when tried again" if reason.retryable else "stays until changed"
+            )
         if reason.close and reason.status:
             facts.append("the connection is closed")
         members = MEMBERS.get(reason.code, {})
