@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import fastgate
-from benchmarks.compare.processes import Tree, cpu_of
+from benchmarks.compare.processes import Tree, name_of
 from benchmarks.compare.subjects import Setup, Subject, Unavailable, all_keys
 from benchmarks.workload import routes
 
@@ -34,9 +34,13 @@ class FastGate(Subject):
     reloads = True
     start_patience = 60.0
 
-    def __init__(self, *, policies: bool = False) -> None:
+    def __init__(self, *, policies: bool = False, routes: int = 0) -> None:
+        """With `routes`, it has that many whatever the scenario says, and its name tells."""
         self.policies = policies
+        self.routes = routes
         self.name = "fastgate-policies" if policies else "fastgate"
+        if routes:
+            self.name = f"fastgate-{routes}-route{'s' if routes > 1 else ''}"
 
     @property
     def description(self) -> str:
@@ -45,7 +49,8 @@ class FastGate(Subject):
                 "FastGate: key auth, rate limit and daily quota by consumer, metrics, recent "
                 "requests, JSON access log to a file"
             )
-        return "FastGate: plain reverse proxy; metrics counted, access log off"
+        many = f", {self.routes:,} route{'s' if self.routes > 1 else ''}" if self.routes else ""
+        return f"FastGate: plain reverse proxy{many}; metrics counted, access log off"
 
     def version(self) -> str:
         if importlib.util.find_spec("fastgate._core.engine") is None:
@@ -66,10 +71,9 @@ class FastGate(Subject):
             }
             consumers = [{"name": name, "keys": [key]} for name, key in digests().items()]
         table = [route]
-        if setup.routes > 1:
-            table += [
-                {**route, "name": made.name, "path": made.pattern} for made in routes(setup.routes)
-            ]
+        many = self.routes or setup.routes
+        if many > 1:
+            table += [{**route, "name": made.name, "path": made.pattern} for made in routes(many)]
         return {
             "version": 1,
             "workers": setup.workers,
@@ -109,6 +113,5 @@ class FastGate(Subject):
         os.kill(tree.pid, signal.SIGHUP)
 
     def workers_of(self, tree: Tree, count: int) -> list[int]:
-        """The busiest children: a worker is what serves."""
-        pids = tree.pids()[1:]
-        return sorted(pids, key=lambda pid: cpu_of(pid).run_ns, reverse=True)[:count]
+        """The children that are named so."""
+        return [pid for pid in tree.pids() if name_of(pid).startswith("fg-worker")]

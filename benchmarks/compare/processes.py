@@ -86,6 +86,14 @@ def pss_of(pid: int) -> int:
     return 0
 
 
+def name_of(pid: int) -> str:
+    """What ps calls it; "" when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
 def runs(pid: int) -> bool:
     """Whether the process is there and more than a zombie."""
     try:
@@ -222,3 +230,19 @@ class Tree:
 def spent(before: dict[int, Cpu], after: dict[int, Cpu]) -> dict[int, Cpu]:
     """What each process used between two samples; one that came meanwhile counts from zero."""
     return {pid: now - before.get(pid, Cpu()) for pid, now in after.items()}
+
+
+def settle(trees: Sequence[Tree], patience: float = 5.0) -> None:
+    """Waits until the trees use hardly any processor time (logs written, caches swept), bounded."""
+
+    def used() -> int:
+        return sum(cpu.run_ns for tree in trees for cpu in tree.cpu().values())
+
+    end = time.monotonic() + patience
+    before = used()
+    while time.monotonic() < end:
+        time.sleep(0.2)
+        now = used()
+        if now - before < 4_000_000 * len(trees):  # 2 % of a core each
+            return
+        before = now

@@ -10,6 +10,9 @@ from benchmarks.compare.gateway import FastGate
 from benchmarks.compare.peers import Direct, Envoy, HAProxy, Nginx, Relay
 from benchmarks.compare.subjects import Subject
 
+MANY_ROUTES = 100_000
+ONE_ROUTE, ALL_ROUTES = "fastgate-1-route", f"fastgate-{MANY_ROUTES}-routes"
+
 SUBJECTS: dict[str, Subject] = {
     s.name: s
     for s in (
@@ -22,6 +25,8 @@ SUBJECTS: dict[str, Subject] = {
         Envoy(),
         Relay(),
         Direct(),
+        FastGate(routes=1),
+        FastGate(routes=MANY_ROUTES),
     )
 }
 
@@ -60,7 +65,7 @@ class Scenario:
 FLOOD_LIMIT: dict[str, Any] = {"rate": 1, "burst": 1}
 
 
-def table(*, many_routes: int = 100_000) -> list[Scenario]:
+def table() -> list[Scenario]:
     """All scenarios in the order in which they run; `open` ones need a saturation before them."""
     return [
         Scenario("saturation", "64 connections, 100 B, saturated", (*PROXIES, "direct")),
@@ -94,17 +99,8 @@ def table(*, many_routes: int = 100_000) -> list[Scenario]:
             quick=False,
         ),
         Scenario(
-            "routes-1",
-            "1 route, random paths",
-            ("fastgate",),
-            random_paths=many_routes,
-        ),
-        Scenario(
-            "routes-many",
-            f"{many_routes:,} routes, random paths",
-            ("fastgate",),
-            random_paths=many_routes,
-            setup={"routes": many_routes},
+            "routes", "random paths through one route and through 100,000",
+            (ONE_ROUTE, ALL_ROUTES), random_paths=MANY_ROUTES,
         ),
         Scenario(
             "reload-10", "reload under load, 10 routes", ("fastgate", "nginx"), "reload",

@@ -35,7 +35,10 @@ METRICS: dict[str, tuple[str, str]] = {
     "rate": ("1/s", "open loop: requests due per second"),
     "loaded_pss_mib": ("MiB", "proportional set size of the whole tree after a second of load"),
     "idle_pss_mib": ("MiB", "proportional set size of the whole tree, started and idle"),
-    "connection_bytes": ("B", "user-space memory per idle kept-alive client connection"),
+    "connection_bytes": (
+        "B",
+        "memory of the workers per idle kept-alive client connection",
+    ),
     "start_s": ("s", "from exec to the first proxied response"),
     "quiet_p99_us": ("µs", "99th percentile at the same rate with no reload"),
     "reload_p99_us": ("µs", "99th percentile while reloading"),

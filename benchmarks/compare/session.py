@@ -14,7 +14,15 @@ from pathlib import Path
 
 from benchmarks.compare import generator
 from benchmarks.compare.machine import Placement, available_cores, place
-from benchmarks.compare.processes import Cpu, Tree, cpu_of, raise_descriptors, spent, stolen_ns
+from benchmarks.compare.processes import (
+    Cpu,
+    Tree,
+    cpu_of,
+    raise_descriptors,
+    settle,
+    spent,
+    stolen_ns,
+)
 from benchmarks.compare.scenarios import SETS_THE_RATE, SUBJECTS, Scenario
 from benchmarks.compare.schema import Point, Skipped, Spread, figure
 from benchmarks.compare.subjects import (
@@ -289,6 +297,7 @@ class Session:
                         self.skip(scenario.name, subject.name, str(e))
                         continue
                     started.append((subject, tree, setup))
+                settle([tree for _, tree, _ in started])
                 for subject, tree, setup in started:
                     rate = self.half_rate(subject.name) if scenario.mode == "open" else 0.0
                     plan = self.plan(scenario, setup.port, placement, rate)

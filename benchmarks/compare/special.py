@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from benchmarks.compare import generator
 from benchmarks.compare.machine import Placement, place
-from benchmarks.compare.processes import Tree
+from benchmarks.compare.processes import Tree, pss_of, settle
 from benchmarks.compare.scenarios import Scenario
 from benchmarks.compare.session import Collected, Session, say
 from benchmarks.compare.subjects import (
@@ -201,21 +201,22 @@ def at_rest(
 ) -> dict[str, float]:
     """Start, memory at rest, after load, and with `count` idle connections."""
     metrics = {"start_s": tree.served_after}
-    settle(tree)
+    settle([tree])
     metrics["idle_pss_mib"] = tree.pss() / MIB
     load = generator.Plan(
         port=setup.port, duration=1.0, warmup=0.2, headers=(KEY_HEADER,), connections=64
     )
     generator.run(load, placement.load)
-    settle(tree)
-    before = tree.pss()
-    metrics["loaded_pss_mib"] = before / MIB
+    settle([tree])
+    metrics["loaded_pss_mib"] = tree.pss() / MIB
+    serving = subject.workers_of(tree, setup.workers)
+    before = sum(map(pss_of, serving))
     hold = dataclasses.replace(load, connections=count, hold=True, duration=30.0, timeout=15.0)
     process = generator.launch(hold, placement.load)
 
     def held(_: int) -> None:
-        settle(tree)
-        metrics["connection_bytes"] = (tree.pss() - before) / count
+        settle([tree])
+        metrics["connection_bytes"] = (sum(map(pss_of, serving)) - before) / count
         assert process.stdin
         process.stdin.close()
 
@@ -228,15 +229,3 @@ def at_rest(
             f"{outcome.failed} requests failed"
         )
     return metrics
-
-
-def settle(tree: Tree, patience: float = 5.0) -> None:
-    """Waits until the tree uses hardly any processor time: logs written, caches swept."""
-    end = time.monotonic() + patience
-    last = sum(c.run_ns for c in tree.cpu().values())
-    while time.monotonic() < end:
-        time.sleep(0.25)
-        now = sum(c.run_ns for c in tree.cpu().values())
-        if now - last < 5_000_000:  # 2 % of a core
-            return
-        last = now

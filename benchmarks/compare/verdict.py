@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from benchmarks.compare.scenarios import ALL_ROUTES, ONE_ROUTE
 from benchmarks.compare.schema import Budget, Point, figure, find
 
 FASTGATE = "fastgate-policies"
@@ -130,8 +131,8 @@ def judge(points: Sequence[Point]) -> list[Budget]:
             "CPU per request, 100,000 routes / 1",
             ratio(
                 points,
-                Figure("routes-many", "fastgate", "cpu_us"),
-                Figure("routes-1", "fastgate", "cpu_us"),
+                Figure("routes", ALL_ROUTES, "cpu_us"),
+                Figure("routes", ONE_ROUTE, "cpu_us"),
             ),
             "<=",
             1.02,

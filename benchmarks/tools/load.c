@@ -43,7 +43,7 @@
 #include "histogram.h"
 #include "net.h"
 
-enum { CARRY = 8192, READ = 262144, EVENTS = 512, RAMP_NS = 50000, RETRY_NS = 10000000 };
+enum { CARRY = 8192, READ = 262144, EVENTS = 512, RAMP_NS = 50000, HOLD_RAMP_NS = 200000, RETRY_NS = 10000000 };
 enum state { CLOSED, CONNECTING, SENDING, IDLE };
 
 struct request {
@@ -385,6 +385,8 @@ static void run(void)
     uint64_t t0 = now_ns(), now = t0, issued = 0, next_check = t0;
     uint32_t ramped = 0;
     int opened = 0;
+    /* Held connections come slowly, so that few are ever busy and what is measured is idle. */
+    uint64_t ramp = hold ? HOLD_RAMP_NS : RAMP_NS;
     double interval = open_loop ? 1e9 / rate : 0;
     t_open = t0 + (uint64_t)(warmup * 1e9);
     t_shut = count_limit || hold ? UINT64_MAX : t_open + (uint64_t)(duration * 1e9);
@@ -395,15 +397,15 @@ static void run(void)
             announce("measuring");
         }
         uint64_t wake = next_check;
-        while (ramped < nconns && t0 + (uint64_t)ramped * RAMP_NS <= now) {
+        while (ramped < nconns && t0 + ramped * ramp <= now) {
             struct conn *c = &conns[ramped++];
             if (open_loop)
                 push(&free_head, &free_tail, c);
             else
                 begin(c, now, now);
         }
-        if (ramped < nconns && t0 + (uint64_t)ramped * RAMP_NS < wake)
-            wake = t0 + (uint64_t)ramped * RAMP_NS;
+        if (ramped < nconns && t0 + ramped * ramp < wake)
+            wake = t0 + ramped * ramp;
         if (open_loop) {
             while (free_head && (!count_limit || issued < count_limit)) {
                 uint64_t due = t0 + (uint64_t)((double)issued * interval);
