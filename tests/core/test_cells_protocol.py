@@ -108,11 +108,11 @@ def moves(who: int, p: Process, cells: tuple[int, ...], rules: Rules, most: int)
             return [result(again)]
         return [result(p._replace(step=SETTLE, at=p.at + 1, rival=0), put(p.at, EMPTY))]
     after = Process(DONE) if p.then == DONE else again
-    mine = cells[p.place] == p.number
+    held = cells[p.place] == p.number
     if p.step == WITHDRAW:
-        return [result(after, put(p.place, EMPTY) if mine else cells)]
+        return [result(after, put(p.place, EMPTY) if held else cells)]
     # PROMOTE
-    if mine:
+    if held:
         return [result(Process(DONE), put(p.place, LIVE))]
     return [result(again)]
 

@@ -14,6 +14,7 @@ import time
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 
 import pytest
@@ -25,6 +26,8 @@ from fastgate._core.quota import QuotaTable
 from fastgate._core.shm import Segment
 
 PROCESSES = 4
+# The children do nothing that a thread of the tests' process could have left half done.
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 SECOND = 10**9
 HOUR = 3600 * SECOND
 NOW = 10**15
@@ -115,7 +118,7 @@ def test_one_rate_limit_passes_exactly_its_burst() -> None:
         start.wait(who, 1)
         passed[who] = sum(limiter.take_all(key, NOW, HOUR, 1000 * HOUR) for _ in range(10))
 
-    with running(*(lambda who=who: work(who) for who in range(PROCESSES))):
+    with running(*(partial(work, who) for who in range(PROCESSES))):
         pass
     assert sum(passed[i] for i in range(PROCESSES)) == 1000
     assert limiter.peek(key[0], NOW, HOUR, 1000 * HOUR).used == 1000
@@ -131,7 +134,7 @@ def test_one_quota_passes_exactly_its_amount() -> None:
         start.wait(who, 1)
         passed[who] = sum(quota.take_all(key, DAY, NOON, 12345) for _ in range(10))
 
-    with running(*(lambda who=who: work(who) for who in range(PROCESSES))):
+    with running(*(partial(work, who) for who in range(PROCESSES))):
         pass
     assert sum(passed[i] for i in range(PROCESSES)) == 12345
 
@@ -156,7 +159,7 @@ def test_taking_and_giving_back_leaves_what_was_kept() -> None:
                 else:
                     kept[2 * who + 1] += 1
 
-    with running(*(lambda who=who: work(who) for who in range(PROCESSES))):
+    with running(*(partial(work, who) for who in range(PROCESSES))):
         pass
     rates = sum(kept[2 * i] for i in range(PROCESSES))
     quotas = sum(kept[2 * i + 1] for i in range(PROCESSES))
@@ -201,7 +204,7 @@ def test_every_key_passes_exactly_its_burst(cells: int, keys: int, rounds: int) 
                 words[k] = noted[(k - shift) % keys]
             barrier.wait(who, 2 * turn + 2)
 
-    with running(*(lambda who=who: work(who) for who in range(PROCESSES))):
+    with running(*(partial(work, who) for who in range(PROCESSES))):
         for turn in range(rounds):
             barrier.wait(PROCESSES, 2 * turn + 1)
             barrier.words[PROCESSES] = 2 * turn + 1
@@ -234,7 +237,7 @@ def test_every_key_s_quota_passes_exactly() -> None:
                 # The next minute but one: a worker a round behind still has its own.
                 quota.take_all(taken, MINUTE, NOON + turn * 120, amount, passed[who].view)
 
-    with running(*(lambda who=who: work(who) for who in range(PROCESSES))):
+    with running(*(partial(work, who) for who in range(PROCESSES))):
         pass
     assert quota.full == 0
     assert [sum(words[k] for words in passed) for k in range(keys)] == [amount * rounds] * keys
@@ -264,7 +267,7 @@ def test_a_kill_loses_at_most_the_request_it_hit() -> None:
                 return
 
     kills = 0
-    pids = {fork(lambda n=n: work(n)): n for n in range(PROCESSES)}
+    pids = {fork(partial(work, n)): n for n in range(PROCESSES)}
     for number in range(PROCESSES, len(notes)):
         spin_until = time.monotonic_ns() + dice.randrange(10**6)
         while time.monotonic_ns() < spin_until:
@@ -273,7 +276,7 @@ def test_a_kill_loses_at_most_the_request_it_hit() -> None:
         os.kill(victim, signal.SIGKILL)
         kills += os.waitstatus_to_exitcode(os.waitpid(victim, 0)[1]) != 0
         del pids[victim]
-        pids[fork(lambda n=number: work(n))] = number
+        pids[fork(partial(work, number))] = number
     for pid in pids:
         assert os.waitpid(pid, 0)[1] == 0
     assert kills > 0
@@ -302,7 +305,7 @@ def test_keys_survive_kills_while_cells_change_hands() -> None:
             limiter.take_all(keys, now, SECOND, 2 * SECOND)
 
     for turn in range(1, 60):
-        pids = [fork(lambda seed=turn * 10 + i: work(seed)) for i in range(3)]
+        pids = [fork(partial(work, turn * 10 + i)) for i in range(3)]
         spin_until = time.monotonic_ns() + 10**6 + dice.randrange(3 * 10**6)
         while time.monotonic_ns() < spin_until:
             turns[0] += 1
@@ -345,7 +348,7 @@ def test_a_limit_of_one_is_mutual_exclusion() -> None:
             elif words[who] % 64 == 0:
                 os.sched_yield()
 
-    with running(*(lambda who=who: work(who) for who in range(PROCESSES))):
+    with running(*(partial(work, who) for who in range(PROCESSES))):
         pass
     assert words[total] == sum(words[i] for i in range(PROCESSES)) == PROCESSES * 3000
     assert Concurrency(shared, 0).count(5) == 0
@@ -371,7 +374,7 @@ def test_rivals_for_the_last_places_do_not_all_lose() -> None:
             if entered[who][turn]:
                 table.leave(turn + 1)
 
-    with running(*(lambda who=who: work(who) for who in range(PROCESSES))):
+    with running(*(partial(work, who) for who in range(PROCESSES))):
         pass
     got = [sum(words[turn] for words in entered) for turn in range(turns)]
     assert max(got) == 2
@@ -416,7 +419,7 @@ def test_never_more_in_flight_than_the_limit_also_under_kills() -> None:
 
     dice = random.Random(3)
     watcher = fork(observe)
-    pids = [fork(lambda who=who: work(who, who)) for who in range(PROCESSES)]
+    pids = [fork(partial(work, who, who)) for who in range(PROCESSES)]
     for kill in range(60):
         spin_until = time.monotonic_ns() + dice.randrange(4 * 10**6)
         while time.monotonic_ns() < spin_until:
@@ -427,7 +430,7 @@ def test_never_more_in_flight_than_the_limit_also_under_kills() -> None:
         # Dead: what it had inside is gone, and then its counts are dropped, as supervisors do.
         words[victim] = (words[victim] >> 8) + 1 << 8
         shared.worker_stopped(victim)
-        pids[victim] = fork(lambda who=victim, seed=100 + kill: work(who, seed))
+        pids[victim] = fork(partial(work, victim, 100 + kill))
     while pictures[0] < 1000:
         os.sched_yield()
     stop[0] = 1
