@@ -300,7 +300,7 @@ class _Compilation:
         if route.match is not None:
             handle, count = self.rules.predicates(route.match)
             ranking = (route.priority, count, handle)
-        strip, replace = self._rewrite(index, route.rewrite)
+        strip, replace = (0, "") if route.rewrite is None else self._rewrite(index, route.rewrite)
         cors = shared.cors
         number = self.image.add_route(
             route.name,
@@ -317,7 +317,7 @@ class _Compilation:
             strip=strip,
             timeout_ms=0 if route.timeout is None else route.timeout.ms,
             replace=replace,
-            tokens=self.rules.strings(tokens),
+            tokens=self.rules.strings(tokens) if tokens else 0,
             limits=shared.limits,
             addresses=shared.addresses,
             predicates=ranking[2],
@@ -326,12 +326,12 @@ class _Compilation:
             notice=notice(route),
             price_micros=0 if route.price is None else route.price.micros,
             pattern=pattern,
-            params=self.rules.strings(tuple(pattern_params(pattern))),
+            params=self.rules.strings(tuple(pattern_params(pattern))) if "{" in pattern else 0,
         )
         self.router.add(
             number,
             route.name,
-            hosts=list(dict.fromkeys(host.removesuffix(".") for host in route.hosts)),
+            hosts=list(dict.fromkeys(route.hosts)),
             pattern=pattern,
             methods=mask,
             tokens=tokens,
@@ -398,13 +398,11 @@ class _Compilation:
             )
         return pattern
 
-    def _rewrite(self, index: int, rewrite: Rewrite | None) -> tuple[int, str]:
+    def _rewrite(self, index: int, rewrite: Rewrite) -> tuple[int, str]:
         """(bytes that go from the front, text that takes their place).
 
         What is left begins with "/" or is empty, so neither ends with one.
         """
-        if rewrite is None:
-            return 0, ""
         strip = canonical_path(rewrite.strip_prefix or "").rstrip("/")
         replace = canonical_path(rewrite.replace_prefix or "").rstrip("/")
         pattern = canonical_path(self.gateway.routes[index].path)
