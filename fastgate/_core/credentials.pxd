@@ -69,16 +69,16 @@ cdef class CredentialIndex:
     cdef credential_entry *entries
     cdef consumer_row *rows
     cdef uint64_t mask
+    cdef uint64_t room        # entries it takes
     cdef uint32_t *references # writer only: entries that name a row
     cdef object free_rows     # writer only: deque of (when freed, row), oldest first
     cdef object clock
     cdef public double grace  # seconds a freed row rests before it is written anew
     cdef credential_entry *slot_of(self, const uint8_t *digest, uint64_t *word) noexcept nogil
-    cdef _open(self, int fd, size_t size, bint writable)
+    cdef _open(self, size_t size, bint writable)
     cdef _put(self, const uint8_t *digest, uint32_t row, int64_t expires_at, uint64_t identity)
     cdef uint64_t _word(self, uint64_t state, uint32_t row) noexcept nogil
-    cdef _refer(self, credential_entry *e, uint32_t row)
-    cdef _unrefer(self, uint32_t row)
+    cdef _point(self, credential_entry *e, uint64_t state, uint32_t row)
     cdef _check_row(self, uint32_t row)
     cdef _check_writable(self)
     cdef credential_entry *_existing(self, bytes digest) except NULL

@@ -20,18 +20,16 @@ changed consumer gets a new row, and its entries are pointed there. A writer kil
 two instructions leaves at most an entry whose word is still 0 (nobody sees it, the next writer
 fills it anew) or a row that no entry names.
 
-**Cost.** With more keys than the caches hold, a lookup is one hash and one miss of the memory:
-the entry says all that decides (`suspended` repeats the row's flag for that), and the row, which
-is needed a little later, is only prefetched.
+**Cost.** One hash and, with more keys than the caches hold, one miss: the entry says all that
+decides (so it repeats the row's flag `suspended`), and the row is only prefetched, for later.
 
 **Grace.** A reader may hold a row for as long as its exchange lasts. A row that lost its last
 entry rests `grace` seconds (an hour by default) before it is written anew, and there are as many
 rows as slots, so most gateways never come to reuse one. Who holds a row longer than that
 (streams that stay open for hours) copies what it needs.
 
-**Timing.** Digests are compared whole, without an early exit. Where a key lands, and so
-how many entries are compared, follows from its SHA-256, which nobody can steer towards a
-known key without having it.
+**Timing.** Digests are compared whole, without an early exit. Where a key lands follows from its
+SHA-256, which nobody can steer towards a key that they do not have.
 
 **Keys** are any bytes up to KEY_MAX; longer ones are unknown without the cost of hashing them.
 """
@@ -135,6 +133,12 @@ cdef inline uint64_t difference(const uint8_t *a, const uint8_t *b) noexcept nog
     return (x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2]) | (x[3] ^ y[3])
 
 
+cdef const uint8_t *_digest(bytes digest) except NULL:
+    if len(digest) != DIGEST:
+        raise ValueError(f"a digest has {DIGEST} bytes, not {len(digest)}")
+    return <const uint8_t *><const char *>digest
+
+
 cdef bytes _text(str what, value, int room, bint cut):
     """UTF-8 that fits; longer is cut between characters where that does no harm."""
     cdef bytes raw = value.encode() if isinstance(value, str) else value
@@ -146,15 +150,10 @@ cdef bytes _text(str what, value, int room, bint cut):
 
 
 cdef object _consumer(const consumer_row *row):
-    return Consumer(
-        (&row.id[0])[:row.id_len].decode("utf-8", "replace"),
-        row.identity,
-        row.account,
-        row.plan,
-        bool(row.flags & CONSUMER_SUSPENDED_FLAG),
-        (&row.name[0])[:row.name_len].decode("utf-8", "replace"),
-        (&row.plan_name[0])[:row.plan_len].decode("utf-8", "replace"),
-    )
+    texts = (&row.id[0])[:row.id_len], (&row.name[0])[:row.name_len], (&row.plan_name[0])[:row.plan_len]
+    ident, name, plan_name = [raw.decode("utf-8", "replace") for raw in texts]
+    suspended = bool(row.flags & CONSUMER_SUSPENDED_FLAG)
+    return Consumer(ident, row.identity, row.account, row.plan, suspended, name, plan_name)
 
 
 cdef class CredentialIndex:
@@ -209,18 +208,13 @@ cdef class CredentialIndex:
         h.entries_off = PAGE
         h.rows_off = h.entries_off + _pages(slots * sizeof(credential_entry))
         h.size = h.rows_off + _pages(h.rows * sizeof(consumer_row))
-        fd = os.memfd_create("fastgate-credentials", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        try:
-            os.ftruncate(fd, h.size)
-            os.pwrite(fd, (<char *>&h)[:sizeof(h)], 0)
-            fcntl.fcntl(fd, fcntl.F_ADD_SEALS,
-                        fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
-        except BaseException:
-            os.close(fd)
-            raise
-        self.grace = grace
-        self.clock = clock
-        self._open(fd, h.size, True)
+        self.fd = os.memfd_create("fastgate-credentials", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(self.fd, h.size)
+        os.pwrite(self.fd, (<char *>&h)[:sizeof(h)], 0)
+        fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS,
+                    fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+        self.grace, self.clock = grace, clock
+        self._open(h.size, True)
         return self
 
     @classmethod
@@ -237,22 +231,21 @@ cdef class CredentialIndex:
         if len(head) < <int>sizeof(index_header) or not head.startswith(MAGIC[:8]):
             raise ValueError(f"descriptor {fd} is no credential index")
         memcpy(&h, <const char *>head, sizeof(h))
-        if h.version != INDEX_VERSION or h.slots & (h.slots - 1) or h.size != os.fstat(fd).st_size \
+        if h.version != INDEX_VERSION or not h.slots or h.slots & (h.slots - 1) \
+                or h.size != <uint64_t>os.fstat(fd).st_size \
                 or h.rows_off < h.entries_off + h.slots * sizeof(credential_entry) \
                 or h.size < h.rows_off + h.rows * sizeof(consumer_row):
             raise ValueError("the credential index was made by another build")
-        self.grace = grace
-        self.clock = clock
-        self._open(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3), h.size, writable)
+        self.grace, self.clock = grace, clock
+        self.fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+        self._open(h.size, writable)
         if writable:
             self._recount()
         return self
 
-    cdef _open(self, int fd, size_t size, bint writable):
-        """Takes over fd. In case of an error, too."""
-        self.fd = fd
+    cdef _open(self, size_t size, bint writable):
         cdef int protection = PROT_READ | PROT_WRITE if writable else PROT_READ
-        cdef void *p = mmap(NULL, size, protection, MAP_SHARED, fd, 0)
+        cdef void *p = mmap(NULL, size, protection, MAP_SHARED, self.fd, 0)
         if p == MAP_FAILED:
             raise OSError(f"the credential index ({size} bytes) cannot be mapped: out of memory?")
         self.base = <char *>p
@@ -262,6 +255,7 @@ cdef class CredentialIndex:
         self.entries = <credential_entry *>(self.base + self.header.entries_off)
         self.rows = <consumer_row *>(self.base + self.header.rows_off)
         self.mask = self.header.slots - 1
+        self.room = self.header.slots * FILL_PERCENT // 100
         if writable:
             self.free_rows = deque()
             self.references = <uint32_t *>calloc(self.header.rows, sizeof(uint32_t))
@@ -341,9 +335,8 @@ cdef class CredentialIndex:
         cdef const consumer_row *row
         cdef uint64_t identity
         cdef int result
-        if len(digest) != DIGEST:
-            raise ValueError(f"a digest has {DIGEST} bytes, not {len(digest)}")
-        result = self.lookup_digest(digest, <int64_t>int(time.time() if now is None else now),
+        result = self.lookup_digest(_digest(digest),
+                                    <int64_t>int(time.time() if now is None else now),
                                     &row, &identity)
         if row == NULL:
             return None
@@ -372,13 +365,13 @@ cdef class CredentialIndex:
     @property
     def capacity(self) -> int:
         """Credentials, revoked ones included, that it takes at most."""
-        return self.header.slots * FILL_PERCENT // 100
+        return self.room
 
     @property
     def load(self) -> float:
         """How full it is, 0 to 1, by credentials or consumer rows, whichever is worse."""
         rows = self.header.rows_used - len(self.free_rows or ())
-        return max(fg_load(&self.header.used) / self.capacity, rows / self.header.rows)
+        return max(<double>fg_load(&self.header.used) / self.room, rows / <double>self.header.rows)
 
     @property
     def mapped(self) -> int:
@@ -439,9 +432,7 @@ cdef class CredentialIndex:
         credential's own hash, for limits by credential. Raises IndexFullError.
         """
         self._check_writable()
-        if len(digest) != DIGEST:
-            raise ValueError(f"a digest has {DIGEST} bytes, not {len(digest)}")
-        self._put(digest, row, expires_at, identity)
+        self._put(_digest(digest), row, expires_at, identity)
 
     def put_many(self, credentials) -> int:
         """Publish (digest, row, expires_at, identity) one after another; returns how many.
@@ -452,9 +443,7 @@ cdef class CredentialIndex:
         cdef uint64_t n = 0
         self._check_writable()
         for digest, row, expires_at, identity in credentials:
-            if len(digest) != DIGEST:
-                raise ValueError(f"a digest has {DIGEST} bytes, not {len(digest)}")
-            self._put(digest, row, expires_at, identity)
+            self._put(_digest(digest), row, expires_at, identity)
             n += 1
         return n
 
@@ -463,7 +452,7 @@ cdef class CredentialIndex:
         cdef uint64_t before
         self._check_row(row)
         e = self.slot_of(digest, &before)
-        if before == 0 and (e == NULL or self.header.used >= self.header.slots * FILL_PERCENT // 100):
+        if before == 0 and (e == NULL or self.header.used >= self.room):
             raise IndexFullError(f"the index holds {self.header.used} credentials, all it takes")
         # In a live entry each of these is one store, valid with the old word and with the new.
         e.expires_at = expires_at
@@ -474,24 +463,22 @@ cdef class CredentialIndex:
             fg_store(&self.header.used, self.header.used + 1)
         elif (before & WORD_STATE) == CREDENTIAL_REVOKED_STATE:
             fg_store(&self.header.revoked, self.header.revoked - 1)
-        self._refer(e, row)
+        self._point(e, CREDENTIAL_ACTIVE, row)
 
     cdef uint64_t _word(self, uint64_t state, uint32_t row) noexcept nogil:
         cdef uint64_t suspended = self.rows[row].flags & CONSUMER_SUSPENDED_FLAG
         return state | suspended * WORD_SUSPENDED | <uint64_t>row << 32
 
-    cdef _refer(self, credential_entry *e, uint32_t row):
-        """Make the entry an active one of that row."""
+    cdef _point(self, credential_entry *e, uint64_t state, uint32_t row):
+        """Give the entry that state and row, by one store; the row it named has one entry less."""
         cdef uint64_t before = e.word
         self.references[row] += 1
-        fg_store(&e.word, self._word(CREDENTIAL_ACTIVE, row))
+        fg_store(&e.word, self._word(state, row))
+        row = <uint32_t>(before >> 32)
         if before:
-            self._unrefer(<uint32_t>(before >> 32))
-
-    cdef _unrefer(self, uint32_t row):
-        self.references[row] -= 1
-        if self.references[row] == 0:
-            self.free_rows.append((self.clock(), row))
+            self.references[row] -= 1
+            if self.references[row] == 0:
+                self.free_rows.append((self.clock(), row))
 
     def revoke(self, bytes digest not None) -> bool:
         """Refuse the credential from now on; False when it was revoked before.
@@ -509,12 +496,9 @@ cdef class CredentialIndex:
     def repoint(self, bytes digest not None, uint32_t row) -> None:
         """Let the credential, active or revoked, name another consumer row."""
         cdef credential_entry *e = self._existing(digest)
-        cdef uint64_t before = e.word
         self._check_row(row)
         e.changed_at = <int64_t>time.time()
-        self.references[row] += 1
-        fg_store(&e.word, self._word(before & WORD_STATE, row))
-        self._unrefer(<uint32_t>(before >> 32))
+        self._point(e, e.word & WORD_STATE, row)
 
     def grow(self, capacity=None, *, int64_t keep_revoked=KEEP_REVOKED_S) -> CredentialIndex:
         """A new index with everything of this one, the next epoch, and room for more.
@@ -564,9 +548,7 @@ cdef class CredentialIndex:
         cdef credential_entry *e
         cdef uint64_t word
         self._check_writable()
-        if len(digest) != DIGEST:
-            raise ValueError(f"a digest has {DIGEST} bytes, not {len(digest)}")
-        e = self.slot_of(digest, &word)
+        e = self.slot_of(_digest(digest), &word)
         if word == 0:
             raise KeyError(digest.hex())
         return e
@@ -587,31 +569,29 @@ cdef bint _forgotten(const credential_entry *e, int64_t horizon) noexcept nogil:
 def bench_lookup(CredentialIndex index not None, list keys not None, uint64_t n) -> float:
     """Look up n keys of the list in turn, in C, without a Python object: nanoseconds for each.
 
-    The keys are copied one behind another first, which is not timed, so that fetching them
-    costs as little as in a request. Raises KeyError unless every lookup passes.
+    The keys are laid one behind another first, untimed, so that fetching them costs as little
+    as in a request. Raises KeyError unless every lookup passes.
     """
-    cdef bytes arena = b"".join(keys)
-    cdef bytes sizes = b"".join([len(key).to_bytes(4, "little") for key in keys])
-    cdef const char *first = arena
+    arena, sizes = b"".join(keys), b"".join([len(key).to_bytes(4, "little") for key in keys])
+    cdef const char *first = <bytes>arena
     cdef const char *key = first
-    cdef const uint32_t *lengths = <const uint32_t *><const char *>sizes
-    cdef uint64_t i, at = 0, passed = 0, identity, count = len(keys)
+    cdef const uint32_t *lengths = <const uint32_t *><const char *><bytes>sizes
+    cdef uint64_t at = 0, passed = 0, identity, count = len(keys)
     cdef const consumer_row *row
     if not count or not n:
         raise ValueError("no keys to look up")
     started = time.perf_counter_ns()
     with nogil:
-        for i in range(n):
-            if at == count:
-                at = 0
-                key = first
+        for _ in range(n):
             passed += index.lookup(key, lengths[at], 0, &row, &identity) == LOOKUP_OK
             key += lengths[at]
             at += 1
-    elapsed = time.perf_counter_ns() - started
+            if at == count:
+                at, key = 0, first
+    each = (time.perf_counter_ns() - started) / n
     if passed != n:
         raise KeyError(f"{n - passed} of {n} lookups did not pass")
-    return elapsed / n
+    return each
 
 
 cdef int credential_lookup(CredentialIndex index, const char *key, uint32_t length, int64_t now_s,

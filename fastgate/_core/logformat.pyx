@@ -409,7 +409,7 @@ cdef uint32_t format_json(const log_record *r, char *out, line_clock *clock, bin
     p = put_number(put(p, b',"bytes_in":'), r.bytes_in)
     p = put_number(put(p, b',"bytes_out":'), r.bytes_out)
     p = put_ms(put(p, b',"duration_ms":'), r.duration_ns)
-    p = put_member(p, b',"upstream":"', &t, TEXT_TARGET)
+    p = put_member(p, b',"target":"', &t, TEXT_TARGET)
     if r.attempts:
         p = put_number(put(p, b',"attempts":'), r.attempts)
         p = put_ms(put(p, b',"upstream_ms":'), r.upstream_ns)

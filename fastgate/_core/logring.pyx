@@ -31,7 +31,7 @@ if sizeof(ring_header) != LOGRING_HEADER or sizeof(log_record) != 512:
 # (32), a consumer's id (36), a target (28) and a limit's name (16) behind an endless path.
 cdef uint8_t[TEXTS] LEAVE = [240, 190, 112, 80, 44, 16, 16, 0]
 
-TEXT_NAMES = ("method", "host", "path", "route", "consumer", "upstream", "user_agent", "limit")
+TEXT_NAMES = ("method", "host", "path", "route", "consumer", "target", "user_agent", "limit")
 PHASE_NAMES = tuple(
     name.removeprefix("PHASE_").lower() for name in globals()["Phase"].__members__
 )
@@ -105,7 +105,7 @@ def write_record(Segment segment not None, uint32_t worker, *, int64_t started_u
     """Write and publish one record as a worker does; False when the ring was full.
 
     `phases`: phase name → microseconds after the start. `texts`: method, host, path, route,
-    consumer, upstream, user_agent, limit, each str or bytes (bytes need not be UTF-8).
+    consumer, target, user_agent, limit, each str or bytes (bytes need not be UTF-8).
     """
     cdef log_record *r
     cdef uint32_t used = 0

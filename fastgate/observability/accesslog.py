@@ -40,6 +40,7 @@ class Destination:
 
     def __init__(self, to: str, format: Format) -> None:
         self.to = to
+        self.wanted: Format = format
         self.format: str = "none" if to == "off" else format
         self.is_file = to not in ("off", "stdout", "stderr")
         self.fd = {"off": -1, "stdout": 1, "stderr": 2}.get(to, -1)
@@ -87,6 +88,7 @@ class AccessLog:
         self._cut = False
         self._reopen = threading.Event()
         self._lock = threading.Lock()  # held while draining: a ring has one consumer
+        self._switch = threading.Lock()  # held while the destination changes hands
         self._use(Destination(to, format))
         self._next: Destination | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="access-log")
@@ -107,9 +109,17 @@ class AccessLog:
     # ---- from the event loop ----------------------------------------------------------------
 
     def configure(self, to: str, format: Format) -> None:
-        """Go on elsewhere, from the next drain on. Raises OSError; then all stays as it is."""
+        """Go on elsewhere, from the next drain on. Raises OSError; then all stays as it is.
+
+        The same destination again changes nothing, so that every reload may call this.
+        """
+        with self._switch:
+            current = self._next or self._destination
+            if (current.to, current.wanted) == (to, format):
+                return
         following = Destination(to, format)
-        overtaken, self._next = self._next, following
+        with self._switch:
+            overtaken, self._next = self._next, following
         if overtaken is not None:
             overtaken.close()
 
@@ -145,9 +155,10 @@ class AccessLog:
         Safe to call from any thread; blocks while another drain runs.
         """
         with self._lock:
-            following, self._next = self._next, None
-            if following is not None:
-                self._turn_to(following)
+            with self._switch:
+                following, self._next = self._next, None
+                if following is not None:
+                    self._turn_to(following)
             if self._reopen.is_set():
                 self._reopen.clear()
                 self._open_anew()

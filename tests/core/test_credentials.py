@@ -224,6 +224,17 @@ def test_it_takes_what_it_was_made_for_and_says_when_it_is_full() -> None:
     assert all(index.find(f"k{n}") is not None for n in range(index.capacity))
 
 
+def test_load_is_a_share_of_credentials_or_of_rows() -> None:
+    index = CredentialIndex.create(44)  # 64 slots, as many rows
+    row = index.set_consumer("c", identity=1)
+    for n in range(11):
+        index.put(key_digest(f"k{n}"), row, identity=n)
+    assert (index.capacity, index.load) == (44, 0.25)
+    for n in range(31):
+        index.set_consumer("c", identity=n)
+    assert index.load == 0.5
+
+
 def test_a_row_is_written_anew_only_after_its_grace() -> None:
     clock = Clock()
     index = CredentialIndex.create(1, grace=60, clock=clock)

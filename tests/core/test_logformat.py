@@ -132,8 +132,8 @@ def naive(record: dict[str, Any]) -> dict[str, Any]:
     out["bytes_in"] = record["bytes_in"]
     out["bytes_out"] = record["bytes_out"]
     out["duration_ms"] = milliseconds(record["duration_ns"])
-    if text["upstream"]:
-        out["upstream"] = text["upstream"]
+    if text["target"]:
+        out["target"] = text["target"]
     if record["attempts"]:
         out["attempts"] = record["attempts"]
         out["upstream_ms"] = milliseconds(record["upstream_ns"])

@@ -180,7 +180,7 @@ def test_texts_are_kept_whole_or_cut_from_behind(values: list[bytes]) -> None:
         whole = value.decode("utf-8", "replace")
         assert whole.startswith(kept), name
         # Typical lengths survive, however long the others are.
-        typical = {"method": 16, "route": 32, "consumer": 36, "upstream": 28, "limit": 16}
+        typical = {"method": 16, "route": 32, "consumer": 36, "target": 28, "limit": 16}
         if len(value) <= typical.get(name, 0):
             assert kept == whole, name
 

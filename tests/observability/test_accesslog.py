@@ -202,6 +202,19 @@ def test_going_on_elsewhere(tmp_path: Path) -> None:
     assert (len(recent), log.taken) == (4, 4)
 
 
+def test_the_same_destination_again_changes_nothing(tmp_path: Path) -> None:
+    s = segment()
+    path = tmp_path / "log"
+    log = AccessLog(s, to=str(path))
+    path.rename(tmp_path / "moved")
+    log.configure(str(path), "json")
+    put(s, 1)
+    log.drain()
+    log.close()
+    assert ids(tmp_path / "moved") == [1]
+    assert not path.exists()
+
+
 def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
     before = sorted(os.listdir("/proc/self/fd"))
     s = segment()
