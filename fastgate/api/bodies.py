@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -86,6 +86,15 @@ def _invalid(text: str) -> Problem:
         f"{path}: {message}" if path else message,
         errors=[Fault(path=path, message=message)],
     )
+
+
+def future(when: datetime | None) -> datetime | None:
+    """A time to come, in UTC. Raises Problem for one that is past."""
+    if when is None:
+        return None
+    if when <= datetime.now(UTC):
+        raise invalid("expires_at", "It is in the past.")
+    return when.astimezone(UTC)
 
 
 # ---- conditions -------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from litestar import Response, delete, get, patch, post
 from litestar.params import FromPath
 from msgspec import UNSET, Meta, UnsetType
 
-from fastgate.api.bodies import When, read
+from fastgate.api.bodies import When, future, read
 from fastgate.api.context import AnyRequest, Ctx
 from fastgate.api.describe import spec
 from fastgate.api.paging import LIMIT, Limit, Text, page_in_memory
@@ -149,11 +149,10 @@ async def list_credentials(
 async def create_credential(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Response[Any]:
     """Issue a key. It works on every worker when this answers; it is shown here only."""
     body = await read(request, CredentialNew, optional=True)
-    if body.expires_at is not None and body.expires_at <= datetime.now(UTC):
-        raise invalid("expires_at", "It is in the past.")
     if body.key is not None and body.environment is not None:
         raise invalid("environment", "It goes into keys that are made here, not into given ones.")
-    issued = await ctx.identity.issue(ident, **msgspec.structs.asdict(body))
+    given = {**msgspec.structs.asdict(body), "expires_at": future(body.expires_at)}
+    issued = await ctx.identity.issue(ident, **given)
     made = issued.credential
     return tagged(
         made,
@@ -185,6 +184,8 @@ async def change_credential(
 ) -> Response[Any]:
     """Change its label, or when it expires."""
     changes = changes_of(await read(request, CredentialChange))
+    if (when := changes.get("expires_at")) is not None:
+        changes["expires_at"] = when.astimezone(UTC)  # may be past: it ends at once
     await consumer_of_store(ctx, ident)
     version = matched(request, await ctx.identity.parties.credential(ident, credential))
     changed = await ctx.identity.update_credential(ident, credential, changes, version)

@@ -146,6 +146,6 @@ def handlers() -> list[Any]:
     def docs(request: AnyRequest) -> Response[bytes]:
         """This API as a page."""
         content = once(request.app)["html"]
-        return Response(content, media_type="text/html; charset=utf-8", headers=SECURITY)
+        return Response(content, media_type="text/html", headers=SECURITY)
 
     return [openapi, docs]

@@ -12,7 +12,7 @@ from fastgate.api.describe import spec
 from fastgate.api.ports import Readiness
 from fastgate.api.problems import Problem
 
-METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+METRICS_TYPE = "text/plain; version=0.0.4"  # a charset is added to texts
 
 
 class Alive(msgspec.Struct, frozen=True):
@@ -50,7 +50,7 @@ async def metrics(ctx: Ctx) -> Response[bytes]:
     """Prometheus metrics. Open to all who can connect, unless `control.metrics_open` is false."""
     if not ctx.control.gateway.observability.metrics.enabled:
         raise Problem("not_found", "Metrics are off: observability.metrics.enabled is false.")
-    return Response(ctx.control.metrics(), headers={"Content-Type": METRICS_TYPE})
+    return Response(ctx.control.metrics(), media_type=METRICS_TYPE)
 
 
 HANDLERS = [healthz, readyz, metrics]

@@ -6,25 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from httpx import AsyncClient as Client
+from apikit import Client, is_problem
 
-from fastgate.api.app import create_app  # noqa: F401 - the import itself must work alone
 from fastgate.api.openapi import operations
-from fastgate.api.problems import PROBLEMS
 from fastgate.api.roles import NEEDS, ROLES, allows
-
-
-def is_problem(response: Any, status: int, reason: str) -> dict[str, Any]:
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/problem+json"
-    problem: dict[str, Any] = response.json()
-    assert problem["reason"] == reason
-    assert problem["status"] == status
-    assert problem["type"] == f"urn:fastgate:control:{reason}"
-    assert (status, problem["title"]) == PROBLEMS[reason]
-    assert problem["detail"]
-    return problem
-
 
 # ---- health -----------------------------------------------------------------------------
 
@@ -48,7 +33,7 @@ async def test_metrics_follow_the_configuration(api: Client) -> None:
     del api.headers["authorization"]
     got = await api.get("/metrics")
     assert got.text == "fastgate_generation 1\n"
-    assert got.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert got.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
     config = (await api.get("/v1/config", headers=headers)).json()
     config["control"]["metrics_open"] = False
     put = {**headers, "if-match": "*"}
