@@ -15,7 +15,8 @@ A response goes through the same lines, with its own first line, its own rules o
 A head that was refused or completed stays so: calling again gives the same answer.
 """
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
-from libc.string cimport memchr, memcmp, memset
+from libc.stdlib cimport free, malloc
+from libc.string cimport memchr, memcmp, memcpy, memset
 
 from fastgate._core.chars cimport (
     CH_DIGIT, CH_TOKEN, fg_cset, fg_cset_make, fg_scanner, fg_scanner_named, is_class, same_ci)
@@ -491,18 +492,25 @@ cdef class ParsedHead:
 cdef ParsedHead _parse(bytes data, cuts, limits, int method):
     """Parses `data` as it grows; method < 0: a request."""
     cdef ParsedHead parsed = ParsedHead.__new__(ParsedHead)
+    cdef const char *whole = data
+    cdef char *seen
+    cdef uint32_t length
     cdef caps c
-    cdef bytes seen
     c.line, c.head, c.fields, c.field = limits
     head_reset(&parsed.h)
     parsed.data = data
     for cut in (*cuts, len(data)):
-        # A copy that ends where the bytes end, so that a sanitizer sees any read beyond.
-        seen = data[:cut]
+        length = <uint32_t>min(cut, len(data))
+        # a block that ends where the octets end, so that a sanitizer sees any read beyond
+        seen = <char *>malloc(length)
+        if seen == NULL and length:
+            raise MemoryError
+        memcpy(seen, whole, length)
         if method < 0:
-            parsed.code = parse_request(&parsed.h, seen, <uint32_t>len(seen), &c)
+            parsed.code = parse_request(&parsed.h, seen, length, &c)
         else:
-            parsed.code = parse_response(&parsed.h, seen, <uint32_t>len(seen), &c, <uint8_t>method)
+            parsed.code = parse_response(&parsed.h, seen, length, &c, <uint8_t>method)
+        free(seen)
         if parsed.code != PARSE_INCOMPLETE:
             break
     return parsed
