@@ -71,7 +71,7 @@ def _entries(
         place = form.format(path, key)
         if key in after:
             yield from _compare(entry, after[key], place)
-        elif _named(entry):
+        elif entry and _named(entry):
             yield from _compare(entry, [], place)
         else:
             yield Change(kind="removed", path=place, before=redact(entry))
@@ -79,7 +79,7 @@ def _entries(
         if key in before:
             continue
         place = form.format(path, key)
-        if _named(entry):
+        if entry and _named(entry):
             yield from _compare([], entry, place)
         else:
             yield Change(kind="added", path=place, after=redact(entry))

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fastgate.diff import Change, diff, diff_data
@@ -75,6 +75,7 @@ plain = st.recursive(
 
 
 @given(plain, plain)
+@example([], [[]])
 def test_no_change_is_found_exactly_where_there_is_none(one: Any, two: Any) -> None:
     assert diff_data(one, one) == []
     assert (diff_data(one, two) == []) == (repr(one) == repr(two) or one == two)

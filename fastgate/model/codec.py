@@ -11,6 +11,7 @@ taken over it, so two documents that mean the same have the same digest.
 from __future__ import annotations
 
 import hashlib
+from functools import cache
 from typing import Any, TypeVar
 
 import msgspec
@@ -29,52 +30,91 @@ T = TypeVar("T")
 
 
 class _ShortFault(ValueError):
-    """A short form that cannot be expanded."""
+    """A short form that cannot be expanded; `path` grows as it is passed up."""
 
-    def __init__(self, message: str, path: str) -> None:
+    def __init__(self, message: str, path: str = "") -> None:
         super().__init__(message)
         self.path = path
 
+    def below(self, place: str) -> _ShortFault:
+        """The same, seen from the parent, which has it at `place`."""
+        joint = "" if not self.path or self.path.startswith("[") else "."
+        self.path = f"{place}{joint}{self.path}"
+        return self
 
-def _expand(struct: type[Model], value: Any, path: str) -> Any:
+
+@cache
+def _work(struct: type[Model]) -> dict[str, Shape]:
+    """The fields of a struct that expansion has something to do with."""
+    return {
+        field.name: field.shape
+        for field in fields_of(struct).values()
+        if field.shape.kind in ("struct", "list")
+        or (field.shape.kind == "dict" and shape_of(field.shape.item).kind == "struct")
+    }
+
+
+def _expand(struct: type[Model], value: Any) -> Any:
+    """`value`, meant as `struct`, in full forms all the way down. `value` is not changed."""
     try:
         value = expand_one(struct, value)
     except ValueError as error:
-        raise _ShortFault(str(error), path) from None
+        raise _ShortFault(str(error)) from None
     if not isinstance(value, dict):
         return value
-    fields = fields_of(struct)
-    result: dict[Any, Any] = {}
+    work = _work(struct)
+    result = None
     for key, entry in value.items():
-        field = fields.get(key) if isinstance(key, str) else None
-        if field is None:
-            result[key] = entry
+        shape = work.get(key) if isinstance(key, str) else None
+        if shape is None:
             continue
-        if key == "concurrency" and not isinstance(entry, list):
-            entry = concurrency_of(struct, entry)
-        elif key == "concurrency":
-            entry = [concurrency_of(struct, one) for one in entry]
-        result[key] = _expand_shape(field.shape, entry, key, f"{path}.{key}" if path else key)
-    return result
+        if key == "concurrency":
+            many = isinstance(entry, list)
+            entry = (
+                [concurrency_of(struct, one) for one in entry]
+                if many
+                else concurrency_of(struct, entry)
+            )
+        try:
+            full = _expand_shape(shape, entry, key)
+        except _ShortFault as fault:
+            raise fault.below(key) from None
+        if full is not entry or key == "concurrency":
+            if result is None:
+                result = dict(value)
+            result[key] = full
+    return value if result is None else result
 
 
-def _expand_shape(shape: Shape, value: Any, key: str, path: str) -> Any:
+def _expand_shape(shape: Shape, value: Any, key: str) -> Any:
     if shape.kind == "struct":
         assert shape.struct is not None
-        return _expand(shape.struct, value, path)
+        return _expand(shape.struct, value)
     if shape.kind == "list":
         lone = isinstance(value, str | int | float) and not isinstance(value, bool)
         if lone or (isinstance(value, dict) and key in ONE_MAPPING):
             value = [value]
-        inner = shape_of(shape.item)
-        if isinstance(value, list) and inner.kind == "struct":
-            return [_expand_shape(inner, one, key, f"{path}[{i}]") for i, one in enumerate(value)]
+        struct = shape_of(shape.item).struct
+        if struct is None or not isinstance(value, list):
+            return value
+        built = []
+        for index, one in enumerate(value):
+            try:
+                built.append(_expand(struct, one))
+            except _ShortFault as fault:
+                raise fault.below(f"[{index}]") from None
+        return built
+    if not isinstance(value, dict):
         return value
-    if shape.kind == "dict" and isinstance(value, dict):
-        inner = shape_of(shape.item)
-        if inner.kind == "struct":
-            return {k: _expand_shape(inner, v, key, f"{path}.{k}") for k, v in value.items()}
-    return value
+    struct = shape_of(shape.item).struct
+    assert struct is not None
+    entries = {}
+    for name, one in value.items():
+        try:
+            entries[name] = _expand(struct, one)
+        except _ShortFault as fault:
+            raise fault.below(str(name)) from None
+    return entries
 
 
 def decode(data: Any, struct: type[T] = Gateway) -> T:  # type: ignore[assignment]
@@ -84,7 +124,7 @@ def decode(data: Any, struct: type[T] = Gateway) -> T:  # type: ignore[assignmen
     """
     assert issubclass(struct, Model)
     try:
-        full = _expand(struct, data, "")
+        full = _expand(struct, data)
     except _ShortFault as fault:
         raise ConfigurationError(str(fault), path=fault.path) from None
     try:
@@ -96,16 +136,30 @@ def decode(data: Any, struct: type[T] = Gateway) -> T:  # type: ignore[assignmen
 # ---- encode -----------------------------------------------------------------------------
 
 
+@cache
+def _columns(struct: type[Model]) -> tuple[tuple[str, str, bool, Any], ...]:
+    """(name, attribute, required, default) of each field."""
+    fields = fields_of(struct).values()
+    return tuple((f.name, f.attribute, f.required, f.default) for f in fields)
+
+
+_LEAVES = frozenset({str, int, bool, float, type(None)})
+
+
 def encode(value: Any) -> Any:
     """The canonical plain data of a struct, list or value."""
+    kind = type(value)
+    if kind in _LEAVES:
+        return value
     if isinstance(value, Value):
         return str(value)
-    if isinstance(value, msgspec.Struct):
-        return {
-            field.name: encode(entry)
-            for field in fields_of(type(value)).values()
-            if (entry := getattr(value, field.attribute)) != field.default or field.required
-        }
+    if isinstance(value, Model):
+        data = {}
+        for name, attribute, required, default in _columns(type(value)):
+            entry = getattr(value, attribute)
+            if required or (entry is not default and entry != default):
+                data[name] = entry if type(entry) in _LEAVES else encode(entry)
+        return data
     if isinstance(value, list):
         return [encode(entry) for entry in value]
     if isinstance(value, dict):

@@ -20,6 +20,8 @@ from fastgate.model.units import Duration, Money, Size
 from fastgate.model.values import Moment
 
 _PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(\*?)\}")
+_PLAIN_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+(/\{[A-Za-z_][A-Za-z0-9_]*(\}/?|\*\})|/)?")
+"""Most paths: literal segments, then at most one parameter."""
 _LITERAL = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@%-]*")
 MAX_PARAMETERS = 16
 METHODS = frozenset(
@@ -282,6 +284,8 @@ def literal_prefix(path: str) -> str:
 
 def check_path(path: str) -> None:
     """Raise ValueError unless `path` is a route's path."""
+    if _PLAIN_PATH.fullmatch(path) and "/." not in path:
+        return
     names: list[str] = []
     segments = path.split("/")[1:]
     for index, segment in enumerate(segments):

@@ -135,13 +135,15 @@ def concurrency_of(owner: type[Model], value: Any) -> Any:
 
 def expand_one(struct: type[Model], value: Any) -> Any:
     """`value` in the full form of `struct`, if it is in one of its short forms."""
-    for short in SHORT.get(struct, ()):
-        if isinstance(value, short.kinds) and (type(value) is not bool or bool in short.kinds):
-            return short.expand(value)
-    if struct is g.Auth and isinstance(value, dict) and value.get("api_key", 0) is None:
+    if not isinstance(value, dict):
+        for short in SHORT.get(struct, ()):
+            if isinstance(value, short.kinds) and (type(value) is not bool or bool in short.kinds):
+                return short.expand(value)
+        return value
+    if struct is g.Auth and value.get("api_key", 0) is None:
         # "api_key:" with nothing behind it asks for a key; it must not mean "open".
         return {**value, "api_key": {}}
-    if struct is g.Health and isinstance(value, dict) and "expect" in value:
+    if struct is g.Health and "expect" in value:
         return {**value, "expect": _statuses(value["expect"])}
     return value
 
