@@ -107,14 +107,19 @@ class CredentialCache:
             log.warning("The credential cache %s cannot be read: %s", self.path, error)
             return []
         records: list[Record] = []
-        end = 0
+        end = len(MAGIC)
         for record, end in _frames(data):  # noqa: B007 - the last end is where we append
             records.append(record)
-        if end < len(data):
+        if end != len(data) or not data.startswith(MAGIC):
             log.warning("The credential cache ends in a damaged record, which is dropped.")
-            if records:
-                with contextlib.suppress(OSError):
+            try:  # what is appended must stand behind what is whole
+                if records:
                     os.truncate(self.path, end)
+                else:
+                    self.path.unlink()
+            except OSError as error:
+                self._give_up(error)
+                return records
         self._frames = len(records)
         return records
 

@@ -1,0 +1,222 @@
+"""Changes one after another; recorded, also when the store was away; compared and undone."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastgate.errors import ConfigurationError, StoreError
+from fastgate.model.codec import decode
+from fastgate.model.gateway import Gateway, Plan
+from fastgate.model.gateway import Store as StoreSection
+from fastgate.revisions import Revisions, TokensError, digest_of, document_of, yaml_of
+from fastgate.store.engine import Store
+
+
+def gateway(*plans: str, **more: Any) -> Gateway:
+    return decode({"version": 1, "plans": [{"name": name} for name in plans], **more}, Gateway)
+
+
+class Control:
+    """A control process that serves at once what it is given."""
+
+    def __init__(self, first: Gateway) -> None:
+        self.gateway = first
+        self.generation = 1
+        self.file = first
+        self.fail: Exception | None = None
+
+    async def apply(self, gateway: Gateway, *, dry_run: bool = False) -> int:
+        await asyncio.sleep(0)
+        if self.fail is not None:
+            raise self.fail
+        if dry_run:
+            return self.generation + 1
+        self.gateway = gateway
+        self.generation += 1
+        return self.generation
+
+    async def load_file(self) -> Gateway:
+        return self.file
+
+
+def adding(name: str) -> Any:
+    def edit(current: Gateway) -> Gateway:
+        return msgspec.structs.replace(current, plans=[*current.plans, Plan(name=name)])
+
+    return edit
+
+
+@pytest.fixture
+async def pair(sqlite_url: str) -> Any:
+    store = Store(sqlite_url)
+    control = Control(gateway("free"))
+    revisions = Revisions(control, store)
+    await store.connect()
+    yield control, revisions, store
+    await store.stop()
+
+
+async def sources(revisions: Revisions) -> list[tuple[int, str, str]]:
+    page = await revisions.page(cursor=None, limit=100)
+    return [(one.number, one.source, one.author) for one in page.items]
+
+
+async def test_what_is_served_at_start_is_the_first_revision(pair: Any) -> None:
+    control, revisions, _ = pair
+    assert await sources(revisions) == [(1, "file", "gateway")]
+    _, document = await revisions.get(1)
+    assert document == document_of(control.gateway)
+    await revisions.catch_up()
+    assert len(await sources(revisions)) == 1
+
+
+async def test_changes_come_one_after_another(pair: Any) -> None:
+    control, revisions, _ = pair
+    await asyncio.gather(*(revisions.change(adding(f"p{n}"), author=f"a{n}") for n in range(5)))
+    assert len(control.gateway.plans) == 6
+    assert len(await sources(revisions)) == 6
+    newest = await revisions.newest()
+    assert newest is not None
+    assert newest.digest == digest_of(control.gateway)
+
+
+async def test_a_change_that_fails_leaves_no_trace(pair: Any) -> None:
+    control, revisions, _ = pair
+    control.fail = ConfigurationError("no")
+    with pytest.raises(ConfigurationError):
+        await revisions.change(adding("x"), author="a")
+
+    def wrong(current: Gateway) -> Gateway:
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        await revisions.change(wrong, author="a")
+    with pytest.raises(ConfigurationError, match="free"):
+        await revisions.change(adding("free"), author="a")
+    assert len(await sources(revisions)) == 1
+
+
+async def test_without_the_store_the_api_changes_nothing_and_the_file_goes_on(pair: Any) -> None:
+    control, revisions, store = pair
+    await store.stop()
+    with pytest.raises(StoreError):
+        await revisions.change(adding("x"), author="a")
+    assert control.generation == 1
+    control.file = gateway("free", "gold")
+    done = await revisions.reload(author="SIGHUP")
+    assert done.generation == control.generation == 2
+    assert done.revision is None
+    assert [change.path for change in done.changes] == ["plans[gold]"]
+    control.file = gateway("gold")
+    await revisions.reload(author="SIGHUP")
+    await store.connect()
+    assert await sources(revisions) == [
+        (3, "file", "SIGHUP"), (2, "file", "SIGHUP"), (1, "file", "gateway"),
+    ]  # fmt: skip
+    assert (await revisions.get(2))[1] == document_of(gateway("free", "gold"))
+
+
+async def test_a_revision_that_a_crash_took_is_found_at_the_next_start(pair: Any) -> None:
+    control, revisions, store = pair
+    await store.stop()
+    control.file = gateway("gold")
+    await revisions.reload(author="SIGHUP")
+    again = Store(str(store._text))
+    restarted = Revisions(control, again)
+    await again.connect()
+    assert (await sources(restarted))[0] == (2, "file", "gateway")
+    assert (await restarted.get(2))[1] == document_of(gateway("gold"))
+    await again.stop()
+
+
+async def test_the_store_may_go_between_applying_and_recording(
+    pair: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    control, revisions, store = pair
+    apply = control.apply
+
+    async def apply_then_lose(gateway: Gateway, *, dry_run: bool = False) -> int:
+        generation: int = await apply(gateway, dry_run=dry_run)
+        await store.stop()
+        return generation
+
+    monkeypatch.setattr(control, "apply", apply_then_lose)
+    done = await revisions.change(adding("x"), author="a")
+    assert (done.generation, done.revision) == (2, None)
+    await store.connect()
+    assert await sources(revisions) == [(2, "api", "a"), (1, "file", "gateway")]
+
+
+async def test_rollback_keeps_store_and_tokens(pair: Any) -> None:
+    control, revisions, _ = pair
+    tokens = [{"name": "t", "role": "admin", "token": "a-token-of-eight"}]
+    wanted = gateway("gold", control={"tokens": tokens, "bind": "127.0.0.1:9999"})
+    wanted = msgspec.structs.replace(wanted, store=StoreSection(url="postgresql://u:secret@h/d"))
+    with pytest.raises(TokensError):
+        await revisions.change(lambda _: wanted, author="a")
+    await revisions.change(lambda _: wanted, author="a", may_change_tokens=True)
+    _, document = await revisions.get(2)
+    assert "secret" not in str(document)
+    assert "a-token-of-eight" not in str(document)
+    done = await revisions.rollback(1, author="b")
+    assert done.revision == 3
+    assert [plan.name for plan in control.gateway.plans] == ["free"]
+    assert control.gateway.control.tokens == wanted.control.tokens
+    assert str(control.gateway.control.bind) == "127.0.0.1:8081"
+    assert control.gateway.store == wanted.store
+
+
+async def test_differences(pair: Any) -> None:
+    _, revisions, _ = pair
+    await revisions.change(adding("gold"), author="a")
+    made = await revisions.difference(1, 2)
+    assert [(change.kind, change.path) for change in made.changes] == [("added", "plans[gold]")]
+    assert made.text.splitlines()[:2] == ["--- revision 1", "+++ revision 2"]
+    back = await revisions.difference(2, 1)
+    assert [(change.kind, change.path) for change in back.changes] == [("removed", "plans[gold]")]
+    from_nothing = await revisions.difference(0, 1)
+    assert {change.kind for change in from_nothing.changes} == {"added"}
+    assert (await revisions.difference(2, 2)).text == ""
+
+
+async def test_a_lost_caller_does_not_stop_a_change_half_way(
+    pair: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    control, revisions, _ = pair
+    applied, go_on = asyncio.Event(), asyncio.Event()
+    apply = control.apply
+
+    async def slow(gateway: Gateway, *, dry_run: bool = False) -> int:
+        generation: int = await apply(gateway, dry_run=dry_run)
+        applied.set()
+        await go_on.wait()
+        return generation
+
+    monkeypatch.setattr(control, "apply", slow)
+    caller = asyncio.create_task(revisions.change(adding("x"), author="a"))
+    await applied.wait()
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    go_on.set()
+    await revisions.catch_up()  # waits for its turn behind the change
+    assert await sources(revisions) == [(2, "api", "a"), (1, "file", "gateway")]
+
+
+_names = st.lists(st.from_regex(r"[a-z]{1,5}", fullmatch=True), unique=True, max_size=5)
+
+
+@given(_names, _names)
+def test_equal_digests_are_equal_documents(left: list[str], right: list[str]) -> None:
+    one, two = gateway(*left), gateway(*right)
+    assert (digest_of(one) == digest_of(two)) == (document_of(one) == document_of(two))
+    assert decode(document_of(one), Gateway) == one
+    import yaml
+
+    assert yaml.safe_load(yaml_of(document_of(one))) == document_of(one)
