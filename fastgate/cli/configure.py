@@ -61,7 +61,7 @@ def check(file: str | None, as_json: bool, strict: bool) -> int:
     else:
         for warning in (*loaded.warnings, *more):
             click.echo(f"{click.style('Warning:', fg='yellow')} {warning}", err=True)
-        counted = ", ".join(_plural(n, name) for name, n in _counts(gateway).items() if n)
+        counted = ", ".join(output.plural(n, name) for name, n in _counts(gateway).items() if n)
         output.say(f"{click.style('Valid', fg='green')}: {counted or 'nothing but defaults'}.")
     return FAILED if strict and (loaded.warnings or more) else OK
 
@@ -76,11 +76,6 @@ def _counts(gateway: Gateway) -> dict[str, int]:
         "policies": len(gateway.policies),
         "consumers": len(gateway.consumers),
     }
-
-
-def _plural(count: int, names: str) -> str:
-    one = {"policies": "policy"}.get(names, names[:-1])
-    return f"{count} {one if count == 1 else names}"
 
 
 def _compile(loaded: Loaded) -> list[str]:

@@ -28,8 +28,8 @@ def keys() -> None:
     Examples:
       fastgate keys create "Acme Web" --label "their website"
       fastgate keys list "Acme Web"
-      fastgate keys rotate "Acme Web" cred_… --overlap 1d
-      fastgate keys revoke "Acme Web" cred_…
+      fastgate keys rotate "Acme Web" crd_… --overlap 1d
+      fastgate keys revoke "Acme Web" crd_…
     """
 
 
@@ -177,7 +177,7 @@ def rotate(
 
     \b
     Example:
-      fastgate keys rotate "Acme Web" cred_01h… --overlap 1d
+      fastgate keys rotate "Acme Web" crd_01h… --overlap 1d
     """
     from fastgate.model.units import Duration
 
@@ -201,7 +201,7 @@ def revoke(
 
     \b
     Example:
-      fastgate keys revoke "Acme Web" cred_01h…
+      fastgate keys revoke "Acme Web" crd_01h…
     """
     data = client_of(control, state_dir).call("DELETE", _path(consumer, key_id)).data
     if as_json:

@@ -39,7 +39,7 @@ def _print_status(data: dict[str, Any]) -> None:
     for reason in data["reasons"]:
         output.say(f"  {reason}")
     counts = ", ".join(
-        f"{data[name]} {name}" for name in ("routes", "services", "upstreams", "plans")
+        output.plural(data[name], name) for name in ("routes", "services", "upstreams", "plans")
     )
     store = data["store"]
     health = "ready" if store["ready"] else f"away: {store['problem']}"

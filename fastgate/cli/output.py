@@ -84,6 +84,12 @@ def when(value: Any) -> str:
     return moment.strftime("%Y-%m-%d %H:%M:%SZ")
 
 
+def plural(count: int, names: str) -> str:
+    """ "1 route", "2 routes"; `names` is the plural."""
+    one = {"policies": "policy"}.get(names, names[:-1])
+    return f"{count} {one if count == 1 else names}"
+
+
 def size(count: Any) -> str:
     """Bytes as people read them: "12.3 MiB"."""
     if not isinstance(count, int | float) or count <= 0:
