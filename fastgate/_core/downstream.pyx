@@ -188,6 +188,9 @@ cdef void exchange_free(core *c, exchange *e) noexcept nogil:
     if e.body is not NULL:
         buf_return(&c.bufs, e.body)
         e.body = NULL
+    if e.extra is not NULL:
+        buf_return(&c.bufs, e.extra)
+        e.extra = NULL
     while e.calls is not NULL:
         k = e.calls
         e.calls = k.next

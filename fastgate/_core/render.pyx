@@ -16,7 +16,7 @@ from libc.stdint cimport uint8_t, uint16_t
 from libc.string cimport memchr, memcmp, memcpy
 from libc.time cimport gmtime_r, time_t, tm
 
-from fastgate._core.buffer cimport buf_borrow, buf_data, buf_head
+from fastgate._core.buffer cimport buf_borrow, buf_data, buf_head, buf_len
 from fastgate._core.http1 cimport (
     F_ACCESS_CONTROL_REQUEST_METHOD, F_CONTENT_LENGTH, F_DATE, F_EXPECT, F_FORWARDED, F_HOST, F_ORIGIN,
     F_SERVER, F_TRACEPARENT, F_TRACESTATE, F_UNDERSCORE, F_UPGRADE, F_X_CONSUMER, F_X_FORWARDED_FOR,
@@ -420,6 +420,8 @@ cdef uint32_t answer_extra(exchange *e) noexcept nogil:
             n += r.allow_methods.len + r.allow_headers.len + r.expose_headers.len + e.req.size
     if e.tightest is not NULL:
         n += e.tightest.name.len + e.tightest.policy.len
+    if e.extra is not NULL:
+        n += buf_len(e.extra)
     return n
 
 
@@ -432,6 +434,8 @@ cdef char *put_additions(char *p, exchange *e) noexcept nogil:
             p = put_cors(p, e)
     if shows_limits(e) or e.flags & EX_REFUSED:
         p = put_limits(p, e)
+    if e.extra is not NULL:
+        p = put(p, buf_head(e.extra), buf_len(e.extra))
     return put_id(p, e)
 
 

@@ -272,6 +272,7 @@ cdef struct exchange:
     buf *headbuf              # holds the request head while the exchange lives
     buf *pathbuf              # canonical path, where it differs from what was sent
     buf *body                 # collected body, for a handler
+    buf *extra                # field lines that a handler adds to the answer it relays
     const char *base          # start of the request head
     const char *path          # canonical
     const char *inline_body   # a body that came whole with the head: kept, for retries

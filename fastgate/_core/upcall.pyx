@@ -596,14 +596,21 @@ cdef class Exchange:
             return b"", line + lines + b"\r\n" + body
         return line, lines + b"\r\n" + body
 
-    def relay(self, UpstreamResponse response not None):
-        """Answer with this response; from here on no Python per chunk. The handler may return."""
+    def relay(self, UpstreamResponse response not None, headers=None):
+        """Answer with this response; from here on no Python per chunk. The handler may return.
+
+        headers: fields to add to the answer's own.
+        """
         cdef call *k = response.k
+        cdef bytes lines
         self.check()
         if self.e.flags & EX_RESPONSE_STARTED:
             raise RuntimeError("the answer has already begun")
         if k is NULL or k.state != CALL_BODY or k.ex is not self.e:
             raise RuntimeError("only a response of this exchange whose body has not been read can be relayed")
+        lines = render_fields(headers, [])
+        if lines:
+            self.e.extra = self.keep(lines)
         self.c.now = monotonic_ns()
         k.next = self.e.calls
         self.e.calls = k                 # the exchange's memory now

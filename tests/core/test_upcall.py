@@ -273,7 +273,7 @@ async def test_forward_and_relay(backend):
         response = await x.forward("u0", path="/made?up=1", headers={"X-Mine": "1"})
         assert response.status == 200
         assert response.headers["content-type"] == "text/plain"
-        x.relay(response)
+        x.relay(response, headers={"X-Added": "by the handler"})
 
     async with plane(handler, backend.url) as p:
         client = await p.client()
@@ -281,6 +281,7 @@ async def test_forward_and_relay(backend):
             reply = await client.request("GET", "/h/1")
             assert (reply.status, reply.body) == (200, b"GET /made?up=1")
             assert reply.headers["via"] == "1.1 fastgate"
+            assert reply.headers["x-added"] == "by the handler"
     seen = backend.requests[0]
     assert seen.headers["x-mine"] == "1"
     assert seen.headers["host"] == backend.url.removeprefix("http://")

@@ -1,0 +1,72 @@
+# FastGate. `make run` and `make test` do all their own set-up; the rest is for development.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+BUILD ?= release
+CORE := $(wildcard fastgate/_core/*.pyx fastgate/_core/*.pxd)
+
+.PHONY: run test quick lint bench compare debug asan tsan coverage fuzz docs clean setup setup-test help
+
+help: ## what there is to make
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(BIN)/python:
+	@tools/debian-packages build
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+# What is installed and built stands in stamps, so that a second run does nothing.
+$(VENV)/.run: $(BIN)/python pyproject.toml setup.py $(CORE)
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.run
+	$(BIN)/python -m pip install --quiet --group dev --editable '.[postgresql]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --group bench
+	@touch $@
+
+setup: $(VENV)/.run ## build the gateway into .venv
+
+setup-test: $(VENV)/.test
+	@tools/debian-packages test
+
+run: setup ## build, start on the embedded defaults with a demonstration, and say what to try
+	$(BIN)/fastgate run
+
+test: setup-test ## set up and run everything: lint, types, layers, unit, property, integration, faults
+	$(BIN)/python -m pytest
+
+quick: $(VENV)/.test ## the tests without processes and faults
+	$(BIN)/python -m pytest --ignore=tests/integration -x -q
+
+lint: $(VENV)/.test ## style, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.bench ## micro-benchmarks
+	$(BIN)/python -m pytest benchmarks/micro --benchmark-columns=median,iqr,ops
+
+compare: $(VENV)/.bench ## FastGate beside nginx, HAProxy, Envoy and the bare relay
+	@tools/debian-packages bench
+	$(BIN)/python -m benchmarks.compare
+
+debug asan tsan coverage: $(VENV)/.test ## the core's tests on a checked build (asan, tsan: sanitizers)
+	tools/checked-build $@
+
+fuzz: $(VENV)/.test ## the parser under fire, for ten minutes
+	$(BIN)/python tests/fuzz/fuzz_http1.py --seconds 600
+
+docs: $(VENV)/.test ## generate the references in docs/
+	$(BIN)/python -m fastgate.docs_gen
+
+clean: ## remove what was built
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find fastgate -name '*.so' -delete
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	rm -rf $(VENV)
