@@ -68,7 +68,8 @@ cdef extern from *:
         return d < 10 ? d : a < 6 ? (uint8_t)(a + 10) : 0xff;
     }
 
-    typedef struct { uint8_t low[16], high[16], bit; } fg_cset;
+    /* Both tables twice over, so that a 32-octet vector is one load. */
+    typedef struct { uint8_t low[32], high[32], bit; } fg_cset;
     typedef const char *(*fg_scanner)(const char *, const char *, const fg_cset *);
 
     /* Fills a cset from one class of the table; 0: the class has too many different rows. */
@@ -91,6 +92,8 @@ cdef extern from *:
             }
             s->high[h] = (uint8_t)(1 << r);
         }
+        memcpy(s->low + 16, s->low, 16);
+        memcpy(s->high + 16, s->high, 16);
         return 1;
     }
 
@@ -120,7 +123,7 @@ cdef extern from *:
 
     #if defined(__x86_64__)
     #include <immintrin.h>
-    __attribute__((target("sse4.2")))
+    __attribute__((target("sse4.2"), aligned(64)))
     static const char *fg_scan_sse(const char *p, const char *end, const fg_cset *s) {
         const __m128i low = _mm_loadu_si128((const __m128i *)s->low);
         const __m128i high = _mm_loadu_si128((const __m128i *)s->high);
@@ -135,12 +138,10 @@ cdef extern from *:
         }
         return fg_scan_table(p, end, s);
     }
-    __attribute__((target("avx2")))
+    __attribute__((target("avx2"), aligned(64)))
     static const char *fg_scan_avx2(const char *p, const char *end, const fg_cset *s) {
-        const __m128i low1 = _mm_loadu_si128((const __m128i *)s->low);
-        const __m128i high1 = _mm_loadu_si128((const __m128i *)s->high);
-        const __m256i low = _mm256_broadcastsi128_si256(low1);
-        const __m256i high = _mm256_broadcastsi128_si256(high1);
+        const __m256i low = _mm256_loadu_si256((const __m256i *)s->low);
+        const __m256i high = _mm256_loadu_si256((const __m256i *)s->high);
         const __m256i nibble = _mm256_set1_epi8(15), zero = _mm256_setzero_si256();
         while (end - p >= 32) {
             __m256i x = _mm256_loadu_si256((const __m256i *)p);
@@ -153,9 +154,10 @@ cdef extern from *:
         }
         if (end - p >= 16) {
             __m128i x = _mm_loadu_si128((const __m128i *)p);
-            __m128i l = _mm_shuffle_epi8(low1, _mm_and_si128(x, _mm_set1_epi8(15)));
-            __m128i h = _mm_shuffle_epi8(
-                high1, _mm_and_si128(_mm_srli_epi16(x, 4), _mm_set1_epi8(15)));
+            __m128i l = _mm_shuffle_epi8(
+                _mm256_castsi256_si128(low), _mm_and_si128(x, _mm_set1_epi8(15)));
+            __m128i h = _mm_shuffle_epi8(_mm256_castsi256_si128(high),
+                                         _mm_and_si128(_mm_srli_epi16(x, 4), _mm_set1_epi8(15)));
             unsigned m = (unsigned)_mm_movemask_epi8(
                 _mm_cmpeq_epi8(_mm_and_si128(l, h), _mm_setzero_si128()));
             if (m) return p + __builtin_ctz(m);

@@ -1,4 +1,5 @@
 from enum import IntEnum
+from typing import Self, final
 
 class ChunkFault(IntEnum):
     CHUNK_FAULT_NONE = 0
@@ -10,9 +11,10 @@ class ChunkFault(IntEnum):
     CHUNK_FAULT_TRAILER = 6
     CHUNK_FAULT_EXTRA = 7
 
+@final
 class ChunkDecoder:
     relay: bool
-    def __init__(self, relay: bool = False) -> None: ...
+    def __new__(cls, relay: bool = False) -> Self: ...
     @property
     def total(self) -> int: ...
     @property

@@ -24,6 +24,7 @@ without white space, any line end but CRLF, control characters, a trailer that i
 line, and more than CHUNK_EXTRA_MAX octets of extensions and trailers in one body, so that
 a sender cannot make the gateway read for ever what nobody will get.
 """
+cimport cython
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memmove, memset
 
@@ -212,6 +213,7 @@ cdef int chunk_decode(chunk_state *s, char *buf, uint32_t length,
     return _run(s, buf, length, consumed, out_len, False)
 
 
+@cython.final
 cdef class ChunkDecoder:
     """The machine for tests and tools: `feed` octets, get (code, consumed, output).
 

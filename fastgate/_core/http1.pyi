@@ -1,5 +1,6 @@
 from collections.abc import Iterable
 from enum import IntEnum
+from typing import final
 
 from fastgate._core.chunked import ChunkDecoder as ChunkDecoder
 from fastgate._core.chunked import ChunkFault as ChunkFault
@@ -136,6 +137,7 @@ class HeadFlag(IntEnum):
     HEAD_HAS_ENCODED_SLASH = 128
     HEAD_UPGRADE_OTHER = 256
 
+@final
 class ParsedHead:
     code: int
     @property

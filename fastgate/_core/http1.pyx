@@ -14,6 +14,7 @@ A response goes through the same lines, with its own first line, its own rules o
 (RFC 9112 6.3, by status and by the method that was asked), and one Reason for every fault.
 A head that was refused or completed stays so: calling again gives the same answer.
 """
+cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memchr, memcmp, memcpy, memset
@@ -366,6 +367,7 @@ def fault_reason_of(fault: int) -> int:
 DEFAULT_CAPS = (8192, 32768, 100, 16384)
 
 
+@cython.final
 cdef class ParsedHead:
     """A head and the octets it was parsed from, as Python objects.
 
