@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from fastgate.errors import FastGateError
-from fastgate.runtime.publisher import Publisher
+from fastgate.runtime.messages import Listener
+from fastgate.runtime.publisher import Publisher, control_of
 
 if TYPE_CHECKING:
     from fastgate.identity import Identity
@@ -56,7 +57,7 @@ class ApiServer:
         self._publisher = publisher
         self._on_revisions = on_revisions
         self._moved = asyncio.Event()
-        self._bind = ""
+        self._listener: Listener | None = None
 
     async def run(self) -> None:
         """Compose the API and serve it, until cancelled."""
@@ -101,7 +102,7 @@ class ApiServer:
         """Serve at the present address until it changes."""
         sock = self._publisher.control_socket()
         assert sock is not None, "the control API starts after the first publish"
-        self._bind = str(self._control.gateway.control.bind)
+        self._listener = control_of(self._control.gateway)
         server = Server(
             uvicorn.Config(
                 app,
@@ -118,7 +119,7 @@ class ApiServer:
         # A duplicate: uvicorn closes what it was given.
         serving = asyncio.ensure_future(server.serve(sockets=[sock.dup()]))
         moved = asyncio.ensure_future(self._moved.wait())
-        log.info("control API at %s", self._publisher.address_of(self._bind))
+        log.info("control API at %s", self._publisher.address_of(self._listener))
         try:
             await asyncio.wait([serving, moved], return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -127,5 +128,5 @@ class ApiServer:
             await asyncio.shield(serving)
 
     def _on_served(self) -> None:
-        if str(self._control.gateway.control.bind) != self._bind:
+        if control_of(self._control.gateway) != self._listener:
             self._moved.set()

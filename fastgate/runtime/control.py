@@ -52,13 +52,14 @@ from fastgate.runtime.messages import (
     Reload,
     ReloadDone,
     ReopenLogs,
+    StopAccepting,
     ToControl,
     WorkerStarted,
     WorkerStopped,
 )
 from fastgate.runtime.persist import Running, Served, StateDirectory, StateError
 from fastgate.runtime.plan import ControlStart
-from fastgate.runtime.publisher import Publisher
+from fastgate.runtime.publisher import Publisher, control_of, listeners_of
 from fastgate.runtime.quotas import QuotaKeeper
 from fastgate.runtime.records import Records
 from fastgate.runtime.resolver import Resolver
@@ -103,8 +104,8 @@ class Control:
             self._resolver,
             self._identity,
             slots=self._read_slots(),
-            sockets={listener.bind: sockets for listener, sockets, _ in start.listeners},
-            addresses={listener.bind: address for listener, _, address in start.listeners},
+            sockets={listener.key: sockets for listener, sockets, _ in start.listeners},
+            addresses={listener.key: address for listener, _, address in start.listeners},
         )
         self._records = Records(segment, self._publisher)
         self._publisher.on_served.append(self._on_served)
@@ -258,6 +259,8 @@ class Control:
             self._spawn(self._reload_by_signal(), "a reload")
         elif isinstance(message, ReopenLogs):
             self._records.reopen()
+        elif isinstance(message, StopAccepting):
+            self._publisher.stop_accepting()
 
     def _on_index(self, index: CredentialIndex) -> None:
         """A new credential index takes over: every worker, now and to come, gets it."""
@@ -295,8 +298,8 @@ class Control:
         return Running(
             pid=os.getppid(),
             generation=self._publisher.generation,
-            listeners={each.name: address_of(str(each.bind)) for each in gateway.listeners},
-            control=address_of(str(gateway.control.bind)),
+            listeners={each.name: address_of(each) for each in listeners_of(gateway)},
+            control=address_of(control_of(gateway)),
         )
 
     # ---- ControlPort ---------------------------------------------------------------------

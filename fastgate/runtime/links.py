@@ -129,12 +129,12 @@ class Image:
         self.fd = fd
         self.listeners = listeners
         self.sockets = sockets
-        self.binds = [listener.bind for listener in listeners]
+        self.binds = [listener.key for listener in listeners]
 
     def for_worker(self, index: int, has: set[str]) -> tuple[list[Listener], list[int]]:
         """The listeners that a worker does not have yet, and its sockets for them."""
-        missing = [listener for listener in self.listeners if listener.bind not in has]
-        sockets = [self.sockets[listener.bind] for listener in missing]
+        missing = [listener for listener in self.listeners if listener.key not in has]
+        sockets = [self.sockets[listener.key] for listener in missing]
         return missing, [each[index % len(each)].fileno() for each in sockets]
 
 

@@ -25,20 +25,28 @@ from __future__ import annotations
 
 import msgspec
 
+SHARED = "shared "  # how the keys of shared listeners begin
+
 
 class Message(msgspec.Struct, tag=True, kw_only=True, omit_defaults=True):
     """Base of every frame; the class name is its tag."""
 
 
 class Listener(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One bound address. `bind` identifies it: `host:port`, `[v6]:port`,
-    `unix:/path` or `unix:@name` (abstract)."""
+    """An address to listen on: `host:port`, `[v6]:port`, `unix:/path`, `unix:@name` (abstract)."""
 
     name: str
     bind: str
     mode: int = 0o660  # of a Unix socket's file
     backlog: int = 4096  # connections that may wait; the kernel caps it at net.core.somaxconn
     shared: bool = False  # one socket for all instead of one for each worker
+
+    @property
+    def key(self) -> str:
+        """What it is known by: its address, so that renaming one binds nothing anew. Several
+        may leave the port to the system (0): those are told apart by name."""
+        key = f"{self.name} {self.bind}" if self.bind.endswith(":0") else self.bind
+        return f"{SHARED}{key}" if self.shared else key
 
 
 # ---- control → supervisor ----------------------------------------------------------------
@@ -60,7 +68,7 @@ class Release(Message):
 class Published(Message):
     """Keep this snapshot for workers to come. Descriptors: the snapshot.
 
-    `binds` are the listeners from now on; others are closed (and their files removed).
+    `binds` are the keys of the listeners from now on; others are closed (and their files removed).
     """
 
     generation: int
@@ -120,7 +128,7 @@ class WorkerStarted(Message):
     index: int
     pid: int
     generation: int  # of the snapshot it starts with; 0: none
-    binds: list[str]  # what it listens on from the start
+    binds: list[str]  # keys of what it listens on from the start
 
 
 class WorkerStopped(Message):
@@ -137,7 +145,11 @@ class ReopenLogs(Message):
     """SIGUSR1."""
 
 
-ToControl = Bound | WorkerStarted | WorkerStopped | Reload | ReopenLogs
+class StopAccepting(Message):
+    """The gateway drains: let go of the clients' listening sockets, so that none stays open."""
+
+
+ToControl = Bound | WorkerStarted | WorkerStopped | Reload | ReopenLogs | StopAccepting
 
 
 # ---- control → worker --------------------------------------------------------------------
@@ -146,7 +158,7 @@ ToControl = Bound | WorkerStarted | WorkerStopped | Reload | ReopenLogs
 class Prepare(Message):
     """Make ready to serve `generation`. Descriptors: the snapshot, then `listen`'s sockets.
 
-    `binds` are all the listeners it shall have; `listen` are those it may not have yet.
+    `binds` are the keys of all listeners it shall have; `listen` are those it may not have yet.
     """
 
     seq: int

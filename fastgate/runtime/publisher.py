@@ -24,13 +24,13 @@ from typing import Any
 from fastgate._core.shm import Segment
 from fastgate._core.snapshot import Snapshot
 from fastgate.compiler import CompiledImage, compile_gateway
-from fastgate.errors import ConfigurationError
+from fastgate.errors import ApplyError, ConfigurationError
 from fastgate.identity import Identity
 from fastgate.model.gateway import Gateway, Upstream
 from fastgate.runtime.health import Check, HealthChecks, unpack_sockaddr
 from fastgate.runtime.links import Image, Links
 from fastgate.runtime.listeners import BindError
-from fastgate.runtime.messages import Listener, Published
+from fastgate.runtime.messages import SHARED, Listener, Published
 from fastgate.runtime.resolver import Resolver
 from fastgate.runtime.uplink import Uplink
 from fastgate.slots import SlotBook
@@ -80,16 +80,20 @@ class Publisher:
         """The slot numbers in use."""
         return self._slots
 
-    def address_of(self, bind: str) -> str:
-        """An address as bound (tells the port where 0 was asked for)."""
-        return self._addresses.get(bind, bind)
+    def address_of(self, listener: Listener) -> str:
+        """A listener's address as bound (tells the port where 0 was asked for)."""
+        return self._addresses.get(listener.key, listener.bind)
 
     def control_socket(self) -> socket.socket | None:
         """The control API's listening socket, as configured now."""
         if self.gateway is None:
             return None
-        sockets = self._sockets.get(str(self.gateway.control.bind))
+        sockets = self._sockets.get(control_of(self.gateway).key)
         return sockets[0] if sockets else None
+
+    def stop_accepting(self) -> None:
+        """Let go of the clients' listening sockets; the control API's stays."""
+        self._drop([key for key in self._sockets if not key.startswith(SHARED)])
 
     def use_generations_above(self, generation: int) -> None:
         """Numbers up to this one were used by others, before our life."""
@@ -120,6 +124,8 @@ class Publisher:
     async def _apply(
         self, gateway: Gateway, file_digest: str | None, dry_run: bool, patience: float
     ) -> int:
+        if self._segment.draining:
+            raise ApplyError("the gateway is draining; nothing new is taken up")
         generation = self._last + 1
         self._identity.check_plans(gateway)
         for check in self.checks:
@@ -150,7 +156,7 @@ class Publisher:
         self, gateway: Gateway, file_digest: str | None, image: CompiledImage, slots: SlotBook
     ) -> None:
         listeners = listeners_of(gateway)
-        control = Listener(name=CONTROL, bind=str(gateway.control.bind), shared=True)
+        control = control_of(gateway)
         new = await self._bind_new([*listeners, control])
         snapshot = Snapshot(image.fd)
         kept = False
@@ -162,7 +168,7 @@ class Publisher:
                 self.file_digest = file_digest
             self._take_over(gateway, snapshot, slots, [*listeners, control])
 
-        sockets = {listener.bind: self._sockets[listener.bind] for listener in listeners}
+        sockets = {listener.key: self._sockets[listener.key] for listener in listeners}
         try:
             await self._links.install(
                 Image(snapshot.generation, os.dup(image.fd), listeners, sockets), keep
@@ -188,7 +194,7 @@ class Publisher:
         self.generation = snapshot.generation
         self._identity.configure(gateway, slots.plans)
         self._claim_targets(snapshot)
-        binds = [listener.bind for listener in listeners]
+        binds = [listener.key for listener in listeners]
         self._uplink.send(
             Published(
                 generation=snapshot.generation,
@@ -205,21 +211,21 @@ class Publisher:
         seen: dict[str, str] = {}
         try:
             for i, listener in enumerate(listeners):
-                path = "control.bind" if listener.name == CONTROL else f"listeners[{i}].bind"
-                if other := seen.get(listener.bind):
+                path = "control.bind" if listener.shared else f"listeners[{i}].bind"
+                if other := seen.get(listener.key.removeprefix(SHARED)):
                     raise ConfigurationError(
                         f"{listener.bind} is the address of {other} already", path=path
                     )
-                seen[listener.bind] = listener.name
-                if listener.bind in self._sockets:
+                seen[listener.key.removeprefix(SHARED)] = listener.name
+                if listener.key in self._sockets:
                     continue
                 try:
                     sockets, address = await self._uplink.bind(listener)
                 except BindError as error:
                     raise ConfigurationError(error.message, path=path, hint=error.hint) from error
-                self._sockets[listener.bind] = sockets
-                self._addresses[listener.bind] = address
-                new.append(listener.bind)
+                self._sockets[listener.key] = sockets
+                self._addresses[listener.key] = address
+                new.append(listener.key)
         except BaseException:
             self._drop(new)
             self._uplink.release(new)
@@ -266,6 +272,11 @@ def listeners_of(gateway: Gateway) -> list[Listener]:
         )
         for listener in gateway.listeners
     ]
+
+
+def control_of(gateway: Gateway) -> Listener:
+    """The control API's listener."""
+    return Listener(name=CONTROL, bind=str(gateway.control.bind), shared=True)
 
 
 def names_of(gateway: Gateway) -> list[tuple[str, int]]:

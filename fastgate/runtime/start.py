@@ -20,6 +20,7 @@ from fastgate.runtime.control import control_main
 from fastgate.runtime.launch import Launch
 from fastgate.runtime.messages import Ready
 from fastgate.runtime.notify import Notifier, inherited_sockets
+from fastgate.runtime.persist import StateDirectory
 from fastgate.runtime.plan import Companion, Plan
 from fastgate.runtime.supervisor import Supervisor
 from fastgate.runtime.worker import worker_main
@@ -45,8 +46,9 @@ def run_gateway(
     """Run a gateway in this process until it is told to end. Returns the exit code.
 
     gateway: the configuration as read now, for what is settled at the start. workers: how many,
-    instead of what the configuration says.
+    instead of what the configuration says. Raises StateError, SegmentError.
     """
+    StateDirectory(launch.state)  # where it cannot be used, say so before anything runs
     count = workers or workers_of(gateway)
     extras = extras or Extras()
     notifier = Notifier()

@@ -51,6 +51,7 @@ from fastgate.runtime.messages import (
     Reload,
     ReloadDone,
     ReopenLogs,
+    StopAccepting,
     ToSupervisor,
     WorkerStarted,
     WorkerStopped,
@@ -437,11 +438,11 @@ class Supervisor:
     def _bind(self, message: Bind) -> None:
         listener = message.listener
         try:
-            if listener.bind in self._bound:  # asked for by a new control: it is there already
-                bound = self._bound[listener.bind]
+            if listener.key in self._bound:  # asked for by a new control: it is there already
+                bound = self._bound[listener.key]
             else:
                 bound = listeners.bind(listener, self._plan.workers, self._plan.inherited)
-                self._pending[listener.bind] = bound
+                self._pending[listener.key] = bound
         except listeners.BindError as error:
             self._tell(Bound(id=message.id, error=error.message, hint=error.hint))
             return
@@ -498,6 +499,7 @@ class Supervisor:
 
     def _stop_accepting(self) -> None:
         self._close_due = 0.0
+        self._tell(StopAccepting())
         for place in self._workers:
             _signal(place.pid, signal.SIGTERM)
         # Each worker takes what waits in its queue before it closes its own descriptor; the

@@ -137,7 +137,7 @@ class Worker:
                 problem.about,
                 problem.error,
             )
-        binds = [listener.bind for listener, _ in start.listeners]
+        binds = [listener.key for listener, _ in start.listeners]
         self._install(
             Pending(0, start.generation, binds, snapshot, handlers, list(start.listeners))
         )
@@ -174,11 +174,11 @@ class Worker:
         self._engine.install(new.snapshot, new.handlers)
         if not self._draining:
             for listener, sock in new.listen:
-                if listener.bind in self._listening:
+                if listener.key in self._listening:
                     sock.close()  # it has this one already
                     continue
                 self._engine.listen(sock.fileno(), listener.name)
-                self._listening[listener.bind] = sock
+                self._listening[listener.key] = sock
             for bind in self._listening.keys() - set(new.binds):
                 sock = self._listening.pop(bind)
                 self._engine.unlisten(sock.fileno())

@@ -152,8 +152,9 @@ class Gateway:
     @property
     def token(self) -> str:
         path = self.state / "admin-token"
-        eventually(path.exists, "the admin token is there")
-        return path.read_text().strip()
+        return eventually(
+            lambda: path.exists() and path.read_text().strip() or "", "the admin token is there"
+        )
 
     def api(self, path: str, *, method: str = "GET", body: Any = None) -> Answer:
         """Ask the control API, as admin."""
@@ -165,7 +166,16 @@ class Gateway:
         if body is not None:
             data = json.dumps(body).encode()
             headers["Content-Type"] = "application/json"
-        return fetch((parts.hostname, parts.port), path, method=method, headers=headers, body=data)
+        address = (parts.hostname, parts.port)
+
+        def probe() -> Answer | None:
+            answer = fetch(address, path, method=method, headers=headers, body=data)
+            # The store comes up after all the rest; nothing was done.
+            return None if b"store_unavailable" in answer.body else answer
+
+        found = eventually(probe, "the store is there")
+        assert found is not None
+        return found
 
     def log_text(self) -> str:
         return self.log.read_text(errors="replace")
@@ -353,6 +363,7 @@ class Upstream:
 
         /echo…               200, JSON of what came: method, target, headers, body, connection
         /slow/SECONDS        the same after a while
+        /hold                200 when the test calls `release`
         /status/CODE         that status, a short body
         /size/BYTES          so many bytes, with Content-Length
         /chunked/COUNT/BYTES so many chunks of so many bytes
@@ -382,6 +393,10 @@ class Upstream:
     def url(self) -> str:
         return f"unix:{self._unix}" if self._unix else "http://{}:{}".format(*self.address)
 
+    def release(self) -> None:
+        """Let all requests for /hold be answered."""
+        self._loop.call_soon_threadsafe(self._released.set)
+
     def stop(self) -> None:
         """Close everything; nobody listens at its address afterwards."""
         self._loop.call_soon_threadsafe(self._stop.set)
@@ -394,6 +409,7 @@ class Upstream:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
+        self._released = asyncio.Event()
         if self._unix:
             server = await asyncio.start_unix_server(self._converse, self._unix, backlog=1024)
         else:
@@ -478,6 +494,10 @@ class Upstream:
     async def _do_slow(self, writer: asyncio.StreamWriter, seconds: str) -> bool:
         await asyncio.sleep(float(seconds))
         return await self._send(writer, 200, b"slow")
+
+    async def _do_hold(self, writer: asyncio.StreamWriter) -> bool:
+        await self._released.wait()
+        return await self._send(writer, 200, b"held")
 
     async def _do_status(self, writer: asyncio.StreamWriter, code: str) -> bool:
         return await self._send(writer, int(code), b"status")

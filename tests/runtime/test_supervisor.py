@@ -178,8 +178,9 @@ def serve(control: Control) -> None:
         for fd in fds:
             os.close(fd)
     fd = os.memfd_create("image")
+    generation = 7 + control.start.starts
     control.channel.send(
-        Published(generation=7 + control.start.starts, binds=["127.0.0.1:0"], drain_s=5.0), [fd]
+        Published(generation=generation, binds=["public 127.0.0.1:0"], drain_s=5.0), [fd]
     )
     os.close(fd)
     control.channel.send(Ready(generation=7, listeners=[], control=""))
