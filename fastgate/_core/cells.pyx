@@ -3,13 +3,12 @@
     | head 64 B | group: 8 cells, 2 cache lines | group | group | ...     cell = { key 8, state 8 }
 
 A key's hash chooses two groups; their 16 cells, in this order, are its window. The key stands in
-one of them, anywhere; nothing is ever moved and nothing has to be contiguous, so a search looks at the
-whole window before it says "absent", and a cell may be emptied or given away at any time. New keys
-go where more is free (the power of two choices): a window is full for one key in 100,000 when the
-table is 70 % full, one in 10,000 at 75 %, and practically never at half load, while most keys are
-found in their first group.
-All changes are 16-byte compare-and-swaps of {key, state}: whoever changes a state proves by the
-same operation that the cell is still the key's.
+one of them, anywhere; nothing is ever moved and nothing has to be contiguous, so a search looks
+at the whole window before it says "absent", and a cell may be emptied or given away at any
+time. New keys go where more is free (the power of two choices): a window is full for one key in
+100,000 when the table is 70 % full, one in 10,000 at 75 %, and practically never at half load,
+while most keys are found in their first group. All changes are 16-byte compare-and-swaps of
+{key, state}: whoever changes a state proves by the same operation that the cell is the key's.
 
 What a cell can be
 
@@ -39,14 +38,15 @@ a third may have freed or taken a cell. If both became live, K would have two bu
 
 Claim. At no moment are there two LIVE(K).
 Proof. Suppose j is promoted at time b while i has been LIVE(K) since its promotion at a < b. Let
-m be j's claim number and n be i's. Numbers are never reused, so m stood in j from before its promoter's
-step 2 until b, and n in i from before its promoter's step 2 until a. j's promoter looked at i at a
-time b' < b. If b' > a, it saw LIVE(K) and did not promote. So b' < a, and at b' it did not
-let {K, n} be: either n was not there yet, or it emptied i (and n is gone), or it saw n, before j, and did
-not promote. So n was put into i after b', hence after m into j. i's promoter looked at j after n was put there, thus
-while m stood there (m stands until b > a). It saw m: then it emptied j, and j's promotion fails, or it
-withdrew and did not promote i. Contradiction. The looks are single 8-byte loads after a
-sequentially consistent exchange, so "before" and "after" mean what they say. ∎
+m be j's claim number and n be i's. Numbers are never reused, so m stood in j from before its
+promoter's step 2 until b, and n in i from before its promoter's step 2 until a. j's promoter looked
+at i at a time b' < b. If b' > a, it saw LIVE(K) and did not promote. So b' < a, and at b' it
+did not let {K, n} be: either n was not there yet, or it emptied i (and n is gone), or it saw n,
+before j, and did not promote. So n was put into i after b', hence after m into j. i's promoter
+looked at j after n was put there, thus while m stood there (m stands until b > a). It saw m: then it
+emptied j, and j's promotion fails, or it withdrew and did not promote i. Contradiction. The
+looks are single 8-byte loads after a sequentially consistent exchange, so "before" and "after" mean
+what they say. ∎  (tests/core/test_cells_protocol.py searches every interleaving as well.)
 
 A promotion is also the first consumption, in the same exchange; so all consumption of K is a
 chain of exchanges on one cell at a time, and N workers pass exactly what one would.

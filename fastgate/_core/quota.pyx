@@ -11,18 +11,19 @@
     month     month                           12 + 49     2311           10^14
     year      year                             9 + 52     2311           10^15
 
-All windows are of the UTC calendar; months come from a table of their first days. A window is not "the last 60 seconds": the count starts
-anew at the boundary, for everybody at the same moment.
+All windows are of the UTC calendar; months come from a table of their first days. A window is
+not "the last 60 seconds": the count starts anew at the boundary, for everybody at the same moment.
 
 Taking is one exchange of the cell: the same window, count + cost; another, cost alone. A refused
 request writes nothing, a lowered or raised amount holds from the next request on, and a key's
 quotas of different periods are different cells (the period is mixed into the key), so that while
 a period is being changed no window starts twice.
 
-Clocks. Workers read theirs once a round; at a boundary one may still be in the old window
-when another has opened the new one. A cell never goes back for that: a request counts in the
-newer window that it finds. If the system's clock was set back, a window can lie further ahead than any worker can be
-behind; such a cell starts anew. So does a count given back after its window: it stays in the past.
+Clocks. Workers read theirs once a round; at a boundary one may still be in the old window when
+another has opened the new one. A cell never goes back for that: a request counts in the newer
+window that it finds. If the system's clock was set back, a window can lie further ahead than any
+worker can be behind; such a cell starts anew. A count given back after its window is over
+changes nothing.
 
 Cells of windows gone by are free for other keys, SLACK seconds later.
 

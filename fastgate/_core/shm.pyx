@@ -24,9 +24,10 @@ Invariants
   dropped whole by the supervisor: `worker_stopped`.
 - **The layout follows from the counts** in the header alone; `attach` computes it again and
   refuses a segment in which a single offset differs, as one of another build would.
-- **Untouched pages take no memory.** Sizes are generous (the defaults map 30 MiB for
-  two workers) and a page becomes resident when it is first touched, also by reading; huge pages are declined, for they
-  would make the whole resident at once. So code that walks an area walks only what was used.
+- **Untouched pages take no memory.** Sizes are generous (the defaults map 14 MiB for two workers)
+  and a page becomes resident when it is first touched, also by reading; huge pages are
+  declined, for they would make the whole resident at once. So code that walks an area walks
+  only what was used.
 - The segment dies with the gateway. What has to outlive it (quotas) is exported by control.
 
 Worker indexes and target slots are checked at the Python border; the C methods trust their caller.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 
 import pytest
@@ -128,6 +129,18 @@ def test_a_dead_worker_s_counts_vanish_and_the_others_stay() -> None:
     assert (tables[0].count(7), tables[0].count(8)) == (6, 2)
     assert (tables[0].rows, tables[1].rows, tables[2].rows) == (2, 0, 2)
     assert tables[1].enter(7, 7) == (True, 7)
+
+
+def test_entering_many() -> None:
+    table, other, _ = workers(64)
+    keys = array("Q", [5, 6, 5, 5, 7])
+    entered = array("Q", bytes(8 * 5))
+    assert other.enter(7, 2)[0]
+    assert table.enter_all(keys, 2, entered) == 4
+    assert list(entered) == [1, 1, 1, 0, 1]
+    assert [table.count(key) for key in (5, 6, 7)] == [2, 1, 2]
+    with pytest.raises(ValueError, match="one word"):
+        table.enter_all(keys, 2, array("Q", [0]))
 
 
 def test_wrong_calls() -> None:
