@@ -118,7 +118,15 @@ def canonical(document: dict[str, Any]) -> bytes:
 
 def digest_of(gateway: Gateway) -> str:
     """64 hex digits: the same for configurations that mean the same."""
-    return hashlib.sha256(canonical(document_of(gateway))).hexdigest()
+    global _last_digest
+    known, digest = _last_digest
+    if known is not gateway:  # a large document takes a second; it is asked for often
+        digest = hashlib.sha256(canonical(document_of(gateway))).hexdigest()
+        _last_digest = (gateway, digest)
+    return digest
+
+
+_last_digest: tuple[Gateway | None, str] = (None, "")
 
 
 def yaml_of(document: dict[str, Any]) -> str:

@@ -9,6 +9,8 @@ second and about 35 MiB.
 
 from __future__ import annotations
 
+from typing import Any
+
 from litestar import Litestar
 from litestar.di import Provide
 
@@ -36,6 +38,20 @@ BODY_CAP = 64 << 20
 """Bytes of a request's body; a document of 100,000 routes has about 20 MB."""
 
 
+def all_handlers() -> list[Any]:
+    """Every handler, each declaring what it takes and gives (`describe.spec`)."""
+    return [
+        *health.HANDLERS,
+        *config.HANDLERS,
+        *resources.HANDLERS,
+        *parties.HANDLERS,
+        *credentials.HANDLERS,
+        *tokens.HANDLERS,
+        *operation.HANDLERS,
+        *docs.handlers(),
+    ]
+
+
 def create_app(
     control: ControlPort,
     *,
@@ -53,16 +69,7 @@ def create_app(
         return context
 
     return Litestar(
-        route_handlers=[
-            *health.HANDLERS,
-            *config.HANDLERS,
-            *resources.HANDLERS,
-            *parties.HANDLERS,
-            *credentials.HANDLERS,
-            *tokens.HANDLERS,
-            *operation.HANDLERS,
-            *docs.handlers(),
-        ],
+        route_handlers=all_handlers(),
         dependencies={"ctx": Provide(provide, sync_to_thread=False)},
         middleware=[
             authentication(bearers, control),

@@ -32,7 +32,8 @@ async def body_bytes(request: AnyRequest, *types: str) -> bytes:
     media = request.headers.get("content-type", "application/json").partition(";")[0].strip()
     if media.lower() not in types:
         raise Problem(
-            "unsupported_media_type", f"Content-Type is {media!r}; send {' or '.join(types)}."
+            "unsupported_media_type",
+            f"Content-Type is {media!r}; send {' or '.join(types)} (curl: --json, or -H).",
         )
     raw = await request.body()
     if not raw.strip():

@@ -24,6 +24,7 @@ from fastgate.model.base import Model
 from fastgate.model.schema import json_schema
 
 REFERENCE = "#/components/schemas/"
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 SUCCESS = {200: "Done.", 201: "Made.", 202: "Begun.", 204: "Done; there is nothing to say."}
 _DESCRIPTION = """\
 The control API of a FastGate gateway.
@@ -46,14 +47,15 @@ class Operation(msgspec.Struct, frozen=True):
 
 def operations(routes: Iterable[Any]) -> Iterator[Operation]:
     """Every operation that is declared, by path and method."""
-    for route in sorted(routes, key=lambda one: one.path):
-        if not isinstance(route, HTTPRoute):
-            continue
-        for handler in route.route_handlers:
-            if "permission" not in handler.opt:  # the framework's own answers to OPTIONS
-                continue
-            for method in sorted(handler.http_methods):
-                yield Operation(route.path_format, method, handler, tuple(route.path_parameters))
+    found = [
+        Operation(route.path_format, method, handler, tuple(route.path_parameters))
+        for route in routes
+        if isinstance(route, HTTPRoute)
+        for handler in route.route_handlers
+        if "permission" in handler.opt  # not the framework's own answers to OPTIONS
+        for method in handler.http_methods
+    ]
+    yield from sorted(found, key=lambda one: (one.path, METHODS.index(one.method)))
 
 
 def document(routes: Iterable[Any]) -> dict[str, Any]:
@@ -196,7 +198,7 @@ def _operation(one: Operation) -> dict[str, Any]:
     handler: HTTPRouteHandler = one.handler
     opt = handler.opt
     text = inspect.cleandoc(handler.fn.__doc__ or "")
-    summary = handler.summary or re.split(r"(?<=[.;:])\s", " ".join(text.split()), maxsplit=1)[0]
+    summary = handler.summary or _first(" ".join(text.split()))
     need = NEEDS[opt["permission"]]
     role = f"Role: `{need}`." if need else "Open to all who can connect."
     parameters = [*_parameters(one), *_headers(one)]
@@ -214,6 +216,15 @@ def _operation(one: Operation) -> dict[str, Any]:
     if opt["body"] is not None:
         made["requestBody"] = _body(one)
     return made
+
+
+def _first(text: str) -> str:
+    """The first clause of a text that is not within brackets."""
+    for end in re.finditer(r"(?<=[.;:])\s", text):
+        clause = text[: end.start()]
+        if clause.count("(") == clause.count(")"):
+            return clause
+    return text
 
 
 def _tag(path: str) -> str:

@@ -54,6 +54,7 @@ class Kind:
         self.plural = plural
         self.singular = singular
         self.struct = struct
+        self.one = f"{'an' if singular[0] in 'aeiou' else 'a'} {singular}"
 
     def all(self, gateway: Gateway) -> list[Any]:
         return list(getattr(gateway, self.plural))
@@ -85,7 +86,7 @@ class Kind:
         if not isinstance(data, dict):
             raise invalid("", "The body must be an object.")
         if name is not None and data.setdefault("name", name) != name:
-            raise invalid("name", f"The path says {name!r}; a {self.singular} keeps its name.")
+            raise invalid("name", f"The path says {name!r}; {self.one} keeps its name.")
         return codec.decode(data, self.struct)
 
 
@@ -137,7 +138,7 @@ def handlers(kind: Kind) -> list[HTTPRouteHandler]:
     @post(
         collection,
         name=f"create_{singular}",
-        summary=f"Create a {singular}",
+        summary=f"Create {kind.one}",
         opt=spec("configure", body=kind.struct, answer=AppliedResource, status=201, etag=True),
         **titled,
     )
@@ -156,7 +157,7 @@ def handlers(kind: Kind) -> list[HTTPRouteHandler]:
     @get(
         one,
         name=f"get_{singular}",
-        summary=f"Read a {singular}",
+        summary=f"Read {kind.one}",
         opt=spec("read", answer=kind.struct, etag=True),
         **titled,
     )
@@ -167,7 +168,7 @@ def handlers(kind: Kind) -> list[HTTPRouteHandler]:
     @put(
         one,
         name=f"put_{singular}",
-        summary=f"Replace a {singular}, or create it",
+        summary=f"Replace {kind.one}, or create it",
         opt=spec(
             "configure", body=kind.struct, answer=AppliedResource, etag=True, match="required"
         ),
@@ -198,7 +199,7 @@ def handlers(kind: Kind) -> list[HTTPRouteHandler]:
     @patch(
         one,
         name=f"patch_{singular}",
-        summary=f"Change some members of a {singular} (JSON merge patch)",
+        summary=f"Change some members of {kind.one} (JSON merge patch)",
         opt=spec(
             "configure", body=dict[str, Any], answer=AppliedResource, etag=True, match="required"
         ),
@@ -222,7 +223,7 @@ def handlers(kind: Kind) -> list[HTTPRouteHandler]:
     @delete(
         one,
         name=f"delete_{singular}",
-        summary=f"Delete a {singular}",
+        summary=f"Delete {kind.one}",
         status_code=200,
         opt=spec("configure", answer=AppliedResource, match="optional"),
         **titled,

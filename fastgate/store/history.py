@@ -2,7 +2,7 @@
 
 A document is kept as zlib of its canonical JSON: configurations compress about twenty to one,
 and one change of one route stores a whole document. The number is allotted in the transaction
-that inserts it; of two gateways that insert at once, one gets ConflictError and tries again.
+that inserts it, behind the lock of the topic's row in `changes`, so several gateways may insert.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any, Literal
 import msgspec
 import sqlalchemy as sa
 
-from fastgate.errors import ConflictError, NotFoundError
-from fastgate.store.engine import Store
+from fastgate.errors import NotFoundError
+from fastgate.store.engine import Store, count_up
 from fastgate.store.pages import Page, decode_cursor, page_of
 from fastgate.store.tables import revisions
 
 Source = Literal["file", "api", "rollback"]
-ATTEMPTS = 5
+TOPIC = "revisions"
 LARGEST = 2**31 - 1
 
 
@@ -62,32 +62,25 @@ class History:
     ) -> Revision:
         """Append a revision after the newest; drop all but the newest `keep`."""
         packed = zlib.compress(document, 6)
-        for attempt in range(ATTEMPTS):
-            try:
-                async with self.store.write() as connection:
-                    last = await connection.scalar(sa.select(sa.func.max(revisions.c.number)))
-                    revision = Revision(
-                        number=(last or 0) + 1,
-                        parent=last,
-                        digest=digest,
-                        author=author[:200],
-                        source=source,
-                        note=note[:500],
-                        created=created,
-                    )
-                    await connection.execute(
-                        sa.insert(revisions).values(
-                            document=packed, **msgspec.structs.asdict(revision)
-                        )
-                    )
-                    await connection.execute(
-                        sa.delete(revisions).where(revisions.c.number <= revision.number - keep)
-                    )
-                    return revision
-            except ConflictError:
-                if attempt == ATTEMPTS - 1:
-                    raise
-        raise AssertionError("unreachable")
+        async with self.store.write() as connection:
+            await count_up(connection, TOPIC)  # holds the row: others wait here for our number
+            last = await connection.scalar(sa.select(sa.func.max(revisions.c.number)))
+            revision = Revision(
+                number=(last or 0) + 1,
+                parent=last,
+                digest=digest,
+                author=author[:200],
+                source=source,
+                note=note[:500],
+                created=created,
+            )
+            await connection.execute(
+                sa.insert(revisions).values(document=packed, **msgspec.structs.asdict(revision))
+            )
+            await connection.execute(
+                sa.delete(revisions).where(revisions.c.number <= revision.number - keep)
+            )
+        return revision
 
     async def newest(self) -> Revision | None:
         async with self.store.read() as connection:

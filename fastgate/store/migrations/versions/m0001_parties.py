@@ -101,7 +101,8 @@ def upgrade() -> None:
         sa.Column("value", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("topic", name="pk_changes"),
     )
-    op.bulk_insert(changes, [{"topic": "parties", "value": 0}, {"topic": "tokens", "value": 0}])
+    topics = ("parties", "tokens", "revisions")
+    op.bulk_insert(changes, [{"topic": topic, "value": 0} for topic in topics])
 
 
 def downgrade() -> None:
