@@ -63,6 +63,8 @@ sources = sorted(p for p in CORE.glob("*.pyx") if not only or p.stem in only)
 if unknown := only - {p.stem for p in sources}:
     sys.exit(f"FASTGATE_ONLY names no module of {CORE}: {', '.join(sorted(unknown))}")
 
+JOBS = len(os.sched_getaffinity(0))
+
 # What a module links besides libc.
 LIBRARIES = {"credentials": ["crypto"]}
 
@@ -84,6 +86,7 @@ setup(
         compiler_directives=DIRECTIVES,
         build_dir=f"build/cython-{build}",
         annotate=False,
-        nthreads=0,
+        nthreads=JOBS,
     ),
+    options={"build_ext": {"parallel": JOBS}},
 )

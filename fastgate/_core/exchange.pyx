@@ -42,7 +42,7 @@ from fastgate._core.http1 cimport (
     METHOD_HEAD, METHOD_OPTIONS, METHOD_OTHER, METHOD_PATCH, METHOD_POST, METHOD_PUT, METHOD_TRACE,
     TARGET_ASTERISK, chunk_decode, chunk_relay, chunk_reset, field, head, normalize_path)
 from fastgate._core.logring cimport (
-    LOG_ABORTED, LOG_KEEP_ALIVE, LOG_TEXT, LOG_TUNNEL, LOG_UPCALL, LOG_UPSTREAM_REUSED, PHASE_ADMIT,
+    LOG_ABORTED, LOG_HTTP_1_0, LOG_KEEP_ALIVE, LOG_TEXT, LOG_TUNNEL, LOG_UPCALL, LOG_UPSTREAM_REUSED, PHASE_ADMIT,
     PHASE_AUTHENTICATE, PHASE_CONNECT, PHASE_FILTER_REQUEST, PHASE_FILTER_RESPONSE, PHASE_FORWARD,
     PHASE_LOG, PHASE_READ_HEAD, PHASE_RELAY, PHASE_ROUTE, PHASE_SELECT, PHASE_SETTLE, TEXT_CONSUMER,
     TEXT_HOST, TEXT_LIMIT, TEXT_METHOD, TEXT_PATH, TEXT_ROUTE, TEXT_TARGET, TEXT_USER_AGENT, log_record,
@@ -1281,6 +1281,8 @@ cdef void write_log(exchange *e, uint64_t now) noexcept nogil:
     r.fault = e.fault
     r.worker = <uint8_t>c.worker
     r.flags = e.log_flags | (LOG_KEEP_ALIVE if e.flags & EX_KEEP_ALIVE else 0)
+    if e.req.size and e.req.minor == 0:
+        r.flags |= LOG_HTTP_1_0
     if e.req.size:
         used = log_text(r, used, TEXT_METHOD, e.base + e.req.method.off, e.req.method.len)
         used = log_text(r, used, TEXT_HOST, e.base + e.req.host.off, e.req.host.len)

@@ -514,6 +514,55 @@ cdef buf *render_static(exchange *e, const char *head_bytes, uint32_t head_len, 
     return b
 
 
+cdef extern from *:
+    """
+    static inline char *fg_put_reason(char *p, unsigned status) {
+        const char *s = "";
+        switch (status) {
+        case 200: s = "OK"; break;
+        case 201: s = "Created"; break;
+        case 202: s = "Accepted"; break;
+        case 203: s = "Non-Authoritative Information"; break;
+        case 204: s = "No Content"; break;
+        case 205: s = "Reset Content"; break;
+        case 206: s = "Partial Content"; break;
+        case 300: s = "Multiple Choices"; break;
+        case 301: s = "Moved Permanently"; break;
+        case 302: s = "Found"; break;
+        case 303: s = "See Other"; break;
+        case 304: s = "Not Modified"; break;
+        case 307: s = "Temporary Redirect"; break;
+        case 308: s = "Permanent Redirect"; break;
+        case 400: s = "Bad Request"; break;
+        case 401: s = "Unauthorized"; break;
+        case 402: s = "Payment Required"; break;
+        case 403: s = "Forbidden"; break;
+        case 404: s = "Not Found"; break;
+        case 405: s = "Method Not Allowed"; break;
+        case 406: s = "Not Acceptable"; break;
+        case 408: s = "Request Timeout"; break;
+        case 409: s = "Conflict"; break;
+        case 410: s = "Gone"; break;
+        case 412: s = "Precondition Failed"; break;
+        case 413: s = "Content Too Large"; break;
+        case 415: s = "Unsupported Media Type"; break;
+        case 422: s = "Unprocessable Content"; break;
+        case 428: s = "Precondition Required"; break;
+        case 429: s = "Too Many Requests"; break;
+        case 500: s = "Internal Server Error"; break;
+        case 501: s = "Not Implemented"; break;
+        case 502: s = "Bad Gateway"; break;
+        case 503: s = "Service Unavailable"; break;
+        case 504: s = "Gateway Timeout"; break;
+        }
+        size_t n = strlen(s);
+        memcpy(p, s, n);
+        return p + n;
+    }
+    """
+    char *put_reason "fg_put_reason"(char *p, unsigned status) noexcept nogil
+
+
 cdef buf *render_start(exchange *e, uint32_t status, const char *fields, uint32_t fields_len,
                        int64_t length, int connection) noexcept nogil:
     cdef char *p
@@ -522,7 +571,9 @@ cdef buf *render_start(exchange *e, uint32_t status, const char *fields, uint32_
         return NULL
     p = put_lit(buf_head(b), "HTTP/1.1 ")
     p = put_uint(p, status)
-    p = put_lit(p, " \r\n")
+    p = put_lit(p, " ")
+    p = put_reason(p, status)
+    p = put_lit(p, "\r\n")
     p = put(p, fields, fields_len)
     p = put_date(p, e.owner)
     p = put_additions(p, e)
