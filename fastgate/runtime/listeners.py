@@ -82,7 +82,7 @@ def bind(
         return Bound(listener, [sock], _address_of(sock), inherited=True)
     if path:
         return Bound(listener, [_bind_unix(listener, path)], listener.bind)
-    return _bind_tcp(listener, 1 if listener.shared else workers)
+    return _bind_tcp(listener, 1 if listener.private else workers)
 
 
 def split_address(text: str) -> tuple[str, int]:

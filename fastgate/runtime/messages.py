@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import msgspec
 
-SHARED = "shared "  # how the keys of shared listeners begin
+PRIVATE = "private "  # how the keys of private listeners begin
 
 
 class Message(msgspec.Struct, tag=True, kw_only=True, omit_defaults=True):
@@ -39,14 +39,14 @@ class Listener(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     bind: str
     mode: int = 0o660  # of a Unix socket's file
     backlog: int = 4096  # connections that may wait; the kernel caps it at net.core.somaxconn
-    shared: bool = False  # one socket for all instead of one for each worker
+    private: bool = False  # control's own: one socket, which no worker ever gets
 
     @property
     def key(self) -> str:
         """What it is known by: its address, so that renaming one binds nothing anew. Several
         may leave the port to the system (0): those are told apart by name."""
         key = f"{self.name} {self.bind}" if self.bind.endswith(":0") else self.bind
-        return f"{SHARED}{key}" if self.shared else key
+        return f"{PRIVATE}{key}" if self.private else key
 
 
 # ---- control → supervisor ----------------------------------------------------------------
@@ -114,7 +114,7 @@ ToSupervisor = (
 
 
 class Bound(Message):
-    """Answer to `Bind`. Descriptors: one socket for each worker (one in all if shared)."""
+    """Answer to `Bind`. Descriptors: one socket for each worker (one in all if private)."""
 
     id: int
     address: str = ""  # as bound; tells the port where 0 was asked for

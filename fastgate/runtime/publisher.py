@@ -30,7 +30,7 @@ from fastgate.model.gateway import Gateway, Upstream
 from fastgate.runtime.health import Check, HealthChecks, unpack_sockaddr
 from fastgate.runtime.links import Image, Links
 from fastgate.runtime.listeners import BindError
-from fastgate.runtime.messages import SHARED, Listener, Published
+from fastgate.runtime.messages import PRIVATE, Listener, Published
 from fastgate.runtime.resolver import Resolver
 from fastgate.runtime.uplink import Uplink
 from fastgate.slots import SlotBook
@@ -93,7 +93,7 @@ class Publisher:
 
     def stop_accepting(self) -> None:
         """Let go of the clients' listening sockets; the control API's stays."""
-        self._drop([key for key in self._sockets if not key.startswith(SHARED)])
+        self._drop([key for key in self._sockets if not key.startswith(PRIVATE)])
 
     def use_generations_above(self, generation: int) -> None:
         """Numbers up to this one were used by others, before our life."""
@@ -211,12 +211,12 @@ class Publisher:
         seen: dict[str, str] = {}
         try:
             for i, listener in enumerate(listeners):
-                path = "control.bind" if listener.shared else f"listeners[{i}].bind"
-                if other := seen.get(listener.key.removeprefix(SHARED)):
+                path = "control.bind" if listener.private else f"listeners[{i}].bind"
+                if other := seen.get(listener.key.removeprefix(PRIVATE)):
                     raise ConfigurationError(
                         f"{listener.bind} is the address of {other} already", path=path
                     )
-                seen[listener.key.removeprefix(SHARED)] = listener.name
+                seen[listener.key.removeprefix(PRIVATE)] = listener.name
                 if listener.key in self._sockets:
                     continue
                 try:
@@ -276,7 +276,7 @@ def listeners_of(gateway: Gateway) -> list[Listener]:
 
 def control_of(gateway: Gateway) -> Listener:
     """The control API's listener."""
-    return Listener(name=CONTROL, bind=str(gateway.control.bind), shared=True)
+    return Listener(name=CONTROL, bind=str(gateway.control.bind), private=True)
 
 
 def names_of(gateway: Gateway) -> list[tuple[str, int]]:

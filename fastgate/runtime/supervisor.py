@@ -264,7 +264,9 @@ class Supervisor:
             snapshot_fd=self._snapshot_fd,
             credentials_fd=self._credentials_fd,
             listeners=[
-                (bound.listener, bound.socket_for(place.index)) for bound in self._bound.values()
+                (bound.listener, bound.socket_for(place.index))
+                for bound in self._bound.values()
+                if not bound.listener.private
             ],
             channel=theirs,
         )
@@ -279,7 +281,7 @@ class Supervisor:
                 index=place.index,
                 pid=place.pid,
                 generation=self._generation,
-                binds=list(self._bound),
+                binds=[listener.key for listener, _ in start.listeners],
             ),
             [ours.fileno()],
         )
@@ -505,7 +507,7 @@ class Supervisor:
         # Each worker takes what waits in its queue before it closes its own descriptor; the
         # queue dies with the last one, so ours go now and new connections are refused.
         for bound in self._bound.values():
-            if not bound.listener.shared:
+            if not bound.listener.private:
                 bound.close(remove=True)
 
     def _lose_patience(self) -> None:

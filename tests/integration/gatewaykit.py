@@ -153,7 +153,7 @@ class Gateway:
     def token(self) -> str:
         path = self.state / "admin-token"
         return eventually(
-            lambda: path.exists() and path.read_text().strip() or "", "the admin token is there"
+            lambda: (path.exists() and path.read_text().strip()) or "", "the admin token is there"
         )
 
     def api(self, path: str, *, method: str = "GET", body: Any = None) -> Answer:

@@ -82,7 +82,9 @@ async def test_a_killed_worker_takes_only_its_own_requests_with_it(
     assert set(tally.statuses) == {200}
     assert tally.broken <= clients  # at most what each client had in progress
     assert running.worker(0) != first
-    workers = running.api("/v1/workers").json["items"]
+    answer = running.api("/v1/workers")
+    assert answer.status == 200, answer
+    workers = answer.json["items"]
     assert [worker["starts"] for worker in workers] == [2, 1]
     assert [worker["state"] for worker in workers] == ["serving", "serving"]
     assert running.api("/readyz").status == 200

@@ -71,8 +71,8 @@ def test_an_address_of_another_gateway_is_in_use_although_the_kernel_would_share
     bind(public(first.address), 2).close(remove=True)
 
 
-def test_a_shared_listener_has_one_socket_for_all() -> None:
-    bound = bind(public("127.0.0.1:0", shared=True), 4)
+def test_a_private_listener_has_one_socket() -> None:
+    bound = bind(public("127.0.0.1:0", private=True), 4)
     assert len(bound.sockets) == 1
     assert bound.socket_for(3) is bound.sockets[0]
     bound.close(remove=True)

@@ -175,13 +175,13 @@ def serve(control: Control) -> None:
     if control.start.starts == 0:
         bound, fds = control.bind(1, Listener(name="public", bind="127.0.0.1:0"))
         control.events.tell(what="bound", address=bound.address, fds=len(fds))
-        for fd in fds:
+        _, own = control.bind(2, Listener(name="control", bind="127.0.0.1:0", private=True))
+        for fd in (*fds, *own):
             os.close(fd)
     fd = os.memfd_create("image")
     generation = 7 + control.start.starts
-    control.channel.send(
-        Published(generation=generation, binds=["public 127.0.0.1:0"], drain_s=5.0), [fd]
-    )
+    binds = ["public 127.0.0.1:0", "private control 127.0.0.1:0"]
+    control.channel.send(Published(generation=generation, binds=binds, drain_s=5.0), [fd])
     os.close(fd)
     control.channel.send(Ready(generation=7, listeners=[], control=""))
     control.events.tell(what="published")
@@ -305,11 +305,12 @@ def test_a_dead_worker_is_replaced_and_starts_with_what_was_published(
     assert events.wait("told stopped", index=1)["status"] == "signal 9 (SIGKILL)"
     told = events.wait("told started", index=1)
     assert told["fds"] == 1
+    assert told["binds"] == ["public 127.0.0.1:0"]
     second = events.wait("worker", index=1)
     assert second["pid"] == told["pid"] != first["pid"]
     assert (second["generation"], second["snapshot"]) == (7, True)
     assert second["listeners"] == ["127.0.0.1:0"]
-    assert second["open"] == [address]  # its own socket, none of the other worker's
+    assert second["open"] == [address]  # its own; not the other worker's, not control's
 
 
 def test_a_connection_waits_for_the_successor_of_a_dead_worker(
@@ -347,7 +348,7 @@ def test_a_new_control_gets_the_workers_and_the_sockets_of_the_old(
     os.kill(first["pid"], signal.SIGKILL)
     second = events.wait("control", starts=1)
     assert dict(map(tuple, second["workers"])) == workers
-    assert second["listeners"] == ["127.0.0.1:0"]
+    assert second["listeners"] == ["127.0.0.1:0"] * 2
 
 
 def test_reload_and_reopen_reach_control(events: Events, run: Callable[..., Running]) -> None:
