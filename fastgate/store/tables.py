@@ -9,6 +9,8 @@ changes        one counter a topic, counted up in the transaction that changes t
                another gateway on the same database sees by it that it must read again
 ```
 
+The ledger, usage and wallets are in `money_tables`.
+
 Ids compare as bytes on both databases (PostgreSQL: collation "C"), since their order is their
 age. Times are UTC: `timestamptz` on PostgreSQL, text on SQLite, always aware in Python. A row
 that can be changed has a `version`, which is its ETag.
@@ -16,46 +18,12 @@ that can be changed has a `version`, which is its ETag.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Dialect
-from sqlalchemy.types import TypeDecorator
 
-metadata = sa.MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
-
-
-class UtcTime(TypeDecorator[datetime]):
-    """An aware UTC time to the microsecond; refuses naive ones."""
-
-    impl = sa.DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise ValueError("a time without a time zone cannot be stored")
-        value = value.astimezone(UTC)
-        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-
-
-def id_type(length: int = 64) -> sa.types.TypeEngine[str]:
-    """Text that sorts by its bytes."""
-    return sa.String(length).with_variant(sa.String(length, collation="C"), "postgresql")
+from fastgate.store import money_tables
+from fastgate.store.columns import UtcTime, id_type, metadata
 
 
 def _created() -> sa.Column[Any]:
@@ -155,5 +123,20 @@ changes = sa.Table(
     sa.Column("value", sa.BigInteger, nullable=False),
 )
 
-HEAD = "0001"
+HEAD = "0002"
 """The migration that `metadata` stands for: the newest in `migrations/versions`."""
+
+__all__ = [
+    "HEAD",
+    "UtcTime",
+    "accounts",
+    "changes",
+    "consumers",
+    "credentials",
+    "id_type",
+    "idempotency",
+    "metadata",
+    "money_tables",
+    "revisions",
+    "tokens",
+]

@@ -1,0 +1,151 @@
+"""The tables of money: the ledger, what was used, wallets, and how far the rings were read.
+
+```
+ledger_entries 1──n ledger_postings     one movement of one account in one currency; sum zero
+      │ number
+usage_records n──1 ledger_entries       what was used, once each; the entry that charged for it
+usage_daily                             the same, added up by day: what reports read
+wallets                                 one row an account and currency: the books' balances
+account_slots                           the account's row in shared memory
+cursors                                 per boot and worker: the ring's position that is in the
+                                        ledger (written in the transaction of those records)
+holds_resolved                          what was charged or let go for a worker that died
+```
+
+Amounts are whole micro-units of the currency (1 EUR = 1,000,000). Entries, postings and usage
+records are only ever inserted. `ledger_entries.number` is given out under the lock of the topic
+"ledger" (`changes`), so that the order of numbers is the order of commits on both databases: who
+has seen N has seen everything before N.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from fastgate.store.columns import UtcTime, id_type, metadata, row_number
+
+LEDGER_TOPIC = "ledger"
+
+ledger_entries = sa.Table(
+    "ledger_entries",
+    metadata,
+    sa.Column("number", row_number(), primary_key=True, autoincrement=False),
+    sa.Column("id", id_type(160), nullable=False, unique=True),
+    sa.Column("kind", sa.String(24), nullable=False),
+    sa.Column("account", id_type(), nullable=False),
+    sa.Column("currency", sa.String(3), nullable=False),
+    sa.Column("amount", sa.BigInteger, nullable=False),  # as asked for: part of the identity
+    sa.Column("cell", sa.BigInteger, nullable=False),  # what the wallet's cell has to gain
+    sa.Column("created", UtcTime, nullable=False),
+    sa.Column("reference", sa.String(200), nullable=False),
+    sa.Column("note", sa.String(500), nullable=False),
+    sa.Index("ix_ledger_entries_account", "account", "number"),
+)
+
+ledger_postings = sa.Table(
+    "ledger_postings",
+    metadata,
+    sa.Column(
+        "entry",
+        row_number(),
+        sa.ForeignKey("ledger_entries.number", ondelete="RESTRICT"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    sa.Column("book", sa.String(24), primary_key=True),
+    sa.Column("amount", sa.BigInteger, nullable=False),
+)
+
+usage_records = sa.Table(
+    "usage_records",
+    metadata,
+    sa.Column("id", id_type(32), primary_key=True),  # 16 octets in hexadecimal
+    sa.Column("time", UtcTime, nullable=False),
+    sa.Column("account", id_type(), nullable=False),
+    sa.Column("consumer", id_type(), nullable=False),
+    sa.Column("credential", id_type(), nullable=False),
+    sa.Column("route", id_type(96), nullable=False),
+    sa.Column("service", id_type(96), nullable=False),
+    sa.Column("plan", id_type(96), nullable=False),
+    sa.Column("currency", sa.String(3), nullable=False),
+    sa.Column("amount", sa.BigInteger, nullable=False),
+    sa.Column("units", sa.BigInteger, nullable=False),
+    sa.Column("status", sa.Integer, nullable=False),
+    sa.Column("request", id_type(32), nullable=False),
+    sa.Column("flags", sa.Integer, nullable=False),
+    sa.Column("entry", sa.BigInteger),  # null: nothing was charged
+    sa.Index("ix_usage_records_account", "account", "time"),
+)
+
+
+def _dimension(name: str, length: int = 64) -> sa.Column[Any]:
+    return sa.Column(name, id_type(length), primary_key=True)
+
+
+usage_daily = sa.Table(
+    "usage_daily",
+    metadata,
+    sa.Column("day", sa.Date, primary_key=True),  # UTC
+    _dimension("account"),
+    _dimension("consumer"),
+    _dimension("credential"),
+    _dimension("route", 96),
+    _dimension("service", 96),
+    _dimension("plan", 96),
+    sa.Column("currency", sa.String(3), primary_key=True),
+    sa.Column("requests", sa.BigInteger, nullable=False),
+    sa.Column("failed", sa.BigInteger, nullable=False),  # answered with 500 or more
+    sa.Column("units", sa.BigInteger, nullable=False),
+    sa.Column("amount", sa.BigInteger, nullable=False),
+)
+
+wallets = sa.Table(
+    "wallets",
+    metadata,
+    sa.Column("account", id_type(), primary_key=True),
+    sa.Column("currency", sa.String(3), primary_key=True),
+    sa.Column("position", sa.Integer, nullable=False),  # which of the account's cells
+    sa.Column("customer_available", sa.BigInteger, nullable=False),
+    sa.Column("customer_held", sa.BigInteger, nullable=False),
+    sa.Column("revenue", sa.BigInteger, nullable=False),
+    sa.Column("promotional_credit", sa.BigInteger, nullable=False),
+    sa.Column("provider_clearing", sa.BigInteger, nullable=False),
+    sa.Column("tax", sa.BigInteger, nullable=False),
+    sa.Column("overdraft", sa.BigInteger, nullable=False),  # how far below zero it may go
+    sa.Column("updated", UtcTime, nullable=False),
+    sa.UniqueConstraint("account", "position"),
+)
+
+account_slots = sa.Table(
+    "account_slots",
+    metadata,
+    sa.Column("account", id_type(), primary_key=True),
+    sa.Column("slot", sa.Integer, nullable=False, unique=True),
+    sa.Column("created", UtcTime, nullable=False),
+)
+
+cursors = sa.Table(
+    "cursors",
+    metadata,
+    sa.Column("boot", id_type(32), primary_key=True),
+    sa.Column("worker", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("position", sa.BigInteger, nullable=False),
+    sa.Column("updated", UtcTime, nullable=False),
+)
+
+holds_resolved = sa.Table(
+    "holds_resolved",
+    metadata,
+    sa.Column("id", id_type(32), primary_key=True),  # of the usage record
+    sa.Column("worker", sa.Integer, nullable=False),
+    sa.Column("account", id_type(), nullable=False),
+    sa.Column("consumer", id_type(), nullable=False),
+    sa.Column("currency", sa.String(3), nullable=False),
+    sa.Column("charged", sa.BigInteger, nullable=False),
+    sa.Column("request", id_type(32), nullable=False),
+    sa.Column("happened", UtcTime, nullable=False),
+    sa.Column("resolved", UtcTime, nullable=False),
+    sa.Index("ix_holds_resolved_resolved", "resolved"),
+)
