@@ -13,6 +13,22 @@ from typing import Annotated, Literal
 from msgspec import Meta, field
 
 from fastgate.model.base import Model
+from fastgate.model.billing import (
+    Billing,
+    Dunning,
+    Facilitator,
+    Grace,
+    Notices,
+    Price,
+    Seller,
+    Smtp,
+    Spending,
+    SpendingLimit,
+    Stripe,
+    Tier,
+    UnitPrice,
+    Webhook,
+)
 from fastgate.model.operation import (
     AccessLog,
     Caps,
@@ -49,6 +65,7 @@ from fastgate.model.route import (
     Rewrite,
     Route,
 )
+from fastgate.model.secret import Secret
 from fastgate.model.units import Duration, Money, Percent, Rate, Size
 from fastgate.model.upstream import (
     Eject,
@@ -87,6 +104,9 @@ class Gateway(Model, frozen=True, kw_only=True):
     consumers: Annotated[
         list[Consumer], Meta(description="Consumers to put in place when this is applied.")
     ] = []
+    billing: Annotated[Billing, Meta(description="Money: currency, providers, notices.")] = (
+        Billing()
+    )
     headers: Annotated[GatewayHeaders, Meta(description="Header fields, on every route.")] = (
         GatewayHeaders()
     )
@@ -123,6 +143,7 @@ __all__ = [
     "Addresses",
     "ApiKeyAuth",
     "Auth",
+    "Billing",
     "Bind",
     "Caps",
     "Cidr",
@@ -131,10 +152,13 @@ __all__ = [
     "Control",
     "ControlToken",
     "Cors",
+    "Dunning",
     "Duration",
     "Eject",
+    "Facilitator",
     "Gateway",
     "GatewayHeaders",
+    "Grace",
     "HeaderRules",
     "Headers",
     "Health",
@@ -147,11 +171,13 @@ __all__ = [
     "Metrics",
     "Moment",
     "Money",
+    "Notices",
     "Observability",
     "Percent",
     "Plan",
     "Policy",
     "Predicate",
+    "Price",
     "Problems",
     "Quota",
     "Rate",
@@ -160,13 +186,22 @@ __all__ = [
     "Rewrite",
     "Route",
     "Scope",
+    "Secret",
+    "Seller",
     "Service",
     "Size",
+    "Smtp",
+    "Spending",
+    "SpendingLimit",
     "Store",
+    "Stripe",
     "Target",
     "TargetUrl",
+    "Tier",
     "Timeouts",
+    "UnitPrice",
     "Upstream",
     "UpstreamTimeouts",
     "Value",
+    "Webhook",
 ]

@@ -13,6 +13,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from fastgate.model.base import Model, Name
+from fastgate.model.billing import Price
 from fastgate.model.policy import Rules
 from fastgate.model.values import KeyDigest
 
@@ -35,6 +36,9 @@ class Plan(Rules, frozen=True, kw_only=True):
             "quotas and concurrency."
         ),
     ] = []
+    price: Annotated[
+        Price | None, Meta(description="What it costs. Default: only what its routes cost.")
+    ] = None
 
 
 class Consumer(Model, frozen=True, kw_only=True):

@@ -193,7 +193,9 @@ class Route(Rules, frozen=True, kw_only=True):
     policies: Annotated[list[str], Meta(description="Policies that apply to it, by name.")] = []
     price: Annotated[
         Money | None,
-        Meta(description="What a request costs. Recorded now, charged once wallets exist."),
+        Meta(
+            description="What a request costs, unless the caller's plan has a price for requests."
+        ),
     ] = None
     addresses: Annotated[
         Addresses | None, Meta(description="Who may call, by network address.")

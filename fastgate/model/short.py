@@ -117,6 +117,8 @@ SHORT: dict[type[Model], tuple[Short, ...]] = {
     g.Metrics: (
         Short((bool,), lambda value: {"enabled": value}, {"type": "boolean"}, "`enabled`"),
     ),
+    g.Price: (_text("per_request", "the price of a request"),),
+    g.SpendingLimit: (_text("amount", "the `amount`, by month", examples=["100 USD"]),),
     g.Consumer: (_text("name", "the `name`"),),
 }
 """By struct. A struct that is not here is always written in full."""

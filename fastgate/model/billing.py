@@ -1,0 +1,438 @@
+# ruff: noqa: RUF012 - msgspec copies the mutable defaults of a struct for each instance
+"""Billing: what plans cost, and how the gateway gets paid, reminds and explains.
+
+Prices stand on plans (`plans[].price`) and routes (`routes[].price`); everything else about
+money stands in the section `billing`, all of which may be left out: then balances are credited
+by an operator, notices are kept for the API to show, and nothing is sent anywhere.
+
+```
+price of a request = step of the plan's price at its number in the period
+                     + units of each meter, once they are known
+flat fee           = once a period, in part for a part of a period
+```
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from msgspec import Meta, field
+
+from fastgate.model.base import Model, Name
+from fastgate.model.secret import Secret
+from fastgate.model.units import Duration, Money
+
+Period = Literal["day", "week", "month", "year"]
+Currency = Annotated[str, Meta(pattern=r"^[A-Z]{3}$")]
+"""A wallet's currency: three letters, which is what shared memory has room for."""
+Url = Annotated[str, Meta(pattern=r"^https?://[^\s\"<>\\]{1,1000}$")]
+
+STRIPE_API = "https://api.stripe.com"
+
+
+def _d(text: str) -> Duration:
+    return Duration.parse(text)
+
+
+# ---- prices -----------------------------------------------------------------------------
+
+
+class Tier(Model, frozen=True, kw_only=True):
+    """One step of a graduated price: what each request up to a number costs."""
+
+    up_to: Annotated[
+        Annotated[int, Meta(ge=1, le=2**53)] | None,
+        Meta(
+            description="The last request of the period, counted from the first, that has this "
+            "price. Left out, on the last tier only: all that follow."
+        ),
+    ] = None
+    price: Annotated[Money, Meta(description="What each request of this tier costs.")]
+
+
+class UnitPrice(Model, frozen=True, kw_only=True):
+    """The price of a unit of a meter, such as tokens or bytes."""
+
+    meter: Annotated[Name, Meta(description="The meter, by name.")]
+    price: Annotated[Money, Meta(description="What `per` units cost.")]
+    per: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=10**12,
+            description="How many units the price is for, so that prices finer than a millionth "
+            "can be written: `{price: 3 USD, per: 1000000}`.",
+        ),
+    ] = 1
+    included: Annotated[
+        int, Meta(ge=0, le=2**53, description="Units of each period that cost nothing.")
+    ] = 0
+
+
+class Price(Model, frozen=True, kw_only=True):
+    """What a plan costs: by request, by unit, by period, or all of these."""
+
+    per_request: Annotated[Money | None, Meta(description="What each request costs.")] = None
+    tiers: Annotated[
+        list[Tier],
+        Meta(
+            description="Instead of `per_request`: a graduated price. Each request costs what its "
+            "own tier says; reaching a tier does not change the price of earlier requests."
+        ),
+    ] = []
+    included: Annotated[
+        int,
+        Meta(ge=0, le=2**53, description="Requests of each period that cost nothing more."),
+    ] = 0
+    overage: Annotated[
+        Money | None,
+        Meta(
+            description="What each request beyond `included` costs. To refuse them instead, or to "
+            "offer a larger plan, leave this out and give the plan a quota with `then`."
+        ),
+    ] = None
+    per_unit: Annotated[
+        list[UnitPrice], Meta(description="Prices of meters, beside the price of the request.")
+    ] = []
+    flat: Annotated[
+        Money | None,
+        Meta(description="A fee for each period, in advance; in part for a part of a period."),
+    ] = None
+    period: Annotated[
+        Period,
+        Meta(
+            description="The calendar period that fees, tiers and allowances are counted by, in "
+            "the account's time zone; weeks begin on Monday."
+        ),
+    ] = "month"
+    trial: Annotated[
+        Duration | None,
+        Meta(description="How long a new subscription is free of its flat fee. Default: not."),
+    ] = None
+    grace: Annotated[
+        Duration | None,
+        Meta(
+            description="How long access goes on after a payment failed. Default: "
+            "`billing.grace.payment`."
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        if self.tiers and (self.per_request is not None or self.overage is not None):
+            raise ValueError("tiers: not together with per_request or overage")
+        if self.per_request is not None and self.overage is not None:
+            raise ValueError("overage: not together with per_request, which says the same")
+        if self.overage is not None and not self.included:
+            raise ValueError("overage: beyond what? Give `included`, or write per_request")
+        if self.included and not (self.tiers or self.per_request or self.overage):
+            raise ValueError(
+                "included: nothing says what follows; give overage, or a quota to the plan"
+            )
+        if self.tiers and self.included:
+            raise ValueError("included: not together with tiers; make the first tier free instead")
+        self._check_tiers()
+        meters = [unit.meter for unit in self.per_unit]
+        if len(set(meters)) != len(meters):
+            raise ValueError("per_unit: a meter has one price")
+        if len(self.currencies) > 1:
+            raise ValueError(f"a price has one currency, not {' and '.join(self.currencies)}")
+
+    def _check_tiers(self) -> None:
+        last = 0
+        for index, tier in enumerate(self.tiers):
+            if tier.up_to is None:
+                if index != len(self.tiers) - 1:
+                    raise ValueError("tiers: only the last may be without up_to")
+            elif tier.up_to <= last:
+                raise ValueError("tiers: each reaches further than the one before it")
+            else:
+                last = tier.up_to
+        if self.tiers and self.tiers[-1].up_to is not None:
+            raise ValueError("tiers: the last is for all that follow; leave its up_to out")
+
+    @property
+    def currencies(self) -> list[str]:
+        """The currencies that occur, in order; at most one in a valid price."""
+        amounts = [
+            self.per_request,
+            self.overage,
+            self.flat,
+            *(tier.price for tier in self.tiers),
+            *(unit.price for unit in self.per_unit),
+        ]
+        return list(dict.fromkeys(money.currency for money in amounts if money is not None))
+
+
+# ---- limits and grace -------------------------------------------------------------------
+
+
+class SpendingLimit(Model, frozen=True, kw_only=True):
+    """The most that may be spent in a period."""
+
+    amount: Annotated[Money, Meta(description="The most that may be spent.")]
+    period: Annotated[
+        Literal["day", "week", "month", "year", "total"],
+        Meta(description="The calendar period it is counted by; `total`: for ever."),
+    ] = "month"
+
+
+class Spending(Model, frozen=True, kw_only=True):
+    """Spending limits of everyone who has none of their own."""
+
+    account: Annotated[
+        SpendingLimit | None, Meta(description="Of each account. Default: none.")
+    ] = None
+    consumer: Annotated[
+        SpendingLimit | None, Meta(description="Of each consumer. Default: none.")
+    ] = None
+    credential: Annotated[SpendingLimit | None, Meta(description="Of each key. Default: none.")] = (
+        None
+    )
+
+
+class Grace(Model, frozen=True, kw_only=True):
+    """How long customers are served whose payment is in doubt."""
+
+    payment: Annotated[
+        Duration,
+        Meta(description="After a subscription's payment failed, from the first failure."),
+    ] = _d("7d")
+    provider: Annotated[
+        Duration,
+        Meta(description="While a payment provider is down, for each account. `0`: not at all."),
+    ] = _d("1h")
+    provider_amount: Annotated[
+        Money,
+        Meta(description="The most that an account is served for while a provider is down."),
+    ] = Money.parse("5 USD")
+    unpaid: Annotated[
+        Duration,
+        Meta(description="From the end of grace until an unpaid subscription ends for good."),
+    ] = _d("30d")
+    incomplete: Annotated[
+        Duration,
+        Meta(description="How long a first payment may wait for its owner's confirmation."),
+    ] = _d("23h")
+
+
+class Dunning(Model, frozen=True, kw_only=True):
+    """What is done after a payment failed for a reason that may pass."""
+
+    retries: Annotated[
+        list[Duration],
+        Meta(
+            max_length=8,
+            description="When to try again: the time from each failure to the next try. A payment "
+            "method that can never work is not tried again; one that needs a new method waits "
+            "for it. At most 8 tries.",
+        ),
+    ] = field(default_factory=lambda: [_d(text) for text in ("1d", "2d", "4d", "7d")])
+
+    def __post_init__(self) -> None:
+        if any(wait.ns < 3_600_000_000_000 for wait in self.retries):
+            raise ValueError("retries: not more often than once an hour")
+
+
+# ---- notices ----------------------------------------------------------------------------
+
+
+class Notices(Model, frozen=True, kw_only=True):
+    """What customers are told, and when."""
+
+    renewal_days: Annotated[
+        list[Annotated[int, Meta(ge=0, le=366)]],
+        Meta(
+            max_length=16,
+            description="Days before the end of a period or trial at which its end or renewal is "
+            "announced.",
+        ),
+    ] = field(default_factory=lambda: [14, 7, 3, 1, 0])
+    levels: Annotated[
+        list[Annotated[int, Meta(ge=1, le=100)]],
+        Meta(
+            max_length=16,
+            description="Percentages of a quota or spending limit at which its use is announced.",
+        ),
+    ] = field(default_factory=lambda: [50, 80, 95, 100])
+    low_balance: Annotated[
+        Money | None,
+        Meta(description="A balance below this is announced, once until it is above again."),
+    ] = None
+    empty_in: Annotated[
+        Duration,
+        Meta(
+            description="A balance that will be used up within this time at its present rate is "
+            "announced. `0`: not."
+        ),
+    ] = _d("3h")
+    receipts: Annotated[bool, Meta(description="Send a receipt for every payment.")] = True
+    retries: Annotated[
+        int, Meta(ge=0, le=30, description="How often a notice that was not taken is sent again.")
+    ] = 12
+    keep: Annotated[
+        Duration, Meta(description="How long notices are kept after they were read or sent.")
+    ] = _d("90d")
+
+
+class Smtp(Model, frozen=True, kw_only=True):
+    """The mail server that notices are sent through."""
+
+    host: Annotated[str, Meta(min_length=1, max_length=253, description="Its name or address.")]
+    port: Annotated[int, Meta(ge=1, le=65_535, description="Its port.")] = 587
+    tls: Annotated[
+        Literal["starttls", "implicit", "none"],
+        Meta(
+            description="`starttls`: begin in clear, go on encrypted or not at all; `implicit`: "
+            "encrypted from the start (port 465); `none`: in clear, for a server on this host."
+        ),
+    ] = "starttls"
+    user: Annotated[str | None, Meta(description="The user to log in as. Default: none.")] = None
+    password: Annotated[Secret | None, Meta(description="The user's password.")] = None
+    sender: Annotated[
+        str,
+        Meta(
+            pattern=r"^[^\r\n]{0,200}[^\s@<>]{1,64}@[^\s@<>]{1,190}>?$",
+            description="The address that notices come from, `Acme <billing@acme.example>`.",
+        ),
+    ]
+    timeout: Annotated[Duration, Meta(description="For one message.")] = _d("20s")
+
+    def __post_init__(self) -> None:
+        if (self.user is None) != (self.password is None):
+            raise ValueError("user: and password go together")
+        if self.user is not None and self.tls == "none":
+            raise ValueError("tls: a password is never sent in clear; use starttls or implicit")
+
+
+class Webhook(Model, frozen=True, kw_only=True):
+    """An address that notices are posted to, signed."""
+
+    name: Annotated[Name, Meta(description="Its name, in the record of what was sent.")]
+    url: Annotated[Url, Meta(description="Where to post.")]
+    secret: Annotated[
+        Secret,
+        Meta(
+            description="What to sign with (HMAC-SHA256; `FastGate-Signature: t=…,v1=…`), shared "
+            "with the receiver."
+        ),
+    ]
+    events: Annotated[
+        list[Annotated[str, Meta(pattern=r"^[a-z_]+(\.[a-z_]+)*(\.\*)?$")]],
+        Meta(description="Kinds of notices to post; `payment.*` for a group. Empty: all."),
+    ] = []
+    timeout: Annotated[Duration, Meta(description="For one post.")] = _d("10s")
+
+
+# ---- providers and the seller -----------------------------------------------------------
+
+
+class Stripe(Model, frozen=True, kw_only=True):
+    """An account with Stripe (needs the extra `stripe`)."""
+
+    secret: Annotated[Secret, Meta(description="The secret key (`sk_…` or a restricted key).")]
+    webhook_secrets: Annotated[
+        list[Secret],
+        Meta(
+            description="Secrets that Stripe signs its webhooks with (`whsec_…`); several while "
+            "they are changed."
+        ),
+    ] = []
+    api: Annotated[Url, Meta(description="Address of the API.")] = STRIPE_API
+    timeout: Annotated[Duration, Meta(description="For one call.")] = _d("10s")
+
+
+class Facilitator(Model, frozen=True, kw_only=True):
+    """The x402 facilitator that routes use which name none (needs the extra `x402`)."""
+
+    facilitator: Annotated[Url, Meta(description="Its address.")]
+    pay_to: Annotated[
+        Annotated[str, Meta(min_length=1, max_length=128)] | None,
+        Meta(description="The address that is paid, on routes that name none."),
+    ] = None
+    network: Annotated[
+        Annotated[str, Meta(pattern=r"^[-a-z0-9]{3,32}(:[-_a-zA-Z0-9]{1,64})?$")] | None,
+        Meta(description="The network, such as `eip155:8453`, on routes that name none."),
+    ] = None
+    timeout: Annotated[Duration, Meta(description="For one call.")] = _d("10s")
+
+
+class Seller(Model, frozen=True, kw_only=True):
+    """Who sells, as invoices and receipts show it."""
+
+    name: Annotated[str, Meta(max_length=200, description="The seller's name.")] = ""
+    address: Annotated[list[str], Meta(max_length=10, description="The address, in lines.")] = []
+    tax_id: Annotated[str, Meta(max_length=64, description="A tax number to show.")] = ""
+    email: Annotated[str, Meta(max_length=254, description="Where to ask about invoices.")] = ""
+    prefix: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Z0-9]{1,12}$",
+            description="What invoice numbers begin with: `INV-2026-000001`.",
+        ),
+    ] = "INV"
+
+
+class Billing(Model, frozen=True, kw_only=True):
+    """Money: currency, limits, providers, notices. All of it may be left out."""
+
+    currency: Annotated[
+        Currency, Meta(description="Currency of wallets where nothing else is said.")
+    ] = "USD"
+    public_url: Annotated[
+        Url | None,
+        Meta(
+            description="How customers reach this gateway; links in notices and refusals begin "
+            "with it. Default: the Host that was called, and no links in notices."
+        ),
+    ] = None
+    time_zone: Annotated[
+        str,
+        Meta(
+            description="Time zone of accounts that have none of their own, by its IANA name: "
+            "`Europe/Berlin`. Their periods begin at its midnight."
+        ),
+    ] = "UTC"
+    seller: Annotated[Seller, Meta(description="Who sells, on invoices.")] = Seller()
+    spending: Annotated[
+        Spending, Meta(description="Spending limits of those who have none of their own.")
+    ] = Spending()
+    grace: Annotated[Grace, Meta(description="Service while a payment is in doubt.")] = Grace()
+    dunning: Annotated[Dunning, Meta(description="Tries after a failed payment.")] = Dunning()
+    notices: Annotated[Notices, Meta(description="What customers are told.")] = Notices()
+    smtp: Annotated[Smtp | None, Meta(description="Notices by mail. Default: none are mailed.")] = (
+        None
+    )
+    webhooks: Annotated[list[Webhook], Meta(description="Notices by signed webhook.")] = []
+    providers: Annotated[
+        list[Name],
+        Meta(
+            description="Payment providers in the order in which they are tried. Empty: `stripe` "
+            "where it is set up, then `manual`."
+        ),
+    ] = []
+    stripe: Annotated[Stripe | None, Meta(description="Payment through Stripe.")] = None
+    x402: Annotated[Facilitator | None, Meta(description="Payment by request, with x402.")] = None
+
+    def __post_init__(self) -> None:
+        check_zone(self.time_zone)
+        names = [webhook.name for webhook in self.webhooks]
+        if len(set(names)) != len(names):
+            raise ValueError("webhooks: each has a name of its own")
+
+    @property
+    def provider_names(self) -> list[str]:
+        """The payment providers in force, in order."""
+        if self.providers:
+            return list(dict.fromkeys(self.providers))
+        return ["stripe", "manual"] if self.stripe is not None else ["manual"]
+
+
+def check_zone(name: str) -> ZoneInfo:
+    """The time zone of that IANA name. Raises ValueError."""
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError(
+            f"time_zone: {name!r} is no time zone; write its IANA name, such as 'Europe/Berlin'"
+        ) from None

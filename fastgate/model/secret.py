@@ -1,0 +1,75 @@
+"""Secrets that the gateway has to use in clear: a payment provider's key, a mail password.
+
+The document never holds one, since revisions of it are kept, compared and shown. It holds where
+the secret is: `env:NAME`, a variable of the gateway's environment, or `path:/run/secrets/x`, a
+file. It is read at the moment of use, so a file that is replaced is a secret that is rotated.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+from fastgate.errors import ConfigurationError
+from fastgate.model.values import Value
+
+MOST = 16_384
+"""Bytes of a secret's file that are read; a key in PEM form fits many times."""
+
+
+class Secret(Value):
+    """Where a secret is: "env:STRIPE_KEY" or "path:/run/secrets/stripe"."""
+
+    __slots__ = ("kind", "place")
+
+    WHAT = "the place of a secret"
+    EXAMPLES = ("env:STRIPE_KEY", "path:/run/secrets/stripe")
+
+    def __init__(self, kind: str, place: str) -> None:
+        self.kind = kind
+        """"env" or "path"."""
+        self.place = place
+        """The variable's name, or the file's absolute path."""
+
+    @classmethod
+    def parse(cls, raw: object) -> Self:
+        text = raw if isinstance(raw, str) else cls._text(raw)
+        if re.fullmatch(r"env:[A-Za-z_][A-Za-z0-9_]{0,127}", text, re.A) or re.fullmatch(
+            r"path:/[^\x00-\x1f\x7f]{1,4000}", text
+        ):
+            kind, _, place = text.partition(":")
+            return cls(kind, place)
+        # What was written may be the secret itself, so it is never repeated.
+        raise ValueError(
+            f"expected {cls._expected()}; a secret itself never stands in the document, whose "
+            "revisions are kept and shown"
+        )
+
+    @classmethod
+    def read(cls, raw: object) -> Self:
+        """As `parse`, always: what might be a secret is not kept."""
+        return cls.parse(raw)
+
+    def _key(self) -> tuple[str, str]:
+        return (self.kind, self.place)
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.place}"
+
+    def reveal(self, environ: Mapping[str, str] | None = None) -> str:
+        """The secret, without white space around it. Raises ConfigurationError: not there."""
+        if self.kind == "env":
+            found = (os.environ if environ is None else environ).get(self.place, "")
+        else:
+            try:
+                with Path(self.place).open("rb") as file:
+                    found = file.read(MOST).decode()
+            except (OSError, UnicodeDecodeError) as error:
+                raise ConfigurationError(f"the secret {self} cannot be read: {error}") from error
+        found = found.strip()
+        if not found:
+            raise ConfigurationError(f"the secret {self} is empty or not set")
+        return found
