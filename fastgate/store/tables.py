@@ -9,7 +9,8 @@ changes        one counter a topic, counted up in the transaction that changes t
                another gateway on the same database sees by it that it must read again
 ```
 
-The ledger, usage and wallets are in `money_tables`.
+The ledger, usage and wallets are in `money_tables`, subscriptions, invoices and notices in
+`billing_tables`.
 
 Ids compare as bytes on both databases (PostgreSQL: collation "C"), since their order is their
 age. Times are UTC: `timestamptz` on PostgreSQL, text on SQLite, always aware in Python. A row
@@ -22,7 +23,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from fastgate.store import money_tables
+from fastgate.store import billing_tables, money_tables
 from fastgate.store.columns import UtcTime, id_type, metadata
 
 
@@ -123,13 +124,14 @@ changes = sa.Table(
     sa.Column("value", sa.BigInteger, nullable=False),
 )
 
-HEAD = "0002"
+HEAD = "0003"
 """The migration that `metadata` stands for: the newest in `migrations/versions`."""
 
 __all__ = [
     "HEAD",
     "UtcTime",
     "accounts",
+    "billing_tables",
     "changes",
     "consumers",
     "credentials",
