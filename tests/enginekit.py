@@ -9,6 +9,7 @@ On leaving, everything the engine counts as alive must be zero.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections.abc import Awaitable, Callable
@@ -106,16 +107,16 @@ class Client:
 
     async def close(self) -> None:
         self.writer.close()
-        try:
+        with contextlib.suppress(ConnectionError):
             await self.writer.wait_closed()
-        except ConnectionError:
-            pass
 
 
 class Backend:
     """An upstream. `requests` is what it saw; `respond` decides what it says."""
 
-    def __init__(self, respond: Callable[[Backend, Seen], Awaitable[bytes | None]] | bytes | None = None) -> None:
+    def __init__(
+        self, respond: Callable[[Backend, Seen], Awaitable[bytes | None]] | bytes | None = None
+    ) -> None:
         self.respond = respond
         self.requests: list[Seen] = []
         self.connections = 0
@@ -124,7 +125,7 @@ class Backend:
     async def start(self, path: str | None = None) -> Backend:
         if path is None:
             self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-            self.url = "http://127.0.0.1:%d" % self.server.sockets[0].getsockname()[1]
+            self.url = f"http://127.0.0.1:{self.server.sockets[0].getsockname()[1]}"
         else:
             self.server = await asyncio.start_unix_server(self._serve, path)
             self.url = f"unix:{path}"
@@ -156,8 +157,10 @@ class Backend:
                     answer = self.respond
                 else:
                     body = f"{seen.method} {seen.target}".encode()
-                    answer = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n%s" % (
-                        len(body), body)
+                    answer = (
+                        b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n"
+                        b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
+                    )
                 if answer is None:
                     return
                 writer.write(answer)
@@ -172,7 +175,9 @@ class Backend:
 class Seen:
     """A request as an upstream saw it."""
 
-    def __init__(self, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         self.raw = head
         lines = head[:-4].decode("latin-1").split("\r\n")
         self.method, self.target, self.version = lines[0].split(" ")
@@ -232,8 +237,12 @@ class Plane:
         for key, consumer in self.keys.items():
             plan = self.slots.plans.get(self.plan_of(consumer)) if self.plan_of(consumer) else None
             row = self.index.set_consumer(
-                consumer, identity=stable_hash(consumer), name=consumer, plan_name=self.plan_of(consumer) or "",
-                **({} if plan is None else {"plan": plan}))
+                consumer,
+                identity=stable_hash(consumer),
+                name=consumer,
+                plan_name=self.plan_of(consumer) or "",
+                **({} if plan is None else {"plan": plan}),
+            )
             self.index.put(key_digest(key), row, identity=hash(key) & (2**64 - 1))
         self.engine.set_credentials(self.index)
         return self
@@ -247,7 +256,11 @@ class Plane:
     def install(self, config: dict[str, Any]) -> None:
         self.generation += 1
         image = compile_gateway(
-            decode({"version": 1, **config}), generation=self.generation, slots=self.slots, addresses={})
+            decode({"version": 1, **config}),
+            generation=self.generation,
+            slots=self.slots,
+            addresses={},
+        )
         snapshot = Snapshot(image.fd)
         os.close(image.fd)
         self.engine.install(snapshot, [self.handlers[name] for name in snapshot.handlers()])

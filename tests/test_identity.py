@@ -297,7 +297,7 @@ async def test_the_key_is_kept_nowhere(
     await identity.create_consumer(name="acme", account=None, plan=None)
     key = (await identity.issue("acme")).key
     await sqlite_store.stop()
-    for path in tmp_path.iterdir():
+    for path in tmp_path.iterdir():  # noqa: ASYNC240
         if path.is_file():
             assert key.encode() not in path.read_bytes(), path
 

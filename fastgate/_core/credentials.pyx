@@ -43,6 +43,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap
+from posix.unistd cimport close
 
 from fastgate._core.atomics cimport fg_load, fg_store
 from fastgate._core.reason cimport (
@@ -178,7 +179,7 @@ cdef class CredentialIndex:
         if self.base != NULL:
             munmap(self.base, self.size)
         if self.fd >= 0:
-            os.close(self.fd)
+            close(self.fd)  # libc's: at the interpreter's end there is no module `os` any more
         free(self.references)
 
     # ---- making and mapping -----------------------------------------------------------

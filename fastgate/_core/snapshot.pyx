@@ -24,6 +24,7 @@ both share the same page-cache pages); it lives exactly as long as its `Snapshot
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 from posix.mman cimport MAP_FAILED, MAP_PRIVATE, PROT_READ, mmap, munmap
+from posix.unistd cimport close
 
 from fastgate._core.reason cimport REASON_COUNT
 
@@ -294,7 +295,7 @@ cdef class Snapshot:
         if self.base != NULL:
             munmap(<void *>self.base, self.size)
         if self.fd >= 0:
-            os.close(self.fd)
+            close(self.fd)  # libc's: at the interpreter's end there is no module `os` any more
 
     cdef _check(self, bint verify):
         cdef const snapshot_header *h = self.header

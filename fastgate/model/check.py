@@ -223,6 +223,8 @@ def _identity(gateway: Gateway) -> Iterator[ConfigurationError]:
 
 
 def _counts_nobody(resolver: Resolver, i: int, route: Route) -> Iterator[ConfigurationError]:
+    if not (route.limits or route.quotas or route.concurrency or route.policies):
+        return  # most routes of a large document
     fields = {"rate": "limits", "quota": "quotas", "concurrency": "concurrency"}
     for owned in resolver.route(route).limits:
         nobody = [scope for scope in owned.limit.by if scope in _NOBODY]

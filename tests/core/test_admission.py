@@ -35,7 +35,10 @@ def config(backend: Backend, **route: object) -> dict[str, object]:
         ],
         "plans": [
             {"name": "small", "limits": [{"by": "consumer", "rate": "1/min", "burst": 3}]},
-            {"name": "big", "quotas": [{"period": "month", "requests": 5, "then": "offer_upgrade"}]},
+            {
+                "name": "big",
+                "quotas": [{"period": "month", "requests": 5, "then": "offer_upgrade"}],
+            },
         ],
         "consumers": [
             {"name": "ann", "plan": "small"},
@@ -146,7 +149,7 @@ async def test_a_refused_request_consumes_nothing(backend):
             refused = await plane.get("/", headers=headers)
             assert (refused.status, reason(refused)) == (429, "quota_exhausted")
         ok = await plane.get("/", headers={"X-Api-Key": "cy-key"})
-        assert ok.status == 200          # the route's bucket still has what the refused gave back
+        assert ok.status == 200  # the route's bucket still has what the refused gave back
         assert (await plane.get("/", headers={"X-Api-Key": "cy-key"})).status == 200
         assert (await plane.get("/", headers={"X-Api-Key": "bob-key"})).status == 200
         last = await plane.get("/", headers={"X-Api-Key": "bob-key"})
@@ -186,9 +189,11 @@ async def test_behind_a_trusted_proxy_the_client_is_who_it_says(backend):
             ("6.6.6.6, 2.2.2.2, 10.0.0.1", 200),
             ("2.2.2.2", 429),
             ("2001:db8::1", 200),
-            ("[2001:db8::2]:99", 429),          # the same /64
+            ("[2001:db8::2]:99", 429),  # the same /64
         ]:
-            assert (await plane.get("/", headers={"X-Forwarded-For": chain})).status == status, chain
+            assert (await plane.get("/", headers={"X-Forwarded-For": chain})).status == status, (
+                chain
+            )
     assert backend.requests[1].headers["x-forwarded-for"] == "6.6.6.6, 2.2.2.2, 10.0.0.1, 127.0.0.1"
 
 
@@ -220,14 +225,16 @@ async def test_concurrency(backend):
     slow = await Backend(respond).start()
     async with Plane(config(slow, auth="none", concurrency=3)) as plane:
         tasks = [asyncio.create_task(plane.get("/")) for _ in range(10)]
-        while sum(task.done() for task in tasks) < 7 or running < 3:
+        while sum(task.done() for task in tasks) < 7 or running < 3:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
         gate.set()
         replies = [await task for task in tasks]
         assert sorted(reply.status for reply in replies) == [200] * 3 + [429] * 7
         assert peak == 3
-        assert {reason(reply) for reply in replies if reply.status == 429} == {"concurrency_limited"}
-        assert (await plane.get("/")).status == 200     # all places are free again
+        assert {reason(reply) for reply in replies if reply.status == 429} == {
+            "concurrency_limited"
+        }
+        assert (await plane.get("/")).status == 200  # all places are free again
     await slow.stop()
 
 
@@ -241,18 +248,27 @@ async def test_a_service_that_belongs_to_plans(backend):
 
 
 async def test_cors(backend):
-    document = config(backend, cors={"origins": ["https://app.example"], "max_age": "10m", "credentials": True})
+    document = config(
+        backend, cors={"origins": ["https://app.example"], "max_age": "10m", "credentials": True}
+    )
     async with Plane(document, keys=KEYS) as plane:
-        ask = {"Origin": "https://app.example", "Access-Control-Request-Method": "PUT",
-               "Access-Control-Request-Headers": "x-api-key"}
+        ask = {
+            "Origin": "https://app.example",
+            "Access-Control-Request-Method": "PUT",
+            "Access-Control-Request-Headers": "x-api-key",
+        }
         preflight = await plane.request("OPTIONS", "/x", headers=ask)
         assert preflight.status == 204
         assert preflight.headers["access-control-allow-origin"] == "https://app.example"
         assert preflight.headers["access-control-max-age"] == "600"
         assert "access-control-allow-headers" in preflight.headers
-        other = await plane.request("OPTIONS", "/x", headers={**ask, "Origin": "https://evil.example"})
+        other = await plane.request(
+            "OPTIONS", "/x", headers={**ask, "Origin": "https://evil.example"}
+        )
         assert "access-control-allow-origin" not in other.headers
-        real = await plane.get("/", headers={"Origin": "https://app.example", "X-Api-Key": "dee-key"})
+        real = await plane.get(
+            "/", headers={"Origin": "https://app.example", "X-Api-Key": "dee-key"}
+        )
         assert real.headers["access-control-allow-origin"] == "https://app.example"
         assert real.headers["access-control-allow-credentials"] == "true"
         refused = await plane.get("/", headers={"Origin": "https://app.example"})

@@ -220,7 +220,8 @@ async def test_pipelined_requests_are_answered_in_order(backend):
 async def test_a_request_that_trickles_in_is_served(backend):
     async with Plane(proxied(backend.url)) as plane:
         reader, writer = await asyncio.open_connection("127.0.0.1", plane.port)
-        for byte in b"POST /slow HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n":
+        head = b"POST /slow HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+        for byte in head + b"3\r\nabc\r\n0\r\n\r\n":
             writer.write(bytes([byte]))
             await writer.drain()
             await asyncio.sleep(0)
@@ -240,7 +241,12 @@ async def test_one_canonical_path_is_routed_and_forwarded(backend):
 async def test_rewriting(backend):
     config = proxied(backend.url)
     config["routes"] = [
-        {"name": "strip", "path": "/v1/{rest*}", "service": "s", "rewrite": {"strip_prefix": "/v1"}},
+        {
+            "name": "strip",
+            "path": "/v1/{rest*}",
+            "service": "s",
+            "rewrite": {"strip_prefix": "/v1"},
+        },
         {
             "name": "replace",
             "path": "/old/{rest*}",
@@ -328,9 +334,18 @@ async def test_a_dead_target_is_passed_over(backend):
     ("answer", "reason"),
     [
         (b"garbage\r\n\r\n", "upstream_invalid_response"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\nx", "upstream_invalid_response"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "upstream_invalid_response"),
-        (b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n", "upstream_invalid_response"),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\nx",
+            "upstream_invalid_response",
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            "upstream_invalid_response",
+        ),
+        (
+            b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+            "upstream_invalid_response",
+        ),
         (b"HTTP/1.1 200 OK\r\nX: " + b"y" * 40_000 + b"\r\n\r\n", "upstream_invalid_response"),
     ],
 )
@@ -348,7 +363,9 @@ async def test_a_truncated_answer_never_looks_complete():
         if seen.target == "/length":
             seen.writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nonly this")
         else:
-            seen.writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+            seen.writer.write(
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"
+            )
         await seen.writer.drain()
 
     backend = await Backend(respond).start()
@@ -362,7 +379,8 @@ async def test_a_truncated_answer_never_looks_complete():
 
 async def test_bytes_after_an_answer_are_never_anothers():
     backend = await Backend(
-        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+        b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"
     ).start()
     async with Plane(proxied(backend.url)) as plane:
         client = await plane.client()
@@ -374,7 +392,7 @@ async def test_bytes_after_an_answer_are_never_anothers():
 
 async def test_only_safe_requests_are_sent_twice():
     async def respond(backend: Backend, seen: Seen) -> None:
-        return None                          # closes without an answer
+        return None  # closes without an answer
 
     backend = await Backend(respond).start()
     config = proxied(backend.url)
@@ -424,7 +442,7 @@ async def test_a_slow_reader_holds_the_sender_back():
         writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         await reader.readuntil(b"\r\n\r\n")
         before = -1
-        while sent != before:                # until nothing moves any more
+        while sent != before:  # until nothing moves any more
             before = sent
             for _ in range(200):
                 await asyncio.sleep(0)
@@ -464,10 +482,12 @@ async def test_an_early_answer_to_a_long_upload():
         writer.close()
 
     server = await asyncio.start_server(refuse, "127.0.0.1", 0)
-    url = "http://127.0.0.1:%d" % server.sockets[0].getsockname()[1]
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     async with Plane(proxied(url, max_body="1GB")) as plane:
         reader, writer = await asyncio.open_connection("127.0.0.1", plane.port)
-        writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 500000000\r\n\r\n" + b"x" * 100_000)
+        writer.write(
+            b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 500000000\r\n\r\n" + b"x" * 100_000
+        )
         reply = await reader.read()
         assert reply.startswith(b"HTTP/1.1 413 Too Large")
         assert reply.endswith(b"big")
@@ -496,7 +516,10 @@ async def test_no_route_and_wrong_method(backend):
     ("data", "status"),
     [
         (b"GET / HTTP/1.1\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+        (
+            b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+            400,
+        ),
         (b"GET / HTTP/1.1\nHost: a\n\n", 400),
         (b"GET / HTTP/9.9\r\nHost: a\r\n\r\n", 505),
         (b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414),
@@ -534,7 +557,7 @@ async def test_a_head_that_does_not_come_times_out(backend):
     async with Plane(config) as plane:
         reply = await plane.raw(b"GET / HTTP/1.1\r\nHost")
         assert reply.startswith(b"HTTP/1.1 408 ")
-        assert await plane.raw(b"") == b""    # nothing was asked: closed without a word
+        assert await plane.raw(b"") == b""  # nothing was asked: closed without a word
 
 
 async def test_loops_are_broken(backend):
@@ -554,7 +577,11 @@ def plane_url(plane: Plane) -> str:
 async def test_static_answers():
     config = {
         "routes": [
-            {"name": "t", "path": "/t", "respond": {"status": 201, "headers": {"X-A": "b"}, "body": "hi"}},
+            {
+                "name": "t",
+                "path": "/t",
+                "respond": {"status": 201, "headers": {"X-A": "b"}, "body": "hi"},
+            },
         ]
     }
     async with Plane(config) as plane:
@@ -573,15 +600,21 @@ async def test_websockets_are_tunnelled():
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
         assert b"upgrade: websocket" in head.lower()
-        writer.write(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nhello")
+        writer.write(
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
+            b"Connection: Upgrade\r\n\r\nhello"
+        )
         while data := await reader.read(65536):
             writer.write(data[::-1])
             await writer.drain()
         writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    url = "http://127.0.0.1:%d" % server.sockets[0].getsockname()[1]
-    ask = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n"
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    ask = (
+        b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Key: x\r\n\r\n"
+    )
     async with Plane(proxied(url, websocket=True)) as plane:
         reader, writer = await asyncio.open_connection("127.0.0.1", plane.port)
         writer.write(ask + b"early")

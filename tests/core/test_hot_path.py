@@ -64,7 +64,10 @@ def serve(listener: socket.socket) -> None:
                 if not data:
                     poller.unregister(fd)
                     continue
-                os.write(fd, b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello" * data.count(b"\r\n\r\n"))
+                os.write(
+                    fd,
+                    b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello" * data.count(b"\r\n\r\n"),
+                )
 
 
 @pytest.fixture
@@ -74,7 +77,7 @@ def driven():
     listener.setblocking(False)
     config = {
         "version": 1,
-        "upstreams": [{"name": "u", "targets": ["http://127.0.0.1:%d" % upstream.getsockname()[1]]}],
+        "upstreams": [{"name": "u", "targets": [f"http://127.0.0.1:{upstream.getsockname()[1]}"]}],
         "services": [{"name": "s", "upstream": "u"}],
         "routes": [
             {
@@ -82,7 +85,10 @@ def driven():
                 "path": "/a/{b}",
                 "service": "s",
                 "auth": {"api_key": {"header": "X-Api-Key"}},
-                "limits": [{"by": "consumer", "rate": "1000000/s"}, {"by": "address", "rate": "1000000/s"}],
+                "limits": [
+                    {"by": "consumer", "rate": "1000000/s"},
+                    {"by": "address", "rate": "1000000/s"},
+                ],
                 "quotas": [{"by": "consumer", "period": "month", "requests": 1000000}],
                 "concurrency": 100,
             }
@@ -118,7 +124,7 @@ def test_nothing_is_allocated_on_the_proxied_path(driven):
     poller.register(done, select.EPOLLIN)
     poll, wait, done_fd = engine.poll, poller.poll, done.fileno()
 
-    for _ in range(50):                  # pools, slabs and the interpreter's own caches are filled
+    for _ in range(50):  # pools, slabs and the interpreter's own caches are filled
         if wait(5):
             poll()
     gc.collect()
@@ -144,7 +150,7 @@ def test_nothing_is_allocated_on_the_proxied_path(driven):
     assert done.recv(16) == b"0"
     # Not one object a request, nor one a poll: what the measuring itself leaves behind is all.
     assert blocks < 50, blocks
-    assert peak < 600, peak              # get_traced_memory()'s own result
+    assert peak < 600, peak  # get_traced_memory()'s own result
 
 
 def test_other_threads_run_while_the_engine_works(driven):

@@ -21,7 +21,9 @@ def config(*urls: str, **route: object) -> dict[str, object]:
 
 
 def plane(handler: object, *urls: str, **route: object) -> Plane:
-    return Plane(config(*urls, **route), handlers={"test:handler": handler}, keys={"ann-key": "ann"})
+    return Plane(
+        config(*urls, **route), handlers={"test:handler": handler}, keys={"ann-key": "ann"}
+    )
 
 
 @pytest.fixture
@@ -171,7 +173,7 @@ async def test_a_client_that_leaves_cancels_the_handler():
             await asyncio.sleep(3600)
         except asyncio.CancelledError:
             seen.append("cancelled")
-            await asyncio.sleep(0)       # it may still settle
+            await asyncio.sleep(0)  # it may still settle
             seen.append("settled")
             with pytest.raises(ClientDisconnected):
                 await x.respond(200)
