@@ -45,6 +45,7 @@ from fastgate.runtime import view
 from fastgate.runtime.launch import Launch
 from fastgate.runtime.links import Links
 from fastgate.runtime.messages import (
+    Alive,
     DrainWanted,
     Fatal,
     KeepCredentials,
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("fastgate.control")
 
 EXIT_FAILED, EXIT_CONFIGURATION = 1, 4
+ALIVE_S = 5.0
 FIRST_PATIENCE_S = 0.3  # for name servers, before the first publish
 
 
@@ -121,6 +123,7 @@ class Control:
                 await self._ended.wait()
                 return EXIT_FAILED
             self._resolver.start()
+            self._spawn(self._show_life(), "showing life")
             self._spawn(self._quotas.run(), "saving quotas")
             self._spawn(self._records.run(), "the access log")
             self._spawn(self._serve_api(), "the control API")
@@ -194,6 +197,11 @@ class Control:
                 log.info("serving the changes made through the API since the file was read")
             return kept, digest, newest
         return gateway, digest, newest
+
+    async def _show_life(self) -> None:
+        while True:
+            self._uplink.send(Alive())
+            await asyncio.sleep(ALIVE_S)
 
     async def _end(self) -> None:
         for task in self._tasks:

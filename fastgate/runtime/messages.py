@@ -101,12 +101,16 @@ class Fatal(Message):
     code: int = 1
 
 
+class Alive(Message):
+    """Control's loop turns; said every few seconds."""
+
+
 class DrainWanted(Message):
     """Someone asked the API for the graceful end."""
 
 
 ToSupervisor = (
-    Bind | Release | Published | KeepCredentials | Ready | ReloadDone | Fatal | DrainWanted
+    Bind | Release | Published | KeepCredentials | Ready | ReloadDone | Fatal | Alive | DrainWanted
 )
 
 

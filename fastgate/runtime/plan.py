@@ -68,6 +68,6 @@ class Plan:
     inherited: list[tuple[str, socket.socket]] = field(default_factory=list)
     drain_s: float = 30.0  # until control has told what the configuration says
     drain_delay_s: float = 0.0  # readiness is 503 for so long before accepting stops
-    hang_s: float = 60.0  # a worker without a heartbeat for so long is killed; 0: never
+    hang_s: float = 60.0  # a child that shows no life for so long is killed; 0: never
     start_failures: int = 5  # deaths in a row before the first readiness: give up
     on_ready: Callable[[Ready], None] | None = None  # once, when it first serves

@@ -67,6 +67,7 @@ class Publisher:
         self._sockets = sockets
         self._addresses = addresses
         self._lock = asyncio.Lock()
+        self._first: Gateway | None = None  # as at the start of this process
         self.health = HealthChecks()
         self.gateway: Gateway | None = None
         self.snapshot: Snapshot | None = None
@@ -146,11 +147,31 @@ class Publisher:
             await self._bring(gateway, file_digest, image, slots)
         finally:
             os.close(image.fd)
+        self._warn_of_restart(gateway)
         for name, why in self._resolver.unresolved().items():
             log.warning("target %s has no address yet: %s", name, why)
         for warning in image.warnings:
             log.warning("%s", warning)
         return generation
+
+    def _warn_of_restart(self, gateway: Gateway) -> None:
+        """Say what of a changed configuration is settled at the start."""
+        first = self._first
+        if first is None:
+            self._first = gateway
+            return
+        changed = [
+            name
+            for name, before, now in (
+                ("workers", first.workers, gateway.workers),
+                ("memory", first.memory, gateway.memory),
+                ("store", first.store, gateway.store),
+                ("observability.recent", first.observability.recent, gateway.observability.recent),
+            )
+            if before != now
+        ]
+        if changed:
+            log.warning("%s: takes effect at the next start", ", ".join(changed))
 
     async def _bring(
         self, gateway: Gateway, file_digest: str | None, image: CompiledImage, slots: SlotBook

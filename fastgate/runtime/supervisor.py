@@ -64,6 +64,7 @@ log = logging.getLogger("fastgate.supervisor")
 
 QUICK_DRAIN_S = 3.0  # SIGINT: someone sits there and waits
 CONTROL_END_S = 5.0  # for control to write what is left to write
+LOOK_S = 5.0  # between two looks for children that hang
 SIGNALS = (
     signal.SIGHUP,
     signal.SIGTERM,
@@ -122,6 +123,8 @@ class Supervisor:
         self._kill_due = 0.0  # draining, stopping: when patience ends
         self._alive_due = 0.0
         self._reload_due = False  # asked for while control was away
+        self._heard = 0.0  # when control last said something
+        self._looked = self._awake_since = time.monotonic()
 
     # ---- the loop ------------------------------------------------------------------------
 
@@ -151,8 +154,8 @@ class Supervisor:
         now = time.monotonic()
         dues = [child.due for child in self._children() if not child.pid and child.due]
         dues += [due for due in (self._close_due, self._kill_due, self._alive_due) if due]
-        if self._plan.hang_s and self._state == "serving":
-            dues.append(now + min(5.0, self._plan.hang_s / 4))
+        if self._plan.hang_s and self._state in ("starting", "serving"):
+            dues.append(now + min(LOOK_S, self._plan.hang_s / 4))
         return max(0.0, min(dues) - now) if dues else None
 
     def _on_time(self) -> None:
@@ -181,14 +184,27 @@ class Supervisor:
                 self._start_companion(child, item)
 
     def _kill_hung(self) -> None:
-        if not self._plan.hang_s:
+        patience = self._plan.hang_s
+        if not patience:
+            return
+        now = time.monotonic()
+        if now - self._looked > 2 * LOOK_S:
+            self._awake_since = now  # all of us were stopped: nobody could show life
+        self._looked = now
+        if now - self._awake_since < patience:
             return
         for place in self._workers:
             age = self._plan.segment.heartbeat_age(place.index) if place.pid else None
-            if age is not None and age > self._plan.hang_s and not place.killed:
-                log.error("%s shows no life since %.0f s: killed", place.name, age)
-                place.killed = True
-                _signal(place.pid, signal.SIGKILL)
+            if age is not None and age > patience:
+                self._kill_as_hung(place, age)
+        if self._control.pid and now - self._heard > patience:
+            self._kill_as_hung(self._control, now - self._heard)
+
+    def _kill_as_hung(self, child: Child, age: float) -> None:
+        if not child.killed:
+            log.error("%s shows no life since %.0f s: killed", child.name, age)
+            child.killed = True
+            _signal(child.pid, signal.SIGKILL)
 
     # ---- signals -------------------------------------------------------------------------
 
@@ -314,6 +330,7 @@ class Supervisor:
         self._control_starts += 1
         self._spawn(self._control, "fg-control", partial(self._control_child, start, ours))
         theirs.close()
+        self._heard = time.monotonic()
         self._channel = Channel(ours, ToSupervisor)
         self._selector.register(ours, selectors.EVENT_READ, self._on_control)
 
@@ -393,6 +410,7 @@ class Supervisor:
         try:
             channel.flush()
             while (received := channel.receive()) is not None:
+                self._heard = time.monotonic()
                 message, fds = received
                 kept = self._on_message(message, fds)
                 for fd in fds:
@@ -545,8 +563,7 @@ class Supervisor:
         """Whatever is left of the children, at the very end or after an error of our own."""
         for child in self._children():
             if child.pid:
-                known = child is self._control or isinstance(child, WorkerPlace)
-                _signal(child.pid, signal.SIGKILL if known else signal.SIGTERM)
+                _signal(child.pid, signal.SIGKILL)
         for child in self._children():
             if child.pid:
                 with suppress(ChildProcessError):

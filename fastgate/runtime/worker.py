@@ -17,6 +17,7 @@ what takes too long.
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import logging
 import os
@@ -94,8 +95,8 @@ class Worker:
         self._channel: Channel[ToWorker] = Channel(start.channel, ToWorker)
         self._listening: dict[str, socket.socket] = {}
         self._pending: Pending | None = None
-        self._generation = 0
         self._draining = False
+        self._exit_code = 0
 
     def run(self, start: WorkerStart) -> int:
         """Serve until drained. Returns the exit code."""
@@ -107,7 +108,7 @@ class Worker:
         loop.add_signal_handler(signal.SIGTERM, self._drain)
         loop.add_reader(self._engine.fileno(), self._engine.poll)
         loop.add_reader(self._channel.fileno(), self._on_channel)
-        loop.call_soon(self._begin, start)
+        loop.call_soon(self._try, lambda: self._begin(start))
         try:
             loop.run_forever()
         finally:
@@ -117,7 +118,7 @@ class Worker:
                 task.cancel()
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.close()
-        return 0
+        return self._exit_code
 
     # ---- what is served ------------------------------------------------------------------
 
@@ -184,7 +185,6 @@ class Worker:
                 self._engine.unlisten(sock.fileno())
                 sock.close()
             self._row.state = SERVING
-        self._generation = new.generation
         self._row.generation = new.generation
 
     def _forget_pending(self) -> None:
@@ -203,7 +203,8 @@ class Worker:
     def _on_channel(self) -> None:
         try:
             while (received := self._channel.receive()) is not None:
-                self._on_message(*received)
+                message, fds = received
+                self._try(functools.partial(self._on_message, message, fds))
         except ChannelClosed:
             # Not even the supervisor holds the other end: nobody is left to serve for.
             log.error("worker %d: the supervisor is gone", self._index)
@@ -235,6 +236,15 @@ class Worker:
             self._loop.remove_writer(self._channel.fileno())
 
     # ---- life ----------------------------------------------------------------------------
+
+    def _try(self, work: Callable[[], None]) -> None:
+        """Do it, or end: a worker that is half-way between two states is better replaced."""
+        try:
+            work()
+        except Exception:
+            log.exception("worker %d ends", self._index)
+            self._exit_code = 70  # EX_SOFTWARE
+            self._loop.stop()
 
     def _beat(self) -> None:
         self._row.heartbeat_ns = time.monotonic_ns()

@@ -16,6 +16,7 @@ import pytest
 
 from fastgate.runtime.channel import Channel, ChannelClosed
 from fastgate.runtime.messages import (
+    Alive,
     Bind,
     Bound,
     DrainWanted,
@@ -104,6 +105,7 @@ class Control:
     def __init__(self, events: Events, script: Callable[[Control], None] | None = None) -> None:
         self.events = events
         self.script = script
+        self.shows_life = True
 
     def __call__(self, start: ControlStart) -> int:
         self.start = start
@@ -121,6 +123,8 @@ class Control:
         if self.script is not None:
             self.script(self)
         while not self.ended:
+            if self.shows_life:
+                self.channel.send(Alive())
             with contextlib.suppress(InterruptedError):
                 if select.select([self.channel], [], [], 0.05)[0]:
                     message, fds = self.read()
@@ -409,6 +413,16 @@ def test_a_worker_without_life_is_replaced(events: Events, run: Callable[..., Ru
     first = events.wait("worker")
     assert events.wait("told stopped")["status"] == "signal 9 (SIGKILL)"
     assert events.wait("worker")["pid"] != first["pid"]
+
+
+def test_a_control_without_life_is_replaced(events: Events, run: Callable[..., Running]) -> None:
+    def script(control: Control) -> None:
+        serve(control)
+        control.shows_life = False
+
+    run(hang_s=0.3, script=script)
+    first = events.wait("control")
+    assert events.wait("control", starts=1)["pid"] != first["pid"]
 
 
 def test_at_once_does_not_ask(events: Events, run: Callable[..., Running]) -> None:

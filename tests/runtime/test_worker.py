@@ -282,6 +282,14 @@ def test_it_ends_when_nobody_is_left_to_serve_for(worker: Running) -> None:
     assert worker.wait() == 0
 
 
+def test_one_that_cannot_go_on_ends_to_be_replaced(worker: Running) -> None:
+    junk = os.memfd_create("junk")
+    worker.channel.send(UseCredentials(), [junk])  # no credential index
+    os.close(junk)
+    worker.note("close")
+    assert worker.wait() == 70
+
+
 def test_it_shows_that_it_lives(worker: Running) -> None:
     worker.prepare(1, 1, [], {})
     age = worker.segment.heartbeat_age(0)
