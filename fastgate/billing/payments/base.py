@@ -39,13 +39,12 @@ from typing import Any, Protocol
 import msgspec
 
 from fastgate.errors import FastGateError
+from fastgate.model.units import Money
 
 GROUP = "fastgate.payment_providers"
 
 Clock = Callable[[], datetime]
 """The time now: aware, UTC. Injected everywhere, so that tests and simulations own it."""
-
-MICROS = 1_000_000  # micro-units in one unit of a currency
 
 
 # ---- errors -----------------------------------------------------------------------------
@@ -86,9 +85,8 @@ class Unsupported(PaymentError):
 # ---- money ------------------------------------------------------------------------------
 
 _NO_COINS = frozenset(
-    ("BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW")
-    + ("PYG", "RWF", "UGX", "VND", "VUV", "XAF", "XOF", "XPF")
-)
+    ("BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG", "RWF")
+) | frozenset(("UGX", "VND", "VUV", "XAF", "XOF", "XPF"))
 _THOUSANDTHS = frozenset(("BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"))
 
 
@@ -104,44 +102,29 @@ def _unit(places: int) -> int:
     return int("1".ljust(7 - places, "0"))
 
 
-class Amount(msgspec.Struct, frozen=True):
-    """An amount of money: integer micro-units (10^-6) of a currency (ISO 4217, upper case)."""
+def to_minor(money: Money, decimals: int | None = None) -> int:
+    """An amount in its currency's smallest coin (cents), exactly.
 
-    micros: int
-    currency: str
-
-    def __post_init__(self) -> None:
-        code = self.currency
-        if not (len(code) == 3 and code.isascii() and code.isalpha() and code.isupper()):
-            raise AmountError(f"{code!r} is not a currency code such as USD or EUR.")
-
-    def __str__(self) -> str:
-        """As people write it: "12.50 EUR"; as many decimals as needed, at least the coin's."""
-        sign = "-" if self.micros < 0 else ""
-        whole, rest = divmod(abs(self.micros), MICROS)
-        decimals = f"{rest:06d}".rstrip("0").ljust(exponent(self.currency), "0")
-        return f"{sign}{whole}{'.' if decimals else ''}{decimals} {self.currency}"
-
-    def minor(self, decimals: int | None = None) -> int:
-        """In the smallest coin (cents), exactly. Raises AmountError where it does not divide.
-
-        `decimals`: how many the provider counts in, where it differs from ISO 4217.
-        """
-        places = exponent(self.currency) if decimals is None else decimals
-        coins, rest = divmod(self.micros, _unit(places))
-        if rest:
-            raise AmountError(
-                f"{self} is finer than the smallest coin of {self.currency}; "
-                f"round it to {places} decimals before it is charged."
-            )
-        return coins
+    Raises AmountError where that does not divide, and for what is no national currency.
+    `decimals`: how many the provider counts in, where it differs from ISO 4217.
+    """
+    if len(money.currency) != 3:
+        raise AmountError(f"{money.currency} is not a currency that a bank knows.")
+    places = exponent(money.currency) if decimals is None else decimals
+    coins, rest = divmod(money.micros, _unit(places))
+    if rest:
+        raise AmountError(
+            f"{money} is finer than the smallest coin of {money.currency}; "
+            f"round it to {places} decimals before it is charged."
+        )
+    return coins
 
 
-def from_minor(coins: int, currency: str, decimals: int | None = None) -> Amount:
-    """An amount from smallest coins; `currency` in any case. The inverse of `Amount.minor`."""
+def from_minor(coins: int, currency: str, decimals: int | None = None) -> Money:
+    """An amount from smallest coins; `currency` in any case. The inverse of `to_minor`."""
     code = currency.upper()
     places = exponent(code) if decimals is None else decimals
-    return Amount(coins * _unit(places), code)
+    return Money(coins * _unit(places), code)
 
 
 # ---- records ----------------------------------------------------------------------------
@@ -187,7 +170,7 @@ class ChargeResult(msgspec.Struct, frozen=True, kw_only=True):
 
     status: ChargeStatus
     provider: str
-    amount: Amount
+    amount: Money
     reference: str = ""
     """The provider's id of the payment; empty while it is not known."""
     decline: Decline | None = None
@@ -204,7 +187,7 @@ class RefundResult(msgspec.Struct, frozen=True, kw_only=True):
 
     status: ChargeStatus
     provider: str
-    amount: Amount
+    amount: Money
     reference: str
     """The provider's id of the refund."""
     message: str = ""
@@ -309,7 +292,7 @@ class ProviderEvent(msgspec.Struct, frozen=True, kw_only=True):
     at: datetime
     account: str = ""
     """Our account; empty where the provider's customer is none of ours."""
-    amount: Amount | None = None
+    amount: Money | None = None
     reference: str = ""
     """The provider's id of the payment, refund, dispute, invoice, subscription or method."""
     payment: str = ""
@@ -365,14 +348,14 @@ class PaymentProvider(Protocol):
     def _cannot(self, what: str) -> Unsupported:
         return Unsupported(f"The payment provider {self.name!r} cannot {what}.")
 
-    async def create_top_up(self, account: str, amount: Amount, return_url: str) -> Checkout:
+    async def create_top_up(self, account: str, amount: Money, return_url: str) -> Checkout:
         """A page on which the account's owner pays the amount into the wallet."""
         raise self._cannot("take top-ups")
 
     async def charge_saved(
         self,
         account: str,
-        amount: Amount,
+        amount: Money,
         idempotency_key: str,
         *,
         purpose: Purpose = Purpose.TOP_UP,
@@ -392,7 +375,7 @@ class PaymentProvider(Protocol):
         raise self._cannot("look up charges")
 
     async def refund(
-        self, payment: str, amount: Amount | None, idempotency_key: str
+        self, payment: str, amount: Money | None, idempotency_key: str
     ) -> RefundResult:
         """Give back a payment (its reference), wholly when `amount` is None."""
         raise self._cannot("refund")
