@@ -1,0 +1,130 @@
+"""What the API shows of shared memory: workers, readiness, what limits have left."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import pytest
+
+from fastgate._core.cells import limit_key_py
+from fastgate._core.concurrency import Concurrency
+from fastgate._core.limiter import LimiterTable
+from fastgate._core.quota import QuotaTable
+from fastgate._core.shm import Segment
+from fastgate._core.snapshot import Snapshot, stable_hash
+from fastgate.compiler import compile_gateway
+from fastgate.model import codec
+from fastgate.runtime import view
+from fastgate.slots import SlotBook
+
+
+@pytest.fixture
+def segment() -> Segment:
+    return Segment.create(2)
+
+
+def serve(segment: Segment, index: int, generation: int) -> None:
+    segment.worker_started(index, os.getpid())
+    row = segment.worker_row(index)
+    row.generation = generation
+    row.state = 2
+    row.heartbeat_ns = time.monotonic_ns()
+
+
+def test_ready_is_when_every_worker_serves_the_newest(segment: Segment) -> None:
+    assert view.readiness(segment).reasons[0] == "no configuration is served yet"
+    segment.generation = 3
+    serve(segment, 0, 3)
+    assert view.readiness(segment).reasons == ["worker 1 is being started"]
+    serve(segment, 1, 2)
+    assert view.readiness(segment).reasons == ["worker 1 serves generation 2, not 3"]
+    segment.worker_row(1).generation = 3
+    found = view.readiness(segment)
+    assert (found.ready, found.generation, found.reasons) == (True, 3, [])
+    segment.worker_row(1).heartbeat_ns = time.monotonic_ns() - 8_000_000_000
+    assert "worker 1 shows no life since 8 s" in view.readiness(segment).reasons
+    segment.draining = 1
+    assert view.readiness(segment).reasons[0] == "the gateway is draining"
+
+
+def test_workers_are_shown_as_their_rows_say(segment: Segment) -> None:
+    serve(segment, 0, 5)
+    row = segment.worker_row(0)
+    row.connections, row.in_flight, row.upstream_idle = 7, 2, 3
+    first, second = view.workers(segment)
+    assert (first.pid, first.state, first.generation) == (os.getpid(), "serving", 5)
+    assert (first.connections, first.in_flight, first.upstream_idle) == (7, 2, 3)
+    assert first.memory > 1 << 20
+    assert (second.pid, second.state, second.memory) == (0, "down", 0)
+
+
+DOCUMENT: dict[str, Any] = {
+    "version": 1,
+    "upstreams": [{"name": "app", "targets": ["http://127.0.0.1:9"]}],
+    "services": [{"name": "app", "upstream": "app"}],
+    "plans": [
+        {
+            "name": "starter",
+            "limits": [{"by": "consumer", "rate": "10/s", "burst": 20, "name": "burst"}],
+            "quotas": [{"by": "consumer", "period": "year", "requests": 100, "name": "yearly"}],
+        }
+    ],
+    "routes": [
+        {
+            "name": "orders",
+            "path": "/orders",
+            "service": "app",
+            "auth": {"api_key": {"header": "X-Api-Key"}},
+            "quotas": [
+                {"by": ["consumer", "route"], "period": "year", "requests": 5, "name": "orders"},
+                {"by": "address", "period": "year", "requests": 9, "name": "by-address"},
+            ],
+            "concurrency": [{"by": "consumer", "max": 4, "name": "parallel"}],
+        }
+    ],
+}
+
+
+def test_limits_show_what_is_left_of_what_the_workers_count(segment: Segment) -> None:
+    slots = SlotBook()
+    compiled = compile_gateway(codec.decode(DOCUMENT), generation=1, slots=slots, addresses={})
+    snapshot = Snapshot(compiled.fd)
+    os.close(compiled.fd)
+    consumer = stable_hash("c_1")
+    route = snapshot.route(0)
+    by_name = {limit["name"]: limit for limit in route["limits"]}
+    plan = snapshot.plan(slots.plans["starter"])
+    in_plan = {limit["name"]: limit for limit in plan["limits"]}
+
+    now = int(time.time())
+    quotas, rates = QuotaTable(segment), LimiterTable(segment)
+    orders = by_name[b"orders"]
+    key = limit_key_py(orders["identity"], consumer=consumer, route=route["identity"])
+    for _ in range(2):
+        assert quotas.take(key, orders["period"], now, 5).allowed
+    parallel = by_name[b"parallel"]
+    Concurrency(segment, 1).enter(limit_key_py(parallel["identity"], consumer=consumer), 4)
+    burst = in_plan[b"burst"]
+    rates.take(
+        limit_key_py(burst["identity"], consumer=consumer),
+        time.monotonic_ns(), burst["interval_ns"], burst["tolerance_ns"], 20,
+    )  # fmt: skip
+
+    uses = {
+        use.limit: use
+        for use in view.LimitsView(segment).of(snapshot, "c_1", slots.plans["starter"])
+    }
+    assert set(uses) == {"orders", "parallel", "burst", "yearly"}
+    assert (uses["orders"].used, uses["orders"].remaining, uses["orders"].route) == (2, 3, "orders")
+    assert uses["orders"].by == ["route", "consumer"]
+    assert uses["orders"].resets_at > now
+    assert (uses["parallel"].kind, uses["parallel"].used) == ("concurrency", 1)
+    assert uses["burst"].kind == "rate"
+    assert uses["burst"].amount == 20
+    assert uses["burst"].remaining < 20
+    assert (uses["yearly"].used, uses["yearly"].remaining, uses["yearly"].route) == (0, 100, None)
+
+    others = view.LimitsView(segment).of(snapshot, "c_2", None)
+    assert {use.limit: use.used for use in others} == {"orders": 0, "parallel": 0}
