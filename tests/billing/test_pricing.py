@@ -1,0 +1,225 @@
+"""Prices, periods and proration against naive oracles."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastgate.billing import pricing, proration
+from fastgate.billing.periods import Period, midnight, next_period, period_of
+from fastgate.billing.pricing import Step, UnitRate, compile_price
+from fastgate.errors import ConfigurationError
+from fastgate.model.codec import decode, encode
+from fastgate.model.party import Plan
+from fastgate.model.units import Money
+
+
+def plan(**price: object) -> Plan:
+    return decode({"name": "p", "price": price}, Plan)
+
+
+def table(**price: object) -> pricing.PriceTable:
+    found = compile_price(plan(**price))
+    assert found is not None
+    return found
+
+
+def test_every_kind_of_price_is_one_list_of_steps() -> None:
+    assert table(per_request="0.002 USD").steps == (Step(None, 2000),)
+    assert table(included=100, overage="1 USD").steps == (Step(100, 0), Step(None, 1_000_000))
+    assert table(included=5, per_request="1 USD").steps == (Step(5, 0), Step(None, 1_000_000))
+    tiers = [{"up_to": 10, "price": "3 EUR"}, {"up_to": 20, "price": "2 EUR"}, {"price": "1 EUR"}]
+    found = table(tiers=tiers)
+    assert found.steps == (Step(10, 3_000_000), Step(20, 2_000_000), Step(None, 1_000_000))
+    assert found.currency == "EUR"
+    assert table(flat="9 USD", period="year")[1:] == ((), (), 9_000_000, "year")
+    assert compile_price(decode({"name": "p"}, Plan)) is None
+
+
+def test_steps_of_the_same_price_are_one() -> None:
+    tiers = [{"up_to": 10, "price": "2 USD"}, {"up_to": 20, "price": "2 USD"}, {"price": "1 USD"}]
+    assert table(tiers=tiers).steps == (Step(20, 2_000_000), Step(None, 1_000_000))
+
+
+def test_a_price_in_short_is_the_price_of_a_request() -> None:
+    short = decode({"name": "p", "price": "0.01 USD"}, Plan)
+    assert short == plan(per_request="0.01 USD")
+    assert decode(encode(short), Plan) == short
+
+
+@pytest.mark.parametrize(
+    ("price", "words"),
+    [
+        ({"tiers": [{"up_to": 5, "price": "1 USD"}]}, "the last is for all that follow"),
+        (
+            {"tiers": [{"price": "1 USD"}, {"up_to": 5, "price": "1 USD"}]},
+            "only the last may be without up_to",
+        ),
+        (
+            {"tiers": [{"up_to": 5, "price": "1 USD"}] * 2 + [{"price": "1 USD"}]},
+            "further than the one before",
+        ),
+        ({"tiers": [{"price": "1 USD"}], "per_request": "1 USD"}, "not together"),
+        ({"tiers": [{"price": "1 USD"}], "included": 3}, "first tier free"),
+        ({"per_request": "1 USD", "overage": "1 USD", "included": 2}, "says the same"),
+        ({"overage": "1 USD"}, "beyond what"),
+        ({"included": 5}, "nothing says what follows"),
+        ({"per_request": "1 USD", "flat": "1 EUR"}, "one currency"),
+        ({"per_unit": [{"meter": "t", "price": "1 USD"}] * 2}, "one price"),
+    ],
+)
+def test_prices_that_say_nothing_sensible_are_refused(price: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        plan(**price)
+
+
+def test_a_plan_that_prices_requests_goes_before_the_route() -> None:
+    route = Money.parse("1 USD")
+    assert pricing.steps_for(route, None) == (Step(None, 1_000_000),)
+    assert pricing.steps_for(route, table(flat="5 USD")) == (Step(None, 1_000_000),)
+    assert pricing.steps_for(route, table(per_request="2 USD")) == (Step(None, 2_000_000),)
+    assert pricing.steps_for(None, None) == ()
+
+
+micros = st.integers(0, 5_000_000)
+
+
+@st.composite
+def step_lists(draw: st.DrawFn) -> tuple[Step, ...]:
+    bounds = sorted(draw(st.sets(st.integers(1, 60), max_size=4)))
+    return (*(Step(bound, draw(micros)) for bound in bounds), Step(None, draw(micros)))
+
+
+def naive(steps: tuple[Step, ...], number: int) -> int:
+    """The price of the request with this number, from 1."""
+    for step in steps:
+        if step.up_to is None or number <= step.up_to:
+            return step.micros
+    raise AssertionError("no step")
+
+
+@given(step_lists(), st.integers(0, 70), st.integers(0, 70))
+def test_a_run_of_requests_costs_what_they_cost_one_by_one(
+    steps: tuple[Step, ...], before: int, count: int
+) -> None:
+    each = [naive(steps, before + k + 1) for k in range(count)]
+    assert [pricing.request_price(steps, before + k) for k in range(count)] == each
+    assert pricing.requests_price(steps, before, count) == sum(each)
+
+
+@given(step_lists(), st.integers(0, 70), st.integers(0, 100_000_000))
+def test_what_a_balance_pays_for(steps: tuple[Step, ...], before: int, balance: int) -> None:
+    count = pricing.affordable(steps, before, balance)
+    if count is None:
+        assert steps[-1].micros == 0
+        assert pricing.requests_price(steps, before, 10_000) <= balance
+    else:
+        assert pricing.requests_price(steps, before, count) <= balance
+        assert pricing.requests_price(steps, before, count + 1) > balance
+
+
+rates = st.builds(UnitRate, st.just("t"), micros, st.integers(1, 1_000_000), st.integers(0, 1000))
+
+
+@given(rates, st.lists(st.integers(0, 5000), max_size=20))
+def test_units_cost_the_same_however_they_are_split(rate: UnitRate, parts: list[int]) -> None:
+    before = charged = 0
+    for part in parts:
+        price = pricing.units_price(rate, before, part)
+        assert 0 <= price <= pricing.units_most(rate, part)
+        charged += price
+        before += part
+    exact = max(before - rate.included, 0) * rate.micros / rate.per
+    assert charged == pricing.units_total(rate, before)
+    assert charged <= exact + 1e-3
+    assert exact - charged < 1 + 1e-3
+
+
+@given(step_lists(), st.integers(0, 100), rates, st.integers(0, 5000))
+def test_the_lines_of_a_period_add_up(
+    steps: tuple[Step, ...], requests: int, rate: UnitRate, units: int
+) -> None:
+    whole = pricing.PriceTable("USD", steps, (rate,), 0, "month")
+    lines = pricing.usage_lines(whole, requests, {"t": units})
+    total = pricing.requests_price(steps, 0, requests) + pricing.units_total(rate, units)
+    assert sum(line.micros for line in lines) == total
+    assert all(line.micros for line in lines)
+
+
+# ---- periods ----------------------------------------------------------------------------
+
+zones = st.sampled_from(
+    ["UTC", "Europe/Berlin", "America/New_York", "Asia/Kathmandu", "Pacific/Apia",
+     "America/Havana", "Asia/Beirut", "America/Sao_Paulo", "Australia/Lord_Howe"]
+).map(ZoneInfo)  # fmt: skip
+moments = st.datetimes(datetime(2000, 1, 1), datetime(2060, 1, 1)).map(
+    lambda naive: naive.replace(tzinfo=UTC)
+)
+kinds = st.sampled_from(["day", "week", "month", "year"])
+
+
+@given(moments, kinds, zones)
+def test_a_moment_is_in_its_period_and_periods_touch(
+    moment: datetime, kind: str, zone: ZoneInfo
+) -> None:
+    period = period_of(moment, kind, zone)  # type: ignore[arg-type]
+    assert moment in period
+    local = period.start.astimezone(zone)
+    assert (local.date() == moment.astimezone(zone).date()) or kind != "day"
+    following = next_period(period, kind, zone)  # type: ignore[arg-type]
+    assert following.start == period.end
+    assert following.end > following.start
+    last = period.end - timedelta(microseconds=1)
+    assert period_of(last, kind, zone) == period  # type: ignore[arg-type]
+
+
+def test_periods_are_of_the_accounts_calendar() -> None:
+    berlin = ZoneInfo("Europe/Berlin")
+    moment = datetime(2026, 3, 31, 23, 30, tzinfo=UTC)  # April in Berlin
+    assert period_of(moment, "month", berlin) == (
+        datetime(2026, 3, 31, 22, tzinfo=UTC),
+        datetime(2026, 4, 30, 22, tzinfo=UTC),
+    )
+    assert period_of(moment, "month", ZoneInfo("UTC")).start == datetime(2026, 3, 1, tzinfo=UTC)
+    day = period_of(datetime(2026, 3, 29, 12, tzinfo=UTC), "day", berlin)
+    assert day.length == timedelta(hours=23)  # summer time began
+    week = period_of(moment, "week", berlin)
+    assert week.start.astimezone(berlin).weekday() == 0
+    assert midnight(date(2026, 1, 1), berlin) == datetime(2025, 12, 31, 23, tzinfo=UTC)
+
+
+# ---- proration --------------------------------------------------------------------------
+
+fees = st.integers(0, 10**12)
+
+
+@given(fees, moments, kinds, zones, st.lists(st.floats(0, 1), max_size=5))
+def test_parts_add_up_to_the_fee(
+    fee: int, moment: datetime, kind: str, zone: ZoneInfo, cuts: list[float]
+) -> None:
+    period = period_of(moment, kind, zone)  # type: ignore[arg-type]
+    points = [period.start, *sorted(period.start + period.length * c for c in cuts), period.end]
+    parts = [
+        proration.used(fee, period, b) - proration.used(fee, period, a)
+        for a, b in pairwise(points)
+    ]
+    assert sum(parts) == fee
+    assert all(part >= 0 for part in parts)
+    for point in points:
+        assert proration.used(fee, period, point) + proration.unused(fee, period, point) == fee
+
+
+def test_a_change_in_the_middle_costs_the_difference() -> None:
+    period = Period(datetime(2026, 4, 1, tzinfo=UTC), datetime(2026, 5, 1, tzinfo=UTC))
+    middle = datetime(2026, 4, 16, tzinfo=UTC)
+    found = proration.change(10_000_000, period, 30_000_000, period, middle)
+    assert found == (5_000_000, 15_000_000)
+    assert found.net == 10_000_000
+    assert proration.change(10_000_000, period, 0, period, period.start).net == -10_000_000
+    assert proration.used(7, period, period.start - timedelta(days=3)) == 0
+    assert proration.used(7, period, period.end + timedelta(days=3)) == 7
