@@ -8,12 +8,26 @@ cdef extern from *:
     #define FASTGATE_TEXT
     #include <stdint.h>
     #include <string.h>
+    #ifdef __SSE2__
+    #include <emmintrin.h>
+    #endif
     static const char fg_hex_digits[] = "0123456789abcdef";
+    /* n bytes as 2n hex digits; eight at a time where the processor has SSE2. */
     static inline char *fg_put_hex(char *p, const void *bytes, unsigned n) {
         const uint8_t *b = (const uint8_t *)bytes;
-        for (unsigned i = 0; i < n; i++) {
-            *p++ = fg_hex_digits[b[i] >> 4];
-            *p++ = fg_hex_digits[b[i] & 15];
+    #ifdef __SSE2__
+        const __m128i low = _mm_set1_epi8(15), nine = _mm_set1_epi8(9);
+        const __m128i zero = _mm_set1_epi8('0'), letters = _mm_set1_epi8('a' - '0' - 10);
+        for (; n >= 8; n -= 8, b += 8, p += 16) {
+            __m128i v = _mm_loadl_epi64((const __m128i *)b);
+            __m128i digits = _mm_and_si128(_mm_unpacklo_epi8(_mm_srli_epi16(v, 4), v), low);
+            __m128i over = _mm_and_si128(_mm_cmpgt_epi8(digits, nine), letters);
+            _mm_storeu_si128((__m128i *)p, _mm_add_epi8(_mm_add_epi8(digits, zero), over));
+        }
+    #endif
+        for (; n; n--, b++) {
+            *p++ = fg_hex_digits[*b >> 4];
+            *p++ = fg_hex_digits[*b & 15];
         }
         return p;
     }
