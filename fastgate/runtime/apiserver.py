@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fastgate.control")
 
+STORE_S = 5  # for the store, before the API listens without it
 GRACE_S = 2  # for requests in progress, when the address changes or the process ends
 
 
@@ -64,6 +65,10 @@ class ApiServer:
         app, store = await self._compose()
         self._publisher.on_served.append(self._on_served)
         await store.start()
+        # Who asks in the first second wants an answer, not "not yet"; but the API has to listen
+        # also while there is no store.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(store.wait_tried(), STORE_S)
         try:
             while True:
                 self._moved.clear()

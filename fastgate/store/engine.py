@@ -170,7 +170,8 @@ class Store:
         self._keeper: asyncio.Task[None] | None = None
         self._lost = asyncio.Event()
         self._ready = asyncio.Event()
-        self._problem = "it has not been connected yet"
+        self._tried = asyncio.Event()
+        self._problem = "The store is not connected yet."
 
     # ---- life ---------------------------------------------------------------------------
 
@@ -187,7 +188,7 @@ class Store:
             with suppress(asyncio.CancelledError):
                 await keeper
         self._ready.clear()
-        self._problem = "it is closed"
+        self._problem = "The store is closed."
         await self._dispose()
 
     @property
@@ -202,6 +203,10 @@ class Store:
     async def wait_ready(self) -> None:
         """Return once the store is ready. Waits for ever if it never is."""
         await self._ready.wait()
+
+    async def wait_tried(self) -> None:
+        """Return once the first attempt to connect is over, well or ill."""
+        await self._tried.wait()
 
     async def connect(self) -> None:
         """Connect, migrate, and tell the listeners. Raises StoreError; may be called again."""
@@ -235,6 +240,7 @@ class Store:
                 if str(error) != self._problem:
                     log.warning("%s Trying again.", error)
                 self._problem = str(error)
+                self._tried.set()
                 await self._dispose()
                 await asyncio.sleep(wait)
                 wait = min(wait * 2, most)
@@ -244,6 +250,7 @@ class Store:
                 log.exception("Catching up with the store failed.")
             else:
                 log.info("The store is ready (%s).", self.url.render_as_string(hide_password=True))
+            self._tried.set()
             wait = BACKOFF_S[0]
             await self._until_lost()
             await self._dispose()

@@ -247,7 +247,7 @@ async def test_with_the_store_away(api: Client, world: Any) -> None:
     assert (await api.get("/v1/consumers/demo")).json()["source"] == "config"
     assert (await api.get("/v1/limits/demo")).status_code == 200
     status = (await api.get("/v1/status")).json()
-    assert status["store"] == {"kind": "sqlite", "ready": False, "problem": "it is closed"}
+    assert status["store"] == {"kind": "sqlite", "ready": False, "problem": "The store is closed."}
     # A token that may be the store's is not called wrong while nobody can know.
     world.tokens._rows = None
     response = await api.get("/v1/me", headers={"authorization": "Bearer fgt_unknown"})

@@ -139,7 +139,7 @@ async def test_naive_times_are_refused(store: Store) -> None:
 
 async def test_before_it_is_connected_everything_is_a_store_error(sqlite_url: str) -> None:
     store = Store(sqlite_url)
-    with pytest.raises(StoreError, match="not been connected"):
+    with pytest.raises(StoreError, match="not connected yet"):
         async with store.read():
             pass
     assert store.problem is not None
