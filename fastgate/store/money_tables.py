@@ -37,10 +37,10 @@ ledger_entries = sa.Table(
     sa.Column("account", id_type(), nullable=False),
     sa.Column("currency", sa.String(3), nullable=False),
     sa.Column("amount", sa.BigInteger, nullable=False),  # as asked for: part of the identity
-    sa.Column("cell", sa.BigInteger, nullable=False),  # what the wallet's cell has to gain
     sa.Column("created", UtcTime, nullable=False),
     sa.Column("reference", sa.String(200), nullable=False),
     sa.Column("note", sa.String(500), nullable=False),
+    sa.Column("key", id_type(32), unique=True),  # names it in shared memory; null: no cell changes
     sa.Index("ix_ledger_entries_account", "account", "number"),
 )
 
@@ -113,6 +113,9 @@ wallets = sa.Table(
     sa.Column("promotional_credit", sa.BigInteger, nullable=False),
     sa.Column("provider_clearing", sa.BigInteger, nullable=False),
     sa.Column("tax", sa.BigInteger, nullable=False),
+    sa.Column("credited", sa.BigInteger, nullable=False),  # brought, less what was paid out
+    sa.Column("captured", sa.BigInteger, nullable=False),  # charged, less what was refunded
+    sa.Column("promo_spent", sa.BigInteger, nullable=False),  # of that: by promotional credit
     sa.Column("overdraft", sa.BigInteger, nullable=False),  # how far below zero it may go
     sa.Column("updated", UtcTime, nullable=False),
     sa.UniqueConstraint("account", "position"),

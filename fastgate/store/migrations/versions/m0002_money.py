@@ -49,12 +49,13 @@ def _ledger() -> None:
         _text("account"),
         _currency(),
         _amount("amount"),
-        _amount("cell"),
         _time("created"),
         sa.Column("reference", sa.String(200), nullable=False),
         sa.Column("note", sa.String(500), nullable=False),
+        sa.Column("key", id_type(32), nullable=True),
         sa.PrimaryKeyConstraint("number", name="pk_ledger_entries"),
         sa.UniqueConstraint("id", name="uq_ledger_entries_id"),
+        sa.UniqueConstraint("key", name="uq_ledger_entries_key"),
     )
     op.create_index("ix_ledger_entries_account", "ledger_entries", ["account", "number"])
     op.create_table(
@@ -133,6 +134,9 @@ def _wallets() -> None:
         _amount("promotional_credit"),
         _amount("provider_clearing"),
         _amount("tax"),
+        _amount("credited"),
+        _amount("captured"),
+        _amount("promo_spent"),
         _amount("overdraft"),
         _time("updated"),
         sa.PrimaryKeyConstraint("account", "currency", name="pk_wallets"),

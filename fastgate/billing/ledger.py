@@ -1,0 +1,460 @@
+"""The ledger: every movement of money, once, in double entry; only ever added to.
+
+An *entry* is one movement of one account in one currency. It has *postings* to books that add
+up to zero. A posting above zero means: this book owes, or has earned, so much more.
+
+```
+kind        available  held  revenue  promotional  clearing  tax    what it is
+credit         +A                                   -(A+T)   +T     paid in; T: tax on top of it
+promo          +A                        -A                         given by the house
+promo_end      -A                        +A                         what is left of it expires
+charge         -X             +(X-p)     +p                         usage; p: paid by promotion
+refund         +A             -r         -(A-r)                     usage given back to the wallet
+tax                           -A                              +A    tax contained in revenue
+freeze         -A       +A                                          before it is paid back
+dispute        -A       +A                                          a payment is contested
+pay_out                 -A                            +A            paid back, or lost in dispute
+release        +A       -A                                          not paid back after all; won
+correction      …        …      …         …            …       …     by an operator
+overdraft, cell                                                     no money: limits, repairs
+```
+
+- **Idempotent by id**: the same movement twice is one entry and the same answer; another
+  movement under a used id is refused.
+- **Promotional credit is spent first**, so that what was paid stays refundable. It is no revenue
+  when it is used: minus the book `promotional_credit` is what is left of it. It never leaves
+  through a provider. A refund of usage gives back revenue first, and promotional credit for the
+  part of the usage that promotion had paid.
+- **Never overdrawn by choice**: what takes from `customer_available` is refused below
+  -overdraft; a dispute or a correction is a fact and is booked all the same (the account
+  then owes), and so is usage, which the wallet's cell has already let through.
+- **A correction is a new entry**, also the reversal of another.
+
+`captured + held ≤ credited` follows: captured is what charges took less refunds, credited what
+credits brought less what was paid out; what is left is `customer_available`, which charges cannot
+take below zero since the cell does not let them.
+
+Nothing here touches shared memory: `fastgate.billing.wallets` brings a movement to the cell.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from enum import StrEnum
+
+import msgspec
+
+from fastgate.errors import ConflictError, FastGateError, NotFoundError
+from fastgate.store import ledger as table
+from fastgate.store import usage as usage_table
+from fastgate.store.engine import Store
+from fastgate.store.ledger import Book, Entry, Key, Wallet
+from fastgate.store.pages import Page
+from fastgate.store.usage import Position, Usage
+
+MONEY_MOST = 1 << 60
+"""Micro-units that one movement may move: what shared memory takes."""
+
+ID_MOST = 160
+"""Characters of an entry's id."""
+_CURRENCY = re.compile(r"[A-Z]{3}")
+
+Clock = Callable[[], datetime]
+Postings = Mapping[Book, int]
+Rule = Callable[[Wallet], Postings]
+"""Which postings a movement makes, where that depends on what the wallet has."""
+
+
+class Kind(StrEnum):
+    """What an entry is."""
+
+    CREDIT = "credit"
+    PROMO = "promo"
+    PROMO_END = "promo_end"
+    CHARGE = "charge"
+    REFUND = "refund"
+    TAX = "tax"
+    FREEZE = "freeze"
+    DISPUTE = "dispute"
+    PAY_OUT = "pay_out"
+    RELEASE = "release"
+    CORRECTION = "correction"
+    OVERDRAFT = "overdraft"
+    CELL = "cell"
+
+
+class LedgerError(FastGateError):
+    """The movement cannot be booked; nothing was."""
+
+
+class InsufficientFundsError(LedgerError):
+    """The account has less than the movement takes. Micro-units."""
+
+    def __init__(self, account: str, currency: str, *, balance: int, required: int) -> None:
+        super().__init__(
+            f"The account {account} has {balance} micro-units of {currency} that can be taken; "
+            f"{required} are required."
+        )
+        self.balance = balance
+        self.required = required
+
+
+class Movement(msgspec.Struct, frozen=True):
+    """What is asked of the ledger. `id` makes it idempotent; `amount`: micro-units above 0.
+
+    `reference` is the outside world's name for it (an invoice, a payment's id), up to 200
+    characters; `note` is for people, up to 500. Raises LedgerError for what cannot be.
+    """
+
+    id: str
+    account: str
+    currency: str
+    amount: int
+    reference: str = ""
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0 < len(self.id) <= ID_MOST or not self.id.isprintable():
+            raise LedgerError(f"A movement's id has 1 to {ID_MOST} printable characters.")
+        if not 0 < len(self.account) <= 64 or not self.account.isprintable():
+            raise LedgerError("An account's id has 1 to 64 printable characters.")
+        if not _CURRENCY.fullmatch(self.currency):
+            raise LedgerError(f"A currency is three capital letters, not {self.currency!r}.")
+        if type(self.amount) is not int or not 0 < self.amount <= MONEY_MOST:
+            raise LedgerError(f"An amount is 1 to {MONEY_MOST} micro-units, not {self.amount!r}.")
+        if len(self.reference) > 200 or len(self.note) > 500:
+            raise LedgerError("A reference has up to 200 characters, a note up to 500.")
+
+
+class Posted(msgspec.Struct, frozen=True):
+    """The entry; `fresh` is False when it was there already."""
+
+    entry: Entry
+    fresh: bool
+
+
+class Charged(msgspec.Struct, frozen=True):
+    """What a batch of usage records came to: those that were new, and what each wallet paid."""
+
+    fresh: list[Usage]
+    totals: dict[Key, int]
+
+
+def cell_key(ident: str) -> str:
+    """What names an entry in shared memory: 16 octets in hexadecimal, from its id."""
+    return hashlib.blake2b(ident.encode(), digest_size=16).hexdigest()
+
+
+def settled_id(ident: str) -> str:
+    """The id of the entry that pays out or releases what the entry `ident` has set aside."""
+    return f"{ident}:settled"
+
+
+class Ledger:
+    """Movements as operations; each is one transaction of the store.
+
+    All raise LedgerError for what cannot be, ConflictError when the id stands for another
+    movement, StoreError when the store is away (then nobody knows whether it was booked: ask
+    again with the same id).
+    """
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self.store = store
+        self._clock = clock
+
+    # ---- movements ----------------------------------------------------------------------
+
+    async def credit(self, movement: Movement, *, tax: int = 0) -> Posted:
+        """Paid in: the wallet gets `amount`; the provider has taken in `amount` + `tax`."""
+        if not 0 <= tax <= MONEY_MOST:
+            raise LedgerError(f"A tax is 0 to {MONEY_MOST} micro-units, not {tax!r}.")
+        amount = movement.amount
+        postings = {Book.AVAILABLE: amount, Book.CLEARING: -amount - tax, Book.TAX: tax}
+        return await self._post(Kind.CREDIT, movement, postings)
+
+    async def promo(self, movement: Movement) -> Posted:
+        """Given by the house; spent before what was paid in."""
+        amount = movement.amount
+        postings = {Book.AVAILABLE: amount, Book.PROMOTIONAL: -amount}
+        return await self._post(Kind.PROMO, movement, postings)
+
+    async def end_promo(self, movement: Movement) -> Posted:
+        """Promotional credit expires. No more than is left of it."""
+
+        def rule(wallet: Wallet) -> Postings:
+            left = min(wallet.promotional, wallet.customer_available)
+            if movement.amount > left:
+                raise _short(movement, max(0, left))
+            return {Book.AVAILABLE: -movement.amount, Book.PROMOTIONAL: movement.amount}
+
+        return await self._post(Kind.PROMO_END, movement, rule)
+
+    async def refund(self, movement: Movement) -> Posted:
+        """Usage is given back to the wallet. No more than usage has cost so far."""
+
+        def rule(wallet: Wallet) -> Postings:
+            if movement.amount > wallet.captured:
+                raise _short(movement, wallet.captured)
+            revenue = min(movement.amount, wallet.captured - wallet.promo_spent)
+            return {
+                Book.AVAILABLE: movement.amount,
+                Book.REVENUE: -revenue,
+                Book.PROMOTIONAL: revenue - movement.amount,
+            }
+
+        return await self._post(Kind.REFUND, movement, rule)
+
+    async def tax(self, movement: Movement) -> Posted:
+        """Tax that is contained in what was charged: from revenue to tax."""
+        postings = {Book.REVENUE: -movement.amount, Book.TAX: movement.amount}
+        return await self._post(Kind.TAX, movement, postings)
+
+    async def freeze(self, movement: Movement) -> Posted:
+        """Set aside what is to be paid back through a provider: no promotional credit."""
+
+        def rule(wallet: Wallet) -> Postings:
+            paid = wallet.customer_available - max(0, wallet.promotional)
+            if movement.amount > paid:
+                raise _short(movement, max(0, paid))
+            return {Book.AVAILABLE: -movement.amount, Book.HELD: movement.amount}
+
+        return await self._post(Kind.FREEZE, movement, rule)
+
+    async def dispute(self, movement: Movement) -> Posted:
+        """A payment is contested: set aside, also where the wallet then owes."""
+        postings = {Book.AVAILABLE: -movement.amount, Book.HELD: movement.amount}
+        return await self._post(Kind.DISPUTE, movement, postings)
+
+    async def pay_out(self, ident: str, *, reference: str = "") -> Posted:
+        """What the entry `ident` has set aside has left us. Raises NotFoundError."""
+        origin = await self.set_aside(ident)
+        postings = {Book.HELD: -origin.amount, Book.CLEARING: origin.amount}
+        return await self._settle(Kind.PAY_OUT, origin, postings, reference)
+
+    async def release(self, ident: str, *, reference: str = "") -> Posted:
+        """What the entry `ident` has set aside is the account's again. Raises NotFoundError."""
+        origin = await self.set_aside(ident)
+        postings = {Book.HELD: -origin.amount, Book.AVAILABLE: origin.amount}
+        return await self._settle(Kind.RELEASE, origin, postings, reference)
+
+    async def correct(self, movement: Movement, postings: Postings) -> Posted:
+        """Any postings, to put something right; `amount` is what they add to the books they
+        add to. Raises LedgerError when they do not add up to zero."""
+        added = sum(amount for amount in postings.values() if amount > 0)
+        if sum(postings.values()) != 0 or added != movement.amount:
+            raise LedgerError(
+                "A correction's postings add up to zero, and its amount is the sum of those "
+                "above zero."
+            )
+        return await self._post(Kind.CORRECTION, movement, postings)
+
+    async def reversal(self, ident: str) -> tuple[Movement, Postings]:
+        """The correction that undoes an entry, to be given to `correct`.
+
+        Raises NotFoundError; LedgerError for entries that are undone in another way (what was
+        set aside is released) or move nothing.
+        """
+        entry = await self.entry(ident)
+        if not entry.postings or Book.HELD in entry.postings:
+            raise LedgerError(f"An entry of the kind {entry.kind!r} cannot be reversed.")
+        postings = {book: -amount for book, amount in entry.postings.items()}
+        added = sum(amount for amount in postings.values() if amount > 0)
+        movement = Movement(
+            id=f"{entry.id}:reversed",
+            account=entry.account,
+            currency=entry.currency,
+            amount=added,
+            reference=entry.id,
+        )
+        return movement, postings
+
+    async def set_overdraft(self, movement: Movement, overdraft: int) -> Posted:
+        """From now on the wallet may go to minus `overdraft`. The movement's amount: the larger
+        of the new overdraft and 1, since nothing of the movement moves."""
+        if not 0 <= overdraft <= MONEY_MOST:
+            raise LedgerError(f"An overdraft is 0 to {MONEY_MOST} micro-units, not {overdraft!r}.")
+        return await self._post(Kind.OVERDRAFT, movement, {}, overdraft=overdraft)
+
+    async def repair_cell(self, movement: Movement) -> Posted:
+        """Note that a cell was set right by so much, up or down; no money moves."""
+        return await self._post(Kind.CELL, movement, {})
+
+    async def set_aside(self, ident: str) -> Entry:
+        """The entry that has set something aside. Raises NotFoundError."""
+        entry = await self.entry(ident)
+        if entry.kind not in (Kind.FREEZE, Kind.DISPUTE):
+            raise NotFoundError(f"The entry {ident!r} has set nothing aside.")
+        return entry
+
+    # ---- usage --------------------------------------------------------------------------
+
+    async def charge(self, usages: Sequence[Usage], positions: Sequence[Position] = ()) -> Charged:
+        """Usage records and the entries that charge for them, with the rings' positions, in one
+        transaction. A record that is in the store already is passed over."""
+        now = self._clock()
+        async with self.store.write() as connection:
+            keys = {(usage.account, usage.currency) for usage in usages if usage.amount}
+            number = await table.take_numbers(connection, max(1, len(keys)))
+            fresh = await usage_table.unknown(connection, usages)
+            by_wallet: dict[Key, list[Usage]] = {}
+            for usage in fresh:
+                if usage.amount:
+                    by_wallet.setdefault((usage.account, usage.currency), []).append(usage)
+            found = await table.open_wallets(connection, by_wallet, now)
+            entries: list[Entry] = []
+            entry_of: dict[str, int] = {}
+            totals: dict[Key, int] = {}
+            for key, paid in sorted(by_wallet.items()):
+                total = totals[key] = sum(usage.amount for usage in paid)
+                entries.append(
+                    Entry(
+                        number=number,
+                        id=f"use:{paid[0].id}",
+                        kind=Kind.CHARGE,
+                        account=key[0],
+                        currency=key[1],
+                        amount=total,
+                        created=now,
+                        postings=dict(charge_postings(found[key], total)),
+                    )
+                )
+                entry_of.update((usage.id, number) for usage in paid)
+                number += 1
+            await table.insert(connection, entries)
+            await usage_table.insert(connection, fresh, entry_of, now)
+            await usage_table.put_positions(connection, positions, now)
+        return Charged(fresh, totals)
+
+    # ---- reading ------------------------------------------------------------------------
+
+    async def entry(self, ident: str) -> Entry:
+        """Raises NotFoundError."""
+        async with self.store.read() as connection:
+            entry = await table.find(connection, id=ident) if ident.isprintable() else None
+        if entry is None:
+            raise NotFoundError(f"The ledger has no entry {ident!r}.")
+        return entry
+
+    async def has_key(self, key: str) -> bool:
+        """Whether an entry with that `cell_key` was committed."""
+        async with self.store.read() as connection:
+            return await table.find(connection, key=key) is not None
+
+    async def wallet(self, account: str, currency: str) -> Wallet | None:
+        """The books of an account in a currency, if it ever had any."""
+        for wallet in await self.wallets(account):
+            if wallet.currency == currency:
+                return wallet
+        return None
+
+    async def wallets(self, account: str) -> list[Wallet]:
+        """The books of an account, by the position of their cell."""
+        async with self.store.read() as connection:
+            found = await table.of_accounts(connection, [account])
+        return sorted(found, key=lambda wallet: wallet.position)
+
+    async def all_wallets(self) -> list[Wallet]:
+        """Every account's books."""
+        async with self.store.read() as connection:
+            return await table.all_wallets(connection)
+
+    async def history(
+        self, account: str, *, currency: str | None = None, cursor: str | None = None, limit: int
+    ) -> Page[Entry]:
+        """An account's entries, the newest first. Raises BadCursor."""
+        async with self.store.read() as connection:
+            return await table.page(connection, account, currency, cursor=cursor, limit=limit)
+
+    # ---- one entry ----------------------------------------------------------------------
+
+    async def _settle(
+        self, kind: Kind, origin: Entry, postings: Postings, reference: str
+    ) -> Posted:
+        movement = Movement(
+            id=settled_id(origin.id),
+            account=origin.account,
+            currency=origin.currency,
+            amount=origin.amount,
+            reference=reference or origin.id[:200],
+        )
+        return await self._post(kind, movement, postings)
+
+    async def _post(
+        self,
+        kind: Kind,
+        movement: Movement,
+        rule: Postings | Rule,
+        *,
+        overdraft: int | None = None,
+    ) -> Posted:
+        now = self._clock()
+        async with self.store.write() as connection:
+            number = await table.take_numbers(connection)
+            known = await table.find(connection, id=movement.id)
+            if known is not None:
+                _check_same(known, kind, movement, rule)
+                return Posted(known, fresh=False)
+            key = (movement.account, movement.currency)
+            try:
+                wallet = (await table.open_wallets(connection, [key], now))[key]
+            except table.TooManyWallets as error:
+                raise LedgerError(
+                    f"The account {movement.account} has wallets in {table.WALLETS_MAX} "
+                    f"currencies, the most there can be; {movement.currency} is another."
+                ) from error
+            postings = rule(wallet) if callable(rule) else rule
+            entry = Entry(
+                number=number,
+                id=movement.id,
+                kind=kind,
+                account=movement.account,
+                currency=movement.currency,
+                amount=movement.amount,
+                created=now,
+                reference=movement.reference,
+                note=movement.note,
+                key=cell_key(movement.id),
+                postings={book: amount for book, amount in postings.items() if amount},
+            )
+            await table.insert(connection, [entry])
+            if overdraft is not None:
+                await table.set_overdraft(connection, key, overdraft)
+        return Posted(entry, fresh=True)
+
+
+def _check_same(known: Entry, kind: Kind, movement: Movement, rule: Postings | Rule) -> None:
+    """Raise ConflictError when the entry is not what this movement would have made."""
+    same = (
+        known.kind == kind
+        and known.account == movement.account
+        and known.currency == movement.currency
+        and known.amount == movement.amount
+        and (
+            callable(rule)
+            or known.postings == {book: amount for book, amount in rule.items() if amount}
+        )
+    )
+    if not same:
+        raise ConflictError(
+            f"The ledger's entry {movement.id!r} is another movement: {known.kind} of "
+            f"{known.amount} micro-units of {known.currency} for {known.account}."
+        )
+
+
+def charge_postings(wallet: Wallet, amount: int) -> Postings:
+    """Usage takes promotional credit first, as far as there is any."""
+    promotional = min(amount, max(0, wallet.promotional))
+    return {
+        Book.AVAILABLE: -amount,
+        Book.REVENUE: amount - promotional,
+        Book.PROMOTIONAL: promotional,
+    }
+
+
+def _short(movement: Movement, balance: int) -> InsufficientFundsError:
+    return InsufficientFundsError(
+        movement.account, movement.currency, balance=balance, required=movement.amount
+    )
