@@ -1,6 +1,6 @@
 """shm: the shared segment. One memfd made by the supervisor, mapped by every process.
 
-    header | worker rows | limiter cells | quota cells | targets
+    header | worker rows | accounts | limiter cells | quota cells | targets
            | per worker: counters, concurrency cells, log ring
 
 No locks anywhere: each word has one writer, or is changed by one atomic operation.
@@ -10,7 +10,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef enum:
     MAX_WORKERS = 64
-    SEGMENT_VERSION = 1
+    SEGMENT_VERSION = 2
 
 cdef struct worker_row:           # 128 bytes; writer: the worker (pid, starts: supervisor)
     uint64_t pid                  # 0: not running
@@ -55,6 +55,8 @@ cdef struct segment_header:       # 4096 bytes
     uint64_t concurrency_count
     uint64_t logring_at           # up to LOGRING_HEAD bytes for the ring's own words, then the records
     uint64_t logring_count        # records, a power of two
+    uint64_t accounts_off         # account_row, see wallet.pxd
+    uint64_t accounts_count
 
 cdef enum:
     PAGE = 4096

@@ -2,6 +2,7 @@
 
     offset 0        segment_header                      one page
     workers_off     worker_row[MAX_WORKERS]             who runs, how it stands
+    accounts_off    account_row[accounts_count]         access, wallets           (wallet.pyx)
                     ---- page: head of the limiter's table in its last 64 bytes ----
     limiter_off     cell[limiter_count]                 token buckets             (limiter.pyx)
                     ---- page: head of the quota table in its last 64 bytes ----
@@ -24,7 +25,7 @@ Invariants
   dropped whole by the supervisor: `worker_stopped`.
 - **The layout follows from the counts** in the header alone; `attach` computes it again and
   refuses a segment in which a single offset differs, as one of another build would.
-- **Untouched pages take no memory.** Sizes are generous (the defaults map 14 MiB for two workers)
+- **Untouched pages take no memory.** Sizes are generous (the defaults map 30 MiB for two workers)
   and a page becomes resident when it is first touched, also by reading; huge pages are
   declined, for they would make the whole resident at once. So code that walks an area walks
   only what was used.
@@ -49,6 +50,7 @@ from fastgate._core.cells cimport WINDOW, cell
 from fastgate._core.concurrency cimport concurrency_head, concurrency_row
 from fastgate._core.counters cimport route_counters, worker_counters
 from fastgate._core.logring cimport log_record
+from fastgate._core.wallet cimport account_row
 
 from fastgate.errors import SegmentError
 
@@ -79,7 +81,9 @@ cdef void _lay_out(segment_header *h) noexcept nogil:
     """Compute all offsets and the size from the counts."""
     cdef uint64_t at = PAGE
     h.workers_off = at
-    at += _pages(MAX_WORKERS * sizeof(worker_row)) + PAGE
+    at += _pages(MAX_WORKERS * sizeof(worker_row))
+    h.accounts_off = at
+    at += _pages(h.accounts_count * sizeof(account_row)) + PAGE
     h.limiter_off = at
     at += _pages(h.limiter_count * sizeof(cell)) + PAGE
     h.quota_off = at
@@ -109,7 +113,8 @@ cdef _check_counts(const segment_header *h):
     ):
         if not least <= count <= LARGEST or count & (count - 1):
             raise SegmentError(f"{name}={count}: must be a power of two, at least {least}")
-    for name, count in (("targets", h.targets_count), ("route_rows", h.route_rows)):
+    for name, count in (("targets", h.targets_count), ("route_rows", h.route_rows),
+                        ("accounts", h.accounts_count)):
         if not 1 <= count <= LARGEST:
             raise SegmentError(f"{name}={count}: must be between 1 and {LARGEST}")
 
@@ -285,7 +290,8 @@ cdef class Segment:
     @classmethod
     def create(cls, uint32_t workers, *, uint64_t limiter_cells=2**18, uint64_t quota_cells=2**17,
                uint64_t targets=4096, uint64_t route_rows=1024,
-               uint64_t concurrency_cells=4096, uint64_t log_records=4096):
+               uint64_t concurrency_cells=4096, uint64_t log_records=4096,
+               uint64_t accounts=65536):
         """Make a segment, all zero, for that many workers (1 to 64).
 
         The counts of cells and log records are powers of two; of cells, take twice the keys
@@ -303,6 +309,7 @@ cdef class Segment:
         h.route_rows = route_rows
         h.concurrency_count = concurrency_cells
         h.logring_count = log_records
+        h.accounts_count = accounts
         _check_counts(&h)
         _lay_out(&h)
         boot = os.urandom(16)
@@ -416,6 +423,10 @@ cdef class Segment:
         return self.header.logring_count
 
     @property
+    def accounts(self):
+        return self.header.accounts_count
+
+    @property
     def generation(self):
         """The newest published generation. Writer: control."""
         return fg_load(&self.header.generation)
@@ -440,6 +451,7 @@ cdef class Segment:
         cdef segment_header *h = self.header
         return {
             "workers": h.workers_off,
+            "accounts": h.accounts_off,
             "limiter": h.limiter_off,
             "quota": h.quota_off,
             "targets": h.targets_off,

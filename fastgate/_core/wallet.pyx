@@ -1,0 +1,379 @@
+"""wallet: accounts in the shared segment: may it call, what has it left, what has it subscribed to.
+
+    account_row, 256 bytes, row number = the account's slot
+    +----------+--------+---------------------------+--------------+------------------+--------+
+    | identity | access | wallets: 4 × {avail, tag} | currencies 4 | subscriptions: 8 | limits |
+    +----------+--------+---------------------------+--------------+------------------+--------+
+
+Control allots slots and an account keeps its own for as long as the segment lives: a hold names the
+account by it. A row appears with the store of `identity`, after the rest.
+
+**One writer, no lock.** Everything but the wallets is written by control alone, each fact by one store:
+`access` refuses and readmits the account with the next request of any worker; a subscription's
+{service, plan} and {access, flags} are two words. A subscription stays where it is while its service
+stays, so that a worker never finds it missing because another one was added.
+
+**Wallets** are changed by workers (holds) and by control (credits), each time by one exchange of 16
+bytes; the theory and the proof are in holds.pyx. Balances are micro-units (10^-6) of the
+currency, signed: below zero is owed, which only control brings about.
+
+**A credit is exact, also when control is killed in the middle of it**:
+
+    credit = accounts.prepare(...)      noted in the money map, with the ledger entry's key
+    (the ledger commits the entry)
+    accounts.apply(credit)              now the wallet has it
+    accounts.finish(credit)             forgotten
+
+A control that starts anew asks `open_credits` what was under way, and for each the ledger whether it has the
+key: yes → `apply` (which does nothing if the wallet has it already) and `finish`; no → `finish` alone
+if it was not applied, else the entry has to be written first. `credit` is all three at once.
+
+Limits of amounts: a balance stays within ±2^62, one credit or hold within 2^60, micro-units.
+"""
+from typing import NamedTuple
+
+cimport cython
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from fastgate._core.atomics cimport fg_load, fg_store
+from fastgate._core.holds cimport MONEY_MOST, credit_applied, credit_apply, wallet_set
+from fastgate._core.moneymap cimport (
+    HOLD_FREE, HOLD_INTENT, MoneyMap, money_record, next_sequence, number_record, till,
+)
+from fastgate._core.shm cimport Segment
+from fastgate._core.snapshot cimport PERIOD_YEAR
+
+if sizeof(account_row) != 256 or sizeof(wallet) != 16:
+    raise AssertionError("account rows do not have the size that the segment's layout needs")
+
+cdef enum:
+    STATE_BITS = 0xFF
+    ACCESS_BITS = 0xFFFF
+    BALANCE_MOST = 4611686018427387904      # 2^62
+
+ANY = 0xFFFFFFFF
+
+
+class Subscription(NamedTuple):
+    """`service` and `plan` are slots; service ANY: whichever has no subscription of its own.
+    `access`: number of the Reason with which it is refused, 0: none."""
+
+    service: int
+    plan: int
+    access: int = 0
+
+
+class SpendingLimit(NamedTuple):
+    """At most `micros` micro-units a calendar `period` (Period) may be spent."""
+
+    micros: int
+    period: int
+
+
+class Account(NamedTuple):
+    """An account row. `wallets`: currency → balance in micro-units."""
+
+    slot: int
+    identity: int
+    access: int
+    wallets: dict[str, int]
+    subscriptions: tuple[Subscription, ...]
+    limits: tuple[SpendingLimit, ...]
+
+
+class Credit(NamedTuple):
+    """A credit under way. `delta`: micro-units, below 0: taken. `key`: of the ledger's entry.
+    `applied`: whether the wallet had it when this was made."""
+
+    row: int
+    sequence: int
+    key: bytes
+    account: int
+    wallet: int
+    delta: int
+    applied: bool
+
+
+cdef uint32_t _code(str currency) except 0:
+    cdef bytes raw = currency.encode("ascii", "replace")
+    cdef uint32_t code = 0
+    if len(raw) != 3 or not currency.isalpha() or not currency.isupper() or not currency.isascii():
+        raise ValueError(f"a currency is three capital letters, not {currency!r}")
+    memcpy(&code, <const char *>raw, 3)
+    return code
+
+
+cdef str _letters(uint32_t code):
+    return (<const char *>&code)[:3].decode("ascii", "replace")
+
+
+@cython.final
+cdef class Accounts:
+    """The accounts of a segment. Its writer is control; anybody may look.
+
+    `slot` is checked everywhere (KeyError when no account has it), `wallet` is an index or a currency
+    (KeyError likewise). `money` is needed to change balances (TypeError); it has to be bound.
+    """
+
+    cdef readonly Segment segment
+    cdef readonly MoneyMap money
+
+    def __init__(self, Segment segment not None, MoneyMap money=None):
+        self.segment = segment
+        self.money = money
+
+    cdef account_row *_row(self, uint32_t slot) noexcept:
+        return <account_row *>(self.segment.base + self.segment.header.accounts_off) + slot
+
+    cdef account_row *_known(self, slot) except NULL:
+        cdef account_row *row
+        if not 0 <= slot < self.segment.header.accounts_count:
+            raise KeyError(f"account slot {slot}: there are {self.segment.header.accounts_count}")
+        row = self._row(slot)
+        if fg_load(&row.identity) == 0:
+            raise KeyError(f"no account has slot {slot}")
+        return row
+
+    cdef int _index(self, const account_row *row, which) except -1:
+        cdef int i
+        if isinstance(which, str):
+            i = wallet_index(row, _code(which))
+            if i < 0:
+                raise KeyError(f"account slot {row.slot} has no wallet in {which}")
+            return i
+        if not 0 <= which < WALLETS or row.currencies[<int>which] == 0:
+            raise KeyError(f"account slot {row.slot} has no wallet {which}")
+        return which
+
+    # ---- rows -----------------------------------------------------------------------------
+
+    @property
+    def capacity(self) -> int:
+        """Account slots that there are."""
+        return self.segment.header.accounts_count
+
+    def put(self, uint32_t slot, uint64_t identity, currencies=(), *, access=0) -> None:
+        """Give a slot to an account, with an empty wallet for each currency (three letters, at most 4).
+
+        For an account that has the slot already, wallets that it has not are added. Raises
+        ValueError for the slot of another account, IndexError for no slot.
+        """
+        cdef account_row *row
+        if slot >= self.segment.header.accounts_count:
+            raise IndexError(f"account slot {slot}: there are {self.segment.header.accounts_count}")
+        row = self._row(slot)
+        if identity == 0:
+            raise ValueError("an account's identity is not 0")
+        if row.identity not in (0, identity):
+            raise ValueError(f"account slot {slot} belongs to another account")
+        codes = [_code(currency) for currency in currencies]
+        wanted = {row.currencies[i] for i in range(WALLETS)} - {0} | set(codes)
+        if len(wanted) > WALLETS:
+            raise ValueError(f"an account has at most {WALLETS} wallets")
+        row.slot = slot
+        for code in codes:
+            self._open_wallet(row, code)
+        if fg_load(&row.identity) == 0:
+            fg_store(&row.access, <uint64_t>access & <uint64_t>ACCESS_BITS)
+            fg_store(&row.identity, identity)
+
+    cdef int _open_wallet(self, account_row *row, uint32_t code) except -1:
+        cdef int i = wallet_index(row, code)
+        if i >= 0:
+            return i
+        for i in range(WALLETS):
+            if row.currencies[i] == 0:
+                row.currencies[i] = code
+                return i
+        raise ValueError(f"an account has at most {WALLETS} wallets")
+
+    def open_wallet(self, slot, str currency) -> int:
+        """The index of the account's wallet in a currency, made if it has none (ValueError: it has 4)."""
+        return self._open_wallet(self._known(slot), _code(currency))
+
+    def wallet(self, slot, str currency) -> int:
+        """The index of the account's wallet in a currency."""
+        return self._index(self._known(slot), currency)
+
+    def get(self, slot) -> Account:
+        """What the row holds."""
+        cdef account_row *row = self._known(slot)
+        cdef int i
+        wallets = {_letters(row.currencies[i]): row.wallets[i].available
+                   for i in range(WALLETS) if row.currencies[i]}
+        subscriptions = tuple([
+            Subscription(row.subscriptions[i].service, row.subscriptions[i].plan,
+                         row.subscriptions[i].access)
+            for i in range(SUBSCRIPTIONS) if row.subscriptions[i].flags & SUBSCRIPTION_USED])
+        limits = tuple([SpendingLimit(row.limit_micros[i], row.limit_period[i])
+                        for i in range(ACCOUNT_LIMITS) if row.limit_micros[i]])
+        return Account(slot, row.identity, fg_load(&row.access), wallets, subscriptions, limits)
+
+    def __contains__(self, slot) -> bool:
+        return 0 <= slot < self.segment.header.accounts_count and self._row(slot).identity != 0
+
+    def slots(self) -> list[int]:
+        """All slots that are given to accounts. Looks at every row: not for the request path."""
+        cdef uint64_t i
+        return [i for i in range(self.segment.header.accounts_count) if self._row(i).identity]
+
+    def set_access(self, slot, uint32_t reason) -> None:
+        """Refuse all requests of the account with a Reason; 0: readmit it. At once."""
+        if reason > ACCESS_BITS:
+            raise ValueError(f"reason {reason}")
+        fg_store(&self._known(slot).access, reason)
+
+    def set_subscriptions(self, slot, subscriptions) -> None:
+        """Replace the account's subscriptions (at most 8, one for a service; ValueError)."""
+        cdef account_row *row = self._known(slot)
+        cdef int i
+        wanted = {entry[0]: Subscription(*entry) for entry in subscriptions}
+        if len(wanted) != len(subscriptions) or len(wanted) > SUBSCRIPTIONS:
+            raise ValueError(f"at most {SUBSCRIPTIONS} subscriptions, one for a service")
+        for i in range(SUBSCRIPTIONS):
+            entry = None
+            if row.subscriptions[i].flags & SUBSCRIPTION_USED:
+                entry = wanted.pop(row.subscriptions[i].service, None)
+            self._subscribe(&row.subscriptions[i], entry)
+        for i in range(SUBSCRIPTIONS):
+            if wanted and not row.subscriptions[i].flags & SUBSCRIPTION_USED:
+                self._subscribe(&row.subscriptions[i], wanted.pop(next(iter(wanted))))
+
+    cdef _subscribe(self, subscription *to, entry):
+        """None: unused. Else its plan before its access: of an unused one the latter shows it."""
+        cdef subscription it = to[0]
+        cdef uint64_t words[2]
+        if entry is None:
+            fg_store(<uint64_t *>to + 1, 0)
+            return
+        it.service, it.plan, it.access = entry
+        it.flags = SUBSCRIPTION_USED
+        memcpy(words, &it, sizeof(words))
+        fg_store(<uint64_t *>to, words[0])
+        fg_store(<uint64_t *>to + 1, words[1])
+
+    def set_limits(self, slot, limits) -> None:
+        """Replace the spending limits: up to two of (micro-units above 0, Period)."""
+        cdef account_row *row = self._known(slot)
+        cdef int i
+        wanted = [SpendingLimit(*limit) for limit in limits]
+        if len(wanted) > ACCOUNT_LIMITS:
+            raise ValueError(f"at most {ACCOUNT_LIMITS} spending limits")
+        for limit in wanted:
+            if not 0 < limit.micros < 1 << 63 or not 0 <= limit.period <= PERIOD_YEAR:
+                raise ValueError(f"no spending limit: {limit}")
+        # A limit of another period counts elsewhere: it is off while its two words are exchanged.
+        for i in range(ACCOUNT_LIMITS):
+            micros, period = wanted[i] if i < len(wanted) else (0, 0)
+            if row.limit_period[i] != period:
+                fg_store(&row.limit_micros[i], 0)
+                row.limit_period[i] = period
+            fg_store(&row.limit_micros[i], micros)
+
+    # ---- balances -------------------------------------------------------------------------
+
+    def balance(self, slot, wallet=0) -> int:
+        """Micro-units available now: credited, less charged, less held."""
+        cdef account_row *row = self._known(slot)
+        return <int64_t>fg_load(<uint64_t *>&row.wallets[self._index(row, wallet)].available)
+
+    cdef till *_till(self) except NULL:
+        if self.money is None or self.money.segment is not self.segment:
+            raise TypeError("balances change with a money map that is bound to this segment")
+        return self.money.control_till()
+
+    def set_balance(self, slot, wallet, int64_t micros) -> None:
+        """Set a balance, at the start, before any worker runs: it forgets what is under way."""
+        cdef account_row *row = self._known(slot)
+        cdef int index = self._index(row, wallet)
+        cdef till *t = self._till()
+        if not -<int64_t>BALANCE_MOST <= micros <= <int64_t>BALANCE_MOST:
+            raise ValueError(f"a balance of {micros} micro-units")
+        wallet_set(t.money, &row.wallets[index], micros)
+
+    def prepare(self, slot, wallet, int64_t delta, bytes key not None) -> Credit:
+        """Note a change of a balance that is about to be made; `key` (16 bytes): of the ledger's entry.
+
+        Raises RuntimeError when all rows are in use: finish some.
+        """
+        cdef account_row *account = self._known(slot)
+        cdef int index = self._index(account, wallet)
+        cdef till *t = self._till()
+        cdef money_record *r
+        cdef uint64_t sequence
+        cdef uint32_t i
+        if len(key) != 16:
+            raise ValueError(f"a key has 16 bytes, not {len(key)}")
+        if not -<int64_t>MONEY_MOST <= delta <= <int64_t>MONEY_MOST:
+            raise ValueError(f"a credit of {delta} micro-units")
+        for i in range(t.rows):
+            r = t.holds + i
+            if (r.word & STATE_BITS) == HOLD_FREE:
+                break
+        else:
+            raise RuntimeError(f"{t.rows} credits are under way")
+        sequence = next_sequence(t)
+        number_record(t, r, sequence)
+        r.held = -delta
+        r.amount = 0
+        r.account = account.identity
+        r.account_slot = account.slot
+        r.wallet = <uint8_t>index
+        r.currency = account.currencies[index]
+        memcpy(r.request_id, <const char *>key, 16)
+        fg_store(&r.word, sequence << 8 | HOLD_INTENT)
+        return Credit(i, sequence, key, slot, index, delta, False)
+
+    cdef money_record *_credit(self, credit) except NULL:
+        cdef till *t = self._till()
+        cdef money_record *r
+        if not 0 <= credit.row < t.rows:
+            raise ValueError(f"no such credit: {credit}")
+        r = t.holds + <uint32_t>credit.row
+        if r.word >> 8 != credit.sequence or (r.word & STATE_BITS) == HOLD_FREE:
+            raise ValueError(f"finished already: {credit}")
+        return r
+
+    def apply(self, credit, *, floor=None) -> int | None:
+        """Let the wallet have it; returns the balance. Once, however often this is called.
+
+        `floor`: a change that takes is made only if the balance does not fall below it, and None
+        is returned when it would. Raises OverflowError beyond ±2^62, ValueError when it is finished.
+        """
+        cdef money_record *r = self._credit(credit)
+        cdef int64_t least = -<int64_t>BALANCE_MOST if floor is None else floor
+        cdef int64_t balance = 0, now = self.balance(credit.account, credit.wallet)
+        if now - r.held > <int64_t>BALANCE_MOST:
+            raise OverflowError(f"a balance of {now} micro-units takes no {credit.delta} more")
+        if credit_apply(self._till(), r, least, &balance):
+            return balance
+        if floor is None:
+            raise OverflowError(f"a balance of {now} micro-units cannot fall by {-credit.delta}")
+        return None
+
+    def finish(self, credit) -> None:
+        """Forget it, applied or not. ValueError when that was done before."""
+        fg_store(&self._credit(credit).word, <uint64_t>credit.sequence << 8 | HOLD_FREE)
+
+    def credit(self, slot, int64_t delta, wallet=0, *, floor=None, bytes key=bytes(16)) -> int | None:
+        """Prepare, apply and finish: for changes whose ledger entry is on disk. As `apply`."""
+        it = self.prepare(slot, wallet, delta, key)
+        try:
+            return self.apply(it, floor=floor)
+        finally:
+            self.finish(it)
+
+    def open_credits(self) -> list[Credit]:
+        """What was prepared and not finished: of this control, or of one that was killed."""
+        cdef till *t = self._till()
+        cdef money_record *r
+        cdef uint32_t i
+        found = []
+        for i in range(t.rows):
+            r = t.holds + i
+            if (r.word & STATE_BITS) != HOLD_FREE:
+                found.append(Credit(i, r.word >> 8, (<const char *>r.request_id)[:16], r.account_slot,
+                                    r.wallet, -r.held, credit_applied(t, r)))
+        return found
