@@ -1,0 +1,26 @@
+"""Amounts as people read them, and as payment methods can take them."""
+
+from __future__ import annotations
+
+from fastgate.billing.payments.base import exponent
+
+MICROS = 1_000_000
+"""Micro-units in one unit of a currency."""
+
+
+def show(micros: int, currency: str) -> str:
+    """As people write it: "-12.50 EUR"; as many decimals as needed, at least the coin's."""
+    whole, rest = divmod(abs(micros), MICROS)
+    decimals = f"{rest:06d}".rstrip("0").ljust(exponent(currency), "0")
+    sign = "-" if micros < 0 else ""
+    return f"{sign}{whole}{'.' if decimals else ''}{decimals} {currency}"
+
+
+def coin(currency: str) -> int:
+    """Micro-units in the smallest coin."""
+    return int(10 ** (6 - exponent(currency)))
+
+
+def whole_coins(micros: int, currency: str) -> int:
+    """Rounded down to whole coins: what can be charged."""
+    return micros - micros % coin(currency)

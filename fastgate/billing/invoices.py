@@ -1,0 +1,307 @@
+"""Invoices, credit notes and receipts: numbered without gaps, each made once.
+
+```
+issue(draft) ──▶ open ──mark_paid──▶ paid
+                  └─────void───────▶ void       the number stays used
+```
+
+- **Numbers** (`INV-2026-000001`) come from one row a series, counted up in the transaction that
+  inserts the document: a transaction that fails gives its number back, and two at once queue up
+  behind the row. So there are no gaps and no doubles, also over several gateways.
+- **Keys**: a draft names what it is for (`period:<subscription>:<start>`); a second draft with
+  the key finds the first document. Whoever is unsure whether it was done does it again.
+- Totals are whole coins of the currency, since that is what can be paid: what is finer is taken
+  off in a line of its own, in the customer's favour.
+
+Documents never change but for their status; corrections are credit notes.
+"""
+
+from __future__ import annotations
+
+import html
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from fastgate.billing.amounts import coin, show
+from fastgate.billing.payments.base import Clock
+from fastgate.billing.templates import fill
+from fastgate.errors import ConflictError, NotFoundError
+from fastgate.model.billing import Seller
+from fastgate.model.units import Money
+from fastgate.store.billing_tables import invoice_numbers, invoices
+from fastgate.store.engine import Store
+from fastgate.store.ids import new_id
+from fastgate.store.pages import Page, decode_cursor, page_of
+
+DUE = timedelta(days=0)
+"""Fees are due when they are invoiced: the payment method is charged at once."""
+
+
+class Kind(StrEnum):
+    """What a document is; the letter after the prefix of its number."""
+
+    INVOICE = "invoice"
+    RECEIPT = "receipt"  # for money that was paid in: a top-up
+    CREDIT = "credit"  # gives back
+
+
+_LETTER = {Kind.INVOICE: "", Kind.RECEIPT: "R", Kind.CREDIT: "C"}
+
+
+class Status(StrEnum):
+    OPEN = "open"
+    PAID = "paid"
+    VOID = "void"
+
+
+class InvoiceLine(msgspec.Struct, frozen=True):
+    """One line. Micro-units; negative takes off."""
+
+    text: str
+    micros: int
+    quantity: int = 1
+
+
+class Draft(msgspec.Struct, frozen=True, kw_only=True):
+    """What a document is to say."""
+
+    key: str
+    """Names what it is for; unique."""
+    account: str
+    currency: str
+    lines: list[InvoiceLine]
+    kind: Kind = Kind.INVOICE
+    tax: int = 0
+    """The tax contained in the total, micro-units, to be shown."""
+    subscription: str | None = None
+    period_start: datetime | None = None
+    period_end: datetime | None = None
+    paid: bool = False
+    """Issued as paid."""
+    reference: str = ""
+    """The payment's, when paid."""
+
+
+class Invoice(msgspec.Struct, frozen=True, kw_only=True):
+    """An issued document."""
+
+    id: str
+    number: str
+    key: str
+    kind: Kind
+    account: str
+    subscription: str | None
+    currency: str
+    total: int
+    tax: int
+    status: Status
+    lines: list[InvoiceLine]
+    period_start: datetime | None
+    period_end: datetime | None
+    issued: datetime
+    due: datetime
+    paid_at: datetime | None
+    reference: str
+
+    @property
+    def amount(self) -> Money:
+        return Money(self.total, self.currency)
+
+
+def rounded(lines: list[InvoiceLine], currency: str) -> list[InvoiceLine]:
+    """The lines with one more, where needed, that makes the sum whole coins."""
+    rest = sum(line.micros for line in lines) % coin(currency)
+    return [*lines, InvoiceLine("Rounding", -rest)] if rest else list(lines)
+
+
+class Invoices:
+    """The documents in the store. Every method may raise StoreError."""
+
+    def __init__(self, store: Store, clock: Clock, seller: Seller) -> None:
+        self.store = store
+        self.clock = clock
+        self.seller = seller
+
+    async def issue(self, draft: Draft) -> Invoice:
+        """The document of the draft's key, made now unless it was made before."""
+        try:
+            async with self.store.write() as connection:
+                return await self.issue_in(connection, draft)
+        except ConflictError:  # another gateway was faster with the same key
+            return await self.by_key(draft.key)
+
+    async def issue_in(self, connection: AsyncConnection, draft: Draft) -> Invoice:
+        """The same within a transaction, which fails when another makes it at the same time."""
+        rows = await connection.execute(sa.select(invoices).where(invoices.c.key == draft.key))
+        found = rows.one_or_none()
+        if found is not None:
+            return _invoice(found)
+        now = self.clock()
+        lines = rounded(draft.lines, draft.currency)
+        invoice = Invoice(
+            id=new_id("inv"),
+            number=await self._number(connection, draft.kind, now),
+            key=draft.key,
+            kind=draft.kind,
+            account=draft.account,
+            subscription=draft.subscription,
+            currency=draft.currency,
+            total=sum(line.micros for line in lines),
+            tax=draft.tax,
+            status=Status.PAID if draft.paid else Status.OPEN,
+            lines=lines,
+            period_start=draft.period_start,
+            period_end=draft.period_end,
+            issued=now,
+            due=now + DUE,
+            paid_at=now if draft.paid else None,
+            reference=draft.reference,
+        )
+        values = msgspec.structs.asdict(invoice)
+        values |= {
+            "lines": msgspec.json.encode(lines).decode(),
+            "kind": str(invoice.kind),
+            "status": str(invoice.status),
+        }
+        await connection.execute(sa.insert(invoices).values(values))
+        return invoice
+
+    async def _number(self, connection: AsyncConnection, kind: Kind, now: datetime) -> str:
+        series = f"{self.seller.prefix}{_LETTER[kind]}-{now.year}"
+        last = await connection.scalar(
+            sa.text(
+                f"INSERT INTO {invoice_numbers.name} (series, last) VALUES (:series, 1) "
+                "ON CONFLICT (series) DO UPDATE SET last = invoice_numbers.last + 1 RETURNING last"
+            ),
+            {"series": series},
+        )
+        return f"{series}-{last:06d}"
+
+    async def get(self, ident: str) -> Invoice:
+        """By id or number. Raises NotFoundError."""
+        return await self._one(sa.or_(invoices.c.id == ident, invoices.c.number == ident), ident)
+
+    async def by_key(self, key: str) -> Invoice:
+        """Raises NotFoundError."""
+        return await self._one(invoices.c.key == key, key)
+
+    async def _one(self, where: sa.ColumnElement[bool], name: str) -> Invoice:
+        async with self.store.read() as connection:
+            row = (await connection.execute(sa.select(invoices).where(where))).one_or_none()
+        if row is None:
+            raise NotFoundError(f"There is no invoice {name!r}.")
+        return _invoice(row)
+
+    async def page(self, account: str, *, cursor: str | None, limit: int) -> Page[Invoice]:
+        """An account's documents, the newest first."""
+        query = sa.select(invoices).where(invoices.c.account == account)
+        if cursor is not None:
+            query = query.where(invoices.c.id < decode_cursor(cursor, str))
+        query = query.order_by(invoices.c.id.desc()).limit(limit + 1)
+        async with self.store.read() as connection:
+            rows = (await connection.execute(query)).all()
+        return page_of([_invoice(row) for row in rows], limit, lambda one: one.id)
+
+    async def open_of(self, subscription: str) -> list[Invoice]:
+        """What a subscription still owes, the oldest first."""
+        query = (
+            sa.select(invoices)
+            .where(invoices.c.subscription == subscription, invoices.c.status == Status.OPEN.value)
+            .order_by(invoices.c.id)
+        )
+        async with self.store.read() as connection:
+            return [_invoice(row) for row in await connection.execute(query)]
+
+    async def mark_paid(self, ident: str, reference: str) -> tuple[Invoice, bool]:
+        """Note the payment; whether this call changed anything. Raises ConflictError: void."""
+        return await self._close(ident, Status.PAID, reference)
+
+    async def void(self, ident: str) -> tuple[Invoice, bool]:
+        """Give it up. Raises ConflictError when it was paid: issue a credit note then."""
+        return await self._close(ident, Status.VOID, "")
+
+    async def _close(self, ident: str, status: Status, reference: str) -> tuple[Invoice, bool]:
+        now = self.clock()
+        values: dict[str, Any] = {"status": status.value, "reference": reference}
+        if status is Status.PAID:
+            values["paid_at"] = now
+        async with self.store.write() as connection:
+            rows = await connection.execute(
+                sa.update(invoices)
+                .where(invoices.c.id == ident, invoices.c.status == Status.OPEN.value)
+                .values(values)
+                .returning(invoices)
+            )
+            changed = rows.one_or_none()
+        if changed is not None:
+            return _invoice(changed), True
+        found = await self.get(ident)
+        if found.status is not status:
+            raise ConflictError(f"The invoice {found.number} is {found.status.value} already.")
+        return found, False
+
+
+def _invoice(row: sa.Row[Any]) -> Invoice:
+    values = row._asdict()
+    values["kind"] = Kind(values["kind"])
+    values["status"] = Status(values["status"])
+    values["lines"] = msgspec.json.decode(values["lines"], type=list[InvoiceLine])
+    return Invoice(**values)
+
+
+# ---- as a page --------------------------------------------------------------------------
+
+_TITLE = {Kind.INVOICE: "Invoice", Kind.RECEIPT: "Receipt", Kind.CREDIT: "Credit note"}
+
+
+def render_html(invoice: Invoice, seller: Seller, customer: list[str], zone: str = "UTC") -> str:
+    """The document as one HTML page without scripts or outside resources.
+
+    `customer`: name and address, in lines. Dates are shown in `zone`.
+    """
+    place = ZoneInfo(zone)
+
+    def day(moment: datetime) -> str:
+        return moment.astimezone(place).strftime("%Y-%m-%d")
+
+    def money(micros: int) -> str:
+        return show(micros, invoice.currency)
+
+    rows = "\n".join(
+        f"<tr><td>{html.escape(line.text)}</td><td class=n>{line.quantity}</td>"
+        f"<td class=n>{money(line.micros)}</td></tr>"
+        for line in invoice.lines
+    )
+    period = ""
+    if invoice.period_start is not None and invoice.period_end is not None:
+        last = invoice.period_end - timedelta(microseconds=1)
+        period = f"<p>For {day(invoice.period_start)} to {day(last)}</p>"
+    state = {
+        Status.OPEN: f"Due {day(invoice.due)}",
+        Status.PAID: f"Paid {day(invoice.paid_at)}" if invoice.paid_at else "Paid",
+        Status.VOID: "Void",
+    }[invoice.status]
+    tax = f"<tr><td colspan=2>of which tax</td><td class=n>{money(invoice.tax)}</td></tr>"
+    return fill(
+        "invoice.html",
+        title=html.escape(f"{_TITLE[invoice.kind]} {invoice.number}"),
+        issued=day(invoice.issued),
+        state=html.escape(state),
+        seller=_lines([seller.name, *seller.address, seller.tax_id, seller.email]),
+        customer=_lines(customer),
+        period=period,
+        rows=rows,
+        total=money(invoice.total),
+        tax=tax if invoice.tax else "",
+        reference=html.escape(f"Payment {invoice.reference}") if invoice.reference else "",
+    )
+
+
+def _lines(lines: list[str]) -> str:
+    return "<br>".join(html.escape(line) for line in lines if line)
