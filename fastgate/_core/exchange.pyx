@@ -55,7 +55,8 @@ from fastgate._core.reason cimport (
     UPSTREAM_RESET)
 from fastgate._core.render cimport (
     OUT_CLOSE, OUT_KEEP_ALIVE, OUT_PLAIN, OUT_UPGRADE, random64, render_interim, render_preflight,
-    render_refusal, render_request, render_response, render_start, render_static)
+    render_request, render_response, render_start, render_static)
+from fastgate._core.refusal cimport render_refusal
 from fastgate._core.router cimport ROUTE_FOUND, ROUTE_METHOD, route_find
 from fastgate._core.snapshot cimport (
     HASH_BY_CONSUMER, HASH_BY_HEADER, HASH_BY_PATH, NONE32, ROUTE_ENCODED_SLASH, ROUTE_LOG_OFF,

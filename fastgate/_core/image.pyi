@@ -54,6 +54,7 @@ class ImageBuilder:
         price_micros: int = 0,
         pattern: str = "",
         params: int = 0,
+        payment_required: str = "",
     ) -> int: ...
     def add_service(
         self,
@@ -113,8 +114,17 @@ class ImageBuilder:
     ) -> int: ...
     def add_static(self, *, head: bytes, body: bytes, status: int) -> int: ...
     def set_refusal(
-        self, reason: int, *, head: bytes, body: bytes, status: int, close: bool
+        self,
+        reason: int,
+        *,
+        head: bytes,
+        body: bytes,
+        status: int,
+        close: bool,
+        html: tuple[bytes, bytes] = ...,
+        markdown: tuple[bytes, bytes] = ...,
     ) -> None: ...
+    def set_capability_key(self, key: bytes) -> None: ...
     def set_faults(self, texts: list[str]) -> None: ...
     def set_router(self, blob: bytes) -> None: ...
     def set_settings(

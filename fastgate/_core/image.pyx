@@ -36,6 +36,9 @@ from fastgate.errors import SnapshotError
 
 NONE = 0xFFFFFFFF               # NONE32
 
+cdef enum:
+    PAYMENT_LINE = 8192
+
 cdef uint64_t LARGEST = 0xFFFFFF00
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 
@@ -243,8 +246,11 @@ cdef class ImageBuilder:
                   static_response=NONE, auth=NONE, cors=NONE, flags=0, priority=0, strip=0,
                   timeout_ms=0, replace="", tokens=0, limits=0, addresses=0, predicates=0,
                   request_rules=0, response_rules=0, notice="", price_micros=0, pattern="",
-                  params=0) -> int:
-        """Append a route_rec; returns its index. Tables are handles."""
+                  params=0, payment_required="") -> int:
+        """Append a route_rec; returns its index. Tables are handles.
+
+        `payment_required`: whole lines with their CRLF. Raises ValueError for one over 8 KiB.
+        """
         cdef route_rec r
         cdef bytes raw = name.encode()
         memset(&r, 0, sizeof(r))
@@ -273,6 +279,10 @@ cdef class ImageBuilder:
         r.price_micros = price_micros
         r.pattern = self._string(pattern)
         r.params = self._handle(params)
+        if payment_required:
+            if any(len(line) > PAYMENT_LINE for line in payment_required.split("\r\n")):
+                raise ValueError("a header of a 402 is over 8 KiB, which clients refuse")
+            r.payment_required = self._string(payment_required)
         return self._append(&self.routes, &r, sizeof(r), 8) // sizeof(r)
 
     def add_service(self, name: str, *, slot, upstream, first_byte_ms, idle_ms, attempts=1,
@@ -399,8 +409,10 @@ cdef class ImageBuilder:
         r.status = status
         return self._append(&self.statics, &r, sizeof(r), 8) // sizeof(r)
 
-    def set_refusal(self, reason: int, *, head: bytes, body: bytes, status: int, close: bool) -> None:
-        """What is answered when an exchange ends for that reason."""
+    def set_refusal(self, reason: int, *, head: bytes, body: bytes, status: int, close: bool,
+                    html: tuple = (b"", b""), markdown: tuple = (b"", b"")) -> None:
+        """What is answered when an exchange ends for that reason. `html`, `markdown`: head and
+        body of its other forms."""
         cdef refusal_rec r
         if not 0 < reason < REASON_COUNT:
             raise ValueError(f"no reason has the number {reason}")
@@ -409,11 +421,19 @@ cdef class ImageBuilder:
         r.body = self._string(body)
         r.status = status
         r.close = 1 if close else 0
+        r.html_head, r.html_body = self._string(html[0]), self._string(html[1])
+        r.markdown_head, r.markdown_body = self._string(markdown[0]), self._string(markdown[1])
         self.refusals[reason] = (<char *>&r)[:sizeof(r)]
 
     def set_faults(self, texts: list[str]) -> None:
         """Texts for parse faults, by their number."""
         self.faults = [self.string(text) for text in texts]
+
+    def set_capability_key(self, key: bytes) -> None:
+        """The 16 secret bytes that tokens in the links of refusals are made with."""
+        if len(key) != 16:
+            raise ValueError(f"a capability key has 16 bytes, not {len(key)}")
+        memcpy(self.head.capability_key, <const char *>key, 16)
 
     def set_router(self, blob: bytes) -> None:
         """The router's tables, as `trie.RouterBuilder` made them."""

@@ -1,4 +1,4 @@
-"""render: the heads that go out: requests to upstreams, answers to clients, refusals."""
+"""render: the heads that go out: requests to upstreams, answers to clients."""
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from fastgate._core.buffer cimport buf
@@ -19,10 +19,17 @@ cdef buf *render_interim(exchange *e, call *k) noexcept nogil
 cdef buf *render_static(exchange *e, const char *head, uint32_t head_len, const char *body,
                         uint32_t body_len, int connection) noexcept nogil
     # our own answer of fixed bytes; head: status line and fields
-cdef buf *render_refusal(exchange *e, int reason, int connection) noexcept nogil
 cdef buf *render_start(exchange *e, uint32_t status, const char *fields, uint32_t fields_len,
                        int64_t length, int connection) noexcept nogil
     # a handler's answer; fields: lines with CRLF; length < 0: chunked or until close
 cdef buf *render_preflight(exchange *e, int connection) noexcept nogil
 cdef void refresh_date(core *c) noexcept nogil
 cdef uint64_t random64(core *c) noexcept nogil
+
+# Pieces of a head, for answers that are made elsewhere (refusal.pyx).
+cdef uint32_t answer_extra(exchange *e) noexcept nogil
+    # the room that those pieces may need
+cdef char *put2(char *p, int v) noexcept nogil
+cdef char *put_date(char *p, core *c) noexcept nogil
+cdef char *put_connection(char *p, int connection) noexcept nogil
+cdef char *put_additions(char *p, exchange *e) noexcept nogil

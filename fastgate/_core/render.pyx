@@ -1,4 +1,4 @@
-"""render: the heads that go out: requests to upstreams, answers to clients, refusals.
+"""render: the heads that go out: requests to upstreams, answers to clients.
 
 A head is written into one fresh buffer, front to back: the field lines that pass unchanged are
 copied as they came, adjoining ones in one piece, and what the gateway adds stands around
@@ -9,11 +9,10 @@ anew from what the parser understood), the client's X-Consumer-*, X-Forwarded-* 
 (unless the peer is a trusted proxy), the credential (unless the route forwards it), names
 with an underscore (unless allowed).
 
-Refusals are templates of the snapshot: bytes with holes (see Hole in snapshot.pxd). They are
-filled in twice, once into a scratch area for the body, whose length the head must tell.
+Refusals are made from templates: see refusal.pyx.
 """
 from libc.stdint cimport uint8_t, uint16_t
-from libc.string cimport memchr, memcmp, memcpy
+from libc.string cimport memcmp, memcpy
 from libc.time cimport gmtime_r, time_t, tm
 
 from fastgate._core.buffer cimport buf_borrow, buf_data, buf_head, buf_len
@@ -22,19 +21,15 @@ from fastgate._core.http1 cimport (
     F_SERVER, F_TRACEPARENT, F_TRACESTATE, F_UNDERSCORE, F_UPGRADE, F_X_CONSUMER, F_X_FORWARDED_FOR,
     F_X_FORWARDED_HOST, F_X_FORWARDED_PORT, F_X_FORWARDED_PROTO, F_X_REAL_IP, F_X_REQUEST_ID, FIELD_HOP,
     FRAMING_CHUNKED, FRAMING_CLOSE, FRAMING_LENGTH, METHOD_HEAD, field, head)
-from fastgate._core.reason cimport METHOD_NOT_ALLOWED
 from fastgate._core.snapshot cimport (
-    HEADER_ADD, HEADER_DEFAULT, HEADER_REMOVE, HEADER_SET, HOLE_ALLOW, HOLE_CHALLENGE, HOLE_DETAIL,
-    HOLE_LIMIT, HOLE_POLICY, HOLE_REMAINING, HOLE_REQUEST_ID, HOLE_RESETS_AT, HOLE_RETRY_AFTER, HOLE_ROUTE,
-    HOLE_USED, LIMIT_CONCURRENCY, LIMIT_SHOW_HEADERS, NONE32, ROUTE_LIMIT_HEADERS, ROUTE_PRESERVE_HOST,
-    cors_rec, header_rule, refusal_rec, route_rec, snap_auth, snap_str, snap_table, snapshot_header,
-    table_ref)
+    HEADER_ADD, HEADER_DEFAULT, HEADER_REMOVE, HEADER_SET, LIMIT_CONCURRENCY, LIMIT_SHOW_HEADERS, NONE32,
+    ROUTE_LIMIT_HEADERS, ROUTE_PRESERVE_HOST, cors_rec, header_rule, route_rec, snap_str, snap_table,
+    snapshot_header, table_ref)
 from fastgate._core.state cimport EX_CHUNK_OUT, EX_REFUSED, downstream, field_of, has_field
 from fastgate._core.text cimport put, put_hex, put_lit, put_uint
 
 cdef enum:
     ADDED = 2048              # the most that the gateway adds of its own to a head
-    REFUSAL_MAX = 6144
 
 # Fields by FieldName that are never copied from a request: written anew or dropped.
 cdef uint64_t REQUEST_DROP = (
@@ -65,7 +60,7 @@ cdef uint64_t random64(core *c) noexcept nogil:
     return result
 
 
-cdef inline char *put2(char *p, int v) noexcept nogil:
+cdef char *put2(char *p, int v) noexcept nogil:
     p[0] = <char>(48 + v // 10)
     p[1] = <char>(48 + v % 10)
     return p + 2
@@ -356,7 +351,8 @@ cdef char *put_limits(char *p, exchange *e) noexcept nogil:
     p = put_lit(p, "\";r=")
     p = put_uint(p, e.seen.remaining)
     p = put_lit(p, ";t=")
-    p = put_uint(p, e.seen.retry_s if e.flags & EX_REFUSED else e.seen.reset_s)
+    # A limit that refused says when to try again; one that let pass, when it is as new.
+    p = put_uint(p, e.seen.retry_s if e.flags & EX_REFUSED and e.seen.retry_s else e.seen.reset_s)
     p = put_lit(p, "\r\nRateLimit-Policy: ")
     p = put(p, snap_str(s, e.tightest.policy), e.tightest.policy.len)
     return put_lit(p, "\r\n")
@@ -626,137 +622,5 @@ cdef buf *render_preflight(exchange *e, int connection) noexcept nogil:
             p = put_lit(p, "\r\n")
     p = put_connection(p, connection)
     p = put_lit(p, "\r\n")
-    b.end = <uint32_t>(p - buf_data(b))
-    return b
-
-
-# ---- refusals -----------------------------------------------------------------------------------
-
-cdef extern from *:
-    """
-    static const char *const fg_method_names[] = {
-        "", "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"};
-    static inline char *fg_put_methods(char *p, uint64_t bits) {
-        int first = 1;
-        for (int i = 1; i < 10; i++) {
-            if (!(bits >> i & 1)) continue;
-            if (!first) { *p++ = ','; *p++ = ' '; }
-            size_t n = strlen(fg_method_names[i]);
-            memcpy(p, fg_method_names[i], n);
-            p += n;
-            first = 0;
-        }
-        return p;
-    }
-    """
-    char *put_methods "fg_put_methods"(char *p, uint64_t bits) noexcept nogil
-
-
-cdef char *put_escaped(char *p, const char *s, uint32_t n) noexcept nogil:
-    """Inside a JSON string. Names were checked when they were configured; this is the belt."""
-    cdef uint32_t i
-    cdef uint8_t x
-    for i in range(n):
-        x = <uint8_t>s[i]
-        if x == 34 or x == 92:
-            p[0] = 92
-            p += 1
-        elif x < 32:
-            x = 32
-        p[0] = <char>x
-        p += 1
-    return p
-
-
-cdef char *put_time(char *p, int64_t unix_s) noexcept nogil:
-    cdef time_t t = <time_t>unix_s
-    cdef tm b
-    gmtime_r(&t, &b)
-    p = put_uint(p, b.tm_year + 1900)
-    p = put_lit(p, "-")
-    p = put2(p, b.tm_mon + 1)
-    p = put_lit(p, "-")
-    p = put2(p, b.tm_mday)
-    p = put_lit(p, "T")
-    p = put2(p, b.tm_hour)
-    p = put_lit(p, ":")
-    p = put2(p, b.tm_min)
-    p = put_lit(p, ":")
-    p = put2(p, b.tm_sec)
-    return put_lit(p, "Z")
-
-
-cdef char *fill(char *p, char *end, exchange *e, const char *t, uint32_t n) noexcept nogil:
-    """Write a template with its holes filled; NULL when it would not fit."""
-    cdef const char *stop = t + n
-    cdef const char *hole
-    cdef const snapshot_header *s = e.snap
-    cdef const str_ref *texts
-    cdef int letter
-    while t < stop:
-        hole = <const char *>memchr(t, 1, stop - t)
-        if hole is NULL:
-            hole = stop
-        if p + (hole - t) + 512 > end:
-            return NULL
-        p = put(p, t, hole - t)
-        t = hole
-        if t + 1 >= stop:
-            break
-        letter = t[1]
-        t += 2
-        if letter == HOLE_REQUEST_ID:
-            p = put_hex(p, e.request_id, 16)
-        elif letter == HOLE_LIMIT:
-            p = put_uint(p, e.tightest.amount if e.tightest is not NULL else 0)
-        elif letter == HOLE_USED:
-            p = put_uint(p, e.seen.used)
-        elif letter == HOLE_REMAINING:
-            p = put_uint(p, e.seen.remaining)
-        elif letter == HOLE_RETRY_AFTER:
-            p = put_uint(p, e.seen.retry_s if e.tightest is not NULL and e.seen.retry_s > 0 else 1)
-        elif letter == HOLE_RESETS_AT:
-            p = put_time(p, <int64_t>e.seen.resets_at)
-        elif letter == HOLE_POLICY:
-            if e.tightest is not NULL and e.tightest.name.len < 200:
-                p = put_escaped(p, snap_str(s, e.tightest.name), e.tightest.name.len)
-        elif letter == HOLE_ROUTE:
-            if e.route is not NULL and e.route.name.len < 200:
-                p = put_escaped(p, snap_str(s, e.route.name), e.route.name.len)
-        elif letter == HOLE_DETAIL:
-            if e.fault < s.faults.count:
-                texts = <const str_ref *>snap_table(s, s.faults)
-                if texts[e.fault].len < 256:
-                    p = put_escaped(p, snap_str(s, texts[e.fault]), texts[e.fault].len)
-        elif letter == HOLE_ALLOW:
-            p = put_methods(p, e.match.allowed)
-        elif letter == HOLE_CHALLENGE:
-            if e.route is not NULL and e.route.auth != NONE32 and snap_auth(s, e.route.auth).challenge.len < 400:
-                p = put(p, snap_str(s, snap_auth(s, e.route.auth).challenge), snap_auth(s, e.route.auth).challenge.len)
-    return p
-
-
-cdef buf *render_refusal(exchange *e, int reason, int connection) noexcept nogil:
-    cdef const snapshot_header *s = e.snap
-    cdef const refusal_rec *r = <const refusal_rec *>snap_table(s, s.refusals) + reason
-    cdef char scratch[REFUSAL_MAX]
-    cdef char *body_end
-    cdef char *p
-    cdef buf *b = buf_borrow(&e.owner.bufs, 2 * REFUSAL_MAX + ADDED + answer_extra(e))
-    if b is NULL:
-        return NULL
-    body_end = fill(scratch, scratch + REFUSAL_MAX, e, snap_str(s, r.body), r.body.len)
-    p = fill(buf_head(b), buf_head(b) + REFUSAL_MAX, e, snap_str(s, r.head), r.head.len)
-    if body_end is NULL or p is NULL:
-        body_end = scratch
-        p = put_lit(buf_head(b), "HTTP/1.1 500 \r\nContent-Length: ")
-    p = put_uint(p, body_end - scratch)
-    p = put_lit(p, "\r\n")
-    p = put_date(p, e.owner)
-    p = put_additions(p, e)
-    p = put_connection(p, connection)
-    p = put_lit(p, "\r\n")
-    if e.req.method_id != METHOD_HEAD:
-        p = put(p, scratch, body_end - scratch)
     b.end = <uint32_t>(p - buf_data(b))
     return b

@@ -9,7 +9,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 cdef enum:
-    SNAPSHOT_VERSION = 1
+    SNAPSHOT_VERSION = 2
     NONE32 = 0xFFFFFFFF       # "no such thing" for an index
 
 cdef struct str_ref:
@@ -130,6 +130,7 @@ cpdef enum RouteFlag:
     ROUTE_LOG_OFF = 16            # no access-log record
     ROUTE_FORWARD_PARAMS = 32
     ROUTE_RETIRED = 64            # answer 410
+    ROUTE_OPENAI_ERRORS = 128     # refusals carry an `error` member of OpenAI's shape too
 
 cdef struct route_rec:
     str_ref name
@@ -157,6 +158,7 @@ cdef struct route_rec:
     uint64_t price_micros         # 0: free (charged when wallets exist)
     str_ref pattern               # the path pattern as configured, e.g. "/orders/{id}"
     table_ref params              # table of str_ref: names of the pattern's parameters, in order
+    str_ref payment_required      # rendered lines that its 402s carry: PAYMENT-REQUIRED and the like
 
 cpdef enum Balance:
     BALANCE_ROUND_ROBIN = 0
@@ -226,8 +228,13 @@ cdef struct refusal_rec:
     str_ref body                  # template
     uint32_t status               # 0: this reason has no refusal
     uint32_t close                # 1: the connection is closed after it
+    str_ref html_head             # the same for a person; len 0: there is none
+    str_ref html_body
+    str_ref markdown_head         # the same for an agent; len 0: there is none
+    str_ref markdown_body
 
-# Templates are bytes with holes: byte 0x01 followed by one of these letters.
+# Templates are bytes with holes: byte 0x01 followed by one of these letters. Values are escaped
+# as the template's kind needs it.
 cpdef enum Hole:
     HOLE_REQUEST_ID = 73      # 'I'  32 hex digits
     HOLE_LIMIT = 76           # 'L'  decimal: the limit's amount
@@ -235,11 +242,30 @@ cpdef enum Hole:
     HOLE_REMAINING = 82       # 'R'  decimal
     HOLE_RETRY_AFTER = 65     # 'A'  decimal seconds, at least 1, rounded up
     HOLE_RESETS_AT = 84       # 'T'  RFC 3339 UTC, e.g. 2026-11-20T12:00:00Z
-    HOLE_POLICY = 80          # 'P'  limit name, JSON-escaped
-    HOLE_ROUTE = 78           # 'N'  route name, JSON-escaped
-    HOLE_DETAIL = 68          # 'D'  finer text (parse fault), JSON-escaped, may be empty
+    HOLE_POLICY = 80          # 'P'  limit name
+    HOLE_ROUTE = 78           # 'N'  route name
+    HOLE_DETAIL = 68          # 'D'  finer text (parse fault), may be empty
     HOLE_ALLOW = 77           # 'M'  methods, e.g. "GET, HEAD"
     HOLE_CHALLENGE = 87       # 'W'  the route's WWW-Authenticate value
+    HOLE_BALANCE = 66         # 'B'  decimal money, e.g. 0.002: what the wallet has
+    HOLE_REQUIRED = 81        # 'Q'  decimal money: what the request needs
+    HOLE_SHORTFALL = 83       # 'S'  decimal money: what is missing
+    HOLE_SPENDING = 69        # 'E'  decimal money: the spending limit
+    HOLE_CURRENCY = 67        # 'C'  three letters
+    HOLE_CAPABILITY = 71      # 'G'  token for the diagnosis, 38 characters of base64url
+    HOLE_ORIGIN = 72          # 'H'  "http://host:port" as it was called; empty where that is in doubt
+
+# A section of a template stands in the answer only where its condition holds. It begins with byte
+# 0x01 and one of these letters, and ends with 0x01 and a dot. Sections do not nest.
+cpdef enum Section:
+    SECTION_OWNER = 98        # 'b'  money is at stake, and the caller is known: balances may be told
+    SECTION_MONEY = 113       # 'q'  what the request needs is known
+    SECTION_SPENDING = 101    # 'e'  a spending limit refused, and the caller is known
+    SECTION_LIMIT = 108       # 'l'  a limit refused
+    SECTION_RESETS = 116      # 't'  it is known when waiting will have helped
+    SECTION_CAPABILITY = 103  # 'g'  there are pages to link to
+    SECTION_OPENAI = 111      # 'o'  the route is ROUTE_OPENAI_ERRORS
+    SECTION_END = 46          # '.'
 
 # ---- the image ------------------------------------------------------------------------
 cdef struct snapshot_header:
@@ -282,6 +308,7 @@ cdef struct snapshot_header:
     uint32_t flags                # 1: RateLimit headers on all successes, 2: access log on
     uint32_t reserved
     uint64_t head_checksum        # of this header with both checksum words zero
+    uint64_t capability_key[2]    # of the tokens in links of refusals; both 0: no links
 
 cdef class Snapshot:
     """A mapped, checked image. The mapping lives as long as this object."""

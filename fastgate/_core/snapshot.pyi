@@ -57,6 +57,7 @@ class RouteFlag(IntFlag):
     ROUTE_LOG_OFF = 16
     ROUTE_FORWARD_PARAMS = 32
     ROUTE_RETIRED = 64
+    ROUTE_OPENAI_ERRORS = 128
 
 class Balance(IntFlag):
     BALANCE_ROUND_ROBIN = 0
@@ -82,6 +83,23 @@ class Hole(IntFlag):
     HOLE_DETAIL = 68
     HOLE_ALLOW = 77
     HOLE_CHALLENGE = 87
+    HOLE_BALANCE = 66
+    HOLE_REQUIRED = 81
+    HOLE_SHORTFALL = 83
+    HOLE_SPENDING = 69
+    HOLE_CURRENCY = 67
+    HOLE_CAPABILITY = 71
+    HOLE_ORIGIN = 72
+
+class Section(IntFlag):
+    SECTION_OWNER = 98
+    SECTION_MONEY = 113
+    SECTION_SPENDING = 101
+    SECTION_LIMIT = 108
+    SECTION_RESETS = 116
+    SECTION_CAPABILITY = 103
+    SECTION_OPENAI = 111
+    SECTION_END = 46
 
 def stable_hash(data: bytes | str) -> int: ...
 

@@ -187,7 +187,7 @@ cdef bint _predicates_out(const snapshot_header *h, table_ref t) noexcept nogil:
 cdef bint _route_out(const snapshot_header *h, const route_rec *r) noexcept nogil:
     return (
         _str_out(h, r.name) or _str_out(h, r.replace) or _str_out(h, r.notice)
-        or _str_out(h, r.pattern)
+        or _str_out(h, r.pattern) or _str_out(h, r.payment_required)
         or _index_out(r.service, h.services) or _index_out(r.handler, h.handlers)
         or _index_out(r.static_response, h.statics) or _index_out(r.auth, h.auths)
         or _index_out(r.cors, h.cors)
@@ -258,7 +258,9 @@ cdef str _records_wrong(const snapshot_header *h):
             return f"static response {i}"
     refusal = <const refusal_rec *>snap_table(h, h.refusals)
     for i in range(h.refusals.count):
-        if _str_out(h, refusal[i].head) or _str_out(h, refusal[i].body):
+        if (_str_out(h, refusal[i].head) or _str_out(h, refusal[i].body)
+                or _str_out(h, refusal[i].html_head) or _str_out(h, refusal[i].html_body)
+                or _str_out(h, refusal[i].markdown_head) or _str_out(h, refusal[i].markdown_body)):
             return f"refusal {i}"
     if _strings_out(h, h.faults):
         return "faults"
@@ -372,6 +374,7 @@ cdef class Snapshot:
     def settings(self) -> dict:
         """The header: caps, timeouts, identity, and where the tables are."""
         record = self._open(self.header[0])
+        del record["capability_key"]     # a secret; nobody who looks needs it
         record["trusted_proxies"] = self._addresses(self.header.trusted_proxies)
         return record
 

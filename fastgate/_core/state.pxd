@@ -310,6 +310,12 @@ cdef struct exchange:
     uint64_t credential
     const limit_rec *tightest # the limit whose state `seen` tells
     decision seen
+    # What a 402 tells, in micro-units; currency 0: no money is at stake.
+    int64_t money_balance     # that the wallet had, or the spending limit had left
+    int64_t money_required    # that the request needs
+    int64_t money_limit       # the spending limit that refused; 0: none did
+    uint32_t money_currency   # three ASCII letters, the first lowest
+    uint32_t money_resets     # Unix seconds when the spending limit's period ends; 0: not known
     taken took[MAX_TAKEN]
     uint8_t client[16]        # the client's address: the peer's, or what a trusted proxy said
     consumer_row consumer

@@ -1,0 +1,582 @@
+"""refusal: the answer when a request is refused, made from the snapshot's templates.
+
+Each reason has up to three templates, for programs (JSON), agents (Markdown) and people (HTML);
+Accept decides, by RFC 9110:
+
+    each form is worth the q of the most specific range that names it
+    the highest q wins; then what was named more specifically; then JSON, Markdown, HTML
+    nothing acceptable, or no Accept at all: JSON, since a refusal is said in any case
+
+    Accept                                             answered with
+    (none), */*, application/json                      JSON
+    text/html,application/xhtml+xml,*/*;q=0.8          HTML      (browsers)
+    text/markdown, text/html;q=0.9, */*;q=0.1          Markdown  (agents)
+    text/html;q=0.5, application/json                  JSON
+
+A template is bytes with marks: byte 0x01 and a letter. An upper-case letter is a hole that a value
+goes into, a lower-case one begins a section that stands only where its condition holds, a dot
+ends it (`Hole` and `Section` in snapshot.pxd). One memchr() finds the next mark, so text costs what
+copying it costs. A template is filled in twice: the body first, into a scratch area, since the
+head must tell its length.
+
+Values are escaped for where they stand. Balances are told only to a caller who has shown a valid
+credential: the sections that hold them are left out for everyone else.
+
+**Capabilities.** The links of a refusal carry a token that lets its bearer see why this one request
+was refused, and pay for the account of who made it, without a key, for an hour:
+
+    base64url( expires u32, big-endian | consumer u64 | SipHash-2-4-128(key, request id, expires, consumer) )
+
+The consumer is 0 where the caller is not known: then the token shows the refusal and nothing of
+any account. The key is 128 secret bits of the gateway, in the snapshot. SipHash (Aumasson and
+Bernstein) is a keyed hash made for short messages: 40 ns, and nobody without the key makes another
+tag but by trying 2^127 times.
+"""
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memchr, memcpy
+from libc.time cimport gmtime_r, time_t, tm
+
+from fastgate._core.buffer cimport buf_borrow, buf_data, buf_head
+from fastgate._core.http1 cimport F_ACCEPT, F_HOST, F_X_FORWARDED_PROTO, METHOD_HEAD, field
+from fastgate._core.render cimport answer_extra, put2, put_additions, put_connection, put_date
+from fastgate._core.snapshot cimport (
+    HOLE_ALLOW, HOLE_BALANCE, HOLE_CAPABILITY, HOLE_CHALLENGE, HOLE_CURRENCY, HOLE_DETAIL, HOLE_LIMIT,
+    HOLE_ORIGIN, HOLE_POLICY, HOLE_REMAINING, HOLE_REQUEST_ID, HOLE_REQUIRED, HOLE_RESETS_AT,
+    HOLE_RETRY_AFTER, HOLE_ROUTE, HOLE_SHORTFALL, HOLE_SPENDING, HOLE_USED, NONE32, ROUTE_OPENAI_ERRORS,
+    SECTION_CAPABILITY, SECTION_END, SECTION_LIMIT, SECTION_MONEY, SECTION_OPENAI, SECTION_OWNER,
+    SECTION_RESETS, SECTION_SPENDING, refusal_rec, snap_auth, snap_str, snap_table, snapshot_header, str_ref)
+from fastgate._core.state cimport field_of, has_field
+from fastgate._core.text cimport put, put_hex, put_lit, put_uint
+
+cdef enum:
+    HEAD_MAX = 2048           # of a filled head, before what all answers carry
+    BODY_MAX = 10240          # of a filled body
+    HOLE_MAX = 512            # the most that one hole writes
+
+cdef enum Escape:
+    ESCAPE_NONE = 0           # header fields: their values were checked when they were configured
+    ESCAPE_JSON = 1
+    ESCAPE_MARKDOWN = 2
+    ESCAPE_HTML = 3
+
+
+# ---- Accept ---------------------------------------------------------------------------------
+
+cdef extern from *:
+    """
+    #include <stdint.h>
+    #include <string.h>
+    /* What one Accept says of the three forms: q in thousandths, and how specific the range was
+       that said so: 1 any, 2 any text (or application), 3 the type itself; 0: none did. */
+    typedef struct { int q[3]; int rank[3]; } fg_wishes;
+
+    static inline char fg_lowered(char x) { return x >= 'A' && x <= 'Z' ? (char)(x | 0x20) : x; }
+
+    static int fg_is(const char *p, size_t n, const char *lowered) {
+        if (strlen(lowered) != n) return 0;
+        for (size_t i = 0; i < n; i++) if (fg_lowered(p[i]) != lowered[i]) return 0;
+        return 1;
+    }
+
+    static void fg_wish(fg_wishes *w, int form, int rank, int q) {
+        if (rank > w->rank[form] || (rank == w->rank[form] && q > w->q[form])) {
+            w->rank[form] = rank;
+            w->q[form] = q;
+        }
+    }
+
+    /* The q of a range's parameters, in thousandths; what is no q-value counts as 1. */
+    static int fg_quality(const char *p, const char *end) {
+        while (p < end) {
+            while (p < end && (*p == ';' || *p == ' ' || *p == '\\t')) p++;
+            if (end - p >= 3 && fg_lowered(p[0]) == 'q' && p[1] == '=') {
+                int q = p[2] == '1' ? 1000 : 0, worth = 100;
+                if (p[2] != '0' && p[2] != '1' && p[2] != '.') return 1000;
+                p += p[2] == '.' ? 2 : 3;
+                if (p < end && *p == '.')
+                    for (p++; p < end && *p >= '0' && *p <= '9' && worth; p++, worth /= 10)
+                        q += (*p - '0') * worth;
+                return q > 1000 ? 1000 : q;
+            }
+            while (p < end && *p != ';') {
+                if (*p == '"')
+                    for (p++; p < end && *p != '"'; p++) if (*p == '\\\\' && p + 1 < end) p++;
+                if (p < end) p++;
+            }
+        }
+        return 1000;
+    }
+
+    static void fg_accept(fg_wishes *w, const char *p, size_t n) {
+        const char *stop = p + n;
+        while (p < stop) {
+            const char *end = p, *type_end;
+            while (end < stop && *end != ',') {
+                if (*end == '"')
+                    for (end++; end < stop && *end != '"'; end++) if (*end == '\\\\' && end + 1 < stop) end++;
+                if (end < stop) end++;
+            }
+            while (p < end && (*p == ' ' || *p == '\\t')) p++;
+            type_end = p;
+            while (type_end < end && *type_end != ';') type_end++;
+            size_t len = (size_t)(type_end - p);
+            while (len && (p[len - 1] == ' ' || p[len - 1] == '\\t')) len--;
+            if (len) {
+                int q = fg_quality(type_end, end);
+                if (fg_is(p, len, "*/*")) {
+                    for (int form = 0; form < 3; form++) fg_wish(w, form, 1, q);
+                } else if (fg_is(p, len, "text/*")) {
+                    fg_wish(w, 1, 2, q);
+                    fg_wish(w, 2, 2, q);
+                } else if (fg_is(p, len, "application/*")) {
+                    fg_wish(w, 0, 2, q);
+                } else if (fg_is(p, len, "application/json") || fg_is(p, len, "application/problem+json")) {
+                    fg_wish(w, 0, 3, q);
+                } else if (fg_is(p, len, "text/markdown") || fg_is(p, len, "text/x-markdown")) {
+                    fg_wish(w, 1, 3, q);
+                } else if (fg_is(p, len, "text/html") || fg_is(p, len, "application/xhtml+xml")) {
+                    fg_wish(w, 2, 3, q);
+                }
+            }
+            p = end + 1;
+        }
+    }
+
+    static int fg_chosen(const fg_wishes *w) {
+        int best = 0;
+        for (int form = 1; form < 3; form++)
+            if (w->q[form] > w->q[best] || (w->q[form] == w->q[best] && w->rank[form] > w->rank[best]))
+                best = form;
+        return w->q[best] > 0 ? best : 0;
+    }
+    """
+    ctypedef struct fg_wishes:
+        int q[3]
+        int rank[3]
+    void fg_accept(fg_wishes *w, const char *p, size_t n) noexcept nogil
+    int fg_chosen(const fg_wishes *w) noexcept nogil
+
+
+cdef int accepted_form(exchange *e) noexcept nogil:
+    """The Form that the request's Accept fields ask for."""
+    cdef fg_wishes w
+    cdef const field *f
+    cdef uint32_t i
+    if not has_field(&e.req, F_ACCEPT):
+        return FORM_JSON
+    for i in range(3):
+        w.q[i] = 0
+        w.rank[i] = 0
+    for i in range(e.req.nfields):
+        f = &e.req.fields[i]
+        if f.id == F_ACCEPT:
+            fg_accept(&w, e.base + f.value, f.value_len)
+    return fg_chosen(&w)
+
+
+# ---- capabilities ---------------------------------------------------------------------------
+
+cdef extern from *:
+    """
+    #define FG_ROTL(x, b) (((x) << (b)) | ((x) >> (64 - (b))))
+    #define FG_SIPROUND do { \\
+        v0 += v1; v1 = FG_ROTL(v1, 13); v1 ^= v0; v0 = FG_ROTL(v0, 32); \\
+        v2 += v3; v3 = FG_ROTL(v3, 16); v3 ^= v2; \\
+        v0 += v3; v3 = FG_ROTL(v3, 21); v3 ^= v0; \\
+        v2 += v1; v1 = FG_ROTL(v1, 17); v1 ^= v2; v2 = FG_ROTL(v2, 32); \\
+    } while (0)
+    /* SipHash-2-4 with its 128-bit result, little-endian machines. */
+    static void fg_siphash128(const uint64_t *key, const uint8_t *p, size_t n, uint8_t *out) {
+        uint64_t v0 = key[0] ^ 0x736f6d6570736575ull, v1 = key[1] ^ 0x646f72616e646f6dull ^ 0xee;
+        uint64_t v2 = key[0] ^ 0x6c7967656e657261ull, v3 = key[1] ^ 0x7465646279746573ull;
+        uint64_t last = (uint64_t)n << 56, m;
+        size_t whole = n & ~(size_t)7;
+        for (size_t i = 0; i < whole; i += 8) {
+            memcpy(&m, p + i, 8);
+            v3 ^= m;
+            FG_SIPROUND; FG_SIPROUND;
+            v0 ^= m;
+        }
+        for (size_t i = whole; i < n; i++) last |= (uint64_t)p[i] << (8 * (i - whole));
+        v3 ^= last;
+        FG_SIPROUND; FG_SIPROUND;
+        v0 ^= last;
+        v2 ^= 0xee;
+        FG_SIPROUND; FG_SIPROUND; FG_SIPROUND; FG_SIPROUND;
+        m = v0 ^ v1 ^ v2 ^ v3;
+        memcpy(out, &m, 8);
+        v1 ^= 0xdd;
+        FG_SIPROUND; FG_SIPROUND; FG_SIPROUND; FG_SIPROUND;
+        m = v0 ^ v1 ^ v2 ^ v3;
+        memcpy(out + 8, &m, 8);
+    }
+    static char *fg_put_base64url(char *p, const uint8_t *s, size_t n) {
+        static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        size_t i = 0;
+        for (; i + 3 <= n; i += 3) {
+            uint32_t v = (uint32_t)s[i] << 16 | (uint32_t)s[i + 1] << 8 | s[i + 2];
+            *p++ = digits[v >> 18]; *p++ = digits[v >> 12 & 63];
+            *p++ = digits[v >> 6 & 63]; *p++ = digits[v & 63];
+        }
+        if (n - i == 1) {
+            *p++ = digits[s[i] >> 2]; *p++ = digits[(s[i] & 3) << 4];
+        } else if (n - i == 2) {
+            *p++ = digits[s[i] >> 2]; *p++ = digits[(s[i] & 3) << 4 | s[i + 1] >> 4];
+            *p++ = digits[(s[i + 1] & 15) << 2];
+        }
+        return p;
+    }
+    """
+    void siphash128 "fg_siphash128"(const uint64_t *key, const uint8_t *p, size_t n, uint8_t *out) noexcept nogil
+    char *put_base64url "fg_put_base64url"(char *p, const uint8_t *s, size_t n) noexcept nogil
+
+
+cdef void capability_tag(const uint64_t *key, const void *request_id, uint32_t expires, uint64_t consumer,
+                         uint8_t *out) noexcept nogil:
+    cdef uint8_t message[28]
+    memcpy(message, request_id, 16)
+    memcpy(message + 16, &expires, 4)
+    memcpy(message + 20, &consumer, 8)
+    siphash128(key, message, 28, out)
+
+
+cdef char *put_capability(char *p, exchange *e) noexcept nogil:
+    cdef uint32_t expires = <uint32_t>((<int64_t>e.owner.now + e.owner.unix_offset) // 1000000000 + CAPABILITY_S)
+    cdef uint64_t consumer = e.consumer.identity if e.has_consumer else 0
+    cdef uint8_t token[CAPABILITY_BYTES]
+    cdef int i
+    for i in range(4):
+        token[i] = <uint8_t>(expires >> (24 - 8 * i))
+    memcpy(token + 4, &consumer, 8)
+    capability_tag(e.snap.capability_key, e.request_id, expires, consumer, token + 12)
+    return put_base64url(p, token, CAPABILITY_BYTES)
+
+
+# ---- values ---------------------------------------------------------------------------------
+
+cdef extern from *:
+    """
+    static const char *const fg_method_names[] = {
+        "", "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"};
+    static inline char *fg_put_methods(char *p, uint64_t bits) {
+        int first = 1;
+        for (int i = 1; i < 10; i++) {
+            if (!(bits >> i & 1)) continue;
+            if (!first) { *p++ = ','; *p++ = ' '; }
+            size_t n = strlen(fg_method_names[i]);
+            memcpy(p, fg_method_names[i], n);
+            p += n;
+            first = 0;
+        }
+        return p;
+    }
+    """
+    char *put_methods "fg_put_methods"(char *p, uint64_t bits) noexcept nogil
+
+
+cdef char *put_escaped(char *p, const char *s, uint32_t n, int escape) noexcept nogil:
+    """Names and texts of ours, which were checked when they were configured; this is the belt. At
+    most six bytes for one, and no more of them than a hole may write."""
+    cdef uint32_t i
+    cdef uint8_t x
+    if n > HOLE_MAX // 6:
+        n = HOLE_MAX // 6
+    for i in range(n):
+        x = <uint8_t>s[i]
+        if x < 32:
+            x = 32
+        if escape == ESCAPE_HTML and (x == 38 or x == 60 or x == 62 or x == 34 or x == 39):
+            p = put_lit(p, "&#")
+            p = put_uint(p, x)
+            p = put_lit(p, ";")
+            continue
+        if (escape == ESCAPE_JSON and (x == 34 or x == 92)) or (
+                escape == ESCAPE_MARKDOWN and (x == 92 or x == 96 or x == 42 or x == 95 or x == 91 or x == 60)):
+            p[0] = 92
+            p += 1
+        p[0] = <char>x
+        p += 1
+    return p
+
+
+cdef char *put_money(char *p, int64_t micros) noexcept nogil:
+    """Micro-units as a decimal number without needless zeros: 0.002, 12, -1.5."""
+    cdef uint64_t n = <uint64_t>micros
+    cdef uint64_t rest
+    cdef int digits = 6, i
+    if micros < 0:
+        p = put_lit(p, "-")
+        n = 0 - n
+    p = put_uint(p, n // 1000000)
+    rest = n % 1000000
+    if rest:
+        while rest % 10 == 0:
+            rest //= 10
+            digits -= 1
+        p = put_lit(p, ".")
+        for i in range(digits):
+            p[digits - 1 - i] = <char>(48 + rest % 10)
+            rest //= 10
+        p += digits
+    return p
+
+
+cdef int64_t shortfall(int64_t required, int64_t balance) noexcept nogil:
+    """What is missing, 0 at least; the largest number where it is larger than that."""
+    if balance >= required:
+        return 0
+    if balance < 0 and required > <int64_t>0x7fffffffffffffff + balance:
+        return 0x7fffffffffffffff
+    return required - balance
+
+
+cdef char *put_currency(char *p, uint32_t currency) noexcept nogil:
+    cdef int i
+    cdef uint8_t x
+    for i in range(3):
+        x = <uint8_t>(currency >> (8 * i))
+        p[i] = <char>(x if 65 <= x <= 90 else 88)
+    return p + 3
+
+
+cdef char *put_time(char *p, int64_t unix_s) noexcept nogil:
+    cdef time_t t = <time_t>unix_s
+    cdef tm b
+    gmtime_r(&t, &b)
+    p = put_uint(p, b.tm_year + 1900)
+    p = put_lit(p, "-")
+    p = put2(p, b.tm_mon + 1)
+    p = put_lit(p, "-")
+    p = put2(p, b.tm_mday)
+    p = put_lit(p, "T")
+    p = put2(p, b.tm_hour)
+    p = put_lit(p, ":")
+    p = put2(p, b.tm_min)
+    p = put_lit(p, ":")
+    p = put2(p, b.tm_sec)
+    return put_lit(p, "Z")
+
+
+cdef char *put_origin(char *p, exchange *e) noexcept nogil:
+    """Scheme and authority as the client called them, so that links can be absolute. Where the Host
+    is anything but letters, digits and ":.-[]", nothing: the links are then relative."""
+    cdef const field *f
+    cdef const char *host
+    cdef uint32_t i, n
+    cdef uint8_t x
+    if not has_field(&e.req, F_HOST):
+        return p
+    f = field_of(&e.req, F_HOST)
+    host = e.base + f.value
+    n = f.value_len
+    if n == 0 or n > 255:
+        return p
+    for i in range(n):
+        x = <uint8_t>host[i]
+        if not (48 <= x <= 58 or 65 <= x <= 90 or 97 <= x <= 122 or x == 45 or x == 46 or x == 91 or x == 93):
+            return p
+    p = put_lit(p, "http")
+    if e.down.secure:
+        p = put_lit(p, "s")
+    elif e.down.trusted == 2 and has_field(&e.req, F_X_FORWARDED_PROTO):
+        f = field_of(&e.req, F_X_FORWARDED_PROTO)
+        if f.value_len == 5 and (e.base[f.value + 4] | 0x20) == 115:
+            p = put_lit(p, "s")
+    p = put_lit(p, "://")
+    return put(p, host, n)
+
+
+# ---- filling --------------------------------------------------------------------------------
+
+cdef int64_t resets_at(exchange *e) noexcept nogil:
+    """Unix seconds; 0: not known."""
+    if e.money_limit > 0:
+        return e.money_resets
+    return <int64_t>e.seen.resets_at if e.tightest is not NULL else 0
+
+
+cdef int holds(exchange *e, int section) noexcept nogil:
+    """Whether a section stands in this answer."""
+    if section == SECTION_OWNER:
+        return e.has_consumer and e.money_currency != 0
+    if section == SECTION_MONEY:
+        return e.money_currency != 0
+    if section == SECTION_SPENDING:
+        return e.has_consumer and e.money_currency != 0 and e.money_limit > 0
+    if section == SECTION_LIMIT:
+        return e.tightest is not NULL
+    if section == SECTION_RESETS:
+        return resets_at(e) != 0
+    if section == SECTION_CAPABILITY:
+        return (e.snap.capability_key[0] | e.snap.capability_key[1]) != 0
+    if section == SECTION_OPENAI:
+        return e.route is not NULL and e.route.flags & ROUTE_OPENAI_ERRORS
+    return 1
+
+
+cdef const char *end_of_section(const char *t, const char *stop) noexcept nogil:
+    """Right behind the mark that ends the section t stands in."""
+    while t < stop:
+        t = <const char *>memchr(t, 1, stop - t)
+        if t is NULL or t + 1 >= stop:
+            return stop
+        if t[1] == SECTION_END:
+            return t + 2
+        t += 2
+    return stop
+
+
+cdef char *put_hole(char *p, exchange *e, int letter, int escape) noexcept nogil:
+    """A hole's value, at most HOLE_MAX bytes."""
+    cdef const snapshot_header *s = e.snap
+    cdef const str_ref *texts
+    if letter == HOLE_REQUEST_ID:
+        return put_hex(p, e.request_id, 16)
+    if letter == HOLE_LIMIT:
+        return put_uint(p, e.tightest.amount if e.tightest is not NULL else 0)
+    if letter == HOLE_USED:
+        return put_uint(p, e.seen.used)
+    if letter == HOLE_REMAINING:
+        return put_uint(p, e.seen.remaining)
+    if letter == HOLE_RETRY_AFTER:
+        return put_uint(p, e.seen.retry_s if e.tightest is not NULL and e.seen.retry_s > 0 else 1)
+    if letter == HOLE_RESETS_AT:
+        return put_time(p, resets_at(e))
+    if letter == HOLE_POLICY:
+        return put_escaped(p, snap_str(s, e.tightest.name), e.tightest.name.len, escape) \
+            if e.tightest is not NULL else p
+    if letter == HOLE_ROUTE:
+        return put_escaped(p, snap_str(s, e.route.name), e.route.name.len, escape) if e.route is not NULL else p
+    if letter == HOLE_DETAIL:
+        if e.fault >= s.faults.count:
+            return p
+        texts = <const str_ref *>snap_table(s, s.faults)
+        # Sentences of ours, with nothing in them that any form would escape but apostrophes.
+        return put(p, snap_str(s, texts[e.fault]), texts[e.fault].len) if texts[e.fault].len < HOLE_MAX else p
+    if letter == HOLE_ALLOW:
+        return put_methods(p, e.match.allowed)
+    if letter == HOLE_CHALLENGE:
+        if e.route is not NULL and e.route.auth != NONE32 and snap_auth(s, e.route.auth).challenge.len < 400:
+            p = put(p, snap_str(s, snap_auth(s, e.route.auth).challenge), snap_auth(s, e.route.auth).challenge.len)
+        return p
+    if letter == HOLE_BALANCE:
+        return put_money(p, e.money_balance)
+    if letter == HOLE_REQUIRED:
+        return put_money(p, e.money_required)
+    if letter == HOLE_SHORTFALL:
+        return put_money(p, shortfall(e.money_required, e.money_balance))
+    if letter == HOLE_SPENDING:
+        return put_money(p, e.money_limit)
+    if letter == HOLE_CURRENCY:
+        return put_currency(p, e.money_currency)
+    if letter == HOLE_CAPABILITY:
+        return put_capability(p, e)
+    if letter == HOLE_ORIGIN:
+        return put_origin(p, e)
+    return p
+
+
+cdef char *fill(char *p, char *end, exchange *e, str_ref template, int escape) noexcept nogil:
+    """Write a template with its holes filled; NULL when it would not fit."""
+    cdef const char *t = snap_str(e.snap, template)
+    cdef const char *stop = t + template.len
+    cdef const char *mark
+    cdef int letter
+    while t < stop:
+        mark = <const char *>memchr(t, 1, stop - t)
+        if mark is NULL:
+            mark = stop
+        if p + (mark - t) + HOLE_MAX > end:
+            return NULL
+        p = put(p, t, mark - t)
+        if mark + 1 >= stop:
+            break
+        letter = mark[1]
+        t = mark + 2
+        if letter == SECTION_END:
+            continue
+        if letter >= 97:                 # a section; holes are upper-case
+            if not holds(e, letter):
+                t = end_of_section(t, stop)
+            continue
+        p = put_hole(p, e, letter, escape)
+    return p
+
+
+cdef buf *render_refusal(exchange *e, int reason, int connection) noexcept nogil:
+    cdef const refusal_rec *r = <const refusal_rec *>snap_table(e.snap, e.snap.refusals) + reason
+    cdef char scratch[BODY_MAX]
+    cdef char *body_end
+    cdef char *p
+    cdef int form = accepted_form(e)
+    cdef uint32_t size = HEAD_MAX + BODY_MAX + answer_extra(e)
+    cdef bint priced = r.status == 402 and e.route is not NULL and e.route.payment_required.len != 0
+    cdef buf *b
+    if priced:
+        size += e.route.payment_required.len
+    b = buf_borrow(&e.owner.bufs, size)
+    if b is NULL:
+        return NULL
+    p = buf_head(b)
+    if form == FORM_HTML and r.html_head.len:
+        body_end = fill(scratch, scratch + BODY_MAX, e, r.html_body, ESCAPE_HTML)
+        p = fill(p, p + HEAD_MAX, e, r.html_head, ESCAPE_NONE)
+    elif form == FORM_MARKDOWN and r.markdown_head.len:
+        body_end = fill(scratch, scratch + BODY_MAX, e, r.markdown_body, ESCAPE_MARKDOWN)
+        p = fill(p, p + HEAD_MAX, e, r.markdown_head, ESCAPE_NONE)
+    else:
+        body_end = fill(scratch, scratch + BODY_MAX, e, r.body, ESCAPE_JSON)
+        p = fill(p, p + HEAD_MAX, e, r.head, ESCAPE_NONE)
+    if body_end is NULL or p is NULL:
+        body_end = scratch
+        p = put_lit(buf_head(b), "HTTP/1.1 500 \r\nContent-Length: ")
+    p = put_uint(p, body_end - scratch)
+    p = put_lit(p, "\r\n")
+    if priced:
+        p = put(p, snap_str(e.snap, e.route.payment_required), e.route.payment_required.len)
+    p = put_date(p, e.owner)
+    p = put_additions(p, e)
+    p = put_connection(p, connection)
+    p = put_lit(p, "\r\n")
+    if e.req.method_id != METHOD_HEAD:
+        p = put(p, scratch, body_end - scratch)
+    b.end = <uint32_t>(p - buf_data(b))
+    return b
+
+
+# ---- the border ----------------------------------------------------------------------------
+
+CAPABILITY_SECONDS = CAPABILITY_S
+_FORMS = ("json", "markdown", "html")
+
+
+def form_for(accept: bytes) -> str:
+    """"json", "markdown" or "html": what a refusal is answered with to this Accept field."""
+    cdef fg_wishes w
+    cdef int i
+    for i in range(3):
+        w.q[i] = 0
+        w.rank[i] = 0
+    fg_accept(&w, <const char *>accept, len(accept))
+    return _FORMS[fg_chosen(&w)]
+
+
+def money_text(micros: int) -> str:
+    """Micro-units as a decimal number, as refusals tell money: "0.002"."""
+    cdef char text[32]
+    return text[:put_money(text, micros) - text].decode("ascii")
+
+
+def tag(key: bytes, request_id: bytes, expires: int, consumer: int) -> bytes:
+    """The 16 bytes that prove a capability. `key` and `request_id` have 16 bytes, `expires` is
+    Unix seconds below 2^32, `consumer` the 64-bit hash of a consumer's id or 0.
+
+    Raises ValueError for another length, OverflowError for a number that does not fit.
+    """
+    cdef uint64_t words[2]
+    cdef uint8_t out[16]
+    if len(key) != 16 or len(request_id) != 16:
+        raise ValueError("a key and a request id have 16 bytes each")
+    memcpy(words, <const char *>key, 16)
+    capability_tag(words, <const char *>request_id, expires, consumer, out)
+    return (<char *>out)[:16]
