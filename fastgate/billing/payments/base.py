@@ -212,6 +212,7 @@ class SubscriptionState(StrEnum):
     TRIALING = "trialing"
     ACTIVE = "active"
     PAST_DUE = "past_due"
+    GRACE = "grace"
     PAUSED = "paused"
     CANCELED = "canceled"
     EXPIRED = "expired"
@@ -262,6 +263,7 @@ class EventKind(StrEnum):
     INVOICE_PAID = "invoice_paid"
     INVOICE_FAILED = "invoice_failed"
     INVOICE_ACTION_REQUIRED = "invoice_action_required"
+    INVOICE_CLOSED = "invoice_closed"  # unpaid, and nobody will ask for it again: see `code`
     METHOD_ATTACHED = "method_attached"
     METHOD_UPDATED = "method_updated"
     METHOD_DETACHED = "method_detached"

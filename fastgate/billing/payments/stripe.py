@@ -1,0 +1,494 @@
+"""Stripe, by its official library (extra `stripe`).
+
+```
+top-up        Checkout Session, mode payment   → payment_intent.succeeded credits the wallet
+saved method  Checkout Session, mode setup     → becomes the customer's default
+auto-recharge PaymentIntent, off_session, confirmed at once
+news          webhook or events list → `stripe_news` re-fetches the object
+words         `stripe_words`: statuses, declines, currencies
+```
+
+Calls are asynchronous (httpx under the library's own client), one connection pool, a timeout on
+each, and no retries inside: whether to try again is for the circuit breaker and the caller, who
+know more. Every object that we make carries our account, purpose and key in its metadata, so that
+what happened can be read back from Stripe alone.
+
+Secrets are asked for at every use (`Secrets`), so that a rotated key is used without a restart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
+from typing import Any, Protocol, TypeVar
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import msgspec
+import stripe
+
+from fastgate.billing.payments import stripe_news
+from fastgate.billing.payments import stripe_words as words
+from fastgate.billing.payments.base import (
+    Capability,
+    ChargeResult,
+    ChargeStatus,
+    Checkout,
+    Clock,
+    Customers,
+    Decline,
+    Health,
+    Notification,
+    PaymentError,
+    PaymentMethod,
+    PaymentProvider,
+    ProviderEvent,
+    ProviderRefused,
+    ProviderSubscription,
+    ProviderUnavailable,
+    Purpose,
+    RefundResult,
+    WebhookRejected,
+)
+from fastgate.model.units import Money
+
+API = "https://api.stripe.com"
+TIMEOUT_S = 10.0
+TOLERANCE_S = 300
+SKEW = timedelta(minutes=5)  # between Stripe's clock and ours
+METHODS = ("card",)
+
+_T = TypeVar("_T")
+
+
+class Secrets(Protocol):
+    """Where the keys are read from, at each use."""
+
+    def api_key(self) -> str:
+        """The secret or restricted key."""
+
+    def webhook_secrets(self) -> Sequence[str]:
+        """The signing secrets in force: several while one replaces another."""
+
+
+class FixedSecrets(msgspec.Struct, frozen=True):
+    """Secrets that do not change."""
+
+    key: str
+    webhooks: Sequence[str] = ()
+
+    def api_key(self) -> str:
+        return self.key
+
+    def webhook_secrets(self) -> Sequence[str]:
+        return self.webhooks
+
+
+class StripeProvider(PaymentProvider):
+    """Payments through one Stripe account. Used on one event loop; `close` at its end."""
+
+    name = words.NAME
+    capabilities = frozenset(Capability)
+
+    off_session: Mapping[str, Any] = {
+        "automatic_payment_methods": {"enabled": True, "allow_redirects": "never"}
+    }
+    """What a charge without its customer adds: no method that would want to show a page."""
+
+    def __init__(
+        self,
+        secrets: Secrets,
+        customers: Customers,
+        clock: Clock,
+        *,
+        api_base: str = API,
+        timeout: float = TIMEOUT_S,
+    ) -> None:
+        """`api_base`: another address of the API, without a path. `timeout`: seconds a call."""
+        self.secrets = secrets
+        self.customers = customers
+        self.clock = clock
+        self._base = api_base.rstrip("/")
+        self._timeout = timeout
+        self._key = ""
+        self._made: stripe.StripeClient | None = None
+        self._http: stripe.HTTPXClient | None = None
+
+    # ---- the library ----------------------------------------------------------------------
+
+    @property
+    def client(self) -> stripe.StripeClient:
+        """The library's client for the key that is in force."""
+        key = self.secrets.api_key()
+        if self._made is None or key != self._key:
+            if self._http is None:
+                self._http = stripe.HTTPXClient(timeout=self._timeout)
+            self._made = stripe.StripeClient(
+                key,
+                base_addresses={"api": self._base},
+                http_client=self._http,
+                max_network_retries=0,
+            )
+            self._key = key
+        return self._made
+
+    async def call(self, request: Awaitable[_T]) -> _T:
+        """Await a call of the library; its errors become ours. CardError passes through."""
+        try:
+            return await request
+        except stripe.CardError:
+            raise
+        except stripe.StripeError as error:
+            raise _translated(error) from error
+        except (ValueError, KeyError, TypeError) as error:  # an answer that is not Stripe's
+            raise ProviderUnavailable("Stripe answered with something unreadable.") from error
+
+    async def close(self) -> None:
+        http, self._http, self._made = self._http, None, None
+        if http is not None:
+            await http.close_async()  # type: ignore[no-untyped-call]
+
+    async def health(self) -> Health:
+        try:
+            await self.call(self.client.v1.balance.retrieve_async())
+        except PaymentError as error:
+            return Health(False, str(error))
+        return Health(True)
+
+    # ---- customers and methods ------------------------------------------------------------
+
+    async def _customer(self, account: str) -> str:
+        """Stripe's customer for the account, made if there is none."""
+        known = await self.customers.customer_of(self.name, account)
+        if known is not None:
+            return known
+        made = await self.call(
+            self.client.v1.customers.create_async(
+                {"metadata": {words.ACCOUNT: account}},
+                {"idempotency_key": f"fastgate:customer:{account}"},
+            )
+        )
+        return await self.customers.link(self.name, account, made.id)
+
+    async def account_of(self, customer: str | None, metadata: Mapping[str, Any] | None) -> str:
+        """Our account for a customer of Stripe's; "" for none of ours."""
+        named = (metadata or {}).get(words.ACCOUNT)
+        if named:
+            return str(named)
+        if not customer:
+            return ""
+        return await self.customers.account_of(self.name, customer) or ""
+
+    async def default_method(self, customer: str) -> str:
+        """The payment method that is charged; "" where there is none."""
+        found = await self.call(self.client.v1.customers.retrieve_async(customer))
+        chosen = (found.to_dict().get("invoice_settings") or {}).get("default_payment_method")
+        if chosen:
+            return str(chosen["id"] if isinstance(chosen, dict) else chosen)
+        methods = await self._methods(customer)
+        return str(methods[0]["id"]) if methods else ""
+
+    async def _methods(self, customer: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        for kind in METHODS:
+            page = await self.call(
+                self.client.v1.payment_methods.list_async(
+                    {"customer": customer, "type": kind, "limit": 100}
+                )
+            )
+            found += [item.to_dict() for item in page.data]
+        return found
+
+    async def list_methods(self, account: str) -> list[PaymentMethod]:
+        customer = await self.customers.customer_of(self.name, account)
+        if customer is None:
+            return []
+        default = await self.default_method(customer)
+        return [words.method_of(item, default) for item in await self._methods(customer)]
+
+    async def create_method_link(self, account: str, return_url: str) -> Checkout:
+        customer = await self._customer(account)
+        return await self._checkout(
+            {
+                "mode": "setup",
+                "customer": customer,
+                "allowed_payment_method_types": list(METHODS),
+                "metadata": {words.ACCOUNT: account},
+            },
+            return_url,
+        )
+
+    # ---- money in -------------------------------------------------------------------------
+
+    async def create_top_up(self, account: str, amount: Money, return_url: str) -> Checkout:
+        coins = words.coins_of(amount)
+        customer = await self._customer(account)
+        metadata = {words.ACCOUNT: account, words.PURPOSE: Purpose.TOP_UP.value}
+        return await self._checkout(
+            {
+                "mode": "payment",
+                "customer": customer,
+                "client_reference_id": account,
+                "line_items": [
+                    {
+                        "quantity": 1,
+                        "price_data": {
+                            "currency": amount.currency.lower(),
+                            "unit_amount": coins,
+                            "product_data": {"name": "Account balance"},
+                        },
+                    }
+                ],
+                "metadata": metadata,
+                # Kept for auto-recharge, which the page says to its reader.
+                "payment_intent_data": {"metadata": metadata, "setup_future_usage": "off_session"},
+            },
+            return_url,
+        )
+
+    async def _checkout(self, params: dict[str, Any], return_url: str) -> Checkout:
+        complete: Any = {
+            **params,
+            "success_url": _with(return_url, checkout="done"),
+            "cancel_url": _with(return_url, checkout="canceled"),
+        }
+        session = await self.call(self.client.v1.checkout.sessions.create_async(complete))
+        data = session.to_dict()
+        url = data.get("url")
+        if not url:
+            raise ProviderUnavailable("Stripe made a checkout without an address.")
+        return Checkout(
+            url=str(url), reference=str(data["id"]), expires_at=words.time_of(data["expires_at"])
+        )
+
+    async def charge_saved(
+        self,
+        account: str,
+        amount: Money,
+        idempotency_key: str,
+        *,
+        purpose: Purpose = Purpose.TOP_UP,
+        subject: str = "",
+    ) -> ChargeResult:
+        coins = words.coins_of(amount)
+        customer = await self.customers.customer_of(self.name, account)
+        method = await self.default_method(customer) if customer else ""
+        if not customer or not method:
+            return ChargeResult(
+                status=ChargeStatus.FAILED,
+                provider=self.name,
+                amount=amount,
+                decline=Decline.NEW_METHOD,
+                code="no_payment_method",
+                message="There is no payment method on file.",
+            )
+        params: Any = {
+            "amount": coins,
+            "currency": amount.currency.lower(),
+            "customer": customer,
+            "payment_method": method,
+            "off_session": True,
+            "confirm": True,
+            "metadata": {
+                words.ACCOUNT: account,
+                words.PURPOSE: purpose.value,
+                words.SUBJECT: subject[: words.METADATA_MOST],
+                words.KEY: idempotency_key,
+            },
+            **self.off_session,
+        }
+        options: Any = {"idempotency_key": f"fastgate:charge:{idempotency_key}"}
+        try:
+            intent = await self.call(self.client.v1.payment_intents.create_async(params, options))
+        except stripe.CardError as error:
+            return _declined(error, amount)
+        return words.charge_result(intent.to_dict())
+
+    async def find_charge(
+        self, account: str, idempotency_key: str, since: datetime
+    ) -> ChargeResult | None:
+        customer = await self.customers.customer_of(self.name, account)
+        if customer is None:
+            return None
+        page = await self.call(
+            self.client.v1.payment_intents.list_async(
+                {
+                    "customer": customer,
+                    "created": {"gte": int((since - SKEW).timestamp())},
+                    "limit": 100,
+                }
+            )
+        )
+        while True:
+            for item in page.data:
+                intent = item.to_dict()
+                if (intent.get("metadata") or {}).get(words.KEY) == idempotency_key:
+                    return words.charge_result(intent)
+            if not page.has_more:
+                return None
+            page = await self.call(page.next_page_async())
+
+    # ---- money out ------------------------------------------------------------------------
+
+    async def refund(
+        self, payment: str, amount: Money | None, idempotency_key: str
+    ) -> RefundResult:
+        params: Any = {
+            "payment_intent": payment,
+            "metadata": {words.KEY: idempotency_key},
+        }
+        if amount is not None:
+            params["amount"] = words.coins_of(amount)
+        try:
+            made = await self.call(
+                self.client.v1.refunds.create_async(
+                    params,
+                    {"idempotency_key": f"fastgate:refund:{idempotency_key}"},
+                )
+            )
+        except stripe.CardError as error:
+            raise ProviderRefused(_said(error)) from error
+        refund = made.to_dict()
+        status = {
+            "succeeded": ChargeStatus.SUCCEEDED,
+            "failed": ChargeStatus.FAILED,
+            "canceled": ChargeStatus.FAILED,
+            "requires_action": ChargeStatus.ACTION_REQUIRED,
+        }.get(str(refund.get("status")), ChargeStatus.PENDING)
+        return RefundResult(
+            status=status,
+            provider=self.name,
+            amount=words.money_of(int(refund["amount"]), str(refund["currency"])),
+            reference=str(refund["id"]),
+            message=str(refund.get("failure_reason") or ""),
+        )
+
+    # ---- subscriptions --------------------------------------------------------------------
+
+    async def subscriptions(self, account: str) -> list[ProviderSubscription]:
+        customer = await self.customers.customer_of(self.name, account)
+        if customer is None:
+            return []
+        page = await self.call(
+            self.client.v1.subscriptions.list_async(
+                {"customer": customer, "status": "all", "limit": 100}
+            )
+        )
+        found: list[ProviderSubscription] = []
+        while True:
+            for item in page.data:
+                data = item.to_dict()
+                invoice = await stripe_news.latest_invoice(self, data)
+                found.append(words.subscription_of(data, account, invoice))
+            if not page.has_more:
+                return found
+            page = await self.call(page.next_page_async())
+
+    # ---- news -----------------------------------------------------------------------------
+
+    def verify_webhook(self, headers: Mapping[str, str], body: bytes) -> Notification:
+        header = headers.get("stripe-signature", "")
+        secrets = self.secrets.webhook_secrets()
+        if not secrets:
+            raise WebhookRejected("No secret is set up to check Stripe's webhooks with.")
+        if not any(_signed(body, header, secret) for secret in secrets):
+            raise WebhookRejected("The webhook's signature does not hold.")
+        # The library would read the system's clock; ours is injected, and the future is as
+        # suspicious as the past.
+        signed_at = int(header.partition("t=")[2].partition(",")[0])
+        if abs(self.clock().timestamp() - signed_at) > TOLERANCE_S:
+            raise WebhookRejected(f"The webhook was signed more than {TOLERANCE_S} s from now.")
+        return stripe_news.notification_of(_event_of(body))
+
+    async def resolve(self, notification: Notification) -> list[ProviderEvent]:
+        return await stripe_news.resolve(self, notification)
+
+    async def reconcile(self, since: datetime) -> list[Notification]:
+        page = await self.call(
+            self.client.v1.events.list_async(
+                {"created": {"gte": int(since.timestamp())}, "limit": 100}
+            )
+        )
+        found: dict[str, Notification] = {}
+        while True:
+            for item in page.data:
+                event = item.to_dict()
+                if stripe_news.known(str(event.get("type"))):
+                    with suppress(WebhookRejected):
+                        notification = stripe_news.notification_of(event)
+                        found[notification.id] = notification
+            if not page.has_more:
+                break
+            page = await self.call(page.next_page_async())
+        return sorted(found.values(), key=lambda item: (item.created, item.id))
+
+
+# ---- helpers ----------------------------------------------------------------------------
+
+
+def _with(url: str, **fields: str) -> str:
+    """The URL with query fields added."""
+    parts = urlsplit(url)
+    query = [*parse_qsl(parts.query, keep_blank_values=True), *fields.items()]
+    return urlunsplit(parts._replace(query=urlencode(query)))
+
+
+def _said(error: stripe.StripeError) -> str:
+    return " ".join(str(error.user_message or error).split()) or type(error).__name__
+
+
+def _translated(error: stripe.StripeError) -> PaymentError:
+    """What an error of the library's means to the caller."""
+    if isinstance(error, stripe.APIConnectionError):
+        # Nothing was written on a connection that was never made.
+        cause = type(error.__cause__).__name__ if error.__cause__ is not None else ""
+        never = cause in ("ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol")
+        return ProviderUnavailable(
+            f"Stripe cannot be reached ({cause or 'no connection'}).", sent=not never
+        )
+    status = error.http_status or 0
+    if isinstance(error, stripe.RateLimitError) or status == 429:
+        return ProviderUnavailable("Stripe asks for fewer requests.", sent=False)
+    if status == 409:  # the same key is being worked on
+        return ProviderUnavailable("Stripe is still working on the same request.")
+    if status >= 500 or status == 0 or isinstance(error, stripe.APIError):
+        return ProviderUnavailable(f"Stripe failed with status {status}.")
+    return ProviderRefused(f"Stripe refused the request: {_said(error)}")
+
+
+def _declined(error: stripe.CardError, amount: Money) -> ChargeResult:
+    """A decline that came as an error: with the PaymentIntent inside, or with a code alone."""
+    body = error.json_body if isinstance(error.json_body, dict) else {}
+    detail = body.get("error") or {}
+    intent = detail.get("payment_intent")
+    if isinstance(intent, dict) and intent.get("amount") is not None:
+        told = {**intent, "last_payment_error": intent.get("last_payment_error") or detail}
+        return words.charge_result(told)
+    code = words.error_code(detail) or "card_declined"
+    confirm = code in words.ACTION
+    return ChargeResult(
+        status=ChargeStatus.ACTION_REQUIRED if confirm else ChargeStatus.FAILED,
+        provider=words.NAME,
+        amount=amount,
+        decline=None if confirm else words.decline_of(code),
+        code=code,
+        message=_said(error),
+    )
+
+
+def _signed(body: bytes, header: str, secret: str) -> bool:
+    """Whether the official verifier accepts the signature with this secret; age apart."""
+    try:
+        return bool(stripe.WebhookSignature.verify_header(body, header, secret, tolerance=None))
+    except (stripe.SignatureVerificationError, UnicodeDecodeError):
+        return False
+
+
+def _event_of(body: bytes) -> dict[str, Any]:
+    try:
+        event = msgspec.json.decode(body)
+    except msgspec.DecodeError as error:
+        raise WebhookRejected("The webhook's body is not JSON.") from error
+    if not isinstance(event, dict):
+        raise WebhookRejected("The webhook's body is not an event.")
+    return event

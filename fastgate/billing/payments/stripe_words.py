@@ -1,0 +1,285 @@
+"""What Stripe's words mean in ours: tables, and pure functions from its objects to our records.
+
+Objects come as plain dictionaries (`to_dict()` of the library's). Nothing here asks anyone
+anything, so every row can be tested alone. Sources: Stripe's API reference, "Decline codes",
+"Supported currencies", "How subscriptions work"; and the observed answers of localstripe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from msgspec.structs import replace
+
+from fastgate.billing.payments.base import (
+    AmountError,
+    ChargeResult,
+    ChargeStatus,
+    Decline,
+    PaymentMethod,
+    ProviderSubscription,
+    Purpose,
+    SubscriptionState,
+    exponent,
+    from_minor,
+    to_minor,
+)
+from fastgate.model.units import Money
+
+NAME = "stripe"
+Object = Mapping[str, Any]
+
+# Metadata that we write on what we make at Stripe, and read back from it.
+ACCOUNT = "fastgate_account"
+PURPOSE = "fastgate_purpose"
+SUBJECT = "fastgate_subject"
+KEY = "fastgate_key"
+PLAN = "fastgate_plan"
+SERVICE = "fastgate_service"
+
+METADATA_MOST = 500
+"""Characters of a metadata value that Stripe keeps."""
+
+
+# ---- money ------------------------------------------------------------------------------
+
+# Where Stripe counts otherwise than ISO 4217: (decimals, what an amount must divide by).
+# Krónur and shillings lost their coins and kept two decimals for compatibility; ariary have
+# fifths, which Stripe does not know; of thousandths the last digit must be zero.
+_ODD: dict[str, tuple[int, int]] = {
+    "ISK": (2, 100),
+    "UGX": (2, 100),
+    "MGA": (0, 1),
+}
+
+
+def _counting(currency: str) -> tuple[int, int]:
+    if currency in _ODD:
+        return _ODD[currency]
+    decimals = exponent(currency)
+    return decimals, 10 if decimals == 3 else 1
+
+
+def coins_of(money: Money) -> int:
+    """The amount as Stripe takes it. Raises AmountError where it cannot be said exactly."""
+    decimals, step = _counting(money.currency)
+    coins = to_minor(money, decimals)
+    if coins % step:
+        raise AmountError(f"{money} is finer than Stripe charges {money.currency}.")
+    if coins <= 0:
+        raise AmountError(f"{money} cannot be charged.")
+    return coins
+
+
+def money_of(coins: int, currency: str) -> Money:
+    """The amount that Stripe names with a number of coins and a currency in lower case."""
+    return from_minor(coins, currency, _counting(currency.upper())[0])
+
+
+# ---- declines ---------------------------------------------------------------------------
+
+_LATER = """
+approve_with_id call_issuer card_declined card_velocity_exceeded do_not_honor generic_decline
+insufficient_funds issuer_not_available lock_timeout no_action_taken not_permitted
+processing_error reenter_transaction service_not_allowed try_again_later
+withdrawal_count_limit_exceeded
+"""
+
+_NEW_METHOD = """
+bank_account_unusable card_not_supported currency_not_supported debit_not_authorized
+do_not_try_again expired_card incorrect_cvc incorrect_number incorrect_pin incorrect_zip
+invalid_account invalid_amount invalid_cvc invalid_expiry_month invalid_expiry_year invalid_number
+invalid_pin lost_card mandate_invalid new_account_information_available no_payment_method
+offline_pin_required online_or_offline_pin_required payment_intent_authentication_failure
+payment_method_not_available pickup_card pin_try_exceeded restricted_card
+revocation_of_all_authorizations revocation_of_authorization stolen_card stop_payment_order
+testmode_decline transaction_not_allowed
+"""
+
+_NEVER = """
+fraudulent highest_risk_level merchant_blacklist previously_declined_do_not_retry
+security_violation
+"""
+
+DECLINES: dict[str, Decline] = {
+    code: what
+    for codes, what in (
+        (_LATER, Decline.LATER),
+        (_NEW_METHOD, Decline.NEW_METHOD),
+        (_NEVER, Decline.NEVER),
+    )
+    for code in codes.split()
+}
+"""What would help, by decline code. One that is not listed is taken for `later`: it is retried
+a few times and ends, where the other mistake would lock out a customer who could have paid."""
+
+ACTION = frozenset({"authentication_required", "payment_intent_action_required"})
+"""Codes that ask for the owner's confirmation rather than decline."""
+
+
+def decline_of(code: str) -> Decline:
+    return DECLINES.get(code, Decline.LATER)
+
+
+# ---- payments ---------------------------------------------------------------------------
+
+
+def error_code(error: Object | None) -> str:
+    """The most telling code of an error: the issuer's, else Stripe's."""
+    if not error:
+        return ""
+    return str(error.get("decline_code") or error.get("code") or "")
+
+
+def purpose_of(metadata: Object | None) -> Purpose | None:
+    """What a payment was made for; None for one that was not made through us."""
+    try:
+        return Purpose(str((metadata or {}).get(PURPOSE) or ""))
+    except ValueError:
+        return None
+
+
+def action_url_of(intent: Object) -> str:
+    """Where the customer can confirm, if Stripe says so."""
+    action = intent.get("next_action") or {}
+    return str((action.get("redirect_to_url") or {}).get("url") or "")
+
+
+def charge_result(intent: Object) -> ChargeResult:
+    """How a PaymentIntent stands, as the result of a charge."""
+    status = str(intent.get("status"))
+    error = intent.get("last_payment_error")
+    code = error_code(error)
+    found = ChargeResult(
+        status=ChargeStatus.SUCCEEDED,
+        provider=NAME,
+        amount=money_of(int(intent["amount"]), str(intent["currency"])),
+        reference=str(intent["id"]),
+    )
+    if status == "succeeded":
+        return found
+    if status in ("processing", "requires_capture"):
+        return replace(found, status=ChargeStatus.PENDING)
+    message = str((error or {}).get("message") or "")
+    if status == "requires_action" or code in ACTION:
+        return replace(
+            found,
+            status=ChargeStatus.ACTION_REQUIRED,
+            code=code or "authentication_required",
+            message=message or "The payment has to be confirmed by its owner.",
+            action_url=action_url_of(intent),
+        )
+    return replace(
+        found,
+        status=ChargeStatus.FAILED,
+        decline=decline_of(code),
+        code=code or status,
+        message=message or "The payment did not succeed.",
+    )
+
+
+def method_of(method: Object, default: str = "") -> PaymentMethod:
+    """A saved payment method; of a card only what is printed on receipts."""
+    kind = str(method.get("type") or "")
+    detail = method.get(kind) or {}
+    last = str(detail.get("last4") or "")
+    brand = str(detail.get("brand") or kind).replace("_", " ").title()
+    year, month = detail.get("exp_year"), detail.get("exp_month")
+    return PaymentMethod(
+        reference=str(method["id"]),
+        kind=kind,
+        label=f"{brand} •••• {last}" if last else brand,
+        expires=f"{int(year):04d}-{int(month):02d}" if year and month else "",
+        default=method["id"] == default,
+    )
+
+
+# ---- subscriptions ----------------------------------------------------------------------
+
+
+class Standing(NamedTuple):
+    """What a status gives: our state, the reason it is refused with, whether grace comes first."""
+
+    state: SubscriptionState
+    reason: str = ""
+    grace: bool = False
+
+
+STATUSES: dict[str, Standing] = {
+    "trialing": Standing(SubscriptionState.TRIALING),
+    "active": Standing(SubscriptionState.ACTIVE),
+    "past_due": Standing(SubscriptionState.PAST_DUE, "payment_failed", grace=True),
+    "unpaid": Standing(SubscriptionState.GRACE, "subscription_past_due"),
+    "incomplete": Standing(SubscriptionState.INCOMPLETE, "payment_action_required"),
+    "incomplete_expired": Standing(SubscriptionState.EXPIRED, "subscription_expired"),
+    "canceled": Standing(SubscriptionState.CANCELED, "subscription_expired"),
+    "paused": Standing(SubscriptionState.PAUSED, "payment_method_missing"),
+}
+"""Stripe's status → ours. A canceled one keeps access until `paid_through`; of an unpaid one
+Stripe has given up, so its grace is over at once."""
+
+
+def time_of(seconds: Any) -> datetime | None:
+    """A time that Stripe gives, in seconds since 1970; None for none."""
+    return None if seconds in (None, "") else datetime.fromtimestamp(int(seconds), UTC)
+
+
+def _first_item(subscription: Object) -> Object:
+    data = (subscription.get("items") or {}).get("data") or []
+    return data[0] if data else {}
+
+
+def plan_of(subscription: Object) -> str:
+    """Our plan: as the metadata of subscription or price name it, else the price's lookup key,
+    else the id of an old-style plan."""
+    item = _first_item(subscription)
+    price = item.get("price") or {}
+    plan = item.get("plan") or subscription.get("plan") or {}
+    return str(
+        (subscription.get("metadata") or {}).get(PLAN)
+        or (price.get("metadata") or {}).get(PLAN)
+        or price.get("lookup_key")
+        or plan.get("id")
+        or ""
+    )
+
+
+def subscription_of(
+    subscription: Object, account: str, invoice: Object | None
+) -> ProviderSubscription:
+    """A subscription as we see it. `invoice`: its latest, which tells what has been paid for.
+
+    Stripe moves the period on whether or not it was paid, so only a paid invoice (or a trial)
+    makes its end the date that is honoured; else it is the period's beginning.
+    """
+    status = str(subscription["status"])
+    standing = STATUSES.get(status)
+    if standing is None:  # a status younger than this table: as strict as the strictest
+        standing = Standing(SubscriptionState.GRACE, "subscription_past_due")
+    item = _first_item(subscription)
+    begin = time_of(item.get("current_period_start") or subscription.get("current_period_start"))
+    end = time_of(item.get("current_period_end") or subscription.get("current_period_end"))
+    trial = time_of(subscription.get("trial_end"))
+    paid = invoice is not None and invoice.get("status") == "paid"
+    if standing.state is SubscriptionState.TRIALING:
+        through = trial or end
+    else:
+        through = end if paid else begin
+    cancel_at = time_of(subscription.get("cancel_at"))
+    if cancel_at is None and subscription.get("cancel_at_period_end"):
+        cancel_at = end
+    return ProviderSubscription(
+        reference=str(subscription["id"]),
+        account=account,
+        state=standing.state,
+        status=status,
+        reason=standing.reason,
+        grace=standing.grace,
+        plan=plan_of(subscription),
+        service=str((subscription.get("metadata") or {}).get(SERVICE) or ""),
+        paid_through=through,
+        trial_ends=trial,
+        cancel_at=cancel_at,
+    )
