@@ -23,3 +23,4 @@ cdef void pause_accept(core *c) noexcept nogil
 cdef exchange *exchange_new(core *c) noexcept nogil
 cdef void exchange_free(core *c, exchange *e) noexcept nogil
 cdef void call_free(core *c, call *k) noexcept nogil
+cdef int down_speaks(downstream *d) noexcept nogil

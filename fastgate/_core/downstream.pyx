@@ -34,8 +34,8 @@ from fastgate._core.state cimport (
     BODY_NONE, DOWN_BUSY, DOWN_CLOSED, DOWN_HEAD, DOWN_IDLE, DOWN_LINGER, DOWN_TUNNEL, EX_ENDED, IO_BLOCKED,
     IO_CLOSED, IO_READING, KIND_DOWN)
 from fastgate._core.sys cimport (
-    AF_INET, AF_INET6, EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, SHUT_WR, SOCK_CLOEXEC,
-    SOCK_NONBLOCK, accept4, errno, inet_ntop, monotonic_ns, ntohs, shutdown, sockaddr, sockaddr_in, sockaddr_in6,
+    MSG_DONTWAIT, MSG_PEEK, AF_INET, AF_INET6, EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, SHUT_WR, SOCK_CLOEXEC,
+    SOCK_NONBLOCK, accept4, errno, inet_ntop, monotonic_ns, ntohs, recv, shutdown, sockaddr, sockaddr_in, sockaddr_in6,
     sockaddr_storage, socklen_t)
 from fastgate._core.timer cimport timer_set
 
@@ -343,6 +343,12 @@ cdef void down_timeout(downstream *d) noexcept nogil:
         c.sink.gone(d.ex)                # a reader that takes nothing
     else:
         down_close(d)
+
+
+cdef int down_speaks(downstream *d) noexcept nogil:
+    """Whether the kernel holds bytes of the client that no edge has told of yet."""
+    cdef char byte
+    return recv(d.io.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0
 
 
 # ---- ending -------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from fastgate._core.concurrency cimport concurrency_clear
 from fastgate._core.counters cimport counters_worker, observe
 from fastgate._core.credentials cimport CredentialIndex, credential_lookup
 from fastgate._core.downstream cimport (
-    down_accepted, down_close, down_data, down_drained, down_hup, down_timeout, pause_accept, resume_accept)
+    down_accepted, down_close, down_data, down_drained, down_hup, down_speaks, down_timeout, pause_accept, resume_accept)
 from fastgate._core.exchange cimport (
     call_can_write, call_got_body, call_got_head, call_got_interim, call_has_failed, call_must_render,
     exchange_body, exchange_drained, exchange_gone, exchange_head, exchange_head_bad)
@@ -44,6 +44,7 @@ import os
 cdef enum:
     ROUNDS = 64
     ROUND_NS = 1000000
+    FIRST_REQUEST_NS = 1000000000
     KEEP_SMALL = 512          # free buffers kept: 8 MiB
     KEEP_LARGE = 32           # 2 MiB
     RESPONSE_HEAD = 16000     # bytes of an upstream's head; it fits a small buffer
@@ -198,21 +199,36 @@ cdef class Engine:
         self.c.credentials = <void *>index
 
     def drain(self) -> None:
-        """Accept no more, close idle connections, let the rest finish with Connection: close."""
+        """Accept no more, close idle connections, let the rest finish with Connection: close.
+
+        What waits in the accept queues is accepted first, and a connection that has not sent
+        its first request yet gets a second to do so: whoever was let in is served.
+        """
         cdef core *c = self.c
-        cdef downstream *d = c.downs
+        cdef downstream *d
         cdef downstream *following
+        cdef uint32_t i, before
         c.now = monotonic_ns()
-        if not c.draining:
+        if c.accepting:
+            for i in range(c.n_listeners):
+                before = c.n_downs + 1
+                while c.listeners[i].fd >= 0 and c.n_downs != before and c.accepting:
+                    before = c.n_downs
+                    down_accepted(c, &c.listeners[i])
             pause_accept(c)
         c.draining = 1
         timer_set(c, &c.pause, 0)
+        d = c.downs
         while d is not NULL:
             following = d.next
-            if d.state == DOWN_IDLE:
-                down_close(d)
+            if d.state == DOWN_IDLE and not down_speaks(d):
+                if d.requests == 0:
+                    timer_set(c, &d.io, c.now + FIRST_REQUEST_NS)
+                else:
+                    down_close(d)
             d = following
         self.bury()
+        timer_arm(c)
         self.publish()
 
     @property

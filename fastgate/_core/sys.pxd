@@ -55,7 +55,7 @@ cdef extern from "<sys/socket.h>" nogil:
         size_t msg_controllen
         int msg_flags
     int AF_INET, AF_INET6, AF_UNIX, SOCK_STREAM, SOCK_NONBLOCK, SOCK_CLOEXEC
-    int SOL_SOCKET, SO_ERROR, SO_LINGER, MSG_NOSIGNAL, MSG_DONTWAIT, SHUT_WR
+    int SOL_SOCKET, SO_ERROR, SO_LINGER, MSG_NOSIGNAL, MSG_DONTWAIT, MSG_PEEK, SHUT_WR
     int socket(int domain, int type, int protocol)
     int connect(int fd, const sockaddr *addr, socklen_t len)
     int accept4(int fd, sockaddr *addr, socklen_t *len, int flags)

@@ -128,6 +128,9 @@ cdef int attempt(core *c, call *k) noexcept nogil:
     p = pool_of(c, k.target)
     if not k.flags & CALL_FRESH:
         u = pool_take(c, p)
+        while u is not NULL and u.pool_generation != p.generation:
+            upstream_close(c, u)         # the slot had another owner: this one leads elsewhere
+            u = pool_take(c, p)
     if u is not NULL:
         c.counters.upstream_reused += 1
         u.reused = 1

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import socket
 
 import orjson
 import pytest
@@ -653,6 +655,21 @@ async def test_a_reload_keeps_exchanges_in_flight_on_their_snapshot(backend):
     await slow.stop()
 
 
+async def test_a_target_that_takes_anothers_slot_gets_none_of_its_connections():
+    async def say(which: bytes) -> Backend:
+        return await Backend(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n" + which).start()
+
+    one, two = await say(b"one"), await say(b"two")
+    async with Plane(proxied(one.url)) as plane:
+        for _ in range(3):
+            for backend, body in ((one, b"one"), (two, b"two")):
+                plane.install(proxied(backend.url))
+                assert (await plane.get("/")).body == body
+        await plane.settled(idle_upstreams=1, upstreams=1)
+    await one.stop()
+    await two.stop()
+
+
 async def test_draining_finishes_what_runs_and_closes_what_idles(backend):
     gate = asyncio.Event()
 
@@ -664,6 +681,9 @@ async def test_draining_finishes_what_runs_and_closes_what_idles(backend):
     async with Plane(proxied(slow.url)) as plane:
         idle = await plane.client()
         busy = await plane.client()
+        plane.install(proxied(backend.url))
+        assert (await idle.request("GET", "/")).status == 200
+        plane.install(proxied(slow.url))
         await busy.send("GET", "/")
         await plane.settled(exchanges=1, connections=2)
         plane.engine.drain()
@@ -676,3 +696,65 @@ async def test_draining_finishes_what_runs_and_closes_what_idles(backend):
         await plane.settled(connections=0)
         assert plane.engine.idle
     await slow.stop()
+
+
+async def test_draining_serves_whoever_was_let_in(backend):
+    async with Plane(proxied(backend.url)) as plane:
+        fresh = await plane.client()
+        queued = [await plane.client() for _ in range(20)]      # still in the accept queue
+        plane.engine.drain()
+        for each in [fresh, *queued]:
+            reply = await each.request("GET", "/late")
+            assert (reply.status, reply.headers["connection"]) == (200, "close")
+        await plane.settled(connections=0)
+
+
+async def test_when_descriptors_run_out_clients_wait_and_nothing_is_lost(backend):
+    import resource
+
+    async with Plane(proxied(backend.url)) as plane:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        first = await plane.client()
+        assert (await first.request("GET", "/")).status == 200
+        connected = [socket.create_connection(("127.0.0.1", plane.port)) for _ in range(30)]
+        held = len(os.listdir("/proc/self/fd"))
+        try:
+            # Room for a few of the thirty on the gateway's side.
+            resource.setrlimit(resource.RLIMIT_NOFILE, (held + 4, hard))
+            for _ in range(50):
+                await asyncio.sleep(0.001)
+            assert plane.engine.stats()["connections"] < 31
+            assert (await first.request("GET", "/")).status == 200     # who is in, is served
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for each in connected:
+            each.setblocking(False)
+        for each in connected:
+            reader, writer = await asyncio.open_connection(sock=each)
+            writer.write(b"GET /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            assert (await reader.read()).startswith(b"HTTP/1.1 200 OK")
+            writer.close()
+
+
+async def test_senders_that_are_too_slow_are_let_go(backend):
+    config = proxied(backend.url)
+    config["timeouts"] = {"head": "100ms", "body": "100ms", "idle": "100ms"}
+    async with Plane(config) as plane:
+        slow_body = await plane.raw(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhalf")
+        assert slow_body.startswith(b"HTTP/1.1 408 ")
+        idle = await plane.client()
+        assert (await idle.request("GET", "/")).status == 200
+        assert await idle.reader.read() == b""
+
+        async def trickle() -> bytes:
+            reader, writer = await asyncio.open_connection("127.0.0.1", plane.port)
+            for byte in b"GET / HTTP/1.1\r\nHost: a\r\nX-Slow: " + b"y" * 1000:
+                writer.write(bytes([byte]))
+                await asyncio.sleep(0.002)
+                if reader.at_eof() or plane.engine.stats()["connections"] == 0:
+                    break
+            reply = await reader.read()
+            writer.close()
+            return reply
+
+        assert (await trickle()).startswith(b"HTTP/1.1 408 ")
