@@ -35,6 +35,7 @@ import msgspec
 import uvloop
 
 from fastgate._core.credentials import CredentialIndex
+from fastgate._core.money import Money
 from fastgate._core.shm import Segment
 from fastgate.api.ports import LimitUse, Readiness, RouteUse, WorkerStatus
 from fastgate.errors import ConfigurationError, FastGateError
@@ -80,10 +81,13 @@ FIRST_PATIENCE_S = 0.3  # for name servers, before the first publish
 class Control:
     """The control process, once its loop runs."""
 
-    def __init__(self, start: ControlStart, launch: Launch, segment: Segment) -> None:
+    def __init__(
+        self, start: ControlStart, launch: Launch, segment: Segment, money: Money | None = None
+    ) -> None:
         self._start = start
         self._launch = launch
         self._segment = segment
+        self._money = money
         self._state = StateDirectory(launch.state)
         self._quotas = QuotaKeeper(segment, self._state)
         self._limits = view.LimitsView(segment)
@@ -385,14 +389,16 @@ class Control:
         self._uplink.send(DrainWanted())
 
 
-def control_main(launch: Launch, segment: Segment) -> Callable[[ControlStart], int]:
-    """The function that a control process runs."""
+def control_main(
+    launch: Launch, segment: Segment, money: Money | None = None
+) -> Callable[[ControlStart], int]:
+    """The function that a control process runs. `money`: the money map, if anything costs money."""
 
     def main(start: ControlStart) -> int:
         gc.enable()
 
         async def run() -> int:
-            return await Control(start, launch, segment).run()
+            return await Control(start, launch, segment, money).run()
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(run())

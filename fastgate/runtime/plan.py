@@ -25,6 +25,12 @@ class SharedSegment(Protocol):
     def heartbeat_age(self, index: int) -> float | None: ...
 
 
+class SharedMoney(Protocol):
+    """The little that the supervisor does with the money map (see `_core/money.pyx`)."""
+
+    def stopped(self, worker: int) -> None: ...
+
+
 @dataclass(slots=True)
 class WorkerStart:
     """What a worker is born with. Descriptors are its own."""
@@ -70,4 +76,5 @@ class Plan:
     drain_delay_s: float = 0.0  # readiness is 503 for so long before accepting stops
     hang_s: float = 60.0  # a child that shows no life for so long is killed; 0: never
     start_failures: int = 5  # deaths in a row before the first readiness: give up
+    money: SharedMoney | None = None  # told of workers that ended
     on_ready: Callable[[Ready], None] | None = None  # once, when it first serves

@@ -13,8 +13,11 @@ import os
 import resource
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from fastgate._core.money import Money
 from fastgate._core.shm import Segment
+from fastgate.model.billing import Billing
 from fastgate.model.gateway import Gateway
 from fastgate.runtime.control import control_main
 from fastgate.runtime.launch import Launch
@@ -30,6 +33,7 @@ log = logging.getLogger("fastgate.supervisor")
 # Imported late by the children's code, and still wanted before the fork.
 SHARED = ("fastgate._core.engine", "asyncio", "uvloop")
 MAX_WORKERS = 64
+MONEY_FILE = "money.map"
 
 
 @dataclass(slots=True)
@@ -53,11 +57,13 @@ def run_gateway(
     extras = extras or Extras()
     notifier = Notifier()
     segment = make_segment(gateway, count)
+    money = open_money(launch.state, gateway, segment)
     plan = Plan(
         workers=count,
         segment=segment,
-        worker_main=worker_main(segment, launch.handler_paths()),
-        control_main=control_main(launch, segment),
+        money=money,
+        worker_main=worker_main(segment, launch.handler_paths(), money),
+        control_main=control_main(launch, segment, money),
         companions=extras.companions,
         inherited=inherited_sockets(),
         drain_s=gateway.drain_timeout.seconds,
@@ -88,6 +94,28 @@ def make_segment(gateway: Gateway, workers: int) -> Segment:
         route_rows=memory.route_rows + 1,  # and one for all the others
         log_records=power_of_two(memory.log_records),
     )
+
+
+def costs_money(gateway: Gateway) -> bool:
+    """Whether a configuration has prices, or says anything about billing."""
+    return (
+        gateway.billing != Billing()
+        or any(route.price is not None for route in gateway.routes)
+        or any(plan.price is not None for plan in gateway.plans)
+    )
+
+
+def open_money(state: Path, gateway: Gateway, segment: Segment) -> Money | None:
+    """The money map, where anything costs money, or did when the gateway ran last.
+
+    What it holds of an earlier life stays in it until the ledger has it. Raises SegmentError.
+    """
+    path = state / MONEY_FILE
+    if not costs_money(gateway) and not path.exists():
+        return None
+    money = Money.open(path, segment.workers)
+    money.bind(segment)
+    return money
 
 
 def power_of_two(count: int) -> int:

@@ -32,6 +32,7 @@ import msgspec
 import uvloop
 
 from fastgate._core.credentials import CredentialIndex
+from fastgate._core.money import Money
 from fastgate._core.shm import Segment
 from fastgate._core.snapshot import Snapshot
 from fastgate.errors import SnapshotError
@@ -70,6 +71,7 @@ class EngineLike(Protocol):
     def unlisten(self, fd: int) -> None: ...
     def install(self, snapshot: Snapshot, handlers: list[Handler]) -> None: ...
     def set_credentials(self, index: CredentialIndex) -> None: ...
+    def set_money(self, money: Money) -> None: ...
     def drain(self) -> None: ...
     def close(self) -> None: ...
 
@@ -268,8 +270,11 @@ class Worker:
             self._loop.call_later(DRAIN_LOOK_S, self._look_idle)
 
 
-def worker_main(segment: Segment, paths: Sequence[str] = ()) -> Callable[[WorkerStart], int]:
-    """The function that a worker runs. `paths` are where handlers are looked for besides."""
+def worker_main(
+    segment: Segment, paths: Sequence[str] = (), money: Money | None = None
+) -> Callable[[WorkerStart], int]:
+    """The function that a worker runs. `paths` are where handlers are looked for besides;
+    `money`: where holds are kept, if anything costs money."""
 
     def main(start: WorkerStart) -> int:
         from fastgate._core.engine import Engine
@@ -277,6 +282,9 @@ def worker_main(segment: Segment, paths: Sequence[str] = ()) -> Callable[[Worker
         gc.enable()
         sys.path.extend(path for path in paths if path not in sys.path)
         engine: Any = Engine(segment, start.index)
+        if money is not None:
+            money.begin(start.index)
+            engine.set_money(money)
         return Worker(start, segment, engine).run(start)
 
     return main

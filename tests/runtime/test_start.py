@@ -12,8 +12,15 @@ from hypothesis import strategies as st
 from fastgate.configfile import load
 from fastgate.errors import ConfigurationError
 from fastgate.model import codec
+from fastgate.model.gateway import Gateway
 from fastgate.runtime.launch import Launch
-from fastgate.runtime.start import make_segment, power_of_two, workers_of
+from fastgate.runtime.start import (
+    costs_money,
+    make_segment,
+    open_money,
+    power_of_two,
+    workers_of,
+)
 
 
 @given(st.integers(1, 2**40))
@@ -74,3 +81,40 @@ def test_handlers_are_looked_for_beside_the_file_and_here(
     beside = Launch(state=tmp_path, config=tmp_path / "fastgate.yaml")
     assert beside.handler_paths() == [str(tmp_path), str(here)]
     assert Launch(state=tmp_path).handler_paths() == [str(here)]
+
+
+# ---- money ------------------------------------------------------------------------------
+
+PRICED = {
+    "version": 1,
+    "routes": [{"name": "a", "path": "/", "respond": {"status": 200}, "price": "0.002 USD"}],
+}
+
+
+@pytest.mark.parametrize(
+    ("document", "costs"),
+    [
+        ({"version": 1}, False),
+        (PRICED, True),
+        ({"version": 1, "plans": [{"name": "p", "price": {"per_request": "1 USD"}}]}, True),
+        ({"version": 1, "plans": [{"name": "p"}]}, False),
+        ({"version": 1, "billing": {"currency": "EUR"}}, True),
+    ],
+)
+def test_what_costs_money(document: dict[str, object], costs: bool) -> None:
+    assert costs_money(codec.decode(document)) is costs
+
+
+def test_there_is_a_money_map_only_where_something_costs_money(tmp_path: Path) -> None:
+    free: Gateway = codec.decode({"version": 1})
+    segment = make_segment(free, 2)
+    assert open_money(tmp_path, free, segment) is None
+    assert not (tmp_path / "money.map").exists()
+    money = open_money(tmp_path, codec.decode(PRICED), segment)
+    assert money is not None
+    assert (money.workers, money.boots) == (2, 1)
+    del money
+    # What it may still hold has to reach the ledger, also when nothing costs money any more.
+    again = open_money(tmp_path, free, segment)
+    assert again is not None
+    assert again.boots == 2
