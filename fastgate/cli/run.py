@@ -137,6 +137,11 @@ def _say_what_to_try(ready: Ready, key: str, state: Path) -> None:
         (f"{base}/limited", "200 twice, then 429"),
     )
     lines = "\n".join(f"  # {what}\n  curl -i {arguments}" for arguments, what in tries)
+    program = "fastgate" if shutil.which("fastgate") else str(Path(sys.argv[0]).absolute())
+    control = f"http://{ready.control}"
+    settled = f"  export FASTGATE_STATE_DIR={state}\n"
+    if control != settings.BY_NAME["control"].default:
+        settled += f"  export FASTGATE_CONTROL={control}\n"
     aside = ""
     if Path("fastgate.yaml").exists():
         aside = "\n`fastgate run fastgate.yaml` serves the file that is here instead."
@@ -145,9 +150,14 @@ FastGate demonstrates itself at {address}. In another terminal, try:
 
 {lines}
 
-The control API is at http://{ready.control}, its token in {token}:
+Every answer has an X-Request-ID, and the gateway remembers what became of it:
 
-  curl -H "Authorization: Bearer $(cat {token})" http://{ready.control}/v1/workers
+{settled}  {program} explain ID
+  {program} status
+
+The same over HTTP, at {control}; the token is in {token}:
+
+  curl -H "Authorization: Bearer $(cat {token})" {control}/v1/workers
 
 Ctrl-C ends it.{aside}
 
