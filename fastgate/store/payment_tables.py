@@ -4,7 +4,7 @@
 payment_customers   our account ↔ the provider's customer
 payment_events      every notification, once by its id; worked on until it is done
 payment_attempts    every charge of a saved method, written before it is sent
-payments            what was paid, and how much of it was given back since
+payments 1──n payment_returns    what was paid; what of it was refunded or is disputed
 payment_cursors     per provider: up to when its list of events has been read
 payment_grace       credit given while providers were down, and how it ended
 ```
@@ -92,13 +92,25 @@ payments = sa.Table(
     sa.Column("account", id_type(), nullable=False),
     _text("currency", 3),
     _amount("amount"),
-    _amount("refunded"),
-    _amount("disputed"),
     _text("purpose", 16),
     _text("subject", 200),
     sa.Column("paid_at", UtcTime, nullable=False),
-    sa.Column("updated", UtcTime, nullable=False),
     sa.Index("ix_payments_account", "account", "paid_at"),
+)
+
+payment_returns = sa.Table(
+    "payment_returns",
+    metadata,
+    _provider(primary_key=True),
+    sa.Column("reference", id_type(200), primary_key=True),
+    sa.Column("payment", id_type(200), nullable=False),
+    _text("kind", 16),  # refund, dispute
+    _text("currency", 3),
+    _amount("amount"),
+    _text("state", 16),  # returned, contested, kept
+    sa.Column("at", UtcTime, nullable=False),
+    sa.Column("updated", UtcTime, nullable=False),
+    sa.Index("ix_payment_returns_payment", "provider", "payment"),
 )
 
 payment_cursors = sa.Table(

@@ -13,6 +13,7 @@ depends_on = None
 TABLES = (
     "payment_grace",
     "payment_cursors",
+    "payment_returns",
     "payments",
     "payment_attempts",
     "payment_events",
@@ -88,15 +89,26 @@ def _payments() -> None:
         sa.Column("account", id_type(), nullable=False),
         sa.Column("currency", sa.String(3), nullable=False),
         sa.Column("amount", sa.BigInteger(), nullable=False),
-        sa.Column("refunded", sa.BigInteger(), nullable=False),
-        sa.Column("disputed", sa.BigInteger(), nullable=False),
         sa.Column("purpose", sa.String(16), nullable=False),
         sa.Column("subject", sa.String(200), nullable=False),
         sa.Column("paid_at", UtcTime(), nullable=False),
-        sa.Column("updated", UtcTime(), nullable=False),
         sa.PrimaryKeyConstraint("provider", "reference", name="pk_payments"),
     )
     op.create_index("ix_payments_account", "payments", ["account", "paid_at"])
+    op.create_table(
+        "payment_returns",
+        sa.Column("provider", id_type(56), nullable=False),
+        sa.Column("reference", id_type(200), nullable=False),
+        sa.Column("payment", id_type(200), nullable=False),
+        sa.Column("kind", sa.String(16), nullable=False),
+        sa.Column("currency", sa.String(3), nullable=False),
+        sa.Column("amount", sa.BigInteger(), nullable=False),
+        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("at", UtcTime(), nullable=False),
+        sa.Column("updated", UtcTime(), nullable=False),
+        sa.PrimaryKeyConstraint("provider", "reference", name="pk_payment_returns"),
+    )
+    op.create_index("ix_payment_returns_payment", "payment_returns", ["provider", "payment"])
 
 
 def _grace() -> None:
