@@ -137,7 +137,7 @@ def _say_what_to_try(ready: Ready, key: str, state: Path) -> None:
         (f"{base}/limited", "200 twice, then 429"),
     )
     lines = "\n".join(f"  # {what}\n  curl -i {arguments}" for arguments, what in tries)
-    program = "fastgate" if shutil.which("fastgate") else str(Path(sys.argv[0]).absolute())
+    program = "fastgate" if shutil.which("fastgate") else _program()
     control = f"http://{ready.control}"
     settled = f"  export FASTGATE_STATE_DIR={state}\n"
     if control != settings.BY_NAME["control"].default:
@@ -164,3 +164,9 @@ Ctrl-C ends it.{aside}
 """
     sys.stdout.write(text)
     sys.stdout.flush()
+
+
+def _program() -> str:
+    """How this program was called, for someone in another directory."""
+    path = Path(sys.argv[0]).absolute()
+    return f"{sys.executable} -m fastgate" if path.name == "__main__.py" else str(path)
