@@ -18,26 +18,29 @@ cdef enum:
     LOOKUP_OK = 0
     # else a Reason: CREDENTIAL_UNKNOWN, _EXPIRED, _REVOKED, CONSUMER_SUSPENDED
 
-cdef struct consumer_row:     # 256 bytes, immutable once published; a change writes a new row
+cdef struct consumer_row:     # 248 bytes, immutable once published; a change writes a new row
     uint64_t identity         # hash of the consumer's id: key of its limits
-    uint64_t account          # hash of the account's id (later)
+    uint64_t account          # hash of the account's id; 0: nobody pays
     uint32_t plan             # plan slot, or NONE32
     uint32_t flags            # ConsumerFlag
     uint8_t id_len
     uint8_t name_len
     uint8_t plan_len
-    uint8_t reserved[5]
+    uint8_t reserved
+    uint32_t account_slot     # row of the account in the segment (wallet.pxd), or NONE32
     char id[64]
     char name[96]
-    char plan_name[56]
+    char plan_name[48]
+    uint64_t spending         # cap: micro-units << 8 | Period; 0: none
 
 cdef struct credential_entry: # 64 bytes
     uint8_t digest[32]
     uint64_t word             # state in the low 8 bits, then the consumer's flags that refuse it
                               # (credentials.pyx), consumer row << 32; stored last, release
-    int64_t expires_at        # Unix seconds; 0: never
+    uint32_t expires_at       # Unix seconds, until 2106; 0: never
+    uint32_t changed_at       # Unix seconds when it was put, revoked or repointed last
+    uint64_t spending         # cap of this credential: micro-units << 8 | Period; 0: none
     uint64_t identity         # of the credential
-    int64_t changed_at        # Unix seconds when it was put, revoked or repointed last
 
 cdef struct index_header:     # 4096 bytes
     uint8_t magic[8]          # "FGCRED\0\0"
@@ -62,8 +65,6 @@ cdef class CredentialIndex:
                     const consumer_row **row, uint64_t *identity) noexcept nogil
         # *row: the consumer, also of a refused credential; NULL for CREDENTIAL_UNKNOWN. Valid as
         # long as this object lives, but see "grace" in credentials.pyx.
-    cdef int lookup_digest(self, const uint8_t *digest, int64_t now_s,
-                           const consumer_row **row, uint64_t *identity) noexcept nogil
     # private
     cdef index_header *header
     cdef credential_entry *entries
@@ -74,15 +75,28 @@ cdef class CredentialIndex:
     cdef object free_rows     # writer only: deque of (when freed, row), oldest first
     cdef object clock
     cdef public double grace  # seconds a freed row rests before it is written anew
+    cdef int judge(self, const credential_entry *e, uint64_t word, int64_t now_s,
+                   const consumer_row **row) noexcept nogil
     cdef credential_entry *slot_of(self, const uint8_t *digest, uint64_t *word) noexcept nogil
     cdef _open(self, size_t size, bint writable)
-    cdef _put(self, const uint8_t *digest, uint32_t row, int64_t expires_at, uint64_t identity)
+    cdef _put(self, const uint8_t *digest, uint32_t row, uint32_t expires_at, uint64_t identity,
+              uint64_t spending)
     cdef uint64_t _word(self, uint64_t state, uint32_t row) noexcept nogil
     cdef _point(self, credential_entry *e, uint64_t state, uint32_t row)
     cdef _check_row(self, uint32_t row)
     cdef _check_writable(self)
     cdef credential_entry *_existing(self, bytes digest) except NULL
     cdef _recount(self)
+
+cdef inline uint64_t cap_micros(uint64_t spending) noexcept nogil:
+    return spending >> 8
+
+cdef inline uint8_t cap_period(uint64_t spending) noexcept nogil:
+    return <uint8_t>(spending & 0xFF)
+
+# As `lookup`, and gives the entry: its identity and its spending cap. NULL for CREDENTIAL_UNKNOWN.
+cdef int credential_find(CredentialIndex index, const char *key, uint32_t length, int64_t now_s,
+                         const consumer_row **row, const credential_entry **entry) noexcept nogil
 
 # `lookup` as a plain function: the engine keeps the index as a pointer and calls this without the GIL.
 cdef int credential_lookup(CredentialIndex index, const char *key, uint32_t length, int64_t now_s,

@@ -1,9 +1,15 @@
 from collections.abc import Callable, Iterable
 from enum import IntEnum
-from typing import NamedTuple
 
-NO_PLAN: int
+from fastgate._core.callers import NO_ACCOUNT as NO_ACCOUNT
+from fastgate._core.callers import NO_PLAN as NO_PLAN
+from fastgate._core.callers import Consumer as Consumer
+from fastgate._core.callers import Found as Found
+from fastgate._core.callers import IndexFullError as IndexFullError
+from fastgate._core.callers import SpendingCap as SpendingCap
+
 KEEP_REVOKED_S: int
+LAST_SECOND: int
 
 class CredentialState(IntEnum):
     CREDENTIAL_FREE = 0
@@ -12,22 +18,6 @@ class CredentialState(IntEnum):
 
 class ConsumerFlag(IntEnum):
     CONSUMER_SUSPENDED_FLAG = 1
-
-class IndexFullError(RuntimeError): ...
-
-class Consumer(NamedTuple):
-    id: str
-    identity: int
-    account: int
-    plan: int
-    suspended: bool
-    name: str
-    plan_name: str
-
-class Found(NamedTuple):
-    result: int
-    consumer: Consumer
-    identity: int
 
 def key_digest(key: str | bytes) -> bytes: ...
 
@@ -80,10 +70,25 @@ class CredentialIndex:
         suspended: bool = False,
         name: str | bytes = "",
         plan_name: str | bytes = "",
+        account_slot: int = ...,
+        spending: tuple[int, int] = ...,
     ) -> int: ...
     def drop_consumer(self, row: int) -> None: ...
-    def put(self, digest: bytes, row: int, *, expires_at: int = 0, identity: int) -> None: ...
-    def put_many(self, credentials: Iterable[tuple[bytes, int, int, int]]) -> int: ...
+    def put(
+        self,
+        digest: bytes,
+        row: int,
+        *,
+        expires_at: int = 0,
+        identity: int,
+        spending: tuple[int, int] = ...,
+    ) -> None: ...
+    def put_many(
+        self,
+        credentials: Iterable[
+            tuple[bytes, int, int, int] | tuple[bytes, int, int, int, tuple[int, int]]
+        ],
+    ) -> int: ...
     def revoke(self, digest: bytes) -> bool: ...
     def repoint(self, digest: bytes, row: int) -> None: ...
     def grow(self, capacity: int | None = None, *, keep_revoked: int = ...) -> CredentialIndex: ...

@@ -4,7 +4,7 @@
     +--------+-----------------------------------------------+---------------------------+
     | header | entries: slots * 64 bytes (a power of two)    | consumer rows * 256 bytes |
     +--------+-----------------------------------------------+---------------------------+
-    entry:  digest (32) | word | expires_at | identity | changed_at
+    entry:  digest (32) | word | expires_at 4 | changed_at 4 | spending cap | identity
     word:   state (low 8 bits: 0 free, 1 active, 2 revoked) | suspended << 8 | consumer row << 32
 
 Open addressing: a digest's home is its first eight bytes, modulo slots; the next free entry
@@ -37,7 +37,6 @@ import fcntl
 import os
 import time
 from collections import deque
-from typing import NamedTuple
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
@@ -46,9 +45,10 @@ from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, mun
 from posix.unistd cimport close
 
 from fastgate._core.atomics cimport fg_load, fg_store
-from fastgate._core.reason cimport (
-    CONSUMER_SUSPENDED, CREDENTIAL_EXPIRED, CREDENTIAL_REVOKED, CREDENTIAL_UNKNOWN,
-)
+from fastgate._core.reason cimport CONSUMER_SUSPENDED, CREDENTIAL_EXPIRED, CREDENTIAL_REVOKED, CREDENTIAL_UNKNOWN
+from fastgate._core.snapshot cimport PERIOD_YEAR
+
+from fastgate._core.callers import NO_ACCOUNT, NO_PLAN, Consumer, Found, IndexFullError, SpendingCap
 
 cdef extern from *:
     """
@@ -71,7 +71,7 @@ cdef extern from *:
 
 cdef enum:
     PAGE = 4096
-    INDEX_VERSION = 1
+    INDEX_VERSION = 2
     DIGEST = 32
     FILL_PERCENT = 70
     SMALLEST = 64                 # slots
@@ -80,32 +80,8 @@ cdef enum:
     LARGEST = 1 << 30             # slots; row numbers have 32 bits
 
 cdef const char *MAGIC = b"FGCRED\0\0"
-NO_PLAN = 0xFFFFFFFF
 KEEP_REVOKED_S = 30 * 86400
-
-
-class IndexFullError(RuntimeError):
-    """No room for another credential or consumer: `grow` the index and send out the new one."""
-
-
-class Consumer(NamedTuple):
-    """A consumer row, as the data plane sees it."""
-
-    id: str
-    identity: int
-    account: int
-    plan: int
-    suspended: bool
-    name: str
-    plan_name: str
-
-
-class Found(NamedTuple):
-    """What a lookup gives. `result`: 0, or the number of the Reason why it is refused."""
-
-    result: int
-    consumer: Consumer
-    identity: int
+LAST_SECOND = 0xFFFFFFFF          # of an entry's times: in the year 2106
 
 
 def key_digest(key) -> bytes:
@@ -154,7 +130,23 @@ cdef object _consumer(const consumer_row *row):
     texts = (&row.id[0])[:row.id_len], (&row.name[0])[:row.name_len], (&row.plan_name[0])[:row.plan_len]
     ident, name, plan_name = [raw.decode("utf-8", "replace") for raw in texts]
     suspended = bool(row.flags & CONSUMER_SUSPENDED_FLAG)
-    return Consumer(ident, row.identity, row.account, row.plan, suspended, name, plan_name)
+    return Consumer(ident, row.identity, row.account, row.plan, suspended, name, plan_name,
+                    row.account_slot, _cap(row.spending))
+
+
+cdef object _cap(uint64_t spending):
+    return SpendingCap(cap_micros(spending), cap_period(spending))
+
+
+cdef uint64_t _spending(cap) except? 0:
+    micros, period = cap
+    if not 0 <= micros < 1 << 56 or not 0 <= period <= PERIOD_YEAR:
+        raise ValueError(f"no spending cap: {cap}")
+    return <uint64_t>micros << 8 | <uint64_t>period if micros else 0
+
+
+cdef uint32_t _second(int64_t unix_s) noexcept:
+    return <uint32_t>min(max(unix_s, 1), LAST_SECOND) if unix_s else 0
 
 
 cdef class CredentialIndex:
@@ -283,25 +275,18 @@ cdef class CredentialIndex:
 
     cdef int lookup(self, const char *key, uint32_t length, int64_t now_s,
                     const consumer_row **row, uint64_t *identity) noexcept nogil:
-        cdef uint8_t digest[DIGEST]
-        if length > KEY_MAX:
-            row[0] = NULL
-            identity[0] = 0
-            return CREDENTIAL_UNKNOWN
-        fg_sha256(key, length, digest)
-        return self.lookup_digest(digest, now_s, row, identity)
+        cdef const credential_entry *e
+        cdef int result = credential_find(self, key, length, now_s, row, &e)
+        identity[0] = e.identity if e is not NULL else 0
+        return result
 
-    cdef int lookup_digest(self, const uint8_t *digest, int64_t now_s,
-                           const consumer_row **row, uint64_t *identity) noexcept nogil:
-        cdef uint64_t word
-        cdef const credential_entry *e = self.slot_of(digest, &word)
+    cdef int judge(self, const credential_entry *e, uint64_t word, int64_t now_s,
+                   const consumer_row **row) noexcept nogil:
         if word == 0:
             row[0] = NULL
-            identity[0] = 0
             return CREDENTIAL_UNKNOWN
         row[0] = self.rows + (word >> 32)
         fg_prefetch(row[0])
-        identity[0] = e.identity
         if (word & WORD_STATE) != CREDENTIAL_ACTIVE:
             return CREDENTIAL_REVOKED
         if e.expires_at != 0 and now_s >= e.expires_at:
@@ -334,14 +319,12 @@ cdef class CredentialIndex:
     def find_digest(self, bytes digest not None, now=None) -> Found | None:
         """The same by the key's digest."""
         cdef const consumer_row *row
-        cdef uint64_t identity
-        cdef int result
-        result = self.lookup_digest(_digest(digest),
-                                    <int64_t>int(time.time() if now is None else now),
-                                    &row, &identity)
+        cdef uint64_t word
+        cdef const credential_entry *e = self.slot_of(_digest(digest), &word)
+        cdef int result = self.judge(e, word, <int64_t>int(time.time() if now is None else now), &row)
         if row == NULL:
             return None
-        return Found(result, _consumer(row), identity)
+        return Found(result, _consumer(row), e.identity, _cap(e.spending))
 
     def consumer(self, uint32_t row) -> Consumer:
         """What a row holds."""
@@ -382,12 +365,13 @@ cdef class CredentialIndex:
     # ---- writing ----------------------------------------------------------------------
 
     def set_consumer(self, id, *, uint64_t identity, uint64_t account=0, uint32_t plan=NO_PLAN,
-                     bint suspended=False, name="", plan_name="") -> int:
+                     bint suspended=False, name="", plan_name="",
+                     uint32_t account_slot=NO_ACCOUNT, spending=SpendingCap()) -> int:
         """Write a consumer's row and return its number, for `put` and `repoint`.
 
         `id`: up to 64 bytes of UTF-8 (ValueError); `name` and `plan_name` are for people and cut to
-        96 and 56 bytes. `identity`: the hash that its limits are counted by. `plan`: its
-        plan's slot. Raises IndexFullError. The row is freed when its last credential is pointed
+        96 and 48 bytes. `identity`: the hash that its limits are counted by. `plan`: its
+        plan's slot. `account`, `account_slot`: who pays. `spending`: a SpendingCap. Raises IndexFullError. The row is freed when its last credential is pointed
         elsewhere; one that never had any, by `drop_consumer`.
         """
         cdef consumer_row row
@@ -400,12 +384,12 @@ cdef class CredentialIndex:
         memcpy(row.id, <const char *>for_id, len(for_id))
         memcpy(row.name, <const char *>for_name, len(for_name))
         memcpy(row.plan_name, <const char *>for_plan, len(for_plan))
-        row.id_len = <uint8_t>len(for_id)
-        row.name_len = <uint8_t>len(for_name)
-        row.plan_len = <uint8_t>len(for_plan)
+        row.id_len, row.name_len, row.plan_len = len(for_id), len(for_name), len(for_plan)
         row.identity = identity
         row.account = account
         row.plan = plan
+        row.account_slot = account_slot
+        row.spending = _spending(spending)
         row.flags = CONSUMER_SUSPENDED_FLAG if suspended else 0
         if self.free_rows and self.clock() - self.free_rows[0][0] >= self.grace:
             number = self.free_rows.popleft()[1]
@@ -426,29 +410,31 @@ cdef class CredentialIndex:
         self.free_rows.append((self.clock(), row))
 
     def put(self, bytes digest not None, uint32_t row, *, int64_t expires_at=0,
-            uint64_t identity) -> None:
+            uint64_t identity, spending=SpendingCap()) -> None:
         """Publish a credential: active from now on, whatever it was before.
 
-        `expires_at`: Unix seconds from which it is refused; 0: never. `identity`: the
-        credential's own hash, for limits by credential. Raises IndexFullError.
+        `expires_at`: Unix seconds from which it is refused, at most in 2106; 0: never. `identity`: the
+        credential's own hash, for limits by credential. `spending`: its SpendingCap. Raises IndexFullError.
         """
         self._check_writable()
-        self._put(_digest(digest), row, expires_at, identity)
+        self._put(_digest(digest), row, _second(expires_at), identity, _spending(spending))
 
     def put_many(self, credentials) -> int:
-        """Publish (digest, row, expires_at, identity) one after another; returns how many.
+        """Publish (digest, row, expires_at, identity[, spending]) one after another; returns how many.
 
         On an error those before it are in; doing it again is harmless.
         """
         cdef bytes digest
         cdef uint64_t n = 0
         self._check_writable()
-        for digest, row, expires_at, identity in credentials:
-            self._put(_digest(digest), row, expires_at, identity)
+        for digest, row, expires_at, identity, *spending in credentials:
+            self._put(_digest(digest), row, _second(expires_at), identity,
+                      _spending(spending[0]) if spending else 0)
             n += 1
         return n
 
-    cdef _put(self, const uint8_t *digest, uint32_t row, int64_t expires_at, uint64_t identity):
+    cdef _put(self, const uint8_t *digest, uint32_t row, uint32_t expires_at, uint64_t identity,
+              uint64_t spending):
         cdef credential_entry *e
         cdef uint64_t before
         self._check_row(row)
@@ -457,8 +443,9 @@ cdef class CredentialIndex:
             raise IndexFullError(f"the index holds {self.header.used} credentials, all it takes")
         # In a live entry each of these is one store, valid with the old word and with the new.
         e.expires_at = expires_at
+        e.spending = spending
         e.identity = identity
-        e.changed_at = <int64_t>time.time()
+        e.changed_at = _second(<int64_t>time.time())
         if before == 0:
             memcpy(e.digest, digest, DIGEST)
             fg_store(&self.header.used, self.header.used + 1)
@@ -489,7 +476,7 @@ cdef class CredentialIndex:
         cdef credential_entry *e = self._existing(digest)
         if (e.word & WORD_STATE) == CREDENTIAL_REVOKED_STATE:
             return False
-        e.changed_at = <int64_t>time.time()
+        e.changed_at = _second(<int64_t>time.time())
         fg_store(&self.header.revoked, self.header.revoked + 1)
         fg_store(&e.word, (e.word & ~<uint64_t>WORD_STATE) | <uint64_t>CREDENTIAL_REVOKED_STATE)
         return True
@@ -498,7 +485,7 @@ cdef class CredentialIndex:
         """Let the credential, active or revoked, name another consumer row."""
         cdef credential_entry *e = self._existing(digest)
         self._check_row(row)
-        e.changed_at = <int64_t>time.time()
+        e.changed_at = _second(<int64_t>time.time())
         self._point(e, e.word & WORD_STATE, row)
 
     def grow(self, capacity=None, *, int64_t keep_revoked=KEEP_REVOKED_S) -> CredentialIndex:
@@ -598,3 +585,16 @@ def bench_lookup(CredentialIndex index not None, list keys not None, uint64_t n)
 cdef int credential_lookup(CredentialIndex index, const char *key, uint32_t length, int64_t now_s,
                            const consumer_row **row, uint64_t *identity) noexcept nogil:
     return index.lookup(key, length, now_s, row, identity)
+
+
+cdef int credential_find(CredentialIndex index, const char *key, uint32_t length, int64_t now_s,
+                         const consumer_row **row, const credential_entry **entry) noexcept nogil:
+    cdef uint8_t digest[DIGEST]
+    cdef uint64_t word = 0
+    entry[0] = NULL
+    if length <= KEY_MAX:
+        fg_sha256(key, length, digest)
+        entry[0] = index.slot_of(digest, &word)
+        if word == 0:
+            entry[0] = NULL
+    return index.judge(entry[0], word, now_s, row)

@@ -19,14 +19,17 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from fastgate._core.credentials import (
+    NO_ACCOUNT,
     NO_PLAN,
     Consumer,
     CredentialIndex,
     IndexFullError,
+    SpendingCap,
     bench_lookup,
     key_digest,
 )
 from fastgate._core.reason import Reason
+from fastgate._core.snapshot import Period
 
 UNKNOWN, EXPIRED, REVOKED, SUSPENDED = (
     int(Reason.CREDENTIAL_UNKNOWN),
@@ -55,6 +58,50 @@ def filled(n: int, **options: Any) -> CredentialIndex:
     for k in range(n):
         index.put(key_digest(f"key-{k}"), index.set_consumer(f"c{k}", identity=k), identity=k)
     return index
+
+
+# ---- who pays, and caps ------------------------------------------------------------------
+
+
+def test_who_pays_and_what_may_be_spent() -> None:
+    index = CredentialIndex.create()
+    cap, own = SpendingCap(2**56 - 1, int(Period.PERIOD_YEAR)), SpendingCap(5_000_000, 3)
+    row = index.set_consumer("c", identity=1, account=9, account_slot=65535, spending=cap)
+    index.put(key_digest("capped"), row, identity=2, spending=own)
+    index.put(key_digest("free"), row, identity=3)
+    index.put_many([(key_digest("many"), row, 0, 4, own), (key_digest("more"), row, 0, 5)])
+    assert index.consumer(row)[7:] == (65535, cap)
+    caps = {key: index.find(key) for key in ("capped", "free", "many", "more")}
+    none = SpendingCap()
+    assert [found and found.spending for found in caps.values()] == [own, none, own, none]
+    grown = index.grow().find("many")
+    assert grown is not None
+    assert (grown.spending, grown.consumer.account_slot) == (own, 65535)
+    index.put(key_digest("capped"), row, identity=2)
+    changed = index.find("capped")
+    assert changed is not None
+    assert changed.spending == none
+    plain = index.consumer(index.set_consumer("d", identity=2))
+    assert (plain.account_slot, plain.spending) == (NO_ACCOUNT, none)
+
+
+@pytest.mark.parametrize("cap", [(-1, 3), (2**56, 3), (1, 7), (1, -1)])
+def test_caps_that_cannot_be(cap: tuple[int, int]) -> None:
+    index = CredentialIndex.create()
+    with pytest.raises(ValueError, match="spending cap"):
+        index.set_consumer("c", identity=1, spending=cap)
+    row = index.set_consumer("c", identity=1)
+    with pytest.raises(ValueError, match="spending cap"):
+        index.put(key_digest("k"), row, identity=1, spending=cap)
+    assert index.find("k") is None
+
+
+def test_times_beyond_2106_are_kept_within() -> None:
+    index = CredentialIndex.create()
+    row = index.set_consumer("c", identity=1)
+    for expires, result in ((2**40, 0), (2**32 - 1, 0), (-5, EXPIRED)):
+        index.put(key_digest("k"), row, identity=1, expires_at=expires)
+        assert result_of(index, "k") == result
 
 
 # ---- digests ----------------------------------------------------------------------------
@@ -90,6 +137,7 @@ def test_a_key_leads_to_its_consumer() -> None:
         0,
         Consumer("id-1", 2**64 - 1, 7, 3, False, "Ünique", "starter"),
         99,
+        SpendingCap(),
     )
     assert index.find_digest(key_digest(b"secret")) == found
     assert index.consumer(row) == found.consumer
@@ -281,7 +329,7 @@ def test_texts_of_a_consumer_are_bounded() -> None:
         index.set_consumer("x" * 65, identity=1)
     row = index.set_consumer("y" * 64, identity=1, name="ü" * 60, plan_name="z" * 100)
     consumer = index.consumer(row)
-    assert (consumer.id, consumer.name, consumer.plan_name) == ("y" * 64, "ü" * 48, "z" * 56)
+    assert (consumer.id, consumer.name, consumer.plan_name) == ("y" * 64, "ü" * 48, "z" * 48)
 
 
 # ---- growth -----------------------------------------------------------------------------

@@ -1,0 +1,47 @@
+"""What the credential index (credentials.pyx) tells about who calls."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+NO_PLAN = 0xFFFFFFFF
+NO_ACCOUNT = 0xFFFFFFFF
+
+
+class IndexFullError(RuntimeError):
+    """No room for another credential or consumer: `grow` the index and send out the new one."""
+
+
+class SpendingCap(NamedTuple):
+    """At most `micros` micro-units of the account's currency a calendar `period` (`Period`).
+
+    `micros` is below 2^56 (72 thousand million units). 0: no cap.
+    """
+
+    micros: int = 0
+    period: int = 0
+
+
+class Consumer(NamedTuple):
+    """A consumer row, as the data plane sees it. `account`: identity of who pays, 0: nobody;
+    `account_slot`: its row in the shared segment, or NO_ACCOUNT."""
+
+    id: str
+    identity: int
+    account: int
+    plan: int
+    suspended: bool
+    name: str
+    plan_name: str
+    account_slot: int = NO_ACCOUNT
+    spending: SpendingCap = SpendingCap()
+
+
+class Found(NamedTuple):
+    """What a lookup gives. `result`: 0, or the number of the Reason why it is refused.
+    `spending` is the credential's own cap."""
+
+    result: int
+    consumer: Consumer
+    identity: int
+    spending: SpendingCap = SpendingCap()
