@@ -1,0 +1,210 @@
+# ruff: noqa: RUF012 - msgspec copies the mutable defaults of a struct for each instance
+"""x402: a route that is paid for request by request, and what its workers are told of it.
+
+`X402` is what a person writes at a route. `Terms` is what the compiler makes of it together
+with the route's service: everything that a worker's handler needs, as one line of JSON behind
+the handler's name, so that terms are swapped with the snapshot they belong to:
+
+    fastgate.billing.x402_handler:PaidRoute {"route":"weather","upstream":"app","amount":"1000",…}
+
+The scheme is `exact` on EVM networks, by EIP-3009 (`TransferWithAuthorization`): the one in
+which a payment has a nonce of its own that no facilitator or token takes twice.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from fastgate.model.base import FieldValue, Model, Token, only_one
+from fastgate.model.units import Duration, Money, Size
+
+HANDLER = "fastgate.billing.x402_handler:PaidRoute"
+"""The handler of every route with `x402`."""
+ADDRESS = r"^0x[0-9a-fA-F]{40}$"
+MAX_ATOMIC = 2**256 - 1
+
+Address = Annotated[str, Meta(pattern=ADDRESS)]
+Origin = Annotated[str, Meta(pattern=r"^https?://[\x21\x23-\x2e\x30-\x3b\x3d\x40-\x7e]+$")]
+Link = Annotated[str, Meta(pattern=r"^https?://[\x21\x23-\x3b\x3d\x3f-\x7e]+$")]
+
+
+class X402(Model, frozen=True, kw_only=True):
+    """Payment by request: clients pay with a signed transfer that a facilitator settles."""
+
+    pay_to: Annotated[Address, Meta(description="The address that is paid.")]
+    network: Annotated[
+        Annotated[str, Meta(pattern=r"^eip155:[1-9][0-9]{0,18}$")],
+        Meta(description="The network, by its CAIP-2 name: `eip155:8453` is Base."),
+    ]
+    asset: Annotated[Address, Meta(description="The token's contract (EIP-3009, such as USDC).")]
+    asset_name: Annotated[
+        Annotated[str, Meta(min_length=1, max_length=64)],
+        Meta(description="The token's EIP-712 domain name, which clients sign."),
+    ] = "USD Coin"
+    asset_version: Annotated[
+        Annotated[str, Meta(min_length=1, max_length=16)],
+        Meta(description="The token's EIP-712 domain version."),
+    ] = "2"
+    asset_decimals: Annotated[
+        int, Meta(ge=0, le=36, description="Decimal places of the token, to count a `price` in.")
+    ] = 6
+    amount: Annotated[
+        Annotated[str, Meta(pattern=r"^[1-9][0-9]{0,77}$")] | None,
+        Meta(description='The price of a request in the token\'s smallest unit: `"1000"`.'),
+    ] = None
+    price: Annotated[
+        Money | None,
+        Meta(
+            description="The price of a request in money instead, one token taken for one unit of "
+            "its currency."
+        ),
+    ] = None
+    facilitator: Annotated[
+        Link, Meta(description="The facilitator's address; `/verify` and `/settle` are under it.")
+    ]
+    facilitator_headers: Annotated[
+        dict[Token, FieldValue],
+        Meta(description="Fields sent to the facilitator, such as its API key."),
+    ] = {}
+    scheme: Annotated[Literal["exact"], Meta(description="The payment scheme.")] = "exact"
+    description: Annotated[
+        Annotated[str, Meta(max_length=500)], Meta(description="What is bought, for the payer.")
+    ] = ""
+    version1: Annotated[
+        Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")] | None,
+        Meta(
+            description="Offer version 1 of x402 as well, with the network by its name there "
+            "(`base-sepolia`). Default: version 2 alone."
+        ),
+    ] = None
+    valid_for: Annotated[
+        Duration, Meta(description="How long a payment may take from its signature.")
+    ] = Duration.parse("60s")
+    timeout: Annotated[
+        Duration, Meta(description="How long the facilitator may take for one answer.")
+    ] = Duration.parse("15s")
+    keep: Annotated[
+        Size,
+        Meta(
+            description="The largest answer kept for a payment whose settlement is not known yet, "
+            "or that has a payment identifier."
+        ),
+    ] = Size.parse("1MiB")
+    origin: Annotated[
+        Origin | None,
+        Meta(
+            description="What clients call this gateway, `https://api.example.com`; payments are "
+            "bound to it. Default: `http://` and the request's Host."
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        only_one(
+            "give exactly one of amount and price",
+            [name for name in ("amount", "price") if getattr(self, name) is not None],
+        )
+        if self.amount is not None and int(self.amount) > MAX_ATOMIC:
+            raise ValueError("amount: more than a token can count")
+        if self.price is not None:
+            scaled, rest = divmod(self.price.micros * 10**self.asset_decimals, 1_000_000)
+            if rest or scaled == 0:
+                raise ValueError(
+                    f"price: {self.price} is no whole number above 0 of a token with "
+                    f"{self.asset_decimals} decimals"
+                )
+        if self.valid_for.ms < 10_000:
+            raise ValueError("valid_for: facilitators refuse payments with less than 10s left")
+        for name in self.facilitator_headers:
+            if name.lower() in ("content-length", "content-type", "host", "accept-encoding"):
+                raise ValueError(f"facilitator_headers: {name!r} is set by the gateway")
+
+    @property
+    def atomic(self) -> str:
+        """The price of a request in the token's smallest unit."""
+        if self.price is not None:
+            return str(self.price.micros * 10**self.asset_decimals // 1_000_000)
+        assert self.amount is not None
+        return self.amount
+
+
+class Terms(msgspec.Struct, frozen=True, kw_only=True):
+    """A paid route as its handler sees it. Times in seconds, sizes in bytes."""
+
+    route: str
+    upstream: str
+    """Name of the upstream that is forwarded to."""
+    strip: int = 0
+    """Bytes that go from the front of the path..."""
+    replace: str = ""
+    """... and what comes in their place."""
+    credentials: list[str] = []
+    """Lower-case names of fields that the upstream does not get."""
+    timeout: float = 60.0
+    """Until the head of the upstream's answer."""
+    problem_base: str = "urn:fastgate:reason:"
+    """What a problem's `type` begins with."""
+    via: str = "fastgate"
+
+    pay_to: str
+    network: str
+    asset: str
+    amount: str
+    asset_name: str
+    asset_version: str
+    scheme: str = "exact"
+    description: str = ""
+    version1: str | None = None
+    valid_for: int = 60
+    origin: str | None = None
+    keep: int = 1 << 20
+
+    facilitator: str
+    facilitator_headers: dict[str, str] = {}
+    facilitator_timeout: float = 15.0
+
+    def handler(self) -> str:
+        """The handler's name with these terms, as it stands in a snapshot."""
+        return f"{HANDLER} {msgspec.json.encode(self).decode()}"
+
+
+def read_terms(text: str) -> Terms:
+    """Terms from their JSON. Raises ValueError when it is not that."""
+    return msgspec.json.decode(text, type=Terms)
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a paid route stands and leads, as far as its terms need it."""
+
+    route: str
+    upstream: str
+    timeout: float
+    strip: int = 0
+    replace: str = ""
+    credentials: list[str] = []
+    problem_base: str = "urn:fastgate:reason:"
+    via: str = "fastgate"
+
+
+def terms_of(x402: X402, place: Place) -> Terms:
+    """What the handler of a route with this `x402` is told."""
+    return Terms(
+        **msgspec.structs.asdict(place),
+        pay_to=x402.pay_to,
+        network=x402.network,
+        asset=x402.asset,
+        amount=x402.atomic,
+        asset_name=x402.asset_name,
+        asset_version=x402.asset_version,
+        scheme=x402.scheme,
+        description=x402.description,
+        version1=x402.version1,
+        valid_for=-(-x402.valid_for.ms // 1000),
+        origin=None if x402.origin is None else x402.origin.rstrip("/"),
+        keep=x402.keep.bytes,
+        facilitator=x402.facilitator.rstrip("/"),
+        facilitator_headers=dict(x402.facilitator_headers),
+        facilitator_timeout=x402.timeout.seconds,
+    )
