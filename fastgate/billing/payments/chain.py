@@ -1,0 +1,408 @@
+"""Several payment providers in order, each behind its circuit breaker.
+
+```
+create_top_up, create_method_link     the first that can; if it is not there, the next
+charge_saved    attempt row written ──▶ provider ──▶ result written
+                    │                      └ not there, and surely nothing sent: the next one
+                    └ known key ──▶ its own provider only: find_charge, and then, if nothing was
+                                    found there, the same call again with the same key
+refund          the provider of the payment
+settle          what is still open is looked up, on its own schedule
+```
+
+**A charge is never tried at two providers unless the first surely did not get it.** Where that is
+in doubt the result is PENDING: nothing is charged again meanwhile, `settle` looks the charge up
+(`find_charge`) until it is found, or until it is certain that it never arrived.
+
+A provider keeps idempotency keys for a day at most, so a charge is never *repeated* on the
+strength of its key alone: it is looked up first. `ARRIVES_WITHIN` after it was sent, a charge that
+cannot be found was never made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import TypeVar
+
+import msgspec
+from msgspec.structs import replace
+
+from fastgate.billing.payments.base import (
+    Capability,
+    ChargeResult,
+    ChargeStatus,
+    Checkout,
+    Clock,
+    Decline,
+    Health,
+    PaymentError,
+    PaymentMethod,
+    PaymentProvider,
+    ProviderRefused,
+    ProviderUnavailable,
+    Purpose,
+    Unsupported,
+)
+from fastgate.billing.payments.breaker import DEFAULT, CircuitBreaker, State, Terms
+from fastgate.model.units import Money
+from fastgate.store.payments import Attempt, AttemptTable
+
+T = TypeVar("T")
+
+ARRIVES_WITHIN = timedelta(minutes=15)
+"""A request that has not shown at the provider by then never will: far longer than any timeout
+and queue between us."""
+LOOK_AGAIN = timedelta(minutes=1)
+PENDING_LOOK = timedelta(hours=1)  # the bank is at it; news is expected to come by itself
+SENT = "sent"  # or about to be: its fate is not known
+UNSENT = "unsent"  # surely nothing was sent
+OPEN = (SENT, ChargeStatus.PENDING.value)
+
+
+class ProviderState(msgspec.Struct, frozen=True, kw_only=True):
+    """A provider as operators and metrics see it."""
+
+    name: str
+    state: State
+    since: datetime
+    failures: int
+    error: str
+    retry_at: datetime | None
+
+
+class PaymentChain:
+    """The gateway's payment providers, in their order. Used on one event loop."""
+
+    def __init__(
+        self,
+        providers: Sequence[PaymentProvider],
+        attempts: AttemptTable,
+        clock: Clock,
+        terms: Terms = DEFAULT,
+    ) -> None:
+        self.providers = tuple(providers)
+        self.breakers = {item.name: CircuitBreaker(item.name, clock, terms) for item in providers}
+        if len(self.breakers) != len(self.providers):
+            raise ValueError("two payment providers have the same name")
+        self._attempts = attempts
+        self._clock = clock
+
+    # ---- who there is ---------------------------------------------------------------------
+
+    def provider(self, name: str) -> PaymentProvider:
+        """Raises ProviderRefused for one that is not set up."""
+        for provider in self.providers:
+            if provider.name == name:
+                return provider
+        raise ProviderRefused(f"There is no payment provider {name!r} here.")
+
+    def able(self, capability: Capability) -> list[PaymentProvider]:
+        """The providers that can, in order."""
+        return [item for item in self.providers if capability in item.capabilities]
+
+    def down(self, capability: Capability = Capability.SAVED_METHODS) -> bool:
+        """Whether there are providers that can, and none of them is there just now.
+
+        This, not one failed call, is what opens grace.
+        """
+        able = self.able(capability)
+        return bool(able) and all(
+            self.breakers[item.name].state is not State.CLOSED for item in able
+        )
+
+    def states(self) -> list[ProviderState]:
+        return [
+            ProviderState(
+                name=item.name,
+                state=item.state,
+                since=item.since,
+                failures=item.failures,
+                error=item.last_error,
+                retry_at=item.retry_at,
+            )
+            for item in self.breakers.values()
+        ]
+
+    async def look(self) -> dict[str, Health]:
+        """Ask those that are due how they are; this is also what closes an open breaker when no
+        customer does anything."""
+        found: dict[str, Health] = {}
+        for provider in self.providers:
+            breaker = self.breakers[provider.name]
+            if not breaker.available:
+                found[provider.name] = Health(False, breaker.last_error)
+                continue
+            try:
+                await breaker.call(lambda provider=provider: _healthy(provider))  # type: ignore[misc]
+            except ProviderUnavailable as error:
+                found[provider.name] = Health(False, str(error))
+            else:
+                found[provider.name] = Health(True)
+        return found
+
+    async def close(self) -> None:
+        for provider in self.providers:
+            await provider.close()
+
+    async def call(self, name: str, function: Callable[[PaymentProvider], Awaitable[T]]) -> T:
+        """Call one provider through its breaker. Raises what the provider raises."""
+        provider = self.provider(name)
+        return await self.breakers[name].call(lambda: function(provider))
+
+    async def _first(
+        self, capability: Capability, what: str, function: Callable[[PaymentProvider], Awaitable[T]]
+    ) -> T:
+        """The first answer, for calls that move no money. Raises Unsupported when nobody can."""
+        last: ProviderUnavailable | None = None
+        for provider in self.able(capability):
+            try:
+                return await self.call(provider.name, function)
+            except ProviderUnavailable as error:
+                last = error
+        if last is not None:
+            raise last
+        raise Unsupported(f"No payment provider that is set up can {what}.")
+
+    # ---- pages ----------------------------------------------------------------------------
+
+    async def create_top_up(self, account: str, amount: Money, return_url: str) -> Checkout:
+        """A page to pay on, by the first provider that is there."""
+        return await self._first(
+            Capability.TOP_UP,
+            "take top-ups",
+            lambda provider: provider.create_top_up(account, amount, return_url),
+        )
+
+    async def create_method_link(self, account: str, return_url: str) -> Checkout:
+        """A page to leave a payment method on, by the first provider that is there."""
+        return await self._first(
+            Capability.SAVED_METHODS,
+            "save payment methods",
+            lambda provider: provider.create_method_link(account, return_url),
+        )
+
+    async def list_methods(self, account: str) -> list[PaymentMethod]:
+        """The saved methods at all providers that are there."""
+        found: list[PaymentMethod] = []
+        for provider in self.able(Capability.SAVED_METHODS):
+            found += await self.call(provider.name, lambda it: it.list_methods(account))
+        return found
+
+    # ---- charges --------------------------------------------------------------------------
+
+    async def charge_saved(
+        self,
+        account: str,
+        amount: Money,
+        idempotency_key: str,
+        *,
+        purpose: Purpose = Purpose.TOP_UP,
+        subject: str = "",
+    ) -> ChargeResult:
+        """Charge the account's saved method, once for the key, whatever happens in between.
+
+        Raises ProviderUnavailable when nobody could be asked and nothing was sent, Unsupported
+        when nobody can, ProviderRefused, AmountError. A charge whose fate is not known is
+        PENDING; ask again with the same key, or wait for the news.
+        """
+        able = self.able(Capability.SAVED_METHODS)
+        if not able:
+            raise Unsupported("No payment provider that is set up can charge saved methods.")
+        wanted = Attempt(
+            key=idempotency_key,
+            account=account,
+            provider=able[0].name,
+            currency=amount.currency,
+            amount=amount.micros,
+            purpose=purpose.value,
+            subject=subject,
+            state=SENT,
+            created=self._clock(),
+            updated=self._clock(),
+            next_at=self._clock() + LOOK_AGAIN,
+        )
+        attempt, fresh = await self._attempts.open(wanted)
+        if fresh:
+            return await self._send(attempt, able)
+        if (attempt.account, attempt.currency, attempt.amount) != (
+            account,
+            amount.currency,
+            amount.micros,
+        ):
+            raise ProviderRefused(
+                f"The key {idempotency_key!r} was used for another charge; a new charge needs a "
+                "new key."
+            )
+        return await self._continue(attempt, able)
+
+    async def _send(self, attempt: Attempt, able: Iterable[PaymentProvider]) -> ChargeResult:
+        """Send a charge that is ours to send, to the first provider that is there."""
+        last: ProviderUnavailable | None = None
+        lacking: ChargeResult | None = None
+        for provider in able:
+            if provider.name != attempt.provider:
+                moved = await self._moved(attempt, provider=provider.name)
+                if moved is None:
+                    return await self._current(attempt)
+                attempt = moved
+            try:
+                result = await self.call(provider.name, lambda it, at=attempt: _charge(it, at))  # type: ignore[misc]
+            except ProviderUnavailable as error:
+                last = error
+                if error.sent:
+                    await self._moved(attempt, message=str(error))
+                    return result_of(attempt)
+                continue
+            except PaymentError as error:
+                await self._moved(
+                    attempt,
+                    state=ChargeStatus.FAILED.value,
+                    decline=Decline.NEVER.value,
+                    code="refused",
+                    message=str(error),
+                    next_at=None,
+                )
+                raise
+            if result.code == "no_payment_method":  # perhaps the next provider has one
+                lacking = result
+                continue
+            return await self._note(attempt, result)
+        if last is not None:
+            # Nothing was sent: whoever asks again with this key starts anew.
+            await self._moved(attempt, state=UNSENT, next_at=None, message=str(last))
+            raise last
+        assert lacking is not None
+        return await self._note(attempt, lacking)
+
+    async def _continue(self, attempt: Attempt, able: list[PaymentProvider]) -> ChargeResult:
+        """The key is known: tell how it ended, or find out."""
+        if attempt.state == UNSENT:
+            return await self._again(attempt, able)
+        if attempt.state not in OPEN:
+            return result_of(attempt)
+        found = await self.look_up(attempt)
+        if found is not None:
+            return found
+        if self._clock() < attempt.created + ARRIVES_WITHIN:
+            return result_of(attempt)
+        return await self._again(attempt, [self.provider(attempt.provider)])
+
+    async def _again(self, attempt: Attempt, able: list[PaymentProvider]) -> ChargeResult:
+        """Send it again, unless someone else is about to."""
+        now = self._clock()
+        claimed = await self._moved(attempt, state=SENT, created=now, next_at=now + LOOK_AGAIN)
+        if claimed is None:
+            return await self._current(attempt)
+        return await self._send(claimed, able)
+
+    async def look_up(self, attempt: Attempt) -> ChargeResult | None:
+        """Ask the provider what became of an open attempt, and note it. None: nothing is there.
+
+        A provider that cannot tell leaves the attempt as it is, PENDING.
+        """
+        try:
+            found = await self.call(
+                attempt.provider,
+                lambda it: it.find_charge(attempt.account, attempt.key, attempt.created),
+            )
+        except PaymentError as error:
+            await self._moved(attempt, message=str(error), next_at=self._clock() + LOOK_AGAIN)
+            return result_of(attempt)
+        return None if found is None else await self._note(attempt, found)
+
+    async def settle(self, limit: int = 100) -> list[tuple[Attempt, ChargeResult]]:
+        """Look up what is open and due; what has ended now, with how it ended.
+
+        One that surely never arrived ends as FAILED with code "never_arrived", to be tried again
+        under a new key by whoever wanted it.
+        """
+        ended: list[tuple[Attempt, ChargeResult]] = []
+        for attempt in await self._attempts.due(self._clock(), limit):
+            result = await self.look_up(attempt)
+            if result is None:
+                if self._clock() < attempt.created + ARRIVES_WITHIN:
+                    await self._moved(attempt, next_at=self._clock() + LOOK_AGAIN)
+                    continue
+                lost = await self._moved(
+                    attempt,
+                    state=ChargeStatus.FAILED.value,
+                    decline=Decline.LATER.value,
+                    code="never_arrived",
+                    message="The charge did not reach the payment provider.",
+                    next_at=None,
+                )
+                if lost is None:  # someone is sending it again just now
+                    continue
+                result = result_of(lost)
+            if result.status is not ChargeStatus.PENDING:
+                ended.append((attempt, result))
+        return ended
+
+    # ---- the row --------------------------------------------------------------------------
+
+    async def _note(self, attempt: Attempt, result: ChargeResult) -> ChargeResult:
+        """Write down what the provider said. Its word counts, unless an end is noted already."""
+        pending = result.status is ChargeStatus.PENDING
+        while True:
+            moved = await self._moved(
+                attempt,
+                state=result.status.value,
+                reference=result.reference,
+                decline=result.decline.value if result.decline else "",
+                code=result.code,
+                message=result.message,
+                action_url=result.action_url,
+                next_at=self._clock() + PENDING_LOOK if pending else None,
+            )
+            if moved is not None:
+                return result
+            found = await self._attempts.get(attempt.key)
+            if found is None or found.state not in OPEN:
+                return result
+            attempt = found
+
+    async def _moved(self, attempt: Attempt, **changes: object) -> Attempt | None:
+        """Write the row as it is now; None when someone else has changed it meanwhile."""
+        # Always later than before, so that no two versions of a row look the same.
+        updated = max(self._clock(), attempt.updated + timedelta(microseconds=1))
+        after = replace(attempt, updated=updated, **changes)
+        return after if await self._attempts.move(after, before=attempt) else None
+
+    async def _current(self, attempt: Attempt) -> ChargeResult:
+        return result_of(await self._attempts.get(attempt.key) or attempt)
+
+
+def result_of(attempt: Attempt) -> ChargeResult:
+    """How an attempt stands, from its row."""
+    waits = attempt.state in (SENT, UNSENT)
+    state = ChargeStatus.PENDING if waits else ChargeStatus(attempt.state)
+    message = attempt.message
+    if waits:
+        message = "The payment provider has not confirmed the charge yet."
+    return ChargeResult(
+        status=state,
+        provider=attempt.provider,
+        amount=Money(attempt.amount, attempt.currency),
+        reference=attempt.reference,
+        decline=Decline(attempt.decline) if attempt.decline else None,
+        code=attempt.code,
+        message=message,
+        action_url=attempt.action_url,
+    )
+
+
+def _charge(provider: PaymentProvider, attempt: Attempt) -> Awaitable[ChargeResult]:
+    return provider.charge_saved(
+        attempt.account,
+        Money(attempt.amount, attempt.currency),
+        attempt.key,
+        purpose=Purpose(attempt.purpose),
+        subject=attempt.subject,
+    )
+
+
+async def _healthy(provider: PaymentProvider) -> None:
+    health = await provider.health()
+    if not health.ok:
+        raise ProviderUnavailable(health.message or "It says that it is not well.", sent=False)
