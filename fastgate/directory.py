@@ -12,6 +12,8 @@ the configuration lets go of it.
 - A revoked key keeps its entry, so that its use is told as `credential_revoked`; so does one
   that is gone, until the index is made anew.
 - When the index is full, a larger one takes over: `on_index` sends it to the workers.
+- **Who pays** is a number in the row too, the account's slot in shared memory (`pay_from`);
+  a consumer of an account that has none yet gets it as soon as there is one.
 - **A consumer whose plan the configuration does not have is refused**, as if suspended: without
   its plan it would go unlimited.
 
@@ -24,7 +26,7 @@ import logging
 from collections.abc import Callable, Container, Iterator, Mapping
 from typing import TypeVar
 
-from fastgate._core.credentials import NO_PLAN, CredentialIndex, IndexFullError
+from fastgate._core.credentials import NO_ACCOUNT, NO_PLAN, CredentialIndex, IndexFullError
 from fastgate._core.snapshot import stable_hash
 from fastgate.store.cache import ConsumerRecord, KeyRecord, Record
 
@@ -40,13 +42,14 @@ moment valid."""
 class Party:
     """A consumer in memory, and what was written in the index for it."""
 
-    __slots__ = ("digests", "record", "row", "seed", "slot")
+    __slots__ = ("account_slot", "digests", "record", "row", "seed", "slot")
 
     def __init__(self, record: ConsumerRecord, *, seed: bool) -> None:
         self.record = record
         self.seed = seed
         self.row = -1
         self.slot: int | None = None
+        self.account_slot: int | None = None
         self.digests: set[bytes] = set()
 
 
@@ -60,6 +63,7 @@ class Directory:
         self.keys: dict[bytes, KeyRecord] = {}
         self.shadows: dict[bytes, KeyRecord] = {}
         self.slots: Mapping[str, int] | None = None
+        self.account_slots: Mapping[str, int] = {}
 
     # ---- consumers ----------------------------------------------------------------------
 
@@ -90,6 +94,17 @@ class Directory:
             if party.row >= 0 and (first or party.slot != self._slot(party.record)):
                 self._rewrite(party)
 
+    def pay_from(self, accounts: Mapping[str, int]) -> None:
+        """The slots of accounts in shared memory, all that there are: rewrite the consumers for
+        whom that is news."""
+        self.account_slots = accounts
+        for party in self.parties.values():
+            if party.row >= 0 and party.account_slot != self._account_slot(party.record):
+                self._rewrite(party)
+
+    def _account_slot(self, record: ConsumerRecord) -> int | None:
+        return None if record.account is None else self.account_slots.get(record.account)
+
     def _slot(self, record: ConsumerRecord) -> int | None:
         if record.plan is None or self.slots is None:
             return None
@@ -115,11 +130,13 @@ class Directory:
                     record.name,
                     record.plan,
                 )
+            party.account_slot = payer = self._account_slot(record)
             party.row = self._with_room(
                 lambda: self.index.set_consumer(
                     record.id,
                     identity=stable_hash(record.id),
                     account=stable_hash(record.account) if record.account else 0,
+                    account_slot=NO_ACCOUNT if payer is None else payer,
                     plan=NO_PLAN if slot is None else slot,
                     suspended=record.suspended or planless,
                     name=record.name,

@@ -1,9 +1,12 @@
 """Handlers: from the name in the configuration to the function.
 
 `package.module:function`, where the function may be an attribute of an attribute
-(`pkg.mod:Class.method`). Imports run in the workers only, since they are code of users. A
-module is imported once in a worker's life: a reload finds new handlers, but reads changed
-source only in a new worker, because modules reloaded in place make old and new classes meet.
+(`pkg.mod:Class.method`). `package.module:factory TEXT` is what the factory makes of the text:
+so the compiler gives a handler what its route says.
+
+Imports run in the workers only, since they are code of users. A module is imported once in a
+worker's life: a reload finds new handlers, but reads changed source only in a new worker, because
+modules reloaded in place make old and new classes meet.
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ class HandlerError(Exception):
 
 def resolve(name: str) -> Handler:
     """Import the function that `name` stands for. Raises HandlerError."""
-    module_name, colon, path = name.partition(":")
+    place, space, text = name.partition(" ")
+    module_name, colon, path = place.partition(":")
     if not colon or not module_name or not path:
         raise HandlerError('write it as "package.module:function"')
     try:
@@ -41,7 +45,14 @@ def resolve(name: str) -> Handler:
         except AttributeError as error:
             raise HandlerError(f"{module_name} has no {path}") from error
     if not callable(found):
-        raise HandlerError(f"{name} is a {type(found).__name__}, not a function")
+        raise HandlerError(f"{place} is a {type(found).__name__}, not a function")
+    if space:
+        try:
+            return found(text)  # type: ignore[no-any-return]
+        except Exception as error:
+            raise HandlerError(
+                f"{place} cannot use its text: {type(error).__name__}: {error}"
+            ) from error
     return found  # type: ignore[no-any-return]
 
 

@@ -62,7 +62,7 @@ def run_gateway(
         workers=count,
         segment=segment,
         money=money,
-        worker_main=worker_main(segment, launch.handler_paths(), money),
+        worker_main=worker_main(segment, launch.handler_paths(), money=money, state=launch.state),
         control_main=control_main(launch, segment, money),
         companions=extras.companions,
         inherited=inherited_sockets(),

@@ -26,6 +26,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -35,6 +36,7 @@ from fastgate._core.credentials import CredentialIndex
 from fastgate._core.money import Money
 from fastgate._core.shm import Segment
 from fastgate._core.snapshot import Snapshot
+from fastgate.billing import claims
 from fastgate.errors import SnapshotError
 from fastgate.runtime.channel import Channel, ChannelClosed, ChannelFull
 from fastgate.runtime.handlers import Handler, resolve_all
@@ -56,6 +58,7 @@ log = logging.getLogger("fastgate.worker")
 
 HEARTBEAT_S = 1.0
 DRAIN_LOOK_S = 0.02
+CLAIMS = "x402"  # a folder of the state directory
 
 STARTING, SERVING, DRAINING = 1, 2, 3  # worker_row.state
 
@@ -271,10 +274,15 @@ class Worker:
 
 
 def worker_main(
-    segment: Segment, paths: Sequence[str] = (), money: Money | None = None
+    segment: Segment,
+    paths: Sequence[str] = (),
+    *,
+    money: Money | None = None,
+    state: Path | None = None,
 ) -> Callable[[WorkerStart], int]:
     """The function that a worker runs. `paths` are where handlers are looked for besides;
-    `money`: where holds are kept, if anything costs money."""
+    `money`: where holds are kept, if anything costs money; `state`: the state directory, for
+    payments that are presented with a request."""
 
     def main(start: WorkerStart) -> int:
         from fastgate._core.engine import Engine
@@ -285,6 +293,8 @@ def worker_main(
         if money is not None:
             money.begin(start.index)
             engine.set_money(money)
+        if state is not None:
+            claims.use(state / CLAIMS, time.time)
         return Worker(start, segment, engine).run(start)
 
     return main

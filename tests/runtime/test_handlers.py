@@ -19,6 +19,9 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         "class Api:\n"
         "    async def get(exchange): return 'got'\n"
         "number = 5\n"
+        "class Greeter:\n"
+        "    def __init__(self, text): self.number = int(text)\n"
+        "    async def __call__(self, exchange): return self.number\n"
     )
     (tmp_path / "broken_under_test.py").write_text("1 / 0\n")
     monkeypatch.syspath_prepend(tmp_path)
@@ -32,12 +35,17 @@ async def test_functions_and_methods_are_found(module: str) -> None:
     assert await resolve(f"{module}:Api.get")(None) == "got"  # type: ignore[func-returns-value]
 
 
+async def test_a_factory_gets_the_text_behind_its_name(module: str) -> None:
+    assert await resolve(f"{module}:Greeter 12")(None) == 12  # type: ignore[func-returns-value]
+
+
 @pytest.mark.parametrize(
     ("name", "why"),
     [
         ("handlers_under_test", "package.module:function"),
         ("handlers_under_test:absent", "has no absent"),
         ("handlers_under_test:number", "is a int, not a function"),
+        ("handlers_under_test:Greeter twelve", "cannot use its text: ValueError"),
         ("no_such_module:hello", "No module named"),
         ("broken_under_test:hello", "ZeroDivisionError"),
     ],
