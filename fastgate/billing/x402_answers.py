@@ -47,6 +47,8 @@ def forwarded(exchange: Exchange, terms: Terms) -> list[tuple[str, str]]:
     """The fields of a request as the upstream gets them: without payment and credential."""
     pairs = list(exchange.headers)
     dropped = HOP | _OURS | PAYMENT_FIELDS | frozenset(terms.credentials) | _named(pairs)
+    if "authorization" in terms.credentials and not _bearer(exchange):
+        dropped -= {"authorization"}  # not ours to take: another scheme's
     found = [
         (name, value)
         for name, value in pairs
@@ -66,6 +68,10 @@ def forwarded(exchange: Exchange, terms: Terms) -> list[tuple[str, str]]:
         if consumer["plan"]:
             found.append(("X-Consumer-Plan", consumer["plan"]))
     return found
+
+
+def _bearer(exchange: Exchange) -> bool:
+    return exchange.headers.get("authorization", "").lower().startswith("bearer ")
 
 
 def _named(pairs: list[tuple[str, str]]) -> frozenset[str]:

@@ -78,6 +78,7 @@ from fastgate.model.upstream import (
     UpstreamTimeouts,
 )
 from fastgate.model.values import KeyDigest, Moment, Value
+from fastgate.model.x402 import X402
 
 
 def _default_listeners() -> list[Listener]:
@@ -139,6 +140,7 @@ class Gateway(Model, frozen=True, kw_only=True):
 
 
 __all__ = [
+    "X402",
     "AccessLog",
     "Addresses",
     "ApiKeyAuth",

@@ -18,6 +18,7 @@ from fastgate.model.places import host_name
 from fastgate.model.policy import Addresses, Cors, Headers, Rules
 from fastgate.model.units import Duration, Money, Size
 from fastgate.model.values import Moment
+from fastgate.model.x402 import X402
 
 _PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(\*?)\}")
 _PLAIN_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+(/\{[A-Za-z_][A-Za-z0-9_]*(\}/?|\*\})|/)?")
@@ -197,6 +198,10 @@ class Route(Rules, frozen=True, kw_only=True):
             description="What a request costs, unless the caller's plan has a price for requests."
         ),
     ] = None
+    x402: Annotated[
+        X402 | None,
+        Meta(description="Payment with each request, by x402 (needs the extra `x402`)."),
+    ] = None
     addresses: Annotated[
         Addresses | None, Meta(description="Who may call, by network address.")
     ] = None
@@ -256,6 +261,8 @@ class Route(Rules, frozen=True, kw_only=True):
         if not (self.retired and not kinds):
             only_one("a route has exactly one of service, handler, respond", kinds)
         check_path(self.path)
+        if self.x402 is not None:
+            self._check_x402()
         for host in self.hosts:
             check_host(host)
         for method in self.methods:
@@ -277,6 +284,14 @@ class Route(Rules, frozen=True, kw_only=True):
                 )
         if self.deprecated and self.sunset and self.sunset.unix < self.deprecated.unix:
             raise ValueError("sunset: not before deprecated")
+
+    def _check_x402(self) -> None:
+        if self.service is None and not self.retired:
+            raise ValueError("x402: only a route with a service is paid for with its requests")
+        if self.price is not None:
+            raise ValueError("x402: a request is paid for with x402 or has a price, not both")
+        if self.websocket:
+            raise ValueError("x402: a request that is paid for cannot upgrade to WebSocket")
 
 
 def literal_prefix(path: str) -> str:

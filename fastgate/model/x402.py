@@ -13,7 +13,8 @@ which a payment has a nonce of its own that no facilitator or token takes twice.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -21,9 +22,14 @@ from msgspec import Meta
 from fastgate.model.base import FieldValue, Model, Token, only_one
 from fastgate.model.units import Duration, Money, Size
 
+if TYPE_CHECKING:
+    from fastgate.model.billing import Facilitator
+
 HANDLER = "fastgate.billing.x402_handler:PaidRoute"
 """The handler of every route with `x402`."""
 ADDRESS = r"^0x[0-9a-fA-F]{40}$"
+NETWORK = r"^eip155:[1-9][0-9]{0,18}$"
+TIMEOUT = Duration.parse("15s")
 MAX_ATOMIC = 2**256 - 1
 
 Address = Annotated[str, Meta(pattern=ADDRESS)]
@@ -34,11 +40,17 @@ Link = Annotated[str, Meta(pattern=r"^https?://[\x21\x23-\x3b\x3d\x3f-\x7e]+$")]
 class X402(Model, frozen=True, kw_only=True):
     """Payment by request: clients pay with a signed transfer that a facilitator settles."""
 
-    pay_to: Annotated[Address, Meta(description="The address that is paid.")]
+    pay_to: Annotated[
+        Address | None,
+        Meta(description="The address that is paid. Default: `billing.x402.pay_to`."),
+    ] = None
     network: Annotated[
-        Annotated[str, Meta(pattern=r"^eip155:[1-9][0-9]{0,18}$")],
-        Meta(description="The network, by its CAIP-2 name: `eip155:8453` is Base."),
-    ]
+        Annotated[str, Meta(pattern=NETWORK)] | None,
+        Meta(
+            description="The network, by its CAIP-2 name: `eip155:8453` is Base. Default: "
+            "`billing.x402.network`."
+        ),
+    ] = None
     asset: Annotated[Address, Meta(description="The token's contract (EIP-3009, such as USDC).")]
     asset_name: Annotated[
         Annotated[str, Meta(min_length=1, max_length=64)],
@@ -63,8 +75,12 @@ class X402(Model, frozen=True, kw_only=True):
         ),
     ] = None
     facilitator: Annotated[
-        Link, Meta(description="The facilitator's address; `/verify` and `/settle` are under it.")
-    ]
+        Link | None,
+        Meta(
+            description="The facilitator's address; `/verify` and `/settle` are under it. Default: "
+            "`billing.x402.facilitator`."
+        ),
+    ] = None
     facilitator_headers: Annotated[
         dict[Token, FieldValue],
         Meta(description="Fields sent to the facilitator, such as its API key."),
@@ -84,8 +100,12 @@ class X402(Model, frozen=True, kw_only=True):
         Duration, Meta(description="How long a payment may take from its signature.")
     ] = Duration.parse("60s")
     timeout: Annotated[
-        Duration, Meta(description="How long the facilitator may take for one answer.")
-    ] = Duration.parse("15s")
+        Duration | None,
+        Meta(
+            description="How long the facilitator may take for one answer. Default: "
+            "`billing.x402.timeout`, else 15s."
+        ),
+    ] = None
     keep: Annotated[
         Size,
         Meta(
@@ -188,12 +208,23 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     via: str = "fastgate"
 
 
-def terms_of(x402: X402, place: Place) -> Terms:
-    """What the handler of a route with this `x402` is told."""
+def terms_of(x402: X402, place: Place, defaults: Facilitator | None = None) -> Terms:
+    """What the handler of a route with this `x402` is told.
+
+    defaults: `billing.x402`, for what the route leaves open. Raises ValueError for what neither
+    says, or what the defaults say and this scheme cannot use.
+    """
+    common: tuple[str | None, str | None, str | None, Duration] = (None, None, None, TIMEOUT)
+    if defaults is not None:
+        common = (defaults.pay_to, defaults.network, defaults.facilitator, defaults.timeout)
+    pay_to = _given("pay_to", ADDRESS, x402.pay_to, common[0])
+    network = _given("network", NETWORK, x402.network, common[1])
+    facilitator = _given("facilitator", "^https?://", x402.facilitator, common[2])
+    timeout = x402.timeout or common[3]
     return Terms(
         **msgspec.structs.asdict(place),
-        pay_to=x402.pay_to,
-        network=x402.network,
+        pay_to=pay_to,
+        network=network,
         asset=x402.asset,
         amount=x402.atomic,
         asset_name=x402.asset_name,
@@ -204,7 +235,16 @@ def terms_of(x402: X402, place: Place) -> Terms:
         valid_for=-(-x402.valid_for.ms // 1000),
         origin=None if x402.origin is None else x402.origin.rstrip("/"),
         keep=x402.keep.bytes,
-        facilitator=x402.facilitator.rstrip("/"),
+        facilitator=facilitator.rstrip("/"),
         facilitator_headers=dict(x402.facilitator_headers),
-        facilitator_timeout=x402.timeout.seconds,
+        facilitator_timeout=timeout.seconds,
     )
+
+
+def _given(name: str, pattern: str, own: str | None, default: str | None) -> str:
+    value = own or default
+    if not value:
+        raise ValueError(f"x402.{name}: neither the route nor billing.x402 says it")
+    if not re.match(pattern, value):
+        raise ValueError(f"x402.{name}: {value!r} of billing.x402 cannot be used here")
+    return value
