@@ -43,6 +43,7 @@ from fastgate._core.trie import (
 from fastgate.errors import ConfigurationError
 from fastgate.model import check
 from fastgate.model.gateway import (
+    ApiKeyAuth,
     Cors,
     Gateway,
     Headers,
@@ -53,14 +54,17 @@ from fastgate.model.gateway import (
     Upstream,
 )
 from fastgate.model.resolve import Effective, Resolver
-from fastgate.refusals import refusals
+from fastgate.model.x402 import Place, terms_of
+from fastgate.pricesteps import price_steps
+from fastgate.publicroute import NAME, Numbers, PublicSide, add_public_route, target_key, wanted
+from fastgate.refusals import Links, refusals
 from fastgate.rendering import (
     Address,
     canonical_path,
     notice,
     sockaddrs,
 )
-from fastgate.rules import RuleTables
+from fastgate.rules import PERIODS, RuleTables
 from fastgate.slots import MAX_TARGETS, SlotBook
 
 __all__ = ["CompiledImage", "SlotBook", "compile_gateway"]
@@ -112,17 +116,19 @@ def compile_gateway(
     generation: int,
     slots: SlotBook,
     addresses: Mapping[str, Sequence[Address]],
+    public: PublicSide | None = None,
 ) -> CompiledImage:
     """Compile a configuration.
 
     `slots` is brought up to date; use a copy for a configuration that may not be served.
     `addresses`: "host:port" of the targets that are names → what they resolved to; a target
-    whose name is not in it is compiled without an address and waits.
+    whose name is not in it is compiled without an address and waits. `public`: where the gateway's
+    own pages are served; without it, refusals link to none.
 
     Raises ConfigurationError with all dangling names, or the first other fault.
     """
     with _no_collections():
-        return _Compilation(gateway, slots, addresses).run(generation)
+        return _Compilation(gateway, slots, addresses, public).run(generation)
 
 
 @contextmanager
@@ -156,9 +162,15 @@ class _Compilation:
     """One run of the compiler."""
 
     def __init__(
-        self, gateway: Gateway, slots: SlotBook, addresses: Mapping[str, Sequence[Address]]
+        self,
+        gateway: Gateway,
+        slots: SlotBook,
+        addresses: Mapping[str, Sequence[Address]],
+        public: PublicSide | None,
     ) -> None:
         self.gateway = gateway
+        self.public = wanted(gateway, public)
+        self.builtin = [NAME] if self.public is not None else []
         self.slots = slots
         self.addresses = addresses
         self.image = ImageBuilder()
@@ -179,6 +191,7 @@ class _Compilation:
         self._plans()
         self._services()
         self._routes()
+        self._public_route()
         self._answers()
         self._settings()
         self.image.set_router(self._tables())
@@ -194,13 +207,16 @@ class _Compilation:
 
     def _upstreams(self) -> None:
         upstreams = self.gateway.upstreams
-        numbers = self.slots.allot("upstreams", [upstream.name for upstream in upstreams])
+        names = [upstream.name for upstream in upstreams]
+        numbers = self.slots.allot("upstreams", names + self.builtin)
         rows = [(upstream, self._targets_of(i, upstream)) for i, upstream in enumerate(upstreams)]
         keys = [key for _, targets in rows for key, *_ in targets]
         if len(keys) > MAX_TARGETS:
             raise ConfigurationError(
                 f"the upstreams have {len(keys)} targets; {MAX_TARGETS} is the most", "upstreams"
             )
+        if self.public is not None:
+            keys.append(target_key(self.public))
         places = self.slots.allot("targets", keys)
         for upstream, targets in rows:
             by, _, header = (upstream.hash_by or "address").partition(":")
@@ -253,7 +269,8 @@ class _Compilation:
 
     def _services(self) -> None:
         services = self.gateway.services
-        numbers = self.slots.allot("services", [service.name for service in services])
+        names = [service.name for service in services]
+        numbers = self.slots.allot("services", names + self.builtin)
         upstreams = {upstream.name: upstream for upstream in self.gateway.upstreams}
         for service in services:
             timeouts = upstreams[service.upstream].timeouts
@@ -277,15 +294,21 @@ class _Compilation:
         for plan in plans:
             limits = self.resolver.plan_limits(plan)
             self.plan_limits = max(self.plan_limits, len(limits))
+            steps = [] if plan.price is None else price_steps(plan.price)
             self.image.add_plan(
-                plan.name, slot=numbers[plan.name], limits=self.rules.limits(limits)
+                plan.name,
+                slot=numbers[plan.name],
+                limits=self.rules.limits(limits),
+                prices=self.image.price_steps(list(steps)),
+                price_currency=plan.price.currencies[0] if steps and plan.price else "",
+                price_period=PERIODS[plan.price.period] if plan.price else 0,
             )
 
     # ---- routes ---------------------------------------------------------------------------
 
     def _routes(self) -> None:
         routes = self.gateway.routes
-        numbers = self.slots.allot("routes", [route.name for route in routes])
+        numbers = self.slots.allot("routes", [route.name for route in routes] + self.builtin)
         for index, route in enumerate(routes):
             try:
                 self._route(index, route, numbers[route.name])
@@ -308,7 +331,7 @@ class _Compilation:
             methods=mask if route.methods else 0,
             body_cap=shared.body_cap,
             service=NONE if route.service is None else self.services[route.service],
-            handler=NONE if route.handler is None else self.image.add_handler(route.handler),
+            handler=self._handler(index, route, strip, replace),
             static_response=NONE if route.respond is None else self.rules.static(route.respond),
             auth=NONE if route.auth.api_key is None else self.rules.auth(route.auth.api_key),
             cors=NONE if cors is None else self.rules.cors(cors, route.methods),
@@ -325,6 +348,7 @@ class _Compilation:
             response_rules=shared.response_rules,
             notice=notice(route),
             price_micros=0 if route.price is None else route.price.micros,
+            price_currency="" if route.price is None else route.price.currency,
             pattern=pattern,
             params=self.rules.strings(tuple(pattern_params(pattern))) if "{" in pattern else 0,
         )
@@ -337,6 +361,31 @@ class _Compilation:
             tokens=tokens,
             ranking=ranking,
         )
+
+    def _handler(self, index: int, route: Route, strip: int, replace: str) -> int:
+        """The handler of a route: its own, or the one that takes payments for its service."""
+        if route.x402 is None:
+            return NONE if route.handler is None else self.image.add_handler(route.handler)
+        if route.service is None:
+            return NONE  # retired
+        service = self.service_of[route.service]
+        upstream = next(u for u in self.gateway.upstreams if u.name == service.upstream)
+        key = route.auth.api_key
+        place = Place(
+            route=route.name,
+            upstream=service.upstream,
+            timeout=(route.timeout or service.timeout or upstream.timeouts.first_byte).seconds,
+            strip=strip,
+            replace=replace,
+            credentials=[] if key is None or key.forward else _fields_of(key),
+            problem_base=self.gateway.problems.base,
+            via=self.gateway.headers.via,
+        )
+        try:
+            terms = terms_of(route.x402, place, self.gateway.billing.x402)
+        except ValueError as error:
+            raise ConfigurationError(str(error), f"routes[{index}].x402") from error
+        return self.image.add_handler(terms.handler())
 
     def _rules_of(self, index: int, route: Route) -> _Shared:
         """A route's rules; worked out once for routes that have none of their own."""
@@ -416,15 +465,32 @@ class _Compilation:
 
     # ---- the whole ------------------------------------------------------------------------
 
+    def _public_route(self) -> None:
+        if self.public is None:
+            return
+        slots = self.slots
+        numbers = Numbers(
+            route=slots.routes[NAME],
+            service=slots.services[NAME],
+            upstream=slots.upstreams[NAME],
+            target=slots.targets[target_key(self.public)],
+        )
+        parts = (self.image, self.router, self.rules)
+        add_public_route(self.gateway, self.public, numbers, parts)
+
     def _answers(self) -> None:
         """What the gateway answers on its own: refusals and the texts of parse faults."""
-        for refusal in refusals(self.gateway.problems.base, self.gateway.headers.server):
+        gateway = self.gateway
+        links = Links((gateway.billing.public_url or "").rstrip("/"), self.public is not None)
+        for refusal in refusals(gateway.problems.base, gateway.headers.server, links):
             self.image.set_refusal(
                 refusal.number,
                 head=refusal.head,
                 body=refusal.body,
                 status=refusal.status,
                 close=refusal.close,
+                html=refusal.html,
+                markdown=refusal.markdown,
             )
         # They go into JSON strings as they are.
         self.image.set_faults([msgspec.json.encode(text).decode()[1:-1] for text in FAULT_TEXTS])
@@ -475,3 +541,9 @@ class _Compilation:
             raise ConfigurationError(
                 str(error), "routes", hint="Use fewer parameters beside literal segments."
             ) from error
+
+
+def _fields_of(key: ApiKeyAuth) -> list[str]:
+    """Lower-case names of the fields that may hold a key."""
+    named = [] if key.header is None else [key.header.lower()]
+    return [*named, "authorization"] if key.bearer else named

@@ -51,7 +51,7 @@ _SCOPES = {
     "credential": int(LimitScope.BY_CREDENTIAL),
 }
 _NEEDS_IDENTITY = _SCOPES["consumer"] | _SCOPES["plan"] | _SCOPES["credential"]
-_PERIODS = {
+PERIODS = {
     "minute": int(Period.PERIOD_MINUTE),
     "hour": int(Period.PERIOD_HOUR),
     "day": int(Period.PERIOD_DAY),
@@ -108,7 +108,7 @@ class RuleTables:
                 name=limit.label,
                 policy=policy,
                 window_s=WINDOWS[limit.period],
-                period=_PERIODS[limit.period],
+                period=PERIODS[limit.period],
                 flags=int(LimitFlag.LIMIT_OFFER_UPGRADE) if limit.then == "offer_upgrade" else 0,
             )
         return self.image.limit(

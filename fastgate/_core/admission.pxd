@@ -10,3 +10,4 @@ cdef int admit_address(core *c, exchange *e) noexcept nogil               # 0, o
 cdef int authenticate(core *c, exchange *e) noexcept nogil                # 0, or the Reason
 cdef int admit(core *c, exchange *e) noexcept nogil                       # 0, or the Reason
 cdef void admit_settle(core *c, exchange *e) noexcept nogil               # leave what counts in flight
+cdef void admit_undo(core *c, exchange *e) noexcept nogil                # give back what was taken

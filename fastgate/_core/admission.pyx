@@ -5,7 +5,7 @@ Order, and what a refusal leaves behind:
     1 admit_address   limits counted by address alone (with route or service): they guard what
                       follows, so an exchange that is refused later for its credential keeps
                       what it took here
-    2 authenticate    credential → consumer and plan
+    2 authenticate    credential → consumer, account and plan
     3 admit           the route's other limits, then the plan's. The first that refuses ends it,
                       and all that was taken before it (in 1 as well) is given back: a request
                       refused by a limit consumes nothing
@@ -16,8 +16,9 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcmp
 
 from fastgate._core.cells cimport address_hash, decision, limit_key
+from fastgate._core.charging cimport charge_access
 from fastgate._core.concurrency cimport concurrency_enter, concurrency_leave
-from fastgate._core.credentials cimport consumer_row
+from fastgate._core.credentials cimport consumer_row, credential_entry
 from fastgate._core.http1 cimport F_AUTHORIZATION, field, head
 from fastgate._core.limiter cimport limiter_give_back, limiter_take
 from fastgate._core.quota cimport quota_give_back, quota_take
@@ -125,6 +126,7 @@ cdef const char *find_key(exchange *e, const auth_rec *a, uint32_t *length) noex
 cdef int authenticate(core *c, exchange *e) noexcept nogil:
     cdef const auth_rec *a
     cdef const consumer_row *row = NULL
+    cdef const credential_entry *entry = NULL
     cdef const char *key
     cdef uint32_t length = 0, i
     cdef int result
@@ -140,20 +142,25 @@ cdef int authenticate(core *c, exchange *e) noexcept nogil:
     if c.credentials is NULL:
         return CREDENTIAL_UNKNOWN
     result = c.lookup(c.credentials, key, length, (<int64_t>c.now + c.unix_offset) // 1000000000, &row,
-                      &e.credential)
+                      &entry)
     if result != 0:
         if row is not NULL:
             e.consumer = row[0]          # for the log: whose key it was
         return result
     e.consumer = row[0]
     e.has_consumer = 1
+    e.credential = entry.identity
+    e.key_spending = entry.spending
     if a.flags & AUTH_FORWARD:
         e.credential_field = 0
         e.credential_query.len = 0
+    result = charge_access(c, e)
+    if result != 0:
+        return result
     if e.service is not NULL and e.service.plans.count != 0:
         plans = <const uint32_t *>snap_table(e.snap, e.service.plans)
         for i in range(e.service.plans.count):
-            if plans[i] == row.plan:
+            if plans[i] == e.consumer.plan:
                 return 0
         return NOT_SUBSCRIBED
     return 0
@@ -186,7 +193,7 @@ cdef uint64_t plan_identity(exchange *e) noexcept nogil:
     return p.identity if p is not NULL else 0
 
 
-cdef void give_back(core *c, exchange *e) noexcept nogil:
+cdef void admit_undo(core *c, exchange *e) noexcept nogil:
     cdef const limit_rec *l
     cdef uint32_t i
     for i in range(e.ntaken):
@@ -235,7 +242,7 @@ cdef int take(core *c, exchange *e, const limit_rec *l) noexcept nogil:
     if not passed:
         e.tightest = l
         e.seen = d
-        give_back(c, e)
+        admit_undo(c, e)
         return reason
     if e.ntaken < MAX_TAKEN:
         e.took[e.ntaken].limit = l

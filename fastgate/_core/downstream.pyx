@@ -158,6 +158,8 @@ cdef exchange *exchange_new(core *c) noexcept nogil:
     e.consumer.plan_len = 0
     e.consumer.name_len = 0
     e.consumer.plan = NONE32
+    e.consumer.account_slot = NONE32
+    e.consumer.spending = 0
     e.calls = NULL
     e.relaying = NULL
     e.match.allowed = 0

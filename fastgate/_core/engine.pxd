@@ -8,6 +8,7 @@ cdef class Engine:
     cdef core *c
     cdef Segment segment
     cdef object credentials
+    cdef object money
     cdef object loop          # the event loop, for kicks and handlers' tasks
     cdef object __weakref__
     cdef bint kicked

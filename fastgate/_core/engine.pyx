@@ -19,13 +19,14 @@ from fastgate._core.buffer cimport buf_trim, buffers_free, buffers_init
 from fastgate._core.cells cimport cells_of_limiter, cells_of_quota
 from fastgate._core.concurrency cimport concurrency_clear
 from fastgate._core.counters cimport counters_worker, observe
-from fastgate._core.credentials cimport CredentialIndex, credential_lookup
+from fastgate._core.credentials cimport CredentialIndex, credential_find
 from fastgate._core.downstream cimport (
     down_accepted, down_close, down_data, down_drained, down_hup, down_speaks, down_timeout, pause_accept, resume_accept)
 from fastgate._core.exchange cimport (
     call_can_write, call_got_body, call_got_head, call_got_interim, call_has_failed, call_must_render,
     exchange_body, exchange_drained, exchange_gone, exchange_head, exchange_head_bad)
 from fastgate._core.http1 cimport MAX_FIELDS
+from fastgate._core.moneymap cimport MoneyMap
 from fastgate._core.poller cimport poller_add_listener, poller_free, poller_init, poller_remove, poller_round
 from fastgate._core.pool cimport pool_free, pool_init
 from fastgate._core.shm cimport Segment
@@ -80,7 +81,7 @@ cdef class Engine:
         c.offset_read = c.now
         if getrandom(c.random, sizeof(c.random), 0) != sizeof(c.random):
             raise OSError(errno, "getrandom")
-        c.lookup = <lookup_fn><void *>credential_lookup
+        c.lookup = <lookup_fn><void *>credential_find
         c.pause.kind = KIND_TIMER
         c.pause.fd = -1
         c.pause.owner = c
@@ -197,6 +198,11 @@ cdef class Engine:
         """Look keys up here from now on."""
         self.credentials = index
         self.c.credentials = <void *>index
+
+    def set_money(self, MoneyMap money not None) -> None:
+        """Charge through this map, bound to the engine's segment. Without one, priced routes refuse."""
+        self.money = money
+        self.c.till = money.worker_till(self.c.worker)
 
     def drain(self) -> None:
         """Accept no more, close idle connections, let the rest finish with Connection: close.

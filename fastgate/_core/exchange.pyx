@@ -26,11 +26,13 @@ from libc.stdint cimport uint8_t, uint16_t
 from libc.string cimport memcmp, memcpy, memset
 
 from fastgate._core.admission cimport (
-    address_allowed, address_matches, admit, admit_address, admit_settle, authenticate)
+    address_allowed, address_matches, admit, admit_address, admit_settle, admit_undo,
+    authenticate)
 from fastgate._core.buffer cimport (
     BUFFER_LARGE, BUFFER_SMALL, HEADROOM, TAILROOM, buf_borrow, buf_data, buf_head, buf_len, buf_return,
     buf_room)
 from fastgate._core.cells cimport address_hash, hash_bytes
+from fastgate._core.charging cimport charge_due, charge_open, charge_settle
 from fastgate._core.counters cimport count_outcome, counters_route, observe
 from fastgate._core.downstream cimport (
     down_body, down_close, down_flush, down_linger, down_next, down_read, down_send)
@@ -44,7 +46,7 @@ from fastgate._core.http1 cimport (
 from fastgate._core.logring cimport (
     LOG_ABORTED, LOG_HTTP_1_0, LOG_KEEP_ALIVE, LOG_TEXT, LOG_TUNNEL, LOG_UPCALL, LOG_UPSTREAM_REUSED, PHASE_ADMIT,
     PHASE_AUTHENTICATE, PHASE_CONNECT, PHASE_FILTER_REQUEST, PHASE_FILTER_RESPONSE, PHASE_FORWARD,
-    PHASE_LOG, PHASE_READ_HEAD, PHASE_RELAY, PHASE_ROUTE, PHASE_SELECT, PHASE_SETTLE, TEXT_CONSUMER,
+    PHASE_HOLD, PHASE_LOG, PHASE_READ_HEAD, PHASE_RELAY, PHASE_ROUTE, PHASE_SELECT, PHASE_SETTLE, TEXT_CONSUMER,
     TEXT_HOST, TEXT_LIMIT, TEXT_METHOD, TEXT_PATH, TEXT_ROUTE, TEXT_TARGET, TEXT_USER_AGENT, log_record,
     log_text, logring_commit, logring_reserve)
 from fastgate._core.poller cimport poller_again, poller_close, poller_read_start
@@ -66,7 +68,7 @@ from fastgate._core.state cimport (
     BODY_MORE, BODY_NONE, CALL_BODY, CALL_FAILED, CALL_IDEMPOTENT, CALL_NONE, CALL_PYTHON, CALL_REPLAYABLE,
     CALL_REQUEST_DONE, CALL_RESPONSE_DONE, CALL_SEND, CALL_TUNNEL, CALL_UPGRADE, DOWN_BUSY, DOWN_TUNNEL,
     EX_ABORTED, EX_AWAIT_BODY, EX_CHUNK_OUT, EX_CLOSE_OUT, EX_CONTINUE_DUE, EX_COUNTED_UPCALL, EX_DECODE,
-    EX_ENDED, EX_HEAD_ONLY, EX_KEEP_ALIVE, EX_REFUSED, EX_RESPONSE_DONE, EX_RESPONSE_STARTED, EX_SUSPENDED,
+    EX_ENDED, EX_HEAD_ONLY, EX_KEEP_ALIVE, EX_METERED, EX_REFUSED, EX_RESPONSE_DONE, EX_RESPONSE_STARTED, EX_SUSPENDED,
     EX_TUNNEL, EX_WAKE, IO_EOF, IO_READABLE, IO_READING, WAKE_CALL, WAKE_DONE, WAKE_GONE, WAKE_WRITABLE,
     downstream, field_of, has_field)
 from fastgate._core.sys cimport monotonic_ns
@@ -324,6 +326,11 @@ cdef void exchange_head(exchange *e) noexcept nogil:
         if reason == 0:
             mark(e, PHASE_ADMIT, e.started_ns)
             reason = admit(c, e)
+        if reason == 0:
+            mark(e, PHASE_HOLD, e.started_ns)
+            reason = charge_open(c, e)
+            if reason != 0:
+                admit_undo(c, e)
     if reason != 0:
         if reason > 0:
             exchange_refuse(e, reason)
@@ -789,6 +796,8 @@ cdef void answer_from(exchange *e, call *k) noexcept nogil:
         return
     e.flags |= EX_RESPONSE_STARTED
     e.flags &= ~EX_CONTINUE_DUE
+    if e.hold is not NULL and e.status < 500:
+        charge_due(e)
     if r.framing == FRAMING_LENGTH and k.up is not NULL and k.up.io.inb is not NULL \
             and buf_len(k.up.io.inb) <= INLINE_BODY:
         # A short body, or its beginning, goes out in one piece with the head.
@@ -1091,6 +1100,8 @@ cdef int exchange_start(exchange *e, uint32_t status, const char *fields, uint32
     if b is NULL:
         return -1
     e.flags |= EX_RESPONSE_STARTED
+    if e.hold is not NULL and status < 500:
+        charge_due(e)
     e.bytes_out += buf_len(b)
     down_send(e.down, b)
     return 0
@@ -1209,6 +1220,13 @@ cdef void snapref_release(core *c, snapref *r) noexcept nogil:
     r.in_flight -= 1                     # what is retired and free is collected by the engine
 
 
+cdef int served(exchange *e) noexcept nogil:
+    """Whether the caller got an answer that it owes for: one that did not fail on our side or upstream."""
+    if not e.flags & EX_RESPONSE_STARTED or e.flags & EX_REFUSED or e.status >= 500:
+        return 0
+    return e.reason == REASON_NONE or e.reason == CLIENT_CLOSED or e.reason == TUNNEL_CLOSED
+
+
 cdef void finish(exchange *e) noexcept nogil:
     """settle, log, and what becomes of the connection."""
     cdef core *c = e.owner
@@ -1222,6 +1240,8 @@ cdef void finish(exchange *e) noexcept nogil:
     e.flags |= EX_ENDED
     now = monotonic_ns()
     admit_settle(c, e)
+    if e.hold is not NULL or e.nspent or e.flags & EX_METERED:
+        charge_settle(c, e, served(e))
     if e.flags & EX_COUNTED_UPCALL:
         c.n_upcalls -= 1
     write_log(e, now)
@@ -1271,7 +1291,7 @@ cdef void write_log(exchange *e, uint64_t now) noexcept nogil:
     r.bytes_out = e.bytes_out
     r.duration_ns = total
     r.upstream_ns = e.upstream_ns
-    r.amount_micros = 0
+    r.amount_micros = <uint64_t>e.charged
     memcpy(r.phase_us, e.phase_us, sizeof(r.phase_us))
     r.generation = <uint32_t>e.snap.generation
     r.route_slot = slot

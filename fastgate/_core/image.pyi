@@ -52,6 +52,7 @@ class ImageBuilder:
         response_rules: int = 0,
         notice: str = "",
         price_micros: int = 0,
+        price_currency: str = "",
         pattern: str = "",
         params: int = 0,
         payment_required: str = "",
@@ -97,7 +98,18 @@ class ImageBuilder:
         weight: int = 1,
         path: str = "",
     ) -> int: ...
-    def add_plan(self, name: str, *, slot: int, limits: int = 0, flags: int = 0) -> None: ...
+    def price_steps(self, steps: list[tuple[int | None, int]]) -> int: ...
+    def add_plan(
+        self,
+        name: str,
+        *,
+        slot: int,
+        limits: int = 0,
+        flags: int = 0,
+        prices: int = 0,
+        price_currency: str = "",
+        price_period: int = 0,
+    ) -> None: ...
     def add_handler(self, name: str) -> int: ...
     def add_auth(
         self, *, flags: int, header: str = "", query: str = "", challenge: str = ""

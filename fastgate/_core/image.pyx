@@ -25,7 +25,7 @@ from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, mun
 from fastgate._core.reason cimport REASON_COUNT
 from fastgate._core.snapshot cimport (
     HASH_SEED, HEADER_REMOVE, SNAPSHOT_VERSION, address_rule, auth_rec, checksum_without, cors_rec,
-    hash64, header_rule, limit_rec, plan_rec, predicate, refusal_rec, route_rec, service_rec,
+    hash64, header_rule, limit_rec, plan_rec, predicate, price_step, refusal_rec, route_rec, service_rec,
     snapshot_header, static_rec, str_ref, table_ref, target_rec, upstream_rec)
 
 import fcntl
@@ -41,6 +41,16 @@ cdef enum:
 
 cdef uint64_t LARGEST = 0xFFFFFF00
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+
+
+cdef uint32_t currency_code(str text) except? 0:
+    """Three letters as shared memory knows them, the first lowest; "": 0."""
+    cdef bytes raw = text.encode("ascii")
+    if not raw:
+        return 0
+    if len(raw) != 3:
+        raise ValueError(f"{text!r} is not a currency of three letters")
+    return raw[0] | <uint32_t>raw[1] << 8 | <uint32_t>raw[2] << 16
 
 
 def seal(data: bytes) -> int:
@@ -245,7 +255,7 @@ cdef class ImageBuilder:
     def add_route(self, name: str, *, slot, methods=0, body_cap=0, service=NONE, handler=NONE,
                   static_response=NONE, auth=NONE, cors=NONE, flags=0, priority=0, strip=0,
                   timeout_ms=0, replace="", tokens=0, limits=0, addresses=0, predicates=0,
-                  request_rules=0, response_rules=0, notice="", price_micros=0, pattern="",
+                  request_rules=0, response_rules=0, notice="", price_micros=0, price_currency="", pattern="",
                   params=0, payment_required="") -> int:
         """Append a route_rec; returns its index. Tables are handles.
 
@@ -277,6 +287,7 @@ cdef class ImageBuilder:
         r.response_rules = self._handle(response_rules)
         r.notice = self._string(notice)
         r.price_micros = price_micros
+        r.price_currency = currency_code(price_currency)
         r.pattern = self._string(pattern)
         r.params = self._handle(params)
         if payment_required:
@@ -352,7 +363,18 @@ cdef class ImageBuilder:
         owner.targets.count += 1
         return index
 
-    def add_plan(self, name: str, *, slot: int, limits=0, flags=0) -> None:
+    def price_steps(self, steps: list[tuple[int | None, int]]) -> int:
+        """The handle of a plan's price list: (the last request with this price, micro-units)."""
+        cdef price_step step
+        records = []
+        for up_to, micros in steps:
+            step.up_to = 0 if up_to is None else up_to
+            step.micros = micros
+            records.append(<bytes>(<char *>&step)[:sizeof(step)])
+        return self.table(records)
+
+    def add_plan(self, name: str, *, slot: int, limits=0, flags=0, prices=0, price_currency="",
+                 price_period=0) -> None:
         """Put a plan_rec at its slot; the slots between are holes."""
         cdef plan_rec r
         cdef uint32_t at = slot
@@ -363,6 +385,10 @@ cdef class ImageBuilder:
         r.slot = at
         r.flags = flags
         r.limits = self._handle(limits)
+        r.prices = self._handle(prices)
+        r.price_identity = _identity("price of plan " + name)
+        r.price_currency = currency_code(price_currency)
+        r.price_period = price_period
         if self.plans.size < needed:
             self._grow(&self.plans, needed - self.plans.size)
             memset(self.plans.data + self.plans.size, 0, needed - self.plans.size)
@@ -410,7 +436,7 @@ cdef class ImageBuilder:
         return self._append(&self.statics, &r, sizeof(r), 8) // sizeof(r)
 
     def set_refusal(self, reason: int, *, head: bytes, body: bytes, status: int, close: bool,
-                    html: tuple = (b"", b""), markdown: tuple = (b"", b"")) -> None:
+                    html=(b"", b""), markdown=(b"", b"")) -> None:
         """What is answered when an exchange ends for that reason. `html`, `markdown`: head and
         body of its other forms."""
         cdef refusal_rec r

@@ -159,6 +159,8 @@ cdef struct route_rec:
     str_ref pattern               # the path pattern as configured, e.g. "/orders/{id}"
     table_ref params              # table of str_ref: names of the pattern's parameters, in order
     str_ref payment_required      # rendered lines that its 402s carry: PAYMENT-REQUIRED and the like
+    uint32_t price_currency       # three ASCII letters, the first lowest; of price_micros
+    uint32_t spare
 
 cpdef enum Balance:
     BALANCE_ROUND_ROBIN = 0
@@ -213,12 +215,21 @@ cdef struct target_rec:
     str_ref authority             # Host to send, e.g. "10.0.0.11:9000"
     str_ref path                  # base path in front of the forwarded path; len 0: none
 
+cdef struct price_step:           # of a plan's price list: what each request up to a number costs
+    uint64_t up_to                # the last request of the period with this price; 0: all that follow
+    uint64_t micros
+
 cdef struct plan_rec:
     str_ref name
     uint64_t identity
     uint32_t slot                 # consumers refer to it by this number
     uint32_t flags
     table_ref limits
+    table_ref prices              # price_step; empty: a request costs what its route says
+    uint64_t price_identity       # hash that the requests of a period are counted under
+    uint32_t price_currency       # as in route_rec
+    uint8_t price_period          # Period
+    uint8_t price_spare[3]
 
 cdef struct handler_rec:
     str_ref name                  # "package.module:function"

@@ -239,7 +239,8 @@ cdef str _records_wrong(const snapshot_header *h):
             return f"target {i}"
     plan = <const plan_rec *>snap_table(h, h.plans)
     for i in range(h.plans.count):
-        if _str_out(h, plan[i].name) or _limits_out(h, plan[i].limits):
+        if (_str_out(h, plan[i].name) or _limits_out(h, plan[i].limits)
+                or _table_out(h, plan[i].prices, sizeof(price_step))):
             return f"plan {i}"
     if _strings_out(h, h.handlers):       # a handler_rec is its name
         return "handlers"

@@ -20,11 +20,13 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from fastgate._core.buffer cimport buf, buffers
 from fastgate._core.cells cimport cells, decision
 from fastgate._core.counters cimport route_counters, worker_counters
-from fastgate._core.credentials cimport consumer_row
+from fastgate._core.credentials cimport consumer_row, credential_entry
 from fastgate._core.http1 cimport caps, chunk_state, field, head, span
 from fastgate._core.logring cimport PHASES
+from fastgate._core.moneymap cimport money_record, till
 from fastgate._core.router cimport route_match
 from fastgate._core.shm cimport segment_header, target_row, worker_row
+from fastgate._core.wallet cimport account_row
 from fastgate._core.snapshot cimport (
     limit_rec, route_rec, service_rec, snapshot_header, target_rec, upstream_rec)
 
@@ -34,6 +36,7 @@ cdef enum:
     MAX_POOLS = 4096
     MAX_TAKEN = 24            # limits that one exchange can take from
     MAX_LISTENERS = 64
+    MAX_SPENT = 6             # one count of requests, five spending limits
 
 cdef enum ConnKind:
     KIND_LISTENER = 1
@@ -55,7 +58,7 @@ cdef enum IoFlag:
     IO_AGAIN = 1024           # the data sink is to be called for what inb already holds
 
 ctypedef int (*lookup_fn)(void *index, const char *key, uint32_t length, int64_t now_s,
-                          const consumer_row **row, uint64_t *identity) noexcept nogil
+                          const consumer_row **row, const credential_entry **entry) noexcept nogil
 
 cdef struct core
 cdef struct conn
@@ -249,6 +252,7 @@ cdef enum ExFlag:
     EX_PREFLIGHT = 65536
     EX_STATIC = 131072
     EX_COUNTED_UPCALL = 262144
+    EX_METERED = 524288       # it has a price, if only nothing: a usage record is due
 
 cdef enum WakeBit:
     WAKE_GONE = 1             # the client left
@@ -259,6 +263,12 @@ cdef enum WakeBit:
 cdef struct taken:            # a limit that the exchange consumed from
     const limit_rec *limit
     uint64_t key
+
+cdef struct spent:            # what was counted for money: requests of a period, spending
+    uint64_t key
+    uint64_t cost
+    int64_t unix_s
+    uint64_t period
 
 cdef struct exchange:
     core *owner
@@ -315,8 +325,15 @@ cdef struct exchange:
     int64_t money_required    # that the request needs
     int64_t money_limit       # the spending limit that refused; 0: none did
     uint32_t money_currency   # three ASCII letters, the first lowest
+    int64_t charged           # captured so far
+    uint64_t key_spending     # the credential's cap, as in credential_entry
+    account_row *account      # who pays; NULL: nobody known
+    money_record *hold        # what is held on the wallet for this request
+    uint32_t nspent
+    uint8_t flags_hold_by_handler   # the hold is a handler's: it captures, or it is released
     uint32_t money_resets     # Unix seconds when the spending limit's period ends; 0: not known
     taken took[MAX_TAKEN]
+    spent spent[MAX_SPENT]
     uint8_t client[16]        # the client's address: the peer's, or what a trusted proxy said
     consumer_row consumer
     chunk_state body_chunks
@@ -355,8 +372,9 @@ cdef struct core:
     worker_counters *counters
     cells limiter
     cells quota
+    till *till                # this worker's part of the money map; NULL: none
     void *credentials         # the Python CredentialIndex; NULL: none
-    lookup_fn lookup          # credential_lookup, callable with that pointer
+    lookup_fn lookup          # credential_find, callable with that pointer
     pool *pools
     downstream *downs         # all of them
     downstream *free_downs

@@ -23,17 +23,10 @@ from typing import NamedTuple
 from fastgate.model.billing import Period, Price
 from fastgate.model.party import Plan
 from fastgate.model.units import Money
+from fastgate.pricesteps import Step, price_steps
 
 MOST = 2**63 - 1
 """The largest amount a wallet can hold, in micro-units."""
-
-
-class Step(NamedTuple):
-    """One step of a price list."""
-
-    up_to: int | None
-    """The last request of the period that has this price; None: all that follow."""
-    micros: int
 
 
 class UnitRate(NamedTuple):
@@ -80,7 +73,7 @@ def compile_price(plan: Plan, currency: str = "USD") -> PriceTable | None:
         return None
     return PriceTable(
         currency=price.currencies[0] if price.currencies else currency,
-        steps=_steps(price),
+        steps=price_steps(price),
         units=tuple(
             UnitRate(unit.meter, unit.price.micros, unit.per, unit.included)
             for unit in price.per_unit
@@ -88,29 +81,6 @@ def compile_price(plan: Plan, currency: str = "USD") -> PriceTable | None:
         flat=price.flat.micros if price.flat is not None else 0,
         period=price.period,
     )
-
-
-def _steps(price: Price) -> tuple[Step, ...]:
-    if price.tiers:
-        steps = [Step(tier.up_to, tier.price.micros) for tier in price.tiers]
-    else:
-        each = price.per_request if price.per_request is not None else price.overage
-        if each is None:
-            return ()
-        steps = [Step(None, each.micros)]
-        if price.included:
-            steps.insert(0, Step(price.included, 0))
-    return _merged(steps)
-
-
-def _merged(steps: Iterable[Step]) -> tuple[Step, ...]:
-    """Without steps that cost the same as the one after them."""
-    kept: list[Step] = []
-    for step in steps:
-        if kept and kept[-1].micros == step.micros:
-            kept.pop()
-        kept.append(step)
-    return tuple(kept)
 
 
 def route_steps(price: Money | None) -> tuple[Step, ...]:

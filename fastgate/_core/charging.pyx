@@ -1,0 +1,292 @@
+"""charging: what a request costs, and that it is paid for: access, spending limits, holds.
+
+Three moments of an exchange:
+
+    authenticate   charge_access: may the account call at all? Its row in shared memory says why
+                   not (suspended, past due, ...), and so does its subscription to the service,
+                   which also names the plan that holds.
+    hold           charge_open: the price is found, counted against the spending limits, and
+                   held on the wallet. Whatever refuses gives back what was counted before it.
+    settle         charge_settle: an answer that was served is captured and its usage record
+                   published; anything else is released, and what was counted is given back.
+
+The price of a request is the step of the caller's plan at the request's number in its calendar
+period (UTC), where the plan prices requests; else what the route says; else nothing. The numbers
+are counted by account in the same cells as quotas, and so are spending limits, in micro-units.
+
+Between `charge_due` (the answer's head goes out) and the settlement the hold says that it is
+owed, so a worker that is killed in between has charged for what was relayed, and for nothing
+that was not. How that stays exact: holds.pyx.
+"""
+from libc.stdint cimport uint8_t
+from libc.string cimport memcpy
+
+from fastgate._core.atomics cimport fg_load, fg_load32
+from fastgate._core.cells cimport decision, limit_key
+from fastgate._core.credentials cimport cap_micros, cap_period
+from fastgate._core.holds cimport (
+    hold_capture, hold_due, hold_open, hold_release, usage_fill, usage_what, usage_who)
+from fastgate._core.moneymap cimport USAGE_FREE, money_record
+from fastgate._core.quota cimport quota_give_back, quota_take
+from fastgate._core.reason cimport (
+    INSUFFICIENT_BALANCE, OVERLOADED, PAYMENT_REQUIRED, REASON_NONE, SPENDING_LIMIT_REACHED)
+from fastgate._core.snapshot cimport NONE32, plan_rec, price_step, snap_table
+from fastgate._core.state cimport MAX_SPENT, EX_METERED, spent
+from fastgate._core.usagering cimport usage_commit, usage_reserve
+from fastgate._core.wallet cimport (
+    ACCOUNT_LIMITS, account_of, account_row, subscription, subscription_of, wallet_index)
+
+cdef enum:
+    COUNT_MOST = 1 << 34      # more requests than a period has
+
+# What spending is counted under, beside the account, consumer or credential that spends.
+cdef uint64_t SPENDING = 0x9f3b1c5a7d2e4f61
+
+
+def spending_key(kind: str, identity: int) -> int:
+    """The cell that counts what an "account", "consumer" or "credential" has spent in a period."""
+    cdef uint64_t who = identity
+    if kind == "account":
+        return limit_key(SPENDING + 1, 0, 0, who, 0, 0, 0)
+    if kind == "consumer":
+        return limit_key(SPENDING + 2, 0, 0, who, 0, 0, 0)
+    if kind == "credential":
+        return limit_key(SPENDING + 3, 0, 0, who, 0, 0, 0)
+    raise ValueError(f"{kind!r}: account, consumer or credential")
+
+
+def request_count_key(price_identity: int, payer: int) -> int:
+    """The cell that counts the requests a payer made at a plan's price in a period."""
+    return limit_key(price_identity, 0, 0, payer, 0, 0, 0)
+
+
+# ---- access ---------------------------------------------------------------------------------
+
+cdef int charge_access(core *c, exchange *e) noexcept nogil:
+    cdef account_row *row
+    cdef const subscription *s
+    cdef const plan_rec *p
+    cdef uint32_t plan, access
+    if e.consumer.account_slot == NONE32:
+        return 0
+    row = account_of(c.segment, e.consumer.account_slot)
+    if row is NULL or row.identity != e.consumer.account:
+        return 0
+    e.account = row
+    access = <uint32_t>(fg_load(&row.access) & 0xffff)
+    if access != 0:
+        return <int>access
+    s = subscription_of(row, e.service.slot if e.service is not NULL else NONE32)
+    if s is NULL:
+        return 0
+    access = fg_load32(&s.access)
+    plan = fg_load32(&s.plan)
+    if access != 0:
+        return <int>access
+    if plan != e.consumer.plan and plan < e.snap.plans.count:
+        p = <const plan_rec *>snap_table(e.snap, e.snap.plans) + plan
+        e.consumer.plan = plan
+        e.consumer.plan_len = <uint8_t>(p.name.len if p.name.len < sizeof(e.consumer.plan_name) else 0)
+        memcpy(e.consumer.plan_name, <const char *>e.snap + p.name.off, e.consumer.plan_len)
+    return 0
+
+
+# ---- counting -------------------------------------------------------------------------------
+
+cdef int64_t unix_now(core *c) noexcept nogil:
+    return (<int64_t>c.now + c.unix_offset) // 1000000000
+
+
+cdef int count(core *c, exchange *e, uint64_t key, uint8_t period, uint64_t amount, uint64_t cost,
+               decision *d) noexcept nogil:
+    """Take from a cell, and remember it for giving back."""
+    cdef int64_t now = unix_now(c)
+    if not quota_take(&c.quota, key, period, now, amount, cost, d):
+        return 0
+    if e.nspent < MAX_SPENT:
+        e.spent[e.nspent].key = key
+        e.spent[e.nspent].cost = cost
+        e.spent[e.nspent].period = period
+        e.spent[e.nspent].unix_s = now
+        e.nspent += 1
+    return 1
+
+
+cdef void uncount(core *c, exchange *e) noexcept nogil:
+    cdef uint32_t i
+    for i in range(e.nspent):
+        quota_give_back(&c.quota, e.spent[i].key, e.spent[i].period, e.spent[i].unix_s, e.spent[i].cost)
+    e.nspent = 0
+
+
+cdef int spend(core *c, exchange *e, uint64_t kind, uint64_t identity, uint64_t limit, uint8_t period,
+               uint64_t micros) noexcept nogil:
+    """Count against one spending limit. 1, or 0: it refuses."""
+    cdef decision d
+    if limit == 0:
+        return 1
+    if count(c, e, limit_key(SPENDING + kind, 0, 0, identity, 0, 0, 0), period, limit, micros, &d):
+        return 1
+    e.money_limit = <int64_t>limit
+    e.money_balance = <int64_t>(limit - d.used) if d.used < limit else 0
+    e.money_resets = <uint32_t>d.resets_at
+    return 0
+
+
+cdef int within_limits(core *c, exchange *e, uint64_t micros) noexcept nogil:
+    cdef uint32_t i
+    cdef account_row *row = e.account
+    if not spend(c, e, 3, e.credential, cap_micros(e.key_spending), cap_period(e.key_spending), micros):
+        return 0
+    if not spend(c, e, 2, e.consumer.identity, cap_micros(e.consumer.spending), cap_period(e.consumer.spending),
+                 micros):
+        return 0
+    for i in range(ACCOUNT_LIMITS):
+        if not spend(c, e, 1, row.identity + i, fg_load(&row.limit_micros[i]), row.limit_period[i], micros):
+            return 0
+    return 1
+
+
+cdef int64_t price_of(core *c, exchange *e, uint32_t *currency) noexcept nogil:
+    """What this request costs, in micro-units; 0: nothing."""
+    cdef const plan_rec *p
+    cdef const price_step *steps
+    cdef decision d
+    cdef uint32_t i
+    cdef uint64_t payer
+    if e.has_consumer and e.consumer.plan < e.snap.plans.count:
+        p = <const plan_rec *>snap_table(e.snap, e.snap.plans) + e.consumer.plan
+        if p.prices.count != 0:
+            steps = <const price_step *>snap_table(e.snap, p.prices)
+            e.flags |= EX_METERED
+            currency[0] = p.price_currency
+            if p.prices.count == 1 and steps[0].up_to == 0:
+                return <int64_t>steps[0].micros
+            payer = e.account.identity if e.account is not NULL else e.consumer.identity
+            d.used = 1
+            count(c, e, limit_key(p.price_identity, 0, 0, payer, 0, 0, 0), p.price_period, COUNT_MOST, 1, &d)
+            for i in range(p.prices.count):
+                if steps[i].up_to == 0 or d.used <= steps[i].up_to:
+                    return <int64_t>steps[i].micros
+            return 0
+    if e.route.price_micros:
+        e.flags |= EX_METERED
+        currency[0] = e.route.price_currency
+    return <int64_t>e.route.price_micros
+
+
+# ---- the hold -------------------------------------------------------------------------------
+
+cdef void describe(core *c, exchange *e, usage_who *who) noexcept nogil:
+    who.time_ns = <int64_t>c.now + c.unix_offset
+    who.consumer = e.consumer.identity if e.has_consumer else 0
+    who.credential = e.credential
+    who.route_slot = e.route.slot
+    who.service_slot = e.service.slot if e.service is not NULL else NONE32
+    who.plan_slot = e.consumer.plan if e.has_consumer else NONE32
+    memcpy(who.request_id, e.request_id, 16)
+
+
+cdef int charge_open(core *c, exchange *e) noexcept nogil:
+    cdef uint32_t currency = 0
+    cdef int64_t micros = price_of(c, e, &currency)
+    cdef int reason
+    if micros <= 0:
+        return 0
+    reason = charge_hold(c, e, micros, currency)
+    if reason != 0:
+        uncount(c, e)
+    return reason
+
+
+cdef int charge_hold(core *c, exchange *e, int64_t micros, uint32_t currency) noexcept nogil:
+    """Hold an amount on the caller's wallet. 0, or the Reason; then nothing is held."""
+    cdef usage_who who
+    cdef int64_t balance = 0
+    cdef int wallet, held
+    cdef uint32_t before = e.nspent
+    e.money_required = micros
+    e.money_currency = currency
+    e.money_balance = 0
+    e.money_limit = 0
+    if not e.has_consumer or e.account is NULL:
+        return PAYMENT_REQUIRED
+    if c.till is NULL:
+        return OVERLOADED                # no money map: nothing can be charged exactly
+    wallet = wallet_index(e.account, currency)
+    if wallet < 0:
+        return INSUFFICIENT_BALANCE
+    if not within_limits(c, e, <uint64_t>micros):
+        uncount_from(c, e, before)
+        return SPENDING_LIMIT_REACHED
+    describe(c, e, &who)
+    held = hold_open(c.till, e.account, wallet, micros, &who, &e.hold, &balance)
+    e.money_balance = balance
+    if held == 1:
+        return 0
+    e.hold = NULL
+    uncount_from(c, e, before)
+    return INSUFFICIENT_BALANCE if held == 0 else OVERLOADED
+
+
+cdef void uncount_from(core *c, exchange *e, uint32_t first) noexcept nogil:
+    """Give back what was counted since there were `first` entries."""
+    while e.nspent > first:
+        e.nspent -= 1
+        quota_give_back(&c.quota, e.spent[e.nspent].key, e.spent[e.nspent].period,
+                        e.spent[e.nspent].unix_s, e.spent[e.nspent].cost)
+
+
+cdef void charge_due(exchange *e) noexcept nogil:
+    if e.hold is not NULL and not e.flags_hold_by_handler:
+        hold_due(e.hold, e.money_required)
+
+
+cdef void what_of(core *c, exchange *e, usage_what *what, uint64_t units) noexcept nogil:
+    what.time_ns = <int64_t>c.now + c.unix_offset
+    what.units = units
+    what.status = e.status
+
+
+cdef void charge_capture(core *c, exchange *e, int64_t micros, uint64_t units) noexcept nogil:
+    cdef usage_what what
+    if e.hold is NULL:
+        return
+    what_of(c, e, &what, units)
+    hold_capture(c.till, e.hold, micros, &what)
+    e.charged += micros
+    e.hold = NULL
+    e.nspent = 0
+
+
+cdef void charge_release(core *c, exchange *e) noexcept nogil:
+    if e.hold is NULL:
+        return
+    hold_release(c.till, e.hold)
+    e.hold = NULL
+    uncount(c, e)
+
+
+cdef void charge_settle(core *c, exchange *e, int served) noexcept nogil:
+    """The end of an exchange. served: an answer that its caller owes for was relayed."""
+    cdef usage_who who
+    cdef usage_what what
+    cdef money_record *r
+    if e.hold is not NULL:
+        if served and not e.flags_hold_by_handler:
+            charge_capture(c, e, e.money_required, 1)
+        else:
+            charge_release(c, e)
+        return
+    if not served:
+        uncount(c, e)
+        return
+    if e.flags & EX_METERED and e.charged == 0 and e.has_consumer and c.till is not NULL:
+        # It cost nothing (an allowance, a free tier), and it is usage all the same.
+        r = usage_reserve(c.till)
+        if r is not NULL:
+            describe(c, e, &who)
+            what_of(c, e, &what, 1)
+            usage_fill(r, e.account, &who, &what)
+            r.flags = USAGE_FREE
+            usage_commit(c.till, r)
