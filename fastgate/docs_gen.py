@@ -1,14 +1,16 @@
 """Reference documents made from what they describe, so that they cannot drift.
 
-    python -m fastgate.docs_gen          write docs/{configuration,reasons,cli}.md
+    python -m fastgate.docs_gen          write docs/{configuration,reasons,cli,core}.md
     python -m fastgate.docs_gen --check  exit 1 when one of them is not as it would be written
 
 The configuration comes from the structs and their descriptions, the reasons from the table in
-`errors`, the command line from its own help. A test runs the check.
+`errors`, the command line from its own help, the list of the core's modules from the first
+sentence of each. A test runs the check.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -291,12 +293,48 @@ def _command(command: click.Command, context: click.Context, level: int) -> Iter
     yield from ("```", "")
 
 
+# ---- the core ---------------------------------------------------------------------------
+
+
+def core() -> str:
+    """docs/core.md: the modules of the core, one sentence each."""
+    folder = Path(__file__).resolve().parent / "_core"
+    lines = [
+        "# The core, module by module",
+        MADE,
+        "",
+        "`fastgate/_core`, Cython. A module has its `.pyx` and its `.pxd` (what others may "
+        "`cimport`); those without a `.pyx` are declarations and inlined functions. Each opens "
+        "with how it works: theory, drawings, invariants.",
+        "",
+        "| module | what it is |",
+        "| --- | --- |",
+    ]
+    for name in sorted({path.stem for path in folder.glob("*.p[xy][xd]")}):
+        path = next(p for p in (folder / f"{name}.pyx", folder / f"{name}.pxd") if p.exists())
+        lines.append(
+            f"| [{name}](../fastgate/_core/{path.name}) | {_cell(_first_sentence(path))} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _first_sentence(path: Path) -> str:
+    found = re.match(
+        r'"""(?:\w+: )?(.*?)(?:\.(?=\s|""")|:\n|\n\n|""")', path.read_text(), re.DOTALL
+    )
+    if found is None:
+        raise ValueError(f"{path.name} does not open with what it is")
+    text = " ".join(found[1].split())
+    return text[0].upper() + text[1:]
+
+
 # ---- writing ----------------------------------------------------------------------------
 
 PAGES: dict[str, Callable[[], str]] = {
     "configuration.md": configuration,
     "reasons.md": reasons,
     "cli.md": cli,
+    "core.md": core,
 }
 
 
