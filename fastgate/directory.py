@@ -102,6 +102,16 @@ class Directory:
             if party.row >= 0 and party.account_slot != self._account_slot(party.record):
                 self._rewrite(party)
 
+    def without_slot(self) -> set[str]:
+        """The accounts of consumers that have keys, and no slot to be charged to."""
+        return {
+            party.record.account
+            for party in self.parties.values()
+            if party.record.account is not None
+            and party.row >= 0
+            and party.record.account not in self.account_slots
+        }
+
     def _account_slot(self, record: ConsumerRecord) -> int | None:
         return None if record.account is None else self.account_slots.get(record.account)
 

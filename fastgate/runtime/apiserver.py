@@ -80,10 +80,8 @@ class ApiServer:
         module = await asyncio.to_thread(importlib.import_module, "fastgate.api.app")
         from fastgate.api.auth import Tokens
         from fastgate.revisions import Revisions
-        from fastgate.store.engine import Store
 
-        url = self._control.gateway.store.url or f"sqlite:///{self._launch.state}/fastgate.db"
-        store = Store(url)
+        store = self._control.open_store(self._control.gateway)
         self._identity.attach(store)
         revisions = Revisions(self._control, store)
         self._on_revisions(revisions)

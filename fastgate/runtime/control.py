@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib
 import logging
 import os
 import signal
@@ -70,6 +71,8 @@ from fastgate.slots import SlotBook
 
 if TYPE_CHECKING:
     from fastgate.revisions import Revisions
+    from fastgate.runtime.money import MoneySide
+    from fastgate.store.engine import Store
 
 log = logging.getLogger("fastgate.control")
 
@@ -87,7 +90,9 @@ class Control:
         self._start = start
         self._launch = launch
         self._segment = segment
-        self._money = money
+        self._map = money
+        self._money: MoneySide | None = None
+        self._store: Store | None = None
         self._state = StateDirectory(launch.state)
         self._quotas = QuotaKeeper(segment, self._state)
         self._limits = view.LimitsView(segment)
@@ -130,6 +135,8 @@ class Control:
             self._spawn(self._show_life(), "showing life")
             self._spawn(self._quotas.run(), "saving quotas")
             self._spawn(self._records.run(), "the access log")
+            if self._money is not None:
+                self._spawn(self._money.run(), "money")
             self._spawn(self._serve_api(), "the control API")
             await self._ended.wait()
         finally:
@@ -141,8 +148,10 @@ class Control:
         if not self._start.starts:
             self._quotas.restore()
         try:
-            self._identity.load_cache()
             gateway, file_digest, newest = self._choose()
+            if self._map is not None:
+                await self._begin_money(self._map, gateway)
+            self._identity.load_cache()
             self._publisher.use_generations_above(newest)
             for index, pid, sock in self._start.workers:
                 self._links.add(index, pid, sock, generation=0, binds=set())
@@ -173,6 +182,22 @@ class Control:
         if self._start.pending_reload:
             self._uplink.send(ReloadDone())
         return True
+
+    async def _begin_money(self, money: Money, gateway: Gateway) -> None:
+        """Be able to charge before anything is served: who has paid is not to be refused."""
+        module = await asyncio.to_thread(importlib.import_module, "fastgate.runtime.money")
+        self._money = module.MoneySide(
+            self._segment, money, self._state, self._identity, self._publisher
+        )
+        await self._money.begin(self.open_store(gateway))
+
+    def open_store(self, gateway: Gateway) -> Store:
+        """The store, not connected yet; the same for all who ask."""
+        if self._store is None:
+            from fastgate.store.engine import Store  # heavy
+
+            self._store = Store(gateway.store.url or f"sqlite:///{self._launch.state}/fastgate.db")
+        return self._store
 
     def _choose(self) -> tuple[Gateway, str, int]:
         """What to begin with, the file's digest, and the newest generation ever used."""
@@ -208,6 +233,8 @@ class Control:
             await asyncio.sleep(ALIVE_S)
 
     async def _end(self) -> None:
+        if self._money is not None:
+            await self._money.end()  # while there still is a store
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -267,6 +294,8 @@ class Control:
             )
         elif isinstance(message, WorkerStopped):
             self._links.remove(message.index)
+            if self._money is not None:
+                self._spawn(self._money.worker_died(message.index), "settling holds")
         elif isinstance(message, Reload):
             self._spawn(self._reload_by_signal(), "a reload")
         elif isinstance(message, ReopenLogs):
