@@ -2,7 +2,7 @@
 
 ```
 issue(draft) ──▶ open ──mark_paid──▶ paid
-                  └─────void───────▶ void       the number stays used
+                  └─────void───────▶ void       the number stays used; a late payment pays it
 ```
 
 - **Numbers** (`INV-2026-000001`) come from one row a series, counted up in the transaction that
@@ -198,6 +198,11 @@ class Invoices:
             raise NotFoundError(f"There is no invoice {name!r}.")
         return _invoice(row)
 
+    async def get_in(self, connection: AsyncConnection, ident: str) -> Invoice:
+        """By id, within the caller's transaction, which knows that it exists."""
+        query = sa.select(invoices).where(invoices.c.id == ident)
+        return _invoice((await connection.execute(query)).one())
+
     async def page(self, account: str, *, cursor: str | None, limit: int) -> Page[Invoice]:
         """An account's documents, the newest first."""
         query = sa.select(invoices).where(invoices.c.account == account)
@@ -218,33 +223,51 @@ class Invoices:
         async with self.store.read() as connection:
             return [_invoice(row) for row in await connection.execute(query)]
 
+    async def open_credits(self, limit: int = 50) -> list[Invoice]:
+        """Credit notes whose amount has not been given back yet."""
+        query = (
+            sa.select(invoices)
+            .where(invoices.c.kind == Kind.CREDIT.value, invoices.c.status == Status.OPEN.value)
+            .order_by(invoices.c.id)
+            .limit(limit)
+        )
+        async with self.store.read() as connection:
+            return [_invoice(row) for row in await connection.execute(query)]
+
     async def mark_paid(self, ident: str, reference: str) -> tuple[Invoice, bool]:
-        """Note the payment; whether this call changed anything. Raises ConflictError: void."""
-        return await self._close(ident, Status.PAID, reference)
+        """Note the payment; whether this call changed anything."""
+        async with self.store.write() as connection:
+            changed = await paid_in(connection, ident, reference, self.clock())
+        return await self._closed(ident, Status.PAID), changed
 
     async def void(self, ident: str) -> tuple[Invoice, bool]:
         """Give it up. Raises ConflictError when it was paid: issue a credit note then."""
-        return await self._close(ident, Status.VOID, "")
-
-    async def _close(self, ident: str, status: Status, reference: str) -> tuple[Invoice, bool]:
-        now = self.clock()
-        values: dict[str, Any] = {"status": status.value, "reference": reference}
-        if status is Status.PAID:
-            values["paid_at"] = now
         async with self.store.write() as connection:
-            rows = await connection.execute(
+            done = await connection.execute(
                 sa.update(invoices)
                 .where(invoices.c.id == ident, invoices.c.status == Status.OPEN.value)
-                .values(values)
-                .returning(invoices)
+                .values(status=Status.VOID.value)
             )
-            changed = rows.one_or_none()
-        if changed is not None:
-            return _invoice(changed), True
+        return await self._closed(ident, Status.VOID), bool(done.rowcount)
+
+    async def _closed(self, ident: str, status: Status) -> Invoice:
         found = await self.get(ident)
         if found.status is not status:
             raise ConflictError(f"The invoice {found.number} is {found.status.value} already.")
-        return found, False
+        return found
+
+
+async def paid_in(connection: AsyncConnection, ident: str, reference: str, now: datetime) -> bool:
+    """Mark an open invoice as paid in the caller's transaction; whether it was open.
+
+    One that was given up and is paid all the same counts as paid: the money is there.
+    """
+    done = await connection.execute(
+        sa.update(invoices)
+        .where(invoices.c.id == ident, invoices.c.status != Status.PAID.value)
+        .values(status=Status.PAID.value, paid_at=now, reference=reference)
+    )
+    return bool(done.rowcount)
 
 
 def _invoice(row: sa.Row[Any]) -> Invoice:

@@ -231,10 +231,12 @@ def step(
     *,
     grace_ends: datetime | None = None,
     expires: datetime | None = None,
+    paid_through: datetime | None = None,
 ) -> Subscription:
     """The subscription after an event that happened at `at`. Raises IllegalTransition.
 
-    `grace_ends` and `expires` are used by the first PAYMENT_FAILED only.
+    `grace_ends` and `expires` are used by the first PAYMENT_FAILED only; `paid_through`, by
+    PAYMENT_SUCCEEDED, says what was paid for (default: the period).
     """
     before = subscription.state
     after = TRANSITIONS.get((before, event))
@@ -244,7 +246,7 @@ def step(
     zone = ZoneInfo(subscription.zone)
     match event:
         case Event.PAYMENT_SUCCEEDED:
-            changes |= _paid(subscription, after, at, zone)
+            changes |= _paid(subscription, after, at, paid_through)
         case Event.PAYMENT_FAILED:
             if before is State.ACTIVE:
                 changes |= {"grace_ends": grace_ends, "expires": expires}
@@ -276,14 +278,23 @@ def _runs(period: Period) -> dict[str, object]:
 
 
 def _paid(
-    subscription: Subscription, after: State, at: datetime, zone: ZoneInfo
+    subscription: Subscription, after: State, at: datetime, through: datetime | None
 ) -> dict[str, object]:
+    """Late payers are not charged for the time they were shut out: their fee starts anew."""
     if after is not State.ACTIVE:
         return {}
     period = subscription.current
-    if subscription.state in (State.INCOMPLETE, State.PAUSED) or at >= period.end:
-        period = period_of(at, subscription.period, zone)
-    return _runs(period) | {"paid_through": period.end, "grace_ends": None, "expires": None}
+    anew = subscription.state in (State.INCOMPLETE, State.PAUSED)
+    late = subscription.state in (State.PAST_DUE, State.GRACE) and at >= period.end
+    if anew or late:
+        period = period_of(at, subscription.period, ZoneInfo(subscription.zone))
+    paid = at if late else max(subscription.paid_through, through or period.end)
+    return _runs(period) | {
+        "paid_through": paid,
+        "trial_ends": None,
+        "grace_ends": None,
+        "expires": None,
+    }
 
 
 # ---- time -------------------------------------------------------------------------------
