@@ -19,10 +19,12 @@ import h11
 
 from fastgate._core.credentials import CredentialIndex, key_digest
 from fastgate._core.engine import Engine
+from fastgate._core.money import Money
 from fastgate._core.shm import Segment
 from fastgate._core.snapshot import Snapshot, stable_hash
 from fastgate.compiler import compile_gateway
 from fastgate.model.codec import decode
+from fastgate.publicroute import PublicSide
 from fastgate.slots import SlotBook
 
 Responder = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -210,12 +212,19 @@ class Plane:
         keys: dict[str, str] | None = None,
         segment: Segment | None = None,
         worker: int = 0,
+        public: PublicSide | None = None,
+        money: Money | None = None,
+        accounts: dict[str, int] | None = None,
     ) -> None:
+        """keys: key → consumer. accounts: consumer → slot of the account that pays."""
         self.config = {"version": 1, **config}
+        self.public = public
         self.handlers = handlers or {}
         self.keys = keys or {}
         self.segment = segment or Segment.create(1, log_records=1024)
         self.worker = worker
+        self.money = money
+        self.accounts = accounts or {}
         self.slots = SlotBook()
         self.generation = 0
         self.clients: list[Client] = []
@@ -234,6 +243,8 @@ class Plane:
         self.engine.listen(self.socket.fileno(), "test")
         self.install(self.config)
         self.index = CredentialIndex.create(1024)
+        if self.money is not None:
+            self.engine.set_money(self.money)
         for key, consumer in self.keys.items():
             plan = self.slots.plans.get(self.plan_of(consumer)) if self.plan_of(consumer) else None
             row = self.index.set_consumer(
@@ -242,10 +253,17 @@ class Plane:
                 name=consumer,
                 plan_name=self.plan_of(consumer) or "",
                 **({} if plan is None else {"plan": plan}),
+                **self.payer_of(consumer),
             )
             self.index.put(key_digest(key), row, identity=hash(key) & (2**64 - 1))
         self.engine.set_credentials(self.index)
         return self
+
+    def payer_of(self, consumer: str) -> dict[str, int]:
+        if consumer not in self.accounts:
+            return {}
+        slot = self.accounts[consumer]
+        return {"account": 100 + slot, "account_slot": slot}
 
     def plan_of(self, consumer: str) -> str | None:
         for each in self.config.get("consumers", []):
@@ -260,6 +278,7 @@ class Plane:
             generation=self.generation,
             slots=self.slots,
             addresses={},
+            public=self.public,
         )
         snapshot = Snapshot(image.fd)
         os.close(image.fd)

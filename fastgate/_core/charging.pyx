@@ -36,8 +36,8 @@ from fastgate._core.usagering cimport usage_commit, usage_reserve
 from fastgate._core.wallet cimport (
     ACCOUNT_LIMITS, account_of, account_row, subscription, subscription_of, wallet_index)
 
-cdef enum:
-    COUNT_MOST = 1 << 34      # more requests than a period has
+# More requests than a period has.
+cdef uint64_t COUNT_MOST = <uint64_t>1 << 34
 
 # What spending is counted under, beside the account, consumer or credential that spends.
 cdef uint64_t SPENDING = 0x9f3b1c5a7d2e4f61

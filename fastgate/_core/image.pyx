@@ -363,7 +363,7 @@ cdef class ImageBuilder:
         owner.targets.count += 1
         return index
 
-    def price_steps(self, steps: list[tuple[int | None, int]]) -> int:
+    def price_steps(self, steps) -> int:
         """The handle of a plan's price list: (the last request with this price, micro-units)."""
         cdef price_step step
         records = []

@@ -28,7 +28,7 @@ cdef class Exchange:
     cdef int told(self, uint32_t bits) except -1
     cdef int finished(self) except -1
     cdef int failed(self) except -1
-    cdef int release(self) except -1
+    cdef int let_go(self) except -1
     cdef buf *keep(self, bytes data) except NULL
 
 cdef class UpstreamResponse:

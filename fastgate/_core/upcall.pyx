@@ -31,6 +31,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy
 
 from fastgate._core.buffer cimport buf, buf_borrow, buf_data, buf_head, buf_len, buf_return
+from fastgate._core.charging cimport charge_capture, charge_hold, charge_release
 from fastgate._core.downstream cimport call_free
 from fastgate._core.exchange cimport (
     exchange_abort, exchange_complete, exchange_refuse, exchange_relay, exchange_release, exchange_start,
@@ -73,6 +74,17 @@ cdef dict METHODS = {
 
 class ClientDisconnected(ConnectionError):
     """The client left while its handler was at work."""
+
+
+class PaymentRefused(RuntimeError):
+    """The caller cannot pay for the request. `reason` is the code, e.g. "insufficient_balance"."""
+
+    def __init__(self, int reason, int64_t balance, int64_t required):
+        super().__init__(f"{reason_name(reason)}: {required} micro-units are needed, {balance} are there")
+        self.number = reason
+        self.reason = reason_name(reason)
+        self.balance = balance
+        self.required = required
 
 
 class UpstreamError(ConnectionError):
@@ -618,6 +630,56 @@ cdef class Exchange:
         response.k = NULL
         self.after()
 
+    # ---- money
+
+    def hold(self, int64_t micros, str currency="USD") -> int:
+        """Hold the most that this request can cost on the caller's wallet, in micro-units.
+
+        Returns what the wallet has left. `capture` takes what it did cost; what is still held
+        when the handler ends is given back. PaymentRefused: the wallet, a spending limit or the
+        account says no; a handler that lets it pass answers with the 402 that explains it.
+        RuntimeError: something is held already. ValueError: not a positive amount, or no currency.
+        """
+        cdef bytes code = currency.encode("ascii")
+        cdef uint32_t number
+        cdef int reason
+        self.check()
+        if micros <= 0:
+            raise ValueError(f"{micros}: an amount to hold is more than 0")
+        if len(code) != 3:
+            raise ValueError(f"{currency!r} is not a currency of three letters")
+        if self.e.hold is not NULL:
+            raise RuntimeError("something is held for this request already")
+        number = code[0] | <uint32_t>code[1] << 8 | <uint32_t>code[2] << 16
+        self.c.now = monotonic_ns()
+        reason = charge_hold(self.c, self.e, micros, number)
+        if reason != 0:
+            raise PaymentRefused(reason, self.e.money_balance, micros)
+        self.e.flags_hold_by_handler = 1
+        return self.e.money_balance
+
+    def capture(self, int64_t micros, uint64_t units=1) -> None:
+        """Take what the request did cost, at most what is held; the rest is given back at once.
+
+        units: of the meter, for the usage record. It may be called when the client has left:
+        what was consumed is owed. RuntimeError: nothing is held; ValueError: more than is held.
+        """
+        if self.e is NULL:
+            raise RuntimeError("the exchange is over: its handler has returned")
+        if self.e.hold is NULL:
+            raise RuntimeError("nothing is held for this request")
+        if not 0 <= micros <= self.e.money_required:
+            raise ValueError(f"{micros}: at most what is held, {self.e.money_required}, can be captured")
+        self.c.now = monotonic_ns()
+        charge_capture(self.c, self.e, micros, units)
+
+    def release(self) -> None:
+        """Give back what is held."""
+        if self.e is NULL:
+            raise RuntimeError("the exchange is over: its handler has returned")
+        self.c.now = monotonic_ns()
+        charge_release(self.c, self.e)
+
     # ---- what the engine tells, and the end
 
     cdef int told(self, uint32_t bits) except -1:
@@ -649,6 +711,12 @@ cdef class Exchange:
             exchange_complete(self.e)
         return 0
 
+    def refuse(self, int reason) -> None:
+        """Answer with the problem of that reason (its number in `Reason`), or break off."""
+        if self.e is not NULL and not self.e.flags & EX_ABORTED:
+            self.c.now = monotonic_ns()
+            exchange_refuse(self.e, reason)
+
     cdef int failed(self) except -1:
         """Tell the client, or break off what had begun."""
         if not self.e.flags & EX_ABORTED:
@@ -656,7 +724,7 @@ cdef class Exchange:
             exchange_refuse(self.e, INTERNAL_ERROR)
         return 0
 
-    cdef int release(self) except -1:
+    cdef int let_go(self) except -1:
         cdef exchange *e = self.e
         if e is NULL:
             return 0
@@ -705,13 +773,15 @@ async def run_handler(Exchange x not None, handler):
             x.failed()                   # the worker is being stopped
     except ClientDisconnected:
         pass
+    except PaymentRefused as refusal:
+        x.refuse(refusal.number)
     except Exception:
         log.exception("request %s: the handler of route %s failed", x.request_id if not x.gone else "?",
                       x.route if not x.gone else "?")
         x.failed()
     finally:
         x.task = None
-        x.release()
+        x.let_go()
 
 
 cdef int begin_upcalls(Engine engine, core *c) except -1:

@@ -1,0 +1,339 @@
+"""Paid requests through the engine: prices, holds, spending limits, access, handlers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+import orjson
+import pytest
+from enginekit import Backend, Plane, Reply, Seen
+
+from fastgate._core.callers import SpendingCap
+from fastgate._core.credentials import key_digest
+from fastgate._core.money import Money, UsageFlag
+from fastgate._core.reason import Reason
+from fastgate._core.shm import Segment
+from fastgate._core.upcall import PaymentRefused
+from fastgate._core.wallet import Accounts
+
+ANN, BOB = 3, 4
+KEYS = {"ann-key": "ann", "bob-key": "bob", "cy-key": "cy"}
+
+
+class Till:
+    """A segment with accounts, and the money map that belongs to it."""
+
+    def __init__(self) -> None:
+        self.segment = Segment.create(1, log_records=256)
+        self.money = Money.create(None, 1)
+        self.money.bind(self.segment)
+        self.money.begin(0)
+        self.accounts = Accounts(self.segment, self.money)
+        self.accounts.put(ANN, 100 + ANN, ["USD"])
+        self.accounts.put(BOB, 100 + BOB, ["EUR", "USD"])
+
+    def balance(self, slot: int = ANN) -> int:
+        return self.accounts.balance(slot, "USD")
+
+    def records(self) -> list[tuple[int, int, int]]:
+        """(amount, status, flags) of what was published, and it is taken out."""
+        records, position = self.money.drain(0)
+        self.money.commit(0, position)
+        return [(each.amount, each.status, each.flags) for each in records]
+
+
+@pytest.fixture
+def till() -> Iterator[Till]:
+    till = Till()
+    yield till
+    assert till.money.open_holds() == []
+
+
+@pytest.fixture
+async def backend() -> AsyncIterator[Backend]:
+    async def respond(_: Backend, seen: Seen) -> bytes | None:
+        status = int(seen.target.rsplit("/", 1)[1].split("?")[0] or 200)
+        if status == 0:
+            return None
+        return b"HTTP/1.1 %d X\r\nContent-Length: 2\r\n\r\nok" % status
+
+    backend = await Backend(respond).start()
+    yield backend
+    await backend.stop()
+
+
+def config(backend: Backend | None, **route: object) -> dict[str, object]:
+    upstream = {"name": "u", "targets": [backend.url if backend else "http://127.0.0.1:1"]}
+    return {
+        "upstreams": [upstream],
+        "services": [{"name": "s", "upstream": "u", "retries": {"attempts": 1}}],
+        "routes": [
+            {
+                "name": "r",
+                "path": "/{rest*}",
+                "service": "s",
+                "auth": {"api_key": {"header": "X-Api-Key"}},
+                "price": "0.25 USD",
+                **route,
+            }
+        ],
+        "plans": [
+            {
+                "name": "tiered",
+                "price": {
+                    "tiers": [
+                        {"up_to": 2, "price": "0 USD"},
+                        {"up_to": 4, "price": "0.5 USD"},
+                        {"price": "0.1 USD"},
+                    ]
+                },
+            },
+            {"name": "flat-rate", "price": {"per_request": "0.01 USD"}},
+        ],
+        "consumers": [{"name": "ann"}, {"name": "bob", "plan": "tiered"}, {"name": "cy"}],
+    }
+
+
+def plane(till: Till, document: dict[str, object], **more: object) -> Plane:
+    return Plane(
+        document,
+        keys=KEYS,
+        segment=till.segment,
+        money=till.money,
+        accounts={"ann": ANN, "bob": BOB},
+        **more,
+    )
+
+
+async def call(p: Plane, path: str = "/200", key: str = "ann-key") -> Reply:
+    return await p.get(path, headers={"X-Api-Key": key})
+
+
+def reason(reply: Reply) -> str:
+    return orjson.loads(reply.body)["reason"]
+
+
+async def test_an_answer_costs_its_price_to_the_last_micro_unit(till, backend):
+    till.accounts.set_balance(ANN, "USD", 600_000)
+    async with plane(till, config(backend)) as p:
+        assert (await call(p)).status == 200
+        assert (await call(p)).status == 200
+        assert till.balance() == 100_000
+        refused = await call(p)
+        assert (refused.status, reason(refused)) == (402, "insufficient_balance")
+        problem = orjson.loads(refused.body)
+        assert (problem["balance"], problem["required"], problem["shortfall"]) == (
+            "0.1",
+            "0.25",
+            "0.15",
+        )
+        assert refused.headers["cache-control"] == "no-store"
+        till.accounts.credit(ANN, 150_000, "USD")
+        assert (await call(p)).status == 200
+        assert till.balance() == 0
+    assert till.records() == [(250_000, 200, UsageFlag.USAGE_CAPTURED)] * 3
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "charged"),
+    [
+        ("/200", 200, True),
+        ("/404", 404, True),
+        ("/500", 500, False),
+        ("/503", 503, False),
+        ("/0", 502, False),
+    ],
+)
+async def test_what_fails_on_our_side_or_upstream_costs_nothing(
+    till, backend, path, status, charged
+):
+    till.accounts.set_balance(ANN, "USD", 1_000_000)
+    async with plane(till, config(backend)) as p:
+        assert (await call(p, path)).status == status
+    assert till.balance() == (750_000 if charged else 1_000_000)
+    assert len(till.records()) == charged
+
+
+async def test_an_upstream_that_is_not_there_costs_nothing(till):
+    till.accounts.set_balance(ANN, "USD", 1_000_000)
+    async with plane(till, config(None)) as p:
+        assert (await call(p)).status == 502
+    assert till.balance() == 1_000_000
+    assert till.records() == []
+
+
+async def test_who_cannot_be_charged_is_told(till, backend):
+    async with plane(till, config(backend)) as p:
+        nobody = await call(p, key="cy-key")
+        assert (nobody.status, reason(nobody)) == (402, "payment_required")
+        p.install(config(backend, price="1 CHF"))
+        other = await call(p)
+        assert (other.status, reason(other)) == (402, "insufficient_balance")
+    assert backend.requests == []
+
+
+async def test_a_refusal_for_money_gives_the_limits_back(till, backend):
+    document = config(backend, limits=[{"by": "consumer", "rate": "1/h", "burst": 2}])
+    async with plane(till, document) as p:
+        for _ in range(5):
+            assert (await call(p)).status == 402
+        till.accounts.set_balance(ANN, "USD", 1_000_000)
+        assert [(await call(p)).status for _ in range(3)] == [200, 200, 429]
+    assert till.balance() == 500_000
+
+
+async def test_tiers_are_walked_by_the_number_in_the_period(till, backend):
+    till.accounts.set_balance(BOB, "USD", 10_000_000)
+    async with plane(till, config(backend)) as p:
+        for _ in range(6):
+            assert (await call(p, key="bob-key")).status == 200
+        assert (await call(p, "/500", key="bob-key")).status == 500  # does not count
+        assert (await call(p, key="bob-key")).status == 200
+    assert [amount for amount, _, _ in till.records()] == [
+        0,
+        0,
+        500_000,
+        500_000,
+        100_000,
+        100_000,
+        100_000,
+    ]
+    assert till.balance(BOB) == 10_000_000 - 1_300_000
+
+
+async def test_spending_limits_of_account_consumer_and_key(till, backend):
+    till.accounts.set_balance(ANN, "USD", 10_000_000)
+    day = 3
+    async with plane(till, config(backend)) as p:
+        till.accounts.set_limits(ANN, [(500_000, day)])
+        assert [(await call(p)).status for _ in range(3)] == [200, 200, 402]
+        refused = await call(p)
+        assert reason(refused) == "spending_limit_reached"
+        till.accounts.set_limits(ANN, [(1_000_000, day)])  # raised: at once
+        assert (await call(p)).status == 200
+        row = p.index.set_consumer(
+            "ann",
+            identity=77,
+            account=100 + ANN,
+            account_slot=ANN,
+            spending=SpendingCap(250_000, day),
+        )
+        p.index.put(key_digest("capped-consumer"), row, identity=8)
+        assert [(await call(p, key="capped-consumer")).status for _ in range(2)] == [200, 402]
+        till.accounts.set_limits(ANN, [])
+        row = p.index.set_consumer("ann", identity=78, account=100 + ANN, account_slot=ANN)
+        p.index.put(key_digest("capped-key"), row, identity=9, spending=SpendingCap(300_000, day))
+        assert [(await call(p, key="capped-key")).status for _ in range(2)] == [200, 402]
+        assert (await call(p)).status == 200
+    assert till.balance() == 10_000_000 - 6 * 250_000
+
+
+async def test_the_account_and_its_subscriptions_decide_on_access(till, backend):
+    till.accounts.set_balance(ANN, "USD", 10_000_000)
+    async with plane(till, config(backend)) as p:
+        till.accounts.set_access(ANN, Reason.SUBSCRIPTION_PAST_DUE)
+        refused = await call(p)
+        assert (refused.status, reason(refused)) == (402, "subscription_past_due")
+        till.accounts.set_access(ANN, 0)
+        service = p.slots.services["s"]
+        plan = p.slots.plans["flat-rate"]
+        till.accounts.set_subscriptions(ANN, [(service, plan, Reason.PAYMENT_FAILED)])
+        assert reason(await call(p)) == "payment_failed"
+        till.accounts.set_subscriptions(ANN, [(service, plan)])
+        assert (await call(p)).status == 200
+        assert till.balance() == 10_000_000 - 10_000  # at the subscribed plan's price
+    assert backend.requests[0].headers["x-consumer-plan"] == "flat-rate"
+
+
+async def test_a_client_that_leaves_before_the_answer_pays_nothing(till):
+    arrived = asyncio.Event()
+
+    async def respond(_: Backend, seen: Seen) -> None:
+        arrived.set()
+        await seen.reader.read()
+
+    slow = await Backend(respond).start()
+    till.accounts.set_balance(ANN, "USD", 1_000_000)
+    async with plane(till, config(slow)) as p:
+        client = await p.client()
+        await client.send("GET", "/200", {"X-Api-Key": "ann-key"})
+        await arrived.wait()
+        assert till.balance() == 750_000  # held
+        await client.close()
+        await p.settled(exchanges=0)
+    assert till.balance() == 1_000_000
+    await slow.stop()
+
+
+async def test_one_request_for_the_last_cent(till):
+    gate = asyncio.Event()
+
+    async def respond(_: Backend, seen: Seen) -> bytes:
+        await gate.wait()
+        return b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+
+    slow = await Backend(respond).start()
+    till.accounts.set_balance(ANN, "USD", 250_000)
+    async with plane(till, config(slow)) as p:
+        calls = [asyncio.create_task(call(p)) for _ in range(50)]
+        while sum(each.done() for each in calls) < 49:
+            await asyncio.sleep(0.001)
+        gate.set()
+        statuses = sorted([(await each).status for each in calls])
+    assert statuses == [200] + [402] * 49
+    assert till.balance() == 0
+    await slow.stop()
+
+
+async def test_a_handler_holds_the_most_and_captures_what_it_cost(till):
+    async def handler(x):
+        left = x.hold(800_000)
+        assert left == 200_000
+        with pytest.raises(RuntimeError, match="already"):
+            x.hold(1)
+        with pytest.raises(ValueError, match="at most"):
+            x.capture(800_001)
+        await x.start(200)
+        await x.write(b"some")
+        x.capture(123_456, units=7)
+        x.finish()
+
+    till.accounts.set_balance(ANN, "USD", 1_000_000)
+    document = config(None, service=None, handler="test:handler", price=None)
+    document["routes"][0] = {k: v for k, v in document["routes"][0].items() if v is not None}
+    async with plane(till, document, handlers={"test:handler": handler}) as p:
+        assert (await call(p)).status == 200
+        assert till.balance() == 1_000_000 - 123_456
+        refused = await call(p, key="cy-key")
+        assert (refused.status, reason(refused)) == (402, "payment_required")
+        till.accounts.set_balance(ANN, "USD", 100)
+        refused = await call(p)
+        assert (refused.status, reason(refused)) == (402, "insufficient_balance")
+    assert till.records() == [(123_456, 200, UsageFlag.USAGE_CAPTURED)]
+
+
+async def test_a_handlers_hold_is_given_back_when_it_fails_or_forgets(till, caplog):
+    async def handler(x):
+        x.hold(500_000)
+        if x.query == "raise":
+            raise RuntimeError
+        if x.query == "refused":
+            try:
+                x.release()
+                x.hold(10_000_000)
+            except PaymentRefused as refusal:
+                assert refusal.reason == "insufficient_balance"
+                await x.respond(200, None, b"cheaper")
+                return
+        await x.respond(200)
+
+    till.accounts.set_balance(ANN, "USD", 1_000_000)
+    document = config(None, service=None, handler="test:handler", price=None)
+    document["routes"][0] = {k: v for k, v in document["routes"][0].items() if v is not None}
+    async with plane(till, document, handlers={"test:handler": handler}) as p:
+        assert (await call(p, "/x?raise")).status == 500
+        assert (await call(p, "/x?forget")).status == 200
+        assert (await call(p, "/x?refused")).body == b"cheaper"
+    assert till.balance() == 1_000_000
+    assert till.records() == []
