@@ -104,6 +104,7 @@ payment_returns = sa.Table(
     _provider(primary_key=True),
     sa.Column("reference", id_type(200), primary_key=True),
     sa.Column("payment", id_type(200), nullable=False),
+    _text("key", 200),  # that we asked for it with; empty: it came from elsewhere
     _text("kind", 16),  # refund, dispute
     _text("currency", 3),
     _amount("amount"),

@@ -216,6 +216,7 @@ class Return(msgspec.Struct, frozen=True, kw_only=True):
     provider: str
     reference: str
     payment: str
+    key: str = ""
     kind: str
     currency: str
     amount: int

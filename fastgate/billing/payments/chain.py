@@ -21,6 +21,7 @@ cannot be found was never made.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import TypeVar
@@ -35,20 +36,25 @@ from fastgate.billing.payments.base import (
     Checkout,
     Clock,
     Decline,
+    EventKind,
     Health,
     PaymentError,
     PaymentMethod,
     PaymentProvider,
+    ProviderEvent,
     ProviderRefused,
     ProviderUnavailable,
     Purpose,
     Unsupported,
 )
 from fastgate.billing.payments.breaker import DEFAULT, CircuitBreaker, State, Terms
+from fastgate.errors import FastGateError
 from fastgate.model.units import Money
 from fastgate.store.payments import Attempt, AttemptTable
 
 T = TypeVar("T")
+
+log = logging.getLogger("fastgate.billing")
 
 ARRIVES_WITHIN = timedelta(minutes=15)
 """A request that has not shown at the provider by then never will: far longer than any timeout
@@ -58,6 +64,13 @@ PENDING_LOOK = timedelta(hours=1)  # the bank is at it; news is expected to come
 SENT = "sent"  # or about to be: its fate is not known
 UNSENT = "unsent"  # surely nothing was sent
 OPEN = (SENT, ChargeStatus.PENDING.value)
+
+
+_ENDS = {
+    EventKind.PAYMENT_SUCCEEDED: ChargeStatus.SUCCEEDED,
+    EventKind.PAYMENT_FAILED: ChargeStatus.FAILED,
+    EventKind.PAYMENT_ACTION_REQUIRED: ChargeStatus.ACTION_REQUIRED,
+}
 
 
 class ProviderState(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,7 +84,7 @@ class ProviderState(msgspec.Struct, frozen=True, kw_only=True):
     retry_at: datetime | None
 
 
-class PaymentChain:
+class Chain:
     """The gateway's payment providers, in their order. Used on one event loop."""
 
     def __init__(
@@ -85,6 +98,8 @@ class PaymentChain:
         self.breakers = {item.name: CircuitBreaker(item.name, clock, terms) for item in providers}
         if len(self.breakers) != len(self.providers):
             raise ValueError("two payment providers have the same name")
+        self.on_success: list[Callable[[ProviderEvent], Awaitable[None]]] = []
+        """Called with the fact when a charge has succeeded; what fails there is told again."""
         self._attempts = attempts
         self._clock = clock
 
@@ -254,15 +269,8 @@ class PaymentChain:
                     await self._moved(attempt, message=str(error))
                     return result_of(attempt)
                 continue
-            except PaymentError as error:
-                await self._moved(
-                    attempt,
-                    state=ChargeStatus.FAILED.value,
-                    decline=Decline.NEVER.value,
-                    code="refused",
-                    message=str(error),
-                    next_at=None,
-                )
+            except PaymentError as error:  # it was not even tried: ask again when that is mended
+                await self._moved(attempt, state=UNSENT, next_at=None, message=str(error))
                 raise
             if result.code == "no_payment_method":  # perhaps the next provider has one
                 lacking = result
@@ -295,6 +303,39 @@ class PaymentChain:
         if claimed is None:
             return await self._current(attempt)
         return await self._send(claimed, able)
+
+    async def find_charge(
+        self, account: str, idempotency_key: str, since: datetime
+    ) -> ChargeResult | None:
+        """What became of the charge with this key; None when there is none, or none yet.
+
+        `since` is not needed here, where the attempt's own row knows; it is part of the protocol.
+        """
+        attempt = await self._attempts.get(idempotency_key)
+        if attempt is None or attempt.account != account or attempt.state == UNSENT:
+            return None
+        return await self.look_up(attempt) if attempt.state in OPEN else result_of(attempt)
+
+    async def told(self, event: ProviderEvent) -> None:
+        """News of a payment came by itself: if it is one of ours that is open, note its end."""
+        status = _ENDS.get(event.kind)
+        if status is None or not event.attempt or event.amount is None:
+            return
+        attempt = await self._attempts.get(event.attempt)
+        if attempt is not None and attempt.state in OPEN and attempt.provider == event.provider:
+            await self._note(
+                attempt,
+                ChargeResult(
+                    status=status,
+                    provider=event.provider,
+                    amount=event.amount,
+                    reference=event.reference,
+                    decline=event.decline,
+                    code=event.code,
+                    message=event.message,
+                    action_url=event.url,
+                ),
+            )
 
     async def look_up(self, attempt: Attempt) -> ChargeResult | None:
         """Ask the provider what became of an open attempt, and note it. None: nothing is there.
@@ -356,11 +397,23 @@ class PaymentChain:
                 next_at=self._clock() + PENDING_LOOK if pending else None,
             )
             if moved is not None:
+                await self._tell(moved, result)
                 return result
             found = await self._attempts.get(attempt.key)
             if found is None or found.state not in OPEN:
                 return result
             attempt = found
+
+    async def _tell(self, attempt: Attempt, result: ChargeResult) -> None:
+        """Have a payment that succeeded applied at once, where news of it may take its time."""
+        if result.status is not ChargeStatus.SUCCEEDED:
+            return
+        event = event_of(attempt, result, self._clock())
+        for listener in self.on_success:
+            try:
+                await listener(event)
+            except FastGateError:  # it is told again, by webhook or reconciliation
+                log.warning("The payment %s waits for its news.", result.reference, exc_info=True)
 
     async def _moved(self, attempt: Attempt, **changes: object) -> Attempt | None:
         """Write the row as it is now; None when someone else has changed it meanwhile."""
@@ -389,6 +442,23 @@ def result_of(attempt: Attempt) -> ChargeResult:
         code=attempt.code,
         message=message,
         action_url=attempt.action_url,
+    )
+
+
+def event_of(attempt: Attempt, result: ChargeResult, at: datetime) -> ProviderEvent:
+    """The fact that a charge has succeeded, as the provider's own news would tell it."""
+    return ProviderEvent(
+        kind=EventKind.PAYMENT_SUCCEEDED,
+        provider=result.provider,
+        key=f"{result.provider}:payment:{result.reference}:succeeded",
+        at=at,
+        account=attempt.account,
+        amount=result.amount,
+        reference=result.reference,
+        payment=result.reference,
+        purpose=Purpose(attempt.purpose),
+        subject=attempt.subject,
+        attempt=attempt.key,
     )
 
 

@@ -100,6 +100,7 @@ def _payments() -> None:
         sa.Column("provider", id_type(56), nullable=False),
         sa.Column("reference", id_type(200), nullable=False),
         sa.Column("payment", id_type(200), nullable=False),
+        sa.Column("key", sa.String(200), nullable=False),
         sa.Column("kind", sa.String(16), nullable=False),
         sa.Column("currency", sa.String(3), nullable=False),
         sa.Column("amount", sa.BigInteger(), nullable=False),
