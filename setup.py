@@ -10,7 +10,11 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from Cython.Build import cythonize
@@ -69,9 +73,38 @@ JOBS = len(os.sched_getaffinity(0))
 LIBRARIES = {"credentials": ["crypto"]}
 
 Options.docstrings = True
+C_FILES = f"build/cython-{build}"
+HINT = re.compile(rb"^performance hint: (\S+?\.p[yx][xd]):", re.MULTILINE)
 
-setup(
-    ext_modules=cythonize(
+
+@contextmanager
+def hints_are_errors() -> Iterator[None]:
+    """Stop at Cython's "performance hint": it means the GIL where there must be none.
+
+    Cython runs in several processes, which only share the descriptor that they write to. C that
+    was written along with a hint is removed, or the next build would take it for good.
+    """
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(terminal, 2)
+            os.close(terminal)
+            said.seek(0)
+            text = said.read()
+            os.write(2, text)
+    if hinted := {Path(os.fsdecode(name)) for name in HINT.findall(text)}:
+        for path in hinted:
+            Path(C_FILES, os.path.relpath(path)).with_suffix(".c").unlink(missing_ok=True)
+        sys.exit("Cython's performance hints are errors here; see above.")
+
+
+with hints_are_errors():
+    modules = cythonize(
         [
             Extension(
                 f"fastgate._core.{path.stem}",
@@ -84,9 +117,9 @@ setup(
             for path in sources
         ],
         compiler_directives=DIRECTIVES,
-        build_dir=f"build/cython-{build}",
+        build_dir=C_FILES,
         annotate=False,
         nthreads=JOBS,
-    ),
-    options={"build_ext": {"parallel": JOBS}},
-)
+    )
+
+setup(ext_modules=modules, options={"build_ext": {"parallel": JOBS}})
