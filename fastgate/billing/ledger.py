@@ -144,8 +144,10 @@ class Charged(msgspec.Struct, frozen=True):
 
 
 def cell_key(ident: str) -> str:
-    """What names an entry in shared memory: 16 octets in hexadecimal, from its id."""
-    return hashlib.blake2b(ident.encode(), digest_size=16).hexdigest()
+    """What names an entry in shared memory: 16 octets in hexadecimal, from its id. The highest
+    bit is 0: with it set, the key names the undoing of a change that came to no entry."""
+    digest = hashlib.blake2b(ident.encode(), digest_size=16).digest()
+    return (bytes([digest[0] & 0x7F]) + digest[1:]).hex()
 
 
 def settled_id(ident: str) -> str:
@@ -232,13 +234,13 @@ class Ledger:
         """What the entry `ident` has set aside has left us. Raises NotFoundError."""
         origin = await self.set_aside(ident)
         postings = {Book.HELD: -origin.amount, Book.CLEARING: origin.amount}
-        return await self._settle(Kind.PAY_OUT, origin, postings, reference)
+        return await self._post(Kind.PAY_OUT, self.settlement(origin, reference), postings)
 
     async def release(self, ident: str, *, reference: str = "") -> Posted:
         """What the entry `ident` has set aside is the account's again. Raises NotFoundError."""
         origin = await self.set_aside(ident)
         postings = {Book.HELD: -origin.amount, Book.AVAILABLE: origin.amount}
-        return await self._settle(Kind.RELEASE, origin, postings, reference)
+        return await self._post(Kind.RELEASE, self.settlement(origin, reference), postings)
 
     async def correct(self, movement: Movement, postings: Postings) -> Posted:
         """Any postings, to put something right; `amount` is what they add to the books they
@@ -332,8 +334,7 @@ class Ledger:
 
     async def entry(self, ident: str) -> Entry:
         """Raises NotFoundError."""
-        async with self.store.read() as connection:
-            entry = await table.find(connection, id=ident) if ident.isprintable() else None
+        entry = await self.find(ident) if ident.isprintable() else None
         if entry is None:
             raise NotFoundError(f"The ledger has no entry {ident!r}.")
         return entry
@@ -342,6 +343,11 @@ class Ledger:
         """Whether an entry with that `cell_key` was committed."""
         async with self.store.read() as connection:
             return await table.find(connection, key=key) is not None
+
+    async def find(self, ident: str) -> Entry | None:
+        """An entry by its id, if it was committed."""
+        async with self.store.read() as connection:
+            return await table.find(connection, id=ident)
 
     async def wallet(self, account: str, currency: str) -> Wallet | None:
         """The books of an account in a currency, if it ever had any."""
@@ -370,17 +376,16 @@ class Ledger:
 
     # ---- one entry ----------------------------------------------------------------------
 
-    async def _settle(
-        self, kind: Kind, origin: Entry, postings: Postings, reference: str
-    ) -> Posted:
-        movement = Movement(
+    @staticmethod
+    def settlement(origin: Entry, reference: str = "") -> Movement:
+        """The movement that settles what an entry has set aside."""
+        return Movement(
             id=settled_id(origin.id),
             account=origin.account,
             currency=origin.currency,
             amount=origin.amount,
             reference=reference or origin.id[:200],
         )
-        return await self._post(kind, movement, postings)
 
     async def _post(
         self,

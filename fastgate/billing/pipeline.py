@@ -1,0 +1,319 @@
+"""The usage pipeline: records from shared memory to the ledger, each once, whoever is killed.
+
+```
+ worker's ring, parked holds ──drain──▶ names ──▶ store there:  ledger, one transaction   ─┐
+        ▲                                         store away:   spool, synced to disk     ─┤
+        └────────────────────────── commit: room again ◀───────────────────────────────────┘
+```
+
+A task of control's. Every 50 ms it drains all rings, writes what there was as one batch (*group
+commit*), and only then lets the rings have the room back:
+
+| killed                              | what is done twice | what makes it once            |
+|-------------------------------------|--------------------|-------------------------------|
+| before the batch is written         | nothing            |                               |
+| between batch and ring              | drained again      | the record's id, in the store |
+| between batch and ring, store away  | spooled again      | the same, when it is replayed |
+| while the spool is replayed         | replayed again     | the same                      |
+
+A batch whose transaction has an unknown end (the store was lost under it) goes to the spool: if
+it was committed, its ids are known. The order of records is kept: while anything is in the spool,
+new records go behind it.
+
+**A worker that died**: its holds are settled by policy in shared memory, which makes them
+records like others, flagged *recovered*; the store lists them (`holds_resolved`).
+
+**Starting**: `begin`, before the store is there: what the rings still hold goes to the spool, a
+mark behind it, then cells are seeded from the cache. Then each `step`, when the store is there:
+the spool; at the mark the cells are compared with the ledger (`Wallets.true_up`); at its end
+directory and cells are made equal to the store (`Wallets.sync`), once after each time that the
+store was away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from fastgate._core.money import OpenHold, UsageRecord
+from fastgate._core.moneymap import UsageFlag
+from fastgate.billing.names import UNKNOWN, Names
+from fastgate.billing.spool import Batch, Mark, Spool
+from fastgate.billing.wallets import Wallets
+from fastgate.errors import StoreError
+from fastgate.store.ledger import Key
+from fastgate.store.usage import Position, Usage
+
+log = logging.getLogger("fastgate.billing")
+
+INTERVAL_S = 0.05
+BACKOFF_S = 1.0
+MOST = 4096
+"""Records of one worker in one batch."""
+
+_CHARGED = int(UsageFlag.USAGE_CAPTURED)
+
+
+class UsageSource(Protocol):
+    """Shared memory as the pipeline sees it: `fastgate._core.money.Money`."""
+
+    @property
+    def workers(self) -> int: ...
+    @property
+    def boot_id(self) -> str: ...
+    def drain(self, worker: int, most: int = ...) -> tuple[list[UsageRecord], int]: ...
+    def commit(self, worker: int, position: int) -> None: ...
+    def resolve_dead(self, worker: int, policy: str = ...) -> list[UsageRecord]: ...
+    def open_holds(self, worker: int | None = None) -> list[OpenHold]: ...
+
+
+class Counts(msgspec.Struct):
+    """What the pipeline has done since it was made."""
+
+    records: int = 0  # that reached the store or the spool
+    spooled: int = 0
+    replayed: int = 0
+    duplicates: int = 0  # that the store had already
+    recovered: int = 0  # of dead workers
+
+
+class Live(msgspec.Struct, frozen=True):
+    """Shared memory as the audit compares it with the ledger. Micro-units, by wallet."""
+
+    cells: dict[Key, int]
+    held: dict[Key, int]  # by requests
+    waiting: dict[Key, int]  # charged to cells, not in the ledger
+    moving: set[Key]
+
+
+class Pipeline:
+    """Used on the control process's event loop; one for a gateway."""
+
+    def __init__(self, source: UsageSource, wallets: Wallets, names: Names, spool: Spool) -> None:
+        self.source = source
+        self.wallets = wallets
+        self.names = names
+        self.spool = spool
+        self.counts = Counts()
+        self.problem: str | None = None
+        """Why records are not getting on; None when they are."""
+        self.lock = asyncio.Lock()
+        self._store = wallets.ledger.store
+        self._synced = False
+
+    # ---- life ---------------------------------------------------------------------------
+
+    async def begin(self) -> None:
+        """Come up without the store: then requests may be charged. Raises OSError."""
+        self.spool.open()
+        self.wallets.waiting = self.spool.waiting
+        self.wallets.load_cache(self.source.boot_id)
+        self._store.on_ready.append(self._store_is_back)
+        async with self.lock:
+            while await self._drain(to_store=False, skip=self.spool.last):
+                pass
+            if self.wallets.plan_seed():
+                # In front of all usage of the cells that are filled now.
+                await asyncio.to_thread(self.spool.append, Mark(self.source.boot_id))
+                self.wallets.seed()
+
+    async def run(self, interval: float = INTERVAL_S) -> None:
+        """Until cancelled: one step after another, `interval` seconds apart."""
+        while True:
+            wait = interval
+            try:
+                full = await self.step()
+                self.problem = None
+            except (OSError, StoreError) as error:
+                wait = self._failed(str(error), interval)
+            except Exception as error:
+                log.exception("Usage could not be taken over.")
+                wait = self._failed(repr(error), interval)
+            else:
+                wait = 0.0 if full else interval
+            await asyncio.sleep(wait)
+
+    def _failed(self, problem: str, interval: float) -> float:
+        if problem != self.problem:
+            log.error("Usage waits in shared memory: %s", problem)
+        self.problem = problem
+        return max(BACKOFF_S, interval)
+
+    async def close(self) -> None:
+        """Take over what there is, and close the files. Raises OSError."""
+        try:
+            while await self.step():
+                pass
+        finally:
+            self.spool.close()
+            self.wallets.close()
+
+    async def _store_is_back(self) -> None:
+        self._synced = False
+
+    # ---- work ---------------------------------------------------------------------------
+
+    async def step(self) -> bool:
+        """One round; whether some ring has more than was taken. Raises OSError when records can
+        be written nowhere: they stay in shared memory."""
+        async with self.lock:
+            if self._store.ready:
+                try:
+                    await self._catch_up()
+                except StoreError as error:
+                    log.info("The store is not caught up with yet: %s", error)
+            to_store = self._store.ready and self._synced and self.spool.empty
+            return await self._drain(to_store=to_store)
+
+    async def worker_died(self, worker: int, policy: str = "due") -> list[UsageRecord]:
+        """Settle the holds of a worker that is no more, and take over its records.
+
+        `policy`: what a hold costs that was not settled: "due" (what the worker had noted as
+        owed), "charge" (all of it) or "release" (nothing). Returns the records of what was
+        settled; the store lists them. May be called again, and for a worker that has a
+        successor already.
+        """
+        async with self.lock:
+            found = self.source.resolve_dead(worker, policy)
+            self.counts.recovered += len(found)
+            if found:
+                log.warning(
+                    "Worker %d died with %d request(s) under way: settled, %d micro-units charged.",
+                    worker,
+                    len(found),
+                    sum(record.amount for record in found),
+                )
+        await self.step()
+        return found
+
+    async def _catch_up(self) -> None:
+        """Replay the spool, then make cells and directory equal the store. Raises StoreError."""
+        if self._synced and self.spool.empty:
+            return
+        if not self._synced:
+            await self.wallets.learn_slots()
+        while (found := self.spool.next()) is not None:
+            frame, after = found
+            if isinstance(frame, Mark):
+                if frame.boot == self.source.boot_id:
+                    await self.wallets.true_up()
+            else:
+                usages = [self._named(usage) for usage in frame.usages]
+                charged = await self.wallets.charge(usages, frame.positions)
+                self.counts.replayed += len(charged.fresh)
+                self.counts.duplicates += len(usages) - len(charged.fresh)
+            await asyncio.to_thread(self.spool.take, frame, after)
+        if not self._synced:
+            await self.wallets.true_up()
+            await self.wallets.sync()
+            self._synced = True
+
+    async def _drain(self, *, to_store: bool, skip: frozenset[str] = frozenset()) -> bool:
+        """Take what the rings have, write it, let the rings have the room. Whether a ring had
+        as much as is taken at once. `skip`: ids that are in the spool already."""
+        usages: list[Usage] = []
+        positions: list[Position] = []
+        full = False
+        for worker in range(self.source.workers):
+            records, position = self.source.drain(worker, MOST)
+            full = full or len(records) >= MOST
+            if records:
+                usages += [self._usage(record) for record in records if record.id not in skip]
+                positions.append(Position(self.source.boot_id, worker, position))
+        if usages:
+            await self._write(usages, positions, to_store=to_store)
+        for _, worker, position in positions:
+            self.source.commit(worker, position)
+        return full
+
+    async def _write(
+        self, usages: list[Usage], positions: Sequence[Position], *, to_store: bool
+    ) -> None:
+        if to_store:
+            try:
+                charged = await self.wallets.charge(usages, positions)
+            except StoreError as error:
+                log.warning("Usage goes to %s: %s", self.spool.path, error)
+            else:
+                self.counts.records += len(charged.fresh)
+                self.counts.duplicates += len(usages) - len(charged.fresh)
+                return
+        await asyncio.to_thread(self.spool.append, Batch(usages, list(positions)))
+        self.counts.records += len(usages)
+        self.counts.spooled += len(usages)
+
+    # ---- names --------------------------------------------------------------------------
+
+    def _usage(self, record: UsageRecord) -> Usage:
+        names = self.names
+        return Usage(
+            record.id,
+            record.time_ns // 1000,
+            self.wallets.account(record.account),
+            names.consumer(record.consumer),
+            names.credential(record.credential),
+            names.route(record.route),
+            names.service(record.service),
+            names.plan(record.plan),
+            record.currency,
+            record.amount if record.flags & _CHARGED else 0,
+            record.units,
+            record.status,
+            record.request_id,
+            record.flags,
+            # The area that drew the id: one above the worker.
+            int(record.id[16:18], 16) - 1,
+        )
+
+    def _named(self, usage: Usage) -> Usage:
+        """With the account's id, where it was not known when the record was spooled."""
+        if not usage.account.startswith(UNKNOWN):
+            return usage
+        account = self.wallets.account(int(usage.account[len(UNKNOWN) :], 16))
+        return msgspec.structs.replace(usage, account=account)
+
+    # ---- for the audit ------------------------------------------------------------------
+
+    def live(self) -> Live:
+        """Cells, holds and usage on its way at one moment, as far as traffic lets one see that.
+        Under the lock: nothing is charged to the ledger meanwhile.
+
+        A wallet is *moving* when its cell changed, or a record of it appeared, while this looked:
+        its numbers may not belong together.
+        """
+        cells, records = self.wallets.cell_balances(), self._records()
+        held, waiting = dict[Key, int](), dict(self.spool.waiting)
+        for record in records.values():
+            self._add(waiting, record, record.amount if record.flags & _CHARGED else 0)
+        for hold in self.source.open_holds():
+            if hold.taken:
+                self._add(held, hold.record, hold.record.held)
+            elif hold.state in ("settling", "settled") and hold.record.id not in records:
+                self._add(waiting, hold.record, hold.record.amount)
+        moving = {
+            self._key(record) for ident, record in self._records().items() if ident not in records
+        }
+        for key, balance in self.wallets.cell_balances().items():
+            if cells.get(key) != balance:
+                moving.add(key)
+        return Live(cells, held, waiting, moving)
+
+    def _records(self) -> dict[str, UsageRecord]:
+        """Everything in the rings that is not in the store or the spool, by id."""
+        return {
+            record.id: record
+            for worker in range(self.source.workers)
+            for record in self.source.drain(worker, 1 << 30)[0]
+        }
+
+    def _key(self, record: UsageRecord) -> Key:
+        return self.wallets.account(record.account), record.currency
+
+    def _add(self, sums: dict[Key, int], record: UsageRecord, amount: int) -> None:
+        if amount:
+            key = self._key(record)
+            sums[key] = sums.get(key, 0) + amount
