@@ -1,20 +1,27 @@
-"""Refusals, rendered ahead of time: for each reason the head and the problem body, with holes.
+"""Refusals, rendered ahead of time: for each reason its answer in three forms, with holes.
 
 A refusal must cost less than what it refuses, so everything that is known beforehand is rendered
 here, once for a configuration, and put into the snapshot; a worker copies it and fills the
-holes (`Hole` in `_core/snapshot.pxd`: byte 0x01 and a letter).
+holes and leaves out the sections that do not apply (see `_core/refusal.pyx`: marks are byte 0x01
+and a letter).
 
-    HTTP/1.1 429 Too Many Requests          ┐ head: ends right before the length, which
+    HTTP/1.1 402 Payment Required           ┐ head: ends right before the length, which
     Content-Type: application/problem+json  │ depends on what goes into the body's holes.
     Cache-Control: no-store                 │ The worker appends it, then Date, X-Request-ID,
-    Retry-After: <A>                        │ RateLimit fields, CORS, Connection and the
-    Content-Length:                         ┘ empty line.
-    {"type":"urn:fastgate:reason:rate_limited","title":"Too many requests","status":429,
-     "detail":"…","instance":"urn:fastgate:request:<I>","reason":"rate_limited",
-     "policy":"<P>","limit":<L>,"used":<U>,"remaining":<R>,"retry_after":<A>,"resets_at":"<T>"}
+    Vary: Accept, Authorization             │ PAYMENT-REQUIRED, RateLimit fields, CORS,
+    Content-Length:                         ┘ Connection and the empty line.
+    {"type":"/_fastgate/problems/insufficient_balance","title":"Insufficient balance",
+     "status":402,"detail":"…","instance":"urn:fastgate:request:<I>",
+     "reason":"insufficient_balance",
+     <if the caller is known>"balance":"<B>","shortfall":"<S>",<end>
+     <if it is known>"required":"<Q>","currency":"<C>",<end>
+     "retry":"after_payment",
+     "remedies":[{"action":"top_up","title":"Top up the wallet","href":"<H>/_fastgate/account/…"}],
+     "diagnose":"<H>/_fastgate/requests/<I>?cap=<G>"}
 
-Bodies are RFC 9457. `instance` is the id that `fastgate explain` takes. All refusals are
-`no-store`: 404, 405, 410, 414 and 501 would else be cached by rule of thumb.
+Bodies for programs are RFC 9457, for agents Markdown, for people a page without scripts
+(`refusal_pages`). `instance` is the id that `fastgate explain` takes. All refusals are `no-store`:
+404, 405, 410, 414 and 501 would else be cached by rule of thumb.
 """
 
 from __future__ import annotations
@@ -23,10 +30,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from fastgate import refusal_pages
 from fastgate.errors import REASONS, Reason
+from fastgate.remedies import DIAGNOSED, PREFIX, PROBLEMS, REMEDIES, Remedy, retry_of
 
 DEFAULT_BASE = "urn:fastgate:reason:"
-"""What a problem's `type` begins with, where the configuration says nothing."""
+"""What a problem's `type` begins with, where there are no pages and the configuration says
+nothing."""
 
 PHRASES = {
     200: "OK", 201: "Created", 202: "Accepted", 203: "Non-Authoritative Information",
@@ -56,6 +66,9 @@ class Refusal(NamedTuple):
     head: bytes
     body: bytes
     close: bool
+    html: tuple[bytes, bytes]
+    """Head and body."""
+    markdown: tuple[bytes, bytes]
 
 
 class _Hole(NamedTuple):
@@ -64,6 +77,13 @@ class _Hole(NamedTuple):
     letter: str
     text: bool
     """In quotes."""
+
+
+class _When(NamedTuple):
+    """A member that is there only where the section's condition holds."""
+
+    section: str
+    value: Any
 
 
 _LIMIT = _Hole("L", False)
@@ -75,8 +95,23 @@ _POLICY = _Hole("P", True)
 _FAULT = _Hole("D", True)
 _ALLOW = _Hole("M", True)
 
-_COUNTED = {"policy": _POLICY, "limit": _LIMIT, "used": _USED, "remaining": _REMAINING}
+_COUNTED = {
+    "policy": _When("l", _POLICY),
+    "limit": _When("l", _LIMIT),
+    "used": _When("l", _USED),
+    "remaining": _When("l", _REMAINING),
+}
 _WAIT = {"retry_after": _RETRY_AFTER}
+_PRICE = {
+    "required": _When("q", _Hole("Q", True)),
+    "currency": _When("q", _Hole("C", True)),
+}
+_BALANCE = {
+    "balance": _When("b", _Hole("B", True)),
+    "required": _When("q", _Hole("Q", True)),
+    "shortfall": _When("b", _Hole("S", True)),
+    "currency": _When("q", _Hole("C", True)),
+}
 
 MEMBERS: dict[str, dict[str, Any]] = {
     "malformed_request": {"fault": _FAULT},
@@ -88,15 +123,25 @@ MEMBERS: dict[str, dict[str, Any]] = {
     "not_implemented": {"fault": _FAULT},
     "version_not_supported": {"fault": _FAULT},
     "method_not_allowed": {"allow": _ALLOW},
-    "quota_exhausted_upgrade": {
-        **_COUNTED,
-        "resets_at": _RESETS_AT,
-        "remedies": [{"action": "upgrade_plan"}, {"action": "wait", "until": _RESETS_AT}],
+    "insufficient_balance": _BALANCE,
+    "spending_limit_reached": {
+        "limit": _When("e", _Hole("E", True)),
+        "remaining": _When("b", _Hole("B", True)),
+        **_PRICE,
+        "resets_at": _When("t", _RESETS_AT),
     },
-    "rate_limited": {**_COUNTED, **_WAIT, "resets_at": _RESETS_AT},
-    "quota_exhausted": {**_COUNTED, **_WAIT, "resets_at": _RESETS_AT},
-    "concurrency_limited": {"policy": _POLICY, "limit": _LIMIT, "used": _USED, **_WAIT},
-    "hold_in_flight": _WAIT,
+    "payment_required": _PRICE,
+    "payment_invalid": _PRICE,
+    "quota_exhausted_upgrade": {**_COUNTED, "resets_at": _When("t", _RESETS_AT)},
+    "rate_limited": {**_COUNTED, **_WAIT, "resets_at": _When("t", _RESETS_AT)},
+    "quota_exhausted": {**_COUNTED, **_WAIT, "resets_at": _When("t", _RESETS_AT)},
+    "concurrency_limited": {
+        "policy": _When("l", _POLICY),
+        "limit": _When("l", _LIMIT),
+        "used": _When("l", _USED),
+        **_WAIT,
+    },
+    "hold_in_flight": {**_BALANCE, **_WAIT},
     "no_healthy_target": _WAIT,
     "overloaded": _WAIT,
     "draining": _WAIT,
@@ -105,57 +150,185 @@ MEMBERS: dict[str, dict[str, Any]] = {
 }
 """Members that a reason's body has besides those that all have."""
 
+_OPENAI_TYPES = {401: "authentication_error", 402: "insufficient_quota", 403: "permission_error"}
 
-def refusals(base: str = DEFAULT_BASE, server: str | None = None) -> list[Refusal]:
+
+class Links(NamedTuple):
+    """Where the gateway's own pages are reached."""
+
+    base: str
+    """`https://api.example.com`, or empty: the host that was called."""
+    pages: bool
+    """Whether there are any."""
+
+    def type_of(self, base: str, code: str) -> str:
+        """A problem's `type`: its page, unless the configuration names another place."""
+        if self.pages and base == DEFAULT_BASE:
+            return f"{self.base}{PROBLEMS}{code}"
+        return f"{base}{code}"
+
+    def remedy(self, remedy: Remedy, code: str) -> str:
+        """The path and query at which a remedy is put to use; with holes."""
+        if remedy.page:
+            return f"{PREFIX}/account/{remedy.page}?request=\1I&cap=\1G"
+        return f"{PROBLEMS}{code}"
+
+    @property
+    def absolute(self) -> str:
+        """What links begin with where the reader may not know the host."""
+        return self.base or "\1H"
+
+
+def refusals(
+    base: str = DEFAULT_BASE,
+    server: str | None = None,
+    links: Links = Links("", False),  # noqa: B008 - immutable
+) -> list[Refusal]:
     """The refusal of every reason that has a status.
 
-    `base`: what `type` begins with, the reason's code follows. `server`: value of Server.
+    `base`: what `type` begins with, the reason's code follows. `server`: value of Server. `links`:
+    where the pages are that bodies link to.
     """
-    return [_refusal(reason, base, server) for reason in REASONS if reason.status]
+    return [_refusal(reason, base, server, links) for reason in REASONS if reason.status]
 
 
-def _refusal(reason: Reason, base: str, server: str | None) -> Refusal:
-    members = MEMBERS.get(reason.code, {})
-    fields = [
-        f"HTTP/1.1 {reason.status} {PHRASES[reason.status]}",
-        "Content-Type: application/problem+json",
-        "Cache-Control: no-store",
-    ]
+def _refusal(reason: Reason, base: str, server: str | None, links: Links) -> Refusal:
+    fields = _fields(reason, server)
+    page = refusal_pages.Page(
+        reason=reason,
+        phrase=PHRASES[reason.status],
+        facts=_facts(reason),
+        retry=retry_of(reason.code, reason.status, reason.retryable),
+        remedies=[
+            (remedy.title, links.remedy(remedy, reason.code))
+            for remedy in REMEDIES.get(reason.code, ())
+        ],
+        diagnosis=_diagnosis(reason),
+        about=f"{PROBLEMS}{reason.code}" if links.pages else "",
+        base=links.absolute,
+    )
+    return Refusal(
+        reason.number,
+        reason.status,
+        _head(fields, ["Content-Type: application/problem+json"]),
+        _json(_problem(reason, base, links)),
+        reason.close,
+        (_head(fields, refusal_pages.HTML_FIELDS), refusal_pages.html(page)),
+        (_head(fields, refusal_pages.MARKDOWN_FIELDS), refusal_pages.markdown(page)),
+    )
+
+
+def _fields(reason: Reason, server: str | None) -> list[str]:
+    """Field lines that are the same in all forms."""
+    fields = ["Cache-Control: no-store"]
+    fields.append("Vary: Accept, Authorization" if reason.status == 402 else "Vary: Accept")
     if server:
         fields.append(f"Server: {server}")
     if reason.status == 401:
         fields.append("WWW-Authenticate: \1W")
     if reason.status == 405:
         fields.append("Allow: \1M")
-    if "retry_after" in members:
+    if "retry_after" in MEMBERS.get(reason.code, {}):
         fields.append("Retry-After: \1A")
-    fields.append("Content-Length: ")
-    body = {
-        "type": f"{base}{reason.code}",
+    return [f"HTTP/1.1 {reason.status} {PHRASES[reason.status]}", *fields]
+
+
+def _head(fields: list[str], more: list[str]) -> bytes:
+    return "\r\n".join([fields[0], *more, *fields[1:], "Content-Length: "]).encode("ascii")
+
+
+def _problem(reason: Reason, base: str, links: Links) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "type": links.type_of(base, reason.code),
         "title": reason.title,
         "status": reason.status,
         "detail": reason.text,
         "instance": "urn:fastgate:request:\1I",
         "reason": reason.code,
-        **members,
+        **MEMBERS.get(reason.code, {}),
+        "retry": retry_of(reason.code, reason.status, reason.retryable),
     }
-    return Refusal(
-        reason.number,
-        reason.status,
-        "\r\n".join(fields).encode("ascii"),
-        _json(body),
-        reason.close,
-    )
+    remedies = REMEDIES.get(reason.code, ())
+    if remedies:
+        body["remedies"] = [_remedy(remedy, reason.code, links) for remedy in remedies]
+    if _diagnosis(reason):
+        body["diagnose"] = _When("g", f"{links.absolute}{_diagnosis(reason)}")
+    kind = _OPENAI_TYPES.get(reason.status, "invalid_request_error")
+    if reason.status >= 500:
+        kind = "server_error"
+    elif reason.status == 429:
+        kind = "insufficient_quota" if reason.code == "quota_exhausted" else "rate_limit_error"
+    error = {"message": reason.text, "type": kind, "param": None, "code": reason.code}
+    body["error"] = _When("o", error)
+    return body
+
+
+def _remedy(remedy: Remedy, code: str, links: Links) -> dict[str, Any]:
+    member: dict[str, Any] = {"action": remedy.action, "title": remedy.title}
+    if remedy.action == "wait" and "resets_at" in MEMBERS.get(code, {}):
+        member["until"] = _When("t", _RESETS_AT)
+    if links.pages:
+        member["href"] = _When("g", f"{links.absolute}{links.remedy(remedy, code)}")
+    return member
+
+
+def _diagnosis(reason: Reason) -> str:
+    """Path and query of the diagnosis of a refused request, with holes; empty: none is offered."""
+    if reason.status in DIAGNOSED or reason.code in REMEDIES:
+        return f"{PREFIX}/requests/\1I?cap=\1G"
+    return ""
+
+
+_FACTS: dict[str, tuple[str, str]] = {
+    "balance": ("Balance", "\1B \1C"),
+    "required": ("This request needs", "\1Q \1C"),
+    "shortfall": ("Missing", "\1S \1C"),
+    "policy": ("Limit", "\1P"),
+    "used": ("Used", "\1U of \1L"),
+    "retry_after": ("Try again in", "\1A s"),
+    "resets_at": ("Starts anew at", "\1T"),
+    "fault": ("What is wrong", "\1D"),
+    "allow": ("Methods allowed", "\1M"),
+}
+
+
+def _facts(reason: Reason) -> list[refusal_pages.Fact]:
+    """A reason's members as lines for people."""
+    facts = []
+    for name, value in MEMBERS.get(reason.code, {}).items():
+        section = value.section if isinstance(value, _When) else ""
+        if section == "e":
+            facts.append(refusal_pages.Fact("Spending limit", "\1E \1C", section))
+        elif section == "b" and name == "remaining":
+            facts.append(refusal_pages.Fact("Left of it", "\1B \1C", section))
+        elif name in _FACTS:
+            facts.append(refusal_pages.Fact(*_FACTS[name], section))
+    return facts
 
 
 def _json(value: Any) -> bytes:
-    """JSON with holes left open."""
+    """JSON with holes left open. A `_When` stands in an object, never as its first member."""
     if isinstance(value, _Hole):
         hole = f"\1{value.letter}".encode()
         return b'"' + hole + b'"' if value.text else hole
     if isinstance(value, dict):
-        members = (msgspec.json.encode(key) + b":" + _json(inner) for key, inner in value.items())
-        return b"{" + b",".join(members) + b"}"
+        return b"{" + _members(value) + b"}"
     if isinstance(value, list):
         return b"[" + b",".join(_json(inner) for inner in value) + b"]"
     return msgspec.json.encode(value).replace(b"\\u0001", b"\1")
+
+
+def _members(members: dict[str, Any]) -> bytes:
+    """What stands between the braces; neighbours of one section share it."""
+    out = bytearray()
+    section = ""
+    for name, value in members.items():
+        now = value.section if isinstance(value, _When) else ""
+        if now != section:
+            out += b"\1." if section else b""
+            out += b"\1" + now.encode() if now else b""
+            section = now
+        out += b"," if out else b""
+        out += msgspec.json.encode(name) + b":"
+        out += _json(value.value if isinstance(value, _When) else value)
+    return bytes(out + (b"\1." if section else b""))

@@ -379,6 +379,13 @@ class Billing(Model, frozen=True, kw_only=True):
     currency: Annotated[
         Currency, Meta(description="Currency of wallets where nothing else is said.")
     ] = "USD"
+    public: Annotated[
+        Literal["on", "off"],
+        Meta(
+            description="Serve the gateway's own pages below `/_fastgate/` on every listener: what "
+            "refusals mean and how to get on, top-up and account pages, providers' webhooks."
+        ),
+    ] = "on"
     public_url: Annotated[
         Url | None,
         Meta(
