@@ -13,9 +13,9 @@ PaymentProvider
                  resolve        → ProviderEvent…    asks the provider how things stand now
 ```
 
-A provider is a package's entry point in the group `fastgate.payment_providers`; the built-in ones
-have no privileges. It subclasses `PaymentProvider` and overrides what it can do, which it says in
-`capabilities`; the rest raises Unsupported.
+A provider is a package's entry point in the group `fastgate.payment_providers`, a function from
+`Wanted` to the provider; the built-in ones have no privileges. It subclasses `PaymentProvider` and
+overrides what it can do, which it says in `capabilities`; the rest raises Unsupported.
 
 **News is split in two** because a webhook is a hint, not a fact: it may come late, twice, or
 before its elder. What it says is never acted on; `resolve` fetches the object as it is now, and
@@ -34,12 +34,16 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from enum import StrEnum
 from importlib.metadata import entry_points
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
 
-from fastgate.errors import FastGateError
+from fastgate.errors import ConfigurationError, FastGateError
 from fastgate.model.units import Money
+
+if TYPE_CHECKING:
+    from fastgate.model.billing import Billing
+    from fastgate.store.engine import Store
 
 GROUP = "fastgate.payment_providers"
 
@@ -419,15 +423,44 @@ class PaymentProvider(Protocol):
 
     async def close(self) -> None:
         """Let go of connections."""
+        return
 
 
-def provider_factories() -> dict[str, Callable[..., Any]]:
-    """The installed providers by entry point name, imported only when asked for."""
-    return {point.name: _loader(point) for point in entry_points(group=GROUP)}
+class Wanted(NamedTuple):
+    """What a provider's factory gets, to make the provider from."""
+
+    billing: Billing
+    """The configuration in force."""
+    store: Store
+    customers: Customers
+    clock: Clock
 
 
-def _loader(point: Any) -> Callable[..., Any]:
-    def load(*args: Any, **keywords: Any) -> Any:
-        return point.load()(*args, **keywords)
+Factory = Callable[[Wanted], PaymentProvider]
+"""What an entry point of the group names. Raises ConfigurationError."""
 
-    return load
+
+def make_providers(wanted: Wanted) -> list[PaymentProvider]:
+    """The providers that the configuration names, in its order.
+
+    Only their packages are imported. Raises ConfigurationError for a name that is not installed.
+    """
+    points = {point.name: point for point in entry_points(group=GROUP)}
+    made: list[PaymentProvider] = []
+    for name in wanted.billing.provider_names:
+        if name not in points:
+            known = ", ".join(sorted(points)) or "none"
+            raise ConfigurationError(
+                f"there is no payment provider {name!r}; installed: {known}",
+                path="billing.providers",
+            )
+        try:
+            factory: Factory = points[name].load()
+        except ImportError as error:
+            raise ConfigurationError(
+                f"the payment provider {name!r} needs a package that is not installed: {error}",
+                path="billing.providers",
+                hint=f"pip install 'fastgate[{name}]'.",
+            ) from error
+        made.append(factory(wanted))
+    return made

@@ -22,6 +22,7 @@ from fastgate.billing.payments.base import (
     ProviderRefused,
     Purpose,
     RefundResult,
+    Wanted,
 )
 from fastgate.model.units import Money
 from fastgate.store.payments import PaymentTable
@@ -101,3 +102,8 @@ class ManualProvider(PaymentProvider):
             amount=amount or Money(paid.amount, paid.currency),
             reference=reference,
         )
+
+
+def create(wanted: Wanted) -> ManualProvider:
+    """The entry point."""
+    return ManualProvider(PaymentTable(wanted.store), wanted.clock)

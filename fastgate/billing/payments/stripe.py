@@ -48,8 +48,12 @@ from fastgate.billing.payments.base import (
     ProviderUnavailable,
     Purpose,
     RefundResult,
+    Wanted,
     WebhookRejected,
 )
+from fastgate.errors import ConfigurationError
+from fastgate.model.billing import Stripe as Settings
+from fastgate.model.secret import Secret
 from fastgate.model.units import Money
 
 API = "https://api.stripe.com"
@@ -82,6 +86,19 @@ class FixedSecrets(msgspec.Struct, frozen=True):
 
     def webhook_secrets(self) -> Sequence[str]:
         return self.webhooks
+
+
+class ConfiguredSecrets:
+    """Secrets from where the configuration says that they are."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def api_key(self) -> str:
+        return _revealed(self._settings.secret)
+
+    def webhook_secrets(self) -> Sequence[str]:
+        return [_revealed(secret) for secret in self._settings.webhook_secrets]
 
 
 class StripeProvider(PaymentProvider):
@@ -426,6 +443,13 @@ class StripeProvider(PaymentProvider):
 # ---- helpers ----------------------------------------------------------------------------
 
 
+def _revealed(secret: Secret) -> str:
+    try:
+        return secret.reveal()
+    except ConfigurationError as error:
+        raise ProviderRefused(str(error)) from error
+
+
 def _with(url: str, **fields: str) -> str:
     """The URL with query fields added."""
     parts = urlsplit(url)
@@ -492,3 +516,19 @@ def _event_of(body: bytes) -> dict[str, Any]:
     if not isinstance(event, dict):
         raise WebhookRejected("The webhook's body is not an event.")
     return event
+
+
+def create(wanted: Wanted) -> StripeProvider:
+    """The entry point. Raises ConfigurationError when `billing.stripe` is not there."""
+    settings = wanted.billing.stripe
+    if settings is None:
+        raise ConfigurationError(
+            "the payment provider 'stripe' needs `billing.stripe`", path="billing.providers"
+        )
+    return StripeProvider(
+        ConfiguredSecrets(settings),
+        wanted.customers,
+        wanted.clock,
+        api_base=str(settings.api),
+        timeout=settings.timeout.ns / 1e9,
+    )

@@ -1,0 +1,166 @@
+"""Grace: customers who would pay are served while no provider can be asked. Bounded, recorded.
+
+```
+ chain.down ─▶ grant ─▶ opening ─▶ open ─▶ closing ─▶ ended     by: provider_back, expired, operator
+                           │ the wallet may go so far below zero  │ it may no longer
+```
+
+Grace is no money: it is an overdraft of the wallet for a while. Nobody is credited, nothing is
+written off: what was used in that time is owed, stands in the ledger as usage, and the next payment
+covers it. When the provider is back (or time is over) the overdraft ends, and a wallet below zero
+refuses with `insufficient_balance` until it is paid; auto-recharge, which grace stood in for, has
+its chance first, since `grant` is asked for when a charge could not be made.
+
+Bounds, per account and currency: at most `amount` in any `window`, and each grant for at most
+`lasts`; given only while the chain is down. Both hold across restarts and several gateways, since
+they are decided by the table, in one transaction.
+
+The row is written before the overdraft is raised and again after it is lowered. Someone who dies in
+between leaves `opening` or `closing`, which `sweep` carries to its end: raising and lowering are
+ledger entries under the row's own name, and happen once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Protocol
+
+import msgspec
+
+from fastgate.billing.ledger import Posted
+from fastgate.billing.payments.base import Clock
+from fastgate.billing.payments.chain import Chain
+from fastgate.model.units import Money
+from fastgate.store.ids import new_id
+from fastgate.store.ledger import Entry, Wallet
+from fastgate.store.payments import Grace, GraceTable
+
+
+class Overdrafts(Protocol):
+    """`fastgate.billing.wallets.Wallets`, as far as overdrafts are concerned."""
+
+    async def set_overdraft(self, ident: str, account: str, currency: str, most: int) -> Posted:
+        """The wallet may go to minus `most`."""
+
+
+class Wallets(Protocol):
+    """`fastgate.billing.ledger.Ledger`, as far as it is read here."""
+
+    async def find(self, ident: str) -> Entry | None:
+        """The entry of that id, if there is one."""
+
+    async def wallet(self, account: str, currency: str) -> Wallet | None:
+        """The account's books in a currency."""
+
+
+class Terms(msgspec.Struct, frozen=True, kw_only=True):
+    """How much grace, for how long."""
+
+    amount: Money
+    """The most that an account gets in a window; its currency is that of the wallets meant."""
+    lasts: timedelta = timedelta(hours=1)
+    """No longer than this at a time; zero: there is no grace."""
+    window: timedelta = timedelta(days=1)
+
+
+class GraceLedger:
+    """Grants and ends grace."""
+
+    def __init__(
+        self,
+        chain: Chain,
+        table: GraceTable,
+        overdrafts: Overdrafts,
+        wallets: Wallets,
+        clock: Clock,
+        terms: Terms,
+    ) -> None:
+        self.terms = terms
+        self._chain = chain
+        self._table = table
+        self._overdrafts = overdrafts
+        self._wallets = wallets
+        self._clock = clock
+        # An overdraft is read, changed and written: one at a time in this process.
+        self._lock = asyncio.Lock()
+
+    async def grant(self, account: str, currency: str) -> Grace | None:
+        """Let the account go on while the providers are down; None: it may not.
+
+        To be asked for when a charge of a customer who has paid before could not be made. Raises
+        StoreError, LedgerError.
+        """
+        terms = self.terms
+        if not self._chain.down() or not terms.lasts or currency != terms.amount.currency:
+            return None
+        now = self._clock()
+        cause = "; ".join(item.error for item in self._chain.states() if item.error)
+        wanted = Grace(
+            id=new_id("grc"),
+            account=account,
+            currency=currency,
+            amount=terms.amount.micros,
+            state="opening",
+            cause=cause[:200],
+            granted=now,
+            expires=now + terms.lasts,
+        )
+        async with self._lock:
+            opened = await self._table.open(wanted, now - terms.window, terms.amount.micros)
+            if opened is None:
+                return None
+            await self._raise(opened)
+        return msgspec.structs.replace(opened, state="open")
+
+    async def sweep(self) -> list[Grace]:
+        """Carry on what was left half-way, and end what is over; what has ended."""
+        ended = []
+        for grace in await self._table.unended():
+            async with self._lock:
+                if grace.state == "opening":
+                    await self._raise(grace)
+                if grace.state == "closing":
+                    await self._lower(grace)
+                    ended.append(grace)
+                    continue
+                by = self._over(grace)
+                if by and await self._table.move(grace.id, "open", "closing", by=by):
+                    await self._lower(grace)
+                    ended.append(grace)
+        return ended
+
+    def _over(self, grace: Grace) -> str:
+        """Why it ends now; empty: it does not."""
+        if self._clock() >= grace.expires:
+            return "expired"
+        return "" if self._chain.down() else "provider_back"
+
+    async def end(self, ident: str) -> bool:
+        """End one by hand; False when it is not open."""
+        for grace in await self._table.unended():
+            if grace.id == ident:
+                async with self._lock:
+                    if await self._table.move(ident, "open", "closing", by="operator"):
+                        await self._lower(grace)
+                        return True
+        return False
+
+    async def open_grants(self) -> list[Grace]:
+        """All that has not ended: for operators and metrics."""
+        return await self._table.unended()
+
+    async def _raise(self, grace: Grace) -> None:
+        await self._shift(grace, f"grace:{grace.id}:begin", grace.amount)
+        await self._table.move(grace.id, "opening", "open")
+
+    async def _lower(self, grace: Grace) -> None:
+        await self._shift(grace, f"grace:{grace.id}:end", -grace.amount)
+        await self._table.move(grace.id, "closing", "ended", now=self._clock())
+
+    async def _shift(self, grace: Grace, ident: str, delta: int) -> None:
+        if await self._wallets.find(ident) is not None:
+            return  # done by someone who did not live to note it
+        wallet = await self._wallets.wallet(grace.account, grace.currency)
+        most = max(0, (wallet.overdraft if wallet is not None else 0) + delta)
+        await self._overdrafts.set_overdraft(ident, grace.account, grace.currency, most)

@@ -1,0 +1,436 @@
+"""News from payment providers: taken in at once, worked on until it is applied, applied once.
+
+```
+webhook ──▶ Inbox.receive: signature? ─▶ one row by event id ─▶ 2xx        (store away: 503, and
+reconcile ─▶ Inbox.keep ────────────────▶ the same row                      the provider repeats)
+                                             │
+             Inbox.work: claim ─▶ resolve (asks the provider) ─▶ Applier.apply, fact by fact ─▶ done
+                                             └─ not now ─▶ again later, up to three days
+```
+
+**Order is not assumed and repetition is harmless.** A row is one event, however often it comes; a
+fact is applied under a name of its own in the ledger (`books`), so that two events which tell the
+same, a crash between two steps, or an operator who has everything worked on again, change nothing.
+Every fact is fetched as it is now, so an old event applied late tells nothing old.
+
+What a fact does:
+
+```
+payment_succeeded   top_up: credit     invoice: dunning settles it       the charge's row ends
+payment_failed, …   invoice: dunning decides                              the charge's row ends
+refund              what was set aside for it is paid out, or it is set aside and paid out now
+refund_failed       it is credited again
+dispute_*           set aside, also below zero; then paid out (lost) or released (won)
+subscription_*      the subscription is adopted as it is
+method_*            subscriptions and unpaid invoices hear of it
+```
+
+A payment without our mark (`purpose` None) or of a customer that is not ours does nothing.
+Listeners (`on_event`) hear of every fact after it was applied, perhaps more than once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Protocol
+
+import msgspec
+
+from fastgate.billing.ledger import Movement
+from fastgate.billing.payments.base import (
+    ChargeResult,
+    ChargeStatus,
+    Clock,
+    EventKind,
+    Notification,
+    PaymentMethod,
+    ProviderEvent,
+    ProviderSubscription,
+    ProviderUnavailable,
+    Purpose,
+    WebhookRejected,
+)
+from fastgate.billing.payments.books import Books, payment_id, return_id
+from fastgate.billing.payments.breaker import CircuitOpen
+from fastgate.billing.payments.chain import Chain
+from fastgate.errors import ConflictError, NotFoundError, StoreError
+from fastgate.model.units import Money
+from fastgate.store.payment_events import Backlog, EventRow, EventTable
+from fastgate.store.payments import Payment, PaymentTable, Return
+
+log = logging.getLogger("fastgate.billing")
+
+BODY_MOST = 1 << 20
+"""Octets of a webhook that are read; providers send a few thousand."""
+LEASE = timedelta(minutes=2)
+FIRST_WAIT = timedelta(seconds=5)
+LONGEST_WAIT = timedelta(hours=1)
+GIVE_UP = timedelta(days=3)
+KEEP = timedelta(days=40)
+"""Longer than a provider lists its events, so that none of them comes back as new."""
+
+Listener = Callable[[ProviderEvent], Awaitable[None]]
+
+
+class Subscriptions(Protocol):
+    """`fastgate.billing.subscriptions.Subscriptions`, as far as providers tell it something."""
+
+    async def adopt(self, provider: str, theirs: ProviderSubscription) -> object:
+        """Take over how a subscription stands."""
+
+    async def method_changed(self, account: str, present: bool) -> None:
+        """Whether the account has a payment method now."""
+
+
+class Dunning(Protocol):
+    """`fastgate.billing.dunning.Dunning`, likewise."""
+
+    async def settle(self, ident: str, result: ChargeResult, key: str = "") -> bool:
+        """How a charge of one of our invoices ended. Raises NotFoundError."""
+
+    async def method_attached(self, account: str) -> int:
+        """There is another method to try."""
+
+
+# ---- applying ---------------------------------------------------------------------------
+
+_STATUS = {
+    EventKind.PAYMENT_SUCCEEDED: ChargeStatus.SUCCEEDED,
+    EventKind.PAYMENT_FAILED: ChargeStatus.FAILED,
+    EventKind.PAYMENT_ACTION_REQUIRED: ChargeStatus.ACTION_REQUIRED,
+    EventKind.PAYMENT_PENDING: ChargeStatus.PENDING,
+}
+
+
+class Applier:
+    """Does what facts ask for. Every step may be repeated; all raise StoreError."""
+
+    def __init__(
+        self,
+        chain: Chain,
+        books: Books,
+        payments: PaymentTable,
+        clock: Clock,
+        *,
+        subscriptions: Subscriptions | None = None,
+        dunning: Dunning | None = None,
+    ) -> None:
+        self.on_event: list[Listener] = []
+        self._chain = chain
+        self._books = books
+        self._payments = payments
+        self._clock = clock
+        self._subscriptions = subscriptions
+        self._dunning = dunning
+
+    async def apply(self, event: ProviderEvent) -> None:
+        """Apply one fact. Raises what the ledger and the billing raise."""
+        match event.kind:
+            case EventKind.PAYMENT_SUCCEEDED:
+                await self._paid(event)
+            case (
+                EventKind.PAYMENT_FAILED
+                | EventKind.PAYMENT_PENDING
+                | EventKind.PAYMENT_ACTION_REQUIRED
+            ):
+                await self._unpaid(event)
+            case EventKind.REFUND | EventKind.REFUND_FAILED:
+                await self._refunded(event)
+            case EventKind.DISPUTE_OPENED | EventKind.DISPUTE_WON | EventKind.DISPUTE_LOST:
+                await self._disputed(event)
+            case EventKind.SUBSCRIPTION_CHANGED:
+                await self._adopted(event)
+            case EventKind.METHOD_ATTACHED | EventKind.METHOD_UPDATED | EventKind.METHOD_DETACHED:
+                await self._method(event)
+            case _:
+                pass  # for listeners
+        for listener in self.on_event:
+            await listener(event)
+
+    # ---- payments -------------------------------------------------------------------------
+
+    async def _paid(self, event: ProviderEvent) -> None:
+        if not _ours(event):
+            return
+        money = _money(event)
+        if event.purpose is Purpose.TOP_UP:
+            await self._books.credit(_movement(payment_id(event.provider, event.payment), event))
+        await self._payments.put(
+            Payment(
+                provider=event.provider,
+                reference=event.payment,
+                account=event.account,
+                currency=money.currency,
+                amount=money.micros,
+                purpose=str(event.purpose),
+                subject=event.subject,
+                paid_at=event.at,
+            )
+        )
+        await self._settle(event)
+
+    async def _unpaid(self, event: ProviderEvent) -> None:
+        if _ours(event):
+            await self._settle(event)
+
+    async def _settle(self, event: ProviderEvent) -> None:
+        """The charge's row, and the invoice it was for."""
+        await self._chain.told(event)
+        if event.purpose is not Purpose.INVOICE or self._dunning is None:
+            return
+        result = ChargeResult(
+            status=_STATUS[event.kind],
+            provider=event.provider,
+            amount=_money(event),
+            reference=event.payment,
+            decline=event.decline,
+            code=event.code,
+            message=event.message,
+            action_url=event.url,
+        )
+        try:
+            await self._dunning.settle(event.subject, result, event.attempt)
+        except NotFoundError:
+            log.error(
+                "The payment %s names the invoice %s, which there is not.",
+                event.payment,
+                event.subject,
+            )
+
+    # ---- what comes back ------------------------------------------------------------------
+
+    async def _refunded(self, event: ProviderEvent) -> None:
+        if not _ours(event):
+            return
+        ident = return_id(event)
+        failed = event.kind is EventKind.REFUND_FAILED
+        await self._return(event, "refund", "kept" if failed else "returned")
+        if event.purpose is not Purpose.TOP_UP:
+            return
+        if failed:
+            # It was paid out when it was told; now it is here again.
+            await self._books.credit(_movement(f"{ident}:failed", event))
+            return
+        try:
+            await self._books.pay_out(ident, reference=event.reference)
+        except NotFoundError:  # nobody asked us: it was made at the provider
+            await self._take(ident, event)
+        except ConflictError:  # we took it for refused, and released it
+            await self._take(f"{ident}:late", event)
+
+    async def _take(self, ident: str, event: ProviderEvent) -> None:
+        await self._books.dispute(_movement(ident, event))
+        await self._books.pay_out(ident, reference=event.reference)
+
+    async def _disputed(self, event: ProviderEvent) -> None:
+        if not _ours(event):
+            return
+        state = {
+            EventKind.DISPUTE_OPENED: "contested",
+            EventKind.DISPUTE_WON: "kept",
+            EventKind.DISPUTE_LOST: "returned",
+        }[event.kind]
+        await self._return(event, "dispute", state)
+        if event.purpose is not Purpose.TOP_UP:
+            return
+        ident = return_id(event)
+        await self._books.dispute(_movement(ident, event))
+        if event.kind is EventKind.DISPUTE_WON:
+            await self._books.release(ident, reference=event.reference)
+        elif event.kind is EventKind.DISPUTE_LOST:
+            await self._books.pay_out(ident, reference=event.reference)
+
+    async def _return(self, event: ProviderEvent, kind: str, state: str) -> None:
+        money = _money(event)
+        await self._payments.put_return(
+            Return(
+                provider=event.provider,
+                reference=event.reference,
+                payment=event.payment,
+                key=event.attempt,
+                kind=kind,
+                currency=money.currency,
+                amount=money.micros,
+                state=state,
+                at=event.at,
+                updated=self._clock(),
+            )
+        )
+
+    # ---- subscriptions and methods --------------------------------------------------------
+
+    async def _adopted(self, event: ProviderEvent) -> None:
+        if self._subscriptions is not None and event.subscription is not None and event.account:
+            await self._subscriptions.adopt(event.provider, event.subscription)
+
+    async def _method(self, event: ProviderEvent) -> None:
+        if not event.account:
+            return
+        attached = event.kind is EventKind.METHOD_ATTACHED
+        if attached:
+            present = True
+        else:
+            methods: list[PaymentMethod] = await self._chain.list_methods(event.account)
+            present = bool(methods)
+        if self._subscriptions is not None:
+            await self._subscriptions.method_changed(event.account, present)
+        if self._dunning is not None and event.kind is not EventKind.METHOD_DETACHED:
+            await self._dunning.method_attached(event.account)
+
+
+def _ours(event: ProviderEvent) -> bool:
+    """Whether the payment was made through us, for an account of ours."""
+    if event.purpose is None:
+        return False
+    if not event.account:
+        log.error("The payment %s is marked as ours and is no account's.", event.payment)
+        return False
+    return True
+
+
+def _money(event: ProviderEvent) -> Money:
+    if event.amount is None:
+        raise ValueError(f"{event.kind} without an amount")
+    return event.amount
+
+
+def _movement(ident: str, event: ProviderEvent) -> Movement:
+    money = _money(event)
+    return Movement(
+        id=ident,
+        account=event.account,
+        currency=money.currency,
+        amount=money.micros,
+        reference=event.reference[:200],
+        note=f"{event.provider}: {event.kind.value.replace('_', ' ')}",
+    )
+
+
+# ---- taking in, working on -----------------------------------------------------------------
+
+
+class Receipt(msgspec.Struct, frozen=True):
+    """What became of a webhook: the event's id, and whether it was new."""
+
+    event: str
+    fresh: bool
+
+
+class Inbox:
+    """Events of all providers. Used on one event loop; several gateways may share the store."""
+
+    def __init__(self, chain: Chain, events: EventTable, applier: Applier, clock: Clock) -> None:
+        self.arrived = asyncio.Event()
+        """Set when there is something new; who works on it clears it."""
+        self.events = events
+        self._chain = chain
+        self._applier = applier
+        self._clock = clock
+
+    async def receive(self, provider: str, headers: Mapping[str, str], body: bytes) -> Receipt:
+        """Take in a webhook. Header names in lower case.
+
+        Raises WebhookRejected (answer 400), ProviderRefused for an unknown provider (404),
+        StoreError (503: the provider sends it again).
+        """
+        if len(body) > BODY_MOST:
+            raise WebhookRejected("The webhook is larger than any that a provider sends.")
+        news = self._chain.provider(provider).verify_webhook(headers, body)
+        fresh = await self.keep([news], "webhook")
+        return Receipt(news.id, bool(fresh))
+
+    async def keep(self, news: Sequence[Notification], source: str) -> list[str]:
+        """Keep what is new of it; those ids. `source`: "webhook" or "reconcile"."""
+        now = self._clock()
+        fresh = await self.events.add(
+            [
+                EventRow(
+                    provider=item.provider,
+                    id=item.id,
+                    type=item.type,
+                    object=item.object,
+                    hint=item.hint,
+                    created=item.created,
+                    received=now,
+                    source=source,
+                    next_at=now,
+                )
+                for item in news
+            ]
+        )
+        if fresh:
+            self.arrived.set()
+        return fresh
+
+    async def work(self, limit: int = 50) -> int:
+        """Work on what is due; how many events. Raises StoreError: then nothing is lost, and
+        what was claimed is due again after its lease."""
+        claimed = await self.events.claim(self._clock(), LEASE, limit)
+        for event in claimed:
+            await self._one(event)
+        return len(claimed)
+
+    async def _one(self, event: EventRow) -> None:
+        news = Notification(
+            provider=event.provider,
+            id=event.id,
+            type=event.type,
+            object=event.object,
+            created=event.created,
+            hint=event.hint,
+        )
+        try:
+            facts = await self._chain.call(event.provider, lambda it: it.resolve(news))
+            for fact in facts:
+                await self._applier.apply(fact)
+        except StoreError as error:
+            if isinstance(error, ConflictError | NotFoundError):
+                await self._later(event, error)
+                return
+            raise
+        except Exception as error:  # one event must not keep the others waiting
+            if not isinstance(error, ProviderUnavailable):
+                log.exception("The event %s of %s could not be applied.", event.id, event.provider)
+            await self._later(event, error)
+        else:
+            await self.events.done(event, self._clock())
+
+    async def _later(self, event: EventRow, error: Exception) -> None:
+        now = self._clock()
+        text = f"{type(error).__name__}: {error}"
+        if now - event.received > GIVE_UP:
+            log.error("The event %s of %s was given up: %s", event.id, event.provider, text)
+            await self.events.give_up(event, now, text)
+            return
+        at = now + wait_after(event.attempts)
+        if isinstance(error, CircuitOpen):
+            at = max(at, error.retry_at)
+        await self.events.again(event, at, text)
+
+    async def revive(self, provider: str, ident: str) -> bool:
+        """Have an event worked on again, whatever became of it; False: there is none."""
+        found = await self.events.revive(provider, ident, self._clock())
+        if found:
+            self.arrived.set()
+        return found
+
+    async def backlog(self) -> dict[str, Backlog]:
+        """What waits, by provider: for metrics and operators."""
+        return await self.events.backlog()
+
+    async def prune(self) -> int:
+        """Forget events that no provider can repeat any more; how many."""
+        return await self.events.prune(self._clock() - KEEP)
+
+
+def wait_after(attempts: int) -> timedelta:
+    """How long to wait after so many attempts: doubling from 5 s to an hour."""
+    return min(FIRST_WAIT * (1 << min(max(attempts - 1, 0), 12)), LONGEST_WAIT)
+
+
+def lag(backlog: Backlog, now: datetime) -> timedelta:
+    """How long the oldest event has been waiting."""
+    return now - backlog.oldest if backlog.oldest is not None else timedelta(0)
