@@ -1,8 +1,9 @@
 """The README is true: its console blocks are run against a real gateway and compared.
 
 A ```console block is a transcript: lines that begin with "$ " are commands, the others what they
-print. All blocks are run in order in one shell beside a demonstration, as a reader would. What differs from run
-to run (ids, times, ports) is levelled on both sides before the comparison, nothing else is.
+print. All blocks are run in order, in one shell beside a demonstration, as a reader would. What
+differs from run to run (ids, times, ports) is levelled on both sides before the comparison, and
+nothing else is.
 """
 
 from __future__ import annotations
