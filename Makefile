@@ -12,17 +12,20 @@ help: ## what there is to make
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "FastGate needs Python 3.11 or newer: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@tools/debian-packages build
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
 # What is installed and built stands in stamps, so that a second run does nothing.
 $(VENV)/.run: $(BIN)/python pyproject.toml setup.py $(CORE)
+	@echo "Building the core and installing what it needs: one to three minutes."
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.run
-	$(BIN)/python -m pip install --quiet --group dev --editable '.[postgresql]'
+	$(BIN)/python -m pip install --quiet --group dev
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.test
@@ -38,6 +41,7 @@ run: setup ## build, start on the embedded defaults with a demonstration, and sa
 	$(BIN)/fastgate run
 
 test: setup-test ## set up and run everything: lint, types, layers, unit, property, integration, faults
+	@echo "Running all tests: about five minutes. Real processes and sockets on 127.0.0.1 are part of it."
 	$(BIN)/python -m pytest
 
 quick: $(VENV)/.test ## the tests without processes and faults
@@ -55,6 +59,7 @@ bench: $(VENV)/.bench ## micro-benchmarks
 compare: $(VENV)/.bench ## FastGate beside nginx, HAProxy, Envoy and the bare relay
 	@tools/debian-packages bench
 	$(BIN)/python -m benchmarks.compare
+	$(BIN)/python -m benchmarks.readme
 
 debug asan tsan coverage: $(VENV)/.test ## the core's tests on a checked build (asan, tsan: sanitizers)
 	tools/checked-build $@
