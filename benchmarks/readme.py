@@ -31,8 +31,8 @@ def section_of(results: Path) -> str:
     by_title = {title: body for title, _, body in (s.partition("\n") for s in sections)}
     titles = [scenario.title for scenario in table() if scenario.name in SHOWN]
     lines = [
-        "The latest results: medians, with the least and the greatest of the rounds. All of them are "
-        "in [benchmarks/results/compare.md](benchmarks/results/compare.md).",
+        "The latest results: medians, with the least and the greatest of the rounds. All of them "
+        "are in [benchmarks/results/compare.md](benchmarks/results/compare.md).",
         "",
         *machine,
         "",
