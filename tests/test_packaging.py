@@ -1,0 +1,123 @@
+"""What is built, packed and declared: nothing forgotten, nothing hidden."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+import fastgate
+
+PROJECT = Path(__file__).resolve().parent.parent
+DECLARED = tomllib.loads((PROJECT / "pyproject.toml").read_text())
+PACKED = {".py", ".pyi", ".pxd", ".mako", ".html", ".txt"}
+
+
+def setup_py(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "setup.py", *arguments], cwd=folder, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+
+
+def sources() -> set[str]:
+    """Every file of the package that is needed to run it, or to compile against it."""
+    found = {
+        path.relative_to(PROJECT).as_posix()
+        for path in (PROJECT / "fastgate").rglob("*")
+        if path.suffix in PACKED and "__pycache__" not in path.parts
+    }
+    return found | {"fastgate/py.typed"}
+
+
+def test_the_version_is_said_once_and_the_same() -> None:
+    assert DECLARED["project"]["version"] == fastgate.__version__
+    heads = re.findall(r"^## (.*)$", (PROJECT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert heads[0].partition(" ")[0] in ("Unreleased", fastgate.__version__)
+
+
+@pytest.mark.timeout(300)
+def test_the_package_has_all_its_files(tmp_path: Path) -> None:
+    built = setup_py(PROJECT, "-q", "build_py", "--build-lib", str(tmp_path))
+    assert built.returncode == 0, built.stderr
+    packed = {
+        path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()
+    }
+    assert sorted(sources() - packed) == []
+    assert {path.split("/")[0] for path in packed} == {"fastgate"}
+
+
+@pytest.mark.timeout(300)
+def test_the_source_distribution_can_be_built_from(tmp_path: Path) -> None:
+    made = setup_py(PROJECT, "-q", "sdist", "--dist-dir", str(tmp_path))
+    assert made.returncode == 0, made.stderr
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        packed = {name.partition("/")[2] for name in tar.getnames()}
+    cython = {
+        path.relative_to(PROJECT).as_posix() for path in (PROJECT / "fastgate").rglob("*.pyx")
+    }
+    wanted = sources() | cython | {"setup.py", "pyproject.toml", "README.md", "LICENSE"}
+    assert sorted(wanted - packed) == []
+
+
+def test_performance_hints_stop_the_build_and_leave_nothing(tmp_path: Path) -> None:
+    """Twice: what was written the first time must not pass for good the second."""
+    shutil.copy(PROJECT / "setup.py", tmp_path)
+    core = tmp_path / "fastgate" / "_core"
+    core.mkdir(parents=True)
+    (core / "hinted.pyx").write_text(
+        '"""hinted"""\ncdef void raises() nogil:\n    pass\ncdef void calls() noexcept nogil:\n'
+        "    raises()\n"
+    )
+    for _ in range(2):
+        built = setup_py(tmp_path, "build_ext", "--inplace")
+        assert built.returncode == 1
+        assert "hinted.pyx:2:0: Exception check on 'raises'" in built.stderr
+        assert not list(tmp_path.rglob("*.c"))
+        assert not list(tmp_path.rglob("*.so"))
+
+
+def test_what_cannot_be_built_is_said_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(PROJECT / "setup.py", tmp_path)
+    monkeypatch.setenv("FASTGATE_BUILD", "fast")
+    built = setup_py(tmp_path, "build_ext")
+    assert built.returncode == 1
+    assert built.stderr.startswith("FASTGATE_BUILD='fast' is not one of release, debug")
+    monkeypatch.setenv("FASTGATE_BUILD", "debug")
+    monkeypatch.setenv("FASTGATE_ONLY", "engin")
+    assert setup_py(tmp_path, "build_ext").stderr.startswith("FASTGATE_ONLY names no module")
+
+
+def test_everything_imported_is_declared() -> None:
+    """Each third-party import of the package is of a dependency, or of an extra."""
+    project = DECLARED["project"]
+    said = list(project["dependencies"])
+    for extra in project["optional-dependencies"].values():
+        said += extra
+    declared = {re.split(r"[\[<>=;~! ]", line)[0].lower().replace("_", "-") for line in said}
+    owners = packages_distributions()
+    strangers = set()
+    for path in (PROJECT / "fastgate").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module or ""]
+            else:
+                continue
+            for top in {name.partition(".")[0] for name in names} - sys.stdlib_module_names:
+                owner = {o.lower().replace("_", "-") for o in owners.get(top, [top])}
+                if top != "fastgate" and not owner & declared:
+                    strangers.add(f"{path.relative_to(PROJECT)}: {top}")
+    assert sorted(strangers) == []
