@@ -1,0 +1,152 @@
+"""Reports: usage and cost by account, consumer, key, route, service, plan and day.
+
+Read from the days' sums (`usage_daily`), so a report over a year costs what it shows, not what
+was used. Days are UTC's. A report has one row for each combination of what it is grouped by, and
+always by currency: amounts in different currencies are never added. Requests that cost nothing
+and have no currency stand under "".
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from datetime import date
+from enum import StrEnum
+from typing import TextIO
+
+import msgspec
+import sqlalchemy as sa
+
+from fastgate.store.engine import Store
+from fastgate.store.money_tables import usage_daily
+from fastgate.store.tables import accounts, consumers, credentials
+
+
+class By(StrEnum):
+    """What a report can be grouped by."""
+
+    DAY = "day"
+    ACCOUNT = "account"
+    CONSUMER = "consumer"
+    KEY = "credential"
+    ROUTE = "route"
+    SERVICE = "service"
+    PLAN = "plan"
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """Which usage a report is about. `since` and `until` are days, both included; None: no end.
+
+    The others are exact ids and names; None: all.
+    """
+
+    by: Sequence[By] = (By.ACCOUNT,)
+    since: date | None = None
+    until: date | None = None
+    account: str | None = None
+    consumer: str | None = None
+    credential: str | None = None
+    route: str | None = None
+    service: str | None = None
+    plan: str | None = None
+    currency: str | None = None
+
+
+class ReportRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What it is grouped by (else None), and the sums. `failed`: answered with 500 or more;
+    `amount`: micro-units. `label`: the name that the account, consumer or key has now, of the
+    narrowest of them that the report is grouped by."""
+
+    day: date | None = None
+    account: str | None = None
+    consumer: str | None = None
+    credential: str | None = None
+    route: str | None = None
+    service: str | None = None
+    plan: str | None = None
+    label: str | None = None
+    currency: str
+    requests: int
+    failed: int
+    units: int
+    amount: int
+
+
+_SUMS = ("requests", "failed", "units", "amount")
+_FILTERS = ("account", "consumer", "credential", "route", "service", "plan", "currency")
+_LABELS = (
+    (By.KEY, credentials.c.label),
+    (By.CONSUMER, consumers.c.name),
+    (By.ACCOUNT, accounts.c.name),
+)
+
+
+async def report(store: Store, asked: Asked) -> list[ReportRow]:
+    """The rows, in the order of what they are grouped by. Raises StoreError."""
+    by = list(dict.fromkeys(asked.by))
+    keys = [usage_daily.c[name.value] for name in by] + [usage_daily.c.currency]
+    sums = [sa.func.sum(usage_daily.c[name]).label(name) for name in _SUMS]
+    query = sa.select(*keys, *sums).group_by(*keys).order_by(*keys)
+    if asked.since is not None:
+        query = query.where(usage_daily.c.day >= asked.since)
+    if asked.until is not None:
+        query = query.where(usage_daily.c.day <= asked.until)
+    for name in _FILTERS:
+        wanted = getattr(asked, name)
+        if wanted is not None:
+            query = query.where(usage_daily.c[name] == wanted)
+    narrowest = next(((key, column) for key, column in _LABELS if key in by), None)
+    async with store.read() as connection:
+        found = [row._asdict() for row in await connection.execute(query)]
+        labels: dict[str, str] = {}
+        if narrowest is not None:
+            key, column = narrowest
+            ids = sorted({row[key.value] for row in found})
+            for start in range(0, len(ids), 1000):
+                rows = await connection.execute(
+                    sa.select(column.table.c.id, column).where(
+                        column.table.c.id.in_(ids[start : start + 1000])
+                    )
+                )
+                labels.update({ident: label for ident, label in rows if label})
+    for row in found:
+        row.update((name, int(row[name])) for name in _SUMS)  # PostgreSQL adds up to a Decimal
+        if narrowest is not None:
+            row["label"] = labels.get(row[narrowest[0].value])
+    return [ReportRow(**row) for row in found]
+
+
+def columns(by: Sequence[By]) -> list[str]:
+    """The names of a report's columns, in their order."""
+    labelled = any(key in by for key, _ in _LABELS)
+    keys = [key.value for key in dict.fromkeys(by)]
+    return [*keys, *(["label"] if labelled else []), "currency", *_SUMS]
+
+
+def write_csv(rows: Iterable[ReportRow], by: Sequence[By], file: TextIO) -> None:
+    """RFC 4180, with a line of names. Amounts stay micro-units, so that nothing is rounded.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe in front.
+    """
+    names = columns(by)
+    writer = csv.writer(file)
+    writer.writerow(names)
+    for row in rows:
+        writer.writerow([_text(getattr(row, name)) for name in names])
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    text = value.isoformat() if isinstance(value, date) else str(value)
+    if isinstance(value, str) and text[:1] in ("=", "+", "-", "@", "\t", "\r"):
+        return f"'{text}"
+    return text
+
+
+def decimal(micros: int) -> str:
+    """Micro-units as a number of units, exact: 1234567 is "1.234567", 2000000 is "2.00"."""
+    sign = "-" if micros < 0 else ""
+    whole, part = divmod(abs(micros), 1_000_000)
+    digits = f"{part:06d}".rstrip("0").ljust(2, "0")
+    return f"{sign}{whole}.{digits}"

@@ -1,0 +1,367 @@
+"""Usage reaches the ledger once: with the store, without it, and whoever is killed."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from moneykit import NOW, NOW_NS, WORKERS, Killed, Tripwire, World, copy_of, move
+
+from fastgate._core.snapshot import stable_hash
+from fastgate.billing.audit import audit_gateway
+from fastgate.billing.names import Hashes, SlotNames
+from fastgate.errors import StoreError
+from fastgate.store import usage as usage_table
+from fastgate.store.money_tables import usage_records
+from fastgate.store.usage import Position, Usage
+
+
+@pytest.fixture
+async def world(store_url: str, tmp_path: Path) -> AsyncIterator[World]:
+    """On both kinds of store, with 1,000 in the wallet."""
+    world = World(store_url, tmp_path)
+    await world.pipeline.begin()
+    await world.up()
+    await world.wallets.credit(move("t", 1000))
+    yield world
+    await world.close()
+
+
+@pytest.fixture
+async def lite(sqlite_url: str, tmp_path: Path) -> AsyncIterator[World]:
+    """Where the kind of store does not matter."""
+    world = World(sqlite_url, tmp_path)
+    await world.pipeline.begin()
+    await world.up()
+    await world.wallets.credit(move("t", 1000))
+    yield world
+    await world.close()
+
+
+async def records(world: World) -> dict[str, int]:
+    async with world.store.read() as connection:
+        rows = await connection.execute(sa.select(usage_records.c.id, usage_records.c.amount))
+        return {ident: amount for ident, amount in rows}  # noqa: C416 - rows are no pairs to mypy
+
+
+async def test_a_request_becomes_a_record_and_a_charge(world: World) -> None:
+    ident = world.use(7, worker=1, units=3, status=201)
+    await world.pipeline.step()
+    async with world.store.read() as connection:
+        (found,) = (await usage_table.page(connection, "acc_a", cursor=None, limit=5)).items
+        positions = await usage_table.positions(connection, world.money.boot_id)
+    assert found == Usage(
+        id=ident,
+        time_us=NOW_NS // 1000,
+        account="acc_a",
+        consumer="con_1",
+        credential="crd_1",
+        route="images",
+        service="pictures",
+        plan="pro",
+        currency="EUR",
+        amount=7,
+        units=3,
+        status=201,
+        request="0" * 32,
+        flags=1,
+        worker=0,
+    )
+    assert positions == [Position(world.money.boot_id, 1, 1)]
+    assert world.money.state(1).committed == 1
+    assert await world.agrees() == 993
+    assert world.spool.empty
+
+
+async def test_what_costs_nothing_is_recorded_as_well(world: World) -> None:
+    assert world.money.note(0, units=5, status=200, route=1, now_ns=NOW_NS) is not None
+    world.use(0)
+    await world.pipeline.step()
+    assert sorted((await records(world)).values()) == [0, 0]
+    assert await world.agrees() == 1000
+
+
+async def test_a_batch_takes_what_there_is_also_of_a_full_ring(lite: World) -> None:
+    for _ in range(lite.ring + 10):  # ten are parked in their rows
+        assert lite.use(1) is not None
+    await lite.pipeline.step()
+    assert len(await records(lite)) == lite.ring + 10
+    await lite.pipeline.step()
+    assert await lite.agrees() == 1000 - lite.ring - 10
+    assert lite.pipeline.counts.duplicates == 0
+
+
+async def test_usage_goes_on_while_the_store_is_away(world: World) -> None:
+    world.use(1)
+    await world.store.stop()
+    for number in range(30):
+        world.use(2, worker=number % WORKERS)
+        await world.pipeline.step()
+    assert world.money.state(0).published == world.money.state(0).committed  # nothing piles up
+    assert world.spool.records == 31
+    balance = world.wallets.balance("acc_a", "EUR")
+    assert balance.available == balance.settled == 939
+    await world.store.connect()
+    world.use(3)
+    await world.pipeline.step()
+    assert world.spool.empty
+    assert len(await records(world)) == 32
+    assert await world.agrees() == 936
+    assert (await audit_gateway(world.pipeline)).passed
+
+
+async def test_a_store_lost_under_a_batch_gets_it_later(lite: World) -> None:
+    """Committed or not: the answer was lost, so the batch is spooled and comes again."""
+    for commits in (True, False):
+        real = lite.wallets.ledger
+
+        class Losing:
+            def __getattr__(self, name: str) -> object:
+                return getattr(real, name)  # noqa: B023
+
+            async def charge(self, *args: object) -> None:
+                if commits:  # noqa: B023
+                    await real.charge(*args)  # noqa: B023
+                raise StoreError("lost")
+
+        lite.use(5)
+        lite.wallets.ledger = Losing()  # type: ignore[assignment]
+        await lite.pipeline.step()
+        assert lite.spool.records == 1
+        lite.wallets.ledger = real
+        await lite.pipeline.step()
+        assert lite.spool.empty
+    assert len(await records(lite)) == 2
+    assert lite.pipeline.counts.duplicates == 1
+    await lite.restart()
+    assert await lite.agrees() == 990
+
+
+async def test_a_full_disk_leaves_the_records_where_they_are(lite: World) -> None:
+    lite.use(5)
+    await lite.store.stop()
+    real = lite.spool.append
+
+    def refuse(_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    lite.spool.append = refuse
+    with pytest.raises(OSError, match="No space"):
+        await lite.pipeline.step()
+    assert lite.money.state(0).committed == 0
+    lite.spool.append = real
+    await lite.store.connect()
+    await lite.pipeline.step()
+    assert await lite.agrees() == 995
+
+
+async def test_the_task_goes_on_after_every_failure(
+    lite: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures: list[BaseException] = [OSError("disk"), StoreError("store"), ValueError("bug")]
+    seen: list[str | None] = []
+    waits: list[float] = []
+    real = lite.pipeline.step
+
+    async def step() -> bool:
+        if failures:
+            raise failures.pop(0)
+        return await real()
+
+    async def pause(seconds: float) -> None:
+        waits.append(seconds)
+        seen.append(lite.pipeline.problem)
+        if len(waits) == 4:
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr(lite.pipeline, "step", step)
+    monkeypatch.setattr("fastgate.billing.pipeline.asyncio.sleep", pause)
+    lite.use(1)
+    with pytest.raises(asyncio.CancelledError):
+        await lite.pipeline.run()
+    assert seen == ["disk", "store", "ValueError('bug')", None]
+    assert waits == [1.0, 1.0, 1.0, 0.05]
+    monkeypatch.undo()
+    assert await lite.agrees() == 999
+
+
+async def test_a_dead_workers_holds_are_settled_and_listed(world: World) -> None:
+    slot = world.wallets.slot("acc_a")
+    assert slot is not None
+    for due in (0, 30):
+        hold = world.money.hold(1, slot, 50, consumer=stable_hash("con_2"), now_ns=NOW_NS)
+        assert hold is not None
+        hold.due(due)
+    world.money.begin(1)  # its successor
+    found = await world.pipeline.worker_died(1)
+    assert sorted(record.amount for record in found) == [0, 30]
+    assert await world.pipeline.worker_died(1) == []
+    assert world.money.open_holds() == []
+    assert await world.agrees() == 970
+    async with world.store.read() as connection:
+        listed = await usage_table.resolved(connection, since=NOW - timedelta(1), limit=9)
+    assert sorted((one.worker, one.consumer, one.charged) for one in listed) == [
+        (1, "con_2", 0),
+        (1, "con_2", 30),
+    ]
+
+
+async def test_who_is_not_known_is_charged_all_the_same_and_found_out_later(lite: World) -> None:
+    """The cache is gone and the store away, but a record of an account is in the ring."""
+    lite.use(5)
+    await lite.store.stop()
+    (lite.folder / "accounts.cache").unlink()
+    await lite.restart(up=False)
+    found = lite.spool.next()
+    assert found is not None
+    assert [usage.account[0] for usage in found[0].usages] == ["#"]
+    await lite.up()
+    assert await lite.agrees() == 995
+
+
+def test_hashes_and_slots_without_a_name_are_shown_as_they_are() -> None:
+    ids = ["con_1"]
+    hashes = Hashes(lambda: ids)
+    assert hashes.find(0) == ""
+    assert hashes.find(stable_hash("con_1")) == "con_1"
+    assert hashes.find(stable_hash("con_2")) == f"#{stable_hash('con_2'):016x}"
+    ids.append("con_3")
+    assert hashes.find(stable_hash("con_3")) == "con_3"
+    slots = {"a": 0}
+    names = SlotNames(lambda: slots)
+    assert [names.find(0), names.find(1), names.find(0xFFFFFFFF)] == ["a", "#1", ""]
+    slots["b"] = 1
+    assert names.find(1) == "b"
+    slots.update(a=1, b=0)
+    names.changed()
+    assert [names.find(0), names.find(1)] == ["b", "a"]
+
+
+# ---- killed anywhere --------------------------------------------------------------------
+
+
+async def _traffic(world: World, made: dict[str, int]) -> None:
+    """Requests, an outage, requests, the store again; `made`: what was served."""
+
+    def use(amount: int, worker: int = 0) -> None:
+        ident = world.use(amount, worker=worker)
+        if ident is not None:
+            made[ident] = amount
+
+    use(1)
+    await world.pipeline.step()
+    use(2, 1)
+    await world.store.stop()
+    await world.pipeline.step()
+    use(4)
+    await world.pipeline.step()
+    use(8)
+    await world.store.connect()
+    await world.pipeline.step()
+    use(16, 1)
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["control", "gateway"])
+async def test_killed_at_any_step_nothing_is_lost_or_doubled(
+    sqlite_migrated: Path, tmp_path: Path, whole: bool
+) -> None:
+    at = 0
+    died = True
+    while died:
+        folder = tmp_path / str(at)
+        world = World(copy_of(sqlite_migrated, folder), folder)
+        await world.pipeline.begin()
+        await world.up()
+        await world.wallets.credit(move("t", 100))
+        made: dict[str, int] = {}
+        try:
+            await world.restart(Tripwire(at))
+            await _traffic(world, made)
+        except Killed:
+            pass
+        else:
+            died = False
+        # Who comes back is without the store at first, and killed again on its way.
+        again = Tripwire(at % 7)
+        try:
+            await (world.reboot(up=False) if whole else world.restart(again, up=False))
+            world.use(32)
+            await world.up()
+        except Killed:
+            pass
+        await world.restart()
+        found = await records(world)
+        assert {ident: found.get(ident) for ident in made} == made
+        # Nothing else than the one request in between, and that at most once.
+        assert sorted(set(found) - set(made)) == [i for i in found if found[i] == 32]
+        assert await world.agrees() == 100 - sum(found.values())
+        assert (await audit_gateway(world.pipeline)).passed
+        await world.close()
+        at += 1
+    assert at > 15
+
+
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    steps=st.lists(
+        st.one_of(
+            st.tuples(st.just("use"), st.integers(0, 9), st.integers(0, WORKERS - 1)),
+            st.tuples(st.sampled_from(["step", "down", "up", "restart", "reboot", "dies"])),
+        ),
+        max_size=25,
+    )
+)
+def test_whatever_happens_in_whatever_order(
+    sqlite_migrated: Path, tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[object, ...]]
+) -> None:
+    folder = tmp_path_factory.mktemp("life") / "one"
+    asyncio.run(_play(copy_of(sqlite_migrated, folder), folder, steps))
+
+
+async def _play(url: str, folder: Path, steps: list[tuple[object, ...]]) -> None:
+    world = World(url, folder)
+    await world.pipeline.begin()
+    await world.up()
+    await world.wallets.credit(move("t", 100))
+    served: dict[str, int] = {}
+    for what, *rest in steps:
+        if what == "use":
+            amount, worker = rest
+            ident = world.use(int(amount), worker=int(worker))  # type: ignore[call-overload]
+            if ident is not None:
+                served[ident] = int(amount)  # type: ignore[call-overload]
+        elif what == "step":
+            await world.pipeline.step()
+        elif what == "down":
+            await world.store.stop()
+        elif what == "up":
+            await world.store.connect()
+        elif what == "dies":
+            slot = world.wallets.slot("acc_a")
+            assert slot is not None
+            world.money.hold(0, slot, 3)
+            world.money.begin(0)
+            await world.pipeline.worker_died(0)
+        else:
+            await getattr(world, str(what))(up=False)
+        assert sum(served.values()) <= 100
+        assert world.wallets.balance("acc_a", "EUR").available >= 0
+    await world.store.connect()
+    await world.pipeline.step()
+    await world.pipeline.step()
+    found = await records(world)
+    assert {ident: amount for ident, amount in found.items() if ident in served} == served
+    assert sum(found.values()) == sum(served.values())
+    assert await world.agrees() == 100 - sum(served.values())
+    report = await audit_gateway(world.pipeline)
+    assert report.passed, report
+    await world.close()
