@@ -172,13 +172,16 @@ cdef class MoneyMap:
                 # Under another name until it is whole: whoever is killed here leaves no half map.
                 path = os.fspath(path)
                 draft = f"{path}.new"
-                self.fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+                self.fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
                 self._lock()
-                os.posix_fallocate(self.fd, 0, h.size)
-                os.pwrite(self.fd, (<char *>&h)[:sizeof(h)], 0)
-                os.fsync(self.fd)
-                os.link(draft, path)
-                os.unlink(draft)
+                try:
+                    os.ftruncate(self.fd, 0)
+                    os.posix_fallocate(self.fd, 0, h.size)
+                    os.pwrite(self.fd, (<char *>&h)[:sizeof(h)], 0)
+                    os.fsync(self.fd)
+                    os.link(draft, path)
+                finally:
+                    os.unlink(draft)
         except FileExistsError as error:
             raise SegmentError(f"there is a money map at {path} already: open() it") from error
         except OSError as error:
