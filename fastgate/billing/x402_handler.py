@@ -527,6 +527,11 @@ def _record_of(claim: Claim) -> Record:
     return claim.record
 
 
+def settling() -> list[asyncio.Task[Settlement]]:
+    """Settlements in progress in this process, those whose clients have gone included."""
+    return list(_tasks)
+
+
 async def _detached(work: Coroutine[Any, Any, Settlement]) -> Settlement:
     """The result of something that goes on when the caller is cancelled."""
     task = asyncio.create_task(work)

@@ -1,0 +1,270 @@
+"""Paid routes: an engine, a facilitator over HTTP, signatures and balances that are real."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from enginekit import Backend, Seen
+from x402kit import PRICE, Fault, sign, unpack
+from x402shop import Clock, Shop, _clean, _facilitator, problem, shop  # noqa: F401
+
+# ---- the ordinary way --------------------------------------------------------------------
+
+
+async def test_what_is_asked_for_without_a_payment(facilitator, tmp_path):
+    async with shop(facilitator, tmp_path, description="A forecast.") as s:
+        reply = await s.ask(path="/w/1?city=Oslo")
+        assert reply.status == 402
+        found = problem(reply)
+        assert (found["reason"], found["retry"]) == ("payment_required", "after_payment")
+        field = reply.headers["payment-required"]
+        assert len(field) < 8192
+        offer = unpack(field)
+        assert offer["x402Version"] == 2
+        assert offer["resource"] == {
+            "url": "http://test.example/w/1?city=Oslo",
+            "description": "A forecast.",
+        }
+        (accepted,) = offer["accepts"]
+        assert accepted["amount"] == str(PRICE)
+        assert accepted["payTo"] == facilitator.chain.shop
+        assert accepted["maxTimeoutSeconds"] == 600
+        assert (s.runs, facilitator.seen) == (0, [])
+
+
+async def test_paying_serves_and_settles(facilitator, tmp_path):
+    async with shop(facilitator, tmp_path) as s:
+        reply = await s.ask(await s.payment())
+        assert (reply.status, reply.body) == (200, b"GET /w/1")
+        receipt = unpack(reply.headers["payment-response"])
+        assert receipt["success"] is True
+        assert len(receipt["transaction"]) == 66
+        assert (s.runs, s.sold) == (1, 1)
+        seen = s.backend.requests[0].headers
+        assert "payment-signature" not in seen
+        assert seen["x-forwarded-for"] == "127.0.0.1"
+        assert [record.state for _, record in s.store.records()] == ["served"]
+
+
+async def test_the_facilitator_gets_its_fields_and_our_own_offer(facilitator, tmp_path):
+    async with shop(facilitator, tmp_path, facilitator_headers={"Authorization": "Bearer t"}) as s:
+        payment = await s.payment()
+        assert (await s.ask(payment)).status == 200
+        for _, body, fields in facilitator.seen:
+            assert fields["authorization"] == "Bearer t"
+            assert body["paymentRequirements"] == unpack(await s.offer())["accepts"][0]
+            assert body["paymentPayload"]["payload"] == unpack(payment)["payload"]
+
+
+async def test_the_path_is_rewritten_and_the_key_kept_back(facilitator, tmp_path):
+    route = {
+        "rewrite": {"strip_prefix": "/w", "replace_prefix": "/v2"},
+        "auth": {"api_key": {"optional": True}},
+    }
+    async with shop(facilitator, tmp_path, route=route) as s:
+        payment = await s.payment(path="/w/1?q=2")
+        fields = {"Authorization": "Basic eHg6eXk=", "X-Forwarded-For": "6.6.6.6", "X-Own": "1"}
+        reply = await s.ask(payment, path="/w/1?q=2", headers=fields)
+        assert reply.body == b"GET /v2/1?q=2"
+        seen = s.backend.requests[0].headers
+        assert seen["authorization"] == "Basic eHg6eXk="
+        assert (seen["x-own"], seen["x-forwarded-for"]) == ("1", "127.0.0.1")
+
+
+async def test_version_1(facilitator, tmp_path):
+    async with shop(facilitator, tmp_path, version1="base-sepolia") as s:
+        reply = await s.ask()
+        body = problem(reply)
+        assert body["x402Version"] == 1
+        payer = facilitator.chain.payer(PRICE)
+        field = sign(payer, {name: body[name] for name in ("x402Version", "error", "accepts")})
+        reply = await s.ask(headers={"X-PAYMENT": field})
+        assert reply.status == 200
+        assert unpack(reply.headers["x-payment-response"])["network"] == "base-sepolia"
+        assert (s.runs, s.sold) == (1, 1)
+        reply = await s.ask(headers={"X-PAYMENT": field})
+        assert (reply.status, s.runs) == (402, 1)
+
+
+async def test_version_1_only_where_the_route_asks_for_it(facilitator, tmp_path):
+    async with shop(facilitator, tmp_path) as s:
+        reply = await s.ask(headers={"X-PAYMENT": "eyJ9"})
+        assert problem(reply)["reason"] == "payment_required"
+
+
+# ---- payments that do not fit ------------------------------------------------------------
+
+
+def _set(path: str, value: object) -> Callable[[Any], None]:
+    def change(found: Any) -> None:
+        *outer, last = path.split(".")
+        for name in outer:
+            found = found[name]
+        if value is None:
+            del found[last]
+        else:
+            found[last] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "field"),
+    [
+        ("accepted.amount", "1", "accepted.amount"),
+        ("accepted.payTo", "0x" + "9" * 40, "accepted.payTo"),
+        ("accepted.asset", "0x" + "9" * 40, "accepted.asset"),
+        ("accepted.network", "eip155:1", "accepted.network"),
+        ("accepted.scheme", "upto", "accepted.scheme"),
+        ("accepted.maxTimeoutSeconds", 601, "accepted.maxTimeoutSeconds"),
+        ("accepted.maxTimeoutSeconds", None, "accepted.maxTimeoutSeconds"),
+        ("accepted.extra.name", "Other", "accepted.extra.name"),
+        ("accepted.extra.more", "x", "accepted.extra.more"),
+        ("accepted.more", "x", "accepted.more"),
+        ("resource.url", "http://elsewhere.example/", "resource.url"),
+        ("payload.authorization.to", "0x" + "9" * 40, "payload.authorization.to"),
+        ("payload.authorization.value", "999", "payload.authorization.value"),
+        ("payload.authorization.value", 1000, "payload.authorization.value"),
+        ("payload.authorization.value", "01000", "payload.authorization.value"),
+        ("payload.authorization.validBefore", "1", "payload.authorization.validBefore"),
+        ("payload.authorization.validAfter", "99999999999", "payload.authorization.validAfter"),
+        ("payload.authorization.nonce", "0x12", "payload.authorization.nonce"),
+        ("payload.authorization.more", "x", "payload.authorization"),
+        ("payload.signature", "0x", "payload.signature"),
+        ("x402Version", 3, "x402Version"),
+        ("extensions.payment-identifier", {"info": {"id": "short"}}, "extensions"),
+    ],
+)
+async def test_a_payment_that_differs_is_refused_by_member(
+    facilitator, tmp_path, path, value, field
+):
+    async with shop(facilitator, tmp_path) as s:
+        reply = await s.ask(await s.payment(_set(path, value)))
+        found = problem(reply)
+        assert (reply.status, found["reason"]) == (402, "payment_invalid")
+        assert found["field"].startswith(field)
+        assert "payment-required" in reply.headers
+        assert (s.runs, facilitator.seen) == (0, [])
+
+
+@pytest.mark.parametrize("field", ["", "e30", "e30=", "!!!!", "bm8=", "e30=" * 4000])
+async def test_what_is_no_payment_at_all(facilitator, tmp_path, field):
+    async with shop(facilitator, tmp_path) as s:
+        reply = await s.ask(field)
+        assert reply.status == (431 if len(field) > 8192 else 402)
+        if reply.status == 402:
+            assert problem(reply)["reason"] == "payment_invalid"
+        assert (s.runs, facilitator.seen) == (0, [])
+
+
+@pytest.mark.parametrize(
+    ("asked", "used"),
+    [
+        ({"path": "/w/1"}, {"path": "/w/2"}),
+        ({"path": "/w/1?a=1"}, {"path": "/w/1?a=2"}),
+        ({"path": "/w/1"}, {"path": "/w/1", "method": "POST"}),
+        ({"path": "/w/1"}, {"path": "/w/1", "headers": {"Host": "other.example"}}),
+    ],
+)
+async def test_a_payment_is_for_one_resource_and_method(facilitator, tmp_path, asked, used):
+    async with shop(facilitator, tmp_path) as s:
+        payment = await s.payment(**asked)
+        reply = await s.ask(payment, **used)
+        assert (reply.status, problem(reply)["reason"]) == (402, "payment_invalid")
+        assert s.runs == 0
+        assert (await s.ask(payment, **asked)).status == 200
+
+
+async def test_two_payments_in_one_request(facilitator, tmp_path):
+    async with shop(facilitator, tmp_path, version1="base-sepolia") as s:
+        reply = await s.ask(await s.payment(), headers={"X-PAYMENT": "e30="})
+        assert (reply.status, problem(reply)["field"], s.runs) == (402, "payment", 0)
+
+
+async def test_a_false_signature(facilitator, tmp_path):
+    def change(found: Any) -> None:
+        found["payload"]["authorization"]["nonce"] = "0x" + "7" * 64
+
+    async with shop(facilitator, tmp_path) as s:
+        reply = await s.ask(await s.payment(change))
+        found = problem(reply)
+        assert (reply.status, found["reason"]) == (402, "payment_invalid")
+        assert found["facilitator"] == "invalid_exact_evm_payload_signature"
+        assert (s.runs, s.sold, list(s.store.records())) == (0, 0, [])
+
+
+async def test_a_payer_without_money(facilitator, tmp_path):
+    async with shop(facilitator, tmp_path) as s:
+        payment = sign(facilitator.chain.payer(PRICE - 1), await s.offer())
+        reply = await s.ask(payment)
+        assert (reply.status, s.runs, s.sold) == (402, 0, 0)
+        assert "insufficient_balance" in problem(reply)["facilitator"]
+
+
+# ---- one payment, one execution ----------------------------------------------------------
+
+
+async def test_twenty_replays_at_once(facilitator, tmp_path):
+    async with shop(facilitator, tmp_path) as s:
+        payment = await s.payment()
+        replies = await asyncio.gather(*(s.ask(payment) for _ in range(20)))
+        assert sorted(reply.status for reply in replies)[0] == 200
+        assert [reply.status for reply in replies].count(200) == 1
+        assert (s.runs, s.sold) == (1, 1)
+        for reply in replies:
+            if reply.status == 503:
+                assert problem(reply)["retry"] == "same_credential"
+                assert "payment-required" not in reply.headers
+        late = await s.ask(payment)
+        assert (late.status, problem(late)["retry"]) == (402, "never")
+        assert "payment-required" not in late.headers
+        assert s.runs == 1
+
+
+async def test_an_upstream_that_fails_costs_nothing_and_the_payment_stays_good(
+    facilitator, tmp_path
+):
+    answers = [
+        b"HTTP/1.1 500 No\r\nContent-Length: 2\r\n\r\nno",
+        b"garbage\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+    ]
+
+    async def respond(backend: Backend, seen: Seen) -> bytes:
+        return answers.pop(0)
+
+    async with shop(facilitator, tmp_path, respond) as s:
+        payment = await s.payment()
+        replies = [await s.ask(payment) for _ in range(3)]
+        assert [reply.status for reply in replies] == [500, 502, 200]
+        assert replies[0].body == b"no"
+        assert problem(replies[1])["retry"] == "same_credential"
+        assert (facilitator.calls("/settle"), s.sold) == (1, 1)
+
+
+async def test_an_answer_that_breaks_off_is_not_paid_for(facilitator, tmp_path):
+    async def respond(backend: Backend, seen: Seen) -> None:
+        seen.writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
+        await seen.writer.drain()
+
+    async with shop(facilitator, tmp_path, respond) as s:
+        payment = await s.payment()
+        reply = await s.ask(payment)
+        assert reply.status == 502
+        assert (facilitator.calls("/settle"), list(s.store.records())) == (0, [])
+
+
+async def test_a_settlement_that_is_refused(facilitator, tmp_path):
+    async with shop(facilitator, tmp_path) as s:
+        payment = await s.payment()
+        facilitator.faults["/settle"].append(Fault("refused", moved=False))
+        reply = await s.ask(payment)
+        found = problem(reply)
+        assert (reply.status, found["facilitator"]) == (402, "insufficient_funds")
+        assert b"GET /w/1" not in reply.body
+        assert unpack(reply.headers["payment-response"])["success"] is False
+        again = await s.ask(payment)
+        assert (again.status, s.runs, s.sold) == (402, 1, 0)

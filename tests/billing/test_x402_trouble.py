@@ -1,0 +1,349 @@
+"""Paid routes when things go wrong: facilitators, workers, clients; and long answers."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from enginekit import Backend, Seen
+from x402kit import Fault, facilitating, unpack
+from x402shop import Clock, Shop, _clean, _facilitator, problem, shop  # noqa: F401
+
+# ---- a facilitator in trouble ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "kind", ["hang", "html", "lying", "truncated", "closed", "garbage", "long"]
+)
+async def test_no_answer_to_verify_serves_nothing(facilitator, tmp_path, kind):
+    timeout = "300ms" if kind == "hang" else "10s"
+    async with shop(facilitator, tmp_path, timeout=timeout) as s:
+        payment = await s.payment()
+        facilitator.faults["/verify"].append(Fault(kind, moved=False))
+        reply = await s.ask(payment)
+        assert (reply.status, s.runs, s.sold) == (503, 0, 0)
+        found = problem(reply)
+        assert found["reason"] == "payment_provider_unavailable"
+        assert found["retry"] == "same_credential"
+        assert "payment-required" not in reply.headers
+        assert list(s.store.records()) == []
+
+
+@pytest.mark.parametrize("moved", [True, False])
+@pytest.mark.parametrize(
+    "kind", ["hang", "html", "lying", "truncated", "closed", "garbage", "long"]
+)
+async def test_a_settlement_that_nobody_knows_of(facilitator, tmp_path, kind, moved):
+    timeout = "1s" if kind == "hang" else "10s"
+    async with shop(facilitator, tmp_path, timeout=timeout) as s:
+        payment = await s.payment()
+        facilitator.faults["/settle"].append(Fault(kind, moved))
+        reply = await s.ask(payment)
+        assert reply.status == 503
+        found = problem(reply)
+        assert (found["reason"], found["retry"]) == ("settlement_unknown", "same_credential")
+        assert "payment-required" not in reply.headers
+        assert b"GET /w/1" not in reply.body
+        assert s.sold == (1 if moved else 0)
+        again = await s.ask(payment)
+        assert (again.status, again.body) == (200, b"GET /w/1")
+        assert unpack(again.headers["payment-response"])["success"] is True
+        assert (s.runs, s.sold) == (1, 1)
+        last = await s.ask(payment)
+        assert (last.status, problem(last)["retry"], s.runs) == (402, "never", 1)
+
+
+async def test_a_settlement_that_is_pending(facilitator, tmp_path):
+    async with shop(facilitator, tmp_path) as s:
+        payment = await s.payment()
+        facilitator.chain.signer.lose_receipts = 2
+        reply = await s.ask(payment)
+        assert (reply.status, problem(reply)["reason"]) == (503, "settlement_unknown")
+        transaction = problem(reply)["transaction"]
+        reply = await s.ask(payment)
+        # Lost again; but by now the token says that it has taken the nonce.
+        assert reply.status == 200
+        assert unpack(reply.headers["payment-response"])["transaction"] == transaction
+        assert (s.runs, s.sold) == (1, 1)
+        (record,) = (record for _, record in s.store.records())
+        assert (record.presumed, record.transaction) == (True, transaction)
+
+
+async def test_a_facilitator_in_trouble_for_long(facilitator, tmp_path):
+    async with shop(facilitator, tmp_path) as s:
+        payment = await s.payment()
+        facilitator.faults["/settle"].append(Fault("html", moved=True))
+        assert (await s.ask(payment)).status == 503
+        for _ in range(3):
+            facilitator.faults["/verify"].append(Fault("html", moved=False))
+            reply = await s.ask(payment)
+            assert (reply.status, problem(reply)["reason"]) == (503, "settlement_unknown")
+        reply = await s.ask(payment)
+        assert (reply.status, s.runs, s.sold) == (200, 1, 1)
+
+
+async def test_a_facilitator_that_cannot_be_reached_to_settle(tmp_path):
+    with facilitating() as server:
+        gate = asyncio.Event()
+        reached = asyncio.Event()
+
+        async def respond(backend: Backend, seen: Seen) -> bytes:
+            reached.set()
+            await gate.wait()
+            return b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+        async with shop(server, tmp_path, respond) as s:
+            payment = await s.payment()
+            asked = asyncio.create_task(s.ask(payment))
+            await reached.wait()
+            await asyncio.to_thread(server.stop)
+            gate.set()
+            reply = await asked
+            assert reply.status == 503
+            assert problem(reply)["reason"] in (
+                "payment_provider_unavailable", "settlement_unknown",
+            )  # fmt: skip
+            assert problem(reply)["retry"] == "same_credential"
+            again = await s.ask(payment)
+            assert (again.status, s.runs) == (503, 1)
+
+
+async def test_what_was_interrupted_before_settling_is_never_settled(facilitator, tmp_path):
+    """A worker killed while the upstream ran: its record says so, its lock is gone."""
+    async with shop(facilitator, tmp_path) as s:
+        payment = await s.payment()
+        facilitator.faults["/settle"].append(Fault("html", moved=False))
+        assert (await s.ask(payment)).status == 503
+        ((nonce, record),) = s.store.records()
+        claim = s.store.open(bytes.fromhex(nonce))
+        record.state = "running"
+        claim.write(record)
+        claim.close()
+        settled = facilitator.calls("/settle")
+        reply = await s.ask(payment)
+        assert (reply.status, problem(reply)["reason"]) == (402, "payment_invalid")
+        assert "payment-required" in reply.headers
+        assert (facilitator.calls("/settle"), s.runs, s.sold) == (settled, 1, 0)
+
+
+# ---- clients that leave ------------------------------------------------------------------
+
+
+async def test_a_client_that_leaves_while_its_payment_settles_gets_its_answer_later(
+    facilitator, tmp_path
+):
+    async with shop(facilitator, tmp_path, timeout="5s") as s:
+        payment = await s.payment()
+        facilitator.faults["/settle"].append(Fault("hang", moved=True))
+        client = await s.plane.client()
+        await client.send("GET", "/w/1", headers={"PAYMENT-SIGNATURE": payment})
+        await asyncio.to_thread(facilitator.wait_for, "/settle")
+        await client.close()
+        reply = await s.ask(payment)
+        assert (reply.status, problem(reply)["reason"]) == (503, "settlement_unknown")
+        facilitator.release()
+        await s.idle()
+        reply = await s.ask(payment)
+        assert (reply.status, reply.body) == (200, b"GET /w/1")
+        assert (s.runs, s.sold) == (1, 1)
+
+
+# ---- streams -----------------------------------------------------------------------------
+
+
+class Stream:
+    """An upstream that sends one event whenever it is told."""
+
+    def __init__(self) -> None:
+        self.go: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def respond(self, backend: Backend, seen: Seen) -> None:
+        writer = seen.writer
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n"
+        )
+        await writer.drain()
+        while event := await self.go.get():
+            writer.write(b"%x\r\n%s\r\n" % (len(event), event))
+            await writer.drain()
+        writer.write(b"0\r\n\r\n")
+        await writer.drain()
+
+
+async def _stream(s: Shop, stream: Stream, payment: str, *, early: int = 0) -> bytes:
+    """Read a paid stream event by event: each is here before the next is sent.
+
+    early: so many events are sent before the head is waited for.
+    """
+    reader, writer = await asyncio.open_connection("127.0.0.1", s.plane.port)
+    writer.write(
+        f"GET /w/1 HTTP/1.1\r\nHost: test.example\r\nPAYMENT-SIGNATURE: {payment}\r\n\r\n".encode()
+    )
+    events = [b"data: %d\n\n" % i for i in range(3)]
+    for event in events[:early]:
+        stream.go.put_nowait(event)
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+    for i, event in enumerate(events):
+        if i >= early:
+            stream.go.put_nowait(event)
+        await asyncio.wait_for(reader.readuntil(event), 10)
+    stream.go.put_nowait(b"")
+    await asyncio.wait_for(reader.readuntil(b"0\r\n\r\n"), 10)
+    writer.close()
+    return head
+
+
+async def test_events_are_not_delayed(facilitator, tmp_path):
+    stream = Stream()
+    async with shop(facilitator, tmp_path, stream.respond) as s:
+        head = await _stream(s, stream, await s.payment())
+        assert b"200 OK" in head
+        assert b"PAYMENT-RESPONSE:" in head
+        assert (s.runs, s.sold) == (1, 1)
+
+
+async def test_a_stream_whose_settlement_is_unknown_is_kept_if_it_ends_soon(facilitator, tmp_path):
+    stream = Stream()
+    async with shop(facilitator, tmp_path, stream.respond) as s:
+        payment = await s.payment()
+        for event in (b"data: a\n\n", b"data: b\n\n", b""):
+            stream.go.put_nowait(event)
+        facilitator.faults["/settle"].append(Fault("truncated", moved=True))
+        assert (await s.ask(payment)).status == 503
+        reply = await s.ask(payment)
+        assert (reply.status, reply.body) == (200, b"data: a\n\ndata: b\n\n")
+        assert reply.headers["content-type"] == "text/event-stream"
+        assert (s.runs, s.sold) == (1, 1)
+
+
+async def test_an_answer_too_long_to_be_kept_is_owed_and_not_made_twice(
+    facilitator, tmp_path, caplog
+):
+    async def respond(backend: Backend, seen: Seen) -> bytes:
+        return b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n" + b"x" * 5000
+
+    async with shop(facilitator, tmp_path, respond, keep="4KiB") as s:
+        payment = await s.payment()
+        facilitator.faults["/settle"].append(Fault("html", moved=True))
+        assert (await s.ask(payment)).status == 503
+        reply = await s.ask(payment)
+        assert (reply.status, problem(reply)["retry"]) == (500, "never")
+        assert (s.runs, s.sold) == (1, 1)
+        assert "to be refunded" in caplog.text
+        assert (await s.ask(await s.payment())).body == b"x" * 5000
+
+
+async def test_heads_and_empty_answers(facilitator, tmp_path):
+    async def respond(backend: Backend, seen: Seen) -> bytes:
+        if seen.method == "HEAD":
+            return b"HTTP/1.1 200 OK\r\nContent-Length: 70\r\n\r\n"
+        return b"HTTP/1.1 204 No Content\r\n\r\n"
+
+    async with shop(facilitator, tmp_path, respond) as s:
+        # A HEAD without payment has the offer in its fields.
+        reply = await s.ask(await s.payment(method="HEAD"), method="HEAD")
+        assert (reply.status, reply.headers["content-length"]) == (200, "70")
+        reply = await s.ask(await s.payment())
+        assert (reply.status, reply.body) == (204, b"")
+        assert s.sold == 2
+
+
+# ---- payment identifiers -----------------------------------------------------------------
+
+
+IDENTIFIER = "pay_0123456789abcdef"
+
+
+def _named(found: Any, identifier: str = IDENTIFIER) -> None:
+    found["extensions"] = {"payment-identifier": {"info": {"required": False, "id": identifier}}}
+
+
+async def test_an_identifier_gives_the_same_answer_again(facilitator, tmp_path):
+    async with shop(facilitator, tmp_path) as s:
+        payment = await s.payment(_named)
+        first = await s.ask(payment)
+        for _ in range(3):
+            again = await s.ask(payment)
+            assert (again.status, again.body) == (200, first.body)
+            assert again.headers["payment-response"] == first.headers["payment-response"]
+        assert (s.runs, s.sold) == (1, 1)
+
+
+async def test_an_identifier_keeps_a_stream_without_delaying_it(facilitator, tmp_path):
+    stream = Stream()
+    async with shop(facilitator, tmp_path, stream.respond) as s:
+        payment = await s.payment(_named)
+        await _stream(s, stream, payment, early=1)
+        await s.plane.settled(upcalls=0)
+        again = await s.ask(payment)
+        assert (again.status, again.body) == (200, b"data: 0\n\ndata: 1\n\ndata: 2\n\n")
+        assert (s.runs, s.sold) == (1, 1)
+
+
+async def test_an_identifier_with_another_payment(facilitator, tmp_path):
+    async with shop(facilitator, tmp_path) as s:
+        assert (await s.ask(await s.payment(_named))).status == 200
+        reply = await s.ask(await s.payment(_named))
+        assert reply.status == 409
+        assert "identifier" in problem(reply)["detail"]
+        assert "payment-required" not in reply.headers
+        assert (s.runs, s.sold) == (1, 1)
+
+
+async def test_an_identifier_with_another_body(facilitator, tmp_path):
+    async with shop(facilitator, tmp_path) as s:
+        payment = await s.payment(_named, method="POST", body=b"one")
+        assert (await s.ask(payment, method="POST", body=b"one")).status == 200
+        assert (await s.ask(payment, method="POST", body=b"two")).status == 409
+        assert (await s.ask(payment, method="POST", body=b"one")).status == 200
+        assert (s.runs, s.sold) == (1, 1)
+
+
+async def test_two_payments_race_for_one_identifier(facilitator, tmp_path):
+    async with shop(facilitator, tmp_path) as s:
+        payments = [await s.payment(_named) for _ in range(4)]
+        replies = await asyncio.gather(*(s.ask(payment) for payment in payments))
+        statuses = sorted(reply.status for reply in replies)
+        assert statuses[0] == 200
+        assert set(statuses[1:]) <= {409, 503}
+        assert (s.runs, s.sold) == (1, 1)
+
+
+# ---- forgetting --------------------------------------------------------------------------
+
+
+async def test_records_are_swept_after_their_time(facilitator, tmp_path):
+    clock = Clock()
+    async with shop(facilitator, tmp_path, clock=clock) as s:
+        payment = await s.payment(_named)
+        assert (await s.ask(payment)).status == 200
+        assert s.store.sweep() == 0
+        clock.now += 600 + 3600 + 5
+        assert s.store.sweep() == 3  # payment, answer, identifier
+        assert list(tmp_path.glob("??/*")) == []
+        reply = await s.ask(payment)
+        assert (reply.status, problem(reply)["field"]) == (
+            402, "payload.authorization.validBefore",
+        )  # fmt: skip
+        assert s.runs == 1
+
+
+async def test_a_payment_that_nobody_remembers_is_refused_by_its_token(facilitator, tmp_path):
+    async with shop(facilitator, tmp_path) as s:
+        payment = await s.payment()
+        assert (await s.ask(payment)).status == 200
+        for path in tmp_path.glob("??/*"):
+            path.unlink()
+        reply = await s.ask(payment)
+        assert (reply.status, s.runs) == (402, 1)
+        assert "nonce_already_used" in problem(reply)["facilitator"]
+
+
+async def test_a_place_for_records_that_cannot_be_used(facilitator, tmp_path):
+    place = tmp_path / "claims"
+    place.write_text("a file is in the way")
+    async with shop(facilitator, place) as s:
+        reply = await s.ask(await s.payment())
+        assert (reply.status, s.runs, facilitator.seen) == (503, 0, [])
