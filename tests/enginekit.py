@@ -113,6 +113,15 @@ class Client:
             await self.writer.wait_closed()
 
 
+def proxied(*urls: str, **route: object) -> dict[str, object]:
+    """A configuration with one route, to these targets."""
+    return {
+        "upstreams": [{"name": "u", "targets": list(urls)}],
+        "services": [{"name": "s", "upstream": "u"}],
+        "routes": [{"name": "r", "path": "/{rest*}", "service": "s", **route}],
+    }
+
+
 class Backend:
     """An upstream. `requests` is what it saw; `respond` decides what it says."""
 
