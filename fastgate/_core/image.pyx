@@ -40,6 +40,7 @@ cdef enum:
     PAYMENT_LINE = 8192
 
 cdef uint64_t LARGEST = 0xFFFFFF00
+cdef const char *NOTHING = b"\0" * 64
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 
 
@@ -523,6 +524,8 @@ cdef class ImageBuilder:
         h.auths = self._place(self.auths.data, self.auths.size // sizeof(auth_rec), sizeof(auth_rec))
         h.cors = self._place(self.cors.data, self.cors.size // sizeof(cors_rec), sizeof(cors_rec))
         h.statics = self._place(self.statics.data, self.statics.size // sizeof(static_rec), sizeof(static_rec))
+        # To a cache line's start, so that a route is three lines and not four.
+        self._append(&self.heap, NOTHING, -(self.heap.size + sizeof(snapshot_header)) & 63, 1)
         h.routes = self._place(self.routes.data, self.routes.size // sizeof(route_rec), sizeof(route_rec))
         h.router = self._place(<const char *>self.router, len(self.router), 1)
         return 0
