@@ -1,0 +1,247 @@
+"""The audit passes on what is right, under traffic too, and finds each thing that can be wrong."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from moneykit import NOW, World, move, used
+
+from fastgate.billing.audit import FINDINGS_MAX, AuditReport, Check, audit, audit_gateway
+from fastgate.billing.ledger import Ledger
+from fastgate.store import ledger as table
+from fastgate.store import money_tables as t
+from fastgate.store.engine import Store
+from fastgate.store.ledger import Book
+
+KEY = ("acc_a", "EUR")
+
+
+@pytest.fixture
+async def world(store_url: str, tmp_path: Path) -> AsyncIterator[World]:
+    """A gateway where everything that there is has happened, and all is right."""
+    world = World(store_url, tmp_path)
+    await world.pipeline.begin()
+    await world.up()
+    wallets = world.wallets
+    await wallets.credit(move("t", 1000), tax=190)
+    await wallets.credit(move("u", 1000, "acc_b", "USD"))
+    await wallets.promo(move("p", 20))
+    for number in range(6):
+        world.use(10 * number, "acc_b" if number == 5 else "acc_a")
+    await world.pipeline.step()
+    await wallets.refund(move("r", 90))
+    await wallets.freeze(move("f1", 100))
+    await wallets.pay_out("f1")
+    await wallets.freeze(move("f2", 100))
+    await wallets.release("f2")
+    await wallets.freeze(move("f3", 50))
+    await wallets.dispute(move("d", 2000))
+    await wallets.set_overdraft("o", "acc_a", "EUR", 70)
+    await wallets.tax(move("x", 1))
+    await wallets.reverse("t")
+    yield world
+    await world.close()
+
+
+def of(report: AuditReport, name: str) -> Check:
+    (check,) = [check for check in report.checks if check.name == name]
+    return check
+
+
+def failed(report: AuditReport) -> set[str]:
+    return {check.name for check in report.checks if not check.passed}
+
+
+async def test_what_is_right_passes(world: World) -> None:
+    report = await audit_gateway(world.pipeline)
+    assert report.passed, report
+    assert [check.name for check in report.checks] == [
+        "entries",
+        "books",
+        "wallets",
+        "overdrawn",
+        "credited",
+        "held",
+        "charges",
+        "days",
+        "accounts",
+        "cells",
+    ]
+    assert of(report, "charges").numbers == {
+        "records": 6,
+        "used": 150,
+        "charged": 150,
+        "wrong": 0,
+    }
+    assert of(report, "credited").numbers["captured"] == 60
+    assert of(report, "held").numbers["held"] == 2050
+    assert of(report, "overdrawn").numbers["owing"] == 1
+    assert of(report, "books").numbers["USD.customer_available"] == 950
+    cells = of(report, "cells").numbers
+    assert (cells["compared"], cells["moving"], cells["drift"]) == (2, 0, 0)
+
+
+async def test_holds_and_usage_on_its_way_are_part_of_the_sum(world: World) -> None:
+    slot = world.wallets.slot("acc_b")
+    assert slot is not None
+    held = world.money.hold(0, slot, 300)
+    assert held is not None
+    world.use(40, "acc_b", 1)
+    report = await audit_gateway(world.pipeline)
+    assert report.passed, report
+    numbers = of(report, "cells").numbers
+    assert (numbers["held"], numbers["waiting"]) == (300, 40)
+    await world.store.stop()
+    await world.pipeline.step()
+    world.use(5, "acc_b", 1)
+    await world.store.connect()
+    report = await audit(
+        world.store,
+        world.wallets.cell_balances(),
+        (live := world.pipeline.live()).held,
+        live.waiting,
+    )
+    assert report.passed, report
+    assert of(report, "cells").numbers["waiting"] == 45
+    held.release()
+
+
+async def test_a_wallet_that_moves_is_looked_at_again(world: World) -> None:
+    """A request between any two looks: its numbers do not belong together, and no drift is
+    reported; when it stops, they do."""
+    money = world.money
+    left = 3
+
+    class Busy:
+        def __getattr__(self, name: str) -> object:
+            return getattr(money, name)
+
+        def open_holds(self, worker: int | None = None) -> object:
+            nonlocal left
+            if left:
+                left -= 1
+                world.use(1, "acc_b")
+            return money.open_holds(worker)
+
+    world.pipeline.source = Busy()  # type: ignore[assignment]
+    report = await audit_gateway(world.pipeline)
+    assert report.passed, report
+    assert of(report, "cells").numbers["moving"] == 0
+    left = 1000
+    report = await audit_gateway(world.pipeline)
+    assert report.passed, report
+    assert of(report, "cells").numbers["moving"] == 1
+    assert of(report, "cells").numbers["compared"] == 1
+    left = 0
+
+
+async def test_a_cell_that_drifted_is_found(world: World) -> None:
+    slot = world.wallets.slot("acc_b")
+    assert slot is not None
+    world.cells.set_balance(slot, "USD", 7)
+    report = await audit_gateway(world.pipeline)
+    assert failed(report) == {"cells"}
+    assert of(report, "cells").numbers["drift"] == 943
+    assert of(report, "cells").findings == ["acc_b USD: the cell has 7, must have 950"]
+    report = await audit(world.store, {("acc_z", "EUR"): 5})
+    assert "acc_z EUR: a cell without a wallet has 5" in of(report, "cells").findings
+    assert "acc_a EUR: no cell" in of(report, "cells").findings
+
+
+BREAKS = {
+    "one posting is larger": (
+        sa.update(t.ledger_postings)
+        .where(t.ledger_postings.c.book == Book.REVENUE)
+        .values(amount=t.ledger_postings.c.amount + 1),
+        {"entries", "books", "wallets"},
+    ),
+    "one posting is missing": (
+        sa.delete(t.ledger_postings).where(t.ledger_postings.c.book == Book.HELD),
+        {"entries", "books", "wallets", "held"},
+    ),
+    "a wallet's sum is wrong": (
+        sa.update(t.wallets).values(customer_available=t.wallets.c.customer_available + 5),
+        {"wallets"},
+    ),
+    "a wallet is missing": (
+        sa.delete(t.wallets).where(t.wallets.c.account == "acc_b"),
+        {"wallets"},
+    ),
+    "what was captured is wrong": (
+        sa.update(t.wallets).values(captured=t.wallets.c.captured - 1),
+        {"wallets"},
+    ),
+    "a record costs something else": (
+        sa.update(t.usage_records).where(t.usage_records.c.amount == 40).values(amount=41),
+        {"charges", "days"},
+    ),
+    "a record is missing": (
+        sa.delete(t.usage_records).where(t.usage_records.c.amount == 50),
+        {"charges", "days"},
+    ),
+    "a record has no charge": (
+        sa.update(t.usage_records).where(t.usage_records.c.amount == 50).values(entry=None),
+        {"charges"},
+    ),
+    "a record has another's charge": (
+        sa.update(t.usage_records).where(t.usage_records.c.amount == 0).values(entry=1),
+        {"charges"},
+    ),
+    "a charge says something else": (
+        sa.update(t.ledger_entries)
+        .where(t.ledger_entries.c.kind == "charge")
+        .values(amount=t.ledger_entries.c.amount + 1),
+        {"charges"},
+    ),
+    "a day's sum is wrong": (sa.update(t.usage_daily).values(requests=9), {"days"}),
+    "an account is not known": (
+        sa.update(t.ledger_entries)
+        .where(t.ledger_entries.c.account == "acc_b")
+        .values(account="#00000000000000ff"),
+        {"accounts", "wallets"},
+    ),
+    "what is held was settled already": (
+        sa.update(t.ledger_entries)
+        .where(t.ledger_entries.c.kind == "pay_out")
+        .values(id="something else"),
+        {"held"},
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BREAKS)
+async def test_what_is_wrong_is_found(world: World, what: str) -> None:
+    statement, checks = BREAKS[what]
+    async with world.store.write() as connection:
+        assert (await connection.execute(statement)).rowcount > 0
+    report = await audit(world.store)
+    assert not report.passed
+    assert failed(report) == checks, report
+    assert all(check.numbers["wrong"] for check in report.checks if not check.passed)
+
+
+async def test_charges_beyond_the_balance_are_found(store: Store) -> None:
+    """Which a cell would not have let through."""
+    ledger = Ledger(store, lambda: NOW)
+    for number in range(FINDINGS_MAX + 5):
+        account = f"acc_{number:02d}"
+        await ledger.credit(move(f"t{number}", 10, account))
+        await ledger.charge([used(number, 11, account)])
+    report = await audit(store)
+    assert failed(report) == {"overdrawn", "credited"}
+    check = of(report, "overdrawn")
+    assert check.numbers["wrong"] == FINDINGS_MAX + 5
+    assert len(check.findings) == FINDINGS_MAX
+    await ledger.set_overdraft(move("o", 1, "acc_00"), 1)
+    report = await audit(store)
+    assert of(report, "overdrawn").numbers["wrong"] == FINDINGS_MAX + 4
+
+
+async def test_an_empty_ledger_passes(store: Store) -> None:
+    report = await audit(store)
+    assert report.passed
+    async with store.read() as connection:
+        assert await table.all_wallets(connection) == []
