@@ -19,11 +19,15 @@ from fastgate.api import (
     credentials,
     docs,
     health,
+    invoices,
+    ledger,
     operation,
     parties,
     problems,
     resources,
+    subscriptions,
     tokens,
+    wallets,
 )
 from fastgate.api.auth import Tokens, authentication
 from fastgate.api.context import Context
@@ -48,6 +52,10 @@ def all_handlers() -> list[Any]:
         *credentials.HANDLERS,
         *tokens.HANDLERS,
         *operation.HANDLERS,
+        *wallets.HANDLERS,
+        *ledger.HANDLERS,
+        *subscriptions.HANDLERS,
+        *invoices.HANDLERS,
         *docs.handlers(),
     ]
 

@@ -6,11 +6,14 @@ processes. Everything here is called on the control process's event loop.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from fastgate.model.gateway import Gateway
+
+if TYPE_CHECKING:
+    from fastgate.api.moneyport import Desk
 
 
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,6 +104,10 @@ class ControlPort(Protocol):
 
     def usage(self) -> list[RouteUse]:
         """What each route has served, by name; routes without a row of their own as "other"."""
+
+    @property
+    def desk(self) -> Desk | None:
+        """The money side; None while nothing costs money."""
 
     async def drain(self) -> None:
         """Begin the graceful end of the whole gateway, as SIGTERM does."""

@@ -20,6 +20,8 @@ import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
 
+from fastgate.billing.ledger import InsufficientFundsError, LedgerError
+from fastgate.billing.payments.base import AmountError, PaymentError, ProviderUnavailable
 from fastgate.errors import (
     ApplyError,
     ConfigurationError,
@@ -46,6 +48,8 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "not_found": (404, "There is no such thing"),
     "method_not_allowed": (405, "The method is not for this path"),
     "conflict": (409, "It cannot be done as things are"),
+    "billing_off": (409, "Nothing costs money here"),
+    "insufficient_funds": (409, "The account has less than that"),
     "idempotency_conflict": (409, "The idempotency key was used for another request"),
     "idempotency_open": (409, "The same request is being worked on"),
     "stale": (412, "It was changed in the meantime"),
@@ -56,6 +60,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "precondition_required": (428, "If-Match is needed"),
     "internal_error": (500, "An error of the gateway"),
     "not_ready": (503, "Not every worker serves the newest configuration"),
+    "provider_unavailable": (503, "The payment provider does not answer"),
     "store_unavailable": (503, "The store cannot be reached"),
     "apply_failed": (503, "The configuration could not be brought into service"),
 }
@@ -148,6 +153,11 @@ def problem_of(error: Exception) -> Problem:
 
 
 _PLAIN: tuple[tuple[type[Exception], str], ...] = (
+    (InsufficientFundsError, "insufficient_funds"),
+    (LedgerError, "conflict"),
+    (AmountError, "invalid_member"),
+    (ProviderUnavailable, "provider_unavailable"),
+    (PaymentError, "conflict"),
     (StaleError, "stale"),
     (TokensError, "forbidden"),
     (ConflictError, "conflict"),

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 Role = Literal["viewer", "operator", "admin"]
-Permission = Literal["open", "metrics", "read", "configure", "parties", "operate", "tokens"]
+Permission = Literal[
+    "open", "metrics", "read", "configure", "parties", "operate", "money", "tokens"
+]
 
 ROLES: tuple[Role, ...] = ("viewer", "operator", "admin")
 """From the least to the most; each may what the ones before it may."""
@@ -17,6 +19,7 @@ NEEDS: dict[Permission, Role | None] = {
     "configure": "operator",  # change, reload and roll back the configuration
     "parties": "operator",  # accounts, consumers, credentials
     "operate": "operator",  # drain
+    "money": "operator",  # wallets, subscriptions, invoices: what customers have and owe
     "tokens": "admin",  # tokens of this API; also control.tokens in the configuration
 }
 

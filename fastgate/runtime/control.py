@@ -70,6 +70,7 @@ from fastgate.runtime.uplink import Uplink
 from fastgate.slots import SlotBook
 
 if TYPE_CHECKING:
+    from fastgate.api.moneyport import Desk
     from fastgate.revisions import Revisions
     from fastgate.runtime.money import MoneySide
     from fastgate.store.engine import Store
@@ -136,7 +137,7 @@ class Control:
             self._spawn(self._quotas.run(), "saving quotas")
             self._spawn(self._records.run(), "the access log")
             if self._money is not None:
-                self._spawn(self._money.run(), "money")
+                self._money.start()
             self._spawn(self._serve_api(), "the control API")
             await self._ended.wait()
         finally:
@@ -187,7 +188,12 @@ class Control:
         """Be able to charge before anything is served: who has paid is not to be refused."""
         module = await asyncio.to_thread(importlib.import_module, "fastgate.runtime.money")
         self._money = module.MoneySide(
-            self._segment, money, self._state, self._identity, self._publisher
+            self._segment,
+            money,
+            self._state,
+            self._identity,
+            self._publisher,
+            self.limits_of,
         )
         await self._money.begin(self.open_store(gateway))
 
@@ -342,6 +348,10 @@ class Control:
             listeners={each.name: address_of(each) for each in listeners_of(gateway)},
             control=address_of(control_of(gateway)),
         )
+
+    @property
+    def desk(self) -> Desk | None:
+        return self._money.desk if self._money is not None else None
 
     # ---- ControlPort ---------------------------------------------------------------------
 

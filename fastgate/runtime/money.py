@@ -12,39 +12,51 @@ Nothing of it is imported where nothing costs money. What a request needs of it 
 memory; when this process is killed, requests are charged all the same, and its successor goes on
 from the rings.
 
-`desk` is what the API speaks to. It is composed anew when the configuration's `billing` section
-changes; wallets and pipeline stay.
+`desk` is what the API speaks to. It belongs to the `office`, which is composed anew when the
+configuration's `billing` section changes; wallets and pipeline stay.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import logging
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from fastgate._core.money import Money
 from fastgate._core.shm import Segment
 from fastgate._core.wallet import Accounts
+from fastgate.api.ports import LimitUse
 from fastgate.billing.ledger import Ledger
 from fastgate.billing.names import Names
 from fastgate.billing.pipeline import Pipeline
 from fastgate.billing.spool import Spool
 from fastgate.billing.wallets import Wallets
-from fastgate.errors import FastGateError, StoreError
+from fastgate.errors import ConfigurationError, FastGateError, StoreError
 from fastgate.identity import Identity
+from fastgate.runtime.foundation import Foundation, Limits
 from fastgate.runtime.persist import StateDirectory
 from fastgate.runtime.publisher import Publisher
-from fastgate.runtime.rows import Rows
+from fastgate.runtime.rows import Claim, Row, Rows
 
 if TYPE_CHECKING:
+    from fastgate.api.moneyport import Desk
+    from fastgate.billing.subscriptions import Subscriptions
+    from fastgate.model.billing import Billing
+    from fastgate.model.gateway import Gateway
+    from fastgate.runtime.office import Office
     from fastgate.store.engine import Store
 
 log = logging.getLogger("fastgate.billing")
 
 LOOK_S = 0.25  # between two looks for accounts that have no row yet, and unsaved rows
+PAGE = 500  # subscriptions that are read at once
+AGAIN_S = 5.0  # after an error that nobody foresaw
 LAST_S = 3.0  # for what is left in the rings, at the end
 
 
@@ -63,14 +75,20 @@ class MoneySide:
         state: StateDirectory,
         identity: Identity,
         publisher: Publisher,
+        limits_of_consumer: Callable[[str, str | None], list[LimitUse]],
     ) -> None:
         self._segment = segment
         self._state = state
         self._identity = identity
         self._publisher = publisher
+        self._limits_of_consumer = limits_of_consumer
         self.money = money
         self.cells = Accounts(segment, money)
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._office: Office | None = None
+        self._module: Any = None
+        self._served = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stale = asyncio.Event()
         self._seen = 0
 
     # ---- life ---------------------------------------------------------------------------
@@ -89,9 +107,16 @@ class MoneySide:
         )
         self.rows.load()
         await self.pipeline.begin()
+        store.on_ready.append(self._store_is_back)
         self._identity.directory.pay_from(self.wallets.accounts())
         self._seen = len(self.wallets.accounts())
+        self._publisher.checks.append(self._check)
         self._publisher.on_served.append(self._on_served)
+
+    @property
+    def desk(self) -> Desk | None:
+        """What the API speaks to; None before the first configuration is served."""
+        return self._office.desk if self._office is not None else None
 
     def _names(self) -> Names:
         directory, publisher = self._identity.directory, self._publisher
@@ -103,16 +128,36 @@ class MoneySide:
             plans=lambda: publisher.slots.plans,
         )
 
-    async def run(self) -> None:
-        """Until cancelled. Dead workers' holds come first: nobody else asks for them again."""
+    def start(self) -> None:
+        """After the first publish: begin everything that goes on by itself."""
+        for what, work in (
+            ("the usage pipeline", self._pipe),
+            ("account rows", self._look),
+            ("subscriptions in account rows", self._refresh),
+            ("billing", self._keep_office),
+        ):
+            self._tasks.append(asyncio.ensure_future(self._forever(what, work)))
+
+    async def _forever(self, what: str, work: Callable[[], Awaitable[None]]) -> None:
+        """What ends by an error of its own must not take the others with it, nor stay ended."""
+        while True:
+            try:
+                await work()
+            except Exception:
+                log.exception("%s ended by an error and begins again", what)
+            await asyncio.sleep(AGAIN_S)
+
+    async def _pipe(self) -> None:
+        # Dead workers' holds come first: nobody asks for them again.
         for worker in range(self._segment.workers):
             await self.worker_died(worker)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self.pipeline.run(), name="pipeline")
-            group.create_task(self._look(), name="account rows")
+        await self.pipeline.run()
 
     async def end(self) -> None:
         """At the end, when no worker is left: take over what the rings still have."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
             async with asyncio.timeout(LAST_S):
                 await self.pipeline.close()
@@ -133,8 +178,12 @@ class MoneySide:
 
     async def open_account(self, account: str) -> None:
         """Give an account its row in shared memory, and tell its consumers. Raises StoreError."""
+        fresh = self.wallets.slot(account) is None
         await self.wallets.ensure(account)
-        self._pay()
+        if fresh:
+            self._pay()
+            row = Row(claims=self.rows.get(account).claims, limits=self._limits_of_account())
+            self.rows.put(account, row)
 
     def _pay(self) -> None:
         self._seen = len(self.wallets.accounts())
@@ -152,12 +201,133 @@ class MoneySide:
                     await self.open_account(account)
             await asyncio.to_thread(self.rows.save)
 
+    async def _store_is_back(self) -> None:
+        self._stale.set()
+
     def _on_served(self) -> None:
-        """Another configuration: slots stand for other names."""
+        """Another configuration: slots stand for other names, billing may have other rules."""
         self.names.changed()
         self.rows.rewrite()
+        self._served.set()
+        self._stale.set()
 
-    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    # ---- the office -----------------------------------------------------------------------
+
+    def _gateway(self) -> Gateway:
+        gateway = self._publisher.gateway
+        assert gateway is not None, "money comes after the first publish"
+        return gateway
+
+    def _foundation(self) -> Foundation:
+        return Foundation(
+            money=self.money,
+            store=self.ledger.store,
+            ledger=self.ledger,
+            wallets=self.wallets,
+            pipeline=self.pipeline,
+            clock=now_utc,
+            gateway=self._gateway,
+            open_account=self.open_account,
+            entries_changed=self._entries_changed,
+        )
+
+    def _check(self, gateway: Gateway) -> None:
+        """Refuse a reload whose payment providers cannot be had. (At the start nothing waits for
+        their packages: what is wrong then is logged.)"""
+        if self._office is not None and self._office.billing != gateway.billing:
+            self._module.providers_of(self._foundation(), gateway.billing)
+
+    async def _keep_office(self) -> None:
+        """Compose the office after each publish that needs another one, and keep it at work."""
+        self._module = await asyncio.to_thread(importlib.import_module, "fastgate.runtime.office")
+        working: asyncio.Task[None] | None = None
+        self._served.set()
+        try:
+            while True:
+                await self._served.wait()
+                self._served.clear()
+                billing = self._gateway().billing
+                if self._office is None or self._office.billing != billing:
+                    if working is not None:
+                        working.cancel()
+                        await asyncio.gather(working, return_exceptions=True)
+                    self._office = self._make_office(billing)
+                    working = asyncio.ensure_future(self._work(self._office))
+                self._stale.set()
+        finally:
+            if working is not None:
+                working.cancel()
+                await asyncio.gather(working, return_exceptions=True)
+
+    def _make_office(self, billing: Billing) -> Office:
+        base = self._foundation()
+        try:
+            providers = self._module.providers_of(base, billing)
+        except ConfigurationError as error:
+            log.error("%s; nobody can pay through it until that is mended", error)
+            manual = msgspec.structs.replace(billing, providers=["manual"])
+            providers = self._module.providers_of(base, manual)
+        office: Office = self._module.Office(base, billing, providers)
+        return office
+
+    async def _work(self, office: Office) -> None:
+        """An office that ends by an error is logged; requests are charged all the same."""
+        from fastgate.runtime.watch import Watch
+
+        watch = Watch(office, self._segment, self._limits())
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(office.run())
+                group.create_task(watch.run())
+        except Exception:
+            log.exception("Billing has ended; a change of `billing` begins it anew.")
+
+    def _limits(self) -> Limits:
+        directory = self._identity.directory
+        return Limits(
+            consumers=lambda: [party.record for party in directory.parties.values()],
+            of=self._limits_of_consumer,
+            rows=self.rows,
+        )
+
+    # ---- subscriptions --------------------------------------------------------------------
+
+    async def _refresh(self) -> None:
+        """Tell the rows what the store says of all accounts, whenever that may be news."""
+        while True:
+            await self._stale.wait()
+            self._stale.clear()
+            try:
+                await self._refresh_all()
+            except StoreError as error:  # it sets the event again when it is back
+                log.info("Account rows wait for the store: %s", error)
+
+    async def _refresh_all(self) -> None:
+        if self._office is None or not self.ledger.store.ready:
+            return
+        subscriptions = self._office.subscriptions
+        subscribed: set[str] = set()
+        cursor: str | None = None
+        while True:
+            page = await subscriptions.page(cursor=cursor, limit=PAGE)
+            subscribed.update(one.account for one in page.items)
+            cursor = page.next
+            if cursor is None:
+                break
+        for account in {*self.wallets.accounts(), *subscribed}:
+            if account in subscribed:
+                await self._entries_changed(subscriptions, account)
+            else:
+                self.rows.put(account, Row(limits=self._limits_of_account()))
+
+    async def _entries_changed(self, subscriptions: Subscriptions, account: str) -> None:
+        """An account's subscriptions are others: its next request is decided by them."""
+        claims = [
+            Claim(entry.service or "", entry.plan, entry.reason.number if entry.reason else 0)
+            for entry in await subscriptions.entries(account)
+        ]
+        self.rows.put(account, Row(claims=claims, limits=self._limits_of_account()))
+
+    def _limits_of_account(self) -> list[tuple[int, str]]:
+        limit = self._gateway().billing.spending.account
+        return [] if limit is None else [(limit.amount.micros, limit.period)]

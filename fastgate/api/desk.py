@@ -1,0 +1,77 @@
+"""The money side of the control process, as the API's handlers get it.
+
+Amounts: in bodies as people write them ("12.50 EUR"), in answers whole micro-units (1 EUR =
+1,000,000). A write's `Idempotency-Key` becomes the id of what it books, so that it is booked once
+also long after the answer that goes with the key was forgotten.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Annotated
+
+from msgspec import Meta
+
+from fastgate.api.context import AnyRequest, Context
+from fastgate.api.problems import Problem, invalid
+from fastgate.model.units import Money
+from fastgate.store.ids import new_id
+
+if TYPE_CHECKING:
+    from fastgate.api.moneyport import Desk
+
+Amount = Annotated[
+    str,
+    Meta(
+        max_length=40,
+        pattern=r"^[0-9]",
+        description="An amount with its currency, `12.50 EUR`; at most six decimals.",
+    ),
+]
+Reference = Annotated[
+    str,
+    Meta(max_length=200, description="What the outside world calls it: an invoice, a transfer."),
+]
+Note = Annotated[str, Meta(max_length=500, description="For people.")]
+
+KEY_MOST = 100  # characters of an Idempotency-Key that an id takes as they are
+
+
+def desk_of(ctx: Context) -> Desk:
+    """Raises Problem while the gateway runs without money."""
+    desk = ctx.control.desk
+    if desk is None:
+        raise Problem(
+            "billing_off",
+            "Nothing cost money when the gateway was started. Give a route or a plan a price, or "
+            "the configuration a `billing` section, and start it again.",
+        )
+    return desk
+
+
+async def account_of(ctx: Context, ident: str) -> str:
+    """An account's id, from its id or name. Raises NotFoundError, StoreError."""
+    return (await ctx.identity.parties.account(ident)).id
+
+
+def booking_id(request: AnyRequest, what: str) -> str:
+    """The id of what a write books: made from its Idempotency-Key, or new without one."""
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        return f"{what}:{new_id('api')}"
+    if len(key) > KEY_MOST:
+        key = hashlib.sha256(key.encode()).hexdigest()
+    return f"{what}:{key}"
+
+
+def amount_of(text: str, path: str = "amount") -> Money:
+    """An amount above zero, in a currency that wallets can be in. Raises Problem."""
+    try:
+        amount = Money.parse(text)
+    except ValueError as error:
+        raise invalid(path, str(error)) from None
+    if amount.micros == 0:
+        raise invalid(path, "It must be more than nothing.")
+    if len(amount.currency) != 3:
+        raise invalid(path, f"Wallets are in currencies of three letters, not {amount.currency}.")
+    return amount

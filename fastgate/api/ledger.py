@@ -1,0 +1,146 @@
+"""The ledger: its entries, its proof, what was settled for workers that died."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from litestar import get
+from litestar.params import FromPath, FromQuery
+
+from fastgate.api.context import Ctx
+from fastgate.api.describe import spec
+from fastgate.api.desk import account_of, desk_of
+from fastgate.api.paging import LIMIT, Limit, Text
+from fastgate.api.problems import invalid
+from fastgate.billing.audit import AuditReport
+from fastgate.store import usage
+from fastgate.store.ledger import Entry
+from fastgate.store.pages import Page
+from fastgate.store.usage import Resolved, Usage
+
+
+class UsageView(msgspec.Struct, frozen=True, kw_only=True):
+    """One request that was metered. `amount`: micro-units charged."""
+
+    id: str
+    time: datetime
+    account: str
+    consumer: str
+    credential: str
+    route: str
+    service: str
+    plan: str
+    currency: str
+    amount: int
+    units: int
+    status: int
+    request: str
+    free: bool
+    recovered: bool
+
+
+class ResolvedHolds(msgspec.Struct, frozen=True):
+    """What became of requests whose worker died, the newest first."""
+
+    items: list[Resolved]
+
+
+class PipelineView(msgspec.Struct, frozen=True, kw_only=True):
+    """How usage gets from the workers to the ledger."""
+
+    problem: str | None
+    spooled: int
+    records: int
+    replayed: int
+    duplicates: int
+    recovered: int
+    waiting: int
+    open_holds: int
+    damaged: int
+
+
+FREE, RECOVERED = 2, 8  # of a usage record's flags
+
+
+@get("/v1/ledger", opt=spec("read", answer=Page[Entry]))
+async def list_entries(
+    ctx: Ctx,
+    account: FromQuery[str],
+    currency: Text = None,
+    cursor: Text = None,
+    limit: Limit = LIMIT,
+) -> Page[Entry]:
+    """An account's entries, the newest first."""
+    desk = desk_of(ctx)
+    found = await account_of(ctx, account)
+    return await desk.ledger.history(found, currency=currency, cursor=cursor, limit=limit)
+
+
+@get("/v1/ledger/audit", opt=spec("read", answer=AuditReport))
+async def audit(ctx: Ctx) -> AuditReport:
+    """Prove the books: sums, charges, usage records, cells, holds; each check by name."""
+    return await desk_of(ctx).audit()
+
+
+@get("/v1/ledger/pipeline", opt=spec("read", answer=PipelineView))
+async def pipeline(ctx: Ctx) -> PipelineView:
+    """How far usage has got: what waits in shared memory and in the spool."""
+    desk = desk_of(ctx)
+    counts, source = desk.pipeline.counts, desk.money
+    waiting = 0
+    for worker in range(source.workers):
+        state = source.state(worker)
+        waiting += state.published - state.committed + state.parked
+    return PipelineView(
+        problem=desk.pipeline.problem,
+        spooled=desk.pipeline.spool.records,
+        records=counts.records,
+        replayed=counts.replayed,
+        duplicates=counts.duplicates,
+        recovered=counts.recovered,
+        waiting=waiting,
+        open_holds=sum(1 for hold in source.open_holds() if hold.taken),
+        damaged=source.damaged,
+    )
+
+
+@get("/v1/ledger/resolved", opt=spec("read", answer=ResolvedHolds))
+async def resolved(ctx: Ctx, since: FromQuery[datetime], limit: Limit = LIMIT) -> ResolvedHolds:
+    """What was charged or let go for workers that died, since a moment (RFC 3339)."""
+    desk_of(ctx)
+    if since.tzinfo is None:
+        raise invalid("since", "It needs a time zone: 2026-11-20T00:00:00Z.")
+    async with ctx.store.read() as connection:
+        return ResolvedHolds(await usage.resolved(connection, since=since, limit=limit))
+
+
+@get("/v1/ledger/entries/{entry:str}", opt=spec("read", answer=Entry))
+async def get_entry(ctx: Ctx, entry: FromPath[str]) -> Entry:
+    """One entry with its postings."""
+    return await desk_of(ctx).ledger.entry(entry)
+
+
+@get("/v1/accounts/{ident:str}/usage", opt=spec("read", answer=Page[UsageView]))
+async def list_usage(
+    ctx: Ctx, ident: FromPath[str], cursor: Text = None, limit: Limit = LIMIT
+) -> Page[UsageView]:
+    """What an account has used, request by request, the newest first."""
+    desk_of(ctx)
+    account = await account_of(ctx, ident)
+    async with ctx.store.read() as connection:
+        page = await usage.page(connection, account, cursor=cursor, limit=limit)
+    return Page(items=[_view(one) for one in page.items], next=page.next)
+
+
+def _view(one: Usage) -> UsageView:
+    shared: dict[str, Any] = {
+        name: getattr(one, name)
+        for name in UsageView.__struct_fields__
+        if name not in ("free", "recovered")
+    }
+    return UsageView(**shared, free=bool(one.flags & FREE), recovered=bool(one.flags & RECOVERED))
+
+
+HANDLERS = [list_entries, audit, pipeline, resolved, get_entry, list_usage]

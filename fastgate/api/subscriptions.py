@@ -1,0 +1,225 @@
+"""Subscriptions: accounts on plans. Every change takes effect with the next request."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+import msgspec
+from litestar import Response, get, patch, post
+from litestar.params import FromPath
+from msgspec import Meta
+
+from fastgate.api.bodies import read
+from fastgate.api.context import AnyRequest, Ctx
+from fastgate.api.describe import spec
+from fastgate.api.desk import account_of, desk_of
+from fastgate.api.moneyport import Desk
+from fastgate.api.paging import LIMIT, Limit, Text
+from fastgate.api.parties import matched, tagged
+from fastgate.billing.invoices import Invoice
+from fastgate.billing.lifecycle import Event, Subscription, access_of, warning_of
+from fastgate.billing.subscription_rows import Record
+from fastgate.store.pages import Page
+
+
+class SubscriptionNew(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A subscription to be made."""
+
+    account: Annotated[str, Meta(description="An account's id or name.")]
+    plan: Annotated[str, Meta(description="A plan of the configuration.")]
+    service: Annotated[
+        str | None, Meta(description="For this service alone. Default: all of the plan's.")
+    ] = None
+    trial: Annotated[bool, Meta(description="Begin with the plan's trial, if it has one.")] = True
+
+
+class SubscriptionChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Another plan, from now."""
+
+    plan: str
+
+
+class Cancel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When it ends."""
+
+    at: Annotated[
+        Literal["period_end", "now"],
+        Meta(description="`now`: access lasts as long as it was paid for."),
+    ] = "period_end"
+
+
+class SubscriptionView(msgspec.Struct, frozen=True, kw_only=True):
+    """A subscription. `reason`: why its requests are refused now; null: they are not.
+    `warning`: why they will be, unless something is done."""
+
+    id: str
+    account: str
+    plan: str
+    service: str | None
+    state: str
+    reason: str | None
+    warning: str | None
+    period: str
+    period_start: datetime
+    period_end: datetime
+    trial_ends: datetime | None
+    paid_through: datetime
+    grace_ends: datetime | None
+    expires: datetime | None
+    cancel_at_period_end: bool
+    provider: str | None
+    created: datetime
+    updated: datetime
+    version: int
+
+
+class PlanChanged(msgspec.Struct, frozen=True, kw_only=True):
+    """The subscription, and the invoice or credit note that the change came to."""
+
+    subscription: SubscriptionView
+    document: Invoice | None
+
+
+class History(msgspec.Struct, frozen=True):
+    """Every step in a subscription's life, the first first."""
+
+    items: list[Record]
+
+
+def view_of(desk: Desk, one: Subscription) -> SubscriptionView:
+    now = desk.subscriptions.clock()
+    reason, warning = access_of(one, now), warning_of(one, now)
+    shared: dict[str, Any] = {
+        name: getattr(one, name)
+        for name in SubscriptionView.__struct_fields__
+        if name not in ("state", "reason", "warning")
+    }
+    return SubscriptionView(
+        **shared,
+        state=one.state.value,
+        reason=reason.code if reason is not None else None,
+        warning=warning.code if warning is not None else None,
+    )
+
+
+@get("/v1/subscriptions", opt=spec("read", answer=Page[SubscriptionView]))
+async def list_subscriptions(
+    ctx: Ctx, account: Text = None, cursor: Text = None, limit: Limit = LIMIT
+) -> Page[SubscriptionView]:
+    """The subscriptions (of one account: `?account=`), oldest first."""
+    desk = desk_of(ctx)
+    if account is not None:
+        found = await desk.subscriptions.of_account(await account_of(ctx, account))
+        return Page(items=[view_of(desk, one) for one in found], next=None)
+    page = await desk.subscriptions.page(cursor=cursor, limit=limit)
+    return Page(items=[view_of(desk, one) for one in page.items], next=page.next)
+
+
+@post(
+    "/v1/subscriptions",
+    opt=spec("money", body=SubscriptionNew, answer=SubscriptionView, status=201, etag=True),
+)
+async def create_subscription(ctx: Ctx, request: AnyRequest) -> Response[Any]:
+    """Subscribe an account to a plan. With a fee it is `incomplete` until the first payment,
+    which is tried at once; with a trial it is `trialing`."""
+    desk = desk_of(ctx)
+    body = await read(request, SubscriptionNew)
+    account = await account_of(ctx, body.account)
+    await desk.open_account(account)
+    made = await desk.subscriptions.create(account, body.plan, body.service, trial=body.trial)
+    return tagged(made, view_of(desk, made), 201, Location=f"/v1/subscriptions/{made.id}")
+
+
+@get("/v1/subscriptions/{ident:str}", opt=spec("read", answer=SubscriptionView, etag=True))
+async def get_subscription(ctx: Ctx, ident: FromPath[str]) -> Response[Any]:
+    """One subscription."""
+    desk = desk_of(ctx)
+    found = await desk.subscriptions.get(ident)
+    return tagged(found, view_of(desk, found))
+
+
+@get("/v1/subscriptions/{ident:str}/history", opt=spec("read", answer=History))
+async def history(ctx: Ctx, ident: FromPath[str]) -> History:
+    """Every step in its life."""
+    desk = desk_of(ctx)
+    await desk.subscriptions.get(ident)
+    return History(await desk.subscriptions.history(ident))
+
+
+@patch(
+    "/v1/subscriptions/{ident:str}",
+    opt=spec("money", body=SubscriptionChange, answer=PlanChanged, etag=True, match="required"),
+)
+async def change_plan(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Response[Any]:
+    """Go over to another plan, from now; what was paid and not used is taken into account."""
+    desk = desk_of(ctx)
+    body = await read(request, SubscriptionChange)
+    matched(request, await desk.subscriptions.get(ident))
+    changed = await desk.subscriptions.change_plan(ident, body.plan)
+    answer = PlanChanged(
+        subscription=view_of(desk, changed.subscription), document=changed.document
+    )
+    return tagged(changed.subscription, answer)
+
+
+async def _apply(ctx: Ctx, ident: str, event: Event) -> Response[Any]:
+    desk = desk_of(ctx)
+    changed = await desk.subscriptions.apply(ident, event, "by an operator")
+    return tagged(changed, view_of(desk, changed))
+
+
+@post(
+    "/v1/subscriptions/{ident:str}/pause",
+    status_code=200,
+    opt=spec("money", answer=SubscriptionView, etag=True),
+)
+async def pause(ctx: Ctx, ident: FromPath[str]) -> Response[Any]:
+    """Stop service and billing until it is resumed."""
+    return await _apply(ctx, ident, Event.PAUSE)
+
+
+@post(
+    "/v1/subscriptions/{ident:str}/resume",
+    status_code=200,
+    opt=spec("money", answer=SubscriptionView, etag=True),
+)
+async def resume(ctx: Ctx, ident: FromPath[str]) -> Response[Any]:
+    """Go on with one that is paused or canceled; a period begins now."""
+    return await _apply(ctx, ident, Event.RESUME)
+
+
+@post(
+    "/v1/subscriptions/{ident:str}/keep",
+    status_code=200,
+    opt=spec("money", answer=SubscriptionView, etag=True),
+)
+async def keep(ctx: Ctx, ident: FromPath[str]) -> Response[Any]:
+    """Take back that it is to end with its period."""
+    return await _apply(ctx, ident, Event.KEEP)
+
+
+@post(
+    "/v1/subscriptions/{ident:str}/cancel",
+    status_code=200,
+    opt=spec("money", body=Cancel, answer=SubscriptionView, etag=True),
+)
+async def cancel(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Response[Any]:
+    """End it with its period, or now."""
+    desk = desk_of(ctx)
+    body = await read(request, Cancel, optional=True)
+    changed = await desk.subscriptions.cancel(ident, at_period_end=body.at == "period_end")
+    return tagged(changed, view_of(desk, changed))
+
+
+HANDLERS = [
+    list_subscriptions,
+    create_subscription,
+    get_subscription,
+    history,
+    change_plan,
+    pause,
+    resume,
+    keep,
+    cancel,
+]

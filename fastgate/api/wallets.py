@@ -1,0 +1,352 @@
+"""Wallets: what accounts have, what is put in, given back, put right; and how they are billed."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from litestar import Response, delete, get, patch, post, put
+from litestar.params import FromPath
+from msgspec import UNSET, Meta, UnsetType
+
+from fastgate.api.bodies import read
+from fastgate.api.context import AnyRequest, Ctx
+from fastgate.api.describe import spec
+from fastgate.api.desk import (
+    Amount,
+    Note,
+    Reference,
+    account_of,
+    amount_of,
+    booking_id,
+    desk_of,
+)
+from fastgate.api.moneyport import Desk
+from fastgate.api.parties import changes_of
+from fastgate.api.problems import Problem, invalid
+from fastgate.billing.amounts import show
+from fastgate.billing.autorecharge import AutoRecharge
+from fastgate.billing.ledger import Movement
+from fastgate.billing.profiles import Profile
+from fastgate.errors import NotFoundError
+from fastgate.model.units import Money
+from fastgate.store.ledger import Book, Entry
+
+Currency = Annotated[str, Meta(pattern=r"^[A-Z]{3}$", description="Three capital letters.")]
+Micros = Annotated[int, Meta(description="Micro-units.")]
+
+
+class WalletView(msgspec.Struct, frozen=True, kw_only=True):
+    """A wallet. Amounts are micro-units.
+
+    `available`: what requests can be charged now. `in_flight`: held by requests, or charged and
+    not in the ledger yet. `settled`: what the ledger says, with the overdraft, less the usage that
+    waits for the store. The ledger's own words: `credited` less `captured` is `balance` + `held`.
+    """
+
+    currency: str
+    available: int
+    in_flight: int
+    settled: int
+    overdraft: int
+    balance: int
+    held: int
+    promotional: int
+    credited: int
+    captured: int
+    text: Annotated[str, Meta(description="`available`, to be read: `9.998 USD`.")]
+
+
+class Wallets(msgspec.Struct, frozen=True):
+    """An account's wallets, by currency."""
+
+    account: str
+    items: list[WalletView]
+
+
+class CreditNew(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Money, or credit that is given away, for a wallet."""
+
+    amount: Amount
+    kind: Annotated[
+        Literal["payment", "promotional"],
+        Meta(description="`promotional`: given by the house; spent first, never paid out."),
+    ] = "payment"
+    reference: Reference = ""
+    note: Note = ""
+    tax: Annotated[
+        Amount | None, Meta(description="Tax that was paid on top, in the same currency.")
+    ] = None
+
+
+class RefundNew(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Usage given back to the wallet. (A payment is given back at /v1/payments/…/refunds.)"""
+
+    amount: Amount
+    reference: Reference = ""
+    note: Note = ""
+
+
+class CorrectionNew(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An entry that puts something right: postings that add up to zero, or the reversal of
+    another entry."""
+
+    currency: Currency | None = None
+    postings: Annotated[
+        dict[Book, Micros],
+        Meta(description="Micro-units by book; they add up to zero."),
+    ] = {}
+    reverses: Annotated[str | None, Meta(description="Undo this entry instead.")] = None
+    reference: Reference = ""
+    note: Note = ""
+
+
+class OverdraftNew(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How far below zero a wallet may go."""
+
+    currency: Currency
+    micros: Annotated[int, Meta(ge=0, le=1 << 60, description="Micro-units; 0: not at all.")]
+
+
+class Booked(msgspec.Struct, frozen=True, kw_only=True):
+    """What was booked. `fresh`: false when it had been booked before, with the same key."""
+
+    entry: Entry
+    fresh: bool
+    wallet: WalletView
+
+
+class ProfileChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What of an account's billing is to change."""
+
+    emails: list[str] | UnsetType = UNSET
+    zone: Annotated[str, Meta(description="IANA name of its time zone.")] | UnsetType = UNSET
+    currency: Currency | UnsetType = UNSET
+    low_balance: (
+        Annotated[int, Meta(ge=0, description="Micro-units; null: as configured.")]
+        | UnsetType
+        | None
+    ) = UNSET
+
+
+class RechargeRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When and how a wallet tops itself up from the saved payment method."""
+
+    threshold: Annotated[Amount, Meta(description="Recharge when the balance is below.")]
+    amount: Annotated[Amount, Meta(description="How much; whole coins.")]
+    monthly_cap: Annotated[Amount, Meta(description="The most in a calendar month.")]
+
+
+async def _view(desk: Desk, account: str, currency: str) -> WalletView:
+    books = await desk.ledger.wallet(account, currency)
+    if books is None:
+        raise NotFoundError(f"The account {account} has no wallet in {currency}.")
+    try:
+        now = desk.wallets.balance(account, currency)
+        available, settled = now.available, now.settled
+    except NotFoundError:  # it has no cell: nothing can be charged to it yet
+        available, settled = 0, books.spendable
+    return WalletView(
+        currency=currency,
+        available=available,
+        in_flight=settled - available,
+        settled=settled,
+        overdraft=books.overdraft,
+        balance=books.customer_available,
+        held=books.customer_held,
+        promotional=books.promotional,
+        credited=books.credited,
+        captured=books.captured,
+        text=show(available, currency),
+    )
+
+
+async def _booked(desk: Desk, entry: Entry, fresh: bool) -> Response[Any]:
+    view = await _view(desk, entry.account, entry.currency)
+    booked = Booked(entry=entry, fresh=fresh, wallet=view)
+    return Response(booked, status_code=201 if fresh else 200)
+
+
+@get("/v1/accounts/{ident:str}/wallets", opt=spec("read", answer=Wallets))
+async def list_wallets(ctx: Ctx, ident: FromPath[str]) -> Wallets:
+    """What an account has: now, and by the ledger."""
+    desk, account = desk_of(ctx), await account_of(ctx, ident)
+    found = await desk.ledger.wallets(account)
+    return Wallets(account, [await _view(desk, account, one.currency) for one in found])
+
+
+@post(
+    "/v1/accounts/{ident:str}/credits",
+    opt=spec("money", body=CreditNew, answer=Booked, status=201),
+)
+async def credit(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Response[Any]:
+    """Put money, or promotional credit, into a wallet; requests can be charged to it when this
+    answers. 200 and `fresh: false` when the key has been booked before."""
+    desk, account = desk_of(ctx), await account_of(ctx, ident)
+    body = await read(request, CreditNew)
+    amount = amount_of(body.amount)
+    movement = Movement(
+        id=booking_id(request, "credit"),
+        account=account,
+        currency=amount.currency,
+        amount=amount.micros,
+        reference=body.reference,
+        note=body.note,
+    )
+    await desk.open_account(account)
+    if body.kind == "promotional":
+        if body.tax is not None:
+            raise invalid("tax", "There is none on what is given away.")
+        posted = await desk.wallets.promo(movement)
+    else:
+        posted = await desk.wallets.credit(movement, tax=_tax(body.tax, amount))
+    return await _booked(desk, posted.entry, posted.fresh)
+
+
+def _tax(text: str | None, amount: Money) -> int:
+    if text is None:
+        return 0
+    tax = Money.parse(text)
+    if tax.currency != amount.currency:
+        raise invalid("tax", f"It must be in {amount.currency}.")
+    return tax.micros
+
+
+@post(
+    "/v1/accounts/{ident:str}/refunds",
+    opt=spec("money", body=RefundNew, answer=Booked, status=201),
+)
+async def refund_usage(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Response[Any]:
+    """Give usage back to a wallet; no more than it has cost so far."""
+    desk, account = desk_of(ctx), await account_of(ctx, ident)
+    body = await read(request, RefundNew)
+    amount = amount_of(body.amount)
+    movement = Movement(
+        id=booking_id(request, "refund"),
+        account=account,
+        currency=amount.currency,
+        amount=amount.micros,
+        reference=body.reference,
+        note=body.note,
+    )
+    posted = await desk.wallets.refund(movement)
+    return await _booked(desk, posted.entry, posted.fresh)
+
+
+@post(
+    "/v1/accounts/{ident:str}/corrections",
+    opt=spec("money", body=CorrectionNew, answer=Booked, status=201),
+)
+async def correct(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Response[Any]:
+    """Put a wallet's books right by a new entry; nothing is ever changed or deleted."""
+    desk, account = desk_of(ctx), await account_of(ctx, ident)
+    body = await read(request, CorrectionNew)
+    if body.reverses is not None:
+        if body.postings or body.currency:
+            raise invalid("reverses", "Give either this, or currency and postings.")
+        origin = await desk.ledger.entry(body.reverses)
+        if origin.account != account:
+            raise NotFoundError(f"The account has no entry {body.reverses!r}.")
+        posted = await desk.wallets.reverse(body.reverses)
+        return await _booked(desk, posted.entry, posted.fresh)
+    if body.currency is None or not body.postings:
+        raise invalid("postings", "Give currency and postings, or reverses.")
+    movement = Movement(
+        id=booking_id(request, "correction"),
+        account=account,
+        currency=body.currency,
+        amount=sum(amount for amount in body.postings.values() if amount > 0),
+        reference=body.reference,
+        note=body.note,
+    )
+    await desk.open_account(account)
+    posted = await desk.wallets.correct(movement, body.postings)
+    return await _booked(desk, posted.entry, posted.fresh)
+
+
+@put(
+    "/v1/accounts/{ident:str}/overdraft",
+    opt=spec("money", body=OverdraftNew, answer=Booked),
+)
+async def set_overdraft(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Response[Any]:
+    """Let a wallet go below zero, for customers who pay afterwards; at once."""
+    desk, account = desk_of(ctx), await account_of(ctx, ident)
+    body = await read(request, OverdraftNew)
+    await desk.open_account(account)
+    posted = await desk.wallets.set_overdraft(
+        booking_id(request, "overdraft"), account, body.currency, body.micros
+    )
+    view = await _view(desk, account, body.currency)
+    return Response(Booked(entry=posted.entry, fresh=posted.fresh, wallet=view))
+
+
+# ---- how an account is billed -----------------------------------------------------------
+
+
+@get("/v1/accounts/{ident:str}/billing", opt=spec("read", answer=Profile))
+async def get_profile(ctx: Ctx, ident: FromPath[str]) -> Profile:
+    """How an account is billed and told: addresses, time zone, currency, thresholds."""
+    return await desk_of(ctx).profiles.get(await account_of(ctx, ident))
+
+
+@patch("/v1/accounts/{ident:str}/billing", opt=spec("money", body=ProfileChange, answer=Profile))
+async def change_profile(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Profile:
+    """Change how an account is billed and told."""
+    desk, account = desk_of(ctx), await account_of(ctx, ident)
+    changes = changes_of(await read(request, ProfileChange))
+    try:
+        return await desk.profiles.update(account, **changes)
+    except ValueError as error:
+        raise invalid("", str(error)) from None
+
+
+@get("/v1/accounts/{ident:str}/recharge", opt=spec("read", answer=AutoRecharge))
+async def get_recharge(ctx: Ctx, ident: FromPath[str]) -> AutoRecharge:
+    """The account's automatic recharge, and how it stands."""
+    found = await desk_of(ctx).recharges.get(await account_of(ctx, ident))
+    if found is None:
+        raise Problem("not_found", "The account has no automatic recharge.")
+    return found
+
+
+@put(
+    "/v1/accounts/{ident:str}/recharge",
+    opt=spec("money", body=RechargeRule, answer=AutoRecharge),
+)
+async def set_recharge(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> AutoRecharge:
+    """Let a wallet top itself up from the saved payment method, within a monthly cap."""
+    desk, account = desk_of(ctx), await account_of(ctx, ident)
+    body = await read(request, RechargeRule)
+    try:
+        return await desk.recharges.set(
+            account,
+            amount_of(body.threshold, "threshold"),
+            amount_of(body.amount),
+            amount_of(body.monthly_cap, "monthly_cap"),
+        )
+    except ValueError as error:
+        raise invalid("", str(error)) from None
+
+
+@delete(
+    "/v1/accounts/{ident:str}/recharge",
+    status_code=200,
+    opt=spec("money", answer=AutoRecharge),
+)
+async def stop_recharge(ctx: Ctx, ident: FromPath[str]) -> AutoRecharge:
+    """Turn the automatic recharge off; one that is under way is still brought to its end."""
+    return await desk_of(ctx).recharges.disable(await account_of(ctx, ident))
+
+
+HANDLERS = [
+    list_wallets,
+    credit,
+    refund_usage,
+    correct,
+    set_overdraft,
+    get_profile,
+    change_profile,
+    get_recharge,
+    set_recharge,
+    stop_recharge,
+]

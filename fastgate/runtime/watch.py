@@ -1,0 +1,145 @@
+"""Watch: looks at balances and limits as requests use them, and says so.
+
+    a balance moved      ─▶ alerts (low, soon empty) ─▶ automatic recharge ─▶ grace, if nobody
+    a consumer's turn    ─▶ alerts (quotas)                                   can be asked
+    an account's turn    ─▶ alerts (spending limits)
+
+Balances are read from the cells once a second, and only what has moved is looked at further, so
+watching costs as much as there is traffic. Quotas and spending limits take turns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import UTC, datetime
+
+from fastgate._core.charging import spending_key
+from fastgate._core.quota import QuotaTable
+from fastgate._core.shm import Segment
+from fastgate._core.snapshot import stable_hash
+from fastgate.billing.alerts import Usage
+from fastgate.errors import FastGateError, NotFoundError, StoreError
+from fastgate.runtime.foundation import Limits
+from fastgate.runtime.office import Office
+from fastgate.runtime.rows import PERIODS
+from fastgate.store.cache import ConsumerRecord
+from fastgate.store.ledger import Key
+
+log = logging.getLogger("fastgate.billing")
+
+LOOK_S = 1.0
+TURNS = 500  # consumers and accounts whose limits are looked at in a round
+MOST = 200  # wallets that are looked at further in a round; the others are in the next
+
+
+class Watch:
+    """Lives as long as its office."""
+
+    def __init__(self, office: Office, segment: Segment, limits: Limits) -> None:
+        self._office = office
+        self._desk = office.desk
+        self._quotas = QuotaTable(segment)
+        self._limits = limits
+        self._seen: dict[Key, int] = {}
+        self._turn = 0
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            if not self._desk.ledger.store.ready:
+                continue
+            try:
+                await self.look()
+            except StoreError as error:
+                log.info("Watching waits for the store: %s", error)
+            except FastGateError as error:
+                log.warning("Watching balances: %s", error)
+            except Exception:
+                log.exception("Watching balances failed.")
+
+    async def look(self) -> None:
+        """One round."""
+        wallets = self._desk.wallets
+        moved = []
+        for key, available in wallets.cell_balances().items():
+            if self._seen.get(key) != available:
+                moved.append((key, available))
+        for key, available in moved[:MOST]:
+            await self._balance(key)
+            self._seen[key] = available
+        await self._take_turns()
+
+    async def _balance(self, key: Key) -> None:
+        account, currency = key
+        books = await self._desk.ledger.wallet(account, currency)
+        if books is None:
+            return
+        try:
+            now = self._desk.wallets.balance(account, currency)
+        except NotFoundError:
+            return
+        spent = books.captured + now.in_flight
+        balance = now.available - now.overdraft
+        await self._office.alerts.balance(account, currency, balance, spent)
+        await self._recharge(account, currency, balance)
+
+    async def _recharge(self, account: str, currency: str, balance: int) -> None:
+        rule = await self._desk.recharges.get(account)
+        if rule is None or not rule.enabled or rule.currency != currency:
+            return
+        if balance >= rule.threshold:
+            return
+        result = await self._desk.recharges.check(account, balance, currency)
+        # Nobody could be asked: who has paid before goes on for a while.
+        down = result is None and self._desk.providers.down()
+        if down and await self._desk.payments.of_account(account, limit=1):
+            await self._desk.grace.grant(account, currency)
+
+    # ---- limits ---------------------------------------------------------------------------
+
+    async def _take_turns(self) -> None:
+        consumers = sorted(self._limits.consumers(), key=lambda record: record.id)
+        if not consumers:
+            return
+        first = self._turn % len(consumers)
+        self._turn = first + TURNS if first + TURNS < len(consumers) else 0
+        accounts = set()
+        for record in consumers[first : first + TURNS]:
+            if record.account is not None:
+                accounts.add(record.account)
+                await self._consumer(record, record.account)
+        for account in accounts:
+            await self._account(account)
+
+    async def _consumer(self, record: ConsumerRecord, account: str) -> None:
+        for use in self._limits.of(record.id, record.plan):
+            if use.kind == "quota" and "consumer" in use.by:
+                await self._office.alerts.usage(
+                    Usage(
+                        account=account,
+                        subject=f"{use.limit} of {record.name}",
+                        used=use.used,
+                        limit=use.amount,
+                        ends=datetime.fromtimestamp(use.resets_at, UTC),
+                    )
+                )
+
+    async def _account(self, account: str) -> None:
+        identity = stable_hash(account)
+        now = int(self._office.subscriptions.clock().timestamp())
+        for index, (micros, period) in enumerate(self._limits.rows.get(account).limits):
+            found = self._quotas.peek(
+                spending_key("account", identity + index), PERIODS[period], now, micros
+            )
+            await self._office.alerts.usage(
+                Usage(
+                    account=account,
+                    subject=f"spending a {period}",
+                    used=found.used,
+                    limit=micros,
+                    ends=datetime.fromtimestamp(found.resets_at, UTC),
+                    currency=self._office.billing.currency,
+                )
+            )
