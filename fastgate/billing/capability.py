@@ -1,0 +1,101 @@
+"""Capabilities: the tokens in the links of refusals, made here and in the core, checked here.
+
+A link such as `/_fastgate/requests/<id>?cap=<token>` lets whoever has it see why one request was
+refused, and pay for the account of its caller, without a key and for a limited time.
+
+    token = base64url( expires u32, big-endian | consumer u64 | tag[16] )       38 characters
+
+The tag is a keyed hash over the request's id and the other two (`_core/refusal.pyx`). The consumer
+is the hash of its id; 0 means that the caller was not known: nothing of any account is shown. The
+key is made once for a gateway, kept in its state directory and never leaves it but in the
+snapshots that workers map.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import os
+import secrets
+from pathlib import Path
+
+import msgspec
+
+from fastgate._core.refusal import CAPABILITY_SECONDS, tag
+from fastgate.errors import IdentityError, ProcessError
+
+KEY_BYTES = 16
+TOKEN_BYTES = 28
+FILE = "capability.key"
+
+
+class Capability(msgspec.Struct, frozen=True):
+    """What a valid token says."""
+
+    request: str
+    """32 hex digits."""
+    consumer: int
+    """Hash of the caller's id; 0: not known."""
+    expires: int
+    """Unix seconds."""
+
+
+class Capabilities:
+    """Makes and checks tokens with one gateway's key."""
+
+    def __init__(self, key: bytes) -> None:
+        """`key`: 16 secret bytes. Raises ValueError."""
+        if len(key) != KEY_BYTES:
+            raise ValueError(f"a capability key has {KEY_BYTES} bytes, not {len(key)}")
+        self._key = key
+
+    def make(
+        self, request: str, consumer: int, now: float, seconds: int = CAPABILITY_SECONDS
+    ) -> str:
+        """A token for the request with this id (32 hex digits), good for so many seconds."""
+        expires = int(now) + seconds
+        proof = tag(self._key, bytes.fromhex(request), expires, consumer)
+        raw = expires.to_bytes(4, "big") + consumer.to_bytes(8, "little") + proof
+        return base64.urlsafe_b64encode(raw).rstrip(b"=").decode("ascii")
+
+    def read(self, request: str, token: str, now: float) -> Capability:
+        """What the token says. Raises IdentityError: not ours, for another request, too old."""
+        try:
+            ident = bytes.fromhex(request)
+            raw = base64.b64decode(token + "==", altchars=b"-_", validate=True)
+        except (ValueError, binascii.Error):
+            ident, raw = b"", b""
+        if len(ident) != 16 or len(raw) != TOKEN_BYTES:
+            raise IdentityError("The link is not complete. Copy all of it.")
+        expires = int.from_bytes(raw[:4], "big")
+        consumer = int.from_bytes(raw[4:12], "little")
+        if not hmac.compare_digest(raw[12:], tag(self._key, ident, expires, consumer)):
+            raise IdentityError("The link was not made by this gateway, or was changed.")
+        if now >= expires:
+            raise IdentityError(
+                "The link is too old. Send the request again: its answer has a new one."
+            )
+        return Capability(ident.hex(), consumer, expires)
+
+
+def load_key(state: Path) -> bytes:
+    """The gateway's key, made at first. Raises ProcessError when it can be neither read nor made.
+
+    A file that is damaged is made anew: links that are out there stop to work, nothing else.
+    """
+    path = state / FILE
+    try:
+        if path.exists() and len(key := path.read_bytes()) == KEY_BYTES:
+            return key
+        key = secrets.token_bytes(KEY_BYTES)
+        beside = path.with_name(f".{FILE}.{os.getpid()}")
+        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            file.write(key)
+            file.flush()
+            os.fsync(fd)
+        beside.rename(path)
+    except OSError as error:
+        raise ProcessError(f"the key of links, {path}, cannot be kept: {error.strerror}") from error
+    return key

@@ -1,0 +1,234 @@
+"""Sources: the gateway's own parts as the evidence of a diagnosis.
+
+Reads what is at hand: the directory of callers, the configuration that is served, shared memory
+through the wallets and the limits; and the store, for accounts, subscriptions and invoices. While
+money is off (`money` is None), those are empty and their checks are skipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from fastgate._core.snapshot import stable_hash
+from fastgate.billing.amounts import Clock
+from fastgate.billing.evidence import (
+    AccountFacts,
+    BalanceFacts,
+    ConsumerFacts,
+    InvoiceFacts,
+    KeyFacts,
+    LimitFacts,
+    ProviderFacts,
+    RouteFacts,
+    SpendingFacts,
+    SubscriptionFacts,
+    route_facts,
+)
+from fastgate.billing.invoices import Invoices
+from fastgate.billing.lifecycle import ACCESS, access_of, settled
+from fastgate.billing.payments.breaker import State
+from fastgate.billing.payments.chain import Chain
+from fastgate.billing.subscriptions import Subscriptions
+from fastgate.billing.wallets import Wallets
+from fastgate.directory import Directory
+from fastgate.errors import NotFoundError, reason_code
+from fastgate.model.gateway import Gateway
+from fastgate.store.cache import ConsumerRecord
+
+
+class Named(Protocol):
+    """An account of the store."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+
+
+class Use(Protocol):
+    """What one limit has left, as `api.ports.LimitUse` says it."""
+
+    @property
+    def limit(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def amount(self) -> int: ...
+    @property
+    def used(self) -> int: ...
+    @property
+    def remaining(self) -> int: ...
+    @property
+    def resets_at(self) -> int: ...
+    @property
+    def route(self) -> str | None: ...
+
+
+@dataclass(frozen=True)
+class MoneySources:
+    """The money side of the control process."""
+
+    wallets: Wallets
+    subscriptions: Subscriptions
+    invoices: Invoices
+    providers: Chain
+    account: Callable[[str], Awaitable[Named]]
+    """By id; raises NotFoundError, StoreError."""
+    spending: Callable[[str | None, ConsumerFacts], list[SpendingFacts]]
+    """Spending limits of a key (by id), its consumer and account, with what is spent."""
+    clock: Clock
+
+
+class Sources:
+    """`Evidence` over the parts of a running gateway. Used on the control process's loop."""
+
+    def __init__(
+        self,
+        directory: Directory,
+        gateway: Callable[[], Gateway],
+        limits: Callable[[str, str | None], Iterable[Use]],
+        money: MoneySources | None = None,
+    ) -> None:
+        self._directory = directory
+        self._gateway = gateway
+        self._limits = limits
+        self._money = money
+
+    # ---- callers ------------------------------------------------------------------------
+
+    def key(self, digest: bytes) -> KeyFacts | None:
+        found = self._directory.keys.get(digest)
+        if found is None:
+            return None
+        return KeyFacts(
+            id=found.id,
+            consumer=found.consumer,
+            expires_at=found.expires_at,
+            revoked_at=found.revoked_at,
+        )
+
+    def consumer(self, ident: str) -> ConsumerFacts | None:
+        parties = self._directory.parties
+        party = parties.get(ident)
+        if party is None:
+            party = next((one for one in parties.values() if one.record.name == ident), None)
+        return None if party is None else _consumer(party.record)
+
+    def consumer_by_hash(self, identity: int) -> ConsumerFacts | None:
+        for ident, party in self._directory.parties.items():
+            if stable_hash(ident) == identity:
+                return _consumer(party.record)
+        return None
+
+    # ---- configuration and shared memory ------------------------------------------------
+
+    def plans(self) -> frozenset[str]:
+        return frozenset(plan.name for plan in self._gateway().plans)
+
+    def route(self, name: str, plan: str | None) -> RouteFacts | None:
+        return route_facts(self._gateway(), name, plan)
+
+    def limits(self, consumer: str, plan: str | None) -> list[LimitFacts]:
+        return [
+            LimitFacts(
+                limit=use.limit,
+                kind=use.kind,
+                amount=use.amount,
+                used=use.used,
+                remaining=use.remaining,
+                resets_at=use.resets_at,
+                route=use.route,
+            )
+            for use in self._limits(consumer, plan)
+        ]
+
+    def spending(self, key: str | None, consumer: ConsumerFacts) -> list[SpendingFacts]:
+        return [] if self._money is None else self._money.spending(key, consumer)
+
+    def balances(self, account: str) -> list[BalanceFacts]:
+        if self._money is None:
+            return []
+        return [
+            BalanceFacts(
+                currency=wallet.currency, available=wallet.available, settled=wallet.settled
+            )
+            for wallet in self._money.wallets.balances(account)
+        ]
+
+    def providers(self) -> list[ProviderFacts]:
+        if self._money is None:
+            return []
+        return [
+            ProviderFacts(
+                name=state.name,
+                up=state.state is State.CLOSED,
+                error=state.error,
+                retry_at=state.retry_at,
+            )
+            for state in self._money.providers.states()
+        ]
+
+    # ---- the store ----------------------------------------------------------------------
+
+    async def account(self, ident: str) -> AccountFacts | None:
+        if self._money is None:
+            return None
+        try:
+            found = await self._money.account(ident)
+        except NotFoundError:
+            return None
+        wallets = self._money.wallets
+        slot = wallets.slot(found.id)
+        access = wallets.cells.get(slot).access if slot is not None and slot in wallets.cells else 0
+        return AccountFacts(
+            id=found.id, name=found.name, refused=reason_code(access) if access else None
+        )
+
+    async def subscriptions(self, account: str) -> list[SubscriptionFacts]:
+        if self._money is None:
+            return []
+        now = self._money.clock()
+        found = []
+        for one in await self._money.subscriptions.of_account(account):
+            current, refused = settled(one, now), access_of(one, now)
+            until = ACCESS[current.state].until
+            found.append(
+                SubscriptionFacts(
+                    id=one.id,
+                    plan=one.plan,
+                    service=one.service,
+                    state=current.state.value,
+                    refused=refused.code if refused is not None else None,
+                    until=getattr(current, until) if until is not None else None,
+                )
+            )
+        return found
+
+    async def invoices(self, account: str) -> list[InvoiceFacts]:
+        if self._money is None:
+            return []
+        found = []
+        for subscription in await self._money.subscriptions.of_account(account):
+            for one in await self._money.invoices.open_of(subscription.id):
+                found.append(
+                    InvoiceFacts(
+                        number=one.number,
+                        subscription=one.subscription,
+                        micros=one.total,
+                        currency=one.currency,
+                        due=one.due,
+                    )
+                )
+        return found
+
+
+def _consumer(record: ConsumerRecord) -> ConsumerFacts:
+    return ConsumerFacts(
+        id=record.id,
+        name=record.name,
+        account=record.account,
+        plan=record.plan,
+        suspended=record.suspended,
+    )
