@@ -8,7 +8,7 @@ news          webhook or events list → `stripe_news` re-fetches the object
 words         `stripe_words`: statuses, declines, currencies
 ```
 
-Calls are asynchronous (httpx under the library's own client), one connection pool, a timeout on
+Calls are asynchronous (`stripe_http`), one connection pool, a timeout on
 each, and no retries inside: whether to try again is for the circuit breaker and the caller, who
 know more. Every object that we make carries our account, purpose and key in its metadata, so that
 what happened can be read back from Stripe alone.
@@ -51,6 +51,7 @@ from fastgate.billing.payments.base import (
     Wanted,
     WebhookRejected,
 )
+from fastgate.billing.payments.stripe_http import HttpxClient, NeverSent
 from fastgate.errors import ConfigurationError
 from fastgate.model.billing import Stripe as Settings
 from fastgate.model.secret import Secret
@@ -129,7 +130,7 @@ class StripeProvider(PaymentProvider):
         self._timeout = timeout
         self._key = ""
         self._made: stripe.StripeClient | None = None
-        self._http: stripe.HTTPXClient | None = None
+        self._http: HttpxClient | None = None
 
     # ---- the library ----------------------------------------------------------------------
 
@@ -139,7 +140,7 @@ class StripeProvider(PaymentProvider):
         key = self.secrets.api_key()
         if self._made is None or key != self._key:
             if self._http is None:
-                self._http = stripe.HTTPXClient(timeout=self._timeout)
+                self._http = HttpxClient(self._timeout)
             self._made = stripe.StripeClient(
                 key,
                 base_addresses={"api": self._base},
@@ -163,7 +164,7 @@ class StripeProvider(PaymentProvider):
     async def close(self) -> None:
         http, self._http, self._made = self._http, None, None
         if http is not None:
-            await http.close_async()  # type: ignore[no-untyped-call]
+            await http.close_async()
 
     async def health(self) -> Health:
         try:
@@ -464,11 +465,8 @@ def _said(error: stripe.StripeError) -> str:
 def _translated(error: stripe.StripeError) -> PaymentError:
     """What an error of the library's means to the caller."""
     if isinstance(error, stripe.APIConnectionError):
-        # Nothing was written on a connection that was never made.
-        cause = type(error.__cause__).__name__ if error.__cause__ is not None else ""
-        never = cause in ("ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol")
         return ProviderUnavailable(
-            f"Stripe cannot be reached ({cause or 'no connection'}).", sent=not never
+            f"Stripe cannot be reached: {_said(error)}.", sent=not isinstance(error, NeverSent)
         )
     status = error.http_status or 0
     if isinstance(error, stripe.RateLimitError) or status == 429:
