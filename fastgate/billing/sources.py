@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from fastgate._core.snapshot import stable_hash
-from fastgate.billing.amounts import Clock
 from fastgate.billing.evidence import (
     AccountFacts,
     BalanceFacts,
@@ -28,6 +27,7 @@ from fastgate.billing.evidence import (
 )
 from fastgate.billing.invoices import Invoices
 from fastgate.billing.lifecycle import ACCESS, access_of, settled
+from fastgate.billing.payments.base import Clock
 from fastgate.billing.payments.breaker import State
 from fastgate.billing.payments.chain import Chain
 from fastgate.billing.subscriptions import Subscriptions
