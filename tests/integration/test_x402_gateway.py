@@ -1,0 +1,179 @@
+"""A paid route through a real gateway: the official client, many workers, kills, reloads."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from gatewaykit import Gateway, Upstream, eventually, fetch
+from x402.http.clients.httpx import x402AsyncTransport
+from x402kit import (
+    PRICE,
+    FacilitatorServer,
+    Fault,
+    facilitating,
+    official_client,
+    paid,
+    sign,
+    unpack,
+)
+
+
+@pytest.fixture
+def facilitator() -> Iterator[FacilitatorServer]:
+    with facilitating() as server:
+        yield server
+
+
+def selling(upstream: Upstream, server: FacilitatorServer, **x402: Any) -> dict[str, Any]:
+    return {
+        "upstreams": [{"name": "app", "targets": [upstream.url]}],
+        "services": [{"name": "app", "upstream": "app"}],
+        "routes": [
+            {
+                "name": "paid",
+                "path": "/{rest*}",
+                "service": "app",
+                "x402": paid(server, **x402),
+            }
+        ],
+    }
+
+
+def payment_for(gateway: Gateway, server: FacilitatorServer, path: str) -> str:
+    """A payment of a new payer for a path."""
+    asked = fetch(gateway.address(), path)
+    assert asked.status == 402
+    return sign(server.chain.payer(PRICE), asked.headers["payment-required"])
+
+
+def pay(gateway: Gateway, path: str, payment: str) -> Any:
+    return fetch(gateway.address(), path, headers={"PAYMENT-SIGNATURE": payment})
+
+
+async def test_the_official_client_pays(gateway, upstream, facilitator):
+    served = gateway(selling(upstream, facilitator), workers=2)
+    payer = facilitator.chain.payer(3 * PRICE)
+    transport = x402AsyncTransport(official_client(payer))
+    async with httpx.AsyncClient(transport=transport, timeout=30) as client:
+        for n in range(3):
+            reply = await client.get(served.url(f"/echo/{n}?city=Oslo"))
+            assert reply.status_code == 200
+            assert reply.json()["target"] == f"/echo/{n}?city=Oslo"
+            assert unpack(reply.headers["payment-response"])["success"] is True
+        posted = await client.post(served.url("/echo"), content=b"no money is left")
+        assert posted.status_code == 402
+        assert posted.json()["reason"] == "payment_invalid"
+    assert upstream.seen == [f"/echo/{n}?city=Oslo" for n in range(3)]
+    assert facilitator.chain.earned == 3 * PRICE
+    assert facilitator.chain.balance(payer.address) == 0
+
+
+async def test_one_payment_replayed_by_twenty_clients_on_four_workers(
+    gateway, upstream, facilitator
+):
+    served = gateway(selling(upstream, facilitator), workers=4)
+    for _ in range(3):
+        before = len(upstream.seen)
+        payment = payment_for(served, facilitator, "/echo")
+        replies = await asyncio.gather(
+            *(asyncio.to_thread(pay, served, "/echo", payment) for _ in range(20))
+        )
+        statuses = [reply.status for reply in replies]
+        assert statuses.count(200) == 1
+        assert set(statuses) <= {200, 402, 503}
+        assert len(upstream.seen) == before + 1
+        for reply in replies:
+            if reply.status != 200:
+                assert "payment-required" not in reply.headers  # nobody is asked to pay again
+    assert facilitator.chain.earned == 3 * PRICE
+
+
+@pytest.mark.parametrize("kind", ["hang", "html", "lying", "truncated", "garbage"])
+def test_a_settlement_that_is_unknown_is_found_out_after_a_restart(
+    gateway, upstream, facilitator, kind, tmp_path
+):
+    config = selling(upstream, facilitator, timeout="2s")
+    first = gateway(config, workers=2, state=tmp_path / "state")
+    payment = payment_for(first, facilitator, "/echo")
+    facilitator.faults["/settle"].append(Fault(kind, moved=True))
+    reply = pay(first, "/echo", payment)
+    assert (reply.status, reply.json["reason"]) == (503, "settlement_unknown")
+    assert "payment-required" not in reply.headers
+    first.stop(signal.SIGKILL)
+    second = gateway(config, workers=2, state=tmp_path / "state")
+    reply = pay(second, "/echo", payment)
+    assert (reply.status, reply.json["target"]) == (200, "/echo")
+    assert pay(second, "/echo", payment).status == 402
+    assert (upstream.seen, facilitator.chain.earned) == (["/echo"], PRICE)
+
+
+def test_a_worker_killed_while_it_settles(gateway, upstream, facilitator):
+    served = gateway(selling(upstream, facilitator), workers=1)
+    payment = payment_for(served, facilitator, "/echo")
+    facilitator.faults["/settle"].append(Fault("hang", moved=True))
+    with socket.create_connection(served.address(), timeout=30) as sock:
+        head = f"GET /echo HTTP/1.1\r\nHost: gateway.test\r\nPAYMENT-SIGNATURE: {payment}\r\n\r\n"
+        sock.sendall(head.encode())
+        facilitator.wait_for("/settle")
+        served.kill("fg-worker-0")
+        with contextlib.suppress(ConnectionResetError):
+            assert sock.recv(1) == b""
+    eventually(lambda: _answers(served), "the new worker serves")
+    reply = pay(served, "/echo", payment)
+    assert (reply.status, reply.json["target"]) == (200, "/echo")
+    assert (upstream.seen, facilitator.chain.earned) == (["/echo"], PRICE)
+
+
+def _answers(served: Gateway) -> bool:
+    try:
+        return fetch(served.address(), "/echo").status == 402
+    except OSError:
+        return False
+
+
+def test_terms_follow_the_configuration(gateway, upstream, facilitator):
+    served = gateway(selling(upstream, facilitator), workers=2)
+    old = payment_for(served, facilitator, "/echo")
+    served.reload_and_wait(selling(upstream, facilitator, price="0.002 USD"))
+    reply = pay(served, "/echo", old)
+    assert (reply.status, reply.json["field"]) == (402, "accepted.amount")
+    assert (reply.json["expected"], reply.json["presented"]) == (str(2 * PRICE), str(PRICE))
+    asked = fetch(served.address(), "/echo")
+    payer = facilitator.chain.payer(2 * PRICE)
+    assert pay(served, "/echo", sign(payer, asked.headers["payment-required"])).status == 200
+    assert facilitator.chain.earned == 2 * PRICE
+
+
+def test_events_come_as_they_are_sent(gateway, upstream, facilitator):
+    """The upstream sends its second event an hour after the first: the first is here before."""
+    served = gateway(selling(upstream, facilitator), workers=1)
+    payment = payment_for(served, facilitator, "/events/2/3600")
+    with socket.create_connection(served.address(), timeout=30) as sock:
+        sock.sendall(
+            "GET /events/2/3600 HTTP/1.1\r\nHost: gateway.test\r\n"
+            f"PAYMENT-SIGNATURE: {payment}\r\n\r\n".encode()
+        )
+        received = b""
+        while b"data: 0\n\n" not in received:
+            chunk = sock.recv(65536)
+            assert chunk
+            received += chunk
+    assert b"200 OK" in received
+    assert b"PAYMENT-RESPONSE: " in received
+    assert facilitator.chain.earned == PRICE
+
+
+def test_records_are_for_nobody_else(gateway, upstream, facilitator):
+    served = gateway(selling(upstream, facilitator), workers=1)
+    assert pay(served, "/echo", payment_for(served, facilitator, "/echo")).status == 200
+    (record,) = (served.state / "x402").glob("??/*")
+    assert os.stat(record).st_mode & 0o077 == 0
+    assert os.stat(record.parent).st_mode & 0o077 == 0
