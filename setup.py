@@ -74,7 +74,7 @@ LIBRARIES = {"credentials": ["crypto"]}
 
 Options.docstrings = True
 C_FILES = f"build/cython-{build}"
-HINT = re.compile(rb"^performance hint: (\S+?\.p[yx][xd]):", re.MULTILINE)
+HINT = re.compile(rb"^performance hint: (\S+?\.p[yx][xd]):(?!.*boundscheck)", re.MULTILINE)
 
 
 @contextmanager
