@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from fastgate.billing.alerts import Alerts
 from fastgate.billing.autorecharge import AutoRecharges
 from fastgate.billing.dunning import Dunning
 from fastgate.billing.invoices import Invoices
@@ -139,6 +140,7 @@ class Stage:
         self.outbox = Outbox(
             store, self.clock, self.billing, {"mail": self.sender, "webhook": self.sender}
         )
+        self.alerts = Alerts(store, self.notices)
         self.credited: dict[str, int] = {}
         self.recharges = AutoRecharges(store, self.notices, self.charger, self.top_up)
         self.schedule = Schedule(
