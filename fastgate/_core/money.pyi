@@ -87,6 +87,9 @@ class Money(MoneyMap):
         status: int = 200,
         **fields: Unpack[_Who],
     ) -> str | None: ...
+    def hold_many(
+        self, worker: int, account: int, amount: int, price: int, n: int, *, wallet: int = 0
+    ) -> int: ...
     def drain(
         self, worker: int, most: int = 1024, *, after: int | None = None
     ) -> tuple[list[UsageRecord], int]: ...
