@@ -65,4 +65,4 @@ class HttpxClient(stripe.HTTPClient):
 def _failed(
     text: str, kind: type[stripe.APIConnectionError] = stripe.APIConnectionError
 ) -> stripe.APIConnectionError:
-    return kind(text)  # type: ignore[no-untyped-call]
+    return kind(text)
