@@ -156,12 +156,19 @@ class Gateway:
             lambda: (path.exists() and path.read_text().strip()) or "", "the admin token is there"
         )
 
-    def api(self, path: str, *, method: str = "GET", body: Any = None) -> Answer:
+    def api(
+        self,
+        path: str,
+        *,
+        method: str = "GET",
+        body: Any = None,
+        headers: dict[str, str] | None = None,
+    ) -> Answer:
         """Ask the control API, as admin."""
         parts = urllib.parse.urlsplit(self.control)
         assert parts.hostname is not None
         assert parts.port is not None
-        headers = {"Authorization": f"Bearer {self.token}"}
+        headers = {"Authorization": f"Bearer {self.token}", **(headers or {})}
         data = b""
         if body is not None:
             data = json.dumps(body).encode()

@@ -1,0 +1,152 @@
+"""What tests of money over real processes share: a paid gateway, its customers, and its books."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gatewaykit import Answer, Client, Gateway, Upstream, eventually, fetch, proxying
+
+PRICE = 10_000  # micro-units: 0.01 USD
+MICROS = 1_000_000
+START_TRIES = 100
+
+
+def paid_config(upstream: Upstream, **more: Any) -> dict[str, Any]:
+    """A configuration with one keyed route for everything, at 0.01 USD a request."""
+    route = {
+        "name": "paid",
+        "path": "/{rest*}",
+        "price": "0.01 USD",
+        "auth": {"api_key": {"header": "X-Api-Key"}},
+    }
+    return proxying(upstream, route, **more)
+
+
+class Customer(NamedTuple):
+    """An account with a consumer and a key."""
+
+    account: str
+    consumer: str
+    credential: str
+    key: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"X-Api-Key": self.key}
+
+
+def customer(gateway: Gateway, name: str, micros: int = 0, **consumer: Any) -> Customer:
+    """Make one, with a balance."""
+    account = made(gateway.api("/v1/accounts", method="POST", body={"name": name}))["id"]
+    body = {"name": f"{name}-app", "account": account, **consumer}
+    who = made(gateway.api("/v1/consumers", method="POST", body=body))["id"]
+    issued = made(gateway.api(f"/v1/consumers/{who}/credentials", method="POST"))
+    found = Customer(account, who, issued["id"], issued["key"])
+    if micros:
+        credit(gateway, found, micros)
+    return found
+
+
+def made(answer: Answer) -> Any:
+    """The document of an answer that must be a success."""
+    assert answer.status in (200, 201), answer.body
+    return answer.json
+
+
+def text(micros: int) -> str:
+    """An amount as the API takes it."""
+    return f"{micros // MICROS}.{micros % MICROS:06d} USD"
+
+
+def credit(gateway: Gateway, who: Customer, micros: int) -> None:
+    """Put money into a wallet; on disk and in effect when it returns."""
+    body = {"amount": text(micros), "reference": uuid.uuid4().hex}
+    made(gateway.api(f"/v1/accounts/{who.account}/credits", method="POST", body=body))
+
+
+def wallet(gateway: Gateway, who: Customer) -> dict[str, Any]:
+    """The customer's wallet in USD."""
+    found = made(gateway.api(f"/v1/accounts/{who.account}/wallets"))["items"]
+    return next(item for item in found if item["currency"] == "USD")
+
+
+def call(gateway: Gateway, who: Customer, path: str = "/echo") -> Answer:
+    """One request of the customer's."""
+    return fetch(gateway.address(), path, headers=who.headers)
+
+
+def reason_of(answer: Answer) -> str:
+    """The reason of a refusal."""
+    return str(answer.json["reason"])
+
+
+def audit(gateway: Gateway) -> dict[str, Any]:
+    """The audit, which has to pass."""
+    report = made(gateway.api("/v1/ledger/audit"))
+    wrong = [check for check in report["checks"] if not check["passed"]]
+    assert not wrong, json.dumps(wrong, indent=1)
+    return {check["name"]: check["numbers"] for check in report["checks"]}
+
+
+def settled(gateway: Gateway) -> None:
+    """Wait until nothing is on its way from shared memory to the ledger."""
+
+    def done() -> bool:
+        found = made(gateway.api("/v1/ledger/pipeline"))
+        return found["problem"] is None and not (
+            found["waiting"] or found["spooled"] or found["open_holds"]
+        )
+
+    eventually(done, "all usage is in the ledger")
+
+
+def charged_requests(state: Path) -> dict[str, list[int]]:
+    """Request id → amounts charged, from the SQLite store itself."""
+    connection = sqlite3.connect(f"file:{state / 'fastgate.db'}?mode=ro", uri=True)
+    try:
+        found: dict[str, list[int]] = {}
+        for request, amount in connection.execute("SELECT request, amount FROM usage_records"):
+            found.setdefault(request, []).append(amount)
+        return found
+    finally:
+        connection.close()
+
+
+class Tally:
+    """What clients saw: ids of requests that were answered 200, and counts of all answers."""
+
+    def __init__(self) -> None:
+        self.served: list[str] = []
+        self.sent = 0
+        self.broken = 0
+        self.reasons: dict[str, int] = {}
+
+    def note(self, answer: Answer) -> None:
+        if answer.status == 200:
+            self.served.append(answer.json["headers"]["x-request-id"])
+        else:
+            reason = reason_of(answer)
+            self.reasons[reason] = self.reasons.get(reason, 0) + 1
+
+
+async def traffic(
+    address: Callable[[], tuple[str, int]], who: Customer, tally: Tally, stop: asyncio.Event
+) -> None:
+    """One client that calls as fast as it is answered, whatever happens to the gateway."""
+    client = Client(address())
+    while not stop.is_set():
+        tally.sent += 1
+        try:
+            tally.note(await client.request("/echo", headers=who.headers))
+        except (OSError, EOFError, asyncio.IncompleteReadError):
+            tally.broken += 1
+            client.close()
+            await asyncio.sleep(0.01)
+            client = Client(address())
+    client.close()

@@ -1,0 +1,144 @@
+"""Paid traffic while processes are killed: no charge lost, none doubled, nothing left held.
+
+Workers, control and the whole tree are killed with SIGKILL at random moments. Clients note the id
+of every request that was answered 200; afterwards each of those has exactly one usage record, with
+its price, and the audit passes. Requests that broke off may be charged (the answer was on its way)
+or not; never twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import socket
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from conftest import StartGateway
+from gatewaykit import Gateway, Upstream, eventually, render
+from paidkit import (
+    PRICE,
+    Customer,
+    Tally,
+    audit,
+    charged_requests,
+    customer,
+    paid_config,
+    settled,
+    traffic,
+    wallet,
+)
+
+KILLS = int(os.environ.get("FASTGATE_KILLS", "60"))
+CLIENTS = 6
+PLENTY = 10_000_000 * PRICE
+
+
+class Killing:
+    """A paid gateway under traffic, and what is killed of it."""
+
+    def __init__(self, start: StartGateway, upstream: Upstream, state: Path, seed: int) -> None:
+        self.start, self.config, self.state = start, paid_config(upstream), state
+        self.rng = random.Random(seed)
+        self.gateway: Gateway = start(self.config, workers=4, state=state)
+        self.acme: Customer = customer(self.gateway, "acme", PLENTY)
+        self.tally = Tally()
+        self.killed: Counter[str] = Counter()
+
+    def victim(self) -> str:
+        return self.rng.choices(("worker", "control", "tree"), (12, 5, 1))[0]
+
+    def kill(self, what: str) -> None:
+        """Kill, and wait until there is another in its place."""
+        self.killed[what] += 1
+        if what == "tree":
+            os.kill(self.gateway.pid, signal.SIGKILL)
+            self.gateway.process.wait(30)
+            self.gateway = self.start(self.config, workers=4, state=self.state)
+            return
+        name = "fg-control"
+        if what == "worker":
+            name = f"fg-worker-{self.rng.randrange(4)}"
+        self.gateway.kill(name)
+
+    async def run(self, kills: int) -> None:
+        stop = asyncio.Event()
+        callers = [
+            asyncio.ensure_future(traffic(self._address, self.acme, self.tally, stop))
+            for _ in range(CLIENTS)
+        ]
+        for _ in range(kills):
+            seen = len(self.tally.served)
+            await asyncio.sleep(self.rng.random() * 0.1)
+            await asyncio.to_thread(self.kill, self.victim())
+            await asyncio.to_thread(
+                eventually, lambda seen=seen: len(self.tally.served) > seen + 20, "traffic flows"
+            )
+        stop.set()
+        await asyncio.gather(*callers)
+
+    def _address(self) -> tuple[str, int]:
+        return eventually(
+            lambda: self.gateway.running.get("listeners") and self.gateway.address(), "an address"
+        )
+
+    def check(self) -> None:
+        settled(self.gateway)
+        audit(self.gateway)
+        charged = charged_requests(self.state)
+        doubled = {request: found for request, found in charged.items() if len(found) > 1}
+        assert not doubled
+        lost = [request for request in self.tally.served if request not in charged]
+        assert not lost
+        assert all(charged[request] == [PRICE] for request in self.tally.served)
+        total = sum(sum(found) for found in charged.values())
+        found = wallet(self.gateway, self.acme)
+        assert found["captured"] == total
+        assert found["available"] == PLENTY - total
+        # Nobody pays for what was never asked.
+        assert len(charged) <= self.tally.sent
+        assert set(self.tally.reasons) <= {"overloaded", "upstream_reset"}, self.tally.reasons
+
+
+@pytest.mark.timeout(600)
+def test_no_charge_is_lost_or_doubled_by_kills(
+    gateway: StartGateway, upstream: Upstream, tmp_path: Path
+) -> None:
+    killing = Killing(gateway, upstream, tmp_path / "state", seed=1)
+    for _ in range(6):
+        asyncio.run(killing.run(KILLS // 6))
+        killing.check()
+    assert sum(killing.killed.values()) == KILLS // 6 * 6
+    assert min(killing.killed["worker"], killing.killed["control"]) > 0
+
+
+@pytest.mark.parametrize("what", ["worker", "control", "tree"])
+def test_each_kind_of_kill_by_itself(
+    gateway: StartGateway, upstream: Upstream, tmp_path: Path, what: str
+) -> None:
+    killing = Killing(gateway, upstream, tmp_path / "state", seed=7)
+    killing.victim = lambda: what  # type: ignore[method-assign]
+    asyncio.run(killing.run(3))
+    killing.check()
+
+
+def test_a_request_under_way_is_not_charged_when_its_worker_dies(
+    gateway: StartGateway, upstream: Upstream
+) -> None:
+    running = gateway(paid_config(upstream), workers=1)
+    acme = customer(running, "acme", 3 * PRICE)
+    callers = []
+    for _ in range(3):
+        sock = socket.create_connection(running.address())
+        sock.sendall(render("GET", "/silent", acme.headers))
+        callers.append(sock)
+    eventually(lambda: wallet(running, acme)["in_flight"] == 3 * PRICE, "three holds")
+    running.kill("fg-worker-0")
+    eventually(lambda: wallet(running, acme)["available"] == 3 * PRICE, "given back")
+    for sock in callers:
+        sock.close()
+    settled(running)
+    assert audit(running)["charges"]["charged"] == 0
