@@ -76,6 +76,9 @@ def test_released_is_as_if_it_had_never_been(tmp_path):
     assert list((tmp_path / "claims").glob("??/*")) == []
     fresh = claims.open(KEY)
     assert fresh.record is None
+    claim.release()  # once more: not the other's
+    with pytest.raises(Busy):
+        claims.open(KEY)
     fresh.close()
 
 
