@@ -9,7 +9,7 @@ CORE := $(wildcard fastgate/_core/*.pyx fastgate/_core/*.pxd)
 .PHONY: run test quick lint bench compare debug asan tsan coverage fuzz docs clean setup setup-test help
 
 help: ## what there is to make
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z -]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -61,7 +61,7 @@ compare: $(VENV)/.bench ## FastGate beside nginx, HAProxy, Envoy and the bare re
 	$(BIN)/python -m benchmarks.compare
 	$(BIN)/python -m benchmarks.readme
 
-debug asan tsan coverage: $(VENV)/.test ## the core's tests on a checked build (asan, tsan: sanitizers)
+debug asan tsan coverage: $(VENV)/.test ## the core's tests on a checked build
 	tools/checked-build $@
 
 fuzz: $(VENV)/.test ## the parser under fire, for ten minutes
