@@ -39,7 +39,7 @@ from fastgate._core.exchange cimport (
 from fastgate._core.http1 cimport (
     F_CONTENT_LENGTH, F_EXPECT, F_HOST, FIELD_HOP, METHOD_DELETE, METHOD_GET, METHOD_HEAD, METHOD_OPTIONS,
     METHOD_OTHER, METHOD_PUT, METHOD_TRACE, field, head)
-from fastgate._core.reason cimport INTERNAL_ERROR
+from fastgate._core.reason cimport CLIENT_CLOSED, INTERNAL_ERROR
 from fastgate._core.router cimport MAX_PARAMS
 from fastgate._core.snapshot cimport snap_str, snap_table, snap_upstream, str_ref, upstream_rec
 from fastgate._core.state cimport (
@@ -423,6 +423,11 @@ cdef class Exchange:
         if exchange_start(self.e, status, lines, <uint32_t>len(lines), self.declared) < 0:
             raise MemoryError
         self.written = 0
+        if self.declared < 0 and exchange_write(self.e, NULL, 0) < 0:
+            # A stream's head goes out before its first piece, which may be long in coming.
+            exchange_abort(self.e, CLIENT_CLOSED)
+            self.gone = True
+            raise ClientDisconnected("the client closed the connection")
 
     async def write(self, data):
         """Send body bytes; returns when the kernel has them (back-pressure)."""
@@ -449,7 +454,7 @@ cdef class Exchange:
             done = exchange_write(self.e, <const char *>&view[at], <uint32_t>piece)
             at += piece
             if done < 0:
-                exchange_abort(self.e, 100)
+                exchange_abort(self.e, CLIENT_CLOSED)
                 self.gone = True
                 raise ClientDisconnected("the client closed the connection")
             if done == 0:

@@ -436,3 +436,21 @@ async def test_the_number_of_waiting_handlers_is_bounded():
         gate.set()
         assert [(await task).status for task in tasks] == [200, 200]
         assert (await p.get("/h/1")).status == 200
+
+
+async def test_the_head_of_a_stream_goes_out_before_its_first_piece():
+    gate = asyncio.Event()
+
+    async def handler(x):
+        await x.start(200, {"Content-Type": "text/event-stream"})
+        await gate.wait()
+        await x.write(b"data: 1\n\n")
+
+    async with plane(handler) as p:
+        reader, writer = await asyncio.open_connection("127.0.0.1", p.port)
+        writer.write(b"GET /h/1 HTTP/1.1\r\nHost: a\r\n\r\n")
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+        assert head.startswith(b"HTTP/1.1 200 OK")
+        gate.set()
+        assert b"data: 1" in await reader.readuntil(b"0\r\n\r\n")
+        writer.close()
