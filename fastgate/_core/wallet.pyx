@@ -241,6 +241,11 @@ cdef class Accounts:
             if wanted and not row.subscriptions[i].flags & SUBSCRIPTION_USED:
                 self._subscribe(&row.subscriptions[i], wanted.pop(next(iter(wanted))))
 
+    def subscription_for(self, slot, uint32_t service) -> Subscription | None:
+        """The subscription by which the account may use a service, as a worker finds it; None: it has none."""
+        cdef const subscription *it = subscription_of(self._known(slot), service)
+        return None if it == NULL else Subscription(it.service, it.plan, it.access)
+
     cdef _subscribe(self, subscription *to, entry):
         """None: unused. Else its plan before its access: of an unused one the latter shows it."""
         cdef subscription it = to[0]

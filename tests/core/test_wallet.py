@@ -108,6 +108,20 @@ def test_subscriptions_stay_where_they_are() -> None:
             accounts.set_subscriptions(1, wrong)
 
 
+def test_the_subscription_for_a_service() -> None:
+    accounts = accounts_of()
+    accounts.put(1, 5)
+    assert accounts.subscription_for(1, 3) is None
+    accounts.set_subscriptions(1, [(ANY, 1), (3, 2, 21)])
+    assert accounts.subscription_for(1, 3) == Subscription(3, 2, 21)
+    assert accounts.subscription_for(1, 4) == Subscription(ANY, 1)
+    accounts.set_subscriptions(1, [(3, 2)])
+    assert accounts.subscription_for(1, 4) is None
+    # What is left of a subscription that was taken away is none, also for service 0.
+    accounts.set_subscriptions(1, [])
+    assert accounts.subscription_for(1, 0) is None
+
+
 @given(st.lists(st.dictionaries(st.integers(0, 9), st.integers(0, 3), max_size=8), max_size=6))
 def test_subscriptions_are_those_that_were_set(sets: list[dict[int, int]]) -> None:
     accounts = accounts_of()
