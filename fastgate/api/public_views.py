@@ -1,0 +1,170 @@
+"""Views of the public pages: said once, shown as HTML, as Markdown, or as JSON.
+
+A handler makes a `View`: texts, facts, steps, links and at most a few forms. HTML needs no script,
+no picture and no style sheet from elsewhere, and works with a keyboard and a screen reader;
+Markdown is for agents; JSON is the data the view was made from. Everything that goes into HTML is
+escaped here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any, Literal
+
+import msgspec
+from litestar import Response
+
+from fastgate._core.refusal import form_for
+from fastgate.refusal_pages import document
+
+Form = Literal["json", "markdown", "html"]
+
+SECURITY = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; "
+    "frame-ancestors 'none'; form-action 'self' https: http://127.0.0.1:* http://localhost:*",
+    "X-Content-Type-Options": "nosniff",
+    # Links carry tokens, which no other site is to see; our own forms send their origin.
+    "Referrer-Policy": "same-origin",
+    "Vary": "Accept, Authorization",
+}
+
+
+@dataclass(frozen=True)
+class Input:
+    """A field of a form. `value`: as it is filled in before; `secret`: not shown while typed."""
+
+    name: str
+    label: str
+    value: str = ""
+    hint: str = ""
+    secret: bool = False
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A form that posts to `path` (with its query)."""
+
+    path: str
+    button: str
+    inputs: tuple[Input, ...] = ()
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A line of a list of checks."""
+
+    result: str  # passed | failed | skipped
+    title: str
+    text: str
+    more: str = ""
+
+
+@dataclass(frozen=True)
+class View:
+    """One page."""
+
+    title: str
+    kicker: str = ""
+    texts: tuple[str, ...] = ()
+    facts: tuple[tuple[str, str], ...] = ()
+    marks: tuple[Mark, ...] = ()
+    asks: tuple[Ask, ...] = ()
+    links: tuple[tuple[str, str], ...] = ()
+    """(text, path)."""
+    data: Any = None
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+_SIGNS = {"passed": "✓", "failed": "✗", "skipped": "·"}
+_COLOURS = {"passed": "var(--good)", "failed": "var(--bad)", "skipped": "var(--soft)"}
+
+
+def html(view: View) -> str:
+    """The page for people."""
+    out = []
+    if view.kicker:
+        out.append(f'<p class="kicker">{escape(view.kicker)}</p>')
+    out.append(f"<h1>{escape(view.title)}</h1>")
+    out += [f"<p>{escape(text)}</p>" for text in view.texts]
+    if view.facts:
+        rows = (f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in view.facts)
+        out.append(f"<dl>{''.join(rows)}</dl>")
+    if view.marks:
+        items = []
+        for mark in view.marks:
+            more = f"<br><small>{escape(mark.more)}</small>" if mark.more else ""
+            items.append(
+                f'<li style="margin:.6rem 0"><strong style="color:{_COLOURS[mark.result]}">'
+                f'<span aria-hidden="true">{_SIGNS[mark.result]} </span>{escape(mark.title)}'
+                f"</strong> <small>({mark.result})</small><br>{escape(mark.text)}{more}</li>"
+            )
+        out.append(f'<ol style="padding-left:1.25rem">{"".join(items)}</ol>')
+    out += [_form(ask) for ask in view.asks]
+    if view.links:
+        items = [
+            f'<li><a href="{escape(path)}">{escape(text)}</a></li>' for text, path in view.links
+        ]
+        out.append(f'<ul class="act">{"".join(items)}</ul>')
+    return document(view.title, "".join(out))
+
+
+def _form(ask: Ask) -> str:
+    fields = []
+    for index, one in enumerate(ask.inputs):
+        ident = f"f{index}"
+        kind = "password" if one.secret else "text"
+        hint = f"<br><small>{escape(one.hint)}</small>" if one.hint else ""
+        fields.append(
+            f'<p><label for="{ident}">{escape(one.label)}</label><br>'
+            f'<input id="{ident}" name="{escape(one.name)}" type="{kind}" '
+            f'value="{escape(one.value)}" autocomplete="off" required '
+            f'style="font:inherit;padding:.45rem;width:100%;max-width:24rem">{hint}</p>'
+        )
+    return (
+        f'<form method="post" action="{escape(ask.path)}">{"".join(fields)}'
+        f"<p><button>{escape(ask.button)}</button></p></form>"
+    )
+
+
+def markdown(view: View) -> str:
+    """The page for agents."""
+    lines = [f"# {view.title}", ""]
+    for text in view.texts:
+        lines += [text, ""]
+    lines += [f"- {name}: {value}" for name, value in view.facts]
+    if view.facts:
+        lines.append("")
+    for number, mark in enumerate(view.marks, 1):
+        lines.append(f"{number}. **{mark.result}** {mark.title}: {mark.text}")
+        if mark.more:
+            lines.append(f"   {mark.more}")
+    if view.marks:
+        lines.append("")
+    for ask in view.asks:
+        names = ", ".join(f"`{one.name}`" for one in ask.inputs)
+        lines.append(f"- {ask.button}: POST {ask.path}{f' with {names}' if names else ''}")
+    lines += [f"- [{text}]({path})" for text, path in view.links]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def wanted(accept: str | None) -> Form:
+    """The form that an Accept field asks for; JSON without one."""
+    return form_for((accept or "").encode("latin-1", "replace"))  # type: ignore[return-value]
+
+
+def respond(view: View, accept: str | None) -> Response[bytes]:
+    """The view as the client wants it."""
+    form = wanted(accept)
+    if form == "html":
+        body, media = html(view).encode(), "text/html; charset=utf-8"
+    elif form == "markdown":
+        body, media = markdown(view).encode(), "text/markdown; charset=utf-8"
+    else:
+        data = view.data if view.data is not None else {"title": view.title, "detail": view.texts}
+        body, media = msgspec.json.encode(data), "application/json"
+        if view.status >= 400:
+            media = "application/problem+json"
+    headers = {"Cache-Control": "no-store", **SECURITY, **view.headers}
+    return Response(body, status_code=view.status, media_type=media, headers=headers)
