@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from fastgate.model.billing import Period, Price
+from fastgate.model.billing import Period
 from fastgate.model.party import Plan
 from fastgate.model.units import Money
 from fastgate.pricesteps import Step, price_steps
