@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 import pytest
+from bankkit import IDENTITY, SLOT, Bank, Memory, charged, images
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -18,7 +19,6 @@ from hypothesis.stateful import (
     multiple,
     rule,
 )
-from moneykit import IDENTITY, SLOT, Bank, Memory, charged, images
 
 from fastgate._core.money import NO_SLOT, Hold, HoldTableFull, Money, UsageFlag, bench_hold
 

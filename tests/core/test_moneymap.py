@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from moneykit import SIZES, SLOT, Bank, charged
+from bankkit import SIZES, SLOT, Bank, charged
 
 from fastgate._core.money import Money, UsageFlag
 from fastgate._core.moneymap import MoneyMap

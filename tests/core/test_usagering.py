@@ -7,9 +7,9 @@ import os
 from collections import deque
 
 import pytest
+from bankkit import IDENTITY, SLOT, Bank, Memory, images
 from hypothesis import given
 from hypothesis import strategies as st
-from moneykit import IDENTITY, SLOT, Bank, Memory, images
 
 from fastgate._core.money import NO_SLOT, HoldTableFull, UsageFlag, UsageRecord
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 
 import pytest
+from bankkit import IDENTITY, SIZES, SLOT, Bank
 from hypothesis import given
 from hypothesis import strategies as st
-from moneykit import IDENTITY, SIZES, SLOT, Bank
 
 from fastgate._core.money import Money
 from fastgate._core.shm import Segment

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from functools import partial
 
 import pytest
-from moneykit import SLOT, Bank, charged
+from bankkit import SLOT, Bank, charged
 from test_shared_exactness import Barrier, Words, fork, running
 
 from fastgate._core.money import Hold, HoldTableFull, OpenHold, UsageRecord
