@@ -116,11 +116,7 @@ def for_strangers(diagnosis: Diagnosis) -> Diagnosis:
     """The same for somebody who has not shown whose request it was: the recorded reason and what it
     means, and nothing of any account."""
     steps = [
-        msgspec.structs.replace(
-            step,
-            numbers={},
-            **({} if step.check in ("credential", "key") else _hidden(step, diagnosis.cause)),
-        )
+        msgspec.structs.replace(step, numbers={}, **_hidden(step, diagnosis.cause))
         for step in diagnosis.steps
     ]
     return msgspec.structs.replace(
@@ -129,6 +125,8 @@ def for_strangers(diagnosis: Diagnosis) -> Diagnosis:
 
 
 def _hidden(step: Step, cause: Check | None) -> dict[str, Any]:
+    if step.check in ("credential", "key") and step.result == "failed":
+        return {}  # about what was shown, by whoever showed it
     if step.check == cause and step.reason is not None:
         return {"text": REASON_BY_CODE[step.reason].text, "now": None}
     return {

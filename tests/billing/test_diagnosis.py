@@ -1,0 +1,419 @@
+"""Diagnosis: each thing that can stand in the way is found, named, and mended by its fix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import pytest
+from factkit import KEY, Facts
+
+from fastgate.billing.checks import CHECK_OF, CHECKS, fix_of
+from fastgate.billing.diagnosis import (
+    Diagnosis,
+    PaymentField,
+    Question,
+    Step,
+    diagnose,
+    for_strangers,
+)
+from fastgate.billing.evidence import (
+    AccountFacts,
+    BalanceFacts,
+    ConsumerFacts,
+    InvoiceFacts,
+    KeyFacts,
+    LimitFacts,
+    ProviderFacts,
+    RouteFacts,
+    SpendingFacts,
+    SubscriptionFacts,
+    route_facts,
+)
+from fastgate.errors import REASON_BY_CODE, REASONS
+from fastgate.keys import key_digest
+from fastgate.model.codec import decode
+from fastgate.remedies import REMEDIES
+
+NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
+UNIX = int(NOW.timestamp())
+ASKED = Question.of_key(KEY, "paid")
+
+
+async def ask(facts: Facts, question: Question = ASKED) -> Diagnosis:
+    return await diagnose(question, facts, now=NOW)
+
+
+def step(found: Diagnosis, check: str) -> Step:
+    return next(one for one in found.steps if one.check == check)
+
+
+def limit(kind: str, remaining: int, **more: Any) -> LimitFacts:
+    facts = {"limit": "burst", "kind": kind, "amount": 10, "used": 10 - remaining}
+    return LimitFacts(**{**facts, "remaining": remaining, "resets_at": UNIX + 60, **more})
+
+
+def refused_subscription(state: str, reason: str) -> SubscriptionFacts:
+    return SubscriptionFacts(id="sub-1", plan="pro", service=None, state=state, refused=reason)
+
+
+# ---- would it be served? -----------------------------------------------------------------
+
+
+async def test_where_all_is_well_nothing_stands_in_the_way() -> None:
+    found = await ask(Facts())
+    assert found.served
+    assert found.cause is found.reason is None
+    assert [one.check for one in found.steps] == list(CHECKS)
+    assert not [one for one in found.steps if one.result == "failed"]
+    assert step(found, "balance").numbers == {"balance": "1 USD", "required": "0.01 USD"}
+    assert found.consumer == "acme app"
+    assert found.account == "Acme"
+
+
+Break = Callable[[Facts], None]
+
+
+def set_(**values: Any) -> Break:
+    def change(facts: Facts) -> None:
+        for name, value in values.items():
+            setattr(facts, name, value)
+
+    return change
+
+
+def key_facts(**values: Any) -> Break:
+    found = KeyFacts(id="key-1", consumer="con-1", **values)
+    return set_(keys={key_digest(KEY): found})
+
+
+def consumer_facts(**values: Any) -> Break:
+    kept = {"id": "con-1", "name": "acme app", "account": "acc-1", "plan": "pro"}
+    return set_(consumers=[ConsumerFacts(**{**kept, **values})])
+
+
+BROKEN: list[tuple[str, str, Break, str]] = [
+    ("credential", "credential_unknown", set_(keys={}), "use_key"),
+    ("key", "credential_revoked", key_facts(revoked_at=UNIX - 5), "new_key"),
+    ("key", "credential_expired", key_facts(expires_at=UNIX), "new_key"),
+    (
+        "account",
+        "subscription_past_due",
+        set_(the_account=AccountFacts(id="a", name="A", refused="subscription_past_due")),
+        "pay_now",
+    ),
+    ("consumer", "consumer_suspended", consumer_facts(suspended=True), "ask"),
+    ("consumer", "consumer_suspended", set_(the_plans=frozenset()), "ask"),
+    (
+        "consumer",
+        "not_subscribed",
+        set_(
+            the_subscriptions=[
+                SubscriptionFacts(id="s", plan="basic", service=None, state="active", refused=None)
+            ]
+        ),
+        "upgrade",
+    ),
+    *(
+        (
+            "subscription",
+            reason,
+            set_(the_subscriptions=[refused_subscription(state, reason)]),
+            action,
+        )
+        for state, reason, action in (
+            ("expired", "subscription_expired", "renew"),
+            ("grace", "subscription_past_due", "pay_now"),
+            ("past_due", "payment_failed", "update_payment_method"),
+            ("incomplete", "payment_action_required", "pay_now"),
+            ("paused", "payment_method_missing", "update_payment_method"),
+        )
+    ),
+    ("limits", "rate_limited", set_(the_limits=[limit("rate", 0)]), "wait"),
+    ("limits", "concurrency_limited", set_(the_limits=[limit("concurrency", 0)]), "wait"),
+    ("quota", "quota_exhausted", set_(the_limits=[limit("quota", 0)]), "wait"),
+    (
+        "spending",
+        "spending_limit_reached",
+        set_(the_spending=[SpendingFacts(of="key", limit=50_000, used=40_001, resets_at=UNIX)]),
+        "wait",
+    ),
+    (
+        "balance",
+        "insufficient_balance",
+        set_(wallets=[BalanceFacts(currency="USD", available=9_999, settled=9_999)]),
+        "top_up",
+    ),
+    (
+        "balance",
+        "insufficient_balance",
+        set_(wallets=[BalanceFacts(currency="EUR", available=10**9, settled=10**9)]),
+        "top_up",
+    ),
+    ("balance", "insufficient_balance", consumer_facts(account=None), "ask"),
+    (
+        "holds",
+        "hold_in_flight",
+        set_(wallets=[BalanceFacts(currency="USD", available=0, settled=10_000)]),
+        "wait",
+    ),
+]
+
+
+@pytest.mark.parametrize(("check", "reason", "break_", "action"), BROKEN)
+async def test_what_stands_in_the_way_is_named(
+    check: str, reason: str, break_: Break, action: str
+) -> None:
+    facts = Facts()
+    break_(facts)
+    found = await ask(facts)
+    assert not found.served
+    assert (found.cause, found.reason) == (check, reason)
+    failed = step(found, check)
+    assert failed.fix is not None
+    assert failed.fix.action == action
+    assert failed.fix.text in found.summary
+    assert found.retry is not None
+
+
+async def test_the_first_that_fails_is_the_cause_and_the_others_are_told_too() -> None:
+    facts = Facts()
+    key_facts(expires_at=UNIX - 1)(facts)
+    facts.wallets = []
+    facts.the_limits = [limit("rate", 0)]
+    found = await ask(facts)
+    assert found.cause == "key"
+    assert {one.check for one in found.steps if one.result == "failed"} == {
+        "key",
+        "limits",
+        "balance",
+    }
+
+
+async def test_the_shortfall_is_exact() -> None:
+    facts = Facts(wallets=[BalanceFacts(currency="USD", available=-250, settled=-250)])
+    failed = step(await ask(facts), "balance")
+    assert failed.numbers["shortfall"] == "0.01025 USD"
+    assert failed.fix is not None
+    assert "0.01025 USD" in failed.fix.text
+    assert failed.fix.page == "top-up"
+
+
+async def test_holds_and_balance_are_told_apart() -> None:
+    """What is in the wallet but held is not missing; what is missing is not held."""
+    for available, settled, cause in (
+        (10_000, 10_000, None),
+        (9_999, 10_000, "holds"),
+        (0, 9_999, "balance"),
+        (10_000, 9_000, None),
+    ):
+        facts = Facts(wallets=[BalanceFacts(currency="USD", available=available, settled=settled)])
+        assert (await ask(facts)).cause == cause
+
+
+async def test_a_subscription_of_the_service_decides_before_one_for_all() -> None:
+    facts = Facts(
+        the_subscriptions=[
+            SubscriptionFacts(id="all", plan="pro", service=None, state="active", refused=None),
+            SubscriptionFacts(
+                id="own",
+                plan="pro",
+                service="maps",
+                state="expired",
+                refused="subscription_expired",
+            ),
+            SubscriptionFacts(id="x", plan="pro", service="mail", state="active", refused=None),
+        ]
+    )
+    assert (await ask(facts)).cause == "subscription"
+    facts.the_subscriptions.append(
+        SubscriptionFacts(id="new", plan="pro", service="maps", state="active", refused=None)
+    )
+    assert (await ask(facts)).served
+
+
+async def test_an_open_invoice_alone_refuses_nothing() -> None:
+    bill = InvoiceFacts(
+        number="INV-1", subscription="sub-1", micros=5_000_000, currency="USD", due=NOW
+    )
+    found = await ask(Facts(the_invoices=[bill]))
+    assert found.served
+    assert "INV-1" in step(found, "invoice").text
+    late = refused_subscription("grace", "subscription_past_due")
+    found = await ask(Facts(the_invoices=[bill], the_subscriptions=[late]))
+    failed = step(found, "invoice")
+    assert failed.result == "failed"
+    assert failed.numbers["amount"] == "5 USD"
+    assert failed.fix is not None
+    assert failed.fix.page == "pay"
+
+
+async def test_providers_that_are_down_refuse_only_what_is_paid_by_request() -> None:
+    down = [ProviderFacts(name="stripe", up=False, error="timed out")]
+    found = await ask(Facts(the_providers=down))
+    assert found.served
+    assert "timed out" in step(found, "provider").text
+    route = RouteFacts(name="paid", by_payment=True)
+    found = await ask(Facts(the_providers=down, routes=[route]))
+    assert found.cause == "provider"
+    some = [*down, ProviderFacts(name="manual", up=True)]
+    found = await ask(Facts(the_providers=some, routes=[route]))
+    assert step(found, "provider").result == "passed"
+
+
+async def test_payments_are_compared_field_by_field() -> None:
+    same = PaymentField("amount", "1000", "1000")
+    for fields, result in (
+        ((same,), "passed"),
+        ((same, PaymentField("payTo", "0xaa", "0xbb")), "failed"),
+    ):
+        question = msgspec.structs.replace(ASKED, payment=fields)
+        assert step(await ask(Facts(), question), "payment").result == result
+    found = step(await ask(Facts(), question), "payment")
+    assert found.numbers == {"field": "payTo", "wanted": "0xaa", "sent": "0xbb"}
+    asked = await ask(Facts(routes=[RouteFacts(name="paid", by_payment=True)]))
+    assert (asked.cause, asked.reason) == ("payment", "payment_required")
+
+
+async def test_while_the_store_is_away_its_checks_are_skipped_and_say_so() -> None:
+    found = await ask(Facts(store_down=True))
+    for check in ("account", "subscription", "invoice"):
+        assert step(found, check).result == "skipped"
+        assert "connection refused" in step(found, check).text
+    assert step(found, "balance").result == "passed"
+    assert found.served
+
+
+async def test_without_a_route_no_price_is_compared() -> None:
+    found = await ask(Facts(wallets=[]), Question.of_key(KEY))
+    assert found.served
+    assert step(found, "balance").result == "skipped"
+
+
+async def test_nobody() -> None:
+    found = await ask(Facts(), Question(route="paid"))
+    assert (found.cause, found.reason) == ("credential", "credential_missing")
+    found = await ask(Facts(), Question(route="none"))
+    assert found.served
+    found = await ask(Facts(), Question(consumer="gone"))
+    assert found.reason == "credential_unknown"
+
+
+# ---- why was it refused? -------------------------------------------------------------------
+
+
+def record(reason: str | None, consumer: str | None = "acme app", **more: Any) -> Question:
+    status = REASON_BY_CODE[reason].status if reason else 200
+    facts = {"id": "ab" * 16, "status": status, "reason": reason, "consumer": consumer}
+    return Question.of_request({**facts, "route": "paid", "time": "2026-11-20T11:59:00Z", **more})
+
+
+@pytest.mark.parametrize(("check", "reason", "break_", "action"), BROKEN[3:])
+async def test_a_refusal_names_its_cause_and_is_mended_when_that_is(
+    check: str, reason: str, break_: Break, action: str
+) -> None:
+    broken = Facts()
+    break_(broken)
+    found = await ask(broken, record(reason))
+    cause = CHECK_OF[reason]
+    assert found.reason == reason
+    if check == cause:
+        assert step(found, cause).now == "failed"
+        assert not found.mended
+    found = await ask(Facts(the_limits=[limit("rate", 5), limit("quota", 5)]), record(reason))
+    failed = step(found, cause)
+    assert (found.cause, failed.result, failed.reason) == (cause, "failed", reason)
+    assert failed.now in ("passed", "skipped")
+    assert found.mended == (failed.now == "passed")
+    assert not found.served
+
+
+@pytest.mark.parametrize("reason", [one for one in REASONS if one.status], ids=lambda r: r.code)
+async def test_every_reason_has_a_diagnosis(reason: Any) -> None:
+    found = await ask(Facts(), record(reason.code, None if reason.status == 401 else "acme app"))
+    assert found.reason == reason.code
+    assert reason.title in found.summary or reason.text in found.summary
+    assert found.status == reason.status
+    if reason.status in (401, 402, 403, 429) and reason.code != "address_denied":
+        assert found.cause == CHECK_OF[reason.code]
+
+
+async def test_what_was_served() -> None:
+    found = await ask(Facts(), record(None))
+    assert found.served
+    assert "200" in found.summary
+
+
+async def test_the_limit_that_refused_is_named() -> None:
+    found = await ask(Facts(), record("rate_limited", limit="burst"))
+    assert "'burst'" in step(found, "limits").text
+
+
+def test_reasons_of_402_have_a_check_and_a_fix() -> None:
+    for one in REASONS:
+        if one.status == 402:
+            assert one.code in CHECK_OF
+            assert fix_of(one.code) is not None
+    assert set(REMEDIES) <= set(CHECK_OF)
+
+
+# ---- to strangers --------------------------------------------------------------------------
+
+
+async def test_strangers_hear_the_reason_and_nothing_of_the_account() -> None:
+    facts = Facts(wallets=[BalanceFacts(currency="USD", available=123_456, settled=123_456)])
+    for reason in ("insufficient_balance", "subscription_expired", "rate_limited"):
+        found = for_strangers(await ask(facts, record(reason, limit="burst")))
+        said = msgspec.json.encode(found).decode()
+        for secret in ("0.123456", "acme", "Acme", "con-1", "acc-1", "key-1", "stripe", "burst"):
+            assert secret not in said, secret
+        assert found.reason == reason
+        assert found.summary
+        cause = step(found, CHECK_OF[reason])
+        assert (cause.result, cause.text) == ("failed", REASON_BY_CODE[reason].text)
+
+
+async def test_strangers_hear_what_was_wrong_with_their_credential() -> None:
+    found = for_strangers(await ask(Facts(), record("credential_unknown", None)))
+    assert step(found, "credential").fix == fix_of("credential_unknown")
+
+
+# ---- from the configuration -----------------------------------------------------------------
+
+
+def test_what_a_route_asks_for() -> None:
+    gateway = decode(
+        {
+            "version": 1,
+            "upstreams": [{"name": "u", "targets": ["http://10.0.0.1:1"]}],
+            "services": [{"name": "maps", "upstream": "u", "plans": ["pro"]}],
+            "plans": [
+                {"name": "pro", "services": ["maps"], "price": {"per_request": "0.5 EUR"}},
+                {"name": "team", "services": ["maps"]},
+            ],
+            "routes": [
+                {
+                    "name": "paid",
+                    "path": "/m",
+                    "service": "maps",
+                    "auth": "api_key",
+                    "price": "0.01 USD",
+                }
+            ],
+        }
+    )
+    found = route_facts(gateway, "paid", None)
+    assert found == RouteFacts(
+        name="paid",
+        service="maps",
+        needs_key=True,
+        plans=("pro", "team"),
+        price=10_000,
+        currency="USD",
+    )
+    priced = route_facts(gateway, "paid", "pro")
+    assert priced is not None
+    assert (priced.price, priced.currency) == (500_000, "EUR")
+    assert route_facts(gateway, "none", None) is None
