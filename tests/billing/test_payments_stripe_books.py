@@ -1,0 +1,266 @@
+"""Stripe's webhooks late, twice, out of order, or not at all: the books are right in the end."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from moneykit import World
+from stripekit import StripeKit
+
+from fastgate.billing.payments.base import ProviderUnavailable
+from fastgate.billing.payments.breaker import Terms
+from fastgate.billing.payments.chain import Chain
+from fastgate.billing.payments.reconcile import Reconciler
+from fastgate.billing.payments.refunds import Refunds
+from fastgate.billing.payments.stripe import FixedSecrets, StripeProvider
+from fastgate.billing.payments.webhooks_in import Applier, Inbox
+from fastgate.model.units import Money
+from fastgate.store.payment_events import EventTable
+from fastgate.store.payments import AttemptTable, CustomerTable, PaymentTable
+
+START = datetime(2031, 5, 4, 12, 0, tzinfo=UTC)
+ACCOUNTS = ("acc_a", "acc_b", "acc_c")
+
+
+class Shop:
+    """A gateway with Stripe as its provider, and people who pay, regret and contest."""
+
+    def __init__(self, kit: StripeKit, world: World, seed: int) -> None:
+        self.kit, self.world = kit, world
+        self.random = random.Random(seed)
+        self.now = START
+        self.provider = StripeProvider(
+            FixedSecrets(kit.key, (kit.secret,)),
+            CustomerTable(world.store, self.clock),
+            self.clock,
+            api_base=kit.url,
+            timeout=2,
+        )
+        self.chain = Chain(
+            [self.provider], AttemptTable(world.store), self.clock, Terms(failures=1000)
+        )
+        payments = PaymentTable(world.store)
+        applier = Applier(self.chain, world.wallets, payments, self.clock)
+        self.chain.on_success.append(applier.apply)
+        self.inbox = Inbox(self.chain, EventTable(world.store), applier, self.clock)
+        self.reconciler = Reconciler(self.chain, self.inbox, self.clock)
+        self.refunds = Refunds(self.chain, payments, world.wallets, world.ledger, self.clock)
+        # The oracle: cents by account.
+        self.paid = dict.fromkeys(ACCOUNTS, 0)
+        self.contested = dict.fromkeys(ACCOUNTS, 0)
+        self.payments: list[tuple[str, str]] = []
+        self.mail: list[dict[str, Any]] = []
+        self.seen = 0
+
+    def clock(self) -> datetime:
+        return self.now
+
+    def pass_(self, seconds: int) -> None:
+        self.now += timedelta(seconds=seconds)
+        self.kit.now += seconds
+
+    # ---- what happens ---------------------------------------------------------------------
+
+    async def top_up(self) -> None:
+        account = self.random.choice(ACCOUNTS)
+        cents = self.random.randint(100, 5000)
+        page = await self.chain.create_top_up(account, Money(cents * 10_000, "EUR"), "https://b")
+        if self.random.random() < 0.2:
+            self.kit.expire(page.reference)
+            return
+        self.kit.pay(page.reference)
+        self.paid[account] += cents
+        intent = self.kit.objects[page.reference]["payment_intent"]
+        self.payments.append((account, intent))
+
+    async def recharge(self) -> None:
+        account = self.random.choice(ACCOUNTS)
+        customer = await self.provider.customers.customer_of("stripe", account)
+        if customer is None:
+            return
+        if not await self.provider.list_methods(account):
+            self.kit.method(customer, behaves=self.random.choice(["", "", "insufficient_funds"]))
+        cents = self.random.randint(100, 5000)
+        key = f"recharge-{self.random.random()}"
+        self.kit.faults = ["", self.random.choice(["", "", "hang after", "500"])]
+        money = Money(cents * 10_000, "EUR")
+        if self.kit.faults[1] == "hang after":
+            self.provider._timeout = 0.1
+        await self.chain.charge_saved(account, money, key)
+        self.kit.faults = []
+        made = [
+            item
+            for item in self.kit.objects.values()
+            if item.get("metadata", {}).get("fastgate_key") == key
+        ]
+        if made and made[0]["status"] == "succeeded":
+            self.paid[account] += cents
+            self.payments.append((account, made[0]["id"]))
+
+    async def refund(self) -> None:
+        if not self.payments:
+            return
+        account, intent = self.random.choice(self.payments)
+        contested = any(
+            item["object"] == "dispute" and item["payment_intent"] == intent
+            for item in self.kit.objects.values()
+        )
+        back = sum(
+            item["amount"]
+            for item in self.kit.objects.values()
+            if item["object"] == "refund" and item["payment_intent"] == intent
+        )
+        left = self.kit.objects[intent]["amount"] - back
+        if contested or left < 2:
+            return
+        cents = self.random.randint(1, left)
+        made = self.kit.refund(intent, cents)  # in Stripe's dashboard
+        self.paid[account] -= cents
+        if self.random.random() < 0.3:
+            self.kit.fail_refund(made["id"])
+            made["amount"] = cents
+            self.paid[account] += cents
+
+    async def dispute(self) -> None:
+        if not self.payments:
+            return
+        account, intent = self.random.choice(self.payments)
+        touched = any(
+            item["object"] in ("dispute", "refund") and item["payment_intent"] == intent
+            for item in self.kit.objects.values()
+        )
+        if touched:
+            return
+        cents = self.kit.objects[intent]["amount"]
+        event = self.kit.dispute(intent)
+        end = self.random.choice(["open", "won", "lost", "inquiry"])
+        dispute = self.kit.objects[event["data"]["object"]["id"]]
+        if end == "open":
+            self.contested[account] += cents
+        elif end == "inquiry":
+            dispute["status"] = "warning_closed"
+        else:
+            dispute["status"] = end
+            self.kit.tell("charge.dispute.closed", dispute)
+            self.paid[account] -= cents if end == "lost" else 0
+
+    # ---- the mail -------------------------------------------------------------------------
+
+    def post(self) -> None:
+        """New events: some lost, some twice, all shuffled."""
+        for event in self.kit.events[self.seen :]:
+            copies = self.random.choice([0, 1, 1, 1, 2])
+            self.mail += [event] * copies
+        self.seen = len(self.kit.events)
+        self.random.shuffle(self.mail)
+
+    async def deliver(self, most: int) -> None:
+        for _ in range(min(most, len(self.mail))):
+            event = self.mail.pop()
+            if self.random.random() < 0.1:
+                self.kit.faults = ["500"]  # while it is resolved
+            await self.inbox.receive("stripe", *self.kit.webhook(event))
+            await self.inbox.work()
+            self.kit.faults = []
+
+    async def settle(self) -> None:
+        """Hours later: everything delivered or reconciled."""
+        await self.deliver(len(self.mail))
+        self.pass_(3 * 3600)
+        await self.reconciler.run("stripe")
+        for _ in range(3):
+            while await self.inbox.work():
+                pass
+            self.pass_(3600)
+        await self.chain.settle()
+
+    async def check(self) -> None:
+        for account in ACCOUNTS:
+            wallet = await self.world.ledger.wallet(account, "EUR")
+            if wallet is None:
+                assert self.paid[account] == 0
+                continue
+            held = self.contested[account] * 10_000
+            paid = self.paid[account] * 10_000
+            assert wallet.customer_held == held
+            assert wallet.customer_available == paid - held
+            assert -wallet.provider_clearing == paid
+            await self.world.agrees(account)
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_the_books_are_right_in_the_end(
+    seed: int, sqlite_migrated: Path, tmp_path: Path
+) -> None:
+    shutil.copyfile(sqlite_migrated, tmp_path / "one.db")
+    world = World(f"sqlite:///{tmp_path / 'one.db'}", tmp_path)
+    await world.pipeline.begin()
+    await world.up()
+    async with StripeKit(int(START.timestamp())).serving() as kit:
+        shop = Shop(kit, world, seed)
+        actions: list[Callable[[], Any]] = [
+            shop.top_up,
+            shop.top_up,
+            shop.recharge,
+            shop.refund,
+            shop.dispute,
+        ]
+        for _ in range(25):
+            await shop.random.choice(actions)()
+            shop.post()
+            await shop.deliver(shop.random.randint(0, 3))
+            shop.pass_(shop.random.randint(1, 120))
+        await shop.settle()
+        await shop.check()
+        assert sum(shop.paid.values()) > 0
+        # Everything is told once more, the oldest last.
+        for event in reversed(kit.events):
+            await shop.inbox.revive("stripe", event["id"])
+        while await shop.inbox.work():
+            pass
+        await shop.check()
+        await shop.provider.close()
+    await world.close()
+
+
+async def test_our_own_refund_and_its_news_cross(sqlite_url: str, tmp_path: Path) -> None:
+    """The answer to a refund is lost, its webhook comes, and it is asked for again."""
+    world = World(sqlite_url, tmp_path)
+    await world.pipeline.begin()
+    await world.up()
+    async with StripeKit(int(START.timestamp())).serving() as kit:
+        shop = Shop(kit, world, 0)
+        shop.provider._timeout = 0.2
+        page = await shop.chain.create_top_up("acc_a", Money.parse("10 EUR"), "https://b")
+        kit.pay(page.reference)
+        await shop.reconciler.run("stripe")
+        await shop.inbox.work()
+        payment = kit.only("payment_intent")["id"]
+        kit.faults = ["hang after"]
+        part = Money.parse("4 EUR")
+        with pytest.raises(ProviderUnavailable):
+            await shop.refunds.refund("stripe", payment, part, "r1")
+        shop.paid["acc_a"], shop.contested["acc_a"] = 1000, 400  # set aside, not yet paid out
+        await shop.check()
+        await shop.reconciler.run("stripe")
+        while await shop.inbox.work():
+            pass
+        shop.paid["acc_a"], shop.contested["acc_a"] = 600, 0
+        await shop.check()
+        result = await shop.refunds.refund("stripe", payment, part, "r1")
+        assert result.reference == kit.only("refund")["id"]
+        await shop.check()
+        together = [shop.refunds.refund("stripe", payment, None, "r2") for _ in range(3)]
+        done = await asyncio.gather(*together)
+        assert {item.reference for item in done} == {done[0].reference}
+        shop.paid["acc_a"] = 0
+        await shop.check()
+        await shop.provider.close()
+    await world.close()
