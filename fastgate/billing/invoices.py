@@ -11,7 +11,7 @@ issue(draft) ──▶ open ──mark_paid──▶ paid
 - **Keys**: a draft names what it is for (`period:<subscription>:<start>`); a second draft with
   the key finds the first document. Whoever is unsure whether it was done does it again.
 - Totals are whole coins of the currency, since that is what can be paid: what is finer is taken
-  off in a line of its own, in the customer's favour.
+  off in a line of its own, in the customer's favour. What has been paid already is not rounded.
 
 Documents never change but for their status; corrections are credit notes.
 """
@@ -143,7 +143,7 @@ class Invoices:
         if found is not None:
             return _invoice(found)
         now = self.clock()
-        lines = rounded(draft.lines, draft.currency)
+        lines = draft.lines if draft.paid else rounded(draft.lines, draft.currency)
         invoice = Invoice(
             id=new_id("inv"),
             number=await self._number(connection, draft.kind, now),

@@ -30,6 +30,7 @@ from fastgate.billing.profiles import Profiles
 from fastgate.billing.templates import fill, holes
 from fastgate.errors import NotFoundError
 from fastgate.model.billing import Billing
+from fastgate.remedies import PREFIX
 from fastgate.store.billing_tables import notices, outbox
 from fastgate.store.engine import Store
 from fastgate.store.ids import new_id
@@ -48,30 +49,30 @@ class Kind(NamedTuple):
         return f"{self.name}.txt"
 
 
-PAY = "/_fastgate/billing"
+ACCOUNT = f"{PREFIX}/account"
 
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
         Kind("payment.succeeded"),
-        Kind("payment.failed", PAY),
-        Kind("payment.method_needed", PAY),
-        Kind("payment.action_required", PAY),
+        Kind("payment.failed", f"{ACCOUNT}/pay"),
+        Kind("payment.method_needed", f"{ACCOUNT}/payment-method"),
+        Kind("payment.action_required", f"{ACCOUNT}/pay"),
         Kind("payment.recovered"),
-        Kind("subscription.grace", PAY),
-        Kind("subscription.suspended", PAY),
-        Kind("subscription.renewing", PAY),
-        Kind("subscription.ending", PAY),
-        Kind("subscription.trial_ending", PAY),
-        Kind("subscription.paused", PAY),
-        Kind("subscription.expired", PAY),
-        Kind("balance.low", PAY),
-        Kind("balance.burning", PAY),
-        Kind("usage.quota", PAY),
-        Kind("usage.spending", PAY),
-        Kind("recharge.failed", PAY),
-        Kind("recharge.stopped", PAY),
-        Kind("recharge.capped", PAY),
+        Kind("subscription.grace", f"{ACCOUNT}/pay"),
+        Kind("subscription.suspended", f"{ACCOUNT}/pay"),
+        Kind("subscription.renewing", ACCOUNT),
+        Kind("subscription.ending", ACCOUNT),
+        Kind("subscription.trial_ending", f"{ACCOUNT}/payment-method"),
+        Kind("subscription.paused", f"{ACCOUNT}/payment-method"),
+        Kind("subscription.expired", f"{ACCOUNT}/renew"),
+        Kind("balance.low", f"{ACCOUNT}/top-up"),
+        Kind("balance.burning", f"{ACCOUNT}/top-up"),
+        Kind("usage.quota", f"{ACCOUNT}/plan"),
+        Kind("usage.spending", ACCOUNT),
+        Kind("recharge.failed", f"{ACCOUNT}/payment-method"),
+        Kind("recharge.stopped", f"{ACCOUNT}/payment-method"),
+        Kind("recharge.capped", f"{ACCOUNT}/top-up"),
     )
 }
 """Every kind of notice there is."""

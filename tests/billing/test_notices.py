@@ -15,9 +15,12 @@ from test_subscriptions import subscription
 
 from fastgate.billing.lifecycle import State
 from fastgate.billing.notices import KINDS, Message, needs, render, wants
+from fastgate.billing.receipts import Receipts
 from fastgate.billing.reminders import in_days, next_look, reminder_due, reminders
 from fastgate.billing.templates import fill, holes
 from fastgate.errors import NotFoundError
+from fastgate.model.units import Money
+from fastgate.remedies import REMEDIES
 from fastgate.store.billing_tables import outbox
 from fastgate.store.engine import Store
 
@@ -48,6 +51,13 @@ def test_every_kind_has_a_text_that_can_be_filled(kind: str) -> None:
         assert f"<{name}>" in title + body
     with pytest.raises(KeyError):
         render(Message(kind=kind, account="a", key="k", data={}))
+
+
+def test_links_lead_to_pages_that_there_are() -> None:
+    pages = {remedy.page for remedies in REMEDIES.values() for remedy in remedies}
+    for kind in KINDS.values():
+        if kind.manage:
+            assert kind.manage.removeprefix("/_fastgate/account").removeprefix("/") in pages
 
 
 def test_a_value_with_dollars_is_only_a_value() -> None:
@@ -243,3 +253,35 @@ async def test_reminders_are_sent_once_and_say_how(store: Store) -> None:
     assert "30.00 USD will be charged" in next(
         notice.body for notice in page.items if "in 7 days" in notice.title
     )
+
+
+# ---- receipts ---------------------------------------------------------------------------
+
+
+async def test_a_payment_into_the_wallet_has_one_receipt(store: Store) -> None:
+    stage = Stage(store, {"smtp": BILLING["smtp"]})
+    account = await stage.account(emails=["a@x.example"])
+    receipts = Receipts(stage.invoices, stage.notices)
+    money = Money.parse("25 USD")
+    done = await asyncio.gather(
+        *(receipts.top_up(account, money, "stripe:pi_1", method="Visa 4242") for _ in range(4))
+    )
+    assert len({receipt.id for receipt in done}) == 1
+    assert (done[0].number, done[0].status, done[0].total) == (
+        "INVR-2026-000001",
+        "paid",
+        25_000_000,
+    )
+    assert await stage.kinds(account) == ["payment.succeeded"]
+    await stage.outbox.deliver()
+    (mail,) = stage.sender.taken
+    assert mail.title == "Receipt INVR-2026-000001: 25.00 USD"
+    assert "Top-up by Visa 4242: 25.00 USD" in mail.body
+
+
+async def test_receipts_may_be_made_and_not_sent(sqlite_store: Store) -> None:
+    stage = Stage(sqlite_store, {"notices": {"receipts": False}})
+    receipts = Receipts(stage.invoices, stage.notices)
+    made = await receipts.top_up("acc_1", Money.parse("0.005 USD"), "manual:1")
+    assert made.total == 5_000  # what was paid, to the micro-unit
+    assert await stage.kinds("acc_1") == []

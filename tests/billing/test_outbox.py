@@ -210,7 +210,7 @@ async def test_a_mail_arrives_whole(mailbox: tuple[Mailbox, Smtp]) -> None:
     plain, rich = (mail.get_body((kind,)) for kind in ("plain", "html"))
     assert plain is not None
     assert rich is not None
-    link = "https://api.acme.example/_fastgate/billing"
+    link = "https://api.acme.example/_fastgate/account/pay"
     assert plain.get_content().split() == f"First <b>. Second & last. {link}".split()
     assert "First &lt;b&gt;." in rich.get_content()
     assert f'href="{link}"' in rich.get_content()

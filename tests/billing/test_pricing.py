@@ -205,8 +205,7 @@ def test_parts_add_up_to_the_fee(
     period = period_of(moment, kind, zone)  # type: ignore[arg-type]
     points = [period.start, *sorted(period.start + period.length * c for c in cuts), period.end]
     parts = [
-        proration.used(fee, period, b) - proration.used(fee, period, a)
-        for a, b in pairwise(points)
+        proration.used(fee, period, b) - proration.used(fee, period, a) for a, b in pairwise(points)
     ]
     assert sum(parts) == fee
     assert all(part >= 0 for part in parts)
