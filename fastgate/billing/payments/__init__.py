@@ -1,13 +1,20 @@
 """Payment providers: who takes the money, behind one protocol.
 
 ```
-base         the protocol, its records, exact conversion of money
-manual       an operator credits a wallet, with a reference
-stripe       Stripe by its official library (extra `stripe`)
-breaker      a circuit breaker for each provider
-chain        several providers in order; recorded, bounded grace while all are down
-webhooks_in  news from providers: verified, kept, resolved, applied once
-reconcile    what webhooks missed
+base           the protocol, its records, exact conversion of money
+manual         an operator credits a wallet, with a reference
+stripe         Stripe by its official library (extra `stripe`)
+  stripe_http    how the library reaches it
+  stripe_words   what its words mean in ours: tables
+  stripe_news    events → facts, fetched again
+x402, facilitator  payment by request (extra `x402`)
+breaker        a circuit breaker for each provider
+chain          several providers in order; a charge happens once
+grace          recorded, bounded service while all are down
+webhooks_in    news from providers: verified, kept, resolved, applied once
+reconcile      what webhooks missed; the regular round
+refunds        money back through the provider that took it
+books          what all this needs of the ledger, and the names of its entries
 ```
 
 Importing this package imports none of them.

@@ -140,18 +140,18 @@ class Chain:
         ]
 
     async def look(self) -> dict[str, Health]:
-        """Ask those that are due how they are; this is also what closes an open breaker when no
-        customer does anything."""
+        """How the providers are. Those that were not there, and whose wait is over, are asked;
+        this is what closes an open breaker when no customer does anything."""
         found: dict[str, Health] = {}
         for provider in self.providers:
             breaker = self.breakers[provider.name]
-            if not breaker.available:
-                found[provider.name] = Health(False, breaker.last_error)
+            if breaker.state is State.CLOSED:
+                found[provider.name] = Health(True)
                 continue
             try:
-                await breaker.call(lambda provider=provider: _healthy(provider))  # type: ignore[misc]
+                await self.call(provider.name, _healthy)
             except ProviderUnavailable as error:
-                found[provider.name] = Health(False, str(error))
+                found[provider.name] = Health(False, breaker.last_error or str(error))
             else:
                 found[provider.name] = Health(True)
         return found
