@@ -158,9 +158,9 @@ def respond(view: View, accept: str | None) -> Response[bytes]:
     """The view as the client wants it."""
     form = wanted(accept)
     if form == "html":
-        body, media = html(view).encode(), "text/html; charset=utf-8"
+        body, media = html(view).encode(), "text/html"
     elif form == "markdown":
-        body, media = markdown(view).encode(), "text/markdown; charset=utf-8"
+        body, media = markdown(view).encode(), "text/markdown"
     else:
         data = view.data if view.data is not None else {"title": view.title, "detail": view.texts}
         body, media = msgspec.json.encode(data), "application/json"

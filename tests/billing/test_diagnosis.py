@@ -35,6 +35,7 @@ from fastgate.billing.evidence import (
 from fastgate.errors import REASON_BY_CODE, REASONS
 from fastgate.keys import key_digest
 from fastgate.model.codec import decode
+from fastgate.model.gateway import Gateway
 from fastgate.remedies import REMEDIES
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -384,7 +385,7 @@ async def test_strangers_hear_what_was_wrong_with_their_credential() -> None:
 
 
 def test_what_a_route_asks_for() -> None:
-    gateway = decode(
+    gateway: Gateway = decode(
         {
             "version": 1,
             "upstreams": [{"name": "u", "targets": ["http://10.0.0.1:1"]}],
