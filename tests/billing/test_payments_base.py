@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from fastgate.billing.payments.base import (
     AmountError,
     Capability,
+    Decline,
     PaymentProvider,
     Unsupported,
     Wanted,
@@ -21,7 +24,7 @@ from fastgate.billing.payments.base import (
     to_minor,
 )
 from fastgate.billing.payments.books import payment_id, refund_id
-from fastgate.billing.payments.stripe_words import coins_of, money_of
+from fastgate.billing.payments.stripe_words import STATUSES, coins_of, decline_of, money_of
 from fastgate.errors import ConfigurationError
 from fastgate.model.billing import Billing
 from fastgate.model.units import Money
@@ -143,3 +146,29 @@ async def test_stripe_is_made_from_the_configuration(
     assert provider.client is not one
     assert provider.secrets.webhook_secrets() == ["whsec_1"]
     await provider.close()
+
+
+DOCS = (Path(__file__).parents[2] / "docs" / "providers.md").read_text()
+
+
+async def test_the_documented_provider_works() -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", DOCS, re.S)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    provider: PaymentProvider = names["create"](None)
+    page = await provider.create_top_up("acc_a", Money.parse("1 EUR"), "https://b")
+    assert page.reference == "acc_a"
+    with pytest.raises(Unsupported):
+        await provider.charge_saved("acc_a", Money.parse("1 EUR"), "k")
+
+
+def test_the_documented_statuses_and_declines_are_those_of_the_tables() -> None:
+    rows = [line for line in DOCS.splitlines() if line.startswith("| `")]
+    for status, standing in STATUSES.items():
+        (row,) = (line for line in rows if f"`{status}`" in line.split("|")[1])
+        assert row.split("|")[3].strip() == (f"`{standing.reason}`" if standing.reason else "")
+    for decline in Decline:
+        (row,) = (line for line in rows if line.startswith(f"| `{decline.value}` |"))
+        codes = re.findall(r"`(\w+)`", row.split("|")[2])
+        assert codes
+        assert {decline_of(code) for code in codes} == {decline}
