@@ -276,7 +276,7 @@ def test_lines_of_json() -> None:
 @pytest.mark.parametrize(
     ("text", "kind", "words", "line"),
     [
-        ('{"version": 1,\n}', "json", "not valid JSON", 2),
+        ('{"version": 1\n,}', "json", "not valid JSON", 2),
         ('{"version": 1, "version": 1}', "json", "there twice", None),
         ('{"version": NaN}', "json", "is not JSON", None),
         ("version = 1\nversion = 1\n", "toml", "not valid TOML", 2),

@@ -4,6 +4,8 @@ A ```console block is a transcript: lines that begin with "$ " are commands, the
 print. All blocks are run in order, in one shell beside a demonstration, as a reader would. What
 differs from run to run (ids, times, ports) is levelled on both sides before the comparison, and
 nothing else is.
+
+    python tests/test_readme.py     write what is printed now into the README; then read the diff
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -35,6 +38,7 @@ LEVELS = (
     (r"127\.0\.0\.1:(?!808[01]\b)\d+", "127.0.0.1:PORT"),
     (r"(Content-Length|Retry-After): \d+", r"\1: N"),
     (r'(;t=|"retry_after":)\d+', r"\1N"),
+    (r"\bcap=[\w-]+", "cap=CAP"),
     (r"curl/[\d.]+", "curl/VERSION"),
     (r"\d+ in, \d+ out", "N in, N out"),
     (r"\d+\.\d{2,}", "N"),
@@ -64,12 +68,6 @@ def level(text: str) -> str:
     for pattern, instead in LEVELS:
         text = re.sub(pattern, instead, text)
     return "\n".join(line.rstrip() for line in text.strip().splitlines())
-
-
-@pytest.fixture
-def demonstration(tmp_path: Path) -> Gateway:
-    ports = ("--listen", "127.0.0.1:0", "--control", "127.0.0.1:0")
-    return Gateway(None, tmp_path, arguments=ports)
 
 
 def run_all(commands: list[str], running: Gateway, key: str) -> list[str]:
@@ -102,20 +100,28 @@ def run_all(commands: list[str], running: Gateway, key: str) -> list[str]:
     return text.replace(control, "127.0.0.1:8081").split("\n\001\n")[1:]
 
 
-def test_the_transcript_is_what_happens(demonstration: Gateway) -> None:
+def printed_now(folder: Path) -> list[tuple[str, str, str]]:
+    """Each command, what the README says it prints, and what it does print."""
     expected = transcript()
-    assert len(expected) > 10
+    ports = ("--listen", "127.0.0.1:0", "--control", "127.0.0.1:0")
+    running = Gateway(None, folder, arguments=ports)
     try:
-        demonstration.wait_serving()
-        shown = demonstration.folder / "stdout"
+        running.wait_serving()
+        shown = folder / "stdout"
         key = eventually(
             lambda: re.search(r"X-Api-Key: (fg_\w+)", shown.read_text()), "the key is printed"
         )[1]
-        printed = run_all([command for command, _ in expected], demonstration, key)
+        printed = run_all([command for command, _ in expected], running, key)
     finally:
-        demonstration.stop()
+        running.stop()
     assert len(printed) == len(expected)
-    for (command, says), output in zip(expected, printed, strict=True):
+    return [(*both, output) for both, output in zip(expected, printed, strict=True)]
+
+
+def test_the_transcript_is_what_happens(tmp_path: Path) -> None:
+    found = printed_now(tmp_path)
+    assert len(found) > 10
+    for command, says, output in found:
         assert level(output) == level(says), command
 
 
@@ -151,3 +157,18 @@ def test_links_lead_somewhere(text: Path) -> None:
             heads = re.findall(r"^#+ (.*)$", file.read_text(), re.MULTILINE)
             slugs = {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
             assert anchor in slugs, target
+
+
+def write(folder: Path) -> None:
+    """Put what is printed now into the README, where it says anything else."""
+    text = README.read_text()
+    for command, says, output in printed_now(folder):
+        if level(output) != level(says):
+            clean = "\n".join(line.rstrip() for line in output.strip("\n").splitlines())
+            text = text.replace(f"$ {command}\n{says}\n", f"$ {command}\n{clean}\n", 1)
+    README.write_text(text)
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as name:
+        write(Path(name))
