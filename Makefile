@@ -16,7 +16,7 @@ $(BIN)/python:
 		{ echo "FastGate needs Python 3.11 or newer: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@tools/debian-packages build
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 
 # What is installed and built stands in stamps, so that a second run does nothing.
 $(VENV)/.run: $(BIN)/python pyproject.toml setup.py $(CORE)
@@ -25,6 +25,7 @@ $(VENV)/.run: $(BIN)/python pyproject.toml setup.py $(CORE)
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.run
+	$(BIN)/python -m pip install --quiet 'pip>=25.1'  # knows --group
 	$(BIN)/python -m pip install --quiet --group dev
 	@touch $@
 
