@@ -22,9 +22,11 @@ from fastgate._core.counters cimport counters_worker, observe
 from fastgate._core.credentials cimport CredentialIndex, credential_find
 from fastgate._core.downstream cimport (
     down_accepted, down_close, down_data, down_drained, down_hup, down_speaks, down_timeout, pause_accept, resume_accept)
-from fastgate._core.exchange cimport (
+from fastgate._core.ending cimport exchange_gone
+from fastgate._core.exchange cimport exchange_body, exchange_head, exchange_head_bad
+from fastgate._core.forward cimport (
     call_can_write, call_got_body, call_got_head, call_got_interim, call_has_failed, call_must_render,
-    exchange_body, exchange_drained, exchange_gone, exchange_head, exchange_head_bad)
+    exchange_drained)
 from fastgate._core.http1 cimport MAX_FIELDS
 from fastgate._core.moneymap cimport MoneyMap
 from fastgate._core.poller cimport poller_add_listener, poller_free, poller_init, poller_remove, poller_round

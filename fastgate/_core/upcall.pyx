@@ -33,9 +33,9 @@ from libc.string cimport memcmp, memcpy
 from fastgate._core.buffer cimport buf, buf_borrow, buf_data, buf_head, buf_len, buf_return
 from fastgate._core.charging cimport charge_capture, charge_hold, charge_release
 from fastgate._core.downstream cimport call_free
-from fastgate._core.exchange cimport (
-    exchange_abort, exchange_complete, exchange_refuse, exchange_relay, exchange_release, exchange_start,
-    exchange_write)
+from fastgate._core.ending cimport exchange_abort, exchange_refuse
+from fastgate._core.handling cimport (
+    exchange_complete, exchange_relay, exchange_release, exchange_start, exchange_write)
 from fastgate._core.http1 cimport (
     F_CONTENT_LENGTH, F_EXPECT, F_HOST, FIELD_HOP, METHOD_DELETE, METHOD_GET, METHOD_HEAD, METHOD_OPTIONS,
     METHOD_OTHER, METHOD_PUT, METHOD_TRACE, field, head)

@@ -1,0 +1,159 @@
+"""handling: the C half of Python handlers: what stands between an exchange and its upcall.
+
+The body is collected, up to the route's cap; then the exchange is suspended and queued for
+`upcall`, which runs the handler. What the handler does to its exchange ends up here.
+"""
+from libc.stdint cimport uint16_t
+from libc.string cimport memcpy
+
+from fastgate._core.buffer cimport buf, buf_borrow, buf_data, buf_head, buf_len, buf_return, buf_room
+from fastgate._core.charging cimport charge_due
+from fastgate._core.downstream cimport down_body, down_flush, down_read, down_send
+from fastgate._core.ending cimport connection_out, exchange_refuse, finish
+from fastgate._core.forward cimport (
+    answer_from, queue_literal, send_continue, take_request, wrap_chunk)
+from fastgate._core.intake cimport mark
+from fastgate._core.logring cimport LOG_UPCALL, PHASE_FILTER_REQUEST, PHASE_RELAY
+from fastgate._core.reason cimport OVERLOADED
+from fastgate._core.render cimport render_start
+from fastgate._core.state cimport (
+    core, BODY_MORE, CALL_PYTHON, EX_ABORTED, EX_AWAIT_BODY, EX_CHUNK_OUT, EX_CLOSE_OUT,
+    EX_COUNTED_UPCALL, EX_ENDED, EX_HEAD_ONLY, EX_REFUSED, EX_RESPONSE_DONE, EX_RESPONSE_STARTED,
+    EX_SUSPENDED)
+from fastgate._core.sys cimport monotonic_ns
+
+
+cdef void begin_upcall(exchange *e) noexcept nogil:
+    cdef core *c = e.owner
+    if c.n_upcalls >= e.snap.max_upcalls:
+        c.counters.upcalls_rejected += 1
+        exchange_refuse(e, OVERLOADED)
+        return
+    c.n_upcalls += 1
+    e.flags |= EX_COUNTED_UPCALL
+    e.log_flags |= LOG_UPCALL
+    if e.body_state == BODY_MORE:
+        e.flags |= EX_AWAIT_BODY
+        send_continue(e)
+        collect_body(e)
+    else:
+        queue_upcall(e)
+
+
+cdef void queue_upcall(exchange *e) noexcept nogil:
+    cdef core *c = e.owner
+    c.counters.upcalls += 1
+    e.flags = (e.flags | EX_SUSPENDED) & ~EX_AWAIT_BODY
+    mark(e, PHASE_FILTER_REQUEST, monotonic_ns())
+    e.next = NULL
+    if c.upcall_tail is NULL:
+        c.upcall_head = e
+    else:
+        c.upcall_tail.next = e
+    c.upcall_tail = e
+
+
+cdef void collect_body(exchange *e) noexcept nogil:
+    """A handler is given the whole body: gather it, up to the route's cap."""
+    cdef core *c = e.owner
+    cdef buf *b
+    cdef buf *larger
+    cdef uint32_t need
+    while e.body_state == BODY_MORE:
+        b = take_request(e, 1)
+        if e.flags & EX_ENDED or e.flags & EX_REFUSED:
+            return
+        if b is NULL:
+            if e.body_state == BODY_MORE and down_body(e.down, e) is NULL:
+                down_read(e.down, 1)
+                return
+            continue
+        if e.body is NULL:
+            e.body = b
+            continue
+        if buf_room(e.body) < buf_len(b):
+            need = buf_len(e.body) + buf_len(b)
+            larger = buf_borrow(&c.bufs, need * 2)
+            if larger is NULL:
+                buf_return(&c.bufs, b)
+                exchange_refuse(e, OVERLOADED)
+                return
+            memcpy(buf_head(larger), buf_head(e.body), buf_len(e.body))
+            larger.end = larger.start + buf_len(e.body)
+            buf_return(&c.bufs, e.body)
+            e.body = larger
+        memcpy(buf_data(e.body) + e.body.end, buf_head(b), buf_len(b))
+        e.body.end += buf_len(b)
+        buf_return(&c.bufs, b)
+    down_read(e.down, 0)
+    queue_upcall(e)
+
+
+cdef int exchange_start(exchange *e, uint32_t status, const char *fields, uint32_t fields_len,
+                        int64_t length) noexcept nogil:
+    """The head of a handler's answer. length < 0: not known, chunked. 0, or -1: no memory."""
+    cdef buf *b
+    if status == 204 or status == 304:
+        e.flags |= EX_HEAD_ONLY
+    elif length < 0:
+        e.flags |= EX_CHUNK_OUT if e.req.minor == 1 else EX_CLOSE_OUT
+    e.status = <uint16_t>status
+    mark(e, PHASE_RELAY, monotonic_ns())
+    b = render_start(e, status, fields, fields_len, -1 if e.flags & EX_HEAD_ONLY and length < 0 else length,
+                     connection_out(e))
+    if b is NULL:
+        return -1
+    e.flags |= EX_RESPONSE_STARTED
+    if e.hold is not NULL and status < 500:
+        charge_due(e)
+    e.bytes_out += buf_len(b)
+    down_send(e.down, b)
+    return 0
+
+
+cdef int exchange_write(exchange *e, const char *data, uint32_t length) noexcept nogil:
+    """Body bytes of a handler's answer; written at once as far as the kernel takes them.
+    1: the queue is empty; 0: it is not; -1: the client is gone."""
+    cdef buf *b
+    if e.flags & EX_ABORTED:
+        return -1
+    if length and not e.flags & EX_HEAD_ONLY:
+        b = buf_borrow(&e.owner.bufs, length)
+        if b is NULL:
+            return -1
+        memcpy(buf_head(b), data, length)
+        b.end = b.start + length
+        if e.flags & EX_CHUNK_OUT:
+            b = wrap_chunk(b)
+        e.bytes_out += buf_len(b)
+        down_send(e.down, b)
+    return down_flush(e.down)
+
+
+cdef void exchange_complete(exchange *e) noexcept nogil:
+    """The handler's answer is whole."""
+    if e.flags & (EX_ABORTED | EX_RESPONSE_DONE):
+        return
+    if e.flags & EX_CHUNK_OUT and not e.flags & EX_HEAD_ONLY:
+        queue_literal(e, b"0\r\n\r\n", 5)
+    e.flags |= EX_RESPONSE_DONE
+    if down_flush(e.down) < 0:
+        e.flags |= EX_ABORTED
+
+
+cdef void exchange_relay(exchange *e, call *k) noexcept nogil:
+    """Hand the answer of a handler's call to the client, in C from here on."""
+    k.flags &= ~CALL_PYTHON
+    e.relaying = k
+    e.upstream_ns += k.first_byte_ns - k.sent_ns
+    answer_from(e, k)
+
+
+cdef void exchange_release(exchange *e) noexcept nogil:
+    """Python is done with the exchange."""
+    cdef core *c = e.owner
+    e.flags &= ~EX_SUSPENDED
+    if e.flags & EX_ABORTED:
+        finish(e)
+    elif e.flags & EX_RESPONSE_DONE and e.down.io.out_head is NULL:
+        finish(e)
