@@ -3,13 +3,11 @@ from libc.stdint cimport int64_t, uint32_t
 
 from fastgate._core.buffer cimport buf
 from fastgate._core.engine cimport Engine
+from fastgate._core.headers cimport Headers
 from fastgate._core.state cimport call, core, exchange
 
 cdef int begin_upcalls(Engine engine, core *c) except -1
 cdef int wake_upcalls(core *c) except -1
-
-cdef class Headers:
-    cdef list pairs
 
 cdef class Exchange:
     cdef exchange *e          # NULL when it is over

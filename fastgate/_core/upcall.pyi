@@ -1,7 +1,12 @@
 """What a Python handler is given: `async def handler(exchange: Exchange) -> None`."""
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from typing import TypedDict, overload
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import TypedDict
+
+from fastgate._core.handler_errors import ClientDisconnected as ClientDisconnected
+from fastgate._core.handler_errors import PaymentRefused as PaymentRefused
+from fastgate._core.handler_errors import UpstreamError as UpstreamError
+from fastgate._core.headers import Headers as Headers
 
 type_headers = Mapping[str, str] | Iterable[tuple[str, str]]
 
@@ -9,38 +14,6 @@ class Consumer(TypedDict):
     id: str
     name: str
     plan: str
-
-class ClientDisconnected(ConnectionError):
-    """The client left while its handler was at work."""
-
-class UpstreamError(ConnectionError):
-    """A call to an upstream failed. `reason` is the code, e.g. "upstream_timeout"."""
-
-    reason: str
-    upstream: str
-    def __init__(self, reason: str, upstream: str) -> None: ...
-
-class PaymentRefused(RuntimeError):
-    """The caller cannot pay for the request. `reason` is the code, e.g. "insufficient_balance"."""
-
-    number: int
-    reason: str
-    balance: int
-    required: int
-
-class Headers:
-    """Fields of a message in their order; names in any case."""
-
-    def __init__(self, pairs: Iterable[tuple[str, str]]) -> None: ...
-    def __iter__(self) -> Iterator[tuple[str, str]]: ...
-    def __len__(self) -> int: ...
-    def __contains__(self, name: object) -> bool: ...
-    def __getitem__(self, name: str) -> str: ...
-    @overload
-    def get(self, name: str) -> str | None: ...
-    @overload
-    def get(self, name: str, default: str) -> str: ...
-    def get_all(self, name: str) -> list[str]: ...
 
 class UpstreamResponse:
     """The answer of an upstream; the body is read as a stream."""

@@ -34,6 +34,7 @@ from fastgate._core.buffer cimport buf, buf_borrow, buf_data, buf_head, buf_len,
 from fastgate._core.charging cimport charge_capture, charge_hold, charge_release
 from fastgate._core.downstream cimport call_free
 from fastgate._core.ending cimport exchange_abort, exchange_refuse
+from fastgate._core.headers cimport Headers, headers_of, render_fields
 from fastgate._core.handling cimport (
     exchange_complete, exchange_relay, exchange_release, exchange_start, exchange_write)
 from fastgate._core.http1 cimport (
@@ -53,123 +54,18 @@ import asyncio
 import logging
 import re
 
-from fastgate._core.reason import Reason
+from fastgate._core.handler_errors import ClientDisconnected, PaymentRefused, UpstreamError, reason_name
+from fastgate._core.headers import TOKEN
 
 log = logging.getLogger("fastgate.handler")
 
 cdef double SETTLE_S = 5.0    # what a cancelled handler may still take
 cdef uint32_t WRITE_MAX = 1 << 20
 
-cdef object TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-cdef object BAD_VALUE = re.compile("[\x00-\x08\x0a-\x1f\x7f]")
 cdef object BAD_TARGET = re.compile("[\x00-\x20\x7f-\U0010ffff]")
-# The gateway frames messages itself.
-cdef frozenset FRAMING = frozenset((
-    "connection", "content-length", "transfer-encoding", "keep-alive", "upgrade", "trailer", "te",
-    "proxy-connection"))
 cdef dict METHODS = {
     "GET": METHOD_GET, "HEAD": METHOD_HEAD, "PUT": METHOD_PUT, "DELETE": METHOD_DELETE,
     "OPTIONS": METHOD_OPTIONS, "TRACE": METHOD_TRACE}
-
-
-class ClientDisconnected(ConnectionError):
-    """The client left while its handler was at work."""
-
-
-class PaymentRefused(RuntimeError):
-    """The caller cannot pay for the request. `reason` is the code, e.g. "insufficient_balance"."""
-
-    def __init__(self, int reason, int64_t balance, int64_t required):
-        super().__init__(f"{reason_name(reason)}: {required} micro-units are needed, {balance} are there")
-        self.number = reason
-        self.reason = reason_name(reason)
-        self.balance = balance
-        self.required = required
-
-
-class UpstreamError(ConnectionError):
-    """A call to an upstream failed. `reason` is the code, e.g. "upstream_timeout"."""
-
-    def __init__(self, reason: str, upstream: str):
-        super().__init__(f"upstream {upstream!r}: {reason}")
-        self.reason = reason
-        self.upstream = upstream
-
-
-# ---- headers ------------------------------------------------------------------------------
-
-cdef class Headers:
-    """Fields of a message in their order: (name, value) pairs of str; names in any case.
-
-    `headers["name"]` is the first value, `get_all` all of them; iterating gives the pairs.
-    """
-
-    def __init__(self, pairs):
-        self.pairs = list(pairs)
-
-    def __iter__(self):
-        return iter(self.pairs)
-
-    def __len__(self):
-        return len(self.pairs)
-
-    def __contains__(self, name):
-        return self.get(name) is not None
-
-    def __getitem__(self, str name):
-        value = self.get(name)
-        if value is None:
-            raise KeyError(name)
-        return value
-
-    def __repr__(self):
-        return f"Headers({self.pairs!r})"
-
-    def get(self, str name, default=None):
-        """The first value of a field, or the default."""
-        name = name.lower()
-        for key, value in self.pairs:
-            if key.lower() == name:
-                return value
-        return default
-
-    def get_all(self, str name):
-        """All values of a field, in order."""
-        name = name.lower()
-        return [value for key, value in self.pairs if key.lower() == name]
-
-
-cdef Headers headers_of(const head *h, const char *base):
-    cdef list pairs = []
-    cdef uint32_t i
-    cdef const field *f
-    for i in range(h.nfields):
-        f = &h.fields[i]
-        pairs.append((
-            PyBytes_FromStringAndSize(base + f.name, f.name_len).decode("latin-1"),
-            PyBytes_FromStringAndSize(base + f.value, f.value_len).decode("latin-1")))
-    return Headers(pairs)
-
-
-cdef bytes render_fields(object headers, list left):
-    """Field lines. Names and values are checked; framing fields are left to the gateway and
-    put into `left`, in lower case."""
-    cdef list lines = []
-    if headers is None:
-        return b""
-    if hasattr(headers, "items"):
-        headers = headers.items()
-    for name, value in headers:
-        if not isinstance(name, str) or TOKEN.fullmatch(name) is None:
-            raise ValueError(f"{name!r} is not the name of a header field")
-        value = str(value)
-        if BAD_VALUE.search(value) is not None:
-            raise ValueError(f"the value of {name} has a control character in it: {value!r}")
-        if name.lower() in FRAMING:
-            left.append((name.lower(), value))
-            continue
-        lines.append(f"{name}: {value}\r\n".encode("latin-1"))
-    return b"".join(lines)
 
 
 # ---- answers of upstreams -------------------------------------------------------------------
@@ -270,13 +166,6 @@ cdef class UpstreamResponse:
         if self.waiter is not None and not self.waiter.done():
             self.waiter.cancel()
         return 0
-
-
-cdef str reason_name(int reason):
-    try:
-        return Reason(reason).name.lower()
-    except ValueError:
-        return "upstream_reset"
 
 
 # ---- the exchange -----------------------------------------------------------------------------
