@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from fastgate._core.image import NONE, ImageBuilder
 from fastgate._core.snapshot import RouteFlag, stable_hash
-from fastgate._core.trie import RouterBuilder
+from fastgate._core.trie import RouterBuilder, method_mask
 from fastgate.errors import ConfigurationError
 from fastgate.model.gateway import Gateway, Limit, Rate
 from fastgate.model.resolve import OwnedLimit
@@ -136,7 +136,8 @@ def add_public_route(
         pattern=PATTERN,
         params=rules.strings(("rest",)),
     )
-    router.add(number, NAME, hosts=hosts_of(gateway), pattern=PATTERN, methods=0)
+    any_method, _ = method_mask([])
+    router.add(number, NAME, hosts=hosts_of(gateway), pattern=PATTERN, methods=any_method)
     image.set_capability_key(public.key)
 
 

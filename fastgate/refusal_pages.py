@@ -32,6 +32,7 @@ dt{color:var(--soft)}dd{margin:0;font-variant-numeric:tabular-nums;overflow-wrap
 .act a,button{display:inline-block;padding:.5rem 1rem;border:1px solid var(--act);
 border-radius:.5rem;color:var(--act);background:none;text-decoration:none;font:inherit;cursor:pointer}
 .act li:first-child a,button{background:var(--act);color:var(--paper)}
+form~.act li:first-child a{background:none;color:var(--act)}
 a{color:var(--act)}code{font-size:.9em;overflow-wrap:anywhere}
 footer{margin-top:2rem;padding-top:1rem;border-top:1px solid var(--line)}
 """.replace("\n", "")
