@@ -84,6 +84,7 @@ def run_all(commands: list[str], running: Gateway, key: str) -> list[str]:
         "PYTHONPATH": str(PROJECT),
         "CURL_HOME": str(running.folder),
         "COLUMNS": "120",
+        "LC_ALL": "C.UTF-8",
         "KEY": key,
         "FASTGATE_STATE_DIR": str(running.state),
         "FASTGATE_CONTROL": running.control,
