@@ -29,7 +29,7 @@ from fastgate._core.snapshot cimport (
     AUTH_BEARER, AUTH_FORWARD, AUTH_OPTIONAL, BY_ADDRESS, BY_CONSUMER, BY_CREDENTIAL, BY_PLAN, BY_ROUTE,
     BY_SERVICE, LIMIT_CONCURRENCY, LIMIT_OFFER_UPGRADE, LIMIT_QUOTA, LIMIT_RATE, NONE32, address_rule,
     auth_rec, limit_rec, plan_rec, snap_auth, snap_str, snap_table, str_ref)
-from fastgate._core.state cimport MAX_TAKEN, field_of, has_field
+from fastgate._core.state cimport MAX_TAKEN, field_of, has_field, lower, named
 
 cdef enum:
     KEY_MAX = 512             # longer ones are no keys of ours
@@ -68,10 +68,6 @@ cdef int address_allowed(exchange *e, table_ref rules) noexcept nogil:
 
 # ---- credentials --------------------------------------------------------------------------
 
-cdef inline uint8_t lower(uint8_t x) noexcept nogil:
-    return x | 0x20 if 65 <= x <= 90 else x
-
-
 cdef int same_name(const char *p, const char *lowered, uint32_t n) noexcept nogil:
     cdef uint32_t i
     for i in range(n):
@@ -91,7 +87,7 @@ cdef const char *find_key(exchange *e, const auth_rec *a, uint32_t *length) noex
         name = snap_str(e.snap, a.header)
         for i in range(h.nfields):
             f = &h.fields[i]
-            if f.name_len == a.header.len and same_name(e.base + f.name, name, f.name_len):
+            if named(e.base, f, name, a.header.len):
                 e.credential_field = i + 1
                 length[0] = f.value_len
                 return e.base + f.value

@@ -17,14 +17,14 @@ from fastgate._core.admission cimport (
     address_allowed, admit, admit_address, admit_undo, authenticate)
 from fastgate._core.cells cimport fg_prefetch
 from fastgate._core.charging cimport charge_open
+from fastgate._core.cors cimport asked_method, is_preflight
 from fastgate._core.ending cimport connection_out, exchange_gone, exchange_refuse, send_last
 from fastgate._core.forward cimport begin_proxy, pump_request, tunnel_up
 from fastgate._core.handling cimport begin_upcall, collect_body
 from fastgate._core.http1 cimport (
-    FRAMING_CHUNKED, F_ACCESS_CONTROL_REQUEST_METHOD, F_ORIGIN, F_TRACEPARENT, F_VIA,
-    F_X_REQUEST_ID, HEAD_BAD_EXPECT, HEAD_HAS_ENCODED_SLASH, HEAD_HAS_UNDERSCORE, HEAD_KEEP_ALIVE,
-    HEAD_UPGRADE_WEBSOCKET, METHOD_CONNECT, METHOD_DELETE, METHOD_GET, METHOD_HEAD, METHOD_OPTIONS,
-    METHOD_OTHER, METHOD_PATCH, METHOD_POST, METHOD_PUT, TARGET_ASTERISK, field, head)
+    F_TRACEPARENT, F_VIA, F_X_REQUEST_ID, HEAD_BAD_EXPECT, HEAD_HAS_ENCODED_SLASH,
+    HEAD_HAS_UNDERSCORE, HEAD_KEEP_ALIVE, HEAD_UPGRADE_WEBSOCKET, FRAMING_CHUNKED, METHOD_CONNECT,
+    METHOD_HEAD, TARGET_ASTERISK, head, span)
 from fastgate._core.intake cimport (
     begin, canonical_path, client_address, mark, read_body_framing, read_ids, seen_via)
 from fastgate._core.logring cimport PHASE_ADMIT, PHASE_AUTHENTICATE, PHASE_HOLD, PHASE_ROUTE
@@ -86,7 +86,8 @@ cdef int find_route(exchange *e) noexcept nogil:
     """0, a Reason, or -1 when the exchange has been answered."""
     cdef head *h = &e.req
     cdef const char *host = e.base + h.host.off
-    cdef uint8_t method
+    cdef span method
+    cdef uint8_t method_id
     cdef int found
     mark(e, PHASE_ROUTE, e.started_ns)
     client_address(e)
@@ -106,11 +107,13 @@ cdef int find_route(exchange *e) noexcept nogil:
     found = canonical_path(e)
     if found != 0:
         return found
-    if h.method_id == METHOD_OPTIONS and has_field(h, F_ACCESS_CONTROL_REQUEST_METHOD) and has_field(h, F_ORIGIN):
-        method = h.method_id
-        h.method_id = asked_method(e)
+    if is_preflight(e):
+        method = h.method
+        method_id = h.method_id
+        h.method = asked_method(e, &h.method_id)
         found = route_find(e.snap, host, h.host.len, e.path, e.path_len, e.base, h, &e.match)
-        h.method_id = method
+        h.method = method
+        h.method_id = method_id
         if found == ROUTE_FOUND and snap_route(e.snap, e.match.route).cors != NONE32:
             e.route = snap_route(e.snap, e.match.route)
             answer_preflight(e)
@@ -125,24 +128,6 @@ cdef int find_route(exchange *e) noexcept nogil:
             e.service = snap_service(e.snap, e.route.service)
         return 0
     return METHOD_NOT_ALLOWED if found == ROUTE_METHOD else NO_ROUTE
-
-
-cdef uint8_t asked_method(exchange *e) noexcept nogil:
-    cdef const field *f = field_of(&e.req, F_ACCESS_CONTROL_REQUEST_METHOD)
-    cdef const char *p = e.base + f.value
-    if f.value_len == 3 and memcmp(p, b"GET", 3) == 0:
-        return METHOD_GET
-    if f.value_len == 3 and memcmp(p, b"PUT", 3) == 0:
-        return METHOD_PUT
-    if f.value_len == 4 and memcmp(p, b"POST", 4) == 0:
-        return METHOD_POST
-    if f.value_len == 4 and memcmp(p, b"HEAD", 4) == 0:
-        return METHOD_HEAD
-    if f.value_len == 5 and memcmp(p, b"PATCH", 5) == 0:
-        return METHOD_PATCH
-    if f.value_len == 6 and memcmp(p, b"DELETE", 6) == 0:
-        return METHOD_DELETE
-    return METHOD_OTHER
 
 
 cdef int check_route(exchange *e) noexcept nogil:

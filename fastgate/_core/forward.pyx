@@ -37,7 +37,7 @@ from fastgate._core.state cimport (
     CALL_REQUEST_DONE, CALL_RESPONSE_DONE, CALL_SEND, CALL_UPGRADE, DOWN_TUNNEL, EX_CHUNK_OUT,
     EX_CLOSE_OUT, EX_CONTINUE_DUE, EX_DECODE, EX_ENDED, EX_HEAD_ONLY, EX_KEEP_ALIVE,
     EX_RESPONSE_DONE, EX_RESPONSE_STARTED, EX_SUSPENDED, EX_TUNNEL, IO_EOF, WAKE_CALL, WAKE_DONE,
-    WAKE_WRITABLE, downstream)
+    WAKE_WRITABLE, downstream, named)
 from fastgate._core.text cimport put, put_lit
 from fastgate._core.upstream cimport (
     call_abort, call_end, call_flush, call_queue, call_read, call_start, call_take)
@@ -65,23 +65,9 @@ cdef uint64_t hash_key(exchange *e) noexcept nogil:
         name = snap_str(e.snap, e.main.group.hash_header)
         for i in range(e.req.nfields):
             f = &e.req.fields[i]
-            if same_name(e.base, f, name, e.main.group.hash_header.len):
+            if named(e.base, f, name, e.main.group.hash_header.len):
                 return hash_bytes(e.base + f.value, f.value_len, 0)
     return address_hash(e.client)
-
-
-cdef int same_name(const char *base, const field *f, const char *lowered, uint32_t n) noexcept nogil:
-    cdef uint32_t i
-    cdef uint8_t x
-    if f.name_len != n:
-        return 0
-    for i in range(n):
-        x = <uint8_t>base[f.name + i]
-        if 65 <= x <= 90:
-            x |= 0x20
-        if x != <uint8_t>lowered[i]:
-            return 0
-    return 1
 
 
 cdef void begin_proxy(exchange *e) noexcept nogil:

@@ -16,6 +16,7 @@ from libc.string cimport memcmp, memcpy
 from libc.time cimport gmtime_r, time_t, tm
 
 from fastgate._core.buffer cimport buf_borrow, buf_data, buf_head, buf_len
+from fastgate._core.cors cimport put_cors, put_preflight
 from fastgate._core.http1 cimport (
     F_ACCESS_CONTROL_REQUEST_METHOD, F_CONTENT_LENGTH, F_DATE, F_EXPECT, F_FORWARDED, F_HOST, F_ORIGIN,
     F_SERVER, F_TRACEPARENT, F_TRACESTATE, F_UNDERSCORE, F_UPGRADE, F_X_CONSUMER, F_X_FORWARDED_FOR,
@@ -25,7 +26,7 @@ from fastgate._core.snapshot cimport (
     HEADER_ADD, HEADER_DEFAULT, HEADER_REMOVE, HEADER_SET, LIMIT_CONCURRENCY, LIMIT_SHOW_HEADERS, NONE32,
     ROUTE_LIMIT_HEADERS, ROUTE_PRESERVE_HOST, cors_rec, header_rule, route_rec, snap_str, snap_table,
     snapshot_header, table_ref)
-from fastgate._core.state cimport EX_CHUNK_OUT, EX_REFUSED, downstream, field_of, has_field
+from fastgate._core.state cimport EX_CHUNK_OUT, EX_REFUSED, downstream, field_of, has_field, named
 from fastgate._core.text cimport put, put_hex, put_lit, put_uint
 
 cdef enum:
@@ -123,20 +124,6 @@ cdef uint32_t rules_size(const snapshot_header *s, table_ref t) noexcept nogil:
     for i in range(t.count):
         n += r[i].line.len
     return n
-
-
-cdef inline uint8_t lower(uint8_t x) noexcept nogil:
-    return x | 0x20 if 65 <= x <= 90 else x
-
-
-cdef int named(const char *base, const field *f, const char *name, uint32_t n) noexcept nogil:
-    cdef uint32_t i
-    if f.name_len != n:
-        return 0
-    for i in range(n):
-        if lower(<uint8_t>base[f.name + i]) != <uint8_t>name[i]:
-            return 0
-    return 1
 
 
 cdef int rule_drops(const snapshot_header *s, table_ref t, const char *base, const field *f) noexcept nogil:
@@ -364,47 +351,6 @@ cdef inline int shows_limits(exchange *e) noexcept nogil:
         or e.snap.flags & 1)
 
 
-cdef char *put_cors(char *p, exchange *e) noexcept nogil:
-    """For an answer (not a preflight) on a route with CORS."""
-    cdef const cors_rec *r
-    cdef const field *f
-    cdef const snapshot_header *s = e.snap
-    if e.route is NULL or e.route.cors == NONE32 or not has_field(&e.req, F_ORIGIN):
-        return p
-    r = <const cors_rec *>snap_table(s, s.cors) + e.route.cors
-    f = field_of(&e.req, F_ORIGIN)
-    if not origin_allowed(e, r, e.base + f.value, f.value_len):
-        return p
-    p = put_origin(p, r, e.base + f.value, f.value_len)
-    if r.expose_headers.len:
-        p = put_lit(p, "Access-Control-Expose-Headers: ")
-        p = put(p, snap_str(s, r.expose_headers), r.expose_headers.len)
-        p = put_lit(p, "\r\n")
-    return p
-
-
-cdef int origin_allowed(exchange *e, const cors_rec *r, const char *origin, uint32_t n) noexcept nogil:
-    cdef const str_ref *o = <const str_ref *>snap_table(e.snap, r.origins)
-    cdef uint32_t i
-    if r.flags & 2 or r.origins.count == 0:
-        return 1
-    for i in range(r.origins.count):
-        if o[i].len == n and memcmp(snap_str(e.snap, o[i]), origin, n) == 0:
-            return 1
-    return 0
-
-
-cdef char *put_origin(char *p, const cors_rec *r, const char *origin, uint32_t n) noexcept nogil:
-    if (r.flags & 2 or r.origins.count == 0) and not r.flags & 1:
-        return put_lit(p, "Access-Control-Allow-Origin: *\r\n")
-    p = put_lit(p, "Access-Control-Allow-Origin: ")
-    p = put(p, origin, n)
-    p = put_lit(p, "\r\nVary: Origin\r\n")
-    if r.flags & 1:
-        p = put_lit(p, "Access-Control-Allow-Credentials: true\r\n")
-    return p
-
-
 cdef uint32_t answer_extra(exchange *e) noexcept nogil:
     """Bytes that the route, the limits and CORS may add to an answer's head."""
     cdef uint32_t n = ADDED
@@ -559,6 +505,21 @@ cdef extern from *:
     char *put_reason "fg_put_reason"(char *p, unsigned status) noexcept nogil
 
 
+cdef buf *render_preflight(exchange *e, int connection) noexcept nogil:
+    cdef char *p
+    cdef buf *b = buf_borrow(&e.owner.bufs, answer_extra(e))
+    if b is NULL:
+        return NULL
+    p = put_lit(buf_head(b), "HTTP/1.1 204 No Content\r\n")
+    p = put_date(p, e.owner)
+    p = put_id(p, e)
+    p = put_preflight(p, e)
+    p = put_connection(p, connection)
+    p = put_lit(p, "\r\n")
+    b.end = <uint32_t>(p - buf_data(b))
+    return b
+
+
 cdef buf *render_start(exchange *e, uint32_t status, const char *fields, uint32_t fields_len,
                        int64_t length, int connection) noexcept nogil:
     cdef char *p
@@ -585,42 +546,3 @@ cdef buf *render_start(exchange *e, uint32_t status, const char *fields, uint32_
     return b
 
 
-cdef buf *render_preflight(exchange *e, int connection) noexcept nogil:
-    cdef const snapshot_header *s = e.snap
-    cdef const cors_rec *r = <const cors_rec *>snap_table(s, s.cors) + e.route.cors
-    cdef const field *f = field_of(&e.req, F_ORIGIN)
-    cdef const field *g
-    cdef uint32_t i
-    cdef char *p
-    cdef buf *b = buf_borrow(&e.owner.bufs, answer_extra(e))
-    if b is NULL:
-        return NULL
-    p = put_lit(buf_head(b), "HTTP/1.1 204 No Content\r\n")
-    p = put_date(p, e.owner)
-    p = put_id(p, e)
-    if origin_allowed(e, r, e.base + f.value, f.value_len):
-        p = put_origin(p, r, e.base + f.value, f.value_len)
-        if r.allow_methods.len:
-            p = put_lit(p, "Access-Control-Allow-Methods: ")
-            p = put(p, snap_str(s, r.allow_methods), r.allow_methods.len)
-            p = put_lit(p, "\r\n")
-        if r.allow_headers.len:
-            p = put_lit(p, "Access-Control-Allow-Headers: ")
-            p = put(p, snap_str(s, r.allow_headers), r.allow_headers.len)
-            p = put_lit(p, "\r\n")
-        else:
-            for i in range(e.req.nfields):
-                g = &e.req.fields[i]
-                if named(e.base, g, b"access-control-request-headers", 30):
-                    p = put_lit(p, "Access-Control-Allow-Headers: ")
-                    p = put(p, e.base + g.value, g.value_len)
-                    p = put_lit(p, "\r\n")
-                    break
-        if r.max_age:
-            p = put_lit(p, "Access-Control-Max-Age: ")
-            p = put_uint(p, r.max_age)
-            p = put_lit(p, "\r\n")
-    p = put_connection(p, connection)
-    p = put_lit(p, "\r\n")
-    b.end = <uint32_t>(p - buf_data(b))
-    return b

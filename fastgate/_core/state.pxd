@@ -410,3 +410,16 @@ cdef inline int has_field(const head *h, int name) noexcept nogil:
 cdef inline const field *field_of(const head *h, int name) noexcept nogil:
     """That field; only where has_field says that it is there."""
     return &h.fields[h.first[name] - 1]
+
+cdef inline uint8_t lower(uint8_t x) noexcept nogil:
+    return x | 0x20 if 65 <= x <= 90 else x
+
+cdef inline int named(const char *base, const field *f, const char *lowered, uint32_t n) noexcept nogil:
+    """Whether a field has this name, given in lower case."""
+    cdef uint32_t i
+    if f.name_len != n:
+        return 0
+    for i in range(n):
+        if lower(<uint8_t>base[f.name + i]) != <uint8_t>lowered[i]:
+            return 0
+    return 1
