@@ -27,7 +27,9 @@ from fastgate.model.gateway import Gateway
 from fastgate.model.shape import Field, fields_of, shape_of
 from fastgate.model.short import SHORT
 from fastgate.model.values import Value
+from fastgate.refusal_pages import RETRY_TEXTS
 from fastgate.refusals import MEMBERS
+from fastgate.remedies import PROBLEMS, REMEDIES, retry_of
 
 MADE = "<!-- Made by `python -m fastgate.docs_gen`; edit what it is made from instead. -->"
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -223,6 +225,11 @@ def reasons() -> str:
         "**403** not allowed, paying would not help; **429** waiting fixes it; **5xx** it is on "
         "our side.",
         "",
+        "While `billing.public` is on, the gateway serves a page for each at the problem's `type`, "
+        f"`{PROBLEMS}REASON`, and refusals come in three forms, by `Accept`: problem documents for "
+        "programs, Markdown for agents, HTML for people. `retry` says when to send the same again: "
+        + "; ".join(f"`{name}`: {text}" for name, text in RETRY_TEXTS.items()),
+        "",
     ]
     titles = {"client": "the caller", "gateway": "the gateway", "upstream": "the upstream"}
     for reason in REASONS:
@@ -238,7 +245,12 @@ def reasons() -> str:
         members = MEMBERS.get(reason.code, {})
         if members:
             facts.append("has " + ", ".join(f"`{name}`" for name in members))
+        if reason.status:
+            facts.append(f"retry `{retry_of(reason.code, reason.status, reason.retryable)}`")
         lines += [f"*{'; '.join(facts).capitalize()}.*", ""]
+        if remedies := REMEDIES.get(reason.code):
+            helps = "; ".join(f"{remedy.title} (`{remedy.action}`)" for remedy in remedies)
+            lines += [f"What helps: {helps}.", ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
