@@ -4,18 +4,12 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from fastgate._core.buffer cimport buf
 from fastgate._core.state cimport exchange
 
-cdef enum Form:               # what the client reads best
-    FORM_JSON = 0             # application/problem+json: programs
-    FORM_MARKDOWN = 1         # agents
-    FORM_HTML = 2             # people
-
 cdef enum:
     CAPABILITY_BYTES = 28     # expiry 4, consumer 8, tag 16
     CAPABILITY_S = 3600       # how long the links in a refusal work
 
 cdef buf *render_refusal(exchange *e, int reason, int connection) noexcept nogil
     # the whole answer for that Reason, which has a template; NULL: no memory
-cdef int accepted_form(exchange *e) noexcept nogil
 cdef void capability_tag(const uint64_t *key, const void *request_id, uint32_t expires, uint64_t consumer,
                          uint8_t *out) noexcept nogil
     # 16 bytes that only who has the key can make

@@ -1,11 +1,13 @@
+from typing import final
+
 from fastgate._core.snapshot import Snapshot
 
 CAPABILITY_SECONDS: int
 
-def form_for(accept: bytes) -> str: ...
 def money_text(micros: int) -> str: ...
 def tag(key: bytes, request_id: bytes, expires: int, consumer: int) -> bytes: ...
 
+@final
 class Sample:
     def __init__(
         self,

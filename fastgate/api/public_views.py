@@ -15,7 +15,7 @@ from typing import Any, Literal
 import msgspec
 from litestar import Response
 
-from fastgate._core.refusal import form_for
+from fastgate._core.accept import form_for
 from fastgate.refusal_pages import document
 
 Form = Literal["json", "markdown", "html"]
