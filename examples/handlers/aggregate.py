@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from fastgate._core.upcall import Exchange, UpstreamError
+from fastgate.handlers import Exchange, UpstreamError
 
 
 async def overview(exchange: Exchange) -> None:

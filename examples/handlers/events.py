@@ -19,7 +19,7 @@ from urllib.parse import parse_qs
 
 import orjson
 
-from fastgate._core.upcall import Exchange
+from fastgate.handlers import Exchange
 
 log = logging.getLogger("events")
 

@@ -6,7 +6,7 @@ from typing import TypedDict
 from fastgate._core.handler_errors import ClientDisconnected as ClientDisconnected
 from fastgate._core.handler_errors import PaymentRefused as PaymentRefused
 from fastgate._core.handler_errors import UpstreamError as UpstreamError
-from fastgate._core.headers import Headers as Headers
+from fastgate._core.headers import Headers
 
 type_headers = Mapping[str, str] | Iterable[tuple[str, str]]
 

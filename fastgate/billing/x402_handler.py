@@ -36,12 +36,6 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
-from fastgate._core.upcall import (
-    Exchange,
-    Headers,
-    UpstreamError,
-    UpstreamResponse,
-)
 from fastgate.billing import claims
 from fastgate.billing.claims import Answer, Busy, Claim, Claims, Record, State
 from fastgate.billing.payments.facilitator import (
@@ -54,6 +48,12 @@ from fastgate.billing.payments.facilitator import (
 )
 from fastgate.billing.payments.x402 import Invalid, Offer, Payment, Presented
 from fastgate.billing.x402_answers import Answers, end_to_end, forwarded
+from fastgate.handlers import (
+    Exchange,
+    Headers,
+    UpstreamError,
+    UpstreamResponse,
+)
 from fastgate.model.x402 import Terms, read_terms
 
 log = logging.getLogger("fastgate.x402")

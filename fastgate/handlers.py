@@ -1,0 +1,18 @@
+"""What a Python handler needs: `async def handler(exchange: Exchange) -> None`.
+
+A route with `handler: package.module:function` is answered by such a function. docs/extending.md
+tells how; examples/handlers has two.
+"""
+
+from fastgate._core.handler_errors import ClientDisconnected, PaymentRefused, UpstreamError
+from fastgate._core.headers import Headers
+from fastgate._core.upcall import Exchange, UpstreamResponse
+
+__all__ = [
+    "ClientDisconnected",
+    "Exchange",
+    "Headers",
+    "PaymentRefused",
+    "UpstreamError",
+    "UpstreamResponse",
+]
