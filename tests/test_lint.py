@@ -34,9 +34,8 @@ TEXTS = SOURCES | {
 
 LONGEST = 600
 LONGER = {
-    "fastgate/_core/exchange.pyx": "the phase machine is one table; its parts call each other per "
-    "byte, and a call between modules costs more than they do",
     "fastgate/_core/upcall.pyx": "one cdef class and the answer it holds, in one file by need",
+    "tests/core/test_credentials.py": "one table of cases of one class",
 }
 
 # What stubtest cannot see rightly of a Cython module.

@@ -28,9 +28,7 @@ class PaymentRefused(RuntimeError):
         self.reason = reason_name(number)
         self.balance = balance
         self.required = required
-        super().__init__(
-            f"{self.reason}: {required} micro-units are needed, {balance} are there"
-        )
+        super().__init__(f"{self.reason}: {required} micro-units are needed, {balance} are there")
 
 
 class UpstreamError(ConnectionError):

@@ -193,10 +193,11 @@ class Gateway:
     def children(self) -> dict[str, int]:
         """Names and pids of its processes: fg-worker-0, fg-control …"""
         found = {}
-        with contextlib.suppress(FileNotFoundError):
+        gone = (FileNotFoundError, ProcessLookupError)  # before, or while, it is read
+        with contextlib.suppress(*gone):
             text = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
             for pid in text.split():
-                with contextlib.suppress(FileNotFoundError):
+                with contextlib.suppress(*gone):
                     found[Path(f"/proc/{pid}/comm").read_text().strip()] = int(pid)
         return found
 

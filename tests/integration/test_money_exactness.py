@@ -154,8 +154,11 @@ def credit(bank: Bank, books: Books, stop: Words, seed: int) -> None:
     """What a control does: entries in the ledger, then in the wallet."""
     dice = random.Random(seed)
     settle_credits(bank, books)
-    while not stop[0] and books.entries[books.count] < books.count:
+    while not stop[0]:
         key = books.entries[books.count]
+        if key >= books.count:
+            spin(0.001)  # the ledger is full; whoever kills still counts on this process
+            continue
         delta = dice.choice((300, 500, 1, -7))
         prepared = bank.accounts.prepare(SLOT, "EUR", delta, key.to_bytes(16, "little"))
         if dice.random() < 0.1:
