@@ -47,7 +47,7 @@ class BalanceRecord(msgspec.Struct, array_like=True, tag="b", frozen=True):
 
 
 class SeedRecord(msgspec.Struct, array_like=True, tag="e", frozen=True):
-    """In this boot the cell was filled with so much from here; not compared with the store yet."""
+    """In this boot the cell is filled with so much; not compared with the store yet."""
 
     boot: str
     account: str
@@ -55,13 +55,21 @@ class SeedRecord(msgspec.Struct, array_like=True, tag="e", frozen=True):
     amount: int
 
 
+class FilledRecord(msgspec.Struct, array_like=True, tag="f", frozen=True):
+    """The cell has its seed, or a note in shared memory says that it gets it."""
+
+    boot: str
+    account: str
+    currency: str
+
+
 class TrueRecord(msgspec.Struct, array_like=True, tag="t", frozen=True):
-    """All cells that were filled from here have been compared."""
+    """All cells that were filled so far have been compared."""
 
     boot: str
 
 
-Record = SlotRecord | BalanceRecord | SeedRecord | TrueRecord
+Record = SlotRecord | BalanceRecord | SeedRecord | FilledRecord | TrueRecord
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)
 

@@ -25,9 +25,9 @@ records like others, flagged *recovered*; the store lists them (`holds_resolved`
 
 **Starting**: `begin`, before the store is there: what the rings still hold goes to the spool, a
 mark behind it, then cells are seeded from the cache. Then each `step`, when the store is there:
-the spool; at the mark the cells are compared with the ledger (`Wallets.true_up`); at its end
-directory and cells are made equal to the store (`Wallets.sync`), once after each time that the
-store was away.
+the spool; at the mark the cells are compared with the ledger (`Wallets.true_up`); at its end the
+directory is made equal to the store (`Wallets.sync`) and cells that are missing are seeded, once
+after each time that the store was away.
 """
 
 from __future__ import annotations
@@ -116,10 +116,7 @@ class Pipeline:
         async with self.lock:
             while await self._drain(to_store=False, skip=self.spool.last):
                 pass
-            if self.wallets.plan_seed():
-                # In front of all usage of the cells that are filled now.
-                await asyncio.to_thread(self.spool.append, Mark(self.source.boot_id))
-                self.wallets.seed()
+            await self._seed()
 
     async def run(self, interval: float = INTERVAL_S) -> None:
         """Until cancelled: one step after another, `interval` seconds apart."""
@@ -194,23 +191,35 @@ class Pipeline:
         """Replay the spool, then make cells and directory equal the store. Raises StoreError."""
         if self._synced and self.spool.empty:
             return
-        if not self._synced:
-            await self.wallets.learn_slots()
+        if self._synced:
+            await self._replay()
+            return
+        await self.wallets.learn_slots()
+        await self._replay()
+        await self.wallets.true_up()
+        await self.wallets.sync()
+        await self._seed()
+        await self._replay()
+        self._synced = True
+
+    async def _seed(self) -> None:
+        """Fill the cells that are empty; in the spool, all their usage stands behind the mark."""
+        if self.wallets.plan_seed():
+            await asyncio.to_thread(self.spool.append, Mark(self.source.boot_id))
+            self.wallets.seed()
+
+    async def _replay(self) -> None:
+        """Charge what is in the spool, in its order. Raises StoreError."""
         while (found := self.spool.next()) is not None:
             frame, after = found
-            if isinstance(frame, Mark):
-                if frame.boot == self.source.boot_id:
-                    await self.wallets.true_up()
-            else:
+            if isinstance(frame, Batch):
                 usages = [self._named(usage) for usage in frame.usages]
                 charged = await self.wallets.charge(usages, frame.positions)
                 self.counts.replayed += len(charged.fresh)
                 self.counts.duplicates += len(usages) - len(charged.fresh)
+            elif frame.boot == self.source.boot_id:
+                await self.wallets.true_up()
             await asyncio.to_thread(self.spool.take, frame, after)
-        if not self._synced:
-            await self.wallets.true_up()
-            await self.wallets.sync()
-            self._synced = True
 
     async def _drain(self, *, to_store: bool, skip: frozenset[str] = frozenset()) -> bool:
         """Take what the rings have, write it, let the rings have the room. Whether a ring had

@@ -19,10 +19,11 @@ back: the ledger has the key → the cell gets it (once: shared memory knows whe
 → forgotten; it has not → what was taken is given back → forgotten. Giving back is noted itself,
 under the key with its highest bit set.
 
-**Starting.** With the store there, cells are filled from the ledger. Without it they are filled
-from `accounts.cache` less the usage that waits in the spool (*seeding*), and compared with it
-when the store is back, before any usage of this boot is charged (`true_up`); until then
-movements are refused with StoreError. What is put right is an entry of the kind `cell`.
+**Starting.** Cells are filled with what `accounts.cache` says, less the usage that waits in the
+spool, so that requests can be charged before the store is there; or with what the store says,
+when there is no cache (`seeding`). They are compared with the ledger when the store is there,
+before usage from after the filling is charged (`true_up`); until then movements are refused with
+StoreError. What is put right is an entry of the kind `cell`.
 
 Used on the control process's event loop. Amounts are micro-units.
 """
@@ -43,7 +44,6 @@ from fastgate.billing.cellcache import (
     BalanceRecord,
     CellCache,
     Record,
-    SeedRecord,
     SlotRecord,
     TrueRecord,
 )
@@ -59,6 +59,7 @@ from fastgate.billing.ledger import (
     cell_key,
 )
 from fastgate.billing.names import unknown
+from fastgate.billing.seeding import Seeding
 from fastgate.errors import ConflictError, NotFoundError, StoreError
 from fastgate.store import ledger as table
 from fastgate.store import slots as slot_table
@@ -112,9 +113,7 @@ class Wallets:
         self._accounts: dict[int, str] = {}
         self._spendable: dict[Key, int] = {}  # as the ledger has it
         self._overdraft: dict[Key, int] = {}
-        self._seeds: dict[Key, int] = {}
-        self._planned: dict[str, dict[str, int]] = {}
-        self._boot = ""
+        self._seeding = Seeding(cells)
         self.lock = asyncio.Lock()
         self._running: set[asyncio.Task[object]] = set()
 
@@ -349,7 +348,7 @@ class Wallets:
 
     async def _settle_notes(self) -> None:
         """Before a movement. Raises StoreError, also while cells wait to be compared."""
-        if self._seeds:
+        if self._seeding.seeds:
             raise StoreError("The wallets are being compared with the store; try again shortly.")
         await self._resolve()
 
@@ -420,7 +419,7 @@ class Wallets:
     def load_cache(self, boot: str) -> int:
         """Learn slots and balances from the cache, for a start without the store; the number of
         accounts. `boot`: the id of this start."""
-        self._boot = boot
+        self._seeding.boot = boot
         if self._cache is None:
             return 0
         for record in self._cache.load():
@@ -430,41 +429,26 @@ class Wallets:
                 key = (record.account, record.currency)
                 self._spendable[key] = record.spendable
                 self._overdraft[key] = record.overdraft
-            elif isinstance(record, SeedRecord):
-                if record.boot == boot:
-                    self._seeds[record.account, record.currency] = record.amount
-            elif record.boot == boot:
-                self._seeds.clear()
+            else:
+                self._seeding.learn(record)
         return len(self._slots)
 
     def plan_seed(self) -> bool:
-        """Decide what the empty cells are to be filled with, and write that down; whether there
-        are any. A control that comes back finds its cells filled.
-
-        Whoever is killed between here and `seed`, or half-way there, does both again.
-        """
-        for account, slot in self._slots.items():
-            if slot < self.cells.capacity and slot not in self.cells:
-                self._planned[account] = {}
-        for key in self._spendable:
-            account, currency = key
-            if account in self._planned:
-                amount = self._seeds.setdefault(key, self._settled(key))
-                self._planned[account][currency] = amount
-        if self._planned:
+        """Decide what the cells that are empty are to be filled with, and write that down; whether
+        there is anything to `seed`. A control that comes back finds its cells filled."""
+        planned = self._seeding.plan(self._slots, self._spendable, self._settled)
+        if planned:
             self._rewrite_cache()
-        return bool(self._planned)
+        return planned
 
     def seed(self) -> None:
         """Fill the cells as planned: from now on requests are charged to them."""
-        for account, balances in self._planned.items():
-            self._fill(account, balances)
-        self._planned = {}
+        self._seeding.fill(self._slots, self._note)
 
     @property
     def seeded(self) -> bool:
-        """Whether cells were filled without the store and not compared yet."""
-        return bool(self._seeds)
+        """Whether cells were filled and not compared with the store yet."""
+        return bool(self._seeding.seeds)
 
     async def learn_slots(self) -> None:
         """The directory as the store has it. Raises StoreError."""
@@ -475,24 +459,25 @@ class Wallets:
 
     async def true_up(self) -> None:
         """Compare the cells that were seeded with the ledger and put them right. To be called
-        when all usage from before this boot is charged and none of it. Raises StoreError."""
+        when all usage from before they were filled is charged, and none from after. Raises
+        StoreError."""
         async with self.lock:
-            if not self._seeds:
+            if not self._seeding.seeds:
                 return
             await self._resolve()
             now = {(w.account, w.currency): w.spendable for w in await self.ledger.all_wallets()}
-            for key, seed in list(self._seeds.items()):
+            for key, seed in self._seeding.seeds.items():
                 delta = now.get(key, 0) - seed
                 if delta:
                     await self._repair(key, delta)
                 self._spendable[key] = now.get(key, 0)
-                del self._seeds[key]
-            self._note([TrueRecord(self._boot)])
+            self._seeding.clear()
+            self._note([TrueRecord(self._seeding.boot)])
 
     async def _repair(self, key: Key, delta: int) -> None:
         account, currency = key
         movement = Movement(
-            id=f"cell:{self._boot}:{account}:{currency}",
+            id=f"cell:{self._seeding.boot}:{account}:{currency}",
             account=account,
             currency=currency,
             amount=abs(delta),
@@ -509,39 +494,18 @@ class Wallets:
         self.cells.finish(note)
 
     async def sync(self) -> None:
-        """Make directory, balances and cache equal the store, and fill the cells that are empty.
-        Raises StoreError."""
+        """Make directory, balances and cache equal the store. Then `plan_seed` finds the cells
+        that are missing. Raises StoreError."""
         async with self.lock:
             await self._resolve()
             await self.learn_slots()
-            found = await self.ledger.all_wallets()
-            for wallet in found:
+            for wallet in await self.ledger.all_wallets():
                 key = (wallet.account, wallet.currency)
                 self._spendable[key] = wallet.spendable
                 self._overdraft[key] = wallet.overdraft
-            by_account: dict[str, dict[str, int]] = {account: {} for account in self._slots}
-            for wallet in sorted(found, key=lambda wallet: wallet.position):
-                if wallet.account in by_account:
-                    key = (wallet.account, wallet.currency)
-                    by_account[wallet.account][wallet.currency] = self._settled(key)
-            for account, balances in by_account.items():
-                slot = self._slots[account]
-                if slot >= self.cells.capacity:
-                    log.error("The account %s has slot %d: no room for it.", account, slot)
-                    continue
-                there = self.cells.get(slot).wallets if slot in self.cells else {}
-                self._fill(account, {c: b for c, b in balances.items() if c not in there})
             self._rewrite_cache()
-
-    def _fill(self, account: str, balances: Mapping[str, int]) -> None:
-        """Give cells to wallets that have none. The row appears first: a wallet that is not
-        filled yet refuses, which an account that is not there would not."""
-        slot = self._slots[account]
-        if slot not in self.cells:
-            self.cells.put(slot, stable_hash(account))
-        for currency, balance in balances.items():
-            self.cells.open_wallet(slot, currency)
-            self.cells.set_balance(slot, currency, balance)
+        if self._slots and max(self._slots.values()) >= self.cells.capacity:
+            log.error("Shared memory has room for %d accounts, too few.", self.cells.capacity)
 
     # ---- the cache ----------------------------------------------------------------------
 
@@ -551,7 +515,7 @@ class Wallets:
     def _note(self, records: Sequence[Record]) -> None:
         if self._cache is None or not records:
             return
-        if self._cache.outdated(len(self._slots) + len(self._spendable) + len(self._seeds)):
+        if self._cache.outdated(len(self._slots) + len(self._spendable)):
             self._rewrite_cache()
         else:
             self._cache.append(records)
@@ -561,7 +525,7 @@ class Wallets:
             return
         records: list[Record] = [SlotRecord(*item) for item in self._slots.items()]
         records += [self._balance_record(key) for key in self._spendable]
-        records += [SeedRecord(self._boot, *key, seed) for key, seed in self._seeds.items()]
+        records += self._seeding.records()
         self._cache.replace(records)
 
     def close(self) -> None:

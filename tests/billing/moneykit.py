@@ -135,14 +135,14 @@ class World:
         self.ring = 256
         self.boot()
 
-    def boot(self) -> None:
+    def boot(self, wire: Tripwire | None = None) -> None:
         """A new segment on the old money map, as after a start of the gateway."""
         self.segment = Segment.create(WORKERS)
         self.money = Money.open(self.folder / "money.map", WORKERS, holds=16, ring=self.ring)
         self.money.bind(self.segment)
         for worker in range(WORKERS):
             self.money.begin(worker)
-        self.make()
+        self.make(wire)
 
     def make(self, wire: Tripwire | None = None) -> None:
         """Control's objects, made anew over what outlives it; with a wire, all that changes
@@ -180,12 +180,12 @@ class World:
         if up:
             await self.up()
 
-    async def reboot(self, *, up: bool = True) -> None:
+    async def reboot(self, wire: Tripwire | None = None, *, up: bool = True) -> None:
         """Everything was killed; files and store stay."""
         await self.store.stop()
         self.store = Store(self.url)
         fcntl.flock(self.money.fd, fcntl.LOCK_UN)  # which the death of the processes does
-        self.boot()
+        self.boot(wire)
         await self.pipeline.begin()
         if up:
             await self.up()
@@ -195,7 +195,8 @@ class World:
     ) -> str | None:
         """A request that holds and captures; its record's id, None when it was refused."""
         slot = self.wallets.slot(account)
-        assert slot is not None
+        if slot is None or slot not in self.cells or not self.cells.get(slot).wallets:
+            return None  # the gateway is coming up: it knows no such wallet yet
         hold = self.money.hold(
             worker,
             slot,

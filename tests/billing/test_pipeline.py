@@ -144,6 +144,24 @@ async def test_a_store_lost_under_a_batch_gets_it_later(lite: World) -> None:
     assert await lite.agrees() == 990
 
 
+async def test_what_was_spooled_and_not_committed_waits_once(lite: World) -> None:
+    """Killed between spool and ring, and started again without the store: the cells are filled
+    with what is left, to the micro-unit, before the store can say so."""
+    lite.use(5)
+    await lite.pipeline.step()
+    lite.use(10)
+    await lite.store.stop()
+    wire = Tripwire(0)
+    lite.pipeline.source = wire.around(lite.money, "commit")
+    with pytest.raises(Killed):
+        await lite.pipeline.step()
+    await lite.reboot(up=False)
+    assert lite.spool.records == 1
+    assert lite.wallets.balance("acc_a", "EUR").available == 985
+    await lite.up()
+    assert await lite.agrees() == 985
+
+
 async def test_a_full_disk_leaves_the_records_where_they_are(lite: World) -> None:
     lite.use(5)
     await lite.store.stop()
