@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Container, Iterator, Mapping
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from fastgate._core.credentials import NO_ACCOUNT, NO_PLAN, CredentialIndex, IndexFullError
 from fastgate._core.snapshot import stable_hash
@@ -37,6 +37,10 @@ log = logging.getLogger("fastgate.identity")
 PAST = 1
 """An expiry long ago: a revoked key is put in as expired, then revoked, so that it is at no
 moment valid."""
+
+
+def _no_cap(kind: str, ident: str) -> tuple[int, int]:
+    return 0, 0
 
 
 class Party:
@@ -64,6 +68,8 @@ class Directory:
         self.shadows: dict[bytes, KeyRecord] = {}
         self.slots: Mapping[str, int] | None = None
         self.account_slots: Mapping[str, int] = {}
+        self.cap: Callable[[Literal["consumer", "credential"], str], tuple[int, int]] = _no_cap
+        """Spending limits: kind and id → micro-units and period, (0, 0): none."""
 
     # ---- consumers ----------------------------------------------------------------------
 
@@ -147,6 +153,7 @@ class Directory:
                     identity=stable_hash(record.id),
                     account=stable_hash(record.account) if record.account else 0,
                     account_slot=NO_ACCOUNT if payer is None else payer,
+                    spending=self.cap("consumer", record.id),
                     plan=NO_PLAN if slot is None else slot,
                     suspended=record.suspended or planless,
                     name=record.name,
@@ -173,14 +180,32 @@ class Directory:
             self._forget(owner, record.digest)
         self.keys[record.digest] = record
         party.digests.add(record.digest)
-        row = self._row(party)
+        self._put(record, self._row(party))
+
+    def _put(self, record: KeyRecord, row: int) -> None:
         expires = PAST if record.revoked_at else record.expires_at
-        identity = stable_hash(record.id)
         self._with_room(
-            lambda: self.index.put(record.digest, row, expires_at=expires, identity=identity)
+            lambda: self.index.put(
+                record.digest,
+                row,
+                expires_at=expires,
+                identity=stable_hash(record.id),
+                spending=self.cap("credential", record.id),
+            )
         )
         if record.revoked_at:
             self.index.revoke(record.digest)
+
+    def recap(self, consumer: str | None = None, credential: str | None = None) -> None:
+        """Spending limits are others: of one consumer, of one key, or (neither) of all."""
+        for party in list(self.parties.values()):
+            mine = consumer in (None, party.record.id) and credential is None
+            if party.row >= 0 and mine:
+                self._rewrite(party)
+        for record in list(self.keys.values()):
+            mine = credential in (None, record.id) and consumer is None
+            if mine and not record.revoked_at:
+                self._put(record, self._row(self.parties[record.consumer]))
 
     def drop_key(self, digest: bytes) -> None:
         """The key is refused from now on, unless it was lent to a seed: then it goes back."""

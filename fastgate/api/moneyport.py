@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from fastgate._core.money import Money as MoneyMap
     from fastgate.billing.audit import AuditReport
     from fastgate.billing.autorecharge import AutoRecharges
     from fastgate.billing.dunning import Dunning
+    from fastgate.billing.evidence import ConsumerFacts, SpendingFacts
     from fastgate.billing.invoices import Invoices
     from fastgate.billing.ledger import Ledger
     from fastgate.billing.notices import Notices
@@ -28,7 +29,29 @@ if TYPE_CHECKING:
     from fastgate.billing.subscriptions import Subscriptions
     from fastgate.billing.wallets import Wallets
     from fastgate.model.billing import Billing
-    from fastgate.store.payments import PaymentTable
+    from fastgate.store.payments import AttemptTable, GraceTable, PaymentTable
+
+
+Kind = Literal["account", "consumer", "credential"]
+
+
+class SpendingLimits(Protocol):
+    """Spending limits (`fastgate.runtime.caps`). Kinds: account, consumer, credential."""
+
+    def own(self, kind: Kind, subject: str) -> tuple[int, str] | None:
+        """Its own limit: micro-units (0: none, whatever is configured) and period."""
+
+    def spent(self, kind: Kind, subject: str) -> SpendingFacts | None:
+        """The limit in force and what is spent of it now; None: none is."""
+
+    def facts(self, key: str | None, consumer: ConsumerFacts) -> list[SpendingFacts]:
+        """All that apply to requests of a consumer."""
+
+    async def put(self, kind: Kind, subject: str, micros: int, period: str) -> None:
+        """Give it a limit of its own, at once. Raises StoreError."""
+
+    async def drop(self, kind: Kind, subject: str) -> None:
+        """Back to the configured limit, at once. Raises StoreError."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +74,10 @@ class Desk:
     inbox: Inbox
     grace: GraceLedger
     payments: PaymentTable
+    attempts: AttemptTable
+    grants: GraceTable
     refunds: Refunds
+    spending: SpendingLimits
     open_account: Callable[[str], Awaitable[None]]
     """Gives an account its row in shared memory."""
     audit: Callable[[], Awaitable[AuditReport]]

@@ -28,7 +28,7 @@ class StoreStatus(msgspec.Struct, frozen=True, kw_only=True):
     problem: str | None
 
 
-class Status(msgspec.Struct, frozen=True, kw_only=True):
+class GatewayStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The gateway at a glance."""
 
     version: str
@@ -80,11 +80,11 @@ class Draining(msgspec.Struct, frozen=True):
     draining: bool = True
 
 
-@get("/v1/status", opt=spec("read", answer=Status))
-async def status(ctx: Ctx) -> Status:
+@get("/v1/status", opt=spec("read", answer=GatewayStatus))
+async def status(ctx: Ctx) -> GatewayStatus:
     """The gateway at a glance: readiness, generation, workers, store."""
     gateway, ready, store = ctx.control.gateway, ctx.control.readiness(), ctx.store
-    return Status(
+    return GatewayStatus(
         version=fastgate.__version__,
         ready=ready.ready,
         reasons=ready.reasons,

@@ -14,6 +14,7 @@ from fastgate.model.gateway import Gateway
 
 if TYPE_CHECKING:
     from fastgate.api.moneyport import Desk
+    from fastgate.billing.evidence import Evidence
 
 
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,6 +109,9 @@ class ControlPort(Protocol):
     @property
     def desk(self) -> Desk | None:
         """The money side; None while nothing costs money."""
+
+    def evidence(self) -> Evidence:
+        """What a diagnosis looks at."""
 
     async def drain(self) -> None:
         """Begin the graceful end of the whole gateway, as SIGTERM does."""

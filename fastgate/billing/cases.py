@@ -136,6 +136,17 @@ async def due_cases(connection: AsyncConnection, now: datetime, limit: int) -> l
     return [_case(row) for row in rows]
 
 
+async def cases_of(connection: AsyncConnection, account: str, limit: int = 100) -> list[Case]:
+    """An account's cases, the newest first."""
+    rows = await connection.execute(
+        sa.select(dunning_cases)
+        .where(dunning_cases.c.account == account)
+        .order_by(dunning_cases.c.id.desc())
+        .limit(limit)
+    )
+    return [_case(row) for row in rows]
+
+
 async def wake_cases(connection: AsyncConnection, account: str, now: datetime) -> int:
     """There is another payment method: make an account's cases due at once; how many."""
     done = await connection.execute(

@@ -172,8 +172,8 @@ class SpendingLimit(Model, frozen=True, kw_only=True):
 
     amount: Annotated[Money, Meta(description="The most that may be spent.")]
     period: Annotated[
-        Literal["day", "week", "month", "year", "total"],
-        Meta(description="The calendar period it is counted by; `total`: for ever."),
+        Literal["day", "week", "month", "year"],
+        Meta(description="The calendar period (UTC) it is counted by."),
     ] = "month"
 
 

@@ -12,14 +12,13 @@ import asyncio
 import contextlib
 import importlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
-
-import uvicorn
 
 from fastgate.errors import FastGateError
 from fastgate.runtime.messages import Listener
 from fastgate.runtime.publisher import Publisher, control_of
+from fastgate.runtime.serving import serve_until
 
 if TYPE_CHECKING:
     from fastgate.identity import Identity
@@ -30,15 +29,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("fastgate.control")
 
 STORE_S = 5  # for the store, before the API listens without it
-GRACE_S = 2  # for requests in progress, when the address changes or the process ends
-
-
-class Server(uvicorn.Server):
-    """uvicorn without its signal handlers: the process has its own."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 class ApiServer:
@@ -106,29 +96,8 @@ class ApiServer:
         sock = self._publisher.control_socket()
         assert sock is not None, "the control API starts after the first publish"
         self._listener = control_of(self._control.gateway)
-        server = Server(
-            uvicorn.Config(
-                app,
-                loop="none",
-                http="h11",
-                ws="none",
-                lifespan="on",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                timeout_graceful_shutdown=GRACE_S,
-            )
-        )
-        # A duplicate: uvicorn closes what it was given.
-        serving = asyncio.ensure_future(server.serve(sockets=[sock.dup()]))
-        moved = asyncio.ensure_future(self._moved.wait())
         log.info("control API at %s", self._publisher.address_of(self._listener))
-        try:
-            await asyncio.wait([serving, moved], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            moved.cancel()
-            server.should_exit = True
-            await asyncio.shield(serving)
+        await serve_until(self._moved, app, sock)
 
     def _on_served(self) -> None:
         if control_of(self._control.gateway) != self._listener:

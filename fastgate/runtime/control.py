@@ -60,6 +60,7 @@ from fastgate.runtime.messages import (
     WorkerStarted,
     WorkerStopped,
 )
+from fastgate.runtime.pages import Pages, public_side
 from fastgate.runtime.persist import Running, Served, StateDirectory, StateError
 from fastgate.runtime.plan import ControlStart
 from fastgate.runtime.publisher import Publisher, control_of, listeners_of
@@ -71,6 +72,7 @@ from fastgate.slots import SlotBook
 
 if TYPE_CHECKING:
     from fastgate.api.moneyport import Desk
+    from fastgate.billing.evidence import Evidence
     from fastgate.revisions import Revisions
     from fastgate.runtime.money import MoneySide
     from fastgate.store.engine import Store
@@ -109,6 +111,7 @@ class Control:
             cache=launch.state / "credentials.cache",
             on_index=self._on_index,
         )
+        self._public = public_side(launch.state)
         self._publisher = Publisher(
             segment,
             self._links,
@@ -118,6 +121,7 @@ class Control:
             slots=self._read_slots(),
             sockets={listener.key: sockets for listener, sockets, _ in start.listeners},
             addresses={listener.key: address for listener, _, address in start.listeners},
+            public=self._public,
         )
         self._records = Records(segment, self._publisher)
         self._publisher.on_served.append(self._on_served)
@@ -139,6 +143,9 @@ class Control:
             if self._money is not None:
                 self._money.start()
             self._spawn(self._serve_api(), "the control API")
+            if self._public is not None:
+                pages = Pages(self, self._publisher, self._public)
+                self._spawn(pages.run(), "the gateway's own pages")
             await self._ended.wait()
         finally:
             await self._end()
@@ -195,7 +202,7 @@ class Control:
             self._publisher,
             self.limits_of,
         )
-        await self._money.begin(self.open_store(gateway))
+        await self._money.begin(self.open_store(gateway), gateway.billing.spending)
 
     def open_store(self, gateway: Gateway) -> Store:
         """The store, not connected yet; the same for all who ask."""
@@ -352,6 +359,22 @@ class Control:
     @property
     def desk(self) -> Desk | None:
         return self._money.desk if self._money is not None else None
+
+    def evidence(self) -> Evidence:
+        from fastgate.billing.sources import MoneySources, Sources
+
+        desk, money = self.desk, None
+        if desk is not None:
+            money = MoneySources(
+                wallets=desk.wallets,
+                subscriptions=desk.subscriptions,
+                invoices=desk.invoices,
+                providers=desk.providers,
+                account=self._identity.parties.account,
+                spending=desk.spending.facts,
+                clock=desk.subscriptions.clock,
+            )
+        return Sources(self._identity.directory, lambda: self.gateway, self.limits_of, money)
 
     # ---- ControlPort ---------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fastgate.billing.subscriptions import Subscriptions
     from fastgate.billing.wallets import Wallets
     from fastgate.model.gateway import Gateway
+    from fastgate.runtime.caps import Caps
     from fastgate.runtime.rows import Rows
     from fastgate.store.cache import ConsumerRecord
     from fastgate.store.engine import Store
@@ -32,6 +33,7 @@ class Foundation(NamedTuple):
     open_account: Callable[[str], Awaitable[None]]
     entries_changed: Callable[[Subscriptions, str], Awaitable[None]]
     """The subscriptions of an account are others now."""
+    caps: Caps
 
 
 class Limits(NamedTuple):

@@ -39,6 +39,7 @@ from fastgate.billing.spool import Spool
 from fastgate.billing.wallets import Wallets
 from fastgate.errors import ConfigurationError, FastGateError, StoreError
 from fastgate.identity import Identity
+from fastgate.runtime.caps import Caps, Kind
 from fastgate.runtime.foundation import Foundation, Limits
 from fastgate.runtime.persist import StateDirectory
 from fastgate.runtime.publisher import Publisher
@@ -47,7 +48,7 @@ from fastgate.runtime.rows import Claim, Row, Rows
 if TYPE_CHECKING:
     from fastgate.api.moneyport import Desk
     from fastgate.billing.subscriptions import Subscriptions
-    from fastgate.model.billing import Billing
+    from fastgate.model.billing import Billing, Spending
     from fastgate.model.gateway import Gateway
     from fastgate.runtime.office import Office
     from fastgate.store.engine import Store
@@ -93,9 +94,9 @@ class MoneySide:
 
     # ---- life ---------------------------------------------------------------------------
 
-    async def begin(self, store: Store) -> None:
+    async def begin(self, store: Store, spending: Spending) -> None:
         """Before the first publish: requests can be charged when this returns, as far as the
-        caches know their accounts. Raises OSError."""
+        caches know their accounts. `spending`: the configured limits. Raises OSError."""
         path = self._state.path
         self.ledger = Ledger(store, now_utc)
         self.spool = Spool(path / "usage.spool")
@@ -106,6 +107,10 @@ class MoneySide:
             self.cells, self.wallets.accounts, lambda: self._publisher.slots, self._state
         )
         self.rows.load()
+        self.caps = Caps(self._segment, store, self._state, now_utc, self._cap_changed)
+        self.caps.load_file()
+        self.caps.configure(spending)
+        self._identity.directory.cap = self.caps.cap
         await self.pipeline.begin()
         store.on_ready.append(self._store_is_back)
         self._identity.directory.pay_from(self.wallets.accounts())
@@ -182,7 +187,7 @@ class MoneySide:
         await self.wallets.ensure(account)
         if fresh:
             self._pay()
-            row = Row(claims=self.rows.get(account).claims, limits=self._limits_of_account())
+            row = Row(claims=self.rows.get(account).claims, limits=self._limits_of_account(account))
             self.rows.put(account, row)
 
     def _pay(self) -> None:
@@ -207,6 +212,8 @@ class MoneySide:
     def _on_served(self) -> None:
         """Another configuration: slots stand for other names, billing may have other rules."""
         self.names.changed()
+        if self.caps.configure(self._gateway().billing.spending):
+            self._identity.directory.recap()
         self.rows.rewrite()
         self._served.set()
         self._stale.set()
@@ -229,6 +236,7 @@ class MoneySide:
             gateway=self._gateway,
             open_account=self.open_account,
             entries_changed=self._entries_changed,
+            caps=self.caps,
         )
 
     def _check(self, gateway: Gateway) -> None:
@@ -305,6 +313,7 @@ class MoneySide:
     async def _refresh_all(self) -> None:
         if self._office is None or not self.ledger.store.ready:
             return
+        await self.caps.load()
         subscriptions = self._office.subscriptions
         subscribed: set[str] = set()
         cursor: str | None = None
@@ -318,7 +327,7 @@ class MoneySide:
             if account in subscribed:
                 await self._entries_changed(subscriptions, account)
             else:
-                self.rows.put(account, Row(limits=self._limits_of_account()))
+                self.rows.put(account, Row(limits=self._limits_of_account(account)))
 
     async def _entries_changed(self, subscriptions: Subscriptions, account: str) -> None:
         """An account's subscriptions are others: its next request is decided by them."""
@@ -326,8 +335,18 @@ class MoneySide:
             Claim(entry.service or "", entry.plan, entry.reason.number if entry.reason else 0)
             for entry in await subscriptions.entries(account)
         ]
-        self.rows.put(account, Row(claims=claims, limits=self._limits_of_account()))
+        self.rows.put(account, Row(claims=claims, limits=self._limits_of_account(account)))
 
-    def _limits_of_account(self) -> list[tuple[int, str]]:
-        limit = self._gateway().billing.spending.account
-        return [] if limit is None else [(limit.amount.micros, limit.period)]
+    def _limits_of_account(self, account: str) -> list[tuple[int, str]]:
+        limit = self.caps.of("account", account)
+        return [] if limit is None else [limit]
+
+    def _cap_changed(self, kind: Kind, subject: str) -> None:
+        """A spending limit is another: the next request is held to it."""
+        if kind == "account":
+            claims = self.rows.get(subject).claims
+            self.rows.put(subject, Row(claims=claims, limits=self._limits_of_account(subject)))
+        elif kind == "consumer":
+            self._identity.directory.recap(consumer=subject)
+        else:
+            self._identity.directory.recap(credential=subject)

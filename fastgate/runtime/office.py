@@ -122,7 +122,10 @@ class Office:
             inbox=self.inbox,
             grace=self.grace,
             payments=self.payments,
+            attempts=AttemptTable(store),
+            grants=GraceTable(store),
             refunds=Refunds(self.chain, self.payments, base.wallets, base.ledger, clock),
+            spending=base.caps,
             open_account=base.open_account,
             audit=lambda: audit_gateway(base.pipeline),
         )

@@ -27,6 +27,7 @@ from fastgate.compiler import CompiledImage, compile_gateway
 from fastgate.errors import ApplyError, ConfigurationError
 from fastgate.identity import Identity
 from fastgate.model.gateway import Gateway, Upstream
+from fastgate.publicroute import PublicSide, wanted
 from fastgate.runtime.health import Check, HealthChecks, unpack_sockaddr
 from fastgate.runtime.links import Image, Links
 from fastgate.runtime.listeners import BindError
@@ -37,7 +38,10 @@ from fastgate.slots import SlotBook
 
 log = logging.getLogger("fastgate.control")
 
+_PRIVATE = {"control": "control.bind", "pages": "billing.public"}  # whose fault a listener is
+
 CONTROL = "control"  # the name of the control API's listener
+PUBLIC = "pages"  # and of that of the gateway's own pages
 PATIENCE_S = 5.0  # for names that are new in an apply
 
 
@@ -55,8 +59,9 @@ class Publisher:
         slots: SlotBook,
         sockets: dict[str, list[socket.socket]],
         addresses: dict[str, str],
+        public: PublicSide | None = None,
     ) -> None:
-        """sockets, addresses: what is bound already."""
+        """sockets, addresses: what is bound already. public: where our own pages can be."""
         self._segment = segment
         self._links = links
         self._uplink = uplink
@@ -66,6 +71,7 @@ class Publisher:
         self._last = 0
         self._sockets = sockets
         self._addresses = addresses
+        self._public = public
         self._lock = asyncio.Lock()
         self._first: Gateway | None = None  # as at the start of this process
         self.health = HealthChecks()
@@ -90,6 +96,13 @@ class Publisher:
         if self.gateway is None:
             return None
         sockets = self._sockets.get(control_of(self.gateway).key)
+        return sockets[0] if sockets else None
+
+    def public_socket(self) -> socket.socket | None:
+        """The listening socket of the gateway's own pages; None while they are off."""
+        if self.gateway is None or self._public is None:
+            return None
+        sockets = self._sockets.get(_public_listener(self._public).key)
         return sockets[0] if sockets else None
 
     def stop_accepting(self) -> None:
@@ -139,6 +152,7 @@ class Publisher:
             generation=generation,
             slots=slots,
             addresses=self._resolver.addresses(),
+            public=self._public,
         )
         try:
             if dry_run:
@@ -177,8 +191,10 @@ class Publisher:
         self, gateway: Gateway, file_digest: str | None, image: CompiledImage, slots: SlotBook
     ) -> None:
         listeners = listeners_of(gateway)
-        control = control_of(gateway)
-        new = await self._bind_new([*listeners, control])
+        private = [control_of(gateway)]
+        if (public := wanted(gateway, self._public)) is not None:
+            private.append(_public_listener(public))
+        new = await self._bind_new([*listeners, *private])
         snapshot = Snapshot(image.fd)
         kept = False
 
@@ -187,7 +203,7 @@ class Publisher:
             kept = True
             if file_digest is not None:
                 self.file_digest = file_digest
-            self._take_over(gateway, snapshot, slots, [*listeners, control])
+            self._take_over(gateway, snapshot, slots, [*listeners, *private])
 
         sockets = {listener.key: self._sockets[listener.key] for listener in listeners}
         try:
@@ -232,7 +248,8 @@ class Publisher:
         seen: dict[str, str] = {}
         try:
             for i, listener in enumerate(listeners):
-                path = "control.bind" if listener.private else f"listeners[{i}].bind"
+                path = _PRIVATE.get(listener.name if listener.private else "", "")
+                path = path or f"listeners[{i}].bind"
                 if other := seen.get(listener.key.removeprefix(PRIVATE)):
                     raise ConfigurationError(
                         f"{listener.bind} is the address of {other} already", path=path
@@ -298,6 +315,11 @@ def listeners_of(gateway: Gateway) -> list[Listener]:
 def control_of(gateway: Gateway) -> Listener:
     """The control API's listener."""
     return Listener(name=CONTROL, bind=str(gateway.control.bind), private=True)
+
+
+def _public_listener(public: PublicSide) -> Listener:
+    """The listener of the gateway's own pages, which workers forward to."""
+    return Listener(name=PUBLIC, bind=f"unix:{public.socket}", mode=0o600, private=True)
 
 
 def names_of(gateway: Gateway) -> list[tuple[str, int]]:

@@ -10,7 +10,7 @@ changes        one counter a topic, counted up in the transaction that changes t
 ```
 
 The ledger, usage and wallets are in `money_tables`, subscriptions, invoices and notices in
-`billing_tables`, payment providers in `payment_tables`.
+`billing_tables`, payment providers in `payment_tables`, spending limits in `spending`.
 
 Ids compare as bytes on both databases (PostgreSQL: collation "C"), since their order is their
 age. Times are UTC: `timestamptz` on PostgreSQL, text on SQLite, always aware in Python. A row
@@ -23,7 +23,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from fastgate.store import billing_tables, money_tables, payment_tables
+from fastgate.store import billing_tables, money_tables, payment_tables, spending
 from fastgate.store.columns import UtcTime, id_type, metadata
 
 
@@ -124,7 +124,7 @@ changes = sa.Table(
     sa.Column("value", sa.BigInteger, nullable=False),
 )
 
-HEAD = "0004"
+HEAD = "0005"
 """The migration that `metadata` stands for: the newest in `migrations/versions`."""
 
 __all__ = [
@@ -141,5 +141,6 @@ __all__ = [
     "money_tables",
     "payment_tables",
     "revisions",
+    "spending",
     "tokens",
 ]

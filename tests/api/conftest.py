@@ -13,7 +13,9 @@ from litestar import Litestar
 from fastgate._core.credentials import CredentialIndex
 from fastgate.api.app import create_app
 from fastgate.api.auth import Tokens
+from fastgate.api.moneyport import Desk
 from fastgate.api.ports import LimitUse, Readiness, RouteUse, WorkerStatus
+from fastgate.billing.sources import Sources
 from fastgate.errors import ConfigurationError
 from fastgate.identity import Identity
 from fastgate.model.codec import decode
@@ -45,6 +47,7 @@ class FakeControl:
         self.drained = False
         self.reasons: list[str] = []
         self.requests: dict[str, dict[str, Any]] = {}
+        self.desk: Desk | None = None
         self._configure()
 
     def _configure(self) -> None:
@@ -124,6 +127,9 @@ class FakeControl:
             )
             for route in self.gateway.routes
         ]
+
+    def evidence(self) -> Sources:
+        return Sources(self.identity.directory, lambda: self.gateway, self.limits_of)
 
     async def drain(self) -> None:
         self.drained = True

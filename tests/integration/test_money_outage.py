@@ -1,4 +1,4 @@
-"""The store is away while customers pay: traffic and charging go on, and nothing is missing after."""
+"""The store is away while customers pay: charging goes on, and nothing is missing afterwards."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from paidkit import (
     traffic,
     wallet,
 )
-
 from storekit import Cluster
 
 PLENTY = 1_000_000 * PRICE

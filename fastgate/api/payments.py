@@ -1,0 +1,215 @@
+"""Payments: what was paid, pages to pay on, refunds through providers; dunning; grace."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Response, get, post
+from litestar.params import FromPath, FromQuery
+from msgspec import Meta
+
+from fastgate.api.bodies import read
+from fastgate.api.context import AnyRequest, Ctx
+from fastgate.api.describe import spec
+from fastgate.api.desk import Amount, account_of, amount_of, booking_id, desk_of
+from fastgate.api.paging import LIMIT, Limit
+from fastgate.billing.cases import Case, cases_of
+from fastgate.billing.payments.base import Checkout, PaymentMethod
+from fastgate.billing.payments.chain import ProviderState
+from fastgate.errors import NotFoundError
+from fastgate.store.payment_events import Backlog
+from fastgate.store.payments import Attempt, Payment, Return
+
+Url = Annotated[
+    str,
+    Meta(pattern=r"^https?://", max_length=2000, description="Where the customer goes afterwards."),
+]
+
+
+class GrantView(msgspec.Struct, frozen=True, kw_only=True):
+    """Credit given while no provider could be asked. `amount`: micro-units."""
+
+    id: str
+    account: str
+    currency: str
+    amount: int
+    state: str
+    cause: str
+    granted: datetime
+    expires: datetime
+    ended: datetime | None
+    ended_by: str
+
+
+class Payments(msgspec.Struct, frozen=True):
+    """What an account has paid, and the charges that were tried; the newest first."""
+
+    payments: list[Payment]
+    attempts: list[Attempt]
+    grace: list[GrantView]
+
+
+class OnePayment(msgspec.Struct, frozen=True):
+    """A payment, and what came back of it."""
+
+    payment: Payment
+    returns: list[Return]
+
+
+class TopUpNew(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A page on which an amount is paid into the wallet."""
+
+    amount: Amount
+    return_url: Url
+
+
+class MethodNew(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A page on which a payment method is left."""
+
+    return_url: Url
+
+
+class PaymentRefund(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much of a payment goes back."""
+
+    amount: Annotated[Amount | None, Meta(description="Default: all that is left of it.")] = None
+
+
+class RefundView(msgspec.Struct, frozen=True, kw_only=True):
+    """How a refund stands. `amount`: micro-units; `reference`: the provider's id of it."""
+
+    status: str
+    provider: str
+    currency: str
+    amount: int
+    reference: str
+    message: str
+
+
+class Methods(msgspec.Struct, frozen=True):
+    """An account's saved payment methods."""
+
+    items: list[PaymentMethod]
+
+
+class Providers(msgspec.Struct, frozen=True):
+    """The payment providers in their order, and the news of theirs that wait."""
+
+    items: list[ProviderState]
+    backlog: dict[str, Backlog]
+
+
+class Cases(msgspec.Struct, frozen=True):
+    """Invoices that are being collected, the newest first."""
+
+    items: list[Case]
+
+
+@get("/v1/payments", opt=spec("read", answer=Payments))
+async def list_payments(ctx: Ctx, account: FromQuery[str], limit: Limit = LIMIT) -> Payments:
+    """What an account has paid, was charged, and was granted while no provider answered."""
+    desk, found = desk_of(ctx), await account_of(ctx, account)
+    return Payments(
+        await desk.payments.of_account(found, limit),
+        await desk.attempts.of_account(found, limit),
+        [
+            GrantView(**msgspec.structs.asdict(one))
+            for one in await desk.grants.of_account(found, limit)
+        ],
+    )
+
+
+@get("/v1/payments/{provider:str}/{payment:str}", opt=spec("read", answer=OnePayment))
+async def get_payment(ctx: Ctx, provider: FromPath[str], payment: FromPath[str]) -> OnePayment:
+    """One payment, by its provider and the provider's id for it."""
+    desk = desk_of(ctx)
+    found = await desk.payments.get(provider, payment)
+    if found is None:
+        raise NotFoundError(f"There is no payment {payment!r} by {provider!r}.")
+    return OnePayment(found, await desk.payments.returns(provider, payment))
+
+
+@post(
+    "/v1/payments/{provider:str}/{payment:str}/refunds",
+    opt=spec("money", body=PaymentRefund, answer=RefundView, status=201),
+)
+async def refund_payment(
+    ctx: Ctx, request: AnyRequest, provider: FromPath[str], payment: FromPath[str]
+) -> Response[Any]:
+    """Give a payment back through the provider that took it. The wallet gives first; what was
+    spent cannot be given back."""
+    desk = desk_of(ctx)
+    body = await read(request, PaymentRefund, optional=True)
+    amount = amount_of(body.amount) if body.amount is not None else None
+    key = booking_id(request, "refund")
+    result = await desk.refunds.refund(provider, payment, amount, key)
+    view = RefundView(
+        status=result.status.value,
+        provider=result.provider,
+        currency=result.amount.currency,
+        amount=result.amount.micros,
+        reference=result.reference,
+        message=result.message,
+    )
+    return Response(view, status_code=201)
+
+
+@post(
+    "/v1/accounts/{ident:str}/top-ups",
+    opt=spec("money", body=TopUpNew, answer=Checkout, status=201),
+)
+async def top_up(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Response[Any]:
+    """A payment provider's page on which the account's owner pays an amount into the wallet."""
+    desk, account = desk_of(ctx), await account_of(ctx, ident)
+    body = await read(request, TopUpNew)
+    await desk.open_account(account)
+    made = await desk.providers.create_top_up(account, amount_of(body.amount), body.return_url)
+    return Response(made, status_code=201)
+
+
+@get("/v1/accounts/{ident:str}/payment-methods", opt=spec("read", answer=Methods))
+async def list_methods(ctx: Ctx, ident: FromPath[str]) -> Methods:
+    """An account's saved payment methods, as its providers tell them."""
+    desk, account = desk_of(ctx), await account_of(ctx, ident)
+    return Methods(await desk.providers.list_methods(account))
+
+
+@post(
+    "/v1/accounts/{ident:str}/payment-methods",
+    opt=spec("money", body=MethodNew, answer=Checkout, status=201),
+)
+async def add_method(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Response[Any]:
+    """A payment provider's page on which the account's owner leaves a payment method."""
+    desk, account = desk_of(ctx), await account_of(ctx, ident)
+    body = await read(request, MethodNew)
+    made = await desk.providers.create_method_link(account, body.return_url)
+    return Response(made, status_code=201)
+
+
+@get("/v1/payment-providers", opt=spec("read", answer=Providers))
+async def providers(ctx: Ctx) -> Providers:
+    """The payment providers: whether they answer, since when, and what waits to be applied."""
+    desk = desk_of(ctx)
+    return Providers(desk.providers.states(), await desk.inbox.backlog())
+
+
+@get("/v1/dunning", opt=spec("read", answer=Cases))
+async def dunning(ctx: Ctx, account: FromQuery[str]) -> Cases:
+    """How the collection of an account's invoices stands: tries, declines, grace."""
+    desk, found = desk_of(ctx), await account_of(ctx, account)
+    async with desk.ledger.store.read() as connection:
+        return Cases(await cases_of(connection, found))
+
+
+HANDLERS = [
+    list_payments,
+    get_payment,
+    refund_payment,
+    top_up,
+    list_methods,
+    add_method,
+    providers,
+    dunning,
+]

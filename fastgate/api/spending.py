@@ -1,0 +1,167 @@
+"""Spending limits of single accounts, consumers and keys; the others have the configured ones."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+import msgspec
+from litestar import delete, get, put
+from litestar.params import FromPath
+from msgspec import Meta
+
+from fastgate.api.bodies import read
+from fastgate.api.context import AnyRequest, Context, Ctx
+from fastgate.api.describe import spec
+from fastgate.api.desk import Amount, account_of, desk_of
+from fastgate.api.moneyport import Kind
+from fastgate.api.parties import consumer_of
+from fastgate.api.problems import invalid
+from fastgate.model.units import Money
+
+MOST = 1 << 56  # micro-units that the workers can count to
+
+
+class LimitNew(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A limit of its own. An amount of 0 lifts the configured one."""
+
+    amount: Amount
+    period: Annotated[
+        Literal["day", "week", "month", "year"],
+        Meta(description="The calendar period (UTC) it is counted by."),
+    ] = "month"
+
+
+class LimitView(msgspec.Struct, frozen=True, kw_only=True):
+    """A spending limit and what is spent of it. Micro-units of the gateway's currency; `limit`
+    null: none. `own`: not the configured one."""
+
+    kind: str
+    subject: str
+    own: bool
+    limit: int | None
+    spent: int
+    resets_at: datetime | None
+
+
+def _view(ctx: Context, kind: Kind, subject: str) -> LimitView:
+    spending = desk_of(ctx).spending
+    now = spending.spent(kind, subject)
+    return LimitView(
+        kind=kind,
+        subject=subject,
+        own=spending.own(kind, subject) is not None,
+        limit=now.limit if now is not None else None,
+        spent=now.used if now is not None else 0,
+        resets_at=datetime.fromtimestamp(now.resets_at, UTC) if now is not None else None,
+    )
+
+
+async def _put(ctx: Context, request: AnyRequest, kind: Kind, subject: str) -> LimitView:
+    desk = desk_of(ctx)
+    body = await read(request, LimitNew)
+    try:
+        amount = Money.parse(body.amount)
+    except ValueError as error:
+        raise invalid("amount", str(error)) from None
+    if amount.currency != desk.billing.currency:
+        raise invalid("amount", f"Spending is limited in {desk.billing.currency}.")
+    if amount.micros >= MOST:
+        raise invalid("amount", "That is more than can be counted.")
+    await desk.spending.put(kind, subject, amount.micros, body.period)
+    return _view(ctx, kind, subject)
+
+
+async def _drop(ctx: Context, kind: Kind, subject: str) -> LimitView:
+    await desk_of(ctx).spending.drop(kind, subject)
+    return _view(ctx, kind, subject)
+
+
+async def _credential(ctx: Context, consumer: str, credential: str) -> str:
+    """The credential's id. Raises NotFoundError."""
+    seed = ctx.identity.seed(consumer)
+    if seed is not None:
+        known = {key.id for key in ctx.identity.seed_keys(seed.id)}
+        if credential in known:
+            return credential
+    return (await ctx.identity.parties.credential(consumer, credential)).id
+
+
+READ: dict[str, Any] = spec("read", answer=LimitView)
+WRITE: dict[str, Any] = spec("money", body=LimitNew, answer=LimitView)
+ACCOUNT = "/v1/accounts/{ident:str}/spending-limit"
+CONSUMER = "/v1/consumers/{ident:str}/spending-limit"
+CREDENTIAL = "/v1/consumers/{ident:str}/credentials/{credential:str}/spending-limit"
+
+
+@get(ACCOUNT, opt=READ)
+async def get_account_limit(ctx: Ctx, ident: FromPath[str]) -> LimitView:
+    """What an account may spend in a period, and has spent."""
+    return _view(ctx, "account", await account_of(ctx, ident))
+
+
+@put(ACCOUNT, opt=WRITE)
+async def put_account_limit(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> LimitView:
+    """Give an account a spending limit of its own; it holds from the next request."""
+    return await _put(ctx, request, "account", await account_of(ctx, ident))
+
+
+@delete(ACCOUNT, status_code=200, opt=spec("money", answer=LimitView))
+async def drop_account_limit(ctx: Ctx, ident: FromPath[str]) -> LimitView:
+    """Back to the configured limit."""
+    return await _drop(ctx, "account", await account_of(ctx, ident))
+
+
+@get(CONSUMER, opt=READ)
+async def get_consumer_limit(ctx: Ctx, ident: FromPath[str]) -> LimitView:
+    """What a consumer may spend in a period, and has spent."""
+    return _view(ctx, "consumer", (await consumer_of(ctx, ident)).id)
+
+
+@put(CONSUMER, opt=WRITE)
+async def put_consumer_limit(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> LimitView:
+    """Give a consumer a spending limit of its own; it holds from the next request."""
+    return await _put(ctx, request, "consumer", (await consumer_of(ctx, ident)).id)
+
+
+@delete(CONSUMER, status_code=200, opt=spec("money", answer=LimitView))
+async def drop_consumer_limit(ctx: Ctx, ident: FromPath[str]) -> LimitView:
+    """Back to the configured limit."""
+    return await _drop(ctx, "consumer", (await consumer_of(ctx, ident)).id)
+
+
+@get(CREDENTIAL, opt=READ)
+async def get_credential_limit(
+    ctx: Ctx, ident: FromPath[str], credential: FromPath[str]
+) -> LimitView:
+    """What a key may spend in a period, and has spent."""
+    return _view(ctx, "credential", await _credential(ctx, ident, credential))
+
+
+@put(CREDENTIAL, opt=WRITE)
+async def put_credential_limit(
+    ctx: Ctx, request: AnyRequest, ident: FromPath[str], credential: FromPath[str]
+) -> LimitView:
+    """Give a key a spending limit of its own; it holds from the next request."""
+    return await _put(ctx, request, "credential", await _credential(ctx, ident, credential))
+
+
+@delete(CREDENTIAL, status_code=200, opt=spec("money", answer=LimitView))
+async def drop_credential_limit(
+    ctx: Ctx, ident: FromPath[str], credential: FromPath[str]
+) -> LimitView:
+    """Back to the configured limit."""
+    return await _drop(ctx, "credential", await _credential(ctx, ident, credential))
+
+
+HANDLERS = [
+    get_account_limit,
+    put_account_limit,
+    drop_account_limit,
+    get_consumer_limit,
+    put_consumer_limit,
+    drop_consumer_limit,
+    get_credential_limit,
+    put_credential_limit,
+    drop_credential_limit,
+]

@@ -1,0 +1,157 @@
+"""Spending limits of accounts, consumers and keys: the configured ones, or their own.
+
+    configuration: billing.spending ─┐
+    store: spending_limits ──────────┴▶ Caps ─▶ account rows, credential index ─▶ workers
+                                          └──▶ <state>/spending.limits   (starts without the store)
+
+What is spent is counted by the workers, in cells of shared memory; here it is only read.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+
+from fastgate._core.charging import spending_key
+from fastgate._core.quota import QuotaTable
+from fastgate._core.shm import Segment
+from fastgate._core.snapshot import stable_hash
+from fastgate.billing.evidence import ConsumerFacts, SpendingFacts
+from fastgate.model.billing import Spending, SpendingLimit
+from fastgate.runtime.persist import StateDirectory, StateError
+from fastgate.runtime.rows import PERIODS
+from fastgate.store.engine import Store
+from fastgate.store.spending import LimitRow, all_limits, drop_limit, put_limit
+
+log = logging.getLogger("fastgate.billing")
+
+FILE = "spending.limits"
+
+Kind = Literal["account", "consumer", "credential"]
+Limit = tuple[int, str]
+"""Micro-units and a period's name."""
+
+
+class Caps:
+    """All spending limits. `changed` is called with kind and id after each change."""
+
+    def __init__(
+        self,
+        segment: Segment,
+        store: Store,
+        state: StateDirectory,
+        clock: Callable[[], datetime],
+        changed: Callable[[Kind, str], None],
+    ) -> None:
+        self._quotas = QuotaTable(segment)
+        self._store = store
+        self._state = state
+        self._clock = clock
+        self._changed = changed
+        self._defaults = Spending()
+        self._own: dict[tuple[str, str], Limit] = {}
+
+    # ---- coming up ----------------------------------------------------------------------
+
+    def load_file(self) -> None:
+        """What was known when the file was written."""
+        try:
+            content = self._state.read(FILE)
+            if content is not None:
+                rows = msgspec.msgpack.decode(content, type=list[LimitRow])
+                self._own = {(row.kind, row.subject): (row.amount, row.period) for row in rows}
+        except (StateError, msgspec.DecodeError) as error:
+            log.error("%s; single spending limits are not known before the store is there", error)
+
+    async def load(self) -> None:
+        """What the store says. Raises StoreError."""
+        async with self._store.read() as connection:
+            rows = await all_limits(connection)
+        before = self._own
+        self._own = {(row.kind, row.subject): (row.amount, row.period) for row in rows}
+        for kind, subject in before.keys() | self._own.keys():
+            if before.get((kind, subject)) != self._own.get((kind, subject)):
+                self._changed(kind, subject)  # type: ignore[arg-type]
+        self._save()
+
+    def configure(self, defaults: Spending) -> bool:
+        """Take over the configured limits; whether they are others than before."""
+        before, self._defaults = self._defaults, defaults
+        return before != defaults
+
+    # ---- asking -------------------------------------------------------------------------
+
+    def own(self, kind: Kind, subject: str) -> Limit | None:
+        """Its own limit, if it has one."""
+        return self._own.get((kind, subject))
+
+    def of(self, kind: Kind, subject: str) -> Limit | None:
+        """The limit in force; None: none is."""
+        found = self._own.get((kind, subject))
+        if found is None:
+            configured: SpendingLimit | None = getattr(self._defaults, kind)
+            found = (configured.amount.micros, configured.period) if configured else None
+        return found if found is not None and found[0] else None
+
+    def cap(self, kind: Kind, subject: str) -> tuple[int, int]:
+        """The same as the credential index takes it: (0, 0) for none."""
+        found = self.of(kind, subject)
+        return (0, 0) if found is None else (found[0], PERIODS[found[1]])
+
+    def spent(self, kind: Kind, subject: str) -> SpendingFacts | None:
+        """The limit in force, and what is spent of it now; None: there is none."""
+        found = self.of(kind, subject)
+        if found is None:
+            return None
+        micros, period = found
+        use = self._quotas.peek(
+            spending_key(kind, stable_hash(subject)),
+            PERIODS[period],
+            int(self._clock().timestamp()),
+            micros,
+        )
+        return SpendingFacts(
+            of="key" if kind == "credential" else kind,
+            limit=micros,
+            used=use.used,
+            resets_at=use.resets_at,
+        )
+
+    def facts(self, key: str | None, consumer: ConsumerFacts) -> list[SpendingFacts]:
+        """All that apply to requests of a consumer, with a key where it is known."""
+        found = [
+            self.spent("credential", key) if key is not None else None,
+            self.spent("consumer", consumer.id),
+            self.spent("account", consumer.account) if consumer.account is not None else None,
+        ]
+        return [one for one in found if one is not None]
+
+    # ---- changing -----------------------------------------------------------------------
+
+    async def put(self, kind: Kind, subject: str, micros: int, period: str) -> None:
+        """Give it a limit of its own (0: none, whatever is configured). Raises StoreError."""
+        row = LimitRow(kind, subject, micros, period)
+        async with self._store.write() as connection:
+            await put_limit(connection, row, self._clock())
+        self._own[kind, subject] = (micros, period)
+        self._changed(kind, subject)
+        self._save()
+
+    async def drop(self, kind: Kind, subject: str) -> None:
+        """Back to the configured limit. Raises StoreError."""
+        async with self._store.write() as connection:
+            await drop_limit(connection, kind, subject)
+        self._own.pop((kind, subject), None)
+        self._changed(kind, subject)
+        self._save()
+
+    def _save(self) -> None:
+        rows = [LimitRow(kind, subject, *limit) for (kind, subject), limit in self._own.items()]
+        try:
+            self._state.write(FILE, msgspec.msgpack.encode(rows))
+        except StateError as error:
+            log.error("%s; a start without the store would not know of it", error)

@@ -1,0 +1,47 @@
+"""Serving an ASGI application of control's on a socket that the supervisor has bound."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import uvicorn
+
+GRACE_S = 2  # for requests in progress, when serving ends
+
+
+class Server(uvicorn.Server):
+    """uvicorn without its signal handlers: the process has its own."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def serve_until(ended: asyncio.Event, app: Any, sock: socket.socket) -> None:
+    """Serve on a duplicate of the socket until the event, or until cancelled."""
+    server = Server(
+        uvicorn.Config(
+            app,
+            loop="none",
+            http="h11",
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=GRACE_S,
+        )
+    )
+    # A duplicate: uvicorn closes what it was given.
+    serving = asyncio.ensure_future(server.serve(sockets=[sock.dup()]))
+    over = asyncio.ensure_future(ended.wait())
+    try:
+        await asyncio.wait([serving, over], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        over.cancel()
+        server.should_exit = True
+        await asyncio.shield(serving)

@@ -1,0 +1,63 @@
+"""Spending limits of single accounts, consumers and keys; who has none here has the configured one.
+
+Amounts are micro-units of the gateway's currency; `period` is a calendar period's name. An amount
+of 0: no limit, whatever is configured.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from fastgate.store.columns import UtcTime, id_type, metadata
+
+spending_limits = sa.Table(
+    "spending_limits",
+    metadata,
+    sa.Column("kind", id_type(12), primary_key=True),  # account, consumer, credential
+    sa.Column("subject", id_type(), primary_key=True),  # its id
+    sa.Column("amount", sa.BigInteger, nullable=False),
+    sa.Column("period", sa.String(8), nullable=False),
+    sa.Column("updated", UtcTime, nullable=False),
+)
+
+
+class LimitRow(msgspec.Struct, frozen=True, array_like=True):
+    """One limit."""
+
+    kind: str
+    subject: str
+    amount: int
+    period: str
+
+
+async def all_limits(connection: AsyncConnection) -> list[LimitRow]:
+    """Every limit there is."""
+    columns = (spending_limits.c[name] for name in LimitRow.__struct_fields__)
+    rows = await connection.execute(sa.select(*columns))
+    return [LimitRow(*row) for row in rows]
+
+
+async def put_limit(connection: AsyncConnection, row: LimitRow, now: datetime) -> None:
+    """Set a limit, in place of what there was."""
+    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
+    values = {"amount": row.amount, "period": row.period, "updated": now}
+    await connection.execute(
+        dialect.insert(spending_limits)
+        .values(kind=row.kind, subject=row.subject, **values)
+        .on_conflict_do_update(index_elements=["kind", "subject"], set_=values)
+    )
+
+
+async def drop_limit(connection: AsyncConnection, kind: str, subject: str) -> bool:
+    """Take a limit away; False when there was none."""
+    done = await connection.execute(
+        sa.delete(spending_limits).where(
+            spending_limits.c.kind == kind, spending_limits.c.subject == subject
+        )
+    )
+    return bool(done.rowcount)
