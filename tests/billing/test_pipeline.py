@@ -286,6 +286,7 @@ async def _traffic(world: World, made: dict[str, int]) -> None:
     use(16, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whole", [False, True], ids=["control", "gateway"])
 async def test_killed_at_any_step_nothing_is_lost_or_doubled(
     sqlite_migrated: Path, tmp_path: Path, whole: bool

@@ -210,6 +210,7 @@ async def _movements(world: World) -> None:
         await world.wallets.freeze(move("i", 81))  # the ledger refuses: taken, and given back
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whole", [False, True], ids=["control", "gateway"])
 async def test_killed_at_any_step_nothing_is_lost_or_doubled(
     sqlite_migrated: Path, tmp_path: Path, whole: bool
@@ -273,6 +274,7 @@ async def test_cells_are_seeded_without_the_store_and_trued_up_with_it(world: Wo
     assert await world.agrees() == 1065
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cold", [False, True], ids=["cache", "no cache"])
 async def test_killed_while_it_comes_up_nothing_is_lost_or_doubled(
     sqlite_migrated: Path, tmp_path: Path, cold: bool
