@@ -9,6 +9,9 @@ tables       the tables, once; `migrations/` builds them with Alembic
 parties      accounts, consumers, credentials
 history      revisions of the configuration
 tokens       bearer tokens of the control API
+ledger       entries, postings, wallets' sums
+usage        usage records, days, how far the rings were read
+slots        the accounts' rows in shared memory
 idempotency  answers kept for repeated writes
 cache        the local file of credential hashes that keeps traffic going without the store
 ids, pages   sortable ids; cursors
