@@ -38,6 +38,10 @@ COMMANDS: dict[str, dict[str, Entry]] = {
     "Operate": {
         "status": Entry("fastgate.cli.operate:status", "Show how the gateway is."),
         "explain": Entry("fastgate.cli.operate:explain", "Tell what happened to a request."),
+        "why": Entry(
+            "fastgate.cli.why:why",
+            "Say whether a credential would be served, and what helps if not.",
+        ),
         "drain": Entry("fastgate.cli.operate:drain", "End the gateway gracefully."),
     },
     "Consumers and keys": {
@@ -46,6 +50,19 @@ COMMANDS: dict[str, dict[str, Entry]] = {
         "tokens": Entry("fastgate.cli.tokens:tokens", "Manage tokens of the control API."),
         "hash": Entry("fastgate.cli.local:hash_key", "Print the digest of a key."),
         "new-key": Entry("fastgate.cli.local:new_key", "Make a key without asking a gateway."),
+    },
+    "Money": {
+        "accounts": Entry("fastgate.cli.accounts:accounts", "Manage who pays."),
+        "wallets": Entry("fastgate.cli.wallets:wallets", "Show and fill the wallets of accounts."),
+        "subscriptions": Entry(
+            "fastgate.cli.subscriptions:subscriptions", "Manage who subscribes to which plan."
+        ),
+        "ledger": Entry("fastgate.cli.ledger:ledger", "Look at the books and prove them."),
+        "report": Entry("fastgate.cli.reports:report", "Show what was used and what it cost."),
+        "dunning": Entry(
+            "fastgate.cli.dunning:dunning",
+            "Look at the collection of invoices, or play it in advance.",
+        ),
     },
     "Other": {
         "completion": Entry("fastgate.cli.local:completion", "Print shell completion."),

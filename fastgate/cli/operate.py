@@ -84,11 +84,19 @@ def explain(request_id: str, control: str | None, state_dir: str | None, as_json
     wanted = request_id.rpartition(":")[2].replace("-", "").lower()
     if not re.fullmatch(r"[0-9a-f]{32}", wanted):
         raise click.UsageError(f"{request_id!r} is not a request's id: 32 hex digits.")
-    data = client_of(control, state_dir).get(f"/v1/requests/{wanted}")
+    client = client_of(control, state_dir)
+    data = client.get(f"/v1/requests/{wanted}")
+    if data.get("reason"):
+        data["diagnosis"] = client.get(f"/v1/requests/{wanted}/diagnosis")
     if as_json:
         output.print_json(data)
-    else:
-        _print_request(data)
+        return OK
+    _print_request(data)
+    if "diagnosis" in data:
+        from fastgate.cli.why import print_diagnosis
+
+        output.say("")
+        print_diagnosis(data["diagnosis"])
     return OK
 
 

@@ -1,0 +1,124 @@
+"""dunning: how unpaid invoices are collected, and what would happen if."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from fastgate.cli import OK, output
+from fastgate.cli.options import client_of, control_options, json_option
+
+OUTCOMES = ("ok", "later", "new_method", "never", "action", "pending", "down")
+
+
+@click.group(short_help="Look at the collection of invoices, or play it in advance.")
+def dunning() -> None:
+    """Look at the collection of unpaid invoices, or play it in advance.
+
+    \b
+    Examples:
+      fastgate dunning show Acme
+      fastgate dunning simulate fastgate.yaml --plan business --outcomes later,later,ok
+    """
+
+
+@dunning.command(short_help="Show how an account's invoices are collected.")
+@click.argument("account")
+@control_options
+def show(account: str, control: str | None, state_dir: str | None, as_json: bool) -> int:
+    """Show how the collection of an account's invoices stands.
+
+    \b
+    Example:
+      fastgate dunning show Acme
+    """
+    found = client_of(control, state_dir).get("/v1/dunning", account=account)["items"]
+    if as_json:
+        output.print_json(found)
+        return OK
+    rows = [
+        (
+            one["invoice"],
+            one["state"],
+            one["attempt"],
+            one["decline"],
+            output.when(one["next_at"]),
+            output.when(one["grace_ends"]),
+        )
+        for one in found
+    ]
+    heads = ("invoice", "state", "declined", "last decline", "next try", "grace ends")
+    output.table(heads, rows, "Nothing is being collected.")
+    return OK
+
+
+@dunning.command(short_help="Play a subscription's life in advance.")
+@click.argument("config", type=click.Path(exists=True, dir_okay=False))
+@click.option("--plan", "plan_name", required=True, metavar="NAME", help="Who is subscribed to.")
+@click.option(
+    "--outcomes", default="ok", metavar="LIST",
+    help=f"How charges end, in order, with commas; the last for all that follow: "
+    f"{', '.join(OUTCOMES)}. Default: ok.",
+)  # fmt: skip
+@click.option("--days", type=click.IntRange(1, 3660), default=60, help="How long. Default: 60.")
+@click.option(
+    "--begins", type=click.DateTime(formats=["%Y-%m-%d"]), help="First day (UTC). Default: today."
+)
+@click.option("--no-method", is_flag=True, help="The customer has no payment method at first.")
+@json_option
+def simulate(
+    config: str,
+    plan_name: str,
+    outcomes: str,
+    days: int,
+    begins: Any,
+    no_method: bool,
+    as_json: bool,
+) -> int:
+    """Play a subscription's life in advance: the real code on a clock of its own.
+
+    Takes plans and rules from CONFIG; asks no gateway and charges nobody. Shows every charge,
+    notice, change of state and of access.
+
+    \b
+    Example:
+      fastgate dunning simulate fastgate.yaml --plan business --outcomes later,later,ok
+    """
+    import asyncio
+
+    from fastgate.billing.simulate import Scenario, play
+    from fastgate.configfile import load
+
+    wanted = [part.strip() for part in outcomes.split(",") if part.strip()]
+    if not wanted or any(part not in OUTCOMES for part in wanted):
+        raise click.UsageError(f"--outcomes takes {', '.join(OUTCOMES)}.")
+    gateway = load(config).gateway
+    plans = sorted(gateway.plans, key=lambda plan: plan.name != plan_name)
+    if not plans or plans[0].name != plan_name:
+        raise click.UsageError(f"{config} has no plan {plan_name!r}.")
+    first = begins.replace(tzinfo=UTC) if begins else _today()
+    scenario = Scenario(
+        plans=plans,
+        begins=first,
+        billing=gateway.billing,
+        days=days,
+        outcomes=wanted,  # type: ignore[arg-type]
+        has_method=not no_method,
+    )
+    timeline = asyncio.run(play(scenario))
+    rows = [(one.at, one.kind, one.what or "given", one.detail) for one in timeline]
+    if as_json:
+        names = ("at", "kind", "what", "detail")
+        output.print_json(
+            [dict(zip(names, (at.isoformat(), *rest), strict=True)) for at, *rest in rows]
+        )
+    else:
+        table = [(output.when(at.isoformat()), *rest) for at, *rest in rows]
+        output.table(("time", "", "what", "detail"), table, "Nothing happens.")
+    return OK
+
+
+def _today() -> datetime:
+    return datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)

@@ -1,0 +1,158 @@
+"""ledger: the books, and the proof that they are right."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from fastgate.cli import FAILED, OK, output
+from fastgate.cli.money import account_argument, shown
+from fastgate.cli.options import client_of, control_options
+
+
+@click.group(short_help="Look at the books and prove them.")
+def ledger() -> None:
+    """Look at the books and prove them.
+
+    \b
+    Examples:
+      fastgate ledger audit
+      fastgate ledger entries Acme
+      fastgate ledger usage Acme
+    """
+
+
+@ledger.command(short_help="Prove the books.")
+@control_options
+def audit(control: str | None, state_dir: str | None, as_json: bool) -> int:
+    """Prove the books: that entries and books add up to zero, that every charge has its usage,
+    and that the wallets in shared memory have what the ledger says. Runs under traffic.
+
+    Exits 0 when every check passes, 1 when one does not.
+
+    \b
+    Example:
+      fastgate ledger audit
+    """
+    data = client_of(control, state_dir).get("/v1/ledger/audit")
+    passed = all(check["passed"] for check in data["checks"])
+    if as_json:
+        output.print_json({**data, "passed": passed})
+        return OK if passed else FAILED
+    rows = [
+        (
+            check["name"],
+            output.colour("passed", "green") if check["passed"] else output.colour("FAILED", "red"),
+            ", ".join(f"{name} {value}" for name, value in check["numbers"].items()),
+        )
+        for check in data["checks"]
+    ]
+    output.table(("check", "", "counted"), rows, "")
+    for check in data["checks"]:
+        for finding in check["findings"]:
+            output.say(f"{check['name']}: {finding}")
+    output.say("The books are right." if passed else "The books are NOT right.")
+    return OK if passed else FAILED
+
+
+@ledger.command(short_help="List the entries of an account.")
+@account_argument
+@click.option("--currency", metavar="CODE", help="Only of this wallet.")
+@click.option("--limit", type=click.IntRange(1, 500), default=50, help="How many. Default: 50.")
+@control_options
+def entries(
+    account: str,
+    currency: str | None,
+    limit: int,
+    control: str | None,
+    state_dir: str | None,
+    as_json: bool,
+) -> int:
+    """List the entries of an account, the newest first, with their postings.
+
+    \b
+    Example:
+      fastgate ledger entries Acme --limit 20
+    """
+    client = client_of(control, state_dir)
+    found = client.get("/v1/ledger", account=account, currency=currency, limit=limit)["items"]
+    if as_json:
+        output.print_json(found)
+        return OK
+    rows = [
+        (
+            one["number"],
+            output.when(one["created"]),
+            one["kind"],
+            shown(one["amount"], one["currency"]),
+            _postings(one),
+            one["reference"] or one["note"],
+            one["id"],
+        )
+        for one in found
+    ]
+    heads = ("number", "time", "kind", "amount", "postings", "reference", "id")
+    output.table(heads, rows, "No entries.")
+    return OK
+
+
+def _postings(entry: dict[str, Any]) -> str:
+    return ", ".join(f"{book} {shown(micros)}" for book, micros in entry["postings"].items())
+
+
+@ledger.command(short_help="List what an account has used.")
+@account_argument
+@click.option("--limit", type=click.IntRange(1, 500), default=50, help="How many. Default: 50.")
+@control_options
+def usage(
+    account: str, limit: int, control: str | None, state_dir: str | None, as_json: bool
+) -> int:
+    """List what an account has used, request by request, the newest first.
+
+    \b
+    Example:
+      fastgate ledger usage Acme
+    """
+    from fastgate.cli.money import path_of
+
+    found = client_of(control, state_dir).get(f"{path_of(account)}/usage", limit=limit)["items"]
+    if as_json:
+        output.print_json(found)
+        return OK
+    rows = [
+        (
+            output.when(one["time"]),
+            one["route"],
+            one["consumer"],
+            one["status"],
+            shown(one["amount"], one["currency"]),
+            "recovered" if one["recovered"] else ("free" if one["free"] else ""),
+            one["request"],
+        )
+        for one in found
+    ]
+    heads = ("time", "route", "consumer", "status", "amount", "", "request")
+    output.table(heads, rows, "Nothing used yet.")
+    return OK
+
+
+@ledger.command(short_help="Show how usage gets into the books.")
+@control_options
+def pipeline(control: str | None, state_dir: str | None, as_json: bool) -> int:
+    """Show how usage gets into the books: what waits in shared memory and in the spool.
+
+    Exits 1 while something keeps it from getting on.
+
+    \b
+    Example:
+      fastgate ledger pipeline
+    """
+    data = client_of(control, state_dir).get("/v1/ledger/pipeline")
+    if as_json:
+        output.print_json(data)
+    else:
+        output.table(("what", "count"), [(k, v) for k, v in data.items() if k != "problem"], "")
+        if data["problem"]:
+            output.say(f"It waits: {data['problem']}")
+    return FAILED if data["problem"] else OK

@@ -1,0 +1,53 @@
+"""Amounts and accounts, as the commands of money show and take them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+MICROS = 1_000_000
+
+account_argument = click.argument("account", metavar="ACCOUNT")
+
+
+def path_of(account: str) -> str:
+    """The API's path of an account, by id or name."""
+    return f"/v1/accounts/{quote(account, safe='')}"
+
+
+def shown(micros: int, currency: str = "") -> str:
+    """Micro-units as people read them: "-12.50 EUR"; at least two decimals."""
+    whole, rest = divmod(abs(micros), MICROS)
+    decimals = f"{rest:06d}".rstrip("0").ljust(2, "0")
+    return f"{'-' if micros < 0 else ''}{whole}.{decimals} {currency}".rstrip()
+
+
+def key_option(command: F) -> F:
+    """--key: what makes a booking happen once."""
+    return click.option(
+        "--key", metavar="TEXT",
+        help="Names this booking: with the same one again, nothing is booked twice.",
+    )(command)  # fmt: skip
+
+
+def headers(key: str | None) -> dict[str, str]:
+    """The Idempotency-Key of a write, if one was given."""
+    return {} if key is None else {"Idempotency-Key": key}
+
+
+def reference_options(command: F) -> F:
+    """--reference, --note: what stands beside a booking."""
+    for option in (
+        click.option("--note", default="", metavar="TEXT", help="For people."),
+        click.option(
+            "--reference", default="", metavar="TEXT",
+            help="What the outside world calls it: a transfer, an invoice.",
+        ),
+    ):  # fmt: skip
+        command = option(command)
+    return command

@@ -1,0 +1,75 @@
+"""report: usage and cost, as a table, CSV or JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from fastgate.cli import OK, output
+from fastgate.cli.money import shown
+from fastgate.cli.options import client_of, control_options
+
+DAY = click.DateTime(formats=["%Y-%m-%d"])
+
+
+@click.command(short_help="Show what was used and what it cost.")
+@click.option(
+    "--by", default="account", metavar="LIST",
+    help="Grouped by these, with commas: day, account, consumer, credential, route, service, plan. "
+    "Default: account.",
+)  # fmt: skip
+@click.option("--since", type=DAY, help="From this day (UTC) on.")
+@click.option("--until", type=DAY, help="Up to this day (UTC), included.")
+@click.option("--account", metavar="ID", help="Only of this account, by id or name.")
+@click.option("--consumer", metavar="ID", help="Only of this consumer, by id or name.")
+@click.option("--route", metavar="NAME", help="Only of this route.")
+@click.option("--plan", metavar="NAME", help="Only of this plan.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV; amounts in micro-units.")
+@control_options
+def report(
+    by: str,
+    since: Any,
+    until: Any,
+    account: str | None,
+    consumer: str | None,
+    route: str | None,
+    plan: str | None,
+    as_csv: bool,
+    control: str | None,
+    state_dir: str | None,
+    as_json: bool,
+) -> int:
+    """Show what was used and what it cost, over a period, grouped as asked for.
+
+    \b
+    Examples:
+      fastgate report --by account,route --since 2026-11-01
+      fastgate report --by day,consumer --account Acme --csv > november.csv
+    """
+    query = {
+        "group_by": by,
+        "since": since.date().isoformat() if since else None,
+        "until": until.date().isoformat() if until else None,
+        "account": account,
+        "consumer": consumer,
+        "route": route,
+        "plan": plan,
+    }
+    client = client_of(control, state_dir)
+    if as_csv:
+        click.echo(client.get("/v1/reports/usage", **query, format="csv"), nl=False)
+        return OK
+    data = client.get("/v1/reports/usage", **query)
+    if as_json:
+        output.print_json(data)
+        return OK
+    rows = [[_cell(row, name) for name in data["columns"]] for row in data["rows"]]
+    output.table(data["columns"], rows, "Nothing was used in that time.")
+    return OK
+
+
+def _cell(row: dict[str, Any], name: str) -> Any:
+    if name == "amount":
+        return shown(row["amount"])
+    return row.get(name)
