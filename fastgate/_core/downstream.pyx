@@ -46,6 +46,9 @@ cdef enum:
     LINGER_BYTES = 262144
 
 
+# A rate is judged once it had this long to show.
+cdef uint64_t RATE_AFTER_NS = 5000000000
+
 cdef const char *MAPPED = b"\0\0\0\0\0\0\0\0\0\0\xff\xff"
 
 
@@ -316,12 +319,35 @@ cdef int down_flush(downstream *d) noexcept nogil:
     cdef core *c = d.io.owner
     cdef int done = poller_flush(c, &d.io)
     if done == 0 and d.io.io & IO_BLOCKED:
-        timer_set(c, &d.io, c.now + <uint64_t>c.ref.snap.write_ms * 1000000)
+        if d.blocked_ns == 0:
+            d.blocked_ns = c.now
+            d.blocked_bytes = d.io.out_bytes
+            timer_set(c, &d.io, c.now + <uint64_t>c.ref.snap.write_ms * 1000000)
+    else:
+        d.blocked_ns = 0
     return done
+
+
+cdef void down_progress(downstream *d) noexcept nogil:
+    """A slow reader took some: it gets more time, unless it is slower than the minimum."""
+    cdef core *c = d.io.owner
+    cdef uint64_t elapsed = c.now - d.blocked_ns
+    if d.state != DOWN_BUSY and d.state != DOWN_TUNNEL:
+        return
+    if d.blocked_ns != 0 and too_slow(c, d.blocked_bytes - d.io.out_bytes, elapsed):
+        c.sink.gone(d.ex)
+    else:
+        timer_set(c, &d.io, c.now + <uint64_t>c.ref.snap.write_ms * 1000000)
+
+
+cdef int too_slow(core *c, uint64_t amount, uint64_t elapsed_ns) noexcept nogil:
+    """Whether that many bytes in that time are below the minimum rate."""
+    return elapsed_ns > RATE_AFTER_NS and amount < elapsed_ns // 1000000 * c.ref.snap.min_rate // 1000
 
 
 cdef void down_drained(downstream *d) noexcept nogil:
     cdef core *c = d.io.owner
+    d.blocked_ns = 0
     if d.state == DOWN_BUSY or d.state == DOWN_TUNNEL:
         timer_set(c, &d.io, 0)
         c.sink.drained(d.ex)

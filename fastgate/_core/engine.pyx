@@ -21,7 +21,7 @@ from fastgate._core.concurrency cimport concurrency_clear
 from fastgate._core.counters cimport counters_worker, observe
 from fastgate._core.credentials cimport CredentialIndex, credential_find
 from fastgate._core.downstream cimport (
-    down_accepted, down_close, down_data, down_drained, down_hup, down_speaks, down_timeout, pause_accept, resume_accept)
+    down_accepted, down_close, down_data, down_drained, down_hup, down_progress, down_speaks, down_timeout, pause_accept, resume_accept)
 from fastgate._core.ending cimport exchange_gone
 from fastgate._core.exchange cimport exchange_body, exchange_head, exchange_head_bad
 from fastgate._core.forward cimport (
@@ -419,6 +419,7 @@ cdef void fill_sinks(core *c) noexcept:
     c.sink.accepted = down_accepted
     c.sink.down_data = down_data
     c.sink.down_drained = down_drained
+    c.sink.down_progress = down_progress
     c.sink.down_hup = down_hup
     c.sink.up_connected = up_connected
     c.sink.up_data = up_data

@@ -18,6 +18,7 @@ from fastgate._core.admission cimport (
 from fastgate._core.cells cimport fg_prefetch
 from fastgate._core.charging cimport charge_open
 from fastgate._core.cors cimport asked_method, is_preflight
+from fastgate._core.downstream cimport too_slow
 from fastgate._core.ending cimport connection_out, exchange_gone, exchange_refuse, send_last
 from fastgate._core.forward cimport begin_proxy, pump_request, tunnel_up
 from fastgate._core.handling cimport begin_upcall, collect_body
@@ -30,14 +31,15 @@ from fastgate._core.intake cimport (
 from fastgate._core.logring cimport PHASE_ADMIT, PHASE_AUTHENTICATE, PHASE_HOLD, PHASE_ROUTE
 from fastgate._core.reason cimport (
     ADDRESS_DENIED, BAD_TARGET, BODY_TOO_LARGE, EXPECTATION_FAILED, LOOP_DETECTED,
-    MALFORMED_REQUEST, METHOD_NOT_ALLOWED, NO_ROUTE, ROUTE_RETIRED)
+    MALFORMED_REQUEST, METHOD_NOT_ALLOWED, NO_ROUTE, REQUEST_TIMEOUT,
+    ROUTE_RETIRED)
 from fastgate._core.render cimport render_preflight, render_static
 from fastgate._core.router cimport ROUTE_FOUND, ROUTE_METHOD, route_find
 from fastgate._core.snapshot cimport (
     NONE32, ROUTE_ENCODED_SLASH, ROUTE_RETIRED as FLAG_RETIRED, ROUTE_WEBSOCKET, route_rec,
     snap_route, snap_service, snap_str, snap_table, static_rec)
 from fastgate._core.state cimport (
-    core, EX_AWAIT_BODY, EX_HEAD_ONLY, EX_KEEP_ALIVE, EX_SUSPENDED, EX_TUNNEL, field_of, has_field)
+    core, EX_AWAIT_BODY, EX_HEAD_ONLY, EX_KEEP_ALIVE, EX_SUSPENDED, EX_TUNNEL, field_of, has_field, EX_PACED)
 
 
 cdef void exchange_head(exchange *e) noexcept nogil:
@@ -184,6 +186,8 @@ cdef void exchange_body(exchange *e) noexcept nogil:
     """Request bytes came, or (tunnel) the client's end."""
     if e.flags & EX_TUNNEL:
         tunnel_up(e)
+    elif not e.flags & EX_PACED and too_slow(e.owner, e.bytes_in, e.owner.now - e.started_ns):
+        exchange_head_bad(e, REQUEST_TIMEOUT)
     elif e.flags & EX_AWAIT_BODY:
         collect_body(e)
     else:

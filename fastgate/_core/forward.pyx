@@ -37,7 +37,7 @@ from fastgate._core.state cimport (
     CALL_REQUEST_DONE, CALL_RESPONSE_DONE, CALL_SEND, CALL_UPGRADE, DOWN_TUNNEL, EX_CHUNK_OUT,
     EX_CLOSE_OUT, EX_CONTINUE_DUE, EX_DECODE, EX_ENDED, EX_HEAD_ONLY, EX_KEEP_ALIVE,
     EX_RESPONSE_DONE, EX_RESPONSE_STARTED, EX_SUSPENDED, EX_TUNNEL, IO_EOF, WAKE_CALL, WAKE_DONE,
-    WAKE_WRITABLE, downstream, named)
+    WAKE_WRITABLE, downstream, named, EX_PACED)
 from fastgate._core.text cimport put, put_lit
 from fastgate._core.upstream cimport (
     call_abort, call_end, call_flush, call_queue, call_read, call_start, call_take)
@@ -94,8 +94,11 @@ cdef void begin_proxy(exchange *e) noexcept nogil:
     reason = call_start(c, k)
     if reason != 0:
         exchange_refuse(e, reason)
-    elif e.body_state == BODY_MORE and k.state == CALL_SEND:
-        pump_request(e)
+    elif e.body_state == BODY_MORE:
+        if k.state == CALL_SEND:
+            pump_request(e)
+        else:
+            e.flags |= EX_PACED          # its body waits for the upstream, not for the client
 
 
 cdef int render_python(call *k) noexcept nogil:
@@ -240,6 +243,7 @@ cdef void pump_request(exchange *e) noexcept nogil:
                 call_end(c, k)
             return
         if done == 0:
+            e.flags |= EX_PACED
             down_read(e.down, 0)         # the rest when the queue is empty
             return
     down_read(e.down, 1)

@@ -281,6 +281,8 @@ cdef void drained(core *c, conn *x) noexcept nogil:
         return
     done = poller_flush(c, x)
     if done == 0:
+        if x.kind == KIND_DOWN:
+            c.sink.down_progress(<downstream *>x)
         return
     if x.kind == KIND_DOWN:
         c.sink.down_drained(<downstream *>x)

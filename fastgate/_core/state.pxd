@@ -90,6 +90,7 @@ cdef struct sinks:
     void (*accepted)(core *c, conn *listener) noexcept nogil
     void (*down_data)(downstream *d, ssize_t n) noexcept nogil      # n > 0: bytes in inb; 0: end; < 0: -errno
     void (*down_drained)(downstream *d) noexcept nogil              # the output queue is empty again
+    void (*down_progress)(downstream *d) noexcept nogil             # some of it went, not all
     void (*down_hup)(downstream *d) noexcept nogil                  # the client closed while nobody reads
     void (*up_connected)(upstream *u, int error) noexcept nogil
     void (*up_data)(upstream *u, ssize_t n) noexcept nogil
@@ -131,6 +132,8 @@ cdef struct downstream:
     downstream *next          # free list, or the list of all
     downstream *prev
     uint64_t head_started     # when the first byte of the head came
+    uint64_t blocked_ns       # since when its output is stuck; 0: it is not
+    uint64_t blocked_bytes    # how much was queued then
     uint32_t requests         # served on this connection
     uint32_t lingered         # bytes read off while lingering
     uint16_t port             # client's, host order
@@ -252,6 +255,7 @@ cdef enum ExFlag:
     EX_PREFLIGHT = 65536
     EX_STATIC = 131072
     EX_COUNTED_UPCALL = 262144
+    EX_PACED = 1048576        # reading from the client was stopped: its rate is not its own
     EX_METERED = 524288       # it has a price, if only nothing: a usage record is due
 
 cdef enum WakeBit:

@@ -531,3 +531,21 @@ async def test_senders_that_are_too_slow_are_let_go(backend):
             return reply
 
         assert (await trickle()).startswith(b"HTTP/1.1 408 ")
+
+
+async def test_a_body_below_the_minimum_rate_is_given_up(backend):
+    """Every read is in time, and yet it would never end: judged after five seconds."""
+    config = proxied(backend.url)
+    config["timeouts"] = {"body": "2s", "min_rate": "1KiB"}
+    async with Plane(config) as plane:
+        reader, writer = await asyncio.open_connection("127.0.0.1", plane.port)
+        writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n")
+        for _ in range(100):
+            writer.write(b"x" * 20)
+            try:
+                reply = await asyncio.wait_for(reader.read(), 0.2)
+                break
+            except TimeoutError:
+                continue
+        assert reply.startswith(b"HTTP/1.1 408 ")
+        writer.close()
