@@ -80,4 +80,6 @@ class Desk:
     spending: SpendingLimits
     open_account: Callable[[str], Awaitable[None]]
     """Gives an account its row in shared memory."""
+    look_again: Callable[[str], None]
+    """Look at an account's balances now, although they have not moved."""
     audit: Callable[[], Awaitable[AuditReport]]

@@ -295,9 +295,11 @@ async def change_profile(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) ->
     desk, account = desk_of(ctx), await account_of(ctx, ident)
     changes = changes_of(await read(request, ProfileChange))
     try:
-        return await desk.profiles.update(account, **changes)
+        profile = await desk.profiles.update(account, **changes)
     except ValueError as error:
         raise invalid("", str(error)) from None
+    desk.look_again(account)
+    return profile
 
 
 @get("/v1/accounts/{ident:str}/recharge", opt=spec("read", answer=AutoRecharge))
@@ -318,7 +320,7 @@ async def set_recharge(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> A
     desk, account = desk_of(ctx), await account_of(ctx, ident)
     body = await read(request, RechargeRule)
     try:
-        return await desk.recharges.set(
+        rule = await desk.recharges.set(
             account,
             amount_of(body.threshold, "threshold"),
             amount_of(body.amount),
@@ -326,6 +328,8 @@ async def set_recharge(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> A
         )
     except ValueError as error:
         raise invalid("", str(error)) from None
+    desk.look_again(account)
+    return rule
 
 
 @delete(

@@ -26,6 +26,7 @@ class Entry(NamedTuple):
 COMMANDS: dict[str, dict[str, Entry]] = {
     "Run": {
         "run": Entry("fastgate.cli.run:run", "Start the gateway."),
+        "demo": Entry("fastgate.cli.demo:demo", "See what it does, with nothing to sign up for."),
     },
     "Configure": {
         "check": Entry("fastgate.cli.configure:check", "Say whether a configuration is valid."),

@@ -12,18 +12,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 from fastgate.api.moneyport import Desk
 from fastgate.billing.alerts import Alerts
+from fastgate.billing.amounts import show
 from fastgate.billing.audit import audit_gateway
 from fastgate.billing.autorecharge import AutoRecharges
-from fastgate.billing.dunning import Dunning
-from fastgate.billing.invoices import Invoices
+from fastgate.billing.dunning import Dunning, lines_text
+from fastgate.billing.invoices import Draft, InvoiceLine, Invoices
+from fastgate.billing.invoices import Kind as DocumentKind
 from fastgate.billing.ledger import Movement
 from fastgate.billing.mail import Mailer
-from fastgate.billing.notices import Notices
+from fastgate.billing.notices import Message, Notices
 from fastgate.billing.outbox import Outbox, Sender
 from fastgate.billing.payments.base import (
     ChargeResult,
@@ -31,6 +33,7 @@ from fastgate.billing.payments.base import (
     EventKind,
     PaymentProvider,
     ProviderEvent,
+    Purpose,
     Wanted,
     make_providers,
 )
@@ -71,6 +74,8 @@ class Office:
         store, clock = base.store, base.clock
         notices = Notices(store, clock, billing)
         invoices = Invoices(store, clock, billing.seller)
+        self.look_again: Callable[[str], None] = lambda account: None
+        """Set by whoever watches balances."""
         self.subscriptions = Subscriptions(store, billing, self._plan, invoices, notices)
         self.subscriptions.on_change.append(self._changed)
         self.payments = PaymentTable(store)
@@ -127,6 +132,7 @@ class Office:
             refunds=Refunds(self.chain, self.payments, base.wallets, base.ledger, clock),
             spending=base.caps,
             open_account=base.open_account,
+            look_again=lambda account: self.look_again(account),
             audit=lambda: audit_gateway(base.pipeline),
         )
 
@@ -207,7 +213,9 @@ class Office:
         await self._base.wallets.credit(movement)
 
     async def _heard(self, event: ProviderEvent) -> None:
-        """News of a charge: if it was an automatic recharge, it has ended."""
+        """News of a payment: a receipt, and the end of an automatic recharge."""
+        if event.kind is EventKind.PAYMENT_SUCCEEDED and event.purpose is Purpose.TOP_UP:
+            await self._receipt(event)
         if not event.attempt.startswith(RECHARGES) or event.amount is None:
             return
         status = {
@@ -225,6 +233,38 @@ class Office:
                 message=event.message,
             )
             await self.recharges.settle(event.account, result, event.attempt)
+
+    async def _receipt(self, event: ProviderEvent) -> None:
+        """Numbered and sent once, however often the payment is told of."""
+        if not event.account or event.amount is None:
+            return
+        amount = event.amount
+        lines = [InvoiceLine("Top-up of the wallet", amount.micros)]
+        document = await self.desk.invoices.issue(
+            Draft(
+                key=f"receipt:{event.provider}:{event.payment}"[:200],
+                kind=DocumentKind.RECEIPT,
+                account=event.account,
+                currency=amount.currency,
+                lines=lines,
+                paid=True,
+                reference=event.payment[:200],
+            )
+        )
+        if self.billing.notices.receipts:
+            data = {
+                "amount": show(amount.micros, amount.currency),
+                "number": document.number,
+                "lines": lines_text(lines, amount.currency),
+            }
+            await self.desk.notices.put(
+                Message(
+                    kind="payment.succeeded",
+                    account=event.account,
+                    key=f"receipt:{document.id}",
+                    data=data,
+                )
+            )
 
 
 def providers_of(base: Foundation, billing: Billing) -> list[PaymentProvider]:

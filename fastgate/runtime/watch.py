@@ -43,6 +43,7 @@ class Watch:
         self._limits = limits
         self._seen: dict[Key, int] = {}
         self._turn = 0
+        office.look_again = self.look_again
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -67,35 +68,45 @@ class Watch:
             if self._seen.get(key) != available:
                 moved.append((key, available))
         for key, available in moved[:MOST]:
-            await self._balance(key)
-            self._seen[key] = available
+            if await self._balance(key):
+                self._seen[key] = available
+            else:
+                self._seen.pop(key, None)
         await self._take_turns()
 
-    async def _balance(self, key: Key) -> None:
+    def look_again(self, account: str) -> None:
+        """What is to be done for an account may be something else now, at the same balance."""
+        for key in [key for key in self._seen if key[0] == account]:
+            del self._seen[key]
+
+    async def _balance(self, key: Key) -> bool:
+        """Whether there is nothing more to do until the balance moves."""
         account, currency = key
         books = await self._desk.ledger.wallet(account, currency)
         if books is None:
-            return
+            return True
         try:
             now = self._desk.wallets.balance(account, currency)
         except NotFoundError:
-            return
+            return True
         spent = books.captured + now.in_flight
         balance = now.available - now.overdraft
         await self._office.alerts.balance(account, currency, balance, spent)
-        await self._recharge(account, currency, balance)
+        return await self._recharged(account, currency, balance)
 
-    async def _recharge(self, account: str, currency: str, balance: int) -> None:
+    async def _recharged(self, account: str, currency: str, balance: int) -> bool:
+        """Whether there is no recharge to be made, or to be tried again when it may be."""
         rule = await self._desk.recharges.get(account)
         if rule is None or not rule.enabled or rule.currency != currency:
-            return
+            return True
         if balance >= rule.threshold:
-            return
+            return True
         result = await self._desk.recharges.check(account, balance, currency)
         # Nobody could be asked: who has paid before goes on for a while.
         down = result is None and self._desk.providers.down()
         if down and await self._desk.payments.of_account(account, limit=1):
             await self._desk.grace.grant(account, currency)
+        return False
 
     # ---- limits ---------------------------------------------------------------------------
 

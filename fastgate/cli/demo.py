@@ -1,0 +1,73 @@
+"""demo: demonstrations that play everything outside of the gateway too."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from fastgate.cli import FAILED, OK
+
+
+@click.group(short_help="See what it does, with nothing to sign up for.")
+def demo() -> None:
+    """See what it does, with nothing to sign up for: all of it on this machine, on loopback.
+
+    \b
+    Examples:
+      fastgate run              # a gateway, an echo, a key, a limit
+      fastgate demo payments    # a paid API, from the first 402 to the audit
+    """
+
+
+@demo.command(short_help="Sell an API, and be its customer.")
+@click.option("--stay", is_flag=True, help="Leave everything running afterwards, until Ctrl-C.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=0, help="The gateway's. Default: any."
+)
+@click.option(
+    "--folder", type=click.Path(file_okay=False),
+    help="Keep configuration, state and log here. Default: nothing is kept.",
+)  # fmt: skip
+def payments(stay: bool, port: int, folder: str | None) -> int:
+    """Sell an API, and be its customer: with a payment provider, an x402 facilitator and a mail
+    server that are played on loopback.
+
+    Walks from the first 402 over a top-up, a payment by request, a receipt, an alert and an
+    automatic recharge to the audit of the books. Takes less than a minute.
+
+    \b
+    Examples:
+      fastgate demo payments
+      fastgate demo payments --stay --folder demo
+    """
+    from fastgate.demo.stage import Stage, StageError
+    from fastgate.demo.walk import Walk
+
+    began = time.monotonic()
+    with Stage(Path(folder).absolute() if folder else None, port) as stage:
+        try:
+            stage.start()
+            click.echo(f"A gateway sells forecasts at {stage.base}.")
+            Walk(stage, click.echo).run()
+        except StageError as error:
+            click.echo(f"{click.style('Error:', fg='red', bold=True)} {error}", err=True)
+            return FAILED
+        click.echo(f"\nThat took {time.monotonic() - began:.0f} s.")
+        if stay:
+            _say_where(stage.base, stage.control, stage.state)
+            stage.wait()
+    return OK
+
+
+def _say_where(base: str, control: str, state: Path) -> None:
+    click.echo(f"""
+It goes on until Ctrl-C. To look around:
+
+  curl -i {base}/weather
+  export FASTGATE_CONTROL={control} FASTGATE_STATE_DIR={state}
+  fastgate wallets show Acme
+  fastgate ledger entries Acme
+  fastgate report --by account,route
+""")
