@@ -8,7 +8,7 @@ cdef void down_accepted(core *c, conn *listener) noexcept nogil
 cdef void down_data(downstream *d, ssize_t n) noexcept nogil
 cdef void down_drained(downstream *d) noexcept nogil
 cdef void down_progress(downstream *d) noexcept nogil
-cdef int too_slow(core *c, uint64_t amount, uint64_t elapsed_ns) noexcept nogil
+cdef int too_slow(core *c, uint64_t amount, uint64_t since) noexcept nogil
 cdef void down_hup(downstream *d) noexcept nogil
 cdef void down_timeout(downstream *d) noexcept nogil
 

@@ -331,18 +331,19 @@ cdef int down_flush(downstream *d) noexcept nogil:
 cdef void down_progress(downstream *d) noexcept nogil:
     """A slow reader took some: it gets more time, unless it is slower than the minimum."""
     cdef core *c = d.io.owner
-    cdef uint64_t elapsed = c.now - d.blocked_ns
     if d.state != DOWN_BUSY and d.state != DOWN_TUNNEL:
         return
-    if d.blocked_ns != 0 and too_slow(c, d.blocked_bytes - d.io.out_bytes, elapsed):
+    if d.blocked_ns != 0 and too_slow(c, d.blocked_bytes - d.io.out_bytes, d.blocked_ns):
         c.sink.gone(d.ex)
     else:
         timer_set(c, &d.io, c.now + <uint64_t>c.ref.snap.write_ms * 1000000)
 
 
-cdef int too_slow(core *c, uint64_t amount, uint64_t elapsed_ns) noexcept nogil:
-    """Whether that many bytes in that time are below the minimum rate."""
-    return elapsed_ns > RATE_AFTER_NS and amount < elapsed_ns // 1000000 * c.ref.snap.min_rate // 1000
+cdef int too_slow(core *c, uint64_t amount, uint64_t since) noexcept nogil:
+    """Whether that many bytes since then are below the minimum rate."""
+    if c.now < since + RATE_AFTER_NS:    # `since` may be later than the round's clock
+        return 0
+    return amount < (c.now - since) // 1000000 * c.ref.snap.min_rate // 1000
 
 
 cdef void down_drained(downstream *d) noexcept nogil:

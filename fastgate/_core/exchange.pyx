@@ -186,7 +186,7 @@ cdef void exchange_body(exchange *e) noexcept nogil:
     """Request bytes came, or (tunnel) the client's end."""
     if e.flags & EX_TUNNEL:
         tunnel_up(e)
-    elif not e.flags & EX_PACED and too_slow(e.owner, e.bytes_in, e.owner.now - e.started_ns):
+    elif not e.flags & EX_PACED and too_slow(e.owner, e.bytes_in, e.started_ns):
         exchange_head_bad(e, REQUEST_TIMEOUT)
     elif e.flags & EX_AWAIT_BODY:
         collect_body(e)
