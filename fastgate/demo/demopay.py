@@ -8,7 +8,8 @@
     POST /refunds             give one back; once for a key
     GET  /events?since=…      what happened
 
-The card 4242 4242 4242 4242 pays; any other is declined. What happens is also told to the gateway
+The card 4242 4242 4242 4242 pays; any other is declined, 4000 0000 0000 9995 for want of funds
+when it is charged later. What happens is also told to the gateway
 by webhook, signed, as real providers do, and the gateway asks back before it believes it.
 """
 
@@ -27,7 +28,7 @@ from urllib.parse import urlsplit
 
 from fastgate.demo.webserver import Reply, Request, WebServer
 
-GOOD_CARD = "4242424242424242"
+GOOD_CARD, BAD_CARD, POOR_CARD = "4242424242424242", "4000000000000002", "4000000000009995"
 SIGNATURE = "Demo-Signature"
 TRIES = 5
 
@@ -68,10 +69,10 @@ class DemoPay:
     def close(self) -> None:
         self.server.close()
 
-    def forget_cards(self) -> None:
-        """Saved cards are declined from now on."""
+    def spoil(self, account: str, card: str = BAD_CARD) -> None:
+        """An account's saved card is another from now on: BAD_CARD, POOR_CARD."""
         with self._lock:
-            self._cards = dict.fromkeys(self._cards, "4000000000000002")
+            self._cards[account] = card
 
     # ---- requests -------------------------------------------------------------------------
 
@@ -154,7 +155,8 @@ class DemoPay:
         more = {name: str(wanted[name]) for name in ("purpose", "subject", "key")}
         made = self._payment(wanted, **more)
         if card != GOOD_CARD:
-            made.update(status="failed", code="card_declined")
+            code = "insufficient_funds" if card == POOR_CARD else "card_declined"
+            made.update(status="failed", code=code)
         self._charges[wanted["key"]] = made
         news = self._event(f"payment.{made['status']}", made["id"])
         return Reply(200, made), news

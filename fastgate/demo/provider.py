@@ -43,6 +43,11 @@ NAME = "demo"
 _EVENTS = {"succeeded": EventKind.PAYMENT_SUCCEEDED, "failed": EventKind.PAYMENT_FAILED}
 
 
+def decline_of(code: str) -> Decline:
+    """What would help after a decline."""
+    return Decline.LATER if code == "insufficient_funds" else Decline.NEW_METHOD
+
+
 class News(msgspec.Struct):
     """A webhook's body."""
 
@@ -142,7 +147,7 @@ class DemoProvider(PaymentProvider):
             provider=self.name,
             amount=amount,
             reference=made["id"],
-            decline=None if paid else Decline.NEW_METHOD,
+            decline=None if paid else decline_of(made["code"]),
             code="" if paid else made["code"],
             message="" if paid else "The card was declined.",
         )
@@ -213,7 +218,7 @@ class DemoProvider(PaymentProvider):
                 purpose=Purpose(paid["purpose"]),
                 subject=paid["subject"],
                 attempt=paid["key"],
-                decline=None if succeeded else Decline.NEW_METHOD,
+                decline=None if succeeded else decline_of(paid["code"]),
                 code=paid.get("code", ""),
                 message="" if succeeded else "The card was declined.",
             )
