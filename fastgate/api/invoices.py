@@ -61,7 +61,7 @@ async def invoice_page(ctx: Ctx, ident: FromPath[str]) -> Response[str]:
     account = await ctx.identity.parties.account(invoice.account)
     zone = (await desk.profiles.get(invoice.account)).zone
     page = render_html(invoice, desk.billing.seller, [account.name], zone)
-    return Response(page, media_type="text/html; charset=utf-8", headers=PAGE_HEADERS)
+    return Response(page, media_type="text/html", headers=PAGE_HEADERS)
 
 
 @post(

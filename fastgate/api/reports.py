@@ -73,7 +73,7 @@ async def usage_report(
     write_csv(rows, by, file)
     return Response(
         file.getvalue(),
-        media_type="text/csv; charset=utf-8",
+        media_type="text/csv",
         headers={"Content-Disposition": 'attachment; filename="usage.csv"'},
     )
 

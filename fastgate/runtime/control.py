@@ -142,6 +142,7 @@ class Control:
             self._spawn(self._records.run(), "the access log")
             if self._money is not None:
                 self._money.start()
+                self._records.sources.append(self._money.samples)
             self._spawn(self._serve_api(), "the control API")
             if self._public is not None:
                 pages = Pages(self, self._publisher, self._public)

@@ -22,7 +22,7 @@ import asyncio
 import contextlib
 import importlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from fastgate.billing.subscriptions import Subscriptions
     from fastgate.model.billing import Billing, Spending
     from fastgate.model.gateway import Gateway
+    from fastgate.observability.metrics import Sample
+    from fastgate.runtime.gauges import Gauges
     from fastgate.runtime.office import Office
     from fastgate.store.engine import Store
 
@@ -87,6 +89,7 @@ class MoneySide:
         self.cells = Accounts(segment, money)
         self._office: Office | None = None
         self._module: Any = None
+        self._gauges: Gauges | None = None
         self._served = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._stale = asyncio.Event()
@@ -140,6 +143,7 @@ class MoneySide:
             ("account rows", self._look),
             ("subscriptions in account rows", self._refresh),
             ("billing", self._keep_office),
+            ("gauges of money", self._gauge),
         ):
             self._tasks.append(asyncio.ensure_future(self._forever(what, work)))
 
@@ -151,6 +155,15 @@ class MoneySide:
             except Exception:
                 log.exception("%s ended by an error and begins again", what)
             await asyncio.sleep(AGAIN_S)
+
+    async def _gauge(self) -> None:
+        module = await asyncio.to_thread(importlib.import_module, "fastgate.runtime.gauges")
+        self._gauges = module.Gauges(self.money, self.pipeline, lambda: self.desk, now_utc)
+        await self._gauges.run()
+
+    def samples(self) -> Iterable[Sample]:
+        """What metrics show of money."""
+        return self._gauges.samples() if self._gauges is not None else ()
 
     async def _pipe(self) -> None:
         # Dead workers' holds come first: nobody asks for them again.

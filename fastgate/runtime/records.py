@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from fastgate._core.counters import counters_snapshot
@@ -12,7 +13,13 @@ from fastgate.api.ports import RouteUse
 from fastgate.errors import ConfigurationError
 from fastgate.model.gateway import Gateway
 from fastgate.observability.accesslog import AccessLog, Destination
-from fastgate.observability.metrics import OTHER, Metrics, outcome_labels, own_processes
+from fastgate.observability.metrics import (
+    OTHER,
+    Metrics,
+    Sample,
+    outcome_labels,
+    own_processes,
+)
 from fastgate.runtime.publisher import Publisher
 
 log = logging.getLogger("fastgate.control")
@@ -30,6 +37,8 @@ class Records:
         self._recent: RecentRequests | None = None
         self._metrics: Metrics | None = None
         self._names: dict[int, str] = {}
+        self.sources: list[Callable[[], Iterable[Sample]]] = []
+        """Who else has something to show in the exposition."""
         publisher.checks.append(check_destination)
         publisher.on_served.append(self._on_served)
 
@@ -52,7 +61,8 @@ class Records:
         """The Prometheus exposition."""
         if self._metrics is None:
             self._metrics = Metrics(self._segment, access_log=self._access_log)
-        return self._metrics.render(self._names, processes=own_processes())
+        more = [sample for source in self.sources for sample in source()]
+        return self._metrics.render(self._names, processes=own_processes(), more=more)
 
     def usage(self) -> list[RouteUse]:
         """What each route has served, by name; rows without a name together as "other"."""

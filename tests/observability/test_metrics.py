@@ -18,6 +18,7 @@ from fastgate.errors import REASONS
 from fastgate.observability import metrics as module
 from fastgate.observability.accesslog import AccessLog
 from fastgate.observability.metrics import FAMILIES, Metrics, escape, process_memory
+from fastgate.runtime.gauges import MONEY_FAMILIES
 
 ROWS = 6
 NAMES = {0: "orders", 1: "users", 2: "static"}
@@ -307,4 +308,15 @@ def test_the_processes_are_this_one_and_its_parent() -> None:
 def test_the_documentation_names_every_metric() -> None:
     page = Path(__file__).parents[2] / "docs" / "observability.md"
     rows = re.findall(r"^\| `(fastgate_\w+)` \| (\w+) \|", page.read_text(), re.M)
-    assert rows == [(family.name, family.type) for family in FAMILIES]
+    families = [*FAMILIES, *MONEY_FAMILIES]
+    assert rows == [(family.name, family.type) for family in families]
+
+
+def test_samples_of_others_stand_after_ours_by_family() -> None:
+    mine = module.Family("fastgate_mine", "gauge", "Mine.")
+    samples = [module.Sample(mine, f'of="{n}"', n) for n in range(2)]
+    with_more = Metrics(segment()).render({}, more=samples).decode()
+    assert with_more.endswith(
+        "# HELP fastgate_mine Mine.\n# TYPE fastgate_mine gauge\n"
+        'fastgate_mine{of="0"} 0\nfastgate_mine{of="1"} 1\n'
+    )

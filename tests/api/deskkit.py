@@ -1,0 +1,124 @@
+"""The money side of a gateway for tests of the API: real cells, ledger, store and billing, without
+processes. The payment provider is the manual one."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fastgate._core.money import Money
+from fastgate._core.shm import Segment
+from fastgate._core.wallet import Accounts
+from fastgate.billing.ledger import Ledger
+from fastgate.billing.names import Names
+from fastgate.billing.pipeline import Pipeline
+from fastgate.billing.sources import MoneySources, Sources
+from fastgate.billing.spool import Spool
+from fastgate.billing.subscriptions import Subscriptions
+from fastgate.billing.wallets import Wallets
+from fastgate.runtime.caps import Caps
+from fastgate.runtime.foundation import Foundation
+from fastgate.runtime.office import Office, providers_of
+from fastgate.runtime.persist import StateDirectory
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Desked:
+    """A composition of the money side on a world of the API's tests."""
+
+    def __init__(self, world: Any, state: Path) -> None:
+        self.world = world
+        self.segment = Segment.create(
+            1, limiter_cells=64, quota_cells=64, targets=8, route_rows=4, accounts=64
+        )
+        self.money = Money.create(None, 1, holds=64, ring=64)
+        self.money.bind(self.segment)
+        self.money.begin(0)
+        store = world.store
+        ledger = Ledger(store, now)
+        self.wallets = Wallets(Accounts(self.segment, self.money), ledger, now)
+        directory = world.identity.directory
+        names = Names(
+            consumers=lambda: directory.parties,
+            credentials=lambda: (key.id for key in directory.keys.values()),
+            routes=lambda: {"read": 0},
+            services=lambda: {"orders": 0},
+            plans=lambda: {"free": 0, "gold": 1},
+        )
+        self.pipeline = Pipeline(self.money, self.wallets, names, Spool(state / "usage.spool"))
+        self.changed: list[str] = []
+        self.capped: list[tuple[str, str]] = []
+        caps = Caps(
+            self.segment,
+            store,
+            StateDirectory(state),
+            now,
+            lambda kind, subject: self.capped.append((kind, subject)),
+        )
+        base = Foundation(
+            money=self.money,
+            store=store,
+            ledger=ledger,
+            wallets=self.wallets,
+            pipeline=self.pipeline,
+            clock=now,
+            gateway=lambda: world.control.gateway,
+            open_account=self._open,
+            entries_changed=self._entries_changed,
+            caps=caps,
+        )
+        billing = world.control.gateway.billing
+        self.office = Office(base, billing, providers_of(base, billing))
+
+    async def _open(self, account: str) -> None:
+        await self.wallets.ensure(account)
+
+    async def _entries_changed(self, subscriptions: Subscriptions, account: str) -> None:
+        self.changed.append(account)
+
+    def use(self, account: str, micros: int) -> None:
+        """A request of the account's that cost so much."""
+        slot = self.wallets.slot(account)
+        assert slot is not None
+        hold = self.money.hold(0, slot, micros, route=0)
+        assert hold is not None
+        hold.capture(micros, now_ns=int(now().timestamp()) * 1_000_000_000)
+
+    async def settle(self) -> None:
+        """Everything used is in the ledger."""
+        while await self.pipeline.step():
+            pass
+
+
+@asynccontextmanager
+async def desked(world: Any, state: Path) -> AsyncIterator[Desked]:
+    """The world with money, as its control process would have it."""
+    made = Desked(world, state)
+    await made.pipeline.begin()
+    await made.pipeline.step()
+    desk = made.office.desk
+    control = world.control
+    control.desk = desk
+    control.evidence = lambda: Sources(
+        world.identity.directory,
+        lambda: control.gateway,
+        control.limits_of,
+        MoneySources(
+            wallets=desk.wallets,
+            subscriptions=desk.subscriptions,
+            invoices=desk.invoices,
+            providers=desk.providers,
+            account=world.identity.parties.account,
+            spending=desk.spending.facts,
+            clock=now,
+        ),
+    )
+    yield made
+    await made.pipeline.close()
+    await made.office.chain.close()
