@@ -81,7 +81,9 @@ class BurnRate:
         rate = self.per_hour()
         if not rate:
             return None
-        return timedelta(microseconds=max(balance, 0) * HOUR_US // rate)
+        micros = max(balance, 0) * HOUR_US // rate
+        # Longer than a timedelta can say is for ever.
+        return timedelta(microseconds=micros) if micros < 86_400_000_000 * 10**9 else None
 
 
 def in_words(left: timedelta) -> str:

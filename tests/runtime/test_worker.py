@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from gatewaykit import eventually
 
 from fastgate._core.credentials import CredentialIndex
 from fastgate._core.shm import Segment
@@ -248,7 +249,7 @@ def test_one_that_replaces_a_dead_one_serves_without_control() -> None:
     try:
         assert worker.note("install")["generation"] == 9
         assert worker.note("listen")["port"] == worker.sock.getsockname()[1]
-        assert worker.row.generation == 9
+        eventually(lambda: worker.row.generation == 9, "the generation in its row")
     finally:
         worker.end()
 
