@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 BUILD ?= release
 CORE := $(wildcard fastgate/_core/*.pyx fastgate/_core/*.pxd)
 
-.PHONY: run test quick lint bench compare debug asan tsan coverage fuzz docs clean setup setup-test help
+.PHONY: run test quick lint bench compare debug asan tsan coverage kills fuzz docs clean setup setup-test help
 
 help: ## what there is to make
 	@awk -F':.*## ' '/^[a-z -]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ compare: $(VENV)/.bench ## FastGate beside nginx, HAProxy, Envoy and the bare re
 
 debug asan tsan coverage: $(VENV)/.test ## the core's tests on a checked build
 	tools/checked-build $@
+
+kills: $(VENV)/.test ## 500 kills of workers, control and the whole tree under paid traffic
+	FASTGATE_KILLS=500 $(BIN)/python -m pytest tests/integration/test_money_kills.py -v -s
 
 fuzz: $(VENV)/.test ## the parser under fire, for ten minutes
 	$(BIN)/python tests/fuzz/fuzz_http1.py --seconds 600

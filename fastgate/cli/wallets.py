@@ -89,8 +89,11 @@ def _booked(data: dict[str, Any], as_json: bool) -> int:
 
 def _post(client: Client, account: str, what: str, body: Any, key: str | None) -> dict[str, Any]:
     path = f"{path_of(account)}/{what}"
-    answer: dict[str, Any] = client.call("POST", path, body, headers=headers(key)).data
-    return answer
+    answer = client.call("POST", path, body, headers=headers(key))
+    data: dict[str, Any] = answer.data
+    if answer.headers.get("idempotency-replayed") == "true":
+        data["fresh"] = False
+    return data
 
 
 @wallets.command(short_help="Put money into a wallet.")

@@ -44,7 +44,7 @@ from fastgate.identity import Identity
 from fastgate.model import codec
 from fastgate.model.gateway import Gateway
 from fastgate.runtime import view
-from fastgate.runtime.launch import Launch
+from fastgate.runtime.launch import Launch, costs_money
 from fastgate.runtime.links import Links
 from fastgate.runtime.messages import (
     Alive,
@@ -123,6 +123,8 @@ class Control:
             addresses={listener.key: address for listener, _, address in start.listeners},
             public=self._public,
         )
+        if money is None:
+            self._publisher.checks.append(check_free)
         self._records = Records(segment, self._publisher)
         self._publisher.on_served.append(self._on_served)
 
@@ -450,6 +452,17 @@ class Control:
 
     async def drain(self) -> None:
         self._uplink.send(DrainWanted())
+
+
+def check_free(gateway: Gateway) -> None:
+    """Raise ConfigurationError for prices at a gateway that was started without any: there is no
+    place where its workers could hold money, and nothing may be served for nothing."""
+    if costs_money(gateway):
+        raise ConfigurationError(
+            "the gateway was started with nothing that costs money, and cannot begin to charge",
+            path="billing",
+            hint="Start it again with this configuration; after that, prices change by reloads.",
+        )
 
 
 def control_main(

@@ -9,6 +9,7 @@ from typing import Any
 from fastgate.configfile import Loaded, load
 from fastgate.errors import ConfigurationError
 from fastgate.model import codec
+from fastgate.model.billing import Billing
 from fastgate.model.gateway import Gateway
 
 
@@ -48,3 +49,12 @@ class Launch:
             return [here]
         beside = str(self.config.resolve().parent)
         return [beside] if beside == here else [beside, here]
+
+
+def costs_money(gateway: Gateway) -> bool:
+    """Whether a configuration has prices, or says anything about billing."""
+    return (
+        gateway.billing != Billing()
+        or any(route.price is not None for route in gateway.routes)
+        or any(plan.price is not None for plan in gateway.plans)
+    )

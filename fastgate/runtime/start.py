@@ -17,10 +17,9 @@ from pathlib import Path
 
 from fastgate._core.money import Money
 from fastgate._core.shm import Segment
-from fastgate.model.billing import Billing
 from fastgate.model.gateway import Gateway
 from fastgate.runtime.control import control_main
-from fastgate.runtime.launch import Launch
+from fastgate.runtime.launch import Launch, costs_money
 from fastgate.runtime.messages import Ready
 from fastgate.runtime.notify import Notifier, inherited_sockets
 from fastgate.runtime.persist import StateDirectory
@@ -93,15 +92,6 @@ def make_segment(gateway: Gateway, workers: int) -> Segment:
         targets=memory.targets,
         route_rows=memory.route_rows + 1,  # and one for all the others
         log_records=power_of_two(memory.log_records),
-    )
-
-
-def costs_money(gateway: Gateway) -> bool:
-    """Whether a configuration has prices, or says anything about billing."""
-    return (
-        gateway.billing != Billing()
-        or any(route.price is not None for route in gateway.routes)
-        or any(plan.price is not None for plan in gateway.plans)
     )
 
 

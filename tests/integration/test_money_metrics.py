@@ -41,3 +41,17 @@ def test_there_is_none_of_it_where_nothing_costs_money(
     assert fetch(running.address(), "/").status == 200
     assert not [name for name in samples(running) if "usage" in name or "wallet" in name]
     assert not (running.state / "money.map").exists()
+
+
+def test_prices_cannot_begin_without_a_restart(gateway: StartGateway, upstream: Upstream) -> None:
+    running = gateway(proxying(upstream), workers=1)
+    generation = running.generation
+    running.reload(paid_config(upstream))
+    eventually(lambda: running.said("cannot begin to charge"), "the reload is refused")
+    assert running.generation == generation
+    assert fetch(running.address(), "/").status == 200
+    state = running.state
+    running.stop()
+    again = gateway(paid_config(upstream), workers=1, state=state)
+    acme = customer(again, "acme", PRICE)
+    assert call(again, acme).status == 200

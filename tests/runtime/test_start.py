@@ -13,9 +13,8 @@ from fastgate.configfile import load
 from fastgate.errors import ConfigurationError
 from fastgate.model import codec
 from fastgate.model.gateway import Gateway
-from fastgate.runtime.launch import Launch
+from fastgate.runtime.launch import Launch, costs_money
 from fastgate.runtime.start import (
-    costs_money,
     make_segment,
     open_money,
     power_of_two,
