@@ -156,6 +156,9 @@ class Control:
 
     async def _begin(self) -> bool:
         """Publish the first configuration. False when there is none to serve."""
+        # Before anything is waited for: what the supervisor says of workers meanwhile is newer.
+        for index, pid, sock in self._start.workers:
+            self._links.add(index, pid, sock, generation=0, binds=set())
         if not self._start.starts:
             self._quotas.restore()
         try:
@@ -164,8 +167,6 @@ class Control:
                 await self._begin_money(self._map, gateway)
             self._identity.load_cache()
             self._publisher.use_generations_above(newest)
-            for index, pid, sock in self._start.workers:
-                self._links.add(index, pid, sock, generation=0, binds=set())
             self._on_index(self._identity.index)
             await self._publisher.apply(gateway, file_digest=file_digest, patience=FIRST_PATIENCE_S)
         except FastGateError as error:

@@ -10,11 +10,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gatewaykit import Answer, Client, Gateway, Upstream, eventually, fetch, proxying
+from gatewaykit import (
+    PATIENCE,
+    Answer,
+    Client,
+    Gateway,
+    Upstream,
+    eventually,
+    fetch,
+    proxying,
+)
 
 PRICE = 10_000  # micro-units: 0.01 USD
 MICROS = 1_000_000
-START_TRIES = 100
 
 
 def paid_config(upstream: Upstream, **more: Any) -> dict[str, Any]:
@@ -94,7 +102,7 @@ def audit(gateway: Gateway) -> dict[str, Any]:
     return {check["name"]: check["numbers"] for check in report["checks"]}
 
 
-def settled(gateway: Gateway) -> None:
+def settled(gateway: Gateway, patience: float = PATIENCE) -> None:
     """Wait until nothing is on its way from shared memory to the ledger."""
 
     def done() -> bool:
@@ -103,7 +111,7 @@ def settled(gateway: Gateway) -> None:
             found["waiting"] or found["spooled"] or found["open_holds"]
         )
 
-    eventually(done, "all usage is in the ledger")
+    eventually(done, "all usage is in the ledger", patience)
 
 
 def charged_requests(state: Path) -> dict[str, list[int]]:

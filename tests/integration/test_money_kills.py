@@ -34,6 +34,7 @@ from paidkit import (
 
 KILLS = int(os.environ.get("FASTGATE_KILLS", "60"))
 CLIENTS = 6
+CATCH_UP_S = 300.0  # a control that was killed again and again has much to take over
 PLENTY = 10_000_000 * PRICE
 
 
@@ -90,7 +91,7 @@ class Killing:
         return eventually(address, "an address")
 
     def check(self) -> None:
-        settled(self.gateway)
+        settled(self.gateway, CATCH_UP_S)
         audit(self.gateway)
         charged = charged_requests(self.state)
         doubled = {request: found for request, found in charged.items() if len(found) > 1}
@@ -146,3 +147,20 @@ def test_a_request_under_way_is_not_charged_when_its_worker_dies(
         sock.close()
     settled(running)
     assert audit(running)["charges"]["charged"] == 0
+
+
+def test_a_worker_that_dies_while_control_comes_up_is_not_waited_for(
+    gateway: StartGateway, upstream: Upstream
+) -> None:
+    running = gateway(paid_config(upstream), workers=2)
+    customer(running, "acme", PRICE)
+    for round_ in range(1, 4):
+        running.kill("fg-control")  # its successor has just been forked
+        running.kill("fg-worker-0")
+        running.kill("fg-worker-0")
+        eventually(
+            lambda round_=round_: running.log_text().count("control is back") == round_,
+            "control is back",
+            patience=15,
+        )
+    audit(running)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fastgate._core.shm import Segment
-from fastgate._core.snapshot import Period
+from fastgate._core.snapshot import Period, stable_hash
 from fastgate._core.wallet import ANY, Accounts
 from fastgate.runtime.persist import StateDirectory
 from fastgate.runtime.rows import SUBSCRIPTIONS, Claim, Row, Rows
@@ -22,7 +22,7 @@ class World:
         self.cells = Accounts(segment)
         self.slots = {"acc_a": 0, "acc_b": 1}
         for account, slot in self.slots.items():
-            self.cells.put(slot, hash(account) | 1)
+            self.cells.put(slot, stable_hash(account))
         self.book = SlotBook(services={"maps": 3}, plans={"gold": 1, "free": 0})
         self.rows = Rows(self.cells, lambda: self.slots, lambda: self.book, StateDirectory(state))
 
