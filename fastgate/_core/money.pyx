@@ -86,7 +86,8 @@ class OpenHold(NamedTuple):
 
 
 class AreaState(NamedTuple):
-    """Numbers of a worker's area, since the map was made. Waiting in the ring: `published - committed`."""
+    """Numbers of a worker's area, since the map was made. Waiting in the ring: `published - committed`;
+    parked now: see `open_holds`."""
 
     published: int
     committed: int

@@ -89,10 +89,11 @@ async def pipeline(ctx: Ctx) -> PipelineView:
     """How far usage has got: what waits in shared memory and in the spool."""
     desk = desk_of(ctx)
     counts, source = desk.pipeline.counts, desk.money
-    waiting = 0
-    for worker in range(source.workers):
-        state = source.state(worker)
-        waiting += state.published - state.committed + state.parked
+    states = [source.state(worker) for worker in range(source.workers)]
+    holds = source.open_holds()
+    # `AreaState.parked` counts all that ever were: those of now are in the hold tables.
+    waiting = sum(state.published - state.committed for state in states)
+    waiting += sum(1 for hold in holds if hold.state == "parked")
     return PipelineView(
         problem=desk.pipeline.problem,
         spooled=desk.pipeline.spool.records,
@@ -101,7 +102,7 @@ async def pipeline(ctx: Ctx) -> PipelineView:
         duplicates=counts.duplicates,
         recovered=counts.recovered,
         waiting=waiting,
-        open_holds=sum(1 for hold in source.open_holds() if hold.taken),
+        open_holds=sum(1 for hold in holds if hold.taken),
         damaged=source.damaged,
     )
 

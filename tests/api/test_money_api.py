@@ -167,6 +167,20 @@ async def test_usage_is_charged_refunded_and_corrected(
     assert resolved == {"items": []}
 
 
+async def test_what_was_parked_waits_until_it_is_in_the_ledger(
+    api: Client, acme: str, desk: Desked
+) -> None:
+    ring, more = desk.money.ring, 5
+    for _ in range(ring + more):  # the last ones find no room in the ring
+        desk.use(acme, 100)
+    assert desk.money.state(0).parked == more
+    pipeline = await read(api, "/v1/ledger/pipeline")
+    assert (pipeline["waiting"], pipeline["open_holds"]) == (ring + more, 0)
+    await desk.settle()
+    pipeline = await read(api, "/v1/ledger/pipeline")
+    assert (pipeline["waiting"], pipeline["records"]) == (0, ring + more)
+
+
 async def test_reports_as_json_and_csv(api: Client, acme: str, desk: Desked) -> None:
     desk.use(acme, 2 * CENT)
     desk.use(acme, 3 * CENT)

@@ -105,13 +105,18 @@ def audit(gateway: Gateway) -> dict[str, Any]:
 def settled(gateway: Gateway, patience: float = PATIENCE) -> None:
     """Wait until nothing is on its way from shared memory to the ledger."""
 
+    found: dict[str, Any] = {}
+
     def done() -> bool:
-        found = made(gateway.api("/v1/ledger/pipeline"))
+        found.update(made(gateway.api("/v1/ledger/pipeline")))
         return found["problem"] is None and not (
             found["waiting"] or found["spooled"] or found["open_holds"]
         )
 
-    eventually(done, "all usage is in the ledger", patience)
+    try:
+        eventually(done, "all usage is in the ledger", patience)
+    except AssertionError as error:
+        raise AssertionError(f"{error}: {found}") from None
 
 
 def charged_requests(state: Path) -> dict[str, list[int]]:
