@@ -59,9 +59,9 @@ class Setup:
 
 
 @contextlib.asynccontextmanager
-async def serving(store: Store, timeout: float) -> AsyncIterator[Setup]:
+async def serving(store: Store, patience: float) -> AsyncIterator[Setup]:
     async with StripeKit(int(NOW.timestamp())).serving() as kit:
-        made = Setup(kit, store, timeout)
+        made = Setup(kit, store, patience)
         yield made
         await made.provider.close()
 
