@@ -17,7 +17,7 @@ from benchmarks.compare.scenarios import table
 
 PROJECT = Path(__file__).resolve().parent.parent
 MARKED = re.compile(r"(<!-- benchmarks -->\n).*?(<!-- /benchmarks -->)", re.DOTALL)
-SHOWN = ("saturation", "half-load", "reload-10000", "idle")
+SHOWN = ("saturation", "half-load", "paid", "reload-10000", "idle")
 NOTHING = "No results are in this tree yet; `make compare` makes them."
 
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import fnmatch
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.compare import plot, report, schema
 from benchmarks.compare.generator import LoadFailed
 from benchmarks.compare.machine import facts, place
+from benchmarks.compare.paid import run_paid
 from benchmarks.compare.scenarios import SUBJECTS, Scenario, table
 from benchmarks.compare.session import Options, Session, say
 from benchmarks.compare.special import run_idle, run_reload
@@ -112,8 +116,12 @@ def crosscheck(session: Session, scenario: Scenario) -> dict[str, float]:
     return rates
 
 
-def run(given: argparse.Namespace) -> schema.Report:
-    """The whole session. Raises NoCompiler, subprocess.CalledProcessError."""
+def run(given: argparse.Namespace, save: Callable[[schema.Report], None]) -> schema.Report:
+    """The whole session; `save` gets what there is after every round.
+
+    Interrupted, it gives what was measured so far, not `complete`. Raises NoCompiler,
+    subprocess.CalledProcessError.
+    """
     options = options_of(given)
     scenarios = chosen(table(), given.only, options.quick)
     subjects = None
@@ -123,26 +131,16 @@ def run(given: argparse.Namespace) -> schema.Report:
         tool(name)
     machine = facts()
     started, clock = datetime.now(UTC), time.monotonic()
-    with Session(options, subjects) as session:
-        for scenario in scenarios:
-            try:
-                if scenario.mode == "reload":
-                    run_reload(session, scenario)
-                elif scenario.mode == "idle":
-                    run_idle(session, scenario)
-                else:
-                    session.run(scenario)
-            except KeyboardInterrupt:
-                say("interrupted: what was measured so far is written")
-                break
-        rates = {}
-        if not options.quick and any(s.name == "saturation" for s in scenarios):
-            rates = crosscheck(session, scenarios[0])
+
+    def so_far(
+        session: Session, rates: dict[str, float] | None = None, *, complete: bool = False
+    ) -> schema.Report:
         placement = place(session.cores, 1)
         assert placement
         return schema.Report(
             started=started.strftime("%Y-%m-%dT%H:%M:%SZ"),
             seconds=round(time.monotonic() - clock, 1),
+            complete=complete,
             options=dataclasses.asdict(options),
             machine=machine,
             placement=placement.describe(),
@@ -157,17 +155,47 @@ def run(given: argparse.Namespace) -> schema.Report:
             ],
             points=session.points,
             skipped=session.skipped,
-            crosscheck=rates,
+            crosscheck=rates or {},
             verdict=judge(session.points),
         )
+
+    with Session(options, subjects, lambda session: save(so_far(session))) as session:
+        try:
+            for scenario in scenarios:
+                RUNNERS.get(scenario.mode, Session.run)(session, scenario)
+            rates = {}
+            if not options.quick and any(s.name == "saturation" for s in scenarios):
+                rates = crosscheck(session, scenarios[0])
+        except KeyboardInterrupt:
+            say("interrupted: what was measured so far is kept")
+            return so_far(session)
+        return so_far(session, rates, complete=True)
+
+
+RUNNERS: dict[str, Callable[[Session, Scenario], None]] = {
+    "reload": run_reload,
+    "idle": run_idle,
+    "paid": run_paid,
+}
+
+
+def save_tables(result: schema.Report, folder: Path) -> None:
+    """`compare.json` and `compare.md`, each whole at any moment."""
+    folder.mkdir(parents=True, exist_ok=True)
+    titles = {s.name: s.title for s in table()}
+    texts = {
+        "compare.json": schema.write(result),
+        "compare.md": report.markdown(result, titles).encode(),
+    }
+    for name, text in texts.items():
+        beside = folder / f"{name}.new"
+        beside.write_bytes(text)
+        beside.replace(folder / name)
 
 
 def write(result: schema.Report, folder: Path) -> None:
     """The three files of a result."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "compare.json").write_bytes(schema.write(result))
-    titles = {s.name: s.title for s in table()}
-    (folder / "compare.md").write_text(report.markdown(result, titles))
+    save_tables(result, folder)
     try:
         plot.draw(result, folder / "compare.png")
     except ImportError:
@@ -188,8 +216,27 @@ def listing() -> str:
     return "\n".join(lines)
 
 
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM ends a run as Ctrl-C does, and neither disturbs the ending once it has begun."""
+
+    def interrupt(*_: object) -> None:
+        for number in before:
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def main(argv: list[str] | None = None) -> int:
-    """The command."""
+    """The command. Exits with 130 when it was interrupted; what was measured is written."""
     given = arguments(argv)
     if given.list:
         print(listing())
@@ -198,14 +245,15 @@ def main(argv: list[str] | None = None) -> int:
         if given.render:
             result = schema.read((given.output / "compare.json").read_bytes())
         else:
-            result = run(given)
+            with interruptible():
+                result = run(given, lambda report: save_tables(report, given.output))
     except (NoCompiler, OSError, ValueError) as e:
         print(f"benchmarks.compare: {e}", file=sys.stderr)
         return 1
     write(result, given.output)
     print("\n".join(report.verdict_table(result)))
     say(f"written: {given.output}/compare.json, compare.md, compare.png")
-    return 0
+    return 0 if result.complete else 130
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ page shared with another tree counts in part, so memory is measured with nothing
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import resource
 import signal
@@ -18,6 +19,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
 TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
 
@@ -140,6 +143,11 @@ def stolen_ns(cores: Iterable[int]) -> int:
     return stolen * TICK_NS
 
 
+def _end_with_parent() -> None:
+    """In a child: SIGTERM when whoever started it dies, however that happens."""
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 class Tree:
     """A started program with all its children. A context manager: leaving ends them all."""
 
@@ -171,6 +179,7 @@ class Tree:
                 stderr=err,
                 env={**os.environ, **(environment or {})},
                 start_new_session=True,
+                preexec_fn=_end_with_parent,
             )
 
     @property

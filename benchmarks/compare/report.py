@@ -41,11 +41,22 @@ IDLE_COLUMNS = (
     ("loaded_pss_mib", "after load MiB", "{:.1f}"),
     ("connection_bytes", "bytes per idle connection", "{:,.0f}"),
 )
+PAID_COLUMNS = (
+    ("rps", "requests/s", "{:,.0f}"),
+    ("worker_cpu_us", "CPU µs, worker", "{:.2f}"),
+    ("control_cpu_us", "control", "{:.2f}"),
+    ("cpu_us", "both", "{:.2f}"),
+    ("p50_us", "p50 µs", "{:,.0f}"),
+    ("p99_us", "p99 µs", "{:,.0f}"),
+    ("charged", "charged", "{:,.0f}"),
+    ("settled_s", "in the ledger after s", "{:.1f}"),
+)
 COLUMNS = {
     "closed": LOAD_COLUMNS,
     "open": OPEN_COLUMNS,
     "reload": RELOAD_COLUMNS,
     "idle": IDLE_COLUMNS,
+    "paid": PAID_COLUMNS,
 }
 
 
@@ -69,9 +80,13 @@ def section(title: str, points: Sequence[Point]) -> list[str]:
     columns = COLUMNS[points[0].mode]
     lines = [f"## {title}", ""]
     lines += table(
-        ["", *(name for _, name, _ in columns)],
+        ["", *(name for _, name, _ in columns), "rounds"],
         [
-            [p.subject, *(cell(p.metrics.get(metric), form) for metric, _, form in columns)]
+            [
+                p.subject,
+                *(cell(p.metrics.get(metric), form) for metric, _, form in columns),
+                str(max((spread.rounds for spread in p.metrics.values()), default=0)),
+            ]
             for p in points
         ],
     )
@@ -108,7 +123,8 @@ def markdown(report: Report, titles: dict[str, str]) -> str:
     lines = [
         "# FastGate beside other proxies",
         "",
-        f"Made by `python -m benchmarks.compare` on {report.started}, in {report.seconds:.0f} s. "
+        f"Made by `python -m benchmarks.compare` on {report.started}, in {report.seconds:.0f} s"
+        f"{'' if report.complete else '; **not complete**: the run was ended early'}. "
         "Figures are medians over the rounds, with the least and the greatest in parentheses. How "
         "it is measured, and what it does not show: [docs/benchmarks.md]"
         "(../../docs/benchmarks.md).",

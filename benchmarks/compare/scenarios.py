@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from benchmarks.compare.gateway import FastGate
+from benchmarks.compare.keyed import Keyed
 from benchmarks.compare.peers import Direct, Envoy, HAProxy, Nginx, Relay
 from benchmarks.compare.subjects import Subject
 
 MANY_ROUTES = 100_000
+LIMITED, PAID = "fastgate-limited", "fastgate-paid"
 ONE_ROUTE, ALL_ROUTES = "fastgate-1-route", f"fastgate-{MANY_ROUTES}-routes"
 
 SUBJECTS: dict[str, Subject] = {
@@ -27,6 +29,8 @@ SUBJECTS: dict[str, Subject] = {
         Direct(),
         FastGate(routes=1),
         FastGate(routes=MANY_ROUTES),
+        Keyed(paid=False),
+        Keyed(paid=True),
     )
 }
 
@@ -44,14 +48,14 @@ SETS_THE_RATE = ("fastgate", "fastgate-policies", "nginx", "nginx-policies", "ha
 class Scenario:
     """One kind of load.
 
-    `closed` finds the saturation; `open` sends half of it at a constant rate. `reload`, `idle`
-    have functions of their own in special.py.
+    `closed` finds the saturation; `open` sends half of it at a constant rate. `reload` and `idle`
+    have functions of their own in special.py, `paid` in paid.py.
     """
 
     name: str
     title: str
     subjects: tuple[str, ...]
-    mode: Literal["closed", "open", "reload", "idle"] = "closed"
+    mode: Literal["closed", "open", "reload", "idle", "paid"] = "closed"
     connections: int = 64
     body: int = 100
     workers: int = 1
@@ -75,6 +79,10 @@ def table() -> list[Scenario]:
         ),
         Scenario(
             "flood-429", "64 connections over the limit", POLICIES, setup=FLOOD_LIMIT, expect=429
+        ),
+        Scenario(
+            "paid", "a keyed route with a rate limit, and the same route paid", (LIMITED, PAID),
+            "paid",
         ),
         Scenario("connections-1", "1 connection, 100 B", PROXIES, connections=1, quick=False),
         Scenario(

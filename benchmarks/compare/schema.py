@@ -21,6 +21,12 @@ METRICS: dict[str, tuple[str, str]] = {
     "cpu_user_us": ("µs", "the user share of cpu_us (split by the kernel's tick sampling)"),
     "cpu_system_us": ("µs", "the system share of cpu_us"),
     "worker_cpu_us": ("µs", "CPU time per response of the worker processes alone"),
+    "control_cpu_us": (
+        "µs",
+        "paid: CPU time per response of all other processes, until the ledger has all usage",
+    ),
+    "charged": ("", "paid: requests that the ledger has charged; as many as were answered"),
+    "settled_s": ("s", "paid: from the end of the load until the ledger had all usage"),
     "p50_us": ("µs", "median latency; open loop: from when the request was due"),
     "p99_us": ("µs", "99th percentile"),
     "p999_us": ("µs", "99.9th percentile"),
@@ -58,6 +64,10 @@ class Spread(msgspec.Struct, frozen=True):
     low: float  # the least of the rounds
     high: float  # the greatest
     values: list[float]  # one a round, in order
+    rounds: int = 0  # how many those are
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "rounds", len(self.values))
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
@@ -76,7 +86,7 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     workers: int
     connections: int
     body: int  # bytes of the response's body
-    mode: str  # closed | open | reload | idle
+    mode: str  # closed | open | reload | idle | paid
     metrics: dict[str, Spread]
     statuses: dict[str, int]  # responses by status, all rounds, warm-up included
     errors: dict[str, int]  # connect_errors, resets, timeouts, protocol_errors, unanswered
@@ -132,6 +142,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     version: int = VERSION
     started: str  # RFC 3339, UTC
     seconds: float
+    complete: bool = True  # False: written while it ran, or interrupted; see the figures' `rounds`
     options: dict[str, str | int | float | bool]
     machine: Machine
     placement: dict[str, str]

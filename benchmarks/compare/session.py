@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from benchmarks.compare.processes import (
 from benchmarks.compare.scenarios import SETS_THE_RATE, SUBJECTS, Scenario
 from benchmarks.compare.schema import Point, Skipped, Spread, figure
 from benchmarks.compare.subjects import (
-    KEY_HEADER,
+    KEY,
     NotServing,
     Setup,
     Subject,
@@ -100,8 +100,15 @@ def say(text: str) -> None:
 class Session:
     """One run. A context manager: leaving ends what it started and removes its folder."""
 
-    def __init__(self, options: Options, subjects: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        options: Options,
+        subjects: Sequence[str] | None = None,
+        on_points: Callable[[Session], None] = lambda _: None,
+    ) -> None:
+        """subjects: only these. on_points: called after every round, when `points` are newer."""
         self.options = options
+        self._on_points = on_points
         self.cores = available_cores()
         self.points: list[Point] = []
         self.skipped: list[Skipped] = []
@@ -128,6 +135,14 @@ class Session:
         say(f"  - {subject}: {reason.splitlines()[0] if reason else 'failed'}")
         if not any(s.scenario == scenario and s.subject == subject for s in self.skipped):
             self.skipped.append(Skipped(scenario=scenario, subject=subject, reason=reason))
+
+    def keep(self, scenario: Scenario, collected: Mapping[str, Collected]) -> None:
+        """Makes `points` say what the rounds of a scenario have given so far, and tells of it."""
+        self.points = [p for p in self.points if p.scenario != scenario.name]
+        self.points += [
+            kept.point(scenario, name) for name, kept in collected.items() if kept.metrics
+        ]
+        self._on_points(self)
 
     def available(self, scenario: Scenario) -> list[Subject]:
         """The scenario's subjects that are wanted and installed."""
@@ -188,7 +203,12 @@ class Session:
     # ---- measuring -------------------------------------------------------------------------
 
     def plan(
-        self, scenario: Scenario, port: int, placement: Placement, rate: float = 0
+        self,
+        scenario: Scenario,
+        port: int,
+        placement: Placement,
+        rate: float = 0,
+        key: str = KEY,
     ) -> generator.Plan:
         """The load of a scenario."""
         requests = None
@@ -204,7 +224,7 @@ class Session:
             warmup=self.options.warmup,
             rate=rate,
             path=f"/bytes/{scenario.body}",
-            headers=(KEY_HEADER,) if scenario.key else (),
+            headers=(f"X-Api-Key: {key}",) if scenario.key else (),
             requests=requests,
             spin=bool(rate) and placement.load_is_alone,
         )
@@ -317,11 +337,9 @@ class Session:
                         f"{metrics['rps']:9.0f}/s  {metrics.get('cpu_us', 0):6.2f} µs CPU  "
                         f"p50 {metrics['p50_us']:.0f}  p99 {metrics['p99_us']:.0f} µs"
                     )
-        if scenario.mode == "open":
-            add_latency(collected)
-        for name, kept in collected.items():
-            if kept.metrics:
-                self.points.append(kept.point(scenario, name))
+            if scenario.mode == "open":
+                add_latency(collected)
+            self.keep(scenario, collected)
 
     @staticmethod
     def _remark(

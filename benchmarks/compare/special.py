@@ -71,9 +71,7 @@ def run_reload(session: Session, scenario: Scenario) -> None:
                 f"{metrics['failed']:.0f}+{metrics['failed_fresh']:.0f} failed, p99 "
                 f"{metrics['quiet_p99_us']:.0f} → {metrics['reload_p99_us']:.0f} µs"
             )
-    for name, kept in collected.items():
-        if kept.metrics:
-            session.points.append(kept.point(scenario, name))
+        session.keep(scenario, collected)
 
 
 def one_round(
@@ -191,9 +189,7 @@ def run_idle(session: Session, scenario: Scenario) -> None:
                 f"{metrics['idle_pss_mib']:.1f} MiB, "
                 f"{metrics['connection_bytes']:.0f} B a connection"
             )
-    for name, kept in collected.items():
-        if kept.metrics:
-            session.points.append(kept.point(scenario, name))
+        session.keep(scenario, collected)
 
 
 def at_rest(

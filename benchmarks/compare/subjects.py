@@ -143,7 +143,7 @@ def probe(port: int, path: str = "/bytes/100", key: str | None = KEY) -> Answer 
     return Answer(int(head[9:12]), mark)
 
 
-def wait_serving(tree: Tree, setup: Setup, patience: float) -> float:
+def wait_serving(tree: Tree, setup: Setup, patience: float, key: str = KEY) -> float:
     """Asks every millisecond until a request is answered with 200; seconds since the start.
 
     Raises NotServing with the program's last words when it ends or takes longer than `patience`.
@@ -152,7 +152,7 @@ def wait_serving(tree: Tree, setup: Setup, patience: float) -> float:
     while time.monotonic() - tree.started < patience:
         if not tree.alive():
             raise NotServing(f"ended at once: {tree.last_words()}")
-        answer = probe(setup.port)
+        answer = probe(setup.port, key=key)
         if answer and answer.status == 200:
             return time.monotonic() - tree.started
         time.sleep(0.001)

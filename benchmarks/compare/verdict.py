@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.compare.scenarios import ALL_ROUTES, ONE_ROUTE
+from benchmarks.compare.scenarios import ALL_ROUTES, LIMITED, ONE_ROUTE, PAID
 from benchmarks.compare.schema import Budget, Point, figure, find
 
 FASTGATE = "fastgate-policies"
@@ -139,6 +139,20 @@ def judge(points: Sequence[Point]) -> list[Budget]:
             "x",
         )
     )
+    for metric, words in (
+        ("worker_cpu_us", "in the workers"),
+        ("cpu_us", "with control, which writes the ledger"),
+    ):
+        value = ratio(points, Figure("paid", PAID, metric), Figure("paid", LIMITED, metric))
+        verdict.append(
+            line(
+                f"CPU per request, paid and keyed / rate limit alone, {words}",
+                value,
+                "<=",
+                1.05,
+                "x",
+            )
+        )
     for name in ("reload-10", "reload-10000"):
         routes = name.partition("-")[2]
         kept, fresh = of(name, "fastgate", "failed"), of(name, "fastgate", "failed_fresh")

@@ -20,7 +20,7 @@
  *
  *   window_s         length of the measured window
  *   responses        responses completed in it (what throughput and CPU per request divide by)
- *   statuses         {"200": n, …} over the whole run, warm-up included
+ *   statuses         {"200": n, …} over the whole run, warm-up and what was on its way at the end included
  *   connect_errors   connect() failed
  *   resets           a connection ended with a request on it unanswered
  *   timeouts         no answer within --timeout; the connection is replaced
@@ -365,6 +365,28 @@ static void retry(uint64_t now)
     }
 }
 
+static int busy(void)
+{
+    for (uint32_t i = 0; i < nconns; i++)
+        if (conns[i].request)
+            return 1;
+    return 0;
+}
+
+/* Closed loop: what is on its way when the window shuts is answered too, and counted in `statuses`
+   alone, so that they say how many requests the server has served. */
+static void drain(struct epoll_event *evs)
+{
+    uint64_t now = now_ns(), end = now + (uint64_t)(timeout_s * 1e9);
+    while (busy() && now < end) {
+        struct timespec wait = {0, 10000000};
+        int n = epoll_pwait2(ep, evs, EVENTS, &wait, NULL);
+        now = now_ns();
+        for (int i = 0; i < n; i++)
+            on_event(evs[i].data.ptr, evs[i].events, now);
+    }
+}
+
 static void announce(const char *what)
 {
     puts(what);
@@ -434,20 +456,20 @@ static void run(void)
     }
     announce(hold ? "held" : "measured");
 
+    if (!open_loop && !count_limit && !hold)
+        drain(evs);
     if (open_loop && !count_limit) {
         /* What was due has until the time-out to be answered; what is not has that age at least. */
         uint64_t end = t_shut + (uint64_t)(timeout_s * 1e9);
         for (;;) {
             uint64_t due = t0 + (uint64_t)((double)issued * interval);
-            int busy = due < t_shut;
+            int more = due < t_shut;
             while (free_head && due < t_shut) {
                 issued++;
                 begin(pop(&free_head), due, now);
                 due = t0 + (uint64_t)((double)issued * interval);
             }
-            for (uint32_t i = 0; i < nconns && !busy; i++)
-                busy = conns[i].request != NULL;
-            if (!busy || now >= end)
+            if (!(more || busy()) || now >= end)
                 break;
             struct timespec wait = {0, 10000000};
             int n = epoll_pwait2(ep, evs, EVENTS, &wait, NULL);

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import msgspec
@@ -17,13 +19,14 @@ from hypothesis import strategies as st
 from benchmarks.compare import __main__ as command
 from benchmarks.compare import generator, schema, verdict
 from benchmarks.compare.gateway import FastGate
+from benchmarks.compare.keyed import PRICE, Keyed
 from benchmarks.compare.machine import available_cores, facts, place
 from benchmarks.compare.peers import Envoy, HAProxy, Nginx, program
 from benchmarks.compare.processes import Cpu, Tree, cpu_of, parse_stat, pss_of, runs, spent, tree_of
 from benchmarks.compare.report import markdown
 from benchmarks.compare.scenarios import SUBJECTS, table
 from benchmarks.compare.schema import Point, Spread
-from benchmarks.compare.session import Collected, add_latency
+from benchmarks.compare.session import Collected, Options, Session, add_latency
 from benchmarks.compare.subjects import KEY, Setup, Unavailable, all_keys
 from benchmarks.workload import base36, routes, shuffled_paths
 
@@ -145,6 +148,21 @@ def test_fastgate_takes_its_configuration(tmp_path: Path, policies: bool, many: 
         assert len(route.limits) == len(route.quotas) == int(policies)
     assert len(gateway.consumers) == (len(all_keys()) if policies else 0)
     assert KEY not in text  # digests only
+
+
+def test_paid_and_limited_differ_by_the_price_alone(tmp_path: Path) -> None:
+    codec = pytest.importorskip("fastgate.model.codec")
+    made = setup(tmp_path)
+    limited, paid = (
+        json.loads(Keyed(paid=paid).files(made)["gateway.json"]) for paid in (False, True)
+    )
+    price = codec.decode(paid).routes[0].price
+    assert (price.micros, price.currency) == (PRICE, "USD")
+    del paid["routes"][0]["price"]
+    assert paid == limited
+    route = codec.decode(limited).routes[0]
+    assert route.auth.api_key is not None
+    assert len(route.limits) == 1
 
 
 def test_all_keys_are_known_to_everybody(tmp_path: Path) -> None:
@@ -272,8 +290,23 @@ def a_point(scenario: str, subject: str, metrics: dict[str, Spread], mode: str =
 
 def test_a_spread_is_median_and_range() -> None:
     assert Spread.of([3.0, 1.0, 2.0]) == Spread(2.0, 1.0, 3.0, [3.0, 1.0, 2.0])
+    assert Spread.of([3.0, 1.0, 2.0]).rounds == 3
     with pytest.raises(ValueError, match="at least one round"):
         Spread.of([])
+
+
+def test_a_charge_is_judged_in_the_workers_and_with_control() -> None:
+    points = [
+        a_point(
+            "paid",
+            name,
+            {"worker_cpu_us": Spread.of([worker]), "cpu_us": Spread.of([worker + control])},
+            "paid",
+        )
+        for name, worker, control in (("fastgate-limited", 20.0, 0.0), ("fastgate-paid", 21.0, 9.0))
+    ]
+    found = [b for b in verdict.judge(points) if "paid" in b.budget]
+    assert [(b.figure, b.limit, b.met) for b in found] == [(1.05, 1.05, True), (1.5, 1.05, False)]
 
 
 def test_ratios_are_formed_within_rounds() -> None:
@@ -311,6 +344,15 @@ def test_latency_is_added_to_that_of_the_backend_alone() -> None:
 
 
 # ---- the report ------------------------------------------------------------------------------
+
+
+def report_of(points: list[Point]) -> schema.Report:
+    """What a run that goes on has so far."""
+    return schema.Report(
+        started="2026-11-21T12:00:00Z", seconds=1.5, complete=False, options={"rounds": 2},
+        machine=facts(), placement={"proxy": "1"}, subjects=[], points=list(points), skipped=[],
+        crosscheck={}, verdict=verdict.judge(points),
+    )  # fmt: skip
 
 
 def a_report() -> schema.Report:
@@ -370,6 +412,60 @@ def test_metrics_are_documented() -> None:
     assert missing == []
     for scenario in table():
         assert f"`{scenario.name}`" in text
+
+
+def test_what_rounds_gave_is_kept_after_each(tmp_path: Path) -> None:
+    """A run that ends anywhere has all rounds that were finished, and says that it is not whole."""
+    scenario = table()[0]
+    kept: list[schema.Report] = []
+    collected = {"fastgate": Collected()}
+    with Session(
+        Options(rounds=2), on_points=lambda s: kept.append(report_of(s.points))
+    ) as session:
+        for rate in (10.0, 20.0):
+            collected["fastgate"].put({"rps": rate})
+            session.keep(scenario, collected)
+    assert [p.metrics["rps"].rounds for report in kept for p in report.points] == [1, 2]
+    command.save_tables(kept[-1], tmp_path)
+    written = schema.read((tmp_path / "compare.json").read_bytes())
+    assert written == kept[-1]
+    assert not written.complete
+    assert "not complete" in (tmp_path / "compare.md").read_text()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["compare.json", "compare.md"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_interrupted_leaves_nothing_behind(tmp_path: Path, number: int) -> None:
+    command_line = [
+        sys.executable, "-m", "benchmarks.compare", "--only", "saturation", "--subject", "relay",
+        "--subject", "direct", "--rounds", "100", "--window", "0.2",
+        "--output", str(tmp_path / "out"),
+    ]  # fmt: skip
+    with (tmp_path / "said").open("wb") as said:
+        process = subprocess.Popen(
+            command_line,
+            cwd=Path(__file__).parents[2],
+            stderr=said,
+            start_new_session=True,
+            env={**os.environ, "TMPDIR": str(tmp_path)},
+        )
+    try:
+        while not (tmp_path / "out" / "compare.json").exists():
+            assert process.poll() is None, (tmp_path / "said").read_text()
+            time.sleep(0.01)
+        family = tree_of(process.pid)
+        process.send_signal(number)
+        assert process.wait(60) == 130
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    assert len(family) > 1  # the backend at least
+    assert not [pid for pid in family if runs(pid)]
+    assert not list(tmp_path.glob("fastgate-compare-*"))
+    report = schema.read((tmp_path / "out" / "compare.json").read_bytes())
+    assert not report.complete
+    assert all(s.rounds >= 1 for p in report.points for s in p.metrics.values())
 
 
 def test_a_run_without_scenarios_writes_its_files(tmp_path: Path) -> None:

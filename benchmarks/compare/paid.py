@@ -1,0 +1,118 @@
+"""What being paid adds to a request: a keyed, rate-limited route beside the same with a price.
+
+Both gateways of a round are started, then loaded one after the other, saturated. The proxy has two
+cores where the machine has them: control writes the ledger while the worker serves. It writes on
+when the load has ended, and that is waited for and counted: what a request costs is the worker's
+time in the window, and all that control used from the first request until the last was in the
+ledger, over the requests.
+
+A round counts when the ledger has charged exactly the requests that were answered with 200, and
+nothing else was answered. If either gateway's does not, the round is void for both: ratios are
+formed within rounds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+
+from benchmarks.compare import generator
+from benchmarks.compare.keyed import Desk, Keyed
+from benchmarks.compare.machine import Placement, place
+from benchmarks.compare.processes import Cpu, Tree, settle, spent
+from benchmarks.compare.scenarios import Scenario
+from benchmarks.compare.session import Collected, Session, say
+from benchmarks.compare.subjects import NotServing, Setup
+
+
+class Void(RuntimeError):
+    """A round that must not count; the text says why."""
+
+
+def run_paid(session: Session, scenario: Scenario) -> None:
+    """All rounds of the scenario. Adds its points."""
+    placement = place(session.cores, 2) or place(session.cores, 1)
+    subjects = [s for s in session.available(scenario) if isinstance(s, Keyed)]
+    if placement is None or not subjects:
+        return
+    say(f"{scenario.name}: {scenario.title}")
+    session.backend(placement)
+    collected = {s.name: Collected() for s in subjects}
+    for round_ in range(session.options.rounds):
+        shift = round_ % len(subjects)
+        order = subjects[shift:] + subjects[:shift]
+        measured: dict[str, tuple[generator.Outcome, dict[str, float]]] = {}
+        try:
+            with contextlib.ExitStack() as stack:
+                started = [
+                    (s, *stack.enter_context(session.running(s, scenario, placement.proxy)))
+                    for s in order
+                ]
+                settle([tree for _, tree, _ in started])
+                for subject, tree, setup in started:
+                    measured[subject.name] = one_load(
+                        session, scenario, subject, (tree, setup), placement
+                    )
+        except (Void, NotServing, generator.LoadFailed, OSError) as e:
+            say(f"  {round_ + 1}/{session.options.rounds} void: {e}")
+            for kept in collected.values():
+                kept.note(f"a round is void: {e}")
+            if not any(kept.metrics for kept in collected.values()):
+                for subject in subjects:
+                    session.skip(scenario.name, subject.name, str(e))
+            continue
+        for name, (outcome, metrics) in measured.items():
+            collected[name].put(metrics)
+            collected[name].count(outcome)
+            say(
+                f"  {round_ + 1}/{session.options.rounds} {name:18} {metrics['rps']:9.0f}/s  CPU "
+                f"worker {metrics['worker_cpu_us']:.2f}, control {metrics['control_cpu_us']:.2f} µs"
+            )
+        session.keep(scenario, collected)
+
+
+def one_load(
+    session: Session,
+    scenario: Scenario,
+    subject: Keyed,
+    running: tuple[Tree, Setup],
+    placement: Placement,
+) -> tuple[generator.Outcome, dict[str, float]]:
+    """Load, and the books afterwards. Raises Void, LoadFailed, NotServing, OSError."""
+    tree, setup = running
+    desk = Desk(setup)
+    before = desk.settle().requests if subject.paid else 0
+    others = Others(subject, tree)
+    plan = session.plan(scenario, setup.port, placement, key=desk.key)
+    outcome, metrics = session.measure(subject, tree, plan, placement, scenario.workers)
+    ended = time.monotonic()
+    served = outcome.statuses.get("200", 0)
+    if subject.paid:
+        charged = desk.settle().requests - before
+        metrics["settled_s"] = time.monotonic() - ended
+        metrics["charged"] = float(charged)
+        if charged != served:
+            raise Void(f"{served} requests were answered with 200, {charged} are charged")
+    if outcome.failed or set(outcome.statuses) != {"200"}:
+        raise Void(f"answers {outcome.statuses}, {outcome.errors}")
+    metrics["control_cpu_us"] = others.used().run_ns / 1000 / served
+    metrics["cpu_us"] = metrics["worker_cpu_us"] + metrics["control_cpu_us"]
+    for split in ("cpu_user_us", "cpu_system_us"):  # of the window, not of what came after
+        metrics.pop(split, None)
+    return outcome, metrics
+
+
+class Others:
+    """The processor time of the processes that serve no requests, from now on."""
+
+    def __init__(self, subject: Keyed, tree: Tree) -> None:
+        self._subject, self._tree = subject, tree
+        self._before = self._now()
+
+    def _now(self) -> dict[int, Cpu]:
+        workers = set(self._subject.workers_of(self._tree, 0))
+        return {pid: cpu for pid, cpu in self._tree.cpu().items() if pid not in workers}
+
+    def used(self) -> Cpu:
+        """What they used since."""
+        return sum(spent(self._before, self._now()).values(), Cpu())
