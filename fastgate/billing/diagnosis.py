@@ -235,7 +235,7 @@ class _Trace:
                 cause,
                 mended=True,
             )
-        return self._diagnosis(False, f"{reason.text} {_fix_text(cause)}".strip(), cause)
+        return self._diagnosis(False, reason.text, cause)
 
     def _diagnosis(
         self,

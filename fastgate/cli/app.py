@@ -145,6 +145,9 @@ def execute(arguments: Sequence[str] | None = None) -> int:
     as_json = "--json" in args
     try:
         code: Any = root.main(args, prog_name="fastgate", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:  # its message is the help
+        click.echo(error.format_message(), err=True)
+        return USAGE
     except click.UsageError as error:
         _say_usage(error, as_json)
         return USAGE

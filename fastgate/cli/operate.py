@@ -91,16 +91,17 @@ def explain(request_id: str, control: str | None, state_dir: str | None, as_json
     if as_json:
         output.print_json(data)
         return OK
-    _print_request(data)
+    said = _print_request(data)
     if "diagnosis" in data:
         from fastgate.cli.why import print_diagnosis
 
         output.say("")
-        print_diagnosis(data["diagnosis"])
+        print_diagnosis(data["diagnosis"], said)
     return OK
 
 
-def _print_request(data: dict[str, Any]) -> None:
+def _print_request(data: dict[str, Any]) -> str:
+    """Print it; returns what the reason was said to mean."""
     from fastgate.errors import REASON_BY_CODE
 
     what = " ".join(str(data.get(name) or "-") for name in ("method", "path"))
@@ -138,6 +139,7 @@ def _print_request(data: dict[str, Any]) -> None:
         for phase in data["phases"]
     ]
     output.table(("phase", "began, ms", "took, ms"), rows, "No phases were recorded.")
+    return reason.text if reason is not None else ""
 
 
 @click.command(short_help="End the gateway gracefully.")

@@ -57,23 +57,28 @@ def why(
     return OK if data["served"] else FAILED
 
 
-def print_diagnosis(data: dict[str, Any]) -> None:
-    """The checks as a table, and what they come to."""
+def print_diagnosis(data: dict[str, Any], said: str = "") -> None:
+    """The checks as a table, what they come to (unless that was `said`), and what helps."""
     rows = []
     for step in data["steps"]:
         result = step["result"]
         if step.get("now") and step["now"] != result:
             result = f"{result}, now {step['now']}"
-        numbers = ", ".join(f"{name} {value}" for name, value in step.get("numbers", {}).items())
+        numbers = ", ".join(
+            f"{name} {value}" for name, value in step.get("numbers", {}).items() if value != ""
+        )
         rows.append(
             (step["check"], output.colour(result, _STYLES[step["result"]]), step["text"], numbers)
         )
     output.table(("check", "", "found", "numbers"), rows, "")
+    output.say("")
     good = data["served"] or data["mended"]
-    output.say(click.style(data["summary"], fg="green" if good else "yellow"))
+    if data["summary"] != said:
+        output.say(click.style(data["summary"], fg="green" if good else "yellow"))
     fixes = [
         step["fix"] for step in data["steps"] if step.get("fix") and step["result"] == "failed"
     ]
     for fix in fixes:
         link = f" (/_fastgate/account/{fix['page']})" if fix.get("page") else ""
-        output.say(f"  {fix['text']}{link}")
+        if link or fix["text"] not in data["summary"]:
+            output.say(f"What helps: {fix['text']}{link}")

@@ -12,6 +12,8 @@ from fastgate.model import codec
 from fastgate.model.billing import Billing
 from fastgate.model.gateway import Gateway
 
+_OPTIONS = {"listeners[0].bind": "--listen", "control.bind": "--control"}
+
 
 @dataclass(slots=True)
 class Launch:
@@ -34,8 +36,14 @@ class Launch:
         return loaded.gateway, loaded.digest, loaded
 
     def located(self, error: ConfigurationError) -> ConfigurationError:
-        """An error with file and line, where they can be told."""
-        if self.config is None or error.file is not None:
+        """An error with file and line, where they can be told. The demonstration has no file: its
+        addresses are options."""
+        if self.config is None:
+            if option := _OPTIONS.get(error.path):
+                free = f"`fastgate run {option} 127.0.0.1:0` takes one that is free."
+                error.hint = f"{error.hint or ''} {free}".lstrip()
+            return error
+        if error.file is not None:
             return error
         try:
             return load(self.config).locate(error)

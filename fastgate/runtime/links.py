@@ -343,12 +343,12 @@ class Links:
 def _unservable(problems: list[tuple[str, str]]) -> ConfigurationError:
     errors = [
         ConfigurationError(
-            error if about == "snapshot" else f"handler {about}: {error}",
+            error,
             path="" if about == "snapshot" else f"handler {about}",
             hint=None
             if about == "snapshot"
             else "Handlers are found beside the configuration file, in the directory the "
-            "gateway was started in, and on PYTHONPATH",
+            "gateway was started in, and on PYTHONPATH.",
         )
         for about, error in problems
     ]

@@ -91,7 +91,7 @@ def split_address(text: str) -> tuple[str, int]:
     if not colon or not port.isdecimal() or int(port) > 65535:
         raise BindError(
             f"{text!r} is no address to listen on",
-            'write host:port, as in "127.0.0.1:8080" or "[::]:8080", or unix:/path',
+            'Write host:port, as in "127.0.0.1:8080" or "[::]:8080", or unix:/path.',
         )
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
@@ -105,7 +105,7 @@ def _bind_tcp(listener: Listener, count: int) -> Bound:
     except OSError as error:
         raise BindError(
             f"listener {listener.name}: the host of {listener.bind} is unknown ({error})",
-            "use an IP address of this machine, or 0.0.0.0 for all of them",
+            "Use an IP address of this machine, or 0.0.0.0 for all of them.",
         ) from error
     family, _, _, _, sockaddr = found[0]
     sockets: list[socket.socket] = []
@@ -188,28 +188,28 @@ def _explain(listener: Listener, error: OSError, host: str, port: int) -> BindEr
     if error.errno == errno.EADDRINUSE:
         if port:
             hint = (
-                "another program, or another gateway, listens there; "
-                f"`ss -ltnp 'sport = :{port}'` names it. Stop it, or choose another port"
+                "Another program, or another gateway, listens there; "
+                f"`ss -ltnp 'sport = :{port}'` names it. Stop it, or choose another port."
             )
         else:
-            hint = "another program answers on this socket; stop it, or choose another path"
+            hint = "Another program answers on this socket; stop it, or choose another path."
         return BindError(f"{where} is already in use", hint)
     if error.errno in (errno.EACCES, errno.EPERM):
         if port and port < 1024:
             hint = (
-                "ports below 1024 need the capability CAP_NET_BIND_SERVICE "
-                "(systemd: AmbientCapabilities=CAP_NET_BIND_SERVICE), or choose a higher port"
+                "Ports below 1024 need the capability CAP_NET_BIND_SERVICE "
+                "(systemd: AmbientCapabilities=CAP_NET_BIND_SERVICE), or choose a higher port."
             )
         else:
-            hint = "this user may not create the socket there; mind the directory's permissions"
+            hint = "This user may not create the socket there; mind the directory's permissions."
         return BindError(f"{where}: permission denied", hint)
     if error.errno == errno.EADDRNOTAVAIL:
         return BindError(
             f"{where}: this machine has no address {host}",
-            "`ip address` lists those it has; 0.0.0.0 stands for all of them",
+            "`ip address` lists those it has; 0.0.0.0 stands for all of them.",
         )
     if error.errno == errno.ENOENT:
-        return BindError(f"{where}: the directory does not exist", "create it first")
+        return BindError(f"{where}: the directory does not exist", "Create it first.")
     return BindError(f"{where}: {error.strerror or error}")
 
 

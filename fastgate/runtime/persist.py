@@ -57,7 +57,7 @@ class StateDirectory:
         except OSError as error:
             raise StateError(
                 f"the state directory {path} cannot be used: {error.strerror}. "
-                "Name another with --state-dir"
+                "Name another with --state-dir."
             ) from error
 
     def read(self, name: str) -> bytes | None:

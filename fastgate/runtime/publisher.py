@@ -210,6 +210,9 @@ class Publisher:
             await self._links.install(
                 Image(snapshot.generation, os.dup(image.fd), listeners, sockets), keep
             )
+        except ConfigurationError as error:
+            _place_handlers(error, gateway)
+            raise
         finally:
             if not kept:
                 self._drop(new)
@@ -358,3 +361,14 @@ def check_of(upstream: Upstream, target: dict[str, Any], family: int, address: A
         healthy_after=health.healthy_after,
         expect=tuple(health.expect),
     )
+
+
+def _place_handlers(error: ConfigurationError, gateway: Gateway) -> None:
+    """Workers know handlers by name only; the document has them on routes."""
+    places = {
+        f"handler {route.handler}": f"routes[{index}].handler"
+        for index, route in reversed(list(enumerate(gateway.routes)))
+        if route.handler is not None
+    }
+    for one in error:
+        one.path = places.get(one.path, one.path)

@@ -100,6 +100,12 @@ def test_no_gateway_exits_3_and_says_what_to_set(cli: Cli) -> None:
     assert "FASTGATE_CONTROL" in ran.err
 
 
+def test_nothing_asked_for_is_the_help_and_no_error_message(cli: Cli) -> None:
+    ran = cli()
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.startswith("Usage: fastgate")
+
+
 def test_version(cli: Cli) -> None:
     assert cli("--version").out == cli("version").out
     assert cli.done("version")["python"]

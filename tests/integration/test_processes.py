@@ -118,6 +118,16 @@ def test_a_port_in_use_is_named_with_the_way_out(gateway: Start, upstream: Upstr
     assert "ss -ltnp" in text
 
 
+def test_a_demonstration_whose_port_is_taken_names_the_option(gateway: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        where = f"127.0.0.1:{taken.getsockname()[1]}"
+        ports = ("--listen", where, "--control", "127.0.0.1:0")
+        code, text = ends(gateway(None, wait=False, arguments=ports))
+    assert code == 1
+    assert f"{where} is already in use" in text
+    assert "`fastgate run --listen 127.0.0.1:0` takes one that is free" in text
+
+
 def test_a_second_gateway_on_the_same_port_does_not_share_it(
     gateway: Start, upstream: Upstream
 ) -> None:
@@ -162,7 +172,8 @@ def test_what_only_the_compiler_or_a_worker_can_tell_stops_the_start(gateway: St
     routes = [{"name": "one", "path": "/x", "handler": "no_such_module:handle"}]
     code, text = ends(gateway({"routes": routes}, wait=False))
     assert code == 4
-    assert "no_such_module" in text
+    assert "fastgate.yaml:" in text
+    assert "routes[0].handler: the import of no_such_module failed" in text
 
 
 def test_a_missing_file_is_explained(tmp_path: Path) -> None:
