@@ -2,6 +2,14 @@
 
 Every word that two processes share is touched through these functions only. The names say
 the order: `load`/`store` are acquire/release, the others sequentially consistent.
+
+What several words say together has to be read and written in an order, and arm64 keeps none that
+is not asked for: neither of plain loads and stores, nor of a plain load before a `fg_load`, nor of a
+plain store after a `fg_store`. For the last two there are `fg_read_before` and `fg_write_after`.
+
+`fg_cas16` is `cmpxchg16b` on x86-64 (-mcx16) and CASP or LDXP/STXP on arm64, whichever the processor
+has (gcc's outline atomics choose). It is written with `__sync` since gcc makes of `__atomic` on
+16 bytes a call into libatomic, which may take a lock, and a lock does not survive a kill.
 """
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
@@ -14,11 +22,17 @@ cdef extern from *:
     static inline void fg_store(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
     static inline uint32_t fg_load32(const uint32_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
     static inline void fg_store32(uint32_t *p, uint32_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
+    static inline uint8_t fg_load8(const uint8_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+    static inline void fg_store8(uint8_t *p, uint8_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
     static inline uint64_t fg_add(uint64_t *p, uint64_t v) { return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST); }
     static inline int fg_cas(uint64_t *p, uint64_t *expected, uint64_t desired) {
         return __atomic_compare_exchange_n(p, expected, desired, 0, __ATOMIC_SEQ_CST, __ATOMIC_ACQUIRE);
     }
     static inline void fg_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+    /* All loads above are done before any load or store below. */
+    static inline void fg_read_before(void) { __atomic_thread_fence(__ATOMIC_ACQUIRE); }
+    /* All loads and stores above are done before any store below. */
+    static inline void fg_write_after(void) { __atomic_thread_fence(__ATOMIC_RELEASE); }
     /* In a loop that waits for another core: easy on the bus, and on a sibling thread. */
     static inline void fg_pause(void) {
     #if defined(__x86_64__)
@@ -40,9 +54,13 @@ cdef extern from *:
     void fg_store(uint64_t *p, uint64_t v) noexcept nogil
     uint32_t fg_load32(const uint32_t *p) noexcept nogil
     void fg_store32(uint32_t *p, uint32_t v) noexcept nogil
+    uint8_t fg_load8(const uint8_t *p) noexcept nogil
+    void fg_store8(uint8_t *p, uint8_t v) noexcept nogil
     uint64_t fg_add(uint64_t *p, uint64_t v) noexcept nogil
     int fg_cas(uint64_t *p, uint64_t *expected, uint64_t desired) noexcept nogil
     void fg_fence() noexcept nogil
+    void fg_read_before() noexcept nogil
+    void fg_write_after() noexcept nogil
     void fg_pause() noexcept nogil
     int fg_cas16(void *p, uint64_t expected_lo, uint64_t expected_hi,
                  uint64_t desired_lo, uint64_t desired_hi) noexcept nogil

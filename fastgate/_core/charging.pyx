@@ -34,7 +34,7 @@ from fastgate._core.snapshot cimport NONE32, plan_rec, price_step, snap_table
 from fastgate._core.state cimport MAX_SPENT, EX_METERED, spent
 from fastgate._core.usagering cimport usage_commit, usage_reserve
 from fastgate._core.wallet cimport (
-    ACCOUNT_LIMITS, account_of, account_row, subscription, subscription_of, wallet_index)
+    ACCOUNT_LIMITS, account_of, account_row, limit_of, subscription, subscription_of, wallet_index)
 
 # More requests than a period has.
 cdef uint64_t COUNT_MOST = <uint64_t>1 << 34
@@ -135,6 +135,8 @@ cdef int spend(core *c, exchange *e, uint64_t kind, uint64_t identity, uint64_t 
 
 cdef int within_limits(core *c, exchange *e, uint64_t micros) noexcept nogil:
     cdef uint32_t i
+    cdef uint64_t limit
+    cdef uint8_t period
     cdef account_row *row = e.account
     if not spend(c, e, 3, e.credential, cap_micros(e.key_spending), cap_period(e.key_spending), micros):
         return 0
@@ -142,7 +144,8 @@ cdef int within_limits(core *c, exchange *e, uint64_t micros) noexcept nogil:
                  micros):
         return 0
     for i in range(ACCOUNT_LIMITS):
-        if not spend(c, e, 1, row.identity + i, fg_load(&row.limit_micros[i]), row.limit_period[i], micros):
+        limit = limit_of(row, i, &period)
+        if not spend(c, e, 1, row.identity + i, limit, period, micros):
             return 0
     return 1
 

@@ -15,6 +15,7 @@ from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
+from fastgate._core.atomics cimport fg_store
 from fastgate._core.buffer cimport buf_trim, buffers_free, buffers_init
 from fastgate._core.cells cimport cells_of_limiter, cells_of_quota
 from fastgate._core.concurrency cimport concurrency_clear
@@ -192,7 +193,7 @@ cdef class Engine:
         c.response_caps.head = RESPONSE_HEAD
         c.response_caps.fields = MAX_FIELDS
         c.response_caps.field = RESPONSE_HEAD
-        c.row.generation = r.snap.generation
+        fg_store(&c.row.generation, r.snap.generation)    # that it is served: after all that serving takes
         self.sweep()
         resume_accept(c)
 

@@ -255,9 +255,12 @@ cdef int _known(till *t, money_record *r, uint64_t sequence, int op) noexcept no
 
 
 cdef int hold_resolve(till *t, money_record *hold, int policy) noexcept nogil:
+    # Who is dead first: then a row of the dead has no owner any more when its word is read, and
+    # no successor can have taken it in between.
+    cdef uint64_t dead_upto = fg_load(&t.head.dead_upto)
     cdef uint64_t word = fg_load(&hold.word)
     cdef uint64_t sequence = word >> 8
-    if (word & STATE_BITS) == HOLD_FREE or sequence > fg_load(&t.head.dead_upto):
+    if (word & STATE_BITS) == HOLD_FREE or sequence > dead_upto:
         return 0
     if (word & STATE_BITS) == HOLD_PARKED:
         return 1

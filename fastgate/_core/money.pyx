@@ -20,7 +20,7 @@ cimport cython
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from fastgate._core.atomics cimport fg_cas, fg_load, fg_store
+from fastgate._core.atomics cimport fg_cas, fg_load, fg_read_before, fg_store
 from fastgate._core.holds cimport (
     MONEY_MOST, hold_capture, hold_due, hold_open, hold_release, hold_resolve, hold_taken, usage_fill,
     usage_what, usage_who,
@@ -444,6 +444,7 @@ cdef class Money(MoneyMap):
                     continue
                 row = t.holds[i]
                 taken = self.segment is not None and bool(hold_taken(t, t.holds + i))
+                fg_read_before()
                 if fg_load(&t.holds[i].word) == word:
                     dead = word >> 8 <= fg_load(&t.head.dead_upto)
                     found.append(OpenHold(w, STATES[word & STATE_BITS], taken, dead, _record(&row)))

@@ -6,7 +6,7 @@ Layout, file and recovery: moneymap.pyx. What happens to a hold: holds.pyx. The 
 """
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from fastgate._core.atomics cimport fg_load, fg_store
+from fastgate._core.atomics cimport fg_load, fg_store, fg_write_after
 from fastgate._core.shm cimport PAGE, Segment, segment_header
 
 cdef extern from *:
@@ -130,6 +130,7 @@ cdef inline money_record *row_take(till *t) noexcept nogil:
     t.free[i] &= t.free[i] - 1
     if t.free[i] == 0:
         t.some &= t.some - 1
+    fg_write_after()       # who reads what is filled in now finds the word that freed the row, or a later one
     return t.holds + (i * 64 + j)
 
 cdef inline void row_give(till *t, money_record *r) noexcept nogil:

@@ -74,4 +74,4 @@ cdef class Segment:
     cdef _advise(self)
 
 cdef void zero_pages(char *p, uint64_t size) noexcept nogil
-    # p and size in whole pages: they read as zero afterwards, and take no memory any more
+    # They read as zero afterwards, and where p and size are whole pages take no memory any more.

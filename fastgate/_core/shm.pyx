@@ -43,7 +43,7 @@ from posix.mman cimport (
     madvise, mmap, munmap,
 )
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
-from posix.unistd cimport close
+from posix.unistd cimport _SC_PAGESIZE, close, sysconf
 
 from fastgate._core.atomics cimport fg_cas, fg_load, fg_store
 from fastgate._core.cells cimport WINDOW, cell
@@ -62,8 +62,10 @@ STATES = ("down", "starting", "serving", "draining")    # worker_row.state, in w
 
 
 cdef void zero_pages(char *p, uint64_t size) noexcept nogil:
-    # The hole punched reads as zeros; where the kernel will not, zeros are written.
-    if madvise(p, size, MADV_REMOVE) != 0:
+    # The hole punched reads as zeros; where the kernel will not, zeros are written. It rounds the size
+    # up to its own pages, which are larger than ours on some arm64: never let it.
+    cdef uint64_t part = <uint64_t>sysconf(_SC_PAGESIZE) - 1
+    if (<uint64_t>p | size) & part or madvise(p, size, MADV_REMOVE) != 0:
         memset(p, 0, size)
 
 

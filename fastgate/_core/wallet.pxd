@@ -6,7 +6,7 @@ changes it is killed: holds.pyx.
 """
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from fastgate._core.atomics cimport fg_load
+from fastgate._core.atomics cimport fg_load, fg_load8, fg_load32
 from fastgate._core.shm cimport segment_header
 
 cdef enum:
@@ -59,12 +59,26 @@ cdef inline const subscription *subscription_of(const account_row *row, uint32_t
 
     Its words may change while they are read: load each once."""
     cdef const subscription *any_one = NULL
+    cdef uint32_t its
     cdef int i
     for i in range(SUBSCRIPTIONS):
-        if not row.subscriptions[i].flags & SUBSCRIPTION_USED:
+        if not fg_load32(&row.subscriptions[i].flags) & SUBSCRIPTION_USED:
             continue
-        if row.subscriptions[i].service == service:
+        its = fg_load32(&row.subscriptions[i].service)
+        if its == service:
             return &row.subscriptions[i]
-        if row.subscriptions[i].service == <uint32_t>ANY_SERVICE and any_one is NULL:
+        if its == <uint32_t>ANY_SERVICE and any_one is NULL:
             any_one = &row.subscriptions[i]
     return any_one
+
+cdef inline uint64_t limit_of(const account_row *row, uint32_t i, uint8_t *period) noexcept nogil:
+    """Spending limit i, micro-units, with its period; 0: none.
+
+    They are two words: the limit is 0 while the period changes, so the same one before and after it
+    is the period's own."""
+    cdef uint64_t micros
+    while True:
+        micros = fg_load(&row.limit_micros[i])
+        period[0] = fg_load8(&row.limit_period[i])
+        if fg_load(&row.limit_micros[i]) == micros:
+            return micros

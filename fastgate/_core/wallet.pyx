@@ -37,7 +37,7 @@ cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from fastgate._core.atomics cimport fg_load, fg_store
+from fastgate._core.atomics cimport fg_load, fg_store, fg_store8
 from fastgate._core.holds cimport MONEY_MOST, credit_applied, credit_apply, wallet_set
 from fastgate._core.moneymap cimport (
     HOLD_FREE, HOLD_INTENT, MoneyMap, money_record, next_sequence, number_record, till,
@@ -274,7 +274,7 @@ cdef class Accounts:
             micros, period = wanted[i] if i < len(wanted) else (0, 0)
             if row.limit_period[i] != period:
                 fg_store(&row.limit_micros[i], 0)
-                row.limit_period[i] = period
+                fg_store8(&row.limit_period[i], period)
             fg_store(&row.limit_micros[i], micros)
 
     # ---- balances -------------------------------------------------------------------------
