@@ -55,7 +55,7 @@ from fastgate.model.gateway import (
 )
 from fastgate.model.resolve import Effective, Resolver
 from fastgate.model.x402 import Place, terms_of
-from fastgate.pricesteps import price_steps
+from fastgate.pricesteps import price_steps, tariff
 from fastgate.publicroute import NAME, Numbers, PublicSide, add_public_route, target_key, wanted
 from fastgate.refusals import Links, refusals
 from fastgate.rendering import (
@@ -290,6 +290,9 @@ class _Compilation:
     def _plans(self) -> None:
         plans = self.gateway.plans
         numbers = self.slots.allot("plans", [plan.name for plan in plans])
+        units = tariff(plans, numbers, PERIODS)
+        if units is not None and any(route.handler is not None for route in self.gateway.routes):
+            self.image.add_handler(units)  # the first: there the workers look for it
         self.plan_limits = 0
         for plan in plans:
             limits = self.resolver.plan_limits(plan)

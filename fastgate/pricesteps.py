@@ -1,4 +1,4 @@
-"""A price as a list of steps: what both the data plane and the bills walk.
+"""A plan's price as the data plane and the bills use it: steps of requests, rates of units.
 
 ```
 per_request: p            [(∞, p)]
@@ -7,14 +7,17 @@ tiers: a up to x, b …     [(x, a), …, (∞, b)]
 ```
 
 The k-th request of a period, counted from 1, costs what the first step with `k <= up_to` says.
+Units of meters: `fastgate._core.meters`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from fastgate._core.meters import PlanRates, UnitRate, tariff_text
 from fastgate.model.billing import Price
+from fastgate.model.party import Plan
 
 
 class Step(NamedTuple):
@@ -47,3 +50,31 @@ def _merged(steps: Iterable[Step]) -> tuple[Step, ...]:
             kept.pop()
         kept.append(step)
     return tuple(kept)
+
+
+def unit_rates(price: Price) -> tuple[UnitRate, ...]:
+    """The prices of a plan's meters."""
+    return tuple(
+        UnitRate(unit.meter, unit.price.micros, unit.per, unit.included) for unit in price.per_unit
+    )
+
+
+def tariff(
+    plans: Iterable[Plan], slots: Mapping[str, int], periods: Mapping[str, int]
+) -> str | None:
+    """What workers are told of the prices of meters; None: no plan has any.
+
+    `slots`: of plans, by name; `periods`: numbers of `Period`, by name.
+    """
+    found = [
+        PlanRates(
+            slots[plan.name],
+            plan.name,
+            plan.price.currencies[0],
+            int(periods[plan.price.period]),
+            unit_rates(plan.price),
+        )
+        for plan in plans
+        if plan.price is not None and plan.price.per_unit
+    ]
+    return tariff_text(found) if found else None

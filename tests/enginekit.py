@@ -25,6 +25,7 @@ from fastgate._core.snapshot import Snapshot, stable_hash
 from fastgate.compiler import compile_gateway
 from fastgate.model.codec import decode
 from fastgate.publicroute import PublicSide
+from fastgate.runtime.handlers import resolve
 from fastgate.slots import SlotBook
 
 Responder = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -291,7 +292,8 @@ class Plane:
         )
         snapshot = Snapshot(image.fd)
         os.close(image.fd)
-        self.engine.install(snapshot, [self.handlers[name] for name in snapshot.handlers()])
+        found = [self.handlers.get(name) or resolve(name) for name in snapshot.handlers()]
+        self.engine.install(snapshot, found)
 
     async def client(self) -> Client:
         client = Client(*await asyncio.open_connection("127.0.0.1", self.port))

@@ -1,7 +1,14 @@
 """charging: what a request costs, and that it is paid for: access, spending limits, holds."""
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from fastgate._core.state cimport core, exchange
+from fastgate._core.moneymap cimport money_record
+from fastgate._core.state cimport MAX_SPENT, core, exchange, spent
+
+cdef struct units_hold:       # what is held for units of one meter, beside what the request costs
+    money_record *hold        # NULL: nothing is, since they cost nothing
+    uint64_t meter            # identity: hash of its name
+    uint32_t nspent
+    spent spent[MAX_SPENT]    # what was counted against spending limits for it
 
 cdef int charge_access(core *c, exchange *e) noexcept nogil      # 0, or the Reason
 cdef int charge_open(core *c, exchange *e) noexcept nogil        # 0, or the Reason
@@ -12,3 +19,14 @@ cdef void charge_settle(core *c, exchange *e, int served) noexcept nogil
 cdef int charge_hold(core *c, exchange *e, int64_t micros, uint32_t currency) noexcept nogil
 cdef void charge_capture(core *c, exchange *e, int64_t micros, uint64_t units) noexcept nogil
 cdef void charge_release(core *c, exchange *e) noexcept nogil
+
+# units of meters: metering.pyx
+cdef int units_open(core *c, exchange *e, units_hold *u, int64_t micros, uint32_t currency) noexcept nogil
+    # Hold an amount for them. 0, or the Reason; then nothing is held.
+cdef void units_capture(core *c, exchange *e, units_hold *u, int64_t micros, uint64_t units) noexcept nogil
+    # Charge that much of what is held (or nothing, where nothing is), with a usage record.
+cdef void units_release(core *c, exchange *e, units_hold *u) noexcept nogil
+cdef uint64_t units_counted(core *c, exchange *e, uint64_t identity, uint8_t period) noexcept nogil
+    # How many the payer has used in the period.
+cdef uint64_t units_count(core *c, exchange *e, uint64_t identity, uint8_t period, uint64_t units) noexcept nogil
+    # Count further ones; returns how many there were before.

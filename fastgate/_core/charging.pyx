@@ -14,6 +14,9 @@ The price of a request is the step of the caller's plan at the request's number 
 period (UTC), where the plan prices requests; else what the route says; else nothing. The numbers
 are counted by account in the same cells as quotas, and so are spending limits, in micro-units.
 
+Units of meters, which only a handler knows, are held for and captured beside that, each meter with a
+hold and a usage record of its own (`units_*`; metering.pyx).
+
 Between `charge_due` (the answer's head goes out) and the settlement the hold says that it is
 owed, so a worker that is killed in between has charged for what was relayed, and for nothing
 that was not. How that stays exact: holds.pyx.
@@ -27,7 +30,7 @@ from fastgate._core.credentials cimport cap_micros, cap_period
 from fastgate._core.holds cimport (
     hold_capture, hold_due, hold_open, hold_release, usage_fill, usage_what, usage_who)
 from fastgate._core.moneymap cimport USAGE_FREE, money_record
-from fastgate._core.quota cimport quota_give_back, quota_take
+from fastgate._core.quota cimport quota_give_back, quota_peek, quota_take
 from fastgate._core.reason cimport (
     INSUFFICIENT_BALANCE, OVERLOADED, PAYMENT_REQUIRED, REASON_NONE, SPENDING_LIMIT_REACHED)
 from fastgate._core.snapshot cimport NONE32, plan_rec, price_step, snap_table
@@ -38,6 +41,9 @@ from fastgate._core.wallet cimport (
 
 # More requests than a period has.
 cdef uint64_t COUNT_MOST = <uint64_t>1 << 34
+
+# In spent.period: it counts money, not requests.
+cdef uint64_t SPENT_MONEY = 1 << 8
 
 # What spending is counted under, beside the account, consumer or credential that spends.
 cdef uint64_t SPENDING = 0x9f3b1c5a7d2e4f61
@@ -58,6 +64,11 @@ def spending_key(kind: str, identity: int) -> int:
 def request_count_key(price_identity: int, payer: int) -> int:
     """The cell that counts the requests a payer made at a plan's price in a period."""
     return limit_key(price_identity, 0, 0, payer, 0, 0, 0)
+
+
+def units_count_key(counted_under: int, payer: int) -> int:
+    """The cell that counts a meter's units that a payer used at a plan's price (`MeterPrice`)."""
+    return limit_key(counted_under, 0, 0, payer, 0, 0, 0)
 
 
 # ---- access ---------------------------------------------------------------------------------
@@ -112,20 +123,37 @@ cdef int count(core *c, exchange *e, uint64_t key, uint8_t period, uint64_t amou
     return 1
 
 
+cdef inline void give_back(core *c, const spent *s, uint64_t cost) noexcept nogil:
+    quota_give_back(&c.quota, s.key, <uint8_t>(s.period & 0xff), s.unix_s, cost)
+
+
 cdef void uncount(core *c, exchange *e) noexcept nogil:
-    cdef uint32_t i
+    uncount_from(c, e, 0)
+
+
+cdef void uncount_money(core *c, exchange *e, uint64_t micros) noexcept nogil:
+    """Give back so much of what was counted against each spending limit; that is settled then."""
+    cdef uint32_t i, kept = 0
     for i in range(e.nspent):
-        quota_give_back(&c.quota, e.spent[i].key, e.spent[i].period, e.spent[i].unix_s, e.spent[i].cost)
-    e.nspent = 0
+        if e.spent[i].period & SPENT_MONEY:
+            if micros:
+                give_back(c, &e.spent[i], micros)
+        else:
+            e.spent[kept] = e.spent[i]
+            kept += 1
+    e.nspent = kept
 
 
 cdef int spend(core *c, exchange *e, uint64_t kind, uint64_t identity, uint64_t limit, uint8_t period,
                uint64_t micros) noexcept nogil:
     """Count against one spending limit. 1, or 0: it refuses."""
     cdef decision d
+    cdef uint32_t at = e.nspent
     if limit == 0:
         return 1
     if count(c, e, limit_key(SPENDING + kind, 0, 0, identity, 0, 0, 0), period, limit, micros, &d):
+        if e.nspent > at:
+            e.spent[at].period |= SPENT_MONEY
         return 1
     e.money_limit = <int64_t>limit
     e.money_balance = <int64_t>(limit - d.used) if d.used < limit else 0
@@ -187,6 +215,7 @@ cdef void describe(core *c, exchange *e, usage_who *who) noexcept nogil:
     who.route_slot = e.route.slot
     who.service_slot = e.service.slot if e.service is not NULL else NONE32
     who.plan_slot = e.consumer.plan if e.has_consumer else NONE32
+    who.meter = 0
     memcpy(who.request_id, e.request_id, 16)
 
 
@@ -204,6 +233,11 @@ cdef int charge_open(core *c, exchange *e) noexcept nogil:
 
 cdef int charge_hold(core *c, exchange *e, int64_t micros, uint32_t currency) noexcept nogil:
     """Hold an amount on the caller's wallet. 0, or the Reason; then nothing is held."""
+    return reserve(c, e, micros, currency, 0, &e.hold)
+
+
+cdef int reserve(core *c, exchange *e, int64_t micros, uint32_t currency, uint64_t meter,
+                 money_record **hold) noexcept nogil:
     cdef usage_who who
     cdef int64_t balance = 0
     cdef int wallet, held
@@ -223,11 +257,12 @@ cdef int charge_hold(core *c, exchange *e, int64_t micros, uint32_t currency) no
         uncount_from(c, e, before)
         return SPENDING_LIMIT_REACHED
     describe(c, e, &who)
-    held = hold_open(c.till, e.account, wallet, micros, &who, &e.hold, &balance)
+    who.meter = meter
+    held = hold_open(c.till, e.account, wallet, micros, &who, hold, &balance)
     e.money_balance = balance
     if held == 1:
         return 0
-    e.hold = NULL
+    hold[0] = NULL
     uncount_from(c, e, before)
     return INSUFFICIENT_BALANCE if held == 0 else OVERLOADED
 
@@ -236,13 +271,12 @@ cdef void uncount_from(core *c, exchange *e, uint32_t first) noexcept nogil:
     """Give back what was counted since there were `first` entries."""
     while e.nspent > first:
         e.nspent -= 1
-        quota_give_back(&c.quota, e.spent[e.nspent].key, e.spent[e.nspent].period,
-                        e.spent[e.nspent].unix_s, e.spent[e.nspent].cost)
+        give_back(c, &e.spent[e.nspent], e.spent[e.nspent].cost)
 
 
 cdef void charge_due(exchange *e) noexcept nogil:
     if e.hold is not NULL and not e.flags_hold_by_handler:
-        hold_due(e.hold, e.money_required)
+        hold_due(e.hold, e.hold.held)
 
 
 cdef void what_of(core *c, exchange *e, usage_what *what, uint64_t units) noexcept nogil:
@@ -253,43 +287,121 @@ cdef void what_of(core *c, exchange *e, usage_what *what, uint64_t units) noexce
 
 cdef void charge_capture(core *c, exchange *e, int64_t micros, uint64_t units) noexcept nogil:
     cdef usage_what what
+    cdef int64_t held
     if e.hold is NULL:
         return
+    held = e.hold.held
     what_of(c, e, &what, units)
     hold_capture(c.till, e.hold, micros, &what)
     e.charged += micros
     e.hold = NULL
+    e.flags &= ~EX_METERED               # it has its usage record
+    if micros < held:
+        uncount_money(c, e, <uint64_t>(held - micros))
     e.nspent = 0
 
 
 cdef void charge_release(core *c, exchange *e) noexcept nogil:
+    cdef int64_t held
     if e.hold is NULL:
         return
+    held = e.hold.held
     hold_release(c.till, e.hold)
     e.hold = NULL
-    uncount(c, e)
+    uncount_money(c, e, <uint64_t>held)
 
 
 cdef void charge_settle(core *c, exchange *e, int served) noexcept nogil:
     """The end of an exchange. served: an answer that its caller owes for was relayed."""
+    if e.hold is not NULL:
+        if served and not e.flags_hold_by_handler:
+            charge_capture(c, e, e.hold.held, 1)
+            return
+        charge_release(c, e)
+    if not served:
+        uncount(c, e)
+    elif e.flags & EX_METERED and e.has_consumer:
+        note_usage(c, e, 0, 1)           # it cost nothing (an allowance, a free tier): usage all the same
+
+
+cdef void note_usage(core *c, exchange *e, uint64_t meter, uint64_t units) noexcept nogil:
+    """Publish a usage record without money, as far as there is room."""
     cdef usage_who who
     cdef usage_what what
     cdef money_record *r
-    if e.hold is not NULL:
-        if served and not e.flags_hold_by_handler:
-            charge_capture(c, e, e.money_required, 1)
-        else:
-            charge_release(c, e)
+    if c.till is NULL:
         return
-    if not served:
-        uncount(c, e)
+    r = usage_reserve(c.till)
+    if r is not NULL:
+        describe(c, e, &who)
+        who.meter = meter
+        what_of(c, e, &what, units)
+        usage_fill(r, e.account, &who, &what)
+        usage_commit(c.till, r)
+
+
+# ---- units of meters ------------------------------------------------------------------------
+
+cdef int units_open(core *c, exchange *e, units_hold *u, int64_t micros, uint32_t currency) noexcept nogil:
+    cdef spent kept[MAX_SPENT]
+    cdef uint32_t n = e.nspent
+    cdef int reason
+    # What is counted for them is remembered apart from what is counted for the request.
+    memcpy(kept, e.spent, sizeof(kept))
+    e.nspent = 0
+    reason = reserve(c, e, micros, currency, u.meter, &u.hold)
+    memcpy(u.spent, e.spent, sizeof(kept))
+    u.nspent = e.nspent
+    memcpy(e.spent, kept, sizeof(kept))
+    e.nspent = n
+    return reason
+
+
+cdef void units_uncount(core *c, units_hold *u, int64_t micros) noexcept nogil:
+    cdef uint32_t i
+    for i in range(u.nspent):
+        if micros:
+            give_back(c, &u.spent[i], <uint64_t>micros)
+    u.nspent = 0
+
+
+cdef void units_capture(core *c, exchange *e, units_hold *u, int64_t micros, uint64_t units) noexcept nogil:
+    cdef usage_what what
+    cdef int64_t held
+    if u.hold is NULL:
+        if e.has_consumer:
+            note_usage(c, e, u.meter, units)
         return
-    if e.flags & EX_METERED and e.charged == 0 and e.has_consumer and c.till is not NULL:
-        # It cost nothing (an allowance, a free tier), and it is usage all the same.
-        r = usage_reserve(c.till)
-        if r is not NULL:
-            describe(c, e, &who)
-            what_of(c, e, &what, 1)
-            usage_fill(r, e.account, &who, &what)
-            r.flags = USAGE_FREE
-            usage_commit(c.till, r)
+    held = u.hold.held
+    what_of(c, e, &what, units)
+    hold_capture(c.till, u.hold, micros, &what)
+    u.hold = NULL
+    e.charged += micros
+    units_uncount(c, u, held - micros)
+
+
+cdef void units_release(core *c, exchange *e, units_hold *u) noexcept nogil:
+    cdef int64_t held
+    if u.hold is NULL:
+        return
+    held = u.hold.held
+    hold_release(c.till, u.hold)
+    u.hold = NULL
+    units_uncount(c, u, held)
+
+
+cdef inline uint64_t units_key(exchange *e, uint64_t identity) noexcept nogil:
+    return limit_key(identity, 0, 0, e.account.identity if e.account is not NULL else e.consumer.identity, 0, 0, 0)
+
+
+cdef uint64_t units_counted(core *c, exchange *e, uint64_t identity, uint8_t period) noexcept nogil:
+    cdef decision d
+    quota_peek(&c.quota, units_key(e, identity), period, unix_now(c), ~<uint64_t>0, &d)
+    return d.used
+
+
+cdef uint64_t units_count(core *c, exchange *e, uint64_t identity, uint8_t period, uint64_t units) noexcept nogil:
+    cdef decision d
+    if quota_take(&c.quota, units_key(e, identity), period, unix_now(c), ~<uint64_t>0, units, &d):
+        return d.used - units
+    return d.used                        # more than a cell counts: it stands still

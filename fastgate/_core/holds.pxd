@@ -21,6 +21,7 @@ cdef struct usage_who:            # what a record says of its request, known whe
     uint32_t route_slot           # slots, or NONE32
     uint32_t service_slot
     uint32_t plan_slot
+    uint64_t meter                # 0: the request itself
     uint8_t request_id[16]
 
 cdef struct usage_what:           # what it says of the answer, known when it is settled

@@ -141,6 +141,7 @@ cdef inline void _fill(money_record *r, const account_row *account, const usage_
     r.route_slot = who.route_slot
     r.service_slot = who.service_slot
     r.plan_slot = who.plan_slot
+    r.meter = who.meter
     memcpy(r.request_id, who.request_id, 16)
     if account is not NULL:
         r.account = account.identity

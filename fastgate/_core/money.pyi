@@ -28,6 +28,7 @@ class UsageRecord(NamedTuple):
     status: int
     flags: int
     request_id: str
+    meter: int
 
 class OpenHold(NamedTuple):
     worker: int
@@ -50,6 +51,7 @@ class _Who(TypedDict, total=False):
     route: int
     service: int
     plan: int
+    meter: int
     now_ns: int
     request_id: bytes
 

@@ -53,6 +53,7 @@ class UsageRecord(NamedTuple):
     settling. `account`, `consumer`, `credential`: identities (hashes of ids), 0: none. `route`,
     `service`, `plan`: slots, NO_SLOT: none. `amount`, `held`: micro-units of `currency` (three
     letters; "" without money). `units`: of the meter. `request_id`: 32 hex digits. `flags`: UsageFlag.
+    `meter`: the meter's identity; 0: the record is of the request itself.
     """
 
     id: str
@@ -72,6 +73,7 @@ class UsageRecord(NamedTuple):
     status: int
     flags: int
     request_id: str
+    meter: int
 
 
 class OpenHold(NamedTuple):
@@ -109,11 +111,11 @@ cdef object _record(const money_record *r):
     return UsageRecord(
         f"{r.boot:016x}{r.number:016x}", r.time_ns, r.account, r.account_slot, r.consumer,
         r.credential, r.route_slot, r.service_slot, r.plan_slot, r.wallet, _currency(r.currency),
-        r.amount, r.held, r.units, r.status, r.flags, (<const char *>r.request_id)[:16].hex())
+        r.amount, r.held, r.units, r.status, r.flags, (<const char *>r.request_id)[:16].hex(), r.meter)
 
 
 cdef int _who(usage_who *who, dict fields) except -1:
-    """From keyword arguments: consumer, credential, route, service, plan, now_ns, request_id."""
+    """From keyword arguments: consumer, credential, route, service, plan, meter, now_ns, request_id."""
     cdef bytes request_id = fields.pop("request_id", b"") or bytes(16)
     if len(request_id) != 16:
         raise ValueError(f"a request_id has 16 bytes, not {len(request_id)}")
@@ -124,6 +126,7 @@ cdef int _who(usage_who *who, dict fields) except -1:
     who.route_slot = fields.pop("route", NO_SLOT)
     who.service_slot = fields.pop("service", NO_SLOT)
     who.plan_slot = fields.pop("plan", NO_SLOT)
+    who.meter = fields.pop("meter", 0)
     memcpy(who.request_id, <const char *>request_id, 16)
     if fields:
         raise TypeError(f"no such field of a hold: {', '.join(sorted(fields))}")
@@ -239,7 +242,7 @@ cdef class Money(MoneyMap):
              **fields) -> Hold | None:
         """Hold `amount` micro-units (0 to 2^60) of an account slot's wallet; None: it has not that much.
 
-        Fields of the usage record: consumer, credential (identities), route, service, plan
+        Fields of the usage record: consumer, credential, meter (identities), route, service, plan
         (slots), now_ns (Unix time), request_id (16 bytes). Raises HoldTableFull, KeyError for an
         account or wallet that is not there.
         """

@@ -51,9 +51,9 @@ cdef struct money_record:         # 128 bytes: a row of the hold table, and a re
     uint16_t status               # of the answer
     uint8_t flags                 # UsageFlag; 0 in a settling hold: released, nothing to tell
     uint8_t wallet                # index of the wallet
-    uint64_t units                # of the meter
+    uint64_t units                # of the meter; of the request itself: 1, or what its handler says
     uint8_t request_id[16]        # credits: the key of the ledger's entry
-    uint64_t spare
+    uint64_t meter                # identity of the meter; 0: the request itself
 
 cdef struct area_head:            # one page; a cache line for each writer
     # the worker's

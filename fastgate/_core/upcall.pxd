@@ -21,12 +21,16 @@ cdef class Exchange:
     cdef int64_t written
     cdef Headers _headers
     cdef bint gone
+    cdef bint broke           # it failed: the client got a 500, or less than was begun
+    cdef bint captured        # the request has a usage record
+    cdef dict meters          # name → MeterUse; None: no meter was used
     cdef int check(self) except -1
     cdef int after(self) except -1
     cdef int told(self, uint32_t bits) except -1
     cdef int finished(self) except -1
     cdef int failed(self) except -1
     cdef int let_go(self) except -1
+    cdef int settle_units(self) except -1
     cdef buf *keep(self, bytes data) except NULL
 
 cdef class UpstreamResponse:

@@ -40,12 +40,13 @@ from fastgate._core.handling cimport (
 from fastgate._core.http1 cimport (
     F_CONTENT_LENGTH, F_EXPECT, F_HOST, FIELD_HOP, METHOD_DELETE, METHOD_GET, METHOD_HEAD, METHOD_OPTIONS,
     METHOD_OTHER, METHOD_PUT, METHOD_TRACE, field, head)
+from fastgate._core.metering cimport MeterUse, meter_use
 from fastgate._core.reason cimport CLIENT_CLOSED, INTERNAL_ERROR
 from fastgate._core.router cimport MAX_PARAMS
 from fastgate._core.snapshot cimport snap_str, snap_table, snap_upstream, str_ref, upstream_rec
 from fastgate._core.state cimport (
     CALL_BODY, CALL_FAILED, CALL_IDEMPOTENT, CALL_PYTHON, CALL_REPLAYABLE, CALL_RESPONSE_DONE, CALL_TUNNEL,
-    EX_ABORTED, EX_RESPONSE_DONE, EX_RESPONSE_STARTED, EX_WAKE, WAKE_CALL, WAKE_DONE, WAKE_GONE,
+    EX_ABORTED, EX_METERED, EX_RESPONSE_DONE, EX_RESPONSE_STARTED, EX_WAKE, WAKE_CALL, WAKE_DONE, WAKE_GONE,
     WAKE_WRITABLE, call, core, exchange)
 from fastgate._core.sys cimport monotonic_ns
 from fastgate._core.upstream cimport call_abort, call_end, call_read, call_start, call_take
@@ -562,9 +563,10 @@ cdef class Exchange:
             raise RuntimeError("the exchange is over: its handler has returned")
         if self.e.hold is NULL:
             raise RuntimeError("nothing is held for this request")
-        if not 0 <= micros <= self.e.money_required:
-            raise ValueError(f"{micros}: at most what is held, {self.e.money_required}, can be captured")
+        if not 0 <= micros <= self.e.hold.held:
+            raise ValueError(f"{micros}: at most what is held, {self.e.hold.held}, can be captured")
         self.c.now = monotonic_ns()
+        self.captured = True
         charge_capture(self.c, self.e, micros, units)
 
     def release(self) -> None:
@@ -573,6 +575,56 @@ cdef class Exchange:
             raise RuntimeError("the exchange is over: its handler has returned")
         self.c.now = monotonic_ns()
         charge_release(self.c, self.e)
+
+    def hold_units(self, str meter, uint64_t most) -> int:
+        """Hold what so many units of a meter can cost at most, beside what the request costs.
+
+        Returns the micro-units that are held; 0 when the caller's plan does not price the meter, which
+        is recorded all the same. What `use_units` says is charged when the handler has ended, and
+        the rest given back. PaymentRefused: as of `hold`. ValueError: no plan prices the
+        meter, or `most` is not 1 to 2^40. RuntimeError: the meter is held for already.
+        """
+        cdef MeterUse use
+        cdef int64_t held
+        self.check()
+        if self.meters is None:
+            self.meters = {}
+        if meter in self.meters:
+            raise RuntimeError(f"units of {meter!r} are held for already")
+        use = meter_use(self.e, meter, most)
+        self.c.now = monotonic_ns()
+        held = use.hold(self.c, self.e)
+        self.meters[meter] = use
+        if not self.captured:
+            self.e.flags |= EX_METERED
+        return held
+
+    def use_units(self, str meter, uint64_t units) -> None:
+        """So many more units of the meter were used: they are owed.
+
+        It may be called when the client has left. RuntimeError: nothing is held for the meter;
+        ValueError: with those before, it is more than what is held for.
+        """
+        if self.e is NULL:
+            raise RuntimeError("the exchange is over: its handler has returned")
+        use = None if self.meters is None else self.meters.get(meter)
+        if use is None:
+            raise RuntimeError(f"hold_units({meter!r}, most) first")
+        self.c.now = monotonic_ns()
+        (<MeterUse>use).use(self.c, self.e, units)
+
+    cdef int settle_units(self) except -1:
+        """Charge for the units that were used, unless all that came of it was a failure."""
+        if self.meters is None or self.e is NULL:
+            return 0
+        self.c.now = monotonic_ns()
+        for use in self.meters.values():
+            if self.broke or self.e.status >= 500:
+                (<MeterUse>use).release(self.c, self.e)
+            else:
+                (<MeterUse>use).capture(self.c, self.e)
+        self.meters = None
+        return 0
 
     # ---- what the engine tells, and the end
 
@@ -607,12 +659,14 @@ cdef class Exchange:
 
     def refuse(self, int reason) -> None:
         """Answer with the problem of that reason (its number in `Reason`), or break off."""
+        self.broke = True
         if self.e is not NULL and not self.e.flags & EX_ABORTED:
             self.c.now = monotonic_ns()
             exchange_refuse(self.e, reason)
 
     cdef int failed(self) except -1:
         """Tell the client, or break off what had begun."""
+        self.broke = True
         if not self.e.flags & EX_ABORTED:
             self.c.now = monotonic_ns()
             exchange_refuse(self.e, INTERNAL_ERROR)
@@ -675,7 +729,10 @@ async def run_handler(Exchange x not None, handler):
         x.failed()
     finally:
         x.task = None
-        x.let_go()
+        try:
+            x.settle_units()
+        finally:
+            x.let_go()
 
 
 cdef int begin_upcalls(Engine engine, core *c) except -1:

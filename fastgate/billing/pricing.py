@@ -11,8 +11,7 @@ tiers: a up to x, b …     [(x, a), …, (∞, b)]
 
 The k-th request of a period, counted from 1, costs what the first step with `k <= up_to` says.
 The cost of a run of requests is the sum of theirs, however it is split, and is computed in one
-walk over the steps. Units are priced by their total in the period, rounded down, and a charge is
-the difference of two totals: however usage is split into charges, they add up to the same.
+walk over the steps. How units are priced stands in `fastgate._core.meters`.
 """
 
 from __future__ import annotations
@@ -20,22 +19,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from fastgate._core.meters import UnitRate, units_total
 from fastgate.model.billing import Period
 from fastgate.model.party import Plan
 from fastgate.model.units import Money
-from fastgate.pricesteps import Step, price_steps
+from fastgate.pricesteps import Step, price_steps, unit_rates
 
 MOST = 2**63 - 1
 """The largest amount a wallet can hold, in micro-units."""
-
-
-class UnitRate(NamedTuple):
-    """The price of a meter: `micros` for `per` units, after `included` free ones."""
-
-    meter: str
-    micros: int
-    per: int
-    included: int
 
 
 class PriceTable(NamedTuple):
@@ -74,10 +65,7 @@ def compile_price(plan: Plan, currency: str = "USD") -> PriceTable | None:
     return PriceTable(
         currency=price.currencies[0] if price.currencies else currency,
         steps=price_steps(price),
-        units=tuple(
-            UnitRate(unit.meter, unit.price.micros, unit.per, unit.included)
-            for unit in price.per_unit
-        ),
+        units=unit_rates(price),
         flat=price.flat.micros if price.flat is not None else 0,
         period=price.period,
     )
@@ -132,24 +120,6 @@ def affordable(steps: tuple[Step, ...], before: int, balance: int) -> int | None
             return count + fits
         count, at, balance = count + room, at + room, balance - room * step.micros
     return count
-
-
-# ---- units ------------------------------------------------------------------------------
-
-
-def units_total(rate: UnitRate, units: int) -> int:
-    """What `units` of a period cost altogether, rounded down to the micro-unit."""
-    return max(units - rate.included, 0) * rate.micros // rate.per
-
-
-def units_price(rate: UnitRate, before: int, units: int) -> int:
-    """What further `units` cost, when `before` were used in the period."""
-    return units_total(rate, before + units) - units_total(rate, before)
-
-
-def units_most(rate: UnitRate, units: int) -> int:
-    """The most that up to `units` can cost wherever in a period they fall: what to hold."""
-    return -(-units * rate.micros // rate.per)
 
 
 # ---- periods ----------------------------------------------------------------------------

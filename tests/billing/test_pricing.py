@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastgate._core.meters import UnitRate, units_most, units_price, units_total
 from fastgate.billing import pricing, proration
 from fastgate.billing.periods import Period, midnight, next_period, period_of
-from fastgate.billing.pricing import Step, UnitRate, compile_price
+from fastgate.billing.pricing import Step, compile_price
 from fastgate.errors import ConfigurationError
 from fastgate.model.codec import decode, encode
 from fastgate.model.party import Plan
@@ -130,12 +131,12 @@ rates = st.builds(UnitRate, st.just("t"), micros, st.integers(1, 1_000_000), st.
 def test_units_cost_the_same_however_they_are_split(rate: UnitRate, parts: list[int]) -> None:
     before = charged = 0
     for part in parts:
-        price = pricing.units_price(rate, before, part)
-        assert 0 <= price <= pricing.units_most(rate, part)
+        price = units_price(rate, before, part)
+        assert 0 <= price <= units_most(rate, part)
         charged += price
         before += part
     exact = max(before - rate.included, 0) * rate.micros / rate.per
-    assert charged == pricing.units_total(rate, before)
+    assert charged == units_total(rate, before)
     assert charged <= exact + 1e-3
     assert exact - charged < 1 + 1e-3
 
@@ -146,7 +147,7 @@ def test_the_lines_of_a_period_add_up(
 ) -> None:
     whole = pricing.PriceTable("USD", steps, (rate,), 0, "month")
     lines = pricing.usage_lines(whole, requests, {"t": units})
-    total = pricing.requests_price(steps, 0, requests) + pricing.units_total(rate, units)
+    total = pricing.requests_price(steps, 0, requests) + units_total(rate, units)
     assert sum(line.micros for line in lines) == total
     assert all(line.micros for line in lines)
 

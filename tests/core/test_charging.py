@@ -14,6 +14,7 @@ from fastgate._core.credentials import key_digest
 from fastgate._core.money import Money, UsageFlag
 from fastgate._core.reason import Reason
 from fastgate._core.shm import Segment
+from fastgate._core.snapshot import stable_hash
 from fastgate._core.upcall import PaymentRefused
 from fastgate._core.wallet import Accounts
 
@@ -337,3 +338,249 @@ async def test_a_handlers_hold_is_given_back_when_it_fails_or_forgets(till, capl
         assert (await call(p, "/x?refused")).body == b"cheaper"
     assert till.balance() == 1_000_000
     assert till.records() == []
+
+
+# ---- units of meters -----------------------------------------------------------------------
+
+
+def metered(**route: object) -> dict[str, object]:
+    """A handler's route; ann pays 3 USD for a million tokens, ten free, and 0.01 USD a request."""
+    document = config(None, service=None, handler="test:handler", price=None, **route)
+    document["routes"][0] = {k: v for k, v in document["routes"][0].items() if v is not None}
+    tokens = {"meter": "tokens", "price": "3 USD", "per": 1_000_000, "included": 10}
+    pages = {"meter": "pages", "price": "0.5 USD"}
+    document["plans"] = [
+        {"name": "units", "price": {"per_request": "0.01 USD", "per_unit": [tokens, pages]}},
+        {"name": "unpriced"},
+        {"name": "only-units", "price": {"per_unit": [tokens]}},
+    ]
+    document["consumers"] = [{"name": "ann", "plan": "units"}, {"name": "bob", "plan": "unpriced"}]
+    return document
+
+
+def uses(till: Till) -> list[tuple[str, int, int, int]]:
+    """(meter, units, amount, flags) of the usage records, and they are taken out."""
+    records, position = till.money.drain(0)
+    till.money.commit(0, position)
+    names = {0: "", **{stable_hash(name): name for name in ("tokens", "pages")}}
+    return sorted((names[each.meter], each.units, each.amount, each.flags) for each in records)
+
+
+async def test_units_are_held_for_and_charged_beside_the_request(till):
+    held = []
+
+    async def handler(x):
+        held.append(x.hold_units("tokens", 1_000))
+        held.append(x.hold_units("pages", 3))
+        x.use_units("tokens", 700)
+        await x.start(200)
+        await x.write(b"some")
+        x.use_units("tokens", 112)
+        x.use_units("pages", 2)
+        x.finish()
+
+    till.accounts.set_balance(ANN, "USD", 10_000_000)
+    async with plane(till, metered(), handlers={"test:handler": handler}) as p:
+        assert (await call(p)).status == 200
+        await p.settled(exchanges=0)
+        assert held == [3_000, 1_500_000]
+        assert till.balance() == 10_000_000 - 10_000 - (812 - 10) * 3 - 1_000_000
+        assert uses(till) == [
+            ("", 1, 10_000, UsageFlag.USAGE_CAPTURED),
+            ("pages", 2, 1_000_000, UsageFlag.USAGE_CAPTURED),
+            ("tokens", 812, 2_406, UsageFlag.USAGE_CAPTURED),
+        ]
+        assert (await call(p)).status == 200  # the included ones are used up
+        await p.settled(exchanges=0)
+        assert ("tokens", 812, 2_436, UsageFlag.USAGE_CAPTURED) in uses(till)
+
+
+async def test_charges_of_a_period_add_up_to_the_price_of_its_units(till):
+    async def handler(x):
+        units = int(x.query)
+        x.hold_units("tokens", units + 5)
+        x.use_units("tokens", units)
+        await x.respond(200)
+
+    document = metered()
+    document["plans"][2]["price"]["per_unit"][0]["per"] = 7_000_000  # 3/7 of a micro-unit each
+    document["consumers"][0]["plan"] = "only-units"
+    till.accounts.set_balance(ANN, "USD", 1_000_000)
+    parts = [1, 5, 3, 8, 1, 1, 13, 2, 40]
+    async with plane(till, document, handlers={"test:handler": handler}) as p:
+        for part in parts:
+            assert (await call(p, f"/x?{part}")).status == 200
+        await p.settled(exchanges=0)
+    total = (sum(parts) - 10) * 3_000_000 // 7_000_000
+    assert till.balance() == 1_000_000 - total
+    found = uses(till)
+    assert sum(amount for _, _, amount, _ in found) == total
+    # The requests cost nothing, and are usage all the same.
+    assert [each for each in found if not each[0]] == [("", 1, 0, UsageFlag.USAGE_FREE)] * 9
+
+
+async def test_units_that_the_plan_does_not_price_are_recorded(till):
+    async def handler(x):
+        assert x.hold_units("tokens", 100) == 0
+        x.use_units("tokens", 60)
+        await x.respond(200)
+
+    till.accounts.set_balance(BOB, "USD", 0)
+    async with plane(till, metered(), handlers={"test:handler": handler}) as p:
+        assert (await call(p, key="bob-key")).status == 200
+        await p.settled(exchanges=0)
+    assert uses(till) == [
+        ("", 1, 0, UsageFlag.USAGE_FREE),
+        ("tokens", 60, 0, UsageFlag.USAGE_FREE),
+    ]
+
+
+@pytest.mark.parametrize("how", ["raises", "refuses", "answers 503", "uses none"])
+async def test_units_of_a_request_that_failed_cost_nothing(till, caplog, how):
+    async def handler(x):
+        x.hold_units("pages", 2)
+        if how != "uses none":
+            x.use_units("pages", 2)
+        if how == "raises":
+            raise RuntimeError("on purpose")
+        if how == "refuses":
+            x.refuse(int(Reason.OVERLOADED))
+            return
+        await x.respond(200 if how == "uses none" else 503)
+
+    till.accounts.set_balance(ANN, "USD", 2_000_000)
+    till.accounts.set_limits(ANN, [(1_500_000, 3)])
+    async with plane(till, metered(), handlers={"test:handler": handler}) as p:
+        for _ in range(3):  # the spending limit is given back as well
+            assert (await call(p)).status == {"uses none": 200, "raises": 500}.get(how, 503)
+            await p.settled(exchanges=0)
+    assert till.balance() == 2_000_000 - (30_000 if how == "uses none" else 0)
+    assert [each for each in uses(till) if each[0]] == []
+
+
+async def test_who_cannot_pay_for_units_is_refused_or_served_less(till):
+    async def handler(x):
+        if x.query == "less":
+            with pytest.raises(PaymentRefused, match="insufficient_balance"):
+                x.hold_units("pages", 100)
+            await x.respond(200, None, b"less")
+            return
+        x.hold_units("pages", 100)
+
+    till.accounts.set_balance(ANN, "USD", 1_000_000)
+    async with plane(till, metered(), handlers={"test:handler": handler}) as p:
+        refused = await call(p)
+        assert (refused.status, reason(refused)) == (402, "insufficient_balance")
+        assert orjson.loads(refused.body)["required"] == "50"
+        assert (await call(p, "/x?less")).body == b"less"
+    assert till.balance() == 990_000  # the request itself, at its own price
+    assert uses(till) == [("", 1, 10_000, UsageFlag.USAGE_CAPTURED)]
+
+
+async def test_spending_counts_what_units_cost_not_what_was_held(till):
+    async def handler(x):
+        x.hold_units("pages", 4)
+        x.use_units("pages", 1)
+        await x.respond(200)
+
+    till.accounts.set_balance(ANN, "USD", 10_000_000)
+    till.accounts.set_limits(ANN, [(3_100_000, 3)])
+    async with plane(till, metered(), handlers={"test:handler": handler}) as p:
+        statuses = []
+        for _ in range(4):
+            statuses.append((await call(p)).status)
+            await p.settled(exchanges=0)
+    # 0.51 each; the third would need 2.01 of the 2.08 that are left, the fourth of 1.57.
+    assert statuses == [200, 200, 200, 402]
+
+
+async def test_a_hold_that_is_captured_for_less_gives_its_spending_back(till):
+    async def handler(x):
+        x.hold(1_000_000)
+        x.capture(100_000)
+        await x.respond(200)
+
+    document = config(None, service=None, handler="test:handler", price=None)
+    document["routes"][0] = {k: v for k, v in document["routes"][0].items() if v is not None}
+    till.accounts.set_balance(ANN, "USD", 10_000_000)
+    till.accounts.set_limits(ANN, [(1_200_000, 3)])
+    async with plane(till, document, handlers={"test:handler": handler}) as p:
+        assert [(await call(p)).status for _ in range(4)] == [200, 200, 200, 402]
+
+
+async def test_a_client_that_leaves_owes_the_units_that_were_reported(till):
+    begun = asyncio.Event()
+
+    async def handler(x):
+        x.hold_units("pages", 3)
+        await x.start(200)
+        await x.write(b"one page")
+        x.use_units("pages", 1)
+        begun.set()
+        await asyncio.get_running_loop().create_future()  # until it is cancelled
+
+    till.accounts.set_balance(ANN, "USD", 2_000_000)
+    async with plane(till, metered(), handlers={"test:handler": handler}) as p:
+        client = await p.client()
+        await client.send("GET", "/200", {"X-Api-Key": "ann-key"})
+        await begun.wait()
+        await client.close()
+        await p.settled(exchanges=0)
+    assert [each for each in uses(till) if each[0]] == [
+        ("pages", 1, 500_000, UsageFlag.USAGE_CAPTURED)
+    ]
+
+
+async def test_of_a_killed_worker_the_reported_units_are_due(till):
+    begun, go = asyncio.Event(), asyncio.Event()
+
+    async def handler(x):
+        x.hold_units("tokens", 1_000)
+        x.use_units("tokens", 510)
+        begun.set()
+        await go.wait()
+        await x.respond(200)
+
+    till.accounts.set_balance(ANN, "USD", 2_000_000)
+    async with plane(till, metered(), handlers={"test:handler": handler}) as p:
+        task = asyncio.create_task(call(p))
+        await begun.wait()
+        held = {each.record.meter: each.record for each in till.money.open_holds()}
+        tokens = held[stable_hash("tokens")]
+        assert (tokens.held, tokens.amount) == (3_000, 1_500)  # amount: due, if it is killed now
+        go.set()
+        assert (await task).status == 200
+
+
+async def test_mistakes_with_meters_are_told(till):
+    said = []
+
+    def attempt(what, *args):
+        try:
+            what(*args)
+        except (ValueError, RuntimeError) as error:
+            said.append(str(error))
+
+    async def handler(x):
+        attempt(x.use_units, "tokens", 1)
+        attempt(x.hold_units, "tokns", 1)
+        attempt(x.hold_units, "tokens", 0)
+        attempt(x.hold_units, "tokens", 2**41)
+        x.hold_units("tokens", 5)
+        attempt(x.hold_units, "tokens", 5)
+        x.use_units("tokens", 3)
+        attempt(x.use_units, "tokens", 3)
+        await x.respond(200)
+
+    till.accounts.set_balance(ANN, "USD", 1_000_000)
+    async with plane(till, metered(), handlers={"test:handler": handler}) as p:
+        assert (await call(p)).status == 200
+    assert said == [
+        "hold_units('tokens', most) first",
+        "no plan prices units of 'tokns' (plans[].price.per_unit); meters that are priced: "
+        "pages, tokens",
+        f"0 units of 'tokens': a request can use 1 to {2**40}",
+        f"{2**41} units of 'tokens': a request can use 1 to {2**40}",
+        "units of 'tokens' are held for already",
+        "3 units of 'tokens': 5 are held for, 3 were used before",
+    ]

@@ -50,6 +50,7 @@ def test_a_hold_takes_and_a_capture_gives_back_the_rest() -> None:
         route=1,
         service=2,
         plan=3,
+        meter=4,
         now_ns=10,
         request_id=b"r" * 16,
     )
@@ -82,6 +83,7 @@ def test_a_hold_takes_and_a_capture_gives_back_the_rest() -> None:
         201,
         CAPTURED,
         (b"r" * 16).hex(),
+        4,
     )
     assert record.id == f"{bank.money.boot_id}02{1:014x}"
 

@@ -1,0 +1,102 @@
+"""metering: units of meters that a handler reports, held for and charged by the caller's plan.
+
+What a request uses beyond itself (tokens, pages, bytes) only its handler knows, and often only at
+the end. So it says the most first, which is held at the plan's price for so many, and then what it was:
+
+    hold_units("tokens", 4000)     units_most: held, beside the request's own price      or PaymentRefused
+    use_units("tokens", 700)       price so far: due, should the worker be killed
+    use_units("tokens", 112)
+    the handler returns            812 are counted in the period, their price is captured, a usage
+                                   record with the meter is published; the rest is given back
+
+A handler that fails releases them, as all that fails on our side costs nothing; one whose client has left
+is charged for what it had reported. The units of a period are counted by who pays, in the same cells as
+quotas, when they are captured: one exchange says how many came before them, so that the charges of
+a period add up to the price of its units, to the micro-unit, over all workers.
+
+Prices: meters.py, which is Python: this is a handler's side, not the proxied path.
+"""
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memset
+
+from fastgate._core.charging cimport units_capture, units_count, units_counted, units_open, units_release
+from fastgate._core.holds cimport MONEY_MOST, hold_due
+from fastgate._core.snapshot cimport NONE32
+
+from fastgate._core.handler_errors import PaymentRefused
+from fastgate._core.meters import Tariff, units_most, units_price
+
+UNITS_MOST = 1 << 40
+"""Units of a meter that one request may use."""
+
+
+cdef class MeterUse:
+    """One meter in one exchange: what is held for it, and what was used."""
+
+    cdef int64_t hold(self, core *c, exchange *e) except -1:
+        """Hold the most that it can cost; returns that. Raises PaymentRefused, ValueError."""
+        cdef int64_t micros
+        cdef bytes code
+        cdef int reason
+        if self.price is None:
+            return 0
+        most = units_most(self.price.rate, self.most)
+        if most > <int64_t>MONEY_MOST:
+            raise ValueError(f"{self.most} units of {self.meter!r} cost more than can be held")
+        if most == 0:
+            return 0
+        micros = most
+        code = self.price.currency.encode("ascii")
+        reason = units_open(c, e, &self.at, micros, code[0] | <uint32_t>code[1] << 8 | <uint32_t>code[2] << 16)
+        if reason != 0:
+            raise PaymentRefused(reason, e.money_balance, micros)
+        return micros
+
+    cdef int use(self, core *c, exchange *e, uint64_t units) except -1:
+        """Further units were used. ValueError, and nothing changes, when that is more than is held for."""
+        if units > self.most - self.units:
+            raise ValueError(
+                f"{units} units of {self.meter!r}: {self.most} are held for, {self.units} were used before")
+        self.units += units
+        if self.at.hold is not NULL:
+            before = units_counted(c, e, self.price.counted_under, <uint8_t>self.price.period)
+            hold_due(self.at.hold, units_price(self.price.rate, before, self.units))
+        return 0
+
+    cdef int capture(self, core *c, exchange *e) except -1:
+        """Charge for what was used; the rest of what is held is given back."""
+        cdef int64_t micros = 0
+        if self.units == 0:
+            return self.release(c, e)
+        if self.price is not None and e.has_consumer:
+            before = units_count(c, e, self.price.counted_under, <uint8_t>self.price.period, self.units)
+            if self.at.hold is not NULL:
+                micros = min(units_price(self.price.rate, before, self.units), self.at.hold.held)
+        units_capture(c, e, &self.at, micros, self.units)
+        return 0
+
+    cdef int release(self, core *c, exchange *e) except -1:
+        """Nothing is charged, and there is no usage record."""
+        units_release(c, e, &self.at)
+        return 0
+
+
+cdef MeterUse meter_use(exchange *e, str meter, uint64_t most):
+    """The use of a meter by this exchange's caller; nothing is held yet. Raises ValueError."""
+    cdef MeterUse use
+    handlers = <list>e.ref.handlers
+    tariff = handlers[0] if handlers and isinstance(handlers[0], Tariff) else None
+    identity = None if tariff is None else tariff.meters.get(meter)
+    if identity is None:
+        known = ", ".join(tariff.meters) if tariff is not None else "none"
+        raise ValueError(
+            f"no plan prices units of {meter!r} (plans[].price.per_unit); meters that are priced: {known}")
+    if not 1 <= most <= UNITS_MOST:
+        raise ValueError(f"{most} units of {meter!r}: a request can use 1 to {UNITS_MOST}")
+    use = MeterUse.__new__(MeterUse)
+    use.meter = meter
+    use.most = most
+    use.price = tariff.price(e.consumer.plan if e.has_consumer else NONE32, meter)
+    memset(&use.at, 0, sizeof(use.at))
+    use.at.meter = identity
+    return use
