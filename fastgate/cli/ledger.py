@@ -10,6 +10,8 @@ from fastgate.cli import FAILED, OK, output
 from fastgate.cli.money import account_argument, shown
 from fastgate.cli.options import client_of, control_options
 
+AUDIT_TIMEOUT = 3600.0  # seconds; every usage record is read
+
 
 @click.group(short_help="Look at the books and prove them.")
 def ledger() -> None:
@@ -35,7 +37,7 @@ def audit(control: str | None, state_dir: str | None, as_json: bool) -> int:
     Example:
       fastgate ledger audit
     """
-    data = client_of(control, state_dir).get("/v1/ledger/audit")
+    data = client_of(control, state_dir, timeout=AUDIT_TIMEOUT).get("/v1/ledger/audit")
     passed = all(check["passed"] for check in data["checks"])
     if as_json:
         output.print_json({**data, "passed": passed})

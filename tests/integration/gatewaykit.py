@@ -163,8 +163,9 @@ class Gateway:
         method: str = "GET",
         body: Any = None,
         headers: dict[str, str] | None = None,
+        patience: float = PATIENCE,
     ) -> Answer:
-        """Ask the control API, as admin."""
+        """Ask the control API, as admin. `patience`: seconds for one answer."""
         parts = urllib.parse.urlsplit(self.control)
         assert parts.hostname is not None
         assert parts.port is not None
@@ -176,7 +177,9 @@ class Gateway:
         address = (parts.hostname, parts.port)
 
         def probe() -> Answer | None:
-            answer = fetch(address, path, method=method, headers=headers, body=data)
+            answer = fetch(
+                address, path, method=method, headers=headers, body=data, patience=patience
+            )
             # The store comes up after all the rest; nothing was done.
             return None if b"store_unavailable" in answer.body else answer
 
@@ -250,10 +253,11 @@ def fetch(
     method: str = "GET",
     headers: dict[str, str] | None = None,
     body: bytes = b"",
+    patience: float = PATIENCE,
 ) -> Answer:
     """One request on a connection of its own, TCP or Unix. Raises OSError."""
     with _connect(address) as sock:
-        sock.settimeout(PATIENCE)
+        sock.settimeout(patience)
         sock.sendall(render(method, path, {"Connection": "close", **(headers or {})}, body))
         received = bytearray()
         while chunk := sock.recv(65536):

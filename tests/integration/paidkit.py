@@ -23,6 +23,7 @@ from gatewaykit import (
 
 PRICE = 10_000  # micro-units: 0.01 USD
 MICROS = 1_000_000
+AUDIT_S = 300.0  # it reads every usage record
 
 
 def paid_config(upstream: Upstream, **more: Any) -> dict[str, Any]:
@@ -96,7 +97,7 @@ def reason_of(answer: Answer) -> str:
 
 def audit(gateway: Gateway) -> dict[str, Any]:
     """The audit, which has to pass."""
-    report = made(gateway.api("/v1/ledger/audit"))
+    report = made(gateway.api("/v1/ledger/audit", patience=AUDIT_S))
     wrong = [check for check in report["checks"] if not check["passed"]]
     assert not wrong, json.dumps(wrong, indent=1)
     return {check["name"]: check["numbers"] for check in report["checks"]}
@@ -149,14 +150,19 @@ class Tally:
 
 
 async def traffic(
-    address: Callable[[], tuple[str, int]], who: Customer, tally: Tally, stop: asyncio.Event
+    address: Callable[[], tuple[str, int]],
+    who: Customer,
+    tally: Tally,
+    stop: asyncio.Event,
+    pause: float = 0.0,
 ) -> None:
-    """One client that calls as fast as it is answered, whatever happens to the gateway."""
+    """One client that calls, whatever happens to the gateway, `pause` seconds after each answer."""
     client = Client(address())
     while not stop.is_set():
         tally.sent += 1
         try:
             tally.note(await client.request("/echo", headers=who.headers))
+            await asyncio.sleep(pause)
         except (OSError, EOFError, asyncio.IncompleteReadError):
             tally.broken += 1
             client.close()

@@ -34,6 +34,7 @@ from paidkit import (
 
 KILLS = int(os.environ.get("FASTGATE_KILLS", "60"))
 CLIENTS = 6
+PAUSE_S = 0.002  # between two requests of a client: the kills are the point, not the millions
 CATCH_UP_S = 300.0  # a control that was killed again and again has much to take over
 PLENTY = 10_000_000 * PRICE
 
@@ -68,7 +69,7 @@ class Killing:
     async def run(self, kills: int) -> None:
         stop = asyncio.Event()
         callers = [
-            asyncio.ensure_future(traffic(self._address, self.acme, self.tally, stop))
+            asyncio.ensure_future(traffic(self._address, self.acme, self.tally, stop, PAUSE_S))
             for _ in range(CLIENTS)
         ]
         for _ in range(kills):
