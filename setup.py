@@ -8,6 +8,7 @@ Environment:
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import platform
 import re
@@ -102,6 +103,9 @@ def hints_are_errors() -> Iterator[None]:
             Path(C_FILES, os.path.relpath(path)).with_suffix(".c").unlink(missing_ok=True)
         sys.exit("Cython's performance hints are errors here; see above.")
 
+
+# Cython's processes are forked from this one. Python 3.14 would have them import this file anew.
+multiprocessing.set_start_method("fork", force=True)
 
 with hints_are_errors():
     modules = cythonize(
