@@ -100,7 +100,8 @@ async def test_one_payment_replayed_by_twenty_clients_on_four_workers(
 def test_a_settlement_that_is_unknown_is_found_out_after_a_restart(
     gateway, upstream, facilitator, kind, tmp_path
 ):
-    config = selling(upstream, facilitator, timeout="2s")
+    # Verifying must have answered before; who hangs is waited for all that time.
+    config = selling(upstream, facilitator, timeout="5s" if kind == "hang" else "30s")
     first = gateway(config, workers=2, state=tmp_path / "state")
     payment = payment_for(first, facilitator, "/echo")
     facilitator.faults["/settle"].append(Fault(kind, moved=True))
