@@ -22,7 +22,8 @@ from fastgate.store.usage import Resolved, Usage
 
 
 class UsageView(msgspec.Struct, frozen=True, kw_only=True):
-    """One request that was metered. `amount`: micro-units charged."""
+    """One request that was metered, or units of a `meter` that one used. `amount`: micro-units
+    charged."""
 
     id: str
     time: datetime
@@ -32,6 +33,7 @@ class UsageView(msgspec.Struct, frozen=True, kw_only=True):
     route: str
     service: str
     plan: str
+    meter: str
     currency: str
     amount: int
     units: int

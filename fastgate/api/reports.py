@@ -20,7 +20,8 @@ from fastgate.billing.reports import Asked, By, ReportRow, columns, report, writ
 GroupBy = Annotated[
     str,
     QueryParameter(
-        description="Any of day, account, consumer, credential, route, service, plan; with commas."
+        description="Any of day, account, consumer, credential, route, service, plan, meter; with "
+        "commas."
     ),
 ]
 
@@ -51,6 +52,7 @@ async def usage_report(
     consumer: Text = None,
     route: Text = None,
     plan: Text = None,
+    meter: Text = None,
     format: FromQuery[Literal["json", "csv"]] = "json",
 ) -> Response[Any]:
     """What was used and what it cost, from and to a day (UTC, both included), grouped by what
@@ -65,6 +67,7 @@ async def usage_report(
         consumer=_consumer(ctx, consumer),
         route=route,
         plan=plan,
+        meter=meter,
     )
     rows = await report(desk.ledger.store, asked)
     if format == "json":

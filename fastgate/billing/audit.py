@@ -12,8 +12,9 @@ overdrawn  nobody has less than minus the largest overdraft that he was ever giv
            disputes and corrections took
 credited   captured + held <= credited, for each wallet, but for the same
 held       what is held is what was set aside and not yet settled
-charges    each charge is the sum of its usage records; each priced record has its charge
-days       the days' sums are those of the usage records
+charges    each charge is the sum of its usage records; each priced record has its charge. Charges
+           from before records were pruned: all together, with the sums of what was pruned
+days       the days' sums are those of the usage records, and of what was pruned
 accounts   every charge is to an account that is known
 cells      each cell is ledger + overdraft - what is on its way - what requests hold
 ```
@@ -38,6 +39,7 @@ from fastgate.store.money_tables import (
     ledger_entries,
     ledger_postings,
     usage_daily,
+    usage_pruned,
     usage_records,
 )
 
@@ -314,15 +316,43 @@ async def _charges(connection: AsyncConnection) -> Check:
         .subquery()
     )
     charge = ledger_entries.c.kind == Kind.CHARGE
+    pruned = sa.and_(
+        usage_pruned.c.account == ledger_entries.c.account,
+        usage_pruned.c.currency == ledger_entries.c.currency,
+    )
+    whole = sa.or_(usage_pruned.c.upto.is_(None), ledger_entries.c.created >= usage_pruned.c.upto)
     rows = await connection.execute(
         sa.select(ledger_entries.c.number, ledger_entries.c.amount, used.c.amount)
         .outerjoin(used, used.c.entry == ledger_entries.c.number)
-        .where(charge)
+        .outerjoin(usage_pruned, pruned)
+        .where(charge, whole)
         .where(sa.func.coalesce(used.c.amount, 0) != ledger_entries.c.amount)
     )
     findings = [
         f"entry {number}: charged {amount}, used {int(of or 0)}" for number, amount, of in rows
     ]
+    sums = await connection.execute(
+        sa.select(
+            usage_pruned.c.account,
+            usage_pruned.c.currency,
+            usage_pruned.c.amount,
+            sa.func.coalesce(sa.func.sum(ledger_entries.c.amount), 0),
+            sa.func.coalesce(sa.func.sum(used.c.amount), 0),
+        )
+        .outerjoin(
+            ledger_entries, sa.and_(charge, pruned, ledger_entries.c.created < usage_pruned.c.upto)
+        )
+        .outerjoin(used, used.c.entry == ledger_entries.c.number)
+        .group_by(usage_pruned.c.account, usage_pruned.c.currency, usage_pruned.c.amount)
+    )
+    gone = 0
+    for account, currency, amount, charged, left in sums:
+        gone += amount
+        if charged != amount + left:
+            findings.append(
+                f"{account} {currency}: charged {int(charged)} before records were pruned, used "
+                f"{int(amount + left)}"
+            )
     taken = (
         sa.select(ledger_postings.c.entry, ledger_postings.c.amount)
         .where(ledger_postings.c.book == Book.AVAILABLE)
@@ -354,7 +384,12 @@ async def _charges(connection: AsyncConnection) -> Check:
         sa.select(sa.func.coalesce(sa.func.sum(ledger_entries.c.amount), 0)).where(charge)
     )
     return _check(
-        "charges", findings, records=int(totals[0]), used=int(totals[1]), charged=int(charged or 0)
+        "charges",
+        findings,
+        records=int(totals[0]),
+        used=int(totals[1]),
+        pruned=gone,
+        charged=int(charged or 0),
     )
 
 
@@ -371,7 +406,10 @@ async def _days(connection: AsyncConnection) -> Check:
         )
         return {(row[0], row[1]): tuple(int(number) for number in row[2:]) for row in rows}
 
-    real = await by_wallet(usage_records, sa.func.count())
+    requests = sa.func.sum(sa.case((usage_records.c.meter == "", 1), else_=0))
+    real = await by_wallet(usage_records, requests)
+    for key, sums in (await by_wallet(usage_pruned, sa.func.sum(usage_pruned.c.requests))).items():
+        real[key] = tuple(a + b for a, b in zip(real.get(key, (0, 0, 0)), sums, strict=True))
     days = await by_wallet(usage_daily, sa.func.sum(usage_daily.c.requests))
     findings = [
         f"{key[0]} {key[1]}: days have {days.get(key)}, records {real.get(key)}"

@@ -1,6 +1,6 @@
 """Names: what shared memory knows by hash and slot, as ids and names.
 
-A request is written down with 64-bit hashes of ids (account, consumer, credential) and with
+A request is written down with 64-bit hashes of ids (account, consumer, credential, meter) and with
 slots (route, service, plan). Control knows what they stand for; this is the way back. A hash or
 slot that stands for nothing known is written as "#" and its number, so that nothing is lost and
 everybody sees it; 0 and NO_SLOT mean "none" and are written as "".
@@ -29,6 +29,10 @@ class Hashes:
         self._ids = ids
         self._known: dict[int, str] = {}
         self._refused: set[int] = set()
+
+    def changed(self) -> None:
+        """There may be ids that were not there before."""
+        self._refused.clear()
 
     def find(self, identity: int) -> str:
         """The id, "" for 0, or "#" and the hash in hexadecimal."""
@@ -72,23 +76,33 @@ class Names:
     """All of them. Accounts are `fastgate.billing.wallets`' business."""
 
     def __init__(
-        self, *, consumers: Ids, credentials: Ids, routes: Slots, services: Slots, plans: Slots
+        self,
+        *,
+        consumers: Ids,
+        credentials: Ids,
+        routes: Slots,
+        services: Slots,
+        plans: Slots,
+        meters: Ids,
     ) -> None:
         self._consumers = Hashes(consumers)
         self._credentials = Hashes(credentials)
         self._routes = SlotNames(routes)
         self._services = SlotNames(services)
         self._plans = SlotNames(plans)
+        self._meters = Hashes(meters)
         self.consumer = self._consumers.find
         self.credential = self._credentials.find
         self.route = self._routes.find
         self.service = self._services.find
         self.plan = self._plans.find
+        self.meter = self._meters.find
 
     def changed(self) -> None:
         """Another configuration is served: slots may stand for other names."""
         for slots in (self._routes, self._services, self._plans):
             slots.changed()
+        self._meters.changed()
 
 
 def unknown(identity: int) -> str:

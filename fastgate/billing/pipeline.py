@@ -152,6 +152,11 @@ class Pipeline:
     async def _store_is_back(self) -> None:
         self._synced = False
 
+    @property
+    def caught_up(self) -> bool:
+        """Whether the store is there and has everything but what is in shared memory."""
+        return self._store.ready and self._synced and self.spool.empty
+
     # ---- work ---------------------------------------------------------------------------
 
     async def step(self) -> bool:
@@ -276,6 +281,7 @@ class Pipeline:
             record.flags,
             # The area that drew the id: one above the worker.
             int(record.id[16:18], 16) - 1,
+            names.meter(record.meter),
         )
 
     def _named(self, usage: Usage) -> Usage:

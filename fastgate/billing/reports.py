@@ -1,9 +1,10 @@
-"""Reports: usage and cost by account, consumer, key, route, service, plan and day.
+"""Reports: usage and cost by account, consumer, key, route, service, plan, meter and day.
 
 Read from the days' sums (`usage_daily`), so a report over a year costs what it shows, not what
 was used. Days are UTC's. A report has one row for each combination of what it is grouped by, and
 always by currency: amounts in different currencies are never added. Requests that cost nothing
-and have no currency stand under "".
+and have no currency stand under "". Units of a meter are no requests: rows of meters (by `meter`)
+have units and amounts, the row of the meter "" has the requests themselves.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class By(StrEnum):
     ROUTE = "route"
     SERVICE = "service"
     PLAN = "plan"
+    METER = "meter"
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +51,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     route: str | None = None
     service: str | None = None
     plan: str | None = None
+    meter: str | None = None
     currency: str | None = None
 
 
@@ -64,6 +67,7 @@ class ReportRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     route: str | None = None
     service: str | None = None
     plan: str | None = None
+    meter: str | None = None
     label: str | None = None
     currency: str
     requests: int
@@ -73,7 +77,7 @@ class ReportRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 _SUMS = ("requests", "failed", "units", "amount")
-_FILTERS = ("account", "consumer", "credential", "route", "service", "plan", "currency")
+_FILTERS = ("account", "consumer", "credential", "route", "service", "plan", "meter", "currency")
 _LABELS = (
     (By.KEY, credentials.c.label),
     (By.CONSUMER, consumers.c.name),

@@ -16,8 +16,8 @@ DAY = click.DateTime(formats=["%Y-%m-%d"])
 @click.command(short_help="Show what was used and what it cost.")
 @click.option(
     "--by", default="account", metavar="LIST",
-    help="Grouped by these, with commas: day, account, consumer, credential, route, service, plan. "
-    "Default: account.",
+    help="Grouped by these, with commas: day, account, consumer, credential, route, service, plan, "
+    "meter. Default: account.",
 )  # fmt: skip
 @click.option("--since", type=DAY, help="From this day (UTC) on.")
 @click.option("--until", type=DAY, help="Up to this day (UTC), included.")
@@ -25,6 +25,7 @@ DAY = click.DateTime(formats=["%Y-%m-%d"])
 @click.option("--consumer", metavar="ID", help="Only of this consumer, by id or name.")
 @click.option("--route", metavar="NAME", help="Only of this route.")
 @click.option("--plan", metavar="NAME", help="Only of this plan.")
+@click.option("--meter", metavar="NAME", help="Only units of this meter.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV; amounts in micro-units.")
 @control_options
 def report(
@@ -35,6 +36,7 @@ def report(
     consumer: str | None,
     route: str | None,
     plan: str | None,
+    meter: str | None,
     as_csv: bool,
     control: str | None,
     state_dir: str | None,
@@ -55,6 +57,7 @@ def report(
         "consumer": consumer,
         "route": route,
         "plan": plan,
+        "meter": meter,
     }
     client = client_of(control, state_dir)
     if as_csv:

@@ -275,6 +275,23 @@ class Notices(Model, frozen=True, kw_only=True):
     ] = _d("90d")
 
 
+class UsageKeeping(Model, frozen=True, kw_only=True):
+    """What becomes of usage records, one for each metered request."""
+
+    keep: Annotated[
+        Duration | None,
+        Meta(
+            description="How long single records are kept after they were charged, at least `30d`; "
+            "older ones are deleted. Reports, balances, invoices and the audit do not need them. "
+            "Default: for ever."
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        if self.keep is not None and self.keep.ns < 30 * 86_400_000_000_000:
+            raise ValueError("keep: at least 30d, so that no record can be charged a second time")
+
+
 class Smtp(Model, frozen=True, kw_only=True):
     """The mail server that notices are sent through."""
 
@@ -406,6 +423,7 @@ class Billing(Model, frozen=True, kw_only=True):
     ] = Spending()
     grace: Annotated[Grace, Meta(description="Service while a payment is in doubt.")] = Grace()
     dunning: Annotated[Dunning, Meta(description="Tries after a failed payment.")] = Dunning()
+    usage: Annotated[UsageKeeping, Meta(description="Keeping usage records.")] = UsageKeeping()
     notices: Annotated[Notices, Meta(description="What customers are told.")] = Notices()
     smtp: Annotated[Smtp | None, Meta(description="Notices by mail. Default: none are mailed.")] = (
         None

@@ -206,7 +206,7 @@ class Control:
             self._publisher,
             self.limits_of,
         )
-        await self._money.begin(self.open_store(gateway), gateway.billing.spending)
+        await self._money.begin(self.open_store(gateway), gateway)
 
     def open_store(self, gateway: Gateway) -> Store:
         """The store, not connected yet; the same for all who ask."""

@@ -48,7 +48,7 @@ from fastgate.runtime.rows import Claim, Row, Rows
 if TYPE_CHECKING:
     from fastgate.api.moneyport import Desk
     from fastgate.billing.subscriptions import Subscriptions
-    from fastgate.model.billing import Billing, Spending
+    from fastgate.model.billing import Billing
     from fastgate.model.gateway import Gateway
     from fastgate.observability.metrics import Sample
     from fastgate.runtime.gauges import Gauges
@@ -94,12 +94,15 @@ class MoneySide:
         self._tasks: list[asyncio.Task[None]] = []
         self._stale = asyncio.Event()
         self._seen = 0
+        self._meters: set[str] = set()
 
     # ---- life ---------------------------------------------------------------------------
 
-    async def begin(self, store: Store, spending: Spending) -> None:
+    async def begin(self, store: Store, gateway: Gateway) -> None:
         """Before the first publish: requests can be charged when this returns, as far as the
-        caches know their accounts. `spending`: the configured limits. Raises OSError."""
+        caches know their accounts. `gateway`: the configuration that will be published. Raises
+        OSError."""
+        self._learn_meters(gateway)
         path = self._state.path
         self.ledger = Ledger(store, now_utc)
         self.spool = Spool(path / "usage.spool")
@@ -112,7 +115,7 @@ class MoneySide:
         self.rows.load()
         self.caps = Caps(self._segment, store, self._state, now_utc, self._cap_changed)
         self.caps.load_file()
-        self.caps.configure(spending)
+        self.caps.configure(gateway.billing.spending)
         self._identity.directory.cap = self.caps.cap
         await self.pipeline.begin()
         store.on_ready.append(self._store_is_back)
@@ -134,7 +137,14 @@ class MoneySide:
             routes=lambda: publisher.slots.routes,
             services=lambda: publisher.slots.services,
             plans=lambda: publisher.slots.plans,
+            meters=lambda: self._meters,
         )
+
+    def _learn_meters(self, gateway: Gateway) -> None:
+        """The names of its meters; those of earlier configurations may still be in the rings."""
+        for plan in gateway.plans:
+            if plan.price is not None:
+                self._meters.update(unit.meter for unit in plan.price.per_unit)
 
     def start(self) -> None:
         """After the first publish: begin everything that goes on by itself."""
@@ -224,6 +234,7 @@ class MoneySide:
 
     def _on_served(self) -> None:
         """Another configuration: slots stand for other names, billing may have other rules."""
+        self._learn_meters(self._gateway())
         self.names.changed()
         if self.caps.configure(self._gateway().billing.spending):
             self._identity.directory.recap()

@@ -43,6 +43,7 @@ from fastgate.billing.payments.grace import GraceLedger, Terms
 from fastgate.billing.payments.reconcile import Keeper, Reconciler
 from fastgate.billing.payments.refunds import Refunds
 from fastgate.billing.payments.webhooks_in import Applier, Inbox
+from fastgate.billing.retention import prune_usage
 from fastgate.billing.schedule import Schedule
 from fastgate.billing.subscriptions import Subscriptions, seconds
 from fastgate.billing.webhooks_out import Webhooks
@@ -179,8 +180,16 @@ class Office:
             try:
                 await self.desk.notices.prune()
                 await self.alerts.prune(self._base.clock() - REMEMBER_ALERTS)
+                await self._prune_usage()
             except StoreError as error:
-                log.info("Old notices stay for now: %s", error)
+                log.info("What is old stays for now: %s", error)
+
+    async def _prune_usage(self) -> None:
+        keep = self.billing.usage.keep
+        if keep is not None:
+            gone = await prune_usage(self._base.pipeline, self._base.clock(), seconds(keep))
+            if gone:
+                log.info("%d usage records were older than %s and are deleted.", gone, keep)
 
     # ---- what the parts tell each other ---------------------------------------------------
 

@@ -5,6 +5,7 @@ ledger_entries 1──n ledger_postings     one movement of one account in one c
       │ number
 usage_records n──1 ledger_entries       what was used, once each; the entry that charged for it
 usage_daily                             the same, added up by day: what reports read
+usage_pruned                            the sums of records that are no longer kept: for the audit
 wallets                                 one row an account and currency: the books' balances
 account_slots                           the account's row in shared memory
 cursors                                 per boot and worker: the ring's position that is in the
@@ -13,7 +14,9 @@ holds_resolved                          what was charged or let go for a worker 
 ```
 
 Amounts are whole micro-units of the currency (1 EUR = 1,000,000). Entries, postings and usage
-records are only ever inserted. `ledger_entries.number` is given out under the lock of the topic
+records are only ever inserted, but for usage records older than `billing.usage.keep`, which are
+deleted (`usage_prune`). A record with a `meter` is of units that a request used beside itself: it
+is no request more. `ledger_entries.number` is given out under the lock of the topic
 "ledger" (`changes`), so that the order of numbers is the order of commits on both databases: who
 has seen N has seen everything before N.
 """
@@ -76,6 +79,7 @@ usage_records = sa.Table(
     sa.Column("request", id_type(32), nullable=False),
     sa.Column("flags", sa.Integer, nullable=False),
     sa.Column("entry", sa.BigInteger),  # null: nothing was charged
+    sa.Column("meter", id_type(), nullable=False, server_default=""),  # "": the request itself
     sa.Index("ix_usage_records_account", "account", "time"),
 )
 
@@ -95,10 +99,22 @@ usage_daily = sa.Table(
     _dimension("service", 96),
     _dimension("plan", 96),
     sa.Column("currency", sa.String(3), primary_key=True),
+    sa.Column("meter", id_type(), primary_key=True, server_default=""),  # "": requests
     sa.Column("requests", sa.BigInteger, nullable=False),
     sa.Column("failed", sa.BigInteger, nullable=False),  # answered with 500 or more
     sa.Column("units", sa.BigInteger, nullable=False),
     sa.Column("amount", sa.BigInteger, nullable=False),
+)
+
+usage_pruned = sa.Table(
+    "usage_pruned",
+    metadata,
+    sa.Column("account", id_type(), primary_key=True),
+    sa.Column("currency", sa.String(3), primary_key=True),
+    sa.Column("requests", sa.BigInteger, nullable=False),
+    sa.Column("units", sa.BigInteger, nullable=False),
+    sa.Column("amount", sa.BigInteger, nullable=False),
+    sa.Column("upto", UtcTime, nullable=False),  # charges before it may have lost records
 )
 
 wallets = sa.Table(

@@ -33,7 +33,8 @@ class Usage(msgspec.Struct, frozen=True, array_like=True):
 
     `time_us` is Unix time in microseconds, `amount` micro-units charged, `units` the meter's,
     `status` the HTTP status given, `request` the request's id in hexadecimal, `flags` the bits
-    of shared memory (1 captured, 2 free, 4 refunded, 8 recovered), `worker` who served it.
+    of shared memory (1 captured, 2 free, 4 refunded, 8 recovered), `worker` who served it. `meter`:
+    "" for the request itself, else what its handler counted beside it.
     """
 
     id: str
@@ -51,6 +52,7 @@ class Usage(msgspec.Struct, frozen=True, array_like=True):
     request: str
     flags: int
     worker: int
+    meter: str = ""
 
     @property
     def time(self) -> datetime:
@@ -153,14 +155,15 @@ async def _add_days(connection: AsyncConnection, usages: Sequence[Usage]) -> Non
             usage.service,
             usage.plan,
             usage.currency,
+            usage.meter,
         )
         sums = days.setdefault(key, [0, 0, 0, 0])
-        sums[0] += 1
-        sums[1] += usage.status >= 500
+        sums[0] += not usage.meter
+        sums[1] += not usage.meter and usage.status >= 500
         sums[2] += usage.units
         sums[3] += usage.amount
     await connection.execute(
-        _upsert(connection, usage_daily, _DIMENSIONS, add=_SUMS),
+        upsert(connection, usage_daily, _DIMENSIONS, add=_SUMS),
         [
             dict(zip((*_DIMENSIONS, *_SUMS), (*key, *sums), strict=True))
             # In one order everywhere, so that two gateways on a database cannot deadlock.
@@ -169,7 +172,7 @@ async def _add_days(connection: AsyncConnection, usages: Sequence[Usage]) -> Non
     )
 
 
-def _upsert(
+def upsert(
     connection: AsyncConnection,
     table: sa.Table,
     key: Sequence[str],
@@ -196,7 +199,7 @@ async def put_positions(
     rows = [{**position._asdict(), "updated": now} for position in positions]
     if rows:
         await connection.execute(
-            _upsert(connection, cursors, ("boot", "worker"), put=("position", "updated")), rows
+            upsert(connection, cursors, ("boot", "worker"), put=("position", "updated")), rows
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import fcntl
 import inspect
+import math
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
@@ -64,6 +65,7 @@ def names() -> Names:
         routes=lambda: {"images": 0, "texts": 1},
         services=lambda: {"pictures": 0},
         plans=lambda: {"pro": 0},
+        meters=lambda: ["tokens"],
     )
 
 
@@ -165,6 +167,7 @@ class World:
         if wire is not None:
             self.wallets._cache = wire.around(self.wallets._cache, "append", "replace")
         self.pipeline = Pipeline(source, self.wallets, names(), self.spool)
+        self.pipeline.replay_s = math.inf  # one step is enough, on a slow machine too
 
     async def up(self) -> None:
         """Connect the store and catch up."""
@@ -191,7 +194,12 @@ class World:
             await self.up()
 
     def use(
-        self, amount: int, account: str = "acc_a", worker: int = 0, **more: object
+        self,
+        amount: int,
+        account: str = "acc_a",
+        worker: int = 0,
+        meter: str = "",
+        **more: object,
     ) -> str | None:
         """A request that holds and captures; its record's id, None when it was refused."""
         slot = self.wallets.slot(account)
@@ -206,6 +214,7 @@ class World:
             route=0,
             service=0,
             plan=0,
+            meter=stable_hash(meter) if meter else 0,
             now_ns=NOW_NS,
         )
         if hold is None:

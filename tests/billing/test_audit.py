@@ -73,6 +73,7 @@ async def test_what_is_right_passes(world: World) -> None:
     assert of(report, "charges").numbers == {
         "records": 6,
         "used": 150,
+        "pruned": 0,
         "charged": 150,
         "wrong": 0,
     }
