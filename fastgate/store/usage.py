@@ -25,10 +25,8 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 RECOVERED = 8
 """The flag of a record whose worker died before it could settle it."""
 
-ASKED_AT_ONCE = 2000  # ids in one statement; SQLite takes 32,766 parameters
 
-
-class Usage(msgspec.Struct, frozen=True, array_like=True):
+class Usage(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One request as it is charged: ids and names, where shared memory has hashes and slots.
 
     `time_us` is Unix time in microseconds, `amount` micro-units charged, `units` the meter's,
@@ -89,15 +87,17 @@ async def unknown(connection: AsyncConnection, usages: Sequence[Usage]) -> list[
     fresh: dict[str, Usage] = {}
     for usage in usages:
         fresh.setdefault(usage.id, usage)
-    ids = list(fresh)
-    for start in range(0, len(ids), ASKED_AT_ONCE):
-        rows = await connection.execute(
-            sa.select(usage_records.c.id).where(
-                usage_records.c.id.in_(ids[start : start + ASKED_AT_ONCE])
-            )
-        )
-        for (ident,) in rows:
-            del fresh[ident]
+    # One parameter, however many there are: SQLAlchemy's `in_` costs more than the search.
+    if connection.dialect.name == "sqlite":
+        ids: Any = msgspec.json.encode(list(fresh)).decode()
+        among = "IN (SELECT value FROM json_each(?))"
+    else:
+        ids, among = list(fresh), "= ANY($1)"
+    rows = await connection.exec_driver_sql(
+        f"SELECT id FROM usage_records WHERE id {among}", (ids,)
+    )
+    for (ident,) in rows:
+        del fresh[ident]
     return list(fresh.values())
 
 
@@ -110,12 +110,32 @@ async def insert(
     """Insert records that are unknown; `entries`: the number of the entry that charged for one."""
     if not usages:
         return
-    rows: list[dict[str, Any]] = []
-    for usage in usages:
-        row = {name: getattr(usage, name) for name in _COLUMNS}
-        row["entry"] = entries.get(usage.id)
-        rows.append(row)
-    await connection.execute(sa.insert(usage_records), rows)
+    lite = connection.dialect.name == "sqlite"
+    moment = _Texts() if lite else _moment
+    # Tuples for the driver: there are thousands a second, and SQLAlchemy's way of dictionaries
+    # costs more than the database.
+    rows = [
+        (
+            usage.id,
+            moment(usage.time_us),
+            usage.account,
+            usage.consumer,
+            usage.credential,
+            usage.route,
+            usage.service,
+            usage.plan,
+            usage.currency,
+            usage.amount,
+            usage.units,
+            usage.status,
+            usage.request,
+            usage.flags,
+            entries.get(usage.id),
+            usage.meter,
+        )
+        for usage in usages
+    ]
+    await connection.exec_driver_sql(_INSERT_LITE if lite else _INSERT_POSTGRESQL, rows)
     await _add_days(connection, usages)
     recovered = [usage for usage in usages if usage.flags & RECOVERED]
     if recovered:
@@ -138,7 +158,36 @@ async def insert(
         )
 
 
-_COLUMNS = tuple(column.name for column in usage_records.columns if column.name != "entry")
+_COLUMNS = (
+    "id", "time", "account", "consumer", "credential", "route", "service", "plan", "currency",
+    "amount", "units", "status", "request", "flags", "entry", "meter",
+)  # fmt: skip
+_INSERT = f"INSERT INTO usage_records ({', '.join(_COLUMNS)}) VALUES"
+_INSERT_LITE = f"{_INSERT} ({', '.join('?' for _ in _COLUMNS)})"
+_INSERT_POSTGRESQL = f"{_INSERT} ({', '.join(f'${at + 1}' for at in range(len(_COLUMNS)))})"
+
+
+def _moment(time_us: int) -> datetime:
+    return EPOCH + timedelta(microseconds=time_us)
+
+
+class _Texts:
+    """Times as `UtcTime` writes them on SQLite. Records come in their order: a second's text is
+    made once."""
+
+    def __init__(self) -> None:
+        self._second = -1
+        self._text = ""
+
+    def __call__(self, time_us: int) -> str:
+        second, rest = divmod(time_us, 1_000_000)
+        if second != self._second:
+            self._second = second
+            self._text = (EPOCH + timedelta(seconds=second)).strftime("%Y-%m-%d %H:%M:%S")
+        return f"{self._text}.{rest:06d}"
+
+
+_DAY_US, _DAY_0 = 86_400_000_000, EPOCH.date()
 _DIMENSIONS = tuple(column.name for column in usage_daily.primary_key.columns)
 _SUMS = ("requests", "failed", "units", "amount")
 
@@ -147,7 +196,7 @@ async def _add_days(connection: AsyncConnection, usages: Sequence[Usage]) -> Non
     days: dict[tuple[Any, ...], list[int]] = {}
     for usage in usages:
         key = (
-            usage.time.date(),
+            usage.time_us // _DAY_US,
             usage.account,
             usage.consumer,
             usage.credential,
@@ -165,9 +214,9 @@ async def _add_days(connection: AsyncConnection, usages: Sequence[Usage]) -> Non
     await connection.execute(
         upsert(connection, usage_daily, _DIMENSIONS, add=_SUMS),
         [
-            dict(zip((*_DIMENSIONS, *_SUMS), (*key, *sums), strict=True))
+            dict(zip((*_DIMENSIONS, *_SUMS), (_DAY_0 + timedelta(day), *key, *sums), strict=True))
             # In one order everywhere, so that two gateways on a database cannot deadlock.
-            for key, sums in sorted(days.items())
+            for (day, *key), sums in sorted(days.items())
         ],
     )
 
