@@ -8,6 +8,7 @@ once for each kind; tests get copies of its result.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import pwd
@@ -88,6 +89,22 @@ class Cluster:
             self.process.send_signal(signal.SIGINT)  # fast shutdown
             self.process.wait(30)
             self.process = None
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Nobody answers: all its processes are stopped (SIGSTOP), its connections stay open."""
+        assert self.process is not None
+        root = self.process.pid
+        os.kill(root, signal.SIGSTOP)  # the first, so that there are no more of them
+        children = Path(f"/proc/{root}/task/{root}/children").read_text().split()
+        stopped = [int(pid) for pid in children]
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in (*stopped, root):
+                os.kill(pid, signal.SIGCONT)
 
     def remove(self) -> None:
         self.stop()

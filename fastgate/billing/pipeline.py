@@ -20,6 +20,11 @@ A batch whose transaction has an unknown end (the store was lost under it) goes 
 it was committed, its ids are known. The order of records is kept: while anything is in the spool,
 new records go behind it.
 
+**A store that is slow** (a lock is held, the server does not answer, usage comes faster than it
+is written) has no requests refused: whenever it is waited for and some ring is half full, the
+rings are emptied into the spool. What the store was just given may then be there a second time, and
+its ids are known. The spool is replayed for REPLAY_S at a time, between which others get the lock.
+
 **A worker that died**: its holds are settled by policy in shared memory, which makes them
 records like others, flagged *recovered*; the store lists them (`holds_resolved`).
 
@@ -34,12 +39,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from typing import Protocol
+import time
+from collections.abc import Coroutine, Sequence
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from fastgate._core.money import OpenHold, UsageRecord
+from fastgate._core.money import AreaState, OpenHold, UsageRecord
 from fastgate._core.moneymap import UsageFlag
 from fastgate.billing.names import UNKNOWN, Names
 from fastgate.billing.spool import Batch, Mark, Spool
@@ -55,6 +61,10 @@ BACKOFF_S = 1.0
 MOST = 4096
 """Records of one worker in one batch."""
 
+REPLAY_S = 0.5
+"""After so long others get the lock, and the rings are looked after."""
+
+T = TypeVar("T")
 _CHARGED = int(UsageFlag.USAGE_CAPTURED)
 
 
@@ -64,7 +74,10 @@ class UsageSource(Protocol):
     @property
     def workers(self) -> int: ...
     @property
+    def ring(self) -> int: ...
+    @property
     def boot_id(self) -> str: ...
+    def state(self, worker: int) -> AreaState: ...
     def drain(self, worker: int, most: int = ...) -> tuple[list[UsageRecord], int]: ...
     def commit(self, worker: int, position: int) -> None: ...
     def resolve_dead(self, worker: int, policy: str = ...) -> list[UsageRecord]: ...
@@ -101,6 +114,7 @@ class Pipeline:
         self.counts = Counts()
         self.problem: str | None = None
         """Why records are not getting on; None when they are."""
+        self.replay_s = REPLAY_S
         self.lock = asyncio.Lock()
         self._store = wallets.ledger.store
         self._synced = False
@@ -160,16 +174,20 @@ class Pipeline:
     # ---- work ---------------------------------------------------------------------------
 
     async def step(self) -> bool:
-        """One round; whether some ring has more than was taken. Raises OSError when records can
-        be written nowhere: they stay in shared memory."""
+        """One round; whether there is more to do at once: a ring has more than was taken, or the
+        spool is not empty and the store is there. Raises OSError when records can be written
+        nowhere: they stay in shared memory."""
         async with self.lock:
-            if self._store.ready:
+            there = self._store.ready
+            if there:
                 try:
                     await self._catch_up()
                 except StoreError as error:
                     log.info("The store is not caught up with yet: %s", error)
-            to_store = self._store.ready and self._synced and self.spool.empty
-            return await self._drain(to_store=to_store)
+                    there = False
+            to_store = there and self._synced and self.spool.empty
+            full = await self._drain(to_store=to_store)
+            return full or (there and self._store.ready and not self.spool.empty)
 
     async def worker_died(self, worker: int, policy: str = "due") -> list[UsageRecord]:
         """Settle the holds of a worker that is no more, and take over its records.
@@ -193,19 +211,20 @@ class Pipeline:
         return found
 
     async def _catch_up(self) -> None:
-        """Replay the spool, then make cells and directory equal the store. Raises StoreError."""
+        """Replay the spool, then make cells and directory equal the store; a part of that, when
+        there is much. Raises StoreError."""
         if self._synced and self.spool.empty:
             return
         if self._synced:
             await self._replay()
             return
-        await self.wallets.learn_slots()
-        await self._replay()
-        await self.wallets.true_up()
-        await self.wallets.sync()
+        await self._meanwhile(self.wallets.learn_slots())
+        if not await self._replay():
+            return
+        await self._meanwhile(self.wallets.true_up())
+        await self._meanwhile(self.wallets.sync())
         await self._seed()
-        await self._replay()
-        self._synced = True
+        self._synced = await self._replay()
 
     async def _seed(self) -> None:
         """Fill the cells that are empty; in the spool, all their usage stands behind the mark."""
@@ -213,18 +232,42 @@ class Pipeline:
             await asyncio.to_thread(self.spool.append, Mark(self.source.boot_id))
             self.wallets.seed()
 
-    async def _replay(self) -> None:
-        """Charge what is in the spool, in its order. Raises StoreError."""
+    async def _replay(self) -> bool:
+        """Charge what is in the spool, in its order, for `replay_s`; whether that was all. Raises
+        StoreError."""
+        end = time.monotonic() + self.replay_s
         while (found := self.spool.next()) is not None:
             frame, after = found
             if isinstance(frame, Batch):
                 usages = [self._named(usage) for usage in frame.usages]
-                charged = await self.wallets.charge(usages, frame.positions)
+                charged = await self._meanwhile(self.wallets.charge(usages, frame.positions))
                 self.counts.replayed += len(charged.fresh)
                 self.counts.duplicates += len(usages) - len(charged.fresh)
             elif frame.boot == self.source.boot_id:
-                await self.wallets.true_up()
+                await self._meanwhile(self.wallets.true_up())
             await asyncio.to_thread(self.spool.take, frame, after)
+            if time.monotonic() > end:
+                return self.spool.empty
+        return True
+
+    async def _meanwhile(self, work: Coroutine[Any, Any, T]) -> T:
+        """Wait for the store, and keep the rings from running full. Raises what `work` does."""
+        task = asyncio.ensure_future(work)
+        try:
+            while not (await asyncio.wait({task}, timeout=INTERVAL_S))[0]:
+                if self._pressing():
+                    while await self._drain(to_store=False):
+                        pass
+        except BaseException:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            raise
+        return task.result()
+
+    def _pressing(self) -> bool:
+        """Whether some ring is half full."""
+        states = map(self.source.state, range(self.source.workers))
+        return any((state.published - state.committed) * 2 > self.source.ring for state in states)
 
     async def _drain(self, *, to_store: bool, skip: frozenset[str] = frozenset()) -> bool:
         """Take what the rings have, write it, let the rings have the room. Whether a ring had
@@ -249,13 +292,16 @@ class Pipeline:
     ) -> None:
         if to_store:
             try:
-                charged = await self.wallets.charge(usages, positions)
+                charged = await self._meanwhile(self.wallets.charge(usages, positions))
             except StoreError as error:
                 log.warning("Usage goes to %s: %s", self.spool.path, error)
             else:
-                self.counts.records += len(charged.fresh)
-                self.counts.duplicates += len(usages) - len(charged.fresh)
+                if self.spool.empty:  # else it went there meanwhile, and is counted
+                    self.counts.records += len(charged.fresh)
+                    self.counts.duplicates += len(usages) - len(charged.fresh)
                 return
+            if not self.spool.empty:
+                return  # it went there meanwhile
         await asyncio.to_thread(self.spool.append, Batch(usages, list(positions)))
         self.counts.records += len(usages)
         self.counts.spooled += len(usages)

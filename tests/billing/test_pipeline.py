@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import AsyncIterator
+import math
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -51,6 +53,98 @@ async def records(world: World) -> dict[str, int]:
         return {ident: amount for ident, amount in rows}  # noqa: C416 - rows are no pairs to mypy
 
 
+async def until(done: Callable[[], bool]) -> None:
+    """Let others work until it is so."""
+    async with asyncio.timeout(30):
+        while not done():  # noqa: ASYNC110 - shared memory has no events
+            await asyncio.sleep(0.001)
+
+
+async def test_a_store_that_does_not_answer_lets_no_ring_run_full(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It hangs with a batch, and the rings go to the spool; it has committed after all."""
+    answers, charge = asyncio.Event(), world.ledger.charge
+    begun = asyncio.Event()
+
+    async def slow(*args: Any) -> Any:
+        begun.set()
+        await answers.wait()
+        return await charge(*args)
+
+    monkeypatch.setattr(world.ledger, "charge", slow)
+    world.use(1)
+    step = asyncio.ensure_future(world.pipeline.step())
+    await begun.wait()
+    used = 1
+    for _ in range(3):  # three times what the ring has room for
+        for _ in range(world.ring - 16):
+            assert world.use(1) is not None
+            used += 1
+        await until(lambda: world.money.state(0).committed == world.money.state(0).published)
+        assert not step.done()
+    assert world.spool.records == used
+    answers.set()
+    while await step or not world.spool.empty:
+        step = asyncio.ensure_future(world.pipeline.step())
+    assert sum((await records(world)).values()) == used
+    assert len(await records(world)) == used
+    assert world.pipeline.counts.duplicates == 1
+    assert world.pipeline.counts.records == world.pipeline.counts.spooled == used
+    assert await world.agrees() == 1000 - used
+    assert (await audit_gateway(world.pipeline)).passed
+
+
+async def test_a_store_that_hangs_and_is_lost_gets_everything_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers, charge = asyncio.Event(), world.ledger.charge
+    begun = asyncio.Event()
+
+    async def hangs(*args: Any) -> Any:
+        begun.set()
+        await answers.wait()
+        raise StoreError("lost")
+
+    monkeypatch.setattr(world.ledger, "charge", hangs)
+    world.use(1)
+    step = asyncio.ensure_future(world.pipeline.step())
+    await begun.wait()
+    for _ in range(200):
+        world.use(1)
+    await until(lambda: world.spool.records == 201)
+    answers.set()
+    await step
+    assert world.spool.records == 201  # each once
+    monkeypatch.setattr(world.ledger, "charge", charge)
+    while await world.pipeline.step():
+        pass
+    assert world.spool.empty
+    assert await world.agrees() == 1000 - 201
+
+
+async def test_the_spool_is_replayed_in_parts(lite: World) -> None:
+    """Between them others get the lock, and new records go behind the old."""
+    lite.pipeline.replay_s = 0.0
+    await lite.store.stop()
+    for _ in range(5):
+        lite.use(1)
+        await lite.pipeline.step()
+    await lite.store.connect()
+    steps = 0
+    while True:
+        lite.use(1)
+        waiting = lite.spool.records
+        if not await lite.pipeline.step():
+            break
+        assert lite.spool.records == waiting  # one taken, one that came meanwhile
+        steps += 1
+        if steps == 8:
+            lite.pipeline.replay_s = math.inf
+    assert steps == 8
+    assert await lite.agrees() == 1000 - 5 - 9
+
+
 async def test_a_request_becomes_a_record_and_a_charge(world: World) -> None:
     ident = world.use(7, worker=1, units=3, status=201)
     await world.pipeline.step()
@@ -78,6 +172,10 @@ async def test_a_request_becomes_a_record_and_a_charge(world: World) -> None:
     assert world.money.state(1).committed == 1
     assert await world.agrees() == 993
     assert world.spool.empty
+
+
+def test_every_column_of_a_record_is_written() -> None:
+    assert sorted(usage_table._COLUMNS) == sorted(usage_records.columns.keys())
 
 
 async def test_what_costs_nothing_is_recorded_as_well(world: World) -> None:

@@ -1,17 +1,27 @@
-"""The store is away while customers pay: charging goes on, and nothing is missing afterwards."""
+"""The store is away while customers pay: charging goes on, and nothing is missing afterwards.
+
+SQLite is locked; PostgreSQL is stopped and started again, and frozen (SIGSTOP: connections stay
+and nobody answers). For how long says FASTGATE_OUTAGE_S: 2 seconds, and 60 in `make outage`.
+Clients note the id of every request that was answered 200; afterwards each of those has exactly one
+usage record, with its price, there is no other, and the audit passes.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sqlite3
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
 from conftest import StartGateway
-from gatewaykit import Upstream, eventually
+from gatewaykit import Gateway, Upstream, eventually
 from paidkit import (
     PRICE,
+    Customer,
     Tally,
     audit,
     call,
@@ -26,8 +36,14 @@ from paidkit import (
 )
 from storekit import Cluster
 
-PLENTY = 1_000_000 * PRICE
-AWAY_S = 6.0
+from fastgate.store.engine import COMMAND_S
+
+AWAY_S = float(os.environ.get("FASTGATE_OUTAGE_S", "2"))
+PLENTY = 100_000_000 * PRICE
+CLIENTS = 6
+CATCH_UP_S = 60 + 5 * AWAY_S
+
+pytestmark = pytest.mark.timeout(240 + 8 * AWAY_S)
 
 
 @contextlib.contextmanager
@@ -42,18 +58,51 @@ def locked(path: Path) -> Iterator[None]:
         connection.close()
 
 
-async def _with_traffic(running: object, who: object, tally: Tally, during: object) -> None:
-    stop = asyncio.Event()
-    callers = [
-        asyncio.ensure_future(traffic(running.address, who, tally, stop))  # type: ignore[attr-defined, arg-type]
-        for _ in range(6)
-    ]
-    await asyncio.sleep(0.3)
-    before = len(tally.served)
-    await asyncio.to_thread(during)  # type: ignore[arg-type]
-    assert len(tally.served) > before + 100, "traffic went on"
-    stop.set()
-    await asyncio.gather(*callers)
+def served_more(tally: Tally, count: int) -> None:
+    """Wait until so many more requests were answered 200."""
+    wanted = len(tally.served) + count
+    eventually(lambda: len(tally.served) >= wanted, "traffic goes on")
+
+
+def stay(tally: Tally) -> None:
+    """Let the time of an outage pass, in which requests never cease to be served."""
+    end = time.monotonic() + AWAY_S
+    while time.monotonic() < end:
+        served_more(tally, 20)
+
+
+def with_traffic(running: Gateway, who: Customer, tally: Tally, during: Callable[[], None]) -> None:
+    """Do something while clients call as fast as they are answered."""
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        callers = [
+            asyncio.ensure_future(traffic(running.address, who, tally, stop))
+            for _ in range(CLIENTS)
+        ]
+        try:
+            await asyncio.to_thread(served_more, tally, 100)
+            await asyncio.to_thread(during)
+            await asyncio.to_thread(served_more, tally, 100)
+        finally:
+            stop.set()
+            await asyncio.gather(*callers)
+
+    asyncio.run(run())
+
+
+def check(running: Gateway, who: Customer, tally: Tally, charged: dict[str, list[int]]) -> None:
+    """Everybody was served, everything is charged, once, and the books agree."""
+    assert not tally.reasons
+    assert not tally.broken
+    assert len(tally.served) == tally.sent
+    assert charged == {request: [PRICE] for request in tally.served}
+    numbers = audit(running)
+    assert numbers["charges"]["charged"] == len(tally.served) * PRICE
+    found = wallet(running, who)
+    assert found["captured"] == len(tally.served) * PRICE
+    assert found["available"] == PLENTY - len(tally.served) * PRICE
+    print(f"\n{len(tally.served)} requests served and charged, the store away for {AWAY_S:g} s")
 
 
 def test_sqlite_is_locked_under_load(gateway: StartGateway, upstream: Upstream) -> None:
@@ -63,42 +112,74 @@ def test_sqlite_is_locked_under_load(gateway: StartGateway, upstream: Upstream) 
 
     def during() -> None:
         with locked(running.state / "fastgate.db"):
+            stay(tally)
             eventually(lambda: running.said("usage.spool"), "usage goes to the spool")
 
-    asyncio.run(_with_traffic(running, acme, tally, during))
-    settled(running)
-    audit(running)
-    assert not tally.reasons
-    assert not tally.broken
-    assert charged_requests(running.state) == {request: [PRICE] for request in tally.served}
+    with_traffic(running, acme, tally, during)
+    settled(running, CATCH_UP_S)
+    check(running, acme, tally, charged_requests(running.state))
 
 
 def test_postgresql_is_stopped_under_load(
     gateway: StartGateway, upstream: Upstream, postgres_cluster: Cluster
 ) -> None:
-    config = paid_config(upstream, store={"url": postgres_cluster.database("migrated")})
-    running = gateway(config, workers=4)
+    url = postgres_cluster.database("migrated")
+    running = gateway(paid_config(upstream, store={"url": url}), workers=4)
     acme = customer(running, "acme", PLENTY)
     tally = Tally()
 
     def during() -> None:
         postgres_cluster.stop()
         try:
-            served = len(tally.served)
-            eventually(lambda: len(tally.served) > served + 1000, "traffic goes on")
+            stay(tally)
+            served_more(tally, 1000)
             found = made(running.api("/v1/ledger/pipeline"))
             assert found["spooled"] or found["waiting"]
         finally:
             postgres_cluster.start()
 
-    asyncio.run(_with_traffic(running, acme, tally, during))
-    settled(running)
-    numbers = audit(running)
-    assert not tally.reasons
-    assert not tally.broken
-    assert numbers["charges"]["records"] == len(tally.served)
-    assert numbers["charges"]["charged"] == len(tally.served) * PRICE
-    assert wallet(running, acme)["available"] == PLENTY - len(tally.served) * PRICE
+    with_traffic(running, acme, tally, during)
+    settled(running, CATCH_UP_S)
+    check(running, acme, tally, charged_in_postgresql(url))
+
+
+def test_postgresql_is_frozen_under_load(
+    gateway: StartGateway, upstream: Upstream, postgres_cluster: Cluster
+) -> None:
+    url = postgres_cluster.database("migrated")
+    running = gateway(paid_config(upstream, store={"url": url}), workers=4)
+    acme = customer(running, "acme", PLENTY)
+    tally = Tally()
+
+    def during() -> None:
+        with postgres_cluster.frozen():
+            stay(tally)
+            if AWAY_S > COMMAND_S:  # what was asked of it has been given up
+                eventually(lambda: running.said("usage.spool"), "usage goes to the spool")
+
+    with_traffic(running, acme, tally, during)
+    settled(running, CATCH_UP_S)
+    check(running, acme, tally, charged_in_postgresql(url))
+
+
+def charged_in_postgresql(url: str) -> dict[str, list[int]]:
+    """Request id → amounts charged, from the database itself."""
+
+    async def read() -> dict[str, list[int]]:
+        import asyncpg
+
+        connection = await asyncpg.connect(url)
+        try:
+            found: dict[str, list[int]] = {}
+            for request, amount in await connection.fetch(
+                "SELECT request, amount FROM usage_records"
+            ):
+                found.setdefault(request, []).append(amount)
+            return found
+        finally:
+            await connection.close()
+
+    return asyncio.run(read())
 
 
 def test_control_is_killed_while_the_store_is_away(
@@ -113,13 +194,12 @@ def test_control_is_killed_while_the_store_is_away(
         postgres_cluster.stop()
         try:
             for _ in range(3):
-                served = len(tally.served)
-                eventually(lambda served=served: len(tally.served) > served + 200, "traffic")
+                served_more(tally, 200)
                 running.kill("fg-control")
         finally:
             postgres_cluster.start()
 
-    asyncio.run(_with_traffic(running, acme, tally, during))
+    with_traffic(running, acme, tally, during)
     settled(running)
     assert not tally.reasons
     assert audit(running)["charges"]["records"] == len(tally.served)
