@@ -247,7 +247,7 @@ REASONS: tuple[Reason, ...] = (
     ),
     _r(
         26, "payment_action_required", 402, "client", "Payment needs your confirmation",
-        "The payment has to be confirmed by its owner. Follow the link in the problem's remedies.",
+        "The payment waits for its owner, to make it or to confirm it. Links to do so are given.",
     ),
     _r(
         27, "payment_required", 402, "client", "Payment required",

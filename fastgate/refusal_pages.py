@@ -21,12 +21,12 @@ STYLE = """
 --back:#121417;--line:#3a4048;--act:#8ab4f8;--good:#81c995;--bad:#f2b8b5}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--back);color:var(--ink);font:16px/1.55 system-ui,sans-serif}
-main{max-width:40rem;margin:3rem auto;padding:2rem;background:var(--paper);
-border:1px solid var(--line);border-radius:.75rem}
+main{max-width:42rem;margin:3rem auto;padding:2rem 2.25rem 1.5rem;background:var(--paper);
+border:1px solid var(--line);border-top:4px solid var(--act);border-radius:.75rem}
 h1{margin:.1rem 0 .75rem;font-size:1.6rem;line-height:1.25}
-h2{font-size:1.1rem;margin:1.75rem 0 .5rem}
-.kicker,footer,small{color:var(--soft);font-size:.9rem}.kicker{margin:0}
-dl{display:grid;grid-template-columns:auto 1fr;gap:.3rem 1.25rem;margin:1.25rem 0}
+h2{font-size:1.1rem;margin:1.75rem 0 .5rem}p{margin:.75rem 0}
+.kicker,footer,small{color:var(--soft);font-size:.9rem}.kicker{margin:0;font-weight:600}
+dl{display:grid;grid-template-columns:minmax(6rem,auto) 1fr;gap:.3rem 1.25rem;margin:1.25rem 0}
 dt{color:var(--soft)}dd{margin:0;font-variant-numeric:tabular-nums;overflow-wrap:anywhere}
 .act{display:flex;flex-wrap:wrap;gap:.6rem;margin:1.25rem 0;padding:0;list-style:none}
 .act a,button{display:inline-block;padding:.5rem 1rem;border:1px solid var(--act);
@@ -34,7 +34,11 @@ border-radius:.5rem;color:var(--act);background:none;text-decoration:none;font:i
 .act li:first-child a,button{background:var(--act);color:var(--paper)}
 form~.act li:first-child a{background:none;color:var(--act)}
 a{color:var(--act)}code{font-size:.9em;overflow-wrap:anywhere}
+a:focus-visible,button:focus-visible{outline:3px solid var(--act);outline-offset:2px}
 footer{margin-top:2rem;padding-top:1rem;border-top:1px solid var(--line)}
+@media (max-width:36rem){main{margin:0;padding:1.5rem 1.25rem;border-width:4px 0 0;
+border-radius:0;min-height:100vh}
+dl{display:block}dd{margin-bottom:.6rem}.act li,.act a{width:100%}.act a{text-align:center}}
 """.replace("\n", "")
 """The style of every page of the gateway's own."""
 
@@ -90,12 +94,12 @@ class Page(NamedTuple):
     """What turns paths into addresses, for a reader who does not know the host."""
 
 
-def document(title: str, content: str) -> str:
-    """A whole HTML page."""
+def document(title: str, content: str, style: str = "") -> str:
+    """A whole HTML page. `style`: what it needs beyond the style of all."""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head>"
+        f"<title>{escape(title)}</title><style>{STYLE}{style}</style></head>"
         f"<body><main>{content}</main></body></html>\n"
     )
 

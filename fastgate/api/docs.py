@@ -16,17 +16,30 @@ from fastgate.api.describe import spec
 from fastgate.api.openapi import REFERENCE, document
 
 _STYLE = """
-:root{color-scheme:light dark;--line:#8884;--soft:#8882}
-body{font:15px/1.5 system-ui,sans-serif;margin:0 auto;padding:1.5rem;max-width:62rem}
-code,pre{font:13px/1.45 ui-monospace,monospace}
-pre{background:var(--soft);padding:.7rem;border-radius:.4rem;overflow:auto}
-h2{margin:2.2rem 0 .6rem;border-bottom:1px solid var(--line)}
-details{border:1px solid var(--line);border-radius:.4rem;margin:.4rem 0;padding:.35rem .7rem}
-summary{cursor:pointer}summary b{display:inline-block;min-width:4.2rem}
-table{border-collapse:collapse;width:100%}td,th{border-bottom:1px solid var(--line);
-padding:.25rem .5rem;text-align:left;vertical-align:top}
-.q{opacity:.75}
-"""
+:root{color-scheme:light dark;--ink:#1b1f24;--soft:#5b6470;--paper:#fff;--back:#f3f4f6;
+--line:#d8dce1;--act:#0b57d0}
+@media (prefers-color-scheme:dark){:root{--ink:#e8eaed;--soft:#a3abb5;--paper:#1d2024;
+--back:#121417;--line:#3a4048;--act:#8ab4f8}}
+*{box-sizing:border-box}
+body{margin:0;background:var(--back);color:var(--ink);font:15px/1.55 system-ui,sans-serif}
+main{margin:0 auto;padding:2rem 1.25rem;max-width:62rem}
+h1{margin:0 0 1rem;line-height:1.25}h2{margin:2.5rem 0 .6rem;text-transform:capitalize}
+a{color:var(--act)}a:focus-visible,summary:focus-visible,pre:focus-visible{
+outline:3px solid var(--act);outline-offset:2px}
+code,pre{font:13px/1.5 ui-monospace,monospace;overflow-wrap:anywhere}
+pre{background:var(--paper);border:1px solid var(--line);padding:.7rem 1rem;border-radius:.5rem;
+white-space:pre-wrap}
+nav{display:flex;flex-wrap:wrap;gap:.3rem 1.1rem;padding:.8rem 0;border:solid var(--line);
+border-width:1px 0;text-transform:capitalize}
+details{background:var(--paper);border:1px solid var(--line);border-radius:.5rem;margin:.4rem 0;
+padding:.45rem .9rem}
+summary{cursor:pointer}summary b{display:inline-block;min-width:4.2rem;color:var(--act)}
+table{border-collapse:collapse;width:100%}td{border-top:1px solid var(--line);
+padding:.35rem .6rem .35rem 0;text-align:left;vertical-align:top}
+.q{color:var(--soft)}
+@media (max-width:36rem){summary .q{display:block}td{display:block;border:0;padding:.1rem 0}
+tr{display:block;border-top:1px solid var(--line);padding:.4rem 0}}
+""".replace("\n", "")
 
 SECURITY = {
     "Content-Security-Policy": (
@@ -109,20 +122,25 @@ def page(made: dict[str, Any]) -> str:
         for method, one in methods.items():
             groups.setdefault(one["tags"][0], []).append(_operation(path, method, one))
     sections = "".join(
-        f"<h2>{html.escape(tag)}</h2>{''.join(parts)}" for tag, parts in groups.items()
+        f'<h2 id="tag-{html.escape(tag)}">{html.escape(tag)}</h2>{"".join(parts)}'
+        for tag, parts in groups.items()
+    )
+    ways = "".join(
+        f'<a href="#tag-{html.escape(tag)}">{html.escape(tag)}</a>' for tag in [*groups, "schemas"]
     )
     schemas = "".join(_schema(*item) for item in made["components"]["schemas"].items())
     info = made["info"]
     return (
-        "<!doctype html><html lang=en><head><meta charset=utf-8>"
-        '<meta name=viewport content="width=device-width">'
-        f"<title>{html.escape(info['title'])}</title><style>{_STYLE}</style></head><body>"
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>{html.escape(info['title'])}</title><style>{_STYLE}</style></head><body><main>"
         f"<h1>{html.escape(info['title'])} <span class=q>{html.escape(info['version'])}</span></h1>"
         f"{_paragraphs(info['description'])}"
         '<pre>curl -H "Authorization: Bearer $(cat .fastgate/admin-token)" '
         "http://127.0.0.1:8081/v1/status</pre>"
         '<p><a href="/openapi.json">openapi.json</a></p>'
-        f"{sections}<h2>Schemas</h2>{schemas}</body></html>"
+        f'<nav aria-label="Sections">{ways}</nav>{sections}'
+        f'<h2 id="tag-schemas">Schemas</h2>{schemas}</main></body></html>'
     )
 
 

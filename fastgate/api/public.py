@@ -120,6 +120,13 @@ def answer(request: AnyRequest, error: Exception) -> Response[bytes]:
     return respond(_view_of(error), request.headers.get("accept"))
 
 
+_TROUBLES = {
+    404: ("No such page", "The gateway has no page at this address. Was the link cut short?"),
+    405: ("Not this way", "This page is there, but not for this method."),
+    413: ("Too large", "No page here takes that much."),
+}
+
+
 def _view_of(error: Exception) -> View:
     if isinstance(error, Refused):
         return error.view
@@ -135,8 +142,8 @@ def _view_of(error: Exception) -> View:
     if isinstance(error, PaymentError):
         return pages.trouble(422, "The payment provider refused", str(error))
     if isinstance(error, HTTPException):
-        title = {404: "No such page", 405: "Not this way", 413: "Too large"}.get(error.status_code)
-        return pages.trouble(error.status_code, title or "Not understood", error.detail)
+        title, text = _TROUBLES.get(error.status_code, ("Not understood", error.detail))
+        return pages.trouble(error.status_code, title, text, back=f"{PREFIX}/problems")
     log.error("A request of the public side failed.", exc_info=error)
     return pages.trouble(500, "An error of the gateway", "It has been recorded.")
 

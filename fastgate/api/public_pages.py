@@ -7,6 +7,7 @@ of the visitor's link.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from urllib.parse import quote
 
 from fastgate._core.refusal import money_text
@@ -33,7 +34,7 @@ def trouble(status: int, title: str, text: str, *, retry: int = 0, back: str = "
         title=title,
         kicker=f"{status} {PHRASES.get(status, '')}".strip(),
         texts=(text,),
-        links=(("Back", back),) if back else (),
+        links=(("All reasons" if back == f"{PREFIX}/problems" else "Back", back),) if back else (),
         data={"title": title, "status": status, "detail": text},
         status=status,
         headers={"Retry-After": str(retry)} if retry else {},
@@ -89,8 +90,10 @@ def reasons(all_of_them: Sequence[Reason]) -> View:
             "The status says what would fix it: 401 show a credential; 402 pay; 403 paying would "
             "not help; 429 wait; 5xx it is on our side. Each refusal names its reason.",
         ),
-        facts=tuple((f"{each.status} {each.code}", each.title) for each in all_of_them),
-        links=tuple((each.code, f"{PROBLEMS}{each.code}") for each in all_of_them),
+        entries=tuple(
+            (f"{each.status} {each.code}", each.title, f"{PROBLEMS}{each.code}")
+            for each in sorted(all_of_them, key=lambda each: each.status)
+        ),
         data={
             "reasons": [
                 {"reason": each.code, "status": each.status, "title": each.title}
@@ -121,14 +124,10 @@ def reason(one: Reason) -> View:
         kicker=f"{one.status} {PHRASES[one.status]}",
         texts=tuple(texts),
         facts=tuple(facts),
-        links=(
-            *(
-                (remedy.title, f"{PREFIX}/account/{remedy.page}")
-                for remedy in remedies
-                if remedy.page
-            ),
-            ("All reasons", f"{PREFIX}/problems"),
+        acts=tuple(
+            (remedy.title, f"{PREFIX}/account/{remedy.page}") for remedy in remedies if remedy.page
         ),
+        links=(("All reasons", f"{PREFIX}/problems"),),
         data={
             "type": f"{PROBLEMS}{one.code}",
             "reason": one.code,
@@ -152,20 +151,18 @@ def diagnosis(found: Diagnosis, ident: str, path: Path | None) -> View:
     facts += [
         (name, str(value))
         for name, value in (
-            ("At", found.time),
+            ("At", _moment(found.time)),
             ("Route", found.route),
             ("Caller", found.consumer),
             ("Account", found.account),
         )
         if value
     ]
-    links = []
+    acts, links = [], []
     if path is not None:
-        failing = (
-            step.fix for step in found.steps if step.fix and (step.now or "failed") == "failed"
-        )
+        failing = (step.fix for step in found.steps if step.fix and _fails(step))
         pages = dict.fromkeys((fix.text.rstrip("."), fix.page) for fix in failing if fix.page)
-        links = [(text, path(page)) for text, page in pages]
+        acts = [(text, path(page)) for text, page in pages]
         links.append(("The account", path("")))
     if found.reason:
         links.append(("About this reason", f"{PROBLEMS}{found.reason}"))
@@ -174,20 +171,35 @@ def diagnosis(found: Diagnosis, ident: str, path: Path | None) -> View:
         kicker=f"{found.status} {found.reason or ''}".strip() if found.status else "",
         texts=(found.summary,),
         facts=tuple(facts),
+        acts=tuple(acts),
         marks=tuple(_mark(step) for step in found.steps),
         links=tuple(links),
         data=found,
     )
 
 
+def _moment(time: str | None) -> str:
+    """To the second; the record has microseconds."""
+    return datetime.fromisoformat(time).strftime("%Y-%m-%d %H:%M:%S UTC") if time else ""
+
+
 def _mark(step: Step) -> Mark:
-    more = ", ".join(f"{name.replace('_', ' ')}: {value}" for name, value in step.numbers.items())
-    if step.result == "failed" and step.fix is not None:
-        more = f"{step.fix.text}{f' ({more})' if more else ''}"
-    return Mark(step.result, step.title, step.text, more)
+    numbers = ", ".join(
+        f"{name.replace('_', ' ')}: {value}" for name, value in step.numbers.items() if value != ""
+    )
+    fix = step.fix.text if step.fix is not None and _fails(step) else ""
+    return Mark(step.result, step.title, step.text, fix, numbers)
+
+
+def _fails(step: Step) -> bool:
+    """It stands in the way now."""
+    return step.result == "failed" and (step.now or "failed") == "failed"
 
 
 # ---- the account --------------------------------------------------------------------------
+
+
+_STATES = {"incomplete": "waits for its first payment", "past_due": "past due"}
 
 
 def _balances(overview: Overview) -> list[tuple[str, str]]:
@@ -201,7 +213,7 @@ def _subscriptions(overview: Overview) -> list[tuple[str, str]]:
     return [
         (
             f"Plan {one.plan}",
-            f"{one.state.replace('_', ' ')}, {'ends' if one.ending else 'renewed'} "
+            f"{_STATES.get(one.state, one.state)}, {'ends' if one.ending else 'period ends'} "
             f"{one.ends:%Y-%m-%d}",
         )
         for one in overview.subscriptions
@@ -212,55 +224,49 @@ def _open(overview: Overview) -> list[tuple[str, str]]:
     return [(f"Open: {one.number}", one.amount) for one in overview.open]
 
 
+def _home(path: Path, *others: tuple[str, str]) -> tuple[tuple[str, str], ...]:
+    return (*others, ("The account", path("")))
+
+
+def _elsewhere(overview: Overview) -> str:
+    whom = f"Write to {overview.contact}." if overview.contact else "Ask whoever runs the API."
+    return f"Payments are not taken on this page, but by hand. {whom}"
+
+
 def account(overview: Overview, path: Path) -> View:
     """The account at a glance."""
-    links = [("Choose a plan", path("plan"))]
+    acts = [("Choose a plan", path("plan"))]
     if overview.open:
-        links.insert(0, ("Pay what is open", path("pay")))
+        acts.insert(0, ("Pay what is open", path("pay")))
     if overview.methods:
-        links.append(("Payment method", path("payment-method")))
+        acts.append(("Payment method", path("payment-method")))
     if overview.top_up:
-        links.insert(0, ("Top up", path("top-up")))
+        acts.insert(0, ("Top up", path("top-up")))
     return View(
         title=overview.account,
         kicker="Account",
+        texts=() if overview.top_up or overview.methods else (_elsewhere(overview),),
         facts=(*_balances(overview), *_subscriptions(overview), *_open(overview)),
-        links=tuple(links),
+        acts=tuple(acts),
         data=overview,
     )
 
 
-def _elsewhere(overview: Overview) -> str:
-    whom = f" Write to {overview.contact}." if overview.contact else " Ask whoever runs the API."
-    return f"This is not done on a page here: it is credited or set up by hand.{whom}"
-
-
 def top_up(overview: Overview, currency: str, path: Path) -> View:
     """How much to pay in."""
-    if not overview.top_up:
-        return View(
-            title="Top up",
-            kicker=overview.account,
-            texts=(_elsewhere(overview),),
-            facts=tuple(_balances(overview)),
-            links=(("The account", path("")),),
-            data=overview,
-        )
-    ask = Ask(
-        path("top-up"),
-        "Go on to payment",
-        (
-            Input("amount", "Amount", hint="Such as 20 or 12.50."),
-            Input("currency", "Currency", value=currency),
-        ),
+    inputs = (
+        Input("amount", "Amount", hint="Such as 20 or 12.50."),
+        Input("currency", "Currency", value=currency),
     )
+    ask = Ask(path("top-up"), "Go on to payment", inputs)
+    text = "The payment is made on the provider's page; the balance counts at once."
     return View(
         title="Top up",
         kicker=overview.account,
-        texts=("The payment is made on the provider's page; the balance counts at once.",),
+        texts=(text if overview.top_up else _elsewhere(overview),),
         facts=tuple(_balances(overview)),
-        asks=(ask,),
-        links=(("The account", path("")),),
+        asks=(ask,) if overview.top_up else (),
+        links=_home(path),
         data=overview,
     )
 
@@ -268,15 +274,13 @@ def top_up(overview: Overview, currency: str, path: Path) -> View:
 def method(overview: Overview, path: Path) -> View:
     """Leave a payment method."""
     text = "You leave it on the provider's page. What is open is charged to it then."
-    if not overview.methods:
-        text = _elsewhere(overview)
     return View(
         title="Payment method",
         kicker=overview.account,
-        texts=(text,),
+        texts=(text if overview.methods else _elsewhere(overview),),
         facts=tuple(_open(overview)),
         asks=(Ask(path("payment-method"), "Go on"),) if overview.methods else (),
-        links=(("The account", path("")),),
+        links=_home(path),
         data=overview,
     )
 
@@ -285,55 +289,62 @@ def pay(overview: Overview, path: Path) -> View:
     """Pay what is open."""
     if not overview.open:
         return View(
-            title="Nothing is open",
-            kicker=overview.account,
-            links=(("The account", path("")),),
-            data=overview,
+            title="Nothing is open", kicker=overview.account, links=_home(path), data=overview
         )
-    asks = (Ask(path("pay"), "Pay now"),) if overview.methods else ()
     text = "It is charged to the payment method that you left, at once."
+    method = ("Another payment method", path("payment-method"))
     return View(
         title="Pay what is open",
         kicker=overview.account,
         texts=(text if overview.methods else _elsewhere(overview),),
         facts=tuple(_open(overview)),
-        asks=asks,
-        links=(("Another payment method", path("payment-method")), ("The account", path(""))),
+        asks=(Ask(path("pay"), "Pay now"),) if overview.methods else (),
+        acts=(method,) if overview.methods else (),
+        links=_home(path),
         data=overview,
     )
 
 
 def renew(overview: Overview, path: Path) -> View:
     """Renew what has ended, or go on with what would."""
+    plans = ("Choose a plan", path("plan"))
     if not overview.subscriptions:
         return View(
             title="There is no subscription",
             kicker=overview.account,
-            links=(("Choose a plan", path("plan")), ("The account", path(""))),
+            acts=(plans,),
+            links=_home(path),
             data=overview,
         )
     one = overview.subscriptions[0]
-    goes_on = one.reason is None and not one.ending
+    ended = one.ending or one.state in ("canceled", "expired")
+    title, acts = "It goes on by itself", []
+    if ended:
+        title = f"Renew {one.plan}"
+    elif overview.open:
+        title, acts = "There is something to pay first", [("Pay what is open", path("pay"))]
+    elif one.reason is not None:
+        title = f"{one.plan}: {_STATES.get(one.state, one.state)}"
+        acts = [("Payment method", path("payment-method"))]
     return View(
-        title="It goes on by itself" if goes_on else f"Renew {one.plan}",
+        title=title,
         kicker=overview.account,
-        facts=tuple(_subscriptions(overview)),
-        asks=() if goes_on else (Ask(path("renew"), "Renew"),),
-        links=(("Another plan", path("plan")), ("The account", path(""))),
+        facts=(*_subscriptions(overview), *_open(overview)),
+        asks=(Ask(path("renew"), "Renew"),) if ended else (),
+        acts=tuple(acts),
+        links=_home(path, plans),
         data=overview,
     )
 
 
 def plans(offers: Sequence[Offer], path: Path) -> View:
     """Which plans there are."""
+    text = "A plan is in force when it is paid; what you paid and did not use is counted in."
     if not offers:
         text = "No plan can be chosen here. Ask whoever runs the API."
-        return View(
-            title="Plans", texts=(text,), links=(("The account", path("")),), data={"plans": []}
-        )
     return View(
         title="Plans",
-        texts=("A plan is in force at once; what you paid and did not use is counted in.",),
+        texts=(text,),
         facts=tuple(
             (offer.plan, f"{offer.terms}{' (yours)' if offer.current else ''}") for offer in offers
         ),
@@ -342,6 +353,6 @@ def plans(offers: Sequence[Offer], path: Path) -> View:
             for offer in offers
             if not offer.current
         ),
-        links=(("The account", path("")),),
+        links=_home(path),
         data={"plans": list(offers)},
     )

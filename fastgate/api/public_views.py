@@ -8,6 +8,7 @@ escaped here and nowhere else.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any, Literal
@@ -57,7 +58,9 @@ class Mark:
     result: str  # passed | failed | skipped
     title: str
     text: str
-    more: str = ""
+    fix: str = ""
+    """What mends it."""
+    numbers: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,17 +71,37 @@ class View:
     kicker: str = ""
     texts: tuple[str, ...] = ()
     facts: tuple[tuple[str, str], ...] = ()
-    marks: tuple[Mark, ...] = ()
     asks: tuple[Ask, ...] = ()
+    acts: tuple[tuple[str, str], ...] = ()
+    """What can be done, the best first: (text, path)."""
+    marks: tuple[Mark, ...] = ()
+    entries: tuple[tuple[str, str, str], ...] = ()
+    """A list of pages: (name, what it is about, path)."""
     links: tuple[tuple[str, str], ...] = ()
-    """(text, path)."""
+    """Where else to go: (text, path)."""
     data: Any = None
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
 
 
+_STYLE = """
+label{display:block;margin-bottom:.25rem}
+input{font:inherit;color:inherit;background:var(--back);border:1px solid var(--soft);
+border-radius:.5rem;padding:.5rem .75rem;width:100%;max-width:24rem}
+input:focus-visible{outline:3px solid var(--act);outline-offset:1px}
+.checks,.pages{list-style:none;margin:1rem 0;padding:0}
+.checks li{margin:.5rem 0;padding:.35rem .9rem;border-left:4px solid var(--line)}
+.checks p,.pages p{margin:0}.checks .fix{font-weight:600}
+.passed{border-color:var(--good)!important}.passed b{color:var(--good)}
+.failed{border-color:var(--bad)!important;background:var(--back)}.failed b{color:var(--bad)}
+.skipped{color:var(--soft);font-size:.9rem}
+.numbers{color:var(--soft);font-size:.9rem}
+.pages li{display:grid;grid-template-columns:17rem 1fr;padding:.4rem 0;
+border-top:1px solid var(--line)}
+@media (max-width:36rem){.pages li{display:block}}
+footer a{margin-right:1.25rem;white-space:nowrap}
+""".replace("\n", "")
 _SIGNS = {"passed": "✓", "failed": "✗", "skipped": "·"}
-_COLOURS = {"passed": "var(--good)", "failed": "var(--bad)", "skipped": "var(--soft)"}
 
 
 def html(view: View) -> str:
@@ -91,23 +114,40 @@ def html(view: View) -> str:
     if view.facts:
         rows = (f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in view.facts)
         out.append(f"<dl>{''.join(rows)}</dl>")
-    if view.marks:
-        items = []
-        for mark in view.marks:
-            more = f"<br><small>{escape(mark.more)}</small>" if mark.more else ""
-            items.append(
-                f'<li style="margin:.6rem 0"><strong style="color:{_COLOURS[mark.result]}">'
-                f'<span aria-hidden="true">{_SIGNS[mark.result]} </span>{escape(mark.title)}'
-                f"</strong> <small>({mark.result})</small><br>{escape(mark.text)}{more}</li>"
-            )
-        out.append(f'<ol style="padding-left:1.25rem">{"".join(items)}</ol>')
     out += [_form(ask) for ask in view.asks]
+    if view.acts:
+        out.append(f'<ul class="act">{_items(view.acts)}</ul>')
+    if view.marks:
+        rows = (_mark(mark) for mark in view.marks)
+        out.append(f'<h2>The checks, in their order</h2><ol class="checks">{"".join(rows)}</ol>')
+    if view.entries:
+        rows = (
+            f'<li><a href="{escape(path)}"><code>{escape(name)}</code></a>'
+            f"<p>{escape(about)}</p></li>"
+            for name, about, path in view.entries
+        )
+        out.append(f'<ul class="pages">{"".join(rows)}</ul>')
     if view.links:
-        items = [
-            f'<li><a href="{escape(path)}">{escape(text)}</a></li>' for text, path in view.links
-        ]
-        out.append(f'<ul class="act">{"".join(items)}</ul>')
-    return document(view.title, "".join(out))
+        anchors = (f'<a href="{escape(path)}">{escape(text)}</a>' for text, path in view.links)
+        out.append(f"<footer>{' '.join(anchors)}</footer>")
+    return document(view.title, "".join(out), _STYLE)
+
+
+def _items(links: Iterable[tuple[str, str]]) -> str:
+    return "".join(f'<li><a href="{escape(path)}">{escape(text)}</a></li>' for text, path in links)
+
+
+def _mark(mark: Mark) -> str:
+    more = "".join(
+        f'<p class="{kind}">{escape(text)}</p>'
+        for kind, text in (("fix", mark.fix), ("numbers", mark.numbers))
+        if text
+    )
+    return (
+        f'<li class="{mark.result}"><b><span aria-hidden="true">{_SIGNS[mark.result]} </span>'
+        f"{escape(mark.title)}</b> <small>{mark.result}</small>"
+        f"<p>{escape(mark.text)}</p>{more}</li>"
+    )
 
 
 def _form(ask: Ask) -> str:
@@ -117,10 +157,9 @@ def _form(ask: Ask) -> str:
         kind = "password" if one.secret else "text"
         hint = f"<br><small>{escape(one.hint)}</small>" if one.hint else ""
         fields.append(
-            f'<p><label for="{ident}">{escape(one.label)}</label><br>'
+            f'<p><label for="{ident}">{escape(one.label)}</label>'
             f'<input id="{ident}" name="{escape(one.name)}" type="{kind}" '
-            f'value="{escape(one.value)}" autocomplete="off" required '
-            f'style="font:inherit;padding:.45rem;width:100%;max-width:24rem">{hint}</p>'
+            f'value="{escape(one.value)}" autocomplete="off" required>{hint}</p>'
         )
     return (
         f'<form method="post" action="{escape(ask.path)}">{"".join(fields)}'
@@ -136,15 +175,18 @@ def markdown(view: View) -> str:
     lines += [f"- {name}: {value}" for name, value in view.facts]
     if view.facts:
         lines.append("")
-    for number, mark in enumerate(view.marks, 1):
-        lines.append(f"{number}. **{mark.result}** {mark.title}: {mark.text}")
-        if mark.more:
-            lines.append(f"   {mark.more}")
-    if view.marks:
-        lines.append("")
     for ask in view.asks:
         names = ", ".join(f"`{one.name}`" for one in ask.inputs)
         lines.append(f"- {ask.button}: POST {ask.path}{f' with {names}' if names else ''}")
+    lines += [f"- [{text}]({path})" for text, path in view.acts]
+    if view.asks or view.acts:
+        lines.append("")
+    for number, mark in enumerate(view.marks, 1):
+        lines.append(f"{number}. **{mark.result}** {mark.title}: {mark.text}")
+        lines += [f"   {more}" for more in (mark.fix, mark.numbers) if more]
+    if view.marks:
+        lines.append("")
+    lines += [f"- [{name}]({path}): {about}" for name, about, path in view.entries]
     lines += [f"- [{text}]({path})" for text, path in view.links]
     return "\n".join(lines).rstrip() + "\n"
 

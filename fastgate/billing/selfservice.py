@@ -36,6 +36,7 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     terms: str
     """What it costs, in words."""
     current: bool
+    """The account is on it, paid or not yet."""
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,10 +112,9 @@ class SelfService:
 
     async def offers(self, account: str) -> list[Offer]:
         """The plans with a price, as configured."""
-        now = self.clock()
-        mine = {one.plan for one in await self._mine(account) if access_of(one, now) is None}
+        current = [one.plan for one in await self._living(account)][:1]
         return [
-            Offer(plan=plan.name, terms=terms_of(plan), current=plan.name in mine)
+            Offer(plan=plan.name, terms=terms_of(plan), current=plan.name in current)
             for plan in self.gateway().plans
             if plan.price is not None
         ]
@@ -125,6 +125,11 @@ class SelfService:
         now = self.clock()
         found.sort(key=lambda one: one.created, reverse=True)
         return sorted(found, key=lambda one: settled(one, now).state is State.EXPIRED)
+
+    async def _living(self, account: str) -> list[Subscription]:
+        """Those that go on; the first is what another plan replaces."""
+        now, over = self.clock(), (State.EXPIRED, State.CANCELED)
+        return [one for one in await self._mine(account) if settled(one, now).state not in over]
 
     async def _open(self, mine: list[Subscription]) -> list[Invoice]:
         return [bill for one in mine for bill in await self.invoices.open_of(one.id)]
@@ -170,12 +175,7 @@ class SelfService:
         Raises NotFoundError for a plan that is not offered, ConflictError for the present one.
         """
         self._priced(name)
-        now = self.clock()
-        living = [
-            one
-            for one in await self._mine(account)
-            if settled(one, now).state not in (State.EXPIRED, State.CANCELED)
-        ]
+        living = await self._living(account)
         if not living:
             await self.subscriptions.create(account, name, trial=False)
         elif living[0].plan == name:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from pathlib import Path
 
@@ -45,6 +46,8 @@ def payments(stay: bool, port: int, folder: str | None) -> int:
     from fastgate.demo.stage import Stage, StageError
     from fastgate.demo.walk import Walk
 
+    for number in (signal.SIGINT, signal.SIGTERM):  # either ends the gateway too
+        signal.signal(number, signal.default_int_handler)
     began = time.monotonic()
     with Stage(Path(folder).absolute() if folder else None, port) as stage:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
 import click
 
@@ -228,4 +229,61 @@ def invoices(account: str, control: str | None, state_dir: str | None, as_json: 
         for one in found
     ]
     output.table(("number", "kind", "status", "total", "issued", "due"), rows, "No documents.")
+    return OK
+
+
+_invoice = click.argument("invoice", metavar="INVOICE")
+
+
+@subscriptions.command(short_help="Note that an invoice was paid.")
+@_invoice
+@click.option(
+    "--reference", metavar="TEXT", required=True, help="What paid it, such as a transfer's number."
+)
+@control_options
+def pay(
+    invoice: str, reference: str, control: str | None, state_dir: str | None, as_json: bool
+) -> int:
+    """Note that an invoice was paid by other means; its subscription goes on at once.
+
+    INVOICE is a number or an id, as `fastgate subscriptions invoices` lists them. Nothing is
+    charged by this.
+
+    \b
+    Example:
+      fastgate subscriptions pay INV-2026-000001 --reference "transfer 4712"
+    """
+    body = {"reference": reference}
+    data = _on_invoice(invoice, "pay", body, control, state_dir)
+    return _say_invoice(data, as_json)
+
+
+@subscriptions.command(short_help="Give an open invoice up.")
+@_invoice
+@control_options
+def void(invoice: str, control: str | None, state_dir: str | None, as_json: bool) -> int:
+    """Give an open invoice up; it is not owed any more, and its number stays used.
+
+    \b
+    Example:
+      fastgate subscriptions void INV-2026-000001
+    """
+    return _say_invoice(_on_invoice(invoice, "void", None, control, state_dir), as_json)
+
+
+def _on_invoice(
+    invoice: str, what: str, body: dict[str, Any] | None, control: str | None, state: str | None
+) -> dict[str, Any]:
+    path = f"/v1/invoices/{quote(invoice, safe='')}/{what}"
+    data: dict[str, Any] = client_of(control, state).call("POST", path, body).data
+    return data
+
+
+def _say_invoice(data: dict[str, Any], as_json: bool) -> int:
+    if as_json:
+        output.print_json(data)
+    else:
+        output.say(
+            f"{data['number']} over {shown(data['total'], data['currency'])}: {data['status']}."
+        )
     return OK

@@ -158,6 +158,7 @@ async def test_a_plan_is_taken_changed_and_renewed(shop: Shop) -> None:
     await shop.service.take(shop.account, "basic")
     found = await shop.why()
     assert (found.cause, found.reason) == ("subscription", "payment_action_required")
+    assert {o.plan for o in await shop.service.offers(shop.account) if o.current} == {"basic"}
     (bill,) = (await shop.service.overview(shop.account, "Acme")).open
     assert bill.amount == "29.58 USD"  # for what is left of the month
     assert await shop.service.pay(shop.account)

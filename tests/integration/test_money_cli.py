@@ -23,6 +23,7 @@ def paid(gateway: StartGateway, upstream: Upstream) -> Gateway:
     plans = [
         {"name": "business", "price": {"per_request": "0.01 USD"}},
         {"name": "large", "price": {"per_request": "0.002 USD", "flat": "10 USD"}},
+        {"name": "huge", "price": {"per_request": "0.001 USD", "flat": "50 USD"}},
     ]
     running = gateway(paid_config(upstream, plans=plans))
     assert running.api("/v1/status").status == 200
@@ -128,6 +129,14 @@ def test_subscriptions(paid: Gateway, run: Run) -> None:
     (invoice,) = done(run("subscriptions", "invoices", "Acme"))
     assert invoice["number"] == changed["document"]["number"]
     assert len(done(run("dunning", "show", "Acme"))) == 1
+    settled = done(run("subscriptions", "pay", invoice["number"], "--reference", "transfer 1"))
+    assert settled["status"] == "paid"
+    assert run("subscriptions", "void", invoice["number"])[0] == 1  # paid is paid
+    changed = done(run("subscriptions", "plan", made["id"], "huge"))
+    given_up = changed["document"]["number"]
+    said = done(run("subscriptions", "void", given_up, text=True))
+    assert said.startswith(f"{given_up} over ")
+    assert said.endswith(": void.\n")
     assert done(run("subscriptions", "pause", made["id"]))["reason"] == "payment_method_missing"
     assert done(run("subscriptions", "resume", made["id"]))["reason"] is None
     assert done(run("subscriptions", "cancel", made["id"]))["cancel_at_period_end"]

@@ -49,7 +49,8 @@ def test_it_walks_from_the_first_402_to_the_audit(tmp_path: Path) -> None:
     assert " draining " in log
 
 
-def test_it_stays_until_it_is_told_to_end(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_stays_until_it_is_told_to_end(tmp_path: Path, number: signal.Signals) -> None:
     folder = tmp_path / "demo"
     with (tmp_path / "out").open("wb") as out:
         running = subprocess.Popen(
@@ -63,7 +64,7 @@ def test_it_stays_until_it_is_told_to_end(tmp_path: Path) -> None:
         said = tmp_path / "out"
         eventually(lambda: "It goes on until Ctrl-C" in said.read_text(), "the walk is over", 90)
         gateway = _child_of(running.pid)
-        running.send_signal(signal.SIGINT)
+        running.send_signal(number)
         assert running.wait(30) == 0, said.read_text()
         with pytest.raises(ProcessLookupError):
             os.kill(gateway, 0)

@@ -51,7 +51,7 @@ def test_the_commands_of_the_guide_work(tmp_path: Path) -> None:
     finally:
         os.killpg(running.pid, signal.SIGTERM)  # the gateway and the upstream of this run
     assert running.returncode == 0, said
-    assert said.count("sunny") == 3
+    assert said.count("sunny") == 4
     assert "Booked before, nothing done" in said
     assert "The books are right." in said
     assert (tmp_path / "usage.csv").read_text().count("Acme Web") >= 1
