@@ -153,7 +153,8 @@ async def change_account(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) ->
     "/v1/accounts/{ident:str}", status_code=204, opt=spec("parties", status=204, match="optional")
 )
 async def delete_account(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> None:
-    """Delete an account that has no consumers."""
+    """Delete an account that has no consumers, and no history: what names it in the ledger, usage,
+    invoices and payments is kept, and so is the account then."""
     parties = ctx.identity.parties
     version = matched(request, await parties.account(ident), required=False)
     await parties.delete_account(ident, version)

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fastgate.errors import ConflictError, NotFoundError
+from fastgate.store.account_history import balances, history, refusal
 from fastgate.store.engine import Store, count_up, counter
 from fastgate.store.ids import new_id
 from fastgate.store.pages import Page, decode_cursor, page_of
@@ -106,20 +107,15 @@ class Parties:
             return await _update(connection, accounts, account, {"name": name}, version)
 
     async def delete_account(self, ident: str, version: int | None) -> None:
-        """Raises NotFoundError; ConflictError while it has consumers."""
+        """Raises NotFoundError; ConflictError while it has consumers, and for good when it ever
+        had subscriptions, or money moved."""
         async with self.store.write() as connection:
             account = await _one(connection, accounts, Account, ident)
             _check_version(account, version)
-            held = await connection.scalar(
-                sa.select(sa.func.count())
-                .select_from(consumers)
-                .where(consumers.c.account == account.id)
-            )
-            if held:
-                raise ConflictError(
-                    f"The account {account.name!r} has {held} consumer(s); delete or move them "
-                    "first."
-                )
+            found = await history(connection, account.id)
+            if found:
+                money = await balances(connection, account.id)
+                raise ConflictError(refusal(account.name, found, money))
             await connection.execute(sa.delete(accounts).where(accounts.c.id == account.id))
 
     # ---- consumers ----------------------------------------------------------------------

@@ -266,7 +266,7 @@ async def test_what_cannot_be_subscribed_to(sqlite_store: Store) -> None:
     await stage.subscriptions.create(account, "free", service="search")
     with pytest.raises(NotFoundError):
         await stage.subscriptions.get("sub_none")
-    with pytest.raises(ConflictError):
+    with pytest.raises(ConflictError, match=r"2 subscription\(s\).*cancel its subscriptions\."):
         await Parties(sqlite_store).delete_account(account, None)
 
 

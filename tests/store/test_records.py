@@ -7,10 +7,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from fastgate.billing.ledger import Ledger, Movement
 from fastgate.errors import ConflictError, NotFoundError
 from fastgate.store.engine import Store
 from fastgate.store.history import History, Revision
-from fastgate.store.parties import DanglingError, Parties, StaleError
+from fastgate.store.parties import DanglingError, Parties, StaleError, now_utc
 from fastgate.store.tokens import TokenTable
 
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
@@ -54,6 +55,27 @@ async def test_accounts_and_consumers(store: Store) -> None:
     await parties.delete_account("Acme Ltd", 2)
     with pytest.raises(NotFoundError):
         await parties.account(account.id)
+
+
+async def test_an_account_that_the_ledger_names_is_not_deleted(store: Store) -> None:
+    parties = Parties(store)
+    account = await parties.create_account("Acme")
+    await consumer(parties, "app", account="Acme")
+    ledger = Ledger(store, now_utc)
+    await ledger.credit(Movement("top-up", account.id, "EUR", 3_250_000))
+    with pytest.raises(ConflictError) as refused:
+        await parties.delete_account("Acme", None)
+    assert str(refused.value) == (
+        "The account 'Acme' has 1 consumer(s), 1 ledger entries, which are kept and name it, so "
+        "it cannot be deleted. Close it instead: delete its consumers, so that no key of it is "
+        "accepted any more, and cancel its subscriptions; its balance is 3.25 EUR: refund the "
+        "payment that it came from, or reverse the booking."
+    )
+    await parties.delete_consumer("app", None)
+    await ledger.correct(*await ledger.reversal("top-up"))
+    with pytest.raises(ConflictError, match=r"2 ledger entries.*its subscriptions\.$"):
+        await parties.delete_account("Acme", None)
+    assert await parties.account("Acme") == account
 
 
 async def test_every_change_of_a_party_is_counted(store: Store) -> None:

@@ -1,0 +1,69 @@
+"""What an account has been through, and who would not know any more if it were deleted.
+
+The ledger, usage, invoices and payments name accounts by id and are kept for good: an account that
+has any of them stays, so that each of their rows still says whose it is.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from fastgate.store.billing_tables import invoices, subscriptions
+from fastgate.store.money_tables import ledger_entries, usage_daily, wallets
+from fastgate.store.payment_tables import payments
+from fastgate.store.tables import consumers
+
+_KEPT = (
+    ("consumer(s)", consumers),
+    ("subscription(s)", subscriptions),
+    ("ledger entries", ledger_entries),
+    ("days of usage", usage_daily),
+    ("invoice(s)", invoices),
+    ("payment(s)", payments),
+)
+
+
+async def history(connection: AsyncConnection, account: str) -> dict[str, int]:
+    """What there is of an account, by kind; those that there are none of are left out."""
+    found: dict[str, int] = {}
+    for name, table in _KEPT:
+        count = sa.select(sa.func.count()).select_from(table).where(table.c.account == account)
+        number = int(await connection.scalar(count) or 0)
+        if number:
+            found[name] = number
+    return found
+
+
+async def balances(connection: AsyncConnection, account: str) -> list[tuple[str, int]]:
+    """Currency and micro-units of the wallets that are not empty, as the ledger has them."""
+    rows = await connection.execute(
+        sa.select(wallets.c.currency, wallets.c.customer_available + wallets.c.customer_held)
+        .where(wallets.c.account == account)
+        .order_by(wallets.c.currency)
+    )
+    return [(currency, int(amount)) for currency, amount in rows if amount]
+
+
+def refusal(name: str, found: dict[str, int], money: list[tuple[str, int]]) -> str:
+    """Why an account is not deleted, and what to do."""
+    what = ", ".join(f"{number} {kind}" for kind, number in found.items())
+    if list(found) == ["consumer(s)"]:
+        return f"The account {name!r} has {what}; delete or move them first."
+    text = (
+        f"The account {name!r} has {what}, which are kept and name it, so it cannot be deleted. "
+        "Close it instead: delete its consumers, so that no key of it is accepted any more, and "
+        "cancel its subscriptions"
+    )
+    if money:
+        held = ", ".join(f"{_decimal(micros)} {currency}" for currency, micros in money)
+        text += (
+            f"; its balance is {held}: refund the payment that it came from, or reverse the booking"
+        )
+    return text + "."
+
+
+def _decimal(micros: int) -> str:
+    whole, part = divmod(abs(micros), 1_000_000)
+    digits = f"{part:06d}".rstrip("0").ljust(2, "0")
+    return f"{'-' if micros < 0 else ''}{whole}.{digits}"
