@@ -19,6 +19,7 @@ import h11
 
 from fastgate._core.credentials import CredentialIndex, key_digest
 from fastgate._core.engine import Engine
+from fastgate._core.meters import TARIFF
 from fastgate._core.money import Money
 from fastgate._core.shm import Segment
 from fastgate._core.snapshot import Snapshot, stable_hash
@@ -292,7 +293,10 @@ class Plane:
         )
         snapshot = Snapshot(image.fd)
         os.close(image.fd)
-        found = [self.handlers.get(name) or resolve(name) for name in snapshot.handlers()]
+        found = [
+            resolve(name) if name.startswith(TARIFF) else self.handlers[name]
+            for name in snapshot.handlers()
+        ]
         self.engine.install(snapshot, found)
 
     async def client(self) -> Client:

@@ -36,6 +36,8 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
+import httpx
+
 from fastgate.billing import claims
 from fastgate.billing.claims import Answer, Busy, Claim, Claims, Record, State
 from fastgate.billing.payments.facilitator import (
@@ -45,6 +47,7 @@ from fastgate.billing.payments.facilitator import (
     Settled,
     Settlement,
     Unavailable,
+    field_value,
 )
 from fastgate.billing.payments.x402 import Invalid, Offer, Payment, Presented
 from fastgate.billing.x402_answers import Answers, end_to_end, forwarded
@@ -54,6 +57,7 @@ from fastgate.handlers import (
     UpstreamError,
     UpstreamResponse,
 )
+from fastgate.model.secret import Secret
 from fastgate.model.x402 import Terms, read_terms
 
 log = logging.getLogger("fastgate.x402")
@@ -74,9 +78,14 @@ def facilitator_of(terms: Terms) -> Facilitator:
     key = (terms.facilitator, headers, terms.facilitator_timeout)
     if key not in _facilitators:
         _facilitators[key] = Facilitator(
-            terms.facilitator, dict(headers), terms.facilitator_timeout
+            terms.facilitator, secret_headers(terms), terms.facilitator_timeout
         )
     return _facilitators[key]
+
+
+def secret_headers(terms: Terms) -> dict[str, Secret]:
+    """The fields that its facilitator is sent, by the places of their values."""
+    return {name: Secret.parse(place) for name, place in terms.facilitator_headers.items()}
 
 
 class PaidRoute:
@@ -94,6 +103,11 @@ class PaidRoute:
         facilitator, store: instead of the process's own.
         """
         self.terms = read_terms(text)
+        for secret in secret_headers(self.terms).values():
+            try:
+                field_value(secret)  # at the start or reload, rather than with the first payment
+            except httpx.HTTPError as error:
+                raise ValueError(f"x402.facilitator_headers: {error}") from error
         self._facilitator = facilitator or facilitator_of(self.terms)
         self._store = store
 

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from fastgate.model.base import FieldValue, Model, Token, only_one
+from fastgate.model.base import Model, Token, only_one
+from fastgate.model.secret import Secret
 from fastgate.model.units import Duration, Money, Size
 
 if TYPE_CHECKING:
@@ -82,8 +83,11 @@ class X402(Model, frozen=True, kw_only=True):
         ),
     ] = None
     facilitator_headers: Annotated[
-        dict[Token, FieldValue],
-        Meta(description="Fields sent to the facilitator, such as its API key."),
+        dict[Token, Secret],
+        Meta(
+            description="Fields sent to the facilitator, such as its API key, by the places of "
+            "their whole values: `{Authorization: env:FACILITATOR_KEY}`."
+        ),
     ] = {}
     scheme: Annotated[Literal["exact"], Meta(description="The payment scheme.")] = "exact"
     description: Annotated[
@@ -183,6 +187,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
 
     facilitator: str
     facilitator_headers: dict[str, str] = {}
+    """Name → the place of its value, as `Secret` writes it."""
     facilitator_timeout: float = 15.0
 
     def handler(self) -> str:
@@ -236,7 +241,7 @@ def terms_of(x402: X402, place: Place, defaults: Facilitator | None = None) -> T
         origin=None if x402.origin is None else x402.origin.rstrip("/"),
         keep=x402.keep.bytes,
         facilitator=facilitator.rstrip("/"),
-        facilitator_headers=dict(x402.facilitator_headers),
+        facilitator_headers={name: str(place) for name, place in x402.facilitator_headers.items()},
         facilitator_timeout=timeout.seconds,
     )
 

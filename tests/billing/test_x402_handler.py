@@ -49,8 +49,12 @@ async def test_paying_serves_and_settles(facilitator, tmp_path):
         assert [record.state for _, record in s.store.records()] == ["served"]
 
 
-async def test_the_facilitator_gets_its_fields_and_our_own_offer(facilitator, tmp_path):
-    async with shop(facilitator, tmp_path, facilitator_headers={"Authorization": "Bearer t"}) as s:
+async def test_the_facilitator_gets_its_fields_and_our_own_offer(
+    facilitator, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("FACILITATOR_KEY", "Bearer t")
+    fields = {"Authorization": "env:FACILITATOR_KEY"}
+    async with shop(facilitator, tmp_path, facilitator_headers=fields) as s:
         payment = await s.payment()
         assert (await s.ask(payment)).status == 200
         for _, body, fields in facilitator.seen:

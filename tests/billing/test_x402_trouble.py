@@ -10,6 +10,9 @@ from enginekit import Backend, Seen
 from x402kit import Fault, facilitating, unpack
 from x402shop import Clock, Shop, _clean, _facilitator, problem, shop  # noqa: F401
 
+from fastgate.model.x402 import Terms
+from fastgate.runtime.handlers import HandlerError, resolve
+
 # ---- a facilitator in trouble ------------------------------------------------------------
 
 
@@ -347,3 +350,51 @@ async def test_a_place_for_records_that_cannot_be_used(facilitator, tmp_path):
     async with shop(facilitator, place) as s:
         reply = await s.ask(await s.payment())
         assert (reply.status, s.runs, facilitator.seen) == (503, 0, [])
+
+
+# ---- the facilitator's secrets ---------------------------------------------------------------
+
+
+async def test_a_secret_is_read_with_each_request_and_never_said(
+    facilitator, tmp_path, monkeypatch, caplog
+):
+    place = tmp_path / "key"
+    place.write_text("Bearer first\n")
+    fields = {"Authorization": f"path:{place}"}
+    async with shop(facilitator, tmp_path, facilitator_headers=fields) as s:
+        assert (await s.ask(await s.payment())).status == 200
+        place.write_text("Bearer second\n")
+        assert (await s.ask(await s.payment())).status == 200
+        said = [fields["authorization"] for _, _, fields in facilitator.seen]
+        assert said == ["Bearer first"] * 2 + ["Bearer second"] * 2
+        asked = len(facilitator.seen)
+        for broken in ("Bearer hidden\x00one", ""):
+            place.write_text(broken)
+            reply = await s.ask(await s.payment())
+            assert (reply.status, problem(reply)["reason"]) == (503, "payment_provider_unavailable")
+            assert b"hidden" not in reply.body
+        assert len(facilitator.seen) == asked
+    assert f"path:{place}" in caplog.text
+    assert "Bearer" not in caplog.text
+
+
+def test_a_route_whose_secret_is_not_there_is_not_taken_up(monkeypatch):
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    monkeypatch.setenv("TWO_LINES", "one\ntwo")
+    for name, said in (("NO_SUCH_KEY", "not set"), ("TWO_LINES", "one line of ASCII")):
+        terms = Terms(
+            route="r",
+            upstream="u",
+            pay_to="0x" + "1" * 40,
+            network="eip155:1",
+            asset="0x" + "2" * 40,
+            amount="1",
+            asset_name="n",
+            asset_version="1",
+            facilitator="http://f",
+            facilitator_headers={"Authorization": f"env:{name}"},
+        )
+        with pytest.raises(
+            HandlerError, match=f"facilitator_headers: the secret env:{name}.*{said}"
+        ):
+            resolve(terms.handler())

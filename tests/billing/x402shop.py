@@ -16,7 +16,7 @@ from x402kit import PRICE, FacilitatorServer, facilitating, paid, sign
 
 from fastgate.billing.claims import Claims
 from fastgate.billing.payments.facilitator import Facilitator
-from fastgate.billing.x402_handler import PaidRoute, settling
+from fastgate.billing.x402_handler import PaidRoute, secret_headers, settling
 from fastgate.model.x402 import read_terms
 
 
@@ -120,7 +120,7 @@ async def shop(
             text = name.partition(" ")[2]
             terms = read_terms(text)
             made.append(
-                Facilitator(terms.facilitator, terms.facilitator_headers, terms.facilitator_timeout)
+                Facilitator(terms.facilitator, secret_headers(terms), terms.facilitator_timeout)
             )
             return PaidRoute(text, facilitator=made[-1], store=store)
 

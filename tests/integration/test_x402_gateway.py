@@ -178,3 +178,31 @@ def test_records_are_for_nobody_else(gateway, upstream, facilitator):
     (record,) = (served.state / "x402").glob("??/*")
     assert os.stat(record).st_mode & 0o077 == 0
     assert os.stat(record.parent).st_mode & 0o077 == 0
+
+
+def test_what_the_facilitator_is_sent_is_written_down_nowhere(
+    gateway, upstream, facilitator, tmp_path
+):
+    """Neither in the document, its revisions and differences, nor in logs and files."""
+    secret = "Bearer 5cb1d2f0-not-for-others"
+    place = tmp_path / "facilitator-key"
+    place.write_text(secret)
+    config = selling(upstream, facilitator, facilitator_headers={"Authorization": f"path:{place}"})
+    served = gateway(config, workers=1, state=tmp_path / "state")
+    assert pay(served, "/echo", payment_for(served, facilitator, "/echo")).status == 200
+    assert {fields["authorization"] for _, _, fields in facilitator.seen} == {secret}
+    served.reload_and_wait({**config, "routes": [{**config["routes"][0], "name": "other"}]})
+    pages = ["/v1/config", "/v1/config/revisions", *(f"/v1/config/revisions/{n}" for n in (1, 2))]
+    pages.append("/v1/config/revisions/2/diff")
+    answers = [served.api(page).body for page in pages]
+    assert any(f"path:{place}".encode() in answer for answer in answers)
+    served.stop()
+    files = [path for path in (tmp_path / "state").rglob("*") if path.is_file()]
+    told = [*answers, served.log.read_bytes(), *(path.read_bytes() for path in files)]
+    assert not [text for text in told if b"not-for-others" in text]
+    # A value in place of its place is refused, and not repeated.
+    clear = selling(upstream, facilitator, facilitator_headers={"Authorization": secret})
+    refused = gateway(clear, workers=1, state=tmp_path / "other", wait=False)
+    refused.wait()
+    assert "a secret itself never stands in the document" in refused.log_text()
+    assert "not-for-others" not in refused.log_text()

@@ -20,6 +20,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
+from collections.abc import Mapping
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -36,6 +38,8 @@ from x402.schemas import (
 from x402.schemas.v1 import PaymentPayloadV1, PaymentRequirementsV1
 
 from fastgate.billing.payments.x402 import Payment
+from fastgate.errors import ConfigurationError
+from fastgate.model.secret import Secret
 
 log = logging.getLogger("fastgate.x402")
 
@@ -47,7 +51,7 @@ NONCE_USED = frozenset({"invalid_exact_evm_nonce_already_used", "nonce_already_u
 """Codes that say that the token has taken this nonce already."""
 _DOUBTFUL = frozenset({"", "settlement_pending", "unexpected_settle_error"})
 _DOUBTFUL_VERIFY = frozenset({"unexpected_verify_error"})
-_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+FIELD_VALUE = re.compile(r"[\x20-\x7e]+")
 
 
 class Unavailable(Exception):
@@ -88,11 +92,12 @@ class Facilitator:
     def __init__(
         self,
         url: str,
-        headers: dict[str, str],
+        headers: Mapping[str, Secret],
         timeout_s: float,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        """timeout_s bounds each answer as a whole. transport: for tests."""
+        """headers: fields to send, by the places of their values. timeout_s bounds each answer as
+        a whole. transport: for tests."""
         self.url = url
         self._timeout_s = timeout_s
         self._http = httpx.AsyncClient(
@@ -134,7 +139,7 @@ class Facilitator:
         try:
             async with asyncio.timeout(self._timeout_s):
                 answer = await self._client.settle(payload, requirements)
-        except _NOT_SENT as error:
+        except NOT_SENT as error:
             return Settlement(Settled.UNSENT, code=describe(error))
         except _Answered as said:
             return _stated_failure(said)
@@ -190,14 +195,41 @@ def describe(error: BaseException) -> str:
 # ---- bounds around the library's client -----------------------------------------------------
 
 
-class _Headers:
-    """The configured fields, as the library wants them: by endpoint."""
+class _NoSecret(httpx.HTTPError):
+    """A configured field's value cannot be had; nothing was asked."""
 
-    def __init__(self, headers: dict[str, str]) -> None:
+
+class _Headers:
+    """The configured fields, as the library wants them: by endpoint. Read anew for each request."""
+
+    def __init__(self, headers: Mapping[str, Secret]) -> None:
         self._headers = headers
 
     def get_auth_headers(self) -> AuthHeaders:
-        return AuthHeaders(verify=dict(self._headers), settle=dict(self._headers))
+        found = {name: field_value(secret) for name, secret in self._headers.items()}
+        return AuthHeaders(verify=found, settle=dict(found))
+
+
+def field_value(secret: Secret) -> str:
+    """A secret that is to stand in a field. Raises httpx.HTTPError, without the secret in it:
+    a client's own error would repeat what it cannot send."""
+    try:
+        value = secret.reveal()
+    except ConfigurationError as error:
+        raise _NoSecret(error.message) from error
+    if not FIELD_VALUE.fullmatch(value):
+        raise _NoSecret(f"the secret {secret} cannot be sent: a field is one line of ASCII")
+    return value
+
+
+NOT_SENT = (
+    _NoSecret,
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.UnsupportedProtocol,
+)
+"""Errors after which it is certain that nothing was asked."""
 
 
 class _Answered(Exception):
