@@ -99,6 +99,20 @@ def test_what_cannot_be_built_is_said_in_one_line(
     assert setup_py(tmp_path, "build_ext").stderr.startswith("FASTGATE_ONLY names no module")
 
 
+def test_sixteen_bytes_are_exchanged_by_an_instruction() -> None:
+    """Not by a call into libatomic, which may take a lock, and a killed process would keep it."""
+    modules = sorted((PROJECT / "fastgate" / "_core").glob("*.so"))
+    assert {"cells", "holds", "wallet"} <= {path.name.partition(".")[0] for path in modules}
+    listed = subprocess.run(
+        ["nm", "--dynamic", "--undefined-only", *modules],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert "Py" in listed
+    assert re.findall(r"__(?:atomic|sync)_\w+", listed) == []
+
+
 def test_everything_imported_is_declared() -> None:
     """Each third-party import of the package is of a dependency, or of an extra."""
     project = DECLARED["project"]
