@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -39,6 +38,15 @@ def control_options(command: F) -> F:
 def client_of(
     control: str | None, state_dir: str | None, config: str | None = None, timeout: float = 60.0
 ) -> Client:
-    """A client as the options and the environment say."""
-    folder = settings.state_dir(config or settings.value_of("config"), state_dir)
-    return Client(settings.value_of("control", control), find_token(Path(folder)), timeout)
+    """A client as the options and the environment say.
+
+    A file that is applied may stand elsewhere than the gateway's own: without a token beside
+    `config`, the one of where the command is run is taken.
+    """
+    places = dict.fromkeys(
+        settings.state_dir(beside, state_dir)
+        for beside in (config, settings.value_of("config"))
+        if beside is not None
+    )
+    token = next(filter(None, map(find_token, places)), "")
+    return Client(settings.value_of("control", control), token, timeout)

@@ -46,6 +46,8 @@ def warnings(gateway: Gateway) -> list[ConfigurationError]:
     """What is sound and still looks unintended, in the form of errors that nobody raises."""
     found: list[ConfigurationError] = []
     used = {service.upstream for service in gateway.services}
+    if any(route.handler is not None for route in gateway.routes):
+        used.update(upstream.name for upstream in gateway.upstreams)  # handlers call them by name
     served = {route.service for route in gateway.routes}
     named: set[str] = set()
     for names in (

@@ -73,6 +73,16 @@ def test_apply(cli: Cli, gateway: Gateway, config: dict[str, Any]) -> None:
     assert cli.done("apply")["generation"] == 2
 
 
+def test_a_file_from_elsewhere_is_applied_with_the_token_that_is_here(
+    cli: Cli, gateway: Gateway, config: dict[str, Any]
+) -> None:
+    Path("staged").mkdir()
+    Path("staged/new.yaml").write_text(json.dumps({**config, "drain_timeout": "7s"}))
+    ran = cli("apply", "staged/new.yaml")
+    assert ran.code == 0, ran.err
+    assert "+ drain_timeout: 7s" in ran.out
+
+
 def test_apply_says_what_the_gateway_finds_wrong(
     cli: Cli, gateway: Gateway, config: dict[str, Any]
 ) -> None:

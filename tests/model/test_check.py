@@ -3,6 +3,7 @@
 import copy
 from typing import Any
 
+import msgspec
 import pytest
 
 from fastgate.errors import ConfigurationError
@@ -140,3 +141,13 @@ def test_warnings() -> None:
         ("policies[0]", "'fair': nothing names it"),
         ("control.bind", "the control API can be reached from other machines"),
     ]
+
+
+def test_handlers_may_call_any_upstream() -> None:
+    gateway = decode(
+        {**BASE, "upstreams": [*BASE["upstreams"], {"name": "b", "targets": "http://b"}]}
+    )
+    assert "upstreams[1]" in [warning.path for warning in warnings(gateway)]
+    route = decode({"version": 1, "routes": [{"name": "h", "path": "/h", "handler": "m:f"}]}).routes
+    gateway = msgspec.structs.replace(gateway, routes=[*gateway.routes, *route])
+    assert "upstreams[1]" not in [warning.path for warning in warnings(gateway)]
