@@ -35,11 +35,11 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.compare",
         description="Measures FastGate beside nginx, HAProxy, Envoy and a bare relay.",
-        epilog="A full run takes about half an hour and wants the machine for itself.",
+        epilog="A full run takes about 35 minutes and wants the machine for itself.",
     )
     parser.add_argument("--quick", action="store_true", help="about two minutes: fewer, shorter")
     parser.add_argument("--rounds", type=int, help="rounds of each scenario (5; quick: 2)")
-    parser.add_argument("--window", type=float, help="seconds measured at a time (3; quick: 0.7)")
+    parser.add_argument("--window", type=float, help="seconds measured at a time (2.5; quick: 0.7)")
     parser.add_argument(
         "--only", action="append", metavar="SCENARIO", help="this scenario (a glob); repeatable"
     )

@@ -1,10 +1,10 @@
 """What being paid adds to a request: a keyed, rate-limited route beside the same with a price.
 
 Both gateways of a round are started, then loaded one after the other, saturated. The proxy has two
-cores where the machine has them: control writes the ledger while the worker serves. It writes on
-when the load has ended, and that is waited for and counted: what a request costs is the worker's
-time in the window, and all that control used from the first request until the last was in the
-ledger, over the requests.
+cores where the machine has them, the worker one and control the other: it writes the ledger while
+the worker serves. It writes on when the load has ended, and that is waited for and counted: what a
+request costs is the worker's time in the window, and all that control used from the first request
+until the last was in the ledger, over the requests.
 
 A round counts when the ledger has charged exactly the requests that were answered with 200, and
 nothing else was answered. If either gateway's does not, the round is void for both: ratios are
@@ -14,7 +14,9 @@ formed within rounds.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
+from pathlib import Path
 
 from benchmarks.compare import generator
 from benchmarks.compare.keyed import Desk, Keyed
@@ -80,6 +82,7 @@ def one_load(
 ) -> tuple[generator.Outcome, dict[str, float]]:
     """Load, and the books afterwards. Raises Void, LoadFailed, NotServing, OSError."""
     tree, setup = running
+    pin(tree, subject.workers_of(tree, scenario.workers), placement.proxy)
     desk = Desk(setup)
     before = desk.settle().requests if subject.paid else 0
     others = Others(subject, tree)
@@ -100,6 +103,14 @@ def one_load(
     for split in ("cpu_user_us", "cpu_system_us"):  # of the window, not of what came after
         metrics.pop(split, None)
     return outcome, metrics
+
+
+def pin(tree: Tree, workers: list[int], cores: tuple[int, ...]) -> None:
+    """The workers to the first of the cores, everything else of the tree to the others."""
+    for pid in tree.pids():
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(ProcessLookupError):
+                os.sched_setaffinity(int(thread.name), cores[:1] if pid in workers else cores[-1:])
 
 
 class Others:

@@ -43,7 +43,7 @@ class Options:
     """How much is measured."""
 
     rounds: int = 5
-    window: float = 3.0  # seconds measured
+    window: float = 2.5  # seconds measured
     warmup: float = 0.7  # seconds before
     quick: bool = False
     idle_connections: int = 10_000
