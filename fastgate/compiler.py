@@ -91,6 +91,7 @@ _ROUTE_FLAGS = {
     "preserve_host": int(RouteFlag.ROUTE_PRESERVE_HOST),
     "websocket": int(RouteFlag.ROUTE_WEBSOCKET),
     "retired": int(RouteFlag.ROUTE_RETIRED),
+    "openai_errors": int(RouteFlag.ROUTE_OPENAI_ERRORS),
 }
 _LIMIT_HEADERS = int(RouteFlag.ROUTE_LIMIT_HEADERS)
 _LOG_OFF = int(RouteFlag.ROUTE_LOG_OFF)
@@ -436,7 +437,13 @@ class _Compilation:
         if shown is None:
             shown = self.gateway.headers.rate_limits
         flags = (_LIMIT_HEADERS if shown else 0) | (0 if route.log else _LOG_OFF)
-        if route.encoded_slash or route.preserve_host or route.websocket or route.retired:
+        if (
+            route.encoded_slash
+            or route.preserve_host
+            or route.websocket
+            or route.retired
+            or route.openai_errors
+        ):
             for name, flag in _ROUTE_FLAGS.items():
                 if getattr(route, name):
                     flags |= flag

@@ -117,6 +117,7 @@ def test_methods_with_and_without_numbers() -> None:
         ({"limit_headers": True}, RouteFlag.ROUTE_LIMIT_HEADERS),
         ({"log": False}, RouteFlag.ROUTE_LOG_OFF),
         ({"retired": True}, RouteFlag.ROUTE_RETIRED),
+        ({"openai_errors": True}, RouteFlag.ROUTE_OPENAI_ERRORS),
     ],
 )
 def test_flags(fields: dict[str, Any], flag: RouteFlag) -> None:

@@ -250,6 +250,13 @@ class Route(Rules, frozen=True, kw_only=True):
     retired: Annotated[
         bool, Meta(description="Gone for good: answered with 410 `route_retired`.")
     ] = False
+    openai_errors: Annotated[
+        bool,
+        Meta(
+            description="Whether refusals also have the `error` member of OpenAI's API, whose "
+            "`message` is all that its clients show."
+        ),
+    ] = False
     log: Annotated[
         bool, Meta(description="Whether its requests are written to the access log.")
     ] = True
