@@ -251,7 +251,11 @@ class Pipeline:
         return True
 
     async def _meanwhile(self, work: Coroutine[Any, Any, T]) -> T:
-        """Wait for the store, and keep the rings from running full. Raises what `work` does."""
+        """Wait for the store, and keep the rings from running full. Raises what `work` does.
+
+        What the caller has drained is then in the spool too and committed: its own commit of an
+        earlier position does nothing.
+        """
         task = asyncio.ensure_future(work)
         try:
             while not (await asyncio.wait({task}, timeout=INTERVAL_S))[0]:

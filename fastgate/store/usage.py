@@ -135,7 +135,7 @@ async def insert(
         )
         for usage in usages
     ]
-    await connection.exec_driver_sql(_INSERT_LITE if lite else _INSERT_POSTGRESQL, rows)
+    await connection.exec_driver_sql((_LITE if lite else _POSTGRESQL).records, rows)
     await _add_days(connection, usages)
     recovered = [usage for usage in usages if usage.flags & RECOVERED]
     if recovered:
@@ -162,9 +162,32 @@ _COLUMNS = (
     "id", "time", "account", "consumer", "credential", "route", "service", "plan", "currency",
     "amount", "units", "status", "request", "flags", "entry", "meter",
 )  # fmt: skip
-_INSERT = f"INSERT INTO usage_records ({', '.join(_COLUMNS)}) VALUES"
-_INSERT_LITE = f"{_INSERT} ({', '.join('?' for _ in _COLUMNS)})"
-_INSERT_POSTGRESQL = f"{_INSERT} ({', '.join(f'${at + 1}' for at in range(len(_COLUMNS)))})"
+_DAY_US, _DAY_0 = 86_400_000_000, EPOCH.date()
+_DIMENSIONS = tuple(column.name for column in usage_daily.primary_key.columns)
+_SUMS = ("requests", "failed", "units", "amount")
+
+
+class _Statements(NamedTuple):
+    """For a driver, as it writes its parameters."""
+
+    records: str
+    days: str
+
+    @classmethod
+    def of(cls, parameter: str) -> _Statements:
+        """`parameter`: with the place of a number from 1 on."""
+
+        def into(table: str, names: tuple[str, ...]) -> str:
+            given = ", ".join(parameter.format(at + 1) for at in range(len(names)))
+            return f"INSERT INTO {table} ({', '.join(names)}) VALUES ({given})"
+
+        add = ", ".join(f"{name} = usage_daily.{name} + excluded.{name}" for name in _SUMS)
+        days = into("usage_daily", (*_DIMENSIONS, *_SUMS))
+        days += f" ON CONFLICT ({', '.join(_DIMENSIONS)}) DO UPDATE SET {add}"
+        return cls(into("usage_records", _COLUMNS), days)
+
+
+_LITE, _POSTGRESQL = _Statements.of("?"), _Statements.of("${}")
 
 
 def _moment(time_us: int) -> datetime:
@@ -187,11 +210,6 @@ class _Texts:
         return f"{self._text}.{rest:06d}"
 
 
-_DAY_US, _DAY_0 = 86_400_000_000, EPOCH.date()
-_DIMENSIONS = tuple(column.name for column in usage_daily.primary_key.columns)
-_SUMS = ("requests", "failed", "units", "amount")
-
-
 async def _add_days(connection: AsyncConnection, usages: Sequence[Usage]) -> None:
     days: dict[tuple[Any, ...], list[int]] = {}
     for usage in usages:
@@ -211,13 +229,14 @@ async def _add_days(connection: AsyncConnection, usages: Sequence[Usage]) -> Non
         sums[1] += not usage.meter and usage.status >= 500
         sums[2] += usage.units
         sums[3] += usage.amount
-    await connection.execute(
-        upsert(connection, usage_daily, _DIMENSIONS, add=_SUMS),
-        [
-            dict(zip((*_DIMENSIONS, *_SUMS), (_DAY_0 + timedelta(day), *key, *sums), strict=True))
-            # In one order everywhere, so that two gateways on a database cannot deadlock.
-            for (day, *key), sums in sorted(days.items())
-        ],
+    lite = connection.dialect.name == "sqlite"
+    dates: dict[int, Any] = {day: _DAY_0 + timedelta(day) for day, *_ in days}
+    if lite:
+        dates = {day: date.isoformat() for day, date in dates.items()}
+    await connection.exec_driver_sql(
+        (_LITE if lite else _POSTGRESQL).days,
+        # In one order everywhere, so that two gateways on a database cannot deadlock.
+        [(dates[day], *key, *sums) for (day, *key), sums in sorted(days.items())],
     )
 
 
