@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import signal
 import socket
 import time
@@ -13,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from waitkit import readable
 
 from fastgate.runtime.channel import Channel, ChannelClosed
 from fastgate.runtime.messages import (
@@ -36,7 +36,7 @@ from fastgate.runtime.plan import Companion, ControlStart, Plan, WorkerStart
 from fastgate.runtime.process import spawn
 from fastgate.runtime.supervisor import Supervisor
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 class FakeSegment:
@@ -80,7 +80,7 @@ class Events:
                     return event
             left = deadline - time.monotonic()
             assert left > 0, f"no {what} {wanted} among {self.seen}"
-            if select.select([self._read], [], [], left)[0]:
+            if readable(self._read, left):
                 self._buffer += os.read(self._read, 65536)
             *lines, self._buffer = self._buffer.split(b"\n")
             events = [json.loads(line) for line in lines]
@@ -126,7 +126,7 @@ class Control:
             if self.shows_life:
                 self.channel.send(Alive())
             with contextlib.suppress(InterruptedError):
-                if select.select([self.channel], [], [], 0.05)[0]:
+                if readable(self.channel, 0.05):
                     message, fds = self.read()
                     self.on(message, fds)
         self.events.tell(what="control ends")
@@ -137,7 +137,7 @@ class Control:
 
     def read(self) -> tuple[Any, list[int]]:
         while True:
-            select.select([self.channel], [], [])
+            readable(self.channel, None)
             try:
                 received = self.channel.receive()
             except ChannelClosed:
@@ -325,7 +325,7 @@ def test_a_connection_waits_for_the_successor_of_a_dead_worker(
         if not start.listeners:
             signal.pause()
         sock = start.listeners[0][1]
-        select.select([sock], [], [])
+        readable(sock, None)
         peer, _ = sock.accept()
         peer.setblocking(True)
         peer.sendall(b"hello from the successor")
@@ -462,7 +462,7 @@ def test_children_do_not_outlive_a_killed_supervisor(
     try:
         os.kill(running.pid, signal.SIGKILL)
         running.wait()
-        assert select.select([watch], [], [], PATIENCE)[0], "the worker lives on"
+        assert readable(watch, PATIENCE), "the worker lives on"
     finally:
         os.close(watch)
 

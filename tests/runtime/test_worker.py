@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 import socket
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 from gatewaykit import eventually
+from waitkit import readable
 
 from fastgate._core.credentials import CredentialIndex
 from fastgate._core.shm import Segment
@@ -34,7 +34,7 @@ from fastgate.runtime.process import spawn
 from fastgate.runtime.worker import Worker
 from fastgate.slots import SlotBook
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 class MemoEngine:
@@ -50,7 +50,7 @@ class MemoEngine:
 
     @property
     def idle(self) -> bool:
-        return not select.select([self._busy], [], [], 0)[0]
+        return not readable(self._busy, 0)
 
     def fileno(self) -> int:
         return self._poll
@@ -121,7 +121,7 @@ class Running:
     def note(self, what: str) -> dict[str, Any]:
         """The next note, which must be this one."""
         while b"\n" not in self._buffer:
-            assert select.select([self._notes], [], [], PATIENCE)[0], f"no {what}"
+            assert readable(self._notes, PATIENCE), f"no {what}"
             chunk = os.read(self._notes, 65536)
             assert chunk, f"the worker ended before {what}"
             self._buffer += chunk
@@ -132,7 +132,7 @@ class Running:
 
     def heard(self) -> Any:
         """The next message of the worker."""
-        assert select.select([self.channel], [], [], PATIENCE)[0]
+        assert readable(self.channel, PATIENCE)
         received = self.channel.receive()
         assert received is not None
         return received[0]
