@@ -17,6 +17,7 @@ from fastgate.billing.evidence import (
     SpendingFacts,
     SubscriptionFacts,
 )
+from fastgate.billing.refused_payments import RefusedPayment
 from fastgate.errors import StoreError
 from fastgate.keys import key_digest
 
@@ -68,6 +69,7 @@ class Facts:
         ]
     )
     store_down: bool = False
+    notes: dict[str, RefusedPayment] = field(default_factory=dict)
 
     def key(self, digest: bytes) -> KeyFacts | None:
         return self.keys.get(digest)
@@ -95,6 +97,9 @@ class Facts:
 
     def providers(self) -> list[ProviderFacts]:
         return self.the_providers
+
+    def refused_payment(self, request: str) -> RefusedPayment | None:
+        return self.notes.get(request)
 
     def _ask(self) -> None:
         if self.store_down:

@@ -101,8 +101,12 @@ class Chain:
     def payer(self, balance: int) -> Any:
         """An account with so much of the token, in its smallest unit."""
         account = Account.create()
-        self._contract.functions.mint(account.address, balance).transact({"from": self._bank})
+        self.fund(account.address, balance)
         return account
+
+    def fund(self, address: str, amount: int) -> None:
+        """Give an address so much of the token."""
+        self._contract.functions.mint(address, amount).transact({"from": self._bank})
 
     def balance(self, address: str) -> int:
         return int(self._contract.functions.balanceOf(address).call())

@@ -24,6 +24,8 @@ from fastgate.billing.evidence import (
     RouteFacts,
     SubscriptionFacts,
 )
+from fastgate.billing.facilitator_words import words_of
+from fastgate.billing.refused_payments import PaymentField, RefusedPayment
 from fastgate.errors import REASON_BY_CODE
 from fastgate.remedies import REMEDIES
 
@@ -109,14 +111,6 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     """Where a recorded request failed here: how it stands now."""
 
 
-class PaymentField(msgspec.Struct, frozen=True):
-    """One field of a payment, as asked for and as sent."""
-
-    name: str
-    wanted: str
-    sent: str
-
-
 class Case:
     """The facts of one question, and the making of steps."""
 
@@ -130,6 +124,8 @@ class Case:
         """A recorded request is asked about; `recorded` is its reason, if it was refused."""
         self.recorded: str | None = None
         self.payment: tuple[PaymentField, ...] | None = None
+        self.refused_payment: RefusedPayment | None = None
+        """What is noted of the payment that was refused with the recorded request."""
         self.key: KeyFacts | None = None
         self.consumer: ConsumerFacts | None = None
         self.account: AccountFacts | None = None
@@ -559,7 +555,24 @@ def _payment(case: Case) -> Step:
                 f"{field.name} is {field.sent!r}, and {field.wanted!r} was asked for.",
                 {"field": field.name, "wanted": field.wanted, "sent": field.sent},
             )
+    if case.refused_payment is not None:
+        return _refused_payment(case, case.refused_payment)
     return case.passed("payment", f"All {len(fields)} fields are as they were asked for.")
+
+
+def _refused_payment(case: Case, note: RefusedPayment) -> Step:
+    """Its fields were as they were asked for, and it was not taken all the same."""
+    said = {"facilitator": note.facilitator, "message": note.message, "payer": note.payer}
+    numbers: Numbers = {name: value for name, value in said.items() if value}
+    numbers |= {"network": note.network, "asset": note.asset}
+    words = words_of(note.facilitator) if note.facilitator else None
+    if words is None:
+        text = f"{note.detail[:1].upper()}{note.detail[1:]}."
+        if note.facilitator:
+            text = f"The facilitator refused it: {note.facilitator}."
+        return case.failed("payment", note.reason, text, numbers)
+    text = f"{words.text} ({note.facilitator})"
+    return case.failed("payment", note.reason, text, numbers, Fix(action="pay", text=words.fix))
 
 
 RULES: dict[Check, Callable[[Case], Step]] = {

@@ -45,6 +45,8 @@ from msgspec import Struct
 
 State = Literal["running", "settling", "settled", "served", "unknown", "unsent", "failed"]
 
+FOLDER = "x402"
+"""Where they stand in the state directory."""
 MAX_RECORD = 4000
 SWEEP_S = 60
 """Seconds between two sweeps of one process."""
@@ -162,7 +164,7 @@ class Claims:
 
     def __init__(self, folder: Path, clock: Callable[[], float]) -> None:
         """clock: Unix time in seconds."""
-        self._folder = folder
+        self.folder = folder
         self.clock = clock
         self._swept = 0.0
 
@@ -172,7 +174,7 @@ class Claims:
         Never waits.
         """
         name = key.hex()
-        path = self._folder / name[:2] / name
+        path = self.folder / name[:2] / name
         while True:
             try:
                 fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -200,7 +202,7 @@ class Claims:
 
     def records(self) -> Iterator[tuple[str, Record]]:
         """All records with their nonces, in no order; for operators."""
-        for path in self._folder.glob("??/*"):
+        for path in self.folder.glob("??/*"):
             if path.suffix:
                 continue
             with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
@@ -212,7 +214,7 @@ class Claims:
         """Remove what is not wanted any more; how many files. Files in use are left alone."""
         now = self.clock()
         removed = 0
-        for path in self._folder.glob("??/*"):
+        for path in self.folder.glob("??/*"):
             with contextlib.suppress(FileNotFoundError):
                 if path.stat().st_mtime >= now:
                     continue

@@ -34,12 +34,12 @@ from fastgate.billing.checks import (
     Case,
     Check,
     Fix,
-    PaymentField,
     Result,
     Step,
     fix_of,
 )
 from fastgate.billing.evidence import Evidence
+from fastgate.billing.refused_payments import PaymentField
 from fastgate.errors import REASON_BY_CODE, StoreError
 from fastgate.keys import key_digest
 from fastgate.remedies import Retry, retry_of
@@ -173,6 +173,9 @@ class _Trace:
                 case.consumer = evidence.consumer(case.key.consumer)
         elif question.consumer is not None:
             case.consumer = evidence.consumer(question.consumer)
+        if (request := self.record.get("id")) is not None and case.payment is None:
+            case.refused_payment = note = evidence.refused_payment(request)
+            case.payment = None if note is None else tuple(note.fields)
         if question.route is not None:
             plan = case.consumer.plan if case.consumer is not None else None
             case.route = evidence.route(question.route, plan)

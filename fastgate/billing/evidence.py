@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from fastgate.billing.refused_payments import RefusedPayment
 from fastgate.model.billing import Billing
 from fastgate.model.gateway import Gateway
 from fastgate.pricesteps import price_steps
@@ -154,6 +155,9 @@ class Evidence(Protocol):
     def balances(self, account: str) -> list[BalanceFacts]: ...
 
     def providers(self) -> list[ProviderFacts]: ...
+
+    def refused_payment(self, request: str) -> RefusedPayment | None:
+        """What is noted of a payment that was refused with a request."""
 
     async def account(self, ident: str) -> AccountFacts | None: ...
 

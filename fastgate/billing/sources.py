@@ -30,6 +30,7 @@ from fastgate.billing.lifecycle import ACCESS, access_of, settled
 from fastgate.billing.payments.base import Clock
 from fastgate.billing.payments.breaker import State
 from fastgate.billing.payments.chain import Chain
+from fastgate.billing.refused_payments import RefusedPayment, RefusedPayments
 from fastgate.billing.subscriptions import Subscriptions
 from fastgate.billing.wallets import Wallets
 from fastgate.directory import Directory
@@ -90,11 +91,14 @@ class Sources:
         gateway: Callable[[], Gateway],
         limits: Callable[[str, str | None], Iterable[Use]],
         money: MoneySources | None = None,
+        refused: RefusedPayments | None = None,
     ) -> None:
+        """`refused`: notes of payments that workers refused."""
         self._directory = directory
         self._gateway = gateway
         self._limits = limits
         self._money = money
+        self._refused = refused
 
     # ---- callers ------------------------------------------------------------------------
 
@@ -169,6 +173,9 @@ class Sources:
             )
             for state in self._money.providers.states()
         ]
+
+    def refused_payment(self, request: str) -> RefusedPayment | None:
+        return None if self._refused is None else self._refused.get(request)
 
     # ---- the store ----------------------------------------------------------------------
 

@@ -7,6 +7,9 @@ would be wrong: a payment that was used, or whose outcome is not known. `retry` 
     after_payment    sign a payment for the offer and send the request with it
     same_credential  send the same request with the same payment once more, after Retry-After
     never            this payment is of no use any more
+
+`Accept` decides on the form, as of all refusals. Which reason it was stands in logs, metrics and
+`fastgate explain`; what was presented is noted for the diagnosis (`refused_payments`).
 """
 
 from __future__ import annotations
@@ -16,9 +19,17 @@ from typing import Any
 
 import msgspec
 
+from fastgate._core.accept import form_for
 from fastgate._core.upcall import Exchange
 from fastgate.billing.claims import Answer
-from fastgate.billing.payments.x402 import IDENTIFIER, Invalid, Offer, encode
+from fastgate.billing.payments.x402 import IDENTIFIER, Invalid, Offer, Payment, encode
+from fastgate.billing.refused_payments import (
+    PaymentField,
+    RefusedPayment,
+    RefusedPayments,
+    text_of,
+)
+from fastgate.billing.x402_pages import rendered
 from fastgate.errors import REASON_BY_CODE
 from fastgate.model.x402 import Terms
 
@@ -87,9 +98,14 @@ def _named(pairs: list[tuple[str, str]]) -> frozenset[str]:
 class Answers:
     """The answers to one request."""
 
-    def __init__(self, exchange: Exchange, offer: Offer) -> None:
+    def __init__(
+        self, exchange: Exchange, offer: Offer, notes: RefusedPayments | None = None
+    ) -> None:
         self.exchange = exchange
         self.offer = offer
+        self.payment: Payment | None = None
+        """What was presented, once it is known to agree with the offer."""
+        self._notes = notes
         version1 = offer.terms.version1 is not None
         self._vary = "Accept, Authorization, PAYMENT-SIGNATURE" + (
             ", X-PAYMENT" if version1 else ""
@@ -104,13 +120,17 @@ class Answers:
     async def payment_invalid(self, fault: Invalid) -> None:
         """What was presented is not for this offer."""
         members: dict[str, Any] = {"field": fault.field}
+        compared: list[PaymentField] = []
         if fault.want is not None:
             members |= {"expected": fault.want, "presented": _short(fault.got)}
+            compared = [PaymentField(fault.field, text_of(fault.want), text_of(fault.got))]
+        self._note(f"{fault.field}: {fault.detail}", fields=compared)
         await self._ask("payment_invalid", f"{fault.field}: {fault.detail}", members)
 
-    async def refused(self, code: str) -> None:
+    async def refused(self, code: str, message: str = "") -> None:
         """The facilitator says that the payment is not good."""
         text = code or "refused by the facilitator"
+        self._note(text, facilitator=text, message=text_of(message))
         await self._ask("payment_invalid", text, {"field": "payment", "facilitator": text})
 
     async def not_settled(self, code: str) -> None:
@@ -119,6 +139,7 @@ class Answers:
             detail = "the request was interrupted before anything was settled; nothing was taken"
         else:
             detail = f"the payment was not settled: {code or 'refused'}"
+        self._note(detail, facilitator=text_of(code))
         await self._ask(
             "payment_invalid",
             detail,
@@ -129,6 +150,7 @@ class Answers:
     async def used(self, why: str) -> None:
         """Another presentation of a payment that has done its work. No offer: whoever wants to
         pay again asks without a payment."""
+        self._note(f"it has been used: {why}", facilitator="nonce_already_used")
         await self._problem(
             "payment_invalid",
             f"This payment has been used: {why}.",
@@ -256,13 +278,54 @@ class Answers:
             "reason": reason,
             **members,
         }
-        fields = [
-            ("Content-Type", "application/problem+json"),
-            ("Cache-Control", "no-store"),
-            ("Vary", self._vary),
-            *headers,
-        ]
-        await self.exchange.respond(code, fields, msgspec.json.encode(body))
+        self.exchange.refused_for(row.number)
+        form = form_for(", ".join(self.exchange.headers.get_all("accept")).encode("latin-1"))
+        if form == "json":
+            lines, content = ["Content-Type: application/problem+json"], msgspec.json.encode(body)
+        else:
+            lines, content = rendered(form, self.offer, row, body)
+        fields: list[tuple[str, str]] = []
+        for line in lines:
+            name, _, value = line.partition(": ")
+            fields.append((name, value))
+        fields += [("Cache-Control", "no-store"), ("Vary", self._vary), *headers]
+        await self.exchange.respond(code, fields, content)
+
+    def _note(
+        self,
+        detail: str,
+        *,
+        facilitator: str = "",
+        message: str = "",
+        fields: list[PaymentField] | None = None,
+    ) -> None:
+        """Keep for the diagnosis why what was presented was not taken."""
+        if self._notes is None:
+            return
+        terms = self.offer.terms
+        payment = self.payment
+        note = RefusedPayment(
+            request=self.exchange.request_id,
+            route=terms.route,
+            reason="payment_invalid",
+            detail=text_of(detail),
+            payer=payment.payer if payment is not None else "",
+            network=terms.network,
+            asset=terms.asset,
+            facilitator=facilitator,
+            message=message,
+            fields=fields if fields is not None else _compared(payment),
+        )
+        self._notes.put(note)
+
+
+def _compared(payment: Payment | None) -> list[PaymentField]:
+    """The members of a payment that agreed with the offer."""
+    if payment is None:
+        return []
+    one = payment.exact.authorization
+    said = (("to", one.to), ("value", one.value), ("network", payment.network))
+    return [PaymentField(name, value, value) for name, value in said]
 
 
 def _short(value: object) -> object:

@@ -50,6 +50,7 @@ from fastgate.billing.payments.facilitator import (
     field_value,
 )
 from fastgate.billing.payments.x402 import Invalid, Offer, Payment, Presented
+from fastgate.billing.refused_payments import RefusedPayments
 from fastgate.billing.x402_answers import Answers, end_to_end, forwarded
 from fastgate.handlers import (
     Exchange,
@@ -126,13 +127,13 @@ class PaidRoute:
             exchange.path,
             exchange.query,
         )
-        answers = Answers(exchange, offer)
+        answers = Answers(exchange, offer, RefusedPayments(store.folder))
         try:
             presented = presented_in(exchange.headers, version1=self.terms.version1 is not None)
             if presented is None:
                 await answers.payment_required()
                 return
-            payment = offer.take(presented, int(store.clock()))
+            answers.payment = payment = offer.take(presented, int(store.clock()))
         except Invalid as fault:
             await answers.payment_invalid(fault)
             return
@@ -235,7 +236,7 @@ class _Paying:
         try:
             await self.facilitator.verify(self.payment)
         except Refused as refused:
-            await self.answers.refused(refused.code)
+            await self.answers.refused(refused.code, refused.message)
             return False
         except Unavailable as error:
             log.warning("x402: route %s: verify: %s", self.terms.route, error)

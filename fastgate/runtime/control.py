@@ -365,6 +365,8 @@ class Control:
         return self._money.desk if self._money is not None else None
 
     def evidence(self) -> Evidence:
+        from fastgate.billing import claims
+        from fastgate.billing.refused_payments import RefusedPayments
         from fastgate.billing.sources import MoneySources, Sources
 
         desk, money = self.desk, None
@@ -378,7 +380,10 @@ class Control:
                 spending=desk.spending.facts,
                 clock=desk.subscriptions.clock,
             )
-        return Sources(self._identity.directory, lambda: self.gateway, self.limits_of, money)
+        refused = RefusedPayments(self._state.path / claims.FOLDER)
+        return Sources(
+            self._identity.directory, lambda: self.gateway, self.limits_of, money, refused
+        )
 
     # ---- ControlPort ---------------------------------------------------------------------
 

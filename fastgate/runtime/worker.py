@@ -58,7 +58,6 @@ log = logging.getLogger("fastgate.worker")
 
 HEARTBEAT_S = 1.0
 DRAIN_LOOK_S = 0.02
-CLAIMS = "x402"  # a folder of the state directory
 
 STARTING, SERVING, DRAINING = 1, 2, 3  # worker_row.state
 
@@ -294,7 +293,7 @@ def worker_main(
             money.begin(start.index)
             engine.set_money(money)
         if state is not None:
-            claims.use(state / CLAIMS, time.time)
+            claims.use(state / claims.FOLDER, time.time)
         return Worker(start, segment, engine).run(start)
 
     return main

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -32,6 +33,8 @@ from fastgate.billing.evidence import (
     SubscriptionFacts,
     route_facts,
 )
+from fastgate.billing.facilitator_words import words_of
+from fastgate.billing.refused_payments import SLOTS, RefusedPayment, RefusedPayments
 from fastgate.errors import REASON_BY_CODE, REASONS
 from fastgate.keys import key_digest
 from fastgate.model.codec import decode
@@ -276,6 +279,96 @@ async def test_payments_are_compared_field_by_field() -> None:
     assert found.numbers == {"field": "payTo", "wanted": "0xaa", "sent": "0xbb"}
     asked = await ask(Facts(routes=[RouteFacts(name="paid", by_payment=True)]))
     assert (asked.cause, asked.reason) == ("payment", "payment_required")
+
+
+REQUEST = f"{7:032x}"
+
+
+def refused(**more: Any) -> RefusedPayment:
+    given: dict[str, Any] = {
+        "request": REQUEST,
+        "route": "paid",
+        "reason": "payment_invalid",
+        "detail": "insufficient_funds",
+        "payer": "0xaa",
+        "network": "eip155:1",
+        "asset": "0xbb",
+        "facilitator": "insufficient_funds",
+        **more,
+    }
+    return RefusedPayment(**given)
+
+
+async def diagnosed(note: RefusedPayment) -> Step:
+    record = {"id": note.request, "route": "paid", "reason": "payment_invalid", "status": 402}
+    facts = Facts(notes={note.request: note})
+    found = await diagnose(Question.of_request(record), facts, now=NOW)
+    assert (found.cause, found.reason, found.served) == ("payment", "payment_invalid", False)
+    return step(found, "payment")
+
+
+async def test_why_the_facilitator_refused_a_payment_is_told_in_words() -> None:
+    agreed = [PaymentField("to", "0xcc", "0xcc"), PaymentField("value", "5", "5")]
+    found = await diagnosed(refused(fields=agreed, message="have 3"))
+    assert found.text.startswith("The payer does not have the amount")
+    assert found.fix is not None
+    assert "Fund the payer's address" in found.fix.text
+    assert found.numbers == {
+        "facilitator": "insufficient_funds",
+        "message": "have 3",
+        "payer": "0xaa",
+        "network": "eip155:1",
+        "asset": "0xbb",
+    }
+    other = await diagnosed(refused(facilitator="made_up"))
+    assert other.text == "The facilitator refused it: made_up."
+    assert other.fix is not None
+
+
+async def test_what_the_gateway_itself_refused_of_a_payment_is_told() -> None:
+    wrong = [PaymentField("accepted.amount", "1000", "900")]
+    found = await diagnosed(refused(facilitator="", detail="accepted.amount: x", fields=wrong))
+    assert found.text == "accepted.amount is '900', and '1000' was asked for."
+    found = await diagnosed(refused(facilitator="", detail="payload.signature: no hexadecimal"))
+    assert found.text == "Payload.signature: no hexadecimal."
+
+
+def test_notes_of_refused_payments_are_bounded_and_their_own(tmp_path: Path) -> None:
+    notes = RefusedPayments(tmp_path / "x402")
+    one, same_slot = f"{1:032x}", f"{1 + SLOTS:032x}"
+    assert notes.get(one) is None
+    notes.put(refused(request=one))
+    assert notes.get(one) == refused(request=one)
+    assert notes.get(same_slot) is None
+    notes.put(refused(request=same_slot, message="x" * 50))
+    assert notes.get(one) is None
+    assert notes.get(same_slot) is not None
+    (slot,) = (tmp_path / "x402" / "refused").iterdir()
+    slot.write_bytes(slot.read_bytes()[:-3])
+    assert notes.get(same_slot) is None
+    assert notes.get("no id") is None
+    notes.put(refused(request=one, detail="x" * 5000))
+    assert notes.get(one) is None
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("invalid_exact_evm_payload_signature", "signature"),
+        ("invalid_exact_evm_payload_authorization_valid_before", "expired"),
+        ("invalid_exact_evm_payload_authorization_value_mismatch", "amount"),
+        ("invalid_exact_evm_payload_recipient_mismatch", "Another address"),
+        ("invalid_exact_evm_nonce_already_used", "taken before"),
+        ("unsupported_scheme", "scheme"),
+        ("invalid_network", "network"),
+        ("invalid_exact_evm_insufficient_balance", "does not have the amount"),
+        ("invalid_exact_evm_token_name_mismatch", "another name"),
+    ],
+)
+def test_codes_of_facilitators_are_known(code: str, says: str) -> None:
+    found = words_of(code)
+    assert found is not None
+    assert says in found.text
 
 
 async def test_while_the_store_is_away_its_checks_are_skipped_and_say_so() -> None:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 from enginekit import Backend, Seen
 from x402kit import PRICE, Fault, sign, unpack
 from x402shop import Clock, Shop, _clean, _facilitator, problem, shop  # noqa: F401
+
+from fastgate.billing.refused_payments import RefusedPayments
+
+POOR = "invalid_exact_evm_insufficient_balance"
 
 # ---- the ordinary way --------------------------------------------------------------------
 
@@ -272,3 +279,72 @@ async def test_a_settlement_that_is_refused(facilitator, tmp_path):
         assert unpack(reply.headers["payment-response"])["success"] is False
         again = await s.ask(payment)
         assert (again.status, s.runs, s.sold) == (402, 1, 0)
+
+
+# ---- refusals in other forms, and kept -------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind", "says"),
+    [
+        ("text/html,application/xhtml+xml,*/*;q=0.8", "text/html", "<h1>Payment required</h1>"),
+        ("text/markdown, */*;q=0.1", "text/markdown", "# 402 Payment Required"),
+        ("*/*", "application/problem+json", '"reason":"payment_required"'),
+        ("image/png", "application/problem+json", '"reason":"payment_required"'),
+    ],
+)
+async def test_an_offer_has_the_form_that_is_wanted(facilitator, tmp_path, accept, kind, says):
+    paid_to = facilitator.chain.shop
+    async with shop(facilitator, tmp_path) as s:
+        reply = await s.ask(headers={"Accept": accept})
+        assert reply.status == 402
+        assert reply.headers["content-type"].partition(";")[0] == kind
+        assert reply.headers["cache-control"] == "no-store"
+        assert reply.headers["vary"].startswith("Accept")
+        text = reply.body.decode()
+        assert says in text
+        offered = unpack(reply.headers["payment-required"])["accepts"][0]
+        assert offered["amount"] in text
+        if kind != "application/problem+json":
+            assert "PAYMENT-SIGNATURE" in text
+            assert paid_to in text
+            assert "\1" not in text
+            request = reply.headers["x-request-id"]
+            assert request in text
+
+
+async def test_what_was_presented_cannot_become_markup(facilitator, tmp_path):
+    async with shop(facilitator, tmp_path) as s:
+        offer = unpack(await s.offer())
+        payment = unpack(await s.payment())
+        payment["accepted"]["payTo"] = "<script>`\1I*x*"
+        field = base64.b64encode(json.dumps(payment).encode()).decode()
+        for accept in ("text/html", "text/markdown"):
+            reply = await s.ask(field, headers={"Accept": accept})
+            assert reply.status == 402
+            text = reply.body.decode()
+            assert "<script>" not in text or accept == "text/markdown"
+            assert offer["accepts"][0]["payTo"] in text
+            assert "accepted.payTo" in text
+            assert text.count(reply.headers["x-request-id"]) == 1
+            assert "``" not in text
+
+
+async def test_what_was_presented_and_not_taken_is_noted(facilitator, tmp_path):
+    async with shop(facilitator, tmp_path) as s:
+        notes = RefusedPayments(s.store.folder)
+        reply = await s.ask()
+        assert notes.get(reply.headers["x-request-id"]) is None
+        wrong = unpack(await s.payment())
+        wrong["accepted"]["amount"] = "1"
+        reply = await s.ask(base64.b64encode(json.dumps(wrong).encode()).decode())
+        note = notes.get(reply.headers["x-request-id"])
+        assert note is not None
+        assert [(one.name, one.sent) for one in note.fields] == [("accepted.amount", "1")]
+        poor = facilitator.chain.payer(0)
+        reply = await s.ask(sign(poor, await s.offer()))
+        note = notes.get(reply.headers["x-request-id"])
+        assert note is not None
+        assert (note.facilitator, note.payer) == (POOR, poor.address.lower())
+        assert {one.name for one in note.fields} == {"to", "value", "network"}
+        assert "signature" not in msgspec.json.encode(note).decode()

@@ -206,3 +206,33 @@ def test_what_the_facilitator_is_sent_is_written_down_nowhere(
     refused.wait()
     assert "a secret itself never stands in the document" in refused.log_text()
     assert "not-for-others" not in refused.log_text()
+
+
+def test_why_a_payment_was_refused_is_diagnosed(gateway, upstream, facilitator):
+    served = gateway(selling(upstream, facilitator), workers=2)
+    asked = fetch(served.address(), "/echo")
+    payer = facilitator.chain.payer(0)
+    refused = pay(served, "/echo", sign(payer, asked.headers["payment-required"]))
+    assert (refused.status, refused.json["reason"]) == (402, "payment_invalid")
+    ident = refused.headers["x-request-id"]
+
+    def diagnosed() -> Any:
+        found = served.api(f"/v1/requests/{ident}/diagnosis")
+        return found.json if found.status == 200 else None
+
+    found = eventually(diagnosed, "the request is recorded")
+    assert (found["cause"], found["reason"]) == ("payment", "payment_invalid")
+    (step,) = [step for step in found["steps"] if step["check"] == "payment"]
+    assert step["numbers"]["facilitator"] == "invalid_exact_evm_insufficient_balance"
+    assert step["numbers"]["payer"] == payer.address.lower()
+    assert "does not have the amount" in step["text"]
+    assert "Fund the payer" in step["fix"]["text"]
+    # The fix, applied: the next payment is taken.
+    facilitator.chain.fund(payer.address, PRICE)
+    again = fetch(served.address(), "/echo").headers["payment-required"]
+    assert pay(served, "/echo", sign(payer, again)).status == 200
+    page = fetch(served.address(), "/echo", headers={"Accept": "text/html"})
+    assert page.headers["content-type"].startswith("text/html")
+    assert unpack(page.headers["payment-required"])["accepts"]
+    metrics = served.api("/metrics").body.decode()
+    assert 'reason="payment_invalid"' in metrics
