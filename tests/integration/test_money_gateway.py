@@ -98,7 +98,7 @@ def test_of_1000_at_once_for_the_last_cent_one_is_served(
     assert upstream.seen == ["/slow/0.3"]
     settled(running)
     assert audit(running)["charges"] == {
-        "records": 1, "used": PRICE, "charged": PRICE, "wrong": 0
+        "records": 1, "used": PRICE, "charged": PRICE, "wrong": 0, "pruned": 0,
     }  # fmt: skip
 
 
