@@ -48,7 +48,7 @@ from fastgate.billing.payments.base import (
     Unsupported,
     WebhookRejected,
 )
-from fastgate.billing.selfservice import SelfService
+from fastgate.billing.selfservice import Overview, SelfService
 from fastgate.errors import (
     REASON_BY_CODE,
     REASONS,
@@ -337,14 +337,15 @@ def _made_by(record: Mapping[str, Any], consumer: ConsumerFacts | None, evidence
 @get(f"{PREFIX}/account")
 async def account(public: Ports, request: AnyRequest) -> Response[bytes]:
     """Balance, subscriptions, what is open, and what can be done."""
+    visitor, overview = await _overview(public, request)
+    return _show(request, pages.account(overview, visitor.path))
+
+
+async def _overview(public: Public, request: AnyRequest) -> tuple[Visitor, Overview]:
+    """A visitor and how the account stands. Raises Refused."""
     visitor, ident, service = _owner(public, request)
-    name = await _account_name(public, ident)
-    return _show(request, pages.account(await service.overview(ident, name), visitor.path))
-
-
-async def _account_name(public: Public, ident: str) -> str:
     found = await public.evidence().account(ident)
-    return found.name if found is not None else ident
+    return visitor, await service.overview(ident, found.name if found is not None else ident)
 
 
 @post(f"{PREFIX}/account")
@@ -360,8 +361,7 @@ async def sign_in(public: Ports, request: AnyRequest) -> Response[bytes]:
 @get(f"{PREFIX}/account/top-up")
 async def top_up_page(public: Ports, request: AnyRequest) -> Response[bytes]:
     """How much?"""
-    visitor, ident, service = _owner(public, request)
-    overview = await service.overview(ident, await _account_name(public, ident))
+    visitor, overview = await _overview(public, request)
     currency = public.gateway().billing.currency
     if overview.balances:
         currency = overview.balances[0].currency
@@ -393,8 +393,7 @@ async def top_up(public: Ports, request: AnyRequest) -> Response[bytes]:
 @get(f"{PREFIX}/account/payment-method")
 async def method_page(public: Ports, request: AnyRequest) -> Response[bytes]:
     """Before the provider's page."""
-    visitor, ident, service = _owner(public, request)
-    overview = await service.overview(ident, await _account_name(public, ident))
+    visitor, overview = await _overview(public, request)
     return _show(request, pages.method(overview, visitor.path))
 
 
@@ -409,8 +408,7 @@ async def method(public: Ports, request: AnyRequest) -> Response[bytes]:
 @get(f"{PREFIX}/account/pay")
 async def pay_page(public: Ports, request: AnyRequest) -> Response[bytes]:
     """What is open."""
-    visitor, ident, service = _owner(public, request)
-    overview = await service.overview(ident, await _account_name(public, ident))
+    visitor, overview = await _overview(public, request)
     return _show(request, pages.pay(overview, visitor.path))
 
 
@@ -426,8 +424,7 @@ async def pay(public: Ports, request: AnyRequest) -> Response[bytes]:
 @get(f"{PREFIX}/account/renew")
 async def renew_page(public: Ports, request: AnyRequest) -> Response[bytes]:
     """What would be renewed."""
-    visitor, ident, service = _owner(public, request)
-    overview = await service.overview(ident, await _account_name(public, ident))
+    visitor, overview = await _overview(public, request)
     return _show(request, pages.renew(overview, visitor.path))
 
 

@@ -15,7 +15,6 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fastgate.billing.invoices import Invoice
-from fastgate.billing.payments.base import Decline
 from fastgate.store.billing_tables import dunning_cases
 from fastgate.store.ids import new_id
 
@@ -63,10 +62,6 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     def charge_key(self) -> str:
         """The idempotency key of the next charge: a charge repeated after a crash is one."""
         return f"{self.invoice}:{self.attempt}"
-
-    @property
-    def last_decline(self) -> Decline | None:
-        return Decline(self.decline) if self.decline else None
 
 
 async def open_case(

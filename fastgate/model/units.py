@@ -139,11 +139,6 @@ class Rate(Value):
         """Nanoseconds from one to the next, rounded up so that the rate is never exceeded."""
         return -(-self.period_ns // self.amount)
 
-    @property
-    def window_s(self) -> int:
-        """The period in whole seconds, at least 1."""
-        return max(1, self.period_ns // _S)
-
     def __str__(self) -> str:
         unit = _RATE_TEXTS.get(self.period_ns)
         if unit is None:

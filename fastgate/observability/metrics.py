@@ -13,7 +13,7 @@ route was found.
 **Histograms** come from powers of two of 16 µs; each family shows the part of that range that
 tells something (`le` in seconds).
 
-Two formats: the classic text format 0.0.4, and OpenMetrics 1.0.0, which differs by little.
+The format is Prometheus's text format, 0.0.4.
 """
 
 from __future__ import annotations
@@ -31,8 +31,6 @@ from fastgate._core.shm import Segment
 from fastgate.errors import REASON_BY_NUMBER, reason_code
 from fastgate.observability.accesslog import AccessLog
 
-TEXT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-OPENMETRICS_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 OTHER = "other"
 SERVING = 2  # worker_row.state
 
@@ -284,7 +282,6 @@ class Metrics:
         routes: Mapping[int, str],
         *,
         processes: Mapping[str, int] | None = None,
-        openmetrics: bool = False,
         more: Iterable[Sample] = (),
     ) -> bytes:
         """The exposition, UTF-8. `routes`: slot → name. `processes`: name → pid, besides workers.
@@ -293,7 +290,7 @@ class Metrics:
         Takes about 20 µs plus 50 µs a route with traffic.
         """
         read = counters_snapshot(self.segment)
-        lines = _Lines(openmetrics)
+        lines = _Lines()
         version = f'version="{__version__}",python="{platform.python_version()}"'
         lines.add("fastgate_build_info", version, 1)
         self._requests(lines, read, routes)
@@ -365,8 +362,7 @@ class Metrics:
 class _Lines:
     """Samples by family, so that each family stands together, in the order of FAMILIES."""
 
-    def __init__(self, openmetrics: bool) -> None:
-        self.openmetrics = openmetrics
+    def __init__(self) -> None:
         self.families = list(FAMILIES)
         self.samples: dict[str, list[str]] = {family.name: [] for family in FAMILIES}
 
@@ -402,22 +398,11 @@ class _Lines:
             samples = self.samples[name]
             if not samples:
                 continue
-            # OpenMetrics names a family of counters without the suffix of its samples.
-            family = name.removesuffix("_total") if self.openmetrics else name
             text = help_text.replace("\\", "\\\\").replace("\n", "\\n")
-            if self.openmetrics:
-                text = text.replace('"', '\\"')
-            out.append(f"# HELP {family} {text}")
-            out.append(f"# TYPE {family} {kind}")
+            out.append(f"# HELP {name} {text}")
+            out.append(f"# TYPE {name} {kind}")
             out += samples
-        if self.openmetrics:
-            out.append("# EOF")
         return ("\n".join(out) + "\n").encode()
-
-
-def prefers_openmetrics(accept: str | None) -> bool:
-    """Whether an Accept field asks for OpenMetrics, as Prometheus servers do."""
-    return accept is not None and "application/openmetrics-text" in accept.lower()
 
 
 def own_processes() -> dict[str, int]:

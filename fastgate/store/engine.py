@@ -200,10 +200,6 @@ class Store:
         """Why the store is not ready; None when it is."""
         return None if self.ready else self._problem
 
-    async def wait_ready(self) -> None:
-        """Return once the store is ready. Waits for ever if it never is."""
-        await self._ready.wait()
-
     async def wait_tried(self) -> None:
         """Return once the first attempt to connect is over, well or ill."""
         await self._tried.wait()

@@ -282,25 +282,6 @@ def test_everything_has_help_and_a_type_and_nothing_undeclared_comes() -> None:
         assert name.endswith("_total") == (kind == "counter")
 
 
-def test_openmetrics_differs_by_its_rules_only() -> None:
-    s = segment()
-    count_request(s, 0, 0, 200, total_ns=5)
-    metrics = Metrics(s)
-    classic, modern = metrics.render(NAMES), metrics.render(NAMES, openmetrics=True)
-    assert modern.endswith(b"\n# EOF\n")
-    assert b"# EOF" not in classic
-    assert b"# TYPE fastgate_requests counter\n" in modern
-    assert b"# TYPE fastgate_requests_total counter\n" in classic
-    assert parse(classic) == parse(modern)
-
-
-def test_who_asks_for_openmetrics_is_understood() -> None:
-    asks = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
-    assert module.prefers_openmetrics(asks)
-    assert not module.prefers_openmetrics("text/plain")
-    assert not module.prefers_openmetrics(None)
-
-
 def test_the_processes_are_this_one_and_its_parent() -> None:
     assert module.own_processes() == {"supervisor": os.getppid(), "control": os.getpid()}
 
