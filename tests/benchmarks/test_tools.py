@@ -199,6 +199,29 @@ def test_what_is_no_answer_is_counted(answer: bytes, counter: str) -> None:
     assert (shape[counter], errors(shape), shape["responses"]) == (1, 1, 0)
 
 
+def test_what_is_under_way_at_the_end_is_answered_and_counted() -> None:
+    """Closed loop: `statuses` are all that was served; `responses` those of the window."""
+    shut, served = threading.Event(), []
+
+    def reply(client: socket.socket) -> None:
+        while client.recv(65536):
+            assert shut.wait(30)
+            served.append(1)
+            client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    with answering(reply) as port:
+        command = [tool("load"), "--target", f"127.0.0.1:{port}", "--header", "Host: a",
+                   "--connections", "1", "--warmup", "0", "--duration", "0.05"]  # fmt: skip
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if line.strip() == "measured":
+                    shut.set()
+            shape = json.loads(line)
+    assert errors(shape) == 0
+    assert (shape["responses"], shape["statuses"], len(served)) == (0, {"200": 1}, 1)
+
+
 def test_a_close_between_requests_is_no_error() -> None:
     def reply(client: socket.socket) -> None:
         client.recv(65536)
