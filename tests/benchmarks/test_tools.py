@@ -201,7 +201,8 @@ def test_what_is_no_answer_is_counted(answer: bytes, counter: str) -> None:
 
 def test_what_is_under_way_at_the_end_is_answered_and_counted() -> None:
     """Closed loop: `statuses` are all that was served; `responses` those of the window."""
-    shut, served = threading.Event(), []
+    shut = threading.Event()
+    served: list[int] = []
 
     def reply(client: socket.socket) -> None:
         while client.recv(65536):
