@@ -355,6 +355,13 @@ class Stripe(Model, frozen=True, kw_only=True):
             "they are changed."
         ),
     ] = []
+    usage: Annotated[
+        dict[Name, Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,100}$")]],
+        Meta(
+            description="Usage to tell Stripe's meters of, for its books: a meter, or `requests`, "
+            "and the meter's event name there. Nothing waits for it. Default: none."
+        ),
+    ] = {}
     api: Annotated[Url, Meta(description="Address of the API.")] = STRIPE_API
     timeout: Annotated[Duration, Meta(description="For one call.")] = _d("10s")
 

@@ -73,7 +73,22 @@ def warnings(gateway: Gateway) -> list[ConfigurationError]:
                 hint="Bind it to loopback or a Unix socket, or keep its port behind a firewall.",
             )
         )
-    return found
+    return [*found, *_unmetered(gateway)]
+
+
+def _unmetered(gateway: Gateway) -> Iterator[ConfigurationError]:
+    """Meters that a payment provider is to be told of, and that nothing can count."""
+    if gateway.billing.stripe is None:
+        return
+    prices = [plan.price for plan in gateway.plans if plan.price is not None]
+    known = {unit.meter for price in prices for unit in price.per_unit} | {"requests"}
+    for meter in gateway.billing.stripe.usage:
+        if meter not in known:
+            yield ConfigurationError(
+                f"{meter!r}: no plan prices units of it, so none are counted",
+                f"billing.stripe.usage.{meter}",
+                hint=f"Counted: {', '.join(sorted(known))}.",
+            )
 
 
 # ---- names and references ---------------------------------------------------------------

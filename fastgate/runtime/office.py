@@ -42,6 +42,7 @@ from fastgate.billing.payments.chain import Chain
 from fastgate.billing.payments.grace import GraceLedger, Terms
 from fastgate.billing.payments.reconcile import Keeper, Reconciler
 from fastgate.billing.payments.refunds import Refunds
+from fastgate.billing.payments.usage_export import UsageExport
 from fastgate.billing.payments.webhooks_in import Applier, Inbox
 from fastgate.billing.retention import prune_usage
 from fastgate.billing.schedule import Schedule
@@ -102,8 +103,14 @@ class Office:
             clock,
             Terms(amount=billing.grace.provider_amount, lasts=seconds(billing.grace.provider)),
         )
+        events = {} if billing.stripe is None else {"stripe": billing.stripe.usage}
         self.keeper = Keeper(
-            self.chain, self.inbox, Reconciler(self.chain, self.inbox, clock), self.grace, clock
+            self.chain,
+            self.inbox,
+            Reconciler(self.chain, self.inbox, clock),
+            self.grace,
+            clock,
+            UsageExport(store, self.chain, clock, events),
         )
         self.webhooks = Webhooks(billing.webhooks, clock)
         self.outbox = Outbox(store, clock, billing, self._senders())

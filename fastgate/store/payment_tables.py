@@ -122,6 +122,19 @@ payment_cursors = sa.Table(
     sa.Column("updated", UtcTime, nullable=False),
 )
 
+usage_exports = sa.Table(
+    "usage_exports",
+    metadata,
+    _provider(primary_key=True),
+    sa.Column("event", id_type(100), primary_key=True),  # what the provider calls the meter
+    sa.Column("account", id_type(), primary_key=True),  # "": since which day it is told of
+    sa.Column("day", sa.Date, primary_key=True),  # UTC
+    _amount("told"),  # units
+    _amount("sending"),  # on their way, under this number
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("since", UtcTime, nullable=False),
+)
+
 payment_grace = sa.Table(
     "payment_grace",
     metadata,

@@ -57,6 +57,7 @@ class Scripted(PaymentProvider):
         self.has_method = True
         self.charges: dict[str, ChargeResult] = {}
         self.sent: list[str] = []
+        self.reported: dict[str, tuple[str, str, int, datetime]] = {}
         self.refunds: dict[str, RefundResult] = {}
         self.facts: dict[str, list[ProviderEvent]] = {}
         self.listed: list[Notification] = []
@@ -74,6 +75,14 @@ class Scripted(PaymentProvider):
     async def create_top_up(self, account: str, amount: Money, return_url: str) -> Checkout:
         self._mood("top_up")
         return Checkout(url=f"https://{self.name}.example/pay", reference="cs_1")
+
+    async def report_usage(
+        self, account: str, event: str, units: int, at: datetime, identifier: str
+    ) -> None:
+        self._mood("usage")
+        self.reported.setdefault(identifier, (account, event, units, at))
+        if self.mood == "lost":
+            raise ProviderUnavailable(f"{self.name}'s answer is lost")
 
     async def create_method_link(self, account: str, return_url: str) -> Checkout:
         self._mood("method_link")

@@ -68,6 +68,8 @@ class StripeKit:
         """What happens to the next requests: "" nothing, "500", "429", "garbage", "drop" (closed
         before the work), "hang" (no answer, nothing done), "hang after" (done, no answer)."""
         self.key = "sk_test_one"
+        self.meters = {"api_requests", "api_tokens"}
+        self.meter_events: list[Object] = []
         self._numbers = itertools.count(1)
         self._answers: dict[str, tuple[str, int, Object]] = {}
         self._never = asyncio.Event()
@@ -148,6 +150,7 @@ class StripeKit:
                 int(it["amount"]) if "amount" in it else None,
                 metadata=it.get("metadata"),
             ),
+            "billing/meter_events": self._meter_event,
             "prices": lambda it: self.new("price", **it),
         }
         if method == "POST" and path in make:
@@ -220,6 +223,17 @@ class StripeKit:
             "has_more": len(found) > limit,
             "data": found[:limit],
         }
+
+    def _meter_event(self, form: Object) -> Object:
+        """Within a day, an identifier is taken once."""
+        if any(one["identifier"] == form["identifier"] for one in self.meter_events):
+            text = f"An event already exists with identifier {form['identifier']}."
+            raise Refusal(400, "invalid_request_error", text)
+        if form["event_name"] not in self.meters:
+            raise Refusal(400, "invalid_request_error", f"No active meter: {form['event_name']}")
+        event = {"object": "billing.meter_event", "livemode": False, "created": self.now, **form}
+        self.meter_events.append(event)
+        return event
 
     def _new_customer(self, form: Object) -> Object:
         return self.new("customer", invoice_settings={"default_payment_method": None}, **form)

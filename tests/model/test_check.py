@@ -151,3 +151,16 @@ def test_handlers_may_call_any_upstream() -> None:
     route = decode({"version": 1, "routes": [{"name": "h", "path": "/h", "handler": "m:f"}]}).routes
     gateway = msgspec.structs.replace(gateway, routes=[*gateway.routes, *route])
     assert "upstreams[1]" not in [warning.path for warning in warnings(gateway)]
+
+
+def test_a_meter_that_nothing_counts_looks_unintended() -> None:
+    per_unit = [{"meter": "tokens", "price": "1 USD", "per": 1000}]
+    usage = {"requests": "api_requests", "tokens": "api_tokens", "tokns": "api_tokens"}
+    document = {
+        **BASE,
+        "plans": [{"name": "starter", "price": {"per_unit": per_unit}}],
+        "billing": {"stripe": {"secret": "env:STRIPE_KEY", "usage": usage}},
+    }
+    found = [warning for warning in warnings(decode(document)) if "stripe" in warning.path]
+    assert [warning.path for warning in found] == ["billing.stripe.usage.tokns"]
+    assert "Counted: requests, tokens." in str(found[0])

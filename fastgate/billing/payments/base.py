@@ -143,6 +143,7 @@ class Capability(StrEnum):
     SUBSCRIPTIONS = "subscriptions"
     WEBHOOKS = "webhooks"
     RECONCILE = "reconcile"
+    USAGE = "usage"  # report_usage
 
 
 class Checkout(msgspec.Struct, frozen=True, kw_only=True):
@@ -416,6 +417,14 @@ class PaymentProvider(Protocol):
     async def reconcile(self, since: datetime) -> list[Notification]:
         """Everything that happened at or after `since`, oldest first."""
         raise self._cannot("list what happened")
+
+    async def report_usage(
+        self, account: str, event: str, units: int, at: datetime, identifier: str
+    ) -> None:
+        """Tell of units that an account has used, `event` being what the provider calls them.
+        A second report with the identifier changes nothing. Does nothing for an account that is
+        no customer of the provider's."""
+        raise self._cannot("take usage")
 
     async def health(self) -> Health:
         """Whether the provider answers. Does not raise."""

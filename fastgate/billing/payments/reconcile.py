@@ -29,6 +29,7 @@ import msgspec
 from fastgate.billing.payments.base import Capability, Clock, PaymentError
 from fastgate.billing.payments.chain import Chain
 from fastgate.billing.payments.grace import GraceLedger
+from fastgate.billing.payments.usage_export import UsageExport
 from fastgate.billing.payments.webhooks_in import Inbox
 from fastgate.errors import ConflictError, FastGateError, NotFoundError, StoreError
 
@@ -95,13 +96,20 @@ class Keeper:
     """The payment side's regular round."""
 
     def __init__(
-        self, chain: Chain, inbox: Inbox, reconciler: Reconciler, grace: GraceLedger, clock: Clock
+        self,
+        chain: Chain,
+        inbox: Inbox,
+        reconciler: Reconciler,
+        grace: GraceLedger,
+        clock: Clock,
+        usage: UsageExport | None = None,
     ) -> None:
         self._chain = chain
         self._inbox = inbox
         self._reconciler = reconciler
         self._grace = grace
         self._clock = clock
+        self._usage = usage
         self._pruned: datetime | None = None
 
     async def beat(self) -> None:
@@ -112,6 +120,8 @@ class Keeper:
         await self._part("Reconciling", self._reconcile)
         await self._part("Working on payment events", self._work)
         await self._part("Ending grace", self._grace.sweep)
+        if self._usage is not None:
+            await self._part("Telling of usage", self._usage.beat)
         now = self._clock()
         if self._pruned is None or now - self._pruned >= PRUNE_EVERY:
             self._pruned = now

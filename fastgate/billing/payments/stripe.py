@@ -236,6 +236,26 @@ class StripeProvider(PaymentProvider):
             return_url,
         )
 
+    # ---- usage -----------------------------------------------------------------------------
+
+    async def report_usage(
+        self, account: str, event: str, units: int, at: datetime, identifier: str
+    ) -> None:
+        customer = await self.customers.customer_of(self.name, account)
+        if customer is None:
+            return
+        params: Any = {
+            "event_name": event,
+            "payload": {"stripe_customer_id": customer, "value": str(units)},
+            "identifier": identifier,
+            "timestamp": int(at.timestamp()),
+        }
+        try:
+            await self.call(self.client.v1.billing.meter_events.create_async(params))
+        except ProviderRefused as error:
+            if "already exists with identifier" not in str(error):  # said before, and known
+                raise
+
     # ---- money in -------------------------------------------------------------------------
 
     async def create_top_up(self, account: str, amount: Money, return_url: str) -> Checkout:
