@@ -365,6 +365,18 @@ static void retry(uint64_t now)
     }
 }
 
+/* Waits so many nanoseconds at most and serves what came; the time afterwards. */
+static uint64_t serve_events(uint64_t most)
+{
+    static struct epoll_event evs[EVENTS];
+    struct timespec wait = {0, (long)most};
+    int n = epoll_pwait2(ep, evs, EVENTS, &wait, NULL);
+    uint64_t now = now_ns();
+    for (int i = 0; i < n; i++)
+        on_event(evs[i].data.ptr, evs[i].events, now);
+    return now;
+}
+
 static int busy(void)
 {
     for (uint32_t i = 0; i < nconns; i++)
@@ -375,16 +387,11 @@ static int busy(void)
 
 /* Closed loop: what is on its way when the window shuts is answered too, and counted in `statuses`
    alone, so that they say how many requests the server has served. */
-static void drain(struct epoll_event *evs)
+static void drain(void)
 {
     uint64_t now = now_ns(), end = now + (uint64_t)(timeout_s * 1e9);
-    while (busy() && now < end) {
-        struct timespec wait = {0, 10000000};
-        int n = epoll_pwait2(ep, evs, EVENTS, &wait, NULL);
-        now = now_ns();
-        for (int i = 0; i < n; i++)
-            on_event(evs[i].data.ptr, evs[i].events, now);
-    }
+    while (busy() && now < end)
+        now = serve_events(10000000);
 }
 
 static void announce(const char *what)
@@ -403,7 +410,6 @@ static int finished(uint64_t now)
 
 static void run(void)
 {
-    struct epoll_event evs[EVENTS];
     uint64_t t0 = now_ns(), now = t0, issued = 0, next_check = t0;
     uint32_t ramped = 0;
     int opened = 0;
@@ -446,18 +452,12 @@ static void run(void)
         }
         if (retry_head)
             retry(now);
-        struct timespec wait = {0, 0};
-        if (!spin && wake > now)
-            wait.tv_nsec = (long)(wake - now);
-        int n = epoll_pwait2(ep, evs, EVENTS, &wait, NULL);
-        now = now_ns();
-        for (int i = 0; i < n; i++)
-            on_event(evs[i].data.ptr, evs[i].events, now);
+        now = serve_events(!spin && wake > now ? wake - now : 0);
     }
     announce(hold ? "held" : "measured");
 
     if (!open_loop && !count_limit && !hold)
-        drain(evs);
+        drain();
     if (open_loop && !count_limit) {
         /* What was due has until the time-out to be answered; what is not has that age at least. */
         uint64_t end = t_shut + (uint64_t)(timeout_s * 1e9);
@@ -471,11 +471,7 @@ static void run(void)
             }
             if (!(more || busy()) || now >= end)
                 break;
-            struct timespec wait = {0, 10000000};
-            int n = epoll_pwait2(ep, evs, EVENTS, &wait, NULL);
-            now = now_ns();
-            for (int i = 0; i < n; i++)
-                on_event(evs[i].data.ptr, evs[i].events, now);
+            now = serve_events(10000000);
             if (retry_head)
                 retry(now);
         }

@@ -211,7 +211,7 @@ def test_what_is_under_way_at_the_end_is_answered_and_counted() -> None:
             client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 
     with answering(reply) as port:
-        command = [tool("load"), "--target", f"127.0.0.1:{port}", "--header", "Host: a",
+        command = [str(tool("load")), "--target", f"127.0.0.1:{port}", "--header", "Host: a",
                    "--connections", "1", "--warmup", "0", "--duration", "0.05"]  # fmt: skip
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
