@@ -4,6 +4,7 @@
     served.json    the configuration last served, its generation, the digest of its file
     running.json   process and addresses of the gateway that runs, for tools
     quotas.bin     quota counts, at most one second old
+    lock           held while a gateway runs here; says which process it is
 
 A file is written whole beside its place, synced, and renamed over it: a reader finds the old
 or the new one, whatever happens in between, also a power failure. The directory is for the
@@ -13,6 +14,7 @@ gateway's user alone (0700), its files as well (0600).
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ from typing import Any
 import msgspec
 
 from fastgate.errors import ProcessError
+
+LOCK = "lock"
 
 
 class StateError(ProcessError):
@@ -59,6 +63,29 @@ class StateDirectory:
                 f"the state directory {path} cannot be used: {error.strerror}. "
                 "Name another with --state-dir."
             ) from error
+
+    def claim(self) -> None:
+        """Be the only gateway here, for as long as this process lives. Raises StateError.
+
+        A record lock of the kernel: children do not inherit it, so it goes with the supervisor
+        even where a child outlives it by a moment.
+        """
+        path = self.path / LOCK
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                other = os.read(fd, 20).decode("ascii", "replace").strip() or "?"
+                os.close(fd)
+                raise StateError(
+                    f"the state directory {self.path} is that of a gateway that runs "
+                    f"(pid {other}). End it, or name another with --state-dir."
+                ) from None
+            os.ftruncate(fd, 0)
+            os.write(fd, f"{os.getpid()}\n".encode())  # and it stays open, with the lock
+        except OSError as error:
+            raise StateError(f"{path} cannot be locked: {error.strerror}.") from error
 
     def read(self, name: str) -> bytes | None:
         """A file's content; None when there is none. Raises StateError."""

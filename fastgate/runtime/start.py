@@ -51,7 +51,7 @@ def run_gateway(
     gateway: the configuration as read now, for what is settled at the start. workers: how many,
     instead of what the configuration says. Raises StateError, SegmentError.
     """
-    StateDirectory(launch.state)  # where it cannot be used, say so before anything runs
+    StateDirectory(launch.state).claim()  # where it cannot be, say so before anything runs
     count = workers or workers_of(gateway)
     extras = extras or Extras()
     notifier = Notifier()

@@ -140,6 +140,14 @@ def test_a_second_gateway_on_the_same_port_does_not_share_it(
     assert fetch(first.address(), "/").status == 200
 
 
+def test_two_gateways_do_not_share_a_state_directory(gateway: Start, upstream: Upstream) -> None:
+    first = gateway(proxying(upstream, billing={"public": "off"}))
+    code, text = ends(gateway(proxying(upstream), wait=False, state=first.state))
+    assert code == 1
+    assert f"is that of a gateway that runs (pid {first.pid})" in text
+    assert fetch(first.address(), "/").status == 200
+
+
 def test_a_control_port_in_use_stops_the_start_as_well(gateway: Start, upstream: Upstream) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         where = f"127.0.0.1:{taken.getsockname()[1]}"
