@@ -21,7 +21,7 @@ $(BIN)/python:
 # What is installed and built stands in stamps, so that a second run does nothing.
 $(VENV)/.run: $(BIN)/python pyproject.toml setup.py $(CORE)
 	@echo "Building the core and installing what it needs: one to three minutes."
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --quiet --editable .  # without its warning about editable installs
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.run

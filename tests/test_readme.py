@@ -160,6 +160,12 @@ def test_links_lead_somewhere(text: Path) -> None:
             assert anchor in slugs, target
 
 
+def test_the_index_of_the_documentation_has_every_page() -> None:
+    index = (PROJECT / "docs" / "README.md").read_text()
+    pages = {path.name for path in (PROJECT / "docs").glob("*.md")} - {"README.md"}
+    assert pages == {target for target in LINK.findall(index) if "/" not in target}
+
+
 def write(folder: Path) -> None:
     """Put what is printed now into the README, where it says anything else."""
     text = README.read_text()
