@@ -50,7 +50,7 @@ class Desked:
             routes=lambda: {"read": 0},
             services=lambda: {"orders": 0},
             plans=lambda: {"free": 0, "gold": 1},
-            meters=lambda: [],
+            meters=list,
         )
         self.pipeline = Pipeline(self.money, self.wallets, names, Spool(state / "usage.spool"))
         self.changed: list[str] = []
