@@ -149,6 +149,7 @@ class World:
     def make(self, wire: Tripwire | None = None) -> None:
         """Control's objects, made anew over what outlives it; with a wire, all that changes
         something outside of control can be the place where it is killed."""
+        self._close_files()
         self.cells: Any = Accounts(self.segment, self.money)
         self.ledger: Any = Ledger(self.store, lambda: NOW)
         self.spool: Any = Spool(self.folder / "usage.spool")
@@ -229,6 +230,12 @@ class World:
         balance = self.wallets.balance(account, currency)
         assert balance.available == balance.settled == wallet.spendable
         return wallet.customer_available
+
+    def _close_files(self) -> None:
+        """What the death of a process does to its descriptors."""
+        if hasattr(self, "pipeline"):
+            self.pipeline.spool.close()
+            self.wallets.close()
 
     async def close(self) -> None:
         await self.pipeline.close()
