@@ -47,6 +47,7 @@ from fastgate.billing.payments.base import (
     PaymentError,
     ProviderUnavailable,
     Purpose,
+    Unsupported,
 )
 from fastgate.billing.subscriptions import Subscriptions, seconds
 from fastgate.errors import NotFoundError
@@ -154,7 +155,12 @@ class Dunning:
         try:
             result = await self._charge(case, invoice)
         except PaymentError as error:
-            if not isinstance(error, ProviderUnavailable):
+            if isinstance(error, Unsupported):
+                log.warning(
+                    "Invoice %s waits for somebody to say that it was paid "
+                    "(`fastgate subscriptions pay`): %s", invoice.number, error
+                )  # fmt: skip
+            elif not isinstance(error, ProviderUnavailable):
                 log.error("Charging invoice %s: %s", invoice.number, error)
             await self._later(case)
             return

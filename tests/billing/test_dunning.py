@@ -16,6 +16,7 @@ from fastgate.billing.payments.base import (
     Decline,
     ProviderRefused,
     ProviderUnavailable,
+    Unsupported,
 )
 from fastgate.errors import NotFoundError
 from fastgate.model.units import Money
@@ -155,6 +156,19 @@ async def test_a_dead_card_waits_for_another_and_is_charged_then(store: Store) -
     await stage.settle()
     assert len(stage.charger.calls) == 3
     assert await code(stage, ident) is None
+
+
+async def test_where_nobody_can_charge_the_log_says_how_it_is_paid(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage = Stage(store)
+    _, ident = await subscribed(stage)
+    stage.charger.outcomes = [Unsupported("Nobody can charge saved methods.")] * 5
+    await stage.until(DECEMBER + timedelta(hours=1))
+    (bill,) = await stage.invoices.open_of(ident)
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert any(bill.number in text and "fastgate subscriptions pay" in text for text in said)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 async def test_a_customer_who_never_can_is_not_charged_again(store: Store) -> None:
