@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from billing.stripekit import StripeKit
 from gatewaykit import Gateway, eventually, fetch
 from paidkit import MICROS, Customer, audit, call, customer, made, reason_of, settled, wallet
 
@@ -103,3 +106,42 @@ def test_a_worker_that_is_killed_has_charged_what_it_reported(running: Gateway) 
     recovered = [(one["meter"], one["amount"]) for one in records if one["recovered"]]
     assert ("tokens", 100 * 3_000) in recovered
     audit(running)
+
+
+async def test_units_are_told_to_stripe_by_the_next_round(tmp_path: Path) -> None:
+    folder = tmp_path / "gateway"
+    folder.mkdir()
+    (folder / "metered_handlers.py").write_text(HANDLERS)
+    async with StripeKit(int(time.time())).serving() as kit:
+        stripe = {
+            "secret": "env:STRIPE_KEY",
+            "api": kit.url,
+            "usage": {"tokens": "api_tokens", "requests": "api_requests"},
+        }
+        config = {**CONFIG, "billing": {"stripe": stripe, "currency": "USD"}}
+
+        def life(work: Callable[[Gateway], None]) -> None:
+            gateway = Gateway(
+                config, folder, workers=1, state=tmp_path / "state",
+                environ={"STRIPE_KEY": kit.key},
+            )  # fmt: skip
+            try:
+                gateway.wait_serving()
+                work(gateway)
+            finally:
+                gateway.stop()
+
+        def use(gateway: Gateway) -> None:
+            acme = customer(gateway, "acme", 10 * MICROS, plan="tokens")
+            page = {"amount": "5 USD", "return_url": "https://shop.example/"}
+            made(gateway.api(f"/v1/accounts/{acme.account}/top-ups", method="POST", body=page))
+            assert [ask(gateway, acme, "400"), ask(gateway, acme, "12")] == [200, 200]
+            settled(gateway)
+
+        def hear(gateway: Gateway) -> None:
+            eventually(lambda: len(kit.meter_events) == 2, "Stripe was told")
+
+        await asyncio.to_thread(life, use)
+        await asyncio.to_thread(life, hear)  # a round is begun with each start
+        told = {one["event_name"]: one["payload"]["value"] for one in kit.meter_events}
+        assert told == {"api_tokens": "412", "api_requests": "2"}
