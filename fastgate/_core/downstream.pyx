@@ -35,7 +35,7 @@ from fastgate._core.state cimport (
     IO_CLOSED, IO_READING, KIND_DOWN)
 from fastgate._core.sys cimport (
     MSG_DONTWAIT, MSG_PEEK, AF_INET, AF_INET6, EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, SHUT_WR, SOCK_CLOEXEC,
-    SOCK_NONBLOCK, accept4, errno, inet_ntop, monotonic_ns, ntohs, recv, shutdown, sockaddr, sockaddr_in, sockaddr_in6,
+    SOCK_NONBLOCK, accept4, errno, inet_ntop, ntohs, recv, shutdown, sockaddr, sockaddr_in, sockaddr_in6,
     sockaddr_storage, socklen_t)
 from fastgate._core.timer cimport timer_set
 
@@ -244,7 +244,7 @@ cdef void read_head(core *c, downstream *d) noexcept nogil:
         e.down = d
         d.ex = e
         d.state = DOWN_HEAD
-        d.head_started = monotonic_ns()
+        d.head_started = c.now           # when its bytes were there, not when their turn came
         timer_set(c, &d.io, d.head_started + <uint64_t>c.ref.snap.head_ms * 1000000)
     e.base = buf_head(b)
     size = parse_request(&e.req, e.base, buf_len(b), &c.request_caps)

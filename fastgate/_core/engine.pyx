@@ -283,7 +283,11 @@ cdef class Engine:
             self.expire()
             if c.graveyard is not NULL:
                 self.bury()
-            if n == 0 or c.now - start > ROUND_NS or c.upcall_head is not NULL or c.wake_head is not NULL:
+            # One event is light traffic: the next one finds uvloop waiting. Another look costs less
+            # than going there and back only where there is a good chance that it sees something.
+            if n <= 1 and c.ready_head is NULL:
+                break
+            if c.now - start > ROUND_NS or c.upcall_head is not NULL or c.wake_head is not NULL:
                 break
         timer_arm(c)
         self.publish()

@@ -318,7 +318,7 @@ cdef void read_head(core *c, call *k) noexcept nogil:
             buf_return(&c.bufs, u.io.inb)
             u.io.inb = NULL
             return
-    k.first_byte_ns = monotonic_ns()
+    k.first_byte_ns = c.now if c.now > k.sent_ns else k.sent_ns
     pool_succeeded(c, k, k.first_byte_ns - k.sent_ns)
     if status >= 500 and k.group.eject_after != 0 and status != 501 and status != 505:
         pool_failed(c, k)
