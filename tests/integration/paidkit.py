@@ -95,6 +95,12 @@ def reason_of(answer: Answer) -> str:
     return str(answer.json["reason"])
 
 
+def passed(gateway: Gateway) -> bool:
+    """Whether every check of the audit passes now. Raises OSError."""
+    answer = gateway.api("/v1/ledger/audit", patience=AUDIT_S)
+    return answer.status == 200 and all(check["passed"] for check in answer.json["checks"])
+
+
 def audit(gateway: Gateway) -> dict[str, Any]:
     """The audit, which has to pass."""
     report = made(gateway.api("/v1/ledger/audit", patience=AUDIT_S))
