@@ -377,8 +377,9 @@ class Store:
         except (OSError, TimeoutError) as error:
             raise self._lose(error) from error
         finally:
+            # As `async with` does it, and not `close`: whoever is cancelled now lets it end.
             with suppress(SQLAlchemyError, OSError):
-                await connection.close()
+                await connection.__aexit__(None, None, None)
 
     def _failed(self, error: DBAPIError) -> StoreError:
         """A statement failed. A busy or full SQLite file is no reason to connect again."""

@@ -125,6 +125,24 @@ async def test_sqlite_is_in_wal_mode_with_foreign_keys(sqlite_store: Store) -> N
         assert await connection.scalar(sa.text("PRAGMA foreign_keys")) == 1
 
 
+async def test_whoever_is_cancelled_gives_the_connection_back_in_order(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def reading() -> None:
+        while True:
+            async with store.read() as connection:
+                await connection.execute(sa.select(sa.func.count()).select_from(accounts))
+
+    for steps in range(1, 80):  # wherever it is then
+        task = asyncio.create_task(reading())
+        for _ in range(steps):
+            await asyncio.sleep(0.0002)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert not [record for record in caplog.records if record.name.startswith("sqlalchemy")]
+
+
 async def test_naive_times_are_refused(store: Store) -> None:
     from datetime import datetime
 
