@@ -233,7 +233,9 @@ def test_a_producer_killed_anywhere_leaves_no_torn_and_no_second_record() -> Non
         assert producer.stdout is not None
         assert producer.stdout.readline() == b"ready\n"
         ends = time.monotonic() + chance.uniform(0.002, 0.03)
-        while time.monotonic() < ends:
+        enough = expected + 128  # twice round the ring, on a machine that is busy too
+        while time.monotonic() < ends or expected < enough:
+            assert producer.poll() is None
             expected = _continue(taken(drain, recent), expected)
         producer.send_signal(signal.SIGKILL)
         producer.wait()
@@ -241,7 +243,6 @@ def test_a_producer_killed_anywhere_leaves_no_torn_and_no_second_record() -> Non
         while drain.pending():
             expected = _continue(taken(drain, recent), expected)
     assert drain.damaged == 0
-    assert expected > 1000
     assert drain.taken == expected == ring_state(s, 0)[0]
 
 
