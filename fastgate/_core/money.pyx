@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 cimport cython
 
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
@@ -29,10 +30,12 @@ from fastgate._core.moneymap cimport (
     HOLD_FREE, HOLD_PARKED, MoneyMap, money_record, rows_scan, till,
 )
 from fastgate._core.shm cimport Segment
+from fastgate._core.usageblock cimport currency_text, pack_blocks
 from fastgate._core.usagering cimport usage_commit, usage_reserve
 from fastgate._core.wallet cimport WALLETS, account_of, account_row
 
 from fastgate._core.moneymap import POLICIES, HoldState, UsageFlag  # noqa: F401
+from fastgate._core.usageblock import UsageBlock
 
 cdef enum:
     STATE_BITS = 0xFF
@@ -99,18 +102,10 @@ class AreaState(NamedTuple):
     sequence: int
 
 
-cdef str _currency(uint32_t code):
-    cdef char text[4]
-    if code == 0:
-        return ""
-    memcpy(text, &code, 4)
-    return (&text[0])[:3].decode("ascii", "replace")
-
-
 cdef object _record(const money_record *r):
     return UsageRecord(
         f"{r.boot:016x}{r.number:016x}", r.time_ns, r.account, r.account_slot, r.consumer,
-        r.credential, r.route_slot, r.service_slot, r.plan_slot, r.wallet, _currency(r.currency),
+        r.credential, r.route_slot, r.service_slot, r.plan_slot, r.wallet, currency_text(r.currency),
         r.amount, r.held, r.units, r.status, r.flags, (<const char *>r.request_id)[:16].hex(), r.meter)
 
 
@@ -187,6 +182,13 @@ cdef class Hold:
         self._check()
         hold_release(self.at, self.row)
         self.row = NULL
+
+
+cdef struct gathered:             # by one drain
+    const money_record **records
+    size_t count
+    uint64_t parked               # so many of them, the last
+    uint64_t position
 
 
 cdef class Money(MoneyMap):
@@ -335,9 +337,32 @@ cdef class Money(MoneyMap):
         position of an earlier drain to go on from, for a pipeline that reads ahead of its commits;
         parked records come only without. Nothing is freed before `commit`.
         """
+        cdef gathered g
+        cdef size_t i
+        try:
+            self._gather(&g, worker, most, after)
+            return [_record(g.records[i]) for i in range(g.count)], g.position
+        finally:
+            PyMem_Free(g.records)
+
+    def drain_blocks(self, uint32_t worker, uint64_t most=1024) -> tuple[list[UsageBlock], int, int]:
+        """As `drain`, put together by what records have in common; and how many of them were parked.
+
+        A parked record may be one that came by the ring as well: its worker was killed between
+        publishing it and freeing its row."""
+        cdef gathered g
+        try:
+            self._gather(&g, worker, most, None)
+            return pack_blocks(g.records, g.count), g.position, g.parked
+        finally:
+            PyMem_Free(g.records)
+
+    cdef int _gather(self, gathered *g, uint32_t worker, uint64_t most, after) except -1:
+        """Find what is to be drained. The caller frees `g.records`, whatever happens."""
         cdef till *t
         cdef uint64_t head, position, end
         cdef const money_record *r
+        memset(g, 0, sizeof(gathered))
         self._check_worker(worker)
         t = self.worker_till(worker)
         head = fg_load(&t.head.ring_head)
@@ -347,20 +372,24 @@ cdef class Money(MoneyMap):
                 raise ValueError(f"position {after} of worker {worker}: from {position} to {head}")
             position = after
         end = min(head, position + most)
-        records = []
+        g.records = <const money_record **>PyMem_Malloc((end - position + t.rows) * sizeof(void *))
+        if g.records == NULL:
+            raise MemoryError
         while position < end:
             r = t.ring + (position & t.ring_mask)
             position += 1
             if r.word == position:
-                records.append(_record(r))
+                g.records[g.count] = r
+                g.count += 1
             else:
                 self.damage[worker] = self.damage.get(worker, 0) + 1
         if after is None:
-            rows = self._parked(t, worker, records) if position == head else ()
+            rows = self._parked(g, t, worker) if position == head else ()
             self.given[worker] = position, rows
-        return records, position
+        g.position = position
+        return 0
 
-    cdef object _parked(self, till *t, uint32_t worker, list records):
+    cdef object _parked(self, gathered *g, till *t, uint32_t worker):
         """Add the parked records; returns their rows, with the words that they had."""
         cdef uint64_t word, parked = fg_load(&t.head.parked)
         cdef uint32_t i
@@ -370,7 +399,9 @@ cdef class Money(MoneyMap):
         for i in range(t.rows):
             word = fg_load(&t.holds[i].word)
             if (word & STATE_BITS) == HOLD_PARKED:
-                records.append(_record(t.holds + i))
+                g.records[g.count] = t.holds + i
+                g.count += 1
+                g.parked += 1
                 rows.append((i, word))
         if not rows:
             self.seen_parked[worker] = parked

@@ -18,7 +18,8 @@ from fastgate.billing.audit import AuditReport
 from fastgate.store import usage
 from fastgate.store.ledger import Entry
 from fastgate.store.pages import Page
-from fastgate.store.usage import Resolved, Usage
+from fastgate.store.usage import Resolved
+from fastgate.store.usage_blocks import RECOVERED, Usage
 
 
 class UsageView(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,7 +64,8 @@ class PipelineView(msgspec.Struct, frozen=True, kw_only=True):
     damaged: int
 
 
-FREE, RECOVERED = 2, 8  # of a usage record's flags
+FREE = 2
+"""The flag of a usage record that cost nothing."""
 
 
 @get("/v1/ledger", opt=spec("read", answer=Page[Entry]))

@@ -12,9 +12,10 @@ overdrawn  nobody has less than minus the largest overdraft that he was ever giv
            disputes and corrections took
 credited   captured + held <= credited, for each wallet, but for the same
 held       what is held is what was set aside and not yet settled
-charges    each charge is the sum of its usage records; each priced record has its charge. Charges
-           from before records were pruned: all together, with the sums of what was pruned
-days       the days' sums are those of the usage records, and of what was pruned
+usage      each block's sums are those of its records, and no record is in two of them
+charges    each charge is the sum of its usage; each priced block has its charge. Charges from
+           before usage was pruned: all together, with the sums of what was pruned
+days       the days' sums are those of the blocks, and of what was pruned
 accounts   every charge is to an account that is known
 cells      each cell is ledger + overdraft - what is on its way - what requests hold
 ```
@@ -29,6 +30,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from fastgate._core.usageblock import numbers, sums
 from fastgate.billing.ledger import Kind, settled_id
 from fastgate.billing.names import UNKNOWN
 from fastgate.billing.pipeline import Pipeline
@@ -38,9 +40,9 @@ from fastgate.store.ledger import CAPTURES, Book, Key, Wallet
 from fastgate.store.money_tables import (
     ledger_entries,
     ledger_postings,
+    usage_blocks,
     usage_daily,
     usage_pruned,
-    usage_records,
 )
 
 FINDINGS_MAX = 20
@@ -95,6 +97,7 @@ async def audit(
             _overdrawn(sums, least),
             _credited(sums, least),
             await _held(connection, sums),
+            await _usage(connection),
             await _charges(connection),
             await _days(connection),
             await _accounts(connection),
@@ -308,11 +311,51 @@ async def _held(connection: AsyncConnection, sums: Sums) -> Check:
     return _check("held", findings, held=sum(aside.values()))
 
 
+async def _usage(connection: AsyncConnection) -> Check:
+    """A block's records are counted anew, in C: there may be millions."""
+    findings: list[str] = []
+    blocks = total = 0
+    area, near = "", set[int]()  # numbers of a worker's blocks that the next may have as well
+    columns = usage_blocks.c
+    query = (
+        sa.select(
+            columns.low,
+            columns.meter,
+            columns.records,
+            columns.failed,
+            columns.units,
+            columns.amount,
+            columns.lines,
+        )
+        .order_by(columns.low)
+        .execution_options(yield_per=8)
+    )
+    async with connection.stream(query) as rows:
+        async for low, meter, *kept, lines in rows:
+            blocks += 1
+            try:
+                real, found = sums(lines, meter=bool(meter)), numbers(lines)
+            except ValueError as error:
+                findings.append(f"block {low}: {error}")
+                continue
+            total += real[0]
+            if real != tuple(kept):
+                findings.append(f"block {low}: its sums are {tuple(kept)}, its records' {real}")
+            first = int(low[16:], 16)
+            near = {number for number in near if number >= first} if low[:18] == area else set()
+            area = low[:18]
+            known = len(near)
+            near.update(found)
+            if len(near) != known + len(found):
+                findings.append(f"block {low}: has a record twice, or one of another block")
+    return _check("usage", findings, blocks=blocks, records=total)
+
+
 async def _charges(connection: AsyncConnection) -> Check:
     used = (
-        sa.select(usage_records.c.entry, sa.func.sum(usage_records.c.amount).label("amount"))
-        .where(usage_records.c.entry.is_not(None))
-        .group_by(usage_records.c.entry)
+        sa.select(usage_blocks.c.entry, sa.func.sum(usage_blocks.c.amount).label("amount"))
+        .where(usage_blocks.c.entry.is_not(None))
+        .group_by(usage_blocks.c.entry)
         .subquery()
     )
     charge = ledger_entries.c.kind == Kind.CHARGE
@@ -367,17 +410,20 @@ async def _charges(connection: AsyncConnection) -> Check:
     findings += [f"entry {row.number}: took another amount than it says" for row in rows]
     known = sa.select(ledger_entries.c.number).where(charge)
     rows = await connection.execute(
-        sa.select(usage_records.c.id).where(
+        sa.select(usage_blocks.c.low).where(
             sa.or_(
-                sa.and_(usage_records.c.amount != 0, usage_records.c.entry.is_(None)),
-                sa.and_(usage_records.c.entry.is_not(None), usage_records.c.entry.not_in(known)),
+                sa.and_(usage_blocks.c.amount != 0, usage_blocks.c.entry.is_(None)),
+                sa.and_(usage_blocks.c.entry.is_not(None), usage_blocks.c.entry.not_in(known)),
             )
         )
     )
-    findings += [f"record {row.id}: no charge for it" for row in rows]
+    findings += [f"block {row.low}: no charge for it" for row in rows]
     totals = (
         await connection.execute(
-            sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(usage_records.c.amount), 0))
+            sa.select(
+                sa.func.coalesce(sa.func.sum(usage_blocks.c.records), 0),
+                sa.func.coalesce(sa.func.sum(usage_blocks.c.amount), 0),
+            )
         )
     ).one()
     charged = await connection.scalar(
@@ -406,13 +452,13 @@ async def _days(connection: AsyncConnection) -> Check:
         )
         return {(row[0], row[1]): tuple(int(number) for number in row[2:]) for row in rows}
 
-    requests = sa.func.sum(sa.case((usage_records.c.meter == "", 1), else_=0))
-    real = await by_wallet(usage_records, requests)
-    for key, sums in (await by_wallet(usage_pruned, sa.func.sum(usage_pruned.c.requests))).items():
-        real[key] = tuple(a + b for a, b in zip(real.get(key, (0, 0, 0)), sums, strict=True))
+    requests = sa.func.sum(sa.case((usage_blocks.c.meter == "", usage_blocks.c.records), else_=0))
+    real = await by_wallet(usage_blocks, requests)
+    for key, gone in (await by_wallet(usage_pruned, sa.func.sum(usage_pruned.c.requests))).items():
+        real[key] = tuple(a + b for a, b in zip(real.get(key, (0, 0, 0)), gone, strict=True))
     days = await by_wallet(usage_daily, sa.func.sum(usage_daily.c.requests))
     findings = [
-        f"{key[0]} {key[1]}: days have {days.get(key)}, records {real.get(key)}"
+        f"{key[0]} {key[1]}: days have {days.get(key)}, usage {real.get(key)}"
         for key in sorted(set(real) | set(days))
         if real.get(key) != days.get(key)
     ]

@@ -53,7 +53,8 @@ from fastgate.store import usage as usage_table
 from fastgate.store.engine import Store
 from fastgate.store.ledger import Book, Entry, Key, Wallet
 from fastgate.store.pages import Page
-from fastgate.store.usage import Position, Usage
+from fastgate.store.usage import Position
+from fastgate.store.usage_blocks import Block
 
 MONEY_MOST = 1 << 60
 """Micro-units that one movement may move: what shared memory takes."""
@@ -137,9 +138,9 @@ class Posted(msgspec.Struct, frozen=True):
 
 
 class Charged(msgspec.Struct, frozen=True):
-    """What a batch of usage records came to: those that were new, and what each wallet paid."""
+    """What a batch of usage came to: how many records were new, and what each wallet paid."""
 
-    fresh: list[Usage]
+    records: int
     totals: dict[Key, int]
 
 
@@ -293,42 +294,47 @@ class Ledger:
 
     # ---- usage --------------------------------------------------------------------------
 
-    async def charge(self, usages: Sequence[Usage], positions: Sequence[Position] = ()) -> Charged:
-        """Usage records and the entries that charge for them, with the rings' positions, in one
-        transaction. A record that is in the store already is passed over."""
+    async def charge(
+        self,
+        blocks: Sequence[Block],
+        positions: Sequence[Position] = (),
+        *,
+        doubtful: bool = True,
+    ) -> Charged:
+        """Usage and the entries that charge for it, with the rings' positions, in one transaction.
+        A record that is in the store already is passed over. `doubtful`: some may be; else nobody
+        looks."""
         now = self._clock()
         async with self.store.write() as connection:
-            keys = {(usage.account, usage.currency) for usage in usages if usage.amount}
+            keys = {(block.account, block.currency) for block in blocks if block.amount}
             number = await table.take_numbers(connection, max(1, len(keys)))
-            fresh = await usage_table.unknown(connection, usages)
-            by_wallet: dict[Key, list[Usage]] = {}
-            for usage in fresh:
-                if usage.amount:
-                    by_wallet.setdefault((usage.account, usage.currency), []).append(usage)
-            found = await table.open_wallets(connection, by_wallet, now)
-            entries: list[Entry] = []
-            entry_of: dict[str, int] = {}
+            fresh = await usage_table.unknown(connection, blocks) if doubtful else list(blocks)
+            first: dict[Key, str] = {}
             totals: dict[Key, int] = {}
-            for key, paid in sorted(by_wallet.items()):
-                total = totals[key] = sum(usage.amount for usage in paid)
-                entries.append(
-                    Entry(
-                        number=number,
-                        id=f"use:{paid[0].id}",
-                        kind=Kind.CHARGE,
-                        account=key[0],
-                        currency=key[1],
-                        amount=total,
-                        created=now,
-                        postings=dict(charge_postings(found[key], total)),
-                    )
+            for block in fresh:
+                if block.amount:
+                    key = (block.account, block.currency)
+                    first.setdefault(key, block.low)
+                    totals[key] = totals.get(key, 0) + block.amount
+            found = await table.open_wallets(connection, totals, now)
+            entries = {
+                key: Entry(
+                    number=number + at,
+                    id=f"use:{first[key]}",
+                    kind=Kind.CHARGE,
+                    account=key[0],
+                    currency=key[1],
+                    amount=totals[key],
+                    created=now,
+                    postings=dict(charge_postings(found[key], totals[key])),
                 )
-                entry_of.update((usage.id, number) for usage in paid)
-                number += 1
-            await table.insert(connection, entries)
-            await usage_table.insert(connection, fresh, entry_of, now)
+                for at, key in enumerate(sorted(totals))
+            }
+            await table.insert(connection, list(entries.values()))
+            numbers = {key: entry.number for key, entry in entries.items()}
+            await usage_table.insert(connection, fresh, numbers, now)
             await usage_table.put_positions(connection, positions, now)
-        return Charged(fresh, totals)
+        return Charged(sum(block.records for block in fresh), totals)
 
     # ---- reading ------------------------------------------------------------------------
 

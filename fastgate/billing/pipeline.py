@@ -6,8 +6,9 @@
         └────────────────────────── commit: room again ◀───────────────────────────────────┘
 ```
 
-A task of control's. Every 50 ms it drains all rings, writes what there was as one batch (*group
-commit*), and only then lets the rings have the room back:
+A task of control's. Every 50 ms (under load: 500) it drains all rings, as blocks of records that
+are alike, writes them as one batch (*group commit*), and only then lets the rings have the room
+back:
 
 | killed                              | what is done twice | what makes it once            |
 |-------------------------------------|--------------------|-------------------------------|
@@ -19,6 +20,11 @@ commit*), and only then lets the rings have the room back:
 A batch whose transaction has an unknown end (the store was lost under it) goes to the spool: if
 it was committed, its ids are known. The order of records is kept: while anything is in the spool,
 new records go behind it.
+
+**Who looks for ids.** Everything that a control finds when it begins, and everything that could not
+be written, goes through the spool, and what is replayed from there is looked for in the store. What
+comes from a ring after that was offered to nobody before, and nobody looks; but for parked records,
+which may have come by the ring as well, and for what is drained again after a failure.
 
 **A store that is slow** (a lock is held, the server does not answer, usage comes faster than it
 is written) has no requests refused: whenever it is waited for and some ring is half full, the
@@ -47,18 +53,22 @@ import msgspec
 
 from fastgate._core.money import AreaState, OpenHold, UsageRecord
 from fastgate._core.moneymap import UsageFlag
+from fastgate._core.usageblock import UsageBlock
 from fastgate.billing.names import UNKNOWN, Names
 from fastgate.billing.spool import Batch, Mark, Spool
 from fastgate.billing.wallets import Wallets
 from fastgate.errors import StoreError
 from fastgate.store.ledger import Key
-from fastgate.store.usage import Position, Usage
+from fastgate.store.usage import Position
+from fastgate.store.usage_blocks import Block
 
 log = logging.getLogger("fastgate.billing")
 
 INTERVAL_S = 0.05
+LOADED_S, LOADED = 0.5, 500
+"""The interval after a batch of so many records: what a batch costs is shared by more."""
 BACKOFF_S = 1.0
-MOST = 4096
+MOST = 1 << 15
 """Records of one worker in one batch."""
 
 REPLAY_S = 0.5
@@ -79,6 +89,7 @@ class UsageSource(Protocol):
     def boot_id(self) -> str: ...
     def state(self, worker: int) -> AreaState: ...
     def drain(self, worker: int, most: int = ...) -> tuple[list[UsageRecord], int]: ...
+    def drain_blocks(self, worker: int, most: int = ...) -> tuple[list[UsageBlock], int, int]: ...
     def commit(self, worker: int, position: int) -> None: ...
     def resolve_dead(self, worker: int, policy: str = ...) -> list[UsageRecord]: ...
     def open_holds(self, worker: int | None = None) -> list[OpenHold]: ...
@@ -118,6 +129,8 @@ class Pipeline:
         self.lock = asyncio.Lock()
         self._store = wallets.ledger.store
         self._synced = False
+        self._doubt = False  # what is in the rings may have been written: no answer said so
+        self._taken = 0  # records of the last batch
 
     # ---- life ---------------------------------------------------------------------------
 
@@ -145,7 +158,7 @@ class Pipeline:
                 log.exception("Usage could not be taken over.")
                 wait = self._failed(repr(error), interval)
             else:
-                wait = 0.0 if full else interval
+                wait = 0.0 if full else LOADED_S if self._taken >= LOADED else interval
             await asyncio.sleep(wait)
 
     def _failed(self, problem: str, interval: float) -> float:
@@ -239,10 +252,10 @@ class Pipeline:
         while (found := self.spool.next()) is not None:
             frame, after = found
             if isinstance(frame, Batch):
-                usages = [self._named(usage) for usage in frame.usages]
-                charged = await self._meanwhile(self.wallets.charge(usages, frame.positions))
-                self.counts.replayed += len(charged.fresh)
-                self.counts.duplicates += len(usages) - len(charged.fresh)
+                blocks = [self._named(block) for block in frame.blocks]
+                charged = await self._meanwhile(self.wallets.charge(blocks, frame.positions))
+                self.counts.replayed += charged.records
+                self.counts.duplicates += _records(blocks) - charged.records
             elif frame.boot == self.source.boot_id:
                 await self._meanwhile(self.wallets.true_up())
             await asyncio.to_thread(self.spool.take, frame, after)
@@ -276,70 +289,84 @@ class Pipeline:
     async def _drain(self, *, to_store: bool, skip: frozenset[str] = frozenset()) -> bool:
         """Take what the rings have, write it, let the rings have the room. Whether a ring had
         as much as is taken at once. `skip`: ids that are in the spool already."""
-        usages: list[Usage] = []
+        blocks: list[Block] = []
         positions: list[Position] = []
         full = False
+        doubtful = self._doubt
         for worker in range(self.source.workers):
-            records, position = self.source.drain(worker, MOST)
-            full = full or len(records) >= MOST
-            if records:
-                usages += [self._usage(record) for record in records if record.id not in skip]
-                positions.append(Position(self.source.boot_id, worker, position))
-        if usages:
-            await self._write(usages, positions, to_store=to_store)
+            found, position, parked = self.source.drain_blocks(worker, MOST)
+            if not found:
+                continue
+            full = full or sum(each.records for each in found) >= MOST
+            doubtful = doubtful or parked > 0
+            for each in found:
+                block = self._block(each).without(skip) if skip else self._block(each)
+                if block is not None:
+                    blocks.append(block)
+            positions.append(Position(self.source.boot_id, worker, position))
+        self._taken = _records(blocks)
+        if blocks:
+            self._doubt = True
+            await self._write(blocks, positions, to_store=to_store, doubtful=doubtful)
         for _, worker, position in positions:
             self.source.commit(worker, position)
+        self._doubt = False
         return full
 
     async def _write(
-        self, usages: list[Usage], positions: Sequence[Position], *, to_store: bool
+        self, blocks: list[Block], positions: Sequence[Position], *, to_store: bool, doubtful: bool
     ) -> None:
+        records = _records(blocks)
         if to_store:
             try:
-                charged = await self._meanwhile(self.wallets.charge(usages, positions))
+                charged = await self._meanwhile(
+                    self.wallets.charge(blocks, positions, doubtful=doubtful)
+                )
             except StoreError as error:
                 log.warning("Usage goes to %s: %s", self.spool.path, error)
             else:
                 if self.spool.empty:  # else it went there meanwhile, and is counted
-                    self.counts.records += len(charged.fresh)
-                    self.counts.duplicates += len(usages) - len(charged.fresh)
+                    self.counts.records += charged.records
+                    self.counts.duplicates += records - charged.records
                 return
             if not self.spool.empty:
                 return  # it went there meanwhile
-        await asyncio.to_thread(self.spool.append, Batch(usages, list(positions)))
-        self.counts.records += len(usages)
-        self.counts.spooled += len(usages)
+        await asyncio.to_thread(self.spool.append, Batch(blocks, list(positions)))
+        self.counts.records += records
+        self.counts.spooled += records
 
     # ---- names --------------------------------------------------------------------------
 
-    def _usage(self, record: UsageRecord) -> Usage:
+    def _block(self, found: UsageBlock) -> Block:
         names = self.names
-        return Usage(
-            record.id,
-            record.time_ns // 1000,
-            self.wallets.account(record.account),
-            names.consumer(record.consumer),
-            names.credential(record.credential),
-            names.route(record.route),
-            names.service(record.service),
-            names.plan(record.plan),
-            record.currency,
-            record.amount if record.flags & _CHARGED else 0,
-            record.units,
-            record.status,
-            record.request_id,
-            record.flags,
-            # The area that drew the id: one above the worker.
-            int(record.id[16:18], 16) - 1,
-            names.meter(record.meter),
+        return Block(
+            f"{found.boot:016x}{found.low:016x}",
+            f"{found.boot:016x}{found.high:016x}",
+            found.day,
+            found.first_us,
+            found.last_us,
+            self.wallets.account(found.account),
+            names.consumer(found.consumer),
+            names.credential(found.credential),
+            names.route(found.route),
+            names.service(found.service),
+            names.plan(found.plan),
+            found.currency,
+            names.meter(found.meter),
+            found.records,
+            found.failed,
+            found.recovered,
+            found.units,
+            found.amount,
+            found.lines,
         )
 
-    def _named(self, usage: Usage) -> Usage:
-        """With the account's id, where it was not known when the record was spooled."""
-        if not usage.account.startswith(UNKNOWN):
-            return usage
-        account = self.wallets.account(int(usage.account[len(UNKNOWN) :], 16))
-        return msgspec.structs.replace(usage, account=account)
+    def _named(self, block: Block) -> Block:
+        """With the account's id, where it was not known when the block was spooled."""
+        if not block.account.startswith(UNKNOWN):
+            return block
+        account = self.wallets.account(int(block.account[len(UNKNOWN) :], 16))
+        return msgspec.structs.replace(block, account=account)
 
     # ---- for the audit ------------------------------------------------------------------
 
@@ -382,3 +409,7 @@ class Pipeline:
         if amount:
             key = self._key(record)
             sums[key] = sums.get(key, 0) + amount
+
+
+def _records(blocks: Sequence[Block]) -> int:
+    return sum(block.records for block in blocks)

@@ -20,15 +20,16 @@ import msgspec
 
 from fastgate.billing.frames import MAGIC_SIZE, FrameFile, pack
 from fastgate.store.ledger import Key
-from fastgate.store.usage import Position, Usage
+from fastgate.store.usage import Position
+from fastgate.store.usage_blocks import Block
 
-MAGIC = b"FGUSAGE1"
+MAGIC = b"FGUSAGE2"
 
 
 class Batch(msgspec.Struct, array_like=True, tag="u", frozen=True):
-    """Usage records, and how far the rings were read with them."""
+    """Usage, and how far the rings were read with it."""
 
-    usages: list[Usage]
+    blocks: list[Block]
     positions: list[Position]
 
 
@@ -72,7 +73,7 @@ class Spool:
             frame = _decoder.decode(payload)
             if isinstance(frame, Batch):
                 self._count(frame, 1)
-                seen = frozenset(usage.id for usage in frame.usages)
+                seen = frozenset(ident for block in frame.blocks for ident in block.ids())
         self.last = seen
 
     def append(self, frame: Frame) -> None:
@@ -106,16 +107,8 @@ class Spool:
         self._file.close()
 
     def _count(self, batch: Batch, sign: int) -> None:
-        self.records += sign * len(batch.usages)
-        for key, amount in totals(batch.usages).items():
-            self.waiting[key] = self.waiting.get(key, 0) + sign * amount
-
-
-def totals(usages: list[Usage]) -> dict[Key, int]:
-    """Micro-units by account and currency; wallets that paid nothing are left out."""
-    found: dict[Key, int] = {}
-    for usage in usages:
-        if usage.amount:
-            key = (usage.account, usage.currency)
-            found[key] = found.get(key, 0) + usage.amount
-    return found
+        for block in batch.blocks:
+            self.records += sign * block.records
+            if block.amount:
+                key = (block.account, block.currency)
+                self.waiting[key] = self.waiting.get(key, 0) + sign * block.amount

@@ -3,7 +3,7 @@
 ::
 
     before the first publish   caches ─▶ cells seeded ─▶ requests can be charged, store or not
-    after it                   pipeline: rings ─▶ ledger           every 50 ms
+    after it                   pipeline: rings ─▶ ledger           every 50 ms, under load 500
                                subscriptions, dunning, notices …   by the clock
     the store comes (back)     spool replayed, cells compared, rows written anew
     a worker died              its holds are settled, before anything else of its is read

@@ -3,9 +3,10 @@
 ```
 ledger_entries 1──n ledger_postings     one movement of one account in one currency; sum zero
       │ number
-usage_records n──1 ledger_entries       what was used, once each; the entry that charged for it
+usage_blocks n──1 ledger_entries        what was used, each record once, in blocks of records that
+                                        are alike; the entry that charged for them
 usage_daily                             the same, added up by day: what reports read
-usage_pruned                            the sums of records that are no longer kept: for the audit
+usage_pruned                            the sums of blocks that are no longer kept: for the audit
 wallets                                 one row an account and currency: the books' balances
 account_slots                           the account's row in shared memory
 cursors                                 per boot and worker: the ring's position that is in the
@@ -13,12 +14,12 @@ cursors                                 per boot and worker: the ring's position
 holds_resolved                          what was charged or let go for a worker that died
 ```
 
-Amounts are whole micro-units of the currency (1 EUR = 1,000,000). Entries, postings and usage
-records are only ever inserted, but for usage records older than `billing.usage.keep`, which are
-deleted (`usage_prune`). A record with a `meter` is of units that a request used beside itself: it
-is no request more. `ledger_entries.number` is given out under the lock of the topic
-"ledger" (`changes`), so that the order of numbers is the order of commits on both databases: who
-has seen N has seen everything before N.
+Amounts are whole micro-units of the currency (1 EUR = 1,000,000). Entries, postings and blocks
+are only ever inserted, but for blocks older than `billing.usage.keep`, which are deleted
+(`usage_prune`). Records with a `meter` are of units that requests used beside themselves: they
+are no requests more. Times of usage are Unix times in microseconds. `ledger_entries.number` is
+given out under the lock of the topic "ledger" (`changes`), so that the order of numbers is the
+order of commits on both databases: who has seen N has seen everything before N.
 """
 
 from __future__ import annotations
@@ -61,11 +62,14 @@ ledger_postings = sa.Table(
     sa.Column("amount", sa.BigInteger, nullable=False),
 )
 
-usage_records = sa.Table(
-    "usage_records",
+usage_blocks = sa.Table(  # the columns are those of `usage_blocks.Block`
+    "usage_blocks",
     metadata,
-    sa.Column("id", id_type(32), primary_key=True),  # 16 octets in hexadecimal
-    sa.Column("time", UtcTime, nullable=False),
+    sa.Column("low", id_type(32), primary_key=True),  # ids: 16 octets in hexadecimal
+    sa.Column("high", id_type(32), nullable=False, index=True),
+    sa.Column("day", sa.Integer, nullable=False),  # UTC, from 1970
+    sa.Column("first_us", sa.BigInteger, nullable=False),
+    sa.Column("last_us", sa.BigInteger, nullable=False),
     sa.Column("account", id_type(), nullable=False),
     sa.Column("consumer", id_type(), nullable=False),
     sa.Column("credential", id_type(), nullable=False),
@@ -73,14 +77,15 @@ usage_records = sa.Table(
     sa.Column("service", id_type(96), nullable=False),
     sa.Column("plan", id_type(96), nullable=False),
     sa.Column("currency", sa.String(3), nullable=False),
-    sa.Column("amount", sa.BigInteger, nullable=False),
+    sa.Column("meter", id_type(), nullable=False),  # "": requests
+    sa.Column("records", sa.BigInteger, nullable=False),
+    sa.Column("failed", sa.BigInteger, nullable=False),  # answered with 500 or more
+    sa.Column("recovered", sa.BigInteger, nullable=False),  # of dead workers
     sa.Column("units", sa.BigInteger, nullable=False),
-    sa.Column("status", sa.Integer, nullable=False),
-    sa.Column("request", id_type(32), nullable=False),
-    sa.Column("flags", sa.Integer, nullable=False),
+    sa.Column("amount", sa.BigInteger, nullable=False),
+    sa.Column("lines", sa.LargeBinary, nullable=False),  # what each record has for itself
     sa.Column("entry", sa.BigInteger),  # null: nothing was charged
-    sa.Column("meter", id_type(), nullable=False, server_default=""),  # "": the request itself
-    sa.Index("ix_usage_records_account", "account", "time"),
+    sa.Index("ix_usage_blocks_account", "account", "last_us"),
 )
 
 

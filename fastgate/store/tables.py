@@ -124,7 +124,7 @@ changes = sa.Table(
     sa.Column("value", sa.BigInteger, nullable=False),
 )
 
-HEAD = "0007"
+HEAD = "0008"
 """The migration that `metadata` stands for: the newest in `migrations/versions`."""
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Usage records: what was used, once each; with them the days' sums, the rings' positions and
+"""Usage: blocks of records, each record once; with them the days' sums, the rings' positions and
 what was settled for workers that died.
 
 A record's id is the boot, the worker and the number that it had in shared memory, so the same
@@ -10,7 +10,7 @@ since it is a question and an answer.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any, NamedTuple
 
 import msgspec
@@ -18,43 +18,12 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from fastgate.store.money_tables import cursors, holds_resolved, usage_daily, usage_records
+from fastgate.store.money_tables import cursors, holds_resolved, usage_blocks, usage_daily
 from fastgate.store.pages import BadCursor, Page, decode_cursor, page_of
+from fastgate.store.usage_blocks import EPOCH, RECOVERED, Block, Usage, ids_of
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-RECOVERED = 8
-"""The flag of a record whose worker died before it could settle it."""
-
-
-class Usage(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One request as it is charged: ids and names, where shared memory has hashes and slots.
-
-    `time_us` is Unix time in microseconds, `amount` micro-units charged, `units` the meter's,
-    `status` the HTTP status given, `request` the request's id in hexadecimal, `flags` the bits
-    of shared memory (1 captured, 2 free, 4 refunded, 8 recovered), `worker` who served it. `meter`:
-    "" for the request itself, else what its handler counted beside it.
-    """
-
-    id: str
-    time_us: int
-    account: str
-    consumer: str
-    credential: str
-    route: str
-    service: str
-    plan: str
-    currency: str
-    amount: int
-    units: int
-    status: int
-    request: str
-    flags: int
-    worker: int
-    meter: str = ""
-
-    @property
-    def time(self) -> datetime:
-        return EPOCH + timedelta(microseconds=self.time_us)
+Key = tuple[str, str]
+"""An account's id and a currency."""
 
 
 class Position(NamedTuple):
@@ -82,62 +51,62 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
 # ---- writing ----------------------------------------------------------------------------
 
 
-async def unknown(connection: AsyncConnection, usages: Sequence[Usage]) -> list[Usage]:
-    """Those that are not in the store, each once, in their order."""
-    fresh: dict[str, Usage] = {}
-    for usage in usages:
-        fresh.setdefault(usage.id, usage)
-    # One parameter, however many there are: SQLAlchemy's `in_` costs more than the search.
-    if connection.dialect.name == "sqlite":
-        ids: Any = msgspec.json.encode(list(fresh)).decode()
-        among = "IN (SELECT value FROM json_each(?))"
-    else:
-        ids, among = list(fresh), "= ANY($1)"
-    rows = await connection.exec_driver_sql(
-        f"SELECT id FROM usage_records WHERE id {among}", (ids,)
-    )
-    for (ident,) in rows:
-        del fresh[ident]
-    return list(fresh.values())
+async def unknown(connection: AsyncConnection, blocks: Sequence[Block]) -> list[Block]:
+    """What of them is not in the store, each record once, in their order."""
+    ranges: dict[str, tuple[str, str]] = {}
+    for block in blocks:
+        area = block.low[:_AREA]
+        low, high = ranges.get(area, (block.low, block.high))
+        ranges[area] = min(low, block.low), max(high, block.high)
+    known: set[str] = set()
+    for area, (low, high) in ranges.items():
+        rows = await connection.execute(
+            sa.select(usage_blocks.c.low, usage_blocks.c.lines).where(
+                usage_blocks.c.low <= high,
+                # Not beyond this worker's, so that the index is enough.
+                usage_blocks.c.high.between(low, area.ljust(_ID, "f")),
+            )
+        )
+        for first, lines in rows:
+            known.update(ids_of(first, lines))
+    fresh: list[Block] = []
+    for block in blocks:
+        left = block.without(known)
+        if left is not None:
+            fresh.append(left)
+            known.update(left.ids())
+    return fresh
 
 
 async def insert(
     connection: AsyncConnection,
-    usages: Sequence[Usage],
-    entries: Mapping[str, int],
+    blocks: Sequence[Block],
+    entries: Mapping[Key, int],
     now: datetime,
 ) -> None:
-    """Insert records that are unknown; `entries`: the number of the entry that charged for one."""
-    if not usages:
+    """Insert blocks that are unknown; `entries`: the numbers of the entries that charge for them,
+    by account and currency."""
+    if not blocks:
         return
     lite = connection.dialect.name == "sqlite"
-    moment = _Texts() if lite else _moment
-    # Tuples for the driver: there are thousands a second, and SQLAlchemy's way of dictionaries
-    # costs more than the database.
+    # Tuples for the driver: there may be thousands, and SQLAlchemy's way of dictionaries costs
+    # more than the database.
     rows = [
         (
-            usage.id,
-            moment(usage.time_us),
-            usage.account,
-            usage.consumer,
-            usage.credential,
-            usage.route,
-            usage.service,
-            usage.plan,
-            usage.currency,
-            usage.amount,
-            usage.units,
-            usage.status,
-            usage.request,
-            usage.flags,
-            entries.get(usage.id),
-            usage.meter,
+            *msgspec.structs.astuple(block),
+            entries[block.account, block.currency] if block.amount else None,
         )
-        for usage in usages
+        for block in blocks
     ]
-    await connection.exec_driver_sql((_LITE if lite else _POSTGRESQL).records, rows)
-    await _add_days(connection, usages)
-    recovered = [usage for usage in usages if usage.flags & RECOVERED]
+    await connection.exec_driver_sql((_LITE if lite else _POSTGRESQL).blocks, rows)
+    await _add_days(connection, blocks)
+    recovered = [
+        usage
+        for block in blocks
+        if block.recovered
+        for usage in block.usages()
+        if usage.flags & RECOVERED
+    ]
     if recovered:
         await connection.execute(
             sa.insert(holds_resolved),
@@ -158,11 +127,9 @@ async def insert(
         )
 
 
-_COLUMNS = (
-    "id", "time", "account", "consumer", "credential", "route", "service", "plan", "currency",
-    "amount", "units", "status", "request", "flags", "entry", "meter",
-)  # fmt: skip
-_DAY_US, _DAY_0 = 86_400_000_000, EPOCH.date()
+_AREA, _ID = 18, 32  # digits of an id: boot and area, and all
+_COLUMNS = (*Block.__struct_fields__, "entry")
+_DAY_0 = EPOCH.date()
 _DIMENSIONS = tuple(column.name for column in usage_daily.primary_key.columns)
 _SUMS = ("requests", "failed", "units", "amount")
 
@@ -170,7 +137,7 @@ _SUMS = ("requests", "failed", "units", "amount")
 class _Statements(NamedTuple):
     """For a driver, as it writes its parameters."""
 
-    records: str
+    blocks: str
     days: str
 
     @classmethod
@@ -184,51 +151,31 @@ class _Statements(NamedTuple):
         add = ", ".join(f"{name} = usage_daily.{name} + excluded.{name}" for name in _SUMS)
         days = into("usage_daily", (*_DIMENSIONS, *_SUMS))
         days += f" ON CONFLICT ({', '.join(_DIMENSIONS)}) DO UPDATE SET {add}"
-        return cls(into("usage_records", _COLUMNS), days)
+        return cls(into("usage_blocks", _COLUMNS), days)
 
 
 _LITE, _POSTGRESQL = _Statements.of("?"), _Statements.of("${}")
 
 
-def _moment(time_us: int) -> datetime:
-    return EPOCH + timedelta(microseconds=time_us)
-
-
-class _Texts:
-    """Times as `UtcTime` writes them on SQLite. Records come in their order: a second's text is
-    made once."""
-
-    def __init__(self) -> None:
-        self._second = -1
-        self._text = ""
-
-    def __call__(self, time_us: int) -> str:
-        second, rest = divmod(time_us, 1_000_000)
-        if second != self._second:
-            self._second = second
-            self._text = (EPOCH + timedelta(seconds=second)).strftime("%Y-%m-%d %H:%M:%S")
-        return f"{self._text}.{rest:06d}"
-
-
-async def _add_days(connection: AsyncConnection, usages: Sequence[Usage]) -> None:
+async def _add_days(connection: AsyncConnection, blocks: Sequence[Block]) -> None:
     days: dict[tuple[Any, ...], list[int]] = {}
-    for usage in usages:
+    for block in blocks:
         key = (
-            usage.time_us // _DAY_US,
-            usage.account,
-            usage.consumer,
-            usage.credential,
-            usage.route,
-            usage.service,
-            usage.plan,
-            usage.currency,
-            usage.meter,
+            block.day,
+            block.account,
+            block.consumer,
+            block.credential,
+            block.route,
+            block.service,
+            block.plan,
+            block.currency,
+            block.meter,
         )
         sums = days.setdefault(key, [0, 0, 0, 0])
-        sums[0] += not usage.meter
-        sums[1] += not usage.meter and usage.status >= 500
-        sums[2] += usage.units
-        sums[3] += usage.amount
+        sums[0] += block.requests
+        sums[1] += block.failed
+        sums[2] += block.units
+        sums[3] += block.amount
     lite = connection.dialect.name == "sqlite"
     dates: dict[int, Any] = {day: _DAY_0 + timedelta(day) for day, *_ in days}
     if lite:
@@ -287,41 +234,47 @@ async def positions(connection: AsyncConnection, boot: str) -> list[Position]:
 async def page(
     connection: AsyncConnection, account: str, *, cursor: str | None, limit: int
 ) -> Page[Usage]:
-    """An account's records, the newest first. Raises BadCursor.
-
-    The worker of a record is not kept; it reads as 0.
-    """
+    """An account's records, the newest first. Raises BadCursor."""
     query = (
-        sa.select(usage_records)
-        .where(usage_records.c.account == account)
-        .order_by(usage_records.c.time.desc(), usage_records.c.id.desc())
-        .limit(limit + 1)
+        sa.select(usage_blocks)
+        .where(usage_blocks.c.account == account)
+        .order_by(usage_blocks.c.last_us.desc(), usage_blocks.c.low)
+        .execution_options(yield_per=8)  # they may be large
     )
+    before: tuple[int, str] | None = None
     if cursor is not None:
-        moment, ident = _place(cursor)
-        query = query.where(
-            sa.or_(
-                usage_records.c.time < moment,
-                sa.and_(usage_records.c.time == moment, usage_records.c.id < ident),
-            )
-        )
-    rows = await connection.execute(query)
-    return page_of([_usage(row) for row in rows], limit, lambda item: f"{item.time_us}:{item.id}")
+        before = _place(cursor)
+        query = query.where(usage_blocks.c.first_us <= before[0])
+    found: list[tuple[int, str, Usage]] = []
+    async with connection.stream(query) as rows:
+        async for row in rows:
+            # Blocks overlap in time; one that ends before the last of the page, and all after it,
+            # have nothing to add.
+            if len(found) > limit and row.last_us < found[limit][0]:
+                break
+            for usage in _block(row).usages():
+                place = (usage.time_us, usage.id)
+                if before is None or place < before:
+                    found.append((*place, usage))
+            found.sort(key=lambda place: place[:2], reverse=True)
+            del found[limit + 1 :]
+    return page_of(
+        [usage for _, _, usage in found], limit, lambda item: f"{item.time_us}:{item.id}"
+    )
 
 
-def _place(cursor: str) -> tuple[datetime, str]:
+def _place(cursor: str) -> tuple[int, str]:
     microseconds, _, ident = decode_cursor(cursor, str).partition(":")
     try:
-        return EPOCH + timedelta(microseconds=int(microseconds)), ident
-    except (ValueError, OverflowError) as error:
+        return int(microseconds), ident
+    except ValueError as error:
         raise BadCursor("This cursor was not given out for this list.") from error
 
 
-def _usage(row: sa.Row[Any]) -> Usage:
+def _block(row: sa.Row[Any]) -> Block:
     values = row._asdict()
     values.pop("entry")
-    moment: datetime = values.pop("time")
-    return Usage(time_us=(moment - EPOCH) // timedelta(microseconds=1), worker=0, **values)
+    return Block(**values)
 
 
 async def resolved(connection: AsyncConnection, *, since: datetime, limit: int) -> list[Resolved]:

@@ -3,7 +3,8 @@
 Reports read the days' sums and balances are the ledger's, which stay for ever; a record is there
 to be shown singly, and to make charging exactly-once: one that is offered a second time is known
 by its id. So records are kept long after nobody can offer them again (`KEEP_LEAST`), and go by
-the time of the *charge*: those of an entry made before the cutoff, and those that cost nothing.
+the block and by the time of the *charge*: blocks of an entry made before the cutoff, and those
+that cost nothing.
 
 What is deleted is added, by wallet, to `usage_pruned`, in the same transaction, from what the
 deletion itself returns: two gateways that prune at once count nothing twice. The audit compares
@@ -17,13 +18,15 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from fastgate.store.money_tables import ledger_entries, usage_daily, usage_pruned, usage_records
+from fastgate.store.money_tables import ledger_entries, usage_blocks, usage_daily, usage_pruned
 from fastgate.store.usage import upsert
+from fastgate.store.usage_blocks import EPOCH
 
 KEEP_LEAST = timedelta(days=30)
 """Records are kept at least that long."""
-MOST = 2000
-"""Records of one transaction."""
+MOST = 500
+"""Blocks of one transaction."""
+MICROSECOND = timedelta(microseconds=1)
 
 
 async def accounts_before(connection: AsyncConnection, cutoff: datetime) -> list[str]:
@@ -39,29 +42,31 @@ async def prune(connection: AsyncConnection, account: str, cutoff: datetime) -> 
 
     The caller's transaction writes; `cutoff` lies KEEP_LEAST back, or more.
     """
-    record, entry = usage_records.c, ledger_entries.c
+    block, entry = usage_blocks.c, ledger_entries.c
     old = (
-        sa.select(record.id)
-        .outerjoin(ledger_entries, entry.number == record.entry)
-        .where(record.account == account, record.time < cutoff)
-        .where(sa.or_(record.entry.is_(None), entry.created < cutoff))
-        .order_by(record.time)
+        sa.select(block.low)
+        .outerjoin(ledger_entries, entry.number == block.entry)
+        .where(block.account == account, block.last_us < (cutoff - EPOCH) // MICROSECOND)
+        .where(sa.or_(block.entry.is_(None), entry.created < cutoff))
+        .order_by(block.last_us)
         .limit(MOST)
     )
     ids = [ident for (ident,) in await connection.execute(old)]
     if not ids:
         return 0
     gone = await connection.execute(
-        sa.delete(usage_records)
-        .where(record.id.in_(ids))
-        .returning(record.currency, record.meter, record.units, record.amount)
+        sa.delete(usage_blocks)
+        .where(block.low.in_(ids))
+        .returning(block.currency, block.meter, block.records, block.units, block.amount)
     )
     sums: dict[str, list[int]] = {}
-    for currency, meter, units, amount in gone:
+    total = 0
+    for currency, meter, records, units, amount in gone:
         each = sums.setdefault(currency, [0, 0, 0])
-        each[0] += not meter
+        each[0] += 0 if meter else records
         each[1] += units
         each[2] += amount
+        total += records
     if sums:
         await connection.execute(
             upsert(
@@ -83,4 +88,4 @@ async def prune(connection: AsyncConnection, account: str, cutoff: datetime) -> 
                 for currency, (requests, units, amount) in sorted(sums.items())
             ],
         )
-    return len(ids)
+    return total

@@ -11,9 +11,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
+
 from fastgate._core.money import Money
 from fastgate._core.shm import Segment
 from fastgate._core.snapshot import stable_hash
+from fastgate._core.usageblock import LINE
 from fastgate._core.wallet import Accounts
 from fastgate.billing.ledger import Ledger, Movement
 from fastgate.billing.names import Names
@@ -21,7 +24,8 @@ from fastgate.billing.pipeline import Pipeline
 from fastgate.billing.spool import Spool
 from fastgate.billing.wallets import Wallets
 from fastgate.store.engine import Store
-from fastgate.store.usage import Usage
+from fastgate.store.money_tables import usage_blocks
+from fastgate.store.usage_blocks import Block, Usage, ids_of, pack
 
 NOW = datetime(2031, 5, 4, 12, 0, tzinfo=UTC)
 NOW_NS = int(NOW.timestamp()) * 1_000_000_000
@@ -51,10 +55,28 @@ def used(
         "status": 200,
         "request": f"{number:032x}",
         "flags": 1,
-        "worker": 0,
         **more,
     }
     return Usage(**given)  # type: ignore[arg-type]
+
+
+def blocks(*usages: Usage) -> list[Block]:
+    """Usage as the pipeline writes it."""
+    return pack(usages)
+
+
+async def records_in(store: Store) -> dict[str, int]:
+    """What the store has: micro-units by the record's id. Each is there once."""
+    async with store.read() as connection:
+        rows = await connection.execute(sa.select(usage_blocks.c.low, usage_blocks.c.lines))
+        pairs = [
+            (ident, line[2])
+            for low, lines in rows
+            for ident, line in zip(ids_of(low, lines), LINE.iter_unpack(lines), strict=True)
+        ]
+    found = dict(pairs)
+    assert len(found) == len(pairs)
+    return found
 
 
 def names() -> Names:

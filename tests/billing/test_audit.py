@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from moneykit import NOW, World, move, used
+from moneykit import NOW, World, blocks, move, used
 
+from fastgate._core.usageblock import LINE
 from fastgate.billing.audit import FINDINGS_MAX, AuditReport, Check, audit, audit_gateway
 from fastgate.billing.ledger import Ledger
 from fastgate.store import ledger as table
@@ -65,6 +66,7 @@ async def test_what_is_right_passes(world: World) -> None:
         "overdrawn",
         "credited",
         "held",
+        "usage",
         "charges",
         "days",
         "accounts",
@@ -152,6 +154,10 @@ async def test_a_cell_that_drifted_is_found(world: World) -> None:
     assert "acc_a EUR: no cell" in of(report, "cells").findings
 
 
+def one_line(amount: int) -> bytes:
+    return LINE.pack(1 << 56, 0, amount, 1, bytes(16), 200, 1)
+
+
 BREAKS = {
     "one posting is larger": (
         sa.update(t.ledger_postings)
@@ -175,20 +181,27 @@ BREAKS = {
         sa.update(t.wallets).values(captured=t.wallets.c.captured - 1),
         {"wallets"},
     ),
-    "a record costs something else": (
-        sa.update(t.usage_records).where(t.usage_records.c.amount == 40).values(amount=41),
+    "a block says something else": (
+        sa.update(t.usage_blocks).where(t.usage_blocks.c.amount == 50).values(amount=51),
+        {"usage", "charges", "days"},
+    ),
+    "a block is missing": (
+        sa.delete(t.usage_blocks).where(t.usage_blocks.c.amount == 50),
         {"charges", "days"},
     ),
-    "a record is missing": (
-        sa.delete(t.usage_records).where(t.usage_records.c.amount == 50),
-        {"charges", "days"},
+    "a block's records are others": (
+        sa.update(t.usage_blocks)
+        .where(t.usage_blocks.c.amount == 50)
+        .values(lines=one_line(amount=60)),
+        {"usage"},
     ),
-    "a record has no charge": (
-        sa.update(t.usage_records).where(t.usage_records.c.amount == 50).values(entry=None),
+    "a block's records are cut off": (sa.update(t.usage_blocks).values(lines=b"short"), {"usage"}),
+    "a block has no charge": (
+        sa.update(t.usage_blocks).where(t.usage_blocks.c.amount == 50).values(entry=None),
         {"charges"},
     ),
-    "a record has another's charge": (
-        sa.update(t.usage_records).where(t.usage_records.c.amount == 0).values(entry=1),
+    "a block has another's charge": (
+        sa.update(t.usage_blocks).where(t.usage_blocks.c.amount == 50).values(entry=1),
         {"charges"},
     ),
     "a charge says something else": (
@@ -230,7 +243,7 @@ async def test_charges_beyond_the_balance_are_found(store: Store) -> None:
     for number in range(FINDINGS_MAX + 5):
         account = f"acc_{number:02d}"
         await ledger.credit(move(f"t{number}", 10, account))
-        await ledger.charge([used(number, 11, account)])
+        await ledger.charge(blocks(used(number, 11, account)))
     report = await audit(store)
     assert failed(report) == {"overdrawn", "credited"}
     check = of(report, "overdrawn")
@@ -239,6 +252,18 @@ async def test_charges_beyond_the_balance_are_found(store: Store) -> None:
     await ledger.set_overdraft(move("o", 1, "acc_00"), 1)
     report = await audit(store)
     assert of(report, "overdrawn").numbers["wrong"] == FINDINGS_MAX + 4
+
+
+async def test_a_record_that_is_charged_twice_is_found(store: Store) -> None:
+    ledger = Ledger(store, lambda: NOW)
+    await ledger.credit(move("t", 100))
+    await ledger.charge(blocks(used(1, 5), used(2, 7)))
+    assert (await audit(store)).passed
+    await ledger.charge(blocks(used(2, 7), used(3, 1)), doubtful=False)
+    report = await audit(store)
+    assert failed(report) == {"usage"}
+    (finding,) = of(report, "usage").findings
+    assert finding == f"block {used(2, 0).id}: has a record twice, or one of another block"
 
 
 async def test_an_empty_ledger_passes(store: Store) -> None:

@@ -5,24 +5,27 @@ from __future__ import annotations
 import asyncio
 import errno
 import math
+import mmap
+import struct
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from moneykit import NOW, NOW_NS, WORKERS, Killed, Tripwire, World, copy_of, move
+from moneykit import NOW, NOW_NS, WORKERS, Killed, Tripwire, World, copy_of, move, records_in
 
+from fastgate._core.money import HoldState, Money
 from fastgate._core.snapshot import stable_hash
 from fastgate.billing.audit import audit_gateway
 from fastgate.billing.names import Hashes, SlotNames
 from fastgate.errors import StoreError
 from fastgate.store import usage as usage_table
-from fastgate.store.money_tables import usage_records
-from fastgate.store.usage import Position, Usage
+from fastgate.store.money_tables import usage_blocks
+from fastgate.store.usage import Position
+from fastgate.store.usage_blocks import Usage
 
 
 @pytest.fixture
@@ -47,12 +50,6 @@ async def lite(sqlite_url: str, tmp_path: Path) -> AsyncIterator[World]:
     await world.close()
 
 
-async def records(world: World) -> dict[str, int]:
-    async with world.store.read() as connection:
-        rows = await connection.execute(sa.select(usage_records.c.id, usage_records.c.amount))
-        return {ident: amount for ident, amount in rows}  # noqa: C416 - rows are no pairs to mypy
-
-
 async def until(done: Callable[[], bool]) -> None:
     """Let others work until it is so."""
     async with asyncio.timeout(30):
@@ -67,10 +64,10 @@ async def test_a_store_that_does_not_answer_lets_no_ring_run_full(
     answers, charge = asyncio.Event(), world.ledger.charge
     begun = asyncio.Event()
 
-    async def slow(*args: Any) -> Any:
+    async def slow(*args: Any, **more: Any) -> Any:
         begun.set()
         await answers.wait()
-        return await charge(*args)
+        return await charge(*args, **more)
 
     monkeypatch.setattr(world.ledger, "charge", slow)
     world.use(1)
@@ -87,8 +84,8 @@ async def test_a_store_that_does_not_answer_lets_no_ring_run_full(
     answers.set()
     while await step or not world.spool.empty:
         step = asyncio.ensure_future(world.pipeline.step())
-    assert sum((await records(world)).values()) == used
-    assert len(await records(world)) == used
+    assert sum((await records_in(world.store)).values()) == used
+    assert len(await records_in(world.store)) == used
     assert world.pipeline.counts.duplicates == 1
     assert world.pipeline.counts.records == world.pipeline.counts.spooled == used
     assert await world.agrees() == 1000 - used
@@ -101,7 +98,7 @@ async def test_a_store_that_hangs_and_is_lost_gets_everything_once(
     answers, charge = asyncio.Event(), world.ledger.charge
     begun = asyncio.Event()
 
-    async def hangs(*args: Any) -> Any:
+    async def hangs(*args: Any, **more: Any) -> Any:
         begun.set()
         await answers.wait()
         raise StoreError("lost")
@@ -166,23 +163,23 @@ async def test_a_request_becomes_a_record_and_a_charge(world: World) -> None:
         status=201,
         request="0" * 32,
         flags=1,
-        worker=0,
     )
+    assert found.worker == 1
     assert positions == [Position(world.money.boot_id, 1, 1)]
     assert world.money.state(1).committed == 1
     assert await world.agrees() == 993
     assert world.spool.empty
 
 
-def test_every_column_of_a_record_is_written() -> None:
-    assert sorted(usage_table._COLUMNS) == sorted(usage_records.columns.keys())
+def test_every_column_of_a_block_is_written() -> None:
+    assert sorted(usage_table._COLUMNS) == sorted(usage_blocks.columns.keys())
 
 
 async def test_what_costs_nothing_is_recorded_as_well(world: World) -> None:
     assert world.money.note(0, units=5, status=200, route=1, now_ns=NOW_NS) is not None
     world.use(0)
     await world.pipeline.step()
-    assert sorted((await records(world)).values()) == [0, 0]
+    assert sorted((await records_in(world.store)).values()) == [0, 0]
     assert await world.agrees() == 1000
 
 
@@ -190,7 +187,7 @@ async def test_a_batch_takes_what_there_is_also_of_a_full_ring(lite: World) -> N
     for _ in range(lite.ring + 10):  # ten are parked in their rows
         assert lite.use(1) is not None
     await lite.pipeline.step()
-    assert len(await records(lite)) == lite.ring + 10
+    assert len(await records_in(lite.store)) == lite.ring + 10
     await lite.pipeline.step()
     assert await lite.agrees() == 1000 - lite.ring - 10
     assert lite.pipeline.counts.duplicates == 0
@@ -210,7 +207,7 @@ async def test_usage_goes_on_while_the_store_is_away(world: World) -> None:
     world.use(3)
     await world.pipeline.step()
     assert world.spool.empty
-    assert len(await records(world)) == 32
+    assert len(await records_in(world.store)) == 32
     assert await world.agrees() == 936
     assert (await audit_gateway(world.pipeline)).passed
 
@@ -224,9 +221,9 @@ async def test_a_store_lost_under_a_batch_gets_it_later(lite: World) -> None:
             def __getattr__(self, name: str) -> object:
                 return getattr(real, name)  # noqa: B023
 
-            async def charge(self, *args: object) -> None:
+            async def charge(self, *args: object, **more: object) -> None:
                 if commits:  # noqa: B023
-                    await real.charge(*args)  # noqa: B023
+                    await real.charge(*args, **more)  # noqa: B023
                 raise StoreError("lost")
 
         lite.use(5)
@@ -236,7 +233,7 @@ async def test_a_store_lost_under_a_batch_gets_it_later(lite: World) -> None:
         lite.wallets.ledger = real
         await lite.pipeline.step()
         assert lite.spool.empty
-    assert len(await records(lite)) == 2
+    assert len(await records_in(lite.store)) == 2
     assert lite.pipeline.counts.duplicates == 1
     await lite.restart()
     assert await lite.agrees() == 990
@@ -276,6 +273,58 @@ async def test_a_full_disk_leaves_the_records_where_they_are(lite: World) -> Non
     await lite.store.connect()
     await lite.pipeline.step()
     assert await lite.agrees() == 995
+
+
+async def test_what_was_written_and_could_not_be_spooled_comes_again(
+    lite: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ledger has it, nobody said so, and the disk is full: the ring keeps it."""
+    charge, append = lite.ledger.charge, lite.spool.append
+
+    async def commits(*args: Any, **more: Any) -> Any:
+        await charge(*args, **more)
+        raise StoreError("lost")
+
+    def refuse(_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    lite.use(5)
+    monkeypatch.setattr(lite.ledger, "charge", commits)
+    monkeypatch.setattr(lite.spool, "append", refuse)
+    with pytest.raises(OSError, match="No space"):
+        await lite.pipeline.step()
+    monkeypatch.setattr(lite.ledger, "charge", charge)
+    monkeypatch.setattr(lite.spool, "append", append)
+    lite.use(6)
+    await lite.pipeline.step()
+    assert sorted((await records_in(lite.store)).values()) == [5, 6]
+    assert lite.pipeline.counts.duplicates == 1
+    await lite.restart()
+    assert await lite.agrees() == 989
+
+
+async def test_a_worker_killed_between_ring_and_row_left_its_record_twice(lite: World) -> None:
+    ident = lite.use(5)
+    await lite.pipeline.step()
+    settled_again(lite.money, worker=0)
+    lite.money.begin(0)  # its successor
+    (found,) = await lite.pipeline.worker_died(0)
+    assert (found.id, found.amount) == (ident, 5)
+    assert await records_in(lite.store) == {ident: 5}
+    assert lite.pipeline.counts.duplicates == 1
+    assert await lite.agrees() == 995
+    assert lite.money.open_holds() == []
+
+
+def settled_again(money: Money, worker: int) -> None:
+    """The first row of a worker's table as it is after its record was published, and before it is
+    freed: what that worker's death at this moment leaves."""
+    with mmap.mmap(money.fd, 0) as memory:
+        workers_off, area_size, holds_at = struct.unpack_from("<3Q", memory, 64)
+        at = workers_off + worker * area_size + holds_at
+        (word,) = struct.unpack_from("<Q", memory, at)
+        assert word & 0xFF == HoldState.HOLD_FREE
+        struct.pack_into("<Q", memory, at, word | HoldState.HOLD_SETTLED)
 
 
 async def test_the_task_goes_on_after_every_failure(
@@ -337,7 +386,7 @@ async def test_who_is_not_known_is_charged_all_the_same_and_found_out_later(lite
     await lite.restart(up=False)
     found = lite.spool.next()
     assert found is not None
-    assert [usage.account[0] for usage in found[0].usages] == ["#"]
+    assert [block.account[0] for block in found[0].blocks] == ["#"]
     await lite.up()
     assert await lite.agrees() == 995
 
@@ -414,7 +463,7 @@ async def test_killed_at_any_step_nothing_is_lost_or_doubled(
         except Killed:
             pass
         await world.restart()
-        found = await records(world)
+        found = await records_in(world.store)
         assert {ident: found.get(ident) for ident in made} == made
         # Nothing else than the one request in between, and that at most once.
         assert sorted(set(found) - set(made)) == [i for i in found if found[i] == 32]
@@ -475,7 +524,7 @@ async def _play(url: str, folder: Path, steps: list[tuple[object, ...]]) -> None
     await world.store.connect()
     await world.pipeline.step()
     await world.pipeline.step()
-    found = await records(world)
+    found = await records_in(world.store)
     assert {ident: amount for ident, amount in found.items() if ident in served} == served
     assert sum(found.values()) == sum(served.values())
     assert await world.agrees() == 100 - sum(served.values())

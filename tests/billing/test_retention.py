@@ -40,7 +40,7 @@ async def world(store_url: str, tmp_path: Path) -> AsyncIterator[World]:
 
 async def kept(world: World) -> int:
     async with world.store.read() as connection:
-        found = await connection.scalar(sa.select(sa.func.count()).select_from(t.usage_records))
+        found = await connection.scalar(sa.select(sa.func.sum(t.usage_blocks.c.records)))
     return int(found or 0)
 
 
@@ -70,11 +70,11 @@ async def test_what_is_old_goes_and_reports_and_audit_stay(world: World) -> None
 
 
 async def test_a_batch_may_end_amid_a_charge(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(usage_prune, "MOST", 3)
+    monkeypatch.setattr(usage_prune, "MOST", 1)  # blocks
     cutoff = LATER - KEEP
     left = await kept(world)
     for account in ("acc_a", "acc_b"):
-        gone = 3
+        gone = 1
         while gone:
             async with world.store.write() as connection:
                 gone = await usage_prune.prune(connection, account, cutoff)
@@ -94,9 +94,9 @@ async def test_later_usage_is_audited_beside_what_was_pruned(world: World) -> No
     checked = await audit_gateway(world.pipeline)
     assert checked.passed, checked
     async with world.store.write() as connection:
-        await connection.execute(sa.update(t.usage_records).values(amount=6))
+        await connection.execute(sa.update(t.usage_blocks).values(amount=6))
     found = {check.name for check in (await audit(world.store)).checks if not check.passed}
-    assert found == {"charges", "days"}
+    assert found == {"usage", "charges", "days"}
 
 
 @pytest.mark.parametrize(

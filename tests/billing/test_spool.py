@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from moneykit import used
+from moneykit import blocks, used
 
 from fastgate.billing import frames
 from fastgate.billing.frames import FrameFile
 from fastgate.billing.spool import MAGIC, Batch, Frame, Mark, Spool
 from fastgate.store.usage import Position
+from fastgate.store.usage_blocks import pack
 
 FRAMES = st.lists(
     st.one_of(
@@ -26,7 +27,7 @@ FRAMES = st.lists(
                     used, st.integers(0, 99), st.integers(0, 50), st.sampled_from(["a", "b"])
                 ),
                 max_size=3,
-            ),
+            ).map(pack),
             st.lists(
                 st.builds(Position, st.just("b"), st.integers(0, 3), st.integers(0, 99)),
                 max_size=2,
@@ -57,10 +58,11 @@ def all_of(spool: Spool) -> list[Frame]:
 def naive_waiting(given: list[Frame]) -> dict[tuple[str, str], int]:
     sums: dict[tuple[str, str], int] = {}
     for frame in given:
-        for usage in frame.usages if isinstance(frame, Batch) else ():
-            if usage.amount:
-                key = (usage.account, usage.currency)
-                sums[key] = sums.get(key, 0) + usage.amount
+        for block in frame.blocks if isinstance(frame, Batch) else ():
+            for usage in block.usages():
+                if usage.amount:
+                    key = (usage.account, usage.currency)
+                    sums[key] = sums.get(key, 0) + usage.amount
     return sums
 
 
@@ -114,7 +116,7 @@ def test_a_torn_tail_costs_only_what_was_torn(
 def test_taking_is_forgotten_by_a_crash_and_harmless(tmp_path: Path) -> None:
     path = tmp_path / "usage.spool"
     spool = opened(path)
-    batches: list[Frame] = [Batch([used(n, 5)], []) for n in range(3)]
+    batches: list[Frame] = [Batch(blocks(used(n, 5)), []) for n in range(3)]
     for batch in batches:
         spool.append(batch)
     found = spool.next()
@@ -171,7 +173,7 @@ def test_a_full_disk_leaves_the_file_as_it_was(
 
     monkeypatch.setattr(frames.os, "pwrite", half)
     with pytest.raises(OSError, match="No space"):
-        spool.append(Batch([used(1, 5)], []))
+        spool.append(Batch(blocks(used(1, 5)), []))
     monkeypatch.undo()
     assert path.read_bytes() == before
     assert spool.waiting == {}

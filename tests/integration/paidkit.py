@@ -6,7 +6,7 @@ import asyncio
 import json
 import sqlite3
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,8 @@ from gatewaykit import (
     fetch,
     proxying,
 )
+
+from fastgate._core.usageblock import LINE
 
 PRICE = 10_000  # micro-units: 0.01 USD
 MICROS = 1_000_000
@@ -130,12 +132,20 @@ def charged_requests(state: Path) -> dict[str, list[int]]:
     """Request id → amounts charged, from the SQLite store itself."""
     connection = sqlite3.connect(f"file:{state / 'fastgate.db'}?mode=ro", uri=True)
     try:
-        found: dict[str, list[int]] = {}
-        for request, amount in connection.execute("SELECT request, amount FROM usage_records"):
-            found.setdefault(request, []).append(amount)
-        return found
+        return amounts_of(
+            lines for (lines,) in connection.execute("SELECT lines FROM usage_blocks")
+        )
     finally:
         connection.close()
+
+
+def amounts_of(blocks: Iterable[bytes]) -> dict[str, list[int]]:
+    """Request id → amounts, of the blocks' lines."""
+    found: dict[str, list[int]] = {}
+    for lines in blocks:
+        for _, _, amount, _, request, _, _ in LINE.iter_unpack(lines):
+            found.setdefault(request.hex(), []).append(amount)
+    return found
 
 
 class Tally:

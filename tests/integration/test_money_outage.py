@@ -23,6 +23,7 @@ from paidkit import (
     PRICE,
     Customer,
     Tally,
+    amounts_of,
     audit,
     call,
     charged_requests,
@@ -170,12 +171,8 @@ def charged_in_postgresql(url: str) -> dict[str, list[int]]:
 
         connection = await asyncpg.connect(url)
         try:
-            found: dict[str, list[int]] = {}
-            for request, amount in await connection.fetch(
-                "SELECT request, amount FROM usage_records"
-            ):
-                found.setdefault(request, []).append(amount)
-            return found
+            rows = await connection.fetch("SELECT lines FROM usage_blocks")
+            return amounts_of(lines for (lines,) in rows)
         finally:
             await connection.close()
 

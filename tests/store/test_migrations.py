@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import msgspec
 import sqlalchemy as sa
 from alembic import command
 
 from fastgate.store.engine import Store
 from fastgate.store.migrate import alembic_config
-from fastgate.store.usage import Usage
 
 KEY = "day, account, consumer, credential, route, service, plan, currency"
 
@@ -45,9 +43,3 @@ async def test_usage_from_before_meters_is_of_requests(store: Store) -> None:
         rows = (await connection.execute(sa.text("SELECT requests, units FROM usage_daily"))).all()
         assert [tuple(row) for row in rows] == [(7, 7)]
         await connection.run_sync(up)
-
-
-def test_usage_that_was_spooled_before_meters_is_read() -> None:
-    old = ["1" * 32, 5, "acc_a", "c", "k", "r", "s", "p", "EUR", 3, 1, 200, "2" * 32, 1, 0]
-    found = msgspec.msgpack.decode(msgspec.msgpack.encode(old), type=Usage)
-    assert (found.worker, found.meter) == (0, "")

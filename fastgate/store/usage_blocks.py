@@ -1,0 +1,195 @@
+"""Blocks of usage records, as the store, the spool and the ledger have them.
+
+```
+block   dimensions, sums, id of the first ... of the last | lines
+lines   one of 52 octets for each record: `fastgate._core.usageblock.LINE`
+```
+
+A block has ids and names where shared memory has hashes and slots. Its records are of one boot and
+worker, one UTC day, and alike in all dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Set
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+
+from fastgate._core.usageblock import LINE
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+DAY_US = 86_400_000_000
+RECOVERED = 8
+"""The flag of a record whose worker died before it could settle it."""
+FAILED = 500
+"""The status from which on a request counts as failed."""
+
+
+class Usage(msgspec.Struct, frozen=True, gc=False):
+    """One request as it is charged: ids and names, where shared memory has hashes and slots.
+
+    `id`: boot 16, area 2, sequence 14 hexadecimal digits. `time_us` is Unix time in microseconds,
+    `amount` micro-units charged, `units` the meter's, `status` the HTTP status given, `request`
+    the request's id in hexadecimal, `flags` the bits of shared memory (1 captured, 2 free, 4
+    refunded, 8 recovered). `meter`: "" for the request itself, else what its handler counted
+    beside it.
+    """
+
+    id: str
+    time_us: int
+    account: str
+    consumer: str
+    credential: str
+    route: str
+    service: str
+    plan: str
+    currency: str
+    amount: int
+    units: int
+    status: int
+    request: str
+    flags: int
+    meter: str = ""
+
+    @property
+    def time(self) -> datetime:
+        return EPOCH + timedelta(microseconds=self.time_us)
+
+    @property
+    def worker(self) -> int:
+        """Who served it: the area that drew the id is one above the worker."""
+        return int(self.id[16:18], 16) - 1
+
+
+class Block(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Records that have all of this in common. `low` and `high` are the least and the greatest of
+    their ids, `day` counts from 1970; `failed` of them were answered with 500 or more, `recovered`
+    are of a dead worker."""
+
+    low: str
+    high: str
+    day: int
+    first_us: int
+    last_us: int
+    account: str
+    consumer: str
+    credential: str
+    route: str
+    service: str
+    plan: str
+    currency: str
+    meter: str
+    records: int
+    failed: int
+    recovered: int
+    units: int
+    amount: int
+    lines: bytes
+
+    @property
+    def requests(self) -> int:
+        """Records of a meter are no requests more."""
+        return 0 if self.meter else self.records
+
+    def usages(self) -> Iterator[Usage]:
+        """Its records, in their order."""
+        boot = self.low[:16]
+        for number, time_us, amount, units, request, status, flags in LINE.iter_unpack(self.lines):
+            yield Usage(
+                f"{boot}{number:016x}",
+                time_us,
+                self.account,
+                self.consumer,
+                self.credential,
+                self.route,
+                self.service,
+                self.plan,
+                self.currency,
+                amount,
+                units,
+                status,
+                request.hex(),
+                flags,
+                self.meter,
+            )
+
+    def ids(self) -> list[str]:
+        """The ids of its records, in their order."""
+        return ids_of(self.low, self.lines)
+
+    def without(self, known: Set[str]) -> Block | None:
+        """Its records but for these ids, each once; None: there are none."""
+        ids = self.ids()
+        fresh = dict.fromkeys(ids).keys() - known
+        if len(fresh) == len(ids):
+            return self
+        left: dict[str, Usage] = {}
+        for usage in self.usages():
+            if usage.id in fresh:
+                left.setdefault(usage.id, usage)
+        return _block([*left.values()]) if left else None
+
+
+def ids_of(low: str, lines: bytes) -> list[str]:
+    """The ids that stand in a block's lines; `low`: any of them."""
+    boot = low[:16]
+    return [f"{boot}{line[0]:016x}" for line in LINE.iter_unpack(lines)]
+
+
+def pack(usages: Iterable[Usage]) -> list[Block]:
+    """Records as blocks, as `fastgate._core.usageblock` makes them."""
+    groups: dict[tuple[object, ...], list[Usage]] = {}
+    for usage in usages:
+        key = (
+            usage.id[:18],
+            usage.time_us // DAY_US,
+            usage.account,
+            usage.consumer,
+            usage.credential,
+            usage.route,
+            usage.service,
+            usage.plan,
+            usage.currency,
+            usage.meter,
+        )
+        groups.setdefault(key, []).append(usage)
+    return [_block(group) for group in groups.values()]
+
+
+def _block(usages: list[Usage]) -> Block:
+    like = usages[0]
+    ids = [usage.id for usage in usages]
+    times = [usage.time_us for usage in usages]
+    return Block(
+        low=min(ids),
+        high=max(ids),
+        day=like.time_us // DAY_US,
+        first_us=min(times),
+        last_us=max(times),
+        account=like.account,
+        consumer=like.consumer,
+        credential=like.credential,
+        route=like.route,
+        service=like.service,
+        plan=like.plan,
+        currency=like.currency,
+        meter=like.meter,
+        records=len(usages),
+        failed=0 if like.meter else sum(usage.status >= FAILED for usage in usages),
+        recovered=sum(usage.flags & RECOVERED != 0 for usage in usages),
+        units=sum(usage.units for usage in usages),
+        amount=sum(usage.amount for usage in usages),
+        lines=b"".join(
+            LINE.pack(
+                int(usage.id[16:], 16),
+                usage.time_us,
+                usage.amount,
+                usage.units,
+                bytes.fromhex(usage.request),
+                usage.status,
+                usage.flags,
+            )
+            for usage in usages
+        ),
+    )
