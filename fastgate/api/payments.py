@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Any
 
 import msgspec
@@ -20,7 +19,7 @@ from fastgate.billing.payments.base import Checkout, PaymentMethod
 from fastgate.billing.payments.chain import ProviderState
 from fastgate.errors import NotFoundError
 from fastgate.store.payment_events import Backlog
-from fastgate.store.payments import Attempt, Payment, Return
+from fastgate.store.payments import Attempt, Grant, Payment, Return
 
 Url = Annotated[
     str,
@@ -28,27 +27,12 @@ Url = Annotated[
 ]
 
 
-class GrantView(msgspec.Struct, frozen=True, kw_only=True):
-    """Credit given while no provider could be asked. `amount`: micro-units."""
-
-    id: str
-    account: str
-    currency: str
-    amount: int
-    state: str
-    cause: str
-    granted: datetime
-    expires: datetime
-    ended: datetime | None
-    ended_by: str
-
-
 class Payments(msgspec.Struct, frozen=True):
     """What an account has paid, and the charges that were tried; the newest first."""
 
     payments: list[Payment]
     attempts: list[Attempt]
-    grace: list[GrantView]
+    grace: list[Grant]
 
 
 class OnePayment(msgspec.Struct, frozen=True):
@@ -114,10 +98,7 @@ async def list_payments(ctx: Ctx, account: FromQuery[str], limit: Limit = LIMIT)
     return Payments(
         await desk.payments.of_account(found, limit),
         await desk.attempts.of_account(found, limit),
-        [
-            GrantView(**msgspec.structs.asdict(one))
-            for one in await desk.grants.of_account(found, limit)
-        ],
+        await desk.grants.of_account(found, limit),
     )
 
 

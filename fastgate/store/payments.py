@@ -284,8 +284,8 @@ class PaymentTable:
 # ---- grace ------------------------------------------------------------------------------
 
 
-class Grace(msgspec.Struct, frozen=True, kw_only=True):
-    """Credit given to an account while no provider could be asked."""
+class Grant(msgspec.Struct, frozen=True, kw_only=True):
+    """Credit given while no provider could be asked. `amount`: micro-units."""
 
     id: str
     account: str
@@ -295,17 +295,17 @@ class Grace(msgspec.Struct, frozen=True, kw_only=True):
     cause: str
     granted: datetime
     expires: datetime
-    ended: datetime | None = None
-    ended_by: str = ""
+    ended: datetime | None
+    ended_by: str
 
 
 class GraceTable:
-    """Grace that was given; rows are never deleted."""
+    """Grants of grace; rows are never deleted."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
 
-    async def open(self, grace: Grace, since: datetime, most: int) -> Grace | None:
+    async def open(self, grace: Grant, since: datetime, most: int) -> Grant | None:
         """Write it down, as far as the account has had less than `most` since `since`.
 
         Decided and written in one transaction. None: there is nothing left to give.
@@ -349,19 +349,19 @@ class GraceTable:
             )
         return done.rowcount == 1
 
-    async def unended(self) -> list[Grace]:
+    async def unended(self) -> list[Grant]:
         """All that has not ended, the oldest first."""
         return await self._select(payment_grace.c.state != "ended", limit=None)
 
-    async def of_account(self, account: str, limit: int = 50) -> list[Grace]:
+    async def of_account(self, account: str, limit: int = 50) -> list[Grant]:
         """An account's grace, the newest first."""
         return await self._select(payment_grace.c.account == account, limit=limit, newest=True)
 
     async def _select(
         self, where: sa.ColumnElement[bool], *, limit: int | None, newest: bool = False
-    ) -> list[Grace]:
+    ) -> list[Grant]:
         age = (payment_grace.c.granted, payment_grace.c.id)
         order = [column.desc() for column in age] if newest else list(age)
         query = sa.select(payment_grace).where(where).order_by(*order).limit(limit)
         async with self.store.read() as connection:
-            return [Grace(**row._asdict()) for row in await connection.execute(query)]
+            return [Grant(**row._asdict()) for row in await connection.execute(query)]

@@ -17,7 +17,7 @@ from fastgate.billing.payments.breaker import Terms as BreakerTerms
 from fastgate.billing.payments.chain import Chain
 from fastgate.billing.payments.grace import GraceLedger, Terms
 from fastgate.model.units import Money
-from fastgate.store.payments import AttemptTable, Grace, GraceTable
+from fastgate.store.payments import AttemptTable, GraceTable, Grant
 
 TERMS = Terms(amount=Money(50, "EUR"), lasts=timedelta(hours=1), window=timedelta(days=1))
 
@@ -86,7 +86,7 @@ async def lite(sqlite_url: str, tmp_path: Path) -> AsyncIterator[Bench]:
     await world.close()
 
 
-async def grant(bench: Bench) -> Grace:
+async def grant(bench: Bench) -> Grant:
     found = await bench.grace.grant("acc_a", "EUR")
     assert found is not None
     return found

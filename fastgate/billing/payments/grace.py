@@ -34,7 +34,7 @@ from fastgate.billing.payments.chain import Chain
 from fastgate.model.units import Money
 from fastgate.store.ids import new_id
 from fastgate.store.ledger import Entry, Wallet
-from fastgate.store.payments import Grace, GraceTable
+from fastgate.store.payments import GraceTable, Grant
 
 
 class Overdrafts(Protocol):
@@ -85,7 +85,7 @@ class GraceLedger:
         # An overdraft is read, changed and written: one at a time in this process.
         self._lock = asyncio.Lock()
 
-    async def grant(self, account: str, currency: str) -> Grace | None:
+    async def grant(self, account: str, currency: str) -> Grant | None:
         """Let the account go on while the providers are down; None: it may not.
 
         To be asked for when a charge of a customer who has paid before could not be made. Raises
@@ -96,7 +96,7 @@ class GraceLedger:
             return None
         now = self._clock()
         cause = "; ".join(item.error for item in self._chain.states() if item.error)
-        wanted = Grace(
+        wanted = Grant(
             id=new_id("grc"),
             account=account,
             currency=currency,
@@ -105,6 +105,8 @@ class GraceLedger:
             cause=cause[:200],
             granted=now,
             expires=now + terms.lasts,
+            ended=None,
+            ended_by="",
         )
         async with self._lock:
             opened = await self._table.open(wanted, now - terms.window, terms.amount.micros)
@@ -113,7 +115,7 @@ class GraceLedger:
             await self._raise(opened)
         return msgspec.structs.replace(opened, state="open")
 
-    async def sweep(self) -> list[Grace]:
+    async def sweep(self) -> list[Grant]:
         """Carry on what was left half-way, and end what is over; what has ended."""
         ended = []
         for grace in await self._table.unended():
@@ -130,7 +132,7 @@ class GraceLedger:
                     ended.append(grace)
         return ended
 
-    def _over(self, grace: Grace) -> str:
+    def _over(self, grace: Grant) -> str:
         """Why it ends now; empty: it does not."""
         if self._clock() >= grace.expires:
             return "expired"
@@ -146,19 +148,19 @@ class GraceLedger:
                         return True
         return False
 
-    async def open_grants(self) -> list[Grace]:
+    async def open_grants(self) -> list[Grant]:
         """All that has not ended: for operators and metrics."""
         return await self._table.unended()
 
-    async def _raise(self, grace: Grace) -> None:
+    async def _raise(self, grace: Grant) -> None:
         await self._shift(grace, f"grace:{grace.id}:begin", grace.amount)
         await self._table.move(grace.id, "opening", "open")
 
-    async def _lower(self, grace: Grace) -> None:
+    async def _lower(self, grace: Grant) -> None:
         await self._shift(grace, f"grace:{grace.id}:end", -grace.amount)
         await self._table.move(grace.id, "closing", "ended", now=self._clock())
 
-    async def _shift(self, grace: Grace, ident: str, delta: int) -> None:
+    async def _shift(self, grace: Grant, ident: str, delta: int) -> None:
         if await self._wallets.find(ident) is not None:
             return  # done by someone who did not live to note it
         wallet = await self._wallets.wallet(grace.account, grace.currency)
