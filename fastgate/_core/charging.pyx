@@ -49,26 +49,30 @@ cdef uint64_t SPENT_MONEY = 1 << 8
 cdef uint64_t SPENDING = 0x9f3b1c5a7d2e4f61
 
 
+cdef inline uint64_t count_key(uint64_t what, uint64_t who) noexcept nogil:
+    return limit_key(what, 0, 0, who, 0, 0, 0)
+
+
 def spending_key(kind: str, identity: int) -> int:
     """The cell that counts what an "account", "consumer" or "credential" has spent in a period."""
     cdef uint64_t who = identity
     if kind == "account":
-        return limit_key(SPENDING + 1, 0, 0, who, 0, 0, 0)
+        return count_key(SPENDING + 1, who)
     if kind == "consumer":
-        return limit_key(SPENDING + 2, 0, 0, who, 0, 0, 0)
+        return count_key(SPENDING + 2, who)
     if kind == "credential":
-        return limit_key(SPENDING + 3, 0, 0, who, 0, 0, 0)
+        return count_key(SPENDING + 3, who)
     raise ValueError(f"{kind!r}: account, consumer or credential")
 
 
 def request_count_key(price_identity: int, payer: int) -> int:
     """The cell that counts the requests a payer made at a plan's price in a period."""
-    return limit_key(price_identity, 0, 0, payer, 0, 0, 0)
+    return count_key(price_identity, payer)
 
 
 def units_count_key(counted_under: int, payer: int) -> int:
     """The cell that counts a meter's units that a payer used at a plan's price (`MeterPrice`)."""
-    return limit_key(counted_under, 0, 0, payer, 0, 0, 0)
+    return count_key(counted_under, payer)
 
 
 # ---- access ---------------------------------------------------------------------------------
@@ -123,6 +127,11 @@ cdef int count(core *c, exchange *e, uint64_t key, uint8_t period, uint64_t amou
     return 1
 
 
+cdef inline uint64_t payer_of(exchange *e) noexcept nogil:
+    """Under whom a plan's requests and units are counted: the account, else the consumer."""
+    return e.account.identity if e.account is not NULL else e.consumer.identity
+
+
 cdef inline void give_back(core *c, const spent *s, uint64_t cost) noexcept nogil:
     quota_give_back(&c.quota, s.key, <uint8_t>(s.period & 0xff), s.unix_s, cost)
 
@@ -151,7 +160,7 @@ cdef int spend(core *c, exchange *e, uint64_t kind, uint64_t identity, uint64_t 
     cdef uint32_t at = e.nspent
     if limit == 0:
         return 1
-    if count(c, e, limit_key(SPENDING + kind, 0, 0, identity, 0, 0, 0), period, limit, micros, &d):
+    if count(c, e, count_key(SPENDING + kind, identity), period, limit, micros, &d):
         if e.nspent > at:
             e.spent[at].period |= SPENT_MONEY
         return 1
@@ -184,7 +193,6 @@ cdef int64_t price_of(core *c, exchange *e, uint32_t *currency) noexcept nogil:
     cdef const price_step *steps
     cdef decision d
     cdef uint32_t i
-    cdef uint64_t payer
     if e.has_consumer and e.consumer.plan < e.snap.plans.count:
         p = <const plan_rec *>snap_table(e.snap, e.snap.plans) + e.consumer.plan
         if p.prices.count != 0:
@@ -193,9 +201,8 @@ cdef int64_t price_of(core *c, exchange *e, uint32_t *currency) noexcept nogil:
             currency[0] = p.price_currency
             if p.prices.count == 1 and steps[0].up_to == 0:
                 return <int64_t>steps[0].micros
-            payer = e.account.identity if e.account is not NULL else e.consumer.identity
             d.used = 1
-            count(c, e, limit_key(p.price_identity, 0, 0, payer, 0, 0, 0), p.price_period, COUNT_MOST, 1, &d)
+            count(c, e, count_key(p.price_identity, payer_of(e)), p.price_period, COUNT_MOST, 1, &d)
             for i in range(p.prices.count):
                 if steps[i].up_to == 0 or d.used <= steps[i].up_to:
                     return <int64_t>steps[i].micros
@@ -390,18 +397,14 @@ cdef void units_release(core *c, exchange *e, units_hold *u) noexcept nogil:
     units_uncount(c, u, held)
 
 
-cdef inline uint64_t units_key(exchange *e, uint64_t identity) noexcept nogil:
-    return limit_key(identity, 0, 0, e.account.identity if e.account is not NULL else e.consumer.identity, 0, 0, 0)
-
-
 cdef uint64_t units_counted(core *c, exchange *e, uint64_t identity, uint8_t period) noexcept nogil:
     cdef decision d
-    quota_peek(&c.quota, units_key(e, identity), period, unix_now(c), ~<uint64_t>0, &d)
+    quota_peek(&c.quota, count_key(identity, payer_of(e)), period, unix_now(c), ~<uint64_t>0, &d)
     return d.used
 
 
 cdef uint64_t units_count(core *c, exchange *e, uint64_t identity, uint8_t period, uint64_t units) noexcept nogil:
     cdef decision d
-    if quota_take(&c.quota, units_key(e, identity), period, unix_now(c), ~<uint64_t>0, units, &d):
+    if quota_take(&c.quota, count_key(identity, payer_of(e)), period, unix_now(c), ~<uint64_t>0, units, &d):
         return d.used - units
     return d.used                        # more than a cell counts: it stands still
