@@ -37,6 +37,7 @@ from fastgate.store.engine import Store
 WINDOW = timedelta(hours=1)
 LEAST = timedelta(minutes=5)
 HOUR_US = 3_600_000_000
+MOST_US = timedelta.max // timedelta(microseconds=1)
 
 
 # ---- pure -------------------------------------------------------------------------------
@@ -83,7 +84,7 @@ class BurnRate:
             return None
         micros = max(balance, 0) * HOUR_US // rate
         # Longer than a timedelta can say is for ever.
-        return timedelta(microseconds=micros) if micros < 86_400_000_000 * 10**9 else None
+        return timedelta(microseconds=micros) if micros <= MOST_US else None
 
 
 def in_words(left: timedelta) -> str:
