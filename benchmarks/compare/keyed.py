@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.compare.gateway import FastGate
 from benchmarks.compare.processes import Tree
-from benchmarks.compare.subjects import NotServing, Setup, wait_serving
+from benchmarks.compare.subjects import NotServing, Setup
 
 PRICE = 10  # micro-units a request: 0.00001 USD
 PLENTY = 1_000_000_000  # micro-units: 1,000 USD, more than any run can spend
@@ -61,21 +61,11 @@ class Keyed(FastGate):
             route["price"] = f"0.{PRICE:06d} USD"
         return document
 
-    def start(self, setup: Setup, cores: tuple[int, ...]) -> Tree:
-        """As others are started; then there is a consumer, whose key is in `issued`."""
-        setup.folder.mkdir(parents=True, exist_ok=True)
-        self.write(setup)
-        tree = Tree(
-            self.command(setup), cores=cores, folder=setup.folder, environment=self.environment()
-        )
-        try:
-            desk = Desk(setup)
-            desk.open(tree, self.start_patience, PLENTY if self.paid else 0)
-            tree.served_after = wait_serving(tree, setup, self.start_patience, desk.key)
-        except BaseException:
-            tree.stop()
-            raise
-        return tree
+    def key(self, tree: Tree, setup: Setup) -> str:
+        """That of a consumer which is made for it, with money where requests are paid."""
+        desk = Desk(setup)
+        desk.open(tree, self.start_patience, PLENTY if self.paid else 0)
+        return desk.key
 
 
 class Desk:

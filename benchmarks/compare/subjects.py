@@ -106,11 +106,16 @@ class Subject(ABC):
             self.command(setup), cores=cores, folder=setup.folder, environment=self.environment()
         )
         try:
-            tree.served_after = wait_serving(tree, setup, self.start_patience)
+            key = self.key(tree, setup)
+            tree.served_after = wait_serving(tree, setup, self.start_patience, key)
         except BaseException:
             tree.stop()
             raise
         return tree
+
+    def key(self, tree: Tree, setup: Setup) -> str:
+        """What requests to a started tree carry. Raises NotServing."""
+        return KEY
 
 
 @dataclass(frozen=True)
