@@ -45,7 +45,7 @@ from fastgate.billing.lifecycle import (
 from fastgate.billing.notices import Message, Notices
 from fastgate.billing.payments.base import ProviderSubscription
 from fastgate.billing.periods import period_of
-from fastgate.billing.pricing import PriceTable, compile_price
+from fastgate.billing.pricing import Flat, flat_price
 from fastgate.billing.reminders import next_look
 from fastgate.billing.subscription_rows import SubscriptionRows, subscription_of, values_of
 from fastgate.errors import ConflictError, NotFoundError, Reason
@@ -124,14 +124,14 @@ class Subscriptions(SubscriptionRows):
         account or when it has a living subscription to that plan and service already.
         """
         now = self.clock()
-        table = self._price(plan)
+        price = self._price(plan)
         async with self.store.write() as connection:
             profile = await self.notices.profiles.get_in(connection, account)
             await self._refuse_second(connection, account, plan, service)
-            period = period_of(now, table.period, ZoneInfo(profile.zone))
+            period = period_of(now, price.period, ZoneInfo(profile.zone))
             length = self._plan(plan).price
             trial_for = length.trial if trial and length is not None else None
-            fee = bool(proration.unused(table.flat, period, now))
+            fee = bool(proration.unused(price.micros, period, now))
             state = State.INCOMPLETE if fee else State.ACTIVE
             paid, ends, expires = (now if fee else period.end), None, None
             if trial_for is not None:
@@ -146,13 +146,13 @@ class Subscriptions(SubscriptionRows):
                 service=service,
                 state=state,
                 zone=profile.zone,
-                period=table.period,
+                period=price.period,
                 period_start=period.start,
                 period_end=period.end,
                 trial_ends=ends,
                 paid_through=paid,
                 expires=expires,
-                has_method=profile.has_method or not table.flat,
+                has_method=profile.has_method or not price.micros,
                 created=now,
                 updated=now,
             )
@@ -160,7 +160,7 @@ class Subscriptions(SubscriptionRows):
             await connection.execute(sa.insert(subscriptions).values(values_of(made)))
             await self.record(connection, made, "created", "", now, "")
             if state is State.INCOMPLETE:
-                await self._bill(connection, made, table, now)
+                await self._bill(connection, made, price, now)
         await self.changed(account)
         return made
 
@@ -243,7 +243,7 @@ class Subscriptions(SubscriptionRows):
                 return Changed(found, None)
             if found.state is State.TRIALING:
                 free = (
-                    not new.flat
+                    not new.micros
                     or (await self.notices.profiles.get_in(connection, found.account)).has_method
                 )
                 changed = msgspec.structs.replace(
@@ -264,18 +264,18 @@ class Subscriptions(SubscriptionRows):
         connection: AsyncConnection,
         found: Subscription,
         plan: str,
-        new: PriceTable,
+        new: Flat,
         now: datetime,
     ) -> tuple[Subscription, Invoice | None]:
         """Settle up for the old plan, invoice the new one or credit the difference."""
         old = self._price(found.plan)
         period = found.current
         through = min(max(found.paid_through, period.start), period.end)
-        until_now = proration.used(old.flat, period, now)
-        paid = proration.used(old.flat, period, through)
+        until_now = proration.used(old.micros, period, now)
+        paid = proration.used(old.micros, period, through)
         kept = found.current if new.period == found.period else None
         ahead = kept or period_of(now, new.period, ZoneInfo(found.zone))
-        charge = proration.unused(new.flat, ahead, now)
+        charge = proration.unused(new.micros, ahead, now)
         await self._give_up_invoices(connection, found, now)
         lines = []
         if paid > until_now:
@@ -330,13 +330,13 @@ class Subscriptions(SubscriptionRows):
     async def _restart(self, connection: AsyncConnection, paused: Subscription) -> None:
         """A trial ended with nothing to pay with, and now there is: invoice from now."""
         now = self.clock()
-        table = self._price(paused.plan)
-        period = period_of(now, table.period, ZoneInfo(paused.zone))
+        price = self._price(paused.plan)
+        period = period_of(now, price.period, ZoneInfo(paused.zone))
         again = msgspec.structs.replace(
             paused, period_start=period.start, period_end=period.end, paid_through=now
         )
         again = await self.save(connection, again)
-        await self._bill(connection, again, table, now)
+        await self._bill(connection, again, price, now)
 
     async def adopt(self, provider: str, theirs: ProviderSubscription) -> Subscription | None:
         """Take over how a subscription stands at a payment provider.
@@ -473,20 +473,20 @@ class Subscriptions(SubscriptionRows):
         self, connection: AsyncConnection, found: Subscription, at: datetime
     ) -> Subscription:
         """Invoice what is not paid of the period; what costs nothing is paid."""
-        table = self._table(found.plan)
+        price = self._price_or_none(found.plan)
         if found.provider is not None:
             return found
-        if table is None or not await self._bill(connection, found, table, at):
+        if price is None or not await self._bill(connection, found, price, at):
             through = max(found.paid_through, found.period_end)
             return await self.save(connection, msgspec.structs.replace(found, paid_through=through))
         return found
 
     async def _bill(
-        self, connection: AsyncConnection, found: Subscription, table: PriceTable, at: datetime
+        self, connection: AsyncConnection, found: Subscription, price: Flat, at: datetime
     ) -> Invoice | None:
         start = min(max(found.paid_through, found.period_start), found.period_end)
         period = found.current
-        fee = proration.unused(table.flat, period, start)
+        fee = proration.unused(price.micros, period, start)
         if not fee or found.state in (State.CANCELED, State.EXPIRED):
             return None
         part = "" if start == period.start else " (in part)"
@@ -494,7 +494,7 @@ class Subscriptions(SubscriptionRows):
             key=f"fee:{found.id}:{start.isoformat()}",
             account=found.account,
             subscription=found.id,
-            currency=table.currency,
+            currency=price.currency,
             lines=[InvoiceLine(f"{found.plan}, one {found.period}{part}", fee)],
             period_start=start,
             period_end=period.end,
@@ -529,18 +529,18 @@ class Subscriptions(SubscriptionRows):
             raise NotFoundError(f"There is no plan {name!r}.")
         return plan
 
-    def _table(self, name: str) -> PriceTable | None:
+    def _price_or_none(self, name: str) -> Flat | None:
         """None also for a plan that is gone: what cannot be priced is not billed."""
         plan = self.plans(name)
-        return compile_price(plan, self.billing.currency) if plan is not None else None
+        return flat_price(plan, self.billing.currency) if plan is not None else None
 
-    def _price(self, name: str) -> PriceTable:
+    def _price(self, name: str) -> Flat:
         self._plan(name)
-        return self._table(name) or PriceTable(self.billing.currency, (), (), 0, "month")
+        return self._price_or_none(name) or Flat(self.billing.currency, 0, "month")
 
     def _flat(self, name: str) -> int:
-        table = self._table(name)
-        return table.flat if table is not None else 0
+        price = self._price_or_none(name)
+        return price.micros if price is not None else 0
 
     def grace_of(self, name: str) -> timedelta:
         """How long access goes on after a payment for the plan failed."""
@@ -551,8 +551,8 @@ class Subscriptions(SubscriptionRows):
 
     def fee(self, name: str) -> str:
         """The plan's flat fee, to be read; empty: it has none."""
-        table = self._table(name)
-        return show(table.flat, table.currency) if table is not None and table.flat else ""
+        price = self._price_or_none(name)
+        return show(price.micros, price.currency) if price is not None and price.micros else ""
 
     @staticmethod
     def day(moment: datetime, zone: str) -> str:

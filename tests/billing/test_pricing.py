@@ -1,4 +1,4 @@
-"""Prices, periods and proration against naive oracles."""
+"""Prices, periods and proration: examples, and properties against naive oracles."""
 
 from __future__ import annotations
 
@@ -11,40 +11,45 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastgate._core.meters import UnitRate, units_most, units_price, units_total
-from fastgate.billing import pricing, proration
+from fastgate.billing import proration
 from fastgate.billing.periods import Period, midnight, next_period, period_of
-from fastgate.billing.pricing import Step, compile_price
+from fastgate.billing.pricing import flat_price
 from fastgate.errors import ConfigurationError
 from fastgate.model.codec import decode, encode
 from fastgate.model.party import Plan
-from fastgate.model.units import Money
+from fastgate.pricesteps import Step, price_steps
 
 
 def plan(**price: object) -> Plan:
     return decode({"name": "p", "price": price}, Plan)
 
 
-def table(**price: object) -> pricing.PriceTable:
-    found = compile_price(plan(**price))
+def steps(**price: object) -> tuple[Step, ...]:
+    found = plan(**price).price
     assert found is not None
-    return found
+    return price_steps(found)
 
 
 def test_every_kind_of_price_is_one_list_of_steps() -> None:
-    assert table(per_request="0.002 USD").steps == (Step(None, 2000),)
-    assert table(included=100, overage="1 USD").steps == (Step(100, 0), Step(None, 1_000_000))
-    assert table(included=5, per_request="1 USD").steps == (Step(5, 0), Step(None, 1_000_000))
+    assert steps(per_request="0.002 USD") == (Step(None, 2000),)
+    assert steps(included=100, overage="1 USD") == (Step(100, 0), Step(None, 1_000_000))
+    assert steps(included=5, per_request="1 USD") == (Step(5, 0), Step(None, 1_000_000))
     tiers = [{"up_to": 10, "price": "3 EUR"}, {"up_to": 20, "price": "2 EUR"}, {"price": "1 EUR"}]
-    found = table(tiers=tiers)
-    assert found.steps == (Step(10, 3_000_000), Step(20, 2_000_000), Step(None, 1_000_000))
-    assert found.currency == "EUR"
-    assert table(flat="9 USD", period="year")[1:] == ((), (), 9_000_000, "year")
-    assert compile_price(decode({"name": "p"}, Plan)) is None
+    found = steps(tiers=tiers)
+    assert found == (Step(10, 3_000_000), Step(20, 2_000_000), Step(None, 1_000_000))
+    assert steps(flat="9 USD", period="year") == ()
 
 
 def test_steps_of_the_same_price_are_one() -> None:
     tiers = [{"up_to": 10, "price": "2 USD"}, {"up_to": 20, "price": "2 USD"}, {"price": "1 USD"}]
-    assert table(tiers=tiers).steps == (Step(20, 2_000_000), Step(None, 1_000_000))
+    assert steps(tiers=tiers) == (Step(20, 2_000_000), Step(None, 1_000_000))
+
+
+def test_the_flat_price_of_a_plan() -> None:
+    assert flat_price(plan(flat="9 EUR", period="year"), "USD") == ("EUR", 9_000_000, "year")
+    assert flat_price(plan(per_request="1 EUR"), "USD") == ("EUR", 0, "month")
+    assert flat_price(plan(flat="0 USD"), "EUR") == ("USD", 0, "month")
+    assert flat_price(decode({"name": "p"}, Plan), "USD") is None
 
 
 def test_a_price_in_short_is_the_price_of_a_request() -> None:
@@ -79,51 +84,7 @@ def test_prices_that_say_nothing_sensible_are_refused(price: dict[str, object], 
         plan(**price)
 
 
-def test_a_plan_that_prices_requests_goes_before_the_route() -> None:
-    route = Money.parse("1 USD")
-    assert pricing.steps_for(route, None) == (Step(None, 1_000_000),)
-    assert pricing.steps_for(route, table(flat="5 USD")) == (Step(None, 1_000_000),)
-    assert pricing.steps_for(route, table(per_request="2 USD")) == (Step(None, 2_000_000),)
-    assert pricing.steps_for(None, None) == ()
-
-
 micros = st.integers(0, 5_000_000)
-
-
-@st.composite
-def step_lists(draw: st.DrawFn) -> tuple[Step, ...]:
-    bounds = sorted(draw(st.sets(st.integers(1, 60), max_size=4)))
-    return (*(Step(bound, draw(micros)) for bound in bounds), Step(None, draw(micros)))
-
-
-def naive(steps: tuple[Step, ...], number: int) -> int:
-    """The price of the request with this number, from 1."""
-    for step in steps:
-        if step.up_to is None or number <= step.up_to:
-            return step.micros
-    raise AssertionError("no step")
-
-
-@given(step_lists(), st.integers(0, 70), st.integers(0, 70))
-def test_a_run_of_requests_costs_what_they_cost_one_by_one(
-    steps: tuple[Step, ...], before: int, count: int
-) -> None:
-    each = [naive(steps, before + k + 1) for k in range(count)]
-    assert [pricing.request_price(steps, before + k) for k in range(count)] == each
-    assert pricing.requests_price(steps, before, count) == sum(each)
-
-
-@given(step_lists(), st.integers(0, 70), st.integers(0, 100_000_000))
-def test_what_a_balance_pays_for(steps: tuple[Step, ...], before: int, balance: int) -> None:
-    count = pricing.affordable(steps, before, balance)
-    if count is None:
-        assert steps[-1].micros == 0
-        assert pricing.requests_price(steps, before, 10_000) <= balance
-    else:
-        assert pricing.requests_price(steps, before, count) <= balance
-        assert pricing.requests_price(steps, before, count + 1) > balance
-
-
 rates = st.builds(UnitRate, st.just("t"), micros, st.integers(1, 1_000_000), st.integers(0, 1000))
 
 
@@ -139,17 +100,6 @@ def test_units_cost_the_same_however_they_are_split(rate: UnitRate, parts: list[
     assert charged == units_total(rate, before)
     assert charged <= exact + 1e-3
     assert exact - charged < 1 + 1e-3
-
-
-@given(step_lists(), st.integers(0, 100), rates, st.integers(0, 5000))
-def test_the_lines_of_a_period_add_up(
-    steps: tuple[Step, ...], requests: int, rate: UnitRate, units: int
-) -> None:
-    whole = pricing.PriceTable("USD", steps, (rate,), 0, "month")
-    lines = pricing.usage_lines(whole, requests, {"t": units})
-    total = pricing.requests_price(steps, 0, requests) + units_total(rate, units)
-    assert sum(line.micros for line in lines) == total
-    assert all(line.micros for line in lines)
 
 
 # ---- periods ----------------------------------------------------------------------------
