@@ -16,14 +16,27 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import stripe
 from aiohttp import web
 
 Object = dict[str, Any]
+
+
+class FixedSecrets(NamedTuple):
+    """What FastGate's client of Stripe has for secrets."""
+
+    key: str
+    webhooks: Sequence[str] = ()
+
+    def api_key(self) -> str:
+        return self.key
+
+    def webhook_secrets(self) -> Sequence[str]:
+        return self.webhooks
 
 
 class Refusal(Exception):

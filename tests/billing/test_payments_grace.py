@@ -151,7 +151,7 @@ async def test_grace_is_added_to_an_overdraft_and_taken_from_it(lite: Bench) -> 
     await lite.outage()
     given = await grant(lite)
     assert await lite.overdraft() == 70
-    assert [item.id for item in await lite.grace.open_grants()] == [given.id]
+    assert [item.id for item in await lite.table.unended()] == [given.id]
     assert await lite.grace.end(given.id)
     assert not await lite.grace.end(given.id)
     assert await lite.overdraft() == 20

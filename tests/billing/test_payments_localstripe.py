@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 import pytest
 from aiohttp import web
+from stripekit import FixedSecrets
 
 from fastgate.billing.payments.base import (
     ChargeStatus,
@@ -28,7 +29,7 @@ from fastgate.billing.payments.base import (
     Purpose,
     SubscriptionState,
 )
-from fastgate.billing.payments.stripe import FixedSecrets, StripeProvider
+from fastgate.billing.payments.stripe import StripeProvider
 from fastgate.model.units import Money
 from fastgate.store.engine import Store
 from fastgate.store.payments import CustomerTable

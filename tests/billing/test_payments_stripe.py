@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from stripekit import StripeKit
+from stripekit import FixedSecrets, StripeKit
 
 from fastgate.billing.payments.base import (
     ChargeStatus,
@@ -23,7 +23,7 @@ from fastgate.billing.payments.base import (
     SubscriptionState,
     WebhookRejected,
 )
-from fastgate.billing.payments.stripe import FixedSecrets, StripeProvider
+from fastgate.billing.payments.stripe import StripeProvider
 from fastgate.billing.payments.stripe_words import DECLINES, STATUSES, decline_of, subscription_of
 from fastgate.errors import REASON_BY_CODE
 from fastgate.model.units import Money

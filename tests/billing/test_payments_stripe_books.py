@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 from moneykit import World
-from stripekit import StripeKit
+from stripekit import FixedSecrets, StripeKit
 
 from fastgate.billing.payments.base import ProviderUnavailable
 from fastgate.billing.payments.breaker import Terms
 from fastgate.billing.payments.chain import Chain
 from fastgate.billing.payments.reconcile import Reconciler
 from fastgate.billing.payments.refunds import Refunds
-from fastgate.billing.payments.stripe import FixedSecrets, StripeProvider
+from fastgate.billing.payments.stripe import StripeProvider
 from fastgate.billing.payments.webhooks_in import Applier, Inbox
 from fastgate.model.units import Money
 from fastgate.store.payment_events import EventTable

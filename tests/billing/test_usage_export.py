@@ -10,11 +10,11 @@ import pytest
 import sqlalchemy as sa
 from moneykit import blocks, used
 from paykit import START, Clock, Scripted
-from stripekit import StripeKit
+from stripekit import FixedSecrets, StripeKit
 
 from fastgate.billing.payments.base import ProviderRefused
 from fastgate.billing.payments.chain import Chain
-from fastgate.billing.payments.stripe import FixedSecrets, StripeProvider
+from fastgate.billing.payments.stripe import StripeProvider
 from fastgate.billing.payments.usage_export import IN_DOUBT, UsageExport, end_of
 from fastgate.errors import StoreError
 from fastgate.store import usage as usage_table

@@ -148,10 +148,6 @@ class GraceLedger:
                         return True
         return False
 
-    async def open_grants(self) -> list[Grant]:
-        """All that has not ended: for operators and metrics."""
-        return await self._table.unended()
-
     async def _raise(self, grace: Grant) -> None:
         await self._shift(grace, f"grace:{grace.id}:begin", grace.amount)
         await self._table.move(grace.id, "opening", "open")

@@ -76,19 +76,6 @@ class Secrets(Protocol):
         """The signing secrets in force: several while one replaces another."""
 
 
-class FixedSecrets(msgspec.Struct, frozen=True):
-    """Secrets that do not change."""
-
-    key: str
-    webhooks: Sequence[str] = ()
-
-    def api_key(self) -> str:
-        return self.key
-
-    def webhook_secrets(self) -> Sequence[str]:
-        return self.webhooks
-
-
 class ConfiguredSecrets:
     """Secrets from where the configuration says that they are."""
 
