@@ -4,9 +4,10 @@ A route with `handler: package.module:function` is answered by such a function. 
 tells how; examples/handlers has two.
 """
 
+from fastgate._core.calling import UpstreamResponse
 from fastgate._core.handler_errors import ClientDisconnected, PaymentRefused, UpstreamError
 from fastgate._core.headers import Headers
-from fastgate._core.upcall import Exchange, UpstreamResponse
+from fastgate._core.upcall import Exchange
 
 __all__ = [
     "ClientDisconnected",

@@ -34,7 +34,6 @@ TEXTS = SOURCES | {
 
 LONGEST = 600
 LONGER = {
-    "fastgate/_core/upcall.pyx": "one cdef class and the answer it holds, in one file by need",
     "tests/core/test_credentials.py": "one table of cases of one class",
 }
 
@@ -44,8 +43,6 @@ fastgate\._core\..*\.__init__        # arguments are taken by __cinit__, which s
 fastgate\._core\..*\.__new__
 fastgate\._core\.upcall\.Consumer    # names for types, which a running module does not have
 fastgate\._core\.upcall\.type_\w+
-fastgate\._core\.upcall\.Headers\.__(contains|getitem)__  # slots take no names for arguments
-fastgate\._core\.upcall\.Headers\.get  # the overloads say what None as a default comes to
 """
 
 

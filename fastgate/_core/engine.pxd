@@ -19,3 +19,4 @@ cdef class Engine:
     cdef void publish(self) noexcept nogil
     cdef int sweep(self) except -1
     cdef int kick(self) except -1
+    cdef int follow_up(self) except -1

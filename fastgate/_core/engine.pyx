@@ -356,6 +356,12 @@ cdef class Engine:
         self.loop.call_soon(self.kicked_poll)
         return 0
 
+    cdef int follow_up(self) except -1:
+        """After a call into the engine: what it left to do will be done by the next poll."""
+        if self.c.ready_head is not NULL or self.c.graveyard is not NULL or self.c.wake_head is not NULL:
+            self.kick()
+        return 0
+
     def kicked_poll(self) -> None:
         """poll(), called by the loop after a kick."""
         self.kicked = False

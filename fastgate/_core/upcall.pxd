@@ -1,10 +1,9 @@
 """upcall: the one door to Python: exchanges whose answer a Python handler gives."""
 from libc.stdint cimport int64_t, uint32_t
 
-from fastgate._core.buffer cimport buf
 from fastgate._core.engine cimport Engine
 from fastgate._core.headers cimport Headers
-from fastgate._core.state cimport call, core, exchange
+from fastgate._core.state cimport core, exchange
 
 cdef int begin_upcalls(Engine engine, core *c) except -1
 cdef int wake_upcalls(core *c) except -1
@@ -25,20 +24,8 @@ cdef class Exchange:
     cdef bint captured        # the request has a usage record
     cdef dict meters          # name → MeterUse; None: no meter was used
     cdef int check(self) except -1
-    cdef int after(self) except -1
     cdef int told(self, uint32_t bits) except -1
     cdef int finished(self) except -1
     cdef int failed(self) except -1
     cdef int let_go(self) except -1
     cdef int settle_units(self) except -1
-    cdef buf *keep(self, bytes data) except NULL
-
-cdef class UpstreamResponse:
-    cdef call *k              # NULL when it is over
-    cdef Exchange exchange
-    cdef object waiter        # a future
-    cdef readonly int status
-    cdef readonly Headers headers
-    cdef int told(self) except -1
-    cdef int drop(self) except -1
-    cdef int settle_head(self) except -1

@@ -1,11 +1,9 @@
 """What a Python handler is given: `async def handler(exchange: Exchange) -> None`."""
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypedDict
 
-from fastgate._core.handler_errors import ClientDisconnected as ClientDisconnected
-from fastgate._core.handler_errors import PaymentRefused as PaymentRefused
-from fastgate._core.handler_errors import UpstreamError as UpstreamError
+from fastgate._core.calling import UpstreamResponse
 from fastgate._core.headers import Headers
 
 type_headers = Mapping[str, str] | Iterable[tuple[str, str]]
@@ -14,19 +12,6 @@ class Consumer(TypedDict):
     id: str
     name: str
     plan: str
-
-class UpstreamResponse:
-    """The answer of an upstream; the body is read as a stream."""
-
-    status: int
-    headers: Headers
-    @property
-    def upstream(self) -> str: ...
-    def __aiter__(self) -> AsyncIterator[bytes]: ...
-    async def __anext__(self) -> bytes: ...
-    async def read_chunk(self) -> bytes | None: ...
-    async def read(self, limit: int = 16777216) -> bytes: ...
-    def close(self) -> None: ...
 
 class Exchange:
     """One request, and the means to answer it. Valid until the handler ends."""

@@ -8,7 +8,7 @@ worker's event loop:
 The handler reads the request (it is whole: the body was collected, up to the route's cap),
 and then answers in one of three ways: `respond` at once; `start`, `write`..., `finish` as a
 stream; or `forward` to an upstream and `relay` what comes back, in C from there on. It may
-make any number of calls to upstreams, at the same time too, through the engine's own pools.
+make any number of calls to upstreams, at the same time too, through the engine's own pools (calling.pyx).
 
 Waiting is done on futures. What the engine has to tell is kept in bits of the exchange
 (`wake`); after its rounds the engine calls `wake_upcalls`, which resolves them:
@@ -24,149 +24,36 @@ answer had begun, a broken-off connection; never one that hangs.
 
 Python runs on the worker's own thread: while a handler computes, its worker does not poll.
 """
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport uint16_t, uint64_t
-from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp, memcpy
 
-from fastgate._core.buffer cimport buf, buf_borrow, buf_data, buf_head, buf_len, buf_return
+from fastgate._core.buffer cimport buf_head, buf_len
+from fastgate._core.calling cimport (
+    UpstreamResponse, buf_of, call_made, call_request, request_id_of, traceparent_of, upstream_named)
 from fastgate._core.charging cimport charge_capture, charge_hold, charge_release
-from fastgate._core.downstream cimport call_free
 from fastgate._core.ending cimport exchange_abort, exchange_refuse
-from fastgate._core.headers cimport Headers, headers_of, render_fields
 from fastgate._core.handling cimport (
     exchange_complete, exchange_relay, exchange_release, exchange_start, exchange_write)
-from fastgate._core.http1 cimport (
-    F_CONTENT_LENGTH, F_EXPECT, F_HOST, FIELD_HOP, METHOD_DELETE, METHOD_GET, METHOD_HEAD, METHOD_OPTIONS,
-    METHOD_OTHER, METHOD_PUT, METHOD_TRACE, field, head)
+from fastgate._core.headers cimport Headers, headers_of, render_fields
+from fastgate._core.http1 cimport METHOD_HEAD
 from fastgate._core.metering cimport MeterUse, meter_use
 from fastgate._core.reason cimport CLIENT_CLOSED, INTERNAL_ERROR
-from fastgate._core.router cimport MAX_PARAMS
-from fastgate._core.snapshot cimport snap_str, snap_table, snap_upstream, str_ref, upstream_rec
+from fastgate._core.snapshot cimport snap_str, snap_table, str_ref, upstream_rec
 from fastgate._core.state cimport (
-    CALL_BODY, CALL_FAILED, CALL_IDEMPOTENT, CALL_PYTHON, CALL_REPLAYABLE, CALL_RESPONSE_DONE, CALL_TUNNEL,
-    EX_ABORTED, EX_METERED, EX_RESPONSE_DONE, EX_RESPONSE_STARTED, EX_WAKE, WAKE_CALL, WAKE_DONE, WAKE_GONE,
-    WAKE_WRITABLE, call, core, exchange)
+    CALL_BODY, EX_ABORTED, EX_METERED, EX_RESPONSE_DONE, EX_RESPONSE_STARTED, EX_WAKE, WAKE_CALL, WAKE_DONE,
+    WAKE_GONE, WAKE_WRITABLE, call, core, exchange)
 from fastgate._core.sys cimport monotonic_ns
-from fastgate._core.upstream cimport call_abort, call_end, call_read, call_start, call_take
 
 import asyncio
 import logging
-import re
 
-from fastgate._core.handler_errors import ClientDisconnected, PaymentRefused, UpstreamError, reason_name
-from fastgate._core.headers import TOKEN
+from fastgate._core.handler_errors import ClientDisconnected, PaymentRefused
 
 log = logging.getLogger("fastgate.handler")
 
 cdef double SETTLE_S = 5.0    # what a cancelled handler may still take
 cdef uint32_t WRITE_MAX = 1 << 20
-
-cdef object BAD_TARGET = re.compile("[\x00-\x20\x7f-\U0010ffff]")
-cdef dict METHODS = {
-    "GET": METHOD_GET, "HEAD": METHOD_HEAD, "PUT": METHOD_PUT, "DELETE": METHOD_DELETE,
-    "OPTIONS": METHOD_OPTIONS, "TRACE": METHOD_TRACE}
-
-
-# ---- answers of upstreams -------------------------------------------------------------------
-
-cdef class UpstreamResponse:
-    """The answer of an upstream: `status`, `headers`, and the body, read as a stream.
-
-    `async for chunk in response` gives bytes as they come; nothing more is read from the
-    upstream than is asked for. `await response.read()` gives all of it.
-    """
-
-    def __aiter__(self):
-        return self
-
-    async def __anext__(self):
-        chunk = await self.read_chunk()
-        if chunk is None:
-            raise StopAsyncIteration
-        return chunk
-
-    async def read_chunk(self):
-        """The next bytes of the body; None at its end. UpstreamError when it breaks off."""
-        cdef buf *b
-        cdef bytes data
-        while True:
-            if self.k is NULL:
-                return None
-            if self.k.state == CALL_FAILED:
-                raise UpstreamError(reason_name(self.k.failure), self.upstream)
-            if not self.k.flags & CALL_PYTHON:
-                raise RuntimeError("this response is being relayed; its body cannot be read as well")
-            b = call_take(self.exchange.c, self.k, 1)
-            if b is not NULL:
-                data = PyBytes_FromStringAndSize(buf_head(b), buf_len(b))
-                buf_return(&self.exchange.c.bufs, b)
-                return data
-            if self.k.state == CALL_FAILED:
-                continue
-            if self.k.flags & CALL_RESPONSE_DONE:
-                call_end(self.exchange.c, self.k)
-                self.exchange.after()
-                self.drop()
-                return None
-            self.exchange.c.now = monotonic_ns()
-            call_read(self.exchange.c, self.k, 1)
-            self.exchange.after()
-            self.waiter = self.exchange.loop.create_future()
-            try:
-                await self.waiter
-            finally:
-                self.waiter = None
-
-    async def read(self, limit: int = 16777216):
-        """The whole body. ValueError when it is longer than `limit` bytes."""
-        parts = []
-        size = 0
-        async for chunk in self:
-            size += len(chunk)
-            if size > limit:
-                self.close()
-                raise ValueError(f"the body from upstream {self.upstream!r} is longer than {limit} bytes")
-            parts.append(chunk)
-        return b"".join(parts)
-
-    @property
-    def upstream(self):
-        """Name of the upstream that was asked."""
-        if self.k is NULL:
-            return ""
-        return PyBytes_FromStringAndSize(
-            snap_str(self.k.snap, self.k.group.name), self.k.group.name.len).decode()
-
-    def close(self):
-        """Give up the rest of the body."""
-        self.drop()
-        if self.exchange.e is not NULL:
-            self.exchange.after()
-
-    cdef int settle_head(self) except -1:
-        self.status = self.k.resp.status
-        self.headers = headers_of(&self.k.resp, self.k.resp_base)
-        return 0
-
-    cdef int told(self) except -1:
-        if self.waiter is not None and not self.waiter.done():
-            if self.k.state == CALL_FAILED or self.k.py_head is not NULL:
-                self.waiter.set_result(None)
-        return 0
-
-    cdef int drop(self) except -1:
-        cdef call *k = self.k
-        if k is NULL:
-            return 0
-        self.k = NULL
-        if k.flags & CALL_PYTHON:
-            call_abort(self.exchange.c, k)
-            call_free(self.exchange.c, k)
-        if self.waiter is not None and not self.waiter.done():
-            self.waiter.cancel()
-        return 0
 
 
 # ---- the exchange -----------------------------------------------------------------------------
@@ -179,12 +66,6 @@ cdef class Exchange:
             raise RuntimeError("the exchange is over: its handler has returned")
         if self.gone or self.e.flags & EX_ABORTED:
             raise ClientDisconnected("the client closed the connection")
-        return 0
-
-    cdef int after(self) except -1:
-        """What a call into the engine left to do will be done by its next poll."""
-        if self.c.ready_head is not NULL or self.c.graveyard is not NULL or self.c.wake_head is not NULL:
-            self.engine.kick()
         return 0
 
     # ---- the request
@@ -269,15 +150,13 @@ cdef class Exchange:
     def request_id(self) -> str:
         """32 hex digits."""
         self.check()
-        return PyBytes_FromStringAndSize(<const char *>self.e.request_id, 16).hex()
+        return request_id_of(self.e)
 
     @property
     def trace(self) -> str:
         """The traceparent for what this exchange causes (W3C trace context)."""
         self.check()
-        return "00-{}-{}-{:02x}".format(
-            PyBytes_FromStringAndSize(<const char *>self.e.trace_id, 16).hex(),
-            PyBytes_FromStringAndSize(<const char *>&self.e.span_id, 8).hex(), self.e.trace_flags)
+        return traceparent_of(self.e)
 
     @property
     def address(self) -> str:
@@ -388,120 +267,31 @@ cdef class Exchange:
         upstream; ValueError: a bad method, path or header.
         """
         cdef UpstreamResponse r
-        cdef call *k
-        cdef int reason
         cdef const upstream_rec *group
-        cdef uint32_t i
-        cdef bytes name = upstream.encode()
         self.check()
-        group = NULL
-        for i in range(self.e.snap.upstreams.count):
-            group = snap_upstream(self.e.snap, i)
-            if group.name.len == <uint32_t>len(name) and memcmp(
-                    snap_str(self.e.snap, group.name), PyBytes_AS_STRING(name), len(name)) == 0:
-                break
-            group = NULL
-        if group is NULL:
-            raise LookupError(f"the configuration has no upstream {upstream!r}")
+        group = upstream_named(self.e.snap, upstream)
         method = self.method if method is None else method
         if path is None:
             path = self.path + ("?" + self.query if self.e.req.has_query else "")
-        if not isinstance(method, str) or TOKEN.fullmatch(method) is None:
-            raise ValueError(f"{method!r} is not a method")
-        if not isinstance(path, str) or not path.startswith("/") or BAD_TARGET.search(path):
-            raise ValueError(f"{path!r} is not a path: it starts with '/', without spaces, percent-encoded")
         if body is None:
             body = self.body
         elif isinstance(body, str):
             body = body.encode()
-        line, rest = self.request_head(method, path, headers, bytes(body))
-        k = <call *>calloc(1, sizeof(call))
-        if k is NULL:
-            raise MemoryError
-        self.c.n_calls += 1
-        k.owner = self.c
-        k.ex = self.e
-        k.snap = self.e.snap
-        k.group = group
-        k.method_id = METHODS.get(method, METHOD_OTHER)
-        k.first_byte_ms = <uint32_t>(timeout * 1000)
-        k.idle_ms = k.first_byte_ms
-        k.flags = CALL_PYTHON | CALL_REPLAYABLE | (CALL_IDEMPOTENT if method in METHODS else 0)
-        k.hash = self.e.consumer.identity
-        k.py_line = <uint32_t>len(line)
-        k.py_request = self.keep(line + rest)
-        r = UpstreamResponse.__new__(UpstreamResponse)
-        r.exchange = self
-        r.k = k
-        k.py = <void *>r
+        line, rest = call_request(self.e, method, path, headers, bytes(body))
+        r = call_made(self.engine, self.e, group)
         self.responses.append(r)
-        self.c.now = monotonic_ns()
-        reason = call_start(self.c, k)
-        self.after()
         try:
-            while reason == 0 and k.py_head is NULL and k.state != CALL_FAILED:
-                r.waiter = self.loop.create_future()
-                try:
-                    await r.waiter
-                finally:
-                    r.waiter = None
-                if r.k is NULL:
-                    raise ClientDisconnected("the client closed the connection")
-            if reason == 0 and k.py_head is NULL:
-                reason = k.failure
-            if k.py_head is NULL:
-                raise UpstreamError(reason_name(reason), upstream)
-            r.settle_head()
+            r.ask(method, line, rest, timeout)
+            await r.head()
         except BaseException:
             r.drop()
             self.forget(r)
             raise
         return r
 
-    cdef buf *keep(self, bytes data) except NULL:
-        cdef buf *b = buf_borrow(&self.c.bufs, <uint32_t>len(data))
-        if b is NULL:
-            raise MemoryError
-        memcpy(buf_head(b), PyBytes_AS_STRING(data), len(data))
-        b.end = b.start + <uint32_t>len(data)
-        return b
-
     def forget(self, r):
         if r in self.responses:
             self.responses.remove(r)
-
-    def request_head(self, str method, str path, headers, bytes body):
-        """(what goes before Host, what goes after it) of a request to an upstream."""
-        cdef list left = []
-        cdef list own = []
-        cdef const field *f
-        cdef uint32_t i
-        if headers is None:
-            for i in range(self.e.req.nfields):
-                f = &self.e.req.fields[i]
-                if f.flags & FIELD_HOP or f.id == F_HOST or f.id == F_CONTENT_LENGTH or f.id == F_EXPECT \
-                        or i + 1 == self.e.credential_field:
-                    continue
-                own.append((
-                    PyBytes_FromStringAndSize(self.e.base + f.name, f.name_len).decode("latin-1"),
-                    PyBytes_FromStringAndSize(self.e.base + f.value, f.value_len).decode("latin-1")))
-            headers = own
-        elif hasattr(headers, "items"):
-            headers = list(headers.items())
-        else:
-            headers = list(headers)
-        names = {name.lower() for name, _ in headers if isinstance(name, str)}
-        lines = render_fields(headers, left)
-        if "x-request-id" not in names:
-            lines += f"X-Request-ID: {self.request_id}\r\n".encode()
-        if "traceparent" not in names:
-            lines += f"traceparent: {self.trace}\r\n".encode()
-        if body or method not in ("GET", "HEAD", "DELETE", "OPTIONS", "TRACE"):
-            lines += f"Content-Length: {len(body)}\r\n".encode()
-        line = f"{method} {path} HTTP/1.1\r\n".encode("ascii")
-        if "host" in names:
-            return b"", line + lines + b"\r\n" + body
-        return line, lines + b"\r\n" + body
 
     def relay(self, UpstreamResponse response not None, headers=None):
         """Answer with this response; from here on no Python per chunk. The handler may return.
@@ -517,13 +307,13 @@ cdef class Exchange:
             raise RuntimeError("only a response of this exchange whose body has not been read can be relayed")
         lines = render_fields(headers, [])
         if lines:
-            self.e.extra = self.keep(lines)
+            self.e.extra = buf_of(self.c, lines)
         self.c.now = monotonic_ns()
         k.next = self.e.calls
         self.e.calls = k                 # the exchange's memory now
         exchange_relay(self.e, k)
         response.k = NULL
-        self.after()
+        self.engine.follow_up()
 
     # ---- money
 
@@ -693,7 +483,7 @@ cdef class Exchange:
         e.py = NULL
         self.c.now = monotonic_ns()
         exchange_release(e)
-        self.after()
+        self.engine.follow_up()
         Py_DECREF(self)                  # the engine's reference, taken in begin_upcalls
         return 0
 

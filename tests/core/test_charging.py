@@ -11,11 +11,11 @@ from enginekit import Backend, Plane, Reply, Seen
 
 from fastgate._core.callers import SpendingCap
 from fastgate._core.credentials import key_digest
+from fastgate._core.handler_errors import PaymentRefused
 from fastgate._core.money import Money, UsageFlag
 from fastgate._core.reason import Reason
 from fastgate._core.shm import Segment
 from fastgate._core.snapshot import stable_hash
-from fastgate._core.upcall import PaymentRefused
 from fastgate._core.wallet import Accounts
 
 ANN, BOB = 3, 4

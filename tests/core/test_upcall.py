@@ -9,7 +9,7 @@ import orjson
 import pytest
 from enginekit import Backend, Plane, Seen
 
-from fastgate._core.upcall import ClientDisconnected, UpstreamError
+from fastgate._core.handler_errors import ClientDisconnected, UpstreamError
 
 
 def config(*urls: str, **route: object) -> dict[str, object]:
