@@ -33,9 +33,6 @@ TEXTS = SOURCES | {
 }
 
 LONGEST = 600
-LONGER = {
-    "tests/core/test_credentials.py": "one table of cases of one class",
-}
 
 # What stubtest cannot see rightly of a Cython module.
 STUBS = r"""
@@ -135,13 +132,12 @@ def test_cython_directives_stand_in_setup() -> None:
 
 
 def test_files_are_short() -> None:
-    long = {
+    long = [
         name(path)
         for path in files(SOURCES)
         if len(path.read_text(encoding="utf-8").splitlines()) > LONGEST
-    }
-    assert sorted(long - LONGER.keys()) == [], f"over {LONGEST} lines"
-    assert sorted(LONGER.keys() - long) == [], "no longer over it: take them off the list"
+    ]
+    assert long == [], f"over {LONGEST} lines"
 
 
 def test_modules_open_with_what_they_are() -> None:
