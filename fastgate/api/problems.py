@@ -72,6 +72,8 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     path: str
     message: str
+    file: str | None = None
+    """The configuration file, where the member is in one."""
     line: int | None = None
     hint: str | None = None
 
@@ -130,7 +132,8 @@ def problem_of(error: Exception) -> Problem:
         return error
     if isinstance(error, ConfigurationError):
         faults = [
-            Fault(path=one.path, message=one.message, line=one.line, hint=one.hint) for one in error
+            Fault(path=one.path, message=one.message, file=one.file, line=one.line, hint=one.hint)
+            for one in error
         ]
         return Problem("invalid_configuration", str(error), errors=faults)
     if isinstance(error, InvalidMember):

@@ -149,7 +149,9 @@ def _refusal(answer: Answer, what: str, had_token: bool) -> ControlError | Confi
     problem = answer.data if isinstance(answer.data, dict) else {}
     if problem.get("reason") == "invalid_configuration":
         faults = [
-            ConfigurationError(one["message"], one["path"], one.get("line"), one.get("hint"))
+            ConfigurationError(
+                one["message"], one["path"], one.get("line"), one.get("hint"), one.get("file")
+            )
             for one in problem.get("errors", [])
         ]
         if faults:

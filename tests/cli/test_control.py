@@ -108,10 +108,12 @@ def test_reload(cli: Cli, gateway: Gateway) -> None:
     ran = cli("reload")
     assert ran.code == 0
     assert "Every worker serves generation 2" in ran.out
-    gateway.world.control.file = ConfigurationError("broken", "routes", 7)
+    gateway.world.control.file = ConfigurationError("broken", "routes", 7, file="/etc/gw.yaml")
     ran = cli("reload")
     assert ran.code == 4
-    assert "line 7: routes: broken" in ran.err
+    assert "/etc/gw.yaml:7: routes: broken" in ran.err
+    ran = cli("reload", "--json")
+    assert json.loads(ran.err)["error"]["errors"][0]["file"] == "/etc/gw.yaml"
 
 
 def test_revisions(cli: Cli, gateway: Gateway, config: dict[str, Any]) -> None:

@@ -234,7 +234,12 @@ def test_a_file_is_compared_and_applied_whole_or_not_at_all(running: Gateway) ->
     assert "'ap'" in err
     assert "app" in err.partition("'ap'")[2], "the nearest right name is told"
     assert running.generation == 2
-    assert cli(running, "reload")[0] == 4
+    code, _, err = cli(running, "reload")
+    assert code == 4
+    checked = cli(running, "check", str(running.config))[2]
+    (place,) = [line for line in checked.splitlines() if "'ap'" in line]
+    assert place.startswith(f"{running.config}:")
+    assert place in err, "reload names file, line and path as check does"
     assert ask(running, "/new").body == b"new"
 
 
