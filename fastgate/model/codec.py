@@ -11,7 +11,9 @@ taken over it, so two documents that mean the same have the same digest.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from functools import cache
+from itertools import islice
 from typing import Any, TypeVar
 
 import msgspec
@@ -25,6 +27,9 @@ from fastgate.model.short import ONE_MAPPING, concurrency_of, expand_one
 from fastgate.model.values import Value
 
 T = TypeVar("T")
+M = TypeVar("M", bound=Model)
+
+MOST_FAULTS = 100  # that are told beside the first
 
 # ---- decode -----------------------------------------------------------------------------
 
@@ -38,9 +43,12 @@ class _ShortFault(ValueError):
 
     def below(self, place: str) -> _ShortFault:
         """The same, seen from the parent, which has it at `place`."""
-        joint = "" if not self.path or self.path.startswith("[") else "."
-        self.path = f"{place}{joint}{self.path}"
+        self.path = _joined(place, self.path)
         return self
+
+
+def _joined(place: str, path: str) -> str:
+    return f"{place}{'' if not path or path.startswith('[') else '.'}{path}"
 
 
 @cache
@@ -120,9 +128,19 @@ def _expand_shape(shape: Shape, value: Any, key: str) -> Any:
 def decode(data: Any, struct: type[T] = Gateway) -> T:  # type: ignore[assignment]
     """The struct that plain data stands for, in full or short forms.
 
-    Raises ConfigurationError with the path of the first fault.
+    Raises ConfigurationError with the path of the first fault; in its `others`, the first of every
+    further part that can be judged for itself (another route, another plan, ...).
     """
     assert issubclass(struct, Model)
+    try:
+        return _decode(data, struct)
+    except ConfigurationError as error:
+        others = (one for one in _faults(data, struct) if one.path != error.path)
+        error.others = tuple(islice(others, MOST_FAULTS))
+        raise
+
+
+def _decode(data: Any, struct: type[M]) -> M:
     try:
         full = _expand(struct, data)
     except _ShortFault as fault:
@@ -131,6 +149,35 @@ def decode(data: Any, struct: type[T] = Gateway) -> T:  # type: ignore[assignmen
         return msgspec.convert(full, struct, dec_hook=dec_hook)
     except msgspec.ValidationError as error:
         raise explain(str(error), struct, full) from None
+
+
+def _faults(data: Any, struct: type[Model]) -> Iterator[ConfigurationError]:
+    """The faults of the parts of `data`, which is not a sound `struct`, in their order."""
+    for place, part, kind in _parts(data, struct):
+        if part is None:
+            continue  # which a field may have instead
+        try:
+            decode(part, kind)
+        except ConfigurationError as error:
+            for one in error:
+                yield ConfigurationError(one.message, _joined(place, one.path), hint=one.hint)
+
+
+def _parts(data: Any, struct: type[Model]) -> Iterator[tuple[str, Any, type[Model]]]:
+    """The structs in a struct's plain data: where they are, their data, their types."""
+    if not isinstance(data, dict):
+        return
+    for name, value in data.items():
+        shape = _work(struct).get(name) if name != "concurrency" else None
+        if shape is None:
+            continue
+        if shape.struct is not None:
+            yield name, value, shape.struct
+        elif (kind := shape_of(shape.item).struct) is not None:
+            if shape.kind == "list" and isinstance(value, list):
+                yield from ((f"{name}[{at}]", one, kind) for at, one in enumerate(value))
+            elif shape.kind == "dict" and isinstance(value, dict):
+                yield from ((f"{name}.{key}", one, kind) for key, one in value.items())
 
 
 # ---- encode -----------------------------------------------------------------------------

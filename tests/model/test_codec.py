@@ -317,6 +317,38 @@ def test_a_fault_names_its_place_and_the_way_out(document: Any, path: str, words
     assert words in str(error)
 
 
+def test_every_part_says_what_is_wrong_with_it() -> None:
+    route = {"name": "a", "path": "/", "service": "s"}
+    document = {
+        "version": 1,
+        "routes": [
+            route,
+            {**route, "path": "here"},
+            {**route, "limits": [{"rate": "ten"}, {"rate": "1/s", "burst": "big"}]},
+            7,
+        ],
+        "plans": [{"name": "p", "fo": 1}],
+        "caps": {"head": "1MiB"},
+        "wrokers": 2,
+    }
+    error = fault(document)
+    assert [one.path for one in error] == [
+        "routes[1].path",
+        "routes[2].limits[0].rate",
+        "routes[2].limits[1].burst",
+        "routes[3]",
+        "plans[0].fo",
+        "caps.head",
+    ]
+    assert len({str(one).partition("\n")[0] for one in error}) == 6
+
+
+def test_nothing_in_place_of_a_part_is_no_fault_where_a_field_may_have_it() -> None:
+    document = changed("routes", 0, price=None, respond=None)
+    codec.decode(document)
+    assert [one.path for one in fault({**document, "workers": 0})] == ["workers"]
+
+
 def test_a_password_in_a_bad_address_is_not_shown() -> None:
     error = fault(changed(store="mysql://fg:hunter2@db/x"))
     assert "hunter2" not in str(error)
