@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from moneykit import NOW, move, used
 
 from fastgate.billing.ledger import (
     InsufficientFundsError,
@@ -27,36 +28,6 @@ from fastgate.store.ledger import WALLETS_MAX, Book, Wallet
 from fastgate.store.money_tables import ledger_postings, usage_blocks, usage_daily
 from fastgate.store.usage import Position
 from fastgate.store.usage_blocks import RECOVERED, Usage, pack
-
-NOW = datetime(2031, 5, 4, 12, 0, tzinfo=UTC)
-MICROS = int(NOW.timestamp()) * 1_000_000
-
-
-def move(ident: str, amount: int, account: str = "acc_a", currency: str = "EUR") -> Movement:
-    return Movement(ident, account, currency, amount)
-
-
-def used(
-    number: int, amount: int, account: str = "acc_a", currency: str = "EUR", **more: object
-) -> Usage:
-    given: dict[str, object] = {
-        "id": f"{number:032x}",
-        "time_us": MICROS + number,
-        "account": account,
-        "consumer": "con_1",
-        "credential": "crd_1",
-        "route": "images",
-        "service": "pictures",
-        "plan": "pro",
-        "currency": currency,
-        "amount": amount,
-        "units": 3,
-        "status": 200,
-        "request": f"{number:032x}",
-        "flags": 1,
-        **more,
-    }
-    return Usage(**given)  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -57,22 +57,31 @@ async def until(done: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
-async def test_a_store_that_does_not_answer_lets_no_ring_run_full(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It hangs with a batch, and the rings go to the spool; it has committed after all."""
-    answers, charge = asyncio.Event(), world.ledger.charge
-    begun = asyncio.Event()
+async def stuck(
+    world: World, monkeypatch: pytest.MonkeyPatch, *, lost: bool = False
+) -> tuple[asyncio.Future[Any], asyncio.Event]:
+    """A step whose charge hangs in the store until the event is set; then it is made, or lost."""
+    begun, answers, charge = asyncio.Event(), asyncio.Event(), world.ledger.charge
 
     async def slow(*args: Any, **more: Any) -> Any:
         begun.set()
         await answers.wait()
+        if lost:
+            raise StoreError("lost")
         return await charge(*args, **more)
 
     monkeypatch.setattr(world.ledger, "charge", slow)
     world.use(1)
     step = asyncio.ensure_future(world.pipeline.step())
     await begun.wait()
+    return step, answers
+
+
+async def test_a_store_that_does_not_answer_lets_no_ring_run_full(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It hangs with a batch, and the rings go to the spool; it has committed after all."""
+    step, answers = await stuck(world, monkeypatch)
     used = 1
     for _ in range(3):  # three times what the ring has room for
         for _ in range(world.ring - 16):
@@ -95,18 +104,8 @@ async def test_a_store_that_does_not_answer_lets_no_ring_run_full(
 async def test_a_store_that_hangs_and_is_lost_gets_everything_once(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answers, charge = asyncio.Event(), world.ledger.charge
-    begun = asyncio.Event()
-
-    async def hangs(*args: Any, **more: Any) -> Any:
-        begun.set()
-        await answers.wait()
-        raise StoreError("lost")
-
-    monkeypatch.setattr(world.ledger, "charge", hangs)
-    world.use(1)
-    step = asyncio.ensure_future(world.pipeline.step())
-    await begun.wait()
+    charge = world.ledger.charge
+    step, answers = await stuck(world, monkeypatch, lost=True)
     for _ in range(200):
         world.use(1)
     await until(lambda: world.spool.records == 201)
