@@ -124,12 +124,7 @@ def test_sqlite_is_locked_under_load(gateway: StartGateway, upstream: Upstream) 
 def test_postgresql_is_stopped_under_load(
     gateway: StartGateway, upstream: Upstream, postgres_cluster: Cluster
 ) -> None:
-    url = postgres_cluster.database("migrated")
-    running = gateway(paid_config(upstream, store={"url": url}), workers=4)
-    acme = customer(running, "acme", PLENTY)
-    tally = Tally()
-
-    def during() -> None:
+    def during(running: Gateway, tally: Tally) -> None:
         postgres_cluster.stop()
         try:
             stay(tally)
@@ -139,26 +134,33 @@ def test_postgresql_is_stopped_under_load(
         finally:
             postgres_cluster.start()
 
-    with_traffic(running, acme, tally, during)
-    settled(running, CATCH_UP_S)
-    check(running, acme, tally, charged_in_postgresql(url))
+    on_postgresql(gateway, upstream, postgres_cluster, during)
 
 
 def test_postgresql_is_frozen_under_load(
     gateway: StartGateway, upstream: Upstream, postgres_cluster: Cluster
 ) -> None:
-    url = postgres_cluster.database("migrated")
-    running = gateway(paid_config(upstream, store={"url": url}), workers=4)
-    acme = customer(running, "acme", PLENTY)
-    tally = Tally()
-
-    def during() -> None:
+    def during(running: Gateway, tally: Tally) -> None:
         with postgres_cluster.frozen():
             stay(tally)
             if AWAY_S > COMMAND_S:  # what was asked of it has been given up
                 eventually(lambda: running.said("usage.spool"), "usage goes to the spool")
 
-    with_traffic(running, acme, tally, during)
+    on_postgresql(gateway, upstream, postgres_cluster, during)
+
+
+def on_postgresql(
+    gateway: StartGateway,
+    upstream: Upstream,
+    cluster: Cluster,
+    during: Callable[[Gateway, Tally], None],
+) -> None:
+    """Under paid traffic, do something to the server of the store; nothing comes of it."""
+    url = cluster.database("migrated")
+    running = gateway(paid_config(upstream, store={"url": url}), workers=4)
+    acme = customer(running, "acme", PLENTY)
+    tally = Tally()
+    with_traffic(running, acme, tally, lambda: during(running, tally))
     settled(running, CATCH_UP_S)
     check(running, acme, tally, charged_in_postgresql(url))
 
