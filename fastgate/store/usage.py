@@ -10,7 +10,7 @@ since it is a question and an answer.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import msgspec
@@ -286,13 +286,3 @@ async def resolved(connection: AsyncConnection, *, since: datetime, limit: int) 
         .limit(limit)
     )
     return [Resolved(**row._asdict()) for row in rows]
-
-
-async def charged_since(connection: AsyncConnection, account: str, day: date) -> dict[str, int]:
-    """What an account has been charged from the start of a UTC day on, by currency."""
-    rows = await connection.execute(
-        sa.select(usage_daily.c.currency, sa.func.sum(usage_daily.c.amount))
-        .where(usage_daily.c.account == account, usage_daily.c.day >= day)
-        .group_by(usage_daily.c.currency)
-    )
-    return {currency: int(amount) for currency, amount in rows}
