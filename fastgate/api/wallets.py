@@ -184,31 +184,37 @@ async def credit(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Respons
     answers. 200 and `fresh: false` when the key has been booked before."""
     desk, account = desk_of(ctx), await account_of(ctx, ident)
     body = await read(request, CreditNew)
-    amount = amount_of(body.amount)
-    movement = Movement(
-        id=booking_id(request, "credit"),
-        account=account,
-        currency=amount.currency,
-        amount=amount.micros,
-        reference=body.reference,
-        note=body.note,
-    )
+    movement = _movement(request, "credit", account, body)
     await desk.open_account(account)
     if body.kind == "promotional":
         if body.tax is not None:
             raise invalid("tax", "There is none on what is given away.")
         posted = await desk.wallets.promo(movement)
     else:
-        posted = await desk.wallets.credit(movement, tax=_tax(body.tax, amount))
+        posted = await desk.wallets.credit(movement, tax=_tax(body.tax, movement.currency))
     return await _booked(desk, posted.entry, posted.fresh)
 
 
-def _tax(text: str | None, amount: Money) -> int:
+def _movement(
+    request: AnyRequest, kind: str, account: str, body: CreditNew | RefundNew
+) -> Movement:
+    amount = amount_of(body.amount)
+    return Movement(
+        id=booking_id(request, kind),
+        account=account,
+        currency=amount.currency,
+        amount=amount.micros,
+        reference=body.reference,
+        note=body.note,
+    )
+
+
+def _tax(text: str | None, currency: str) -> int:
     if text is None:
         return 0
     tax = Money.parse(text)
-    if tax.currency != amount.currency:
-        raise invalid("tax", f"It must be in {amount.currency}.")
+    if tax.currency != currency:
+        raise invalid("tax", f"It must be in {currency}.")
     return tax.micros
 
 
@@ -220,15 +226,7 @@ async def refund_usage(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> R
     """Give usage back to a wallet; no more than it has cost so far."""
     desk, account = desk_of(ctx), await account_of(ctx, ident)
     body = await read(request, RefundNew)
-    amount = amount_of(body.amount)
-    movement = Movement(
-        id=booking_id(request, "refund"),
-        account=account,
-        currency=amount.currency,
-        amount=amount.micros,
-        reference=body.reference,
-        note=body.note,
-    )
+    movement = _movement(request, "refund", account, body)
     posted = await desk.wallets.refund(movement)
     return await _booked(desk, posted.entry, posted.fresh)
 
