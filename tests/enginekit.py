@@ -185,6 +185,19 @@ class Backend:
             writer.close()
 
 
+class GatedBackend(Backend):
+    """An upstream that answers 200 with a body, but not before its gate is open."""
+
+    def __init__(self, body: bytes = b"") -> None:
+        super().__init__(self._wait)
+        self.gate = asyncio.Event()
+        self.answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+
+    async def _wait(self, _: Backend, seen: Seen) -> bytes:
+        await self.gate.wait()
+        return self.answer
+
+
 class Seen:
     """A request as an upstream saw it."""
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import orjson
 import pytest
-from enginekit import Backend, Plane, Reply, Seen
+from enginekit import Backend, GatedBackend, Plane, Reply, Seen
 
 from fastgate._core.callers import SpendingCap
 from fastgate._core.credentials import key_digest
@@ -268,13 +268,8 @@ async def test_a_client_that_leaves_before_the_answer_pays_nothing(till):
 
 
 async def test_one_request_for_the_last_cent(till):
-    gate = asyncio.Event()
-
-    async def respond(_: Backend, seen: Seen) -> bytes:
-        await gate.wait()
-        return b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
-
-    slow = await Backend(respond).start()
+    slow = GatedBackend()
+    await slow.start()
     till.accounts.set_balance(ANN, "USD", 250_000)
     async with plane(till, config(slow)) as p:
         calls = [asyncio.create_task(call(p)) for _ in range(50)]
@@ -282,7 +277,7 @@ async def test_one_request_for_the_last_cent(till):
             assert (await each).status == 402
             if sum(call.done() for call in calls) == 49:
                 break
-        gate.set()
+        slow.gate.set()
         statuses = sorted([(await each).status for each in calls])
     assert statuses == [200] + [402] * 49
     assert till.balance() == 0

@@ -9,7 +9,7 @@ import socket
 
 import orjson
 import pytest
-from enginekit import Backend, Plane, Seen, proxied
+from enginekit import Backend, GatedBackend, Plane, Seen, proxied
 
 
 @pytest.fixture
@@ -407,13 +407,8 @@ async def test_websockets_are_tunnelled():
 
 
 async def test_a_reload_keeps_exchanges_in_flight_on_their_snapshot(backend):
-    gate = asyncio.Event()
-
-    async def respond(_: Backend, seen: Seen) -> bytes:
-        await gate.wait()
-        return b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nold"
-
-    slow = await Backend(respond).start()
+    slow = GatedBackend(b"old")
+    await slow.start()
     async with Plane(proxied(slow.url)) as plane:
         client = await plane.client()
         await client.send("GET", "/")
@@ -421,7 +416,7 @@ async def test_a_reload_keeps_exchanges_in_flight_on_their_snapshot(backend):
         plane.install(proxied(backend.url))
         assert plane.engine.stats()["retired_snapshots"] == 1
         assert (await plane.get("/new")).body == b"GET /new"
-        gate.set()
+        slow.gate.set()
         assert (await client.reply()).body == b"old"
         assert (await client.request("GET", "/next")).body == b"GET /next"
         await plane.settled(retired_snapshots=0)
@@ -444,13 +439,8 @@ async def test_a_target_that_takes_anothers_slot_gets_none_of_its_connections():
 
 
 async def test_draining_finishes_what_runs_and_closes_what_idles(backend):
-    gate = asyncio.Event()
-
-    async def respond(_: Backend, seen: Seen) -> bytes:
-        await gate.wait()
-        return b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-
-    slow = await Backend(respond).start()
+    slow = GatedBackend(b"ok")
+    await slow.start()
     async with Plane(proxied(slow.url)) as plane:
         idle = await plane.client()
         busy = await plane.client()
@@ -462,7 +452,7 @@ async def test_draining_finishes_what_runs_and_closes_what_idles(backend):
         plane.engine.drain()
         assert await idle.reader.read() == b""
         assert not plane.engine.idle
-        gate.set()
+        slow.gate.set()
         reply = await busy.reply()
         assert (reply.body, reply.headers["connection"]) == (b"ok", "close")
         await busy.close()

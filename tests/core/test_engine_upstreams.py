@@ -6,7 +6,7 @@ import asyncio
 
 import orjson
 import pytest
-from enginekit import Backend, Plane, Seen, proxied
+from enginekit import Backend, GatedBackend, Plane, Seen, proxied
 
 
 @pytest.fixture
@@ -141,20 +141,15 @@ async def test_only_safe_requests_are_sent_twice():
 
 
 async def test_a_slow_upstream_times_out():
-    gate = asyncio.Event()
-
-    async def respond(_: Backend, seen: Seen) -> bytes:
-        await gate.wait()
-        return b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
-
-    backend = await Backend(respond).start()
+    backend = GatedBackend()
+    await backend.start()
     config = proxied(backend.url)
     config["services"] = [{"name": "s", "upstream": "u", "timeout": "100ms"}]
     async with Plane(config) as plane:
         reply = await plane.get("/")
         assert reply.status == 504
         assert orjson.loads(reply.body)["reason"] == "upstream_timeout"
-    gate.set()
+    backend.gate.set()
     await backend.stop()
 
 
