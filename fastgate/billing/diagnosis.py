@@ -41,7 +41,6 @@ from fastgate.billing.checks import (
 from fastgate.billing.evidence import Evidence
 from fastgate.billing.refused_payments import PaymentField
 from fastgate.errors import REASON_BY_CODE, StoreError
-from fastgate.keys import key_digest
 from fastgate.remedies import Retry, retry_of
 
 __all__ = [
@@ -88,11 +87,6 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     """A recorded request, as `fastgate explain` shows it."""
     payment: tuple[PaymentField, ...] | None = None
     """The fields of the payment that came with it; None: none came."""
-
-    @classmethod
-    def of_key(cls, key: str, route: str | None = None) -> Question:
-        """Would this key be served?"""
-        return cls(digest=key_digest(key), route=route)
 
     @classmethod
     def of_request(

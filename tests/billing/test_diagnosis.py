@@ -43,7 +43,7 @@ from fastgate.remedies import REMEDIES
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 UNIX = int(NOW.timestamp())
-ASKED = Question.of_key(KEY, "paid")
+ASKED = Question(digest=key_digest(KEY), route="paid")
 
 
 async def ask(facts: Facts, question: Question = ASKED) -> Diagnosis:
@@ -381,7 +381,7 @@ async def test_while_the_store_is_away_its_checks_are_skipped_and_say_so() -> No
 
 
 async def test_without_a_route_no_price_is_compared() -> None:
-    found = await ask(Facts(wallets=[]), Question.of_key(KEY))
+    found = await ask(Facts(wallets=[]), Question(digest=key_digest(KEY)))
     assert found.served
     assert step(found, "balance").result == "skipped"
 

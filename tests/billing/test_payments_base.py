@@ -97,7 +97,7 @@ async def test_a_provider_says_what_it_cannot_do() -> None:
     with pytest.raises(Unsupported, match="'bare' cannot take top-ups"):
         await bare.create_top_up("acc", Money.parse("1 EUR"), "https://here")
     with pytest.raises(Unsupported):
-        await bare.handle_webhook({}, b"")
+        bare.verify_webhook({}, b"")
     assert (await bare.health()).ok
     assert Capability.TOP_UP not in bare.capabilities
 

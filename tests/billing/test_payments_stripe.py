@@ -55,7 +55,7 @@ class Setup:
 
     async def facts(self, event: dict[str, Any]) -> list[ProviderEvent]:
         """What a webhook of the event comes to."""
-        return await self.provider.handle_webhook(*self.kit.webhook(event))
+        return await self.provider.resolve(self.provider.verify_webhook(*self.kit.webhook(event)))
 
 
 @contextlib.asynccontextmanager

@@ -99,7 +99,7 @@ class Shop:
                 clock=self.stage.clock,
             ),
         )
-        question = Question.of_key(KEY, "paid")
+        question = Question(digest=key_digest(KEY), route="paid")
         if record:
             question = Question.of_request({"consumer": "acme app", "route": "paid", **record})
         return await diagnose(question, evidence, now=self.stage.clock())

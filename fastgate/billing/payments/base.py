@@ -410,10 +410,6 @@ class PaymentProvider(Protocol):
         """Fetch what the notification is about, and say what is the case. Empty: nothing to do."""
         raise self._cannot("send webhooks")
 
-    async def handle_webhook(self, headers: Mapping[str, str], body: bytes) -> list[ProviderEvent]:
-        """`verify_webhook`, then `resolve`. Not deduplicated: `webhooks_in` does that."""
-        return await self.resolve(self.verify_webhook(headers, body))
-
     async def reconcile(self, since: datetime) -> list[Notification]:
         """Everything that happened at or after `since`, oldest first."""
         raise self._cannot("list what happened")
