@@ -138,6 +138,20 @@ async def refund_payment(
 
 
 @post(
+    "/v1/accounts/{ident:str}/grace/{grant:str}/end",
+    status_code=204,
+    opt=spec("money", status=204),
+)
+async def end_grace(ctx: Ctx, ident: FromPath[str], grant: FromPath[str]) -> None:
+    """End what an account was granted while no provider answered, before its time: the wallet may
+    go no lower from now on."""
+    desk, account = desk_of(ctx), await account_of(ctx, ident)
+    mine = {one.id for one in await desk.grants.of_account(account, LIMIT)}
+    if grant not in mine or not await desk.grace.end(grant):
+        raise NotFoundError(f"The account {ident} has no open grace {grant!r}.")
+
+
+@post(
     "/v1/accounts/{ident:str}/top-ups",
     opt=spec("money", body=TopUpNew, answer=Checkout, status=201),
 )
@@ -188,6 +202,7 @@ HANDLERS = [
     list_payments,
     get_payment,
     refund_payment,
+    end_grace,
     top_up,
     list_methods,
     add_method,

@@ -289,6 +289,20 @@ async def test_billing_and_recharge_of_an_account(api: Client, acme: str) -> Non
     assert not (await api.delete(f"{base}/recharge")).json()["enabled"]
 
 
+async def test_a_grace_is_ended_by_an_operator(
+    api: Client, acme: str, desk: Desked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(desk.office.chain, "down", lambda: True)
+    given = await desk.office.grace.grant(acme, "USD")
+    assert given is not None
+    end = f"/v1/accounts/{acme}/grace/{given.id}/end"
+    is_problem(await api.post(f"/v1/accounts/{acme}/grace/none/end"), 404, "not_found")
+    assert (await api.post(end)).status_code == 204
+    is_problem(await api.post(end), 404, "not_found")
+    (listed,) = (await read(api, f"/v1/payments?account={acme}"))["grace"]
+    assert (listed["state"], listed["ended_by"]) == ("ended", "operator")
+
+
 async def test_payments_of_an_account(api: Client, acme: str) -> None:
     found = await read(api, f"/v1/payments?account={acme}")
     assert found == {"payments": [], "attempts": [], "grace": []}
