@@ -366,6 +366,11 @@ class _Compilation:
             ranking=ranking,
         )
 
+    @property
+    def _links(self) -> Links:
+        base = (self.gateway.billing.public_url or "").rstrip("/")
+        return Links(base, self.public is not None)
+
     def _handler(self, index: int, route: Route, strip: int, replace: str) -> int:
         """The handler of a route: its own, or the one that takes payments for its service."""
         if route.x402 is None:
@@ -382,7 +387,8 @@ class _Compilation:
             strip=strip,
             replace=replace,
             credentials=[] if key is None or key.forward else _fields_of(key),
-            problem_base=self.gateway.problems.base,
+            problem_base=self._links.type_of(self.gateway.problems.base, ""),
+            public_url=self._links.base,
             via=self.gateway.headers.via,
         )
         try:
@@ -491,8 +497,7 @@ class _Compilation:
     def _answers(self) -> None:
         """What the gateway answers on its own: refusals and the texts of parse faults."""
         gateway = self.gateway
-        links = Links((gateway.billing.public_url or "").rstrip("/"), self.public is not None)
-        for refusal in refusals(gateway.problems.base, gateway.headers.server, links):
+        for refusal in refusals(gateway.problems.base, gateway.headers.server, self._links):
             self.image.set_refusal(
                 refusal.number,
                 head=refusal.head,

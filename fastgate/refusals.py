@@ -275,8 +275,13 @@ def _remedy(remedy: Remedy, code: str, links: Links) -> dict[str, Any]:
 def _diagnosis(reason: Reason) -> str:
     """Path and query of the diagnosis of a refused request, with holes; empty: none is offered."""
     if reason.status in DIAGNOSED or reason.code in REMEDIES:
-        return f"{PREFIX}/requests/\1I?cap=\1G"
+        return diagnosis_of("\1I", "\1G")
     return ""
+
+
+def diagnosis_of(request: str, capability: str) -> str:
+    """Path and query of a request's diagnosis, for who has this token."""
+    return f"{PREFIX}/requests/{request}?cap={capability}"
 
 
 _FACTS: dict[str, tuple[str, str]] = {

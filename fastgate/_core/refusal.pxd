@@ -6,10 +6,13 @@ from fastgate._core.state cimport exchange
 
 cdef enum:
     CAPABILITY_BYTES = 28     # expiry 4, consumer 8, tag 16
+    CAPABILITY_TEXT = 38      # in base64url
     CAPABILITY_S = 3600       # how long the links in a refusal work
 
 cdef buf *render_refusal(exchange *e, int reason, int connection) noexcept nogil
     # the whole answer for that Reason, which has a template; NULL: no memory
+cdef char *put_capability(char *p, exchange *e) noexcept nogil
+    # the token of this request, CAPABILITY_TEXT characters; where the snapshot has a key
 cdef void capability_tag(const uint64_t *key, const void *request_id, uint32_t expires, uint64_t consumer,
                          uint8_t *out) noexcept nogil
     # 16 bytes that only who has the key can make

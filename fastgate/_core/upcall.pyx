@@ -39,6 +39,7 @@ from fastgate._core.headers cimport Headers, headers_of, render_fields
 from fastgate._core.http1 cimport METHOD_HEAD
 from fastgate._core.metering cimport MeterUse, meter_use
 from fastgate._core.reason cimport CLIENT_CLOSED, INTERNAL_ERROR
+from fastgate._core.refusal cimport CAPABILITY_TEXT, put_capability
 from fastgate._core.snapshot cimport snap_str, snap_table, str_ref, upstream_rec
 from fastgate._core.state cimport (
     CALL_BODY, EX_ABORTED, EX_METERED, EX_RESPONSE_DONE, EX_RESPONSE_STARTED, EX_WAKE, WAKE_CALL, WAKE_DONE,
@@ -151,6 +152,17 @@ cdef class Exchange:
         """32 hex digits."""
         self.check()
         return request_id_of(self.e)
+
+    @property
+    def capability(self) -> str | None:
+        """The token with which a link shows its bearer why this request was refused, for an hour; None
+        where the gateway has no pages."""
+        cdef char text[CAPABILITY_TEXT]
+        self.check()
+        if self.e.snap.capability_key[0] == 0 and self.e.snap.capability_key[1] == 0:
+            return None
+        put_capability(text, self.e)
+        return PyBytes_FromStringAndSize(text, CAPABILITY_TEXT).decode()
 
     @property
     def trace(self) -> str:

@@ -22,6 +22,7 @@ import msgspec
 from fastgate._core.accept import form_for
 from fastgate._core.upcall import Exchange
 from fastgate.billing.claims import Answer
+from fastgate.billing.facilitator_words import words_of
 from fastgate.billing.payments.x402 import IDENTIFIER, Invalid, Offer, Payment, encode
 from fastgate.billing.refused_payments import (
     PaymentField,
@@ -32,6 +33,7 @@ from fastgate.billing.refused_payments import (
 from fastgate.billing.x402_pages import rendered
 from fastgate.errors import REASON_BY_CODE
 from fastgate.model.x402 import Terms
+from fastgate.refusals import diagnosis_of
 
 RETRY_S = 2
 """Retry-After where the same payment should be presented again."""
@@ -131,7 +133,9 @@ class Answers:
         """The facilitator says that the payment is not good."""
         text = code or "refused by the facilitator"
         self._note(text, facilitator=text, message=text_of(message))
-        await self._ask("payment_invalid", text, {"field": "payment", "facilitator": text})
+        await self._ask(
+            "payment_invalid", text, {"field": "payment", "facilitator": text}, detail=_words(text)
+        )
 
     async def not_settled(self, code: str) -> None:
         """The facilitator says that the payment was not taken, or nothing was ever asked."""
@@ -145,6 +149,7 @@ class Answers:
             detail,
             {"field": "payment", "facilitator": code},
             self._receipt(success=False, transaction="", code=code),
+            detail=_words(code),
         )
 
     async def used(self, why: str) -> None:
@@ -163,7 +168,11 @@ class Answers:
         error: str,
         members: dict[str, Any],
         headers: Iterable[tuple[str, str]] = (),
+        *,
+        detail: str | None = None,
     ) -> None:
+        """`error`: for programs, in PAYMENT-REQUIRED. `detail`: for people, where it is not the
+        same."""
         terms = self.offer.terms
         offered = {
             **members,
@@ -180,7 +189,8 @@ class Answers:
         }
         if terms.version1 is not None:
             offered |= self.offer.required1(error)
-        detail = None if reason == "payment_required" else f"{error[:1].upper()}{error[1:]}."
+        if detail is None and reason != "payment_required":
+            detail = f"{error[:1].upper()}{error[1:]}."
         required = ("PAYMENT-REQUIRED", self.offer.required(error))
         await self._problem(reason, detail, offered, headers=[required, *headers])
 
@@ -277,6 +287,7 @@ class Answers:
             "instance": f"urn:fastgate:request:{self.exchange.request_id}",
             "reason": reason,
             **members,
+            **self._diagnose(),
         }
         self.exchange.refused_for(row.number)
         form = form_for(", ".join(self.exchange.headers.get_all("accept")).encode("latin-1"))
@@ -290,6 +301,14 @@ class Answers:
             fields.append((name, value))
         fields += [("Cache-Control", "no-store"), ("Vary", self._vary), *headers]
         await self.exchange.respond(code, fields, content)
+
+    def _diagnose(self) -> dict[str, str]:
+        """The link to what was checked, where the gateway has pages."""
+        capability = self.exchange.capability
+        if capability is None:
+            return {}
+        base = self.offer.terms.public_url or self.offer.called
+        return {"diagnose": base + diagnosis_of(self.exchange.request_id, capability)}
 
     def _note(
         self,
@@ -326,6 +345,12 @@ def _compared(payment: Payment | None) -> list[PaymentField]:
     one = payment.exact.authorization
     said = (("to", one.to), ("value", one.value), ("network", payment.network))
     return [PaymentField(name, value, value) for name, value in said]
+
+
+def _words(code: str) -> str | None:
+    """What a facilitator's code means, and what mends it; None: nothing is known of it."""
+    words = words_of(code)
+    return None if words is None else f"{words.text} {words.fix}"
 
 
 def _short(value: object) -> object:

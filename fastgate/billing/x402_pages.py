@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from html import escape
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin
 
 from fastgate import refusal_pages
 from fastgate.billing.payments.x402 import Offer
@@ -50,22 +50,26 @@ def rendered(
             ("Paid to", terms.pay_to),
         ]
     kind = problem["type"]
-    about = "" if kind.startswith("urn:") else kind
-    parts = urlsplit(offer.url)
+    about = "" if kind.startswith("urn:") else urljoin(offer.called, kind)
     page = refusal_pages.Page(
         reason=reason._replace(status=problem["status"], text=detail),
         phrase=PHRASES[problem["status"]],
         facts=[refusal_pages.Fact(name, _value(form, value)) for name, value in facts],
         retry=problem["retry"],
         remedies=[],
-        diagnosis="",
+        diagnosis=problem.get("diagnose", ""),
         about=about,
-        base=f"{parts.scheme}://{parts.netloc}" if about.startswith("/") else "",
+        base="",
     )
     request = problem["instance"].rpartition(":")[2].encode()
     if form == "html":
-        return refusal_pages.HTML_FIELDS, refusal_pages.html(page).replace(b"\1I", request)
-    return refusal_pages.MARKDOWN_FIELDS, refusal_pages.markdown(page).replace(b"\1I", request)
+        return refusal_pages.HTML_FIELDS, _filled(refusal_pages.html(page), request)
+    return refusal_pages.MARKDOWN_FIELDS, _filled(refusal_pages.markdown(page), request)
+
+
+def _filled(template: bytes, request: bytes) -> bytes:
+    """With the request's id; the section of the diagnosis is there only where it is wanted."""
+    return template.replace(b"\1g", b"").replace(b"\1.", b"").replace(b"\1I", request)
 
 
 def _value(form: str, value: str) -> str:

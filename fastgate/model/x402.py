@@ -170,6 +170,8 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     """Until the head of the upstream's answer."""
     problem_base: str = "urn:fastgate:reason:"
     """What a problem's `type` begins with."""
+    public_url: str = ""
+    """What links to the gateway's own pages begin with; empty: the origin that was called."""
     via: str = "fastgate"
 
     pay_to: str
@@ -210,6 +212,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     replace: str = ""
     credentials: list[str] = []
     problem_base: str = "urn:fastgate:reason:"
+    public_url: str = ""
     via: str = "fastgate"
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import html
 import os
+import re
 import signal
 import socket
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -236,3 +239,31 @@ def test_why_a_payment_was_refused_is_diagnosed(gateway, upstream, facilitator):
     assert unpack(page.headers["payment-required"])["accepts"]
     metrics = served.api("/metrics").body.decode()
     assert 'reason="payment_invalid"' in metrics
+
+
+@pytest.mark.parametrize("accept", ["application/json", "text/html", "text/markdown"])
+def test_a_refusal_links_to_what_was_checked(gateway, upstream, facilitator, accept):
+    served = gateway(selling(upstream, facilitator))
+    asked = fetch(served.address(), "/echo").headers["payment-required"]
+    payment = sign(facilitator.chain.payer(0), asked)
+    refused = fetch(
+        served.address(), "/echo", headers={"PAYMENT-SIGNATURE": payment, "Accept": accept}
+    )
+    assert refused.status == 402
+    text = refused.body.decode()
+    assert "does not have the amount" in text
+    link = re.search(r"http://[^\s\")<]*/_fastgate/requests/[^\s\")<]+", text)
+    about = re.search(r"/_fastgate/problems/payment_invalid", text)
+    assert link, text
+    assert about, text
+    path = urlsplit(html.unescape(link[0]))._replace(scheme="", netloc="").geturl()
+
+    def checked() -> Any:
+        page = fetch(served.address(), path, headers={"Accept": "text/markdown"})
+        return page if page.status == 200 else None
+
+    page = eventually(checked, "the request is recorded").body.decode()
+    assert "address with the token, and make a new payment" in page
+    assert fetch(served.address(), about[0]).status == 200
+    forged = fetch(served.address(), path[:-2] + ("AA" if path[-2:] != "AA" else "BB"))
+    assert forged.status in (403, 404)

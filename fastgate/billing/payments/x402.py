@@ -23,6 +23,7 @@ import base64
 import binascii
 import hashlib
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta, Struct
@@ -139,6 +140,12 @@ class Offer(NamedTuple):
     def of(cls, terms: Terms, method: str, host: str, path: str, query: str) -> Offer:
         origin = terms.origin or f"http://{host}"
         return cls(terms, method, f"{origin}{path}{'?' + query if query else ''}")
+
+    @property
+    def called(self) -> str:
+        """The origin of the URL."""
+        parts = urlsplit(self.url)
+        return f"{parts.scheme}://{parts.netloc}"
 
     @property
     def binding(self) -> str:
