@@ -30,6 +30,9 @@ from fastgate._core.moneymap cimport (
     HOLD_PARKED, NUMBER_BITS, money_record, next_sequence, number_record, row_take, till,
 )
 
+cdef extern from *:
+    void fg_write_soon "__builtin_prefetch"(const void *p, int writes) noexcept nogil
+
 
 cdef inline money_record *_room(till *t) noexcept nogil:
     cdef uint64_t head = t.head.ring_head
@@ -42,6 +45,11 @@ cdef inline void _commit(till *t, money_record *r) noexcept nogil:
     cdef uint64_t head = t.head.ring_head + 1
     r.word = head
     fg_store(&t.head.ring_head, head)
+    # The next record's two lines are with control, which read them last, or nowhere near: 300 cycles
+    # that the request after this one need not wait for.
+    r = t.ring + (head & t.ring_mask)
+    fg_write_soon(r, 1)
+    fg_write_soon(<char *>r + 64, 1)
 
 
 cdef int ring_publish(till *t, const money_record *r) noexcept nogil:
