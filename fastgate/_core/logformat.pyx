@@ -25,6 +25,7 @@ from fastgate._core.logring cimport (
     TEXT_ROUTE, TEXT_TARGET, TEXT_USER_AGENT, TEXTS, log_record,
 )
 from fastgate._core.reason cimport reason_text
+from fastgate._core.text cimport put_hex, put_lit
 from fastgate._core.http1 import ParseFault
 from fastgate._core.logring import PHASE_NAMES
 
@@ -40,7 +41,6 @@ cdef enum:
     DAY_S = 86400
 
 cdef char DIGITS[200]                        # "00" to "99"
-cdef char HEX[512]                           # "00" to "ff"
 cdef uint8_t PLAIN[256]                      # 1: stands for itself within a JSON string
 cdef char PHASE_KEYS[PHASES][PHASE_ROOM]     # '"read_head":'
 cdef uint8_t PHASE_KEY_LENS[PHASES]
@@ -55,8 +55,6 @@ cdef _fill():
         text = b"%02d" % i
         memcpy(DIGITS + 2 * i, <const char *>text, 2)
     for i in range(256):
-        text = b"%02x" % i
-        memcpy(HEX + 2 * i, <const char *>text, 2)
         PLAIN[i] = 0x20 <= i < 0x80 and i != 0x22 and i != 0x5C
     for i, name in enumerate(PHASE_NAMES):
         text = b'"%s":' % name.encode("ascii")
@@ -88,36 +86,46 @@ def fault_name(number: int) -> str:
 
 # ---- pieces ---------------------------------------------------------------------------
 
-cdef inline char *put(char *p, const char *literal) noexcept nogil:
-    """Copy a literal; its length is known when this is compiled."""
-    cdef size_t n = strlen(literal)
-    memcpy(p, literal, n)
-    return p + n
-
-
 cdef inline char *put_two(char *p, uint32_t n) noexcept nogil:
     memcpy(p, DIGITS + 2 * n, 2)
     return p + 2
 
 
 cdef inline char *put_number(char *p, uint64_t n) noexcept nogil:
-    cdef char digits[20]
-    cdef int at = 20
-    if n < 10:
-        p[0] = <char>(c'0' + n)
-        return p + 1
+    """Most are short: written where they belong at once, without a detour and a copy."""
+    cdef uint32_t high, low
+    if n >= 10000:
+        return put_long(p, n)
+    high = <uint32_t>n // 100
+    low = <uint32_t>n % 100
+    if high >= 10:
+        return put_two(put_two(p, high), low)
+    if high:
+        p[0] = <char>(c'0' + high)
+        return put_two(p + 1, low)
+    if low >= 10:
+        return put_two(p, low)
+    p[0] = <char>(c'0' + low)
+    return p + 1
+
+
+cdef char *put_long(char *p, uint64_t n) noexcept nogil:
+    cdef uint64_t rest = n
+    cdef uint32_t at = 1
+    cdef char *end
+    while rest >= 10:
+        rest //= 10
+        at += 1
+    end = p + at
     while n >= 100:
         at -= 2
-        memcpy(digits + at, DIGITS + 2 * (n % 100), 2)
+        put_two(p + at, <uint32_t>(n % 100))
         n //= 100
     if n >= 10:
-        at -= 2
-        memcpy(digits + at, DIGITS + 2 * n, 2)
+        put_two(p, <uint32_t>n)
     else:
-        at -= 1
-        digits[at] = <char>(c'0' + n)
-    memcpy(p, digits + at, 20 - at)
-    return p + (20 - at)
+        p[0] = <char>(c'0' + n)
+    return end
 
 
 cdef inline char *put_ms(char *p, uint64_t ns) noexcept nogil:
@@ -128,13 +136,6 @@ cdef inline char *put_ms(char *p, uint64_t ns) noexcept nogil:
     p[0] = c'.'
     p[1] = <char>(c'0' + rest // 100)
     return put_two(p + 2, rest % 100)
-
-
-cdef inline char *put_hex(char *p, const uint8_t *bytes, uint32_t n) noexcept nogil:
-    cdef uint32_t i
-    for i in range(n):
-        memcpy(p + 2 * i, HEX + 2 * bytes[i], 2)
-    return p + 2 * n
 
 
 cdef uint32_t utf8_length(const uint8_t *s, uint32_t n, bint *valid) noexcept nogil:
@@ -185,7 +186,7 @@ cdef char *put_escaped(char *p, const uint8_t *s, uint32_t n) noexcept nogil:
                 memcpy(p, s + i, length)
                 p += length
             else:
-                p = put(p, b"\xef\xbf\xbd")
+                p = put_lit(p, b"\xef\xbf\xbd")
             i += length
         else:
             i += 1
@@ -203,7 +204,7 @@ cdef char *put_escaped(char *p, const uint8_t *s, uint32_t n) noexcept nogil:
                 p[1] = c'r'
                 p += 2
             else:
-                p = put_hex(put(p, b"\\u00"), &c, 1)
+                p = put_hex(put_lit(p, b"\\u00"), &c, 1)
     return p
 
 
@@ -228,6 +229,12 @@ cdef inline char *put_text(char *p, const char *s, uint32_t n) noexcept nogil:
         if needs_escape(w):
             return put_escaped(p + i, <const uint8_t *>s + i, n - i)
         i += 8
+    if i and i < n:
+        # The rest once more with some of what was seen, as one word that ends with the text.
+        memcpy(&w, s + n - 8, 8)
+        if not needs_escape(w):
+            memcpy(p + n - 8, &w, 8)
+            return p + n
     while i < n:
         if not PLAIN[<uint8_t>s[i]]:
             return put_escaped(p + i, <const uint8_t *>s + i, n - i)
@@ -240,13 +247,13 @@ cdef char *put_visible(char *p, const uint8_t *s, uint32_t n) noexcept nogil:
     """A text within the quotes of the combined format; "-" when there is none."""
     cdef uint32_t i
     if n == 0:
-        return put(p, b"-")
+        return put_lit(p, b"-")
     for i in range(n):
         if s[i] < 0x7F and PLAIN[s[i]]:
             p[0] = <char>s[i]
             p += 1
         else:
-            p = put_hex(put(p, b"\\x"), s + i, 1)
+            p = put_hex(put_lit(p, b"\\x"), s + i, 1)
     return p
 
 
@@ -303,7 +310,7 @@ cdef void set_clock(line_clock *clock, int64_t second) noexcept nogil:
     p = put_two(put_two(p + 5, year // 100), year % 100)
     p[0] = c':'
     memcpy(p + 1, clock.rfc3339 + 11, 8)
-    put(p + 9, b" +0000")
+    put_lit(p + 9, b" +0000")
     clock.second = second + 1
 
 
@@ -322,7 +329,7 @@ cdef inline uint32_t tick(line_clock *clock, int64_t unix_ns) noexcept nogil:
 
 cdef inline char *put_phases(char *p, const log_record *r) noexcept nogil:
     cdef int i
-    p = put(p, b',"phases":{')
+    p = put_lit(p, b',"phases":{')
     for i in range(PHASES):
         if r.phase_us[i] != PHASE_NEVER and PHASE_KEY_LENS[i]:
             memcpy(p, PHASE_KEYS[i], PHASE_ROOM)
@@ -331,7 +338,7 @@ cdef inline char *put_phases(char *p, const log_record *r) noexcept nogil:
             p += 1
     if (p - 1)[0] == c',':
         p -= 1
-    return put(p, b"}")
+    return put_lit(p, b"}")
 
 
 cdef inline uint64_t any_byte(const uint8_t *bytes) noexcept nogil:
@@ -358,19 +365,19 @@ cdef inline char *put_member(char *p, const char *key, const texts_of *t, int wh
     """`key` (with all its punctuation) and text `which` as a string; nothing when it is empty."""
     if t.len[which] == 0:
         return p
-    p = put_text(put(p, key), t.at[which], t.len[which])
+    p = put_text(put_lit(p, key), t.at[which], t.len[which])
     p[0] = c'"'
     return p + 1
 
 
 cdef inline char *put_required(char *p, const char *key, const texts_of *t, int which) noexcept nogil:
     """The same, also when it is empty, and without the closing quote."""
-    return put_text(put(p, key), t.at[which], t.len[which])
+    return put_text(put_lit(p, key), t.at[which], t.len[which])
 
 
 cdef inline char *put_field(char *p, const char *before, const texts_of *t, int which) noexcept nogil:
     """A text in the combined format."""
-    return put_visible(put(p, before), <const uint8_t *>t.at[which], t.len[which])
+    return put_visible(put_lit(p, before), <const uint8_t *>t.at[which], t.len[which])
 
 
 cdef uint32_t format_json(const log_record *r, char *out, line_clock *clock, bint phases) noexcept nogil:
@@ -379,65 +386,65 @@ cdef uint32_t format_json(const log_record *r, char *out, line_clock *clock, bin
     cdef uint32_t length, micros = tick(clock, r.started_unix_ns)
     cdef char *p = out
     find_texts(r, &t)
-    p = put(p, b'{"time":"')
+    p = put_lit(p, b'{"time":"')
     memcpy(p, clock.rfc3339, 20)
     p = put_two(p + 20, micros // 10000)
     p = put_two(p, micros // 100 % 100)
     p = put_two(p, micros % 100)
-    p = put_hex(put(p, b'Z","id":"'), r.request_id, 16)
-    p = put(p, b'","client":"')
+    p = put_hex(put_lit(p, b'Z","id":"'), r.request_id, 16)
+    p = put_lit(p, b'","client":"')
     p += format_address(r, p)
-    p = put_number(put(p, b'","port":'), r.port)
+    p = put_number(put_lit(p, b'","port":'), r.port)
     p = put_required(p, b',"method":"', &t, TEXT_METHOD)
     p = put_required(p, b'","host":"', &t, TEXT_HOST)
     p = put_required(p, b'","path":"', &t, TEXT_PATH)
-    p = put_number(put(p, b'","status":'), r.status)
+    p = put_number(put_lit(p, b'","status":'), r.status)
     if r.reason:
         name = reason_text(r.reason, &length)
-        p = put(p, b',"reason":"')
+        p = put_lit(p, b',"reason":"')
         memcpy(p, name, length)
-        p = put(p + length, b'"')
+        p = put_lit(p + length, b'"')
     if r.fault:
         name = &FAULTS[min(r.fault, <uint16_t>(KNOWN_FAULTS - 1))][0]
         length = <uint32_t>strlen(name)
-        p = put(p, b',"fault":"')
+        p = put_lit(p, b',"fault":"')
         memcpy(p, name, length)
-        p = put(p + length, b'"')
+        p = put_lit(p + length, b'"')
     p = put_member(p, b',"limit":"', &t, TEXT_LIMIT)
     p = put_member(p, b',"route":"', &t, TEXT_ROUTE)
     p = put_member(p, b',"consumer":"', &t, TEXT_CONSUMER)
-    p = put_number(put(p, b',"bytes_in":'), r.bytes_in)
-    p = put_number(put(p, b',"bytes_out":'), r.bytes_out)
-    p = put_ms(put(p, b',"duration_ms":'), r.duration_ns)
+    p = put_number(put_lit(p, b',"bytes_in":'), r.bytes_in)
+    p = put_number(put_lit(p, b',"bytes_out":'), r.bytes_out)
+    p = put_ms(put_lit(p, b',"duration_ms":'), r.duration_ns)
     p = put_member(p, b',"target":"', &t, TEXT_TARGET)
     if r.attempts:
-        p = put_number(put(p, b',"attempts":'), r.attempts)
-        p = put_ms(put(p, b',"upstream_ms":'), r.upstream_ns)
+        p = put_number(put_lit(p, b',"attempts":'), r.attempts)
+        p = put_ms(put_lit(p, b',"upstream_ms":'), r.upstream_ns)
         if r.flags & LOG_UPSTREAM_REUSED:
-            p = put(p, b',"reused":true')
+            p = put_lit(p, b',"reused":true')
     if r.flags & LOG_KEEP_ALIVE:
-        p = put(p, b',"keep_alive":true')
+        p = put_lit(p, b',"keep_alive":true')
     if r.flags & (LOG_UPCALL | LOG_TUNNEL | LOG_ABORTED | LOG_HTTP_1_0):
         if r.flags & LOG_HTTP_1_0:
-            p = put(p, b',"http_1_0":true')
+            p = put_lit(p, b',"http_1_0":true')
         if r.flags & LOG_UPCALL:
-            p = put(p, b',"upcall":true')
+            p = put_lit(p, b',"upcall":true')
         if r.flags & LOG_TUNNEL:
-            p = put(p, b',"tunnel":true')
+            p = put_lit(p, b',"tunnel":true')
         if r.flags & LOG_ABORTED:
-            p = put(p, b',"aborted":true')
+            p = put_lit(p, b',"aborted":true')
     if r.amount_micros:
-        p = put_number(put(p, b',"amount_micros":'), r.amount_micros)
+        p = put_number(put_lit(p, b',"amount_micros":'), r.amount_micros)
     p = put_member(p, b',"user_agent":"', &t, TEXT_USER_AGENT)
     if any_byte(r.trace_id) | any_byte(r.trace_id + 8):
-        p = put_hex(put(p, b',"trace":"'), r.trace_id, 16)
-        p = put_hex(put(p, b'","span":"'), r.span_id, 8)
-        p = put(p, b'"')
-    p = put_number(put(p, b',"worker":'), r.worker)
-    p = put_number(put(p, b',"generation":'), r.generation)
+        p = put_hex(put_lit(p, b',"trace":"'), r.trace_id, 16)
+        p = put_hex(put_lit(p, b'","span":"'), r.span_id, 8)
+        p = put_lit(p, b'"')
+    p = put_number(put_lit(p, b',"worker":'), r.worker)
+    p = put_number(put_lit(p, b',"generation":'), r.generation)
     if phases:
         p = put_phases(p, r)
-    p = put(p, b"}\n")
+    p = put_lit(p, b"}\n")
     return <uint32_t>(p - out)
 
 
@@ -448,13 +455,13 @@ cdef uint32_t format_combined(const log_record *r, char *out, line_clock *clock)
     tick(clock, r.started_unix_ns)
     p += format_address(r, p)
     p = put_field(p, b" - ", &t, TEXT_CONSUMER)
-    p = put(p, b" [")
+    p = put_lit(p, b" [")
     memcpy(p, clock.clf, 26)
     p = put_field(p + 26, b'] "', &t, TEXT_METHOD)
     p = put_field(p, b" ", &t, TEXT_PATH)
-    p = put(p, b' HTTP/1.0" ') if r.flags & LOG_HTTP_1_0 else put(p, b' HTTP/1.1" ')
+    p = put_lit(p, b' HTTP/1.0" ') if r.flags & LOG_HTTP_1_0 else put_lit(p, b' HTTP/1.1" ')
     p = put_number(p, r.status)
-    p = put_number(put(p, b" "), r.bytes_out)
+    p = put_number(put_lit(p, b" "), r.bytes_out)
     p = put_field(p, b' "-" "', &t, TEXT_USER_AGENT)
-    p = put(p, b'"\n')
+    p = put_lit(p, b'"\n')
     return <uint32_t>(p - out)
