@@ -32,5 +32,6 @@ cdef class LogDrain:
     cdef char *buffer
     cdef pthread_mutex_t mutex        # one drain at a time: a ring has one consumer
     cdef uint32_t take(self, uint32_t worker, uint32_t most, uint32_t *used) noexcept nogil
+    cdef uint64_t waiting(self, uint32_t worker) noexcept nogil
     cdef void send(self, int fd, uint32_t used, uint64_t *lost, int *error, bint *cut) noexcept nogil
     cdef _ready(self)

@@ -30,7 +30,7 @@ from fastgate._core.atomics cimport fg_load, fg_store
 from fastgate._core.logformat cimport LINE_MAX, format_address, format_combined, format_json
 from fastgate._core.logring cimport (
     LOG_ABORTED, LOG_HTTP_1_0, LOG_KEEP_ALIVE, LOG_SAMPLED, LOG_TUNNEL, LOG_UPCALL,
-    LOG_UPSTREAM_REUSED, PHASE_NEVER, TEXTS, log_record, logring_header, logring_records,
+    LOG_TEXT, LOG_UPSTREAM_REUSED, PHASE_NEVER, TEXTS, log_record, logring_header, logring_records,
     ring_header,
 )
 from fastgate._core.reason cimport (
@@ -87,7 +87,7 @@ cdef extern from *:
     uint64_t fg_count_lines(const char *p, size_t n) nogil
 
 cdef enum:
-    RUN = 64                      # records a run: 32 KiB, within a core's first-level cache
+    RUN = 16                      # records a run: with their copies well within a core's first-level cache
     BUFFER = 262144
     WRITE_PATIENCE_MS = 1000
     KIND_NONE = 0
@@ -95,6 +95,14 @@ cdef enum:
     KIND_COMBINED = 2
 
 FORMATS = {"none": KIND_NONE, "json": KIND_JSON, "combined": KIND_COMBINED}
+
+
+cdef inline size_t used_size(const log_record *r) noexcept nogil:
+    """Bytes of a record up to the end of its texts; its size at most, whatever is in it."""
+    cdef uint32_t i, used = 0
+    for i in range(<uint32_t>TEXTS):
+        used += r.lens[i]
+    return sizeof(log_record) - LOG_TEXT + min(used, <uint32_t>LOG_TEXT)
 
 
 cdef class RecentRequests:
@@ -118,8 +126,11 @@ cdef class RecentRequests:
         pthread_mutex_destroy(&self.mutex)
 
     cdef void keep(self, const log_record *r, uint32_t n) noexcept nogil:
-        """Copy n records that lie one after another. Without memory for them: nothing is kept."""
-        cdef uint32_t at, part
+        """Copy n records that lie one after another. Without memory for them: nothing is kept.
+
+        Of the texts' room only what is used: the rest of a record is memory that nobody fetched yet.
+        """
+        cdef uint32_t at, i
         cdef void *p
         pthread_mutex_lock(&self.mutex)
         if self.records == NULL:
@@ -129,13 +140,13 @@ cdef class RecentRequests:
                 pthread_mutex_unlock(&self.mutex)
                 return
             self.records = <log_record *>p
-        while n:
-            at = <uint32_t>(self.kept % self.capacity)
-            part = min(n, self.capacity - at)
-            memcpy(self.records + at, r, part * sizeof(log_record))
-            self.kept += part
-            r += part
-            n -= part
+        at = <uint32_t>(self.kept % self.capacity)
+        for i in range(n):
+            memcpy(self.records + at, r + i, used_size(r + i))
+            at += 1
+            if at == self.capacity:
+                at = 0
+        self.kept += n
         pthread_mutex_unlock(&self.mutex)
 
     def __len__(self):
@@ -325,6 +336,11 @@ cdef class LogDrain:
         self.taken += done
         return done
 
+    cdef uint64_t waiting(self, uint32_t worker) noexcept nogil:
+        """How many records wait in a worker's ring; at most what a ring holds."""
+        cdef ring_header *h = logring_header(self.segment.header, worker)
+        return min(fg_load(&h.head) - h.tail, self.segment.header.logring_count)
+
     cdef _ready(self):
         if self.buffer == NULL:
             self.buffer = <char *>malloc(BUFFER)
@@ -352,8 +368,8 @@ cdef class LogDrain:
             pthread_mutex_lock(&self.mutex)
         try:
             self._ready()
-            # No more than a ring's worth, however fast the worker fills it again.
-            left = min(<uint64_t>most, self.segment.header.logring_count)
+            # What waits now. Who went on as long as more comes would take it in ever smaller pieces.
+            left = min(<uint64_t>most, self.waiting(worker))
             while left:
                 used = 0
                 with nogil:
@@ -382,7 +398,7 @@ cdef class LogDrain:
             self._ready()
             with nogil:
                 for worker in range(self.segment.header.workers):
-                    left = self.segment.header.logring_count
+                    left = self.waiting(worker)
                     while left:
                         used = 0
                         if cut:
