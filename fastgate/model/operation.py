@@ -237,6 +237,13 @@ class AccessLog(Model, frozen=True, kw_only=True):
         Literal["json", "combined"],
         Meta(description="`json`: one object a line; `combined`: as web servers have it."),
     ] = "json"
+    phases: Annotated[
+        bool,
+        Meta(
+            description="Whether a JSON line also says when each phase began. `fastgate explain` "
+            "tells it in any case."
+        ),
+    ] = False
 
 
 class Metrics(Model, frozen=True, kw_only=True):

@@ -1,9 +1,9 @@
 """The access log: takes the records out of the workers' rings and writes them as lines.
 
-Lives in the control process. `run` looks every 50 ms whether anything waits (a few reads of shared
-memory) and, if so, hands the work to a thread of its own: rendering and writing happen in C
-without the GIL, so neither the event loop nor the control API notices. The same pass keeps the
-newest records in `recent` for `fastgate explain`.
+Lives in the control process. `run` looks every 50 ms, or as often as the rings fill, whether
+anything waits (a few reads of shared memory) and, if so, hands the work to a thread of its own:
+rendering and writing happen in C without the GIL, so neither the event loop nor the control API
+notices. The same pass keeps the newest records in `recent` for `fastgate explain`.
 
 Nothing that goes wrong here stops anything: while the destination cannot be written, lines are
 counted as lost, the rings go on being emptied, and it is said once, and once again when it works.
@@ -25,23 +25,24 @@ from fastgate._core.shm import Segment
 
 Format = Literal["json", "combined"]
 
-INTERVAL_S = 0.05
-HURRY_S = 0.005  # between two looks, while the rings fill quickly
+INTERVAL_S = 0.05  # between two looks at the rings, while they fill slowly
+HURRY_S = 0.005  # and at least so much, however fast the rings fill
 FILE_MODE = 0o640
 
 log = logging.getLogger("fastgate.accesslog")
 
 
 class Destination:
-    """Where lines go: "off", "stdout", "stderr", or a file's path, which is appended to.
+    """Where lines go: "off", "stdout", "stderr", or a file's path, which is appended to; and how.
 
     Raises OSError when the file cannot be opened.
     """
 
-    def __init__(self, to: str, format: Format) -> None:
+    def __init__(self, to: str, format: Format, *, phases: bool = False) -> None:
         self.to = to
-        self.wanted: Format = format
+        self.wanted = (to, format, phases)
         self.format: str = "none" if to == "off" else format
+        self.phases = phases
         self.is_file = to not in ("off", "stdout", "stderr")
         self.fd = {"off": -1, "stdout": 1, "stderr": 2}.get(to, -1)
         if self.is_file:
@@ -63,8 +64,8 @@ class Destination:
 class AccessLog:
     """The one consumer of a segment's log rings.
 
-    `to` and `format` as in the configuration's `observability.access_log`; `recent` keeps records
-    also when the log itself is off. Raises OSError when the file cannot be opened.
+    `to`, `format` and `phases` as in the configuration's `observability.access_log`; `recent` keeps
+    records also when the log itself is off. Raises OSError when the file cannot be opened.
 
     Counted since it was made: `taken` records, `lost` lines (written late or never),
     `errors` of writing or opening, `damaged` records that could not be believed.
@@ -76,6 +77,7 @@ class AccessLog:
         *,
         to: str = "off",
         format: Format = "json",
+        phases: bool = False,
         recent: RecentRequests | None = None,
     ) -> None:
         self.segment = segment
@@ -89,7 +91,7 @@ class AccessLog:
         self._reopen = threading.Event()
         self._lock = threading.Lock()  # held while draining: a ring has one consumer
         self._switch = threading.Lock()  # held while the destination changes hands
-        self._use(Destination(to, format))
+        self._use(Destination(to, format, phases=phases))
         self._next: Destination | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="access-log")
 
@@ -104,20 +106,25 @@ class AccessLog:
 
     def _use(self, destination: Destination) -> None:
         self._destination = destination
-        self._drain = LogDrain(self.segment, format=destination.format, recent=self.recent)
+        self._drain = LogDrain(
+            self.segment,
+            format=destination.format,
+            phases=destination.phases,
+            recent=self.recent,
+        )
 
     # ---- from the event loop ----------------------------------------------------------------
 
-    def configure(self, to: str, format: Format) -> None:
+    def configure(self, to: str, format: Format, *, phases: bool = False) -> None:
         """Go on elsewhere, from the next drain on. Raises OSError; then all stays as it is.
 
         The same destination again changes nothing, so that every reload may call this.
         """
         with self._switch:
             current = self._next or self._destination
-            if (current.to, current.wanted) == (to, format):
+            if current.wanted == (to, format, phases):
                 return
-        following = Destination(to, format)
+        following = Destination(to, format, phases=phases)
         with self._switch:
             overtaken, self._next = self._next, following
         if overtaken is not None:
@@ -130,14 +137,15 @@ class AccessLog:
     async def run(self) -> None:
         """Drain until cancelled. Call `close` afterwards, which drains what is left."""
         loop = asyncio.get_running_loop()
-        much = self.segment.log_records // 4
+        much = self.segment.log_records // 2
         delay = INTERVAL_S
         while True:
             await asyncio.sleep(delay)
             waiting = self.pending
             if waiting or self._reopen.is_set() or self._next is not None:
                 await loop.run_in_executor(self._thread, self.drain)
-            delay = HURRY_S if waiting > much else INTERVAL_S
+            # As much came in `delay`: look again before a ring is half full, and not more often.
+            delay = max(HURRY_S, min(INTERVAL_S, delay * much / waiting if waiting else INTERVAL_S))
 
     def close(self) -> None:
         """Drain once more, and close. A reader of stdout that is stuck costs about a second."""

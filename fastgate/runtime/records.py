@@ -116,10 +116,14 @@ class Records:
                 if gateway.observability.recent:
                     self._recent = RecentRequests(gateway.observability.recent)
                 self._access_log = AccessLog(
-                    self._segment, to=wanted.to, format=wanted.format, recent=self._recent
+                    self._segment,
+                    to=wanted.to,
+                    format=wanted.format,
+                    phases=wanted.phases,
+                    recent=self._recent,
                 )
             else:
-                self._access_log.configure(wanted.to, wanted.format)
+                self._access_log.configure(wanted.to, wanted.format, phases=wanted.phases)
         except OSError as error:
             log.error("the access log %s cannot be opened: %s", wanted.to, error.strerror)
         self._names = {slot: name for name, slot in self._publisher.slots.routes.items()}

@@ -89,6 +89,19 @@ def test_the_combined_format(tmp_path: Path) -> None:
     )
 
 
+def test_phases_are_written_when_asked_for_also_from_a_reload_on(tmp_path: Path) -> None:
+    s = segment()
+    path = tmp_path / "log"
+    log = AccessLog(s, to=str(path))
+    for phases in (False, True, False):
+        log.configure(str(path), "json", phases=phases)
+        write_record(s, 0, phases={"route": 7})
+        log.drain()
+    log.close()
+    lines = [orjson.loads(line) for line in path.read_bytes().splitlines()]
+    assert [line.get("phases") for line in lines] == [None, {"route": 7}, None]
+
+
 @pytest.mark.parametrize("to", ["stdout", "stderr"])
 def test_standard_streams(to: str, capfd: pytest.CaptureFixture[str]) -> None:
     s = segment()
