@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 BUILD ?= release
 CORE := $(wildcard fastgate/_core/*.pyx fastgate/_core/*.pxd)
 
-.PHONY: run test quick lint bench compare debug asan tsan coverage kills outage fuzz docs clean setup setup-test help
+.PHONY: run test quick lint bench compare trained debug asan tsan coverage kills outage fuzz docs clean setup setup-test help
 
 help: ## what there is to make
 	@awk -F':.*## ' '/^[a-z -]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ compare: $(VENV)/.bench ## FastGate beside nginx, HAProxy, Envoy and the bare re
 	@tools/debian-packages bench
 	$(BIN)/python -m benchmarks.compare
 	$(BIN)/python -m benchmarks.readme
+
+trained: setup ## build the core once more, laid out by what traffic did in it (GCC)
+	tools/trained-build
 
 debug asan tsan coverage: $(VENV)/.test ## the core's tests on a checked build
 	tools/checked-build $@

@@ -1,7 +1,8 @@
 """Builds the Cython core: one extension module for each `fastgate/_core/*.pyx`.
 
 Environment:
-    FASTGATE_BUILD   release (default) | debug | asan | tsan | coverage
+    FASTGATE_BUILD   release (default) | debug | asan | tsan | coverage;
+                     profile, then trained: see tools/trained-build
     FASTGATE_ONLY    comma-separated module names: build only these (while developing)
     FASTGATE_MARCH   value for -march= (default: the compiler's, so that a build is portable)
 """
@@ -24,8 +25,13 @@ from setuptools import Extension, setup
 
 CORE = Path("fastgate/_core")
 
+RELEASE = ["-O3", "-g1", "-fno-plt", "-fno-semantic-interposition"]
+# What training did not reach is compiled as in a release, not for size: it may be traffic too.
+TRAINED = ["-fprofile-use", "-fprofile-partial-training", "-fprofile-correction"]
 BUILDS = {
-    "release": (["-O3", "-g1", "-fno-plt", "-fno-semantic-interposition"], []),
+    "release": (RELEASE, []),
+    "profile": ([*RELEASE, "-fprofile-generate"], ["-fprofile-generate"]),
+    "trained": ([*RELEASE, *TRAINED, "-Wno-missing-profile"], []),
     "debug": (["-O0", "-g3"], []),
     "coverage": (["-O0", "-g1"], []),
     "asan": (
@@ -49,7 +55,7 @@ if platform.machine() in ("x86_64", "AMD64"):
 if march := os.environ.get("FASTGATE_MARCH"):
     cflags.append(f"-march={march}")
 
-checked = build != "release"
+checked = build not in ("release", "profile", "trained")
 macros: list[tuple[str, str | None]] = [("FASTGATE_DEBUG", "1")] if checked else []
 if build == "coverage":
     macros.append(("CYTHON_TRACE_NOGIL", "1"))
@@ -75,7 +81,8 @@ JOBS = len(os.sched_getaffinity(0))
 LIBRARIES = {"credentials": ["crypto"]}
 
 Options.docstrings = True
-C_FILES = f"build/cython-{build}"
+# A profile belongs to its object file's path: these three have the same C, at the same place.
+C_FILES = f"build/cython-{build if checked else 'release'}"
 HINT = re.compile(rb"^performance hint: (\S+?\.p[yx][xd]):(?!.*boundscheck)", re.MULTILINE)
 
 

@@ -93,7 +93,7 @@ def test_what_cannot_be_built_is_said_in_one_line(
     monkeypatch.setenv("FASTGATE_BUILD", "fast")
     built = setup_py(tmp_path, "build_ext")
     assert built.returncode == 1
-    assert built.stderr.startswith("FASTGATE_BUILD='fast' is not one of release, debug")
+    assert built.stderr.startswith("FASTGATE_BUILD='fast' is not one of release, profile")
     monkeypatch.setenv("FASTGATE_BUILD", "debug")
     monkeypatch.setenv("FASTGATE_ONLY", "engin")
     assert setup_py(tmp_path, "build_ext").stderr.startswith("FASTGATE_ONLY names no module")
