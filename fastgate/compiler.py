@@ -542,7 +542,7 @@ class _Compilation:
     def _tables(self) -> bytes:
         """The router's tables, or the error that two routes are in conflict."""
         try:
-            return self.router.build()
+            return self.router.build(self.image)
         except RouteConflict as error:
             routes = self.gateway.routes
             first, second = routes[error.first].name, routes[error.second].name

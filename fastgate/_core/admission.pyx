@@ -127,9 +127,9 @@ cdef int authenticate(core *c, exchange *e) noexcept nogil:
     cdef uint32_t length = 0, i
     cdef int result
     cdef const uint32_t *plans
-    if e.route.auth == NONE32:
+    if e.policy.auth == NONE32:
         return 0
-    a = snap_auth(e.snap, e.route.auth)
+    a = snap_auth(e.snap, e.policy.auth)
     key = find_key(e, a, &length)
     if key is NULL or length == 0:
         return 0 if a.flags & AUTH_OPTIONAL else CREDENTIAL_MISSING
@@ -255,10 +255,10 @@ cdef inline int by_address_alone(const limit_rec *l) noexcept nogil:
 
 
 cdef int admit_address(core *c, exchange *e) noexcept nogil:
-    cdef const limit_rec *l = <const limit_rec *>snap_table(e.snap, e.route.limits)
+    cdef const limit_rec *l = <const limit_rec *>snap_table(e.snap, e.policy.limits)
     cdef uint32_t i
     cdef int reason
-    for i in range(e.route.limits.count):
+    for i in range(e.policy.limits.count):
         if by_address_alone(&l[i]):
             reason = take(c, e, &l[i])
             if reason != 0:
@@ -267,11 +267,11 @@ cdef int admit_address(core *c, exchange *e) noexcept nogil:
 
 
 cdef int admit(core *c, exchange *e) noexcept nogil:
-    cdef const limit_rec *l = <const limit_rec *>snap_table(e.snap, e.route.limits)
+    cdef const limit_rec *l = <const limit_rec *>snap_table(e.snap, e.policy.limits)
     cdef const plan_rec *p
     cdef uint32_t i
     cdef int reason
-    for i in range(e.route.limits.count):
+    for i in range(e.policy.limits.count):
         if not by_address_alone(&l[i]):
             reason = take(c, e, &l[i])
             if reason != 0:

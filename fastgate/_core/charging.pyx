@@ -207,10 +207,10 @@ cdef int64_t price_of(core *c, exchange *e, uint32_t *currency) noexcept nogil:
                 if steps[i].up_to == 0 or d.used <= steps[i].up_to:
                     return <int64_t>steps[i].micros
             return 0
-    if e.route.price_micros:
+    if e.policy.price_micros:
         e.flags |= EX_METERED
-        currency[0] = e.route.price_currency
-    return <int64_t>e.route.price_micros
+        currency[0] = e.policy.price_currency
+    return <int64_t>e.policy.price_micros
 
 
 # ---- the hold -------------------------------------------------------------------------------
@@ -219,7 +219,7 @@ cdef void describe(core *c, exchange *e, usage_who *who) noexcept nogil:
     who.time_ns = <int64_t>c.now + c.unix_offset
     who.consumer = e.consumer.identity if e.has_consumer else 0
     who.credential = e.credential
-    who.route_slot = e.route.slot
+    who.route_slot = e.match.slot
     who.service_slot = e.service.slot if e.service is not NULL else NONE32
     who.plan_slot = e.consumer.plan if e.has_consumer else NONE32
     who.meter = 0

@@ -52,9 +52,9 @@ cdef char *put_cors(char *p, exchange *e) noexcept nogil:
     cdef const cors_rec *r
     cdef const field *f
     cdef const snapshot_header *s = e.snap
-    if e.route is NULL or e.route.cors == NONE32 or not has_field(&e.req, F_ORIGIN):
+    if e.policy is NULL or e.policy.cors == NONE32 or not has_field(&e.req, F_ORIGIN):
         return p
-    r = <const cors_rec *>snap_table(s, s.cors) + e.route.cors
+    r = <const cors_rec *>snap_table(s, s.cors) + e.policy.cors
     f = field_of(&e.req, F_ORIGIN)
     if not origin_allowed(e, r, e.base + f.value, f.value_len):
         return p
@@ -88,7 +88,7 @@ cdef char *put_origin(char *p, const cors_rec *r, const char *origin, uint32_t n
 cdef char *put_preflight(char *p, exchange *e) noexcept nogil:
     """What a preflight is told: nothing, when the origin is not allowed."""
     cdef const snapshot_header *s = e.snap
-    cdef const cors_rec *r = <const cors_rec *>snap_table(s, s.cors) + e.route.cors
+    cdef const cors_rec *r = <const cors_rec *>snap_table(s, s.cors) + e.policy.cors
     cdef const field *f = field_of(&e.req, F_ORIGIN)
     cdef const field *g
     cdef uint32_t i

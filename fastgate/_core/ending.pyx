@@ -209,7 +209,7 @@ cdef void write_log(exchange *e, uint64_t now) noexcept nogil:
     cdef core *c = e.owner
     cdef log_record *r
     cdef uint64_t total = now - e.started_ns
-    cdef uint32_t slot = e.route.slot if e.route is not NULL else NONE32, used = 0
+    cdef uint32_t slot = e.match.slot if e.route is not NULL else NONE32, used = 0
     cdef call *k = &e.main
     cdef const field *f
     e.rc = counters_route(c.segment, c.worker, slot)
@@ -220,7 +220,7 @@ cdef void write_log(exchange *e, uint64_t now) noexcept nogil:
         observe(&e.rc.upstream, e.upstream_ns)
     e.rc.bytes_in += e.bytes_in + e.req.size
     e.rc.bytes_out += e.bytes_out
-    if not e.snap.flags & 2 or (e.route is not NULL and e.route.flags & ROUTE_LOG_OFF):
+    if not e.snap.flags & 2 or (e.policy is not NULL and e.policy.flags & ROUTE_LOG_OFF):
         return
     r = logring_reserve(c.segment, c.worker)
     if r is NULL:

@@ -15,7 +15,6 @@ from libc.string cimport memcmp, memcpy, memset
 
 from fastgate._core.admission cimport (
     address_allowed, admit, admit_address, admit_undo, authenticate)
-from fastgate._core.cells cimport fg_prefetch
 from fastgate._core.charging cimport charge_open
 from fastgate._core.cors cimport asked_method, is_preflight
 from fastgate._core.downstream cimport too_slow
@@ -36,8 +35,8 @@ from fastgate._core.reason cimport (
 from fastgate._core.render cimport render_preflight, render_static
 from fastgate._core.router cimport ROUTE_FOUND, ROUTE_METHOD, route_find
 from fastgate._core.snapshot cimport (
-    NONE32, ROUTE_ENCODED_SLASH, ROUTE_RETIRED as FLAG_RETIRED, ROUTE_WEBSOCKET, route_rec,
-    snap_route, snap_service, snap_str, snap_table, static_rec)
+    NONE32, ROUTE_ENCODED_SLASH, ROUTE_RETIRED as FLAG_RETIRED, ROUTE_WEBSOCKET, policy_rec,
+    snap_policy, snap_prefetch, snap_route, snap_service, snap_str, snap_table, static_rec)
 from fastgate._core.state cimport (
     core, EX_AWAIT_BODY, EX_HEAD_ONLY, EX_KEEP_ALIVE, EX_SUSPENDED, EX_TUNNEL, field_of, has_field, EX_PACED)
 
@@ -76,12 +75,22 @@ cdef void exchange_head(exchange *e) noexcept nogil:
         if reason > 0:
             exchange_refuse(e, reason)
         return                           # < 0: answered already
-    if e.route.static_response != NONE32:
+    if e.policy.static_response != NONE32:
         answer_static(e)
-    elif e.route.handler != NONE32:
+    elif e.policy.handler != NONE32:
         begin_upcall(e)
     else:
         begin_proxy(e)
+
+
+cdef inline void take_route(exchange *e) noexcept nogil:
+    """The route that was found becomes the exchange's."""
+    e.route = snap_route(e.snap, e.match.route)
+    e.policy = snap_policy(e.snap, e.match.policy)
+    # One wait for memory, not one for each line of a policy that is cold as no other route has it.
+    snap_prefetch(<const char *>e.policy + 64)
+    if e.snap.flags & 2:
+        snap_prefetch(e.route)             # its name will be logged
 
 
 cdef int find_route(exchange *e) noexcept nogil:
@@ -116,25 +125,22 @@ cdef int find_route(exchange *e) noexcept nogil:
         found = route_find(e.snap, host, h.host.len, e.path, e.path_len, e.base, h, &e.match)
         h.method = method
         h.method_id = method_id
-        if found == ROUTE_FOUND and snap_route(e.snap, e.match.route).cors != NONE32:
-            e.route = snap_route(e.snap, e.match.route)
+        if found == ROUTE_FOUND and snap_policy(e.snap, e.match.policy).cors != NONE32:
+            take_route(e)
             answer_preflight(e)
             return -1
     found = route_find(e.snap, host, h.host.len, e.path, e.path_len, e.base, h, &e.match)
     if found == ROUTE_FOUND:
-        e.route = snap_route(e.snap, e.match.route)
-        # One wait for memory, not one for each line of a record that is cold among many routes.
-        fg_prefetch(<const char *>e.route + 64)
-        fg_prefetch(<const char *>e.route)
-        if e.route.service != NONE32:
-            e.service = snap_service(e.snap, e.route.service)
+        take_route(e)
+        if e.policy.service != NONE32:
+            e.service = snap_service(e.snap, e.policy.service)
         return 0
     return METHOD_NOT_ALLOWED if found == ROUTE_METHOD else NO_ROUTE
 
 
 cdef int check_route(exchange *e) noexcept nogil:
     cdef head *h = &e.req
-    cdef const route_rec *r = e.route
+    cdef const policy_rec *r = e.policy
     if r.flags & FLAG_RETIRED:
         return ROUTE_RETIRED
     if h.flags & HEAD_HAS_ENCODED_SLASH and not r.flags & ROUTE_ENCODED_SLASH:
@@ -157,7 +163,7 @@ cdef void answer_fixed(exchange *e, uint16_t status, const char *head_bytes, uin
 
 
 cdef void answer_static(exchange *e) noexcept nogil:
-    cdef const static_rec *s = <const static_rec *>snap_table(e.snap, e.snap.statics) + e.route.static_response
+    cdef const static_rec *s = <const static_rec *>snap_table(e.snap, e.snap.statics) + e.policy.static_response
     answer_fixed(e, <uint16_t>s.status, snap_str(e.snap, s.head), s.head.len, snap_str(e.snap, s.body), s.body.len)
 
 

@@ -80,7 +80,7 @@ cdef void begin_proxy(exchange *e) noexcept nogil:
     k.service = e.service
     k.group = snap_upstream(e.snap, e.service.upstream)
     k.method_id = e.req.method_id
-    k.first_byte_ms = e.route.timeout_ms if e.route.timeout_ms else e.service.first_byte_ms
+    k.first_byte_ms = e.policy.timeout_ms if e.policy.timeout_ms else e.service.first_byte_ms
     k.idle_ms = e.service.idle_ms
     if IDEMPOTENT >> k.method_id & 1:
         k.flags |= CALL_IDEMPOTENT
@@ -172,7 +172,7 @@ cdef buf *take_request(exchange *e, int decode) noexcept nogil:
             return NULL
         if result == CHUNK_END:
             e.body_state = BODY_NONE
-        if e.route.body_cap and e.body_chunks.total > e.route.body_cap:
+        if e.policy.body_cap and e.body_chunks.total > e.policy.body_cap:
             e.flags &= ~EX_KEEP_ALIVE
             exchange_refuse(e, BODY_TOO_LARGE)
             return NULL

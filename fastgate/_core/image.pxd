@@ -1,7 +1,7 @@
 """image: builds the snapshot's image, in control. Records in, a sealed memfd out."""
 from libc.stdint cimport uint32_t, uint64_t
 
-from fastgate._core.snapshot cimport snapshot_header, str_ref, table_ref
+from fastgate._core.snapshot cimport policy_rec, snapshot_header, str_ref, table_ref
 
 cdef struct growing:          # a block of bytes that grows; freed by ImageBuilder
     char *data
@@ -12,6 +12,8 @@ cdef class ImageBuilder:
     cdef snapshot_header head
     cdef growing heap             # from sizeof(snapshot_header) on: offsets into it are final at once
     cdef growing routes
+    cdef growing policies
+    cdef dict policy_index        # policy_rec as bytes → index
     cdef growing services
     cdef growing upstreams
     cdef growing targets
@@ -32,5 +34,6 @@ cdef class ImageBuilder:
     cdef str_ref _string(self, object text) except *
     cdef table_ref _handle(self, object handle) except *
     cdef table_ref _place(self, const void *p, uint64_t count, uint64_t item) except *
+    cdef uint32_t _policy(self, const policy_rec *p) except? 0
     cdef int _place_all(self) except -1
     cdef int _write(self, uint64_t generation) except -1

@@ -9,7 +9,7 @@
 - A **record** maker (`limit`, `header_rule`, ...) gives the bytes of one C struct; `table` puts
   a list of them into the image and gives its handle, an opaque number (0: the empty table).
   Equal tables stand in the image once, so that 100,000 routes that share their rules share
-  them in memory, too.
+  them in memory, too. So do equal policies of routes.
 - `add_*` appends to one of the image's main tables and gives the index (or takes the slot).
 - Strings and sub-tables go to the *heap*, which begins right after the header: their offsets
   are final when they are made, and nothing needs fixing up but the targets of the upstreams.
@@ -25,8 +25,8 @@ from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, mun
 from fastgate._core.reason cimport REASON_COUNT
 from fastgate._core.snapshot cimport (
     HASH_SEED, HEADER_REMOVE, SNAPSHOT_VERSION, address_rule, auth_rec, checksum_without, cors_rec,
-    hash64, header_rule, limit_rec, plan_rec, predicate, price_step, refusal_rec, route_rec, service_rec,
-    snapshot_header, static_rec, str_ref, table_ref, target_rec, upstream_rec)
+    hash64, header_rule, limit_rec, plan_rec, predicate, policy_rec, price_step, refusal_rec, route_rec,
+    service_rec, snapshot_header, static_rec, str_ref, table_ref, target_rec, upstream_rec)
 
 import fcntl
 import ipaddress
@@ -86,6 +86,7 @@ cdef class ImageBuilder:
         self.tables = {}
         self.handlers = []
         self.handler_index = {}
+        self.policy_index = {}
         self.refusals = {}
         self.faults = []
         self.router = b""
@@ -94,6 +95,7 @@ cdef class ImageBuilder:
     def __dealloc__(self):
         free(self.heap.data)
         free(self.routes.data)
+        free(self.policies.data)
         free(self.services.data)
         free(self.upstreams.data)
         free(self.targets.data)
@@ -258,44 +260,56 @@ cdef class ImageBuilder:
                   timeout_ms=0, replace="", tokens=0, limits=0, addresses=0, predicates=0,
                   request_rules=0, response_rules=0, notice="", price_micros=0, price_currency="", pattern="",
                   params=0, payment_required="") -> int:
-        """Append a route_rec; returns its index. Tables are handles.
+        """Append a route_rec, with its policy_rec; returns its index. Tables are handles.
 
         `payment_required`: whole lines with their CRLF. Raises ValueError for one over 8 KiB.
         """
         cdef route_rec r
+        cdef policy_rec p
         cdef bytes raw = name.encode()
         memset(&r, 0, sizeof(r))
+        memset(&p, 0, sizeof(p))
         r.name = self._string(raw)
         r.identity = _identity(raw)
-        r.methods = methods
-        r.body_cap = body_cap
-        r.slot = slot
-        r.service = service
-        r.handler = handler
-        r.static_response = static_response
-        r.auth = auth
-        r.cors = cors
-        r.flags = flags
-        r.priority = priority
-        r.strip = strip
-        r.timeout_ms = timeout_ms
-        r.replace = self._string(replace)
-        r.tokens = self._handle(tokens)
-        r.limits = self._handle(limits)
-        r.addresses = self._handle(addresses)
-        r.predicates = self._handle(predicates)
-        r.request_rules = self._handle(request_rules)
-        r.response_rules = self._handle(response_rules)
-        r.notice = self._string(notice)
-        r.price_micros = price_micros
-        r.price_currency = currency_code(price_currency)
         r.pattern = self._string(pattern)
         r.params = self._handle(params)
+        r.tokens = self._handle(tokens)
+        r.predicates = self._handle(predicates)
+        r.methods = methods
+        r.slot = slot
+        r.priority = priority
+        p.body_cap = body_cap
+        p.service = service
+        p.handler = handler
+        p.static_response = static_response
+        p.auth = auth
+        p.cors = cors
+        p.flags = flags
+        p.strip = strip
+        p.timeout_ms = timeout_ms
+        p.replace = self._string(replace)
+        p.limits = self._handle(limits)
+        p.addresses = self._handle(addresses)
+        p.request_rules = self._handle(request_rules)
+        p.response_rules = self._handle(response_rules)
+        p.notice = self._string(notice)
+        p.price_micros = price_micros
+        p.price_currency = currency_code(price_currency)
         if payment_required:
             if any(len(line) > PAYMENT_LINE for line in payment_required.split("\r\n")):
                 raise ValueError("a header of a 402 is over 8 KiB, which clients refuse")
-            r.payment_required = self._string(payment_required)
+            p.payment_required = self._string(payment_required)
+        r.policy = self._policy(&p)
         return self._append(&self.routes, &r, sizeof(r), 8) // sizeof(r)
+
+    cdef uint32_t _policy(self, const policy_rec *p) except? 0:
+        """The index of a policy; equal ones have the same."""
+        cdef bytes raw = (<const char *>p)[:sizeof(policy_rec)]
+        found = self.policy_index.get(raw)
+        if found is None:
+            found = self._append(&self.policies, p, sizeof(policy_rec), 8) // sizeof(policy_rec)
+            self.policy_index[raw] = found
+        return found
 
     def add_service(self, name: str, *, slot, upstream, first_byte_ms, idle_ms, attempts=1,
                     retry_budget=0, limits=0, plans=0, flags=0) -> int:
@@ -524,8 +538,9 @@ cdef class ImageBuilder:
         h.auths = self._place(self.auths.data, self.auths.size // sizeof(auth_rec), sizeof(auth_rec))
         h.cors = self._place(self.cors.data, self.cors.size // sizeof(cors_rec), sizeof(cors_rec))
         h.statics = self._place(self.statics.data, self.statics.size // sizeof(static_rec), sizeof(static_rec))
-        # To a cache line's start, so that a route is three lines and not four.
+        # To a cache line's start, so that a policy is two lines and not three, and a route one.
         self._append(&self.heap, NOTHING, -(self.heap.size + sizeof(snapshot_header)) & 63, 1)
+        h.policies = self._place(self.policies.data, self.policies.size // sizeof(policy_rec), sizeof(policy_rec))
         h.routes = self._place(self.routes.data, self.routes.size // sizeof(route_rec), sizeof(route_rec))
         h.router = self._place(<const char *>self.router, len(self.router), 1)
         return 0

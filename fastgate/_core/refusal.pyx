@@ -39,7 +39,7 @@ from fastgate._core.snapshot cimport (
     HOLE_ORIGIN, HOLE_POLICY, HOLE_REMAINING, HOLE_REQUEST_ID, HOLE_REQUIRED, HOLE_RESETS_AT,
     HOLE_RETRY_AFTER, HOLE_ROUTE, HOLE_SHORTFALL, HOLE_SPENDING, HOLE_USED, NONE32, ROUTE_OPENAI_ERRORS,
     SECTION_CAPABILITY, SECTION_END, SECTION_LIMIT, SECTION_MONEY, SECTION_OPENAI, SECTION_OWNER,
-    SECTION_RESETS, SECTION_SPENDING, Snapshot, limit_rec, refusal_rec, snap_auth, snap_route, snap_str, snap_table,
+    SECTION_RESETS, SECTION_SPENDING, Snapshot, limit_rec, refusal_rec, snap_auth, snap_policy, snap_route, snap_str, snap_table,
     snapshot_header, str_ref)
 from fastgate._core.state cimport EX_REFUSED, core, downstream, field_of, has_field
 from fastgate._core.sys cimport monotonic_ns
@@ -293,7 +293,7 @@ cdef int holds(exchange *e, int section) noexcept nogil:
     if section == SECTION_CAPABILITY:
         return (e.snap.capability_key[0] | e.snap.capability_key[1]) != 0
     if section == SECTION_OPENAI:
-        return e.route is not NULL and e.route.flags & ROUTE_OPENAI_ERRORS
+        return e.policy is not NULL and e.policy.flags & ROUTE_OPENAI_ERRORS
     return 1
 
 
@@ -339,8 +339,8 @@ cdef char *put_hole(char *p, exchange *e, int letter, int escape) noexcept nogil
     if letter == HOLE_ALLOW:
         return put_methods(p, e.match.allowed)
     if letter == HOLE_CHALLENGE:
-        if e.route is not NULL and e.route.auth != NONE32 and snap_auth(s, e.route.auth).challenge.len < 400:
-            p = put(p, snap_str(s, snap_auth(s, e.route.auth).challenge), snap_auth(s, e.route.auth).challenge.len)
+        if e.policy is not NULL and e.policy.auth != NONE32 and snap_auth(s, e.policy.auth).challenge.len < 400:
+            p = put(p, snap_str(s, snap_auth(s, e.policy.auth).challenge), snap_auth(s, e.policy.auth).challenge.len)
         return p
     if letter == HOLE_BALANCE:
         return put_money(p, e.money_balance)
@@ -393,10 +393,10 @@ cdef buf *render_refusal(exchange *e, int reason, int connection) noexcept nogil
     cdef char *p
     cdef int form = accepted_form(e)
     cdef uint32_t size = HEAD_MAX + BODY_MAX + answer_extra(e)
-    cdef bint priced = r.status == 402 and e.route is not NULL and e.route.payment_required.len != 0
+    cdef bint priced = r.status == 402 and e.policy is not NULL and e.policy.payment_required.len != 0
     cdef buf *b
     if priced:
-        size += e.route.payment_required.len
+        size += e.policy.payment_required.len
     b = buf_borrow(&e.owner.bufs, size)
     if b is NULL:
         return NULL
@@ -416,7 +416,7 @@ cdef buf *render_refusal(exchange *e, int reason, int connection) noexcept nogil
     p = put_uint(p, body_end - scratch)
     p = put_lit(p, "\r\n")
     if priced:
-        p = put(p, snap_str(e.snap, e.route.payment_required), e.route.payment_required.len)
+        p = put(p, snap_str(e.snap, e.policy.payment_required), e.policy.payment_required.len)
     p = put_date(p, e.owner)
     p = put_additions(p, e)
     p = put_connection(p, connection)
@@ -500,9 +500,10 @@ cdef class Sample:
         if route >= 0:
             snapshot._bounds(route, snapshot.header.routes.count)
             e.route = snap_route(snapshot.header, route)
+            e.policy = snap_policy(snapshot.header, e.route.policy)
             if limit >= 0:
-                snapshot._bounds(limit, e.route.limits.count)
-                e.tightest = <const limit_rec *>snap_table(e.snap, e.route.limits) + limit
+                snapshot._bounds(limit, e.policy.limits.count)
+                e.tightest = <const limit_rec *>snap_table(e.snap, e.policy.limits) + limit
         if len(request_id) != 16:
             raise ValueError("a request id has 16 bytes")
         memcpy(e.request_id, <const char *>request_id, 16)

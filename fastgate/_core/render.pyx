@@ -24,7 +24,7 @@ from fastgate._core.http1 cimport (
     FRAMING_CHUNKED, FRAMING_CLOSE, FRAMING_LENGTH, METHOD_HEAD, field, head)
 from fastgate._core.snapshot cimport (
     HEADER_ADD, HEADER_DEFAULT, HEADER_REMOVE, HEADER_SET, LIMIT_CONCURRENCY, LIMIT_SHOW_HEADERS, NONE32,
-    ROUTE_LIMIT_HEADERS, ROUTE_PRESERVE_HOST, cors_rec, header_rule, route_rec, snap_str, snap_table,
+    ROUTE_LIMIT_HEADERS, ROUTE_PRESERVE_HOST, cors_rec, header_rule, policy_rec, snap_str, snap_table,
     snapshot_header, table_ref)
 from fastgate._core.state cimport EX_CHUNK_OUT, EX_REFUSED, downstream, field_of, has_field, named
 from fastgate._core.text cimport put, put_hex, put_lit, put_uint
@@ -179,7 +179,7 @@ cdef char *put_fields(char *p, const char *base, const head *h, uint64_t drop, u
 # ---- requests -------------------------------------------------------------------------------
 
 cdef char *put_target(char *p, exchange *e, call *k) noexcept nogil:
-    cdef const route_rec *r = e.route
+    cdef const policy_rec *r = e.policy
     cdef const head *h = &e.req
     cdef const char *path = e.path
     cdef const char *q
@@ -283,8 +283,8 @@ cdef buf *render_request(exchange *e, call *k, uint32_t extra) noexcept nogil:
     cdef char *p
     cdef uint32_t size = h.size + e.path_len + ADDED + extra + k.target.path.len + k.target.authority.len
     cdef buf *b
-    if e.route.request_rules.count or e.route.replace.len:
-        size += rules_size(s, e.route.request_rules) + e.route.replace.len
+    if e.policy.request_rules.count or e.policy.replace.len:
+        size += rules_size(s, e.policy.request_rules) + e.policy.replace.len
     b = buf_borrow(&e.owner.bufs, size)
     if b is NULL:
         return NULL
@@ -297,13 +297,13 @@ cdef buf *render_request(exchange *e, call *k, uint32_t extra) noexcept nogil:
     p = put_lit(p, " ")
     p = put_target(p, e, k)
     p = put_lit(p, " HTTP/1.1\r\nHost: ")
-    if e.route.flags & ROUTE_PRESERVE_HOST and has_field(h, F_HOST):
+    if e.policy.flags & ROUTE_PRESERVE_HOST and has_field(h, F_HOST):
         f = field_of(h, F_HOST)
         p = put(p, e.base + f.value, f.value_len)
     else:
         p = put(p, snap_str(s, k.target.authority), k.target.authority.len)
     p = put_lit(p, "\r\n")
-    p = put_fields(p, e.base, h, drop, e.credential_field, s, e.route.request_rules)
+    p = put_fields(p, e.base, h, drop, e.credential_field, s, e.policy.request_rules)
     p = put_forwarded(p, e)
     p = put_lit(p, "Via: 1.1 ")
     p = put(p, snap_str(s, s.via), s.via.len)
@@ -312,8 +312,8 @@ cdef buf *render_request(exchange *e, call *k, uint32_t extra) noexcept nogil:
     p = put_trace(p, e)
     if e.has_consumer:
         p = put_consumer(p, e)
-    if e.route.request_rules.count:
-        p = put_rules(p, s, e.route.request_rules, e.base, h)
+    if e.policy.request_rules.count:
+        p = put_rules(p, s, e.policy.request_rules, e.base, h)
     if h.framing == FRAMING_LENGTH:
         p = put_lit(p, "Content-Length: ")
         p = put_uint(p, <uint64_t>h.content_length)
@@ -347,7 +347,7 @@ cdef char *put_limits(char *p, exchange *e) noexcept nogil:
 
 cdef inline int shows_limits(exchange *e) noexcept nogil:
     return e.tightest is not NULL and (
-        (e.route is not NULL and e.route.flags & ROUTE_LIMIT_HEADERS) or e.tightest.flags & LIMIT_SHOW_HEADERS
+        (e.policy is not NULL and e.policy.flags & ROUTE_LIMIT_HEADERS) or e.tightest.flags & LIMIT_SHOW_HEADERS
         or e.snap.flags & 1)
 
 
@@ -355,10 +355,10 @@ cdef uint32_t answer_extra(exchange *e) noexcept nogil:
     """Bytes that the route, the limits and CORS may add to an answer's head."""
     cdef uint32_t n = ADDED
     cdef const cors_rec *r
-    if e.route is not NULL:
-        n += rules_size(e.snap, e.route.response_rules) + e.route.notice.len
-        if e.route.cors != NONE32:
-            r = <const cors_rec *>snap_table(e.snap, e.snap.cors) + e.route.cors
+    if e.policy is not NULL:
+        n += rules_size(e.snap, e.policy.response_rules) + e.policy.notice.len
+        if e.policy.cors != NONE32:
+            r = <const cors_rec *>snap_table(e.snap, e.snap.cors) + e.policy.cors
             n += r.allow_methods.len + r.allow_headers.len + r.expose_headers.len + e.req.size
     if e.tightest is not NULL:
         n += e.tightest.name.len + e.tightest.policy.len
@@ -369,10 +369,10 @@ cdef uint32_t answer_extra(exchange *e) noexcept nogil:
 
 cdef char *put_additions(char *p, exchange *e) noexcept nogil:
     """What every answer on a route gets: notices, limits, CORS, the id."""
-    if e.route is not NULL:
-        if e.route.notice.len:
-            p = put(p, snap_str(e.snap, e.route.notice), e.route.notice.len)
-        if e.route.cors != NONE32:
+    if e.policy is not NULL:
+        if e.policy.notice.len:
+            p = put(p, snap_str(e.snap, e.policy.notice), e.policy.notice.len)
+        if e.policy.cors != NONE32:
             p = put_cors(p, e)
     if shows_limits(e) or e.flags & EX_REFUSED:
         p = put_limits(p, e)
@@ -394,15 +394,15 @@ cdef buf *render_response(exchange *e, call *k, int connection, uint32_t extra) 
     p = put_lit(p, " ")
     p = put(p, k.resp_base + h.reason.off, h.reason.len)
     p = put_lit(p, "\r\n")
-    p = put_fields(p, k.resp_base, h, RESPONSE_DROP, 0, s, e.route.response_rules)
+    p = put_fields(p, k.resp_base, h, RESPONSE_DROP, 0, s, e.policy.response_rules)
     if not has_field(h, F_DATE):
         p = put_date(p, e.owner)
     p = put_lit(p, "Via: 1.1 ")
     p = put(p, snap_str(s, s.via), s.via.len)
     p = put_lit(p, "\r\n")
     p = put_additions(p, e)
-    if e.route.response_rules.count:
-        p = put_rules(p, s, e.route.response_rules, k.resp_base, h)
+    if e.policy.response_rules.count:
+        p = put_rules(p, s, e.policy.response_rules, k.resp_base, h)
     if connection == OUT_UPGRADE:
         p = put_lit(p, "Connection: Upgrade\r\nUpgrade: websocket\r\n")
     elif e.flags & EX_CHUNK_OUT:
@@ -445,9 +445,9 @@ cdef buf *render_static(exchange *e, const char *head_bytes, uint32_t head_len, 
     p = put(p, head_bytes, head_len)
     p = put_date(p, e.owner)
     p = put_additions(p, e)
-    if e.route is not NULL and e.route.response_rules.count:
+    if e.policy is not NULL and e.policy.response_rules.count:
         empty.nfields = 0
-        p = put_rules(p, e.snap, e.route.response_rules, e.base, &empty)
+        p = put_rules(p, e.snap, e.policy.response_rules, e.base, &empty)
     p = put_connection(p, connection)
     p = put_lit(p, "\r\n")
     if h.method_id != METHOD_HEAD:

@@ -15,6 +15,8 @@ cdef enum:
 cdef struct route_match:
     uint32_t route            # index into the snapshot's routes
     uint32_t nparams
+    uint32_t policy           # of the route: index into the snapshot's policies
+    uint32_t slot             # of the route: its metrics row
     uint64_t allowed          # for 405: bits (1 << Method) of all routes of this host and path
     uint32_t token_route      # for 405: a route whose `tokens` are allowed too, or NONE32
     uint32_t reserved
@@ -65,6 +67,8 @@ cdef struct host_rec:         # key follows
 
 cdef struct candidate:
     uint32_t route
+    uint32_t policy           # the route's own; here, so that a request need not read its record
+    uint32_t slot
     uint16_t methods          # bits (1 << Method); bit METHOD_OTHER: every other token
     uint16_t flags            # CANDIDATE_*
 

@@ -29,7 +29,8 @@ leads to, so that a step is mostly within the cache line just read.
 most once. How many it can visit at worst (one literal child and the parameter at every level)
 is computed when the router is built, and more than MAX_VISITS is an error there. The usual lookup
 visits one node for a static path and two or three for a pattern, independent of the number of
-routes. Recursion is as deep as the longest pattern has nodes, at most MAX_SEGMENTS.
+routes. Among very many routes it is memory that takes the time: nodes come from it, not from the
+cache. A candidate therefore carries all of its route that an exchange needs to go on. Recursion is as deep as the longest pattern has nodes, at most MAX_SEGMENTS.
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
@@ -43,12 +44,13 @@ from fastgate._core.http1 cimport (
 from fastgate._core.snapshot cimport (
     NONE32, PREDICATE_HEADER_EQUALS, PREDICATE_HEADER_PREFIX, PREDICATE_HEADER_PRESENT,
     PREDICATE_QUERY_EQUALS, PREDICATE_QUERY_PREFIX, PREDICATE_QUERY_PRESENT, Snapshot, hash64,
-    predicate, route_rec, snap_route, snap_str, snap_table, snapshot_header, str_ref)
+    predicate, route_rec, snap_prefetch, snap_route, snap_str, snap_table, snapshot_header, str_ref)
 
 from typing import NamedTuple
 
 cdef enum:
     HOST_MAX = 255
+    LINE = 64                 # bytes of a cache line
 
 # What one lookup carries from step to step.
 cdef struct lookup:
@@ -199,6 +201,8 @@ cdef bint choose(lookup *k, const candidate *c, uint32_t count) noexcept nogil:
             continue
         if method:
             k.out.route = c[i].route
+            k.out.policy = c[i].policy
+            k.out.slot = c[i].slot
             return True
         k.out.allowed |= c[i].methods
         if c[i].flags & CANDIDATE_TOKENS:
@@ -233,6 +237,7 @@ cdef inline const node *child_of(const lookup *k, const node *n, const char *seg
     while slots[i].off:
         if slots[i].tag == tag:
             child = <const node *>(k.base + slots[i].off)
+            snap_prefetch(<const char *>child + LINE)
             if is_next(child, segment, left):
                 return child
         i = (i + 1) & n.mask
@@ -307,6 +312,7 @@ cdef bint find_static(lookup *k, const router_head *r, uint32_t host, uint64_t p
     while slots[i].off:
         if slots[i].tag == tag:
             found = <const static_path *>(k.base + slots[i].off)
+            snap_prefetch(<const char *>found + LINE)
             if (found.path_len == k.path_len and found.host == host
                     and memcmp(<const char *>(found + 1) + found.count * sizeof(candidate),
                                k.path, k.path_len) == 0):
@@ -349,7 +355,18 @@ cdef inline uint32_t lower_host(const char *host, uint32_t n, char *out) noexcep
     return n
 
 
+cdef inline void prefetch_first(const lookup *k, const node *root) noexcept nogil:
+    """Begin to fetch what the walk will read first, while the static paths are asked."""
+    cdef const char *segment = k.path + 1
+    cdef const char *slash = <const char *>memchr(segment, c'/', k.path_len - 1)
+    cdef uint32_t size = <uint32_t>(slash - segment) if slash != NULL else k.path_len - 1
+    cdef uint32_t i = <uint32_t>hash64(segment, size, SEED_SEGMENT) & root.mask
+    snap_prefetch(<const slot *>(k.base + root.kids) + i)
+
+
 cdef bint find_path(lookup *k, const router_head *r, const host_rec *host, uint64_t path_hash) noexcept nogil:
+    if host.trie and host.statics:
+        prefetch_first(k, <const node *>(k.base + host.trie))
     if host.statics and k.path_len <= r.longest and find_static(k, r, host.id, path_hash):
         return True
     return host.trie != 0 and walk(k, <const node *>(k.base + host.trie), 0, 0)

@@ -1,9 +1,9 @@
 """snapshot: mapping, checking and looking into the image that workers serve from.
 
-    ┌────────────────┬───────────────────────────────┬────────┬──────────┬─────┬────────┐
-    │ snapshot_header│ heap: strings and sub-tables  │ routes │ services │ ... │ router │
-    └────────────────┴───────────────────────────────┴────────┴──────────┴─────┴────────┘
-    0                sizeof(header)                                              size (× 32)
+    ┌─────────────────┬──────────────────────────────┬───────────────┬──────────┬────────┬────────┐
+    │ snapshot_header │ heap: strings and sub-tables │ services, ... │ policies │ routes │ router │
+    └─────────────────┴──────────────────────────────┴───────────────┴──────────┴────────┴────────┘
+    0                 sizeof(header)                                                   size (× 32)
 
 How an image comes to be trusted, and at what price:
 
@@ -117,6 +117,7 @@ cdef str _tables_wrong(const snapshot_header *h):
     """Which table does not lie within the image; None when all do."""
     for name, out in (
         ("routes", _table_out(h, h.routes, sizeof(route_rec))),
+        ("policies", _table_out(h, h.policies, sizeof(policy_rec))),
         ("services", _table_out(h, h.services, sizeof(service_rec))),
         ("upstreams", _table_out(h, h.upstreams, sizeof(upstream_rec))),
         ("targets", _table_out(h, h.targets, sizeof(target_rec))),
@@ -186,15 +187,20 @@ cdef bint _predicates_out(const snapshot_header *h, table_ref t) noexcept nogil:
 
 cdef bint _route_out(const snapshot_header *h, const route_rec *r) noexcept nogil:
     return (
-        _str_out(h, r.name) or _str_out(h, r.replace) or _str_out(h, r.notice)
-        or _str_out(h, r.pattern) or _str_out(h, r.payment_required)
-        or _index_out(r.service, h.services) or _index_out(r.handler, h.handlers)
-        or _index_out(r.static_response, h.statics) or _index_out(r.auth, h.auths)
-        or _index_out(r.cors, h.cors)
+        _str_out(h, r.name) or _str_out(h, r.pattern) or r.policy >= h.policies.count
         or _strings_out(h, r.tokens) or _strings_out(h, r.params)
-        or _limits_out(h, r.limits) or _table_out(h, r.addresses, sizeof(address_rule))
         or _predicates_out(h, r.predicates)
-        or _rules_out(h, r.request_rules) or _rules_out(h, r.response_rules)
+    )
+
+
+cdef bint _policy_out(const snapshot_header *h, const policy_rec *p) noexcept nogil:
+    return (
+        _str_out(h, p.replace) or _str_out(h, p.notice) or _str_out(h, p.payment_required)
+        or _index_out(p.service, h.services) or _index_out(p.handler, h.handlers)
+        or _index_out(p.static_response, h.statics) or _index_out(p.auth, h.auths)
+        or _index_out(p.cors, h.cors)
+        or _limits_out(h, p.limits) or _table_out(h, p.addresses, sizeof(address_rule))
+        or _rules_out(h, p.request_rules) or _rules_out(h, p.response_rules)
     )
 
 
@@ -223,6 +229,9 @@ cdef str _records_wrong(const snapshot_header *h):
     for i in range(h.routes.count):
         if _route_out(h, snap_route(h, i)):
             return f"route {i}"
+    for i in range(h.policies.count):
+        if _policy_out(h, snap_policy(h, i)):
+            return f"policy {i}"
     for i in range(h.services.count):
         service = snap_service(h, i)
         if (_str_out(h, service.name) or service.upstream >= h.upstreams.count
@@ -417,18 +426,19 @@ cdef class Snapshot:
         }
 
     def route(self, index: int) -> dict:
-        """One route with everything it refers to by table."""
+        """One route with its policy and everything that either refers to by table."""
         self._bounds(index, self.header.routes.count)
         cdef const route_rec *r = snap_route(self.header, index)
+        cdef const policy_rec *p = snap_policy(self.header, r.policy)
         cdef const predicate *predicates = <const predicate *>snap_table(self.header, r.predicates)
-        record = self._open(r[0])
+        record = self._open(p[0]) | self._open(r[0])
         record["tokens"] = self._strings(r.tokens)
         record["params"] = self._strings(r.params)
-        record["limits"] = self._limits(r.limits)
-        record["addresses"] = self._addresses(r.addresses)
+        record["limits"] = self._limits(p.limits)
+        record["addresses"] = self._addresses(p.addresses)
         record["predicates"] = [self._open(predicates[i]) for i in range(r.predicates.count)]
-        record["request_rules"] = self._rules(r.request_rules)
-        record["response_rules"] = self._rules(r.response_rules)
+        record["request_rules"] = self._rules(p.request_rules)
+        record["response_rules"] = self._rules(p.response_rules)
         return record
 
     def service(self, index: int) -> dict:

@@ -28,7 +28,7 @@ from fastgate._core.router cimport route_match
 from fastgate._core.shm cimport segment_header, target_row, worker_row
 from fastgate._core.wallet cimport account_row
 from fastgate._core.snapshot cimport (
-    limit_rec, route_rec, service_rec, snapshot_header, target_rec, upstream_rec)
+    limit_rec, policy_rec, route_rec, service_rec, snapshot_header, target_rec, upstream_rec)
 
 cdef enum:
     WHEEL_SLOTS = 4096
@@ -279,7 +279,8 @@ cdef struct exchange:
     downstream *down
     snapref *ref
     const snapshot_header *snap
-    const route_rec *route
+    const route_rec *route    # cold among many: read for names, identities and the like only
+    const policy_rec *policy  # of the route; NULL with it
     const service_rec *service
     exchange *next            # free list; upcall and wake queues
     void *py                  # the Python Exchange, when a handler runs

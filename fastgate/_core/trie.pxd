@@ -2,6 +2,7 @@
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
 
 from fastgate._core.router cimport router_head
+from fastgate._core.snapshot cimport route_rec
 
 cdef struct info:             # what is known of one route that was added
     uint32_t route
@@ -30,6 +31,7 @@ cdef class RouterBuilder:
     cdef list tokens          # of infos: tuple of str
     cdef dict hosts           # host as configured ("" for any) → _Host
     cdef dict statics         # (host id, path) → info index, or a list of them
+    cdef const route_rec *routes  # the image's, while `build` runs
     cdef char *out
     cdef uint64_t size
     cdef uint64_t room

@@ -1,3 +1,4 @@
+from fastgate._core.image import ImageBuilder
 from fastgate._core.snapshot import Snapshot
 
 METHOD_NUMBERS: dict[str, int]
@@ -32,4 +33,4 @@ class RouterBuilder:
         tokens: tuple[str, ...] = (),
         ranking: tuple[int, int, int] = (0, 0, 0),
     ) -> None: ...
-    def build(self) -> bytes: ...
+    def build(self, image: ImageBuilder) -> bytes: ...

@@ -2,7 +2,7 @@
 
     builder = RouterBuilder()
     builder.add(index, name, hosts=[...], pattern="/orders/{id}", methods=mask, ...)
-    blob = builder.build()
+    blob = builder.build(image)
 
 `add` keeps patterns in Python objects: a dict of static paths, and for each host a tree of
 segments for the patterns that have parameters. `build` ranks the routes of each pattern, finds
@@ -18,11 +18,12 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 
 from fastgate._core.http1 cimport METHOD_CONNECT, METHOD_OTHER
+from fastgate._core.image cimport ImageBuilder
 from fastgate._core.router cimport (
     CANDIDATE_PREDICATES, CANDIDATE_TOKENS, MAX_PARAMS, MAX_SEGMENTS, MAX_VISITS,
     ROUTER_HOSTS, ROUTER_WILDCARDS, SEED_HOST, SEED_PATH, SEED_SEGMENT,
     SEED_WILDCARD, candidate, host_rec, leaf, node, path_key, router_head, slot, static_path)
-from fastgate._core.snapshot cimport Snapshot, hash64, snapshot_header
+from fastgate._core.snapshot cimport Snapshot, hash64, route_rec, snap_route, snapshot_header
 
 from fastgate.errors import SnapshotError
 
@@ -253,6 +254,8 @@ cdef class RouterBuilder:
         for index in entries:
             i = &self.infos[<uint32_t>index]
             c.route = i.route
+            c.policy = self.routes[i.route].policy
+            c.slot = self.routes[i.route].slot
             c.methods = i.methods
             c.flags = i.flags
             c += 1
@@ -333,12 +336,20 @@ cdef class RouterBuilder:
         worst[0] += most
         return at
 
-    def build(self) -> bytes:
-        """The tables. Raises RouteConflict, TrieTooBroad, SnapshotError (over 4 GiB)."""
+    def build(self, ImageBuilder image not None) -> bytes:
+        """The tables for the routes as they are in that image.
+
+        Raises RouteConflict, TrieTooBroad, SnapshotError (over 4 GiB), ValueError for a route that
+        is not in the image.
+        """
         cdef router_head r
-        cdef uint32_t off, mask = 0
+        cdef uint32_t off, index, mask = 0
         cdef uint64_t worst = 0
         cdef _Host host
+        for index in range(self.count):
+            if self.infos[index].route >= image.routes.size // sizeof(route_rec):
+                raise ValueError(f"the image has no route {self.infos[index].route}")
+        self.routes = <const route_rec *>image.routes.data
         memset(&r, 0, sizeof(r))
         self.size = 0
         self._space(sizeof(router_head))
@@ -419,8 +430,12 @@ cdef bint leaf_out(const snapshot_header *s, const char *base, uint32_t at) noex
 
 cdef bint candidates_out(const snapshot_header *s, const candidate *c, uint32_t count) noexcept nogil:
     cdef uint32_t i
+    cdef const route_rec *r
     for i in range(count):
         if c[i].route >= s.routes.count:
+            return True
+        r = snap_route(s, c[i].route)
+        if c[i].policy != r.policy or c[i].slot != r.slot:
             return True
     return count == 0
 

@@ -566,7 +566,7 @@ cdef int begin_upcalls(Engine engine, core *c) except -1:
         x.declared = -1
         Py_INCREF(x)
         e.py = <void *>x
-        x.task = engine.loop.create_task(run_handler(x, (<list>e.ref.handlers)[e.route.handler]))
+        x.task = engine.loop.create_task(run_handler(x, (<list>e.ref.handlers)[e.policy.handler]))
     return 0
 
 

@@ -68,7 +68,7 @@ def parts_of(rules: list[Rule]) -> tuple[ImageBuilder, bytes]:
             tokens=tokens,
             ranking=(rule.priority, len(predicates), handle),
         )
-    return image, tables.build()
+    return image, tables.build(image)
 
 
 def mapped(image: ImageBuilder, blob: bytes) -> Snapshot:
@@ -487,6 +487,26 @@ def test_two_mappings_give_the_same_answers() -> None:
             assert first.find(host, rule.path) == second.find(host, rule.path)
     finally:
         block.close()
+
+
+def test_tables_that_say_something_else_of_a_route_than_its_record_are_refused() -> None:
+    """A request goes by what the tables say of its route's policy and metrics row."""
+    rules = many(40)
+    _, blob = parts_of(rules)
+    for changed in ({"slot": 7}, {"slot": 0, "flags": 1}):
+        image = ImageBuilder()
+        image.add_route("r0", **changed)
+        for i in range(1, len(rules)):
+            image.add_route(f"r{i}", slot=i)
+        with pytest.raises(SnapshotError, match="router"):
+            verify_router(mapped(image, blob))
+
+
+def test_tables_are_made_for_routes_of_the_image() -> None:
+    tables = RouterBuilder()
+    tables.add(0, "r", hosts=[], pattern="/", methods=method_mask([])[0])
+    with pytest.raises(ValueError, match="no route 0"):
+        tables.build(ImageBuilder())
 
 
 DAMAGED = many(40)

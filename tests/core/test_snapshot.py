@@ -176,6 +176,21 @@ def test_mapping_is_not_repeated_work(fd: int) -> None:
     os.close(made)
 
 
+def test_routes_share_a_policy_and_keep_what_is_their_own() -> None:
+    image = ImageBuilder()
+    for i in range(6):
+        image.add_route(f"r{i}", slot=i, body_cap=i % 2, flags=8, pattern=f"/{i}")
+    made = image.finish(1)
+    snapshot = Snapshot(made, verify=True)
+    os.close(made)
+    assert snapshot.settings()["policies"]["count"] == 2
+    routes = [snapshot.route(i) for i in range(6)]
+    assert [route["policy"] for route in routes] == [0, 1] * 3
+    assert [route["body_cap"] for route in routes] == [0, 1] * 3
+    assert [route["pattern"] for route in routes] == [b"/%d" % i for i in range(6)]
+    assert {route["flags"] for route in routes} == {8}
+
+
 # ---- what is refused -----------------------------------------------------------------------
 
 
@@ -241,7 +256,7 @@ def test_any_changed_byte_is_noticed(data: st.DataObject) -> None:
 
 def test_large_images_are_checked_whole_only_where_asked() -> None:
     image = ImageBuilder()
-    for i in range(20_000):
+    for i in range(30_000):
         image.add_route(f"route-{i}", slot=i, pattern=f"/route-{i}")
     made = image.finish(1)
     raw = bytearray(os.pread(made, os.fstat(made).st_size, 0))
@@ -254,10 +269,10 @@ def test_large_images_are_checked_whole_only_where_asked() -> None:
 
 
 REFERENCES = [
-    ({"service": 0}, "route 0"),
-    ({"handler": 1}, "route 0"),
-    ({"auth": 5}, "route 0"),
-    ({"limits": (1 << 40) + 3}, "route 0"),
+    ({"service": 0}, "policy 0"),
+    ({"handler": 1}, "policy 0"),
+    ({"auth": 5}, "policy 0"),
+    ({"limits": (1 << 39) + 3}, "policy 0"),
     ({"params": (0xFFFFFFF8 << 32) + 1}, "route 0"),
 ]
 
