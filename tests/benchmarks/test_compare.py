@@ -22,7 +22,17 @@ from benchmarks.compare.gateway import FastGate
 from benchmarks.compare.keyed import PRICE, Keyed
 from benchmarks.compare.machine import available_cores, facts, place
 from benchmarks.compare.peers import Envoy, HAProxy, Nginx, program
-from benchmarks.compare.processes import Cpu, Tree, cpu_of, parse_stat, pss_of, runs, spent, tree_of
+from benchmarks.compare.processes import (
+    Cpu,
+    Tree,
+    cpu_of,
+    parse_stat,
+    pss_of,
+    runs,
+    settle,
+    spent,
+    tree_of,
+)
 from benchmarks.compare.report import markdown
 from benchmarks.compare.scenarios import SUBJECTS, table
 from benchmarks.compare.schema import Point, Spread
@@ -226,6 +236,37 @@ def test_spent_counts_newcomers_from_zero() -> None:
     used = spent(before, after)
     assert used == {1: Cpu(50, 2, 1), 2: Cpu(10, 1, 0)}
     assert used[1].user_share == pytest.approx(2 / 3)
+
+
+class Scripted:
+    """A tree whose processes' accounts are told in advance, one dict (pid → ms) a look."""
+
+    def __init__(self, *looks: dict[int, int]) -> None:
+        self.looks = list(looks)
+
+    def cpu(self) -> dict[int, Cpu]:
+        now = self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
+        return {pid: Cpu(run_ns=ms * 1_000_000) for pid, ms in now.items()}
+
+
+def test_settling_waits_for_who_goes_on_when_a_process_has_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    at_work = Scripted({1: 0, 2: 500}, {1: 0}, {1: 1}, {1: 90}, {1: 91}, {1: 91})
+    settle([at_work, Scripted({3: 7})])  # type: ignore[list-item]
+    assert at_work.looks == [{1: 91}]
+
+
+def test_settling_is_bounded() -> None:
+    class Restless(Scripted):
+        def cpu(self) -> dict[int, Cpu]:
+            self.looks.append({1: len(self.looks) * 100})
+            return {1: Cpu(run_ns=len(self.looks) * 100_000_000)}
+
+    restless = Restless()
+    settle([restless], patience=0.1)  # type: ignore[list-item]
+    assert 2 <= len(restless.looks) < 10
 
 
 def test_a_tree_ends_with_all_its_children(tmp_path: Path) -> None:
