@@ -20,12 +20,12 @@ that do not fit their field raise OverflowError; an image over 4 GiB raises Snap
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
-from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap
+from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, madvise, munmap
 
 from fastgate._core.reason cimport REASON_COUNT
 from fastgate._core.snapshot cimport (
-    HASH_SEED, HEADER_REMOVE, SNAPSHOT_VERSION, address_rule, auth_rec, checksum_without, cors_rec,
-    hash64, header_rule, limit_rec, plan_rec, predicate, policy_rec, price_step, refusal_rec, route_rec,
+    HASH_SEED, HEADER_REMOVE, HUGE, SNAPSHOT_VERSION, address_rule, auth_rec, checksum_without, cors_rec,
+    hash64, header_rule, limit_rec, map_image, plan_rec, predicate, policy_rec, price_step, refusal_rec, route_rec,
     service_rec, snapshot_header, static_rec, str_ref, table_ref, target_rec, upstream_rec)
 
 import fcntl
@@ -38,6 +38,7 @@ NONE = 0xFFFFFFFF               # NONE32
 
 cdef enum:
     PAYMENT_LINE = 8192
+    MADV_COLLAPSE = 25
 
 cdef uint64_t LARGEST = 0xFFFFFF00
 cdef const char *NOTHING = b"\0" * 64
@@ -549,6 +550,8 @@ cdef class ImageBuilder:
         cdef snapshot_header *h = &self.head
         cdef uint64_t size = (sizeof(snapshot_header) + self.heap.size + 31) & ~(<uint64_t>31)
         cdef void *at
+        if size >= 2 * HUGE:
+            size = (size + HUGE - 1) & ~(<uint64_t>HUGE - 1)
         if size > LARGEST:
             raise SnapshotError("the configuration compiles to more than 4 GiB")
         memcpy(h.magic, b"FGSNAP\0\0", 8)
@@ -560,13 +563,15 @@ cdef class ImageBuilder:
         fd = os.memfd_create("fastgate-snapshot", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.ftruncate(fd, size)
-            at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
+            at = map_image(fd, size, PROT_READ | PROT_WRITE, MAP_SHARED)
             if at == MAP_FAILED:
                 raise OSError("the image's memory cannot be mapped")
             memcpy(at, h, sizeof(snapshot_header))
             if self.heap.size:
                 memcpy(<char *>at + sizeof(snapshot_header), self.heap.data, self.heap.size)
             (<snapshot_header *>at).checksum = checksum_without(<const char *>at, size, True)
+            if size >= 2 * HUGE:
+                madvise(at, size, MADV_COLLAPSE)    # a wish: older kernels do not know it
             munmap(at, size)
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
         except BaseException:

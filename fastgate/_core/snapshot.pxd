@@ -405,6 +405,11 @@ cdef inline uint64_t hash64(const char *p, uint32_t length, uint64_t seed) noexc
     h *= <uint64_t>0x9E3779B97F4A7C15
     return h ^ (h >> 32)
 
+cdef enum:
+    HUGE = 2 << 20            # bytes of a huge page; images of two and more of them are whole ones
+
+cdef void *map_image(int fd, uint64_t size, int prot, int flags) noexcept
+    # mmap of the whole; MAP_FAILED when there is no memory
 cdef uint64_t image_checksum(const char *base, uint64_t size) noexcept nogil
     # size: a multiple of 32
 cdef uint64_t checksum_without(const char *base, uint64_t size, bint whole) noexcept nogil

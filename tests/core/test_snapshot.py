@@ -361,3 +361,21 @@ HASHES = {
 @given(st.sets(st.binary(max_size=24), min_size=2, max_size=200))
 def test_different_bytes_hash_differently(texts: set[bytes]) -> None:
     assert len({stable_hash(text) for text in texts}) == len(texts)
+
+
+def test_large_images_are_whole_huge_pages_and_mapped_as_such() -> None:
+    huge = 2 << 20
+    image = ImageBuilder()
+    for i in range(60_000):
+        image.add_route(f"route-{i}", slot=i, pattern=f"/route-{i}")
+    made = image.finish(1)
+    snapshot = Snapshot(made, verify=True)
+    os.close(made)
+    assert snapshot.bytes > 2 * huge
+    assert snapshot.bytes % huge == 0
+    assert snapshot.route(59_999)["name"] == b"route-59999"
+    with open("/proc/self/maps") as maps:
+        starts = [
+            int(line.partition("-")[0], 16) for line in maps if "memfd:fastgate-snapshot" in line
+        ]
+    assert any(start % huge == 0 for start in starts)
