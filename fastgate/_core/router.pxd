@@ -7,6 +7,7 @@ from fastgate._core.snapshot cimport Snapshot, snapshot_header
 cdef enum:
     MAX_PARAMS = 16
     MAX_SEGMENTS = 128        # of a pattern
+    MAX_DEPTH = 31            # segments of a prefix that is hashed; what is deeper stands in its trie
     MAX_VISITS = 4096         # trie nodes that one lookup may come by, at worst; checked when built
     ROUTE_FOUND = 1
     ROUTE_MISSING = 0         # 404
@@ -41,6 +42,7 @@ cdef enum:
     SEED_WILDCARD = 2
     SEED_SEGMENT = 3
     SEED_PATH = 4
+    SEED_PREFIX = 5
 
 cdef struct router_head:
     uint32_t flags
@@ -49,10 +51,12 @@ cdef struct router_head:
     uint32_t statics          # slot table of static_path
     uint32_t statics_mask
     uint32_t longest          # static path
+    uint32_t prefixes         # slot table of prefix_rec
+    uint32_t prefixes_mask
+    uint32_t longest_prefix   # bytes
     uint32_t any              # host_rec of routes without hosts; 0: none
     uint32_t shortest_suffix  # of a wildcard, with its dot
     uint32_t longest_suffix
-    uint32_t reserved
 
 cdef struct slot:             # open addressing, linear probing
     uint32_t tag              # upper half of the hash
@@ -60,8 +64,9 @@ cdef struct slot:             # open addressing, linear probing
 
 cdef struct host_rec:         # key follows
     uint32_t id
-    uint32_t trie             # node; 0: static paths only
+    uint32_t trie             # node of the patterns that begin with a parameter; 0: none
     uint32_t statics          # how many static paths it has
+    uint32_t depths           # bit d: it has prefixes of d + 1 segments
     uint16_t key_len
     uint16_t wildcard         # the key is ".example.com"
 
@@ -80,6 +85,10 @@ cdef struct static_path:      # candidates follow, then the path's bytes
     uint32_t path_len
     uint32_t count
 
+cdef struct prefix_rec:       # the prefix's bytes follow ("/v1/orders"), then, 4-byte aligned, its node
+    uint32_t host
+    uint32_t length
+
 cdef struct node:             # label follows
     uint16_t label_len        # literal segments, joined by "/"; no "/" at either end
     uint16_t reserved
@@ -93,6 +102,10 @@ cdef inline uint64_t path_key(uint64_t path_hash, uint32_t host) noexcept nogil:
     # of a static path: its hash, told apart by host
     cdef uint64_t h = path_hash + <uint64_t>host * <uint64_t>0x9E3779B97F4A7C15
     return h ^ (h >> 31)
+
+cdef inline uint32_t node_of(uint32_t prefix, uint32_t length) noexcept nogil:
+    # where the node of the prefix_rec at `prefix` is
+    return (prefix + <uint32_t>sizeof(prefix_rec) + length + 3) & ~<uint32_t>3
 
 cdef class Router:
     cdef readonly Snapshot snapshot

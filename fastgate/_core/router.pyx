@@ -4,33 +4,41 @@ What a lookup does (`docs/routing.md` is the same for people who write routes):
 
 1. **Hosts**, in this order, until a route is found: the exact host, wildcards from the longest
    to the shortest, the routes without hosts.
-2. Within a host, **static paths** through one hash table, then the **trie** of the patterns that
-   have parameters. A static path is literal in every segment, so it would be the trie's first
-   answer anyway; it is kept out of the trie altogether.
-3. In the trie, at each segment: the literal child, then `{param}`, then `{rest*}`. What does
-   not lead to a route is left again (backtracking).
-4. At the end of a pattern stand its **candidates**, in the order of precedence: priority, listed
+2. Within a host, **static paths** through one hash table, then the patterns that have parameters.
+   A static path is literal in every segment, so it goes before any of these.
+3. Patterns by their **literal prefix**, the segments in front of the first parameter, through
+   another hash table: the longest prefix that the path begins with, then the next shorter, at last
+   those that begin with a parameter. Which lengths occur at all, in segments, the host knows.
+4. From the prefix on through a **trie**. At each segment: the literal child, then `{param}`, then
+   `{rest*}`. What does not lead to a route is left again (backtracking), up to a shorter prefix.
+5. At the end of a pattern stand its **candidates**, in the order of precedence: priority, listed
    methods before any, more predicates first, name. The first whose method and predicates hold is
    the route.
 
-        hosts ──► host_rec ──► node ─┬─ kids ──► node "orders/open" ── leaf ─► candidates
-        (slots)      │               ├─ param ─► node ...
-                     │               └─ rest ──► leaf
-        statics ─► static_path: host, candidates, "/orders"
+        hosts ────► host_rec ─► node of what begins with a parameter
+        (slots)
+        statics ──► static_path: host, candidates, "/orders"
         (slots: hash of path and host)
+        prefixes ─► prefix_rec: host, "/v1/orders" ─► node ─┬─ param ─► node ─┬─ kids ──► node "items"
+        (slots: hash of prefix and host)                    └─ rest ──► leaf  └─ leaf ──► candidates
 
 **The trie is one of segments**, and compressed: a chain of literal segments with nothing else at
-any of its nodes is one node, whose label is the chain ("v1/orders"). The literal children of a
+any of its nodes is one node, whose label is the chain ("items/open"). The literal children of a
 node stand in a small open-addressing table by the hash of their first segment, so a node with
 100,000 children costs one probe like a node with ten. A node lies directly in front of what it
-leads to, so that a step is mostly within the cache line just read.
+leads to, so that a step is mostly within the cache line just read, or the next.
+
+**Memory takes the time** among very many routes: on random paths nothing of the tables is in the
+cache. So a lookup waits for it twice, however deep the pattern: for the slots, which are all fetched
+at once since their places follow from the path alone, and for what the right one of them leads to,
+two lines of which are fetched at once. A candidate carries all of its route that an exchange needs
+to go on, so that the route's record is not waited for.
 
 **Bounds.** A node of a trie stands for one way through the segments, so a lookup visits each at
 most once. How many it can visit at worst (one literal child and the parameter at every level)
 is computed when the router is built, and more than MAX_VISITS is an error there. The usual lookup
 visits one node for a static path and two or three for a pattern, independent of the number of
-routes. Among very many routes it is memory that takes the time: nodes come from it, not from the
-cache. A candidate therefore carries all of its route that an exchange needs to go on. Recursion is as deep as the longest pattern has nodes, at most MAX_SEGMENTS.
+routes. No prefix longer than the longest that there is gets hashed. Recursion is as deep as the longest pattern has nodes, at most MAX_SEGMENTS.
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
@@ -355,20 +363,51 @@ cdef inline uint32_t lower_host(const char *host, uint32_t n, char *out) noexcep
     return n
 
 
-cdef inline void prefetch_first(const lookup *k, const node *root) noexcept nogil:
-    """Begin to fetch what the walk will read first, while the static paths are asked."""
-    cdef const char *segment = k.path + 1
-    cdef const char *slash = <const char *>memchr(segment, c'/', k.path_len - 1)
-    cdef uint32_t size = <uint32_t>(slash - segment) if slash != NULL else k.path_len - 1
-    cdef uint32_t i = <uint32_t>hash64(segment, size, SEED_SEGMENT) & root.mask
-    snap_prefetch(<const slot *>(k.base + root.kids) + i)
+cdef inline const node *find_prefix(const lookup *k, const router_head *r, uint32_t host, uint64_t h,
+                                    uint32_t length) noexcept nogil:
+    """The node that the path's first `length` bytes lead to, or NULL."""
+    cdef const slot *slots = <const slot *>(k.base + r.prefixes)
+    cdef const prefix_rec *found
+    cdef uint32_t tag = <uint32_t>(h >> 32)
+    cdef uint32_t i = <uint32_t>h & r.prefixes_mask
+    while slots[i].off:
+        if slots[i].tag == tag:
+            found = <const prefix_rec *>(k.base + slots[i].off)
+            snap_prefetch(<const char *>found + LINE)
+            if found.length == length and found.host == host and memcmp(found + 1, k.path, length) == 0:
+                return <const node *>(k.base + node_of(slots[i].off, length))
+        i = (i + 1) & r.prefixes_mask
+    return NULL
 
 
 cdef bint find_path(lookup *k, const router_head *r, const host_rec *host, uint64_t path_hash) noexcept nogil:
-    if host.trie and host.statics:
-        prefetch_first(k, <const node *>(k.base + host.trie))
-    if host.statics and k.path_len <= r.longest and find_static(k, r, host.id, path_hash):
+    cdef uint64_t keys[MAX_DEPTH]
+    cdef uint32_t ends[MAX_DEPTH]
+    cdef uint32_t at = 0, depth = 0, depths = host.depths
+    cdef bint statics = host.statics != 0 and k.path_len <= r.longest
+    cdef const char *slash
+    cdef const node *found
+    if statics:
+        snap_prefetch(<const slot *>(k.base + r.statics)
+                      + (<uint32_t>path_key(path_hash, host.id) & r.statics_mask))
+    while depths >> depth and at < k.path_len:
+        slash = <const char *>memchr(k.path + at + 1, c'/', k.path_len - at - 1)
+        at = <uint32_t>(slash - k.path) if slash != NULL else k.path_len
+        if at > r.longest_prefix:
+            break
+        if depths >> depth & 1:
+            ends[depth] = at
+            keys[depth] = path_key(hash64(k.path, at, SEED_PREFIX), host.id)
+            snap_prefetch(<const slot *>(k.base + r.prefixes) + (<uint32_t>keys[depth] & r.prefixes_mask))
+        depth += 1
+    if statics and find_static(k, r, host.id, path_hash):
         return True
+    while depth:
+        depth -= 1
+        if depths >> depth & 1:
+            found = find_prefix(k, r, host.id, keys[depth], ends[depth])
+            if found != NULL and walk(k, found, ends[depth], 0):
+                return True
     return host.trie != 0 and walk(k, <const node *>(k.base + host.trie), 0, 0)
 
 

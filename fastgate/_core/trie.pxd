@@ -36,6 +36,8 @@ cdef class RouterBuilder:
     cdef uint64_t size
     cdef uint64_t room
     cdef object host_now      # for errors
+    cdef uint32_t trie_now    # of the host that is written
+    cdef uint32_t depths_now
     cdef uint32_t _remember(self, uint32_t route, str name, object methods, tuple tokens,
                             object ranking) except? 0xFFFFFFFF
     cdef uint32_t _space(self, uint64_t size) except? 0
@@ -45,6 +47,7 @@ cdef class RouterBuilder:
     cdef uint32_t _leaf(self, object entries, str pattern) except 0
     cdef uint32_t _slots(self, list hashes, uint32_t *mask) except 0
     cdef int _put(self, uint32_t table, uint32_t mask, uint64_t h, uint32_t off) except -1
-    cdef uint32_t _host(self, str key, _Host host, router_head *r) except 0
+    cdef uint64_t _prefix(self, _Host host, _Tree tree, bytes path, list found) except? 0
+    cdef uint32_t _host(self, str key, _Host host, router_head *r, list found) except 0
     cdef uint32_t _static(self, uint32_t host, bytes path, object entries) except 0
     cdef uint32_t _node(self, object tree, bytes label, str pattern, uint64_t *worst) except 0

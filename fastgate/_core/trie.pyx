@@ -6,8 +6,9 @@
 
 `add` keeps patterns in Python objects: a dict of static paths, and for each host a tree of
 segments for the patterns that have parameters. `build` ranks the routes of each pattern, finds
-conflicts, and writes the tree depth first into one block, so that what a lookup reads next
-lies behind what it has just read. `router.pxd` has the structs, `router.pyx` the picture.
+conflicts, cuts the tree where its first parameters are (what leads there becomes a prefix), and
+writes each piece depth first into one block, so that what a lookup reads next lies behind what it
+has just read. `router.pxd` has the structs, `router.pyx` the picture.
 
 Two routes are in **conflict** when nothing but their names tells which one a request meets: same
 host, equivalent pattern (names of parameters do not count), same predicates, same priority, and
@@ -20,9 +21,10 @@ from libc.string cimport memcpy, memset
 from fastgate._core.http1 cimport METHOD_CONNECT, METHOD_OTHER
 from fastgate._core.image cimport ImageBuilder
 from fastgate._core.router cimport (
-    CANDIDATE_PREDICATES, CANDIDATE_TOKENS, MAX_PARAMS, MAX_SEGMENTS, MAX_VISITS,
-    ROUTER_HOSTS, ROUTER_WILDCARDS, SEED_HOST, SEED_PATH, SEED_SEGMENT,
-    SEED_WILDCARD, candidate, host_rec, leaf, node, path_key, router_head, slot, static_path)
+    CANDIDATE_PREDICATES, CANDIDATE_TOKENS, MAX_DEPTH, MAX_PARAMS, MAX_SEGMENTS,
+    MAX_VISITS, ROUTER_HOSTS, ROUTER_WILDCARDS, SEED_HOST, SEED_PATH, SEED_PREFIX, SEED_SEGMENT,
+    SEED_WILDCARD, candidate, host_rec, leaf, node, node_of, path_key, prefix_rec, router_head, slot,
+    static_path)
 from fastgate._core.snapshot cimport Snapshot, hash64, route_rec, snap_route, snapshot_header
 
 from fastgate.errors import SnapshotError
@@ -359,11 +361,17 @@ cdef class RouterBuilder:
         if named:
             r.hosts = self._slots(named, &mask)
             r.hosts_mask = mask
+        found = []
         for key, host in self.hosts.items():
             self.host_now = key
-            off = self._host(key, host, &r)
+            off = self._host(key, host, &r, found)
             if not key:
                 r.any = off
+        r.prefixes = self._slots(found, &mask)
+        r.prefixes_mask = mask
+        for h, off, length in found:
+            self._put(r.prefixes, r.prefixes_mask, h, off)
+            r.longest_prefix = max(r.longest_prefix, <uint32_t>length)
         hosts_by_id = list(self.hosts)
         for (host_id, path), entries in self.statics.items():
             self.host_now = hosts_by_id[host_id - 1]
@@ -374,12 +382,11 @@ cdef class RouterBuilder:
         memcpy(self.out, &r, sizeof(r))
         return self.out[:self.size]
 
-    cdef uint32_t _host(self, str key, _Host host, router_head *r) except 0:
+    cdef uint32_t _host(self, str key, _Host host, router_head *r, list found) except 0:
         cdef bint wildcard = key.startswith("*.")
         cdef bytes raw = (key[1:] if wildcard else key).encode()
         cdef uint32_t off = self._space(sizeof(host_rec) + len(raw))
-        cdef uint32_t trie
-        cdef uint64_t worst = 0
+        cdef uint64_t worst
         cdef host_rec *h = <host_rec *>(self.out + off)
         h.id = host.id
         h.statics = host.statics
@@ -387,8 +394,10 @@ cdef class RouterBuilder:
         h.wildcard = wildcard
         self._bytes(off + sizeof(host_rec), raw)
         if host.tree is not None:
-            trie = self._node(host.tree, None, "", &worst)
-            (<host_rec *>(self.out + off)).trie = trie
+            self.trie_now = self.depths_now = 0
+            worst = self._prefix(host, host.tree, b"", found)
+            (<host_rec *>(self.out + off)).trie = self.trie_now
+            (<host_rec *>(self.out + off)).depths = self.depths_now
             if worst > MAX_VISITS:
                 raise TrieTooBroad(key, worst)
         if not key:
@@ -402,6 +411,32 @@ cdef class RouterBuilder:
         self._put(r.hosts, r.hosts_mask,
                   hash64(raw, <uint32_t>len(raw), SEED_WILDCARD if wildcard else SEED_HOST), off)
         return off
+
+    cdef uint64_t _prefix(self, _Host host, _Tree tree, bytes path, list found) except? 0:
+        """Write the patterns whose literal prefix is `path` or longer; how many nodes a lookup visits
+        there at worst. `found` gets (hash, offset, length) of each prefix."""
+        cdef uint32_t depth = path.count(b"/"), at
+        cdef uint64_t own = 0, most = 0
+        cdef bint last = depth == MAX_DEPTH
+        cdef _Tree bare
+        if tree.param is not None or tree.rest is not None or (last and tree.kids is not None):
+            bare = _Tree()
+            bare.param, bare.rest, bare.kids = tree.param, tree.rest, tree.kids if last else None
+            if depth == 0:
+                self.trie_now = self._node(bare, None, "", &own)
+            else:
+                at = self._space(sizeof(prefix_rec) + len(path))
+                (<prefix_rec *>(self.out + at)).host = host.id
+                (<prefix_rec *>(self.out + at)).length = <uint32_t>len(path)
+                self._bytes(at + sizeof(prefix_rec), path)
+                self._node(bare, None, path.decode(), &own)
+                self.depths_now |= <uint32_t>1 << (depth - 1)
+                h = path_key(hash64(path, <uint32_t>len(path), SEED_PREFIX), host.id)
+                found.append((h, at, len(path)))
+        if tree.kids is not None and not last:
+            for segment, child in tree.kids.items():
+                most = max(most, self._prefix(host, child, path + b"/" + <bytes>segment, found))
+        return own + most
 
     cdef uint32_t _static(self, uint32_t host, bytes path, object entries) except 0:
         cdef list ranked = self._ranked(entries, path.decode() if isinstance(entries, list) else "")
@@ -486,6 +521,14 @@ cdef bint host_out(const snapshot_header *s, const char *base, uint32_t at) noex
     return h.trie != 0 and node_out(s, base, h.trie, 0, 0)
 
 
+cdef bint prefix_out(const snapshot_header *s, const char *base, uint32_t at) noexcept nogil:
+    cdef const prefix_rec *p = <const prefix_rec *>(base + at)
+    cdef uint64_t size = s.router.count
+    if at & 3 or at + sizeof(prefix_rec) > size or at + sizeof(prefix_rec) + <uint64_t>p.length > size:
+        return True
+    return node_out(s, base, node_of(at, p.length), 0, 0)
+
+
 cdef bint static_out(const snapshot_header *s, const char *base, uint32_t at) noexcept nogil:
     cdef const static_path *p = <const static_path *>(base + at)
     cdef uint64_t size = s.router.count
@@ -528,6 +571,17 @@ cdef str router_wrong(const snapshot_header *s):
             return f"static path {i}"
     if empty == 0:
         return "the table of static paths"
+    if slots_out(s.router.count, r.prefixes, r.prefixes_mask):
+        return "the table of prefixes"
+    slots = <const slot *>(base + r.prefixes)
+    empty = 0
+    for i in range(r.prefixes_mask + 1):
+        if slots[i].off == 0:
+            empty += 1
+        elif prefix_out(s, base, slots[i].off):
+            return f"prefix {i}"
+    if empty == 0:
+        return "the table of prefixes"
     if r.any and host_out(s, base, r.any):
         return "the routes of any host"
     return None

@@ -353,6 +353,45 @@ def test_backs_out_of_a_literal_that_leads_nowhere() -> None:
     assert router.find(path="/a/b/c/z").params == ("a", "z")
 
 
+def test_the_longest_prefix_first_then_shorter_ones() -> None:
+    router = build(
+        [
+            Rule("/{rest*}", "any"),
+            Rule("/a/{x}", "one"),
+            Rule("/a/{rest*}", "one-rest"),
+            Rule("/a/b/c/{x}", "three", methods=("GET",)),
+            Rule("/b/{rest*}", "other", hosts=("h",)),
+            Rule("//{x}", "empty"),
+        ]
+    )
+    assert router.find("", "/a/b/c/d").name == "three"
+    assert router.find("", "/a/b/c/d", method="PUT").name == "one-rest"
+    assert router.find("", "/a/b/c").name == "one-rest"
+    assert router.find("", "/a/b").name == "one"
+    assert router.find("", "/a").name == "one-rest"
+    assert router.find("", "/ab/c").name == "any"
+    assert router.find("", "/b/c").name == "any"
+    assert router.find("h", "/b/c").name == "other"
+    assert router.find("", "//5").name == "empty"
+
+
+@pytest.mark.parametrize("segments", [30, 31, 32, 33, 127])
+def test_prefixes_of_any_depth(segments: int) -> None:
+    """Deeper than what is hashed, the prefix goes on in the trie."""
+    prefix = "/s" * segments
+    router = build(
+        [
+            Rule(prefix + "/{x}", "deep"),
+            Rule("/s" * (segments - 1) + "/t/{x}", "beside"),
+            Rule("/s" * (segments - 2) + "/{rest*}", "shorter"),
+        ]
+    )
+    assert router.find("", prefix + "/1").name == "deep"
+    assert router.find("", "/s" * (segments - 1) + "/t/1").name == "beside"
+    assert router.find("", prefix + "/1/2").name == "shorter"
+    assert router.find("", "/s" * (segments - 3)).status == 404
+
+
 def test_hosts_fall_through_from_exact_to_wildcard_to_any() -> None:
     router = build(
         [
