@@ -79,6 +79,7 @@ fuzz: $(VENV)/.test ## the parser under fire, for ten minutes
 
 docs: $(VENV)/.test ## generate the references in docs/
 	$(BIN)/python -m fastgate.docs_gen
+	$(BIN)/python -m fastgate.api.reference docs/control-api.md
 
 clean: ## remove what was built
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

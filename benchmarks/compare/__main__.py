@@ -216,20 +216,34 @@ def listing() -> str:
     return "\n".join(lines)
 
 
+class Interruption:
+    """Whether the run was asked to end."""
+
+    asked = False
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if it was. Where the signal came in a callback of Python's own
+        (at a fork, say), its exception was only written down there."""
+        if self.asked:
+            raise KeyboardInterrupt
+
+
 @contextlib.contextmanager
-def interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[Interruption]:
     """SIGTERM ends a run as Ctrl-C does, and neither disturbs the ending once it has begun."""
+    interruption = Interruption()
 
     def interrupt(*_: object) -> None:
         for number in before:
             signal.signal(number, signal.SIG_IGN)
+        interruption.asked = True
         raise KeyboardInterrupt
 
     before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
     for number in before:
         signal.signal(number, interrupt)
     try:
-        yield
+        yield interruption
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -245,8 +259,13 @@ def main(argv: list[str] | None = None) -> int:
         if given.render:
             result = schema.read((given.output / "compare.json").read_bytes())
         else:
-            with interruptible():
-                result = run(given, lambda report: save_tables(report, given.output))
+            with interruptible() as interruption:
+
+                def save(so_far: schema.Report) -> None:
+                    save_tables(so_far, given.output)
+                    interruption.check()
+
+                result = run(given, save)
     except (NoCompiler, OSError, ValueError) as e:
         print(f"benchmarks.compare: {e}", file=sys.stderr)
         return 1

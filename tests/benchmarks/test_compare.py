@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -507,6 +508,15 @@ def test_a_run_that_is_interrupted_leaves_nothing_behind(tmp_path: Path, number:
     report = schema.read((tmp_path / "out" / "compare.json").read_bytes())
     assert not report.complete
     assert all(s.rounds >= 1 for p in report.points for s in p.metrics.values())
+
+
+def test_an_interruption_that_was_swallowed_is_remembered() -> None:
+    with command.interruptible() as interruption:
+        interruption.check()
+        with contextlib.suppress(KeyboardInterrupt):  # as a callback of Python's own would
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            interruption.check()
 
 
 def test_a_run_without_scenarios_writes_its_files(tmp_path: Path) -> None:
