@@ -20,6 +20,7 @@ from benchmarks.compare import plot, report, schema
 from benchmarks.compare.generator import LoadFailed
 from benchmarks.compare.machine import facts, place
 from benchmarks.compare.paid import run_paid
+from benchmarks.compare.processes import settle
 from benchmarks.compare.scenarios import SUBJECTS, Scenario, table
 from benchmarks.compare.session import Options, Session, say
 from benchmarks.compare.special import run_idle, run_reload
@@ -98,6 +99,7 @@ def crosscheck(session: Session, scenario: Scenario) -> dict[str, float]:
     for subject in session.available(dataclasses.replace(scenario, subjects=names)):
         try:
             with session.running(subject, scenario, placement.proxy) as (tree, setup):
+                settle([tree])
                 plan = session.plan(scenario, setup.port, placement)
                 _, metrics = session.measure(subject, tree, plan, placement, 1)
                 seconds = max(1, round(session.options.window))
