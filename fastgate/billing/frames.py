@@ -14,6 +14,7 @@ The payload is bytes here; `spool` and `cellcache` know what is in it. Methods r
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import struct
@@ -24,13 +25,15 @@ from pathlib import Path
 log = logging.getLogger("fastgate.billing")
 
 _FRAME = struct.Struct("<II")
-FRAME_MAX = 64 << 20
+FRAME_MAX = 1 << 30
 """Octets of a payload: far more than any record here takes; a length above it is damage."""
 MAGIC_SIZE = 8
 
 
 def pack(payload: bytes) -> bytes:
-    """A payload as a frame."""
+    """A payload as a frame. Raises OSError for one that would not be read again."""
+    if len(payload) > FRAME_MAX:
+        raise OSError(errno.EFBIG, f"a frame of {len(payload)} octets")
     return _FRAME.pack(len(payload), zlib.crc32(payload)) + payload
 
 

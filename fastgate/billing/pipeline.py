@@ -68,8 +68,11 @@ INTERVAL_S = 0.05
 LOADED_S, LOADED = 0.5, 500
 """The interval after a batch of so many records: what a batch costs is shared by more."""
 BACKOFF_S = 1.0
-MOST = 1 << 15
-"""Records of one worker in one batch."""
+MOST, LEAST = 1 << 15, 512
+"""Records of one batch from the rings, all workers together; and of one worker at least."""
+BLOCKS = 4096
+"""Blocks that a batch is to have about: each is a row, often with a charge of its own, and others
+wait for the lock meanwhile."""
 
 REPLAY_S = 0.5
 """After so long others get the lock, and the rings are looked after."""
@@ -131,6 +134,7 @@ class Pipeline:
         self._synced = False
         self._doubt = False  # what is in the rings may have been written: no answer said so
         self._taken = 0  # records of the last batch
+        self._share = 1.0  # of the last batch: blocks for a record
 
     # ---- life ---------------------------------------------------------------------------
 
@@ -293,11 +297,12 @@ class Pipeline:
         positions: list[Position] = []
         full = False
         doubtful = self._doubt
+        most = max(LEAST, int(min(MOST, BLOCKS / self._share)) // self.source.workers)
         for worker in range(self.source.workers):
-            found, position, parked = self.source.drain_blocks(worker, MOST)
+            found, position, parked = self.source.drain_blocks(worker, most)
             if not found:
                 continue
-            full = full or sum(each.records for each in found) >= MOST
+            full = full or sum(each.records for each in found) >= most
             doubtful = doubtful or parked > 0
             for each in found:
                 block = self._block(each).without(skip) if skip else self._block(each)
@@ -306,6 +311,7 @@ class Pipeline:
             positions.append(Position(self.source.boot_id, worker, position))
         self._taken = _records(blocks)
         if blocks:
+            self._share = len(blocks) / self._taken
             self._doubt = True
             await self._write(blocks, positions, to_store=to_store, doubtful=doubtful)
         for _, worker, position in positions:

@@ -9,6 +9,7 @@ import mmap
 import struct
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,24 @@ async def test_a_batch_takes_what_there_is_also_of_a_full_ring(lite: World) -> N
     await lite.pipeline.step()
     assert await lite.agrees() == 1000 - lite.ring - 10
     assert lite.pipeline.counts.duplicates == 0
+
+
+async def test_a_batch_is_as_large_as_its_records_are_alike(
+    lite: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastgate.billing.pipeline.LEAST", 1)
+    monkeypatch.setattr("fastgate.billing.pipeline.BLOCKS", 8)
+    monkeypatch.setattr("fastgate.billing.pipeline.MOST", 40)
+    for _ in range(60):
+        lite.use(1)
+    sizes, more = [0], True
+    while more:
+        more = await lite.pipeline.step()
+        sizes.append(lite.pipeline.counts.records)
+    # Half of eight blocks is for each of two workers; then of as many records as make eight, but
+    # no more than forty.
+    assert [after - before for before, after in pairwise(sizes)] == [4, 16, 20, 20, 0]
+    assert await lite.agrees() == 940
 
 
 async def test_usage_goes_on_while_the_store_is_away(world: World) -> None:

@@ -147,6 +147,18 @@ def test_damage_in_the_middle_is_kept_aside(tmp_path: Path) -> None:
     assert path.with_name("usage.spool.damaged").read_bytes() == bytes(content[keep:])
 
 
+def test_what_could_not_be_read_again_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = opened(tmp_path / "usage.spool")
+    spool.append(Mark("one"))
+    monkeypatch.setattr(frames, "FRAME_MAX", 64)
+    with pytest.raises(OSError, match="a frame of"):
+        spool.append(Batch(blocks(used(1, 5)), []))
+    assert (spool.records, all_of(spool)) == (0, [Mark("one")])
+    spool.close()
+
+
 def test_a_file_of_another_kind_is_kept_aside(tmp_path: Path) -> None:
     path = tmp_path / "usage.spool"
     path.write_bytes(b"something else entirely")
