@@ -152,8 +152,9 @@ async def test_grace_is_added_to_an_overdraft_and_taken_from_it(lite: Bench) -> 
     given = await grant(lite)
     assert await lite.overdraft() == 70
     assert [item.id for item in await lite.table.unended()] == [given.id]
-    assert await lite.grace.end(given.id)
-    assert not await lite.grace.end(given.id)
+    assert not await lite.grace.end("acc_b", given.id)
+    assert await lite.grace.end("acc_a", given.id)
+    assert not await lite.grace.end("acc_a", given.id)
     assert await lite.overdraft() == 20
     assert await lite.states() == [("ended", "operator")]
 

@@ -138,10 +138,10 @@ class GraceLedger:
             return "expired"
         return "" if self._chain.down() else "provider_back"
 
-    async def end(self, ident: str) -> bool:
-        """End one by hand; False when it is not open."""
+    async def end(self, account: str, ident: str) -> bool:
+        """End one of an account's by hand; False when it has none of that id that is open."""
         for grace in await self._table.unended():
-            if grace.id == ident:
+            if (grace.account, grace.id) == (account, ident):
                 async with self._lock:
                     if await self._table.move(ident, "open", "closing", by="operator"):
                         await self._lower(grace)
