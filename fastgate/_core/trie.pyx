@@ -539,49 +539,47 @@ cdef bint static_out(const snapshot_header *s, const char *base, uint32_t at) no
     return candidates_out(s, <const candidate *>(p + 1), p.count)
 
 
+ctypedef bint (*entry_out)(const snapshot_header *s, const char *base, uint32_t at) noexcept nogil
+
+cdef enum:
+    ALL_RIGHT = -1
+    TABLE_OUT = -2
+
+
+cdef int64_t table_wrong(const snapshot_header *s, uint32_t off, uint32_t mask, entry_out out) noexcept nogil:
+    """The first slot of a table whose entry is out, TABLE_OUT (a lookup needs an empty slot to end at),
+    or ALL_RIGHT."""
+    cdef const char *base = <const char *>s + s.router.off
+    cdef const slot *slots = <const slot *>(base + off)
+    cdef uint32_t i, empty = 0
+    if slots_out(s.router.count, off, mask):
+        return TABLE_OUT
+    for i in range(mask + 1):
+        if slots[i].off == 0:
+            empty += 1
+        elif out(s, base, slots[i].off):
+            return i
+    return ALL_RIGHT if empty else TABLE_OUT
+
+
 cdef str router_wrong(const snapshot_header *s):
     cdef const char *base = <const char *>s + s.router.off
     cdef const router_head *r = <const router_head *>base
-    cdef const slot *slots
-    cdef uint32_t i, empty
+    cdef int64_t at
     if s.router.count == 0:
         return None
     if s.router.count < sizeof(router_head):
         return "the head"
     if r.flags & (ROUTER_HOSTS | ROUTER_WILDCARDS):
-        if slots_out(s.router.count, r.hosts, r.hosts_mask):
-            return "the table of hosts"
-        slots = <const slot *>(base + r.hosts)
-        empty = 0
-        for i in range(r.hosts_mask + 1):
-            if slots[i].off == 0:
-                empty += 1
-            elif host_out(s, base, slots[i].off):
-                return f"host {i}"
-        if empty == 0:
-            return "the table of hosts"
-    if slots_out(s.router.count, r.statics, r.statics_mask):
-        return "the table of static paths"
-    slots = <const slot *>(base + r.statics)
-    empty = 0
-    for i in range(r.statics_mask + 1):
-        if slots[i].off == 0:
-            empty += 1
-        elif static_out(s, base, slots[i].off):
-            return f"static path {i}"
-    if empty == 0:
-        return "the table of static paths"
-    if slots_out(s.router.count, r.prefixes, r.prefixes_mask):
-        return "the table of prefixes"
-    slots = <const slot *>(base + r.prefixes)
-    empty = 0
-    for i in range(r.prefixes_mask + 1):
-        if slots[i].off == 0:
-            empty += 1
-        elif prefix_out(s, base, slots[i].off):
-            return f"prefix {i}"
-    if empty == 0:
-        return "the table of prefixes"
+        at = table_wrong(s, r.hosts, r.hosts_mask, host_out)
+        if at != ALL_RIGHT:
+            return "the table of hosts" if at == TABLE_OUT else f"host {at}"
+    at = table_wrong(s, r.statics, r.statics_mask, static_out)
+    if at != ALL_RIGHT:
+        return "the table of static paths" if at == TABLE_OUT else f"static path {at}"
+    at = table_wrong(s, r.prefixes, r.prefixes_mask, prefix_out)
+    if at != ALL_RIGHT:
+        return "the table of prefixes" if at == TABLE_OUT else f"prefix {at}"
     if r.any and host_out(s, base, r.any):
         return "the routes of any host"
     return None
