@@ -302,7 +302,7 @@ class Pipeline:
             found, position, parked = self.source.drain_blocks(worker, most)
             if not found:
                 continue
-            full = full or sum(each.records for each in found) >= most
+            full = full or _records(found) >= most
             doubtful = doubtful or parked > 0
             for each in found:
                 block = self._block(each).without(skip) if skip else self._block(each)
@@ -417,5 +417,5 @@ class Pipeline:
             sums[key] = sums.get(key, 0) + amount
 
 
-def _records(blocks: Sequence[Block]) -> int:
+def _records(blocks: Sequence[Block] | Sequence[UsageBlock]) -> int:
     return sum(block.records for block in blocks)

@@ -18,12 +18,10 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from fastgate.store.ledger import Key
 from fastgate.store.money_tables import cursors, holds_resolved, usage_blocks, usage_daily
 from fastgate.store.pages import BadCursor, Page, decode_cursor, page_of
 from fastgate.store.usage_blocks import EPOCH, RECOVERED, Block, Usage, ids_of
-
-Key = tuple[str, str]
-"""An account's id and a currency."""
 
 
 class Position(NamedTuple):
