@@ -11,7 +11,7 @@ worker, one UTC day, and alike in all dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterator, Set
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -128,7 +128,7 @@ class Block(msgspec.Struct, frozen=True, array_like=True, gc=False):
         for usage in self.usages():
             if usage.id in fresh:
                 left.setdefault(usage.id, usage)
-        return _block([*left.values()]) if left else None
+        return block_of([*left.values()]) if left else None
 
 
 def ids_of(low: str, lines: bytes) -> list[str]:
@@ -137,27 +137,8 @@ def ids_of(low: str, lines: bytes) -> list[str]:
     return [f"{boot}{line[0]:016x}" for line in LINE.iter_unpack(lines)]
 
 
-def pack(usages: Iterable[Usage]) -> list[Block]:
-    """Records as blocks, as `fastgate._core.usageblock` makes them."""
-    groups: dict[tuple[object, ...], list[Usage]] = {}
-    for usage in usages:
-        key = (
-            usage.id[:18],
-            usage.time_us // DAY_US,
-            usage.account,
-            usage.consumer,
-            usage.credential,
-            usage.route,
-            usage.service,
-            usage.plan,
-            usage.currency,
-            usage.meter,
-        )
-        groups.setdefault(key, []).append(usage)
-    return [_block(group) for group in groups.values()]
-
-
-def _block(usages: list[Usage]) -> Block:
+def block_of(usages: list[Usage]) -> Block:
+    """One block of records that are alike, as `fastgate._core.usageblock` makes it."""
     like = usages[0]
     ids = [usage.id for usage in usages]
     times = [usage.time_us for usage in usages]

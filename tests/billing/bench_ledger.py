@@ -13,11 +13,10 @@ import sys
 import tempfile
 import time
 
-from moneykit import NOW, used
+from moneykit import NOW, pack, used
 
 from fastgate.billing.ledger import Ledger
 from fastgate.store.engine import Store
-from fastgate.store.usage_blocks import pack
 
 RECORDS = 20_000
 SHAPES = ((1, 250), (100, 250), (5000, 250), (100, 4096), (5000, 4096))

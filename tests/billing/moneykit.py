@@ -7,6 +7,7 @@ import fcntl
 import inspect
 import math
 import shutil
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from fastgate.billing.spool import Spool
 from fastgate.billing.wallets import Wallets
 from fastgate.store.engine import Store
 from fastgate.store.money_tables import usage_blocks
-from fastgate.store.usage_blocks import Block, Usage, ids_of, pack
+from fastgate.store.usage_blocks import DAY_US, Block, Usage, block_of, ids_of
 
 NOW = datetime(2031, 5, 4, 12, 0, tzinfo=UTC)
 NOW_NS = int(NOW.timestamp()) * 1_000_000_000
@@ -60,9 +61,24 @@ def used(
     return Usage(**given)  # type: ignore[arg-type]
 
 
-def blocks(*usages: Usage) -> list[Block]:
-    """Usage as the pipeline writes it."""
-    return pack(usages)
+def pack(usages: Iterable[Usage]) -> list[Block]:
+    """Usage as the pipeline writes it: what is alike becomes a block, in the order of the first."""
+    groups: dict[tuple[object, ...], list[Usage]] = {}
+    for usage in usages:
+        key = (
+            usage.id[:18],
+            usage.time_us // DAY_US,
+            usage.account,
+            usage.consumer,
+            usage.credential,
+            usage.route,
+            usage.service,
+            usage.plan,
+            usage.currency,
+            usage.meter,
+        )
+        groups.setdefault(key, []).append(usage)
+    return [block_of(group) for group in groups.values()]
 
 
 async def records_in(store: Store) -> dict[str, int]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from moneykit import NOW, World, blocks, move, used
+from moneykit import NOW, World, move, pack, used
 
 from fastgate._core.usageblock import LINE
 from fastgate.billing.audit import FINDINGS_MAX, AuditReport, Check, audit, audit_gateway
@@ -243,7 +243,7 @@ async def test_charges_beyond_the_balance_are_found(store: Store) -> None:
     for number in range(FINDINGS_MAX + 5):
         account = f"acc_{number:02d}"
         await ledger.credit(move(f"t{number}", 10, account))
-        await ledger.charge(blocks(used(number, 11, account)))
+        await ledger.charge(pack([used(number, 11, account)]))
     report = await audit(store)
     assert failed(report) == {"overdrawn", "credited"}
     check = of(report, "overdrawn")
@@ -257,9 +257,9 @@ async def test_charges_beyond_the_balance_are_found(store: Store) -> None:
 async def test_a_record_that_is_charged_twice_is_found(store: Store) -> None:
     ledger = Ledger(store, lambda: NOW)
     await ledger.credit(move("t", 100))
-    await ledger.charge(blocks(used(1, 5), used(2, 7)))
+    await ledger.charge(pack([used(1, 5), used(2, 7)]))
     assert (await audit(store)).passed
-    await ledger.charge(blocks(used(2, 7), used(3, 1)), doubtful=False)
+    await ledger.charge(pack([used(2, 7), used(3, 1)]), doubtful=False)
     report = await audit(store)
     assert failed(report) == {"usage"}
     (finding,) = of(report, "usage").findings

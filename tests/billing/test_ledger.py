@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from moneykit import NOW, move, used
+from moneykit import NOW, move, pack, used
 
 from fastgate.billing.ledger import (
     InsufficientFundsError,
@@ -27,7 +27,7 @@ from fastgate.store.engine import Store
 from fastgate.store.ledger import WALLETS_MAX, Book, Wallet
 from fastgate.store.money_tables import ledger_postings, usage_blocks, usage_daily
 from fastgate.store.usage import Position
-from fastgate.store.usage_blocks import RECOVERED, Usage, pack
+from fastgate.store.usage_blocks import RECOVERED, Usage
 
 
 @pytest.fixture

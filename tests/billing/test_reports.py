@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from moneykit import NOW, blocks, copy_of, used
+from moneykit import NOW, copy_of, pack, used
 
 from fastgate.billing.ledger import Ledger
 from fastgate.billing.reports import Asked, By, ReportRow, columns, decimal, report, write_csv
@@ -104,7 +104,7 @@ async def _compare(url: str, usages: list[Usage], questions: list[Asked], batch:
     try:
         ledger = Ledger(store, lambda: NOW)
         for start in range(0, len(usages), batch):
-            await ledger.charge(blocks(*usages[start : start + batch]))
+            await ledger.charge(pack(usages[start : start + batch]))
         for asked in questions:
             rows = await report(store, asked)
             by = list(dict.fromkeys(asked.by))
@@ -141,7 +141,7 @@ async def test_rows_carry_the_names_of_what_they_are_about(store: Store) -> None
         "app", digest=b"d" * 32, prefix="", label="laptop", expires_at=None
     )
     usage = used(1, 5, account.id, consumer=consumer.id, credential=key.id)
-    both = blocks(usage, used(2, 6, "acc_gone", status=502))
+    both = pack([usage, used(2, 6, "acc_gone", status=502)])
     await Ledger(store, lambda: NOW).charge(both)
     rows = await report(store, Asked(by=[By.ACCOUNT]))
     assert sorted((row.label, row.amount, row.failed) for row in rows if row.label) == [

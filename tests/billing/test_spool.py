@@ -9,13 +9,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from moneykit import blocks, used
+from moneykit import pack, used
 
 from fastgate.billing import frames
 from fastgate.billing.frames import FrameFile
 from fastgate.billing.spool import MAGIC, Batch, Frame, Mark, Spool
 from fastgate.store.usage import Position
-from fastgate.store.usage_blocks import pack
 
 FRAMES = st.lists(
     st.one_of(
@@ -116,7 +115,7 @@ def test_a_torn_tail_costs_only_what_was_torn(
 def test_taking_is_forgotten_by_a_crash_and_harmless(tmp_path: Path) -> None:
     path = tmp_path / "usage.spool"
     spool = opened(path)
-    batches: list[Frame] = [Batch(blocks(used(n, 5)), []) for n in range(3)]
+    batches: list[Frame] = [Batch(pack([used(n, 5)]), []) for n in range(3)]
     for batch in batches:
         spool.append(batch)
     found = spool.next()
@@ -154,7 +153,7 @@ def test_what_could_not_be_read_again_is_not_written(
     spool.append(Mark("one"))
     monkeypatch.setattr(frames, "FRAME_MAX", 64)
     with pytest.raises(OSError, match="a frame of"):
-        spool.append(Batch(blocks(used(1, 5)), []))
+        spool.append(Batch(pack([used(1, 5)]), []))
     assert (spool.records, all_of(spool)) == (0, [Mark("one")])
     spool.close()
 
@@ -185,7 +184,7 @@ def test_a_full_disk_leaves_the_file_as_it_was(
 
     monkeypatch.setattr(frames.os, "pwrite", half)
     with pytest.raises(OSError, match="No space"):
-        spool.append(Batch(blocks(used(1, 5)), []))
+        spool.append(Batch(pack([used(1, 5)]), []))
     monkeypatch.undo()
     assert path.read_bytes() == before
     assert spool.waiting == {}

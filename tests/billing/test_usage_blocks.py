@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from alembic import command
 from hypothesis import given
 from hypothesis import strategies as st
-from moneykit import NOW, NOW_NS, blocks, move, records_in, used
+from moneykit import NOW, NOW_NS, move, pack, records_in, used
 
 from fastgate._core.money import Money
 from fastgate._core.shm import Segment
@@ -18,7 +18,7 @@ from fastgate.store import usage
 from fastgate.store.engine import Store
 from fastgate.store.migrate import alembic_config
 from fastgate.store.pages import BadCursor, encode_cursor
-from fastgate.store.usage_blocks import DAY_US, RECOVERED, Usage, pack
+from fastgate.store.usage_blocks import DAY_US, RECOVERED, Usage
 
 NOTES = st.lists(
     st.tuples(
@@ -117,12 +117,12 @@ def test_lines_that_are_cut_off_are_an_error() -> None:
 @given(st.lists(st.integers(0, 12), max_size=12), st.sets(st.integers(0, 12)))
 def test_what_is_known_is_taken_out_and_each_left_once(given: list[int], known: set[int]) -> None:
     ids = {used(number, 0).id for number in known}
-    for block in blocks(*(used(number, number) for number in given)):
+    for block in pack(used(number, number) for number in given):
         left = block.without(ids)
         expected = [number for number in dict.fromkeys(given) if number not in known]
         assert [one.amount for one in (left.usages() if left else ())] == expected
         assert (left is block) is (expected == given)
-        assert left is None or left == blocks(*(used(number, number) for number in expected))[0]
+        assert left is None or left == pack(used(number, number) for number in expected)[0]
 
 
 async def test_a_record_is_found_in_whatever_block_it_is(store: Store) -> None:

@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
-from moneykit import blocks, used
+from moneykit import pack, used
 from paykit import START, Clock, Scripted
 from stripekit import FixedSecrets, StripeKit
 
@@ -49,7 +49,7 @@ class Bench:
             time_us=int(moment.timestamp() * 1e6),
         )
         async with self.store.write() as connection:
-            await usage_table.insert(connection, blocks(usage), {}, moment)
+            await usage_table.insert(connection, pack([usage]), {}, moment)
 
     def told(self) -> dict[tuple[str, str], int]:
         """Units by account and event, as the provider has them."""
