@@ -9,8 +9,7 @@ from libc.stdint cimport uint8_t
 from libc.string cimport memcmp
 
 from fastgate._core.http1 cimport (
-    F_ACCESS_CONTROL_REQUEST_METHOD, F_ORIGIN, METHOD_DELETE, METHOD_GET, METHOD_HEAD, METHOD_OPTIONS,
-    METHOD_OTHER, METHOD_PATCH, METHOD_POST, METHOD_PUT, field, head, span)
+    F_ACCESS_CONTROL_REQUEST_METHOD, F_ORIGIN, METHOD_OPTIONS, field, head, method_of, span)
 from fastgate._core.snapshot cimport NONE32, cors_rec, snap_str, snap_table, snapshot_header, str_ref
 from fastgate._core.state cimport field_of, has_field, named
 from fastgate._core.text cimport put, put_lit, put_uint
@@ -27,24 +26,8 @@ cdef span asked_method(exchange *e, uint8_t *method_id) noexcept nogil:
     cdef span method
     method.off = f.value
     method.len = f.value_len
-    method_id[0] = known_method(e.base + f.value, f.value_len)
+    method_id[0] = method_of(e.base + f.value, f.value_len)
     return method
-
-
-cdef uint8_t known_method(const char *p, uint32_t n) noexcept nogil:
-    if n == 3 and memcmp(p, b"GET", 3) == 0:
-        return METHOD_GET
-    if n == 3 and memcmp(p, b"PUT", 3) == 0:
-        return METHOD_PUT
-    if n == 4 and memcmp(p, b"POST", 4) == 0:
-        return METHOD_POST
-    if n == 4 and memcmp(p, b"HEAD", 4) == 0:
-        return METHOD_HEAD
-    if n == 5 and memcmp(p, b"PATCH", 5) == 0:
-        return METHOD_PATCH
-    if n == 6 and memcmp(p, b"DELETE", 6) == 0:
-        return METHOD_DELETE
-    return METHOD_OTHER
 
 
 cdef char *put_cors(char *p, exchange *e) noexcept nogil:

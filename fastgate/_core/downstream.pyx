@@ -24,7 +24,7 @@ from libc.string cimport memcmp, memcpy, memmove, memset, strlen
 from fastgate._core.buffer cimport (
     BUFFER_LARGE, BUFFER_SMALL, HEADROOM, TAILROOM, buf_borrow, buf_data, buf_head, buf_len, buf_return,
     buf_room)
-from fastgate._core.http1 cimport head_reset, parse_request
+from fastgate._core.http1 cimport head_reset, parse_request, parse_request_line
 from fastgate._core.poller cimport (
     poller_add, poller_add_listener, poller_again, poller_close, poller_flush, poller_queue,
     poller_read_start, poller_read_stop, poller_remove)
@@ -247,6 +247,8 @@ cdef void read_head(core *c, downstream *d) noexcept nogil:
         d.head_started = c.now           # when its bytes were there, not when their turn came
         timer_set(c, &d.io, d.head_started + <uint64_t>c.ref.snap.head_ms * 1000000)
     e.base = buf_head(b)
+    if parse_request_line(&e.req, e.base, buf_len(b), &c.request_caps) > 0:
+        c.sink.line(e)
     size = parse_request(&e.req, e.base, buf_len(b), &c.request_caps)
     if size == 0:
         if buf_room(b) == 0:

@@ -23,8 +23,8 @@ from fastgate._core.forward cimport begin_proxy, pump_request, tunnel_up
 from fastgate._core.handling cimport begin_upcall, collect_body
 from fastgate._core.http1 cimport (
     F_TRACEPARENT, F_VIA, F_X_REQUEST_ID, HEAD_BAD_EXPECT, HEAD_HAS_ENCODED_SLASH,
-    HEAD_HAS_UNDERSCORE, HEAD_KEEP_ALIVE, HEAD_UPGRADE_WEBSOCKET, FRAMING_CHUNKED, METHOD_CONNECT,
-    METHOD_HEAD, TARGET_ASTERISK, head, span)
+    HEAD_HAS_UNDERSCORE, HEAD_KEEP_ALIVE, HEAD_PATH_NEEDS_NORMALIZING, HEAD_UPGRADE_WEBSOCKET,
+    FRAMING_CHUNKED, METHOD_CONNECT, METHOD_HEAD, TARGET_ASTERISK, head, span)
 from fastgate._core.intake cimport (
     begin, canonical_path, client_address, mark, read_body_framing, read_ids, seen_via)
 from fastgate._core.logring cimport PHASE_ADMIT, PHASE_AUTHENTICATE, PHASE_HOLD, PHASE_ROUTE
@@ -33,7 +33,8 @@ from fastgate._core.reason cimport (
     MALFORMED_REQUEST, METHOD_NOT_ALLOWED, NO_ROUTE, REQUEST_TIMEOUT,
     ROUTE_RETIRED)
 from fastgate._core.render cimport render_preflight, render_static
-from fastgate._core.router cimport ROUTE_FOUND, ROUTE_METHOD, route_find
+from fastgate._core.router cimport (
+    ROUTE_FOUND, ROUTE_METHOD, route_ahead, route_find, route_keys, route_nearer)
 from fastgate._core.snapshot cimport (
     NONE32, ROUTE_ENCODED_SLASH, ROUTE_RETIRED as FLAG_RETIRED, ROUTE_WEBSOCKET, policy_rec,
     snap_policy, snap_prefetch, snap_route, snap_service, snap_str, snap_table, static_rec)
@@ -41,10 +42,22 @@ from fastgate._core.state cimport (
     core, EX_AWAIT_BODY, EX_HEAD_ONLY, EX_KEEP_ALIVE, EX_SUSPENDED, EX_TUNNEL, field_of, has_field, EX_PACED)
 
 
+cdef void exchange_line(exchange *e) noexcept nogil:
+    """While the fields are read, the router's tables are on their way from memory."""
+    cdef core *c = e.owner
+    cdef head *h = &e.req
+    c.ahead_of = NULL
+    if not h.flags & (HEAD_PATH_NEEDS_NORMALIZING | HEAD_HAS_ENCODED_SLASH):
+        route_ahead(c.ref.snap, e.base + h.path.off, h.path.len, &c.ahead)
+        c.ahead_of = e
+
+
 cdef void exchange_head(exchange *e) noexcept nogil:
     cdef core *c = e.owner
     cdef head *h = &e.req
     cdef int reason
+    if c.ahead_of is e:
+        route_nearer(c.ref.snap, &c.ahead)
     begin(e)
     if has_field(h, F_TRACEPARENT) or has_field(h, F_X_REQUEST_ID):
         read_ids(e)
@@ -97,6 +110,7 @@ cdef int find_route(exchange *e) noexcept nogil:
     """0, a Reason, or -1 when the exchange has been answered."""
     cdef head *h = &e.req
     cdef const char *host = e.base + h.host.off
+    cdef const route_keys *ahead = &e.owner.ahead if e.owner.ahead_of is e else NULL
     cdef span method
     cdef uint8_t method_id
     cdef int found
@@ -122,14 +136,14 @@ cdef int find_route(exchange *e) noexcept nogil:
         method = h.method
         method_id = h.method_id
         h.method = asked_method(e, &h.method_id)
-        found = route_find(e.snap, host, h.host.len, e.path, e.path_len, e.base, h, &e.match)
+        found = route_find(e.snap, host, h.host.len, e.path, e.path_len, e.base, h, ahead, &e.match)
         h.method = method
         h.method_id = method_id
         if found == ROUTE_FOUND and snap_policy(e.snap, e.match.policy).cors != NONE32:
             take_route(e)
             answer_preflight(e)
             return -1
-    found = route_find(e.snap, host, h.host.len, e.path, e.path_len, e.base, h, &e.match)
+    found = route_find(e.snap, host, h.host.len, e.path, e.path_len, e.base, h, ahead, &e.match)
     if found == ROUTE_FOUND:
         take_route(e)
         if e.policy.service != NONE32:

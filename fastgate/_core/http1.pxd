@@ -215,6 +215,9 @@ cdef struct head:
 cdef void head_reset(head *h) noexcept nogil
     # cheap: does not touch fields[]
 
+cdef int parse_request_line(head *h, const char *buf, uint32_t length, const caps *c) noexcept nogil
+    # 1: it is there now (method, target and version are set, of the flags those of the path);
+    # 0: not yet, or it was before; < 0 as parse_request, which need not be preceded by this.
 cdef int parse_request(head *h, const char *buf, uint32_t length, const caps *c) noexcept nogil
 cdef int parse_response(head *h, const char *buf, uint32_t length, const caps *c,
                         uint8_t request_method) noexcept nogil
@@ -224,4 +227,6 @@ cdef int parse_response(head *h, const char *buf, uint32_t length, const caps *c
 cdef int fault_reason(int fault) noexcept nogil
     # the Reason that a request with this ParseFault is refused with
 
+cdef uint8_t method_of(const char *p, uint32_t length) noexcept nogil
+    # its Method
 cdef int valid_token(const char *p, uint32_t length) noexcept nogil

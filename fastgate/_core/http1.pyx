@@ -97,7 +97,7 @@ cdef int64_t _first_line(head *h, const char *buf, uint32_t length, const caps *
     return end
 
 
-cdef inline uint8_t _method_id(const char *p, uint32_t n) noexcept nogil:
+cdef uint8_t method_of(const char *p, uint32_t n) noexcept nogil:
     if n == 3:
         if memcmp(p, b"GET", 3) == 0:
             return METHOD_GET
@@ -148,7 +148,7 @@ cdef int _request_line(head *h, const char *buf, uint32_t end) noexcept nogil:
         return FAULT_METHOD
     if i == end or buf[i] != c" ":
         return FAULT_REQUEST_LINE if i == end else FAULT_METHOD
-    h.method_id = _method_id(buf + h.line, h.method.len)
+    h.method_id = method_of(buf + h.line, h.method.len)
     i += 1
     h.target.off = i
     if end - i < 9 or buf[end - 9] != c" " or memcmp(buf + end - 8, b"HTTP/1.", 7) != 0:
@@ -228,19 +228,30 @@ cdef int _finish_request(head *h, const char *buf) noexcept nogil:
     return 0
 
 
+cdef int parse_request_line(head *h, const char *buf, uint32_t length, const caps *c) noexcept nogil:
+    cdef int64_t s
+    cdef int fault
+    if h.state >= FIELDS:
+        return 0
+    s = _first_line(h, buf, length, c)
+    if s < 0:
+        return 0 if s == LINE_MORE else _refuse(h, h.fault)
+    fault = _request_line(h, buf, <uint32_t>s)
+    if fault:
+        return _refuse(h, fault)
+    h.line = <uint32_t>s + 2
+    h.scanned = h.line
+    h.state = FIELDS
+    return 1
+
+
 cdef int parse_request(head *h, const char *buf, uint32_t length, const caps *c) noexcept nogil:
     cdef int64_t s
     cdef int fault
     if h.state < FIELDS:
-        s = _first_line(h, buf, length, c)
-        if s < 0:
-            return PARSE_INCOMPLETE if s == LINE_MORE else _refuse(h, h.fault)
-        fault = _request_line(h, buf, <uint32_t>s)
-        if fault:
-            return _refuse(h, fault)
-        h.line = <uint32_t>s + 2
-        h.scanned = h.line
-        h.state = FIELDS
+        fault = parse_request_line(h, buf, length, c)
+        if fault <= 0:
+            return fault
     elif h.state != FIELDS:
         return <int>h.size if h.state == DONE else -fault_reason(h.fault)
     s = read_fields(h, buf, length, c, False)

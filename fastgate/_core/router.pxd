@@ -23,13 +23,27 @@ cdef struct route_match:
     uint32_t reserved
     span params[MAX_PARAMS]   # within `path`, in the order of the pattern
 
+cdef struct route_keys:       # where a path's entries would be in the tables of one host
+    uint64_t generation       # of the snapshot that they are for; 0: they are for none
+    uint64_t whole            # key of the path as a static one
+    uint32_t statics          # 0: no static path is so long
+    uint32_t depth            # segments that ends and keys tell of
+    uint32_t ends[MAX_DEPTH]  # where the path's first d + 1 segments end,
+    uint64_t keys[MAX_DEPTH]  # and their key, where the host has prefixes of so many
+
+cdef void route_ahead(const snapshot_header *s, const char *path, uint32_t path_len,
+                      route_keys *keys) noexcept nogil
+    # A lookup's first wait for memory, begun when no more than the path is known. path: canonical.
+cdef void route_nearer(const snapshot_header *s, const route_keys *keys) noexcept nogil
+    # The second one, some hundred instructions later. Both are of use among many routes, and
+    # where a path's host makes no difference; a lookup may go without them.
 cdef int route_find(const snapshot_header *s,
                     const char *host, uint32_t host_len,
                     const char *path, uint32_t path_len,
                     const char *buf, const head *h,
-                    route_match *out) noexcept nogil
+                    const route_keys *ahead, route_match *out) noexcept nogil
     # host: as sent, any case, without port. path: canonical. buf, h: the parsed request
-    # (method, fields and query for predicates).
+    # (method, fields and query for predicates). ahead: of this path, by route_ahead, or NULL.
     # For a CORS preflight, call it with method_id and method of the announced request.
 
 # ---- the tables, as `trie` writes them; offsets in bytes from the first of router_head ----
@@ -109,3 +123,4 @@ cdef inline uint32_t node_of(uint32_t prefix, uint32_t length) noexcept nogil:
 
 cdef class Router:
     cdef readonly Snapshot snapshot
+    cdef bint ahead

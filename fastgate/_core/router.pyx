@@ -31,8 +31,10 @@ leads to, so that a step is mostly within the cache line just read, or the next.
 **Memory takes the time** among very many routes: on random paths nothing of the tables is in the
 cache. So a lookup waits for it twice, however deep the pattern: for the slots, which are all fetched
 at once since their places follow from the path alone, and for what the right one of them leads to,
-two lines of which are fetched at once. A candidate carries all of its route that an exchange needs
-to go on, so that the route's record is not waited for.
+two lines of which are fetched at once. Where no route names a host, the first of these begins as soon
+as the request line is there, and is over when the fields are read (`route_ahead`); the second goes on
+while ids and addresses are seen to (`route_nearer`). A candidate carries all of its route that an
+exchange needs to go on, so that the route's record is not waited for.
 
 **Bounds.** A node of a trie stands for one way through the segments, so a lookup visits each at
 most once. How many it can visit at worst (one literal child and the parameter at every level)
@@ -46,13 +48,11 @@ from libc.string cimport memchr, memcmp, memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from fastgate._core.http1 cimport (
-    FIELD_UNDERSCORE, MAX_FIELDS, METHOD_CONNECT,
-    METHOD_DELETE, METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_OTHER, METHOD_PATCH,
-    METHOD_POST, METHOD_PUT, METHOD_TRACE, field, head, span)
+    FIELD_UNDERSCORE, MAX_FIELDS, METHOD_OTHER, head, method_of, span)
+from fastgate._core.predicates cimport predicates_hold
 from fastgate._core.snapshot cimport (
-    NONE32, PREDICATE_HEADER_EQUALS, PREDICATE_HEADER_PREFIX, PREDICATE_HEADER_PRESENT,
-    PREDICATE_QUERY_EQUALS, PREDICATE_QUERY_PREFIX, PREDICATE_QUERY_PRESENT, Snapshot, hash64,
-    predicate, route_rec, snap_prefetch, snap_route, snap_str, snap_table, snapshot_header, str_ref)
+    NONE32, Snapshot, hash64, route_rec, snap_prefetch, snap_route, snap_str, snap_table,
+    snapshot_header, str_ref)
 
 from typing import NamedTuple
 
@@ -72,34 +72,7 @@ cdef struct lookup:
     route_match *out
 
 
-# ---- methods and predicates: the candidates of a pattern --------------------------------
-
-cdef uint32_t method_number(const char *p, uint32_t n) noexcept nogil:
-    if n == 3:
-        if memcmp(p, b"GET", 3) == 0:
-            return METHOD_GET
-        if memcmp(p, b"PUT", 3) == 0:
-            return METHOD_PUT
-    elif n == 4:
-        if memcmp(p, b"POST", 4) == 0:
-            return METHOD_POST
-        if memcmp(p, b"HEAD", 4) == 0:
-            return METHOD_HEAD
-    elif n == 5:
-        if memcmp(p, b"PATCH", 5) == 0:
-            return METHOD_PATCH
-        if memcmp(p, b"TRACE", 5) == 0:
-            return METHOD_TRACE
-    elif n == 6:
-        if memcmp(p, b"DELETE", 6) == 0:
-            return METHOD_DELETE
-    elif n == 7:
-        if memcmp(p, b"OPTIONS", 7) == 0:
-            return METHOD_OPTIONS
-        if memcmp(p, b"CONNECT", 7) == 0:
-            return METHOD_CONNECT
-    return METHOD_OTHER
-
+# ---- the candidates of a pattern --------------------------------------------------------
 
 cdef bint has_token(const lookup *k, uint32_t route, const char *p, uint32_t n) noexcept nogil:
     cdef const route_rec *r = snap_route(k.snap, route)
@@ -120,92 +93,14 @@ cdef bint takes_method(const lookup *k, const candidate *c) noexcept nogil:
     return False
 
 
-cdef inline bint same_name(const char *lower, const char *p, uint32_t n) noexcept nogil:
-    cdef uint32_t i
-    cdef uint8_t c
-    for i in range(n):
-        c = <uint8_t>p[i]
-        if c - 65 < 26 and c >= 65:
-            c |= 32
-        if c != <uint8_t>lower[i]:
-            return False
-    return True
-
-
-cdef inline bint value_holds(const char *wanted, uint32_t wanted_len, const char *p, uint32_t n,
-                             uint32_t how) noexcept nogil:
-    """how: 0 present, 1 equals, 2 prefix"""
-    if how == 0:
-        return True
-    if how == 1:
-        return n == wanted_len and memcmp(p, wanted, n) == 0
-    return n >= wanted_len and memcmp(p, wanted, wanted_len) == 0
-
-
-cdef bint header_holds(const lookup *k, const predicate *p, uint32_t how) noexcept nogil:
-    """One field of that name is enough."""
-    cdef const head *h = k.req
-    cdef const field *f
-    cdef uint32_t i
-    cdef const char *name = snap_str(k.snap, p.name)
-    cdef const char *wanted = snap_str(k.snap, p.value)
-    for i in range(h.nfields):
-        f = &h.fields[i]
-        if f.name_len != p.name.len or not same_name(name, k.buf + f.name, f.name_len):
-            continue
-        if f.flags & FIELD_UNDERSCORE and k.snap.underscores != 2:
-            continue                    # dropped before the upstream sees it: not there
-        if value_holds(wanted, p.value.len, k.buf + f.value, f.value_len, how):
-            return True
-    return False
-
-
-cdef bint query_holds(const lookup *k, const predicate *p, uint32_t how) noexcept nogil:
-    """One `name=value` (or `name` alone: an empty value) is enough. Compared as sent."""
-    cdef const head *h = k.req
-    cdef const char *at = k.buf + h.query.off
-    cdef const char *end = at + h.query.len
-    cdef const char *stop
-    cdef const char *equals
-    cdef const char *name = snap_str(k.snap, p.name)
-    cdef const char *wanted = snap_str(k.snap, p.value)
-    cdef uint32_t n
-    if not h.has_query:
-        return False
-    while at < end:
-        stop = <const char *>memchr(at, c'&', end - at)
-        if stop == NULL:
-            stop = end
-        equals = <const char *>memchr(at, c'=', stop - at)
-        n = <uint32_t>((equals if equals != NULL else stop) - at)
-        if n == p.name.len and memcmp(at, name, n) == 0:
-            equals = equals + 1 if equals != NULL else stop
-            if value_holds(wanted, p.value.len, equals, <uint32_t>(stop - equals), how):
-                return True
-        at = stop + 1
-    return False
-
-
-cdef bint predicates_hold(const lookup *k, uint32_t route) noexcept nogil:
-    cdef const route_rec *r = snap_route(k.snap, route)
-    cdef const predicate *p = <const predicate *>snap_table(k.snap, r.predicates)
-    cdef uint32_t i
-    for i in range(r.predicates.count):
-        if p[i].kind <= PREDICATE_HEADER_PREFIX:
-            if not header_holds(k, &p[i], p[i].kind - PREDICATE_HEADER_PRESENT):
-                return False
-        elif not query_holds(k, &p[i], p[i].kind - PREDICATE_QUERY_PRESENT):
-            return False
-    return True
-
-
 cdef bint choose(lookup *k, const candidate *c, uint32_t count) noexcept nogil:
     """The first candidate whose method and predicates hold; notes what a 405 will say."""
     cdef uint32_t i
     cdef bint method
     for i in range(count):
         method = takes_method(k, &c[i])
-        if c[i].flags & CANDIDATE_PREDICATES and not predicates_hold(k, c[i].route):
+        if c[i].flags & CANDIDATE_PREDICATES and not predicates_hold(
+                k.snap, snap_route(k.snap, c[i].route), k.buf, k.req):
             continue
         if method:
             k.out.route = c[i].route
@@ -311,10 +206,9 @@ cdef bint walk(lookup *k, const node *n, uint32_t at, uint32_t nparams) noexcept
         return False
 
 
-cdef bint find_static(lookup *k, const router_head *r, uint32_t host, uint64_t path_hash) noexcept nogil:
+cdef bint find_static(lookup *k, const router_head *r, uint32_t host, uint64_t h) noexcept nogil:
     cdef const slot *slots = <const slot *>(k.base + r.statics)
     cdef const static_path *found
-    cdef uint64_t h = path_key(path_hash, host)
     cdef uint32_t tag = <uint32_t>(h >> 32)
     cdef uint32_t i = <uint32_t>h & r.statics_mask
     while slots[i].off:
@@ -380,35 +274,91 @@ cdef inline const node *find_prefix(const lookup *k, const router_head *r, uint3
     return NULL
 
 
-cdef bint find_path(lookup *k, const router_head *r, const host_rec *host, uint64_t path_hash) noexcept nogil:
-    cdef uint64_t keys[MAX_DEPTH]
-    cdef uint32_t ends[MAX_DEPTH]
+cdef inline const slot *first_slot(const char *base, uint32_t table, uint32_t mask, uint64_t key) noexcept nogil:
+    return <const slot *>(base + table) + (<uint32_t>key & mask)
+
+
+cdef void make_keys(const char *base, const router_head *r, const host_rec *host, const char *path,
+                    uint32_t path_len, uint64_t path_hash, route_keys *keys) noexcept nogil:
+    """What a path is looked up by at a host; all slots that it can be in are on their way then."""
     cdef uint32_t at = 0, depth = 0, depths = host.depths
-    cdef bint statics = host.statics != 0 and k.path_len <= r.longest
     cdef const char *slash
-    cdef const node *found
-    if statics:
-        snap_prefetch(<const slot *>(k.base + r.statics)
-                      + (<uint32_t>path_key(path_hash, host.id) & r.statics_mask))
-    while depths >> depth and at < k.path_len:
-        slash = <const char *>memchr(k.path + at + 1, c'/', k.path_len - at - 1)
-        at = <uint32_t>(slash - k.path) if slash != NULL else k.path_len
+    keys.statics = host.statics != 0 and path_len <= r.longest
+    if keys.statics:
+        keys.whole = path_key(path_hash, host.id)
+        snap_prefetch(first_slot(base, r.statics, r.statics_mask, keys.whole))
+    while depths >> depth and at < path_len:
+        slash = <const char *>memchr(path + at + 1, c'/', path_len - at - 1)
+        at = <uint32_t>(slash - path) if slash != NULL else path_len
         if at > r.longest_prefix:
             break
         if depths >> depth & 1:
-            ends[depth] = at
-            keys[depth] = path_key(hash64(k.path, at, SEED_PREFIX), host.id)
-            snap_prefetch(<const slot *>(k.base + r.prefixes) + (<uint32_t>keys[depth] & r.prefixes_mask))
+            keys.ends[depth] = at
+            keys.keys[depth] = path_key(hash64(path, at, SEED_PREFIX), host.id)
+            snap_prefetch(first_slot(base, r.prefixes, r.prefixes_mask, keys.keys[depth]))
         depth += 1
-    if statics and find_static(k, r, host.id, path_hash):
-        return True
+    keys.depth = depth
+
+
+cdef inline void fetch_found(const char *base, uint32_t table, uint32_t mask, uint64_t key) noexcept nogil:
+    """What stands under the key is on its way then."""
+    cdef const slot *slots = <const slot *>(base + table)
+    cdef uint32_t i = <uint32_t>key & mask
+    while slots[i].off:
+        if slots[i].tag == <uint32_t>(key >> 32):
+            snap_prefetch(base + slots[i].off)
+            snap_prefetch(base + slots[i].off + LINE)
+            return
+        i = (i + 1) & mask
+
+
+cdef void route_ahead(const snapshot_header *s, const char *path, uint32_t path_len,
+                      route_keys *keys) noexcept nogil:
+    cdef const char *base = <const char *>s + s.router.off
+    cdef const router_head *r = <const router_head *>base
+    cdef uint64_t path_hash = 0
+    keys.generation = 0
+    if s.router.count == 0 or r.flags & (ROUTER_HOSTS | ROUTER_WILDCARDS) or r.any == 0:
+        return
+    if path_len <= r.longest:
+        path_hash = hash64(path, path_len, SEED_PATH)
+    make_keys(base, r, <const host_rec *>(base + r.any), path, path_len, path_hash, keys)
+    keys.generation = s.generation
+
+
+cdef void route_nearer(const snapshot_header *s, const route_keys *keys) noexcept nogil:
+    cdef const char *base = <const char *>s + s.router.off
+    cdef const router_head *r = <const router_head *>base
+    cdef uint32_t depths, depth = keys.depth
+    if keys.generation == 0 or keys.generation != s.generation:
+        return
+    depths = (<const host_rec *>(base + r.any)).depths
+    if keys.statics:
+        fetch_found(base, r.statics, r.statics_mask, keys.whole)
     while depth:
         depth -= 1
         if depths >> depth & 1:
-            found = find_prefix(k, r, host.id, keys[depth], ends[depth])
-            if found != NULL and walk(k, found, ends[depth], 0):
+            fetch_found(base, r.prefixes, r.prefixes_mask, keys.keys[depth])
+
+
+cdef bint find_path(lookup *k, const router_head *r, const host_rec *host, const route_keys *keys) noexcept nogil:
+    cdef uint32_t depth = keys.depth
+    cdef const node *found
+    if keys.statics and find_static(k, r, host.id, keys.whole):
+        return True
+    while depth:
+        depth -= 1
+        if host.depths >> depth & 1:
+            found = find_prefix(k, r, host.id, keys.keys[depth], keys.ends[depth])
+            if found != NULL and walk(k, found, keys.ends[depth], 0):
                 return True
     return host.trie != 0 and walk(k, <const node *>(k.base + host.trie), 0, 0)
+
+
+cdef bint find_at(lookup *k, const router_head *r, const host_rec *host, uint64_t path_hash) noexcept nogil:
+    cdef route_keys keys
+    make_keys(k.base, r, host, k.path, k.path_len, path_hash, &keys)
+    return find_path(k, r, host, &keys)
 
 
 cdef bint find_named(lookup *k, const router_head *r, const char *host, uint32_t host_len,
@@ -422,7 +372,7 @@ cdef bint find_named(lookup *k, const router_head *r, const char *host, uint32_t
         return False
     if r.flags & ROUTER_HOSTS:
         found = find_host(k.base, r, lower, n, SEED_HOST)
-        if found != NULL and find_path(k, r, found, path_hash):
+        if found != NULL and find_at(k, r, found, path_hash):
             return True
     if r.flags & ROUTER_WILDCARDS:
         for i in range(1, n):           # at least one byte stands for the "*"
@@ -431,14 +381,14 @@ cdef bint find_named(lookup *k, const router_head *r, const char *host, uint32_t
             if n - i < r.shortest_suffix:
                 break
             found = find_host(k.base, r, lower + i, n - i, SEED_WILDCARD)
-            if found != NULL and find_path(k, r, found, path_hash):
+            if found != NULL and find_at(k, r, found, path_hash):
                 return True
     return False
 
 
 cdef int route_find(const snapshot_header *s, const char *host, uint32_t host_len,
                     const char *path, uint32_t path_len, const char *buf, const head *h,
-                    route_match *out) noexcept nogil:
+                    const route_keys *ahead, route_match *out) noexcept nogil:
     cdef const router_head *r = <const router_head *>(<const char *>s + s.router.off)
     cdef lookup k
     cdef uint64_t path_hash = 0
@@ -456,13 +406,16 @@ cdef int route_find(const snapshot_header *s, const char *host, uint32_t host_le
     k.buf = buf
     k.req = h
     k.out = out
-    if path_len <= r.longest:
-        path_hash = hash64(path, path_len, SEED_PATH)
-    if r.flags & (ROUTER_HOSTS | ROUTER_WILDCARDS):
-        if find_named(&k, r, host, host_len, path_hash):
+    if ahead != NULL and ahead.generation and ahead.generation == s.generation:
+        if find_path(&k, r, <const host_rec *>(k.base + r.any), ahead):
             return ROUTE_FOUND
-    if r.any and find_path(&k, r, <const host_rec *>(k.base + r.any), path_hash):
-        return ROUTE_FOUND
+    else:
+        if path_len <= r.longest:
+            path_hash = hash64(path, path_len, SEED_PATH)
+        if r.flags & (ROUTER_HOSTS | ROUTER_WILDCARDS) and find_named(&k, r, host, host_len, path_hash):
+            return ROUTE_FOUND
+        if r.any and find_at(&k, r, <const host_rec *>(k.base + r.any), path_hash):
+            return ROUTE_FOUND
     out.route = NONE32
     out.nparams = 0
     return ROUTE_METHOD if out.allowed else ROUTE_MISSING
@@ -488,10 +441,15 @@ class Found(NamedTuple):
 
 
 cdef class Router:
-    """Looks routes up in a snapshot, as the engine does, from Python."""
+    """Looks routes up in a snapshot, as the engine does, from Python.
 
-    def __init__(self, Snapshot snapshot not None):
+    `ahead`: begin with the path alone, as the engine does while a request's fields are yet to be
+    read; what is found is the same.
+    """
+
+    def __init__(self, Snapshot snapshot not None, bint ahead=False):
         self.snapshot = snapshot
+        self.ahead = ahead
 
     def find(self, host: str = "", path: str = "/", method: str = "GET",
              headers=(), query=None):
@@ -500,9 +458,14 @@ cdef class Router:
         cdef route_match m
         cdef bytes raw_host = host.encode(), raw_path = path.encode()
         cdef bytes buf = fill_head(&h, method.encode(), headers, query)
+        cdef const snapshot_header *s = self.snapshot.header
+        cdef route_keys keys
+        if self.ahead:
+            route_ahead(s, raw_path, <uint32_t>len(raw_path), &keys)
+            route_nearer(s, &keys)
         cdef int status = route_find(
-            self.snapshot.header, raw_host, <uint32_t>len(raw_host), raw_path,
-            <uint32_t>len(raw_path), buf, &h, &m)
+            s, raw_host, <uint32_t>len(raw_host), raw_path, <uint32_t>len(raw_path), buf, &h,
+            &keys if self.ahead else NULL, &m)
         if status == ROUTE_FOUND:
             params = tuple([
                 raw_path[m.params[i].off:m.params[i].off + m.params[i].len].decode()
@@ -554,7 +517,7 @@ cdef uint32_t bench_loop(const snapshot_header *s, const char *host, uint32_t ho
     cdef int turn
     for turn in range(turns):
         for i in range(n):
-            found += route_find(s, host, host_len, paths + spans[i].off, spans[i].len, buf, h, m) == ROUTE_FOUND
+            found += route_find(s, host, host_len, paths + spans[i].off, spans[i].len, buf, h, NULL, m) == ROUTE_FOUND
     return found
 
 
@@ -566,7 +529,7 @@ cdef bytes fill_head(head *h, bytes method, object headers, object query):
         raise ValueError(f"more than {MAX_FIELDS} header fields")
     parts = [method]
     h.method.len = at = <uint32_t>len(method)
-    h.method_id = <uint8_t>method_number(method, <uint32_t>len(method))
+    h.method_id = method_of(method, <uint32_t>len(method))
     for i, (name, value) in enumerate(headers):
         raw_name, raw_value = name.encode(), value.encode()
         h.fields[i].name = at

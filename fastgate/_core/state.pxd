@@ -24,7 +24,7 @@ from fastgate._core.credentials cimport consumer_row, credential_entry
 from fastgate._core.http1 cimport caps, chunk_state, field, head, span
 from fastgate._core.logring cimport PHASES
 from fastgate._core.moneymap cimport money_record, till
-from fastgate._core.router cimport route_match
+from fastgate._core.router cimport route_keys, route_match
 from fastgate._core.shm cimport segment_header, target_row, worker_row
 from fastgate._core.wallet cimport account_row
 from fastgate._core.snapshot cimport (
@@ -96,6 +96,7 @@ cdef struct sinks:
     void (*up_data)(upstream *u, ssize_t n) noexcept nogil
     void (*up_drained)(upstream *u) noexcept nogil
     # downstream → exchange
+    void (*line)(exchange *e) noexcept nogil                        # the request line is complete
     void (*head)(exchange *e) noexcept nogil                        # e.req is complete
     void (*head_bad)(exchange *e, int reason) noexcept nogil
     void (*body)(exchange *e) noexcept nogil                        # request bytes wait in the connection
@@ -405,6 +406,8 @@ cdef struct core:
     char date[32]             # "Date: Sun, 06 Nov 1994 08:49:37 GMT" without the name
     caps request_caps
     caps response_caps
+    exchange *ahead_of        # whose path `ahead` is of; NULL: nobody's
+    route_keys ahead
     uint64_t next_upstream    # round robin start
 
 

@@ -7,6 +7,7 @@ import os
 import re
 import socket
 
+import h11
 import orjson
 import pytest
 from enginekit import Backend, GatedBackend, Plane, Seen, proxied
@@ -421,6 +422,44 @@ async def test_a_reload_keeps_exchanges_in_flight_on_their_snapshot(backend):
         assert (await client.request("GET", "/next")).body == b"GET /next"
         await plane.settled(retired_snapshots=0)
     await slow.stop()
+
+
+async def test_a_head_in_pieces_is_routed_by_its_own_path_and_by_what_is_installed_at_its_end(
+    backend,
+):
+    def named(*paths: str) -> dict[str, object]:
+        """Routes by their first segment, each of which says which it is."""
+        config = proxied(backend.url)
+        config["routes"] = [
+            {
+                "name": f"{i}{path}".translate({47: 45, 123: 45, 125: 45}),
+                "path": path,
+                "service": "s",
+                "headers": {"response": {"set": {"X-Route": f"{len(paths)} {path}"}}},
+            }
+            for i, path in enumerate(paths)
+        ]
+        return config
+
+    async def begun(plane: Plane, path: str):
+        client = await plane.client()
+        client.h11.send(h11.Request(method="GET", target=path, headers=[("Host", "h")]))
+        client.h11.send(h11.EndOfMessage())
+        client.writer.write(b"GET %s HTTP/1.1\r\nHo" % path.encode())
+        return client
+
+    async def ended(client) -> str:
+        client.writer.write(b"st: h\r\n\r\n")
+        return (await client.reply()).headers["x-route"]
+
+    async with Plane(named("/a", "/b", "/{any}")) as plane:
+        pending = [await begun(plane, path) for path in ("/a", "/b", "/c", "/a%61", "/a")]
+        await plane.settled(exchanges=5)
+        assert (await plane.get("/b")).headers["x-route"] == "3 /b"
+        found = [await ended(client) for client in pending[:4]]
+        assert found == ["3 /a", "3 /b", "3 /{any}", "3 /{any}"]
+        plane.install(named("/b", "/a"))
+        assert await ended(pending[4]) == "2 /a"
 
 
 async def test_a_target_that_takes_anothers_slot_gets_none_of_its_connections():
