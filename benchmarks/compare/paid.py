@@ -23,7 +23,7 @@ from benchmarks.compare.keyed import Desk, Keyed
 from benchmarks.compare.machine import Placement, place
 from benchmarks.compare.processes import Cpu, Tree, settle, spent
 from benchmarks.compare.scenarios import Scenario
-from benchmarks.compare.session import Collected, Session, say
+from benchmarks.compare.session import Collected, Session, rotated, say
 from benchmarks.compare.subjects import NotServing, Setup
 
 
@@ -41,20 +41,18 @@ def run_paid(session: Session, scenario: Scenario) -> None:
     session.backend(placement)
     collected = {s.name: Collected() for s in subjects}
     for round_ in range(session.options.rounds):
-        shift = round_ % len(subjects)
-        order = subjects[shift:] + subjects[:shift]
-        measured: dict[str, tuple[generator.Outcome, dict[str, float]]] = {}
+        measured: list[tuple[str, generator.Outcome, dict[str, float]]] = []
         try:
             with contextlib.ExitStack() as stack:
                 started = [
                     (s, *stack.enter_context(session.running(s, scenario, placement.proxy)))
-                    for s in order
+                    for s in rotated(subjects, round_)
                 ]
                 settle([tree for _, tree, _ in started])
-                for subject, tree, setup in started:
-                    measured[subject.name] = one_load(
-                        session, scenario, subject, (tree, setup), placement
-                    )
+                for turn in range(session.turns(scenario)):
+                    for subject, tree, setup in rotated(started, turn):
+                        load = one_load(session, scenario, subject, (tree, setup), placement)
+                        measured.append((subject.name, *load))
         except (Void, NotServing, generator.LoadFailed, OSError) as e:
             say(f"  {round_ + 1}/{session.options.rounds} void: {e}")
             for kept in collected.values():
@@ -63,7 +61,7 @@ def run_paid(session: Session, scenario: Scenario) -> None:
                 for subject in subjects:
                     session.skip(scenario.name, subject.name, str(e))
             continue
-        for name, (outcome, metrics) in measured.items():
+        for name, outcome, metrics in measured:
             collected[name].put(metrics)
             collected[name].count(outcome)
             say(

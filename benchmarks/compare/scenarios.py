@@ -49,7 +49,8 @@ class Scenario:
     """One kind of load.
 
     `closed` finds the saturation; `open` sends half of it at a constant rate. `reload` and `idle`
-    have functions of their own in special.py, `paid` in paid.py.
+    have functions of their own in special.py, `paid` in paid.py. Where a few per cent are asked
+    after, a round visits its subjects several times in turn.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Scenario:
     key: bool = True  # whether requests carry the key
     setup: Mapping[str, Any] = field(default_factory=dict)  # fields of Setup that differ
     random_paths: int = 0  # so many routes' paths in place of /bytes/<body>
+    turns: int = 1  # visits of each subject in a round; --quick: one
     quick: bool = True  # part of --quick
     expect: int = 200  # the status that the answers must have, all but a few
 
@@ -72,7 +74,7 @@ FLOOD_LIMIT: dict[str, Any] = {"rate": 1, "burst": 1}
 def table() -> list[Scenario]:
     """All scenarios in the order in which they run; `open` ones need a saturation before them."""
     return [
-        Scenario("saturation", "64 connections, 100 B, saturated", (*PROXIES, "direct")),
+        Scenario("saturation", "64 connections, 100 B, saturated", (*PROXIES, "direct"), turns=2),
         Scenario("half-load", "64 connections, 100 B, half load", (*PROXIES, "direct"), "open"),
         Scenario(
             "flood-401", "64 connections without a key, refused", POLICIES, key=False, expect=401
@@ -82,7 +84,7 @@ def table() -> list[Scenario]:
         ),
         Scenario(
             "paid", "a keyed route with a rate limit, and the same route paid", (LIMITED, PAID),
-            "paid",
+            "paid", turns=5,
         ),
         Scenario("connections-1", "1 connection, 100 B", PROXIES, connections=1, quick=False),
         Scenario(
@@ -108,7 +110,7 @@ def table() -> list[Scenario]:
         ),
         Scenario(
             "routes", "random paths through one route and through 100,000",
-            (ONE_ROUTE, ALL_ROUTES), random_paths=MANY_ROUTES,
+            (ONE_ROUTE, ALL_ROUTES), random_paths=MANY_ROUTES, turns=5,
         ),
         Scenario(
             "reload-10", "reload under load, 10 routes", ("fastgate", "nginx"), "reload",

@@ -63,8 +63,8 @@ class Spread(msgspec.Struct, frozen=True):
     median: float
     low: float  # the least of the rounds
     high: float  # the greatest
-    values: list[float]  # one a round, in order
-    rounds: int = 0  # how many those are
+    values: list[float]  # one a visit, in order
+    rounds: int = 0  # how many those are: several a round where a scenario has turns
 
     def __post_init__(self) -> None:
         msgspec.structs.force_setattr(self, "rounds", len(self.values))

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from benchmarks.compare import generator
 from benchmarks.compare.machine import Placement, available_cores, place
@@ -36,6 +37,8 @@ from benchmarks.compare.subjects import (
 )
 from benchmarks.tools import tool
 from benchmarks.workload import routes, shuffled_paths
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -305,10 +308,9 @@ class Session:
         self.backend(placement)
         collected: dict[str, Collected] = {s.name: Collected() for s in subjects}
         for round_ in range(self.options.rounds):
-            shift = round_ % max(1, len(subjects))
             with contextlib.ExitStack() as stack:
                 started = []
-                for subject in subjects[shift:] + subjects[:shift]:
+                for subject in rotated(subjects, round_):
                     try:
                         tree, setup = stack.enter_context(
                             self.running(subject, scenario, placement.proxy)
@@ -318,28 +320,43 @@ class Session:
                         continue
                     started.append((subject, tree, setup))
                 settle([tree for _, tree, _ in started])
-                for subject, tree, setup in started:
-                    rate = self.half_rate(subject.name) if scenario.mode == "open" else 0.0
-                    plan = self.plan(scenario, setup.port, placement, rate)
-                    try:
-                        outcome, metrics = self.measure(
-                            subject, tree, plan, placement, scenario.workers
-                        )
-                    except generator.LoadFailed as e:
-                        self.skip(scenario.name, subject.name, str(e))
-                        continue
-                    kept = collected[subject.name]
-                    kept.put(metrics)
-                    kept.count(outcome)
-                    self._remark(kept, scenario, outcome, metrics)
-                    say(
-                        f"  {round_ + 1}/{self.options.rounds} {subject.name:18} "
-                        f"{metrics['rps']:9.0f}/s  {metrics.get('cpu_us', 0):6.2f} µs CPU  "
-                        f"p50 {metrics['p50_us']:.0f}  p99 {metrics['p99_us']:.0f} µs"
-                    )
+                for turn in range(self.turns(scenario)):
+                    label = f"{round_ + 1}/{self.options.rounds}"
+                    self._visit(scenario, placement, rotated(started, turn), collected, label)
             if scenario.mode == "open":
                 add_latency(collected)
             self.keep(scenario, collected)
+
+    def turns(self, scenario: Scenario) -> int:
+        """How often a round of the scenario visits each subject."""
+        return 1 if self.options.quick else scenario.turns
+
+    def _visit(
+        self,
+        scenario: Scenario,
+        placement: Placement,
+        started: Sequence[tuple[Subject, Tree, Setup]],
+        collected: Mapping[str, Collected],
+        label: str,
+    ) -> None:
+        """Each of the subjects once."""
+        for subject, tree, setup in started:
+            rate = self.half_rate(subject.name) if scenario.mode == "open" else 0.0
+            plan = self.plan(scenario, setup.port, placement, rate)
+            try:
+                outcome, metrics = self.measure(subject, tree, plan, placement, scenario.workers)
+            except generator.LoadFailed as e:
+                self.skip(scenario.name, subject.name, str(e))
+                continue
+            kept = collected[subject.name]
+            kept.put(metrics)
+            kept.count(outcome)
+            self._remark(kept, scenario, outcome, metrics)
+            say(
+                f"  {label} {subject.name:18} "
+                f"{metrics['rps']:9.0f}/s  {metrics.get('cpu_us', 0):6.2f} µs CPU  "
+                f"p50 {metrics['p50_us']:.0f}  p99 {metrics['p99_us']:.0f} µs"
+            )
 
     @staticmethod
     def _remark(
@@ -360,6 +377,12 @@ class Session:
                 kept.note("the proxy had to share its cores with something else")
         if scenario.mode == "open" and outcome.errors["unanswered"]:
             kept.note("could not keep up with the rate")
+
+
+def rotated(items: Sequence[T], by: int) -> list[T]:
+    """The same, beginning with another one each time: none is always first."""
+    at = by % max(1, len(items))
+    return [*items[at:], *items[:at]]
 
 
 def add_latency(collected: dict[str, Collected]) -> None:
