@@ -121,29 +121,45 @@ cdef inline bint choose_leaf(lookup *k, uint32_t at) noexcept nogil:
 
 # ---- paths --------------------------------------------------------------------------------
 
+cdef inline uint32_t probe(const char *base, const slot_table *t, probing *p) noexcept nogil:
+    """The next entry that may be the key's, 0 if there is none."""
+    cdef const uint32_t *slots = <const uint32_t *>(base + t.off)
+    cdef uint32_t found
+    while True:
+        found = slots[p.next]
+        if found == 0:
+            p.entry = 0
+            return 0
+        p.next += 1
+        if p.next == t.count:
+            p.next = 0
+        if found >> 24 == slot_tag(p.key):
+            p.entry = (found & 0xFFFFFF) * ENTRY
+            return p.entry
+
+
+cdef inline uint32_t probe_first(const char *base, const slot_table *t, uint64_t key, probing *p) noexcept nogil:
+    p.key = key
+    p.next = slot_of(key, t.count)
+    return probe(base, t, p)
+
+
 cdef inline const node *child_of(const lookup *k, const node *n, const char *segment,
                                  uint32_t size, uint32_t left) noexcept nogil:
     """The literal child that the path goes on with, or NULL. left: bytes of path from segment."""
     cdef const node *child
-    cdef const slot *slots
-    cdef uint64_t h
-    cdef uint32_t i, tag
-    if n.mask == 0:
-        child = <const node *>(k.base + n.kids)
+    cdef probing p
+    cdef uint32_t at
+    if n.kids.count == 0:
+        child = <const node *>(k.base + n.kids.off)
+        return child if is_next(child, segment, left) else NULL
+    at = probe_first(k.base, &n.kids, hash64(segment, size, SEED_SEGMENT), &p)
+    while at:
+        child = <const node *>(k.base + at)
+        snap_prefetch(<const char *>child + LINE)
         if is_next(child, segment, left):
             return child
-        return NULL
-    slots = <const slot *>(k.base + n.kids)
-    h = hash64(segment, size, SEED_SEGMENT)
-    tag = <uint32_t>(h >> 32)
-    i = <uint32_t>h & n.mask
-    while slots[i].off:
-        if slots[i].tag == tag:
-            child = <const node *>(k.base + slots[i].off)
-            snap_prefetch(<const char *>child + LINE)
-            if is_next(child, segment, left):
-                return child
-        i = (i + 1) & n.mask
+        at = probe(k.base, &n.kids, &p)
     return NULL
 
 
@@ -177,7 +193,7 @@ cdef bint walk(lookup *k, const node *n, uint32_t at, uint32_t nparams) noexcept
         left = k.path_len - at - 1
         slash = <const char *>memchr(segment, c'/', left)
         size = <uint32_t>(slash - segment) if slash != NULL else left
-        if n.kids:
+        if n.kids.off:
             child = child_of(k, n, segment, size, left)
             if child != NULL:
                 next = at + 1 + child.label_len
@@ -206,21 +222,17 @@ cdef bint walk(lookup *k, const node *n, uint32_t at, uint32_t nparams) noexcept
         return False
 
 
-cdef bint find_static(lookup *k, const router_head *r, uint32_t host, uint64_t h) noexcept nogil:
-    cdef const slot *slots = <const slot *>(k.base + r.statics)
+cdef bint find_static(lookup *k, const router_head *r, uint32_t host, const probing *begun) noexcept nogil:
+    cdef probing p = begun[0]
     cdef const static_path *found
-    cdef uint32_t tag = <uint32_t>(h >> 32)
-    cdef uint32_t i = <uint32_t>h & r.statics_mask
-    while slots[i].off:
-        if slots[i].tag == tag:
-            found = <const static_path *>(k.base + slots[i].off)
-            snap_prefetch(<const char *>found + LINE)
-            if (found.path_len == k.path_len and found.host == host
-                    and memcmp(<const char *>(found + 1) + found.count * sizeof(candidate),
-                               k.path, k.path_len) == 0):
-                k.out.nparams = 0
-                return choose(k, <const candidate *>(found + 1), found.count)
-        i = (i + 1) & r.statics_mask
+    while p.entry:
+        found = <const static_path *>(k.base + p.entry)
+        if (found.path_len == k.path_len and found.host == host
+                and memcmp(<const char *>(found + 1) + found.count * sizeof(candidate),
+                           k.path, k.path_len) == 0):
+            k.out.nparams = 0
+            return choose(k, <const candidate *>(found + 1), found.count)
+        probe(k.base, &r.statics, &p)
     return False
 
 
@@ -228,18 +240,15 @@ cdef bint find_static(lookup *k, const router_head *r, uint32_t host, uint64_t h
 
 cdef const host_rec *find_host(const char *base, const router_head *r, const char *key,
                                uint32_t n, uint64_t seed) noexcept nogil:
-    cdef const slot *slots = <const slot *>(base + r.hosts)
     cdef const host_rec *found
-    cdef uint64_t h = hash64(key, n, seed)
-    cdef uint32_t tag = <uint32_t>(h >> 32)
-    cdef uint32_t i = <uint32_t>h & r.hosts_mask
-    while slots[i].off:
-        if slots[i].tag == tag:
-            found = <const host_rec *>(base + slots[i].off)
-            if (found.key_len == n and found.wildcard == (seed == SEED_WILDCARD)
-                    and memcmp(found + 1, key, n) == 0):
-                return found
-        i = (i + 1) & r.hosts_mask
+    cdef probing p
+    cdef uint32_t at = probe_first(base, &r.hosts, hash64(key, n, seed), &p)
+    while at:
+        found = <const host_rec *>(base + at)
+        if (found.key_len == n and found.wildcard == (seed == SEED_WILDCARD)
+                and memcmp(found + 1, key, n) == 0):
+            return found
+        at = probe(base, &r.hosts, &p)
     return NULL
 
 
@@ -257,25 +266,29 @@ cdef inline uint32_t lower_host(const char *host, uint32_t n, char *out) noexcep
     return n
 
 
-cdef inline const node *find_prefix(const lookup *k, const router_head *r, uint32_t host, uint64_t h,
-                                    uint32_t length) noexcept nogil:
+cdef inline const node *find_prefix(const lookup *k, const router_head *r, uint32_t host,
+                                    const probing *begun, uint32_t length) noexcept nogil:
     """The node that the path's first `length` bytes lead to, or NULL."""
-    cdef const slot *slots = <const slot *>(k.base + r.prefixes)
+    cdef probing p = begun[0]
     cdef const prefix_rec *found
-    cdef uint32_t tag = <uint32_t>(h >> 32)
-    cdef uint32_t i = <uint32_t>h & r.prefixes_mask
-    while slots[i].off:
-        if slots[i].tag == tag:
-            found = <const prefix_rec *>(k.base + slots[i].off)
-            snap_prefetch(<const char *>found + LINE)
-            if found.length == length and found.host == host and memcmp(found + 1, k.path, length) == 0:
-                return <const node *>(k.base + node_of(slots[i].off, length))
-        i = (i + 1) & r.prefixes_mask
+    while p.entry:
+        found = <const prefix_rec *>(k.base + p.entry)
+        if found.length == length and found.host == host and memcmp(found + 1, k.path, length) == 0:
+            return <const node *>(k.base + node_of(p.entry, length))
+        probe(k.base, &r.prefixes, &p)
     return NULL
 
 
-cdef inline const slot *first_slot(const char *base, uint32_t table, uint32_t mask, uint64_t key) noexcept nogil:
-    return <const slot *>(base + table) + (<uint32_t>key & mask)
+cdef inline void fetch_slots(const char *base, const slot_table *t, uint64_t key, probing *p) noexcept nogil:
+    p.key = key
+    p.next = slot_of(key, t.count)
+    snap_prefetch(base + t.off + p.next * sizeof(uint32_t))
+
+
+cdef inline void fetch_entry(const char *base, const slot_table *t, probing *p) noexcept nogil:
+    if probe(base, t, p):
+        snap_prefetch(base + p.entry)
+        snap_prefetch(base + p.entry + LINE)
 
 
 cdef void make_keys(const char *base, const router_head *r, const host_rec *host, const char *path,
@@ -285,8 +298,7 @@ cdef void make_keys(const char *base, const router_head *r, const host_rec *host
     cdef const char *slash
     keys.statics = host.statics != 0 and path_len <= r.longest
     if keys.statics:
-        keys.whole = path_key(path_hash, host.id)
-        snap_prefetch(first_slot(base, r.statics, r.statics_mask, keys.whole))
+        fetch_slots(base, &r.statics, path_key(path_hash, host.id), &keys.whole)
     while depths >> depth and at < path_len:
         slash = <const char *>memchr(path + at + 1, c'/', path_len - at - 1)
         at = <uint32_t>(slash - path) if slash != NULL else path_len
@@ -294,22 +306,21 @@ cdef void make_keys(const char *base, const router_head *r, const host_rec *host
             break
         if depths >> depth & 1:
             keys.ends[depth] = at
-            keys.keys[depth] = path_key(hash64(path, at, SEED_PREFIX), host.id)
-            snap_prefetch(first_slot(base, r.prefixes, r.prefixes_mask, keys.keys[depth]))
+            fetch_slots(base, &r.prefixes, path_key(hash64(path, at, SEED_PREFIX), host.id),
+                        &keys.prefixes[depth])
         depth += 1
     keys.depth = depth
 
 
-cdef inline void fetch_found(const char *base, uint32_t table, uint32_t mask, uint64_t key) noexcept nogil:
-    """What stands under the key is on its way then."""
-    cdef const slot *slots = <const slot *>(base + table)
-    cdef uint32_t i = <uint32_t>key & mask
-    while slots[i].off:
-        if slots[i].tag == <uint32_t>(key >> 32):
-            snap_prefetch(base + slots[i].off)
-            snap_prefetch(base + slots[i].off + LINE)
-            return
-        i = (i + 1) & mask
+cdef void fetch_entries(const char *base, const router_head *r, const host_rec *host, route_keys *keys) noexcept nogil:
+    """What is in the slots is on its way then, all at once."""
+    cdef uint32_t depth = keys.depth
+    if keys.statics:
+        fetch_entry(base, &r.statics, &keys.whole)
+    while depth:
+        depth -= 1
+        if host.depths >> depth & 1:
+            fetch_entry(base, &r.prefixes, &keys.prefixes[depth])
 
 
 cdef void route_ahead(const snapshot_header *s, const char *path, uint32_t path_len,
@@ -318,6 +329,7 @@ cdef void route_ahead(const snapshot_header *s, const char *path, uint32_t path_
     cdef const router_head *r = <const router_head *>base
     cdef uint64_t path_hash = 0
     keys.generation = 0
+    keys.fetched = 0
     if s.router.count == 0 or r.flags & (ROUTER_HOSTS | ROUTER_WILDCARDS) or r.any == 0:
         return
     if path_len <= r.longest:
@@ -326,30 +338,23 @@ cdef void route_ahead(const snapshot_header *s, const char *path, uint32_t path_
     keys.generation = s.generation
 
 
-cdef void route_nearer(const snapshot_header *s, const route_keys *keys) noexcept nogil:
+cdef void route_nearer(const snapshot_header *s, route_keys *keys) noexcept nogil:
     cdef const char *base = <const char *>s + s.router.off
     cdef const router_head *r = <const router_head *>base
-    cdef uint32_t depths, depth = keys.depth
-    if keys.generation == 0 or keys.generation != s.generation:
-        return
-    depths = (<const host_rec *>(base + r.any)).depths
-    if keys.statics:
-        fetch_found(base, r.statics, r.statics_mask, keys.whole)
-    while depth:
-        depth -= 1
-        if depths >> depth & 1:
-            fetch_found(base, r.prefixes, r.prefixes_mask, keys.keys[depth])
+    if keys.generation and keys.generation == s.generation:
+        fetch_entries(base, r, <const host_rec *>(base + r.any), keys)
+        keys.fetched = 1
 
 
 cdef bint find_path(lookup *k, const router_head *r, const host_rec *host, const route_keys *keys) noexcept nogil:
     cdef uint32_t depth = keys.depth
     cdef const node *found
-    if keys.statics and find_static(k, r, host.id, keys.whole):
+    if keys.statics and find_static(k, r, host.id, &keys.whole):
         return True
     while depth:
         depth -= 1
         if host.depths >> depth & 1:
-            found = find_prefix(k, r, host.id, keys.keys[depth], keys.ends[depth])
+            found = find_prefix(k, r, host.id, &keys.prefixes[depth], keys.ends[depth])
             if found != NULL and walk(k, found, keys.ends[depth], 0):
                 return True
     return host.trie != 0 and walk(k, <const node *>(k.base + host.trie), 0, 0)
@@ -358,6 +363,7 @@ cdef bint find_path(lookup *k, const router_head *r, const host_rec *host, const
 cdef bint find_at(lookup *k, const router_head *r, const host_rec *host, uint64_t path_hash) noexcept nogil:
     cdef route_keys keys
     make_keys(k.base, r, host, k.path, k.path_len, path_hash, &keys)
+    fetch_entries(k.base, r, host, &keys)
     return find_path(k, r, host, &keys)
 
 
@@ -406,7 +412,7 @@ cdef int route_find(const snapshot_header *s, const char *host, uint32_t host_le
     k.buf = buf
     k.req = h
     k.out = out
-    if ahead != NULL and ahead.generation and ahead.generation == s.generation:
+    if ahead != NULL and ahead.fetched and ahead.generation == s.generation:
         if find_path(&k, r, <const host_rec *>(k.base + r.any), ahead):
             return ROUTE_FOUND
     else:

@@ -9,7 +9,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 cdef enum:
-    SNAPSHOT_VERSION = 3
+    SNAPSHOT_VERSION = 4
     NONE32 = 0xFFFFFFFF       # "no such thing" for an index
 
 cdef struct str_ref:

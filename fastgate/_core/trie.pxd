@@ -1,7 +1,7 @@
 """trie: builds the router's tables, in control, and checks them."""
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
 
-from fastgate._core.router cimport router_head
+from fastgate._core.router cimport router_head, slot_table
 from fastgate._core.snapshot cimport route_rec
 
 cdef struct info:             # what is known of one route that was added
@@ -40,13 +40,13 @@ cdef class RouterBuilder:
     cdef uint32_t depths_now
     cdef uint32_t _remember(self, uint32_t route, str name, object methods, tuple tokens,
                             object ranking) except? 0xFFFFFFFF
-    cdef uint32_t _space(self, uint64_t size) except? 0
+    cdef uint32_t _space(self, uint64_t size, uint64_t step=*) except? 0
     cdef int _bytes(self, uint32_t at, bytes raw) except -1
     cdef list _ranked(self, object entries, str pattern)
     cdef int _candidates(self, uint32_t at, list entries) except -1
     cdef uint32_t _leaf(self, object entries, str pattern) except 0
-    cdef uint32_t _slots(self, list hashes, uint32_t *mask) except 0
-    cdef int _put(self, uint32_t table, uint32_t mask, uint64_t h, uint32_t off) except -1
+    cdef int _slots(self, object entries, slot_table *t) except -1
+    cdef int _put(self, const slot_table *t, uint64_t key, uint32_t entry) except -1
     cdef uint64_t _prefix(self, _Host host, _Tree tree, bytes path, list found) except? 0
     cdef uint32_t _host(self, str key, _Host host, router_head *r, list found) except 0
     cdef uint32_t _static(self, uint32_t host, bytes path, object entries) except 0

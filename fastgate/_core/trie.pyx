@@ -21,13 +21,16 @@ from libc.string cimport memcpy, memset
 from fastgate._core.http1 cimport METHOD_CONNECT, METHOD_OTHER
 from fastgate._core.image cimport ImageBuilder
 from fastgate._core.router cimport (
-    CANDIDATE_PREDICATES, CANDIDATE_TOKENS, MAX_DEPTH, MAX_PARAMS, MAX_SEGMENTS,
+    CANDIDATE_PREDICATES, CANDIDATE_TOKENS, ENTRY, MAX_DEPTH, MAX_PARAMS, MAX_SEGMENTS,
     MAX_VISITS, ROUTER_HOSTS, ROUTER_WILDCARDS, SEED_HOST, SEED_PATH, SEED_PREFIX, SEED_SEGMENT,
-    SEED_WILDCARD, candidate, host_rec, leaf, node, node_of, path_key, prefix_rec, router_head, slot,
-    static_path)
+    SEED_WILDCARD, candidate, host_rec, leaf, node, node_of, path_key, prefix_rec, router_head,
+    slot_of, slot_table, slot_tag, static_path)
 from fastgate._core.snapshot cimport Snapshot, hash64, route_rec, snap_route, snapshot_header
 
 from fastgate.errors import SnapshotError
+
+cdef enum:
+    TABLES_MAX = ENTRY << 24      # bytes
 
 METHOD_NUMBERS = {
     "GET": 1, "HEAD": 2, "POST": 3, "PUT": 4, "DELETE": 5, "CONNECT": 6, "OPTIONS": 7,
@@ -229,12 +232,14 @@ cdef class RouterBuilder:
 
     # ---- writing --------------------------------------------------------------------------
 
-    cdef uint32_t _space(self, uint64_t size) except? 0:
-        """Room for `size` bytes, zeroed, at a multiple of four; its offset."""
-        cdef uint64_t at = (self.size + 3) & ~(<uint64_t>3)
+    cdef uint32_t _space(self, uint64_t size, uint64_t step=4) except? 0:
+        """Room for `size` bytes, zeroed, at a multiple of `step` (ENTRY: slots can lead there)."""
+        cdef uint64_t at = (self.size + step - 1) & ~(step - 1)
         cdef uint64_t end = at + size
-        if end > 0xFFFFFF00:
-            raise SnapshotError("the router's tables are larger than 4 GiB")
+        if end > TABLES_MAX:
+            raise SnapshotError(
+                f"the router's tables are larger than {TABLES_MAX >> 20} MiB: split the routes over"
+                " several gateways")
         if end > self.room:
             room = max(end + 4096, self.room * 2)
             data = <char *>realloc(self.out, room)
@@ -270,21 +275,19 @@ cdef class RouterBuilder:
         self._candidates(at + sizeof(leaf), ranked)
         return at
 
-    cdef uint32_t _slots(self, list hashes, uint32_t *mask) except 0:
+    cdef int _slots(self, object entries, slot_table *t) except -1:
         """An empty slot table for that many entries, at most two thirds full."""
-        cdef uint64_t count = 2
-        while count * 2 < <uint64_t>len(hashes) * 3 or count <= <uint64_t>len(hashes):
-            count *= 2
-        mask[0] = <uint32_t>(count - 1)
-        return self._space(count * sizeof(slot))
+        cdef uint64_t count = <uint64_t>len(entries)
+        t.count = <uint32_t>(count + count // 2 + 1)
+        t.off = self._space(t.count * sizeof(uint32_t))
+        return 0
 
-    cdef int _put(self, uint32_t table, uint32_t mask, uint64_t h, uint32_t off) except -1:
-        cdef slot *slots = <slot *>(self.out + table)
-        cdef uint32_t i = <uint32_t>h & mask
-        while slots[i].off:
-            i = (i + 1) & mask
-        slots[i].tag = <uint32_t>(h >> 32)
-        slots[i].off = off
+    cdef int _put(self, const slot_table *t, uint64_t key, uint32_t entry) except -1:
+        cdef uint32_t *slots = <uint32_t *>(self.out + t.off)
+        cdef uint32_t i = slot_of(key, t.count)
+        while slots[i]:
+            i = i + 1 if i + 1 < t.count else 0
+        slots[i] = slot_tag(key) << 24 | entry // ENTRY
         return 0
 
     cdef uint32_t _node(self, object tree, bytes label, str pattern, uint64_t *worst) except 0:
@@ -294,7 +297,8 @@ cdef class RouterBuilder:
         """
         cdef _Tree t = tree
         cdef _Tree child
-        cdef uint32_t at, off, table, mask = 0
+        cdef slot_table table
+        cdef uint32_t at, off
         cdef uint64_t below = 0, most = 0
         # A chain of literal segments with nothing else at them is one node.
         while label is not None and t.kids is not None and len(t.kids) == 1 \
@@ -306,8 +310,9 @@ cdef class RouterBuilder:
             label = label + b"/" + segment
             pattern = f"{pattern}/{segment.decode()}"
             t = child
+        at = self._space(sizeof(node)) if label is None else \
+            self._space(sizeof(node) + len(label), ENTRY)
         label = label or b""
-        at = self._space(sizeof(node) + len(label))
         (<node *>(self.out + at)).label_len = <uint16_t>len(label)
         self._bytes(at + sizeof(node), label)
         worst[0] = 1
@@ -326,26 +331,25 @@ cdef class RouterBuilder:
         if len(t.kids) == 1:
             for segment, child in t.kids.items():
                 off = self._node(child, segment, f"{pattern}/{segment.decode()}", &most)
-                (<node *>(self.out + at)).kids = off
+                (<node *>(self.out + at)).kids.off = off
         else:
-            table = self._slots(list(t.kids), &mask)
+            self._slots(t.kids, &table)
             (<node *>(self.out + at)).kids = table
-            (<node *>(self.out + at)).mask = mask
             for segment, child in t.kids.items():
                 off = self._node(child, segment, f"{pattern}/{segment.decode()}", &below)
                 most = max(most, below)
-                self._put(table, mask, hash64(segment, <uint32_t>len(segment), SEED_SEGMENT), off)
+                self._put(&table, hash64(segment, <uint32_t>len(segment), SEED_SEGMENT), off)
         worst[0] += most
         return at
 
     def build(self, ImageBuilder image not None) -> bytes:
         """The tables for the routes as they are in that image.
 
-        Raises RouteConflict, TrieTooBroad, SnapshotError (over 4 GiB), ValueError for a route that
+        Raises RouteConflict, TrieTooBroad, SnapshotError (over 256 MiB), ValueError for a route that
         is not in the image.
         """
         cdef router_head r
-        cdef uint32_t off, index, mask = 0
+        cdef uint32_t off, index
         cdef uint64_t worst = 0
         cdef _Host host
         for index in range(self.count):
@@ -356,26 +360,23 @@ cdef class RouterBuilder:
         self.size = 0
         self._space(sizeof(router_head))
         named = [key for key in self.hosts if key]
-        r.statics = self._slots(list(self.statics), &mask)
-        r.statics_mask = mask
+        self._slots(self.statics, &r.statics)
         if named:
-            r.hosts = self._slots(named, &mask)
-            r.hosts_mask = mask
+            self._slots(named, &r.hosts)
         found = []
         for key, host in self.hosts.items():
             self.host_now = key
             off = self._host(key, host, &r, found)
             if not key:
                 r.any = off
-        r.prefixes = self._slots(found, &mask)
-        r.prefixes_mask = mask
+        self._slots(found, &r.prefixes)
         for h, off, length in found:
-            self._put(r.prefixes, r.prefixes_mask, h, off)
+            self._put(&r.prefixes, h, off)
             r.longest_prefix = max(r.longest_prefix, <uint32_t>length)
         hosts_by_id = list(self.hosts)
         for (host_id, path), entries in self.statics.items():
             self.host_now = hosts_by_id[host_id - 1]
-            self._put(r.statics, r.statics_mask,
+            self._put(&r.statics,
                       path_key(hash64(path, <uint32_t>len(path), SEED_PATH), host_id),
                       self._static(host_id, path, entries))
             r.longest = max(r.longest, <uint32_t>len(path))
@@ -385,7 +386,7 @@ cdef class RouterBuilder:
     cdef uint32_t _host(self, str key, _Host host, router_head *r, list found) except 0:
         cdef bint wildcard = key.startswith("*.")
         cdef bytes raw = (key[1:] if wildcard else key).encode()
-        cdef uint32_t off = self._space(sizeof(host_rec) + len(raw))
+        cdef uint32_t off = self._space(sizeof(host_rec) + len(raw), ENTRY)
         cdef uint64_t worst
         cdef host_rec *h = <host_rec *>(self.out + off)
         h.id = host.id
@@ -408,7 +409,7 @@ cdef class RouterBuilder:
             r.shortest_suffix = min(r.shortest_suffix or 0xFFFF, <uint32_t>len(raw))
         else:
             r.flags |= ROUTER_HOSTS
-        self._put(r.hosts, r.hosts_mask,
+        self._put(&r.hosts,
                   hash64(raw, <uint32_t>len(raw), SEED_WILDCARD if wildcard else SEED_HOST), off)
         return off
 
@@ -425,7 +426,7 @@ cdef class RouterBuilder:
             if depth == 0:
                 self.trie_now = self._node(bare, None, "", &own)
             else:
-                at = self._space(sizeof(prefix_rec) + len(path))
+                at = self._space(sizeof(prefix_rec) + len(path), ENTRY)
                 (<prefix_rec *>(self.out + at)).host = host.id
                 (<prefix_rec *>(self.out + at)).length = <uint32_t>len(path)
                 self._bytes(at + sizeof(prefix_rec), path)
@@ -441,7 +442,7 @@ cdef class RouterBuilder:
     cdef uint32_t _static(self, uint32_t host, bytes path, object entries) except 0:
         cdef list ranked = self._ranked(entries, path.decode() if isinstance(entries, list) else "")
         cdef uint64_t rows = len(ranked) * sizeof(candidate)
-        cdef uint32_t off = self._space(sizeof(static_path) + rows + len(path))
+        cdef uint32_t off = self._space(sizeof(static_path) + rows + len(path), ENTRY)
         cdef static_path *p = <static_path *>(self.out + off)
         p.host = host
         p.path_len = <uint32_t>len(path)
@@ -475,9 +476,14 @@ cdef bint candidates_out(const snapshot_header *s, const candidate *c, uint32_t 
     return count == 0
 
 
-cdef bint slots_out(uint64_t size, uint32_t off, uint32_t mask) noexcept nogil:
-    return (off & 3 or mask & (mask + 1)
-            or off + (<uint64_t>mask + 1) * sizeof(slot) > size)
+cdef bint slots_out(uint64_t size, const slot_table *t) noexcept nogil:
+    return t.off & 3 or t.count == 0 or t.off + <uint64_t>t.count * sizeof(uint32_t) > size
+
+
+cdef inline uint32_t entry_at(const char *base, const slot_table *t, uint32_t i) noexcept nogil:
+    """0: the slot is empty; what nothing can be at, where its offset is 0 and it is not."""
+    cdef uint32_t found = (<const uint32_t *>(base + t.off))[i]
+    return (found & 0xFFFFFF) * ENTRY if found == 0 or found & 0xFFFFFF else <uint32_t>TABLES_MAX
 
 
 cdef bint node_out(const snapshot_header *s, const char *base, uint32_t at, uint32_t depth,
@@ -485,8 +491,7 @@ cdef bint node_out(const snapshot_header *s, const char *base, uint32_t at, uint
     """Offsets grow from a node to what is below it, so that no walk can go in circles."""
     cdef uint64_t size = s.router.count
     cdef const node *n = <const node *>(base + at)
-    cdef const slot *slots
-    cdef uint32_t i, empty = 0
+    cdef uint32_t i, below, empty = 0
     if at & 3 or at + sizeof(node) > size or at + sizeof(node) + n.label_len > size:
         return True
     if depth > MAX_SEGMENTS + 1 or nparams > MAX_PARAMS or (n.rest and nparams == MAX_PARAMS):
@@ -495,19 +500,19 @@ cdef bint node_out(const snapshot_header *s, const char *base, uint32_t at, uint
         return True
     if n.param and (n.param <= at or node_out(s, base, n.param, depth + 1, nparams + 1)):
         return True
-    if not n.kids:
+    if not n.kids.off:
         return False
-    if n.kids <= at:
+    if n.kids.off <= at:
         return True
-    if n.mask == 0:
-        return node_out(s, base, n.kids, depth + 1, nparams)
-    if slots_out(size, n.kids, n.mask):
+    if n.kids.count == 0:
+        return node_out(s, base, n.kids.off, depth + 1, nparams)
+    if slots_out(size, &n.kids):
         return True
-    slots = <const slot *>(base + n.kids)
-    for i in range(n.mask + 1):
-        if slots[i].off == 0:
+    for i in range(n.kids.count):
+        below = entry_at(base, &n.kids, i)
+        if below == 0:
             empty += 1
-        elif slots[i].off <= at or node_out(s, base, slots[i].off, depth + 1, nparams):
+        elif below <= at or node_out(s, base, below, depth + 1, nparams):
             return True
     return empty == 0                   # probing ends at an empty slot
 
@@ -546,18 +551,18 @@ cdef enum:
     TABLE_OUT = -2
 
 
-cdef int64_t table_wrong(const snapshot_header *s, uint32_t off, uint32_t mask, entry_out out) noexcept nogil:
+cdef int64_t table_wrong(const snapshot_header *s, const slot_table *t, entry_out out) noexcept nogil:
     """The first slot of a table whose entry is out, TABLE_OUT (a lookup needs an empty slot to end at),
     or ALL_RIGHT."""
     cdef const char *base = <const char *>s + s.router.off
-    cdef const slot *slots = <const slot *>(base + off)
-    cdef uint32_t i, empty = 0
-    if slots_out(s.router.count, off, mask):
+    cdef uint32_t i, at, empty = 0
+    if slots_out(s.router.count, t):
         return TABLE_OUT
-    for i in range(mask + 1):
-        if slots[i].off == 0:
+    for i in range(t.count):
+        at = entry_at(base, t, i)
+        if at == 0:
             empty += 1
-        elif out(s, base, slots[i].off):
+        elif out(s, base, at):
             return i
     return ALL_RIGHT if empty else TABLE_OUT
 
@@ -571,13 +576,13 @@ cdef str router_wrong(const snapshot_header *s):
     if s.router.count < sizeof(router_head):
         return "the head"
     if r.flags & (ROUTER_HOSTS | ROUTER_WILDCARDS):
-        at = table_wrong(s, r.hosts, r.hosts_mask, host_out)
+        at = table_wrong(s, &r.hosts, host_out)
         if at != ALL_RIGHT:
             return "the table of hosts" if at == TABLE_OUT else f"host {at}"
-    at = table_wrong(s, r.statics, r.statics_mask, static_out)
+    at = table_wrong(s, &r.statics, static_out)
     if at != ALL_RIGHT:
         return "the table of static paths" if at == TABLE_OUT else f"static path {at}"
-    at = table_wrong(s, r.prefixes, r.prefixes_mask, prefix_out)
+    at = table_wrong(s, &r.prefixes, prefix_out)
     if at != ALL_RIGHT:
         return "the table of prefixes" if at == TABLE_OUT else f"prefix {at}"
     if r.any and host_out(s, base, r.any):
