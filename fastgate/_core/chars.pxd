@@ -152,18 +152,7 @@ cdef extern from *:
             if (m) return p + __builtin_ctz(m);
             p += 32;
         }
-        if (end - p >= 16) {
-            __m128i x = _mm_loadu_si128((const __m128i *)p);
-            __m128i l = _mm_shuffle_epi8(
-                _mm256_castsi256_si128(low), _mm_and_si128(x, _mm_set1_epi8(15)));
-            __m128i h = _mm_shuffle_epi8(_mm256_castsi256_si128(high),
-                                         _mm_and_si128(_mm_srli_epi16(x, 4), _mm_set1_epi8(15)));
-            unsigned m = (unsigned)_mm_movemask_epi8(
-                _mm_cmpeq_epi8(_mm_and_si128(l, h), _mm_setzero_si128()));
-            if (m) return p + __builtin_ctz(m);
-            p += 16;
-        }
-        return fg_scan_table(p, end, s);
+        return fg_scan_sse(p, end, s);
     }
     static fg_scanner fg_scanner_named(const char *name) {
         __builtin_cpu_init();
@@ -220,6 +209,32 @@ cdef extern from *:
         }
         return diff == 0;
     }
+
+    /* A token made ready to be compared with many literals: its first and its last eight octets
+       with bit 5 set, as words; of a shorter one all octets, in both. */
+    typedef struct { const char *p; uint64_t first, last; } fg_token;
+    static inline __attribute__((always_inline)) fg_token fg_token_of(const char *p, size_t n) {
+        const uint64_t lower = 0x2020202020202020ull;
+        fg_token t = {p, 0, 0};
+        uint32_t a, b;
+        if (n >= 8) {
+            memcpy(&t.first, p, 8); memcpy(&t.last, p + n - 8, 8);
+        } else if (n >= 4) {
+            memcpy(&a, p, 4); memcpy(&b, p + n - 4, 4);
+            t.first = t.last = a | (uint64_t)b << 32;
+        } else if (n) {
+            t.first = t.last = (uint8_t)p[0] | (uint8_t)p[n / 2] << 8 | (uint8_t)p[n - 1] << 16;
+        }
+        t.first |= lower; t.last |= lower;
+        return t;
+    }
+    /* fg_same for a token of n octets; the literal's words are constants to the compiler. */
+    static inline __attribute__((always_inline))
+    int fg_token_is(const fg_token *t, const char *lit, size_t n) {
+        const fg_token l = fg_token_of(lit, n);
+        return t->first == l.first && t->last == l.last
+            && (n <= 16 || fg_same(t->p + 8, lit + 8, n - 16));
+    }
     #endif
     """
     enum:
@@ -238,7 +253,11 @@ cdef extern from *:
     uint8_t fg_hex(uint8_t c) noexcept nogil
     int fg_cset_make(fg_cset *s, uint8_t bit) noexcept nogil
     fg_scanner fg_scanner_named(const char *name) noexcept nogil
+    ctypedef struct fg_token:
+        pass
     bint fg_same(const char *p, const char *lit, size_t n) noexcept nogil
+    fg_token fg_token_of(const char *p, size_t n) noexcept nogil
+    bint fg_token_is(const fg_token *t, const char *lit, size_t n) noexcept nogil
 
 
 cdef inline bint is_class(char c, uint8_t bits) noexcept nogil:

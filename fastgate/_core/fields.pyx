@@ -13,7 +13,8 @@ bytes decide does not depend on how they were cut:
 - everything else about a line is decided when it is complete.
 
 Speed: the end of a line is found by a vector scanner (chars.pxd), which in the same pass
-checks each octet; a name is scanned with the class that stops at ":" and at "_"; names that
+checks each octet; a name is scanned with the class that stops at ":" and at "_". A whole line is
+one that passes one test; what is wrong with any other is found out apart from it. Names that
 matter become a FieldName by a switch on length and one or two 8-byte compares.
 
 A field that frames the message (Host, Content-Length, Transfer-Encoding) is judged on its
@@ -24,7 +25,7 @@ from libc.string cimport memchr
 
 from fastgate._core.chars cimport (
     CH_NAME, CH_TEXT, CH_TOKEN, fg_cset, fg_cset_make, fg_same, fg_scanner, fg_scanner_named,
-    is_class, same_ci)
+    fg_token, fg_token_is, fg_token_of, is_class, same_ci)
 from fastgate._core.http1 cimport (
     F_ACCEPT, F_ACCESS_CONTROL_REQUEST_METHOD, F_AUTHORIZATION, F_CONNECTION, F_CONTENT_LENGTH,
     F_CONTENT_TYPE, F_COOKIE, F_DATE, F_EXPECT, F_FORWARDED, F_HOST, F_HTTP2_SETTINGS,
@@ -73,10 +74,14 @@ cdef void fields_use_scanner(fg_scanner scanner) noexcept nogil:
     scan = scanner
 
 
-cdef inline int64_t _line(head *h, const char *buf, uint32_t length, uint32_t cap,
-                          uint32_t head_cap, int too_long) noexcept nogil:
-    """Offset of the CR that ends the line at h.line, or LINE_*."""
-    cdef uint32_t s = <uint32_t>(scan(buf + h.scanned, buf + length, &TEXT_SET) - buf)
+cdef inline int64_t _last(uint32_t length, uint32_t head_cap) noexcept nogil:
+    """The last offset of a CR that leaves room for its LF, in the buffer and under the head's cap."""
+    return <int64_t>(length if length < head_cap else head_cap) - 2
+
+
+cdef int64_t _not_whole(head *h, const char *buf, uint32_t length, uint32_t s, uint32_t cap,
+                        uint32_t head_cap, int too_long) noexcept nogil:
+    """LINE_*, for the line at h.line whose text ends at s: it is not complete, or not good."""
     cdef uint64_t bound = <uint64_t>h.line + cap
     cdef uint8_t c
     h.scanned = s
@@ -96,10 +101,8 @@ cdef inline int64_t _line(head *h, const char *buf, uint32_t length, uint32_t ca
             return LINE_MORE
         if buf[s + 1] != c"\n":
             h.fault = FAULT_BARE_CR
-        elif s + 2 > head_cap:
-            h.fault = FAULT_HEAD_TOO_LARGE
         else:
-            return s
+            h.fault = FAULT_HEAD_TOO_LARGE
     elif c == c"\n":
         h.fault = FAULT_BARE_LF
     else:
@@ -109,94 +112,99 @@ cdef inline int64_t _line(head *h, const char *buf, uint32_t length, uint32_t ca
 
 cdef int64_t read_line(head *h, const char *buf, uint32_t length, uint32_t cap,
                        uint32_t head_cap, int too_long) noexcept nogil:
-    return _line(h, buf, length, cap, head_cap, too_long)
+    cdef const char *end = scan(buf + h.scanned, buf + length, &TEXT_SET)
+    cdef int64_t s = end - buf
+    if s > _last(length, head_cap) or s - h.line > cap or end[0] != c"\r" or end[1] != c"\n":
+        return _not_whole(h, buf, length, <uint32_t>s, cap, head_cap, too_long)
+    return s
 
 
 # ---- fields ---------------------------------------------------------------------------
 cdef uint8_t _name_id(const char *p, uint32_t n) noexcept nogil:
     """The FieldName of a token without "_"."""
+    cdef fg_token name = fg_token_of(p, n)
     if n == 4:
-        if fg_same(p, b"host", 4):
+        if fg_token_is(&name, b"host", 4):
             return F_HOST
-        if fg_same(p, b"date", 4):
+        if fg_token_is(&name, b"date", 4):
             return F_DATE
     elif n == 6:
-        if fg_same(p, b"accept", 6):
+        if fg_token_is(&name, b"accept", 6):
             return F_ACCEPT
-        if fg_same(p, b"cookie", 6):
+        if fg_token_is(&name, b"cookie", 6):
             return F_COOKIE
-        if fg_same(p, b"origin", 6):
+        if fg_token_is(&name, b"origin", 6):
             return F_ORIGIN
-        if fg_same(p, b"expect", 6):
+        if fg_token_is(&name, b"expect", 6):
             return F_EXPECT
-        if fg_same(p, b"server", 6):
+        if fg_token_is(&name, b"server", 6):
             return F_SERVER
     elif n == 10:
-        if fg_same(p, b"connection", 10):
+        if fg_token_is(&name, b"connection", 10):
             return F_CONNECTION
-        if fg_same(p, b"user-agent", 10):
+        if fg_token_is(&name, b"user-agent", 10):
             return F_USER_AGENT
-        if fg_same(p, b"keep-alive", 10):
+        if fg_token_is(&name, b"keep-alive", 10):
             return F_KEEP_ALIVE
-        if fg_same(p, b"tracestate", 10):
+        if fg_token_is(&name, b"tracestate", 10):
             return F_TRACESTATE
     elif n == 12:
-        if fg_same(p, b"content-type", 12):
+        if fg_token_is(&name, b"content-type", 12):
             return F_CONTENT_TYPE
-        if fg_same(p, b"x-request-id", 12):
+        if fg_token_is(&name, b"x-request-id", 12):
             return F_X_REQUEST_ID
     elif n == 14:
-        if fg_same(p, b"content-length", 14):
+        if fg_token_is(&name, b"content-length", 14):
             return F_CONTENT_LENGTH
-        if fg_same(p, b"http2-settings", 14):
+        if fg_token_is(&name, b"http2-settings", 14):
             return F_HTTP2_SETTINGS
     elif n == 13:
-        if fg_same(p, b"authorization", 13):
+        if fg_token_is(&name, b"authorization", 13):
             return F_AUTHORIZATION
     elif n == 11:
-        if fg_same(p, b"traceparent", 11):
+        if fg_token_is(&name, b"traceparent", 11):
             return F_TRACEPARENT
-        if fg_same(p, b"retry-after", 11):
+        if fg_token_is(&name, b"retry-after", 11):
             return F_RETRY_AFTER
     elif n == 17:
-        if fg_same(p, b"transfer-encoding", 17):
+        if fg_token_is(&name, b"transfer-encoding", 17):
             return F_TRANSFER_ENCODING
-        if fg_same(p, b"x-forwarded-proto", 17):
+        if fg_token_is(&name, b"x-forwarded-proto", 17):
             return F_X_FORWARDED_PROTO
     elif n == 2:
-        if fg_same(p, b"te", 2):
+        if fg_token_is(&name, b"te", 2):
             return F_TE
     elif n == 3:
-        if fg_same(p, b"via", 3):
+        if fg_token_is(&name, b"via", 3):
             return F_VIA
     elif n == 7:
-        if fg_same(p, b"upgrade", 7):
+        if fg_token_is(&name, b"upgrade", 7):
             return F_UPGRADE
-        if fg_same(p, b"trailer", 7):
+        if fg_token_is(&name, b"trailer", 7):
             return F_TRAILER
     elif n == 9:
-        if fg_same(p, b"forwarded", 9):
+        if fg_token_is(&name, b"forwarded", 9):
             return F_FORWARDED
-        if fg_same(p, b"x-real-ip", 9):
+        if fg_token_is(&name, b"x-real-ip", 9):
             return F_X_REAL_IP
     elif n == 15:
-        if fg_same(p, b"x-forwarded-for", 15):
+        if fg_token_is(&name, b"x-forwarded-for", 15):
             return F_X_FORWARDED_FOR
     elif n == 16:
-        if fg_same(p, b"x-forwarded-host", 16):
+        if fg_token_is(&name, b"x-forwarded-host", 16):
             return F_X_FORWARDED_HOST
-        if fg_same(p, b"x-forwarded-port", 16):
+        if fg_token_is(&name, b"x-forwarded-port", 16):
             return F_X_FORWARDED_PORT
-        if fg_same(p, b"proxy-connection", 16):
+        if fg_token_is(&name, b"proxy-connection", 16):
             return F_PROXY_CONNECTION
     elif n == 18:
-        if fg_same(p, b"proxy-authenticate", 18):
+        if fg_token_is(&name, b"proxy-authenticate", 18):
             return F_PROXY_AUTHENTICATE
     elif n == 19:
-        if fg_same(p, b"proxy-authorization", 19):
+        if fg_token_is(&name, b"proxy-authorization", 19):
             return F_PROXY_AUTHORIZATION
     elif n == 29:
-        if fg_same(p, b"access-control-request-method", 29):
+        if fg_token_is(&name, b"access-control-request-method", 29):
             return F_ACCESS_CONTROL_REQUEST_METHOD
     if n >= 11 and fg_same(p, b"x-consumer-", 11):
         return F_X_CONSUMER
@@ -217,6 +225,8 @@ cdef uint8_t _underscored_id(const char *p, uint32_t n) noexcept nogil:
 
 cdef int _name_fault(const char *p, const char *bad, const char *end) noexcept nogil:
     """Why the name of the line [p, end) is none: `bad` is its first octet that is no tchar."""
+    if p[0] == c" " or p[0] == c"\t":
+        return FAULT_FOLDING
     if memchr(p, c":", end - p) == NULL:
         return FAULT_FIELD_COLON
     if bad[0] == c":":
@@ -227,56 +237,62 @@ cdef int _name_fault(const char *p, const char *bad, const char *end) noexcept n
 cdef int64_t read_fields(head *h, const char *buf, uint32_t length, const caps *c,
                          bint response) noexcept nogil:
     cdef uint32_t most = c.fields if c.fields < MAX_FIELDS else MAX_FIELDS
+    cdef int64_t last = _last(length, c.head)
+    cdef uint32_t line = h.line
+    cdef field *f = &h.fields[h.nfields]
+    cdef field *full = &h.fields[most]
+    cdef const char *limit = buf + length
     cdef const char *begin
     cdef const char *end
     cdef const char *p
     cdef int64_t s
-    cdef field *f
     cdef int fault
-    cdef uint8_t repeated
+    cdef uint8_t flags, repeated
     while True:
-        s = _line(h, buf, length, c.field, c.head, FAULT_FIELD_TOO_LONG)
-        if s < 0 or s == h.line:
+        begin = buf + line
+        # Not from the name's end on: the next line would have to wait for two scans, not one.
+        end = scan(buf + h.scanned, limit, &TEXT_SET)
+        s = end - buf
+        if s > last or s - line > c.field or end[0] != c"\r" or end[1] != c"\n":
+            return _not_whole(h, buf, length, <uint32_t>s, c.field, c.head, FAULT_FIELD_TOO_LONG)
+        if end == begin:
             return s
-        if h.nfields >= most:
+        if f >= full:
             h.fault = FAULT_FIELDS_TOO_MANY
             return LINE_FAULT
-        begin = buf + h.line
-        end = buf + s
-        if begin[0] == c" " or begin[0] == c"\t":
-            h.fault = FAULT_FOLDING
-            return LINE_FAULT
-        f = &h.fields[h.nfields]
-        f.flags = 0
-        # the scan may run to the buffer's end: CR, which is no tchar, stops it at the line's
-        p = scan(begin, buf + length, &NAME_SET)
+        # The scan may run to the buffer's end: CR, which is no tchar, stops it at the line's.
+        p = scan(begin, limit, &NAME_SET)
+        flags = 0
         if p[0] == c"_":
-            f.flags = FIELD_UNDERSCORE
+            flags = FIELD_UNDERSCORE
             h.flags |= HEAD_HAS_UNDERSCORE
-            p = scan(p, buf + length, &TOKEN_SET)
-        if p == begin or p[0] != c":":
+            p = scan(p, end, &TOKEN_SET)
+        if p[0] != c":" or p == begin:
             h.fault = _name_fault(begin, p, end)
             return LINE_FAULT
         if p - begin > 0xffff:
             h.fault = FAULT_FIELD_TOO_LONG
             return LINE_FAULT
-        f.name = h.line
+        f.name = line
         f.name_len = <uint16_t>(p - begin)
+        line = <uint32_t>s + 2
+        f.line_end = line
+        h.line = line
+        h.scanned = line
+        # The colon and the CR are no white space, and of text nothing else is below "!".
         p += 1
-        while p < end and (p[0] == c" " or p[0] == c"\t"):
-            p += 1
-        while p < end and ((end - 1)[0] == c" " or (end - 1)[0] == c"\t"):
+        while <uint8_t>(end - 1)[0] <= c" ":
             end -= 1
+        while p < end and <uint8_t>p[0] <= c" ":
+            p += 1
         f.value = <uint32_t>(p - buf)
         f.value_len = <uint32_t>(end - p)
-        f.line_end = <uint32_t>s + 2
-        h.nfields += 1
-        h.line = f.line_end
-        h.scanned = f.line_end
-        if f.flags:
+        f.flags = flags
+        if flags:
             f.id = _underscored_id(begin, f.name_len)
         else:
             f.id = _name_id(begin, f.name_len)
+        h.nfields += 1
         if f.id != F_OTHER:
             repeated = h.first[f.id]
             if not repeated:
@@ -285,6 +301,7 @@ cdef int64_t read_fields(head *h, const char *buf, uint32_t length, const caps *
             if fault:
                 h.fault = <uint16_t>fault
                 return LINE_FAULT
+        f += 1
 
 
 cdef inline int _known_field(head *h, const char *buf, field *f, bint repeated,
