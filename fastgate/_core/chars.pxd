@@ -235,6 +235,29 @@ cdef extern from *:
         return t->first == l.first && t->last == l.last
             && (n <= 16 || fg_same(t->p + 8, lit + 8, n - 16));
     }
+
+    /* Eight octets, the ASCII capitals among them lowered. */
+    static inline uint64_t fg_lower8(uint64_t w) {
+        const uint64_t ones = 0x0101010101010101ull, low = w & ones * 0x7f;
+        const uint64_t from_a = low + ones * (0x80 - 'A'), past_z = low + ones * (0x80 - 'Z' - 1);
+        return w | ((from_a & ~past_z & ~w & ones * 0x80) >> 2);
+    }
+    static inline int fg_same8(const char *p, const char *lowered) {
+        uint64_t a, b;
+        memcpy(&a, p, 8); memcpy(&b, lowered, 8);
+        return fg_lower8(a) == b;
+    }
+    /* Whether n octets at p are, in any case, those at `lowered`. */
+    static inline int fg_same_lowered(const char *p, const char *lowered, size_t n) {
+        size_t i = 0;
+        if (n < 8) {
+            while (i < n && (uint8_t)fg_lower8((uint8_t)p[i]) == (uint8_t)lowered[i]) i++;
+            return i == n;
+        }
+        for (; i + 8 < n; i += 8)
+            if (!fg_same8(p + i, lowered + i)) return 0;
+        return fg_same8(p + n - 8, lowered + n - 8);
+    }
     #endif
     """
     enum:
@@ -258,6 +281,7 @@ cdef extern from *:
     bint fg_same(const char *p, const char *lit, size_t n) noexcept nogil
     fg_token fg_token_of(const char *p, size_t n) noexcept nogil
     bint fg_token_is(const fg_token *t, const char *lit, size_t n) noexcept nogil
+    bint fg_same_lowered(const char *p, const char *lowered, size_t n) noexcept nogil
 
 
 cdef inline bint is_class(char c, uint8_t bits) noexcept nogil:

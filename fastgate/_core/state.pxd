@@ -19,6 +19,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from fastgate._core.buffer cimport buf, buffers
 from fastgate._core.cells cimport cells, decision
+from fastgate._core.chars cimport fg_same_lowered
 from fastgate._core.counters cimport route_counters, worker_counters
 from fastgate._core.credentials cimport consumer_row, credential_entry
 from fastgate._core.http1 cimport caps, chunk_state, field, head, span
@@ -424,10 +425,4 @@ cdef inline uint8_t lower(uint8_t x) noexcept nogil:
 
 cdef inline int named(const char *base, const field *f, const char *lowered, uint32_t n) noexcept nogil:
     """Whether a field has this name, given in lower case."""
-    cdef uint32_t i
-    if f.name_len != n:
-        return 0
-    for i in range(n):
-        if lower(<uint8_t>base[f.name + i]) != <uint8_t>lowered[i]:
-            return 0
-    return 1
+    return f.name_len == n and fg_same_lowered(base + f.name, lowered, n)
