@@ -5,7 +5,8 @@ copied as they came, adjoining ones in one piece, and what the gateway adds stan
 them. One copy of some hundred bytes and one send() cost less than a writev() of twenty pieces.
 
 What never passes: hop-by-hop fields (and what Connection names), the framing fields (written
-anew from what the parser understood), the client's X-Consumer-*, X-Forwarded-* and Forwarded
+anew from what the parser understood; an answer's Content-Length passes where that would change
+nothing of it), the client's X-Consumer-*, X-Forwarded-* and Forwarded
 (unless the peer is a trusted proxy), the credential (unless the route forwards it), names
 with an underscore (unless allowed).
 
@@ -159,21 +160,38 @@ cdef char *put_rules(char *p, const snapshot_header *s, table_ref t, const char 
 cdef char *put_fields(char *p, const char *base, const head *h, uint64_t drop, uint32_t skip,
                       const snapshot_header *s, table_ref rules) noexcept nogil:
     """Copy the lines that pass, adjoining ones at once. skip: 1 + index of one more to leave out."""
-    cdef uint32_t i, start = 0, end = 0
-    cdef const field *f
-    for i in range(h.nfields):
-        f = &h.fields[i]
-        if f.flags & FIELD_HOP or drop >> f.id & 1 or i + 1 == skip or (
+    cdef uint32_t i, start
+    cdef const field *f = &h.fields[0]
+    if h.nfields == 0:
+        return p
+    start = f.name
+    for i in range(1, h.nfields + 1):
+        if f.flags & FIELD_HOP or drop >> f.id & 1 or i == skip or (
                 rules.count != 0 and rule_drops(s, rules, base, f)):
-            continue
-        if f.name != end:
-            if end != start:
-                p = put(p, base + start, end - start)
-            start = f.name
-        end = f.line_end
-    if end != start:
-        p = put(p, base + start, end - start)
+            if f.name != start:
+                p = put(p, base + start, f.name - start)
+            start = f.line_end           # where the next line begins
+        f += 1
+    f -= 1
+    if f.line_end != start:
+        p = put(p, base + start, f.line_end - start)
     return p
+
+
+cdef inline int passes_length(const char *base, const head *h) noexcept nogil:
+    """Whether the Content-Length is spelt as put_length would, so that its line may pass."""
+    cdef const field *f
+    if not has_field(h, F_CONTENT_LENGTH):
+        return 0
+    f = field_of(h, F_CONTENT_LENGTH)
+    return f.value == f.name + 16 and base[f.name + 15] == c" " and f.line_end == f.value + f.value_len + 2 and (
+        base[f.value] != c"0" or f.value_len == 1)
+
+
+cdef char *put_length(char *p, int64_t length) noexcept nogil:
+    p = put_lit(p, "Content-Length: ")
+    p = put_uint(p, <uint64_t>length)
+    return put_lit(p, "\r\n")
 
 
 # ---- requests -------------------------------------------------------------------------------
@@ -315,9 +333,7 @@ cdef buf *render_request(exchange *e, call *k, uint32_t extra) noexcept nogil:
     if e.policy.request_rules.count:
         p = put_rules(p, s, e.policy.request_rules, e.base, h)
     if h.framing == FRAMING_LENGTH:
-        p = put_lit(p, "Content-Length: ")
-        p = put_uint(p, <uint64_t>h.content_length)
-        p = put_lit(p, "\r\n")
+        p = put_length(p, h.content_length)
     elif h.framing == FRAMING_CHUNKED:
         p = put_lit(p, "Transfer-Encoding: chunked\r\n")
     if e.upgrading:
@@ -384,17 +400,20 @@ cdef char *put_additions(char *p, exchange *e) noexcept nogil:
 cdef buf *render_response(exchange *e, call *k, int connection, uint32_t extra) noexcept nogil:
     cdef const snapshot_header *s = e.snap
     cdef const head *h = &k.resp
+    cdef uint64_t drop = RESPONSE_DROP
     cdef char *p
     cdef buf *b = buf_borrow(&e.owner.bufs, h.size + answer_extra(e) + extra)
     if b is NULL:
         return NULL
     p = buf_head(b)
     p = put_lit(p, "HTTP/1.1 ")
-    p = put_uint(p, h.status)
+    p = put(p, k.resp_base + 9, 3)       # the status
     p = put_lit(p, " ")
     p = put(p, k.resp_base + h.reason.off, h.reason.len)
     p = put_lit(p, "\r\n")
-    p = put_fields(p, k.resp_base, h, RESPONSE_DROP, 0, s, e.policy.response_rules)
+    if connection != OUT_UPGRADE and not e.flags & EX_CHUNK_OUT and passes_length(k.resp_base, h):
+        drop &= ~(1ull << F_CONTENT_LENGTH)
+    p = put_fields(p, k.resp_base, h, drop, 0, s, e.policy.response_rules)
     if not has_field(h, F_DATE):
         p = put_date(p, e.owner)
     p = put_lit(p, "Via: 1.1 ")
@@ -407,10 +426,8 @@ cdef buf *render_response(exchange *e, call *k, int connection, uint32_t extra) 
         p = put_lit(p, "Connection: Upgrade\r\nUpgrade: websocket\r\n")
     elif e.flags & EX_CHUNK_OUT:
         p = put_lit(p, "Transfer-Encoding: chunked\r\n")
-    elif h.content_length >= 0:
-        p = put_lit(p, "Content-Length: ")
-        p = put_uint(p, <uint64_t>h.content_length)
-        p = put_lit(p, "\r\n")
+    elif h.content_length >= 0 and drop >> F_CONTENT_LENGTH & 1:
+        p = put_length(p, h.content_length)
     p = put_connection(p, connection)
     p = put_lit(p, "\r\n")
     b.end = <uint32_t>(p - buf_data(b))
@@ -535,9 +552,7 @@ cdef buf *render_start(exchange *e, uint32_t status, const char *fields, uint32_
     p = put_date(p, e.owner)
     p = put_additions(p, e)
     if length >= 0:
-        p = put_lit(p, "Content-Length: ")
-        p = put_uint(p, <uint64_t>length)
-        p = put_lit(p, "\r\n")
+        p = put_length(p, length)
     elif e.flags & EX_CHUNK_OUT:
         p = put_lit(p, "Transfer-Encoding: chunked\r\n")
     p = put_connection(p, connection)
