@@ -37,6 +37,7 @@ from fastgate._core.sys cimport (
     MSG_DONTWAIT, MSG_PEEK, AF_INET, AF_INET6, EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, SHUT_WR, SOCK_CLOEXEC,
     SOCK_NONBLOCK, accept4, errno, inet_ntop, ntohs, recv, shutdown, sockaddr, sockaddr_in, sockaddr_in6,
     sockaddr_storage, socklen_t)
+from fastgate._core.text cimport fg_clear
 from fastgate._core.timer cimport timer_set
 
 cdef enum:
@@ -155,8 +156,8 @@ cdef exchange *exchange_new(core *c) noexcept nogil:
         e = <exchange *>calloc(1, sizeof(exchange))
         if e is NULL:
             return NULL
-    memset(e, 0, <size_t>(<char *>&e.took - <char *>e))
-    memset(&e.main, 0, <size_t>(<char *>&e.main.resp - <char *>&e.main))
+    fg_clear(e, <size_t>(<char *>&e.took - <char *>e))
+    fg_clear(&e.main, <size_t>(<char *>&e.main.resp - <char *>&e.main))
     e.consumer.id_len = 0
     e.consumer.plan_len = 0
     e.consumer.name_len = 0

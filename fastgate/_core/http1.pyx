@@ -17,7 +17,7 @@ A head that was refused or completed stays so: calling again gives the same answ
 cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memchr, memcmp, memcpy, memset
+from libc.string cimport memchr, memcmp, memcpy
 
 from fastgate._core.chars cimport (
     CH_DIGIT, CH_TOKEN, fg_cset, fg_cset_make, fg_scanner, fg_scanner_named, is_class, same_ci)
@@ -28,6 +28,7 @@ from fastgate._core.reason cimport (
     AMBIGUOUS_FRAMING, BAD_HOST, BAD_TARGET, HEADERS_TOO_LARGE, MALFORMED_REQUEST,
     NOT_IMPLEMENTED, TARGET_TOO_LONG, UPSTREAM_INVALID_RESPONSE, VERSION_NOT_SUPPORTED)
 from fastgate._core.target cimport parse_target, target_use_scanner
+from fastgate._core.text cimport fg_clear
 from fastgate._core.uri cimport authority, parse_authority
 
 from fastgate._core.chunked import ChunkDecoder, ChunkFault
@@ -46,7 +47,7 @@ cdef enum:
 
 
 cdef void head_reset(head *h) noexcept nogil:
-    memset(h, 0, sizeof(head) - sizeof(h.fields))
+    fg_clear(h, sizeof(head) - sizeof(h.fields))
     h.content_length = -1
 
 
