@@ -5,6 +5,7 @@ Single producer, single consumer. Full: the record is dropped and counted, never
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from fastgate._core.shm cimport segment_header
+from fastgate._core.text cimport fg_copy
 
 cdef enum:
     PHASES = 16
@@ -88,6 +89,25 @@ cdef log_record *logring_reserve(segment_header *s, uint32_t worker) noexcept no
     # The next record to fill: all zero but for the phases (PHASE_NEVER) and the text's bytes; the
     # same again until it is committed. NULL when the ring is full: already counted, in the ring.
 cdef void logring_commit(segment_header *s, uint32_t worker, log_record *r) noexcept nogil
-cdef uint32_t log_text(log_record *r, uint32_t used, int which, const char *p, uint32_t n) noexcept nogil
-    # append text `which`; returns the new `used`. Call in the order of LogText. Too long a text
-    # is cut between characters; some room is always left for the texts after it.
+cdef uint32_t log_cut(uint32_t used, int which, const char *p, uint32_t n) noexcept nogil
+    # how much of a text that is too long is taken: whole characters
+
+cdef extern from *:
+    """
+    #ifndef FASTGATE_LOG_LEAVE
+    #define FASTGATE_LOG_LEAVE
+    /* Octets of the text area that text i must leave to the texts after it: enough for a route's
+       name (32), a consumer's id (36), a target (28) and a limit's name (16) behind an endless path. */
+    static const unsigned char FG_LOG_LEAVE[] = {240, 190, 112, 80, 44, 16, 16, 0};
+    #endif
+    """
+    const uint8_t *LEAVE "FG_LOG_LEAVE"
+
+cdef inline uint32_t log_text(log_record *r, uint32_t used, int which, const char *p, uint32_t n) noexcept nogil:
+    """Append text `which`; the new `used`. Call in the order of LogText. Too long a text is cut
+    between characters; some room is always left for the texts after it."""
+    if n > 255 or used + n + LEAVE[which] > LOG_TEXT:
+        n = log_cut(used, which, p, n)
+    fg_copy(r.text + used, p, n)
+    r.lens[which] = <uint8_t>n
+    return used + n

@@ -23,13 +23,10 @@ from libc.string cimport memcpy, memset
 
 from fastgate._core.atomics cimport fg_load, fg_store
 from fastgate._core.shm cimport Segment, segment_header
+from fastgate._core.text cimport fg_clear
 
 if sizeof(ring_header) != LOGRING_HEADER or sizeof(log_record) != 512:
     raise AssertionError("the log ring's structs do not have the sizes that its layout needs")
-
-# Bytes of the text area that text i must leave to the texts after it: enough for a route's name
-# (32), a consumer's id (36), a target (28) and a limit's name (16) behind an endless path.
-cdef uint8_t[TEXTS] LEAVE = [240, 190, 112, 80, 44, 16, 16, 0]
 
 TEXT_NAMES = ("method", "host", "path", "route", "consumer", "target", "user_agent", "limit")
 PHASE_NAMES = tuple(
@@ -56,7 +53,7 @@ cdef log_record *logring_reserve(segment_header *s, uint32_t worker) noexcept no
         fg_store(&h.dropped, h.dropped + 1)
         return NULL
     r = logring_records(s, worker) + (head & (s.logring_count - 1))
-    memset(r, 0, sizeof(log_record) - LOG_TEXT)
+    fg_clear(r, sizeof(log_record) - LOG_TEXT)
     memset(r.phase_us, 0xFF, sizeof(r.phase_us))
     return r
 
@@ -68,7 +65,7 @@ cdef void logring_commit(segment_header *s, uint32_t worker, log_record *r) noex
     fg_store(&h.head, next_head)
 
 
-cdef uint32_t log_text(log_record *r, uint32_t used, int which, const char *p, uint32_t n) noexcept nogil:
+cdef uint32_t log_cut(uint32_t used, int which, const char *p, uint32_t n) noexcept nogil:
     cdef uint32_t room = LOG_TEXT - used
     room = room - LEAVE[which] if room > LEAVE[which] else 0
     if room > 255:
@@ -77,9 +74,7 @@ cdef uint32_t log_text(log_record *r, uint32_t used, int which, const char *p, u
         n = room
         while n and (<uint8_t>p[n] & 0xC0) == 0x80:     # inside a UTF-8 sequence
             n -= 1
-    memcpy(r.text + used, p, n)
-    r.lens[which] = <uint8_t>n
-    return used + n
+    return n
 
 
 # ---- the border for tests and tools ---------------------------------------------------
