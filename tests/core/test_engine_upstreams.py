@@ -47,6 +47,44 @@ async def test_unix_sockets(tmp_path):
     await backend.stop()
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"Content-Length: 5",
+        b"content-length: 5",
+        b"Content-Length:5",
+        b"Content-Length:\t5",
+        b"Content-Length: 5 ",
+        b"Content-Length:  5",
+        b"Content-Length: 005",
+    ],
+)
+async def test_a_length_is_told_in_one_spelling(line):
+    backend = await Backend(
+        b"HTTP/1.1 200\r\nX-A: 1\r\n" + line + b"\r\nX-B: 2\r\n\r\nhello"
+    ).start()
+    async with Plane(proxied(backend.url)) as plane:
+        reply = await plane.raw(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+    head, _, body = reply.partition(b"\r\n\r\n")
+    lines = head.split(b"\r\n")
+    assert lines[0] == b"HTTP/1.1 200 "
+    assert [x.lower() for x in lines if b"ength" in x] == [b"content-length: 5"]
+    assert {b"X-A: 1", b"X-B: 2"} <= set(lines)
+    assert body == b"hello"
+    await backend.stop()
+
+
+async def test_the_names_in_rules_are_compared_in_any_case(backend):
+    gone = ["x-a", "X-Eight-8", "X-Gone-Or-Is-It", "X-Sixteen-Octets", "X^Caret-And-Tilde"]
+    config = proxied(backend.url, headers={"request": {"remove": gone}})
+    kept = ["X-B", "X-Eight-9", "X-Gone-Or-Is-In", "X-Sixteen-Octet", "X~Caret-And-Tilde"]
+    sent = [name.swapcase() for name in gone] + kept
+    async with Plane(config) as plane:
+        await plane.get("/", headers=dict.fromkeys(sent, "x"))
+    seen = backend.requests[0].headers
+    assert [name for name in sent if name.lower() in seen] == kept
+
+
 async def test_an_upstream_that_is_not_there():
     async with Plane(proxied("http://127.0.0.1:1")) as plane:
         client = await plane.client()
