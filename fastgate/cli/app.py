@@ -80,6 +80,14 @@ ENTRIES: dict[str, Entry] = {
 class Root(click.Group):
     """A group whose commands are imported when they are needed."""
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """A reader that has enough, such as `head`, is no error; click would make it one."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return OK
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(ENTRIES)
 
@@ -157,9 +165,6 @@ def execute(arguments: Sequence[str] | None = None) -> int:
     except click.Abort:
         click.echo("Aborted.", err=True)
         return FAILED
-    except BrokenPipeError:  # the reader, such as `head`, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
     except ConfigurationError as error:
         _say_configuration(error, as_json)
         return INVALID

@@ -54,7 +54,10 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: str) -> 
         built.add_column(column, justify="right" if number else "left", overflow="fold")
     for row in listed:
         built.add_row(*(cell if isinstance(cell, Text) else Text(cell_text(cell)) for cell in row))
-    console().print(built)
+    screen = console()
+    with screen.capture() as printed:  # rich would end the program at a broken pipe
+        screen.print(built)
+    click.echo(printed.get(), nl=False)
 
 
 def cell_text(value: Any) -> str:

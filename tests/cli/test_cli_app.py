@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ import pytest
 from conftest import Cli
 
 from fastgate.cli.app import ENTRIES, root
+from fastgate.cli.output import table
 
 
 def every(command: click.Command, context: click.Context) -> Iterator[tuple[str, click.Command]]:
@@ -128,8 +131,23 @@ def test_as_a_module() -> None:
     assert run.stdout.startswith("fastgate ")
 
 
-def test_a_reader_that_has_enough_is_no_error() -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])  # which hides a broken pipe from the writer
+def test_a_reader_that_has_enough_is_no_error(unbuffered: str) -> None:
     command = f"{sys.executable} -m fastgate schema | head -n 1; exit ${{PIPESTATUS[0]}}"
-    run = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    run = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment)
     assert (run.returncode, run.stderr) == (0, "")
     assert run.stdout == "{\n"
+
+
+class Unread(io.StringIO):
+    def write(self, text: str) -> int:
+        if text:
+            raise BrokenPipeError
+        return 0
+
+
+def test_a_table_says_that_its_reader_has_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", Unread())
+    with pytest.raises(BrokenPipeError):
+        table(["name"], [["one"]], "none")
