@@ -33,6 +33,7 @@ dies is at most what was counted since the last export.
 
     "FGQUOTA1" | entries 8 | hash of the rest 8 | { key 8, state 8 } * entries      little-endian
 """
+import errno
 import os
 import time
 from array import array
@@ -292,11 +293,14 @@ cdef uint64_t _collect(const cell *base, uint64_t first, uint64_t last, int64_t 
 
 
 def _used_ranges(int fd, uint64_t begin, uint64_t end):
-    """The parts of the file that were ever written. A page that was not is not even read."""
+    """The parts of the file that were ever written. A page that was not is not even read, unless
+    the kernel does not say which these are (gVisor's does not): then all of it."""
     while begin < end:
         try:
             data = os.lseek(fd, begin, os.SEEK_DATA)
-        except OSError:
+        except OSError as error:
+            if error.errno != errno.ENXIO:           # not "nothing more"
+                yield begin, end
             return
         if data >= end:
             return

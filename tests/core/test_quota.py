@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from array import array
 from calendar import timegm
@@ -302,6 +303,21 @@ def test_a_table_too_small_takes_what_it_can() -> None:
         quota.take(mix_key_py(k, 0), DAY, NOON, 5)
     new = segment(16)
     assert import_quotas(new, export_quotas(old, NOON), NOON) == 16
+
+
+def test_a_kernel_that_knows_no_holes_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    segment = Segment.create(1, quota_cells=1024)
+    quota = QuotaTable(segment)
+    for k in range(3):
+        quota.take(mix_key_py(k, 0), DAY, NOON, 5)
+    before = export_quotas(segment, NOON)
+    assert len(before) == 24 + 3 * 16
+
+    def lseek(fd: int, position: int, whence: int) -> int:
+        raise OSError(errno.EINVAL, "this place has no SEEK_DATA")
+
+    monkeypatch.setattr(os, "lseek", lseek)
+    assert export_quotas(segment, NOON) == before
 
 
 def test_exporting_touches_no_unused_memory() -> None:
