@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from memorykit import taken
 
 from fastgate._core.cells import mix_key_py
 from fastgate._core.quota import (
@@ -325,9 +326,9 @@ def test_exporting_touches_no_unused_memory() -> None:
     quota = QuotaTable(big)
     for k in range(3):
         quota.take(mix_key_py(k, 0), DAY, NOON, 5)
-    before = os.fstat(big.fd).st_blocks
+    before = taken(big.fd)
     assert len(export_quotas(big, NOON)) == 24 + 3 * 16
-    assert os.fstat(big.fd).st_blocks == before
+    assert taken(big.fd) == before
 
 
 def test_damage_is_noticed_wherever_it_is() -> None:

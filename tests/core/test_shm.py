@@ -7,6 +7,7 @@ import os
 import struct
 
 import pytest
+from memorykit import taken
 
 from fastgate._core.cells import limit_key_py
 from fastgate._core.concurrency import Concurrency
@@ -34,11 +35,6 @@ LIMITER_OFF_AT = 64
 
 def small(workers: int = 2, **other: int) -> Segment:
     return Segment.create(workers, **{**SMALL, **other})
-
-
-def resident(segment: Segment) -> int:
-    """Bytes of the segment that take memory."""
-    return os.fstat(segment.fd).st_blocks * 512
 
 
 def copy_of(segment: Segment) -> int:
@@ -70,24 +66,24 @@ def test_areas_follow_one_another_on_pages_of_their_own() -> None:
 def test_untouched_pages_take_no_memory() -> None:
     segment = Segment.create(4)
     assert segment.bytes > 16 << 20
-    assert resident(segment) <= 2 * PAGE
+    assert taken(segment.fd) <= 2 * PAGE
     Segment.attach(segment.fd)
-    assert resident(segment) <= 2 * PAGE
+    assert taken(segment.fd) <= 2 * PAGE
     LimiterTable(segment).take(limit_key_py(1), 10**12, 10**9, 10**10)
     QuotaTable(segment).take(limit_key_py(1), 4, 1_800_000_000, 10)
     # The header, and for each table its head and the one or two pages of the key's window.
-    assert resident(segment) <= 8 * PAGE
+    assert taken(segment.fd) <= 8 * PAGE
 
 
 def test_a_dead_worker_s_pages_are_given_back() -> None:
     segment = Segment.create(1)
-    before = resident(segment)
+    before = taken(segment.fd)
     counts = Concurrency(segment, 0)
     for key in range(1, 4000):
         counts.enter(key, 1)
-    assert resident(segment) > before + 10 * PAGE
+    assert taken(segment.fd) > before + 10 * PAGE
     segment.worker_stopped(0)
-    assert resident(segment) <= before + 2 * PAGE
+    assert taken(segment.fd) <= before + 2 * PAGE
     assert counts.count(17) == 0
 
 
