@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import time
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -252,7 +253,11 @@ def outcome_labels(status: str, reason: int) -> tuple[str, str]:
 
 
 def process_memory(pid: int) -> int | None:
-    """Proportional set size of a process, bytes; None where it cannot be read."""
+    """Proportional set size of a process, bytes; None where it cannot be read.
+
+    The resident set instead, which counts what is shared in full, where the kernel has no
+    smaps_rollup (gVisor's has none) or does not show it to us.
+    """
     try:
         with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
             for line in file:
@@ -260,7 +265,11 @@ def process_memory(pid: int) -> int | None:
                     return int(line.split()[1]) * 1024
     except (OSError, ValueError):
         pass
-    return None
+    try:
+        with open(f"/proc/{pid}/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * resource.getpagesize() or None
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 class Metrics:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -260,6 +261,20 @@ def test_memory_of_the_processes() -> None:
     assert set(memory) == {("worker-0",), ("control",)}
     assert all(1 << 20 < value < 1 << 32 for value in memory.values())
     assert process_memory(2**22 + 1) is None
+
+
+def test_memory_is_told_where_the_kernel_has_no_smaps_rollup(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def without(path: str, **more: Any) -> Any:
+        if path.endswith("smaps_rollup"):
+            raise FileNotFoundError(path)
+        return open(path, **more)
+
+    monkeypatch.setattr(module, "open", without, raising=False)
+    memory = process_memory(os.getpid())
+    assert memory is not None
+    assert memory > 1 << 20
 
 
 def test_everything_has_help_and_a_type_and_nothing_undeclared_comes() -> None:
