@@ -1,8 +1,9 @@
-"""Waiting for a descriptor, whatever its number: `select` knows none above 1,023."""
+"""Waiting for a descriptor, whatever its number, and looking whether a process lives."""
 
 from __future__ import annotations
 
 import select
+from pathlib import Path
 from typing import Protocol
 
 
@@ -11,7 +12,22 @@ class HasFileno(Protocol):
 
 
 def readable(what: int | HasFileno, seconds: float | None) -> bool:
-    """Whether it can be read within so many seconds; None: however long it takes."""
+    """Whether it can be read within so many seconds; None: however long it takes.
+
+    By `poll`: `select` knows no descriptor above 1,023.
+    """
     poller = select.poll()
     poller.register(what, select.POLLIN)
     return bool(poller.poll(None if seconds is None else seconds * 1000))
+
+
+def lives(pid: int) -> bool:
+    """Whether a process, of whoever's children, is there and has not ended.
+
+    In a container nobody may wait for orphans; and not every kernel has `pidfd_open`.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):  # before, or while, it is read
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"

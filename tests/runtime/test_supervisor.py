@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from waitkit import readable
+from gatewaykit import eventually
+from waitkit import lives, readable
 
 from fastgate.runtime.channel import Channel, ChannelClosed
 from fastgate.runtime.messages import (
@@ -458,13 +459,10 @@ def test_children_do_not_outlive_a_killed_supervisor(
 ) -> None:
     running = run(workers=1)
     pid = events.wait("worker")["pid"]
-    watch = os.pidfd_open(pid)
-    try:
-        os.kill(running.pid, signal.SIGKILL)
-        running.wait()
-        assert readable(watch, PATIENCE), "the worker lives on"
-    finally:
-        os.close(watch)
+    assert lives(pid)
+    os.kill(running.pid, signal.SIGKILL)
+    running.wait()
+    eventually(lambda: not lives(pid), "the worker ends")
 
 
 def test_the_service_manager_is_told(
