@@ -158,8 +158,6 @@ cdef int spend(core *c, exchange *e, uint64_t kind, uint64_t identity, uint64_t 
     """Count against one spending limit. 1, or 0: it refuses."""
     cdef decision d
     cdef uint32_t at = e.nspent
-    if limit == 0:
-        return 1
     if count(c, e, count_key(SPENDING + kind, identity), period, limit, micros, &d):
         if e.nspent > at:
             e.spent[at].period |= SPENT_MONEY
@@ -171,18 +169,20 @@ cdef int spend(core *c, exchange *e, uint64_t kind, uint64_t identity, uint64_t 
 
 
 cdef int within_limits(core *c, exchange *e, uint64_t micros) noexcept nogil:
+    """Count against all spending limits that there are: mostly none. 1, or 0: one refuses."""
     cdef uint32_t i
     cdef uint64_t limit
     cdef uint8_t period
     cdef account_row *row = e.account
-    if not spend(c, e, 3, e.credential, cap_micros(e.key_spending), cap_period(e.key_spending), micros):
+    limit = cap_micros(e.key_spending)
+    if limit and not spend(c, e, 3, e.credential, limit, cap_period(e.key_spending), micros):
         return 0
-    if not spend(c, e, 2, e.consumer.identity, cap_micros(e.consumer.spending), cap_period(e.consumer.spending),
-                 micros):
+    limit = cap_micros(e.consumer.spending)
+    if limit and not spend(c, e, 2, e.consumer.identity, limit, cap_period(e.consumer.spending), micros):
         return 0
     for i in range(ACCOUNT_LIMITS):
         limit = limit_of(row, i, &period)
-        if not spend(c, e, 1, row.identity + i, limit, period, micros):
+        if limit and not spend(c, e, 1, row.identity + i, limit, period, micros):
             return 0
     return 1
 
