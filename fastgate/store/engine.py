@@ -16,6 +16,10 @@
   listeners (`on_change`) hear of them when one has moved. SQLite has one gateway, and no poll.
 - One transaction per `async with`. `write()` is BEGIN IMMEDIATE on SQLite, so that two writers
   queue up (`busy_timeout`) instead of failing half-way.
+- What only asks the database, and often, goes through `run_read()` and `run_write()`: a function
+  that gets a connection and awaits nothing. SQLite's driver for asyncio passes each statement to a
+  thread and back three or four times, which costs more than the statement; a whole function is
+  passed once.
 
 SQLite runs in WAL mode with `synchronous=NORMAL`: a crash of the process loses nothing, a crash
 of the machine may lose the last transactions, never the database.
@@ -27,10 +31,10 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -44,6 +48,7 @@ from sqlalchemy.exc import (
     OperationalError,
     SQLAlchemyError,
 )
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 import fastgate
@@ -67,6 +72,10 @@ POLL_S = 2.0  # how late another gateway's change may be seen
 
 Listener = Callable[[], Awaitable[None]]
 ChangeListener = Callable[[dict[str, int]], Awaitable[None]]
+
+T = TypeVar("T")
+Work = Callable[[sa.Connection], T]
+"""What a transaction does, in one go."""
 
 
 def parse_url(text: str) -> URL:
@@ -107,16 +116,30 @@ def make_engine(text: str, *, pool: int = 4) -> AsyncEngine:
 
 
 def _sqlite(url: URL, pool: int) -> AsyncEngine:
-    engine = create_async_engine(
-        url,
-        pool_size=pool,
-        max_overflow=0,
-        pool_timeout=CONNECT_S,
-        # None: the driver starts no transaction behind our back; `begin` below does.
-        connect_args={"timeout": BUSY_S, "isolation_level": None},
-    )
+    engine = create_async_engine(url, **_sqlite_options(pool))
+    _have_habits(engine.sync_engine)
+    return engine
 
-    @event.listens_for(engine.sync_engine, "connect")
+
+def _sqlite_direct(url: URL, pool: int = 4) -> sa.Engine:
+    """For transactions that run in a thread, as a whole."""
+    engine = sa.create_engine(url.set(drivername="sqlite+pysqlite"), **_sqlite_options(pool))
+    _have_habits(engine)
+    return engine
+
+
+def _sqlite_options(pool: int) -> dict[str, Any]:
+    return {
+        "pool_size": pool,
+        "max_overflow": 0,
+        "pool_timeout": CONNECT_S,
+        # None: the driver starts no transaction behind our back; `begin` below does.
+        "connect_args": {"timeout": BUSY_S, "isolation_level": None},
+    }
+
+
+def _have_habits(engine: sa.Engine) -> None:
+    @event.listens_for(engine, "connect")
     def prepare(connection: Any, _: Any) -> None:
         cursor = connection.cursor()
         for pragma in (
@@ -129,12 +152,18 @@ def _sqlite(url: URL, pool: int) -> AsyncEngine:
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
-    @event.listens_for(engine.sync_engine, "begin")
+    @event.listens_for(engine, "begin")
     def begin(connection: sa.Connection) -> None:
         writes = connection.get_execution_options().get("fastgate_writes", False)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
-    return engine
+
+def _transact(engine: sa.Engine, work: Work[T], writes: bool) -> T:
+    """The work as one transaction, on the thread that calls."""
+    with engine.connect() as connection:
+        connection.execution_options(fastgate_writes=writes)
+        with connection.begin():
+            return work(connection)
 
 
 @asynccontextmanager
@@ -167,6 +196,7 @@ class Store:
         self.on_change: list[ChangeListener] = []
         self._counts: dict[str, int] = {}
         self._engine: AsyncEngine | None = None
+        self._direct: sa.Engine | None = None  # of SQLite, beside the other
         self._keeper: asyncio.Task[None] | None = None
         self._lost = asyncio.Event()
         self._ready = asyncio.Event()
@@ -210,6 +240,8 @@ class Store:
         try:
             if engine is None:
                 engine = self._engine = make_engine(self._text)
+                if self.kind == "sqlite":
+                    self._direct = _sqlite_direct(self.url)
             if self.kind == "sqlite":
                 self._make_file()
             if await self._migration_due(engine):
@@ -278,6 +310,9 @@ class Store:
 
     async def _dispose(self) -> None:
         engine, self._engine = self._engine, None
+        direct, self._direct = self._direct, None
+        if direct is not None:
+            direct.dispose()
         if engine is not None:
             with suppress(SQLAlchemyError, OSError):
                 await engine.dispose()
@@ -351,6 +386,33 @@ class Store:
         async with self._transaction(writes=True) as connection:
             yield connection
 
+    async def run_read(self, work: Work[T]) -> T:
+        """What `work` returns, run as one transaction that only reads. On SQLite it runs in a
+        thread. Raises StoreError, and what `work` raises."""
+        return await self._run(work, writes=False)
+
+    async def run_write(self, work: Work[T]) -> T:
+        """The same for one that writes; committed when `work` returns, rolled back when it raises.
+        Raises StoreError, ConflictError. Whoever is cancelled waits for its end."""
+        return await self._run(work, writes=True)
+
+    async def _run(self, work: Work[T], *, writes: bool) -> T:
+        if self.kind != "sqlite":
+            async with self._transaction(writes=writes) as connection:
+                return await connection.run_sync(work)
+        engine = self._direct
+        if engine is None or not self.ready:
+            raise StoreError(self._problem)
+        task = asyncio.ensure_future(asyncio.to_thread(_transact, engine, work, writes))
+        task.add_done_callback(_see)
+        with self._told():
+            try:
+                return await asyncio.shield(task)
+            except asyncio.CancelledError:
+                # A thread cannot be stopped; nobody is to come after who finds it half-way.
+                await asyncio.wait({task})
+                raise
+
     @asynccontextmanager
     async def _transaction(self, *, writes: bool) -> AsyncIterator[AsyncConnection]:
         engine = self._engine
@@ -364,8 +426,19 @@ class Store:
         try:
             if writes:
                 await connection.execution_options(fastgate_writes=True)
-            async with connection.begin():
-                yield connection
+            with self._told():
+                async with connection.begin():
+                    yield connection
+        finally:
+            # As `async with` does it, and not `close`: whoever is cancelled now lets it end.
+            with suppress(SQLAlchemyError, OSError):
+                await connection.__aexit__(None, None, None)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """What a driver raises, as what we raise; a store that went away is lost."""
+        try:
+            yield
         except IntegrityError as error:
             raise ConflictError(reason_of(error)) from error
         except (OperationalError, InterfaceError) as error:
@@ -374,18 +447,20 @@ class Store:
             if not error.connection_invalidated:
                 raise  # a statement that is wrong is our fault, not the store's
             raise self._lose(error) from error
-        except (OSError, TimeoutError) as error:
+        except (OSError, TimeoutError, PoolTimeoutError) as error:
             raise self._lose(error) from error
-        finally:
-            # As `async with` does it, and not `close`: whoever is cancelled now lets it end.
-            with suppress(SQLAlchemyError, OSError):
-                await connection.__aexit__(None, None, None)
 
     def _failed(self, error: DBAPIError) -> StoreError:
         """A statement failed. A busy or full SQLite file is no reason to connect again."""
         if self.kind == "sqlite" and "locked" in str(error.orig):
             return StoreError("The store is busy: another process holds its lock.")
         return self._lose(error)
+
+
+def _see(task: asyncio.Future[Any]) -> None:
+    """Whoever was cancelled does not ask what became of it."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def counter(connection: AsyncConnection, topic: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -243,6 +244,116 @@ async def test_a_server_that_goes_away_and_comes_back(postgres_cluster: Cluster)
     await asyncio.wait_for(comings.get(), 30)
     async with store.read() as connection:
         assert await connection.scalar(sa.text("SELECT 1")) == 1
+    await store.stop()
+
+
+def add_one(connection: sa.Connection) -> int:
+    """A transaction in one go: count the topic "tokens" up."""
+    counted = connection.scalar(
+        sa.text("UPDATE changes SET value = value + 1 WHERE topic = 'tokens' RETURNING value")
+    )
+    assert counted is not None
+    return int(counted)
+
+
+def count(connection: sa.Connection) -> int:
+    counted = connection.scalar(sa.text("SELECT value FROM changes WHERE topic = 'tokens'"))
+    assert counted is not None
+    return int(counted)
+
+
+async def test_work_in_one_go_is_a_transaction(store: Store) -> None:
+    def fail(connection: sa.Connection) -> None:
+        add_one(connection)
+        raise RuntimeError
+
+    def break_rules(connection: sa.Connection) -> None:
+        add_one(connection)
+        connection.execute(sa.text("INSERT INTO changes (topic, value) VALUES ('parties', 1)"))
+
+    with pytest.raises(RuntimeError):
+        await store.run_write(fail)
+    with pytest.raises(ConflictError):
+        await store.run_write(break_rules)
+    assert store.ready
+    assert sorted(await asyncio.gather(*(store.run_write(add_one) for _ in range(20)))) == [
+        *range(1, 21)
+    ]
+    assert await store.run_read(count) == 20
+
+
+async def test_work_in_one_go_takes_turns_with_other_transactions(store: Store) -> None:
+    async with store.write() as connection:
+        assert await count_up(connection, "tokens") == 1
+        waiting = asyncio.ensure_future(store.run_write(add_one))
+        await asyncio.wait({waiting}, timeout=0.05)
+        assert not waiting.done()
+        assert await count_up(connection, "tokens") == 2
+    assert await waiting == 3
+
+
+async def test_whoever_is_cancelled_leaves_no_work_half_way(sqlite_store: Store) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def work(connection: sa.Connection) -> None:
+        add_one(connection)
+        begun.set()
+        assert go_on.wait(30)
+
+    task = asyncio.ensure_future(sqlite_store.run_write(work))
+    assert await asyncio.to_thread(begun.wait, 30)
+    task.cancel()
+    await asyncio.wait({task}, timeout=0.05)
+    assert not task.done()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await sqlite_store.run_read(count) == 1
+
+
+async def test_work_that_gets_no_lock_leaves_the_store_ready(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastgate.store.engine.BUSY_S", 0)
+    store = Store(sqlite_url)
+    with pytest.raises(StoreError, match="not connected yet"):
+        await store.run_read(count)
+    await store.connect()
+    async with store.write():
+        with pytest.raises(StoreError, match="holds its lock"):
+            await store.run_write(add_one)
+    assert store.ready
+    assert await store.run_write(add_one) == 1
+    await store.stop()
+
+
+async def test_work_that_finds_no_database_loses_the_store(
+    sqlite_migrated: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "store"
+    folder.mkdir()
+    shutil.copyfile(sqlite_migrated, folder / "fastgate.db")
+    store = Store(f"sqlite:///{folder}/fastgate.db")
+    await store.connect()
+    shutil.rmtree(folder)
+    with pytest.raises(StoreError, match="cannot be reached"):
+        await store.run_read(count)
+    assert not store.ready
+    await store.stop()
+
+
+async def test_a_server_that_is_gone_loses_the_store_in_one_go_too(
+    postgres_cluster: Cluster,
+) -> None:
+    store = Store(await asyncio.to_thread(postgres_cluster.database, "migrated"))
+    await store.connect()
+    await asyncio.to_thread(postgres_cluster.stop)
+    try:
+        with pytest.raises(StoreError):
+            await store.run_read(count)
+        assert not store.ready
+    finally:
+        await asyncio.to_thread(postgres_cluster.start)
     await store.stop()
 
 
