@@ -87,7 +87,7 @@ async def audit(
     async with store.read() as connection:
         if store.kind == "postgresql":  # SQLite's transactions see one state by themselves
             await connection.execute(sa.text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
-        wallets = {(w.account, w.currency): w for w in await table.all_wallets(connection)}
+        wallets = {(w.account, w.currency): w for w in await connection.run_sync(table.all_wallets)}
         sums = await _sums(connection)
         least = await _least(connection, sums)
         checks = [

@@ -46,6 +46,7 @@ from datetime import datetime
 from enum import StrEnum
 
 import msgspec
+import sqlalchemy as sa
 
 from fastgate.errors import ConflictError, FastGateError, NotFoundError
 from fastgate.store import ledger as table
@@ -305,10 +306,11 @@ class Ledger:
         A record that is in the store already is passed over. `doubtful`: some may be; else nobody
         looks."""
         now = self._clock()
-        async with self.store.write() as connection:
-            keys = {(block.account, block.currency) for block in blocks if block.amount}
-            number = await table.take_numbers(connection, max(1, len(keys)))
-            fresh = await usage_table.unknown(connection, blocks) if doubtful else list(blocks)
+        keys = {(block.account, block.currency) for block in blocks if block.amount}
+
+        def work(connection: sa.Connection) -> Charged:
+            number = table.take_numbers(connection, max(1, len(keys)))
+            fresh = usage_table.unknown(connection, blocks) if doubtful else blocks
             first: dict[Key, str] = {}
             totals: dict[Key, int] = {}
             for block in fresh:
@@ -316,7 +318,7 @@ class Ledger:
                     key = (block.account, block.currency)
                     first.setdefault(key, block.low)
                     totals[key] = totals.get(key, 0) + block.amount
-            found = await table.open_wallets(connection, totals, now)
+            found = table.open_wallets(connection, totals, now)
             entries = {
                 key: Entry(
                     number=number + at,
@@ -330,11 +332,13 @@ class Ledger:
                 )
                 for at, key in enumerate(sorted(totals))
             }
-            await table.insert(connection, list(entries.values()))
+            table.insert(connection, list(entries.values()))
             numbers = {key: entry.number for key, entry in entries.items()}
-            await usage_table.insert(connection, fresh, numbers, now)
-            await usage_table.put_positions(connection, positions, now)
-        return Charged(sum(block.records for block in fresh), totals)
+            usage_table.insert(connection, fresh, numbers, now)
+            usage_table.put_positions(connection, positions, now)
+            return Charged(sum(block.records for block in fresh), totals)
+
+        return await self.store.run_write(work)
 
     # ---- reading ------------------------------------------------------------------------
 
@@ -347,13 +351,12 @@ class Ledger:
 
     async def has_key(self, key: str) -> bool:
         """Whether an entry with that `cell_key` was committed."""
-        async with self.store.read() as connection:
-            return await table.find(connection, key=key) is not None
+        found = await self.store.run_read(lambda connection: table.find(connection, key=key))
+        return found is not None
 
     async def find(self, ident: str) -> Entry | None:
         """An entry by its id, if it was committed."""
-        async with self.store.read() as connection:
-            return await table.find(connection, id=ident)
+        return await self.store.run_read(lambda connection: table.find(connection, id=ident))
 
     async def wallet(self, account: str, currency: str) -> Wallet | None:
         """The books of an account in a currency, if it ever had any."""
@@ -364,21 +367,22 @@ class Ledger:
 
     async def wallets(self, account: str) -> list[Wallet]:
         """The books of an account, by the position of their cell."""
-        async with self.store.read() as connection:
-            found = await table.of_accounts(connection, [account])
+        found = await self.store.run_read(
+            lambda connection: table.of_accounts(connection, [account])
+        )
         return sorted(found, key=lambda wallet: wallet.position)
 
     async def all_wallets(self) -> list[Wallet]:
         """Every account's books."""
-        async with self.store.read() as connection:
-            return await table.all_wallets(connection)
+        return await self.store.run_read(table.all_wallets)
 
     async def history(
         self, account: str, *, currency: str | None = None, cursor: str | None = None, limit: int
     ) -> Page[Entry]:
         """An account's entries, the newest first. Raises BadCursor."""
-        async with self.store.read() as connection:
-            return await table.page(connection, account, currency, cursor=cursor, limit=limit)
+        return await self.store.run_read(
+            lambda connection: table.page(connection, account, currency, cursor=cursor, limit=limit)
+        )
 
     # ---- one entry ----------------------------------------------------------------------
 
@@ -402,15 +406,16 @@ class Ledger:
         overdraft: int | None = None,
     ) -> Posted:
         now = self._clock()
-        async with self.store.write() as connection:
-            number = await table.take_numbers(connection)
-            known = await table.find(connection, id=movement.id)
+
+        def work(connection: sa.Connection) -> Posted:
+            number = table.take_numbers(connection)
+            known = table.find(connection, id=movement.id)
             if known is not None:
                 _check_same(known, kind, movement, rule)
                 return Posted(known, fresh=False)
             key = (movement.account, movement.currency)
             try:
-                wallet = (await table.open_wallets(connection, [key], now))[key]
+                wallet = table.open_wallets(connection, [key], now)[key]
             except table.TooManyWallets as error:
                 raise LedgerError(
                     f"The account {movement.account} has wallets in {table.WALLETS_MAX} "
@@ -430,10 +435,12 @@ class Ledger:
                 key=cell_key(movement.id),
                 postings={book: amount for book, amount in postings.items() if amount},
             )
-            await table.insert(connection, [entry])
+            table.insert(connection, [entry])
             if overdraft is not None:
-                await table.set_overdraft(connection, key, overdraft)
-        return Posted(entry, fresh=True)
+                table.set_overdraft(connection, key, overdraft)
+            return Posted(entry, fresh=True)
+
+        return await self.store.run_write(work)
 
 
 def _check_same(known: Entry, kind: Kind, movement: Movement, rule: Postings | Rule) -> None:

@@ -33,10 +33,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
+import sqlalchemy as sa
 
 from fastgate._core.snapshot import stable_hash
 from fastgate._core.wallet import Accounts, Credit
@@ -156,9 +158,7 @@ class Wallets:
     async def _ensure(self, account: str) -> int:
         slot = self._slots.get(account)
         if slot is None:
-            async with self.ledger.store.write() as connection:
-                await table.take_numbers(connection, 0)
-                slot = await slot_table.allot(connection, account, self._clock())
+            slot = await self.ledger.store.run_write(partial(self._allot, account))
             self._learn(account, slot)
             self._note([SlotRecord(account, slot)])
         if slot >= self.cells.capacity:
@@ -169,6 +169,10 @@ class Wallets:
         if slot not in self.cells:
             self.cells.put(slot, stable_hash(account))
         return slot
+
+    def _allot(self, account: str, connection: sa.Connection) -> int:
+        table.take_numbers(connection, 0)
+        return slot_table.allot(connection, account, self._clock())
 
     def _learn(self, account: str, slot: int) -> None:
         self._slots[account] = slot
@@ -459,8 +463,7 @@ class Wallets:
 
     async def learn_slots(self) -> None:
         """The directory as the store has it. Raises StoreError."""
-        async with self.ledger.store.read() as connection:
-            slots = await slot_table.all_slots(connection)
+        slots = await self.ledger.store.run_read(slot_table.all_slots)
         for account, slot in slots.items():
             self._learn(account, slot)
 

@@ -1,6 +1,7 @@
 """The ledger's statements: entries and postings in, balances kept beside them, pages out.
 
-Rows in, structs out; which postings a movement makes is `fastgate.billing.ledger`'s business.
+Rows in, structs out, in a transaction of `Store.run_read` or `run_write`; which postings a movement
+makes is `fastgate.billing.ledger`'s business.
 What is held here, whoever calls:
 
 - an entry's postings add up to zero, per entry; its number comes from the counter of the topic
@@ -24,7 +25,6 @@ from typing import Any
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fastgate.store.money_tables import LEDGER_TOPIC, ledger_entries, ledger_postings, wallets
 from fastgate.store.pages import Page, decode_cursor, page_of
@@ -104,9 +104,9 @@ Key = tuple[str, str]
 # ---- writing ----------------------------------------------------------------------------
 
 
-async def take_numbers(connection: AsyncConnection, count: int = 1) -> int:
+def take_numbers(connection: sa.Connection, count: int = 1) -> int:
     """Lock the ledger for this transaction; the first of `count` numbers that are now taken."""
-    last = await connection.scalar(
+    last = connection.scalar(
         sa.text("UPDATE changes SET value = value + :count WHERE topic = :topic RETURNING value"),
         {"topic": LEDGER_TOPIC, "count": count},
     )
@@ -114,7 +114,7 @@ async def take_numbers(connection: AsyncConnection, count: int = 1) -> int:
     return int(last) - count + 1
 
 
-async def insert(connection: AsyncConnection, entries: Sequence[Entry]) -> None:
+def insert(connection: sa.Connection, entries: Sequence[Entry]) -> None:
     """Insert entries with their postings and change the wallets' sums.
 
     The wallets must exist. Raises ValueError, before anything is written, for postings that
@@ -133,7 +133,7 @@ async def insert(connection: AsyncConnection, entries: Sequence[Entry]) -> None:
             sums[name] += amount
     if not entries:
         return
-    await connection.execute(
+    connection.execute(
         sa.insert(ledger_entries),
         [
             {
@@ -145,7 +145,7 @@ async def insert(connection: AsyncConnection, entries: Sequence[Entry]) -> None:
         ],
     )
     if lines:
-        await connection.execute(sa.insert(ledger_postings), lines)
+        connection.execute(sa.insert(ledger_postings), lines)
     moved = [
         {
             "of_account": account,
@@ -158,7 +158,7 @@ async def insert(connection: AsyncConnection, entries: Sequence[Entry]) -> None:
         if any(sums.values())
     ]
     if moved:
-        await connection.execute(_ADD, moved)
+        connection.execute(_ADD, moved)
 
 
 _SUMS = (*(book.value for book in Book), "credited", "captured", "promo_spent")
@@ -191,8 +191,8 @@ _ADD = (
 )
 
 
-async def open_wallets(
-    connection: AsyncConnection, keys: Iterable[Key], now: datetime
+def open_wallets(
+    connection: sa.Connection, keys: Iterable[Key], now: datetime
 ) -> dict[Key, Wallet]:
     """The wallets of these accounts and currencies, made where they are missing.
 
@@ -201,7 +201,7 @@ async def open_wallets(
     wanted = set(keys)
     found: dict[Key, Wallet] = {}
     taken: dict[str, int] = {}
-    for wallet in await of_accounts(connection, sorted({account for account, _ in wanted})):
+    for wallet in of_accounts(connection, sorted({account for account, _ in wanted})):
         found[wallet.account, wallet.currency] = wallet
         taken[wallet.account] = max(taken.get(wallet.account, 0), wallet.position + 1)
     fresh: list[Wallet] = []
@@ -212,16 +212,14 @@ async def open_wallets(
         taken[account] = position + 1
         fresh.append(Wallet(account=account, currency=currency, position=position, updated=now))
     if fresh:
-        await connection.execute(
-            sa.insert(wallets), [msgspec.structs.asdict(wallet) for wallet in fresh]
-        )
+        connection.execute(sa.insert(wallets), [msgspec.structs.asdict(wallet) for wallet in fresh])
     found.update({(wallet.account, wallet.currency): wallet for wallet in fresh})
     return {key: found[key] for key in wanted}
 
 
-async def set_overdraft(connection: AsyncConnection, key: Key, overdraft: int) -> None:
+def set_overdraft(connection: sa.Connection, key: Key, overdraft: int) -> None:
     """Change how far below zero a wallet may go."""
-    await connection.execute(
+    connection.execute(
         sa.update(wallets)
         .where(wallets.c.account == key[0], wallets.c.currency == key[1])
         .values(overdraft=overdraft)
@@ -231,40 +229,38 @@ async def set_overdraft(connection: AsyncConnection, key: Key, overdraft: int) -
 # ---- reading ----------------------------------------------------------------------------
 
 
-async def of_accounts(connection: AsyncConnection, accounts: Sequence[str]) -> list[Wallet]:
+def of_accounts(connection: sa.Connection, accounts: Sequence[str]) -> list[Wallet]:
     """The wallets of these accounts, in no particular order."""
     found: list[Wallet] = []
     for start in range(0, len(accounts), 1000):
-        rows = await connection.execute(
+        rows = connection.execute(
             sa.select(wallets).where(wallets.c.account.in_(accounts[start : start + 1000]))
         )
         found += [Wallet(**row._asdict()) for row in rows]
     return found
 
 
-async def all_wallets(connection: AsyncConnection) -> list[Wallet]:
+def all_wallets(connection: sa.Connection) -> list[Wallet]:
     """Every wallet, by account and currency."""
-    rows = await connection.execute(
-        sa.select(wallets).order_by(wallets.c.account, wallets.c.currency)
-    )
+    rows = connection.execute(sa.select(wallets).order_by(wallets.c.account, wallets.c.currency))
     return [Wallet(**row._asdict()) for row in rows]
 
 
-async def find(
-    connection: AsyncConnection, *, id: str | None = None, key: str | None = None
+def find(
+    connection: sa.Connection, *, id: str | None = None, key: str | None = None
 ) -> Entry | None:
     """An entry by its id, or by the key that names it in shared memory."""
     where = ledger_entries.c.id == id if id is not None else ledger_entries.c.key == key
-    rows = await connection.execute(sa.select(ledger_entries).where(where))
+    rows = connection.execute(sa.select(ledger_entries).where(where))
     row = rows.one_or_none()
     if row is None:
         return None
-    (entry,) = await _with_postings(connection, [row])
+    (entry,) = _with_postings(connection, [row])
     return entry
 
 
-async def page(
-    connection: AsyncConnection,
+def page(
+    connection: sa.Connection,
     account: str,
     currency: str | None,
     *,
@@ -282,15 +278,15 @@ async def page(
         query = query.where(ledger_entries.c.currency == currency)
     if cursor is not None:
         query = query.where(ledger_entries.c.number < decode_cursor(cursor, int))
-    rows = (await connection.execute(query)).all()
-    entries = await _with_postings(connection, rows)
+    rows = (connection.execute(query)).all()
+    entries = _with_postings(connection, rows)
     return page_of(entries, limit, lambda entry: entry.number)
 
 
-async def _with_postings(connection: AsyncConnection, rows: Sequence[sa.Row[Any]]) -> list[Entry]:
+def _with_postings(connection: sa.Connection, rows: Sequence[sa.Row[Any]]) -> list[Entry]:
     postings: dict[int, dict[Book, int]] = {row.number: {} for row in rows}
     if postings:
-        found = await connection.execute(
+        found = connection.execute(
             sa.select(ledger_postings).where(ledger_postings.c.entry.in_(list(postings)))
         )
         for line in found:

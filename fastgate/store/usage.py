@@ -49,7 +49,7 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
 # ---- writing ----------------------------------------------------------------------------
 
 
-async def unknown(connection: AsyncConnection, blocks: Sequence[Block]) -> list[Block]:
+def unknown(connection: sa.Connection, blocks: Sequence[Block]) -> list[Block]:
     """What of them is not in the store, each record once, in their order."""
     ranges: dict[str, tuple[str, str]] = {}
     for block in blocks:
@@ -58,7 +58,7 @@ async def unknown(connection: AsyncConnection, blocks: Sequence[Block]) -> list[
         ranges[area] = min(low, block.low), max(high, block.high)
     known: set[str] = set()
     for area, (low, high) in ranges.items():
-        rows = await connection.execute(
+        rows = connection.execute(
             sa.select(usage_blocks.c.low, usage_blocks.c.lines).where(
                 usage_blocks.c.low <= high,
                 # Not beyond this worker's, so that the index is enough.
@@ -76,8 +76,8 @@ async def unknown(connection: AsyncConnection, blocks: Sequence[Block]) -> list[
     return fresh
 
 
-async def insert(
-    connection: AsyncConnection,
+def insert(
+    connection: sa.Connection,
     blocks: Sequence[Block],
     entries: Mapping[Key, int],
     now: datetime,
@@ -96,8 +96,8 @@ async def insert(
         )
         for block in blocks
     ]
-    await connection.exec_driver_sql((_LITE if lite else _POSTGRESQL).blocks, rows)
-    await _add_days(connection, blocks)
+    connection.exec_driver_sql((_LITE if lite else _POSTGRESQL).blocks, rows)
+    _add_days(connection, blocks)
     recovered = [
         usage
         for block in blocks
@@ -106,7 +106,7 @@ async def insert(
         if usage.flags & RECOVERED
     ]
     if recovered:
-        await connection.execute(
+        connection.execute(
             sa.insert(holds_resolved),
             [
                 {
@@ -155,7 +155,7 @@ class _Statements(NamedTuple):
 _LITE, _POSTGRESQL = _Statements.of("?"), _Statements.of("${}")
 
 
-async def _add_days(connection: AsyncConnection, blocks: Sequence[Block]) -> None:
+def _add_days(connection: sa.Connection, blocks: Sequence[Block]) -> None:
     days: dict[tuple[Any, ...], list[int]] = {}
     for block in blocks:
         key = (
@@ -178,7 +178,7 @@ async def _add_days(connection: AsyncConnection, blocks: Sequence[Block]) -> Non
     dates: dict[int, Any] = {day: _DAY_0 + timedelta(day) for day, *_ in days}
     if lite:
         dates = {day: date.isoformat() for day, date in dates.items()}
-    await connection.exec_driver_sql(
+    connection.exec_driver_sql(
         (_LITE if lite else _POSTGRESQL).days,
         # In one order everywhere, so that two gateways on a database cannot deadlock.
         [(dates[day], *key, *sums) for (day, *key), sums in sorted(days.items())],
@@ -186,7 +186,7 @@ async def _add_days(connection: AsyncConnection, blocks: Sequence[Block]) -> Non
 
 
 def upsert(
-    connection: AsyncConnection,
+    connection: sa.Connection | AsyncConnection,
     table: sa.Table,
     key: Sequence[str],
     *,
@@ -205,13 +205,11 @@ def upsert(
     )
 
 
-async def put_positions(
-    connection: AsyncConnection, positions: Iterable[Position], now: datetime
-) -> None:
+def put_positions(connection: sa.Connection, positions: Iterable[Position], now: datetime) -> None:
     """Note how far the rings have been read, in the transaction of what was read."""
     rows = [{**position._asdict(), "updated": now} for position in positions]
     if rows:
-        await connection.execute(
+        connection.execute(
             upsert(connection, cursors, ("boot", "worker"), put=("position", "updated")), rows
         )
 

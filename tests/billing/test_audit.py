@@ -270,4 +270,4 @@ async def test_an_empty_ledger_passes(store: Store) -> None:
     report = await audit(store)
     assert report.passed
     async with store.read() as connection:
-        assert await table.all_wallets(connection) == []
+        assert await connection.run_sync(table.all_wallets) == []

@@ -49,7 +49,7 @@ class Bench:
             time_us=int(moment.timestamp() * 1e6),
         )
         async with self.store.write() as connection:
-            await usage_table.insert(connection, pack([usage]), {}, moment)
+            await connection.run_sync(usage_table.insert, pack([usage]), {}, moment)
 
     def told(self) -> dict[tuple[str, str], int]:
         """Units by account and event, as the provider has them."""
