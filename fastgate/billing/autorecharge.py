@@ -50,6 +50,11 @@ MOST_DECLINES = 3
 PAUSE = timedelta(hours=1)
 """Between a decline and the next charge."""
 
+RECHARGE_DUE = sa.and_(
+    auto_recharges.c.pending > 0, auto_recharges.c.next_at <= sa.bindparam("now")
+)
+"""Which have a charge under way that is to be asked after."""
+
 Credited = Callable[[str, ChargeResult, str], Awaitable[None]]
 """Credit the wallet: account, result, idempotency key of the charge."""
 
@@ -162,15 +167,15 @@ class AutoRecharges:
 
     async def run(self, limit: int = 50) -> int:
         """Ask after charges under way that are due; how many."""
-        now = self.clock()
         query = (
             sa.select(auto_recharges)
-            .where(auto_recharges.c.pending > 0, auto_recharges.c.next_at <= now)
+            .where(RECHARGE_DUE)
             .order_by(auto_recharges.c.next_at)
             .limit(limit)
         )
         async with self.store.read() as connection:
-            found = [AutoRecharge(**row._asdict()) for row in await connection.execute(query)]
+            rows = await connection.execute(query, {"now": self.clock()})
+            found = [AutoRecharge(**row._asdict()) for row in rows]
         for one in found:
             await self._charge(one, None)
         return len(found)

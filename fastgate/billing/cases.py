@@ -40,6 +40,10 @@ OPEN = (
 )
 
 
+CASE_DUE = dunning_cases.c.next_at <= sa.bindparam("now")
+"""Which of them are to be worked on."""
+
+
 class Case(msgspec.Struct, frozen=True, kw_only=True):
     """The collection of one invoice."""
 
@@ -124,9 +128,10 @@ async def due_cases(connection: AsyncConnection, now: datetime, limit: int) -> l
     """Cases to be worked on, the longest due first."""
     rows = await connection.execute(
         sa.select(dunning_cases)
-        .where(dunning_cases.c.next_at <= now)
+        .where(CASE_DUE)
         .order_by(dunning_cases.c.next_at, dunning_cases.c.id)
-        .limit(limit)
+        .limit(limit),
+        {"now": now},
     )
     return [_case(row) for row in rows]
 

@@ -60,6 +60,10 @@ class Status(StrEnum):
     VOID = "void"
 
 
+CREDIT_OPEN = sa.and_(invoices.c.kind == Kind.CREDIT.value, invoices.c.status == Status.OPEN.value)
+"""Which are credit notes whose amount has not been given back yet."""
+
+
 class InvoiceLine(msgspec.Struct, frozen=True):
     """One line. Micro-units; negative takes off."""
 
@@ -225,12 +229,7 @@ class Invoices:
 
     async def open_credits(self, limit: int = 50) -> list[Invoice]:
         """Credit notes whose amount has not been given back yet."""
-        query = (
-            sa.select(invoices)
-            .where(invoices.c.kind == Kind.CREDIT.value, invoices.c.status == Status.OPEN.value)
-            .order_by(invoices.c.id)
-            .limit(limit)
-        )
+        query = sa.select(invoices).where(CREDIT_OPEN).order_by(invoices.c.id).limit(limit)
         async with self.store.read() as connection:
             return [_invoice(row) for row in await connection.execute(query)]
 

@@ -48,6 +48,9 @@ COLUMNS: tuple[sa.Column[Any], ...] = (
 )
 """Of an `Outgoing`."""
 
+DELIVERY_DUE = sa.and_(outbox.c.state == "pending", outbox.c.next_at <= sa.bindparam("now"))
+"""Which are to be sent."""
+
 
 class DeliveryError(FastGateError):
     """A notice was not taken. `permanent`: trying again would not help."""
@@ -137,14 +140,14 @@ class Outbox:
         now = self.clock()
         due = (
             sa.select(outbox.c.id)
-            .where(outbox.c.state == "pending", outbox.c.next_at <= now)
+            .where(DELIVERY_DUE)
             .order_by(outbox.c.next_at, outbox.c.id)
             .limit(limit)
         )
         if self.store.kind == "postgresql":
             due = due.with_for_update(skip_locked=True)
         async with self.store.write() as connection:
-            ids = list((await connection.execute(due)).scalars())
+            ids = list((await connection.execute(due, {"now": now})).scalars())
             if not ids:
                 return []
             await connection.execute(

@@ -10,8 +10,9 @@ tick ─▶ subscriptions that are due    time catches up: renewals, ends of tri
 ```
 
 Everything due stands in the store with its time, so `tick` may be called as often or as seldom as
-one likes, by several gateways on one database, and after any outage. `next_at` says when there is
-something to do next; a simulation leaps from one to the next.
+one likes, by several gateways on one database, and after any outage. Mostly nothing is, which one
+question tells. `next_at` says when there is something to do next; a simulation leaps from one to
+the next.
 
 What fails for one subscription or invoice is logged and does not keep the others waiting. A store
 that is down (StoreError) ends the tick.
@@ -26,13 +27,15 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from fastgate.billing.autorecharge import AutoRecharges
+from fastgate.billing.autorecharge import RECHARGE_DUE, AutoRecharges
+from fastgate.billing.cases import CASE_DUE
 from fastgate.billing.dunning import Dunning
-from fastgate.billing.invoices import Invoice
+from fastgate.billing.invoices import CREDIT_OPEN, Invoice
 from fastgate.billing.lifecycle import Subscription
 from fastgate.billing.notices import Message
-from fastgate.billing.outbox import Delivered, Outbox
+from fastgate.billing.outbox import DELIVERY_DUE, Delivered, Outbox
 from fastgate.billing.reminders import in_days, reminder_due
+from fastgate.billing.subscription_rows import SUBSCRIPTION_DUE
 from fastgate.billing.subscriptions import Subscriptions
 from fastgate.errors import ConflictError, NotFoundError, StoreError
 from fastgate.model.units import Money
@@ -45,6 +48,21 @@ from fastgate.store.billing_tables import (
 
 log = logging.getLogger("fastgate.billing")
 
+_ANYTHING = sa.select(
+    sa.or_(
+        *(
+            sa.exists().where(condition)
+            for condition in (
+                SUBSCRIPTION_DUE,
+                CASE_DUE,
+                CREDIT_OPEN,
+                RECHARGE_DUE,
+                DELIVERY_DUE,
+            )
+        )
+    )
+)
+
 Credit = Callable[[str, Money, str, str], Awaitable[None]]
 """Credit a wallet: account, amount, id (a second time with it does nothing), what for."""
 
@@ -52,11 +70,11 @@ Credit = Callable[[str, Money, str, str], Awaitable[None]]
 class Tick(NamedTuple):
     """What a tick did."""
 
-    subscriptions: int
-    cases: int
-    credits: int
-    recharges: int
-    notices: Delivered
+    subscriptions: int = 0
+    cases: int = 0
+    credits: int = 0
+    recharges: int = 0
+    notices: Delivered = Delivered(0, 0, 0)
 
     @property
     def idle(self) -> bool:
@@ -89,6 +107,8 @@ class Schedule:
 
     async def tick(self) -> Tick:
         """Do what is due now. Raises StoreError."""
+        if not await self._anything():
+            return Tick()
         moved = 0
         for ident in await self.subscriptions.due():
             moved += await self._subscription(ident)
@@ -98,6 +118,12 @@ class Schedule:
             credited += await self._credit(note)
         recharged = await self.recharges.run() if self.recharges is not None else 0
         return Tick(moved, cases, credited, recharged, await self.outbox.deliver())
+
+    async def _anything(self) -> bool:
+        now = self.clock()
+        return bool(
+            await self.store.run_read(lambda connection: connection.scalar(_ANYTHING, {"now": now}))
+        )
 
     async def _subscription(self, ident: str) -> bool:
         try:

@@ -23,6 +23,9 @@ from fastgate.store.engine import Store
 from fastgate.store.ids import new_id
 from fastgate.store.pages import Page, decode_cursor, page_of
 
+SUBSCRIPTION_DUE = subscriptions.c.next_at <= sa.bindparam("now")
+"""Which of them time has something to do with."""
+
 
 class Record(NamedTuple):
     """One step in a subscription's life."""
@@ -84,12 +87,12 @@ class SubscriptionRows:
         """Ids of those that time has something to do with now."""
         query = (
             sa.select(subscriptions.c.id)
-            .where(subscriptions.c.next_at <= self.clock())
+            .where(SUBSCRIPTION_DUE)
             .order_by(subscriptions.c.next_at, subscriptions.c.id)
             .limit(limit)
         )
         async with self.store.read() as connection:
-            return list((await connection.execute(query)).scalars())
+            return list((await connection.execute(query, {"now": self.clock()})).scalars())
 
     def scheduled(self, found: Subscription, now: datetime) -> Subscription:
         """The same, with the moment at which to look again."""
