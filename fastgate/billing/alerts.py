@@ -230,8 +230,7 @@ class Alerts:
         query = sa.select(alert_states.c.level).where(
             alert_states.c.account == account, alert_states.c.subject == subject
         )
-        async with self.store.read() as connection:
-            return int(await connection.scalar(query) or 0)
+        return await self.store.run_read(lambda connection: int(connection.scalar(query) or 0))
 
     async def _rises(
         self, connection: AsyncConnection, account: str, subject: str, level: int

@@ -112,8 +112,7 @@ class AutoRecharges:
 
     async def get(self, account: str) -> AutoRecharge | None:
         """The account's rule; None: it has none."""
-        async with self.store.read() as connection:
-            return await _row(connection, account)
+        return await self.store.run_read(lambda connection: _read(connection, account))
 
     async def set(self, account: str, threshold: Money, amount: Money, cap: Money) -> AutoRecharge:
         """Make or change the rule, and turn it on; declines are forgotten.
@@ -139,7 +138,7 @@ class AutoRecharges:
             "updated": now,
         }
         async with self.store.write() as connection:
-            found = await _row(connection, account, lock=True)
+            found = await _locked(connection, account)
             if found is not None and found.pending and found.currency != currency:
                 raise ConflictError("A recharge in another currency is under way; wait for it.")
             if found is None:
@@ -155,7 +154,7 @@ class AutoRecharges:
     async def disable(self, account: str) -> AutoRecharge:
         """Turn it off. A charge under way is still brought to its end. Raises NotFoundError."""
         async with self.store.write() as connection:
-            found = await _row(connection, account, lock=True)
+            found = await _locked(connection, account)
             if found is None:
                 raise NotFoundError(f"The account {account!r} has no automatic recharge.")
             return await _save(connection, found, enabled=False, updated=self.clock())
@@ -183,7 +182,7 @@ class AutoRecharges:
     async def _begin(self, account: str, balance: int, currency: str) -> AutoRecharge | None:
         now = self.clock()
         async with self.store.write() as connection:
-            found = await _row(connection, account, lock=True)
+            found = await _locked(connection, account)
             if (
                 found is None
                 or not found.enabled
@@ -233,7 +232,7 @@ class AutoRecharges:
     async def _again(self, begun: AutoRecharge) -> None:
         now = self.clock()
         async with self.store.write() as connection:
-            found = await _row(connection, begun.account, lock=True)
+            found = await _locked(connection, begun.account)
             if found is not None and found.version == begun.version:
                 await _save(connection, found, next_at=now + AGAIN, updated=now)
 
@@ -246,7 +245,7 @@ class AutoRecharges:
             # First the wallet: killed here, the charge is asked after and credited again, once.
             await self.credited(account, result, key)
         async with self.store.write() as connection:
-            found = await _row(connection, account, lock=True)
+            found = await _locked(connection, account)
             if found is None or not found.pending or found.key != key:
                 return False
             if result.status is ChargeStatus.PENDING:
@@ -311,11 +310,13 @@ def _over(found: AutoRecharge, now: datetime) -> dict[str, Any]:
     return {"pending": 0, "pending_since": None, "updated": now}
 
 
-async def _row(
-    connection: AsyncConnection, account: str, *, lock: bool = False
-) -> AutoRecharge | None:
+async def _locked(connection: AsyncConnection, account: str) -> AutoRecharge | None:
+    return await connection.run_sync(_read, account, lock=True)
+
+
+def _read(connection: sa.Connection, account: str, *, lock: bool = False) -> AutoRecharge | None:
     query = sa.select(auto_recharges).where(auto_recharges.c.account == account)
-    row = (await connection.execute(query.with_for_update() if lock else query)).one_or_none()
+    row = connection.execute(query.with_for_update() if lock else query).one_or_none()
     return AutoRecharge(**row._asdict()) if row is not None else None
 
 

@@ -41,14 +41,16 @@ class Profiles:
 
     async def get(self, account: str) -> Profile:
         """The account's profile, or the defaults."""
-        async with self.store.read() as connection:
-            return await self.get_in(connection, account)
+        return await self.store.run_read(lambda connection: self._read(connection, account))
 
     async def get_in(self, connection: AsyncConnection, account: str) -> Profile:
-        rows = await connection.execute(
+        """The same in the caller's transaction."""
+        return await connection.run_sync(self._read, account)
+
+    def _read(self, connection: sa.Connection, account: str) -> Profile:
+        row = connection.execute(
             sa.select(billing_profiles).where(billing_profiles.c.account == account)
-        )
-        row = rows.one_or_none()
+        ).one_or_none()
         if row is None:
             return Profile(
                 account=account, zone=self.billing.time_zone, currency=self.billing.currency
