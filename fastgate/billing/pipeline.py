@@ -6,9 +6,9 @@
         └────────────────────────── commit: room again ◀───────────────────────────────────┘
 ```
 
-A task of control's. Every 50 ms (under load: 500) it drains all rings, as blocks of records that
-are alike, writes them as one batch (*group commit*), and only then lets the rings have the room
-back:
+A task of control's. Every 50 ms (under load: 500, or when a ring is three eighths full) it drains
+all rings, as blocks of records that are alike, writes them as one batch (*group commit*), and only
+then lets the rings have the room back:
 
 | killed                              | what is done twice | what makes it once            |
 |-------------------------------------|--------------------|-------------------------------|
@@ -67,6 +67,9 @@ log = logging.getLogger("fastgate.billing")
 INTERVAL_S = 0.05
 LOADED_S, LOADED = 0.5, 500
 """The interval after a batch of so many records: what a batch costs is shared by more."""
+ENOUGH, PRESSING = 0.375, 0.5
+"""The share of a ring that is drained at once under load; and the share at which the store is
+waited for no longer. Between them a batch is written."""
 BACKOFF_S = 1.0
 MOST, LEAST = 1 << 15, 512
 """Records of one batch from the rings, all workers together; and of one worker at least."""
@@ -156,14 +159,22 @@ class Pipeline:
             try:
                 full = await self.step()
                 self.problem = None
+                if self._taken >= LOADED and not full:
+                    await self._gather(interval)
+                    continue
+                wait = 0.0 if full else interval
             except (OSError, StoreError) as error:
                 wait = self._failed(str(error), interval)
             except Exception as error:
                 log.exception("Usage could not be taken over.")
                 wait = self._failed(repr(error), interval)
-            else:
-                wait = 0.0 if full else LOADED_S if self._taken >= LOADED else interval
             await asyncio.sleep(wait)
+
+    async def _gather(self, interval: float) -> None:
+        """Let records become many while there is room; shared memory has no events."""
+        end = time.monotonic() + LOADED_S
+        while time.monotonic() < end and self._fullest() < ENOUGH:  # noqa: ASYNC110
+            await asyncio.sleep(interval)
 
     def _failed(self, problem: str, interval: float) -> float:
         if problem != self.problem:
@@ -276,7 +287,7 @@ class Pipeline:
         task = asyncio.ensure_future(work)
         try:
             while not (await asyncio.wait({task}, timeout=INTERVAL_S))[0]:
-                if self._pressing():
+                if self._fullest() > PRESSING:
                     while await self._drain(to_store=False):
                         pass
         except BaseException:
@@ -285,10 +296,10 @@ class Pipeline:
             raise
         return task.result()
 
-    def _pressing(self) -> bool:
-        """Whether some ring is half full."""
+    def _fullest(self) -> float:
+        """How full the ring is that has most: 0 to 1."""
         states = map(self.source.state, range(self.source.workers))
-        return any((state.published - state.committed) * 2 > self.source.ring for state in states)
+        return max(state.published - state.committed for state in states) / self.source.ring
 
     async def _drain(self, *, to_store: bool, skip: frozenset[str] = frozenset()) -> bool:
         """Take what the rings have, write it, let the rings have the room. Whether a ring had

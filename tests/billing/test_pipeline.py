@@ -7,7 +7,7 @@ import errno
 import math
 import mmap
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -21,12 +21,13 @@ from moneykit import NOW, NOW_NS, WORKERS, Killed, Tripwire, World, copy_of, mov
 from fastgate._core.money import HoldState, Money
 from fastgate._core.snapshot import stable_hash
 from fastgate.billing.audit import audit_gateway
+from fastgate.billing.ledger import Charged
 from fastgate.billing.names import Hashes, SlotNames
 from fastgate.errors import StoreError
 from fastgate.store import usage as usage_table
 from fastgate.store.money_tables import usage_blocks
 from fastgate.store.usage import Position
-from fastgate.store.usage_blocks import Usage
+from fastgate.store.usage_blocks import Block, Usage
 
 
 @pytest.fixture
@@ -373,6 +374,44 @@ async def test_the_task_goes_on_after_every_failure(
     assert waits == [1.0, 1.0, 1.0, 0.05]
     monkeypatch.undo()
     assert await lite.agrees() == 999
+
+
+async def test_under_load_a_ring_that_fills_is_not_waited_for(
+    lite: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastgate.billing.pipeline.LOADED", 10)
+    monkeypatch.setattr("fastgate.billing.pipeline.LOADED_S", 3600.0)
+    rests = 0
+
+    async def rest(seconds: float) -> None:
+        """Each time that the task rests, a few more requests were made, but for the last time."""
+        nonlocal rests
+        rests += 1
+        for _ in range(10):
+            lite.use(1)
+        if lite.money.state(0).published > lite.ring:
+            raise asyncio.CancelledError
+
+    batches: list[int] = []
+    real = lite.ledger.charge
+
+    async def charge(blocks: Sequence[Block], *args: Any, **more: Any) -> Charged:
+        batches.append(sum(block.records for block in blocks))
+        done: Charged = await real(blocks, *args, **more)
+        return done
+
+    monkeypatch.setattr(lite.ledger, "charge", charge)
+    for _ in range(10):
+        lite.use(1)
+    monkeypatch.setattr("fastgate.billing.pipeline.asyncio.sleep", rest)
+    with pytest.raises(asyncio.CancelledError):
+        await lite.pipeline.run()
+    monkeypatch.undo()
+    # The ring has 256: at 96 and more of them it is drained, long before the hour is over.
+    assert batches == [10, 100, 100]
+    assert rests == 25
+    await lite.pipeline.step()
+    assert await lite.agrees() == 1000 - 260
 
 
 async def test_a_dead_workers_holds_are_settled_and_listed(world: World) -> None:
