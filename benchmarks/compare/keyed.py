@@ -22,7 +22,7 @@ PRICE = 10  # micro-units a request: 0.00001 USD
 PLENTY = 1_000_000_000  # micro-units: 1,000 USD, more than any run can spend
 MICROS = 1_000_000
 PATIENCE = 120.0  # seconds: a ledger that is behind may take long
-PAUSES = 0.1, 2.0  # seconds between two questions, doubled from the first to the last
+PAUSES = 0.25, 2.0  # seconds before a question, doubled from the first to the last
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Desk:
         with urllib.request.urlopen(request, timeout=30) as answer:
             return json.load(answer)
 
-    def settle(self) -> Books:
+    def settle(self) -> None:
         """Waits until all usage is in the ledger. Raises NotServing when it takes too long.
 
         Each question is work for the gateway that is measured: few are asked.
@@ -124,13 +124,16 @@ class Desk:
         end = time.monotonic() + PATIENCE
         pause, longest = PAUSES
         while True:
-            found = self.ask("/v1/ledger/pipeline")
-            if not (found["waiting"] or found["spooled"] or found["open_holds"]):
-                break
-            if time.monotonic() > end:
-                raise NotServing(f"usage is not in the ledger after {PATIENCE:g} s: {found}")
             time.sleep(pause)
             pause = min(2 * pause, longest)
+            found = self.ask("/v1/ledger/pipeline")
+            if not (found["waiting"] or found["spooled"] or found["open_holds"]):
+                return
+            if time.monotonic() > end:
+                raise NotServing(f"usage is not in the ledger after {PATIENCE:g} s: {found}")
+
+    def books(self) -> Books:
+        """What the ledger says. Raises OSError (urllib's are), ValueError."""
         (wallet,) = self.ask(f"/v1/accounts/{self.account}/wallets")["items"]
         captured = int(wallet["captured"])
         return Books(captured, captured // PRICE)

@@ -82,21 +82,27 @@ def one_load(
     tree, setup = running
     pin(tree, subject.workers_of(tree, scenario.workers), placement.proxy)
     desk = Desk(setup)
-    before = desk.settle().requests if subject.paid else 0
+    before = 0
+    if subject.paid:
+        desk.settle()
+        before = desk.books().requests
     others = Others(subject, tree)
     plan = session.plan(scenario, setup.port, placement, key=desk.key)
     outcome, metrics = session.measure(subject, tree, plan, placement, scenario.workers)
     ended = time.monotonic()
     served = outcome.statuses.get("200", 0)
     if subject.paid:
-        charged = desk.settle().requests - before
+        desk.settle()
         metrics["settled_s"] = time.monotonic() - ended
+    used = others.used()
+    if subject.paid:
+        charged = desk.books().requests - before
         metrics["charged"] = float(charged)
         if charged != served:
             raise Void(f"{served} requests were answered with 200, {charged} are charged")
     if outcome.failed or set(outcome.statuses) != {"200"}:
         raise Void(f"answers {outcome.statuses}, {outcome.errors}")
-    metrics["control_cpu_us"] = others.used().run_ns / 1000 / served
+    metrics["control_cpu_us"] = used.run_ns / 1000 / served
     metrics["cpu_us"] = metrics["worker_cpu_us"] + metrics["control_cpu_us"]
     for split in ("cpu_user_us", "cpu_system_us"):  # of the window, not of what came after
         metrics.pop(split, None)
