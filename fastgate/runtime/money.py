@@ -227,7 +227,8 @@ class MoneySide:
             for account in self._identity.directory.without_slot():
                 with contextlib.suppress(FastGateError):
                     await self.open_account(account)
-            await asyncio.to_thread(self.rows.save)
+            if self.rows.unsaved:
+                await asyncio.to_thread(self.rows.save)
 
     async def _store_is_back(self) -> None:
         self._stale.set()

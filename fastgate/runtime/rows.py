@@ -82,6 +82,11 @@ class Rows:
             kept = self._state.set_aside(FILE)
             log.error("%s cannot be used (%s; kept as %s)", FILE, error, kept)
 
+    @property
+    def unsaved(self) -> bool:
+        """Whether there is something to `save`."""
+        return self._unsaved
+
     def save(self) -> None:
         """Write the file, if anything has changed. Blocks on the disk."""
         if not self._unsaved:

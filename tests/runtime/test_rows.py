@@ -89,10 +89,14 @@ def test_it_is_written_when_something_has_changed(world: World, tmp_path: Path) 
     world.rows.save()
     file = tmp_path / "accounts.rows"
     assert not file.exists()
+    assert not world.rows.unsaved
     world.rows.put("acc_a", Row(claims=[Claim("", "gold", 0)]))
+    assert world.rows.unsaved
     world.rows.save()
+    assert not world.rows.unsaved
     written = file.stat().st_mtime_ns
     world.rows.put("acc_a", Row(claims=[Claim("", "gold", 0)]))
+    assert not world.rows.unsaved
     world.rows.save()
     assert file.stat().st_mtime_ns == written
 
