@@ -46,7 +46,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence, Set
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -81,6 +81,7 @@ REPLAY_S = 0.5
 """After so long others get the lock, and the rings are looked after."""
 
 T = TypeVar("T")
+NOTHING: Mapping[str, Set[int]] = {}
 _CHARGED = int(UsageFlag.USAGE_CAPTURED)
 
 
@@ -301,9 +302,9 @@ class Pipeline:
         states = map(self.source.state, range(self.source.workers))
         return max(state.published - state.committed for state in states) / self.source.ring
 
-    async def _drain(self, *, to_store: bool, skip: frozenset[str] = frozenset()) -> bool:
+    async def _drain(self, *, to_store: bool, skip: Mapping[str, Set[int]] = NOTHING) -> bool:
         """Take what the rings have, write it, let the rings have the room. Whether a ring had
-        as much as is taken at once. `skip`: ids that are in the spool already."""
+        as much as is taken at once. `skip`: what is in the spool already, as `Spool.last`."""
         blocks: list[Block] = []
         positions: list[Position] = []
         full = False
@@ -316,9 +317,10 @@ class Pipeline:
             full = full or _records(found) >= most
             doubtful = doubtful or parked > 0
             for each in found:
-                block = self._block(each).without(skip) if skip else self._block(each)
-                if block is not None:
-                    blocks.append(block)
+                block = self._block(each)
+                left = block.without(skip[block.boot]) if block.boot in skip else block
+                if left is not None:
+                    blocks.append(left)
             positions.append(Position(self.source.boot_id, worker, position))
         self._taken = _records(blocks)
         if blocks:

@@ -55,8 +55,9 @@ class Spool:
         Always the same dict."""
         self.records = 0
         """Records that are here and not yet taken."""
-        self.last: frozenset[str] = frozenset()
-        """After `open`: the ids in the last batch, which the rings may still hold as well."""
+        self.last: dict[str, set[int]] = {}
+        """After `open`: the numbers of the records in the last batch, by boot; the rings may still
+        hold them as well."""
 
     @property
     def path(self) -> Path:
@@ -68,13 +69,14 @@ class Spool:
         self._at = MAGIC_SIZE
         self.waiting.clear()
         self.records = 0
-        seen: frozenset[str] = frozenset()
+        self.last = {}
         for payload, _ in self._file.read(MAGIC_SIZE):
             frame = _decoder.decode(payload)
             if isinstance(frame, Batch):
                 self._count(frame, 1)
-                seen = frozenset(ident for block in frame.blocks for ident in block.ids())
-        self.last = seen
+                self.last = {}
+                for block in frame.blocks:
+                    self.last.setdefault(block.boot, set()).update(block.numbers())
 
     def append(self, frame: Frame) -> None:
         """Write it at the end, synced to disk."""

@@ -18,10 +18,11 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from fastgate._core.usageblock import numbers
 from fastgate.store.ledger import Key
 from fastgate.store.money_tables import cursors, holds_resolved, usage_blocks, usage_daily
 from fastgate.store.pages import BadCursor, Page, decode_cursor, page_of
-from fastgate.store.usage_blocks import EPOCH, RECOVERED, Block, Usage, ids_of
+from fastgate.store.usage_blocks import BOOT, EPOCH, RECOVERED, Block, Usage
 
 
 class Position(NamedTuple):
@@ -56,7 +57,7 @@ def unknown(connection: sa.Connection, blocks: Sequence[Block]) -> list[Block]:
         area = block.low[:_AREA]
         low, high = ranges.get(area, (block.low, block.high))
         ranges[area] = min(low, block.low), max(high, block.high)
-    known: set[str] = set()
+    known: dict[str, set[int]] = {}  # numbers, by boot
     for area, (low, high) in ranges.items():
         rows = connection.execute(
             sa.select(usage_blocks.c.low, usage_blocks.c.lines).where(
@@ -66,13 +67,14 @@ def unknown(connection: sa.Connection, blocks: Sequence[Block]) -> list[Block]:
             )
         )
         for first, lines in rows:
-            known.update(ids_of(first, lines))
+            known.setdefault(first[:BOOT], set()).update(numbers(lines))
     fresh: list[Block] = []
     for block in blocks:
-        left = block.without(known)
+        there = known.setdefault(block.boot, set())
+        left = block.without(there)
         if left is not None:
             fresh.append(left)
-            known.update(left.ids())
+            there.update(left.numbers())
     return fresh
 
 

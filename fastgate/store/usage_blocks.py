@@ -16,12 +16,14 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-from fastgate._core.usageblock import LINE
+from fastgate._core.usageblock import LINE, numbers
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 DAY_US = 86_400_000_000
 RECOVERED = 8
 """The flag of a record whose worker died before it could settle it."""
+BOOT = 16
+"""Digits of an id that are its boot's; the others are a number."""
 FAILED = 500
 """The status from which on a request counts as failed."""
 
@@ -94,7 +96,7 @@ class Block(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     def usages(self) -> Iterator[Usage]:
         """Its records, in their order."""
-        boot = self.low[:16]
+        boot = self.boot
         for number, time_us, amount, units, request, status, flags in LINE.iter_unpack(self.lines):
             yield Usage(
                 f"{boot}{number:016x}",
@@ -114,26 +116,36 @@ class Block(msgspec.Struct, frozen=True, array_like=True, gc=False):
                 self.meter,
             )
 
+    @property
+    def boot(self) -> str:
+        """What the ids of all its records begin with."""
+        return self.low[:BOOT]
+
+    def numbers(self) -> list[int]:
+        """What the ids of its records end with, in their order."""
+        return numbers(self.lines)
+
     def ids(self) -> list[str]:
         """The ids of its records, in their order."""
         return ids_of(self.low, self.lines)
 
-    def without(self, known: Set[str]) -> Block | None:
-        """Its records but for these ids, each once; None: there are none."""
-        ids = self.ids()
-        fresh = dict.fromkeys(ids).keys() - known
-        if len(fresh) == len(ids):
+    def without(self, known: Set[int]) -> Block | None:
+        """Its records but for those with these numbers, each once; None: there are none."""
+        found = self.numbers()
+        fresh = set(found) - known
+        if len(fresh) == len(found):
             return self
-        left: dict[str, Usage] = {}
-        for usage in self.usages():
-            if usage.id in fresh:
-                left.setdefault(usage.id, usage)
-        return block_of([*left.values()]) if left else None
+        left: list[Usage] = []
+        for number, usage in zip(found, self.usages(), strict=True):
+            if number in fresh:
+                fresh.remove(number)
+                left.append(usage)
+        return block_of(left) if left else None
 
 
 def ids_of(low: str, lines: bytes) -> list[str]:
     """The ids that stand in a block's lines; `low`: any of them."""
-    boot = low[:16]
+    boot = low[:BOOT]
     return [f"{boot}{line[0]:016x}" for line in LINE.iter_unpack(lines)]
 
 

@@ -116,9 +116,8 @@ def test_lines_that_are_cut_off_are_an_error() -> None:
 
 @given(st.lists(st.integers(0, 12), max_size=12), st.sets(st.integers(0, 12)))
 def test_what_is_known_is_taken_out_and_each_left_once(given: list[int], known: set[int]) -> None:
-    ids = {used(number, 0).id for number in known}
     for block in pack(used(number, number) for number in given):
-        left = block.without(ids)
+        left = block.without(known)
         expected = [number for number in dict.fromkeys(given) if number not in known]
         assert [one.amount for one in (left.usages() if left else ())] == expected
         assert (left is block) is (expected == given)
