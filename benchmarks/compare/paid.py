@@ -6,6 +6,9 @@ the worker serves. It writes on when the load has ended, and that is waited for 
 request costs is the worker's time in the window, and all that control used from the first request
 until the last was in the ledger, over the requests.
 
+The first load of each gateway is not counted: a worker goes once through its usage ring then, whose
+pages it touches for the first time.
+
 A round counts when the ledger has charged exactly the requests that were answered with 200, and
 nothing else was answered. If either gateway's does not, the round is void for both: ratios are
 formed within rounds.
@@ -49,10 +52,11 @@ def run_paid(session: Session, scenario: Scenario) -> None:
                     for s in rotated(subjects, round_)
                 ]
                 settle([tree for _, tree, _ in started])
-                for turn in range(session.turns(scenario)):
+                for turn in range(1 + session.turns(scenario)):
                     for subject, tree, setup in rotated(started, turn):
                         load = one_load(session, scenario, subject, (tree, setup), placement)
-                        measured.append((subject.name, *load))
+                        if turn > 0:
+                            measured.append((subject.name, *load))
         except (Void, NotServing, generator.LoadFailed, OSError) as e:
             say(f"  {round_ + 1}/{session.options.rounds} void: {e}")
             for kept in collected.values():
