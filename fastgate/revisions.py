@@ -161,6 +161,7 @@ class Revisions:
         self._keep = keep
         self._lock = asyncio.Lock()
         self._pending: list[_Pending] = []
+        self._caught_up = False  # once; after that, what is served is recorded or waits
         self._running: set[asyncio.Task[Any]] = set()
         store.on_ready.append(self.catch_up)
 
@@ -184,8 +185,8 @@ class Revisions:
         """
 
         async def change() -> Applied:
-            if source != "file":
-                await self._history.newest()  # the store must be there before we begin
+            if source != "file":  # the store must be there before we begin, and know it all
+                await (self._history.newest() if self._caught_up else self._catch_up())
             before = self._control.gateway
             # Documents may have 100,000 routes: the loop has other things to do meanwhile.
             work = await asyncio.to_thread(_prepare, before, edit, checked=source != "file")
@@ -280,17 +281,21 @@ class Revisions:
     async def catch_up(self) -> None:
         """Record what waits, and what is served if no revision says so. Raises StoreError."""
         async with self._lock:
+            await self._catch_up()
+
+    async def _catch_up(self) -> None:
+        await self._record()
+        # In a thread: with 100,000 routes it takes half a second, and the API goes on.
+        gateway = self._control.gateway
+        packed = await asyncio.to_thread(lambda: canonical(document_of(gateway)))
+        digest = hashlib.sha256(packed).hexdigest()
+        newest = await self._history.newest()
+        if newest is None or newest.digest != digest:
+            self._pending.append(
+                _Pending(packed, digest, "gateway", "file", "at start", datetime.now(UTC))
+            )
             await self._record()
-            # In a thread: with 100,000 routes it takes half a second, and the API goes on.
-            gateway = self._control.gateway
-            packed = await asyncio.to_thread(lambda: canonical(document_of(gateway)))
-            digest = hashlib.sha256(packed).hexdigest()
-            newest = await self._history.newest()
-            if newest is None or newest.digest != digest:
-                self._pending.append(
-                    _Pending(packed, digest, "gateway", "file", "at start", datetime.now(UTC))
-                )
-                await self._record()
+        self._caught_up = True
 
     # ---- reading ------------------------------------------------------------------------
 

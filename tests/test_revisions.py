@@ -76,6 +76,19 @@ async def test_what_is_served_at_start_is_the_first_revision(pair: Any) -> None:
     assert len(await sources(revisions)) == 1
 
 
+async def test_a_change_that_comes_before_the_first_revision_waits_for_it(
+    sqlite_url: str,
+) -> None:
+    """The store answers already, and its listeners are still being told."""
+    store = Store(sqlite_url)
+    await store.connect()
+    revisions = Revisions(Control(gateway("free")), store)
+    assert (await revisions.change(adding("x"), author="a")).revision == 2
+    await revisions.catch_up()
+    assert await sources(revisions) == [(2, "api", "a"), (1, "file", "gateway")]
+    await store.stop()
+
+
 async def test_changes_come_one_after_another(pair: Any) -> None:
     control, revisions, _ = pair
     await asyncio.gather(*(revisions.change(adding(f"p{n}"), author=f"a{n}") for n in range(5)))
