@@ -26,7 +26,7 @@ def paid(gateway: StartGateway, upstream: Upstream) -> Gateway:
         {"name": "huge", "price": {"per_request": "0.001 USD", "flat": "50 USD"}},
     ]
     running = gateway(paid_config(upstream, plans=plans))
-    assert running.api("/v1/status").status == 200
+    assert running.api("/v1/accounts").status == 200  # the store is there: commands do not wait
     return running
 
 
