@@ -44,7 +44,6 @@ def test_the_version_is_said_once_and_the_same() -> None:
     assert heads[0].partition(" ")[0] in ("Unreleased", fastgate.__version__)
 
 
-@pytest.mark.timeout(300)
 def test_the_package_has_all_its_files(tmp_path: Path) -> None:
     built = setup_py(PROJECT, "-q", "build_py", "--build-lib", str(tmp_path))
     assert built.returncode == 0, built.stderr
@@ -55,7 +54,6 @@ def test_the_package_has_all_its_files(tmp_path: Path) -> None:
     assert {path.split("/")[0] for path in packed} == {"fastgate"}
 
 
-@pytest.mark.timeout(300)
 def test_the_source_distribution_can_be_built_from(tmp_path: Path) -> None:
     made = setup_py(PROJECT, "-q", "sdist", "--dist-dir", str(tmp_path))
     assert made.returncode == 0, made.stderr

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 PROJECT = Path(__file__).resolve().parents[2]
-PATIENCE = 30.0  # seconds; bounds every wait, is reached by none that is well
+PATIENCE = 60.0  # seconds; bounds every wait, is reached by none that is well
 T = TypeVar("T")
 
 

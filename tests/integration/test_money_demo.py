@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from gatewaykit import PROJECT, eventually
+from gatewaykit import PATIENCE, PROJECT, eventually
 
 from fastgate.demo.provider import create
 from fastgate.errors import ConfigurationError
@@ -28,7 +28,7 @@ def test_it_walks_from_the_first_402_to_the_audit(tmp_path: Path) -> None:
         text=True,
         cwd=tmp_path,
         env=ENVIRONMENT,
-        timeout=100,
+        timeout=4 * PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     for words in (
@@ -62,7 +62,8 @@ def test_it_stays_until_it_is_told_to_end(tmp_path: Path, number: signal.Signals
         )
     try:
         said = tmp_path / "out"
-        eventually(lambda: "It goes on until Ctrl-C" in said.read_text(), "the walk is over", 90)
+        over = "It goes on until Ctrl-C"
+        eventually(lambda: over in said.read_text(), "the walk is over", 4 * PATIENCE)
         gateway = _child_of(running.pid)
         running.send_signal(number)
         assert running.wait(30) == 0, said.read_text()

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from gatewaykit import PROJECT
+from gatewaykit import PATIENCE, PROJECT
 
 from fastgate.demo.stage import free_port
 
@@ -47,7 +47,7 @@ def test_the_commands_of_the_guide_work(tmp_path: Path) -> None:
         start_new_session=True,
     )
     try:
-        said, _ = running.communicate(timeout=100)
+        said, _ = running.communicate(timeout=4 * PATIENCE)
     finally:
         os.killpg(running.pid, signal.SIGTERM)  # the gateway and the upstream of this run
     assert running.returncode == 0, said
