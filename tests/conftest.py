@@ -1,5 +1,8 @@
 """Fixtures that the tests of several packages share."""
 
+import os
+import tempfile
+
 from hypothesis import settings
 from storekit import (  # noqa: F401
     postgres_cluster,
@@ -13,3 +16,8 @@ from storekit import (  # noqa: F401
 # No deadline for an example: how long it takes says how busy the machine is.
 settings.register_profile("fastgate", deadline=None)
 settings.load_profile("fastgate")
+
+# Tests bind Unix sockets in their folders, and such a path has 107 bytes at most: a TMPDIR deep
+# below leaves no room for it. This is where pytest makes all folders, if it is set.
+if len(tempfile.gettempdir()) > 20:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", "/tmp")
