@@ -28,7 +28,7 @@ from fastgate.errors import FastGateError
 PRICE = "0.05 USD"
 LOW = "0.50 USD"
 X402_AMOUNT = "50000"  # 0.05 of a token with six decimals
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 PLUGIN = "[fastgate.payment_providers]\ndemo = fastgate.demo.provider:create\n"
 
 
