@@ -33,7 +33,9 @@ def serve(segment: Segment, index: int, generation: int) -> None:
     row.heartbeat_ns = time.monotonic_ns()
 
 
-def test_ready_is_when_every_worker_serves_the_newest(segment: Segment) -> None:
+def test_ready_is_when_every_worker_serves_the_newest(
+    segment: Segment, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert view.readiness(segment).reasons[0] == "no configuration is served yet"
     segment.generation = 3
     serve(segment, 0, 3)
@@ -43,8 +45,9 @@ def test_ready_is_when_every_worker_serves_the_newest(segment: Segment) -> None:
     segment.worker_row(1).generation = 3
     found = view.readiness(segment)
     assert (found.ready, found.generation, found.reasons) == (True, 3, [])
-    segment.worker_row(1).heartbeat_ns = time.monotonic_ns() - 8_000_000_000
-    assert "worker 1 shows no life since 8 s" in view.readiness(segment).reasons
+    monkeypatch.setattr(view, "LATE_S", 0.1)
+    segment.worker_row(1).heartbeat_ns = 1  # when the clock, and perhaps the machine, started
+    assert any("worker 1 shows no life since" in why for why in view.readiness(segment).reasons)
     segment.draining = 1
     assert view.readiness(segment).reasons[0] == "the gateway is draining"
 
