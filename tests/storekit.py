@@ -138,6 +138,10 @@ def postgres_cluster() -> Iterator[Cluster]:
     initdb, postgres = _find("initdb"), _find("postgres")
     if initdb is None or postgres is None:
         pytest.skip("install the Debian package 'postgresql' to run this")
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        pytest.skip("PostgreSQL wants a user with a name, and this user id has none")
     cluster = Cluster(initdb, postgres)
     try:
         cluster.run("CREATE DATABASE migrated")
