@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -64,6 +65,7 @@ class Scenario:
     setup: Mapping[str, Any] = field(default_factory=dict)  # fields of Setup that differ
     random_paths: int = 0  # so many routes' paths in place of /bytes/<body>
     turns: int = 1  # visits of each subject in a round; --quick: one
+    window: float = math.inf  # seconds measured at a time, where the options say more
     quick: bool = True  # part of --quick
     expect: int = 200  # the status that the answers must have, all but a few
 
@@ -110,7 +112,7 @@ def table() -> list[Scenario]:
         ),
         Scenario(
             "routes", "random paths through one route and through 100,000",
-            (ONE_ROUTE, ALL_ROUTES), random_paths=MANY_ROUTES, turns=5,
+            (ONE_ROUTE, ALL_ROUTES), random_paths=MANY_ROUTES, turns=30, window=0.5,
         ),
         Scenario(
             "reload-10", "reload under load, 10 routes", ("fastgate", "nginx"), "reload",

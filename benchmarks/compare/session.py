@@ -220,11 +220,12 @@ class Session:
             if not requests.exists():
                 made = routes(scenario.random_paths)
                 requests.write_text("\n".join(shuffled_paths(made, 50_000)) + "\n")
+        window = min(self.options.window, scenario.window)
         return generator.Plan(
             port=port,
             connections=scenario.connections,
-            duration=self.options.window,
-            warmup=self.options.warmup,
+            duration=window,
+            warmup=self.options.warmup * window / self.options.window,
             rate=rate,
             path=f"/bytes/{scenario.body}",
             headers=(f"X-Api-Key: {key}",) if scenario.key else (),
