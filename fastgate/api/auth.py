@@ -15,6 +15,7 @@ might be one, so the answer is 503 and not 401.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from datetime import UTC, datetime
@@ -75,17 +76,23 @@ class Tokens:
     def ensure_admin_token(self) -> tuple[Path, bool]:
         """Make the first admin token unless it is there: its file, and whether it is new.
 
-        Raises OSError when it can neither be read nor written.
+        It appears with the token in it, at one stroke: others wait for it. An empty file is as good
+        as none. Raises OSError when it can neither be read nor written.
         """
+        with contextlib.suppress(FileNotFoundError):
+            if self._file.stat().st_size:
+                return self._file, False
+        beside = self._file.with_name(f".{ADMIN_FILE}.{os.getpid()}")
+        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            fd = os.open(self._file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        except FileExistsError:
-            return self._file, False
-        with os.fdopen(fd, "w") as file:
-            os.fchmod(fd, 0o600)
-            file.write(new_key(kind="fgt") + "\n")
-            file.flush()
-            os.fsync(fd)
+            with os.fdopen(fd, "w") as file:
+                os.fchmod(fd, 0o600)
+                file.write(new_key(kind="fgt") + "\n")
+                file.flush()
+                os.fsync(fd)
+            beside.rename(self._file)
+        finally:
+            beside.unlink(missing_ok=True)
         return self._file, True
 
     # ---- who is it ----------------------------------------------------------------------

@@ -163,7 +163,7 @@ class Stage:
     def _ready(self) -> bool:
         assert self._gateway is not None
         if self._gateway.poll() is not None:
-            raise StageError(f"The gateway did not start:\n{self.log.read_text()[-2000:]}")
+            raise StageError(f"The gateway did not start:\n{self._last_words()}")
         token = self.state / "admin-token"
         if not token.exists():
             return False
@@ -174,6 +174,10 @@ class Stage:
             return self._api.get("/v1/payment-providers").status_code == 200
         except httpx.HTTPError:
             return False
+
+    def _last_words(self) -> str:
+        """The end of the gateway's log: its folder goes with the stage."""
+        return self.log.read_text()[-2000:] if self.log.exists() else ""
 
     def api(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
         """The control API, as admin. Raises StageError."""
@@ -188,7 +192,7 @@ class Stage:
         ends = time.monotonic() + seconds
         while not (found := probe()):
             if time.monotonic() > ends:
-                raise StageError(f"{what}: not within {seconds:g} s; see {self.log}")
+                raise StageError(f"{what}: not within {seconds:g} s.\n{self._last_words()}")
             time.sleep(0.05)
         return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,23 @@ async def test_removing_the_file_withdraws_the_token(api: Client, world: Any) ->
     is_problem(await api.get("/v1/me"), 401, "unauthenticated")
     new = {"authorization": f"Bearer {path.read_text().strip()}"}
     assert (await api.get("/v1/me", headers=new)).status_code == 200
+
+
+async def test_the_file_appears_with_the_token_in_it(
+    world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits for the file reads it at once; a gateway that was killed meanwhile left none."""
+    path = tmp_path / "admin-token"
+    path.unlink()
+    there: list[bool] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: there.append(path.exists()))
+    assert world.tokens.ensure_admin_token() == (path, True)
+    assert there == [False]
+    assert path.read_text().startswith("fgt_")
+    assert not any(name.startswith(".admin-token") for name in os.listdir(tmp_path))
+    path.write_text("")
+    assert world.tokens.ensure_admin_token() == (path, True)
+    assert path.read_text().startswith("fgt_")
 
 
 async def test_tokens_of_the_configuration_work(api: Client) -> None:
