@@ -3,25 +3,14 @@
 All of a route's predicates must hold. Names of fields are compared without regard to case, all
 else as it was sent.
 """
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint32_t
 from libc.string cimport memchr, memcmp
 
+from fastgate._core.chars cimport fg_same_lowered
 from fastgate._core.http1 cimport FIELD_UNDERSCORE, field
 from fastgate._core.snapshot cimport (
     PREDICATE_HEADER_PREFIX, PREDICATE_HEADER_PRESENT, PREDICATE_QUERY_PRESENT, predicate, snap_str,
     snap_table)
-
-
-cdef inline bint same_name(const char *lower, const char *p, uint32_t n) noexcept nogil:
-    cdef uint32_t i
-    cdef uint8_t c
-    for i in range(n):
-        c = <uint8_t>p[i]
-        if c - 65 < 26 and c >= 65:
-            c |= 32
-        if c != <uint8_t>lower[i]:
-            return False
-    return True
 
 
 cdef inline bint value_holds(const char *wanted, uint32_t wanted_len, const char *p, uint32_t n,
@@ -43,7 +32,7 @@ cdef bint header_holds(const snapshot_header *s, const predicate *p, uint32_t ho
     cdef const char *wanted = snap_str(s, p.value)
     for i in range(h.nfields):
         f = &h.fields[i]
-        if f.name_len != p.name.len or not same_name(name, buf + f.name, f.name_len):
+        if f.name_len != p.name.len or not fg_same_lowered(buf + f.name, name, f.name_len):
             continue
         if f.flags & FIELD_UNDERSCORE and s.underscores != 2:
             continue                    # dropped before the upstream sees it: not there
