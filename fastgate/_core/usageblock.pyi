@@ -1,7 +1,14 @@
-import struct
-from typing import Final, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
-LINE: Final[struct.Struct]
+class Line(NamedTuple):
+    number: int
+    time_us: int
+    amount: int
+    units: int
+    request: bytes
+    status: int
+    flags: int
 
 class UsageBlock(NamedTuple):
     boot: int
@@ -25,5 +32,7 @@ class UsageBlock(NamedTuple):
     amount: int
     lines: bytes
 
+def pack_lines(lines: Iterable[Line]) -> bytes: ...
+def unpack_lines(lines: bytes) -> list[Line]: ...
 def sums(lines: bytes, *, meter: bool = False) -> tuple[int, int, int, int]: ...
 def numbers(lines: bytes) -> list[int]: ...

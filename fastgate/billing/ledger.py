@@ -54,7 +54,6 @@ from fastgate.store import usage as usage_table
 from fastgate.store.engine import Store
 from fastgate.store.ledger import Book, Entry, Key, Wallet
 from fastgate.store.pages import Page
-from fastgate.store.usage import Position
 from fastgate.store.usage_blocks import Block
 
 MONEY_MOST = 1 << 60
@@ -295,16 +294,9 @@ class Ledger:
 
     # ---- usage --------------------------------------------------------------------------
 
-    async def charge(
-        self,
-        blocks: Sequence[Block],
-        positions: Sequence[Position] = (),
-        *,
-        doubtful: bool = True,
-    ) -> Charged:
-        """Usage and the entries that charge for it, with the rings' positions, in one transaction.
-        A record that is in the store already is passed over. `doubtful`: some may be; else nobody
-        looks."""
+    async def charge(self, blocks: Sequence[Block], *, doubtful: bool = True) -> Charged:
+        """Usage and the entries that charge for it, in one transaction. A record that is in the
+        store already is passed over. `doubtful`: some may be; else nobody looks."""
         now = self._clock()
         keys = {(block.account, block.currency) for block in blocks if block.amount}
 
@@ -335,7 +327,6 @@ class Ledger:
             table.insert(connection, list(entries.values()))
             numbers = {key: entry.number for key, entry in entries.items()}
             usage_table.insert(connection, fresh, numbers, now)
-            usage_table.put_positions(connection, positions, now)
             return Charged(sum(block.records for block in fresh), totals)
 
         return await self.store.run_write(work)

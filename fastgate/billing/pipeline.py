@@ -59,7 +59,6 @@ from fastgate.billing.spool import Batch, Mark, Spool
 from fastgate.billing.wallets import Wallets
 from fastgate.errors import StoreError
 from fastgate.store.ledger import Key
-from fastgate.store.usage import Position
 from fastgate.store.usage_blocks import Block
 
 log = logging.getLogger("fastgate.billing")
@@ -269,7 +268,7 @@ class Pipeline:
             frame, after = found
             if isinstance(frame, Batch):
                 blocks = [self._named(block) for block in frame.blocks]
-                charged = await self._meanwhile(self.wallets.charge(blocks, frame.positions))
+                charged = await self._meanwhile(self.wallets.charge(blocks))
                 self.counts.replayed += charged.records
                 self.counts.duplicates += _records(blocks) - charged.records
             elif frame.boot == self.source.boot_id:
@@ -306,7 +305,7 @@ class Pipeline:
         """Take what the rings have, write it, let the rings have the room. Whether a ring had
         as much as is taken at once. `skip`: what is in the spool already, as `Spool.last`."""
         blocks: list[Block] = []
-        positions: list[Position] = []
+        positions: list[tuple[int, int]] = []  # how far each worker's ring was read
         full = False
         doubtful = self._doubt
         most = max(LEAST, int(min(MOST, BLOCKS / self._share)) // self.source.workers)
@@ -321,26 +320,22 @@ class Pipeline:
                 left = block.without(skip[block.boot]) if block.boot in skip else block
                 if left is not None:
                     blocks.append(left)
-            positions.append(Position(self.source.boot_id, worker, position))
+            positions.append((worker, position))
         self._taken = _records(blocks)
         if blocks:
             self._share = len(blocks) / self._taken
             self._doubt = True
-            await self._write(blocks, positions, to_store=to_store, doubtful=doubtful)
-        for _, worker, position in positions:
+            await self._write(blocks, to_store=to_store, doubtful=doubtful)
+        for worker, position in positions:
             self.source.commit(worker, position)
         self._doubt = False
         return full
 
-    async def _write(
-        self, blocks: list[Block], positions: Sequence[Position], *, to_store: bool, doubtful: bool
-    ) -> None:
+    async def _write(self, blocks: list[Block], *, to_store: bool, doubtful: bool) -> None:
         records = _records(blocks)
         if to_store:
             try:
-                charged = await self._meanwhile(
-                    self.wallets.charge(blocks, positions, doubtful=doubtful)
-                )
+                charged = await self._meanwhile(self.wallets.charge(blocks, doubtful=doubtful))
             except StoreError as error:
                 log.warning("Usage goes to %s: %s", self.spool.path, error)
             else:
@@ -350,7 +345,7 @@ class Pipeline:
                 return
             if not self.spool.empty:
                 return  # it went there meanwhile
-        await asyncio.to_thread(self.spool.append, Batch(blocks, list(positions)))
+        await asyncio.to_thread(self.spool.append, Batch(blocks))
         self.counts.records += records
         self.counts.spooled += records
 

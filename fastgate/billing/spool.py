@@ -20,17 +20,15 @@ import msgspec
 
 from fastgate.billing.frames import MAGIC_SIZE, FrameFile, pack
 from fastgate.store.ledger import Key
-from fastgate.store.usage import Position
 from fastgate.store.usage_blocks import Block
 
-MAGIC = b"FGUSAGE2"
+MAGIC = b"FGUSAGE3"
 
 
 class Batch(msgspec.Struct, array_like=True, tag="u", frozen=True):
-    """Usage, and how far the rings were read with it."""
+    """Usage of one drain."""
 
     blocks: list[Block]
-    positions: list[Position]
 
 
 class Mark(msgspec.Struct, array_like=True, tag="m", frozen=True):

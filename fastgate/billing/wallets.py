@@ -66,7 +66,6 @@ from fastgate.errors import ConflictError, NotFoundError, StoreError
 from fastgate.store import ledger as table
 from fastgate.store import slots as slot_table
 from fastgate.store.ledger import Book, Key
-from fastgate.store.usage import Position
 from fastgate.store.usage_blocks import Block
 
 T = TypeVar("T")
@@ -410,16 +409,10 @@ class Wallets:
 
     # ---- usage --------------------------------------------------------------------------
 
-    async def charge(
-        self,
-        blocks: Sequence[Block],
-        positions: Sequence[Position] = (),
-        *,
-        doubtful: bool = True,
-    ) -> Charged:
+    async def charge(self, blocks: Sequence[Block], *, doubtful: bool = True) -> Charged:
         """As `Ledger.charge`; the cells have paid already."""
         async with self.lock:
-            charged = await self.ledger.charge(blocks, positions, doubtful=doubtful)
+            charged = await self.ledger.charge(blocks, doubtful=doubtful)
             for key, amount in charged.totals.items():
                 self._spendable[key] = self._spendable.get(key, 0) - amount
             self._note([self._balance_record(key) for key in charged.totals])

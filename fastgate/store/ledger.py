@@ -106,10 +106,7 @@ Key = tuple[str, str]
 
 def take_numbers(connection: sa.Connection, count: int = 1) -> int:
     """Lock the ledger for this transaction; the first of `count` numbers that are now taken."""
-    last = connection.scalar(
-        sa.text("UPDATE changes SET value = value + :count WHERE topic = :topic RETURNING value"),
-        {"topic": LEDGER_TOPIC, "count": count},
-    )
+    last = connection.scalar(_TAKE, {"topic": LEDGER_TOPIC, "count": count})
     assert last is not None, "the migration made the topic"
     return int(last) - count + 1
 
@@ -134,7 +131,7 @@ def insert(connection: sa.Connection, entries: Sequence[Entry]) -> None:
     if not entries:
         return
     connection.execute(
-        sa.insert(ledger_entries),
+        _ENTRIES,
         [
             {
                 name: value
@@ -145,7 +142,7 @@ def insert(connection: sa.Connection, entries: Sequence[Entry]) -> None:
         ],
     )
     if lines:
-        connection.execute(sa.insert(ledger_postings), lines)
+        connection.execute(_POSTINGS, lines)
     moved = [
         {
             "of_account": account,
@@ -161,6 +158,13 @@ def insert(connection: sa.Connection, entries: Sequence[Entry]) -> None:
         connection.execute(_ADD, moved)
 
 
+# Made once: making a statement takes SQLAlchemy longer than running it takes the database.
+_TAKE = sa.text("UPDATE changes SET value = value + :count WHERE topic = :topic RETURNING value")
+_ENTRIES = sa.insert(ledger_entries)
+_POSTINGS = sa.insert(ledger_postings)
+_OF_ACCOUNTS = sa.select(wallets).where(
+    wallets.c.account.in_(sa.bindparam("accounts", expanding=True))
+)
 _SUMS = (*(book.value for book in Book), "credited", "captured", "promo_spent")
 
 
@@ -233,9 +237,7 @@ def of_accounts(connection: sa.Connection, accounts: Sequence[str]) -> list[Wall
     """The wallets of these accounts, in no particular order."""
     found: list[Wallet] = []
     for start in range(0, len(accounts), 1000):
-        rows = connection.execute(
-            sa.select(wallets).where(wallets.c.account.in_(accounts[start : start + 1000]))
-        )
+        rows = connection.execute(_OF_ACCOUNTS, {"accounts": accounts[start : start + 1000]})
         found += [Wallet(**row._asdict()) for row in rows]
     return found
 

@@ -1,4 +1,4 @@
-"""The tables of money: the ledger, what was used, wallets, and how far the rings were read.
+"""The tables of money: the ledger, what was used, and wallets.
 
 ```
 ledger_entries 1──n ledger_postings     one movement of one account in one currency; sum zero
@@ -9,8 +9,6 @@ usage_daily                             the same, added up by day: what reports 
 usage_pruned                            the sums of blocks that are no longer kept: for the audit
 wallets                                 one row an account and currency: the books' balances
 account_slots                           the account's row in shared memory
-cursors                                 per boot and worker: the ring's position that is in the
-                                        ledger (written in the transaction of those records)
 holds_resolved                          what was charged or let go for a worker that died
 ```
 
@@ -148,15 +146,6 @@ account_slots = sa.Table(
     sa.Column("account", id_type(), primary_key=True),
     sa.Column("slot", sa.Integer, nullable=False, unique=True),
     sa.Column("created", UtcTime, nullable=False),
-)
-
-cursors = sa.Table(
-    "cursors",
-    metadata,
-    sa.Column("boot", id_type(32), primary_key=True),
-    sa.Column("worker", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("position", sa.BigInteger, nullable=False),
-    sa.Column("updated", UtcTime, nullable=False),
 )
 
 holds_resolved = sa.Table(

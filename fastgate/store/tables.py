@@ -124,7 +124,7 @@ changes = sa.Table(
     sa.Column("value", sa.BigInteger, nullable=False),
 )
 
-HEAD = "0008"
+HEAD = "0009"
 """The migration that `metadata` stands for: the newest in `migrations/versions`."""
 
 __all__ = [

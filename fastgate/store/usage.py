@@ -1,5 +1,5 @@
-"""Usage: blocks of records, each record once; with them the days' sums, the rings' positions and
-what was settled for workers that died.
+"""Usage: blocks of records, each record once; with them the days' sums, and what was settled for
+workers that died.
 
 A record's id is the boot, the worker and the number that it had in shared memory, so the same
 record is the same id however often and on whatever way it comes: `unknown` leaves out those that
@@ -9,7 +9,7 @@ since it is a question and an answer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -20,17 +20,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fastgate._core.usageblock import numbers
 from fastgate.store.ledger import Key
-from fastgate.store.money_tables import cursors, holds_resolved, usage_blocks, usage_daily
+from fastgate.store.money_tables import holds_resolved, usage_blocks, usage_daily
 from fastgate.store.pages import BadCursor, Page, decode_cursor, page_of
 from fastgate.store.usage_blocks import BOOT, EPOCH, RECOVERED, Block, Usage
-
-
-class Position(NamedTuple):
-    """How far a worker's ring has been read."""
-
-    boot: str
-    worker: int
-    position: int
 
 
 class Resolved(msgspec.Struct, frozen=True, kw_only=True):
@@ -207,26 +199,7 @@ def upsert(
     )
 
 
-def put_positions(connection: sa.Connection, positions: Iterable[Position], now: datetime) -> None:
-    """Note how far the rings have been read, in the transaction of what was read."""
-    rows = [{**position._asdict(), "updated": now} for position in positions]
-    if rows:
-        connection.execute(
-            upsert(connection, cursors, ("boot", "worker"), put=("position", "updated")), rows
-        )
-
-
 # ---- reading ----------------------------------------------------------------------------
-
-
-async def positions(connection: AsyncConnection, boot: str) -> list[Position]:
-    """How far the rings of one boot are in the store, by worker."""
-    rows = await connection.execute(
-        sa.select(cursors.c.boot, cursors.c.worker, cursors.c.position)
-        .where(cursors.c.boot == boot)
-        .order_by(cursors.c.worker)
-    )
-    return [Position(*row) for row in rows]
 
 
 async def page(

@@ -2,7 +2,7 @@
 
 ```
 block   dimensions, sums, id of the first ... of the last | lines
-lines   one of 52 octets for each record: `fastgate._core.usageblock.LINE`
+lines   one for each record: `fastgate._core.usageblock`
 ```
 
 A block has ids and names where shared memory has hashes and slots. Its records are of one boot and
@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-from fastgate._core.usageblock import LINE, numbers
+from fastgate._core.usageblock import Line, numbers, pack_lines, unpack_lines
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 DAY_US = 86_400_000_000
@@ -97,10 +97,10 @@ class Block(msgspec.Struct, frozen=True, array_like=True, gc=False):
     def usages(self) -> Iterator[Usage]:
         """Its records, in their order."""
         boot = self.boot
-        for number, time_us, amount, units, request, status, flags in LINE.iter_unpack(self.lines):
+        for line in unpack_lines(self.lines):
             yield Usage(
-                f"{boot}{number:016x}",
-                time_us,
+                f"{boot}{line.number:016x}",
+                line.time_us,
                 self.account,
                 self.consumer,
                 self.credential,
@@ -108,11 +108,11 @@ class Block(msgspec.Struct, frozen=True, array_like=True, gc=False):
                 self.service,
                 self.plan,
                 self.currency,
-                amount,
-                units,
-                status,
-                request.hex(),
-                flags,
+                line.amount,
+                line.units,
+                line.status,
+                line.request.hex(),
+                line.flags,
                 self.meter,
             )
 
@@ -124,10 +124,6 @@ class Block(msgspec.Struct, frozen=True, array_like=True, gc=False):
     def numbers(self) -> list[int]:
         """What the ids of its records end with, in their order."""
         return numbers(self.lines)
-
-    def ids(self) -> list[str]:
-        """The ids of its records, in their order."""
-        return ids_of(self.low, self.lines)
 
     def without(self, known: Set[int]) -> Block | None:
         """Its records but for those with these numbers, each once; None: there are none."""
@@ -141,12 +137,6 @@ class Block(msgspec.Struct, frozen=True, array_like=True, gc=False):
                 fresh.remove(number)
                 left.append(usage)
         return block_of(left) if left else None
-
-
-def ids_of(low: str, lines: bytes) -> list[str]:
-    """The ids that stand in a block's lines; `low`: any of them."""
-    boot = low[:BOOT]
-    return [f"{boot}{line[0]:016x}" for line in LINE.iter_unpack(lines)]
 
 
 def block_of(usages: list[Usage]) -> Block:
@@ -173,8 +163,8 @@ def block_of(usages: list[Usage]) -> Block:
         recovered=sum(usage.flags & RECOVERED != 0 for usage in usages),
         units=sum(usage.units for usage in usages),
         amount=sum(usage.amount for usage in usages),
-        lines=b"".join(
-            LINE.pack(
+        lines=pack_lines(
+            Line(
                 int(usage.id[16:], 16),
                 usage.time_us,
                 usage.amount,

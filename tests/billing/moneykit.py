@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from fastgate._core.money import Money
 from fastgate._core.shm import Segment
 from fastgate._core.snapshot import stable_hash
-from fastgate._core.usageblock import LINE
+from fastgate._core.usageblock import unpack_lines
 from fastgate._core.wallet import Accounts
 from fastgate.billing.ledger import Ledger, Movement
 from fastgate.billing.names import Names
@@ -26,7 +26,7 @@ from fastgate.billing.spool import Spool
 from fastgate.billing.wallets import Wallets
 from fastgate.store.engine import Store
 from fastgate.store.money_tables import usage_blocks
-from fastgate.store.usage_blocks import DAY_US, Block, Usage, block_of, ids_of
+from fastgate.store.usage_blocks import BOOT, DAY_US, Block, Usage, block_of
 
 NOW = datetime(2031, 5, 4, 12, 0, tzinfo=UTC)
 NOW_NS = int(NOW.timestamp()) * 1_000_000_000
@@ -86,9 +86,9 @@ async def records_in(store: Store) -> dict[str, int]:
     async with store.read() as connection:
         rows = await connection.execute(sa.select(usage_blocks.c.low, usage_blocks.c.lines))
         pairs = [
-            (ident, line[2])
+            (f"{low[:BOOT]}{line.number:016x}", line.amount)
             for low, lines in rows
-            for ident, line in zip(ids_of(low, lines), LINE.iter_unpack(lines), strict=True)
+            for line in unpack_lines(lines)
         ]
     found = dict(pairs)
     assert len(found) == len(pairs)

@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 from moneykit import NOW, World, move, pack, used
 
-from fastgate._core.usageblock import LINE
+from fastgate._core.usageblock import Line, pack_lines
 from fastgate.billing.audit import FINDINGS_MAX, AuditReport, Check, audit, audit_gateway
 from fastgate.billing.ledger import Ledger
 from fastgate.store import ledger as table
@@ -155,7 +155,7 @@ async def test_a_cell_that_drifted_is_found(world: World) -> None:
 
 
 def one_line(amount: int) -> bytes:
-    return LINE.pack(1 << 56, 0, amount, 1, bytes(16), 200, 1)
+    return pack_lines([Line(1 << 56, 0, amount, 1, bytes(16), 200, 1)])
 
 
 BREAKS = {

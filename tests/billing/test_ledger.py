@@ -26,7 +26,6 @@ from fastgate.store import usage as usage_table
 from fastgate.store.engine import Store
 from fastgate.store.ledger import WALLETS_MAX, Book, Wallet
 from fastgate.store.money_tables import ledger_postings, usage_blocks, usage_daily
-from fastgate.store.usage import Position
 from fastgate.store.usage_blocks import RECOVERED, Usage
 
 
@@ -213,16 +212,15 @@ async def test_usage_is_charged_once_whatever_way_it_comes(ledger: Ledger) -> No
     await ledger.credit(move("t", 100))
     await ledger.credit(move("u", 100, "acc_b", "USD"))
     batch = [used(1, 10), used(2, 0, flags=2), used(3, 7, "acc_b", "USD"), used(1, 10)]
-    charged = await ledger.charge(pack(batch), [Position("b1", 0, 3)])
+    charged = await ledger.charge(pack(batch))
     assert charged.records == 3
     assert charged.totals == {("acc_a", "EUR"): 10, ("acc_b", "USD"): 7}
     more = pack([used(3, 7, "acc_b", "USD"), used(4, 5)])
-    charged = await ledger.charge(more, [Position("b1", 0, 4)])
+    charged = await ledger.charge(more)
     assert charged.totals == {("acc_a", "EUR"): 5}
     assert (await ledger.charge(pack(batch))).records == 0
     assert (await wallet_of(ledger)).customer_available == 85
     async with ledger.store.read() as connection:
-        assert await usage_table.positions(connection, "b1") == [Position("b1", 0, 4)]
         rows = (
             await connection.execute(
                 sa.select(usage_blocks.c.records, usage_blocks.c.entry).order_by(usage_blocks.c.low)

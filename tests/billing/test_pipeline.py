@@ -26,7 +26,6 @@ from fastgate.billing.names import Hashes, SlotNames
 from fastgate.errors import StoreError
 from fastgate.store import usage as usage_table
 from fastgate.store.money_tables import usage_blocks
-from fastgate.store.usage import Position
 from fastgate.store.usage_blocks import Block, Usage
 
 
@@ -148,7 +147,6 @@ async def test_a_request_becomes_a_record_and_a_charge(world: World) -> None:
     await world.pipeline.step()
     async with world.store.read() as connection:
         (found,) = (await usage_table.page(connection, "acc_a", cursor=None, limit=5)).items
-        positions = await usage_table.positions(connection, world.money.boot_id)
     assert found == Usage(
         id=ident,
         time_us=NOW_NS // 1000,
@@ -166,7 +164,6 @@ async def test_a_request_becomes_a_record_and_a_charge(world: World) -> None:
         flags=1,
     )
     assert found.worker == 1
-    assert positions == [Position(world.money.boot_id, 1, 1)]
     assert world.money.state(1).committed == 1
     assert await world.agrees() == 993
     assert world.spool.empty

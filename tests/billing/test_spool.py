@@ -14,7 +14,6 @@ from moneykit import pack, used
 from fastgate.billing import frames
 from fastgate.billing.frames import FrameFile
 from fastgate.billing.spool import MAGIC, Batch, Frame, Mark, Spool
-from fastgate.store.usage import Position
 
 FRAMES = st.lists(
     st.one_of(
@@ -27,10 +26,6 @@ FRAMES = st.lists(
                 ),
                 max_size=3,
             ).map(pack),
-            st.lists(
-                st.builds(Position, st.just("b"), st.integers(0, 3), st.integers(0, 99)),
-                max_size=2,
-            ),
         ),
     ),
     max_size=6,
@@ -115,7 +110,7 @@ def test_a_torn_tail_costs_only_what_was_torn(
 def test_taking_is_forgotten_by_a_crash_and_harmless(tmp_path: Path) -> None:
     path = tmp_path / "usage.spool"
     spool = opened(path)
-    batches: list[Frame] = [Batch(pack([used(n, 5)]), []) for n in range(3)]
+    batches: list[Frame] = [Batch(pack([used(n, 5)])) for n in range(3)]
     for batch in batches:
         spool.append(batch)
     found = spool.next()
@@ -153,7 +148,7 @@ def test_what_could_not_be_read_again_is_not_written(
     spool.append(Mark("one"))
     monkeypatch.setattr(frames, "FRAME_MAX", 64)
     with pytest.raises(OSError, match="a frame of"):
-        spool.append(Batch(pack([used(1, 5)]), []))
+        spool.append(Batch(pack([used(1, 5)])))
     assert (spool.records, all_of(spool)) == (0, [Mark("one")])
     spool.close()
 
@@ -184,7 +179,7 @@ def test_a_full_disk_leaves_the_file_as_it_was(
 
     monkeypatch.setattr(frames.os, "pwrite", half)
     with pytest.raises(OSError, match="No space"):
-        spool.append(Batch(pack([used(1, 5)]), []))
+        spool.append(Batch(pack([used(1, 5)])))
     monkeypatch.undo()
     assert path.read_bytes() == before
     assert spool.waiting == {}

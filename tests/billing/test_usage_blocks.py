@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import sqlalchemy as sa
 from alembic import command
@@ -11,12 +13,13 @@ from moneykit import NOW, NOW_NS, move, pack, records_in, used
 
 from fastgate._core.money import Money
 from fastgate._core.shm import Segment
-from fastgate._core.usageblock import LINE, numbers, sums
+from fastgate._core.usageblock import Line, numbers, pack_lines, sums, unpack_lines
 from fastgate.billing.audit import audit
 from fastgate.billing.ledger import Ledger
 from fastgate.store import usage
 from fastgate.store.engine import Store
 from fastgate.store.migrate import alembic_config
+from fastgate.store.migrations.versions.m0009_usage_lines import LINE, differences, fixed
 from fastgate.store.pages import BadCursor, encode_cursor
 from fastgate.store.usage_blocks import DAY_US, RECOVERED, Usage
 
@@ -84,9 +87,10 @@ def test_records_are_put_together_in_c_as_in_python(given: list[tuple[object, ..
         for name in ("account", "consumer", "credential", "route", "service", "plan"):
             assert str(getattr(ours, name)) == getattr(theirs, name), name
         assert (ours.units, ours.amount, ours.lines) == (theirs.units, theirs.amount, theirs.lines)
+        assert unpack_lines(ours.lines) == unpack_lines(theirs.lines)
         counted = (theirs.records, theirs.failed, theirs.units, theirs.amount)
         assert sums(ours.lines, meter=bool(ours.meter)) == counted
-        assert [f"{ours.boot:016x}{number:016x}" for number in numbers(ours.lines)] == theirs.ids()
+        assert numbers(ours.lines) == theirs.numbers()
 
 
 def test_what_is_parked_and_what_a_dead_worker_left_is_told() -> None:
@@ -105,13 +109,61 @@ def test_what_is_parked_and_what_a_dead_worker_left_is_told() -> None:
         money.drain_blocks(1)
 
 
-def test_lines_that_are_cut_off_are_an_error() -> None:
-    assert sums(b"") == (0, 0, 0, 0)
-    for damaged in (b"x", bytes(LINE.size + 1)):
-        with pytest.raises(ValueError, match="no lines of 52"):
-            sums(damaged)
-        with pytest.raises(ValueError, match="no lines of 52"):
-            numbers(damaged)
+WORD = st.integers(0, (1 << 64) - 1) | st.sampled_from([0, 1, (1 << 63) - 1, 1 << 63])
+SIGNED = st.integers(-(1 << 63), (1 << 63) - 1) | st.sampled_from([-(1 << 63), -1, 0])
+SHORT = st.integers(0, (1 << 16) - 1)
+LINES = st.lists(
+    st.builds(Line, WORD, SIGNED, SIGNED, WORD, st.binary(min_size=16, max_size=16), SHORT, SHORT),
+    max_size=20,
+)
+
+
+def plain(lines: Sequence[Line]) -> bytes:
+    """Lines as the migration writes them, octet by octet."""
+    return differences(b"".join(LINE.pack(*line) for line in lines))
+
+
+@given(LINES)
+def test_lines_are_written_as_differences(lines: list[Line]) -> None:
+    packed = pack_lines(lines)
+    assert packed == plain(lines)
+    assert unpack_lines(packed) == lines
+    assert numbers(packed) == [line.number for line in lines]
+    assert fixed(packed) == b"".join(LINE.pack(*line) for line in lines)
+
+
+def test_a_line_like_the_one_before_takes_little() -> None:
+    def line(number: int) -> Line:
+        return Line((1 << 56) + number, NOW_NS // 1000 + 40 * number, 9, 1, bytes(16), 200, 1)
+
+    packed = pack_lines(line(number) for number in range(101))
+    assert len(packed) - len(pack_lines([line(0)])) == 100 * 21
+    assert packed.endswith(bytes([2, 80, 0, 0, 0]) + bytes(16))
+
+
+@given(LINES.filter(len), st.data())
+def test_lines_that_are_cut_off_are_an_error(lines: list[Line], data: st.DataObject) -> None:
+    ends = {len(pack_lines(lines[:count])) for count in range(len(lines) + 1)}
+    cut = data.draw(st.integers(0, max(ends)).filter(lambda at: at not in ends))
+    for read in (unpack_lines, numbers, sums):
+        with pytest.raises(ValueError, match=f"of {cut} begins none"):
+            read(pack_lines(lines)[:cut])
+
+
+def test_what_is_no_line_is_an_error() -> None:
+    assert (unpack_lines(b""), numbers(b""), sums(b"")) == ([], [], (0, 0, 0, 0))
+    good = Line(1, 2, 3, 4, bytes(16), 200, 1)
+    large = b"\xff" * 9
+    assert numbers(large + b"\x01" + bytes(4 + 16)) == [1 << 63]
+    for damaged in (large + b"\x02", large + b"\x80\x00", b"\x80" * 40):
+        with pytest.raises(ValueError, match="octet 21 of"):
+            numbers(pack_lines([Line(0, 0, 0, 0, bytes(16), 0, 0)]) + damaged + bytes(20))
+    for bad in ({"request": b"short"}, {"request": None}, {"status": "200"}, {"units": None}):
+        with pytest.raises((TypeError, ValueError)):
+            pack_lines([good._replace(**bad)])  # type: ignore[arg-type]
+    for bad in ({"number": -1}, {"units": 1 << 64}, {"amount": 1 << 63}, {"status": 1 << 16}):
+        with pytest.raises(OverflowError):
+            pack_lines([good._replace(**bad)])  # type: ignore[arg-type]
 
 
 @given(st.lists(st.integers(0, 12), max_size=12), st.sets(st.integers(0, 12)))

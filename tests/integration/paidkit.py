@@ -21,7 +21,7 @@ from gatewaykit import (
     proxying,
 )
 
-from fastgate._core.usageblock import LINE
+from fastgate._core.usageblock import unpack_lines
 
 PRICE = 10_000  # micro-units: 0.01 USD
 MICROS = 1_000_000
@@ -143,8 +143,8 @@ def amounts_of(blocks: Iterable[bytes]) -> dict[str, list[int]]:
     """Request id → amounts, of the blocks' lines."""
     found: dict[str, list[int]] = {}
     for lines in blocks:
-        for _, _, amount, _, request, _, _ in LINE.iter_unpack(lines):
-            found.setdefault(request.hex(), []).append(amount)
+        for line in unpack_lines(lines):
+            found.setdefault(line.request.hex(), []).append(line.amount)
     return found
 
 
