@@ -345,14 +345,15 @@ cdef class Money(MoneyMap):
         finally:
             PyMem_Free(g.records)
 
-    def drain_blocks(self, uint32_t worker, uint64_t most=1024) -> tuple[list[UsageBlock], int, int]:
+    def drain_blocks(self, uint32_t worker, uint64_t most=1024, *,
+                     after=None) -> tuple[list[UsageBlock], int, int]:
         """As `drain`, put together by what records have in common; and how many of them were parked.
 
         A parked record may be one that came by the ring as well: its worker was killed between
         publishing it and freeing its row."""
         cdef gathered g
         try:
-            self._gather(&g, worker, most, None)
+            self._gather(&g, worker, most, after)
             return pack_blocks(g.records, g.count), g.position, g.parked
         finally:
             PyMem_Free(g.records)

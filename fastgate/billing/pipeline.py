@@ -46,14 +46,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Mapping, Sequence, Set
+from collections.abc import Coroutine, Iterator, Mapping, Sequence, Set
+from functools import cached_property
 from typing import Any, Protocol, TypeVar
 
 import msgspec
 
 from fastgate._core.money import AreaState, OpenHold, UsageRecord
-from fastgate._core.moneymap import UsageFlag
-from fastgate._core.usageblock import UsageBlock
+from fastgate._core.usageblock import UsageBlock, numbers
 from fastgate.billing.names import UNKNOWN, Names
 from fastgate.billing.spool import Batch, Mark, Spool
 from fastgate.billing.wallets import Wallets
@@ -76,12 +76,14 @@ BLOCKS = 4096
 """Blocks that a batch is to have about: each is a row, often with a charge of its own, and others
 wait for the lock meanwhile."""
 
+ALL = 1 << 30
+"""More records than any ring has."""
+
 REPLAY_S = 0.5
 """After so long others get the lock, and the rings are looked after."""
 
 T = TypeVar("T")
 NOTHING: Mapping[str, Set[int]] = {}
-_CHARGED = int(UsageFlag.USAGE_CAPTURED)
 
 
 class UsageSource(Protocol):
@@ -94,8 +96,9 @@ class UsageSource(Protocol):
     @property
     def boot_id(self) -> str: ...
     def state(self, worker: int) -> AreaState: ...
-    def drain(self, worker: int, most: int = ...) -> tuple[list[UsageRecord], int]: ...
-    def drain_blocks(self, worker: int, most: int = ...) -> tuple[list[UsageBlock], int, int]: ...
+    def drain_blocks(
+        self, worker: int, most: int = ..., *, after: int | None = ...
+    ) -> tuple[list[UsageBlock], int, int]: ...
     def commit(self, worker: int, position: int) -> None: ...
     def resolve_dead(self, worker: int, policy: str = ...) -> list[UsageRecord]: ...
     def open_holds(self, worker: int | None = None) -> list[OpenHold]: ...
@@ -391,38 +394,62 @@ class Pipeline:
         A wallet is *moving* when its cell changed, or a record of it appeared, while this looked:
         its numbers may not belong together.
         """
-        cells, records = self.wallets.cell_balances(), self._records()
-        held, waiting = dict[Key, int](), dict(self.spool.waiting)
-        for record in records.values():
-            self._add(waiting, record, record.amount if record.flags & _CHARGED else 0)
+        cells, found = self.wallets.cell_balances(), _Waiting(self.source)
+        held, waiting, moving = dict[Key, int](), dict(self.spool.waiting), set[Key]()
+        for block in found.blocks:
+            self._add(waiting, block, block.amount)
         for hold in self.source.open_holds():
             if hold.taken:
                 self._add(held, hold.record, hold.record.held)
-            elif hold.state in ("settling", "settled") and hold.record.id not in records:
+            elif hold.state in ("settling", "settled") and hold.record.id not in found:
                 self._add(waiting, hold.record, hold.record.amount)
-        moving = {
-            self._key(record) for ident, record in self._records().items() if ident not in records
-        }
+        for block in found.since():
+            moving.add(self._key(block))
+        for hold in self.source.open_holds():
+            if hold.state == "parked" and hold.record.id not in found:
+                moving.add(self._key(hold.record))
         for key, balance in self.wallets.cell_balances().items():
             if cells.get(key) != balance:
                 moving.add(key)
         return Live(cells, held, waiting, moving)
 
-    def _records(self) -> dict[str, UsageRecord]:
-        """Everything in the rings that is not in the store or the spool, by id."""
-        return {
-            record.id: record
-            for worker in range(self.source.workers)
-            for record in self.source.drain(worker, 1 << 30)[0]
-        }
+    def _key(self, used: UsageRecord | UsageBlock) -> Key:
+        return self.wallets.account(used.account), used.currency
 
-    def _key(self, record: UsageRecord) -> Key:
-        return self.wallets.account(record.account), record.currency
-
-    def _add(self, sums: dict[Key, int], record: UsageRecord, amount: int) -> None:
+    def _add(self, sums: dict[Key, int], used: UsageRecord | UsageBlock, amount: int) -> None:
         if amount:
-            key = self._key(record)
+            key = self._key(used)
             sums[key] = sums.get(key, 0) + amount
+
+
+class _Waiting:
+    """Everything in the rings and parked that is not in the store or the spool, at one moment.
+    Ids of records are looked for in it, seldom."""
+
+    def __init__(self, source: UsageSource) -> None:
+        self._source = source
+        self._upto: list[int] = []  # by worker
+        self.blocks: list[UsageBlock] = []
+        for worker in range(source.workers):
+            blocks, position, _ = source.drain_blocks(worker, ALL)
+            self.blocks += blocks
+            self._upto.append(position)
+
+    def since(self) -> Iterator[UsageBlock]:
+        """What has come to the rings meanwhile."""
+        for worker, position in enumerate(self._upto):
+            yield from self._source.drain_blocks(worker, ALL, after=position)[0]
+
+    def __contains__(self, ident: str) -> bool:
+        return ident in self._ids
+
+    @cached_property
+    def _ids(self) -> frozenset[str]:
+        return frozenset(
+            f"{block.boot:016x}{number:016x}"
+            for block in self.blocks
+            for number in numbers(block.lines)
+        )
 
 
 def _records(blocks: Sequence[Block] | Sequence[UsageBlock]) -> int:

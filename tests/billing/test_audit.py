@@ -154,6 +154,37 @@ async def test_a_cell_that_drifted_is_found(world: World) -> None:
     assert "acc_a EUR: no cell" in of(report, "cells").findings
 
 
+@pytest.mark.parametrize("room", [True, False])
+async def test_what_is_captured_between_two_looks_moves_its_wallet(
+    world: World, room: bool
+) -> None:
+    """Its hold was there before, so its cell stands still: it is the record that tells. Where the
+    ring is full, that stays in the hold's row."""
+    money, key = world.money, ("acc_b", "USD")
+    slot = world.wallets.slot("acc_b")
+    assert slot is not None
+    held = money.hold(0, slot, 30)
+    assert held is not None
+    for _ in range(0 if room else world.ring):
+        money.note(0)
+
+    class Busy:
+        def __getattr__(self, name: str) -> object:
+            return getattr(money, name)
+
+        def open_holds(self, worker: int | None = None) -> object:
+            if held.open:
+                held.capture(30)
+            return money.open_holds(worker)
+
+    world.pipeline.source = Busy()  # type: ignore[assignment]
+    live = world.pipeline.live()
+    assert (live.moving, live.held, live.waiting) == ({key}, {}, {})
+    assert money.state(0).parked == (0 if room else 1)
+    live = world.pipeline.live()
+    assert (live.moving, live.held, live.waiting) == (set(), {}, {key: 30})
+
+
 def one_line(amount: int) -> bytes:
     return pack_lines([Line(1 << 56, 0, amount, 1, bytes(16), 200, 1)])
 
