@@ -21,7 +21,7 @@ balance lasts less long than `notices.empty_in`, again only after it lasted twic
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
@@ -31,13 +31,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fastgate.billing.amounts import show
 from fastgate.billing.notices import Message, Notice, Notices
-from fastgate.store.billing_tables import alert_states
+from fastgate.store.billing_tables import alert_states, billing_profiles
 from fastgate.store.engine import Store
 
 WINDOW = timedelta(hours=1)
 LEAST = timedelta(minutes=5)
 HOUR_US = 3_600_000_000
 MOST_US = timedelta.max // timedelta(microseconds=1)
+BALANCES = "balance.%"
+"""How the subjects of wallets' episodes begin."""
 
 
 # ---- pure -------------------------------------------------------------------------------
@@ -113,6 +115,16 @@ class Usage(NamedTuple):
     """Set for amounts of money in micro-units; empty for counts."""
 
 
+class Standing(NamedTuple):
+    """What the store says of an account whose balance is looked at."""
+
+    account: str
+    low_balance: int | None
+    """What it calls low, micro-units; None: it has said nothing."""
+    told: frozenset[str]
+    """What was told of its balances and has not ended."""
+
+
 class Alerts:
     """Tells what is noticed. Methods may raise StoreError."""
 
@@ -156,20 +168,34 @@ class Alerts:
                 ),
             )
 
-    async def balance(self, account: str, currency: str, balance: int, spent: int) -> list[Notice]:
+    @staticmethod
+    def standings(connection: sa.Connection, accounts: Sequence[str]) -> dict[str, Standing]:
+        """For `balance`, of up to 1,000 accounts."""
+        given = {"accounts": accounts}
+        low = {row.account: row.low_balance for row in connection.execute(_LOW, given)}
+        told: dict[str, set[str]] = {}
+        for account, subject in connection.execute(_TOLD, given):
+            told.setdefault(account, set()).add(subject)
+        return {
+            account: Standing(account, low.get(account), frozenset(told.get(account, ())))
+            for account in accounts
+        }
+
+    async def balance(
+        self, standing: Standing, currency: str, balance: int, spent: int
+    ) -> list[Notice]:
         """Look at a wallet: its balance, and what was spent from it in total so far."""
-        rate = self._rates.setdefault((account, currency), BurnRate())
+        rate = self._rates.setdefault((standing.account, currency), BurnRate())
         now = self.notices.clock()
         rate.add(now, spent)
         found = [
-            await self._low(account, currency, balance),
-            await self._burning(account, currency, balance, rate),
+            await self._low(standing, currency, balance),
+            await self._burning(standing, currency, balance, rate),
         ]
         return [notice for notice in found if notice is not None]
 
-    async def _low(self, account: str, currency: str, balance: int) -> Notice | None:
-        profile = await self.notices.profiles.get(account)
-        threshold = profile.low_balance
+    async def _low(self, standing: Standing, currency: str, balance: int) -> Notice | None:
+        threshold = standing.low_balance
         rule = self.rules.low_balance
         if threshold is None and rule is not None and rule.currency == currency:
             threshold = rule.micros
@@ -177,10 +203,10 @@ class Alerts:
             return None
         data = {"balance": show(balance, currency), "threshold": show(threshold, currency)}
         below = balance < threshold
-        return await self._episode("balance.low", account, currency, below, not below, data)
+        return await self._episode("balance.low", standing, currency, below, not below, data)
 
     async def _burning(
-        self, account: str, currency: str, balance: int, rate: BurnRate
+        self, standing: Standing, currency: str, balance: int, rate: BurnRate
     ) -> Notice | None:
         bound = timedelta(microseconds=self.rules.empty_in.ns // 1000)
         left = rate.lasts(balance)
@@ -193,12 +219,12 @@ class Alerts:
             "rate": show(rate.per_hour() or 0, currency),
         }
         calm = left is None or left >= 2 * bound
-        return await self._episode("balance.burning", account, currency, soon, calm, data)
+        return await self._episode("balance.burning", standing, currency, soon, calm, data)
 
     async def _episode(
         self,
         kind: str,
-        account: str,
+        standing: Standing,
         currency: str,
         begins: bool,
         ends: bool,
@@ -207,8 +233,8 @@ class Alerts:
         """Tell the beginning of an episode; nothing more until it has ended."""
         if not begins and not ends:
             return None
-        subject = f"{kind}:{currency}"
-        if begins == bool(await self._told(account, subject)):
+        account, subject = standing.account, f"{kind}:{currency}"
+        if begins == (subject in standing.told):
             return None
         async with self.store.write() as connection:
             level, episode = await self._state(connection, account, subject)
@@ -279,7 +305,18 @@ class Alerts:
             done = await connection.execute(
                 sa.delete(alert_states).where(
                     alert_states.c.updated < before,
-                    alert_states.c.subject.not_like("balance.%"),
+                    alert_states.c.subject.not_like(BALANCES),
                 )
             )
         return int(done.rowcount)
+
+
+_ACCOUNTS: sa.BindParameter[str] = sa.bindparam("accounts", expanding=True)
+_LOW = sa.select(billing_profiles.c.account, billing_profiles.c.low_balance).where(
+    billing_profiles.c.account.in_(_ACCOUNTS)
+)
+_TOLD = sa.select(alert_states.c.account, alert_states.c.subject).where(
+    alert_states.c.account.in_(_ACCOUNTS),
+    alert_states.c.subject.like(BALANCES),
+    alert_states.c.level > 0,
+)

@@ -20,7 +20,7 @@ balance < threshold ── reserve ──▶ under way ──┬─ succeeded �
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -113,6 +113,12 @@ class AutoRecharges:
     async def get(self, account: str) -> AutoRecharge | None:
         """The account's rule; None: it has none."""
         return await self.store.run_read(lambda connection: _read(connection, account))
+
+    @staticmethod
+    def rules(connection: sa.Connection, accounts: Sequence[str]) -> dict[str, AutoRecharge]:
+        """The rules of those accounts that have one, up to 1,000."""
+        rows = connection.execute(_OF_ACCOUNTS, {"accounts": accounts})
+        return {row.account: AutoRecharge(**row._asdict()) for row in rows}
 
     async def set(self, account: str, threshold: Money, amount: Money, cap: Money) -> AutoRecharge:
         """Make or change the rule, and turn it on; declines are forgotten.
@@ -318,6 +324,11 @@ def _read(connection: sa.Connection, account: str, *, lock: bool = False) -> Aut
     query = sa.select(auto_recharges).where(auto_recharges.c.account == account)
     row = connection.execute(query.with_for_update() if lock else query).one_or_none()
     return AutoRecharge(**row._asdict()) if row is not None else None
+
+
+_OF_ACCOUNTS = sa.select(auto_recharges).where(
+    auto_recharges.c.account.in_(sa.bindparam("accounts", expanding=True))
+)
 
 
 async def _save(connection: AsyncConnection, found: AutoRecharge, **changes: Any) -> AutoRecharge:

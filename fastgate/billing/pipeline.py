@@ -60,6 +60,7 @@ from fastgate.billing.wallets import Wallets
 from fastgate.errors import StoreError
 from fastgate.store.ledger import Key
 from fastgate.store.usage_blocks import Block
+from fastgate.ticks import next_tick
 
 log = logging.getLogger("fastgate.billing")
 
@@ -171,13 +172,13 @@ class Pipeline:
             except Exception as error:
                 log.exception("Usage could not be taken over.")
                 wait = self._failed(repr(error), interval)
-            await asyncio.sleep(wait)
+            await next_tick(wait)
 
     async def _gather(self, interval: float) -> None:
         """Let records become many while there is room; shared memory has no events."""
         end = time.monotonic() + LOADED_S
-        while time.monotonic() < end and self._fullest() < ENOUGH:  # noqa: ASYNC110
-            await asyncio.sleep(interval)
+        while time.monotonic() < end and self._fullest() < ENOUGH:
+            await next_tick(interval)
 
     def _failed(self, problem: str, interval: float) -> float:
         if problem != self.problem:

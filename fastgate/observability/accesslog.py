@@ -22,6 +22,7 @@ from typing import Literal
 
 from fastgate._core.logdrain import LogDrain, RecentRequests
 from fastgate._core.shm import Segment
+from fastgate.ticks import next_tick
 
 Format = Literal["json", "combined"]
 
@@ -140,7 +141,7 @@ class AccessLog:
         much = self.segment.log_records // 2
         delay = INTERVAL_S
         while True:
-            await asyncio.sleep(delay)
+            await (next_tick(delay) if delay == INTERVAL_S else asyncio.sleep(delay))
             waiting = self.pending
             if waiting or self._reopen.is_set() or self._next is not None:
                 await loop.run_in_executor(self._thread, self.drain)

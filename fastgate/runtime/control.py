@@ -69,6 +69,7 @@ from fastgate.runtime.records import Records
 from fastgate.runtime.resolver import Resolver
 from fastgate.runtime.uplink import Uplink
 from fastgate.slots import SlotBook
+from fastgate.ticks import next_tick
 
 if TYPE_CHECKING:
     from fastgate.api.moneyport import Desk
@@ -247,7 +248,7 @@ class Control:
     async def _show_life(self) -> None:
         while True:
             self._uplink.send(Alive())
-            await asyncio.sleep(ALIVE_S)
+            await next_tick(ALIVE_S)
 
     async def _end(self) -> None:
         if self._money is not None:

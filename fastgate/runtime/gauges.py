@@ -6,7 +6,6 @@ and ledger agree, how long news of providers wait) is looked at now and then, an
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -19,6 +18,7 @@ from fastgate.billing.pipeline import Pipeline
 from fastgate.errors import StoreError
 from fastgate.observability.metrics import Family, Sample, escape
 from fastgate.store.payment_events import Backlog
+from fastgate.ticks import next_tick
 
 log = logging.getLogger("fastgate.billing")
 
@@ -99,7 +99,7 @@ class Gauges:
     async def run(self) -> None:
         """Look at what needs the store, until cancelled."""
         while True:
-            await asyncio.sleep(LOOK_S)
+            await next_tick(LOOK_S)
             try:
                 await self.look()
             except StoreError as error:

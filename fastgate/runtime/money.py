@@ -44,6 +44,7 @@ from fastgate.runtime.foundation import Foundation, Limits
 from fastgate.runtime.persist import StateDirectory
 from fastgate.runtime.publisher import Publisher
 from fastgate.runtime.rows import Claim, Row, Rows
+from fastgate.ticks import next_tick
 
 if TYPE_CHECKING:
     from fastgate.api.moneyport import Desk
@@ -221,7 +222,7 @@ class MoneySide:
     async def _look(self) -> None:
         """Accounts that came by another way than the API: the store's, another gateway's."""
         while True:
-            await asyncio.sleep(LOOK_S)
+            await next_tick(LOOK_S)
             if len(self.wallets.accounts()) != self._seen:
                 self._pay()
             for account in self._identity.directory.without_slot():

@@ -55,6 +55,7 @@ from fastgate.model.units import Money
 from fastgate.runtime.foundation import Foundation
 from fastgate.store.payment_events import EventTable
 from fastgate.store.payments import AttemptTable, CustomerTable, GraceTable, PaymentTable
+from fastgate.ticks import next_tick
 
 log = logging.getLogger("fastgate.billing")
 
@@ -179,7 +180,7 @@ class Office:
             except Exception:
                 log.exception("Billing could not do what was due.")
                 wait = AFTER_TROUBLE_S
-            await asyncio.sleep(wait)
+            await next_tick(wait)
 
     async def _prune(self) -> None:
         while True:

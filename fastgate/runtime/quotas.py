@@ -13,6 +13,7 @@ from fastgate._core.quota import export_quotas, import_quotas
 from fastgate._core.shm import Segment
 from fastgate.errors import FastGateError
 from fastgate.runtime.persist import StateDirectory, StateError
+from fastgate.ticks import next_tick
 
 log = logging.getLogger("fastgate.control")
 
@@ -44,7 +45,7 @@ class QuotaKeeper:
     async def run(self) -> None:
         """Save every second what has changed, until cancelled."""
         while True:
-            await asyncio.sleep(EVERY_S)
+            await next_tick(EVERY_S)
             data = export_quotas(self._segment)
             if data != self._saved:
                 await asyncio.to_thread(self._write, data)

@@ -10,27 +10,48 @@ watching costs as much as there is traffic. Quotas and spending limits take turn
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from datetime import UTC, datetime
+from typing import NamedTuple
+
+import sqlalchemy as sa
 
 from fastgate._core.charging import spending_key
 from fastgate._core.quota import QuotaTable
 from fastgate._core.shm import Segment
 from fastgate._core.snapshot import stable_hash
-from fastgate.billing.alerts import Usage
+from fastgate.billing.alerts import Alerts, Standing, Usage
+from fastgate.billing.autorecharge import AutoRecharge, AutoRecharges
 from fastgate.errors import FastGateError, NotFoundError, StoreError
 from fastgate.runtime.foundation import Limits
 from fastgate.runtime.office import Office
 from fastgate.runtime.rows import PERIODS
 from fastgate.store.cache import ConsumerRecord
-from fastgate.store.ledger import Key
+from fastgate.store.ledger import Key, Wallet, of_accounts
+from fastgate.ticks import next_tick
 
 log = logging.getLogger("fastgate.billing")
 
 LOOK_S = 1.0
 TURNS = 500  # consumers and accounts whose limits are looked at in a round
 MOST = 200  # wallets that are looked at further in a round; the others are in the next
+
+
+class _Known(NamedTuple):
+    """What the store says of the accounts of wallets that have moved."""
+
+    books: dict[Key, Wallet]
+    standings: dict[str, Standing]
+    rules: dict[str, AutoRecharge]
+
+    @classmethod
+    def of(cls, connection: sa.Connection, accounts: list[str]) -> _Known:
+        wallets = of_accounts(connection, accounts)
+        return cls(
+            {(wallet.account, wallet.currency): wallet for wallet in wallets},
+            Alerts.standings(connection, accounts),
+            AutoRecharges.rules(connection, accounts),
+        )
 
 
 class Watch:
@@ -48,7 +69,7 @@ class Watch:
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            await asyncio.sleep(LOOK_S)
+            await next_tick(LOOK_S)
             if not self._desk.ledger.store.ready:
                 continue
             try:
@@ -67,11 +88,8 @@ class Watch:
         for key, available in wallets.cell_balances().items():
             if self._seen.get(key) != available:
                 moved.append((key, available))
-        for key, available in moved[:MOST]:
-            if await self._balance(key):
-                self._seen[key] = available
-            else:
-                self._seen.pop(key, None)
+        if moved:
+            await self._balances(moved[:MOST])
         await self._take_turns()
 
     def look_again(self, account: str) -> None:
@@ -79,28 +97,43 @@ class Watch:
         for key in [key for key in self._seen if key[0] == account]:
             del self._seen[key]
 
-    async def _balance(self, key: Key) -> bool:
+    async def _balances(self, moved: list[tuple[Key, int]]) -> None:
+        """Look at these wallets; the store is asked once for all of them."""
+        accounts = sorted({account for (account, _), _ in moved})
+        store = self._desk.ledger.store
+        known = await store.run_read(lambda connection: _Known.of(connection, accounts))
+        # All at once: what follows may take long, and books and cells are to be of one moment.
+        standing = {key: self._standing(key, known) for key, _ in moved}
+        for key, available in moved:
+            if (found := standing[key]) is None or await self._balance(key, *found, known):
+                self._seen[key] = available
+            else:
+                self._seen.pop(key, None)
+
+    def _standing(self, key: Key, known: _Known) -> tuple[int, int] | None:
+        """Balance, and what was spent in total; None: there is no such wallet."""
+        books = known.books.get(key)
+        if books is None:
+            return None
+        try:
+            now = self._desk.wallets.balance(*key)
+        except NotFoundError:
+            return None
+        return now.available - now.overdraft, books.captured + now.in_flight
+
+    async def _balance(self, key: Key, balance: int, spent: int, known: _Known) -> bool:
         """Whether there is nothing more to do until the balance moves."""
         account, currency = key
-        books = await self._desk.ledger.wallet(account, currency)
-        if books is None:
-            return True
-        try:
-            now = self._desk.wallets.balance(account, currency)
-        except NotFoundError:
-            return True
-        spent = books.captured + now.in_flight
-        balance = now.available - now.overdraft
-        await self._office.alerts.balance(account, currency, balance, spent)
-        return await self._recharged(account, currency, balance)
+        await self._office.alerts.balance(known.standings[account], currency, balance, spent)
+        return await self._recharged(known.rules.get(account), currency, balance)
 
-    async def _recharged(self, account: str, currency: str, balance: int) -> bool:
+    async def _recharged(self, rule: AutoRecharge | None, currency: str, balance: int) -> bool:
         """Whether there is no recharge to be made, or to be tried again when it may be."""
-        rule = await self._desk.recharges.get(account)
         if rule is None or not rule.enabled or rule.currency != currency:
             return True
         if balance >= rule.threshold:
             return True
+        account = rule.account
         result = await self._desk.recharges.check(account, balance, currency)
         # Nobody could be asked: who has paid before goes on for a while.
         down = result is None and self._desk.providers.down()
@@ -111,7 +144,7 @@ class Watch:
     # ---- limits ---------------------------------------------------------------------------
 
     async def _take_turns(self) -> None:
-        consumers = sorted(self._limits.consumers(), key=lambda record: record.id)
+        consumers = list(self._limits.consumers())
         if not consumers:
             return
         first = self._turn % len(consumers)

@@ -363,7 +363,7 @@ async def test_the_task_goes_on_after_every_failure(
             raise asyncio.CancelledError
 
     monkeypatch.setattr(lite.pipeline, "step", step)
-    monkeypatch.setattr("fastgate.billing.pipeline.asyncio.sleep", pause)
+    monkeypatch.setattr("fastgate.billing.pipeline.next_tick", pause)
     lite.use(1)
     with pytest.raises(asyncio.CancelledError):
         await lite.pipeline.run()
@@ -400,7 +400,7 @@ async def test_under_load_a_ring_that_fills_is_not_waited_for(
     monkeypatch.setattr(lite.ledger, "charge", charge)
     for _ in range(10):
         lite.use(1)
-    monkeypatch.setattr("fastgate.billing.pipeline.asyncio.sleep", rest)
+    monkeypatch.setattr("fastgate.billing.pipeline.next_tick", rest)
     with pytest.raises(asyncio.CancelledError):
         await lite.pipeline.run()
     monkeypatch.undo()
