@@ -22,7 +22,7 @@ PRICE = 10  # micro-units a request: 0.00001 USD
 PLENTY = 1_000_000_000  # micro-units: 1,000 USD, more than any run can spend
 MICROS = 1_000_000
 PATIENCE = 120.0  # seconds: a ledger that is behind may take long
-PAUSES = 0.25, 2.0  # seconds before a question, doubled from the first to the last
+PAUSES = 0.75, 2.0  # seconds before a question, doubled from the first to the last
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ def table() -> list[Scenario]:
         ),
         Scenario(
             "paid", "a keyed route with a rate limit, and the same route paid", (LIMITED, PAID),
-            "paid", turns=5,
+            "paid", turns=12,
         ),
         Scenario("connections-1", "1 connection, 100 B", PROXIES, connections=1, quick=False),
         Scenario(
