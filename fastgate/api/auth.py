@@ -16,7 +16,6 @@ might be one, so the answer is 503 and not 401.
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +27,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from fastgate.api.problems import Problem, unavailable
 from fastgate.api.roles import NEEDS, Permission, Role, allows
 from fastgate.errors import NotFoundError
+from fastgate.files import replace_file
 from fastgate.keys import key_digest, new_key, shown_prefix
 from fastgate.store.tokens import TOPIC, TokenRow, TokenTable
 
@@ -82,17 +82,7 @@ class Tokens:
         with contextlib.suppress(FileNotFoundError):
             if self._file.stat().st_size:
                 return self._file, False
-        beside = self._file.with_name(f".{ADMIN_FILE}.{os.getpid()}")
-        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            with os.fdopen(fd, "w") as file:
-                os.fchmod(fd, 0o600)
-                file.write(new_key(kind="fgt") + "\n")
-                file.flush()
-                os.fsync(fd)
-            beside.rename(self._file)
-        finally:
-            beside.unlink(missing_ok=True)
+        replace_file(self._file, [f"{new_key(kind='fgt')}\n".encode()])
         return self._file, True
 
     # ---- who is it ----------------------------------------------------------------------

@@ -16,7 +16,6 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
-import os
 import secrets
 from pathlib import Path
 
@@ -24,6 +23,7 @@ import msgspec
 
 from fastgate._core.refusal import CAPABILITY_SECONDS, tag
 from fastgate.errors import IdentityError, ProcessError
+from fastgate.files import replace_file
 
 KEY_BYTES = 16
 TOKEN_BYTES = 28
@@ -89,13 +89,7 @@ def load_key(state: Path) -> bytes:
         if path.exists() and len(key := path.read_bytes()) == KEY_BYTES:
             return key
         key = secrets.token_bytes(KEY_BYTES)
-        beside = path.with_name(f".{FILE}.{os.getpid()}")
-        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "wb") as file:
-            file.write(key)
-            file.flush()
-            os.fsync(fd)
-        beside.rename(path)
+        replace_file(path, [key])
     except OSError as error:
         raise ProcessError(f"the key of links, {path}, cannot be kept: {error.strerror}") from error
     return key

@@ -20,7 +20,10 @@ import os
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
+
+from fastgate.files import replace_file
 
 log = logging.getLogger("fastgate.billing")
 
@@ -127,26 +130,7 @@ class FrameFile:
 
     def replace(self, payloads: Iterable[bytes]) -> None:
         """Write the whole file anew, beside itself and renamed over: whole at any moment."""
-        beside = self.path.with_name(f"{self.path.name}.{os.getpid()}.new")
-        try:
-            fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with os.fdopen(fd, "wb", buffering=1 << 16) as file:
-                os.fchmod(fd, 0o600)
-                file.write(self._magic)
-                for payload in payloads:
-                    file.write(pack(payload))
-                file.flush()
-                os.fsync(fd)
-            os.replace(beside, self.path)
-            folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-        except OSError:
-            with contextlib.suppress(OSError):
-                beside.unlink()
-            raise
+        replace_file(self.path, chain([self._magic], map(pack, payloads)))
         self.close()
         self.open()
 

@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 
 from fastgate.errors import ProcessError
+from fastgate.files import replace_file
 
 LOCK = "lock"
 
@@ -99,21 +100,9 @@ class StateDirectory:
     def write(self, name: str, content: bytes) -> None:
         """Replace a file at one stroke. Raises StateError; then the old one is still there."""
         target = self.path / name
-        beside = self.path / f".{name}.{os.getpid()}"
         try:
-            fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            try:
-                view = memoryview(content)
-                while view:
-                    view = view[os.write(fd, view) :]
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-            os.rename(beside, target)
-            self._sync_directory()
+            replace_file(target, [content])
         except OSError as error:
-            with contextlib.suppress(OSError):
-                beside.unlink()
             raise StateError(f"{target} cannot be written: {error.strerror}") from error
 
     def set_aside(self, name: str) -> Path:
@@ -136,10 +125,3 @@ class StateDirectory:
 
     def write_served(self, served: Served) -> None:
         self.write("served.json", msgspec.json.encode(served))
-
-    def _sync_directory(self) -> None:
-        fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)

@@ -23,9 +23,12 @@ import os
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 import msgspec
+
+from fastgate.files import replace_file
 
 log = logging.getLogger("fastgate.store")
 
@@ -154,27 +157,17 @@ class CredentialCache:
     def replace(self, records: Iterable[Record]) -> None:
         """Write the whole file anew, atomically."""
         self.close()
-        beside = self.path.with_name(f"{self.path.name}.{os.getpid()}.new")
         count = 0
+
+        def frames() -> Iterator[bytes]:
+            nonlocal count
+            for record in records:
+                count += 1
+                yield _frame(record)
+
         try:
-            fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with os.fdopen(fd, "wb", buffering=1 << 16) as file:
-                os.fchmod(fd, 0o600)
-                file.write(MAGIC)
-                for record in records:
-                    file.write(_frame(record))
-                    count += 1
-                file.flush()
-                os.fsync(fd)
-            os.replace(beside, self.path)
-            folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            replace_file(self.path, chain([MAGIC], frames()))
         except OSError as error:
-            with contextlib.suppress(OSError):
-                beside.unlink()
             self._give_up(error)
         else:
             self._frames = count
