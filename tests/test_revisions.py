@@ -89,6 +89,35 @@ async def test_a_change_that_comes_before_the_first_revision_waits_for_it(
     await store.stop()
 
 
+@pytest.mark.parametrize("known", [False, True])
+async def test_a_file_that_is_read_again_before_the_store_is_there_is_the_second_revision(
+    sqlite_url: str, known: bool
+) -> None:
+    """What was served at the start is the first, unless a run before had it."""
+    store = Store(sqlite_url)
+    if known:
+        before = Revisions(Control(gateway("free")), store)
+        await store.connect()
+        assert await sources(before) == [(1, "file", "gateway")]
+        await store.stop()
+        store = Store(sqlite_url)
+    control = Control(gateway("free"))
+    revisions = Revisions(control, store)
+    for names in (("free", "pro"), ("free", "pro", "max")):
+        control.file = gateway(*names)
+        assert (await revisions.reload(author="sighup")).revision is None
+    await store.connect()
+    assert await sources(revisions) == [
+        (3, "file", "sighup"),
+        (2, "file", "sighup"),
+        (1, "file", "gateway"),
+    ]
+    for number, plans in ((1, 1), (2, 2), (3, 3)):
+        _, document = await revisions.get(number)
+        assert len(document["plans"]) == plans
+    await store.stop()
+
+
 async def test_changes_come_one_after_another(pair: Any) -> None:
     control, revisions, _ = pair
     await asyncio.gather(*(revisions.change(adding(f"p{n}"), author=f"a{n}") for n in range(5)))

@@ -47,7 +47,7 @@ cdef void exchange_line(exchange *e) noexcept nogil:
     cdef core *c = e.owner
     cdef head *h = &e.req
     c.ahead_of = NULL
-    if not h.flags & (HEAD_PATH_NEEDS_NORMALIZING | HEAD_HAS_ENCODED_SLASH):
+    if not h.flags & HEAD_PATH_NEEDS_NORMALIZING:
         route_ahead(c.ref.snap, e.base + h.path.off, h.path.len, &c.ahead)
         c.ahead_of = e
 

@@ -11,7 +11,7 @@ from fastgate._core.admission cimport address_matches
 from fastgate._core.buffer cimport buf_borrow, buf_head, buf_len
 from fastgate._core.http1 cimport (
     FRAMING_CHUNKED, FRAMING_LENGTH, F_TRACEPARENT, F_VIA, F_X_FORWARDED_FOR, F_X_REQUEST_ID,
-    HEAD_EXPECT_CONTINUE, HEAD_HAS_ENCODED_SLASH, HEAD_PATH_NEEDS_NORMALIZING, chunk_reset, field,
+    HEAD_EXPECT_CONTINUE, HEAD_PATH_NEEDS_NORMALIZING, chunk_reset, field,
     head, normalize_path)
 from fastgate._core.logring cimport PHASE_READ_HEAD
 from fastgate._core.reason cimport BAD_TARGET, OVERLOADED
@@ -195,7 +195,7 @@ cdef int canonical_path(exchange *e) noexcept nogil:
     cdef int n
     e.path = e.base + h.path.off
     e.path_len = h.path.len
-    if not h.flags & (HEAD_PATH_NEEDS_NORMALIZING | HEAD_HAS_ENCODED_SLASH):
+    if not h.flags & HEAD_PATH_NEEDS_NORMALIZING:
         return 0
     # A raw backslash becomes three bytes.
     e.pathbuf = buf_borrow(&e.owner.bufs, h.path.len * 3)

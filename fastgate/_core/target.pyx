@@ -12,7 +12,7 @@ space, quotes, "<", ">", control characters and anything that is not ASCII are r
 
 On the way the path is classified, so that a plain one is used as it stands and only the
 others go through normalize_path: HEAD_PATH_NEEDS_NORMALIZING for "//", "%", backslash, "." and
-".." segments (also with parameters), HEAD_HAS_ENCODED_SLASH for %2f, %5c and backslash.
+".." segments (also with parameters), and with it HEAD_HAS_ENCODED_SLASH for %2f, %5c and backslash.
 
 `path` always begins with "/". Where the target has none (asterisk, authority, absolute form
 without a path), it is one octet borrowed from "://" or from the "/" of "HTTP/1.1". OPTIONS in

@@ -31,7 +31,7 @@ cdef extern from *:
 
 cdef enum:
     FAILED = 500                  # from this status on
-    LINE_MOST = 64                # octets of a line: 5 differences of 10 at most, and the request's id
+    LINE_MOST = 64                # octets of a line: four differences of 10 at most, one of 5, an id of 16
     LINES_FIRST = 256             # octets that a block begins with
     AHEAD = 8                     # records whose memory is asked for before their turn
     ID_SIZE = 16
@@ -212,7 +212,7 @@ cdef inline const uint8_t *_get_line(const uint8_t *p, const uint8_t *end, line 
     p = _get(p, end, &l.amount)
     p = _get(p, end, &l.units)
     p = _get(p, end, &l.marks)
-    if p == NULL or end - p < ID_SIZE:
+    if p == NULL or end - p < ID_SIZE or l.marks >> 32:
         return NULL
     memcpy(l.request, p, ID_SIZE)
     return p + ID_SIZE

@@ -155,7 +155,8 @@ def test_what_is_no_line_is_an_error() -> None:
     good = Line(1, 2, 3, 4, bytes(16), 200, 1)
     large = b"\xff" * 9
     assert numbers(large + b"\x01" + bytes(4 + 16)) == [1 << 63]
-    for damaged in (large + b"\x02", large + b"\x80\x00", b"\x80" * 40):
+    no_marks = bytes(4) + b"\x80\x80\x80\x80\x20"  # 1 << 32: more than status and flags take
+    for damaged in (large + b"\x02", large + b"\x80\x00", b"\x80" * 40, no_marks):
         with pytest.raises(ValueError, match="octet 21 of"):
             numbers(pack_lines([Line(0, 0, 0, 0, bytes(16), 0, 0)]) + damaged + bytes(20))
     for bad in ({"request": b"short"}, {"request": None}, {"status": "200"}, {"units": None}):

@@ -16,7 +16,7 @@ depends_on = None
 LINE = struct.Struct("<QqqQ16sHH")  # number, time_us, amount, units, request, status, flags
 WORD = (1 << 64) - 1
 ID = 16  # octets of a request's id
-BLOCKS = 100  # read at once
+BLOCKS = 10  # read at once; one has up to 32,768 lines
 
 
 def upgrade() -> None:

@@ -1,0 +1,116 @@
+"""The watch: what has moved is looked at, all of it in one question to the store."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from moneykit import World, move
+from playkit import Stage
+
+from fastgate.model.units import Money
+from fastgate.runtime.foundation import Limits
+from fastgate.runtime.watch import Watch
+
+EUR = 1_000_000
+
+
+class Post:
+    """A gateway's wallets, billing, and the watch over them."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.stage = Stage(world.store, {"notices": {"low_balance": "5 EUR"}})
+        self.down: list[str] = []
+        self.graced: list[tuple[str, str]] = []
+        self.questions = 0
+        desk: Any = SimpleNamespace(
+            ledger=world.ledger,
+            wallets=world.wallets,
+            recharges=self.stage.recharges,
+            providers=SimpleNamespace(down=lambda: self.down),
+            payments=SimpleNamespace(of_account=self.payments),
+            grace=SimpleNamespace(grant=self.grant),
+        )
+        office: Any = SimpleNamespace(desk=desk, alerts=self.stage.alerts, look_again=None)
+        limits: Any = Limits(consumers=list, of=lambda consumer, plan: [], rows=None)  # type: ignore[arg-type]
+        self.watch = Watch(office, world.segment, limits)
+        self._ask = world.store.run_read
+        world.store.run_read = self.ask  # type: ignore[method-assign]
+
+    async def ask(self, work: Any) -> Any:
+        self.questions += 1
+        return await self._ask(work)
+
+    async def payments(self, account: str, limit: int) -> list[str]:
+        return ["a payment"]
+
+    async def grant(self, account: str, currency: str) -> None:
+        self.graced.append((account, currency))
+
+    async def look(self) -> int:
+        """One round; how often the store was asked."""
+        before = self.questions
+        await self.watch.look()
+        return self.questions - before
+
+
+@pytest.fixture
+async def post(store_url: str, tmp_path: Path) -> AsyncIterator[Post]:
+    world = World(store_url, tmp_path)
+    await world.pipeline.begin()
+    await world.up()
+    await world.wallets.credit(move("a", 6 * EUR))
+    await world.wallets.credit(move("b", 6 * EUR, "acc_b"))
+    await world.wallets.credit(move("c", 6 * EUR, "acc_b", "USD"))
+    yield Post(world)
+    await world.close()
+
+
+async def test_only_what_moved_is_looked_at_and_all_of_it_at_once(post: Post) -> None:
+    assert await post.look() == 1
+    assert await post.look() == 0
+    for account in ("acc_a", "acc_b"):
+        post.world.use(2 * EUR, account)
+    assert await post.look() == 1
+    assert await post.look() == 0
+    for account in ("acc_a", "acc_b"):
+        assert await post.stage.kinds(account) == ["balance.low"]
+    post.watch.look_again("acc_b")
+    assert await post.look() == 1
+    assert await post.stage.kinds("acc_b") == ["balance.low"]
+
+
+async def test_what_an_account_says_itself_counts_for_it_alone(post: Post) -> None:
+    await post.stage.notices.profiles.update("acc_b", low_balance=1 * EUR)
+    for account in ("acc_a", "acc_b"):
+        post.world.use(2 * EUR, account)
+    await post.look()
+    assert await post.stage.kinds("acc_a") == ["balance.low"]
+    assert await post.stage.kinds("acc_b") == []
+
+
+async def test_a_rule_recharges_its_account_in_its_currency(post: Post) -> None:
+    threshold, amount, cap = (Money(coins * EUR, "EUR") for coins in (5, 10, 100))
+    await post.stage.recharges.set("acc_b", threshold, amount, cap)
+    await post.look()
+    assert post.stage.charger.calls == []
+    for account in ("acc_a", "acc_b"):
+        post.world.use(2 * EUR, account)
+    await post.look()
+    assert [micros for _, micros, _ in post.stage.charger.calls] == [10 * EUR]
+    assert post.graced == []
+
+
+async def test_who_cannot_be_charged_since_nobody_can_be_asked_goes_on(post: Post) -> None:
+    threshold, amount, cap = (Money(coins * EUR, "EUR") for coins in (5, 10, 10))
+    await post.stage.recharges.set("acc_b", threshold, amount, cap)
+    post.world.use(2 * EUR, "acc_b")
+    await post.look()
+    assert len(post.stage.charger.calls) == 1
+    post.down = ["play"]
+    assert await post.look() >= 1  # it is looked at again, though it has not moved
+    assert post.graced == [("acc_b", "EUR")]
