@@ -46,14 +46,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence, Set
 from functools import cached_property
 from typing import Any, Protocol, TypeVar
 
 import msgspec
 
 from fastgate._core.money import AreaState, OpenHold, UsageRecord
-from fastgate._core.usageblock import UsageBlock, numbers
+from fastgate._core.usageblock import UsageBlock
 from fastgate.billing.names import UNKNOWN, Names
 from fastgate.billing.spool import Batch, Mark, Spool
 from fastgate.billing.wallets import Wallets
@@ -395,17 +395,19 @@ class Pipeline:
         A wallet is *moving* when its cell changed, or a record of it appeared, while this looked:
         its numbers may not belong together.
         """
-        cells, found = self.wallets.cell_balances(), _Waiting(self.source)
+        cells, found = self.wallets.cell_balances(), _Waiting(self.source, self._block)
         held, waiting, moving = dict[Key, int](), dict(self.spool.waiting), set[Key]()
         for block in found.blocks:
-            self._add(waiting, block, block.amount)
+            if block.amount:
+                key = (block.account, block.currency)
+                waiting[key] = waiting.get(key, 0) + block.amount
         for hold in self.source.open_holds():
             if hold.taken:
                 self._add(held, hold.record, hold.record.held)
             elif hold.state in ("settling", "settled") and hold.record.id not in found:
                 self._add(waiting, hold.record, hold.record.amount)
         for block in found.since():
-            moving.add(self._key(block))
+            moving.add((block.account, block.currency))
         for hold in self.source.open_holds():
             if hold.state == "parked" and hold.record.id not in found:
                 moving.add(self._key(hold.record))
@@ -414,12 +416,12 @@ class Pipeline:
                 moving.add(key)
         return Live(cells, held, waiting, moving)
 
-    def _key(self, used: UsageRecord | UsageBlock) -> Key:
-        return self.wallets.account(used.account), used.currency
+    def _key(self, record: UsageRecord) -> Key:
+        return self.wallets.account(record.account), record.currency
 
-    def _add(self, sums: dict[Key, int], used: UsageRecord | UsageBlock, amount: int) -> None:
+    def _add(self, sums: dict[Key, int], record: UsageRecord, amount: int) -> None:
         if amount:
-            key = self._key(used)
+            key = self._key(record)
             sums[key] = sums.get(key, 0) + amount
 
 
@@ -427,19 +429,23 @@ class _Waiting:
     """Everything in the rings and parked that is not in the store or the spool, at one moment.
     Ids of records are looked for in it, seldom."""
 
-    def __init__(self, source: UsageSource) -> None:
-        self._source = source
+    def __init__(self, source: UsageSource, block: Callable[[UsageBlock], Block]) -> None:
+        self._source, self._block = source, block
         self._upto: list[int] = []  # by worker
-        self.blocks: list[UsageBlock] = []
+        self.blocks: list[Block] = []
         for worker in range(source.workers):
-            blocks, position, _ = source.drain_blocks(worker, ALL)
-            self.blocks += blocks
+            found, position, parked = source.drain_blocks(worker, ALL)
+            for each in map(block, found):
+                # One that is parked may have come by the ring as well: a copy, in the same block.
+                once = each.without(frozenset()) if parked else each
+                if once is not None:
+                    self.blocks.append(once)
             self._upto.append(position)
 
-    def since(self) -> Iterator[UsageBlock]:
+    def since(self) -> Iterator[Block]:
         """What has come to the rings meanwhile."""
         for worker, position in enumerate(self._upto):
-            yield from self._source.drain_blocks(worker, ALL, after=position)[0]
+            yield from map(self._block, self._source.drain_blocks(worker, ALL, after=position)[0])
 
     def __contains__(self, ident: str) -> bool:
         return ident in self._ids
@@ -447,9 +453,7 @@ class _Waiting:
     @cached_property
     def _ids(self) -> frozenset[str]:
         return frozenset(
-            f"{block.boot:016x}{number:016x}"
-            for block in self.blocks
-            for number in numbers(block.lines)
+            f"{block.boot}{number:016x}" for block in self.blocks for number in block.numbers()
         )
 
 

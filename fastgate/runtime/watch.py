@@ -103,14 +103,14 @@ class Watch:
         store = self._desk.ledger.store
         known = await store.run_read(lambda connection: _Known.of(connection, accounts))
         # All at once: what follows may take long, and books and cells are to be of one moment.
-        standing = {key: self._standing(key, known) for key, _ in moved}
+        sums = {key: self._sums(key, known) for key, _ in moved}
         for key, available in moved:
-            if (found := standing[key]) is None or await self._balance(key, *found, known):
+            if (found := sums[key]) is None or await self._balance(key, *found, known):
                 self._seen[key] = available
             else:
                 self._seen.pop(key, None)
 
-    def _standing(self, key: Key, known: _Known) -> tuple[int, int] | None:
+    def _sums(self, key: Key, known: _Known) -> tuple[int, int] | None:
         """Balance, and what was spent in total; None: there is no such wallet."""
         books = known.books.get(key)
         if books is None:

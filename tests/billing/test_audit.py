@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 from moneykit import NOW, World, move, pack, used
 
-from fastgate._core.usageblock import Line, pack_lines
+from fastgate._core.usageblock import Line, pack_lines, unpack_lines
 from fastgate.billing.audit import FINDINGS_MAX, AuditReport, Check, audit, audit_gateway
 from fastgate.billing.ledger import Ledger
 from fastgate.store import ledger as table
@@ -183,6 +183,33 @@ async def test_what_is_captured_between_two_looks_moves_its_wallet(
     assert money.state(0).parked == (0 if room else 1)
     live = world.pipeline.live()
     assert (live.moving, live.held, live.waiting) == (set(), {}, {key: 30})
+
+
+async def test_what_came_by_the_ring_and_is_parked_as_well_waits_once(world: World) -> None:
+    """Its worker was killed between publishing it and freeing its row."""
+    money, key = world.money, ("acc_b", "USD")
+    world.use(7, "acc_b")
+    world.use(8, "acc_b")
+
+    class Twice:
+        def __getattr__(self, name: str) -> object:
+            return getattr(money, name)
+
+        def drain_blocks(self, worker: int, most: int, *, after: int | None = None) -> object:
+            found, position, parked = money.drain_blocks(worker, most, after=after)
+            if not found:
+                return found, position, parked
+            (block,) = found
+            copy = unpack_lines(block.lines)[-1]
+            lines = pack_lines([*unpack_lines(block.lines), copy])
+            twice = block._replace(
+                records=block.records + 1, amount=block.amount + copy.amount, lines=lines
+            )
+            return [twice], position, 1
+
+    world.pipeline.source = Twice()  # type: ignore[assignment]
+    live = world.pipeline.live()
+    assert (live.waiting, live.moving) == ({key: 15}, set())
 
 
 def one_line(amount: int) -> bytes:
