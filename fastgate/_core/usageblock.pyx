@@ -218,18 +218,20 @@ cdef inline const uint8_t *_get_line(const uint8_t *p, const uint8_t *end, line 
     return p + ID_SIZE
 
 
-cdef int _write(group *g, const money_record *r) except -1 nogil:
+cdef int _write(group *g, const money_record *r, int64_t time_us) except -1 nogil:
     """Write the record's line. Raises MemoryError."""
     cdef line l
+    cdef size_t room
     cdef void *more
     if g.room - g.size < LINE_MOST:
-        more = realloc(g.lines, max(<size_t>LINES_FIRST, 2 * g.room))
+        room = max(<size_t>LINES_FIRST, 2 * g.room)
+        more = realloc(g.lines, room)
         if more == NULL:
             raise MemoryError
         g.lines = <uint8_t *>more
-        g.room = max(<size_t>LINES_FIRST, 2 * g.room)
+        g.room = room
     l.number = r.number
-    l.time_us = <uint64_t>_time_us(r)
+    l.time_us = <uint64_t>time_us
     l.amount = <uint64_t>_charged(r)
     l.units = r.units
     l.marks = <uint64_t>r.status << 16 | r.flags
@@ -313,7 +315,7 @@ cdef list pack_blocks(const money_record **records, size_t count):
                             break
                         at = (at + 1) & (slots - 1)
                 _count(g, records[i], time_us)
-                _write(g, records[i])
+                _write(g, records[i], time_us)
         return _finished(groups, used)
     finally:
         for i in range(used):
