@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import struct
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -196,6 +197,62 @@ class GatedBackend(Backend):
     async def _wait(self, _: Backend, seen: Seen) -> bytes:
         await self.gate.wait()
         return self.answer
+
+
+class RawUpstream:
+    """An upstream whose connections the test works by hand, octet by octet."""
+
+    async def __aenter__(self) -> RawUpstream:
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.socket.setblocking(False)
+        self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
+        self.peers: list[RawPeer] = []
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for each in self.peers:
+            each.socket.close()
+        self.socket.close()
+
+    async def accept(self) -> RawPeer:
+        loop = asyncio.get_running_loop()
+        accepted, _ = await asyncio.wait_for(loop.sock_accept(self.socket), 20)
+        self.peers.append(RawPeer(accepted))
+        return self.peers[-1]
+
+
+class RawPeer:
+    """One connection that the gateway made to a `RawUpstream`."""
+
+    def __init__(self, accepted: socket.socket) -> None:
+        accepted.setblocking(False)
+        accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket = accepted
+        self.received = b""
+
+    async def until(self, mark: bytes) -> bytes:
+        """What came up to that mark, and with it."""
+        loop = asyncio.get_running_loop()
+        while mark not in self.received:
+            part = await asyncio.wait_for(loop.sock_recv(self.socket, 65536), 20)
+            if not part:
+                raise EOFError(self.received)
+            self.received += part
+        found, _, self.received = self.received.partition(mark)
+        return found + mark
+
+    async def head(self) -> bytes:
+        """The request line of the next head, once all of that is here."""
+        return (await self.until(b"\r\n\r\n")).split(b"\r\n")[0]
+
+    def send(self, data: bytes) -> None:
+        """At once: no other task runs in between."""
+        assert self.socket.send(data) == len(data)
+
+    def reset(self) -> None:
+        """Close so that the other side gets a reset."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.socket.close()
 
 
 class Seen:

@@ -216,7 +216,7 @@ cdef void down_data(downstream *d, ssize_t n) noexcept nogil:
         else:
             read_head(c, d)
     elif d.state == DOWN_LINGER:
-        if n > 0:
+        if n > 0 and d.io.inb is not NULL:
             d.lingered += buf_len(d.io.inb)
             buf_return(&c.bufs, d.io.inb)
             d.io.inb = NULL
@@ -439,6 +439,7 @@ cdef void down_linger(downstream *d) noexcept nogil:
         buf_return(&c.bufs, d.io.inb)
         d.io.inb = NULL
     d.state = DOWN_LINGER
+    poller_read_stop(c, &d.io)           # what was to be looked at again is gone
     if shutdown(d.io.fd, SHUT_WR) != 0:
         down_close(d)
         return

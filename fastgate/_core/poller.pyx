@@ -14,6 +14,12 @@ A reader that stops (back-pressure) and starts again with IO_READABLE set gets n
 so it is put in the *ready list*, which a round works off after its events. The same list
 bounds unfairness: a connection that always has more to read gets one buffer a turn.
 
+IO_AGAIN says that bytes which were read before are to be looked at once more, from the ready list. Until
+then nothing is read after them: they may fill the buffer, and whoever gets new bytes first would
+deal with the old ones as well, and leave the flag behind for a state that does not expect it.
+
+    invariant: IO_AGAIN ⇒ IO_READING and IO_READY. Who stops reading takes the flag back.
+
 A closed connection's memory stays until the round is over (graveyard): later events of the
 same round may still point at it, and see IO_CLOSED.
 """
@@ -163,7 +169,7 @@ cdef void poller_read_start(core *c, conn *x) noexcept nogil:
 
 
 cdef void poller_read_stop(core *c, conn *x) noexcept nogil:
-    x.io &= ~IO_READING
+    x.io &= ~(IO_READING | IO_AGAIN)
 
 
 cdef void poller_queue(core *c, conn *x, buf *b) noexcept nogil:
@@ -263,7 +269,10 @@ cdef void connected(core *c, conn *x) noexcept nogil:
 
 cdef void readable(core *c, conn *x) noexcept nogil:
     """Use up an edge: one read, one call of the sink; more from the ready list."""
-    cdef ssize_t n = poller_recv(c, x)
+    cdef ssize_t n
+    if x.io & IO_AGAIN:
+        return                           # what is here comes first; IO_READABLE stays
+    n = poller_recv(c, x)
     if n == -EAGAIN:
         return
     if x.kind == KIND_DOWN:

@@ -257,7 +257,8 @@ cdef void up_data(upstream *u, ssize_t n) noexcept nogil:
         return
     if k.state == CALL_SEND:
         if n > 0:
-            read_head(c, k)
+            if u.io.inb is not NULL:
+                read_head(c, k)
         else:
             broken(c, k, UPSTREAM_RESET)
     elif k.state == CALL_BODY or k.state == CALL_TUNNEL:
@@ -453,6 +454,7 @@ cdef void call_end(core *c, call *k) noexcept nogil:
     if u.io.inb is not NULL:
         buf_return(&c.bufs, u.io.inb)
         u.io.inb = NULL
+    poller_read_stop(c, &u.io)           # what was to be looked at again is gone
     u.reused = 0
     victim = pool_put(c, u.home, u, keep)
     if victim is not NULL:
