@@ -20,10 +20,13 @@ from fastgate.errors import ConfigurationError
 Format = Literal["yaml", "json", "toml"]
 
 _MAX_NODES = 20_000_000
+_FREE_NODES = 100_000
 _MAX_DEPTH = 100
+_MAX_DIGITS = 100
 
 _PLAIN, _TEXT, _LIST, _MAP = "plain", "text", "list", "map"
 _MERGE = "<<"
+_TOO_LONG = f"a number may have {_MAX_DIGITS} digits at most"
 _STANDARD_TEXT = "tag:yaml.org,2002:str"
 
 _INT = re.compile(r"[-+]?(0|[1-9][0-9]*(_[0-9]{3})*)|0x[0-9a-fA-F]+", re.A)
@@ -50,7 +53,7 @@ def parse(text: str, kind: Format) -> Any:
     node = _compose(text)
     if node is None:
         return None
-    return _Builder().value(node, "")
+    return _Builder(len(text)).value(node, "")
 
 
 # ---- YAML -------------------------------------------------------------------------------
@@ -122,19 +125,28 @@ def _yaml_hint(text: str, line: int | None) -> str | None:
 
 
 class _Builder:
-    """Nodes → plain data. Each alias is built anew, so the bound on nodes counts them all."""
+    """Nodes → plain data. Each alias is a copy, so a few lines of aliases to aliases could stand
+    for billions of nodes: the bound on nodes grows with the text that was written."""
 
-    def __init__(self) -> None:
+    def __init__(self, length: int) -> None:
         self._nodes = 0
+        self._most = min(_MAX_NODES, _FREE_NODES + 4 * length)
         self._open: set[int] = set()
 
     def value(self, node: Any, path: str) -> Any:
         self._nodes += 1
-        if self._nodes > _MAX_NODES:
-            raise self._fault("the document, with its aliases, is too large", node, path)
+        if self._nodes > self._most:
+            raise ConfigurationError(
+                "the document is too large once its aliases are filled in",
+                re.split(r"[.\[]", path, maxsplit=1)[0],  # further in, it is one of many copies
+                hint="Use fewer aliases to values that have aliases themselves.",
+            )
         tag = node.tag
         if tag == _PLAIN:
-            return self._scalar(node.value)
+            try:
+                return self._scalar(node.value)
+            except ValueError:
+                raise self._fault(_TOO_LONG, node, path) from None
         if tag in (_TEXT, _STANDARD_TEXT):
             return node.value
         if tag not in (_MAP, _LIST):
@@ -154,6 +166,8 @@ class _Builder:
             return _WORDS[text]
         if text[0] in "-+.0123456789":
             if _INT.fullmatch(text):
+                if len(text) > _MAX_DIGITS:
+                    raise ValueError
                 return int(text, 16) if text.startswith("0x") else int(text.replace("_", ""))
             if _FLOAT.fullmatch(text):
                 return float(text)
@@ -213,8 +227,20 @@ def _parse_json(text: str) -> Any:
     def no_constant(name: str) -> Any:
         raise ConfigurationError(f"{name} is not JSON")
 
+    def integer(digits: str) -> int:
+        if len(digits) > _MAX_DIGITS:
+            raise ConfigurationError(_TOO_LONG)
+        return int(digits)
+
     try:
-        return json.loads(text, object_pairs_hook=unique, parse_constant=no_constant)
+        data = json.loads(
+            text, object_pairs_hook=unique, parse_constant=no_constant, parse_int=integer
+        )
+        if re.search(r"\\u[dD][89a-fA-F]", text):
+            json.dumps(data, ensure_ascii=False).encode()
+        return data
+    except UnicodeEncodeError:
+        raise ConfigurationError("a \\u escape is half of a pair, which is no character") from None
     except json.JSONDecodeError as error:
         raise ConfigurationError(
             f"not valid JSON: {error.msg} at column {error.colno}", line=error.lineno
@@ -234,6 +260,10 @@ def _parse_toml(text: str) -> Any:
         raise ConfigurationError(
             f"not valid TOML: {re.sub(r' [(]at .*', '', str(error))}", line=line
         ) from None
+    except RecursionError:
+        raise ConfigurationError("nested too deeply") from None
+    except ValueError:  # of int(): Python's own bound on digits
+        raise ConfigurationError(_TOO_LONG) from None
 
 
 # ---- lines ------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """YAML as its core schema means it, and the way from a place back to its line."""
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -134,3 +135,47 @@ def test_places_inside_merged_mappings() -> None:
     lines = Lines("x: &x\n  deep: 1\na:\n  <<: *x\n  own: 2\n", "yaml")
     assert lines.of("a.deep") == 2
     assert lines.of("a.own") == 5
+
+
+LEVELS = [
+    ("a: &a [x, x, x, x, x, x, x, x, x]", "{n}: &{n} [{many}]"),
+    ("a: &a {k: x}", "{n}: &{n} {{<<: [{many}]}}"),
+]
+
+
+@pytest.mark.parametrize(("first", "level"), LEVELS)
+def test_a_few_lines_do_not_stand_for_billions_of_nodes(first: str, level: str) -> None:
+    lines = [first]
+    for before, name in pairwise("abcdefghijkl"):
+        lines.append(level.format(n=name, many=", ".join([f"*{before}"] * 9)))
+    with pytest.raises(ConfigurationError, match="too large once its aliases") as caught:
+        parse("\n".join(lines), "yaml")
+    assert caught.value.path in set("abcdefghijkl")
+
+
+def test_defaults_may_be_used_by_every_route() -> None:
+    text = "d: &d {" + ", ".join(f"key{n}: value" for n in range(20)) + "}\nroutes:\n"
+    text += "".join(f"- {{<<: *d, name: r{n}, path: /r{n}}}\n" for n in range(20_000))
+    assert len(parse(text, "yaml")["routes"]) == 20_000
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "words"),
+    [
+        ("a = " + "[" * 5000 + "]" * 5000, "toml", "nested too deeply"),
+        ("[" * 5000 + "]" * 5000, "json", "nested too deeply"),
+        ("a: " + "9" * 5000, "yaml", "100 digits"),
+        ("a = " + "9" * 5000, "toml", "100 digits"),
+        ('{"a": ' + "9" * 5000 + "}", "json", "100 digits"),
+        (r'{"a": "\ud83d"}', "json", "half of a pair"),
+        (r'a: "\ud83d"', "yaml", "not valid YAML"),
+        (r'a = "\ud83d"', "toml", "not valid TOML"),
+    ],
+)
+def test_what_python_itself_would_stumble_over(text: str, kind: Any, words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        parse(text, kind)
+
+
+def test_whole_pairs_are_characters() -> None:
+    assert parse(r'{"a": "\ud83d\ude00"}', "json") == {"a": "\N{GRINNING FACE}"}
