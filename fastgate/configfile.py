@@ -2,15 +2,7 @@
 
     text --parse--> plain data --references--> texts --codec.decode--> Gateway --check--> Loaded
 
-**References** stand in texts, so that secrets need not be in the file:
-
-    ${NAME}            the environment variable NAME; an error where there is none
-    ${NAME:-default}   the same, or the default where it is unset or empty
-    $${NAME}           the text "${NAME}" itself
-    file:path          as a whole text: what the file holds, without its last line break
-    {file: path}       the same, as a mapping
-
-A relative path is relative to the document. What is put in is a text and is not looked at again.
+References stand in texts, so that secrets need not be in the file: see `fastgate.references`.
 Keys of the top level that begin with "x-" are left to the author (for YAML anchors), and
 "$schema" to editors.
 """
@@ -19,24 +11,20 @@ from __future__ import annotations
 
 import gc
 import os
-import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from fastgate import documents
 from fastgate.errors import ConfigurationError
 from fastgate.model import check, codec
 from fastgate.model.gateway import Gateway
 from fastgate.model.schema import json_schema
+from fastgate.references import References
 
 __all__ = ["Loaded", "json_schema", "load", "loads"]
-
-_REFERENCE = re.compile(r"\$(\$?)\{([^{}]*)\}")
-_VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?:(:-)(.*))?", re.S)
-_MAX_FILE = 1 << 20
 
 
 class Loaded(NamedTuple):
@@ -121,14 +109,14 @@ def _loads(
     environ: Mapping[str, str] | None,
 ) -> Loaded:
     lines = documents.Lines(text, kind)
-    references = _References(os.environ if environ is None else environ, folder)
+    references = References(os.environ if environ is None else environ, folder)
     try:
         data = documents.parse(text, kind)
         if data is None:
             raise ConfigurationError("the document is empty", hint="Begin with `version: 1`.")
         if isinstance(data, dict):
             data = {k: v for k, v in data.items() if k != "$schema" and not k.startswith("x-")}
-        gateway = codec.decode(references.resolve(data, ""), Gateway)
+        gateway = codec.decode(references.resolve(data), Gateway)
         check.require(gateway)
     except ConfigurationError as error:
         raise _locate(error, file, lines) from None
@@ -149,68 +137,3 @@ def _locate(error: ConfigurationError, file: str, lines: documents.Lines) -> Con
         if one.line is None and one.path:
             one.line = lines.of(one.path)
     return error
-
-
-class _References:
-    """Puts in what texts refer to."""
-
-    def __init__(self, environ: Mapping[str, str], folder: str) -> None:
-        self._environ = environ
-        self._folder = folder
-        self.files: list[str] = []
-
-    def resolve(self, value: Any, path: str) -> Any:
-        """`value` with every reference in it replaced."""
-        if isinstance(value, str):
-            text = self._environment(value, path) if "${" in value else value
-            return self._file(text[5:], path) if value.startswith("file:") else text
-        if isinstance(value, list):
-            return [self.resolve(item, f"{path}[{i}]") for i, item in enumerate(value)]
-        if isinstance(value, dict):
-            if len(value) == 1 and isinstance(name := value.get("file"), str):
-                return self._file(self._environment(name, path), path)
-            return {
-                key: self.resolve(item, f"{path}.{key}" if path else key)
-                for key, item in value.items()
-            }
-        return value
-
-    def _environment(self, text: str, path: str) -> str:
-        def replace(match: re.Match[str]) -> str:
-            if match[1]:
-                return f"${{{match[2]}}}"
-            variable = _VARIABLE.fullmatch(match[2])
-            if variable is None:
-                raise ConfigurationError(
-                    f"{match[0]!r} is not a reference",
-                    path,
-                    hint="Write ${NAME} or ${NAME:-default}; $${ for the characters themselves.",
-                )
-            found = self._environ.get(variable[1])
-            if variable[2] and not found:
-                return variable[3]
-            if found is None:
-                raise ConfigurationError(
-                    f"the environment has no {variable[1]}",
-                    path,
-                    hint=f"Set it, or write ${{{variable[1]}:-default}}.",
-                )
-            return found
-
-        return _REFERENCE.sub(replace, text)
-
-    def _file(self, name: str, path: str) -> str:
-        place = os.path.join(self._folder, name)
-        try:
-            with open(place, encoding="utf-8") as file:
-                text = file.read(_MAX_FILE + 1)
-        except OSError as error:
-            raise ConfigurationError(
-                f"the file {name!r} cannot be read: {error.strerror}", path
-            ) from None
-        except UnicodeDecodeError:
-            raise ConfigurationError(f"the file {name!r} is not UTF-8", path) from None
-        if len(text) > _MAX_FILE:
-            raise ConfigurationError(f"the file {name!r} is larger than 1 MiB", path)
-        self.files.append(place)
-        return text.removesuffix("\n").removesuffix("\r")

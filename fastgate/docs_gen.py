@@ -66,9 +66,10 @@ def _configuration() -> Iterator[str]:
         "- Where a list is expected, one text or number stands for a list of one; in `limits`, "
         "`quotas`, `concurrency` and `targets` one mapping does too.",
         "- `${NAME}` in a text is the environment variable NAME (an error when there is none), "
-        "`${NAME:-default}` has a default, `$${NAME}` stands for itself. A text that begins with "
-        "`file:`, or a mapping `{file: path}`, is what the file holds, without its last line "
-        "break; relative paths are relative to the document.",
+        "`${NAME:-default}` has a default. A text that begins with `file:`, or a mapping "
+        "`{file: path}`, is what the file holds, without its last line break; relative paths are "
+        "relative to the document. `$${NAME}` and `$file:` stand for the characters `${NAME}` and "
+        "`file:`. References belong to files: the control API refuses them.",
         "- YAML is read as YAML 1.2: `on`, `yes` and `0660` are texts, only `true` and `false` are "
         "booleans. Anchors, aliases and `<<` work; top-level keys that begin with `x-` are yours.",
         "- Keys and tokens are turned into their SHA-256 while the document is read; what is kept "

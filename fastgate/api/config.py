@@ -9,7 +9,7 @@ import msgspec
 from litestar import Response, get, post, put
 from litestar.params import FromPath, FromQuery
 
-from fastgate import documents
+from fastgate import documents, references
 from fastgate.api.bodies import body_bytes, etag, require_match
 from fastgate.api.context import AnyRequest, Ctx, principal
 from fastgate.api.describe import spec
@@ -34,9 +34,10 @@ class RevisionView(Revision, frozen=True, kw_only=True):
 
 
 def shown(request: AnyRequest, document: dict[str, Any]) -> dict[str, Any]:
-    """A document as it may be shown: passwords in addresses masked, and to those who cannot
-    write it the digests of keys cut short, since a weak key can be found from its digest."""
-    document = codec.redact(document)
+    """A document as it may be shown: passwords in addresses masked, what would be read as a
+    reference escaped, so that it can be sent back, and to those who cannot write it the digests
+    of keys cut short, since a weak key can be found from its digest."""
+    document = references.escaped(codec.redact(document))
     if allows(principal(request).role, "configure"):
         return document
     cut: dict[str, Any] = _cut(document)
@@ -86,8 +87,9 @@ async def get_config(ctx: Ctx, request: AnyRequest) -> Response[Any]:
 async def put_config(ctx: Ctx, request: AnyRequest, dry_run: DryRun = False) -> Response[Any]:
     """Replace the whole configuration: validated, compared, applied, recorded.
 
-    JSON, YAML or TOML by `Content-Type`. References (`${NAME}`, `file:`) are not looked up: they
-    belong to the file. Answers when every worker serves it. `?dry_run=true` does all but apply.
+    JSON, YAML or TOML by `Content-Type`. References (`${NAME}`, `file:`) are refused: they belong
+    to the file; `$${NAME}` and `$file:` stand for the characters. Answers when every worker serves
+    it. `?dry_run=true` does all but apply.
     """
     raw = await body_bytes(request, "application/json", *YAML_TYPES, TOML_TYPE)
     media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -117,7 +119,7 @@ def _decode(raw: bytes, kind: documents.Format) -> Gateway:
         raise Problem("bad_request", "The body is not UTF-8.") from None
     lines = documents.Lines(text, kind)
     try:
-        return codec.decode(documents.parse(text, kind), Gateway)
+        return codec.decode(references.literal(documents.parse(text, kind)), Gateway)
     except ConfigurationError as error:
         for one in error:
             if one.line is None and one.path:

@@ -10,12 +10,14 @@ from litestar import Response, delete, get, patch, post
 from litestar.params import FromPath
 from msgspec import UNSET, Meta, UnsetType
 
+from fastgate import references
 from fastgate.api.bodies import When, future, read
 from fastgate.api.context import AnyRequest, Ctx
 from fastgate.api.describe import spec
 from fastgate.api.paging import LIMIT, Limit, Text, page_in_memory
 from fastgate.api.parties import changes_of, consumer_of_store, matched, tagged
 from fastgate.api.problems import invalid
+from fastgate.errors import ConfigurationError
 from fastgate.store.cache import KeyRecord
 from fastgate.store.pages import Page
 from fastgate.store.parties import Credential
@@ -152,6 +154,10 @@ async def create_credential(ctx: Ctx, request: AnyRequest, ident: FromPath[str])
     if body.key is not None and body.environment is not None:
         raise invalid("environment", "It goes into keys that are made here, not into given ones.")
     given = {**msgspec.structs.asdict(body), "expires_at": future(body.expires_at)}
+    try:
+        given["key"] = references.literal(body.key)  # "${OLD_KEY}" is no key
+    except ConfigurationError as error:
+        raise invalid("key", error.message, error.hint) from None
     issued = await ctx.identity.issue(ident, **given)
     made = issued.credential
     return tagged(

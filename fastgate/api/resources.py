@@ -6,13 +6,14 @@ One set of handlers is made for each kind, from the table at the end.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from litestar import Response, delete, get, patch, post, put
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 
+from fastgate import references
 from fastgate.api.bodies import etag_of, forbid_existing, json_data, require_match
 from fastgate.api.config import shown
 from fastgate.api.context import AnyRequest, Ctx, principal
@@ -81,10 +82,8 @@ class Kind:
         items = [one for one in self.all(gateway) if one.name != name]
         return msgspec.structs.replace(gateway, **{self.plural: items})
 
-    def decode(self, data: Any, name: str | None = None) -> Any:
+    def decode(self, data: Data, name: str | None = None) -> Any:
         """Plain data as the struct; `name`: from the path. Raises ConfigurationError, Problem."""
-        if not isinstance(data, dict):
-            raise invalid("", "The body must be an object.")
         if name is not None and data.setdefault("name", name) != name:
             raise invalid("name", f"The path says {name!r}; {self.one} keeps its name.")
         return codec.decode(data, self.struct)
@@ -95,6 +94,14 @@ def _nearest(name: str, names: Any) -> str:
 
     near = difflib.get_close_matches(name, list(names), 1)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+async def _given(request: AnyRequest, *more: str) -> Data:
+    """The body: an object without references. Raises Problem, ConfigurationError."""
+    data = await json_data(request, *more)
+    if not isinstance(data, dict):
+        raise invalid("", "The body must be an object.")
+    return cast(Data, references.literal(data))
 
 
 async def _change(
@@ -111,7 +118,8 @@ async def _change(
     found = kind.find(made[-1], name)
     data = None if found is None else codec.encode(found)
     headers = {} if data is None else {"ETag": etag_of(data)}
-    answer = AppliedResource(**msgspec.structs.asdict(applied), resource=codec.redact(data))
+    resource = None if data is None else shown(request, data)
+    answer = AppliedResource(**msgspec.structs.asdict(applied), resource=resource)
     return answer, headers
 
 
@@ -143,7 +151,7 @@ def handlers(kind: Kind) -> list[HTTPRouteHandler]:
         **titled,
     )
     async def create(ctx: Ctx, request: AnyRequest, dry_run: DryRun = False) -> Response[Any]:
-        resource = kind.decode(await json_data(request))
+        resource = kind.decode(await _given(request))
 
         def edit(current: Gateway) -> Gateway:
             if kind.find(current, resource.name) is not None:
@@ -177,7 +185,7 @@ def handlers(kind: Kind) -> list[HTTPRouteHandler]:
     async def replace(
         ctx: Ctx, request: AnyRequest, name: FromPath[str], dry_run: DryRun = False
     ) -> Response[Any]:
-        resource = kind.decode(await json_data(request), name)
+        resource = kind.decode(await _given(request), name)
         created = False
 
         def edit(current: Gateway) -> Gateway:
@@ -208,9 +216,7 @@ def handlers(kind: Kind) -> list[HTTPRouteHandler]:
     async def change(
         ctx: Ctx, request: AnyRequest, name: FromPath[str], dry_run: DryRun = False
     ) -> Response[Any]:
-        change = await json_data(request, "application/merge-patch+json")
-        if not isinstance(change, dict):
-            raise invalid("", "The body must be an object.")
+        change = await _given(request, "application/merge-patch+json")
 
         def edit(current: Gateway) -> Gateway:
             old = codec.encode(kind.get(current, name))

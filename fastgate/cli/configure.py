@@ -131,13 +131,15 @@ def diff(
 
 
 def _against_running(client: Client, gateway: Gateway) -> list[Change]:
-    """What applying would change. The API leaves out `store`, masks passwords, and shows digests
-    of keys only in part to those who may not change them; so it is here for both sides."""
+    """What applying would change. The API leaves out `store`, masks passwords, escapes what looks
+    like a reference, and shows digests of keys only in part to those who may not change them; so
+    it is here for both sides."""
     from fastgate.diff import diff_data
     from fastgate.model.codec import encode, redact
+    from fastgate.references import escaped
 
     now = client.get(CONFIG)
-    wanted = redact(encode(gateway))
+    wanted = escaped(redact(encode(gateway)))
     wanted.pop("store", None)
     if "…" in str(now):
         now, wanted = _cut(now), _cut(wanted)
@@ -198,6 +200,7 @@ def apply(
       FASTGATE_CONTROL=unix:/run/fastgate.sock fastgate apply new.yaml --json
     """
     from fastgate.model.codec import encode
+    from fastgate.references import escaped
 
     loaded = _load(file)
     client = client_of(control, state_dir, file)
@@ -206,7 +209,7 @@ def apply(
     answer = client.call(
         "PUT",
         CONFIG,
-        encode(loaded.gateway),
+        escaped(encode(loaded.gateway)),
         query={"dry_run": True} if dry_run else None,
         headers={"If-Match": etag},
     ).data

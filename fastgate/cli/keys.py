@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import click
 
+from fastgate import references
 from fastgate.cli import OK, output
 from fastgate.cli.consumers import path_of
 from fastgate.cli.options import client_of, control_options
@@ -114,7 +115,7 @@ def import_(
         key = click.prompt("Key", hide_input=True, err=True)
     else:
         key = sys.stdin.readline().rstrip("\r\n")
-    body = {"label": label, "key": key}
+    body = {"label": label, "key": references.escaped(key)}
     data = client_of(control, state_dir).call("POST", _path(consumer), body).data
     if as_json:
         output.print_json(data)

@@ -129,15 +129,46 @@ async def test_a_fault_is_told_with_path_line_and_nearest_name(api: Client, worl
     assert world.control.applied == []
 
 
-async def test_references_are_not_looked_up(
+async def test_references_are_refused_and_never_taken_literally(
     api: Client, monkeypatch: pytest.MonkeyPatch, world: Any
 ) -> None:
     monkeypatch.setenv("GATEWAY_SECRET", "from-the-environment")
     document, match = await read(api)
-    respond = {"body": "${GATEWAY_SECRET}"}
-    document["routes"].append({"name": "leak", "path": "/leak", "respond": respond})
-    assert (await api.put("/v1/config", json=document, headers=match)).status_code == 200
-    assert world.control.gateway.routes[1].respond.body == "${GATEWAY_SECRET}"
+    document["consumers"].append({"name": "new", "keys": ["${GATEWAY_SECRET}"]})
+    document["consumers"].append({"name": "two", "keys": ["file:/etc/hostname"]})
+    refused = await api.put("/v1/config", json=document, headers=match)
+    problem = is_problem(refused, 422, "invalid_configuration")
+    assert [one["path"] for one in problem["errors"]] == [
+        "consumers[1].keys[0]",
+        "consumers[2].keys[0]",
+    ]
+    assert "$${" in problem["errors"][0]["hint"]
+    assert world.control.applied == []
+    assert world.told("${GATEWAY_SECRET}") is None
+
+
+async def test_what_looks_like_a_reference_can_be_read_and_sent_back(
+    api: Client, world: Any
+) -> None:
+    document, match = await read(api)
+    respond = {"body": "$${GATEWAY_SECRET}", "headers": {"X-Where": "$file:here"}}
+    document["routes"].append({"name": "template", "path": "/t", "respond": respond})
+    done = await api.put("/v1/config", json=document, headers=match)
+    assert done.status_code == 200, done.text
+    served = world.control.gateway.routes[1].respond
+    assert served.body == "${GATEWAY_SECRET}"
+    assert served.headers == {"X-Where": "file:here"}
+    document, match = await read(api)
+    assert document["routes"][1]["respond"] == respond
+    again = await api.put("/v1/config", json=document, headers=match)
+    assert again.json()["changes"] == []
+    got = await api.get("/v1/routes/template")
+    again = await api.put(
+        "/v1/routes/template", json=got.json(), headers={"if-match": got.headers["etag"]}
+    )
+    assert again.json()["changes"] == []
+    assert again.json()["resource"] == got.json()
+    assert world.control.gateway.routes[1].respond == served
 
 
 async def test_what_cannot_be_served_leaves_the_old(api: Client, world: Any) -> None:

@@ -177,3 +177,16 @@ async def test_many_at_once(api: Client, world: Any) -> None:
     paths = [one.headers["location"] for one in made]
     await asyncio.gather(*(api.delete(path) for path in paths))
     assert {world.told(key) for key in keys} == {Reason.CREDENTIAL_REVOKED}
+
+
+async def test_a_reference_is_no_key(api: Client, world: Any) -> None:
+    """Whoever forgets to let the shell fill it in must not get a key that can be guessed."""
+    await api.post("/v1/consumers", json={"name": "acme"})
+    path = "/v1/consumers/acme/credentials"
+    refused = await api.post(path, json={"key": "${ACME_API_KEY_OLD}"})
+    problem = is_problem(refused, 422, "invalid_member")
+    assert problem["errors"][0]["path"] == "key"
+    assert world.told("${ACME_API_KEY_OLD}") is None
+    made = await api.post(path, json={"key": "$${ACME_API_KEY_OLD}"})
+    assert made.status_code == 201, made.text
+    assert world.told("${ACME_API_KEY_OLD}") == 0

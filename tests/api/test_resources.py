@@ -159,3 +159,25 @@ def test_merge_patch_as_the_rfc_words_it(target: Any, patch: Any) -> None:
         else:
             assert merged[key] == patch[key]
     assert merge(merged, patch) == merged
+
+
+async def test_references_are_refused_in_every_body(api: Client, world: Any) -> None:
+    """They belong to the file; here they would become what they look like."""
+    route = {"name": "leak", "path": "/leak", "respond": {"body": "${HOME}"}}
+    is_problem(await api.post("/v1/routes", json=route), 422, "invalid_configuration")
+    put = await api.put("/v1/routes/leak", json=route, headers={"if-match": "*"})
+    is_problem(put, 422, "invalid_configuration")
+    match = {"if-match": "*"}
+    change = {"respond": {"body": "file:/etc/hostname"}, "service": None}
+    patched = await api.patch("/v1/routes/read", json=change, headers=match)
+    problem = is_problem(patched, 422, "invalid_configuration")
+    assert problem["errors"][0]["path"] == "respond.body"
+    change["respond"] = {"body": "$file:/etc/hostname"}
+    patched = await api.patch("/v1/routes/read", json=change, headers=match)
+    assert patched.status_code == 200, patched.text
+    assert patched.json()["resource"]["respond"] == change["respond"]
+    assert world.control.gateway.routes[0].respond.body == "file:/etc/hostname"
+    # What is kept is not looked at again: a change of another member goes through.
+    patched = await api.patch("/v1/routes/read", json={"priority": 5}, headers=match)
+    assert patched.status_code == 200, patched.text
+    assert world.control.gateway.routes[0].respond.body == "file:/etc/hostname"
