@@ -74,7 +74,7 @@ def test_a_sound_document_loads() -> None:
         (swap("hosts:", "host:"), 10, "routes[0].host", "Did you mean 'hosts'?"),
         (swap("burst: 100", "burst: lots"), 14, "routes[0].limits[0].burst", "a whole number"),
         (swap("    auth: *auth\n", ""), 13, "routes[0].limits[0].by", "does not ask who calls"),
-        (swap("path: /orders/{id}", "path: orders"), 11, "routes[0].path", "text that matches"),
+        (swap("path: /orders/{id}", "path: orders"), 11, "routes[0].path", "a path that begins"),
         (swap("10/s]", "10]"), 17, "plans[0].limits[0]", "expected a mapping"),
         (
             swap("    plan: starter\n", "    name: again\n"),

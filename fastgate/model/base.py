@@ -12,9 +12,29 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,55}$"
-TOKEN = r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}$"
-VALUE = r"^[\t\x20-\x7e\u0080-\uffff]{0,4096}$"
+PATTERNS: dict[str, str] = {}
+"""The patterns in words, for errors."""
+
+
+def worded(pattern: str, words: str) -> str:
+    """A field's pattern, in the syntax that Python and ECMAScript share, and what a text that
+    matches it is: errors say "... is not `words`"."""
+    PATTERNS[pattern] = words
+    return pattern
+
+
+NAME = worded(
+    r"^[A-Za-z0-9][A-Za-z0-9._-]{0,55}$",
+    "a name: 1 to 56 letters, digits, '.', '-' or '_', beginning with a letter or digit",
+)
+TOKEN = worded(
+    r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}$",
+    "an HTTP token: letters, digits and !#$%&'*+-.^_`|~, without spaces",
+)
+VALUE = worded(
+    r"^[\t\x20-\x7e\u0080-\uffff]{0,4096}$",
+    "a header value: up to 4096 characters without line breaks or control characters",
+)
 
 Name = Annotated[str, Meta(pattern=NAME)]
 """A resource's name: 1 to 56 letters, digits, dots, dashes, underscores; not a sign first."""
@@ -22,13 +42,6 @@ Token = Annotated[str, Meta(pattern=TOKEN)]
 """A method or field name, as HTTP defines tokens."""
 FieldValue = Annotated[str, Meta(pattern=VALUE)]
 """A header field's value: no line breaks or other control characters."""
-
-PATTERNS = {
-    NAME: "a name: 1 to 56 letters, digits, '.', '-' or '_', beginning with a letter or digit",
-    TOKEN: "an HTTP token: letters, digits and !#$%&'*+-.^_`|~, without spaces",
-    VALUE: "a header value: up to 4096 characters without line breaks or control characters",
-}
-"""The patterns in words, for errors."""
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -42,3 +55,9 @@ def only_one(what: str, names: Iterable[str]) -> None:
         raise ValueError(f"{what}, not {' and '.join(given)} together")
     if not given:
         raise ValueError(what)
+
+
+LINK = worded(
+    r"^https?://[\x21\x23-\x3b\x3d\x3f-\x7e]+$",
+    "an address that begins with 'http://' or 'https://', without spaces, quotes, '<' or '>'",
+)

@@ -19,14 +19,24 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from msgspec import Meta, field
 
-from fastgate.model.base import Model, Name
+from fastgate.model.base import Model, Name, worded
 from fastgate.model.secret import Secret
 from fastgate.model.units import Duration, Money
 
 Period = Literal["day", "week", "month", "year"]
-Currency = Annotated[str, Meta(pattern=r"^[A-Z]{3}$")]
+Currency = Annotated[
+    str, Meta(pattern=worded(r"^[A-Z]{3}$", "a currency: three capital letters such as 'USD'"))
+]
 """A wallet's currency: three letters, which is what shared memory has room for."""
-Url = Annotated[str, Meta(pattern=r"^https?://[^\s\"<>\\]{1,1000}$")]
+Url = Annotated[
+    str,
+    Meta(
+        pattern=worded(
+            r"^https?://[^\s\x22<>\\]{1,1000}$",
+            "an address that begins with 'http://' or 'https://', without spaces or quotes",
+        )
+    ),
+]
 
 STRIPE_API = "https://api.stripe.com"
 
@@ -309,7 +319,10 @@ class Smtp(Model, frozen=True, kw_only=True):
     sender: Annotated[
         str,
         Meta(
-            pattern=r"^[^\r\n]{0,200}[^\s@<>]{1,64}@[^\s@<>]{1,190}>?$",
+            pattern=worded(
+                r"^[^\r\n]{0,200}[^\s@<>]{1,64}@[^\s@<>]{1,190}>?$",
+                "a mail address, 'billing@acme.example' or 'Acme <billing@acme.example>'",
+            ),
             description="The address that notices come from, `Acme <billing@acme.example>`.",
         ),
     ]
@@ -335,7 +348,17 @@ class Webhook(Model, frozen=True, kw_only=True):
         ),
     ]
     events: Annotated[
-        list[Annotated[str, Meta(pattern=r"^[a-z_]+(\.[a-z_]+)*(\.\*)?$")]],
+        list[
+            Annotated[
+                str,
+                Meta(
+                    pattern=worded(
+                        r"^[a-z_]+(\.[a-z_]+)*(\.\*)?$",
+                        "a kind of notice such as 'payment.failed', or a group, 'payment.*'",
+                    )
+                ),
+            ]
+        ],
         Meta(description="Kinds of notices to post; `payment.*` for a group. Empty: all."),
     ] = []
     timeout: Annotated[Duration, Meta(description="For one post.")] = _d("10s")
@@ -356,7 +379,18 @@ class Stripe(Model, frozen=True, kw_only=True):
         ),
     ] = []
     usage: Annotated[
-        dict[Name, Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,100}$")]],
+        dict[
+            Name,
+            Annotated[
+                str,
+                Meta(
+                    pattern=worded(
+                        r"^[A-Za-z0-9_.-]{1,100}$",
+                        "a name of 1 to 100 letters, digits, '_', '.' or '-'",
+                    )
+                ),
+            ],
+        ],
         Meta(
             description="Usage to tell Stripe's meters of, for its books: a meter, or `requests`, "
             "and the meter's event name there. Nothing waits for it. Default: none."
@@ -375,7 +409,15 @@ class Facilitator(Model, frozen=True, kw_only=True):
         Meta(description="The address that is paid, on routes that name none."),
     ] = None
     network: Annotated[
-        Annotated[str, Meta(pattern=r"^[-a-z0-9]{3,32}(:[-_a-zA-Z0-9]{1,64})?$")] | None,
+        Annotated[
+            str,
+            Meta(
+                pattern=worded(
+                    r"^[-a-z0-9]{3,32}(:[-_a-zA-Z0-9]{1,64})?$", "a network such as 'eip155:8453'"
+                )
+            ),
+        ]
+        | None,
         Meta(description="The network, such as `eip155:8453`, on routes that name none."),
     ] = None
     timeout: Annotated[Duration, Meta(description="For one call.")] = _d("10s")
@@ -391,7 +433,7 @@ class Seller(Model, frozen=True, kw_only=True):
     prefix: Annotated[
         str,
         Meta(
-            pattern=r"^[A-Z0-9]{1,12}$",
+            pattern=worded(r"^[A-Z0-9]{1,12}$", "1 to 12 capital letters and digits"),
             description="What invoice numbers begin with: `INV-2026-000001`.",
         ),
     ] = "INV"

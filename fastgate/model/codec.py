@@ -20,10 +20,10 @@ import msgspec
 
 from fastgate.errors import ConfigurationError
 from fastgate.model.base import Model
-from fastgate.model.faults import PASSWORD, dec_hook, explain
+from fastgate.model.faults import PASSWORD, below, dec_hook, explain
 from fastgate.model.gateway import Gateway
-from fastgate.model.shape import Shape, fields_of, shape_of
-from fastgate.model.short import ONE_MAPPING, concurrency_of, expand_one
+from fastgate.model.shape import Field, fields_of, shape_of
+from fastgate.model.short import CONCURRENCY, ONE_MAPPING, concurrency_of, expand_one
 from fastgate.model.values import Value
 
 T = TypeVar("T")
@@ -52,10 +52,10 @@ def _joined(place: str, path: str) -> str:
 
 
 @cache
-def _work(struct: type[Model]) -> dict[str, Shape]:
+def _work(struct: type[Model]) -> dict[str, Field]:
     """The fields of a struct that expansion has something to do with."""
     return {
-        field.name: field.shape
+        field.name: field
         for field in fields_of(struct).values()
         if field.shape.kind in ("struct", "list")
         or (field.shape.kind == "dict" and shape_of(field.shape.item).kind == "struct")
@@ -73,71 +73,71 @@ def _expand(struct: type[Model], value: Any) -> Any:
     work = _work(struct)
     result = None
     for key, entry in value.items():
-        shape = work.get(key) if isinstance(key, str) else None
-        if shape is None:
+        field = work.get(key) if isinstance(key, str) else None
+        if field is None:
             continue
-        if key == "concurrency":
-            many = isinstance(entry, list)
-            entry = (
-                [concurrency_of(struct, one) for one in entry]
-                if many
-                else concurrency_of(struct, entry)
-            )
         try:
-            full = _expand_shape(shape, entry, key)
+            full = _expand_field(struct, field, entry)
         except _ShortFault as fault:
             raise fault.below(key) from None
-        if full is not entry or key == "concurrency":
+        if full is not entry:
             if result is None:
                 result = dict(value)
             result[key] = full
     return value if result is None else result
 
 
-def _expand_shape(shape: Shape, value: Any, key: str) -> Any:
+def _expand_field(struct: type[Model], field: Field, value: Any) -> Any:
+    """The value of a field of `struct`, in full forms."""
+    shape = field.shape
     if shape.kind == "struct":
         assert shape.struct is not None
         return _expand(shape.struct, value)
     if shape.kind == "list":
-        lone = isinstance(value, str | int | float) and not isinstance(value, bool)
-        if lone or (isinstance(value, dict) and key in ONE_MAPPING):
-            value = [value]
-        struct = shape_of(shape.item).struct
-        if struct is None or not isinstance(value, list):
+        value = _listed(value, field.name)
+        inner = shape_of(shape.item).struct
+        if inner is None or not isinstance(value, list):
             return value
+        if field.name == CONCURRENCY:
+            value = [concurrency_of(struct, one) for one in value]
         built = []
         for index, one in enumerate(value):
             try:
-                built.append(_expand(struct, one))
+                built.append(_expand(inner, one))
             except _ShortFault as fault:
                 raise fault.below(f"[{index}]") from None
         return built
-    if not isinstance(value, dict):
+    inner = shape_of(shape.item).struct if shape.kind == "dict" else None
+    if inner is None or not isinstance(value, dict):
         return value
-    struct = shape_of(shape.item).struct
-    assert struct is not None
     entries = {}
     for name, one in value.items():
         try:
-            entries[name] = _expand(struct, one)
+            entries[name] = _expand(inner, one)
         except _ShortFault as fault:
             raise fault.below(str(name)) from None
     return entries
 
 
+def _listed(value: Any, name: str) -> Any:
+    """A list of one where one value may stand for that."""
+    lone = isinstance(value, str | int | float) and not isinstance(value, bool)
+    return [value] if lone or (isinstance(value, dict) and name in ONE_MAPPING) else value
+
+
 def decode(data: Any, struct: type[T] = Gateway) -> T:  # type: ignore[assignment]
     """The struct that plain data stands for, in full or short forms.
 
-    Raises ConfigurationError with the path of the first fault; in its `others`, the first of every
-    further part that can be judged for itself (another route, another plan, ...).
+    Raises ConfigurationError for the first fault in the order of the data, with its path; up to
+    `MOST_FAULTS` more are in its `others`.
     """
     assert issubclass(struct, Model)
     try:
         return _decode(data, struct)
     except ConfigurationError as error:
-        others = (one for one in _faults(data, struct) if one.path != error.path)
-        error.others = tuple(islice(others, MOST_FAULTS))
-        raise
+        first, *others = list(islice(_faults(data, struct), 1 + MOST_FAULTS)) or [error]
+        first.others = tuple(others)
+        raise first from None
 
 
 def _decode(data: Any, struct: type[M]) -> M:
@@ -152,32 +152,70 @@ def _decode(data: Any, struct: type[M]) -> M:
 
 
 def _faults(data: Any, struct: type[Model]) -> Iterator[ConfigurationError]:
-    """The faults of the parts of `data`, which is not a sound `struct`, in their order."""
-    for place, part, kind in _parts(data, struct):
-        if part is None:
-            continue  # which a field may have instead
-        try:
-            decode(part, kind)
-        except ConfigurationError as error:
-            for one in error:
-                yield ConfigurationError(one.message, _joined(place, one.path), hint=one.hint)
-
-
-def _parts(data: Any, struct: type[Model]) -> Iterator[tuple[str, Any, type[Model]]]:
-    """The structs in a struct's plain data: where they are, their data, their types."""
-    if not isinstance(data, dict):
+    """Every fault of `data`, which is meant as `struct`: of its keys, of each field by itself,
+    and, where there is none of these, of the fields together."""
+    try:
+        full = expand_one(struct, data)
+    except ValueError as error:
+        yield ConfigurationError(str(error))
         return
-    for name, value in data.items():
-        shape = _work(struct).get(name) if name != "concurrency" else None
-        if shape is None:
-            continue
-        if shape.struct is not None:
-            yield name, value, shape.struct
-        elif (kind := shape_of(shape.item).struct) is not None:
-            if shape.kind == "list" and isinstance(value, list):
-                yield from ((f"{name}[{at}]", one, kind) for at, one in enumerate(value))
-            elif shape.kind == "dict" and isinstance(value, dict):
-                yield from ((f"{name}.{key}", one, kind) for key, one in value.items())
+    found = 0
+    if isinstance(full, dict):
+        for one in _faults_of_fields(full, struct):
+            found += 1
+            yield one
+    if not found:
+        try:
+            _decode(full, struct)
+        except ConfigurationError as error:
+            yield error
+
+
+def _faults_of_fields(data: dict[Any, Any], struct: type[Model]) -> Iterator[ConfigurationError]:
+    fields = fields_of(struct)
+    for key in data:
+        if key in fields:
+            yield from _faults_of_field(data, struct, fields[key])
+        else:
+            yield explain(f"Object contains unknown field `{key}`", struct, data)
+    for name, field in fields.items():
+        if field.required and name not in data:
+            yield explain(f"Object missing required field `{name}`", struct, data)
+
+
+def _faults_of_field(
+    data: dict[Any, Any], struct: type[Model], field: Field
+) -> Iterator[ConfigurationError]:
+    parts = [] if data[field.name] is None else list(_structs_in(data, struct, field))
+    for place, part, kind in parts:
+        for one in _faults(part, kind):
+            one.path = _joined(place, one.path)
+            yield one
+    if parts:
+        return
+    try:
+        full = _expand_field(struct, field, data[field.name])
+        msgspec.convert(full, field.annotation, dec_hook=dec_hook)
+    except _ShortFault as fault:
+        yield ConfigurationError(str(fault), path=fault.below(field.name).path)
+    except msgspec.ValidationError as error:
+        yield explain(below(str(error), field.name), struct, {**data, field.name: full})
+
+
+def _structs_in(
+    data: dict[Any, Any], struct: type[Model], field: Field
+) -> Iterator[tuple[str, Any, type[Model]]]:
+    """The structs that a field holds: where they are, their data, their types."""
+    shape, name, value = field.shape, field.name, data[field.name]
+    if shape.struct is not None:
+        yield name, value, shape.struct
+    elif shape.kind in ("list", "dict") and (kind := shape_of(shape.item).struct) is not None:
+        if shape.kind == "dict" and isinstance(value, dict):
+            yield from ((f"{name}.{key}", one, kind) for key, one in value.items())
+        elif shape.kind == "list" and isinstance(many := _listed(value, name), list):
+            for at, one in enumerate(many):
+                full = concurrency_of(struct, one) if name == CONCURRENCY else one
+                yield f"{name}[{at}]", full, kind
 
 
 # ---- encode -----------------------------------------------------------------------------

@@ -111,6 +111,15 @@ def did_you_mean(word: object, allowed: Iterable[str], what: str) -> str:
     return f"Did you mean {close!r}? {there}" if close else there
 
 
+def below(text: str, name: str) -> str:
+    """A ValidationError's text about the value of a field, as it would be about the struct."""
+    match = _AT.search(text)
+    if match is None:
+        return f"{text} - at `$.{name}`"
+    at = match.start(2)
+    return f"{text[:at]}.{name}{text[at:]}"
+
+
 def explain(text: str, struct: type[Model], data: Any) -> ConfigurationError:
     """A ValidationError's text as our error; `data` is what was decoded as `struct`."""
     match = _AT.search(text)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from fastgate.model.base import Model, Name
+from fastgate.model.base import Model, Name, worded
 from fastgate.model.places import Bind
 from fastgate.model.units import Duration, Size
 from fastgate.model.values import KeyDigest
@@ -27,7 +27,10 @@ class Listener(Model, frozen=True, kw_only=True):
     ]
     mode: Annotated[
         str,
-        Meta(pattern=r"^0?[0-7]{3}$", description="Permissions of a Unix socket, in octal."),
+        Meta(
+            pattern=worded(r"^0?[0-7]{3}$", "permissions in octal such as '0660'"),
+            description="Permissions of a Unix socket, in octal.",
+        ),
     ] = "0660"
     backlog: Annotated[
         int, Meta(ge=1, le=65_535, description="Connections that may wait to be accepted.")
@@ -50,7 +53,16 @@ class GatewayHeaders(Model, frozen=True, kw_only=True):
         ),
     ] = "drop"
     server: Annotated[
-        Annotated[str, Meta(pattern=r"^[\x20-\x7e]{0,128}$")] | None,
+        Annotated[
+            str,
+            Meta(
+                pattern=worded(
+                    r"^[\x20-\x7e]{0,128}$",
+                    "a header value of up to 128 printable ASCII characters",
+                )
+            ),
+        ]
+        | None,
         Meta(description="Value of `Server` on the gateway's own answers. Default: not sent."),
     ] = None
     via: Annotated[
@@ -215,7 +227,16 @@ class Store(Model, frozen=True, kw_only=True):
     """Where records are kept."""
 
     url: Annotated[
-        Annotated[str, Meta(pattern=r"^(sqlite|postgresql)(\+[a-z0-9]+)?://")] | None,
+        Annotated[
+            str,
+            Meta(
+                pattern=worded(
+                    r"^(sqlite|postgresql)(\+[a-z0-9]+)?://",
+                    "an address that begins with 'sqlite:///' or 'postgresql://'",
+                )
+            ),
+        ]
+        | None,
         Meta(
             description="`sqlite:///path`, or `postgresql://user:password@host/name`. Default: a "
             "SQLite file in the state directory.",
@@ -273,7 +294,10 @@ class Problems(Model, frozen=True, kw_only=True):
     base: Annotated[
         str,
         Meta(
-            pattern=r"^([A-Za-z][A-Za-z0-9+.-]*:|/)[\x21\x23-\x5b\x5d-\x7e]{0,512}$",
+            pattern=worded(
+                r"^([A-Za-z][A-Za-z0-9+.-]*:|/)[\x21\x23-\x5b\x5d-\x7e]{0,512}$",
+                "an address or a path that begins with '/', without spaces, quotes or backslashes",
+            ),
             description="What a problem's `type` begins with; the reason's code follows. Give the "
             "address of a page for each reason, `https://api.example.com/problems/`, to have "
             "types that can be opened.",

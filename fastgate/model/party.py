@@ -12,7 +12,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from fastgate.model.base import Model, Name
+from fastgate.model.base import Model, Name, worded
 from fastgate.model.billing import Price
 from fastgate.model.policy import Rules
 from fastgate.model.values import KeyDigest
@@ -47,12 +47,26 @@ class Consumer(Model, frozen=True, kw_only=True):
     name: Annotated[
         str,
         Meta(
-            pattern=r"^[A-Za-z0-9][A-Za-z0-9._@+ -]{0,94}$",
+            pattern=worded(
+                r"^[A-Za-z0-9][A-Za-z0-9._@+ -]{0,94}$",
+                "a name: 1 to 95 letters, digits, spaces, '.', '_', '@', '+' or '-', beginning "
+                "with a letter or digit",
+            ),
             description="Its name, also towards upstreams (`X-Consumer-Name`).",
         ),
     ]
     id: Annotated[
-        Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$")] | None,
+        Annotated[
+            str,
+            Meta(
+                pattern=worded(
+                    r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$",
+                    "an id: 1 to 64 letters, digits, '.', '_', ':' or '-', beginning with a letter "
+                    "or digit",
+                )
+            ),
+        ]
+        | None,
         Meta(description="Its id, which never changes. Default: made from the name."),
     ] = None
     keys: Annotated[

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
-from fastgate.model.base import FieldValue, Model, Name, Token
+from fastgate.model.base import FieldValue, Model, Name, Token, worded
 from fastgate.model.places import Cidr
 from fastgate.model.units import Duration, Rate, Size
 
@@ -128,7 +128,17 @@ class Cors(Model, frozen=True, kw_only=True):
     """Cross-origin access by browsers; preflight requests are answered by the gateway."""
 
     origins: Annotated[
-        list[Annotated[str, Meta(pattern=r"^(\*|null|[a-z][a-z0-9+.-]*://[^/\s\x00-\x1f]+)$")]],
+        list[
+            Annotated[
+                str,
+                Meta(
+                    pattern=worded(
+                        r"^(\*|null|[a-z][a-z0-9+.-]*://[^/\s\x00-\x1f]+)$",
+                        "an origin such as 'https://app.example.com', without a path, or '*'",
+                    )
+                ),
+            ]
+        ],
         Meta(
             min_length=1,
             description='Origins that may call, `"https://app.example.com"`, or `"*"` for any.',

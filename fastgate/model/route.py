@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from fastgate.model.base import FieldValue, Model, Name, Token, only_one
+from fastgate.model.base import LINK, FieldValue, Model, Name, Token, only_one, worded
 from fastgate.model.places import host_name
 from fastgate.model.policy import Addresses, Cors, Headers, Rules
 from fastgate.model.units import Duration, Money, Size
@@ -86,14 +86,30 @@ class Rewrite(Model, frozen=True, kw_only=True):
     """Changes of the path on its way to the upstream."""
 
     strip_prefix: Annotated[
-        Annotated[str, Meta(pattern=r"^/[^?#\s]*$")] | None,
+        Annotated[
+            str,
+            Meta(
+                pattern=worded(
+                    r"^/[^?#\s]*$", "a path that begins with '/', without spaces, '?' or '#'"
+                )
+            ),
+        ]
+        | None,
         Meta(
             description="Taken off the front of the path; must be a literal beginning of the "
             "route's `path`.",
         ),
     ] = None
     replace_prefix: Annotated[
-        Annotated[str, Meta(pattern=r"^/[^?#\s]*$")] | None,
+        Annotated[
+            str,
+            Meta(
+                pattern=worded(
+                    r"^/[^?#\s]*$", "a path that begins with '/', without spaces, '?' or '#'"
+                )
+            ),
+        ]
+        | None,
         Meta(
             description="Put in front of what is left. Without `strip_prefix`: in front of all.",
         ),
@@ -111,7 +127,16 @@ class ApiKeyAuth(Model, frozen=True, kw_only=True):
         Token | None, Meta(description="The header that may hold the key; null: none.")
     ] = "X-Api-Key"
     query: Annotated[
-        Annotated[str, Meta(pattern=r"^[A-Za-z0-9._~-]{1,64}$")] | None,
+        Annotated[
+            str,
+            Meta(
+                pattern=worded(
+                    r"^[A-Za-z0-9._~-]{1,64}$",
+                    "the name of a query parameter: 1 to 64 letters, digits, '.', '_', '~' or '-'",
+                )
+            ),
+        ]
+        | None,
         Meta(
             description="The query parameter that may hold the key. Default: none, since "
             "addresses end up in logs and histories."
@@ -160,7 +185,7 @@ class Route(Rules, frozen=True, kw_only=True):
     path: Annotated[
         str,
         Meta(
-            pattern=r"^/",
+            pattern=worded(r"^/", "a path that begins with '/'"),
             description="Its path: literal segments, `{name}` for one segment, `{name*}` at the "
             "end for all the rest, also an empty one.",
         ),
@@ -178,7 +203,15 @@ class Route(Rules, frozen=True, kw_only=True):
     ] = 0
     service: Annotated[str | None, Meta(description="The service it forwards to, by name.")] = None
     handler: Annotated[
-        Annotated[str, Meta(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")] | None,
+        Annotated[
+            str,
+            Meta(
+                pattern=worded(
+                    r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$", "a handler, 'package.module:function'"
+                )
+            ),
+        ]
+        | None,
         Meta(
             description="A Python handler instead: `package.module:function`.",
         ),
@@ -244,7 +277,7 @@ class Route(Rules, frozen=True, kw_only=True):
         Meta(description="When it will go away; sent as `Sunset` (RFC 8594)."),
     ] = None
     notice: Annotated[
-        Annotated[str, Meta(pattern=r"^https?://[\x21\x23-\x3b\x3d\x3f-\x7e]+$")] | None,
+        Annotated[str, Meta(pattern=LINK)] | None,
         Meta(description="A page about the deprecation; sent as `Link` with its relation."),
     ] = None
     retired: Annotated[

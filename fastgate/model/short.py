@@ -123,7 +123,8 @@ SHORT: dict[type[Model], tuple[Short, ...]] = {
 }
 """By struct. A struct that is not here is always written in full."""
 
-ONE_MAPPING = frozenset({"limits", "quotas", "concurrency", "targets"})
+CONCURRENCY = "concurrency"
+ONE_MAPPING = frozenset({"limits", "quotas", CONCURRENCY, "targets"})
 """List fields that one mapping may stand for, too."""
 
 

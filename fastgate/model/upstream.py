@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
-from fastgate.model.base import TOKEN, Model, Name
+from fastgate.model.base import TOKEN, Model, Name, worded
 from fastgate.model.places import TargetUrl
 from fastgate.model.policy import Rules
 from fastgate.model.units import Duration, Percent
@@ -43,7 +43,13 @@ class Target(Model, frozen=True, kw_only=True):
 class Health(Model, frozen=True, kw_only=True):
     """Active health checks, made by the control process and shared with all workers."""
 
-    path: Annotated[str, Meta(pattern=r"^/[\x21-\x7e]*$", description="What is asked for.")]
+    path: Annotated[
+        str,
+        Meta(
+            pattern=worded(r"^/[\x21-\x7e]*$", "a path that begins with '/', without spaces"),
+            description="What is asked for.",
+        ),
+    ]
     interval: Annotated[Duration, Meta(description="From one check to the next.")] = Duration.parse(
         "10s"
     )
@@ -61,7 +67,9 @@ class Health(Model, frozen=True, kw_only=True):
             Annotated[
                 str,
                 Meta(
-                    pattern=r"^[1-5](xx|\d\d)$",
+                    pattern=worded(
+                        r"^[1-5](xx|\d\d)$", "a status, '200', or a class of them, '2xx'"
+                    ),
                     extra_json_schema={"type": ["string", "integer"]},
                 ),
             ]
@@ -135,7 +143,16 @@ class Upstream(Model, frozen=True, kw_only=True):
         ),
     ] = "round_robin"
     hash_by: Annotated[
-        Annotated[str, Meta(pattern=r"^(address|consumer|path|header:.+)$")] | None,
+        Annotated[
+            str,
+            Meta(
+                pattern=worded(
+                    r"^(address|consumer|path|header:.+)$",
+                    "'address', 'consumer', 'path' or 'header:NAME'",
+                )
+            ),
+        ]
+        | None,
         Meta(
             description="With `balance: hash`: `address`, `consumer`, `path` or `header:Name`. "
             "Default: `address`.",

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from fastgate.model.base import Model, Token, only_one
+from fastgate.model.base import LINK, Model, Token, only_one, worded
 from fastgate.model.secret import Secret
 from fastgate.model.units import Duration, Money, Size
 
@@ -28,14 +28,22 @@ if TYPE_CHECKING:
 
 HANDLER = "fastgate.billing.x402_handler:PaidRoute"
 """The handler of every route with `x402`."""
-ADDRESS = r"^0x[0-9a-fA-F]{40}$"
-NETWORK = r"^eip155:[1-9][0-9]{0,18}$"
+ADDRESS = worded(r"^0x[0-9a-fA-F]{40}$", "an address: '0x' and 40 hexadecimal digits")
+NETWORK = worded(r"^eip155:[1-9][0-9]{0,18}$", "a network such as 'eip155:8453'")
 TIMEOUT = Duration.parse("15s")
 MAX_ATOMIC = 2**256 - 1
 
 Address = Annotated[str, Meta(pattern=ADDRESS)]
-Origin = Annotated[str, Meta(pattern=r"^https?://[\x21\x23-\x2e\x30-\x3b\x3d\x40-\x7e]+$")]
-Link = Annotated[str, Meta(pattern=r"^https?://[\x21\x23-\x3b\x3d\x3f-\x7e]+$")]
+Origin = Annotated[
+    str,
+    Meta(
+        pattern=worded(
+            r"^https?://[\x21\x23-\x2e\x30-\x3b\x3d\x40-\x7e]+$",
+            "an origin such as 'https://api.example.com', without a path",
+        )
+    ),
+]
+Link = Annotated[str, Meta(pattern=LINK)]
 
 
 class X402(Model, frozen=True, kw_only=True):
@@ -65,7 +73,8 @@ class X402(Model, frozen=True, kw_only=True):
         int, Meta(ge=0, le=36, description="Decimal places of the token, to count a `price` in.")
     ] = 6
     amount: Annotated[
-        Annotated[str, Meta(pattern=r"^[1-9][0-9]{0,77}$")] | None,
+        Annotated[str, Meta(pattern=worded(r"^[1-9][0-9]{0,77}$", "a positive whole number"))]
+        | None,
         Meta(description='The price of a request in the token\'s smallest unit: `"1000"`.'),
     ] = None
     price: Annotated[
@@ -94,7 +103,16 @@ class X402(Model, frozen=True, kw_only=True):
         Annotated[str, Meta(max_length=500)], Meta(description="What is bought, for the payer.")
     ] = ""
     version1: Annotated[
-        Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")] | None,
+        Annotated[
+            str,
+            Meta(
+                pattern=worded(
+                    r"^[a-z0-9][a-z0-9-]{0,63}$",
+                    "a network of x402 version 1 such as 'base-sepolia'",
+                )
+            ),
+        ]
+        | None,
         Meta(
             description="Offer version 1 of x402 as well, with the network by its name there "
             "(`base-sepolia`). Default: version 2 alone."

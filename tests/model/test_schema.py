@@ -2,15 +2,19 @@
 
 import copy
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from regress import Regex
 from test_codec import DOCUMENT
 
 from fastgate import documents
+from fastgate.model.base import PATTERNS
 from fastgate.model.codec import decode, encode
 from fastgate.model.schema import json_schema
+from fastgate.model.values import Value
 
 SCHEMA = json_schema()
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -116,3 +120,34 @@ def test_editors_get_descriptions_and_defaults() -> None:
     assert route["required"] == ["name", "path"]
     assert all(one["description"] for one in route["properties"].values())
     assert SCHEMA["$defs"]["Caps"]["properties"]["head"]["default"] == "16KiB"
+
+
+def _patterns(schema: Any) -> Iterator[str]:
+    if isinstance(schema, dict):
+        for key, value in schema.items():
+            if key == "pattern":
+                yield value
+            elif key == "patternProperties":
+                yield from value
+            yield from _patterns(value)
+    elif isinstance(schema, list):
+        for one in schema:
+            yield from _patterns(one)
+
+
+@pytest.mark.parametrize("pattern", sorted(set(_patterns(SCHEMA))))
+def test_patterns_are_those_of_ecmascript(pattern: str) -> None:
+    """JSON Schema's patterns are ECMAScript's; editors compile them with the flag `u`."""
+    Regex(pattern, "u")
+
+
+def test_every_pattern_of_a_field_has_words() -> None:
+    values = {kind.schema().get("pattern") for kind in _values(Value)}
+    without = set(_patterns(SCHEMA)) - set(PATTERNS) - values - {"^x-"}
+    assert not without, "declare them with `worded`"
+
+
+def _values(kind: type[Value]) -> Iterator[type[Value]]:
+    for one in kind.__subclasses__():
+        yield one
+        yield from _values(one)
