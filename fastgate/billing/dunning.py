@@ -53,6 +53,7 @@ from fastgate.billing.subscriptions import Subscriptions, seconds
 from fastgate.errors import NotFoundError
 from fastgate.model.billing import Dunning as Rules
 from fastgate.model.units import Money
+from fastgate.serial import whole
 from fastgate.store.billing_tables import invoices as invoice_table
 
 log = logging.getLogger("fastgate.billing")
@@ -129,6 +130,7 @@ class Dunning:
         self.invoices: Invoices = subscriptions.invoices
         self.notices: Notices = subscriptions.notices
         self.charger = charger
+        self.changes = subscriptions.changes
         self.waits = [seconds(wait) for wait in rules.retries]
 
     async def run(self, limit: int = 50) -> int:
@@ -196,6 +198,7 @@ class Dunning:
             subject=invoice.id,
         )
 
+    @whole
     async def settle(self, ident: str, result: ChargeResult, key: str = "") -> bool:
         """The outcome of a charge of an invoice; whether it changed anything.
 

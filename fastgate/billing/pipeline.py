@@ -58,6 +58,7 @@ from fastgate.billing.names import UNKNOWN, Names
 from fastgate.billing.spool import Batch, Mark, Spool
 from fastgate.billing.wallets import Wallets
 from fastgate.errors import StoreError
+from fastgate.serial import Serial
 from fastgate.store.ledger import Key
 from fastgate.store.usage_blocks import Block
 from fastgate.ticks import next_tick
@@ -136,7 +137,8 @@ class Pipeline:
         self.problem: str | None = None
         """Why records are not getting on; None when they are."""
         self.replay_s = REPLAY_S
-        self.lock = asyncio.Lock()
+        self._steps = Serial()
+        self.lock = self._steps.lock
         self._store = wallets.ledger.store
         self._synced = False
         self._doubt = False  # what is in the rings may have been written: no answer said so
@@ -187,13 +189,15 @@ class Pipeline:
         return max(BACKOFF_S, interval)
 
     async def close(self) -> None:
-        """Take over what there is, and close the files. Raises OSError."""
+        """Take over what there is, and close the files. Raises OSError. Cancelled, it leaves a step
+        that is under way its files; the end of the process closes them."""
         try:
             while await self.step():
                 pass
         finally:
-            self.spool.close()
-            self.wallets.close()
+            if not self.lock.locked():
+                self.spool.close()
+                self.wallets.close()
 
     async def _store_is_back(self) -> None:
         self._synced = False
@@ -208,18 +212,21 @@ class Pipeline:
     async def step(self) -> bool:
         """One round; whether there is more to do at once: a ring has more than was taken, or the
         spool is not empty and the store is there. Raises OSError when records can be written
-        nowhere: they stay in shared memory."""
-        async with self.lock:
-            there = self._store.ready
-            if there:
-                try:
-                    await self._catch_up()
-                except StoreError as error:
-                    log.info("The store is not caught up with yet: %s", error)
-                    there = False
-            to_store = there and self._synced and self.spool.empty
-            full = await self._drain(to_store=to_store)
-            return full or (there and self._store.ready and not self.spool.empty)
+        nowhere: they stay in shared memory. Goes on when the caller is cancelled; the next step
+        waits for it."""
+        return await self._steps.run(self._step)
+
+    async def _step(self) -> bool:
+        there = self._store.ready
+        if there:
+            try:
+                await self._catch_up()
+            except StoreError as error:
+                log.info("The store is not caught up with yet: %s", error)
+                there = False
+        to_store = there and self._synced and self.spool.empty
+        full = await self._drain(to_store=to_store)
+        return full or (there and self._store.ready and not self.spool.empty)
 
     async def worker_died(self, worker: int, policy: str = "due") -> list[UsageRecord]:
         """Settle the holds of a worker that is no more, and take over its records.

@@ -14,6 +14,8 @@ clock  ──▶ advance(id) ──────┴▶ one transaction: lock the 
   (`cases`), in the same transaction. A fee of nothing counts as paid.
 - `on_change` is called after each commit; whoever keeps the accounts' rows in shared memory
   reads `entries` again, so that a change takes effect at once.
+- Commit and listeners are one change (`Serial`): a caller that is cancelled in between leaves no
+  row that says less, or more, than the store.
 - A subscription that a payment provider keeps (`provider`) is never billed here: `adopt` takes
   over what the provider says.
 """
@@ -52,6 +54,7 @@ from fastgate.errors import ConflictError, NotFoundError, Reason
 from fastgate.model.billing import Billing
 from fastgate.model.party import Plan
 from fastgate.model.units import Duration
+from fastgate.serial import Serial, whole
 from fastgate.store.billing_tables import invoices as invoice_table
 from fastgate.store.billing_tables import subscriptions
 from fastgate.store.engine import Store
@@ -99,6 +102,7 @@ class Subscriptions(SubscriptionRows):
         self.invoices = invoices
         self.notices = notices
         self.on_change: list[Listener] = []
+        self.changes = Serial()
 
     # ---- reading ------------------------------------------------------------------------
 
@@ -114,6 +118,7 @@ class Subscriptions(SubscriptionRows):
 
     # ---- making -------------------------------------------------------------------------
 
+    @whole
     async def create(
         self, account: str, plan: str, service: str | None = None, *, trial: bool = True
     ) -> Subscription:
@@ -180,6 +185,7 @@ class Subscriptions(SubscriptionRows):
 
     # ---- changing -----------------------------------------------------------------------
 
+    @whole
     async def apply(self, ident: str, event: Event, note: str = "") -> Subscription:
         """Something happened to it, now. Raises NotFoundError, IllegalTransition."""
         async with self.store.write() as connection:
@@ -207,6 +213,7 @@ class Subscriptions(SubscriptionRows):
             connection, found, event, now, note, paid_through=paid_through, grace_ends=grace_ends
         )
 
+    @whole
     async def advance(self, ident: str) -> Subscription:
         """Let time catch up with it. Raises NotFoundError."""
         async with self.store.write() as connection:
@@ -217,6 +224,7 @@ class Subscriptions(SubscriptionRows):
         await self.changed(changed.account)
         return changed
 
+    @whole
     async def cancel(self, ident: str, *, at_period_end: bool = True) -> Subscription:
         """End it with its period, or at once (then access lasts as long as it was paid for)."""
         event = Event.CANCEL_AT_PERIOD_END if at_period_end else Event.CANCEL
@@ -227,6 +235,7 @@ class Subscriptions(SubscriptionRows):
         await self.changed(changed.account)
         return changed
 
+    @whole
     async def change_plan(self, ident: str, plan: str) -> Changed:
         """Go over to another plan now; what is paid and not used is taken into account.
 
@@ -314,6 +323,7 @@ class Subscriptions(SubscriptionRows):
             await open_case(connection, document, grace, now)
         return changed, document
 
+    @whole
     async def method_changed(self, account: str, present: bool) -> None:
         """A payment method was attached, or the last one detached."""
         event = Event.METHOD_ATTACHED if present else Event.METHOD_DETACHED
@@ -338,6 +348,7 @@ class Subscriptions(SubscriptionRows):
         again = await self.save(connection, again)
         await self._bill(connection, again, price, now)
 
+    @whole
     async def adopt(self, provider: str, theirs: ProviderSubscription) -> Subscription | None:
         """Take over how a subscription stands at a payment provider.
 

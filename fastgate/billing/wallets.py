@@ -25,12 +25,15 @@ when there is no cache (`seeding`). They are compared with the ledger when the s
 before usage from after the filling is charged (`true_up`); until then movements are refused with
 StoreError. What is put right is an entry of the kind `cell`.
 
+**Whole.** Everything here that changes a balance runs through `Serial`: one at a time, in a task
+of its own. So a caller that is cancelled, by a shutdown too, never leaves a commit without the
+cell, the sums and the cache that follow from it.
+
 Used on the control process's event loop. Amounts are micro-units.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
@@ -63,6 +66,7 @@ from fastgate.billing.ledger import (
 from fastgate.billing.names import unknown
 from fastgate.billing.seeding import Seeding
 from fastgate.errors import ConflictError, NotFoundError, StoreError
+from fastgate.serial import Serial
 from fastgate.store import ledger as table
 from fastgate.store import slots as slot_table
 from fastgate.store.ledger import Book, Key
@@ -116,8 +120,8 @@ class Wallets:
         self._spendable: dict[Key, int] = {}  # as the ledger has it
         self._overdraft: dict[Key, int] = {}
         self._seeding = Seeding(cells)
-        self.lock = asyncio.Lock()
-        self._running: set[asyncio.Task[object]] = set()
+        self._changes = Serial()
+        self.lock = self._changes.lock
 
     # ---- the directory ------------------------------------------------------------------
 
@@ -152,7 +156,7 @@ class Wallets:
         async def change() -> int:
             return await self._ensure(account)
 
-        return await self._whole(change)
+        return await self._changes.run(change)
 
     async def _ensure(self, account: str) -> int:
         slot = self._slots.get(account)
@@ -278,7 +282,7 @@ class Wallets:
                 self._note([self._balance_record((account, currency))])
             return posted
 
-        return await self._whole(change)
+        return await self._changes.run(change)
 
     async def _give(self, movement: Movement, post: Callable[[], Awaitable[Posted]]) -> Posted:
         return await self._move(movement, movement.amount, post)
@@ -297,7 +301,7 @@ class Wallets:
         async def change() -> Posted:
             return await self._moved(movement, delta, post, enough=enough)
 
-        return await self._whole(change)
+        return await self._changes.run(change)
 
     async def _moved(
         self,
@@ -395,28 +399,19 @@ class Wallets:
             self._overdraft[key] = wallet.overdraft
             self._note([self._balance_record(key)])
 
-    async def _whole(self, change: Callable[[], Awaitable[T]]) -> T:
-        """Run a change to its end, also when whoever asked goes away half-way."""
-
-        async def locked() -> T:
-            async with self.lock:
-                return await change()
-
-        task = asyncio.ensure_future(locked())
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        return await asyncio.shield(task)
-
     # ---- usage --------------------------------------------------------------------------
 
     async def charge(self, blocks: Sequence[Block], *, doubtful: bool = True) -> Charged:
         """As `Ledger.charge`; the cells have paid already."""
-        async with self.lock:
+
+        async def change() -> Charged:
             charged = await self.ledger.charge(blocks, doubtful=doubtful)
             for key, amount in charged.totals.items():
                 self._spendable[key] = self._spendable.get(key, 0) - amount
             self._note([self._balance_record(key) for key in charged.totals])
-        return charged
+            return charged
+
+        return await self._changes.run(change)
 
     # ---- coming up ----------------------------------------------------------------------
 
@@ -464,18 +459,20 @@ class Wallets:
         """Compare the cells that were seeded with the ledger and put them right. To be called
         when all usage from before they were filled is charged, and none from after. Raises
         StoreError."""
-        async with self.lock:
-            if not self._seeding.seeds:
-                return
-            await self._resolve()
-            now = {(w.account, w.currency): w.spendable for w in await self.ledger.all_wallets()}
-            for key, seed in self._seeding.seeds.items():
-                delta = now.get(key, 0) - seed
-                if delta:
-                    await self._repair(key, delta)
-                self._spendable[key] = now.get(key, 0)
-            self._seeding.clear()
-            self._note([TrueRecord(self._seeding.boot)])
+        await self._changes.run(self._true_up)
+
+    async def _true_up(self) -> None:
+        if not self._seeding.seeds:
+            return
+        await self._resolve()
+        now = {(w.account, w.currency): w.spendable for w in await self.ledger.all_wallets()}
+        for key, seed in self._seeding.seeds.items():
+            delta = now.get(key, 0) - seed
+            if delta:
+                await self._repair(key, delta)
+            self._spendable[key] = now.get(key, 0)
+        self._seeding.clear()
+        self._note([TrueRecord(self._seeding.boot)])
 
     async def _repair(self, key: Key, delta: int) -> None:
         account, currency = key
@@ -499,16 +496,18 @@ class Wallets:
     async def sync(self) -> None:
         """Make directory, balances and cache equal the store. Then `plan_seed` finds the cells
         that are missing. Raises StoreError."""
-        async with self.lock:
-            await self._resolve()
-            await self.learn_slots()
-            for wallet in await self.ledger.all_wallets():
-                key = (wallet.account, wallet.currency)
-                self._spendable[key] = wallet.spendable
-                self._overdraft[key] = wallet.overdraft
-            self._rewrite_cache()
+        await self._changes.run(self._sync)
         if self._slots and max(self._slots.values()) >= self.cells.capacity:
             log.error("Shared memory has room for %d accounts, too few.", self.cells.capacity)
+
+    async def _sync(self) -> None:
+        await self._resolve()
+        await self.learn_slots()
+        for wallet in await self.ledger.all_wallets():
+            key = (wallet.account, wallet.currency)
+            self._spendable[key] = wallet.spendable
+            self._overdraft[key] = wallet.overdraft
+        self._rewrite_cache()
 
     # ---- the cache ----------------------------------------------------------------------
 

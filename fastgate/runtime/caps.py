@@ -24,6 +24,7 @@ from fastgate.billing.evidence import ConsumerFacts, SpendingFacts
 from fastgate.model.billing import Spending, SpendingLimit
 from fastgate.runtime.persist import StateDirectory, StateError
 from fastgate.runtime.rows import PERIODS
+from fastgate.serial import Serial, whole
 from fastgate.store.engine import Store
 from fastgate.store.spending import LimitRow, all_limits, drop_limit, put_limit
 
@@ -54,6 +55,7 @@ class Caps:
         self._changed = changed
         self._defaults = Spending()
         self._own: dict[tuple[str, str], Limit] = {}
+        self.changes = Serial()
 
     # ---- coming up ----------------------------------------------------------------------
 
@@ -132,6 +134,7 @@ class Caps:
 
     # ---- changing -----------------------------------------------------------------------
 
+    @whole
     async def put(self, kind: Kind, subject: str, micros: int, period: str) -> None:
         """Give it a limit of its own (0: none, whatever is configured). Raises StoreError."""
         row = LimitRow(kind, subject, micros, period)
@@ -141,6 +144,7 @@ class Caps:
         self._changed(kind, subject)
         self._save()
 
+    @whole
     async def drop(self, kind: Kind, subject: str) -> None:
         """Back to the configured limit. Raises StoreError."""
         async with self._store.write() as connection:

@@ -164,7 +164,7 @@ async def test_a_movement_goes_on_when_who_asked_has_gone(lite: World) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await asyncio.gather(*lite.wallets._running)
+    await lite.wallets._changes.idle()
     assert await lite.agrees() == 10
 
 
