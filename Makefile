@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 BUILD ?= release
 CORE := $(wildcard fastgate/_core/*.pyx fastgate/_core/*.pxd)
 
-.PHONY: run test quick lint bench compare trained debug asan tsan coverage kills outage fuzz docs clean setup setup-test help
+.PHONY: run test quick lint bench compare trained debug asan tsan coverage kills starts outage fuzz docs clean setup setup-test help
 
 help: ## what there is to make
 	@awk -F':.*## ' '/^[a-z -]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ debug asan tsan coverage: $(VENV)/.test ## the core's tests on a checked build
 
 kills: $(VENV)/.test ## 500 kills of workers, control and the whole tree under paid traffic
 	FASTGATE_KILLS=500 $(BIN)/python -m pytest tests/integration/test_money_kills.py -v -s
+
+starts: $(VENV)/.test ## 200 starts beside two busy loops a core: the control API answers within 5 s in each
+	FASTGATE_STARTS=200 FASTGATE_START_S=5 $(BIN)/python -m pytest tests/integration/test_starts.py -v -s
 
 outage: $(VENV)/.test ## the store away for a minute under paid traffic: SQLite locked, PostgreSQL stopped, frozen
 	FASTGATE_OUTAGE_S=60 $(BIN)/python -m pytest tests/integration/test_money_outage.py -v -s

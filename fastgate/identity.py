@@ -40,6 +40,7 @@ from fastgate.errors import (
     FastGateError,
     StoreError,
 )
+from fastgate.imports import importing
 from fastgate.keys import key_digest, new_key, shown_prefix
 from fastgate.store.cache import (
     ConsumerRecord,
@@ -205,7 +206,8 @@ class Identity:
 
     def attach(self, store: Store) -> None:
         """Give it the store; directory and cache follow the store whenever it is there."""
-        from fastgate.store.parties import TOPIC, Parties
+        with importing():
+            from fastgate.store.parties import TOPIC, Parties
 
         async def changed(counts: dict[str, int]) -> None:
             if counts.get(TOPIC) != self._known:

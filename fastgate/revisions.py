@@ -35,6 +35,7 @@ import msgspec
 
 from fastgate.diff import Change, diff_data
 from fastgate.errors import ConflictError, StoreError
+from fastgate.imports import importing
 from fastgate.model import check, codec
 from fastgate.model.gateway import Gateway
 
@@ -161,7 +162,8 @@ class Revisions:
     """The one way by which the configuration changes. Used on one event loop."""
 
     def __init__(self, control: Applier, store: Store, *, keep: int = KEEP) -> None:
-        from fastgate.store.history import History
+        with importing():
+            from fastgate.store.history import History
 
         self._control = control
         self._store = store

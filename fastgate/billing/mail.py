@@ -14,11 +14,13 @@ import html
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.utils import format_datetime, parseaddr
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastgate.billing.notices import KINDS
 from fastgate.billing.outbox import DeliveryError, Outgoing
 from fastgate.billing.templates import fill
+from fastgate.errors import ConfigurationError
+from fastgate.imports import import_late
 
 if TYPE_CHECKING:
     from fastgate.model.billing import Smtp
@@ -59,10 +61,7 @@ class Mailer:
 
     async def send(self, outgoing: Outgoing) -> None:
         """Hand the mail to the server. Raises DeliveryError."""
-        import aiosmtplib
-
-        from fastgate.errors import ConfigurationError
-
+        aiosmtplib: Any = await import_late("aiosmtplib")
         smtp = self.smtp
         try:
             message = compose(outgoing, smtp.sender, self.public_url)

@@ -21,17 +21,16 @@ import hashlib
 import hmac
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from fastgate.billing.outbox import DeliveryError, Outgoing
 from fastgate.billing.payments.base import Clock
 from fastgate.errors import ConfigurationError
+from fastgate.imports import import_late
 
 if TYPE_CHECKING:
-    import httpx
-
     from fastgate.model.billing import Webhook
 
 HEADER = "FastGate-Signature"
@@ -79,12 +78,11 @@ class Webhooks:
     def __init__(self, webhooks: Iterable[Webhook], clock: Clock) -> None:
         self.webhooks = {webhook.name: webhook for webhook in webhooks}
         self.clock = clock
-        self._client: httpx.AsyncClient | None = None
+        self._client: Any = None  # httpx.AsyncClient
 
     async def send(self, outgoing: Outgoing) -> None:
         """Post it. Raises DeliveryError."""
-        import httpx
-
+        httpx: Any = await import_late("httpx")
         webhook = self.webhooks.get(outgoing.target)
         if webhook is None:
             raise DeliveryError(

@@ -22,6 +22,9 @@ from fastgate.errors import ConfigurationError, ControlError, UnreachableError
 
 TIMEOUT = 60.0
 """Seconds: applying waits until every worker serves the new generation."""
+REACH_S = 4.0
+"""Seconds for a first sign that the control API is there, before the call itself is sent: its
+socket takes connections also while nobody serves it."""
 MAX_ANSWER = 256 << 20
 DEFAULT_PORT = 8081
 
@@ -58,6 +61,7 @@ class Client:
         self.control = control
         self._token = token
         self._timeout = timeout
+        self._reached = False
         if control.startswith("unix:"):
             return
         parts = urllib.parse.urlsplit(control if "//" in control else f"http://{control}")
@@ -117,28 +121,56 @@ class Client:
     def _exchange(
         self, method: str, target: str, data: bytes | None, fields: Mapping[str, str]
     ) -> Answer:
-        connection: http.client.HTTPConnection
-        if self.control.startswith("unix:"):
-            connection = _UnixConnection(self.control[5:].removeprefix("//"), self._timeout)
-        else:
-            connection = http.client.HTTPConnection(self._host, self._port, timeout=self._timeout)
+        self._reach()
+        connection = self._connection(self._timeout)
         try:
             connection.request(method, target, data, dict(fields))
             response = connection.getresponse()
             text = response.read(MAX_ANSWER)
         except TimeoutError:
             raise UnreachableError(
-                f"The control API at {self.control} did not answer within {self._timeout:g} s."
+                f"The control API at {self.control} did not answer {method} {target} within "
+                f"{self._timeout:g} s. Whether it was done is not known: look before you repeat it."
             ) from None
         except (OSError, http.client.HTTPException) as error:
-            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise UnreachableError(
-                f"The control API at {self.control} cannot be reached: {reason}. Is the gateway "
-                "running? Set FASTGATE_CONTROL or --control when it is elsewhere."
-            ) from None
+            raise self._unreachable(error) from None
         finally:
             connection.close()
         return Answer(response.status, dict(response.getheaders()), text)
+
+    def _reach(self) -> None:
+        """Before the first call: is anybody there? Whatever is answered will do."""
+        if self._reached:
+            return
+        limit = min(REACH_S, self._timeout)
+        connection = self._connection(limit)
+        try:
+            connection.request("GET", "/healthz", headers={"User-Agent": "fastgate-cli"})
+            connection.getresponse().close()
+        except TimeoutError:
+            raise UnreachableError(
+                f"The control API at {self.control} did not answer within {limit:g} s. If the "
+                "gateway has just started, try again in a few seconds. If this persists, the "
+                'gateway\'s log says why: look for "the control API" in it. Traffic is served '
+                "meanwhile."
+            ) from None
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unreachable(error) from None
+        finally:
+            connection.close()
+        self._reached = True
+
+    def _connection(self, timeout: float) -> http.client.HTTPConnection:
+        if self.control.startswith("unix:"):
+            return _UnixConnection(self.control[5:].removeprefix("//"), timeout)
+        return http.client.HTTPConnection(self._host, self._port, timeout=timeout)
+
+    def _unreachable(self, error: Exception) -> UnreachableError:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return UnreachableError(
+            f"The control API at {self.control} cannot be reached: {reason}. Is the gateway "
+            "running? Set FASTGATE_CONTROL or --control when it is elsewhere."
+        )
 
 
 def _text(value: Any) -> str:

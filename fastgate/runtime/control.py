@@ -23,13 +23,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import importlib
 import logging
 import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -41,9 +40,11 @@ from fastgate._core.shm import Segment
 from fastgate.api.ports import LimitUse, Readiness, RouteUse, WorkerStatus
 from fastgate.errors import ConfigurationError, FastGateError
 from fastgate.identity import Identity
+from fastgate.imports import import_late, importing
 from fastgate.model import codec
 from fastgate.model.gateway import Gateway
 from fastgate.runtime import view
+from fastgate.runtime.apiserver import ApiServer
 from fastgate.runtime.launch import Launch, costs_money
 from fastgate.runtime.links import Links
 from fastgate.runtime.messages import (
@@ -69,6 +70,7 @@ from fastgate.runtime.records import Records
 from fastgate.runtime.resolver import Resolver
 from fastgate.runtime.uplink import Uplink
 from fastgate.slots import SlotBook
+from fastgate.tasks import keep_running
 from fastgate.ticks import next_tick
 
 if TYPE_CHECKING:
@@ -140,16 +142,17 @@ class Control:
                 await self._ended.wait()
                 return EXIT_FAILED
             self._resolver.start()
-            self._spawn(self._show_life(), "showing life")
-            self._spawn(self._quotas.run(), "saving quotas")
-            self._spawn(self._records.run(), "the access log")
+            self._keep(self._show_life, "the heartbeat")
+            self._keep(self._quotas.run, "saving quotas")
+            self._keep(self._records.run, "the access log")
             if self._money is not None:
                 self._money.start()
                 self._records.sources.append(self._money.samples)
-            self._spawn(self._serve_api(), "the control API")
+            api = ApiServer(self, self._identity, self._launch, self._publisher)
+            self._keep(api.run, "the control API")
             if self._public is not None:
                 pages = Pages(self, self._publisher, self._public)
-                self._spawn(pages.run(), "the gateway's own pages")
+                self._keep(pages.run, "the server of the gateway's own pages")
             await self._ended.wait()
         finally:
             await self._end()
@@ -198,7 +201,7 @@ class Control:
 
     async def _begin_money(self, money: Money, gateway: Gateway) -> None:
         """Be able to charge before anything is served: who has paid is not to be refused."""
-        module = await asyncio.to_thread(importlib.import_module, "fastgate.runtime.money")
+        module = await import_late("fastgate.runtime.money")
         self._money = module.MoneySide(
             self._segment,
             money,
@@ -212,7 +215,8 @@ class Control:
     def open_store(self, gateway: Gateway) -> Store:
         """The store, not connected yet; the same for all who ask."""
         if self._store is None:
-            from fastgate.store.engine import Store  # heavy
+            with importing():
+                from fastgate.store.engine import Store  # heavy
 
             self._store = Store(gateway.store.url or f"sqlite:///{self._launch.state}/fastgate.db")
         return self._store
@@ -256,6 +260,8 @@ class Control:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._store is not None:
+            await self._store.stop()
         await self._resolver.stop()
         await self._publisher.health.stop()
         self._records.finish()
@@ -263,6 +269,10 @@ class Control:
         self._identity.close()
         self._links.close()
         self._uplink.close()
+
+    def _keep(self, work: Callable[[], Awaitable[None]], what: str) -> None:
+        """Run it for as long as this process lives."""
+        self._spawn(keep_running(what, work, log), what)
 
     def _spawn(self, work: Coroutine[Any, Any, Any], what: str) -> None:
         task = asyncio.ensure_future(work)
@@ -289,15 +299,9 @@ class Control:
             slots.forget_retired()  # the shared memory is new
         return slots
 
-    async def _serve_api(self) -> None:
-        from fastgate.runtime.apiserver import ApiServer  # heavy: after the first publish
-
-        def revisions_are_here(revisions: Revisions) -> None:
-            self._revisions = revisions
-
-        await ApiServer(
-            self, self._identity, self._launch, self._publisher, revisions_are_here
-        ).run()
+    def use_revisions(self, revisions: Revisions) -> None:
+        """Reloads by signal go this way as well, from now on."""
+        self._revisions = revisions
 
     # ---- what others say -----------------------------------------------------------------
 
@@ -366,9 +370,10 @@ class Control:
         return self._money.desk if self._money is not None else None
 
     def evidence(self) -> Evidence:
-        from fastgate.billing import claims
-        from fastgate.billing.refused_payments import RefusedPayments
-        from fastgate.billing.sources import MoneySources, Sources
+        with importing():
+            from fastgate.billing import claims
+            from fastgate.billing.refused_payments import RefusedPayments
+            from fastgate.billing.sources import MoneySources, Sources
 
         desk, money = self.desk, None
         if desk is not None:

@@ -24,9 +24,12 @@ import socket
 import struct
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
+
+from fastgate.tasks import keep_running
 
 log = logging.getLogger("fastgate.control")
 
@@ -157,7 +160,9 @@ class HealthChecks:
                 del self._watched[identity]
         for identity, (check, row) in new.items():
             if identity not in self._watched:
-                task = asyncio.ensure_future(self._watch(check, row))
+                work = partial(self._watch, check, row)
+                what = f"the health check of {check.name}"
+                task = asyncio.ensure_future(keep_running(what, work, log))
                 self._watched[identity] = _Watched(check, row, task)
 
     async def stop(self) -> None:

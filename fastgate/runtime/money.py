@@ -20,9 +20,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -39,11 +38,13 @@ from fastgate.billing.spool import Spool
 from fastgate.billing.wallets import Wallets
 from fastgate.errors import ConfigurationError, FastGateError, StoreError
 from fastgate.identity import Identity
+from fastgate.imports import import_late
 from fastgate.runtime.caps import Caps, Kind
 from fastgate.runtime.foundation import Foundation, Limits
 from fastgate.runtime.persist import StateDirectory
 from fastgate.runtime.publisher import Publisher
 from fastgate.runtime.rows import Claim, Row, Rows
+from fastgate.tasks import keep_running
 from fastgate.ticks import next_tick
 
 if TYPE_CHECKING:
@@ -90,6 +91,8 @@ class MoneySide:
         self.cells = Accounts(segment, money)
         self._office: Office | None = None
         self._module: Any = None
+        self._watch_module: Any = None
+        self._broken = False  # the office ended by an error
         self._gauges: Gauges | None = None
         self._served = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -156,19 +159,10 @@ class MoneySide:
             ("billing", self._keep_office),
             ("gauges of money", self._gauge),
         ):
-            self._tasks.append(asyncio.ensure_future(self._forever(what, work)))
-
-    async def _forever(self, what: str, work: Callable[[], Awaitable[None]]) -> None:
-        """What ends by an error of its own must not take the others with it, nor stay ended."""
-        while True:
-            try:
-                await work()
-            except Exception:
-                log.exception("%s ended by an error and begins again", what)
-            await asyncio.sleep(AGAIN_S)
+            self._tasks.append(asyncio.ensure_future(keep_running(what, work, log)))
 
     async def _gauge(self) -> None:
-        module = await asyncio.to_thread(importlib.import_module, "fastgate.runtime.gauges")
+        module: Any = await import_late("fastgate.runtime.gauges")
         self._gauges = module.Gauges(self.money, self.pipeline, lambda: self.desk, now_utc)
         await self._gauges.run()
 
@@ -273,7 +267,10 @@ class MoneySide:
 
     async def _keep_office(self) -> None:
         """Compose the office after each publish that needs another one, and keep it at work."""
-        self._module = await asyncio.to_thread(importlib.import_module, "fastgate.runtime.office")
+        self._module, self._watch_module = (
+            await import_late("fastgate.runtime.office"),
+            await import_late("fastgate.runtime.watch"),
+        )
         working: asyncio.Task[None] | None = None
         self._served.set()
         try:
@@ -281,7 +278,8 @@ class MoneySide:
                 await self._served.wait()
                 self._served.clear()
                 billing = self._gateway().billing
-                if self._office is None or self._office.billing != billing:
+                if self._office is None or self._office.billing != billing or self._broken:
+                    self._broken = False
                     if working is not None:
                         working.cancel()
                         await asyncio.gather(working, return_exceptions=True)
@@ -305,16 +303,18 @@ class MoneySide:
         return office
 
     async def _work(self, office: Office) -> None:
-        """An office that ends by an error is logged; requests are charged all the same."""
-        from fastgate.runtime.watch import Watch
-
-        watch = Watch(office, self._segment, self._limits())
+        """Until cancelled. When it ends by an error, requests are charged all the same, and
+        another office takes its place."""
+        watch = self._watch_module.Watch(office, self._segment, self._limits())
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(office.run())
                 group.create_task(watch.run())
         except Exception:
-            log.exception("Billing has ended; a change of `billing` begins it anew.")
+            log.exception("Billing ended by an error; it starts again in %.0f s.", AGAIN_S)
+            await asyncio.sleep(AGAIN_S)
+            self._broken = True
+            self._served.set()
 
     def _limits(self) -> Limits:
         directory = self._identity.directory

@@ -1,13 +1,12 @@
 """The gateway's own pages as a server: `fastgate.api.public` on the socket that workers forward to.
 
-Composed after the control API, whose imports it shares. The socket is the supervisor's, so
-visitors wait in its queue while control is replaced.
+Its imports come after those of the control API, with which it shares most. The socket is the
+supervisor's, so visitors wait in its queue while control is replaced.
 """
 
 from __future__ import annotations
 
 import asyncio
-import importlib
 import logging
 import socket
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastgate.billing.capability import Capabilities, load_key
 from fastgate.errors import ProcessError
+from fastgate.imports import import_late, importing
 from fastgate.publicroute import PublicSide
 from fastgate.runtime.publisher import Publisher
 from fastgate.runtime.serving import serve_until
@@ -53,12 +53,25 @@ class Pages:
         self._public = public
         self._changed = asyncio.Event()
         self._serving: socket.socket | None = None
+        self._app: Any = None
 
     async def run(self) -> None:
         """Until cancelled."""
-        module = await asyncio.to_thread(importlib.import_module, "fastgate.api.public")
+        if self._app is None:
+            self._app = await self._compose()
+            self._publisher.on_served.append(self._look)
+        while True:
+            self._changed.clear()
+            self._serving = self._publisher.public_socket()
+            if self._serving is None:
+                await self._changed.wait()
+            else:
+                await serve_until(self._changed, self._app, self._serving)
+
+    async def _compose(self) -> Any:
+        module = await import_late("fastgate.api.public")
         control = self._control
-        app = module.create_public_app(
+        return module.create_public_app(
             module.Public(
                 capabilities=Capabilities(self._public.key),
                 evidence=control.evidence,
@@ -69,14 +82,6 @@ class Pages:
                 clock=lambda: datetime.now(UTC),
             )
         )
-        self._publisher.on_served.append(self._look)
-        while True:
-            self._changed.clear()
-            self._serving = self._publisher.public_socket()
-            if self._serving is None:
-                await self._changed.wait()
-            else:
-                await serve_until(self._changed, app, self._serving)
 
     def _look(self) -> None:
         if self._publisher.public_socket() is not self._serving:
@@ -87,7 +92,8 @@ class Pages:
         desk = self._control.desk
         if desk is None:
             return None
-        from fastgate.billing.selfservice import SelfService
+        with importing():
+            from fastgate.billing.selfservice import SelfService
 
         control = self._control
         return SelfService(
@@ -103,7 +109,8 @@ class Pages:
 
     async def _receive(self, provider: str, headers: Mapping[str, str], body: bytes) -> Any:
         """News from a payment provider. Raises as `Inbox.receive`."""
-        from fastgate.billing.payments.base import ProviderRefused
+        with importing():
+            from fastgate.billing.payments.base import ProviderRefused
 
         desk = self._control.desk
         if desk is None:

@@ -64,6 +64,7 @@ def _run_child(
         code = main()
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1
+        logging.getLogger("fastgate").error("%s was ended by sys.exit(%r)", name, error.code)
     except BaseException:
         logging.getLogger("fastgate").exception("%s ends by an error of its own", name)
     finally:

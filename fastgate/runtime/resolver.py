@@ -19,6 +19,8 @@ import socket
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
+from fastgate.tasks import keep_running
+
 log = logging.getLogger("fastgate.control")
 
 Address = tuple[int, tuple[Any, ...]]  # family, what connect() takes
@@ -104,7 +106,7 @@ class Resolver:
             del self._names[key]
 
     def start(self) -> None:
-        self._task = asyncio.ensure_future(self._run())
+        self._task = asyncio.ensure_future(keep_running("resolving names", self._run, log))
 
     async def stop(self) -> None:
         if self._task is not None:
@@ -120,7 +122,7 @@ class Resolver:
     async def _ask(self, key: tuple[str, int]) -> bool:
         try:
             found = await self._lookup(*key)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # a name that is none raises UnicodeError
             name = self._names.get(key)
             if name is None:
                 return False

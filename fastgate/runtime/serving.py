@@ -10,6 +10,8 @@ from typing import Any
 
 import uvicorn
 
+from fastgate.errors import ProcessError
+
 GRACE_S = 2  # for requests in progress, when serving ends
 
 
@@ -22,7 +24,8 @@ class Server(uvicorn.Server):
 
 
 async def serve_until(ended: asyncio.Event, app: Any, sock: socket.socket) -> None:
-    """Serve on a duplicate of the socket until the event, or until cancelled."""
+    """Serve on a duplicate of the socket until the event, or until cancelled. Raises
+    ProcessError when the server ends by itself."""
     server = Server(
         uvicorn.Config(
             app,
@@ -41,6 +44,9 @@ async def serve_until(ended: asyncio.Event, app: Any, sock: socket.socket) -> No
     over = asyncio.ensure_future(ended.wait())
     try:
         await asyncio.wait([serving, over], return_when=asyncio.FIRST_COMPLETED)
+        if not ended.is_set():
+            await serving
+            raise ProcessError("the HTTP server ended by itself")
     finally:
         over.cancel()
         server.should_exit = True

@@ -53,7 +53,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 import fastgate
 from fastgate.errors import ConflictError, StoreError
+from fastgate.imports import importing
 from fastgate.store.tables import HEAD
+from fastgate.tasks import keep_running
 
 log = logging.getLogger("fastgate.store")
 
@@ -98,6 +100,11 @@ def parse_url(text: str) -> URL:
 def make_engine(text: str, *, pool: int = 4) -> AsyncEngine:
     """An engine with our habits for its database. Connects to nothing yet."""
     url = parse_url(text)
+    with importing():  # SQLAlchemy imports dialect and driver now
+        return _make_engine(url, pool)
+
+
+def _make_engine(url: URL, pool: int) -> AsyncEngine:
     if url.get_backend_name() == "sqlite":
         return _sqlite(url, pool)
     try:
@@ -123,7 +130,8 @@ def _sqlite(url: URL, pool: int) -> AsyncEngine:
 
 def _sqlite_direct(url: URL, pool: int = 4) -> sa.Engine:
     """For transactions that run in a thread, as a whole."""
-    engine = sa.create_engine(url.set(drivername="sqlite+pysqlite"), **_sqlite_options(pool))
+    with importing():
+        engine = sa.create_engine(url.set(drivername="sqlite+pysqlite"), **_sqlite_options(pool))
     _have_habits(engine)
     return engine
 
@@ -209,7 +217,8 @@ class Store:
     async def start(self) -> None:
         """Begin to connect, and keep connected. Returns at once."""
         if self._keeper is None:
-            self._keeper = asyncio.create_task(self._keep(), name="store")
+            kept = keep_running("the store's connection", self._keep, log)
+            self._keeper = asyncio.create_task(kept, name="store")
 
     async def stop(self) -> None:
         """Close every connection."""

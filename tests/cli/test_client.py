@@ -6,15 +6,17 @@ import http.server
 import socket
 import socketserver
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from fastgate.cli.client import Client, find_token
+from fastgate.cli.client import TIMEOUT, Client, find_token
 from fastgate.errors import ConfigurationError, ControlError, UnreachableError
 
 ANSWERS = {
+    "/healthz": (200, b"{}"),
     "/ok": (200, b'{"a": 1}'),
     "/empty": (204, b""),
     "/text": (200, b"plain"),
@@ -30,6 +32,10 @@ ANSWERS = {
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
+        if self.path == "/slow":
+            time.sleep(0.3)
+            self.close_connection = True
+            return
         status, body = ANSWERS[self.path.partition("?")[0]]
         if self.path.startswith("/ok?"):
             body = f'{{"path": "{self.path}"}}'.encode()
@@ -96,8 +102,24 @@ def test_nobody_there(tmp_path: Path) -> None:
 def test_no_answer_in_time() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         control = f"http://127.0.0.1:{server.getsockname()[1]}"
-        with pytest.raises(UnreachableError, match="did not answer"):
+        with pytest.raises(UnreachableError, match=r"did not answer within 0\.05 s\. If the"):
             Client(control, timeout=0.05).get("/ok")
+
+
+def test_an_api_that_is_there_and_slow_is_not_called_dead(client: Client) -> None:
+    client.get("/ok")  # it was there
+    client._timeout = 0.05
+    with pytest.raises(UnreachableError, match="did not answer GET /slow within"):
+        client.get("/slow")
+
+
+def test_a_command_says_soon_that_nobody_answers(tmp_path: Path) -> None:
+    began = time.monotonic()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        control = f"http://127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(UnreachableError, match="try again in a few seconds"):
+            Client(control).get("/ok")
+    assert time.monotonic() - began < TIMEOUT / 2
 
 
 @pytest.mark.parametrize("address", ["https://a", "http://", "http://a:99999", "ftp://x"])

@@ -39,6 +39,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import msgspec
 
 from fastgate.errors import ConfigurationError, FastGateError
+from fastgate.imports import importing
 from fastgate.model.units import Money
 
 if TYPE_CHECKING:
@@ -460,7 +461,8 @@ def make_providers(wanted: Wanted) -> list[PaymentProvider]:
                 path="billing.providers",
             )
         try:
-            factory: Factory = points[name].load()
+            with importing():
+                factory: Factory = points[name].load()
         except ImportError as error:
             raise ConfigurationError(
                 f"the payment provider {name!r} needs a package that is not installed: {error}",

@@ -1,0 +1,138 @@
+"""Imports of a running process: one at a time, and none that goes another way."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import fastgate
+from fastgate.imports import import_late, importing
+
+ROOT = Path(fastgate.__file__).parent
+NO_THREADS = ("cli", "demo", "docs_gen.py", "__main__.py")  # no other thread imports there
+MAY = {
+    # No circle that another module is part of.
+    ("documents.py", "yaml"),
+    ("revisions.py", "yaml"),
+    # Before a thread can be there.
+    ("runtime/worker.py", "fastgate._core.engine"),
+    ("runtime/start.py", "fastgate"),
+}
+
+
+@pytest.fixture
+def circle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Two modules that import each other; it goes well when `circle_a` is the first."""
+    (tmp_path / "circle_a.py").write_text(
+        "import time\ntime.sleep(0.1)\nimport circle_b\nlast = circle_b.last\n"
+    )
+    (tmp_path / "circle_b.py").write_text(
+        "import time\nimport circle_a\ntime.sleep(0.1)\nlast = 1\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield
+    for name in ("circle_a", "circle_b"):
+        sys.modules.pop(name, None)
+
+
+async def test_a_circle_that_two_threads_enter_is_imported_whole(circle: None) -> None:
+    first = asyncio.create_task(import_late("circle_a"))
+    while "circle_a" not in sys.modules:  # noqa: ASYNC110  an import tells nobody
+        await asyncio.sleep(0)
+    # At the same time, each would wait for the other, and one would get the other half-made.
+    second = await import_late("circle_b")
+    assert ((await first).last, second.last) == (1, 1)
+
+
+async def test_imports_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("turn_a", "turn_b", "turn_c"):
+        (tmp_path / f"{name}.py").write_text(
+            "import sys, time\n"
+            "turns = sys.modules.setdefault('turns', [])\n"
+            f"turns.append('{name} begins')\ntime.sleep(0.03)\nturns.append('{name} ends')\n"
+        )
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def now() -> None:
+        with importing():
+            import turn_c  # type: ignore[import-not-found]
+
+            assert turn_c
+
+    try:
+        modules = await asyncio.gather(
+            import_late("turn_a"), import_late("turn_b"), asyncio.to_thread(now)
+        )
+        turns = modules[0].turns
+    finally:
+        for name in ("turn_a", "turn_b", "turn_c", "turns"):
+            sys.modules.pop(name, None)
+    for begins, ends in zip(turns[::2], turns[1::2], strict=True):
+        assert begins.split()[0] == ends.split()[0]
+        assert (begins.split()[1], ends.split()[1]) == ("begins", "ends")
+
+
+async def test_a_module_that_is_missing_raises() -> None:
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+        await import_late("no_such_module")
+    assert (await import_late("json", "csv")).__name__ == "json"
+
+
+class Late(ast.NodeVisitor):
+    """Finds imports within functions that are not under `with importing():`."""
+
+    def __init__(self) -> None:
+        self.depth = self.guarded = 0
+        self.found: list[str] = []
+
+    def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+        self.depth += 1
+        self.generic_visit(node)
+        self.depth -= 1
+
+    visit_AsyncFunctionDef = visit_FunctionDef
+
+    def visit_With(self, node: ast.With) -> None:
+        guards = any("importing" in ast.unparse(item.context_expr) for item in node.items)
+        self.guarded += guards
+        self.generic_visit(node)
+        self.guarded -= guards
+
+    def visit_Import(self, node: ast.Import) -> None:
+        for alias in node.names:
+            self.note(alias.name)
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        self.note(node.module or "")
+
+    def visit_Attribute(self, node: ast.Attribute) -> None:
+        if ast.unparse(node) == "importlib.import_module":
+            self.note("importlib.import_module")
+        self.generic_visit(node)
+
+    def note(self, name: str) -> None:
+        if self.depth and not self.guarded:
+            self.found.append(name)
+
+
+def test_nothing_is_imported_late_by_another_way() -> None:
+    found = set()
+    for path in sorted(ROOT.rglob("*.py")):
+        place = path.relative_to(ROOT).as_posix()
+        if place.startswith(NO_THREADS) or place == "imports.py":
+            continue
+        late = Late()
+        late.visit(ast.parse(path.read_text()))
+        for name in late.found:
+            top = name.partition(".")[0]
+            if name == "importlib.import_module":
+                if place not in ("runtime/start.py", "runtime/handlers.py"):  # no thread there
+                    found.add((place, name))
+            elif top not in sys.stdlib_module_names and not {(place, name), (place, top)} & MAY:
+                found.add((place, name))
+    assert not found, "use fastgate.imports"
