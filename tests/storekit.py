@@ -34,8 +34,11 @@ def _find(program: str) -> str | None:
 class Cluster:
     """A running PostgreSQL cluster of our own."""
 
-    def __init__(self, initdb: str, postgres: str) -> None:
+    def __init__(self, initdb: str, postgres: str, port: int | None = None) -> None:
+        """On a Unix socket, and on 127.0.0.1 too where there is a port."""
         self.postgres = postgres
+        self.port = port or 5432
+        self.listen = "" if port is None else "127.0.0.1"
         self.folder = Path(tempfile.mkdtemp(prefix="fastgate-pg-", dir="/tmp"))
         self.user: dict[str, Any] = {}
         if os.getuid() == 0:  # PostgreSQL refuses to run as root
@@ -62,8 +65,8 @@ class Cluster:
         self.process = subprocess.Popen(
             [
                 self.postgres, "-D", str(self.data), "-k", str(self.folder),
-                "-c", "listen_addresses=", "-c", "fsync=off", "-c", "shared_buffers=16MB",
-                "-c", "max_connections=40",
+                "-c", f"listen_addresses={self.listen}", "-c", f"port={self.port}",
+                "-c", "fsync=off", "-c", "shared_buffers=16MB", "-c", "max_connections=40",
             ],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", **self.user,
         )  # fmt: skip
@@ -111,7 +114,7 @@ class Cluster:
         shutil.rmtree(self.folder)
 
     def dsn(self, database: str) -> str:
-        return f"postgresql://fastgate@/{database}?host={self.folder}"
+        return f"postgresql://fastgate@/{database}?host={self.folder}&port={self.port}"
 
     def run(self, statement: str) -> None:
         async def run() -> None:
@@ -132,8 +135,8 @@ class Cluster:
         return self.dsn(name)
 
 
-@pytest.fixture(scope="session")
-def postgres_cluster() -> Iterator[Cluster]:
+def cluster_or_skip(port: int | None = None) -> Cluster:
+    """A running cluster."""
     pytest.importorskip("asyncpg", reason="install the extra 'postgresql' (asyncpg)")
     initdb, postgres = _find("initdb"), _find("postgres")
     if initdb is None or postgres is None:
@@ -142,7 +145,12 @@ def postgres_cluster() -> Iterator[Cluster]:
         pwd.getpwuid(os.getuid())
     except KeyError:
         pytest.skip("PostgreSQL wants a user with a name, and this user id has none")
-    cluster = Cluster(initdb, postgres)
+    return Cluster(initdb, postgres, port)
+
+
+@pytest.fixture(scope="session")
+def postgres_cluster() -> Iterator[Cluster]:
+    cluster = cluster_or_skip()
     try:
         cluster.run("CREATE DATABASE migrated")
         asyncio.run(upgrade(cluster.dsn("migrated")))

@@ -1,8 +1,9 @@
-"""Waiting for a descriptor, whatever its number, and looking whether a process lives."""
+"""What tests ask the system: is a descriptor readable, does a process live, which port is free."""
 
 from __future__ import annotations
 
 import select
+import socket
 from pathlib import Path
 from typing import Protocol
 
@@ -31,3 +32,9 @@ def lives(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):  # before, or while, it is read
         return False
     return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])

@@ -7,6 +7,7 @@ match the same requests) is checked there.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from importlib.util import find_spec
 from typing import Protocol
 
 from fastgate.errors import ConfigurationError
@@ -14,6 +15,7 @@ from fastgate.model.faults import did_you_mean
 from fastgate.model.gateway import Duration, Gateway, Route, Service
 from fastgate.model.policy import Rules
 from fastgate.model.resolve import Resolver, own_limits
+from fastgate.model.store_url import NO_DRIVER
 
 _NOBODY = frozenset({"consumer", "plan", "credential"})
 """What a request without a credential does not have."""
@@ -27,10 +29,22 @@ class _Named(Protocol):
 
 def check(gateway: Gateway) -> list[ConfigurationError]:
     """All faults between the resources of a document; empty when it is sound."""
-    faults = [*_names(gateway), *_references(gateway), *_limit_names(gateway), *_times(gateway)]
+    faults = [
+        *_store(gateway),
+        *_names(gateway),
+        *_references(gateway),
+        *_limit_names(gateway),
+        *_times(gateway),
+    ]
     if not faults:  # what follows reads references
         faults = [*_identity(gateway), *_counted_twice(gateway)]
     return faults
+
+
+def _store(gateway: Gateway) -> Iterator[ConfigurationError]:
+    url = gateway.store.url
+    if url is not None and url.kind == "postgresql" and find_spec("asyncpg") is None:
+        yield ConfigurationError(NO_DRIVER.rstrip("."), "store.url")
 
 
 def require(gateway: Gateway) -> None:

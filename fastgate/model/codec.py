@@ -20,11 +20,11 @@ import msgspec
 
 from fastgate.errors import ConfigurationError
 from fastgate.model.base import Model
-from fastgate.model.faults import PASSWORD, below, dec_hook, explain
+from fastgate.model.faults import below, dec_hook, explain
 from fastgate.model.gateway import Gateway
 from fastgate.model.shape import Field, fields_of, shape_of
 from fastgate.model.short import CONCURRENCY, ONE_MAPPING, concurrency_of, expand_one
-from fastgate.model.values import Value
+from fastgate.model.values import Value, masked
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Model)
@@ -264,4 +264,4 @@ def redact(data: Any) -> Any:
         return {key: redact(entry) for key, entry in data.items()}
     if isinstance(data, list):
         return [redact(entry) for entry in data]
-    return PASSWORD.sub(r"\1***\2", data) if isinstance(data, str) else data
+    return masked(data) if isinstance(data, str) else data

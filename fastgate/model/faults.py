@@ -16,7 +16,7 @@ import msgspec
 from fastgate.errors import ConfigurationError
 from fastgate.model.base import PATTERNS, Model
 from fastgate.model.shape import fields_of, shape_of
-from fastgate.model.values import Value, describe
+from fastgate.model.values import Value, describe, masked
 
 
 def dec_hook(kind: type, raw: Any) -> Any:
@@ -32,10 +32,6 @@ _WORDS = {
     "object": "a mapping", "array": "a list", "str": "text", "int": "a whole number",
     "float": "a number", "bool": "true or false", "null": "nothing",
 }  # fmt: skip
-
-
-PASSWORD = re.compile(r"(://[^:/@\s]*:)[^@/\s]*(@)")
-"""A password in an address: what is before it and what is after it are groups."""
 
 
 _COUNTED = {
@@ -192,7 +188,7 @@ def _plainly(message: str, spot: _Spot) -> tuple[str, str, None, str | None]:
 
 def _shown(value: Any) -> str:
     """A value in words, a password in an address masked."""
-    return PASSWORD.sub(r"\1***\2", describe(value))
+    return masked(describe(value))
 
 
 def _description(spot: _Spot) -> str | None:

@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from fastgate.model.base import Model, Name, worded
 from fastgate.model.places import Bind
+from fastgate.model.store_url import StoreUrl
 from fastgate.model.units import Duration, Size
 from fastgate.model.values import KeyDigest
 
@@ -227,19 +228,11 @@ class Store(Model, frozen=True, kw_only=True):
     """Where records are kept."""
 
     url: Annotated[
-        Annotated[
-            str,
-            Meta(
-                pattern=worded(
-                    r"^(sqlite|postgresql)(\+[a-z0-9]+)?://",
-                    "an address that begins with 'sqlite:///' or 'postgresql://'",
-                )
-            ),
-        ]
-        | None,
+        StoreUrl | None,
         Meta(
-            description="`sqlite:///path`, or `postgresql://user:password@host/name`. Default: a "
-            "SQLite file in the state directory.",
+            description="`sqlite:///path`, or `postgresql://user:password@host/database` with "
+            "libpq's parameters (`?sslmode=verify-full&sslrootcert=…`), which needs "
+            "`pip install 'fastgate[postgresql]'`. Default: a SQLite file in the state directory.",
         ),
     ] = None
 

@@ -100,6 +100,14 @@ class Value:
         return ValueError(f"{raw!r} is not {cls._expected()}")
 
 
+_PASSWORD = re.compile(r"(://[^:/@\s]*:)[^@/\s]*(?=@)|([?&](?:ssl)?password=)[^&\s]*")
+
+
+def masked(text: str) -> str:
+    """A text with the passwords of addresses in it left out, to be shown."""
+    return _PASSWORD.sub(lambda found: f"{found[1] or found[2]}***", text)
+
+
 def describe(raw: object) -> str:
     """A plain value in words, for errors: "the number 5", "a list" …"""
     if raw is None or raw is UNSET:

@@ -218,7 +218,9 @@ class Control:
             with importing():
                 from fastgate.store.engine import Store  # heavy
 
-            self._store = Store(gateway.store.url or f"sqlite:///{self._launch.state}/fastgate.db")
+            self._store = Store(
+                str(gateway.store.url or "") or f"sqlite:///{self._launch.state}/fastgate.db"
+            )
         return self._store
 
     def _choose(self) -> tuple[Gateway, str, int]:

@@ -40,11 +40,9 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import (
-    ArgumentError,
     DBAPIError,
     IntegrityError,
     InterfaceError,
-    NoSuchModuleError,
     OperationalError,
     SQLAlchemyError,
 )
@@ -54,6 +52,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 import fastgate
 from fastgate.errors import ConflictError, StoreError
 from fastgate.imports import importing
+from fastgate.model.store_url import NO_DRIVER, StoreUrl
 from fastgate.store.tables import HEAD
 from fastgate.tasks import keep_running
 
@@ -64,11 +63,7 @@ CONNECT_S = 5
 COMMAND_S = 15
 BACKOFF_S = (0.2, 5.0)
 MIGRATION_S = 600
-DRIVERS = {
-    "sqlite": "sqlite+aiosqlite",
-    "postgresql": "postgresql+asyncpg",
-    "postgres": "postgresql+asyncpg",
-}
+DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
 
 POLL_S = 2.0  # how late another gateway's change may be seen
 
@@ -80,46 +75,47 @@ Work = Callable[[sa.Connection], T]
 """What a transaction does, in one go."""
 
 
-def parse_url(text: str) -> URL:
-    """A database URL with our driver in it. Raises StoreError."""
+def parse_url(text: str) -> StoreUrl:
+    """A store's URL. Raises StoreError."""
     try:
-        url = make_url(text)
-    except ArgumentError as error:
-        raise StoreError(
-            "The store's URL cannot be read; it looks like sqlite:///fastgate.db or "
-            "postgresql://user:password@host/database."
-        ) from error
-    kind = url.drivername.partition("+")[0]
-    if kind not in DRIVERS:
-        raise StoreError(f"The store's URL names {kind!r}; it can be sqlite or postgresql.")
-    if kind == "sqlite" and url.database in (None, "", ":memory:"):
-        raise StoreError("A SQLite store is a file: sqlite:///path/to/fastgate.db.")
-    return url.set(drivername=DRIVERS[kind])
+        return StoreUrl.parse(text)
+    except ValueError as error:
+        raise StoreError(f"The store's URL is wrong: {error}.") from None
 
 
 def make_engine(text: str, *, pool: int = 4) -> AsyncEngine:
-    """An engine with our habits for its database. Connects to nothing yet."""
-    url = parse_url(text)
+    """An engine with our habits for its database. Connects to nothing yet. Raises StoreError."""
+    store = parse_url(text)
     with importing():  # SQLAlchemy imports dialect and driver now
-        return _make_engine(url, pool)
-
-
-def _make_engine(url: URL, pool: int) -> AsyncEngine:
-    if url.get_backend_name() == "sqlite":
-        return _sqlite(url, pool)
-    try:
-        return create_async_engine(
-            url,
-            pool_size=pool,
-            max_overflow=0,
-            pool_timeout=CONNECT_S,
-            pool_pre_ping=True,
-            connect_args={"timeout": CONNECT_S, "command_timeout": COMMAND_S},
+        return (
+            _sqlite(_sqlite_url(store), pool)
+            if store.kind == "sqlite"
+            else _postgresql(store, pool)
         )
-    except (ImportError, NoSuchModuleError) as error:
-        raise StoreError(
-            "PostgreSQL needs the driver asyncpg: pip install 'fastgate[postgresql]'."
-        ) from error
+
+
+def _postgresql(store: StoreUrl, pool: int) -> AsyncEngine:
+    try:
+        import asyncpg  # type: ignore[import-untyped]
+    except ImportError:
+        raise StoreError(NO_DRIVER) from None
+
+    async def connect() -> Any:
+        # The driver reads the URL, not SQLAlchemy, which knows nothing of sslmode and the like.
+        return await asyncpg.connect(dsn=store.text, timeout=CONNECT_S, command_timeout=COMMAND_S)
+
+    return create_async_engine(
+        f"{DRIVERS['postgresql']}://",
+        async_creator=connect,
+        pool_size=pool,
+        max_overflow=0,
+        pool_timeout=CONNECT_S,
+        pool_pre_ping=True,
+    )
+
+
+def _sqlite_url(store: StoreUrl) -> URL:
+    return make_url(store.text).set(drivername=DRIVERS["sqlite"])
 
 
 def _sqlite(url: URL, pool: int) -> AsyncEngine:
@@ -200,7 +196,7 @@ class Store:
         """Raises StoreError when the URL is none; touches no database."""
         self._text = url
         self.url = parse_url(url)
-        self.kind = self.url.get_backend_name()
+        self.kind = self.url.kind
         self.on_ready: list[Listener] = []
         self.on_change: list[ChangeListener] = []
         self._counts: dict[str, int] = {}
@@ -251,7 +247,7 @@ class Store:
             if engine is None:
                 engine = self._engine = make_engine(self._text)
                 if self.kind == "sqlite":
-                    self._direct = _sqlite_direct(self.url)
+                    self._direct = _sqlite_direct(_sqlite_url(self.url))
             if self.kind == "sqlite":
                 self._make_file()
             if await self._migration_due(engine):
@@ -287,7 +283,7 @@ class Store:
                 # A listener's own fault must not end the keeper: the store itself is there.
                 log.exception("Catching up with the store failed.")
             else:
-                log.info("The store is ready (%s).", self.url.render_as_string(hide_password=True))
+                log.info("The store is ready (%s).", self.url.shown)
             self._tried.set()
             wait = BACKOFF_S[0]
             await self._until_lost()
@@ -341,7 +337,7 @@ class Store:
 
     def _make_file(self) -> None:
         """Make the file before SQLite does, since that would let everyone read it."""
-        path = Path(self.url.database or "")
+        path = Path(_sqlite_url(self.url).database or "")
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 

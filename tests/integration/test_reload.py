@@ -22,6 +22,7 @@ from gatewaykit import (
     fetch,
     proxying,
 )
+from waitkit import free_port
 
 Start = Callable[..., Gateway]
 
@@ -224,11 +225,6 @@ def test_the_caller_of_the_api_is_told_what_is_wrong(gateway: Start, upstream: U
 
 
 # ---- listeners ---------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
 
 
 def nobody_has(port: int) -> bool:

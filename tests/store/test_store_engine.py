@@ -17,7 +17,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from fastgate.errors import ConflictError, StoreError
-from fastgate.store.engine import Store, count_up, make_engine, parse_url
+from fastgate.store.engine import Store, count_up, make_engine
 from fastgate.store.migrate import alembic_config, upgrade
 from fastgate.store.tables import HEAD, accounts, metadata
 
@@ -25,17 +25,11 @@ if TYPE_CHECKING:
     from storekit import Cluster
 
 
-def test_urls_get_our_drivers() -> None:
-    assert parse_url("sqlite:///x.db").drivername == "sqlite+aiosqlite"
-    assert parse_url("postgresql://u:p@h/d").drivername == "postgresql+asyncpg"
-    assert parse_url("postgres://h/d").drivername == "postgresql+asyncpg"
-
-
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("", "cannot be read"),
-        ("oracle://h/d", "sqlite or postgresql"),
+        ("", "begins with"),
+        ("oracle://h/d", "begins with"),
         ("sqlite://", "is a file"),
         ("sqlite:///:memory:", "is a file"),
     ],
