@@ -8,7 +8,8 @@ is opened for them, and TLS, logs and limits are the same. `billing.public: off`
 
 - It has no authentication of its own, so a credential that is sent passes through and the pages
   look at it.
-- What one address asks is limited, since all of it ends in one process that has other work.
+- What one address asks is limited, since all of it ends in one process that has other work;
+  webhooks have a limit of their own, which no provider reaches.
 - A host with a route that would take these paths (`/{rest*}`, `/{anything}/…`) has the built-in one
   beside it: a longer literal wins. Routes may not claim the prefix themselves.
 """
@@ -33,6 +34,10 @@ PATTERN = f"{PREFIX}/{{rest*}}"
 BODY_CAP = 1 << 20
 """Bytes; webhooks have some ten thousand."""
 LIMIT = Limit(name="fastgate-pages", rate=Rate.parse("20/s"), burst=100, by=["address"])
+WEBHOOKS_PATTERN = f"{PREFIX}/webhooks/{{rest*}}"
+WEBHOOKS = Limit(name="fastgate-webhooks", rate=Rate.parse("100/s"), burst=2000, by=["address"])
+"""A provider tells everything from a few addresses, thousands of events at the turn of a month.
+Whether a webhook is signed, only the process behind knows: so there is a limit, far above that."""
 FIRST_BYTE_MS = 15_000
 CONNECT_MS = 2_000
 IDLE_MS = 10_000
@@ -122,22 +127,23 @@ def add_public_route(
         first_byte_ms=FIRST_BYTE_MS,
         idle_ms=FIRST_BYTE_MS,
     )
-    number = image.add_route(
-        NAME,
-        slot=numbers.route,
-        service=service,
-        handler=NONE,
-        static_response=NONE,
-        auth=NONE,
-        cors=NONE,
-        body_cap=BODY_CAP,
-        flags=int(RouteFlag.ROUTE_PRESERVE_HOST),
-        limits=rules.limits([OwnedLimit(f"builtin:{NAME}", "rate", 0, LIMIT)]),
-        pattern=PATTERN,
-        params=rules.strings(("rest",)),
-    )
     any_method, _ = method_mask([])
-    router.add(number, NAME, hosts=hosts_of(gateway), pattern=PATTERN, methods=any_method)
+    for index, (pattern, limit) in enumerate(((PATTERN, LIMIT), (WEBHOOKS_PATTERN, WEBHOOKS))):
+        number = image.add_route(
+            NAME,
+            slot=numbers.route,
+            service=service,
+            handler=NONE,
+            static_response=NONE,
+            auth=NONE,
+            cors=NONE,
+            body_cap=BODY_CAP,
+            flags=int(RouteFlag.ROUTE_PRESERVE_HOST),
+            limits=rules.limits([OwnedLimit(f"builtin:{NAME}", "rate", index, limit)]),
+            pattern=pattern,
+            params=rules.strings(("rest",)),
+        )
+        router.add(number, NAME, hosts=hosts_of(gateway), pattern=pattern, methods=any_method)
     image.set_capability_key(public.key)
 
 

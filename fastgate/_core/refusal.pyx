@@ -31,8 +31,8 @@ from libc.time cimport gmtime_r, time_t, tm
 from fastgate._core.accept cimport FORM_HTML, FORM_MARKDOWN, accepted_form
 from fastgate._core.buffer cimport (
     buf_borrow, buf_data, buf_head, buf_len, buf_return, buffers_free, buffers_init)
-from fastgate._core.http1 cimport F_ACCEPT, F_HOST, F_X_FORWARDED_PROTO, METHOD_HEAD, field
-from fastgate._core.render cimport answer_extra, put2, put_additions, put_connection, put_date
+from fastgate._core.http1 cimport F_ACCEPT, F_HOST, METHOD_HEAD, field
+from fastgate._core.render cimport answer_extra, called_securely, put2, put_additions, put_connection, put_date
 from fastgate._core.reason cimport REASON_COUNT
 from fastgate._core.snapshot cimport (
     HOLE_ALLOW, HOLE_BALANCE, HOLE_CAPABILITY, HOLE_CHALLENGE, HOLE_CURRENCY, HOLE_DETAIL, HOLE_LIMIT,
@@ -259,12 +259,8 @@ cdef char *put_origin(char *p, exchange *e) noexcept nogil:
         if not (48 <= x <= 58 or 65 <= x <= 90 or 97 <= x <= 122 or x == 45 or x == 46 or x == 91 or x == 93):
             return p
     p = put_lit(p, "http")
-    if e.down.secure:
+    if called_securely(e):
         p = put_lit(p, "s")
-    elif e.down.trusted == 2 and has_field(&e.req, F_X_FORWARDED_PROTO):
-        f = field_of(&e.req, F_X_FORWARDED_PROTO)
-        if f.value_len == 5 and (e.base[f.value + 4] | 0x20) == 115:
-            p = put_lit(p, "s")
     p = put_lit(p, "://")
     return put(p, host, n)
 

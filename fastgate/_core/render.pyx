@@ -235,6 +235,23 @@ cdef char *put_target(char *p, exchange *e, call *k) noexcept nogil:
     return p
 
 
+cdef int called_securely(exchange *e) noexcept nogil:
+    cdef const field *f
+    cdef const char *p
+    cdef uint32_t n
+    if e.down.secure:
+        return 1
+    if e.down.trusted != 2 or not has_field(&e.req, F_X_FORWARDED_PROTO):
+        return 0
+    f = field_of(&e.req, F_X_FORWARDED_PROTO)
+    p = e.base + f.value
+    n = f.value_len
+    if n < 5 or (n > 5 and p[5] != 44 and p[5] != 32):      # of a list: the first, the client's own
+        return 0
+    return ((p[0] | 32) == 104 and (p[1] | 32) == 116 and (p[2] | 32) == 116 and (p[3] | 32) == 112
+            and (p[4] | 32) == 115)
+
+
 cdef char *put_forwarded(char *p, exchange *e) noexcept nogil:
     """X-Forwarded-*: a trusted proxy's values are kept and added to; anybody else's are not."""
     cdef downstream *d = e.down

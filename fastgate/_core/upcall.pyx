@@ -40,6 +40,7 @@ from fastgate._core.http1 cimport METHOD_HEAD
 from fastgate._core.metering cimport MeterUse, meter_use
 from fastgate._core.reason cimport CLIENT_CLOSED, INTERNAL_ERROR
 from fastgate._core.refusal cimport CAPABILITY_TEXT, put_capability
+from fastgate._core.render cimport called_securely
 from fastgate._core.snapshot cimport snap_str, snap_table, str_ref, upstream_rec
 from fastgate._core.state cimport (
     CALL_BODY, EX_ABORTED, EX_METERED, EX_RESPONSE_DONE, EX_RESPONSE_STARTED, EX_WAKE, WAKE_CALL, WAKE_DONE,
@@ -177,6 +178,12 @@ cdef class Exchange:
         self.check()
         found = ipaddress.IPv6Address(PyBytes_FromStringAndSize(<const char *>self.e.client, 16))
         return str(found.ipv4_mapped or found)
+
+    @property
+    def scheme(self) -> str:
+        """"https" or "http", as the client called it; behind a trusted proxy, what that says."""
+        self.check()
+        return "https" if called_securely(self.e) else "http"
 
     # ---- the answer
 

@@ -261,7 +261,9 @@ def _base(public: Public, request: AnyRequest) -> str:
     """Scheme and host that a payment provider can send the customer back to."""
     if (url := public.gateway().billing.public_url) is not None:
         return str(url).rstrip("/")
-    scheme = "https" if request.headers.get("x-forwarded-proto") == "https" else "http"
+    # The data plane has put this in, or kept it where a trusted proxy said so.
+    called = request.headers.get("x-forwarded-proto", "").partition(",")[0].strip().lower()
+    scheme = "https" if called == "https" else "http"
     return f"{scheme}://{request.headers.get('host', 'localhost')}"
 
 

@@ -70,7 +70,7 @@ def forwarded(exchange: Exchange, terms: Terms) -> list[tuple[str, str]]:
     ]
     found.append(("Via", f"1.1 {terms.via}"))
     found.append(("X-Forwarded-For", exchange.address))
-    found.append(("X-Forwarded-Proto", (terms.origin or "http:").partition(":")[0]))
+    found.append(("X-Forwarded-Proto", (terms.origin or exchange.scheme).partition(":")[0]))
     host = exchange.headers.get("host")
     if host:
         found.append(("X-Forwarded-Host", host))

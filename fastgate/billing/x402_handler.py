@@ -123,7 +123,7 @@ class PaidRoute:
         offer = Offer.of(
             self.terms,
             exchange.method,
-            exchange.headers.get("host", ""),
+            f"{exchange.scheme}://{exchange.headers.get('host', '')}",
             exchange.path,
             exchange.query,
         )

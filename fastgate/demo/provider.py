@@ -175,7 +175,7 @@ class DemoProvider(PaymentProvider):
 
     def verify_webhook(self, headers: Mapping[str, str], body: bytes) -> Notification:
         given = headers.get(SIGNATURE.lower(), "")
-        if not hmac.compare_digest(given, sign(self._secret, body)):
+        if not given.isascii() or not hmac.compare_digest(given, sign(self._secret, body)):
             raise WebhookRejected("The signature is not that of Demo Pay.")
         try:
             return self._notification(msgspec.json.decode(body, type=News))

@@ -139,7 +139,8 @@ class X402(Model, frozen=True, kw_only=True):
         Origin | None,
         Meta(
             description="What clients call this gateway, `https://api.example.com`; payments are "
-            "bound to it. Default: `http://` and the request's Host."
+            "bound to it. Default: the scheme (behind a trusted proxy, what it says) and the "
+            "Host that were called."
         ),
     ] = None
 

@@ -302,6 +302,18 @@ async def test_topping_up_leads_to_the_provider(
     assert program.json() == {"location": CHECKOUT}
 
 
+@pytest.mark.parametrize("called", ["https", "HTTPS", "https, http"])
+async def test_the_way_back_is_by_https_where_that_was_called(
+    world: World, visit: httpx.AsyncClient, called: str
+) -> None:
+    answer = await visit.post(
+        world.link("top-up"), data={"amount": "20"}, headers={"x-forwarded-proto": called}
+    )
+    assert answer.status_code == 303
+    assert world.counter is not None
+    assert world.counter.done[-1][3] == f"https://api.example{world.link()}"
+
+
 async def test_the_way_back_is_the_public_address(world: World, visit: httpx.AsyncClient) -> None:
     billing = {"public_url": "https://shop.example/"}
     world.gateway = decode({"version": 1, "billing": billing})

@@ -473,6 +473,17 @@ async def test_a_signature_is_good_for_five_minutes(
             setup.provider.verify_webhook(*signed)
 
 
+@pytest.mark.parametrize(
+    "form", ["t={now},{old}", "{old},t={now}", "xt={now},{old}", "t={now}, {old}"]
+)
+async def test_a_second_time_does_not_make_an_old_signature_new(setup: Setup, form: str) -> None:
+    now = int(NOW.timestamp())
+    headers, body = setup.kit.webhook(_news(setup), at=now - 3600)
+    forged = form.format(now=now, old=headers["stripe-signature"])
+    with pytest.raises(WebhookRejected):
+        setup.provider.verify_webhook({"stripe-signature": forged}, body)
+
+
 async def test_a_changed_body_or_header_is_rejected(setup: Setup) -> None:
     headers, body = setup.kit.webhook(_news(setup))
     signature = headers["stripe-signature"]
@@ -486,6 +497,11 @@ async def test_a_changed_body_or_header_is_rejected(setup: Setup) -> None:
         ({"stripe-signature": "t=x,v1=y"}, body),
         ({"stripe-signature": signature.replace("v1=", "v0=")}, body),
         ({"stripe-signature": signature.replace(f"t={stamp}", f"t={stamp + 1}")}, body),
+        ({"stripe-signature": signature.replace("v1=", "v1=\xe9")}, body),
+        ({"stripe-signature": f"{signature},v1=\xe9"}, body),
+        ({"stripe-signature": f"{signature},t={stamp}"}, body),
+        ({"stripe-signature": f"t=,{signature}"}, body),
+        ({"stripe-signature": f"t={'9' * 5000},v1=00"}, body),
     ):
         with pytest.raises(WebhookRejected):
             setup.provider.verify_webhook(bad_headers, bad_body)

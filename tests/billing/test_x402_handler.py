@@ -348,3 +348,15 @@ async def test_what_was_presented_and_not_taken_is_noted(facilitator, tmp_path):
         assert (note.facilitator, note.payer) == (POOR, poor.address.lower())
         assert {one.name for one in note.fields} == {"to", "value", "network"}
         assert "signature" not in msgspec.json.encode(note).decode()
+
+
+async def test_behind_a_trusted_tls_proxy_the_offer_is_for_https(facilitator, tmp_path):
+    proxied = {"X-Forwarded-Proto": "https"}
+    config = {"trusted_proxies": ["127.0.0.0/8"]}
+    async with shop(facilitator, tmp_path, config=config) as it:
+        for headers, scheme in ((proxied, "https"), ({}, "http")):
+            offer = json.loads(base64.b64decode(await it.offer(headers=headers)))
+            assert offer["resource"]["url"] == f"{scheme}://test.example/w/1"
+        reply = await it.ask(await it.payment(headers=proxied), headers=proxied)
+        assert reply.status == 200
+        assert it.backend.requests[-1].headers["x-forwarded-proto"] == "https"

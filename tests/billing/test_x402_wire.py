@@ -45,7 +45,7 @@ URLS = st.text("abcxyz0123456789/%._-~", max_size=3000)
 
 
 def offer(path: str = "/w", query: str = "", method: str = "GET") -> Offer:
-    return Offer.of(TERMS, method, "shop.test", path, query)
+    return Offer.of(TERMS, method, "http://shop.test", path, query)
 
 
 def signed(**more: str) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def payment(for_: Offer | None = None, **more: str) -> Payment:
 @given(path=URLS, query=URLS, description=st.text(max_size=500), error=st.text(max_size=300))
 def test_the_official_library_reads_every_offer_and_the_field_fits(path, query, description, error):
     terms = read_terms(json.dumps({**_plain(), "description": description}))
-    made = Offer.of(terms, "GET", "shop.test", "/" + path, query)
+    made = Offer.of(terms, "GET", "http://shop.test", "/" + path, query)
     field = made.required(error)
     assert len(field) < 8192
     found = decode_payment_required_header(field)

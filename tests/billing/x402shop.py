@@ -94,10 +94,11 @@ async def shop(
     *,
     clock: Callable[[], float] | None = None,
     route: dict[str, Any] | None = None,
+    config: dict[str, Any] | None = None,
     **x402: Any,
 ) -> AsyncIterator[Shop]:
     backend = await Backend(respond).start()
-    config = {
+    document = {
         "upstreams": [{"name": "app", "targets": [backend.url]}],
         "services": [{"name": "app", "upstream": "app"}],
         "routes": [
@@ -109,6 +110,7 @@ async def shop(
                 **(route or {}),
             }
         ],
+        **(config or {}),
     }
     made: list[Facilitator] = []
     store = Claims(folder, clock or Clock())
@@ -124,7 +126,7 @@ async def shop(
             )
             return PaidRoute(text, facilitator=made[-1], store=store)
 
-    async with Plane(config, handlers=Handlers(made={})) as plane:
+    async with Plane(document, handlers=Handlers(made={})) as plane:
         found = Shop(plane, backend, server)
         found.store = store
         yield found

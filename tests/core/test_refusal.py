@@ -452,3 +452,36 @@ async def test_a_browser_an_agent_and_a_program_get_what_they_read() -> None:
         head = await plane.request("HEAD", "/x", headers={"Accept": "text/html"})
         assert head.body == b""
         assert int(head.headers["content-length"]) > 1000
+
+
+@pytest.mark.parametrize(
+    ("said", "trusted", "scheme"),
+    [
+        ("https", True, "https"),
+        ("HTTPS, http", True, "https"),
+        ("http", True, "http"),
+        ("http, https", True, "http"),
+        ("httpsx", True, "http"),
+        (None, True, "http"),
+        ("https", False, "http"),
+    ],
+)
+async def test_links_begin_as_the_client_called_it_behind_a_trusted_proxy(
+    said: str | None, trusted: bool, scheme: str
+) -> None:
+    config = {
+        "trusted_proxies": ["127.0.0.0/8"] if trusted else ["192.0.2.0/24"],
+        "routes": [
+            {
+                "name": "open",
+                "path": "/x",
+                "respond": {"status": 200, "body": "x"},
+                "limits": [{"name": "one", "rate": "1/h", "burst": 1, "by": ["route"]}],
+            }
+        ],
+    }
+    headers = {} if said is None else {"X-Forwarded-Proto": said}
+    async with Plane(config, public=PUBLIC) as plane:
+        await plane.get("/x")
+        problem = json.loads((await plane.get("/x", headers=headers)).body)
+        assert problem["diagnose"].startswith(f"{scheme}://test.example/_fastgate/requests/")

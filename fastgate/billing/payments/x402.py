@@ -137,8 +137,9 @@ class Offer(NamedTuple):
     """Origin, path and query: what `resource.url` says."""
 
     @classmethod
-    def of(cls, terms: Terms, method: str, host: str, path: str, query: str) -> Offer:
-        origin = terms.origin or f"http://{host}"
+    def of(cls, terms: Terms, method: str, called: str, path: str, query: str) -> Offer:
+        """`called`: the origin that the client called."""
+        origin = terms.origin or called
         return cls(terms, method, f"{origin}{path}{'?' + query if query else ''}")
 
     @property
