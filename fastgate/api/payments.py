@@ -158,8 +158,10 @@ async def top_up(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Respons
     """A payment provider's page on which the account's owner pays an amount into the wallet."""
     desk, account = desk_of(ctx), await account_of(ctx, ident)
     body = await read(request, TopUpNew)
+    amount = amount_of(body.amount)
     await desk.open_account(account)
-    made = await desk.providers.create_top_up(account, amount_of(body.amount), body.return_url)
+    await desk.wallets.open(account, amount.currency)  # before anything can be paid for it
+    made = await desk.providers.create_top_up(account, amount, body.return_url)
     return Response(made, status_code=201)
 
 

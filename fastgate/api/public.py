@@ -41,6 +41,7 @@ from fastgate.api.public_views import View, respond
 from fastgate.billing.capability import Capabilities, Capability
 from fastgate.billing.diagnosis import Question, diagnose, for_strangers
 from fastgate.billing.evidence import ConsumerFacts, Evidence
+from fastgate.billing.ledger import LedgerError
 from fastgate.billing.payments.base import (
     PaymentError,
     ProviderRefused,
@@ -132,7 +133,7 @@ def _view_of(error: Exception) -> View:
         return error.view
     if isinstance(error, StoreError) and not isinstance(error, ConflictError | NotFoundError):
         return pages.trouble(503, "Not available just now", "Please try again shortly.", retry=5)
-    if isinstance(error, NotFoundError | ConflictError):
+    if isinstance(error, NotFoundError | ConflictError | LedgerError):
         return pages.trouble(409, "That cannot be done", str(error))
     if isinstance(error, Unsupported):
         return pages.trouble(409, "Not possible here", str(error))

@@ -317,11 +317,14 @@ async def set_recharge(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> A
     """Let a wallet top itself up from the saved payment method, within a monthly cap."""
     desk, account = desk_of(ctx), await account_of(ctx, ident)
     body = await read(request, RechargeRule)
+    amount = amount_of(body.amount)
+    await desk.open_account(account)
+    await desk.wallets.open(account, amount.currency)  # before anything can be charged for it
     try:
         rule = await desk.recharges.set(
             account,
             amount_of(body.threshold, "threshold"),
-            amount_of(body.amount),
+            amount,
             amount_of(body.monthly_cap, "monthly_cap"),
         )
     except ValueError as error:

@@ -11,6 +11,8 @@ balance < threshold ── reserve ──▶ under way ──┬─ succeeded �
   month's cap in the transaction that begins the charge, under the row's lock, whatever the number
   of gateways. The month is the calendar month of the account's time zone, of the moment the charge
   began.
+- **As much as is needed**: so many times `amount` that the balance reaches the threshold, as far
+  as the cap goes.
 - **Exactly once**: the charge's idempotency key is `recharge:<account>:<sequence>`, and a charge
   that was begun is repeated with it until its outcome is known, also after a crash.
 - The wallet is credited by `credited`, which must be idempotent by the payment: a webhook may
@@ -47,6 +49,8 @@ from fastgate.store.engine import Store
 log = logging.getLogger("fastgate.billing")
 
 MOST_DECLINES = 3
+SOON = timedelta(minutes=1)
+"""After a provider could not be asked: its breaker keeps it from being asked too often."""
 PAUSE = timedelta(hours=1)
 """Between a decline and the next charge."""
 
@@ -201,16 +205,19 @@ class AutoRecharges:
             profile = await self.notices.profiles.get_in(connection, account)
             month = now.astimezone(ZoneInfo(profile.zone)).strftime("%Y-%m")
             spent = found.spent_in(month)
-            if spent + found.amount > found.cap:
+            # One charge of what is needed, not one after the other of what each is.
+            needed = -(-(found.threshold - balance) // found.amount) * found.amount
+            amount = min(needed, (found.cap - spent) // found.amount * found.amount)
+            if amount <= 0:
                 await self._tell(connection, "capped", found, f"{month}:{found.cap}", balance)
                 return None
             return await _save(
                 connection,
                 found,
                 month=month,
-                spent=spent + found.amount,
+                spent=spent + amount,
                 sequence=found.sequence + 1,
-                pending=found.amount,
+                pending=amount,
                 pending_since=now,
                 next_at=now + AGAIN,
                 updated=now,
@@ -240,7 +247,7 @@ class AutoRecharges:
         async with self.store.write() as connection:
             found = await _locked(connection, begun.account)
             if found is not None and found.version == begun.version:
-                await _save(connection, found, next_at=now + AGAIN, updated=now)
+                await _save(connection, found, next_at=now + SOON, updated=now)
 
     async def settle(
         self, account: str, result: ChargeResult, key: str, balance: int | None = None
@@ -281,9 +288,10 @@ class AutoRecharges:
             changes |= {"enabled": False, "stopped": "declined"}
         changed = await _save(connection, found, **(_over(found, now) | changes))
         said = result.message or "no reason given."
-        await self._tell(connection, "failed", changed, str(found.sequence), balance, said)
+        tried = msgspec.structs.replace(changed, amount=found.pending)
+        await self._tell(connection, "failed", tried, str(found.sequence), balance, said)
         if stops:
-            await self._tell(connection, "stopped", changed, str(found.sequence), balance)
+            await self._tell(connection, "stopped", tried, str(found.sequence), balance)
 
     async def _tell(
         self,

@@ -340,6 +340,28 @@ class Ledger:
             raise NotFoundError(f"The ledger has no entry {ident!r}.")
         return entry
 
+    async def open_wallet(self, account: str, currency: str) -> None:
+        """Give the account a wallet in the currency, with nothing in it, unless it has one.
+        Raises LedgerError when it has as many as it can have."""
+        now = self._clock()
+
+        def work(connection: sa.Connection) -> None:
+            table.take_numbers(connection, 0)
+            self._open(connection, account, currency, now)
+
+        await self.store.run_write(work)
+
+    @staticmethod
+    def _open(connection: sa.Connection, account: str, currency: str, now: datetime) -> Wallet:
+        key = (account, currency)
+        try:
+            return table.open_wallets(connection, [key], now)[key]
+        except table.TooManyWallets as error:
+            raise LedgerError(
+                f"The account {account} has wallets in {table.WALLETS_MAX} currencies, the most "
+                f"there can be; {currency} would be another. Use one of its currencies."
+            ) from error
+
     async def has_key(self, key: str) -> bool:
         """Whether an entry with that `cell_key` was committed."""
         found = await self.store.run_read(lambda connection: table.find(connection, key=key))
@@ -405,13 +427,7 @@ class Ledger:
                 _check_same(known, kind, movement, rule)
                 return Posted(known, fresh=False)
             key = (movement.account, movement.currency)
-            try:
-                wallet = table.open_wallets(connection, [key], now)[key]
-            except table.TooManyWallets as error:
-                raise LedgerError(
-                    f"The account {movement.account} has wallets in {table.WALLETS_MAX} "
-                    f"currencies, the most there can be; {movement.currency} is another."
-                ) from error
+            wallet = self._open(connection, *key, now)
             postings = rule(wallet) if callable(rule) else rule
             entry = Entry(
                 number=number,

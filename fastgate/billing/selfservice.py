@@ -139,6 +139,7 @@ class SelfService:
     async def top_up(self, account: str, amount: Money, return_url: str) -> str:
         """The provider's page on which the amount is paid into the wallet."""
         await self.open_account(account)
+        await self.wallets.open(account, amount.currency)  # before anything can be paid for it
         return (await self.providers.create_top_up(account, amount, return_url)).url
 
     async def method(self, account: str, return_url: str) -> str:

@@ -173,6 +173,23 @@ class Wallets:
             self.cells.put(slot, stable_hash(account))
         return slot
 
+    async def open(self, account: str, currency: str) -> None:
+        """Make sure that the account has a wallet in the currency, so that what will be paid in
+        has a place. Raises StoreError; LedgerError when there is none left."""
+        key = (account, currency)
+        if self._has_cell(key):
+            return
+
+        async def change() -> None:
+            await self._settle_notes()
+            slot = await self._ensure(account)
+            await self.ledger.open_wallet(account, currency)
+            self.cells.open_wallet(slot, currency)
+            self._spendable.setdefault(key, 0)
+            self._note([self._balance_record(key)])
+
+        await self._changes.run(change)
+
     def _allot(self, account: str, connection: sa.Connection) -> int:
         table.take_numbers(connection, 0)
         return slot_table.allot(connection, account, self._clock())

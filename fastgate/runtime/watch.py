@@ -22,6 +22,7 @@ from fastgate._core.shm import Segment
 from fastgate._core.snapshot import stable_hash
 from fastgate.billing.alerts import Alerts, Standing, Usage
 from fastgate.billing.autorecharge import AutoRecharge, AutoRecharges
+from fastgate.billing.payments.base import ChargeStatus
 from fastgate.errors import FastGateError, NotFoundError, StoreError
 from fastgate.runtime.foundation import Limits
 from fastgate.runtime.office import Office
@@ -135,9 +136,16 @@ class Watch:
             return True
         account = rule.account
         result = await self._desk.recharges.check(account, balance, currency)
-        # Nobody could be asked: who has paid before goes on for a while.
-        down = result is None and self._desk.providers.down()
-        if down and await self._desk.payments.of_account(account, limit=1):
+        # It was not made, or nobody knows. Where that is since nobody can be asked, which one
+        # failure does not prove, who has paid before goes on for a while.
+        unsure = result is None or result.status is ChargeStatus.PENDING
+        if unsure and not self._desk.providers.down():
+            await self._desk.providers.look()
+        if (
+            unsure
+            and self._desk.providers.down()
+            and await self._desk.payments.of_account(account, limit=1)
+        ):
             await self._desk.grace.grant(account, currency)
         return False
 

@@ -52,6 +52,25 @@ async def test_it_recharges_below_the_threshold_only(store: Store) -> None:
         await stage.recharges.disable("acc_other")
 
 
+@pytest.mark.parametrize(
+    ("balance", "charged"),
+    [("4.99", 20), ("-15", 20), ("-15.01", 40), ("-95", 100), ("-1000", 980)],
+)
+async def test_what_is_needed_is_one_charge(store: Store, balance: str, charged: int) -> None:
+    """Towards a far threshold: not one charge after the other, and no more than the cap has room
+    for."""
+    stage = Stage(store)
+    account = await ruled(stage, cap="999 USD")
+    sign = -1 if balance.startswith("-") else 1
+    has = sign * money(f"{balance.lstrip('-')} USD").micros
+    for _ in range(60):
+        if await stage.recharges.check(account, has, "USD") is None:
+            break
+        has += charged * USD
+    assert [amount for _, amount, _ in stage.charger.calls] == [charged * USD]
+    assert (await rule(stage, account)).spent_in("2026-11") == charged * USD
+
+
 async def test_many_at_once_are_one(store: Store) -> None:
     stage = Stage(store)
     stage.charger.outcomes = [ChargeStatus.PENDING]

@@ -14,8 +14,10 @@ from playkit import PLANS, Stage
 
 from fastgate._core.credentials import CredentialIndex
 from fastgate.api.ports import LimitUse
+from fastgate.billing.audit import audit_gateway
 from fastgate.billing.diagnosis import Diagnosis, Question, diagnose
 from fastgate.billing.evidence import ConsumerFacts, SpendingFacts
+from fastgate.billing.ledger import LedgerError
 from fastgate.billing.lifecycle import State
 from fastgate.billing.payments.base import Capability, ChargeStatus, Decline, Unsupported
 from fastgate.billing.payments.chain import Chain
@@ -275,3 +277,21 @@ def test_terms_are_said_in_a_line(price: dict[str, Any] | None, terms: str) -> N
     plan = {"name": "p", **({} if price is None else {"price": price})}
     gateway: Gateway = decode({"version": 1, "plans": [plan]})
     assert terms_of(gateway.plans[0]) == terms
+
+
+async def test_nothing_is_paid_that_the_account_has_no_place_for(shop: Shop) -> None:
+    """An account has wallets in four currencies: a fifth is refused before the page to pay on."""
+    for number, currency in enumerate(("EUR", "USD", "GBP")):
+        await shop.world.wallets.credit(move(f"t{number}", 1, shop.account, currency))
+    await shop.service.top_up(shop.account, Money.parse("5 CHF"), "https://back.example/")
+    assert shop.provider.sent == ["top_up"]
+    with pytest.raises(LedgerError, match="Use one of its currencies"):
+        await shop.service.top_up(shop.account, Money.parse("5 JPY"), "https://back.example/")
+    assert shop.provider.sent == ["top_up"]
+    await shop.world.wallets.credit(move("paid", 5, shop.account, "CHF"))  # its place was kept
+    assert [one.currency for one in shop.world.wallets.balances(shop.account)] == [
+        "CHF", "EUR", "GBP", "USD",
+    ]  # fmt: skip
+    assert (await audit_gateway(shop.world.pipeline)).passed
+    await shop.world.reboot()
+    assert await shop.world.agrees(shop.account, "CHF") == 5

@@ -9,11 +9,15 @@ from typing import Any
 
 import pytest
 from moneykit import World, move
+from paykit import Scripted
 from playkit import Stage
 
+from fastgate.billing.payments.base import ProviderUnavailable
+from fastgate.billing.payments.chain import Chain
 from fastgate.model.units import Money
 from fastgate.runtime.foundation import Limits
 from fastgate.runtime.watch import Watch
+from fastgate.store.payments import AttemptTable
 
 EUR = 1_000_000
 
@@ -31,7 +35,7 @@ class Post:
             ledger=world.ledger,
             wallets=world.wallets,
             recharges=self.stage.recharges,
-            providers=SimpleNamespace(down=lambda: self.down),
+            providers=SimpleNamespace(down=lambda: self.down, look=self.look_at_providers),
             payments=SimpleNamespace(of_account=self.payments),
             grace=SimpleNamespace(grant=self.grant),
         )
@@ -44,6 +48,9 @@ class Post:
     async def ask(self, work: Any) -> Any:
         self.questions += 1
         return await self._ask(work)
+
+    async def look_at_providers(self) -> None:
+        pass
 
     async def payments(self, account: str, limit: int) -> list[str]:
         return ["a payment"]
@@ -114,3 +121,42 @@ async def test_who_cannot_be_charged_since_nobody_can_be_asked_goes_on(post: Pos
     post.down = ["play"]
     assert await post.look() >= 1  # it is looked at again, though it has not moved
     assert post.graced == [("acc_b", "EUR")]
+
+
+@pytest.mark.parametrize("mood", ["down", "doubt"])
+async def test_grace_begins_within_seconds_of_an_outage(post: Post, mood: str) -> None:
+    """The clock stands still: each look is a second, and nothing else goes on."""
+    provider = Scripted("one", post.stage.clock)  # type: ignore[arg-type]
+    chain = Chain([provider], AttemptTable(post.world.store), post.stage.clock)
+    post.watch._desk.providers = chain  # type: ignore[misc]
+    post.stage.recharges.charger = chain
+    threshold, amount, cap = (Money(coins * EUR, "EUR") for coins in (5, 10, 100))
+    await post.stage.recharges.set("acc_b", threshold, amount, cap)
+    provider.mood = mood
+    post.world.use(2 * EUR, "acc_b")
+    looks = 0
+    while not post.graced:
+        await post.look()
+        looks += 1
+        assert looks <= 6
+    assert post.graced == [("acc_b", "EUR")]
+    provider.mood = "up"
+    post.stage.clock.pass_(minutes=1)  # not an hour
+    await chain.look()
+    await post.stage.recharges.run()
+    charged = [] if mood == "doubt" else ["recharge:acc_b:1"]  # in doubt it is looked for first
+    assert list(provider.charges) == charged
+
+
+async def test_one_failure_that_passes_is_no_outage(post: Post) -> None:
+    provider = Scripted("one", post.stage.clock)  # type: ignore[arg-type]
+    chain = Chain([provider], AttemptTable(post.world.store), post.stage.clock)
+    post.watch._desk.providers = chain  # type: ignore[misc]
+    provider.mood = "down"
+    with pytest.raises(ProviderUnavailable):
+        await chain.list_methods("acc_b")
+    assert not (await chain.look())["one"].ok
+    provider.mood = "up"
+    assert (await chain.look())["one"].ok
+    assert chain.breakers["one"].failures == 0
+    assert not chain.down()

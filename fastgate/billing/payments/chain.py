@@ -140,12 +140,13 @@ class Chain:
         ]
 
     async def look(self) -> dict[str, Health]:
-        """How the providers are. Those that were not there, and whose wait is over, are asked;
-        this is what closes an open breaker when no customer does anything."""
+        """How the providers are. Those whose last call failed are asked, when the wait of an open
+        breaker is over: this is what closes it, and what opens one after a first failure, when no
+        customer does anything."""
         found: dict[str, Health] = {}
         for provider in self.providers:
             breaker = self.breakers[provider.name]
-            if breaker.state is State.CLOSED:
+            if breaker.state is State.CLOSED and not breaker.failures:
                 found[provider.name] = Health(True)
                 continue
             try:
