@@ -54,6 +54,7 @@ from fastgate.model.gateway import (
     Upstream,
 )
 from fastgate.model.resolve import Effective, Resolver
+from fastgate.model.upstream import status_numbers
 from fastgate.model.x402 import Place, terms_of
 from fastgate.pricesteps import price_steps, tariff
 from fastgate.publicroute import NAME, Numbers, PublicSide, add_public_route, target_key, wanted
@@ -232,7 +233,9 @@ class _Compilation:
                 keepalive_max=upstream.keepalive.max,
                 max_connections=upstream.max_connections,
                 eject_after=upstream.eject.after,
+                eject_within_ms=upstream.eject.within.ms,
                 eject_ms=upstream.eject.for_.ms,
+                eject_statuses=status_numbers(upstream.eject.statuses),
             )
             for key, name, sockaddr, weight, authority, path in targets:
                 self.image.add_target(
@@ -284,6 +287,7 @@ class _Compilation:
                 idle_ms=timeouts.idle.ms,
                 attempts=service.retries.attempts,
                 retry_budget=service.retries.budget.permille,
+                retry_statuses=status_numbers(service.retries.statuses),
                 plans=self.image.numbers(plans),
             )
             self.service_of[service.name] = service

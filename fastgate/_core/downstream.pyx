@@ -32,7 +32,7 @@ from fastgate._core.reason cimport OVERLOADED, REQUEST_TIMEOUT
 from fastgate._core.snapshot cimport NONE32
 from fastgate._core.state cimport (
     BODY_NONE, DOWN_BUSY, DOWN_CLOSED, DOWN_HEAD, DOWN_IDLE, DOWN_LINGER, DOWN_TUNNEL, EX_ENDED, IO_BLOCKED,
-    IO_CLOSED, IO_READING, KIND_DOWN)
+    IO_BULK, IO_CLOSED, IO_READING, KIND_DOWN)
 from fastgate._core.sys cimport (
     MSG_DONTWAIT, MSG_PEEK, AF_INET, AF_INET6, EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, SHUT_WR, SOCK_CLOEXEC,
     SOCK_NONBLOCK, accept4, errno, inet_ntop, ntohs, recv, shutdown, sockaddr, sockaddr_in, sockaddr_in6,
@@ -399,6 +399,7 @@ cdef void down_next(downstream *d, exchange *e) noexcept nogil:
     if d.io.inb is not NULL and d.io.inb.start == d.io.inb.end:
         buf_return(&c.bufs, d.io.inb)
         d.io.inb = NULL
+    d.io.io &= ~IO_BULK                  # the next request may be a small one
     timer_set(c, &d.io, c.now + <uint64_t>c.ref.snap.idle_ms * 1000000)
     poller_read_start(c, &d.io)
     if d.io.inb is not NULL:

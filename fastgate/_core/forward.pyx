@@ -33,7 +33,7 @@ from fastgate._core.render cimport OUT_UPGRADE, render_interim, render_request, 
 from fastgate._core.snapshot cimport (
     HASH_BY_CONSUMER, HASH_BY_HEADER, HASH_BY_PATH, snap_str, snap_upstream)
 from fastgate._core.state cimport (
-    core, BODY_MORE, BODY_NONE, CALL_FAILED, CALL_IDEMPOTENT, CALL_PYTHON, CALL_REPLAYABLE,
+    core, BODY_MORE, BODY_NONE, CALL_CONNECT, CALL_FAILED, CALL_IDEMPOTENT, CALL_PYTHON, CALL_REPLAYABLE,
     CALL_REQUEST_DONE, CALL_RESPONSE_DONE, CALL_SEND, CALL_UPGRADE, DOWN_TUNNEL, EX_CHUNK_OUT,
     EX_CLOSE_OUT, EX_CONTINUE_DUE, EX_DECODE, EX_ENDED, EX_HEAD_ONLY, EX_KEEP_ALIVE,
     EX_RESPONSE_DONE, EX_RESPONSE_STARTED, EX_SUSPENDED, EX_TUNNEL, IO_EOF, WAKE_CALL, WAKE_DONE,
@@ -84,8 +84,7 @@ cdef void begin_proxy(exchange *e) noexcept nogil:
     k.idle_ms = e.service.idle_ms
     if IDEMPOTENT >> k.method_id & 1:
         k.flags |= CALL_IDEMPOTENT
-    if e.body_state == BODY_NONE:
-        k.flags |= CALL_REPLAYABLE
+    k.flags |= CALL_REPLAYABLE           # until some of a body that did not come whole is taken
     if e.upgrading:
         k.flags |= CALL_UPGRADE
     if k.group.balance == 3:
@@ -213,6 +212,10 @@ cdef void pump_request(exchange *e) noexcept nogil:
     cdef buf *b
     cdef int done
     if k.up is NULL or e.body_state != BODY_MORE:
+        return
+    if k.state == CALL_CONNECT:
+        e.flags |= EX_PACED
+        down_read(e.down, 0)             # it is tried again elsewhere: call_can_write goes on
         return
     send_continue(e)
     while True:

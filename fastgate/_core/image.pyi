@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 NONE: int
 
@@ -67,6 +67,7 @@ class ImageBuilder:
         idle_ms: int,
         attempts: int = 1,
         retry_budget: int = 0,
+        retry_statuses: Iterable[int] = (),
         limits: int = 0,
         plans: int = 0,
         flags: int = 0,
@@ -84,7 +85,9 @@ class ImageBuilder:
         keepalive_max: int = 0,
         max_connections: int = 0,
         eject_after: int = 0,
+        eject_within_ms: int = 0,
         eject_ms: int = 0,
+        eject_statuses: Iterable[int] = (),
         flags: int = 0,
     ) -> int: ...
     def add_target(

@@ -24,7 +24,8 @@ from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, madvise, 
 
 from fastgate._core.reason cimport REASON_COUNT
 from fastgate._core.snapshot cimport (
-    HASH_SEED, HEADER_REMOVE, HUGE, SNAPSHOT_VERSION, address_rule, auth_rec, checksum_without, cors_rec,
+    HASH_SEED, HEADER_REMOVE, HUGE, SNAPSHOT_VERSION, STATUS_COUNT, STATUS_FIRST, address_rule, auth_rec,
+    checksum_without, cors_rec,
     hash64, header_rule, limit_rec, map_image, plan_rec, predicate, policy_rec, price_step, refusal_rec, route_rec,
     service_rec, snapshot_header, static_rec, str_ref, table_ref, target_rec, upstream_rec)
 
@@ -77,6 +78,16 @@ cdef uint64_t _identity(object name) except? 0:
     cdef bytes raw = name.encode() if isinstance(name, str) else name
     cdef uint64_t h = hash64(raw, <uint32_t>len(raw), HASH_SEED)
     return h if h else 1
+
+
+cdef int _set_statuses(uint64_t *words, object statuses) except -1:
+    cdef uint32_t i
+    for status in statuses:
+        if not STATUS_FIRST <= status < STATUS_FIRST + STATUS_COUNT:
+            raise ValueError(f"{status} is not a status from 400 to 599")
+        i = status - STATUS_FIRST
+        words[i >> 6] |= 1ull << (i & 63)
+    return 0
 
 
 cdef class ImageBuilder:
@@ -313,7 +324,7 @@ cdef class ImageBuilder:
         return found
 
     def add_service(self, name: str, *, slot, upstream, first_byte_ms, idle_ms, attempts=1,
-                    retry_budget=0, limits=0, plans=0, flags=0) -> int:
+                    retry_budget=0, retry_statuses=(), limits=0, plans=0, flags=0) -> int:
         """Append a service_rec; returns its index."""
         cdef service_rec r
         memset(&r, 0, sizeof(r))
@@ -325,6 +336,7 @@ cdef class ImageBuilder:
         r.idle_ms = idle_ms
         r.attempts = attempts
         r.retry_budget = retry_budget
+        _set_statuses(r.retry_statuses, retry_statuses)
         r.limits = self._handle(limits)
         r.plans = self._handle(plans)
         r.flags = flags
@@ -332,7 +344,7 @@ cdef class ImageBuilder:
 
     def add_upstream(self, name: str, *, slot, balance=0, hash_by=0, hash_header="", connect_ms=0,
                      keepalive_idle_ms=0, keepalive_max=0, max_connections=0, eject_after=0,
-                     eject_ms=0, flags=0) -> int:
+                     eject_within_ms=0, eject_ms=0, eject_statuses=(), flags=0) -> int:
         """Append an upstream_rec; returns its index. Its targets are those added next."""
         cdef upstream_rec r
         memset(&r, 0, sizeof(r))
@@ -348,7 +360,9 @@ cdef class ImageBuilder:
         r.keepalive_max = keepalive_max
         r.max_connections = max_connections
         r.eject_after = eject_after
+        r.eject_within_ms = eject_within_ms
         r.eject_ms = eject_ms
+        _set_statuses(r.eject_statuses, eject_statuses)
         r.flags = flags
         return self._append(&self.upstreams, &r, sizeof(r), 8) // sizeof(r)
 

@@ -16,5 +16,8 @@ cdef upstream *pool_put(core *c, pool *p, upstream *u, uint32_t keep) noexcept n
 cdef void pool_unlink(core *c, upstream *u) noexcept nogil       # an idle one that died
 cdef void pool_failed(core *c, call *k) noexcept nogil           # passive ejection: one more failure
 cdef void pool_succeeded(core *c, call *k, uint64_t first_byte_ns) noexcept nogil
-cdef void pool_earn(core *c, call *k) noexcept nogil
-cdef int pool_may_retry(core *c, call *k) noexcept nogil         # spends from the retry budget
+    # ends a row of failures; first_byte_ns: a sample of its speed, 0: none
+# The retry budget is the upstream's; its first target's pool keeps it.
+cdef void pool_earn(core *c, call *k) noexcept nogil             # a request earns its share of a retry
+cdef int pool_affords(core *c, call *k) noexcept nogil           # whether there is one to spend
+cdef void pool_spend(core *c, call *k) noexcept nogil

@@ -9,16 +9,27 @@ checks, not ejected, not tried yet for this call, with room under `max_connectio
 
     round_robin         smooth weighted: each target's credit grows by its weight, the
                         richest is chosen and pays the sum
-    least_connections   fewest calls in progress per weight
-    p2c_ewma            two at random; the lower EWMA of time to first byte × (calls + 1)
-    hash                rendezvous: the highest of hash(key, target) × weight
+    least_connections   round robin among those with the fewest calls in progress per weight
+    p2c_ewma            round robin, but another one, drawn at random by weight, takes the turn
+                        when it is clearly faster: EWMA of the time to the head × load
+    hash                weighted rendezvous: -ln(u) / weight, with u in (0, 1] from hash(key, target),
+                        is exponentially distributed with rate weight; the least of such numbers
+                        is a target's with the probability of its weight
+
+So where nothing else distinguishes targets, each policy gives them shares by weight.
 
 When every target that is left is only *ejected* (by failures seen in traffic), the ejection is
 set aside: some answer may come, and refusing for certain is no better. A verdict of the
 active checks is not set aside: `no_healthy_target`.
 
 Ejections and verdicts stand in the shared segment: what one worker learns, all know.
+
+    in turn ── `eject_after` failures in a row, within `eject_within` ──▶ ejected for `eject_ms`
+       ▲                                                                        │
+       └── success ── first request after it ◀──────────────────────────────────┘
+                            └── failure ──▶ ejected again, for 2, 3, ... 10 times as long
 """
+from libc.math cimport log
 from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
@@ -36,6 +47,14 @@ cdef enum:
     RETRY_COST = 1000         # the budget counts thousandths of a retry
     RETRY_START = 3000        # a fresh pool may retry three times before it has earned it
     RETRY_MOST = 20000
+
+
+# An EWMA that nothing was added to for this long says nothing any more: the target gets its turn.
+cdef uint64_t EWMA_AGE_NS = 10000000000
+cdef double CLEARLY = 0.8
+
+cdef extern from *:
+    int __builtin_ctzll(unsigned long long x) noexcept nogil
 
 
 cdef int pool_init(core *c) noexcept nogil:
@@ -61,6 +80,7 @@ cdef pool *pool_of(core *c, const target_rec *t) noexcept nogil:
         p.identity = t.identity
         p.current = 0
         p.ewma_ns = 0
+        p.sampled_ns = 0
         p.active = 0
         p.retry_credit = RETRY_START
     return p
@@ -90,99 +110,145 @@ cdef int judge(core *c, const upstream_rec *g, const target_rec *t) noexcept nog
     return USABLE
 
 
-cdef double weigh(core *c, const upstream_rec *g, const target_rec *t, uint64_t key) noexcept nogil:
-    """The score by which `choose` picks: the lowest wins."""
-    cdef pool *p = pool_of(c, t)
-    cdef uint64_t h
-    if g.balance == BALANCE_LEAST_CONNECTIONS:
-        return <double>(p.active + 1) / t.weight
-    if g.balance == BALANCE_P2C_EWMA:
-        return <double>(p.ewma_ns + 1) * (p.active + 1) / t.weight
-    # Rendezvous: a uniform number in (0, 1) for each pair of key and target, scaled by weight.
-    h = mix_key(key, t.identity) >> 11
-    return (1.0 - <double>h / 9007199254740992.0) / t.weight
-
-
 cdef inline const target_rec *target_at(call *k, uint32_t i) noexcept nogil:
     return <const target_rec *>snap_table(k.snap, k.group.targets) + i
 
 
-cdef int choose(core *c, call *k, int worst) noexcept nogil:
-    """Index of the target among those whose judgement is at most `worst`; -1: none."""
-    cdef const upstream_rec *g = k.group
+cdef uint64_t usable(core *c, call *k, int worst) noexcept nogil:
+    """Bits of the targets not tried yet whose judgement is at most `worst`. The compiler allows 64."""
+    cdef uint64_t mask = 0
+    cdef uint32_t i
+    for i in range(k.group.targets.count):
+        if not k.tried >> i & 1 and judge(c, k.group, target_at(k, i)) <= worst:
+            mask |= 1ull << i
+    return mask
+
+
+cdef int by_turns(core *c, call *k, uint64_t mask) noexcept nogil:
+    """Smooth weighted round robin among these, of which there is one at least."""
     cdef const target_rec *t
-    cdef const target_rec *best_t = NULL
     cdef pool *p
-    cdef int best = -1, seen = 0
-    cdef uint32_t i, start = 0, n = g.targets.count
-    cdef int64_t total = 0, best_credit = 0
-    cdef double score, best_score = 0
-    cdef uint32_t first, second
-    if g.balance == BALANCE_P2C_EWMA and n > 2:
-        # Two at random. If neither can be used, all are looked at.
-        first = <uint32_t>(random64(c) % n)
-        second = <uint32_t>(random64(c) % (n - 1))
-        if second >= first:
-            second += 1
-        for i in range(n):
-            if i != first and i != second:
-                continue
-            t = target_at(k, i)
-            if (i < 64 and k.tried >> i & 1) or judge(c, g, t) > worst:
-                continue
-            score = weigh(c, g, t, 0)
-            if best < 0 or score < best_score:
-                best = i
-                best_score = score
-        if best >= 0:
-            return best
-    if g.balance == BALANCE_LEAST_CONNECTIONS and n > 1:
-        start = <uint32_t>(random64(c) % n)   # so that equals take turns
-    for seen in range(<int>n):
-        i = (start + seen) % n
+    cdef pool *chosen = NULL
+    cdef int64_t total = 0
+    cdef int i, best = -1
+    while mask:
+        i = __builtin_ctzll(mask)
+        mask &= mask - 1
         t = target_at(k, i)
-        if (i < 64 and k.tried >> i & 1) or judge(c, g, t) > worst:
-            continue
-        if g.balance == BALANCE_LEAST_CONNECTIONS or g.balance == BALANCE_P2C_EWMA or g.balance == BALANCE_HASH:
-            score = weigh(c, g, t, k.hash)
-            if best < 0 or score < best_score:
-                best = i
-                best_score = score
-        else:
-            p = pool_of(c, t)
-            p.current += t.weight
-            total += t.weight
-            if best < 0 or p.current > best_credit:
-                best = i
-                best_t = t
-                best_credit = p.current
-    if best_t is not NULL:
-        pool_of(c, best_t).current -= total
+        p = pool_of(c, t)
+        p.current += t.weight
+        total += t.weight
+        if chosen is NULL or p.current > chosen.current:
+            chosen = p
+            best = i
+    chosen.current -= total
     return best
+
+
+cdef uint64_t least_busy(core *c, call *k, uint64_t mask) noexcept nogil:
+    """Those of them with the fewest calls in progress per weight."""
+    cdef const target_rec *t
+    cdef uint64_t busy, least = 0, weight = 0, found = 0
+    cdef int i
+    while mask:
+        i = __builtin_ctzll(mask)
+        mask &= mask - 1
+        t = target_at(k, i)
+        busy = pool_of(c, t).active
+        if found == 0 or busy * weight < least * t.weight:
+            least = busy
+            weight = t.weight
+            found = 0
+        if busy * weight == least * t.weight:
+            found |= 1ull << i
+    return found
+
+
+cdef int by_hash(core *c, call *k, uint64_t mask) noexcept nogil:
+    """Weighted rendezvous: the same key finds the same target while that can be used."""
+    cdef const target_rec *t
+    cdef double score, least = 0
+    cdef int i, best = -1
+    while mask:
+        i = __builtin_ctzll(mask)
+        mask &= mask - 1
+        t = target_at(k, i)
+        score = -log(<double>((mix_key(k.hash, t.identity) >> 11) + 1) / 9007199254740992.0) / t.weight
+        if best < 0 or score < least:
+            best = i
+            least = score
+    return best
+
+
+cdef double cost(core *c, const target_rec *t, double mean) noexcept nogil:
+    """How long an answer will take, times the load; 0: not known. mean: of the weights."""
+    cdef pool *p = pool_of(c, t)
+    if p.ewma_ns == 0 or (p.active == 0 and c.now > p.sampled_ns + EWMA_AGE_NS):
+        return 0
+    return <double>p.ewma_ns * (1.0 + p.active * mean / t.weight)
+
+
+cdef int by_speed(core *c, call *k, uint64_t mask) noexcept nogil:
+    """Power of two choices: whose turn it is, and another one drawn at random by weight."""
+    cdef int first = by_turns(c, k, mask), second = first
+    cdef uint64_t others = mask & ~(1ull << first), rest = others
+    cdef uint64_t total = 0
+    cdef int64_t drawn
+    cdef int count = 1
+    cdef double mean, ours, theirs
+    if others == 0:
+        return first
+    while rest:
+        total += target_at(k, __builtin_ctzll(rest)).weight
+        rest &= rest - 1
+        count += 1
+    drawn = <int64_t>(random64(c) % total)
+    while drawn >= 0:
+        second = __builtin_ctzll(others)
+        others &= others - 1
+        drawn -= target_at(k, second).weight
+    mean = <double>(total + target_at(k, first).weight) / count
+    ours = cost(c, target_at(k, first), mean)
+    theirs = cost(c, target_at(k, second), mean)
+    return second if theirs != 0 and theirs < ours * CLEARLY else first
+
+
+cdef int choose(core *c, call *k, uint64_t mask) noexcept nogil:
+    """Index of the target, by the upstream's balancing."""
+    cdef uint32_t balance = k.group.balance
+    if balance == BALANCE_HASH:
+        return by_hash(c, k, mask)
+    if balance == BALANCE_P2C_EWMA:
+        return by_speed(c, k, mask)
+    if balance == BALANCE_LEAST_CONNECTIONS:
+        mask = least_busy(c, k, mask)
+    return by_turns(c, k, mask)
 
 
 cdef int pool_select(core *c, call *k) noexcept nogil:
     cdef const upstream_rec *g = k.group
-    cdef int i
-    cdef uint32_t j
+    cdef uint64_t mask
+    cdef uint32_t i
     if g.targets.count == 1 and g.max_connections == 0 and k.tried == 0:
         i = 0
         if judge(c, g, target_at(k, 0)) > EJECTED:
             return NO_HEALTHY_TARGET
     else:
-        i = choose(c, k, USABLE)
-        if i < 0:
-            i = choose(c, k, EJECTED)
-        if i < 0 and k.tried != 0:
+        mask = usable(c, k, USABLE)
+        if mask == 0:
+            mask = usable(c, k, EJECTED)
+        if mask == 0 and k.tried != 0:
             k.tried = 0                  # all were tried: begin again
-            i = choose(c, k, EJECTED)
-        if i < 0:
-            for j in range(g.targets.count):
-                if judge(c, g, target_at(k, j)) == FULL:
+            mask = usable(c, k, USABLE)
+            if mask == 0:
+                mask = usable(c, k, EJECTED)
+        if mask == 0:
+            for i in range(g.targets.count):
+                if judge(c, g, target_at(k, i)) == FULL:
                     return OVERLOADED
             return NO_HEALTHY_TARGET
-    if i < 64:
-        k.tried |= 1ull << i
+        i = choose(c, k, mask)
+    k.tried |= 1ull << i
     k.target = target_at(k, i)
     return 0
 
@@ -238,51 +304,67 @@ cdef void claim(target_row *row, const target_rec *t) noexcept nogil:
         fg_store(&row.failures, 0)
         fg_store(&row.ejected_until_ns, 0)
         fg_store(&row.ejections, 0)
+        fg_store(&row.failing_since_ns, 0)
         fg_store(&row.identity, t.identity)
 
 
 cdef void pool_failed(core *c, call *k) noexcept nogil:
     cdef target_row *row = row_of(c, k.target)
+    cdef const upstream_rec *g = k.group
     cdef uint64_t times
-    if k.group.eject_after == 0:
+    if g.eject_after == 0:
         return
     claim(row, k.target)
-    if fg_add(&row.failures, 1) + 1 < k.group.eject_after:
+    if fg_load(&row.ejected_until_ns) > c.now:
+        return                           # it was asked before, or for want of any other
+    if fg_load(&row.failures) == 0 or c.now > fg_load(&row.failing_since_ns) + g.eject_within_ms * 1000000ull:
+        fg_store(&row.failures, 0)
+        fg_store(&row.failing_since_ns, c.now)
+    # After an ejection the first request shows whether it was long enough.
+    if fg_add(&row.failures, 1) + 1 < g.eject_after and fg_load(&row.ejections) == 0:
         return
     fg_store(&row.failures, 0)
-    if fg_load(&row.ejected_until_ns) > c.now:
-        return
     times = fg_add(&row.ejections, 1) + 1
     if times > 10:
-        times = 10                       # each ejection in a row lasts longer, up to ten times
-    fg_store(&row.ejected_until_ns, c.now + times * k.group.eject_ms * 1000000ull)
+        times = 10
+    fg_store(&row.ejected_until_ns, c.now + times * g.eject_ms * 1000000ull)
     c.counters.ejections += 1
 
 
 cdef void pool_succeeded(core *c, call *k, uint64_t first_byte_ns) noexcept nogil:
     cdef target_row *row = row_of(c, k.target)
-    cdef pool *p = pool_of(c, k.target)
+    cdef pool *p
     if row.failures != 0 and fg_load(&row.identity) == k.target.identity:
         fg_store(&row.failures, 0)
     if row.ejections != 0 and row.ejected_until_ns < c.now and fg_load(&row.identity) == k.target.identity:
         fg_store(&row.ejections, 0)
-    if p.ewma_ns == 0:
+    if first_byte_ns == 0:
+        return
+    p = pool_of(c, k.target)
+    if p.ewma_ns == 0 or c.now > p.sampled_ns + EWMA_AGE_NS:
         p.ewma_ns = first_byte_ns
     else:
         p.ewma_ns = p.ewma_ns - (p.ewma_ns >> 3) + (first_byte_ns >> 3)
+    p.sampled_ns = c.now
 
 
-cdef int pool_may_retry(core *c, call *k) noexcept nogil:
-    cdef pool *p = pool_of(c, target_at(k, 0))   # the budget is the upstream's: its first target keeps it
-    if p.retry_credit < RETRY_COST:
-        return 0
-    p.retry_credit -= RETRY_COST
-    return 1
+# ---- the retry budget -------------------------------------------------------------------
+
+cdef inline uint32_t share_of(call *k) noexcept nogil:
+    """Thousandths of a retry that a request earns."""
+    return k.service.retry_budget if k.service is not NULL else 200
 
 
 cdef void pool_earn(core *c, call *k) noexcept nogil:
-    """A first attempt earns the budget's share of a retry."""
     cdef pool *p = pool_of(c, target_at(k, 0))
-    p.retry_credit += k.service.retry_budget if k.service is not NULL else 200
+    p.retry_credit += share_of(k)
     if p.retry_credit > RETRY_MOST:
         p.retry_credit = RETRY_MOST
+
+
+cdef int pool_affords(core *c, call *k) noexcept nogil:
+    return share_of(k) != 0 and pool_of(c, target_at(k, 0)).retry_credit >= RETRY_COST
+
+
+cdef void pool_spend(core *c, call *k) noexcept nogil:
+    pool_of(c, target_at(k, 0)).retry_credit -= RETRY_COST

@@ -27,10 +27,11 @@ cdef struct worker_row:           # 128 bytes; writer: the worker (pid, starts: 
 cdef struct target_row:           # 64 bytes; shared health of one upstream target
     uint64_t identity             # target_rec.identity it belongs to
     uint64_t health               # 0 unknown (usable), 1 healthy, 2 unhealthy. Writer: control
-    uint64_t failures             # consecutive, over all workers; a success sets 0
+    uint64_t failures             # in a row, over all workers; a success sets 0
     uint64_t ejected_until_ns     # CLOCK_MONOTONIC; passive ejection
-    uint64_t ejections
-    uint64_t reserved[3]
+    uint64_t ejections            # without a success since
+    uint64_t failing_since_ns     # when the row of failures began
+    uint64_t reserved[2]
 
 cdef struct segment_header:       # 4096 bytes
     uint8_t magic[8]              # "FGSHM\0\0\0"

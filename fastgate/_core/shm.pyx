@@ -231,6 +231,7 @@ cdef class TargetRow:
             fg_store(&self.row.failures, 0)
             fg_store(&self.row.ejected_until_ns, 0)
             fg_store(&self.row.ejections, 0)
+            fg_store(&self.row.failing_since_ns, 0)
             fg_store(&self.row.identity, identity)
 
     @property

@@ -9,7 +9,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 cdef enum:
-    SNAPSHOT_VERSION = 4
+    SNAPSHOT_VERSION = 5
     NONE32 = 0xFFFFFFFF       # "no such thing" for an index
 
 cdef struct str_ref:
@@ -169,6 +169,16 @@ cdef struct policy_rec:           # 128 bytes, aligned to 64: equal policies sta
     uint32_t price_currency       # three ASCII letters, the first lowest; of price_micros
     uint32_t spare[5]
 
+# A set of statuses: one bit for each from 400 to 599.
+cdef enum:
+    STATUS_WORDS = 4
+    STATUS_FIRST = 400
+    STATUS_COUNT = 200
+
+cdef inline bint status_in(const uint64_t *words, uint32_t status) noexcept nogil:
+    cdef uint32_t i = status - STATUS_FIRST      # below the first: a very large number
+    return i < STATUS_COUNT and words[i >> 6] >> (i & 63) & 1
+
 cpdef enum Balance:
     BALANCE_ROUND_ROBIN = 0
     BALANCE_LEAST_CONNECTIONS = 1
@@ -192,6 +202,7 @@ cdef struct service_rec:
     uint32_t retry_budget         # permille of requests that may be retries
     table_ref limits
     table_ref plans               # table of uint32_t plan slots that include it; empty: any consumer
+    uint64_t retry_statuses[STATUS_WORDS]   # answers that are asked for again elsewhere
     uint32_t flags
     uint32_t reserved
 
@@ -207,9 +218,11 @@ cdef struct upstream_rec:
     uint32_t keepalive_idle_ms    # an idle pooled connection is closed after this
     uint32_t keepalive_max        # idle connections kept per target and worker
     uint32_t max_connections      # per target and worker; 0: no bound (circuit breaker)
-    uint32_t eject_after          # consecutive failures; 0: never
+    uint32_t eject_after          # failures in a row; 0: never
+    uint32_t eject_within_ms      # a row of failures is no longer than this
     uint32_t eject_ms
     uint32_t flags                # 1: TLS
+    uint64_t eject_statuses[STATUS_WORDS]   # answers that count as failures
 
 cdef struct target_rec:
     uint8_t sockaddr[112]         # struct sockaddr_in / _in6 / _un, ready for connect()

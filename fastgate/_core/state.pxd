@@ -172,12 +172,11 @@ cdef struct pool:             # of one target, by its slot
     upstream *oldest
     uint32_t idle_count
     uint32_t active           # calls in progress
-    uint32_t connections
     uint32_t generation
+    uint32_t retry_credit     # thousandths of a retry; the upstream's, kept by its first target
     int64_t current           # smooth weighted round robin
-    uint64_t ewma_ns          # of the time to the first byte
-    uint32_t retry_credit     # unused
-    uint32_t reserved
+    uint64_t ewma_ns          # of the time to the answer's head; 0: not known
+    uint64_t sampled_ns       # when ewma_ns was last told something
 
 # ---- call ------------------------------------------------------------------------------
 cdef enum CallState:
@@ -196,10 +195,9 @@ cdef enum CallFlag:
     CALL_RESPONSE_DONE = 8    # the whole response was read
     CALL_CLOSE_AFTER = 16     # the upstream connection must not be pooled
     CALL_PYTHON = 32          # made by a Python handler
-    CALL_SENT = 64            # bytes of it reached a connected socket
     CALL_UPGRADE = 128        # asked for an upgrade
     CALL_COUNTED = 256        # counted in pool.active
-    CALL_FRESH = 512          # a pooled connection turned out stale: open a new one
+    CALL_FRESH = 512          # the chosen target's pooled connection was stale: open a new one
     CALL_TRUNCATED = 1024     # the answer broke off
 
 cdef struct call:
@@ -225,9 +223,10 @@ cdef struct call:
     uint16_t flags            # CallFlag
     uint8_t state             # CallState
     uint8_t method_id
-    uint8_t attempts
-    uint8_t interims
+    uint8_t attempts          # targets chosen for it
+    uint8_t turns             # of the retry loop: attempts, and connections made for stale ones
     uint16_t failure          # the Reason, once CALL_FAILED
+    uint8_t interims
     uint32_t py_line          # bytes of py_request before the place of Host; 0: it has one
     chunk_state resp_chunks
     head resp
@@ -395,6 +394,7 @@ cdef struct core:
     uint32_t n_calls          # made by handlers, alive
     uint32_t n_listeners
     uint32_t accepting        # 0: paused
+    uint32_t most_downs       # connections for which, and for whose upstreams, there are descriptors
     conn pause                # its deadline ends a pause
     conn clock                # the timerfd, in the epoll set
     conn listeners[MAX_LISTENERS]
@@ -409,7 +409,6 @@ cdef struct core:
     caps response_caps
     exchange *ahead_of        # whose path `ahead` is of; NULL: nobody's
     route_keys ahead
-    uint64_t next_upstream    # round robin start
 
 
 cdef inline int has_field(const head *h, int name) noexcept nogil:

@@ -9,15 +9,28 @@ A call's life:
     TUNNEL     bytes, both ways           idle_ms         sink call_body   done
     DONE, FAILED: the connection has been let go
 
-Retrying (on another target, `attempts` in all) is safe when nothing can have happened: the connection was never made; or the
-request is idempotent, its body can be replayed, and not one byte of an answer came. A
-connection from the pool that turns out to have been closed by the upstream meanwhile
-(`stale`) is replaced once without counting as a retry.
+There is one loop for trying again, `run`. Each failure before the final head becomes a `call_error`,
+which says on which side it was and whether the request may be sent once more; `next_try` at the head
+of the loop counts every turn and decides:
+
+    what happened                                         may be sent again      counts for the target
+    no connection could be made, or it refused the        any request            yes
+      request's first byte
+    the connection broke before any byte of an answer     idempotent requests    yes
+    a status of `retries.statuses`                        idempotent requests    as `eject.statuses` says
+    part of an answer, an invalid one, or none in time    none                   yes
+    no memory, no descriptor                              none                   no
+    no local port                                         any request            no
+
+and always only while the body can be sent from its start: it came with the head, or nothing of it was
+taken from the client yet. A pooled connection that the upstream had closed meanwhile (`stale`: it
+refused the first byte, or broke before an answer) counts neither as an attempt nor as a failure: once
+for each target that is chosen, the same one is tried by a new connection.
 
 A response's end must be known before a connection is pooled again: bytes beyond it, a
 `Connection: close`, or a request that was not wholly sent mean that it is closed instead.
 """
-from libc.stdint cimport uint16_t
+from libc.stdint cimport uint8_t, uint16_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
@@ -29,21 +42,47 @@ from fastgate._core.poller cimport (
     poller_again, poller_close, poller_connect, poller_flush, poller_queue, poller_read_start,
     poller_read_stop)
 from fastgate._core.pool cimport (
-    pool_earn, pool_failed, pool_may_retry, pool_of, pool_put, pool_select, pool_succeeded, pool_take,
-    pool_unlink)
+    pool_affords, pool_earn, pool_failed, pool_of, pool_put, pool_select, pool_spend, pool_succeeded,
+    pool_take, pool_unlink)
 from fastgate._core.reason cimport (
     OVERLOADED, RESPONSE_TRUNCATED, UPSTREAM_CONNECT_FAILED, UPSTREAM_INVALID_RESPONSE, UPSTREAM_RESET,
     UPSTREAM_TIMEOUT)
 from fastgate._core.state cimport (
     CALL_BODY, CALL_CLOSE_AFTER, CALL_CONNECT, CALL_COUNTED, CALL_DONE, CALL_FAILED, CALL_FRESH,
-    CALL_IDEMPOTENT, CALL_REPLAYABLE, CALL_REQUEST_DONE, CALL_RESPONSE_DONE, CALL_SEND, CALL_SENT,
-    CALL_TRUNCATED, CALL_TUNNEL, CALL_UPGRADE, IO_CLOSED, IO_EOF, IO_READABLE, IO_READING, KIND_UP, UP_BUSY,
-    UP_CLOSED, UP_CONNECTING, UP_IDLE, pool)
-from fastgate._core.sys cimport EMFILE, ENFILE, monotonic_ns
+    CALL_IDEMPOTENT, CALL_REPLAYABLE, CALL_REQUEST_DONE, CALL_RESPONSE_DONE, CALL_SEND, CALL_TRUNCATED,
+    CALL_TUNNEL, CALL_UPGRADE, IO_BULK, IO_EOF, IO_READING, KIND_UP, UP_BUSY, UP_CLOSED, UP_CONNECTING, UP_IDLE,
+    pool)
+from fastgate._core.snapshot cimport status_in
+from fastgate._core.sys cimport EADDRNOTAVAIL, EMFILE, ENFILE, ENOBUFS, ENOMEM, monotonic_ns
 from fastgate._core.timer cimport timer_set
 
 cdef enum:
     MAX_INTERIM = 16
+    PER_ATTEMPT = CALL_REQUEST_DONE | CALL_RESPONSE_DONE | CALL_CLOSE_AFTER | CALL_TRUNCATED
+
+cdef enum Side:
+    SIDE_OURS = 0             # the target did nothing wrong
+    SIDE_UPSTREAM = 1         # counts as one of its failures
+
+cdef enum Retryable:
+    RETRY_NEVER = 0
+    RETRY_IDEMPOTENT = 1      # the request may have been carried out
+    RETRY_ANY = 2             # nothing of it was sent
+
+cdef struct call_error:
+    uint16_t reason           # what the client is told, if it is not tried again
+    uint8_t side              # Side
+    uint8_t retryable         # Retryable
+    uint8_t stale             # of a pooled connection that the upstream had closed
+
+
+cdef inline call_error error_of(int reason, int side, int retryable) noexcept nogil:
+    cdef call_error error
+    error.reason = <uint16_t>reason
+    error.side = <uint8_t>side
+    error.retryable = <uint8_t>retryable
+    error.stale = 0
+    return error
 
 
 # ---- connections ------------------------------------------------------------------------
@@ -89,43 +128,79 @@ cdef void detach(core *c, call *k) noexcept nogil:
         k.up = NULL
 
 
-# ---- starting ---------------------------------------------------------------------------
+cdef void cut(core *c, call *k) noexcept nogil:
+    """Detach the call from its connection, and close that."""
+    cdef upstream *u = k.up
+    detach(c, k)
+    upstream_close(c, u)
+
+
+# ---- trying -----------------------------------------------------------------------------
 
 cdef int call_start(core *c, call *k) noexcept nogil:
-    cdef int reason
+    cdef call_error error = error_of(0, SIDE_OURS, RETRY_NEVER)
     k.attempts = 0
+    k.turns = 0
     k.tried = 0
-    k.flags &= ~(CALL_SENT | CALL_FRESH)
-    reason = attempt(c, k)
-    while reason == UPSTREAM_CONNECT_FAILED and may_retry(c, k, 0):
-        reason = attempt(c, k)
-    if reason != 0:
-        k.state = CALL_FAILED
-    elif k.attempts == 1:
-        pool_earn(c, k)
-    return reason
-
-
-cdef int may_retry(core *c, call *k, int sent) noexcept nogil:
-    """Another attempt? One that never reached a target adds no load, so it costs no budget."""
-    cdef uint32_t most = k.service.attempts if k.service is not NULL else 2
-    if k.attempts >= most or not k.flags & CALL_REPLAYABLE or (sent and not pool_may_retry(c, k)):
+    k.flags &= ~CALL_FRESH
+    pool_earn(c, k)
+    if run(c, k, &error):
         return 0
-    c.counters.retries += 1
+    k.state = CALL_FAILED
+    return error.reason
+
+
+cdef int run(core *c, call *k, call_error *error) noexcept nogil:
+    """The loop of tries. 1: the call is on its way; 0: `error` says why not.
+
+    At first `error` is why the last try failed. k.up then still has an answer whose status is to be
+    retried: it is given up only once there is another target, else it stays the answer.
+    """
+    while next_try(c, k, error):
+        if k.up is not NULL:
+            discard(c, k)
+        if attempt(c, k, error):
+            return 1
+    return 0
+
+
+cdef int next_try(core *c, call *k, call_error *error) noexcept nogil:
+    """Whether to try (again), and where: k.target."""
+    cdef uint32_t most = k.service.attempts if k.service is not NULL else 2
+    cdef int reason
+    if k.turns >= 2 * most:
+        return 0                         # each target chosen, and a new connection to each
+    k.turns += 1
+    if k.attempts != 0:
+        if not k.flags & CALL_REPLAYABLE or error.retryable == RETRY_NEVER or (
+                error.retryable == RETRY_IDEMPOTENT and not k.flags & CALL_IDEMPOTENT):
+            return 0
+        if error.stale and not k.flags & CALL_FRESH:
+            k.flags |= CALL_FRESH
+            return 1
+        # A try that reached no target added no load to any: the next one costs nothing.
+        if k.attempts >= most or (error.retryable == RETRY_IDEMPOTENT and not pool_affords(c, k)):
+            return 0
+    reason = pool_select(c, k)
+    if reason != 0:
+        if k.attempts == 0:
+            error.reason = <uint16_t>reason
+        return 0
+    if k.attempts != 0:
+        c.counters.retries += 1
+        if error.retryable == RETRY_IDEMPOTENT:
+            pool_spend(c, k)
+    k.attempts += 1
+    k.flags &= ~CALL_FRESH
     return 1
 
 
-cdef int attempt(core *c, call *k) noexcept nogil:
-    """One try: choose a target, take or open a connection, queue the request."""
+cdef int attempt(core *c, call *k, call_error *error) noexcept nogil:
+    """One try at the chosen target: take or open a connection, queue the request. As `run`."""
     cdef upstream *u = NULL
-    cdef pool *p
+    cdef pool *p = pool_of(c, k.target)
     cdef int result
-    if not k.flags & CALL_FRESH:
-        result = pool_select(c, k)
-        if result != 0:
-            return result
-        k.attempts += 1
-    p = pool_of(c, k.target)
+    k.flags &= ~PER_ATTEMPT
     if not k.flags & CALL_FRESH:
         u = pool_take(c, p)
         while u is not NULL and u.pool_generation != p.generation:
@@ -136,10 +211,11 @@ cdef int attempt(core *c, call *k) noexcept nogil:
         u.reused = 1
         u.requests += 1
         bind(k, u, p)
-        return begin_send(c, k)
+        return begin_send(c, k, error)
     u = up_new(c)
     if u is NULL:
-        return OVERLOADED
+        error[0] = error_of(OVERLOADED, SIDE_OURS, RETRY_NEVER)
+        return 0
     u.pool_generation = p.generation
     u.home = p
     u.state = UP_CONNECTING
@@ -149,17 +225,26 @@ cdef int attempt(core *c, call *k) noexcept nogil:
     if result < 0:
         c.counters.upstream_connect_failures += 1
         upstream_close(c, u)
-        if result == -EMFILE or result == -ENFILE:
-            return OVERLOADED            # our own shortage, not the target's fault
-        pool_failed(c, k)
-        return UPSTREAM_CONNECT_FAILED
+        error[0] = connect_error(-result)
+        if error.side == SIDE_UPSTREAM:
+            pool_failed(c, k)
+        return 0
     bind(k, u, p)
     if result == 1:
         u.state = UP_BUSY
-        return begin_send(c, k)
+        return begin_send(c, k, error)
     k.state = CALL_CONNECT
     timer_set(c, &u.io, c.now + <uint64_t>k.group.connect_ms * 1000000)
-    return 0
+    return 1
+
+
+cdef call_error connect_error(int number) noexcept nogil:
+    """What an errno of connect() means."""
+    if number == EMFILE or number == ENFILE or number == ENOBUFS or number == ENOMEM:
+        return error_of(OVERLOADED, SIDE_OURS, RETRY_NEVER)
+    if number == EADDRNOTAVAIL:
+        return error_of(OVERLOADED, SIDE_OURS, RETRY_ANY)     # ports are used up for each target by itself
+    return error_of(UPSTREAM_CONNECT_FAILED, SIDE_UPSTREAM, RETRY_ANY)
 
 
 cdef void bind(call *k, upstream *u, pool *p) noexcept nogil:
@@ -170,81 +255,69 @@ cdef void bind(call *k, upstream *u, pool *p) noexcept nogil:
     p.active += 1
 
 
-cdef int begin_send(core *c, call *k) noexcept nogil:
+cdef int begin_send(core *c, call *k, call_error *error) noexcept nogil:
     cdef upstream *u = k.up
-    cdef int done
+    cdef uint64_t queued
     k.state = CALL_SEND
     k.interims = 0
     head_reset(&k.resp)
     if c.sink.call_render(k) < 0:
-        detach(c, k)
-        upstream_close(c, u)
-        return OVERLOADED
+        cut(c, k)
+        error[0] = error_of(OVERLOADED, SIDE_OURS, RETRY_NEVER)
+        return 0
     k.sent_ns = monotonic_ns()
     timer_set(c, &u.io, k.sent_ns + <uint64_t>k.first_byte_ms * 1000000)
     poller_read_start(c, &u.io)
-    done = poller_flush(c, &u.io)
-    if done < 0:
-        if u.reused and not k.flags & CALL_FRESH and k.flags & CALL_REPLAYABLE:
-            # The kernel refused the very first byte: a pooled connection that had died.
-            detach(c, k)
-            upstream_close(c, u)
-            k.flags |= CALL_FRESH
-            return attempt(c, k)
-        detach(c, k)
-        upstream_close(c, u)
-        pool_failed(c, k)
-        return UPSTREAM_CONNECT_FAILED if not k.flags & CALL_SENT else UPSTREAM_RESET
-    k.flags |= CALL_SENT
-    return 0
+    queued = u.io.out_bytes
+    if poller_flush(c, &u.io) < 0:
+        if u.io.out_bytes == queued:
+            error[0] = error_of(UPSTREAM_CONNECT_FAILED, SIDE_UPSTREAM, RETRY_ANY)
+            error.stale = u.reused
+        else:
+            error[0] = error_of(UPSTREAM_RESET, SIDE_UPSTREAM, RETRY_IDEMPOTENT)
+        cut(c, k)
+        if not error.stale:
+            pool_failed(c, k)
+        return 0
+    return 1
 
 
 cdef void up_connected(upstream *u, int error) noexcept nogil:
     cdef core *c = u.io.owner
     cdef call *k = u.k
-    cdef int reason
+    cdef call_error why
     if error != 0:
         c.counters.upstream_connect_failures += 1
-        broken(c, k, UPSTREAM_CONNECT_FAILED)
+        broken(c, k, connect_error(error))
         return
     u.state = UP_BUSY
-    reason = begin_send(c, k)
-    if reason != 0:
-        k.state = CALL_FAILED
-        c.sink.call_failed(k, reason)
-    elif k.up is not NULL and not k.flags & CALL_REQUEST_DONE:
-        c.sink.call_writable(k)
+    if begin_send(c, k, &why):
+        go_on(c, k)
+    else:
+        try_again(c, k, why)
 
 
-cdef void broken(core *c, call *k, int reason) noexcept nogil:
-    """The connection failed before a final head came: try again, or say so."""
-    cdef upstream *u = k.up
-    cdef int stale = u.reused and k.state == CALL_SEND and reason == UPSTREAM_RESET and u.io.inb is NULL
-    cdef int untouched = k.state == CALL_CONNECT
-    cdef int safe = untouched or (k.flags & CALL_IDEMPOTENT and reason == UPSTREAM_RESET and k.interims == 0)
-    detach(c, k)
-    upstream_close(c, u)
-    if not stale:
+cdef void broken(core *c, call *k, call_error error) noexcept nogil:
+    """The connection failed before a final head came."""
+    cut(c, k)
+    if error.side == SIDE_UPSTREAM and not error.stale:
         pool_failed(c, k)
-    if safe and k.flags & CALL_REPLAYABLE:
-        if stale and not k.flags & CALL_FRESH:
-            k.flags |= CALL_FRESH
-            reason = attempt(c, k)
-            k.flags &= ~CALL_FRESH
-        elif not may_retry(c, k, not untouched):
-            k.state = CALL_FAILED
-            c.sink.call_failed(k, reason)
-            return
-        else:
-            reason = attempt(c, k)
-        while reason == UPSTREAM_CONNECT_FAILED and may_retry(c, k, 0):
-            reason = attempt(c, k)
-        if reason == 0:
-            if k.state == CALL_SEND and not k.flags & CALL_REQUEST_DONE:
-                c.sink.call_writable(k)
-            return
-    k.state = CALL_FAILED
-    c.sink.call_failed(k, reason)
+    try_again(c, k, error)
+
+
+cdef void try_again(core *c, call *k, call_error error) noexcept nogil:
+    """Or say why not."""
+    if run(c, k, &error):
+        go_on(c, k)
+    else:
+        k.state = CALL_FAILED
+        c.sink.call_failed(k, error.reason)
+
+
+cdef void go_on(core *c, call *k) noexcept nogil:
+    """The head is on its way: the body may follow."""
+    if k.state == CALL_SEND and not k.flags & CALL_REQUEST_DONE:
+        c.sink.call_writable(k)
 
 
 # ---- reading the answer -----------------------------------------------------------------
@@ -260,7 +333,7 @@ cdef void up_data(upstream *u, ssize_t n) noexcept nogil:
             if u.io.inb is not NULL:
                 read_head(c, k)
         else:
-            broken(c, k, UPSTREAM_RESET)
+            broken(c, k, reset_error(k))
     elif k.state == CALL_BODY or k.state == CALL_TUNNEL:
         if n > 0:
             timer_set(c, &u.io, c.now + <uint64_t>k.idle_ms * 1000000)
@@ -275,7 +348,17 @@ cdef void up_data(upstream *u, ssize_t n) noexcept nogil:
         upstream_close(c, u)
 
 
+cdef call_error reset_error(call *k) noexcept nogil:
+    """The upstream closed the connection, and its answer's head is not complete."""
+    cdef call_error error = error_of(UPSTREAM_RESET, SIDE_UPSTREAM, RETRY_NEVER)
+    if k.up.io.inb is NULL and k.interims == 0:
+        error.retryable = RETRY_IDEMPOTENT
+        error.stale = k.up.reused
+    return error
+
+
 cdef void fail(core *c, call *k, int reason) noexcept nogil:
+    """After the head: nothing can be tried again."""
     cdef upstream *u = k.up
     k.state = CALL_FAILED
     if u is not NULL:
@@ -288,26 +371,26 @@ cdef void read_head(core *c, call *k) noexcept nogil:
     cdef upstream *u = k.up
     cdef int size
     cdef uint16_t status
+    cdef call_error error
     while True:
         k.resp_base = buf_head(u.io.inb)
         size = parse_response(&k.resp, k.resp_base, buf_len(u.io.inb), &c.response_caps, k.method_id)
         if size == 0:
             return                       # the caps see to it that the buffer never fills first
         if size < 0:
-            pool_failed(c, k)
-            fail(c, k, UPSTREAM_INVALID_RESPONSE)
+            broken(c, k, error_of(UPSTREAM_INVALID_RESPONSE, SIDE_UPSTREAM, RETRY_NEVER))
             return
         status = k.resp.status
         if status >= 200:
             break
         if status == 101:
             if not k.flags & CALL_UPGRADE:
-                fail(c, k, UPSTREAM_INVALID_RESPONSE)
+                broken(c, k, error_of(UPSTREAM_INVALID_RESPONSE, SIDE_UPSTREAM, RETRY_NEVER))
                 return
             break
         k.interims += 1
         if k.interims > MAX_INTERIM:
-            fail(c, k, UPSTREAM_INVALID_RESPONSE)
+            broken(c, k, error_of(UPSTREAM_INVALID_RESPONSE, SIDE_UPSTREAM, RETRY_NEVER))
             return
         if status == 103:
             c.sink.call_interim(k)
@@ -320,9 +403,10 @@ cdef void read_head(core *c, call *k) noexcept nogil:
             u.io.inb = NULL
             return
     k.first_byte_ns = c.now if c.now > k.sent_ns else k.sent_ns
-    pool_succeeded(c, k, k.first_byte_ns - k.sent_ns)
-    if status >= 500 and k.group.eject_after != 0 and status != 501 and status != 505:
+    if status_in(k.group.eject_statuses, status):
         pool_failed(c, k)
+    else:                                # an error that comes fast does not make a target fast
+        pool_succeeded(c, k, k.first_byte_ns - k.sent_ns if status < 500 else 0)
     u.io.inb.start += size
     timer_set(c, &u.io, c.now + <uint64_t>k.idle_ms * 1000000)
     if not k.resp.flags & HEAD_KEEP_ALIVE:
@@ -342,7 +426,23 @@ cdef void read_head(core *c, call *k) noexcept nogil:
             k.flags |= CALL_RESPONSE_DONE
     if k.flags & CALL_RESPONSE_DONE and buf_len(u.io.inb) != 0:
         k.flags |= CALL_CLOSE_AFTER      # bytes after the end: never pooled
+    if k.service is not NULL and status_in(k.service.retry_statuses, status) and k.interims == 0:
+        error = error_of(0, SIDE_UPSTREAM, RETRY_IDEMPOTENT)
+        if run(c, k, &error):
+            go_on(c, k)
+            return
+        if k.up is NULL:
+            k.state = CALL_FAILED
+            c.sink.call_failed(k, error.reason)
+            return
     c.sink.call_head(k)
+
+
+cdef void discard(core *c, call *k) noexcept nogil:
+    """An answer that is not passed on. Its connection is kept if all of it is here already."""
+    if k.resp.framing == FRAMING_LENGTH and k.resp_remaining == buf_len(k.up.io.inb):
+        k.flags |= CALL_RESPONSE_DONE
+    call_end(c, k)
 
 
 cdef buf *call_take(core *c, call *k, int decode) noexcept nogil:
@@ -428,10 +528,9 @@ cdef void up_timeout(upstream *u) noexcept nogil:
         return
     if k.state == CALL_CONNECT:
         c.counters.upstream_connect_failures += 1
-        broken(c, k, UPSTREAM_CONNECT_FAILED)
+        broken(c, k, error_of(UPSTREAM_CONNECT_FAILED, SIDE_UPSTREAM, RETRY_ANY))
     elif k.state == CALL_SEND:
-        pool_failed(c, k)
-        fail(c, k, UPSTREAM_TIMEOUT)
+        broken(c, k, error_of(UPSTREAM_TIMEOUT, SIDE_UPSTREAM, RETRY_NEVER))
     else:
         fail(c, k, UPSTREAM_TIMEOUT if k.state != CALL_TUNNEL else 0)
 
@@ -456,6 +555,7 @@ cdef void call_end(core *c, call *k) noexcept nogil:
         u.io.inb = NULL
     poller_read_stop(c, &u.io)           # what was to be looked at again is gone
     u.reused = 0
+    u.io.io &= ~IO_BULK                  # the next answer may be a small one
     victim = pool_put(c, u.home, u, keep)
     if victim is not NULL:
         upstream_close(c, victim)

@@ -219,6 +219,7 @@ def _times(gateway: Gateway) -> Iterator[ConfigurationError]:
             (f"{at}.timeouts.first_byte", upstream.timeouts.first_byte),
             (f"{at}.timeouts.idle", upstream.timeouts.idle),
             (f"{at}.keepalive.idle", upstream.keepalive.idle),
+            (f"{at}.eject.within", upstream.eject.within),
             (f"{at}.eject.for", upstream.eject.for_),
         ]
         if upstream.health is not None:

@@ -146,9 +146,17 @@ def expand_one(struct: type[Model], value: Any) -> Any:
     if struct is g.Auth and value.get("api_key", 0) is None:
         # "api_key:" with nothing behind it asks for a key; it must not mean "open".
         return {**value, "api_key": {}}
-    if struct is g.Health and "expect" in value:
-        return {**value, "expect": _statuses(value["expect"])}
+    statuses = _STATUSES.get(struct)
+    if statuses is not None and statuses in value:
+        return {**value, statuses: _statuses(value[statuses])}
     return value
+
+
+_STATUSES: dict[type[Model], str] = {
+    g.Health: "expect",
+    g.Eject: "statuses",
+    g.Retries: "statuses",
+}
 
 
 def _statuses(value: Any) -> Any:

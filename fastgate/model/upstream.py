@@ -9,6 +9,7 @@ a request may be tried.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from msgspec import Meta, field
@@ -21,6 +22,31 @@ from fastgate.model.units import Duration, Percent
 
 def _any_success() -> list[str]:
     return ["2xx"]
+
+
+def _unavailable() -> list[str]:
+    return ["502", "503", "504"]
+
+
+ErrorStatus = Annotated[
+    str,
+    Meta(
+        pattern=worded(
+            r"^[45](xx|\d\d)$", "a status of 400 or more, '503', or a class of them, '5xx'"
+        ),
+        extra_json_schema={"type": ["string", "integer"]},
+    ),
+]
+"""An error status, or all of a class: `503`, `5xx`."""
+
+
+def status_numbers(statuses: Iterable[str]) -> set[int]:
+    """The statuses that texts like `503` and `5xx` stand for."""
+    numbers: set[int] = set()
+    for text in statuses:
+        first = int(text.replace("xx", "00"))
+        numbers.update(range(first, first + (100 if text.endswith("xx") else 1)))
+    return numbers
 
 
 class Target(Model, frozen=True, kw_only=True):
@@ -85,15 +111,37 @@ class Health(Model, frozen=True, kw_only=True):
 
 
 class Eject(Model, frozen=True, kw_only=True):
-    """Passive ejection: a target that keeps failing real requests rests for a while."""
+    """Passive ejection: a target that keeps failing real requests gets no more for a while."""
 
     after: Annotated[
         int,
-        Meta(ge=0, le=10_000, description="Failures in a row that eject a target; 0: never."),
+        Meta(
+            ge=0,
+            le=10_000,
+            description="Failures in a row, over all workers, that eject a target; 0: never. A "
+            "failure is a connection that cannot be made, a connection that breaks, a timeout or "
+            "an invalid answer before the answer's head is complete, or one of `statuses`.",
+        ),
     ] = 5
+    within: Annotated[
+        Duration,
+        Meta(
+            description="Failures count together for this long from the first of them; then "
+            "counting starts again at one."
+        ),
+    ] = Duration.parse("1m")
     for_: Annotated[
-        Duration, Meta(description="How long it rests. The last usable target is never ejected.")
+        Duration,
+        Meta(
+            description="How long a target stays ejected. If the first request after that fails "
+            "too, it is ejected again at once, for twice, three times, … at most ten times as "
+            "long; a success ends that. When no other target can be used, ejected ones are used."
+        ),
     ] = field(default=Duration.parse("10s"), name="for")
+    statuses: Annotated[
+        list[ErrorStatus],
+        Meta(description="Answers that count as failures: `503`, `5xx`. `[]`: no answer does."),
+    ] = field(default_factory=_unavailable)
 
 
 class UpstreamTimeouts(Model, frozen=True, kw_only=True):
@@ -193,18 +241,36 @@ class Upstream(Model, frozen=True, kw_only=True):
 
 
 class Retries(Model, frozen=True, kw_only=True):
-    """Trying again on another target: only what is safe to repeat, only before any answer."""
+    """Trying again, on another target if there is one.
+
+    A request is sent again only if nothing of its body has been sent or all of it came with its
+    head, and no part of an answer came. If the connection could not be made, any request is. If
+    the request may have reached the target, only GET, HEAD, PUT, DELETE, OPTIONS and TRACE are.
+    """
 
     attempts: Annotated[
-        int, Meta(ge=1, le=10, description="How often a request is sent at most; 1: no retry.")
+        int,
+        Meta(
+            ge=1,
+            le=10,
+            description="How many times a target is chosen for a request, at most; 1: no retry.",
+        ),
     ] = 2
     budget: Annotated[
         Percent,
         Meta(
             description="Retries as a share of requests, at most, so that a failing upstream is "
-            "not hit with a multiple of its load."
+            "not hit with a multiple of its load. Counted by each worker: 3 retries are free, and "
+            "at most 20 are saved up. Where no connection could be made, a retry costs nothing."
         ),
     ] = Percent.parse("20%")
+    statuses: Annotated[
+        list[ErrorStatus],
+        Meta(
+            description="Answers after which the request is sent to another target: `503`, `5xx`. "
+            "The last answer is passed on. Default: none."
+        ),
+    ] = []
 
 
 class Service(Rules, frozen=True, kw_only=True):
