@@ -137,7 +137,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "fastgate_worker_heartbeat_age_seconds",
         "gauge",
-        "Time since a running worker last said that it lives; it does every second.",
+        "Time since a running worker last said that it lives; it does twice a second.",
     ),
     Family("fastgate_draining", "gauge", "1 while the gateway is going down."),
     Family(

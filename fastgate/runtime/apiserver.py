@@ -12,7 +12,6 @@ composed once is kept.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fastgate.control")
 
-STORE_S = 2.0  # for the store, before the API listens without it
 LATE = ("fastgate.api.app", "fastgate.api.public", "fastgate.billing.sources")
 """What the API and the gateway's own pages need."""
 
@@ -58,11 +56,7 @@ class ApiServer:
             self._app = await self._compose()
             self._publisher.on_served.append(self._on_served)
         store = self._control.open_store(self._control.gateway)
-        await store.start()
-        # Who asks in the first second wants an answer, not "not yet"; but the API has to listen
-        # also while there is no store.
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(store.wait_tried(), STORE_S)
+        await store.start()  # it connects meanwhile
         while True:
             self._moved.clear()
             await self._serve(self._app)

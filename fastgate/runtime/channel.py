@@ -13,6 +13,7 @@ good as dead: `ChannelFull`.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from array import array
@@ -23,9 +24,13 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from fastgate.runtime.messages import Message
+
 MAX_MESSAGE = 64 * 1024
 MAX_FDS = 250  # the kernel's bound on one message is 253
 OUTBOX = 1024  # messages
+# Of the kernel: buffers, or descriptors on their way; both come back as others are read.
+_NO_ROOM_NOW = (errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS)
 
 T = TypeVar("T")
 
@@ -71,8 +76,8 @@ class Channel(Generic[T]):
     def send(self, message: msgspec.Struct, fds: Sequence[int] = ()) -> None:
         """Send a message with descriptors, which stay the caller's own.
 
-        Raises ChannelClosed when the peer is gone, ChannelFull when it does not read,
-        ValueError for a message or a set of descriptors that is too large.
+        Raises ChannelClosed when the peer is gone, ChannelFull when it does not read, OSError when
+        the system has no room, ValueError for a message that is too large.
         """
         data = self._encode(message)
         if len(data) > MAX_MESSAGE or len(fds) > MAX_FDS:
@@ -98,8 +103,8 @@ class Channel(Generic[T]):
     def receive(self) -> tuple[T, list[int]] | None:
         """The next message and its descriptors (now the caller's); None when none waits.
 
-        Raises ChannelClosed at the end of the stream, msgspec.ValidationError for a frame
-        that is none of the expected ones (its descriptors are closed).
+        Raises ChannelClosed at the end of the stream, msgspec.DecodeError for a frame that is not
+        one of the expected ones or has not the descriptors it must have (they are closed).
         """
         try:
             # Not socket.recv_fds and send_fds: some versions of them lose the flags.
@@ -117,10 +122,12 @@ class Channel(Generic[T]):
             _close_all(fds)
             raise msgspec.ValidationError("a message or its descriptors were cut short")
         try:
-            return self._decode(data), fds
-        except msgspec.DecodeError:
+            message: T = self._decode(data)
+            _check(message, fds)
+        except (ValueError, RecursionError) as error:
             _close_all(fds)
-            raise
+            raise msgspec.ValidationError(str(error)) from error
+        return message, fds
 
     def close(self) -> None:
         while self._outbox:
@@ -136,7 +143,20 @@ class Channel(Generic[T]):
             return False
         except (BrokenPipeError, ConnectionResetError, ConnectionRefusedError) as error:
             raise ChannelClosed from error
+        except OSError as error:
+            if error.errno in _NO_ROOM_NOW:
+                return False
+            raise
         return True
+
+
+def _check(message: object, fds: Sequence[int]) -> None:
+    """Raise ValueError unless there are as many descriptors as the message must have."""
+    wanted = message.descriptors() if isinstance(message, Message) else None
+    if wanted is not None and wanted != len(fds):
+        raise ValueError(
+            f"{type(message).__name__} comes with {len(fds)} descriptors instead of {wanted}"
+        )
 
 
 def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:

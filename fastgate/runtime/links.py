@@ -38,6 +38,7 @@ from fastgate.runtime.messages import (
     FromWorker,
     Listener,
     Message,
+    Peers,
     Prepare,
     Prepared,
     Problem,
@@ -79,6 +80,9 @@ class AsyncChannel(Generic[T]):
         except (ChannelClosed, ChannelFull):
             self._end()
             return
+        except (OSError, ValueError) as error:
+            log.error("%s could not be sent: %s", type(message).__name__, error)
+            return
         if self._channel.waiting:
             self._loop.add_writer(self._channel.fileno(), self._write)
 
@@ -90,13 +94,21 @@ class AsyncChannel(Generic[T]):
             self._channel.close()
 
     def _read(self) -> None:
-        try:
-            while not self.closed and (received := self._channel.receive()) is not None:
+        while not self.closed:
+            try:
+                received = self._channel.receive()
+            except ChannelClosed:
+                self._end()
+                return
+            except msgspec.DecodeError as error:
+                log.error("ignored a message: %s", error)
+                continue
+            if received is None:
+                return
+            try:
                 self._on_message(*received)
-        except ChannelClosed:
-            self._end()
-        except msgspec.DecodeError as error:
-            log.error("a message cannot be read: %s", error)
+            except Exception:
+                log.exception("could not handle the message %s", type(received[0]).__name__)
 
     def _write(self) -> None:
         try:
@@ -276,6 +288,11 @@ class Links:
         link.prepared = False
         link.problems = []
         if link.channel is not None:
+            for listener in listen:
+                sockets = image.sockets[listener.key]
+                if len(sockets) > 1:
+                    peers = [sock.fileno() for sock in sockets]
+                    link.channel.send(Peers(bind=listener.key), peers)
             link.channel.send(
                 Prepare(
                     seq=link.seq, generation=image.generation, binds=image.binds, listen=listen

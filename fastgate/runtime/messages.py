@@ -4,7 +4,8 @@
     control    ⇄ worker         two-step installation of a generation
 
 A file descriptor travels as ancillary data of the message that names it; the comment at
-each struct gives the order. A message never carries configuration or an image: those are
+each struct gives the order, and `descriptors` how many there must be: a message with more or
+fewer is refused where it is received. A message never carries configuration or an image: those are
 memfds, so every message is small (a few hundred bytes) and fits a socket buffer.
 
 Installing generation G over all workers::
@@ -30,6 +31,10 @@ PRIVATE = "private "  # how the keys of private listeners begin
 
 class Message(msgspec.Struct, tag=True, kw_only=True, omit_defaults=True):
     """Base of every frame; the class name is its tag."""
+
+    def descriptors(self) -> int | None:
+        """How many come with it; None: as many as there are."""
+        return 0
 
 
 class Listener(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -75,9 +80,15 @@ class Published(Message):
     binds: list[str]
     drain_s: float
 
+    def descriptors(self) -> int:
+        return 1
+
 
 class KeepCredentials(Message):
     """Keep this credential index for workers to come. Descriptors: the index."""
+
+    def descriptors(self) -> int:
+        return 1
 
 
 class Ready(Message):
@@ -125,6 +136,9 @@ class Bound(Message):
     error: str = ""
     hint: str = ""
 
+    def descriptors(self) -> int | None:
+        return 0 if self.error else None
+
 
 class WorkerStarted(Message):
     """A worker was forked. Descriptors: control's end of its channel."""
@@ -133,6 +147,9 @@ class WorkerStarted(Message):
     pid: int
     generation: int  # of the snapshot it starts with; 0: none
     binds: list[str]  # keys of what it listens on from the start
+
+    def descriptors(self) -> int:
+        return 1
 
 
 class WorkerStopped(Message):
@@ -170,6 +187,19 @@ class Prepare(Message):
     binds: list[str]
     listen: list[Listener]
 
+    def descriptors(self) -> int:
+        return 1 + len(self.listen)
+
+
+class Peers(Message):
+    """The sockets of all workers for a listener, sent before the `Prepare` that brings it: while a
+    worker does not accept, others do. Descriptors: the sockets, in the order of the workers."""
+
+    bind: str
+
+    def descriptors(self) -> int | None:
+        return None
+
 
 class Commit(Message):
     seq: int
@@ -182,8 +212,11 @@ class Abort(Message):
 class UseCredentials(Message):
     """Look credentials up in this index from now on. Descriptors: the index."""
 
+    def descriptors(self) -> int:
+        return 1
 
-ToWorker = Prepare | Commit | Abort | UseCredentials
+
+ToWorker = Prepare | Peers | Commit | Abort | UseCredentials
 
 
 # ---- worker → control --------------------------------------------------------------------

@@ -41,6 +41,8 @@ class WorkerStart:
     credentials_fd: int  # -1: none yet
     listeners: list[tuple[Listener, socket.socket]]
     channel: socket.socket
+    peers: dict[str, list[socket.socket]] = field(default_factory=dict)
+    """By the key of a listener: the sockets of all workers, where each has its own."""
 
 
 @dataclass(slots=True)

@@ -102,15 +102,16 @@ def describe_status(status: int) -> str:
 class Backoff:
     """How long to wait before a child that died is started again, in seconds.
 
-    The first death of a child that had lived well is answered at once; then 0.1, 0.2, 0.4 …
-    up to `longest`. A life of `good` seconds forgives all before it.
+    The first `free` deaths in a row are answered at once; then 0.1, 0.2, 0.4 … up to `longest`. A
+    life of `good` seconds forgives all before it.
     """
 
-    __slots__ = ("_failures", "_good", "_longest")
+    __slots__ = ("_failures", "_free", "_good", "_longest")
 
-    def __init__(self, *, longest: float = 10.0, good: float = 10.0) -> None:
+    def __init__(self, *, longest: float = 10.0, good: float = 10.0, free: int = 1) -> None:
         self._longest = longest
         self._good = good
+        self._free = free
         self._failures = 0
 
     @property
@@ -123,6 +124,7 @@ class Backoff:
         if lived >= self._good:
             self._failures = 0
         self._failures += 1
-        if self._failures == 1:
+        late = self._failures - self._free
+        if late <= 0:
             return 0.0
-        return float(min(self._longest, 0.1 * 2 ** (self._failures - 2)))
+        return float(min(self._longest, 0.1 * 2 ** min(late - 1, 32)))

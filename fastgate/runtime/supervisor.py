@@ -16,7 +16,8 @@ a child, and a child is replaced.
 
 Signals arrive through the wake-up descriptor as bytes, so that a handler never runs in the
 middle of something. What must outlive any child is kept here: the listening sockets (a dead
-worker's connections wait in the queue of its own), the last published snapshot and credential
+worker's connections wait in the queue of its own, until its successor or, before that, another
+worker takes them), the last published snapshot and credential
 index (a worker born while control is dead starts with them), and control's ends of the
 worker channels (a new control speaks to the old workers).
 """
@@ -31,13 +32,13 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 
 import msgspec
 
 from fastgate.runtime import listeners
 from fastgate.runtime.channel import Channel, ChannelClosed, ChannelFull, socket_pair
+from fastgate.runtime.children import LOOK_S, Child, Watchdog, WorkerPlace, send_signal
 from fastgate.runtime.messages import (
     Bind,
     Bound,
@@ -58,13 +59,13 @@ from fastgate.runtime.messages import (
 )
 from fastgate.runtime.notify import Notifier
 from fastgate.runtime.plan import Companion, ControlStart, Plan, WorkerStart
-from fastgate.runtime.process import Backoff, describe_status, spawn
+from fastgate.runtime.process import describe_status, spawn
 
 log = logging.getLogger("fastgate.supervisor")
 
 QUICK_DRAIN_S = 3.0  # SIGINT: someone sits there and waits
+ERROR_S = 0.1  # so that an error that comes again and again does not take a whole processor
 CONTROL_END_S = 5.0  # for control to write what is left to write
-LOOK_S = 5.0  # between two looks for children that hang
 SIGNALS = (
     signal.SIGHUP,
     signal.SIGTERM,
@@ -74,24 +75,6 @@ SIGNALS = (
     signal.SIGUSR2,
     signal.SIGCHLD,
 )
-
-
-@dataclass(slots=True)
-class Child:
-    """A place for a child process, filled or waiting for its next one."""
-
-    name: str
-    pid: int = 0  # 0: none now
-    born: float = 0.0
-    due: float = 0.0  # when the next one is started, if there is none now
-    killed: bool = False  # by us, for not answering
-    backoff: Backoff = field(default_factory=Backoff)
-
-
-@dataclass(slots=True)
-class WorkerPlace(Child):
-    index: int = 0
-    link: socket.socket | None = None  # control's end, kept for the next control
 
 
 class Supervisor:
@@ -124,7 +107,7 @@ class Supervisor:
         self._alive_due = 0.0
         self._reload_due = False  # asked for while control was away
         self._heard = 0.0  # when control last said something
-        self._looked = self._awake_since = time.monotonic()
+        self._watchdog = Watchdog(self._control, self._workers, plan.segment, plan.hang_s)
 
     # ---- the loop ------------------------------------------------------------------------
 
@@ -136,12 +119,12 @@ class Supervisor:
         try:
             self._start_companions()
             for place in self._workers:
-                self._start_worker(place)
-            self._start_control()
+                self._start(place, partial(self._start_worker, place))
+            self._start(self._control, self._start_control)
             while self._state != "over":
                 for key, _ in self._selector.select(self._timeout()):
-                    key.data()
-                self._on_time()
+                    self._survive(key.data)
+                self._survive(self._on_time)
         finally:
             self._end_all()
             signal.set_wakeup_fd(-1)
@@ -149,6 +132,14 @@ class Supervisor:
                 signal.signal(number, handler)
             self._close()
         return self._exit_code
+
+    def _survive(self, work: Callable[[], None]) -> None:
+        """Everything ends with this process, so that no error may end it."""
+        try:
+            work()
+        except Exception:
+            log.exception("the supervisor goes on after an error of its own")
+            time.sleep(ERROR_S)
 
     def _timeout(self) -> float | None:
         now = time.monotonic()
@@ -169,42 +160,29 @@ class Supervisor:
             self._lose_patience()
         if self._state in ("starting", "serving"):
             self._start_due(now)
-            self._kill_hung()
+            self._watchdog.look(self._heard if self._control.pid else None)
         elif not any(place.pid for place in self._workers):
             self._finish()
 
     def _start_due(self, now: float) -> None:
         if not self._control.pid and self._control.due <= now:
-            self._start_control()
+            self._start(self._control, self._start_control)
         for place in self._workers:
             if not place.pid and place.due <= now:
-                self._start_worker(place)
+                self._start(place, partial(self._start_worker, place))
         for child, item in self._companions:
             if not child.pid and child.due <= now:
-                self._start_companion(child, item)
+                self._start(child, partial(self._start_companion, child, item))
 
-    def _kill_hung(self) -> None:
-        patience = self._plan.hang_s
-        if not patience:
-            return
-        now = time.monotonic()
-        if now - self._looked > 2 * LOOK_S:
-            self._awake_since = now  # all of us were stopped: nobody could show life
-        self._looked = now
-        if now - self._awake_since < patience:
-            return
-        for place in self._workers:
-            age = self._plan.segment.heartbeat_age(place.index) if place.pid else None
-            if age is not None and age > patience:
-                self._kill_as_hung(place, age)
-        if self._control.pid and now - self._heard > patience:
-            self._kill_as_hung(self._control, now - self._heard)
-
-    def _kill_as_hung(self, child: Child, age: float) -> None:
-        if not child.killed:
-            log.error("%s shows no life since %.0f s: killed", child.name, age)
-            child.killed = True
-            _signal(child.pid, signal.SIGKILL)
+    def _start(self, child: Child, start: Callable[[], None]) -> None:
+        """Start a child; where the system has no room for it, try again later."""
+        try:
+            start()
+        except OSError as error:
+            wait = max(0.1, child.backoff.after(0.0))
+            child.due = time.monotonic() + wait
+            log.error("%s cannot be started: %s; trying again in %.1f s", child.name, error, wait)
+            self._give_up(child, str(error))
 
     # ---- signals -------------------------------------------------------------------------
 
@@ -266,8 +244,12 @@ class Supervisor:
         elif child is self._control:
             self._on_control()  # what it said before it died still holds
             self._drop_channel()
+        self._give_up(child, f"the last one ended with {words}")
+
+    def _give_up(self, child: Child, why: str) -> None:
+        """End a start that fails again and again."""
         if self._state == "starting" and child.backoff.failures >= self._plan.start_failures:
-            self._fail(f"{child.name} cannot be started: the last one ended with {words}", 1)
+            self._fail(f"{child.name} cannot be started: {why}", 1)
 
     # ---- children ------------------------------------------------------------------------
 
@@ -287,11 +269,20 @@ class Supervisor:
                 if not bound.listener.private
             ],
             channel=theirs,
+            peers={
+                bound.listener.key: bound.sockets
+                for bound in self._bound.values()
+                if len(bound.sockets) > 1
+            },
         )
         if place.link is not None:
             place.link.close()
         place.link = ours
-        self._spawn(place, f"fg-worker-{place.index}", partial(self._worker_child, start))
+        try:
+            self._spawn(place, f"fg-worker-{place.index}", partial(self._worker_child, start))
+        except OSError:
+            theirs.close()
+            raise
         self._plan.segment.worker_started(place.index, place.pid)
         theirs.close()
         self._tell(
@@ -306,6 +297,7 @@ class Supervisor:
 
     def _worker_child(self, start: WorkerStart) -> int:
         mine = {sock.fileno() for _, sock in start.listeners}
+        mine |= {sock.fileno() for sockets in start.peers.values() for sock in sockets}
         mine |= {start.snapshot_fd, start.credentials_fd, start.channel.fileno()}
         self._let_go(mine)
         return self._plan.worker_main(start)
@@ -328,10 +320,15 @@ class Supervisor:
         for bound in self._pending.values():  # of an apply that died with the last control
             bound.close(remove=True)
         self._pending.clear()
+        try:
+            self._spawn(self._control, "fg-control", partial(self._control_child, start, ours))
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
         self._reload_due = False
         self._control_starts += 1
-        self._spawn(self._control, "fg-control", partial(self._control_child, start, ours))
-        theirs.close()
         self._heard = time.monotonic()
         self._channel = Channel(ours, ToSupervisor)
         self._selector.register(ours, selectors.EVENT_READ, self._on_control)
@@ -393,7 +390,10 @@ class Supervisor:
             return False
         except ChannelFull:
             log.error("control does not read: killed")
-            _signal(self._control.pid, signal.SIGKILL)
+            send_signal(self._control.pid, signal.SIGKILL)
+            return False
+        except (OSError, ValueError) as error:
+            log.error("control could not be sent %s: %s", type(message).__name__, error)
             return False
         self._watch_channel()
         return True
@@ -411,19 +411,33 @@ class Supervisor:
             return
         try:
             channel.flush()
-            while (received := channel.receive()) is not None:
-                self._heard = time.monotonic()
-                message, fds = received
-                kept = self._on_message(message, fds)
-                for fd in fds:
-                    if fd not in kept:
-                        os.close(fd)
+            while self._take(channel):
+                pass
             if channel is self._channel:
                 self._watch_channel()
         except ChannelClosed:
             self._drop_channel()  # its death follows as SIGCHLD
+
+    def _take(self, channel: Channel[ToSupervisor]) -> bool:
+        """Handle the next message, whatever it is; False when there is none."""
+        try:
+            received = channel.receive()
         except msgspec.DecodeError as error:
-            log.error("control said what cannot be read: %s", error)
+            log.error("ignored a message of control: %s", error)
+            return True
+        if received is None:
+            return False
+        self._heard = time.monotonic()
+        message, fds = received
+        kept: set[int] = set()
+        try:
+            kept = self._on_message(message, fds)
+        except Exception:
+            log.exception("could not handle the message %s of control", type(message).__name__)
+        for fd in fds:
+            if fd not in kept:
+                os.close(fd)
+        return True
 
     def _drop_channel(self) -> None:
         if self._channel is not None:
@@ -467,6 +481,9 @@ class Supervisor:
                 self._pending[listener.key] = bound
         except listeners.BindError as error:
             self._tell(Bound(id=message.id, error=error.message, hint=error.hint))
+            return
+        except (OSError, ValueError) as error:  # a host name that is none, no descriptor left
+            self._tell(Bound(id=message.id, error=f"listener {listener.name}: {error}"))
             return
         self._tell(
             Bound(id=message.id, address=bound.address),
@@ -523,7 +540,7 @@ class Supervisor:
         self._close_due = 0.0
         self._tell(StopAccepting())
         for place in self._workers:
-            _signal(place.pid, signal.SIGTERM)
+            send_signal(place.pid, signal.SIGTERM)
         # Each worker takes what waits in its queue before it closes its own descriptor; the
         # queue dies with the last one, so ours go now and new connections are refused.
         for bound in self._bound.values():
@@ -533,13 +550,13 @@ class Supervisor:
     def _lose_patience(self) -> None:
         self._kill_due = 0.0
         if self._state == "stopping":
-            _signal(self._control.pid, signal.SIGKILL)
+            send_signal(self._control.pid, signal.SIGKILL)
             self._state = "over"
             return
         late = [place for place in self._workers if place.pid]
         for place in late:
             log.warning("%s (pid %d) has not finished in time: killed", place.name, place.pid)
-            _signal(place.pid, signal.SIGKILL)
+            send_signal(place.pid, signal.SIGKILL)
 
     def _stop_now(self, why: str) -> None:
         if why:
@@ -550,14 +567,14 @@ class Supervisor:
         if self._state != "stopping":
             self._state = "draining"
         for place in self._workers:
-            _signal(place.pid, signal.SIGKILL)
+            send_signal(place.pid, signal.SIGKILL)
 
     def _finish(self) -> None:
         """No worker is left: let control write what is left to write, then end."""
         if self._state == "draining":
             self._state = "stopping"
             self._kill_due = time.monotonic() + CONTROL_END_S
-            _signal(self._control.pid, signal.SIGTERM)
+            send_signal(self._control.pid, signal.SIGTERM)
         if not self._control.pid:
             self._state = "over"
 
@@ -565,7 +582,7 @@ class Supervisor:
         """Whatever is left of the children, at the very end or after an error of our own."""
         for child in self._children():
             if child.pid:
-                _signal(child.pid, signal.SIGKILL)
+                send_signal(child.pid, signal.SIGKILL)
         for child in self._children():
             if child.pid:
                 with suppress(ChildProcessError):
@@ -589,9 +606,3 @@ class Supervisor:
 
 def _no_operation(number: int, frame: object) -> None:
     """A handler must be set for the wake-up descriptor to be written to."""
-
-
-def _signal(pid: int, number: int) -> None:
-    if pid:
-        with suppress(ProcessLookupError):
-            os.kill(pid, number)

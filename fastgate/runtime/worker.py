@@ -26,6 +26,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -37,7 +38,7 @@ from fastgate._core.money import Money
 from fastgate._core.shm import Segment
 from fastgate._core.snapshot import Snapshot
 from fastgate.billing import claims
-from fastgate.errors import SnapshotError
+from fastgate.errors import FastGateError, SnapshotError
 from fastgate.runtime.channel import Channel, ChannelClosed, ChannelFull
 from fastgate.runtime.handlers import Handler, resolve_all
 from fastgate.runtime.messages import (
@@ -45,6 +46,7 @@ from fastgate.runtime.messages import (
     Commit,
     Listener,
     Message,
+    Peers,
     Prepare,
     Prepared,
     Problem,
@@ -53,13 +55,14 @@ from fastgate.runtime.messages import (
     UseCredentials,
 )
 from fastgate.runtime.plan import WorkerStart
+from fastgate.runtime.standby import SERVING, Standby
 
 log = logging.getLogger("fastgate.worker")
 
-HEARTBEAT_S = 1.0
+HEARTBEAT_S = 0.5
 DRAIN_LOOK_S = 0.02
 
-STARTING, SERVING, DRAINING = 1, 2, 3  # worker_row.state
+STARTING, DRAINING = 1, 3  # worker_row.state, beside SERVING
 
 
 class EngineLike(Protocol):
@@ -94,8 +97,11 @@ class Worker:
 
     def __init__(self, start: WorkerStart, segment: Segment, engine: EngineLike) -> None:
         self._index = start.index
+        self._segment = segment
         self._row = segment.worker_row(start.index)
         self._engine = engine
+        rows = [segment.worker_row(index) for index in range(segment.workers)]
+        self._standby = Standby(start.index, rows, engine)
         self._channel: Channel[ToWorker] = Channel(start.channel, ToWorker)
         self._listening: dict[str, socket.socket] = {}
         self._pending: Pending | None = None
@@ -143,24 +149,26 @@ class Worker:
                 problem.error,
             )
         binds = [listener.key for listener, _ in start.listeners]
+        for bind, sockets in start.peers.items():
+            # Our own is in there as well, and is closed by itself.
+            mine = sockets[self._index].dup()
+            sockets = [*sockets[: self._index], mine, *sockets[self._index + 1 :]]
+            self._standby.put(bind, sockets)
         self._install(
             Pending(0, start.generation, binds, snapshot, handlers, list(start.listeners))
         )
 
     def _prepare(self, message: Prepare, fds: list[int]) -> None:
         self._forget_pending()
-        listen = [
-            (listener, socket.socket(fileno=fd))
-            for listener, fd in zip(message.listen, fds[1:], strict=True)
-        ]
         try:
             snapshot = Snapshot(fds[0])
+            sockets = _sockets_of(fds[1:])
         except (SnapshotError, OSError) as error:
-            _close(listen)
+            _close_fds(fds)
             self._say(Prepared(seq=message.seq, problems=[Problem("snapshot", str(error))]))
             return
-        finally:
-            os.close(fds[0])
+        os.close(fds[0])
+        listen = list(zip(message.listen, sockets, strict=True))
         handlers, problems = resolve_all(snapshot.handlers())
         self._pending = Pending(
             message.seq, message.generation, message.binds, snapshot, handlers, listen
@@ -188,54 +196,79 @@ class Worker:
                 sock = self._listening.pop(bind)
                 self._engine.unlisten(sock.fileno())
                 sock.close()
+            self._standby.keep_only(new.binds)
             self._row.state = SERVING
         self._row.generation = new.generation
 
     def _forget_pending(self) -> None:
         if self._pending is not None:
-            _close(self._pending.listen)
+            for _, sock in self._pending.listen:
+                sock.close()
             self._pending = None
 
     def _use_credentials(self, fd: int) -> None:
         try:
             self._engine.set_credentials(CredentialIndex.attach(fd))
+        except (FastGateError, OSError, ValueError) as error:
+            log.error("worker %d: the old credential index stays: %s", self._index, error)
         finally:
             os.close(fd)
 
     # ---- the channel ---------------------------------------------------------------------
 
     def _on_channel(self) -> None:
-        try:
-            while (received := self._channel.receive()) is not None:
-                message, fds = received
-                self._try(functools.partial(self._on_message, message, fds))
-        except ChannelClosed:
-            # Not even the supervisor holds the other end: nobody is left to serve for.
-            log.error("worker %d: the supervisor is gone", self._index)
-            self._loop.stop()
-        except msgspec.DecodeError as error:
-            log.error("worker %d: control said what cannot be read: %s", self._index, error)
+        while True:
+            try:
+                received = self._channel.receive()
+            except ChannelClosed:
+                # Not even the supervisor holds the other end: nobody is left to serve for.
+                log.error("worker %d: the supervisor is gone", self._index)
+                self._loop.stop()
+                return
+            except msgspec.DecodeError as error:
+                log.error("worker %d: ignored a message of control: %s", self._index, error)
+                continue
+            if received is None:
+                return
+            message, fds = received
+            self._try(functools.partial(self._on_message, message, fds))
 
     def _on_message(self, message: ToWorker, fds: list[int]) -> None:
         if isinstance(message, Prepare):
             self._prepare(message, fds)
+        elif isinstance(message, Peers):
+            self._on_peers(message, fds)
         elif isinstance(message, Commit):
             self._commit(message)
         elif isinstance(message, Abort):
             self._forget_pending()
+            self._standby.keep_only(self._listening)
         elif isinstance(message, UseCredentials):
             self._use_credentials(fds[0])
+
+    def _on_peers(self, message: Peers, fds: list[int]) -> None:
+        try:
+            sockets = _sockets_of(fds)
+        except OSError as error:
+            _close_fds(fds)
+            log.error("worker %d: ignored a message of control: %s", self._index, error)
+            return
+        if self._draining or len(sockets) != self._segment.workers:
+            _close_fds([sock.detach() for sock in sockets])
+        else:
+            self._standby.put(message.bind, sockets)
 
     def _say(self, message: Message) -> None:
         try:
             self._channel.send(message)
             if self._channel.waiting:
                 self._loop.add_writer(self._channel.fileno(), self._flush)
-        except (ChannelClosed, ChannelFull) as error:
+        except (ChannelClosed, ChannelFull, OSError, ValueError) as error:
             log.error("worker %d: control cannot be told: %r", self._index, error)
 
     def _flush(self) -> None:
-        self._channel.flush()
+        with suppress(ChannelClosed):  # its reader is told as well
+            self._channel.flush()
         if not self._channel.waiting:
             self._loop.remove_writer(self._channel.fileno())
 
@@ -253,6 +286,8 @@ class Worker:
     def _beat(self) -> None:
         self._row.heartbeat_ns = time.monotonic_ns()
         self._loop.call_later(HEARTBEAT_S, self._beat)
+        if self._row.state == SERVING:
+            self._standby.look()
 
     def _drain(self) -> None:
         if self._draining:
@@ -260,6 +295,7 @@ class Worker:
         self._draining = True
         self._row.state = DRAINING
         self._engine.drain()
+        self._standby.close(for_good=bool(self._segment.draining))
         for sock in self._listening.values():
             sock.close()
         self._listening.clear()
@@ -299,6 +335,20 @@ def worker_main(
     return main
 
 
-def _close(listen: list[tuple[Listener, socket.socket]]) -> None:
-    for _, sock in listen:
-        sock.close()
+def _sockets_of(fds: list[int]) -> list[socket.socket]:
+    """Take descriptors over as sockets. Raises OSError; then they are still the caller's."""
+    sockets: list[socket.socket] = []
+    try:
+        for fd in fds:
+            sockets.append(socket.socket(fileno=fd))
+    except OSError:
+        for sock in sockets:
+            sock.detach()
+        raise
+    return sockets
+
+
+def _close_fds(fds: list[int]) -> None:
+    for fd in fds:
+        with suppress(OSError):
+            os.close(fd)

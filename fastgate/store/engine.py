@@ -9,7 +9,8 @@
 ```
 
 - `start()` returns at once: a gateway does not wait for its database. `read()` and `write()`
-  raise StoreError while the store is not ready, and when it is lost under them.
+  raise StoreError while the store is not ready, and when it is lost under them. What is asked
+  during the first attempt to connect waits for its end.
 - Listeners (`on_ready`) run after every connect: there identity, tokens and revisions catch up
   with what happened meanwhile. They are not waited for by others' reads and writes.
 - PostgreSQL may be shared by several gateways: every 2 s the counters of `changes` are read, and
@@ -60,6 +61,7 @@ log = logging.getLogger("fastgate.store")
 
 BUSY_S = 5  # how long a SQLite writer waits for another
 CONNECT_S = 5
+FIRST_S = 5  # how long a first use waits for the first attempt to connect
 COMMAND_S = 15
 BACKOFF_S = (0.2, 5.0)
 MIGRATION_S = 600
@@ -406,6 +408,7 @@ class Store:
         if self.kind != "sqlite":
             async with self._transaction(writes=writes) as connection:
                 return await connection.run_sync(work)
+        await self._first_attempt()
         engine = self._direct
         if engine is None or not self.ready:
             raise StoreError(self._problem)
@@ -419,8 +422,15 @@ class Store:
                 await asyncio.wait({task})
                 raise
 
+    async def _first_attempt(self) -> None:
+        """Who asks in the first second wants an answer, not "not connected yet"."""
+        if self._keeper is not None and not (self._tried.is_set() or self.ready):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._tried.wait(), FIRST_S)
+
     @asynccontextmanager
     async def _transaction(self, *, writes: bool) -> AsyncIterator[AsyncConnection]:
+        await self._first_attempt()
         engine = self._engine
         if engine is None or not self.ready:
             raise StoreError(self._problem)

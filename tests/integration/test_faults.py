@@ -6,14 +6,24 @@ import asyncio
 import contextlib
 import os
 import random
-import re
 import signal
 import threading
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
-from gatewaykit import Client, Gateway, Upstream, eventually, fetch, proxying
+from gatewaykit import (
+    PATIENCE,
+    Client,
+    Gateway,
+    Upstream,
+    clients,
+    eventually,
+    fetch,
+    proxying,
+)
 
 Start = Callable[..., Gateway]
 
@@ -127,15 +137,101 @@ async def test_new_connections_are_served_while_workers_die_again_and_again(
     assert tally.broken <= kills * 8
 
 
-def test_a_worker_that_keeps_dying_is_started_later_and_later(
+def test_a_worker_that_dies_several_times_in_a_row_is_replaced_at_once(
     gateway: Start, upstream: Upstream
 ) -> None:
     running = gateway(proxying(upstream))
     for _ in range(4):
         running.kill("fg-worker-0")
-    waits = re.findall(r"starting another in ([\d.]+) s", running.log_text())
-    assert [float(wait) for wait in waits] == [0.1, 0.2, 0.4]
+    assert "starting another in" not in running.log_text()
+    assert running.log_text().count("starting another") == 4
     assert fetch(running.address(), "/echo").status == 200
+
+
+def state_of(pid: int) -> str:
+    """ "T": stopped."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+async def ask_anew(address: tuple[str, int], count: int) -> list[int]:
+    """So many requests at once, each on a connection of its own: the statuses."""
+
+    async def ask() -> int:
+        async with Client(address) as client:
+            return (await client.request("/echo")).status
+
+    return await asyncio.gather(*(ask() for _ in range(count)))
+
+
+async def test_others_accept_for_a_stopped_worker_until_it_goes_on(
+    gateway: Start, upstream: Upstream
+) -> None:
+    running = gateway(proxying(upstream), workers=3)
+    stopped = running.worker(1)
+    os.kill(stopped, signal.SIGSTOP)
+    began = time.monotonic()
+    try:
+        # A third of them lands in its queue, before and after that is noticed.
+        for _ in range(3):
+            assert await ask_anew(running.address(), 40) == [200] * 40
+        print(f"120 new connections beside a stopped worker: {time.monotonic() - began:.1f} s")
+        # They were served by others: it was not killed and replaced.
+        assert state_of(stopped) == "T"
+        await asyncio.to_thread(
+            eventually, lambda: running.said("worker 1 (pid"), "it is logged", PATIENCE
+        )
+        assert "no heartbeat" in running.log_text()
+    finally:
+        os.kill(stopped, signal.SIGCONT)
+
+    async def its_share() -> int:
+        async with clients(running.address(), 30) as found:
+            await asyncio.gather(*(client.request("/echo") for client in found))
+            workers = (await asyncio.to_thread(running.api, "/v1/workers")).json["items"]
+            assert workers[1]["pid"] == stopped
+            return int(workers[1]["connections"])
+
+    deadline = time.monotonic() + PATIENCE
+    while not await its_share():  # it takes part again
+        assert time.monotonic() < deadline
+
+
+async def test_others_accept_for_a_worker_whose_handler_computes(gateway: Start) -> None:
+    handler = """
+import pathlib, time
+
+async def block(exchange):
+    pathlib.Path("blocked").touch()
+    while not pathlib.Path("release").exists():
+        time.sleep(0.01)  # the loop of this worker stands still
+    await exchange.respond(200, body="done")
+"""
+    routes = [
+        {"name": "block", "path": "/block", "handler": "blocking:block"},
+        {"name": "echo", "path": "/echo", "respond": {"status": 200, "body": "here"}},
+    ]
+    running = gateway({"routes": routes}, workers=2, wait=False)
+    (running.folder / "blocking.py").write_text(handler)
+    running.wait_serving()
+    async with Client(running.address()) as client:
+        blocked = asyncio.ensure_future(client.request("/block"))
+        mark = running.folder / "blocked"
+        await asyncio.to_thread(eventually, mark.exists, "the handler runs")
+        assert await ask_anew(running.address(), 40) == [200] * 40
+        (running.folder / "release").touch()
+        assert (await blocked).status == 200
+
+
+async def test_a_dead_worker_that_is_not_replaced_yet_keeps_nobody_waiting(
+    gateway: Start, upstream: Upstream
+) -> None:
+    running = gateway(proxying(upstream))
+    os.kill(running.pid, signal.SIGSTOP)  # nobody replaces it
+    try:
+        os.kill(running.worker(0), signal.SIGKILL)
+        assert await ask_anew(running.address(), 40) == [200] * 40
+    finally:
+        os.kill(running.pid, signal.SIGCONT)
 
 
 def test_a_dead_worker_holds_nothing_of_a_concurrency_limit(

@@ -15,9 +15,9 @@ from fastgate.runtime import channel
 from fastgate.runtime.channel import Channel, ChannelClosed, ChannelFull, socket_pair
 from fastgate.runtime.messages import (
     Abort,
-    Commit,
     FromWorker,
     Listener,
+    Peers,
     Prepare,
     Prepared,
     Problem,
@@ -102,7 +102,7 @@ def test_what_does_not_fit_waits_with_its_descriptors(pair: Pair) -> None:
     count = 0
     while not control.waiting:
         fd = memfd(str(count).encode())
-        control.send(Commit(seq=count), [fd])
+        control.send(Peers(bind=str(count)), [fd])
         os.close(fd)
         count += 1
     got = []
@@ -114,9 +114,9 @@ def test_what_does_not_fit_waits_with_its_descriptors(pair: Pair) -> None:
             control.flush()
             continue
         message, fds = received
-        assert isinstance(message, Commit)
-        got.append(message.seq)
-        assert os.pread(fds[0], 10, 0) == str(message.seq).encode()
+        assert isinstance(message, Peers)
+        got.append(int(message.bind))
+        assert os.pread(fds[0], 10, 0) == message.bind.encode()
         os.close(fds[0])
     assert got == list(range(count))
     assert open_descriptors() == before
@@ -162,6 +162,18 @@ def test_an_unknown_message_is_refused_and_its_descriptors_closed(pair: Pair) ->
     control.send(Serving(seq=1, generation=1), [fd])  # the wrong direction
     os.close(fd)
     with pytest.raises(msgspec.ValidationError):
+        worker.receive()
+    assert open_descriptors() == before
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_message_without_the_descriptors_it_must_have_is_refused(pair: Pair, count: int) -> None:
+    control, worker = pair
+    before = open_descriptors()
+    fd = memfd(b"")
+    control.send(Prepare(seq=1, generation=1, binds=[], listen=[]), [fd] * count)
+    os.close(fd)
+    with pytest.raises(msgspec.ValidationError, match=f"Prepare comes with {count} descriptors"):
         worker.receive()
     assert open_descriptors() == before
 

@@ -81,6 +81,12 @@ def test_the_first_death_is_answered_at_once_the_next_ones_later_and_later() -> 
     assert backoff.failures == 10
 
 
+def test_some_deaths_in_a_row_may_be_free() -> None:
+    backoff = Backoff(longest=0.4, good=5.0, free=3)
+    assert [backoff.after(1.0) for _ in range(7)] == pytest.approx([0, 0, 0, 0.1, 0.2, 0.4, 0.4])
+    assert [backoff.after(5.0), backoff.after(1.0)] == [0, 0]
+
+
 @given(st.lists(st.floats(0, 30), max_size=50))
 def test_a_good_life_forgives(lives: list[float]) -> None:
     backoff = Backoff(longest=5.0, good=10.0)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
 import socket
 import time
+from array import array
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
 import pytest
 from gatewaykit import eventually
 from waitkit import lives, readable
 
+from fastgate.runtime import supervisor
 from fastgate.runtime.channel import Channel, ChannelClosed
 from fastgate.runtime.messages import (
     Alive,
@@ -22,6 +26,7 @@ from fastgate.runtime.messages import (
     Bound,
     DrainWanted,
     Fatal,
+    KeepCredentials,
     Listener,
     Published,
     Ready,
@@ -315,7 +320,117 @@ def test_a_dead_worker_is_replaced_and_starts_with_what_was_published(
     assert second["pid"] == told["pid"] != first["pid"]
     assert (second["generation"], second["snapshot"]) == (7, True)
     assert second["listeners"] == ["127.0.0.1:0"]
-    assert second["open"] == [address]  # its own; not the other worker's, not control's
+    assert (
+        second["open"] == [address] * 2
+    )  # its own and, to stand in, the other worker's; not control's
+
+
+def test_a_worker_is_replaced_at_once_also_when_several_die_in_a_row(
+    events: Events, run: Callable[..., Running]
+) -> None:
+    run(workers=1)
+    events.wait("published")
+    first = events.wait("worker")
+    pids = [first["pid"]]
+    for _ in range(4):
+        died = time.monotonic()
+        os.kill(pids[-1], signal.SIGKILL)
+        pids.append(events.wait("worker")["pid"])
+        assert time.monotonic() - died < PATIENCE  # the exact waits: test_process.py
+    assert len(set(pids)) == 5
+
+
+@pytest.mark.parametrize("fds", [0, 2])
+def test_a_message_with_too_few_or_too_many_descriptors_is_survived(
+    events: Events, run: Callable[..., Running], fds: int
+) -> None:
+    encode = msgspec.msgpack.Encoder().encode
+
+    def script(control: Control) -> None:
+        if control.start.starts == 0:
+            for message in (
+                Published(generation=7, binds=[], drain_s=1.0),
+                KeepCredentials(),
+                Bind(id=9, listener=Listener(name="n", bind="127.0.0.1:0")),
+            ):
+                one = os.memfd_create("image")
+                rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [one] * fds))]
+                control.channel.sock.sendmsg([encode(message)], rights if fds else [])
+                os.close(one)
+        serve(control)
+
+    running = run(script=script)
+    events.wait("bound")
+    events.wait("published")
+    first = events.wait("worker", index=0)
+    os.kill(first["pid"], signal.SIGKILL)
+    assert events.wait("worker", index=0, snapshot=True)["generation"] == 7
+    running.signal(signal.SIGTERM)
+    assert running.wait() == 0
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"\xff",
+        b"not msgpack",
+        b"\x81\xa4type\xa5Bound",  # of the other direction
+        b"\x91" * 60_000,  # nested deeply
+        b"\x82\xa4type\xa4Bind\xa2id\xa1x",
+        b"x" * 65_537,
+    ],
+)
+def test_what_is_no_message_is_survived(
+    events: Events, run: Callable[..., Running], frame: bytes
+) -> None:
+    def script(control: Control) -> None:
+        if control.start.starts == 0:
+            control.channel.sock.setblocking(True)
+            control.channel.sock.sendmsg([frame])
+            control.channel.sock.setblocking(False)
+        serve(control)
+
+    running = run(script=script)
+    events.wait("bound")
+    events.wait("published")
+    running.signal(signal.SIGTERM)
+    assert running.wait() == 0
+
+
+def test_a_host_that_is_none_is_answered(events: Events, run: Callable[..., Running]) -> None:
+    def script(control: Control) -> None:
+        bound, fds = control.bind(1, Listener(name="odd", bind=f"{'x' * 70}.test:80"))
+        control.events.tell(what="refused", error=bound.error, fds=len(fds))
+        serve(control)
+
+    running = run(script=script)
+    refused = events.wait("refused")
+    assert "odd" in refused["error"]
+    assert refused["fds"] == 0
+    events.wait("published")
+    running.signal(signal.SIGTERM)
+    assert running.wait() == 0
+
+
+def test_where_no_process_can_be_started_it_is_tried_again(
+    events: Events, run: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    born = 0
+
+    def fork(name: str, main: Callable[[], int]) -> int:
+        nonlocal born
+        born += 1
+        if born in (2, 4):
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        return spawn(name, main)
+
+    monkeypatch.setattr(supervisor, "spawn", fork)
+    running = run(workers=2)
+    events.wait("published")
+    for index in (0, 1):
+        events.wait("worker", index=index)
+    running.signal(signal.SIGTERM)
+    assert running.wait() == 0
 
 
 def test_a_connection_waits_for_the_successor_of_a_dead_worker(

@@ -24,6 +24,7 @@ from fastgate.runtime.messages import (
     Commit,
     FromWorker,
     Listener,
+    Peers,
     Prepare,
     Prepared,
     Serving,
@@ -35,6 +36,7 @@ from fastgate.runtime.worker import Worker
 from fastgate.slots import SlotBook
 
 PATIENCE = 60.0
+UNSERVABLE = 13
 
 
 class MemoEngine:
@@ -65,6 +67,8 @@ class MemoEngine:
         self.note("unlisten", port=socket.socket(fileno=os.dup(fd)).getsockname()[1])
 
     def install(self, snapshot: Snapshot, handlers: list[Any]) -> None:
+        if snapshot.generation == UNSERVABLE:
+            raise RuntimeError("this one cannot be installed")
         self.note("install", generation=snapshot.generation, handlers=len(handlers))
 
     def set_credentials(self, index: CredentialIndex) -> None:
@@ -284,11 +288,31 @@ def test_it_ends_when_nobody_is_left_to_serve_for(worker: Running) -> None:
 
 
 def test_one_that_cannot_go_on_ends_to_be_replaced(worker: Running) -> None:
-    junk = os.memfd_create("junk")
-    worker.channel.send(UseCredentials(), [junk])  # no credential index
-    os.close(junk)
+    worker.prepare(1, UNSERVABLE, [], {})
+    worker.channel.send(Commit(seq=1))
     worker.note("close")
     assert worker.wait() == 70
+
+
+def test_messages_that_cannot_be_used_are_survived(worker: Running) -> None:
+    junk = os.memfd_create("junk")
+    worker.channel.send(UseCredentials(), [junk])  # no credential index
+    worker.channel.send(UseCredentials(), [])
+    worker.channel.send(Prepare(seq=1, generation=1, binds=[], listen=[]), [])
+    worker.channel.send(Prepare(seq=2, generation=1, binds=[], listen=[]), [junk, junk])
+    worker.channel.send(Peers(bind="x"), [junk])  # no socket, and not one for each worker
+    worker.channel.send(Peers(bind="x"), [])
+    worker.channel.send(Commit(seq=9))
+    worker.channel.send(Serving(seq=1, generation=1))  # of the other direction
+    listener = Listener(name="n", bind="b")
+    worker.channel.send(Prepare(seq=3, generation=1, binds=["b"], listen=[listener]), [junk, junk])
+    os.close(junk)
+    answer = worker.heard()
+    assert isinstance(answer, Prepared)
+    assert (answer.seq, answer.problems[0].about) == (3, "snapshot")
+    worker.prepare(4, 1, [], {})
+    worker.channel.send(Commit(seq=4))
+    assert worker.note("install")["generation"] == 1
 
 
 def test_it_shows_that_it_lives(worker: Running) -> None:
