@@ -26,11 +26,15 @@ from fastgate.api.parties import changes_of
 from fastgate.api.problems import Problem, invalid
 from fastgate.billing.amounts import show
 from fastgate.billing.autorecharge import AutoRecharge
-from fastgate.billing.ledger import Movement
+from fastgate.billing.ledger import Movement, Posted
+from fastgate.billing.payments.base import Purpose
+from fastgate.billing.payments.books import payment_id
+from fastgate.billing.payments.manual import NAME as MANUAL
 from fastgate.billing.profiles import Profile
 from fastgate.errors import NotFoundError
 from fastgate.model.units import Money
 from fastgate.store.ledger import Book, Entry
+from fastgate.store.payments import Payment
 
 Currency = Annotated[str, Meta(pattern=r"^[A-Z]{3}$", description="Three capital letters.")]
 Micros = Annotated[int, Meta(description="Micro-units.")]
@@ -181,7 +185,8 @@ async def list_wallets(ctx: Ctx, ident: FromPath[str]) -> Wallets:
 )
 async def credit(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Response[Any]:
     """Put money, or promotional credit, into a wallet; requests can be charged to it when this
-    answers. 200 and `fresh: false` when the key has been booked before."""
+    answers. 200 and `fresh: false` when the key, or a payment of the reference, has been booked
+    before."""
     desk, account = desk_of(ctx), await account_of(ctx, ident)
     body = await read(request, CreditNew)
     movement = _movement(request, "credit", account, body)
@@ -191,8 +196,30 @@ async def credit(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Respons
             raise invalid("tax", "There is none on what is given away.")
         posted = await desk.wallets.promo(movement)
     else:
-        posted = await desk.wallets.credit(movement, tax=_tax(body.tax, movement.currency))
+        posted = await _paid_in(desk, movement, _tax(body.tax, movement.currency))
     return await _booked(desk, posted.entry, posted.fresh)
+
+
+async def _paid_in(desk: Desk, movement: Movement, tax: int) -> Posted:
+    """A payment that was seen to arrive. Its reference is booked once, with whatever key it is
+    entered: it names the payment, and stands among those by the provider `manual`."""
+    reference = movement.reference
+    if not reference or await desk.ledger.find(movement.id) is not None:
+        return await desk.wallets.credit(movement, tax=tax)
+    movement = msgspec.structs.replace(movement, id=payment_id(MANUAL, reference))
+    posted = await desk.wallets.credit(movement, tax=tax)
+    await desk.payments.put(
+        Payment(
+            provider=MANUAL,
+            reference=reference,
+            account=movement.account,
+            currency=movement.currency,
+            amount=movement.amount,
+            purpose=Purpose.TOP_UP.value,
+            paid_at=posted.entry.created,
+        )
+    )
+    return posted
 
 
 def _movement(

@@ -11,7 +11,7 @@ wallets    each wallet's sums are those of its postings
 overdrawn  nobody has less than minus the largest overdraft that he was ever given, but for what
            disputes and corrections took
 credited   captured + held <= credited, for each wallet, but for the same
-held       what is held is what was set aside and not yet settled
+held       what is held is what was set aside and not yet settled, and what corrections say
 usage      each block's sums are those of its records, and no record is in two of them
 charges    each charge is the sum of its usage; each priced block has its charge. Charges from
            before usage was pruned: all together, with the sums of what was pruned
@@ -305,7 +305,9 @@ async def _held(connection: AsyncConnection, sums: Sums) -> Check:
     aside = {(account, currency): int(amount) for account, currency, amount in rows}
     findings: list[str] = []
     for key in sorted(set(aside) | set(sums)):
-        held, wanted = _book(sums.get(key, {}), Book.HELD), aside.get(key, 0)
+        parts = sums.get(key, {})
+        held = _book(parts, Book.HELD)
+        wanted = aside.get(key, 0) + parts.get((Kind.CORRECTION, Book.HELD), 0)
         if held != wanted:
             findings.append(f"{key[0]} {key[1]}: {held} held, {wanted} set aside")
     return _check("held", findings, held=sum(aside.values()))

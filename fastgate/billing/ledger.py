@@ -261,7 +261,8 @@ class Ledger:
         set aside is released) or move nothing.
         """
         entry = await self.entry(ident)
-        if not entry.postings or Book.HELD in entry.postings:
+        held = Book.HELD in entry.postings and entry.kind != Kind.CORRECTION
+        if not entry.postings or held:
             raise LedgerError(f"An entry of the kind {entry.kind!r} cannot be reversed.")
         postings = {book: -amount for book, amount in entry.postings.items()}
         added = sum(amount for amount in postings.values() if amount > 0)

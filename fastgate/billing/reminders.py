@@ -1,7 +1,9 @@
 """Reminders: what ends or renews, announced some days before.
 
-A reminder for `d` days is due at nine in the morning, in the account's time zone, of the day that
-is `d` days before the last day; for the last day itself, an hour before the end at the latest.
+A reminder for `d` days is due at nine in the morning, in the account's time zone, `d` days before
+the date of the end, which is the date that it shows: "tomorrow" is that date's eve. On the date
+itself it is due an hour before the end at the latest. A period ends as its last midnight strikes:
+of the date that begins then nothing lies before the end, so there is no reminder for 0 days.
 A scheduler that comes late sends only the newest that is due: nobody is told "in 14 days" three
 days before. Reminders of before the period or trial began are not sent at all, nor are any of
 daily periods.
@@ -48,12 +50,13 @@ def reminders(subscription: Subscription, days: Iterable[int]) -> list[Reminder]
     began = subscription.created if subscription.trial_ends else subscription.period_start
     began = max(began, subscription.created)
     zone = ZoneInfo(subscription.zone)
-    last = (ends - timedelta(microseconds=1)).astimezone(zone).date()
+    date = ends.astimezone(zone).date()
     found = []
     for count in sorted(set(days), reverse=True):
-        nine = datetime.combine(last - timedelta(days=count), time(HOUR), tzinfo=zone)
+        day = date - timedelta(days=count)
+        nine = datetime.combine(day, time(HOUR), tzinfo=zone)
         at = min(nine.astimezone(ends.tzinfo), ends - timedelta(hours=1))
-        if at >= began:
+        if at >= began and at.astimezone(zone).date() == day:
             found.append(Reminder(_kind(subscription), count, at, ends))
     return found
 

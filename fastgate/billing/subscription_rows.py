@@ -13,7 +13,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from fastgate.billing.lifecycle import State, Subscription
+from fastgate.billing.lifecycle import Event, State, Subscription
 from fastgate.billing.payments.base import Clock
 from fastgate.billing.reminders import next_look
 from fastgate.errors import NotFoundError
@@ -108,6 +108,22 @@ class SubscriptionRows:
         if row is None:
             raise NotFoundError(f"There is no subscription {ident!r}.")
         return subscription_of(row)
+
+    async def was_on(self, connection: AsyncConnection, account: str, plan: str) -> bool:
+        """Whether the account has ever had a subscription to the plan, ended ones included."""
+        rows = await connection.execute(
+            sa.select(subscriptions.c.plan, subscription_events.c.event, subscription_events.c.note)
+            .outerjoin(
+                subscription_events,
+                sa.and_(
+                    subscription_events.c.subscription == subscriptions.c.id,
+                    subscription_events.c.event.in_(["created", Event.PLAN_CHANGED.value]),
+                ),
+            )
+            .where(subscriptions.c.account == account)
+        )
+        # What it was made for, and "one to another" of each change.
+        return any(plan == now or (note and plan in note.split(" to ")) for now, _, note in rows)
 
     async def save(self, connection: AsyncConnection, changed: Subscription) -> Subscription:
         """Write a row that was read under lock."""

@@ -42,6 +42,7 @@ from fastgate.billing.lifecycle import (
     Subscription,
     access_of,
     due_event,
+    settled,
     step,
 )
 from fastgate.billing.notices import Message, Notices
@@ -124,18 +125,21 @@ class Subscriptions(SubscriptionRows):
     ) -> Subscription:
         """Subscribe an account to a plan, from now.
 
-        With a trial (if the plan has one): trialing; with a fee: incomplete until it is paid;
-        else active. Raises NotFoundError for an unknown plan, ConflictError for an unknown
-        account or when it has a living subscription to that plan and service already.
+        With a trial (if the plan has one, and the account has never been on it): trialing; with
+        a fee: incomplete until it is paid; else active. Raises NotFoundError for an unknown plan,
+        ConflictError for an unknown account or when it has a living subscription for that
+        service already, whatever its plan: only one would count, and both be billed.
         """
         now = self.clock()
         price = self._price(plan)
         async with self.store.write() as connection:
             profile = await self.notices.profiles.get_in(connection, account)
-            await self._refuse_second(connection, account, plan, service)
+            await self._refuse_second(connection, account, service)
             period = period_of(now, price.period, ZoneInfo(profile.zone))
             length = self._plan(plan).price
             trial_for = length.trial if trial and length is not None else None
+            if trial_for is not None and await self.was_on(connection, account, plan):
+                trial_for = None
             fee = bool(proration.unused(price.micros, period, now))
             state = State.INCOMPLETE if fee else State.ACTIVE
             paid, ends, expires = (now if fee else period.end), None, None
@@ -163,25 +167,36 @@ class Subscriptions(SubscriptionRows):
             )
             made = self.scheduled(made, now)
             await connection.execute(sa.insert(subscriptions).values(values_of(made)))
-            await self.record(connection, made, "created", "", now, "")
+            await self.record(connection, made, "created", "", now, plan)
             if state is State.INCOMPLETE:
                 await self._bill(connection, made, price, now)
         await self.changed(account)
         return made
 
     async def _refuse_second(
-        self, connection: AsyncConnection, account: str, plan: str, service: str | None
+        self,
+        connection: AsyncConnection,
+        account: str,
+        service: str | None,
+        but: str = "",
     ) -> None:
-        query = sa.select(subscriptions.c.id).where(
+        """Raise ConflictError when another subscription (not `but`) goes on for the service."""
+        query = sa.select(subscriptions).where(
             subscriptions.c.account == account,
-            subscriptions.c.plan == plan,
+            subscriptions.c.id != but,
             subscriptions.c.service.is_(None)
             if service is None
             else subscriptions.c.service == service,
             subscriptions.c.state.not_in([State.EXPIRED.value, State.CANCELED.value]),
         )
-        if (found := await connection.scalar(query)) is not None:
-            raise ConflictError(f"The account has that subscription already: {found}.")
+        for row in await connection.execute(query):
+            other = settled(subscription_of(row), self.clock())
+            if other.state not in (State.EXPIRED, State.CANCELED):
+                what = "all services" if service is None else f"the service {service!r}"
+                raise ConflictError(
+                    f"The account has a subscription for {what} already, to the plan "
+                    f"{other.plan!r} ({other.id}). Change its plan, or cancel it first."
+                )
 
     # ---- changing -----------------------------------------------------------------------
 
@@ -207,6 +222,8 @@ class Subscriptions(SubscriptionRows):
         now = self.clock()
         found = await self.get_in(connection, ident, lock=True)
         found = await self._catch_up(connection, found, now)
+        if event is Event.RESUME and found.state is State.CANCELED:
+            await self._refuse_second(connection, found.account, found.service, found.id)
         if grace_ends is None:
             grace_ends = now + self.grace_of(found.plan)
         return await self._step(

@@ -46,7 +46,8 @@ def reference_options(command: F) -> F:
         click.option("--note", default="", metavar="TEXT", help="For people."),
         click.option(
             "--reference", default="", metavar="TEXT",
-            help="What the outside world calls it: a transfer, an invoice.",
+            help="What the outside world calls it: a transfer, an invoice. A payment with one is "
+            "booked once.",
         ),
     ):  # fmt: skip
         command = option(command)

@@ -88,6 +88,25 @@ async def test_the_ledger_knows_a_key_that_the_api_forgot(
     is_problem(changed, 409, "idempotency_conflict")
 
 
+async def test_a_reference_is_booked_once_with_whatever_key(api: Client, acme: str) -> None:
+    """It names what arrived at the bank: again, it changes nothing; and it can be refunded."""
+    path, body = f"/v1/accounts/{acme}/credits", {"amount": "2.50 USD", "reference": "transfer 9"}
+    first = await made(api, path, body)
+    for headers in ({}, {"Idempotency-Key": "another"}):
+        again = await api.post(path, json=body, headers=headers)
+        assert (again.status_code, again.json()["fresh"]) == (200, False)
+        assert again.json()["entry"]["id"] == first["entry"]["id"]
+    assert (await read(api, f"/v1/accounts/{acme}/wallets"))["items"][0]["text"] == "3.50 USD"
+    is_problem(await api.post(path, json={**body, "amount": "2 USD"}), 409, "conflict")
+    other = (await made(api, "/v1/accounts", {"name": "other"}))["id"]
+    is_problem(await api.post(f"/v1/accounts/{other}/credits", json=body), 409, "conflict")
+    await made(api, path, {"amount": "1 USD", "kind": "promotional", "reference": "transfer 9"})
+    found = await read(api, "/v1/payments/manual/transfer 9")
+    assert (found["payment"]["account"], found["payment"]["amount"]) == (acme, 2_500_000)
+    await made(api, "/v1/payments/manual/transfer 9/refunds", {"amount": "0.50 USD"})
+    assert (await read(api, f"/v1/accounts/{acme}/wallets"))["items"][0]["text"] == "4.00 USD"
+
+
 async def test_promotional_credit_tax_and_overdraft(api: Client, acme: str) -> None:
     base = f"/v1/accounts/{acme}"
     await made(api, f"{base}/credits", {"amount": "1 EUR", "tax": "0.19 EUR"})
@@ -305,7 +324,8 @@ async def test_a_grace_is_ended_by_an_operator(
 
 async def test_payments_of_an_account(api: Client, acme: str) -> None:
     found = await read(api, f"/v1/payments?account={acme}")
-    assert found == {"payments": [], "attempts": [], "grace": []}
+    assert [one["reference"] for one in found.pop("payments")] == ["t1"]  # entered by hand
+    assert found == {"attempts": [], "grace": []}
     is_problem(await api.get("/v1/payments/manual/none"), 404, "not_found")
     is_problem(await api.post("/v1/payments/manual/none/refunds"), 409, "conflict")
     url = {"return_url": "https://acme.example/"}

@@ -329,3 +329,15 @@ async def test_an_empty_ledger_passes(store: Store) -> None:
     assert report.passed
     async with store.read() as connection:
         assert await connection.run_sync(table.all_wallets) == []
+
+
+async def test_a_correction_of_what_is_held_leaves_the_books_right(world: World) -> None:
+    """Also when it is reversed: what is set aside, and what corrections say, is what is held."""
+    await world.wallets.correct(move("c", 30), {Book.AVAILABLE: -30, Book.HELD: 30})
+    assert (await audit_gateway(world.pipeline)).passed
+    await world.wallets.correct(move("c2", 10), {Book.HELD: -10, Book.REVENUE: 10})
+    assert (await audit_gateway(world.pipeline)).passed
+    await world.wallets.reverse("c")
+    await world.wallets.reverse("c2")
+    report = await audit_gateway(world.pipeline)
+    assert report.passed, report

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 import sqlalchemy as sa
@@ -17,6 +18,7 @@ from fastgate.billing.lifecycle import State
 from fastgate.billing.notices import KINDS, Message, needs, render, wants
 from fastgate.billing.receipts import Receipts
 from fastgate.billing.reminders import in_days, next_look, reminder_due, reminders
+from fastgate.billing.subscriptions import Subscriptions
 from fastgate.billing.templates import fill, holes
 from fastgate.errors import NotFoundError
 from fastgate.model.units import Money
@@ -184,11 +186,10 @@ def test_reminders_come_at_nine_in_the_accounts_morning() -> None:
         created=datetime(2026, 1, 1, tzinfo=UTC),
     )
     assert [(one.days, one.at) for one in reminders(found, DAYS)] == [
-        (14, datetime(2026, 11, 16, 14, tzinfo=UTC)),
-        (7, datetime(2026, 11, 23, 14, tzinfo=UTC)),
-        (3, datetime(2026, 11, 27, 14, tzinfo=UTC)),
-        (1, datetime(2026, 11, 29, 14, tzinfo=UTC)),
-        (0, datetime(2026, 11, 30, 14, tzinfo=UTC)),
+        (14, datetime(2026, 11, 17, 14, tzinfo=UTC)),
+        (7, datetime(2026, 11, 24, 14, tzinfo=UTC)),
+        (3, datetime(2026, 11, 28, 14, tzinfo=UTC)),
+        (1, datetime(2026, 11, 30, 14, tzinfo=UTC)),
     ]
     assert in_days(0) == "today"
     assert in_days(1) == "tomorrow"
@@ -201,6 +202,21 @@ def test_a_reminder_never_comes_after_what_it_announces() -> None:
     last = reminders(found, DAYS)[-1]
     assert (last.days, last.at) == (0, ends - timedelta(hours=1))
     assert last.kind == "subscription.trial_ending"
+
+
+@given(
+    st.integers(0, 24 * 60 * 40).map(lambda minutes: BEGIN + timedelta(days=20, minutes=minutes)),
+    st.sampled_from(["UTC", "Asia/Tokyo", "America/Havana", "Pacific/Apia"]),
+)
+def test_the_words_are_those_of_the_date_that_is_shown(ends: datetime, zone: str) -> None:
+    found = subscription(State.TRIALING, zone=zone, trial_ends=ends, created=BEGIN)
+    place = ZoneInfo(zone)
+    shown = date.fromisoformat(Subscriptions.day(ends, zone))
+    sent = reminders(found, DAYS)
+    assert [one.days for one in sent][:4] == [14, 7, 3, 1]
+    for one in sent:
+        assert (shown - one.at.astimezone(place).date()).days == one.days
+        assert one.at < ends
 
 
 hours = st.integers(0, 24 * 40).map(lambda count: BEGIN + timedelta(hours=count))
@@ -237,10 +253,12 @@ async def test_reminders_are_sent_once_and_say_how(store: Store) -> None:
     account = await stage.account(has_method=True)
     made = await stage.subscriptions.create(account, "basic")
     await stage.settle()
-    await stage.subscriptions.create(account, "usage")  # renews for nothing: not announced
+    await stage.subscriptions.create(
+        account, "usage", "search"
+    )  # renews for nothing: not announced
     await stage.until(datetime(2026, 11, 25, tzinfo=UTC))
     await stage.subscriptions.cancel(made.id)
-    stage.clock.now = datetime(2026, 11, 29, 12, tzinfo=UTC)  # was away over the third day
+    stage.clock.now = datetime(2026, 11, 30, 12, tzinfo=UTC)  # was away over the third day
     await stage.settle()
     await stage.settle()
     page = await stage.notices.page(account, cursor=None, limit=50)

@@ -45,7 +45,7 @@ async def test_a_failing_card_from_the_first_decline_to_the_end() -> None:
         ("12-26", "subscription_expired"),
     ]
     told = [what for _, what in rows(timeline, "notice")]
-    assert told.count("subscription.renewing") == 5
+    assert told.count("subscription.renewing") == 4
     assert told[-2:] == ["subscription.grace", "subscription.expired"]
     assert {one.at.hour for one in timeline if one.what == "subscription.renewing"} == {9}
 

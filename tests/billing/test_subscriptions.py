@@ -211,8 +211,8 @@ def test_late_payers_do_not_pay_for_the_time_they_were_shut_out() -> None:
 async def test_a_plan_without_a_fee_is_active_at_once(store: Store) -> None:
     stage = Stage(store)
     account = await stage.account()
-    for plan in ("free", "usage"):
-        made = await stage.subscriptions.create(account, plan)
+    for plan, service in (("free", None), ("usage", "search")):
+        made = await stage.subscriptions.create(account, plan, service)
         assert made.state is State.ACTIVE
     await stage.until(BEGIN + 70 * DAY)
     assert stage.charger.calls == []
@@ -261,8 +261,9 @@ async def test_what_cannot_be_subscribed_to(sqlite_store: Store) -> None:
     with pytest.raises(ConflictError):
         await stage.subscriptions.create("acc_nobody", "free")
     made = await stage.subscriptions.create(account, "free")
-    with pytest.raises(ConflictError, match=made.id):
-        await stage.subscriptions.create(account, "free")
+    for plan in ("free", "basic"):  # only one would count, and both be billed
+        with pytest.raises(ConflictError, match=f"all services already.*{made.id}"):
+            await stage.subscriptions.create(account, plan)
     await stage.subscriptions.create(account, "free", service="search")
     with pytest.raises(NotFoundError):
         await stage.subscriptions.get("sub_none")
@@ -282,6 +283,38 @@ async def test_a_trial_ends_in_a_payment(store: Store) -> None:
     assert (found.state, found.trial_ends) == (State.ACTIVE, None)
     assert stage.charger.taken == 22_580_000
     assert found.paid_through == datetime(2026, 12, 1, tzinfo=UTC)
+
+
+async def test_one_that_was_canceled_does_not_go_on_beside_its_successor(store: Store) -> None:
+    stage = Stage(store)
+    account = await stage.account(has_method=True)
+    first = await stage.subscriptions.create(account, "basic")
+    await stage.settle()
+    await stage.subscriptions.cancel(first.id, at_period_end=False)
+    second = await stage.subscriptions.create(account, "big")
+    with pytest.raises(ConflictError, match=second.id):
+        await stage.subscriptions.apply(first.id, Event.RESUME)
+    await stage.settle()
+    await stage.subscriptions.cancel(second.id, at_period_end=False)
+    assert (await stage.subscriptions.apply(first.id, Event.RESUME)).state is State.ACTIVE
+
+
+async def test_a_plan_is_tried_once(store: Store) -> None:
+    """Whoever has been on it, in whatever way, pays from the beginning."""
+    stage = Stage(store)
+    account = await stage.account(has_method=True)
+    first = await stage.subscriptions.create(account, "trial")
+    await stage.subscriptions.change_plan(first.id, "basic")
+    await stage.subscriptions.change_plan(first.id, "big")
+    await stage.subscriptions.cancel(first.id, at_period_end=False)
+    for _ in range(3):
+        again = await stage.subscriptions.create(account, "trial")
+        assert again.state is State.INCOMPLETE
+        await stage.settle()
+        await stage.subscriptions.cancel(again.id, at_period_end=False)
+    assert stage.charger.taken == 3 * 29_580_000
+    other = await stage.account("other")
+    assert (await stage.subscriptions.create(other, "trial")).state is State.TRIALING
 
 
 async def test_a_trial_without_a_method_pauses_until_there_is_one(store: Store) -> None:
