@@ -12,6 +12,8 @@ cdef enum:
     BUFFER_LARGE = 65536
     HEADROOM = 32
     TAILROOM = 8
+    COLLECT_MOST = 1 << 30    # the most that is ever gathered in one buffer: a body for a handler
+    BUFFER_MOST = 0x7ffff000  # the most that one is made for: room to grow, and 32 bits suffice
 
 cdef struct buf:
     buf *next                 # in a free list, or in a connection's output queue
@@ -31,7 +33,7 @@ cdef struct buffers:
 
 cdef void buffers_init(buffers *b, uint32_t keep_small, uint32_t keep_large) noexcept nogil
 cdef void buffers_free(buffers *b) noexcept nogil
-cdef buf *buf_alloc(buffers *b, uint32_t size) noexcept nogil
+cdef buf *buf_alloc(buffers *b, size_t size) noexcept nogil
 cdef void buf_trim(buffers *b) noexcept nogil
     # give free buffers back to the system
 
@@ -47,8 +49,9 @@ cdef inline uint32_t buf_len(const buf *b) noexcept nogil:
 cdef inline uint32_t buf_room(const buf *b) noexcept nogil:
     return b.cap - TAILROOM - b.end
 
-cdef inline buf *buf_borrow(buffers *b, uint32_t size) noexcept nogil:
-    """A buffer with room for `size` bytes (larger than BUFFER_LARGE: made for it). NULL: no memory."""
+cdef inline buf *buf_borrow(buffers *b, size_t size) noexcept nogil:
+    """A buffer with room for `size` bytes (larger than BUFFER_LARGE: made for it). NULL: no memory,
+    or more than BUFFER_MOST. Sums of sizes are made in size_t, so that they are refused, not wrapped."""
     cdef buf *r = b.small
     if r is not NULL and size <= BUFFER_SMALL - HEADROOM - TAILROOM:
         b.small = r.next

@@ -32,7 +32,7 @@ cdef void buf_trim(buffers *b) noexcept nogil:
     b.large_free = 0
 
 
-cdef buf *buf_alloc(buffers *b, uint32_t size) noexcept nogil:
+cdef buf *buf_alloc(buffers *b, size_t size) noexcept nogil:
     cdef uint32_t cap
     cdef buf *r = NULL
     if size <= BUFFER_SMALL - HEADROOM - TAILROOM:
@@ -43,8 +43,10 @@ cdef buf *buf_alloc(buffers *b, uint32_t size) noexcept nogil:
         if r is not NULL:
             b.large = r.next
             b.large_free -= 1
+    elif size <= <size_t>BUFFER_MOST:
+        cap = <uint32_t>(size + HEADROOM + TAILROOM)
     else:
-        cap = size + HEADROOM + TAILROOM
+        return NULL
     if r is NULL:
         r = <buf *>malloc(sizeof(buf) + cap)
         if r is NULL:
@@ -65,3 +67,22 @@ cdef void buf_return_other(buffers *b, buf *r) noexcept nogil:
         b.large_free += 1
     else:
         free(r)
+
+
+# ---- the border ---------------------------------------------------------------------------
+
+MOST_COLLECTED = <size_t>COLLECT_MOST
+"""Bytes of the largest request body that can be gathered for a handler."""
+
+
+def room(size_t size) -> int | None:
+    """Bytes that a buffer borrowed for `size` can take; None where none that large is made."""
+    cdef buffers b
+    cdef buf *r
+    buffers_init(&b, 0, 0)
+    r = buf_borrow(&b, size)
+    if r is NULL:
+        return None
+    size = buf_room(r)
+    buf_return(&b, r)
+    return size

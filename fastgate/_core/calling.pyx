@@ -13,7 +13,7 @@ from libc.stdint cimport uint16_t, uint32_t
 from libc.stdlib cimport calloc
 from libc.string cimport memcmp, memcpy
 
-from fastgate._core.buffer cimport buf_borrow, buf_head, buf_len, buf_return
+from fastgate._core.buffer cimport COLLECT_MOST, buf_borrow, buf_head, buf_len, buf_return
 from fastgate._core.downstream cimport call_free
 from fastgate._core.headers cimport headers_of, render_fields
 from fastgate._core.http1 cimport (
@@ -188,6 +188,8 @@ cdef tuple call_request(exchange *e, method, path, headers, bytes body):
         raise ValueError(f"{method!r} is not a method")
     if not isinstance(path, str) or not path.startswith("/") or BAD_TARGET.search(path):
         raise ValueError(f"{path!r} is not a path: it starts with '/', without spaces, percent-encoded")
+    if len(body) > COLLECT_MOST:
+        raise ValueError(f"a body of {len(body)} bytes: {COLLECT_MOST} is the most that is sent at once")
     if headers is None:
         for i in range(e.req.nfields):
             f = &e.req.fields[i]
@@ -235,7 +237,7 @@ cdef UpstreamResponse call_made(Engine engine, exchange *e, const upstream_rec *
 
 
 cdef buf *buf_of(core *c, bytes data) except NULL:
-    cdef buf *b = buf_borrow(&c.bufs, <uint32_t>len(data))
+    cdef buf *b = buf_borrow(&c.bufs, <size_t>len(data))
     if b is NULL:
         raise MemoryError
     memcpy(buf_head(b), PyBytes_AS_STRING(data), len(data))

@@ -260,7 +260,7 @@ cdef void read_head(core *c, downstream *d) noexcept nogil:
                 b.start = HEADROOM
                 b.end = HEADROOM + length
             else:
-                larger = buf_borrow(&c.bufs, c.request_caps.head + 4096)
+                larger = buf_borrow(&c.bufs, <size_t>c.request_caps.head + 4096)
                 if larger is NULL:
                     down_close(d)
                     return

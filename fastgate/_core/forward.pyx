@@ -106,7 +106,7 @@ cdef int render_python(call *k) noexcept nogil:
     cdef const char *authority = snap_str(k.snap, k.target.authority)
     cdef uint32_t rest = buf_len(k.py_request) - k.py_line
     cdef char *p
-    cdef buf *b = buf_borrow(&k.owner.bufs, buf_len(k.py_request) + k.target.authority.len + 8)
+    cdef buf *b = buf_borrow(&k.owner.bufs, <size_t>buf_len(k.py_request) + k.target.authority.len + 8)
     if b is NULL:
         return -1
     p = buf_head(b)

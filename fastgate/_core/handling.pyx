@@ -6,7 +6,8 @@ The body is collected, up to the route's cap; then the exchange is suspended and
 from libc.stdint cimport uint16_t
 from libc.string cimport memcpy
 
-from fastgate._core.buffer cimport buf, buf_borrow, buf_data, buf_head, buf_len, buf_return, buf_room
+from fastgate._core.buffer cimport (
+    COLLECT_MOST, buf, buf_borrow, buf_data, buf_head, buf_len, buf_return, buf_room)
 from fastgate._core.charging cimport charge_due
 from fastgate._core.downstream cimport down_body, down_flush, down_read, down_send
 from fastgate._core.ending cimport connection_out, exchange_refuse, finish
@@ -14,11 +15,11 @@ from fastgate._core.forward cimport (
     answer_from, queue_literal, send_continue, take_request, wrap_chunk)
 from fastgate._core.intake cimport mark
 from fastgate._core.logring cimport LOG_UPCALL, PHASE_FILTER_REQUEST, PHASE_RELAY
-from fastgate._core.reason cimport OVERLOADED
+from fastgate._core.reason cimport BODY_TOO_LARGE, OVERLOADED
 from fastgate._core.render cimport render_start
 from fastgate._core.state cimport (
     core, BODY_MORE, CALL_PYTHON, EX_ABORTED, EX_AWAIT_BODY, EX_CHUNK_OUT, EX_CLOSE_OUT,
-    EX_COUNTED_UPCALL, EX_ENDED, EX_HEAD_ONLY, EX_REFUSED, EX_RESPONSE_DONE, EX_RESPONSE_STARTED,
+    EX_COUNTED_UPCALL, EX_ENDED, EX_HEAD_ONLY, EX_KEEP_ALIVE, EX_REFUSED, EX_RESPONSE_DONE, EX_RESPONSE_STARTED,
     EX_SUSPENDED)
 from fastgate._core.sys cimport monotonic_ns
 
@@ -58,7 +59,7 @@ cdef void collect_body(exchange *e) noexcept nogil:
     cdef core *c = e.owner
     cdef buf *b
     cdef buf *larger
-    cdef uint32_t need
+    cdef size_t need
     while e.body_state == BODY_MORE:
         b = take_request(e, 1)
         if e.flags & EX_ENDED or e.flags & EX_REFUSED:
@@ -71,9 +72,15 @@ cdef void collect_body(exchange *e) noexcept nogil:
         if e.body is NULL:
             e.body = b
             continue
+        need = <size_t>buf_len(e.body) + buf_len(b)
+        if need > COLLECT_MOST:
+            # The compiler lets no route have a larger cap: this is the belt.
+            buf_return(&c.bufs, b)
+            e.flags &= ~EX_KEEP_ALIVE
+            exchange_refuse(e, BODY_TOO_LARGE)
+            return
         if buf_room(e.body) < buf_len(b):
-            need = buf_len(e.body) + buf_len(b)
-            larger = buf_borrow(&c.bufs, need * 2)
+            larger = buf_borrow(&c.bufs, need * 2 if need < COLLECT_MOST // 2 else COLLECT_MOST)
             if larger is NULL:
                 buf_return(&c.bufs, b)
                 exchange_refuse(e, OVERLOADED)

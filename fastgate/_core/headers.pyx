@@ -12,6 +12,9 @@ from fastgate._core.http1 cimport field, head
 import re
 
 TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+cdef enum:
+    LINES_MOST = 1 << 20      # bytes of the fields that a handler may write: nobody reads so many
+
 cdef object BAD_VALUE = re.compile("[\x00-\x08\x0a-\x1f\x7f]")
 # The gateway frames messages itself.
 cdef frozenset FRAMING = frozenset((
@@ -90,4 +93,7 @@ cdef bytes render_fields(object headers, list left):
             left.append((name.lower(), value))
             continue
         lines.append(f"{name}: {value}\r\n".encode("latin-1"))
-    return b"".join(lines)
+    written = b"".join(lines)
+    if len(written) > LINES_MOST:
+        raise ValueError(f"{len(written)} bytes of header fields: {LINES_MOST} is the most")
+    return written

@@ -198,7 +198,7 @@ cdef int canonical_path(exchange *e) noexcept nogil:
     if not h.flags & HEAD_PATH_NEEDS_NORMALIZING:
         return 0
     # A raw backslash becomes three bytes.
-    e.pathbuf = buf_borrow(&e.owner.bufs, h.path.len * 3)
+    e.pathbuf = buf_borrow(&e.owner.bufs, <size_t>h.path.len * 3)
     if e.pathbuf is NULL:
         return OVERLOADED
     n = normalize_path(e.base + h.path.off, h.path.len, buf_head(e.pathbuf), h.path.len * 3, 1)

@@ -388,7 +388,7 @@ cdef buf *render_refusal(exchange *e, int reason, int connection) noexcept nogil
     cdef char *body_end
     cdef char *p
     cdef int form = accepted_form(e)
-    cdef uint32_t size = HEAD_MAX + BODY_MAX + answer_extra(e)
+    cdef size_t size = HEAD_MAX + BODY_MAX + answer_extra(e)
     cdef bint priced = r.status == 402 and e.policy is not NULL and e.policy.payment_required.len != 0
     cdef buf *b
     if priced:

@@ -27,7 +27,7 @@ cdef void refresh_date(core *c) noexcept nogil
 cdef uint64_t random64(core *c) noexcept nogil
 
 # Pieces of a head, for answers that are made elsewhere (refusal.pyx).
-cdef uint32_t answer_extra(exchange *e) noexcept nogil
+cdef size_t answer_extra(exchange *e) noexcept nogil
     # the room that those pieces may need
 cdef char *put2(char *p, int v) noexcept nogil
 cdef int called_securely(exchange *e) noexcept nogil

@@ -119,9 +119,10 @@ cdef char *put_connection(char *p, int connection) noexcept nogil:
 
 # ---- header rules -------------------------------------------------------------------------
 
-cdef uint32_t rules_size(const snapshot_header *s, table_ref t) noexcept nogil:
+cdef size_t rules_size(const snapshot_header *s, table_ref t) noexcept nogil:
     cdef const header_rule *r = <const header_rule *>snap_table(s, t)
-    cdef uint32_t i, n = 0
+    cdef uint32_t i
+    cdef size_t n = 0
     for i in range(t.count):
         n += r[i].line.len
     return n
@@ -316,7 +317,7 @@ cdef buf *render_request(exchange *e, call *k, uint32_t extra) noexcept nogil:
     cdef const field *f
     cdef uint64_t drop = REQUEST_DROP
     cdef char *p
-    cdef uint32_t size = h.size + e.path_len + ADDED + extra + k.target.path.len + k.target.authority.len
+    cdef size_t size = <size_t>h.size + e.path_len + ADDED + extra + k.target.path.len + k.target.authority.len
     cdef buf *b
     if e.policy.request_rules.count or e.policy.replace.len:
         size += rules_size(s, e.policy.request_rules) + e.policy.replace.len
@@ -384,17 +385,17 @@ cdef inline int shows_limits(exchange *e) noexcept nogil:
         or e.snap.flags & 1)
 
 
-cdef uint32_t answer_extra(exchange *e) noexcept nogil:
+cdef size_t answer_extra(exchange *e) noexcept nogil:
     """Bytes that the route, the limits and CORS may add to an answer's head."""
-    cdef uint32_t n = ADDED
+    cdef size_t n = ADDED
     cdef const cors_rec *r
     if e.policy is not NULL:
         n += rules_size(e.snap, e.policy.response_rules) + e.policy.notice.len
         if e.policy.cors != NONE32:
             r = <const cors_rec *>snap_table(e.snap, e.snap.cors) + e.policy.cors
-            n += r.allow_methods.len + r.allow_headers.len + r.expose_headers.len + e.req.size
+            n += <size_t>r.allow_methods.len + r.allow_headers.len + r.expose_headers.len + e.req.size
     if e.tightest is not NULL:
-        n += e.tightest.name.len + e.tightest.policy.len
+        n += <size_t>e.tightest.name.len + e.tightest.policy.len
     if e.extra is not NULL:
         n += buf_len(e.extra)
     return n
@@ -455,7 +456,7 @@ cdef buf *render_interim(exchange *e, call *k) noexcept nogil:
     cdef const head *h = &k.resp
     cdef table_ref none
     cdef char *p
-    cdef buf *b = buf_borrow(&e.owner.bufs, h.size + 64)
+    cdef buf *b = buf_borrow(&e.owner.bufs, <size_t>h.size + 64)
     if b is NULL:
         return NULL
     none.count = 0
@@ -470,7 +471,7 @@ cdef buf *render_interim(exchange *e, call *k) noexcept nogil:
 cdef buf *render_static(exchange *e, const char *head_bytes, uint32_t head_len, const char *body,
                         uint32_t body_len, int connection) noexcept nogil:
     cdef char *p
-    cdef buf *b = buf_borrow(&e.owner.bufs, head_len + body_len + answer_extra(e))
+    cdef buf *b = buf_borrow(&e.owner.bufs, <size_t>head_len + body_len + answer_extra(e))
     cdef head *h = &e.req
     cdef head empty
     if b is NULL:

@@ -16,10 +16,13 @@ from fastgate.model.gateway import Duration, Gateway, Route, Service
 from fastgate.model.policy import Rules
 from fastgate.model.resolve import Resolver, own_limits
 from fastgate.model.store_url import NO_DRIVER
+from fastgate.model.units import Size
 
 _NOBODY = frozenset({"consumer", "plan", "credential"})
 """What a request without a credential does not have."""
 _LONGEST = Duration.parse("1d")
+MOST_COLLECTED = Size.parse("1GiB")
+"""Of a request's body that is gathered for a handler. The core has the same bound."""
 
 
 class _Named(Protocol):
@@ -37,7 +40,7 @@ def check(gateway: Gateway) -> list[ConfigurationError]:
         *_times(gateway),
     ]
     if not faults:  # what follows reads references
-        faults = [*_identity(gateway), *_counted_twice(gateway)]
+        faults = [*_identity(gateway), *_counted_twice(gateway), *_collected(gateway)]
     return faults
 
 
@@ -270,6 +273,31 @@ def _counts_nobody(resolver: Resolver, i: int, route: Route) -> Iterator[Configu
                 f"routes[{i}].{where}",
                 hint="Add `auth: api_key`, or count by address.",
             )
+
+
+def _collected(gateway: Gateway) -> Iterator[ConfigurationError]:
+    """A body that is given to a handler is gathered in memory, so its cap has a bound."""
+    resolver = Resolver(gateway)
+    for i, route in enumerate(gateway.routes):
+        if route.retired or (route.handler is None and route.x402 is None):
+            continue
+        own = resolver.route(route).max_body
+        cap = gateway.caps.body if own is None else own
+        if 0 < cap.bytes <= MOST_COLLECTED.bytes:
+            continue
+        said = f"up to {cap}" if cap.bytes else "of any size (0B)"
+        if route.max_body is not None:
+            whose = ""
+        elif own is not None:
+            whose = " as its policies say"
+        else:
+            whose = " as `caps.body` says"
+        yield ConfigurationError(
+            f"this route's handler would get bodies {said}{whose}; they are held in memory, and "
+            f"{MOST_COLLECTED} is the most",
+            f"routes[{i}].max_body",
+            hint=f"Set `max_body` on the route, to {MOST_COLLECTED} or less.",
+        )
 
 
 def _counted_twice(gateway: Gateway) -> Iterator[ConfigurationError]:

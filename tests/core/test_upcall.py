@@ -454,3 +454,23 @@ async def test_the_head_of_a_stream_goes_out_before_its_first_piece():
         gate.set()
         assert b"data: 1" in await reader.readuntil(b"0\r\n\r\n")
         writer.close()
+
+
+async def test_sizes_that_no_message_has_are_refused(backend):
+    """And not cut to 32 bits on the way: as many octets would be copied all the same."""
+    said = []
+
+    async def handler(x):
+        with pytest.raises(ValueError, match="1073741825 bytes: 1073741824 is the most") as large:
+            await x.forward("u0", body=bytes((1 << 30) + 1))
+        said.append(large)
+        with pytest.raises(
+            ValueError, match="bytes of header fields: 1048576 is the most"
+        ) as large:
+            await x.start(200, {"X-Large": "y" * (1 << 20)})
+        said.append(large)
+        await x.respond(200, None, b"ok")
+
+    async with plane(handler, backend.url) as p:
+        assert (await p.get("/h/1")).body == b"ok"
+    assert len(said) == 2

@@ -35,6 +35,32 @@ def with_route(index: int, **values: Any) -> dict[str, Any]:
     return {"routes": routes}
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"max_body": "1025MiB"}, "bodies up to 1025MiB; they are held in memory, and 1GiB is the"),
+        ({"max_body": "4GiB"}, "bodies up to 4GiB;"),
+        ({"max_body": 0}, "bodies of any size (0B);"),
+        ({"policies": ["large"]}, "bodies up to 3GiB as its policies say;"),
+        ({}, "bodies up to 2GiB as `caps.body` says;"),
+    ],
+)
+def test_a_body_for_a_handler_is_at_most_a_gibibyte(changes: dict[str, Any], words: str) -> None:
+    """More could not be gathered; where it is forwarded as it comes, any size may be allowed."""
+    document = with_route(0, **changes)
+    document["policies"] = [*BASE["policies"], {"name": "large", "max_body": "3GiB"}]
+    document["caps"] = {"body": "2GiB"}
+    assert faults(**document) == []
+    del document["routes"][0]["service"]
+    document["routes"][0]["handler"] = "some.module:handler"
+    ((path, said),) = faults(**document)
+    assert path == "routes[0].max_body"
+    assert words in said
+    assert "Set `max_body` on the route, to 1GiB or less." in said
+    document["routes"][0]["max_body"] = "1GiB"
+    assert faults(**document) == []
+
+
 def test_a_sound_document_has_no_faults() -> None:
     assert faults() == []
     require(decode(BASE))

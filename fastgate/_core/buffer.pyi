@@ -1,0 +1,3 @@
+MOST_COLLECTED: int
+
+def room(size: int) -> int | None: ...
