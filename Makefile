@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 BUILD ?= release
 CORE := $(wildcard fastgate/_core/*.pyx fastgate/_core/*.pxd)
 
-.PHONY: run test quick lint bench compare trained debug asan tsan coverage kills starts outage fuzz docs clean setup setup-test help
+.PHONY: run test quick lint bench compare trained debug asan tsan coverage kills starts outage fuzz fuzz-api docs clean setup setup-test help
 
 help: ## what there is to make
 	@awk -F':.*## ' '/^[a-z -]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -79,6 +79,9 @@ outage: $(VENV)/.test ## the store away for a minute under paid traffic: SQLite 
 
 fuzz: $(VENV)/.test ## the parser under fire, for ten minutes
 	$(BIN)/python tests/fuzz/fuzz_http1.py --seconds 600
+
+fuzz-api: $(VENV)/.test ## a hundred cases for each operation of the control API, by its OpenAPI document
+	FASTGATE_API_CASES=100 $(BIN)/python -m pytest tests/integration/test_api_schema.py --timeout 3600
 
 docs: $(VENV)/.test ## generate the references in docs/
 	$(BIN)/python -m fastgate.docs_gen

@@ -23,6 +23,7 @@ from fastgate.api import (
     invoices,
     ledger,
     operation,
+    options,
     parties,
     payments,
     problems,
@@ -48,7 +49,7 @@ BODY_CAP = 64 << 20
 
 def all_handlers() -> list[Any]:
     """Every handler, each declaring what it takes and gives (`describe.spec`)."""
-    return [
+    found: list[Any] = [
         *health.HANDLERS,
         *config.HANDLERS,
         *resources.HANDLERS,
@@ -66,6 +67,7 @@ def all_handlers() -> list[Any]:
         *diagnosis.HANDLERS,
         *docs.handlers(),
     ]
+    return [*options.options(found), *found]  # the first: Litestar would make its own
 
 
 def create_app(

@@ -23,7 +23,8 @@ from fastgate.revisions import Applied, Difference, digest_of, document_of, yaml
 from fastgate.store.history import Revision
 from fastgate.store.pages import Page
 
-YAML_TYPES = ("application/yaml", "application/x-yaml", "text/yaml")
+YAML = "application/yaml"
+YAML_TYPES = (YAML, "application/x-yaml", "text/yaml")
 TOML_TYPE = "application/toml"
 
 
@@ -60,7 +61,7 @@ def document_answer(
     """A document as JSON, or as YAML to who asks for that."""
     document = shown(request, document)
     if "yaml" in request.headers.get("accept", ""):
-        return Response(yaml_of(document).encode(), media_type="application/yaml", headers=headers)
+        return Response(yaml_of(document).encode(), media_type=YAML, headers=headers)
     return Response(document, headers=headers)
 
 
@@ -69,7 +70,7 @@ def applied_answer(applied: Applied, status: int = 200, **headers: str) -> Respo
     return Response(applied, status_code=status, headers={"ETag": etag(applied.digest), **headers})
 
 
-@get("/v1/config", opt=spec("read", answer=Gateway, etag=True))
+@get("/v1/config", opt=spec("read", answer=Gateway, etag=True, also=[YAML]))
 async def get_config(ctx: Ctx, request: AnyRequest) -> Response[Any]:
     """The configuration now served, in canonical form: JSON, or YAML by `Accept`.
 
@@ -158,7 +159,10 @@ async def revisions(ctx: Ctx, cursor: Text = None, limit: Limit = LIMIT) -> Page
     return await ctx.revisions.page(cursor=cursor, limit=limit)
 
 
-@get("/v1/config/revisions/{number:int}", opt=spec("read", answer=RevisionView, etag=True))
+@get(
+    "/v1/config/revisions/{number:int}",
+    opt=spec("read", answer=RevisionView, etag=True, also=[YAML]),
+)
 async def revision(ctx: Ctx, request: AnyRequest, number: FromPath[int]) -> Response[Any]:
     """One revision with its document (as YAML by `Accept`: the document alone)."""
     found, document = await ctx.revisions.get(number)
@@ -169,7 +173,10 @@ async def revision(ctx: Ctx, request: AnyRequest, number: FromPath[int]) -> Resp
     return Response(view, headers=headers)
 
 
-@get("/v1/config/revisions/{number:int}/diff", opt=spec("read", answer=Difference))
+@get(
+    "/v1/config/revisions/{number:int}/diff",
+    opt=spec("read", answer=Difference, also=["text/plain"]),
+)
 async def difference(
     ctx: Ctx, request: AnyRequest, number: FromPath[int], against: FromQuery[int | None] = None
 ) -> Response[Any]:

@@ -7,6 +7,7 @@ The permission is what `auth` asks for; a test holds every handler to declare on
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastgate.api.roles import Permission
@@ -22,11 +23,14 @@ def spec(
     match: str = "",
     idempotent: bool = True,
     media: str = "application/json",
+    also: Sequence[int | str] = (),
 ) -> dict[str, Any]:
     """A handler's `opt`.
 
     answer, body: types; `status` of success; `etag`: the answer carries one; `match`: "required"
-    or "optional" where If-Match is heeded; `idempotent`: whether Idempotency-Key is (of writes).
+    or "optional" where If-Match is heeded; `idempotent`: whether Idempotency-Key is (of writes);
+    `media`: the answer's type; `also`: other statuses of success, with the same answer, and
+    other types that can be asked for.
     """
     return {
         "permission": permission,
@@ -37,4 +41,5 @@ def spec(
         "match": match,
         "idempotent": idempotent,
         "media": media,
+        "also": also,
     }

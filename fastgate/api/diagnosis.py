@@ -13,6 +13,7 @@ from msgspec import Meta
 from fastgate.api.bodies import read
 from fastgate.api.context import AnyRequest, Ctx
 from fastgate.api.describe import spec
+from fastgate.api.operation import kept_request
 from fastgate.api.problems import Problem, invalid
 from fastgate.billing.diagnosis import Diagnosis, Question, diagnose
 from fastgate.keys import key_digest
@@ -35,12 +36,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 async def of_request(ctx: Ctx, ident: FromPath[str]) -> Diagnosis:
     """Why a request was answered as it was: each check passed, failed or skipped, with its fix,
     and how it stands now."""
-    wanted = ident.rpartition(":")[2].replace("-", "").lower()
-    record = ctx.control.request(wanted)
-    if record is None:
-        raise Problem("not_found", f"The request {wanted!r} is not kept.")
-    now = datetime.now(UTC)
-    return await diagnose(Question.of_request(record), ctx.control.evidence(), now=now)
+    question = Question.of_request(kept_request(ctx, ident))
+    return await diagnose(question, ctx.control.evidence(), now=datetime.now(UTC))
 
 
 @post(

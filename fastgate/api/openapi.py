@@ -211,6 +211,8 @@ def _operation(one: Operation) -> dict[str, Any]:
     }
     if need is None:
         made["security"] = []
+    elif opt["permission"] == "metrics":
+        made["security"] = [{}, {"token": []}]  # as control.metrics_open says
     if parameters:
         made["parameters"] = parameters
     if opt["body"] is not None:
@@ -306,10 +308,18 @@ def _headers(one: Operation) -> Iterator[dict[str, Any]]:
 
 def _responses(one: Operation) -> dict[str, Any]:
     opt = one.handler.opt
-    status = opt["status"]
-    success: dict[str, Any] = {"description": SUCCESS[status]}
+    content: dict[str, Any] = {}
     if opt["answer"] is not None:
-        success["content"] = {opt["media"]: {"schema": _schema_of(opt["answer"])}}
-    if opt["etag"]:
-        success["headers"] = {"ETag": {"schema": {"type": "string"}}}
-    return {str(status): success, "default": {"$ref": "#/components/responses/Problem"}}
+        content[opt["media"]] = {"schema": _schema_of(opt["answer"])}
+        content |= {media: _TEXT for media in opt["also"] if isinstance(media, str)}
+    found: dict[str, Any] = {}
+    for status in sorted({opt["status"], *(one for one in opt["also"] if isinstance(one, int))}):
+        success = found[str(status)] = {"description": SUCCESS[status]}
+        if content:
+            success["content"] = content
+        if opt["etag"]:
+            success["headers"] = {"ETag": {"schema": {"type": "string"}}}
+    return {**found, "default": {"$ref": "#/components/responses/Problem"}}
+
+
+_TEXT = {"schema": {"type": "string"}}

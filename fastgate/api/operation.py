@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 import msgspec
@@ -9,7 +10,7 @@ from litestar import Response, get, post
 from litestar.params import FromPath, QueryParameter
 
 import fastgate
-from fastgate.api.context import AnyRequest, Ctx
+from fastgate.api.context import AnyRequest, Context, Ctx
 from fastgate.api.describe import spec
 from fastgate.api.paging import Text
 from fastgate.api.ports import LimitUse, RouteUse, WorkerStatus
@@ -131,13 +132,24 @@ async def recent(ctx: Ctx, limit: RequestLimit = 50) -> Requests:
 async def one_request(ctx: Ctx, ident: FromPath[str]) -> dict[str, Any]:
     """What happened to a request, phase by phase. The id stands in `X-Request-ID` and in the
     `instance` of a refusal (`urn:fastgate:request:ID`)."""
+    return kept_request(ctx, ident)
+
+
+def kept_request(ctx: Context, ident: str) -> dict[str, Any]:
+    """A recent request by its id, as it is or as it stands in a refusal. Raises Problem."""
     wanted = ident.rpartition(":")[2].replace("-", "").lower()
+    if re.fullmatch(r"[0-9a-f]{32}", wanted) is None:
+        raise Problem(
+            "not_found",
+            f"{ident!r} is not the id of a request, which has 32 hexadecimal digits: "
+            "see X-Request-ID.",
+        )
     found = ctx.control.request(wanted)
     if found is None:
         raise Problem(
             "not_found",
-            f"The request {wanted!r} is not kept: it is too long ago, was not through this "
-            "gateway, or its id is another. The access log may have it.",
+            f"The request {wanted} is not kept: it was too long ago, did not go through this "
+            "gateway, or the id is wrong. The access log may have it.",
         )
     return found
 

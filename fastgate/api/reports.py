@@ -42,7 +42,7 @@ def grouping(text: str) -> list[By]:
         raise invalid("group_by", f"Reports are grouped by {known}.") from None
 
 
-@get("/v1/reports/usage", opt=spec("read", answer=Report))
+@get("/v1/reports/usage", opt=spec("read", answer=Report, also=["text/csv"]))
 async def usage_report(
     ctx: Ctx,
     group_by: GroupBy = "account",

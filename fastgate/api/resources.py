@@ -147,7 +147,9 @@ def handlers(kind: Kind) -> list[HTTPRouteHandler]:
         collection,
         name=f"create_{singular}",
         summary=f"Create {kind.one}",
-        opt=spec("configure", body=kind.struct, answer=AppliedResource, status=201, etag=True),
+        opt=spec(
+            "configure", body=kind.struct, answer=AppliedResource, status=201, etag=True, also=[200]
+        ),
         **titled,
     )
     async def create(ctx: Ctx, request: AnyRequest, dry_run: DryRun = False) -> Response[Any]:
@@ -178,7 +180,12 @@ def handlers(kind: Kind) -> list[HTTPRouteHandler]:
         name=f"put_{singular}",
         summary=f"Replace {kind.one}, or create it",
         opt=spec(
-            "configure", body=kind.struct, answer=AppliedResource, etag=True, match="required"
+            "configure",
+            body=kind.struct,
+            answer=AppliedResource,
+            etag=True,
+            match="required",
+            also=[201],
         ),
         **titled,
     )

@@ -181,7 +181,7 @@ async def list_wallets(ctx: Ctx, ident: FromPath[str]) -> Wallets:
 
 @post(
     "/v1/accounts/{ident:str}/credits",
-    opt=spec("money", body=CreditNew, answer=Booked, status=201),
+    opt=spec("money", body=CreditNew, answer=Booked, status=201, also=[200]),
 )
 async def credit(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Response[Any]:
     """Put money, or promotional credit, into a wallet; requests can be charged to it when this
@@ -247,7 +247,7 @@ def _tax(text: str | None, currency: str) -> int:
 
 @post(
     "/v1/accounts/{ident:str}/refunds",
-    opt=spec("money", body=RefundNew, answer=Booked, status=201),
+    opt=spec("money", body=RefundNew, answer=Booked, status=201, also=[200]),
 )
 async def refund_usage(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Response[Any]:
     """Give usage back to a wallet; no more than it has cost so far."""
@@ -260,7 +260,7 @@ async def refund_usage(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> R
 
 @post(
     "/v1/accounts/{ident:str}/corrections",
-    opt=spec("money", body=CorrectionNew, answer=Booked, status=201),
+    opt=spec("money", body=CorrectionNew, answer=Booked, status=201, also=[200]),
 )
 async def correct(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Response[Any]:
     """Put a wallet's books right by a new entry; nothing is ever changed or deleted."""
