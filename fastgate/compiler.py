@@ -97,7 +97,7 @@ _ROUTE_FLAGS = {
 _LIMIT_HEADERS = int(RouteFlag.ROUTE_LIMIT_HEADERS)
 _LOG_OFF = int(RouteFlag.ROUTE_LOG_OFF)
 _UNDERSCORES = {"drop": 0, "reject": 1, "allow": 2}  # snapshot_header.underscores
-_LIMITS_ON_SUCCESS, _ACCESS_LOG = 1, 2  # snapshot_header.flags
+_LIMITS_ON_SUCCESS, _ACCESS_LOG, _HALF_CLOSE = 1, 2, 4  # snapshot_header.flags
 
 
 class CompiledImage(NamedTuple):
@@ -229,6 +229,7 @@ class _Compilation:
                 hash_by=_HASH_BY[by],
                 hash_header=header.lower(),
                 connect_ms=upstream.timeouts.connect.ms,
+                write_ms=upstream.timeouts.write.ms,
                 keepalive_idle_ms=upstream.keepalive.idle.ms,
                 keepalive_max=upstream.keepalive.max,
                 max_connections=upstream.max_connections,
@@ -540,7 +541,9 @@ class _Compilation:
             max_upcalls=caps.upcalls,
             underscores=_UNDERSCORES[headers.underscores],
             loop_max=headers.max_loops,
-            flags=(_LIMITS_ON_SUCCESS if shown else 0) | (_ACCESS_LOG if logged else 0),
+            flags=(_LIMITS_ON_SUCCESS if shown else 0)
+            | (_ACCESS_LOG if logged else 0)
+            | (_HALF_CLOSE if gateway.half_close else 0),
         )
 
     def _tables(self) -> bytes:

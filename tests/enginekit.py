@@ -110,6 +110,14 @@ class Client:
         self.writer.write(data)
         await self.writer.drain()
 
+    async def reset(self) -> None:
+        """Be gone at once. (A client that only closes its side still gets its answer.)"""
+        self.writer.get_extra_info("socket").setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+        )
+        self.writer.transport.abort()
+        await self.close()
+
     async def close(self) -> None:
         self.writer.close()
         with contextlib.suppress(ConnectionError):

@@ -538,12 +538,12 @@ def test_settings() -> None:
         "via": b"edge",
         "server": b"s",
         "identity": stable_hash("edge"),
-        "flags": 0,
+        "flags": 4,  # half_close
     }
     assert {key: found[key] for key in expected} == expected
     assert found["trusted_proxies"][0][1:] == (104, True)
     with compiled({}) as snapshot:
-        assert snapshot.settings()["flags"] == 2  # finished requests are kept for `explain`
+        assert snapshot.settings()["flags"] == 2 | 4  # finished requests are kept for `explain`
 
 
 def test_slots_stay_with_their_names_over_compilations() -> None:

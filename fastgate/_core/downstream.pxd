@@ -8,9 +8,10 @@ cdef void down_accepted(core *c, conn *listener) noexcept nogil
 cdef void down_data(downstream *d, ssize_t n) noexcept nogil
 cdef void down_drained(downstream *d) noexcept nogil
 cdef void down_progress(downstream *d) noexcept nogil
-cdef int too_slow(core *c, uint64_t amount, uint64_t since) noexcept nogil
 cdef void down_hup(downstream *d) noexcept nogil
 cdef void down_timeout(downstream *d) noexcept nogil
+cdef void down_deadline(core *c, downstream *d) noexcept nogil
+    # set the deadline of the state it is in; call when that, or what is waited for, has changed
 
 cdef void down_send(downstream *d, buf *b) noexcept nogil         # queue; down_flush writes
 cdef int down_flush(downstream *d) noexcept nogil                 # like poller_flush

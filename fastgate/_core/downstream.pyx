@@ -1,13 +1,35 @@
 """downstream: clients' connections: accept, read heads, keep alive, write, close.
 
-    state    waits for                    deadline                 bytes                     end
-    IDLE     a request                    idle_ms                  → HEAD                    close
-    HEAD     the rest of a head           head_ms from its start   parse                     close
-    BUSY     its exchange                 body_ms while a body is  sink body                 sink gone
-                                          due; write_ms while
-                                          output is stuck
-    LINGER   what the client still sends  2 s in all               thrown away, 256 KiB      close
-    TUNNEL   bytes for the other side     –                        sink body                 sink body
+    state    waits for                    bytes                     end
+    IDLE     a request                    → HEAD                    close
+    HEAD     the rest of a head           parse                     close
+    BUSY     its exchange                 sink body                 sink gone, or served on
+    LINGER   what the client still sends  thrown away, 256 KiB      close
+    TUNNEL   bytes for the other side     sink body                 sink body
+
+Deadlines (`down_deadline` sets them, `down_timeout` ends them). Of those of one state, the first
+that applies:
+
+    state    while                        deadline    starts with           restarts with          when it passes
+    IDLE     no request came yet          head_ms     the connection        –                      close
+    IDLE     part of an answer is unread  write_ms    idle_ms having passed each byte it takes     reset
+    IDLE                                  idle_ms     the last answer       –                      close
+    HEAD                                  head_ms     its first byte        –                      408
+    BUSY     output is stuck              write_ms    output being stuck    each byte it takes     reset
+    BUSY     a body is waited for         body_ms     reading               each piece             408
+    BUSY     a handler has not answered   its route's the body's last byte  –                      504
+    BUSY                                  –
+    TUNNEL   output is stuck              write_ms    output being stuck    each byte it takes     reset
+    TUNNEL                                – (upstream's idle_ms)
+    LINGER                                2 s         the answer's end      –                      close
+
+A body is only waited for while it is read: a client whose upstream takes nothing now has no
+deadline. The minimum rate of senders goes by the same clock (`body_slow`), that of readers by what
+they take while output is stuck (delivery). "Reset": what the kernel still holds is thrown away,
+and the client cannot take what it has for the whole.
+
+A client that closes its side after its request is served on (the `half_close` setting); one that is
+gone altogether is known by a reset, by what is written to it, or by a keep-alive probe.
 
 When a head is complete its buffer goes over to the exchange (spans point into it until the
 exchange ends). What follows the head in that buffer is the start of the body, or the next
@@ -17,26 +39,29 @@ connection's input again, so pipelined requests are served in order, one at a ti
 An idle connection owns no buffer and no exchange: the struct here and the kernel's socket are
 all it costs.
 """
-from libc.stdint cimport uint8_t, uint16_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memmove, memset, strlen
 
 from fastgate._core.buffer cimport (
     BUFFER_LARGE, BUFFER_SMALL, HEADROOM, TAILROOM, buf_borrow, buf_data, buf_head, buf_len, buf_return,
     buf_room)
+from fastgate._core.delivery cimport (
+    SHOWN_NS, TAKEN_ALL, TAKES_NOTHING, delivery_below, delivery_look, delivery_watch)
 from fastgate._core.http1 cimport head_reset, parse_request, parse_request_line
 from fastgate._core.poller cimport (
     poller_add, poller_add_listener, poller_again, poller_close, poller_flush, poller_queue,
-    poller_read_start, poller_read_stop, poller_remove)
+    poller_read_start, poller_read_stop, poller_remove, poller_resets, poller_unsent)
 from fastgate._core.reason cimport OVERLOADED, REQUEST_TIMEOUT
-from fastgate._core.snapshot cimport NONE32
+from fastgate._core.snapshot cimport NONE32, snapshot_header
 from fastgate._core.state cimport (
-    BODY_NONE, DOWN_BUSY, DOWN_CLOSED, DOWN_HEAD, DOWN_IDLE, DOWN_LINGER, DOWN_TUNNEL, EX_ENDED, IO_BLOCKED,
-    IO_BULK, IO_CLOSED, IO_READING, KIND_DOWN)
+    BODY_NONE, DOWN_BUSY, DOWN_CLOSED, DOWN_HEAD, DOWN_IDLE, DOWN_LINGER, DOWN_TUNNEL, EX_ENDED,
+    EX_RESPONSE_STARTED, IO_BLOCKED, IO_BULK, IO_CLOSED, IO_ERROR, IO_READING, KIND_DOWN)
 from fastgate._core.sys cimport (
-    MSG_DONTWAIT, MSG_PEEK, AF_INET, AF_INET6, EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, SHUT_WR, SOCK_CLOEXEC,
-    SOCK_NONBLOCK, accept4, errno, inet_ntop, ntohs, recv, shutdown, sockaddr, sockaddr_in, sockaddr_in6,
-    sockaddr_storage, socklen_t)
+    MSG_DONTWAIT, MSG_PEEK, AF_INET, AF_INET6, EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM,
+    IPPROTO_TCP, SHUT_WR, SOCK_CLOEXEC, SOCK_NONBLOCK, SOL_SOCKET, SO_KEEPALIVE, TCP_KEEPCNT, TCP_KEEPIDLE,
+    TCP_KEEPINTVL, TCP_USER_TIMEOUT, accept4, errno, inet_ntop, ntohs, recv, setsockopt, shutdown, sockaddr,
+    sockaddr_in, sockaddr_in6, sockaddr_storage, socklen_t)
 from fastgate._core.text cimport fg_clear
 from fastgate._core.timer cimport timer_set
 
@@ -45,10 +70,9 @@ cdef enum:
     LINGER_NS = 2000000000
     PAUSE_NS = 50000000       # how long nothing is accepted when descriptors or places run out
     LINGER_BYTES = 262144
-
-
-# A rate is judged once it had this long to show.
-cdef uint64_t RATE_AFTER_NS = 5000000000
+    HALF_CLOSE = 4            # a bit of snapshot_header.flags
+    PROBE_S = 15              # a client that has closed its side: is there still somebody?
+    PROBES = 4
 
 cdef const char *MAPPED = b"\0\0\0\0\0\0\0\0\0\0\xff\xff"
 
@@ -83,7 +107,7 @@ cdef void down_accepted(core *c, conn *listener) noexcept nogil:
             down_close(d)
             continue
         poller_read_start(c, &d.io)
-        timer_set(c, &d.io, c.now + <uint64_t>c.ref.snap.head_ms * 1000000)
+        down_deadline(c, d)
 
 
 cdef void pause_accept(core *c) noexcept nogil:
@@ -222,8 +246,16 @@ cdef void down_data(downstream *d, ssize_t n) noexcept nogil:
             d.io.inb = NULL
         if n <= 0 or d.lingered > LINGER_BYTES:
             down_close(d)
-    elif d.state == DOWN_BUSY or d.state == DOWN_TUNNEL:
-        if n > 0 or (n == 0 and d.state == DOWN_TUNNEL):
+    elif d.state == DOWN_BUSY:
+        if n <= 0:
+            c.sink.gone(d.ex)            # in the midst of its body
+        elif body_slow(c, d):
+            c.sink.late(d.ex)
+        else:
+            down_deadline(c, d)
+            c.sink.body(d.ex)
+    elif d.state == DOWN_TUNNEL:
+        if n >= 0:
             c.sink.body(d.ex)
         else:
             c.sink.gone(d.ex)
@@ -246,7 +278,7 @@ cdef void read_head(core *c, downstream *d) noexcept nogil:
         d.ex = e
         d.state = DOWN_HEAD
         d.head_started = c.now           # when its bytes were there, not when their turn came
-        timer_set(c, &d.io, d.head_started + <uint64_t>c.ref.snap.head_ms * 1000000)
+        down_deadline(c, d)
     e.base = buf_head(b)
     if parse_request_line(&e.req, e.base, buf_len(b), &c.request_caps) > 0:
         c.sink.line(e)
@@ -271,10 +303,11 @@ cdef void read_head(core *c, downstream *d) noexcept nogil:
         return
     d.requests += 1
     d.state = DOWN_BUSY
-    timer_set(c, &d.io, 0)
     e.headbuf = b
     d.io.inb = NULL
     poller_read_stop(c, &d.io)
+    timer_set(c, &d.io, 0)
+    d.out.look_ns = 0
     if size < 0:
         c.counters.parse_errors += 1
         c.sink.head_bad(e, -size)
@@ -295,21 +328,61 @@ cdef void down_read(downstream *d, int on) noexcept nogil:
     cdef core *c = d.io.owner
     if on:
         if not d.io.io & IO_READING:
-            if d.state == DOWN_BUSY:
-                timer_set(c, &d.io, c.now + <uint64_t>c.ref.snap.body_ms * 1000000)
+            d.ex.asked_ns = c.now
             poller_read_start(c, &d.io)
+            down_deadline(c, d)
         if down_body(d, d.ex) is not NULL:
             poller_again(c, &d.io)
     elif d.io.io & IO_READING:
-        timer_set(c, &d.io, 0)
+        body_slow(c, d)                  # its time stops: now it is the upstream that is waited for
+        d.ex.asked_ns = 0
         poller_read_stop(c, &d.io)
+        down_deadline(c, d)
+
+
+cdef int body_slow(core *c, downstream *d) noexcept nogil:
+    """Whether the client sends below the minimum rate. Only the time counts in which it was waited for.
+
+    A byte is worth the time that it may take at that rate, so that fast pieces pay for pauses; but
+    never for more than one pause of the full length between two pieces, or a large body would buy
+    hours at a byte a second.
+    """
+    cdef exchange *e = d.ex
+    cdef const snapshot_header *s = c.ref.snap
+    cdef uint64_t seen = e.bytes_in, took
+    cdef int64_t most
+    if e.asked_ns == 0 or d.state != DOWN_BUSY or s.min_rate == 0:
+        return 0
+    if d.io.inb is not NULL:
+        seen += buf_len(d.io.inb)
+    took = c.now - e.asked_ns if c.now > e.asked_ns else 0
+    e.asked_ns = c.now
+    e.asked_for_ns += took
+    e.body_credit += <int64_t>((seen - e.body_seen) * 1000000000 // s.min_rate) - <int64_t>took
+    e.body_seen = seen
+    most = <int64_t>s.body_ms * 1000000
+    if most < SHOWN_NS:
+        most = SHOWN_NS
+    if e.body_credit > most:
+        e.body_credit = most
+    return e.body_credit < 0 and e.asked_for_ns >= <uint64_t>SHOWN_NS
 
 
 cdef void down_hup(downstream *d) noexcept nogil:
-    """The client closed its side while an exchange runs and nobody reads from it."""
+    """The client closed its side while nobody reads from it, or the connection is dead."""
     cdef core *c = d.io.owner
-    if d.state == DOWN_BUSY and d.ex is not NULL:
+    cdef int on = 1, seconds = PROBE_S, probes = PROBES
+    if (d.state != DOWN_BUSY and d.state != DOWN_TUNNEL) or d.ex is NULL:
+        return
+    if d.io.io & IO_ERROR or (d.state == DOWN_BUSY and not c.ref.snap.flags & HALF_CLOSE):
         c.sink.gone(d.ex)
+    elif d.state == DOWN_BUSY and not d.half_closed:
+        d.half_closed = 1
+        # It may wait for its answer, or be gone: the kernel finds out once its own has forgotten it.
+        setsockopt(d.io.fd, IPPROTO_TCP, TCP_KEEPIDLE, &seconds, sizeof(seconds))
+        setsockopt(d.io.fd, IPPROTO_TCP, TCP_KEEPINTVL, &seconds, sizeof(seconds))
+        setsockopt(d.io.fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof(probes))
+        setsockopt(d.io.fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on))
 
 
 # ---- writing --------------------------------------------------------------------------------
@@ -322,42 +395,54 @@ cdef int down_flush(downstream *d) noexcept nogil:
     cdef core *c = d.io.owner
     cdef int done = poller_flush(c, &d.io)
     if done == 0 and d.io.io & IO_BLOCKED:
-        if d.blocked_ns == 0:
-            d.blocked_ns = c.now
-            d.blocked_bytes = d.io.out_bytes
-            timer_set(c, &d.io, c.now + <uint64_t>c.ref.snap.write_ms * 1000000)
-    else:
-        d.blocked_ns = 0
+        if d.out.look_ns == 0:
+            delivery_watch(c, &d.out, c.ref.snap.write_ms)
+            down_deadline(c, d)
+    elif d.out.look_ns != 0:
+        d.out.look_ns = 0
+        down_deadline(c, d)
     return done
 
 
 cdef void down_progress(downstream *d) noexcept nogil:
-    """A slow reader took some: it gets more time, unless it is slower than the minimum."""
-    cdef core *c = d.io.owner
-    if d.state != DOWN_BUSY and d.state != DOWN_TUNNEL:
-        return
-    if d.blocked_ns != 0 and too_slow(c, d.blocked_bytes - d.io.out_bytes, d.blocked_ns):
-        c.sink.gone(d.ex)
-    else:
-        timer_set(c, &d.io, c.now + <uint64_t>c.ref.snap.write_ms * 1000000)
-
-
-cdef int too_slow(core *c, uint64_t amount, uint64_t since) noexcept nogil:
-    """Whether that many bytes since then are below the minimum rate."""
-    if c.now < since + RATE_AFTER_NS:    # `since` may be later than the round's clock
-        return 0
-    return amount < (c.now - since) // 1000000 * c.ref.snap.min_rate // 1000
+    """A slow reader took some of what is queued, not all."""
+    unread(d.io.owner, d)
 
 
 cdef void down_drained(downstream *d) noexcept nogil:
     cdef core *c = d.io.owner
-    d.blocked_ns = 0
+    d.out.look_ns = 0
     if d.state == DOWN_BUSY or d.state == DOWN_TUNNEL:
-        timer_set(c, &d.io, 0)
+        down_deadline(c, d)
         c.sink.drained(d.ex)
 
 
 # ---- time ---------------------------------------------------------------------------------------
+
+cdef void down_deadline(core *c, downstream *d) noexcept nogil:
+    """The table at the head of this file."""
+    cdef const snapshot_header *s = c.ref.snap
+    cdef uint64_t at = 0
+    if d.state == DOWN_BUSY or d.state == DOWN_TUNNEL:
+        if d.io.io & IO_BLOCKED:
+            at = d.out.look_ns
+        elif d.state == DOWN_TUNNEL:
+            at = 0
+        elif d.io.io & IO_READING:
+            at = c.now + <uint64_t>s.body_ms * 1000000
+        elif d.ex is not NULL and d.ex.answer_by and not d.ex.flags & EX_RESPONSE_STARTED:
+            at = d.ex.answer_by
+    elif d.state == DOWN_IDLE:
+        if d.out.look_ns:
+            at = d.out.look_ns
+        else:
+            at = c.now + <uint64_t>(s.idle_ms if d.requests else s.head_ms) * 1000000
+    elif d.state == DOWN_HEAD:
+        at = d.head_started + <uint64_t>s.head_ms * 1000000
+    elif d.state == DOWN_LINGER:
+        at = c.now + LINGER_NS
+    timer_set(c, &d.io, at)
+
 
 cdef void down_timeout(downstream *d) noexcept nogil:
     cdef core *c = d.io.owner
@@ -369,12 +454,37 @@ cdef void down_timeout(downstream *d) noexcept nogil:
         d.io.inb = NULL
         d.ex.req.nfields = 0
         c.sink.head_bad(d.ex, REQUEST_TIMEOUT)
-    elif d.state == DOWN_BUSY and d.ex is not NULL and not d.io.io & IO_BLOCKED:
-        c.sink.head_bad(d.ex, REQUEST_TIMEOUT)
     elif d.state == DOWN_BUSY or d.state == DOWN_TUNNEL:
-        c.sink.gone(d.ex)                # a reader that takes nothing
+        if d.io.io & IO_BLOCKED:
+            unread(c, d)
+        elif d.ex is not NULL:
+            c.sink.late(d.ex)
+    elif d.state == DOWN_IDLE and d.requests:
+        unread(c, d)
     else:
         down_close(d)
+
+
+cdef void unread(core *c, downstream *d) noexcept nogil:
+    """A look at a client that has not read all of its answer: more time for it, or a reset."""
+    cdef uint32_t ms = c.ref.snap.write_ms
+    cdef int watched = d.out.look_ns != 0
+    cdef int taking = delivery_look(c, &d.io, &d.out, ms)
+    if d.state == DOWN_IDLE:
+        if taking == TAKEN_ALL and not watched:
+            down_close(d)                # idle for as long as it may be
+            return
+        if taking != TAKES_NOTHING:
+            down_deadline(c, d)
+            return
+        poller_resets(&d.io, 1)
+        down_close(d)
+    elif d.state == DOWN_BUSY or d.state == DOWN_TUNNEL:
+        if taking == TAKES_NOTHING or delivery_below(c, &d.out, c.ref.snap.min_rate):
+            poller_resets(&d.io, 1)
+            c.sink.gone(d.ex)
+        else:
+            down_deadline(c, d)
 
 
 cdef int down_speaks(downstream *d) noexcept nogil:
@@ -400,7 +510,7 @@ cdef void down_next(downstream *d, exchange *e) noexcept nogil:
         buf_return(&c.bufs, d.io.inb)
         d.io.inb = NULL
     d.io.io &= ~IO_BULK                  # the next request may be a small one
-    timer_set(c, &d.io, c.now + <uint64_t>c.ref.snap.idle_ms * 1000000)
+    down_deadline(c, d)
     poller_read_start(c, &d.io)
     if d.io.inb is not NULL:
         poller_again(c, &d.io)
@@ -408,9 +518,14 @@ cdef void down_next(downstream *d, exchange *e) noexcept nogil:
 
 cdef void down_close(downstream *d) noexcept nogil:
     cdef core *c = d.io.owner
+    cdef uint32_t ms
     if d.state == DOWN_CLOSED:
         return
     d.state = DOWN_CLOSED
+    if poller_unsent(&d.io):
+        # The kernel sends on what is left of the last answer, but not for ever.
+        ms = c.ref.snap.write_ms
+        setsockopt(d.io.fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &ms, sizeof(ms))
     if d.ex is not NULL:
         exchange_free(c, d.ex)
         d.ex = NULL
@@ -444,5 +559,5 @@ cdef void down_linger(downstream *d) noexcept nogil:
     if shutdown(d.io.fd, SHUT_WR) != 0:
         down_close(d)
         return
-    timer_set(c, &d.io, c.now + LINGER_NS)
+    down_deadline(c, d)
     poller_read_start(c, &d.io)

@@ -27,7 +27,7 @@ from fastgate._core.logring cimport (
     LOG_ABORTED, LOG_HTTP_1_0, LOG_KEEP_ALIVE, PHASE_LOG, PHASE_SETTLE, TEXT_CONSUMER, TEXT_HOST,
     TEXT_LIMIT, TEXT_METHOD, TEXT_PATH, TEXT_ROUTE, TEXT_TARGET, TEXT_USER_AGENT, log_record,
     log_text, logring_commit, logring_reserve)
-from fastgate._core.poller cimport poller_close
+from fastgate._core.poller cimport poller_close, poller_resets
 from fastgate._core.reason cimport CLIENT_CLOSED, OVERLOADED, REASON_NONE, TUNNEL_CLOSED
 from fastgate._core.refusal cimport render_refusal
 from fastgate._core.render cimport OUT_CLOSE, OUT_KEEP_ALIVE, OUT_PLAIN
@@ -183,6 +183,8 @@ cdef void finish(exchange *e) noexcept nogil:
     if e.relaying is not NULL and e.relaying.up is not NULL:
         # Answered before the request was wholly sent: the upstream connection is not reused.
         call_abort(c, e.relaying)
+    if e.flags & EX_CLOSE_OUT and not e.flags & EX_ABORTED:
+        poller_resets(&d.io, 0)          # whole: it ends as it should
     e.flags |= EX_ENDED
     now = monotonic_ns()
     admit_settle(c, e)

@@ -24,7 +24,7 @@ from fastgate._core.credentials cimport CredentialIndex, credential_find
 from fastgate._core.downstream cimport (
     down_accepted, down_close, down_data, down_drained, down_hup, down_progress, down_speaks, down_timeout, pause_accept, resume_accept)
 from fastgate._core.ending cimport exchange_gone
-from fastgate._core.exchange cimport exchange_body, exchange_head, exchange_head_bad, exchange_line
+from fastgate._core.exchange cimport exchange_body, exchange_head, exchange_head_bad, exchange_late, exchange_line
 from fastgate._core.forward cimport (
     call_can_write, call_got_body, call_got_head, call_got_interim, call_has_failed, call_must_render,
     exchange_drained)
@@ -40,7 +40,7 @@ from fastgate._core.state cimport (
 from fastgate._core.sys cimport errno, getrandom, monotonic_ns, realtime_ns
 from fastgate._core.timer cimport timer_arm, timer_expired, timer_free, timer_init, timer_set
 from fastgate._core.upcall cimport begin_upcalls, wake_upcalls
-from fastgate._core.upstream cimport up_connected, up_data, up_drained, up_timeout, upstream_close
+from fastgate._core.upstream cimport up_connected, up_data, up_drained, up_progress, up_timeout, upstream_close
 
 import asyncio
 import os
@@ -435,9 +435,11 @@ cdef void fill_sinks(core *c) noexcept:
     c.sink.up_connected = up_connected
     c.sink.up_data = up_data
     c.sink.up_drained = up_drained
+    c.sink.up_progress = up_progress
     c.sink.line = exchange_line
     c.sink.head = exchange_head
     c.sink.head_bad = exchange_head_bad
+    c.sink.late = exchange_late
     c.sink.body = exchange_body
     c.sink.drained = exchange_drained
     c.sink.gone = exchange_gone

@@ -17,10 +17,9 @@ from fastgate._core.admission cimport (
     address_allowed, admit, admit_address, admit_undo, authenticate)
 from fastgate._core.charging cimport charge_open
 from fastgate._core.cors cimport asked_method, is_preflight
-from fastgate._core.downstream cimport too_slow
-from fastgate._core.ending cimport connection_out, exchange_gone, exchange_refuse, send_last
+from fastgate._core.ending cimport connection_out, exchange_refuse, send_last
 from fastgate._core.forward cimport begin_proxy, pump_request, tunnel_up
-from fastgate._core.handling cimport begin_upcall, collect_body
+from fastgate._core.handling cimport begin_upcall, collect_body, upcall_late
 from fastgate._core.http1 cimport (
     F_TRACEPARENT, F_VIA, F_X_REQUEST_ID, HEAD_BAD_EXPECT, HEAD_HAS_ENCODED_SLASH,
     HEAD_HAS_UNDERSCORE, HEAD_KEEP_ALIVE, HEAD_PATH_NEEDS_NORMALIZING, HEAD_UPGRADE_WEBSOCKET,
@@ -39,7 +38,7 @@ from fastgate._core.snapshot cimport (
     NONE32, ROUTE_ENCODED_SLASH, ROUTE_RETIRED as FLAG_RETIRED, ROUTE_WEBSOCKET, policy_rec,
     snap_policy, snap_prefetch, snap_route, snap_service, snap_str, snap_table, static_rec)
 from fastgate._core.state cimport (
-    core, EX_AWAIT_BODY, EX_HEAD_ONLY, EX_KEEP_ALIVE, EX_SUSPENDED, EX_TUNNEL, field_of, has_field, EX_PACED)
+    core, EX_AWAIT_BODY, EX_HEAD_ONLY, EX_KEEP_ALIVE, EX_SUSPENDED, EX_TUNNEL, field_of, has_field)
 
 
 cdef void exchange_line(exchange *e) noexcept nogil:
@@ -117,6 +116,7 @@ cdef int find_route(exchange *e) noexcept nogil:
     mark(e, PHASE_ROUTE, e.started_ns)
     client_address(e)
     if h.method_id == METHOD_CONNECT:
+        e.flags &= ~EX_KEEP_ALIVE        # what follows may be meant for the tunnel
         return METHOD_NOT_ALLOWED
     if h.flags & HEAD_BAD_EXPECT:
         return EXPECTATION_FAILED
@@ -187,7 +187,7 @@ cdef void answer_preflight(exchange *e) noexcept nogil:
 
 
 cdef void exchange_head_bad(exchange *e, int reason) noexcept nogil:
-    """A head that cannot be understood, or a client too slow to send what it announced."""
+    """A head that cannot be understood, or does not come."""
     if e.ref is NULL:
         begin(e)
         e.fault = e.req.fault
@@ -196,18 +196,22 @@ cdef void exchange_head_bad(exchange *e, int reason) noexcept nogil:
         memset(e.req.first, 0, sizeof(e.req.first))
         memcpy(e.client, e.down.address, 16)
     e.flags &= ~EX_KEEP_ALIVE
+    exchange_refuse(e, reason)
+
+
+cdef void exchange_late(exchange *e) noexcept nogil:
+    """The client's body does not come, or the handler's answer."""
+    e.flags &= ~EX_KEEP_ALIVE
     if e.flags & EX_SUSPENDED:
-        exchange_gone(e)
+        upcall_late(e)
     else:
-        exchange_refuse(e, reason)
+        exchange_refuse(e, REQUEST_TIMEOUT)
 
 
 cdef void exchange_body(exchange *e) noexcept nogil:
     """Request bytes came, or (tunnel) the client's end."""
     if e.flags & EX_TUNNEL:
         tunnel_up(e)
-    elif not e.flags & EX_PACED and too_slow(e.owner, e.bytes_in, e.started_ns):
-        exchange_head_bad(e, REQUEST_TIMEOUT)
     elif e.flags & EX_AWAIT_BODY:
         collect_body(e)
     else:

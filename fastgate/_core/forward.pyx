@@ -28,6 +28,7 @@ from fastgate._core.http1 cimport (
 from fastgate._core.intake cimport mark
 from fastgate._core.logring cimport (
     LOG_TUNNEL, LOG_UPSTREAM_REUSED, PHASE_FILTER_RESPONSE, PHASE_FORWARD)
+from fastgate._core.poller cimport poller_resets
 from fastgate._core.reason cimport BODY_TOO_LARGE, INTERNAL_ERROR, OVERLOADED
 from fastgate._core.render cimport OUT_UPGRADE, render_interim, render_request, render_response
 from fastgate._core.snapshot cimport (
@@ -37,7 +38,7 @@ from fastgate._core.state cimport (
     CALL_REQUEST_DONE, CALL_RESPONSE_DONE, CALL_SEND, CALL_UPGRADE, DOWN_TUNNEL, EX_CHUNK_OUT,
     EX_CLOSE_OUT, EX_CONTINUE_DUE, EX_DECODE, EX_ENDED, EX_HEAD_ONLY, EX_KEEP_ALIVE,
     EX_RESPONSE_DONE, EX_RESPONSE_STARTED, EX_SUSPENDED, EX_TUNNEL, IO_EOF, WAKE_CALL, WAKE_DONE,
-    WAKE_WRITABLE, downstream, named, EX_PACED)
+    WAKE_WRITABLE, downstream, named)
 from fastgate._core.text cimport put, put_lit
 from fastgate._core.upstream cimport (
     call_abort, call_end, call_flush, call_queue, call_read, call_start, call_take)
@@ -93,11 +94,8 @@ cdef void begin_proxy(exchange *e) noexcept nogil:
     reason = call_start(c, k)
     if reason != 0:
         exchange_refuse(e, reason)
-    elif e.body_state == BODY_MORE:
-        if k.state == CALL_SEND:
-            pump_request(e)
-        else:
-            e.flags |= EX_PACED          # its body waits for the upstream, not for the client
+    elif e.body_state == BODY_MORE and k.state == CALL_SEND:
+        pump_request(e)
 
 
 cdef int render_python(call *k) noexcept nogil:
@@ -246,7 +244,6 @@ cdef void pump_request(exchange *e) noexcept nogil:
                 call_end(c, k)
             return
         if done == 0:
-            e.flags |= EX_PACED
             down_read(e.down, 0)         # the rest when the queue is empty
             return
     down_read(e.down, 1)
@@ -300,7 +297,7 @@ cdef void answer_from(exchange *e, call *k) noexcept nogil:
     cdef core *c = e.owner
     cdef head *r = &k.resp
     cdef buf *b
-    cdef buf *body
+    cdef buf *body = NULL
     cdef int out
     mark(e, PHASE_FILTER_RESPONSE, k.first_byte_ns)
     e.status = r.status
@@ -327,8 +324,16 @@ cdef void answer_from(exchange *e, call *k) noexcept nogil:
         drop_calls(e)
         exchange_abort(e, OVERLOADED)
         return
+    if not e.flags & EX_HEAD_ONLY and r.framing == FRAMING_CHUNKED:
+        # What came with the head is read before the head goes out: if it is bad, that is a 502.
+        body = call_take(c, k, e.flags & EX_DECODE)
+        if e.relaying is not k:
+            buf_return(&c.bufs, b)
+            return
     e.flags |= EX_RESPONSE_STARTED
     e.flags &= ~EX_CONTINUE_DUE
+    if e.flags & EX_CLOSE_OUT:
+        poller_resets(&e.down.io, 1)     # until it is whole: its end is the connection's
     if e.hold is not NULL and e.status < 500:
         charge_due(e)
     if r.framing == FRAMING_LENGTH and k.up is not NULL and k.up.io.inb is not NULL \
@@ -339,8 +344,12 @@ cdef void answer_from(exchange *e, call *k) noexcept nogil:
             memcpy(buf_data(b) + b.end, buf_head(body), buf_len(body))
             b.end += buf_len(body)
             buf_return(&c.bufs, body)
+            body = NULL
     e.bytes_out += buf_len(b)
     down_send(e.down, b)
+    if body is not NULL:
+        e.bytes_out += buf_len(body)
+        down_send(e.down, body)
     pump_response(e, k)
 
 

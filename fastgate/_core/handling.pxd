@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t, uint32_t
 from fastgate._core.state cimport call, exchange
 
 cdef void begin_upcall(exchange *e) noexcept nogil
+cdef void upcall_late(exchange *e) noexcept nogil
 cdef void collect_body(exchange *e) noexcept nogil
 cdef int exchange_start(exchange *e, uint32_t status, const char *fields, uint32_t fields_len,
                         int64_t length) noexcept nogil

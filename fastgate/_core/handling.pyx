@@ -3,24 +3,25 @@
 The body is collected, up to the route's cap; then the exchange is suspended and queued for
 `upcall`, which runs the handler. What the handler does to its exchange ends up here.
 """
-from libc.stdint cimport uint16_t
+from libc.stdint cimport uint16_t, uint64_t
 from libc.string cimport memcpy
 
 from fastgate._core.buffer cimport (
     COLLECT_MOST, buf, buf_borrow, buf_data, buf_head, buf_len, buf_return, buf_room)
 from fastgate._core.charging cimport charge_due
-from fastgate._core.downstream cimport down_body, down_flush, down_read, down_send
-from fastgate._core.ending cimport connection_out, exchange_refuse, finish
+from fastgate._core.downstream cimport down_body, down_deadline, down_flush, down_read, down_send
+from fastgate._core.ending cimport connection_out, exchange_refuse, finish, wake
 from fastgate._core.forward cimport (
     answer_from, queue_literal, send_continue, take_request, wrap_chunk)
 from fastgate._core.intake cimport mark
 from fastgate._core.logring cimport LOG_UPCALL, PHASE_FILTER_REQUEST, PHASE_RELAY
-from fastgate._core.reason cimport BODY_TOO_LARGE, OVERLOADED
+from fastgate._core.poller cimport poller_resets
+from fastgate._core.reason cimport BODY_TOO_LARGE, OVERLOADED, UPSTREAM_TIMEOUT
 from fastgate._core.render cimport render_start
 from fastgate._core.state cimport (
     core, BODY_MORE, CALL_PYTHON, EX_ABORTED, EX_AWAIT_BODY, EX_CHUNK_OUT, EX_CLOSE_OUT,
     EX_COUNTED_UPCALL, EX_ENDED, EX_HEAD_ONLY, EX_KEEP_ALIVE, EX_REFUSED, EX_RESPONSE_DONE, EX_RESPONSE_STARTED,
-    EX_SUSPENDED)
+    EX_SUSPENDED, WAKE_LATE)
 from fastgate._core.sys cimport monotonic_ns
 
 
@@ -45,6 +46,9 @@ cdef void queue_upcall(exchange *e) noexcept nogil:
     cdef core *c = e.owner
     c.counters.upcalls += 1
     e.flags = (e.flags | EX_SUSPENDED) & ~EX_AWAIT_BODY
+    if e.policy.timeout_ms and e.service is NULL:    # x402 keeps the deadlines of its service itself
+        e.answer_by = c.now + <uint64_t>e.policy.timeout_ms * 1000000
+        down_deadline(c, e.down)
     mark(e, PHASE_FILTER_REQUEST, monotonic_ns())
     e.next = NULL
     if c.upcall_tail is NULL:
@@ -52,6 +56,12 @@ cdef void queue_upcall(exchange *e) noexcept nogil:
     else:
         c.upcall_tail.next = e
     c.upcall_tail = e
+
+
+cdef void upcall_late(exchange *e) noexcept nogil:
+    """The handler's time is over: the client is answered, and the handler cancelled."""
+    exchange_refuse(e, UPSTREAM_TIMEOUT)
+    wake(e, WAKE_LATE)
 
 
 cdef void collect_body(exchange *e) noexcept nogil:
@@ -111,6 +121,10 @@ cdef int exchange_start(exchange *e, uint32_t status, const char *fields, uint32
     if b is NULL:
         return -1
     e.flags |= EX_RESPONSE_STARTED
+    if e.flags & EX_CLOSE_OUT:
+        poller_resets(&e.down.io, 1)     # until it is whole: its end is the connection's
+    if e.answer_by:
+        down_deadline(e.owner, e.down)   # it has begun in time
     if e.hold is not NULL and status < 500:
         charge_due(e)
     e.bytes_out += buf_len(b)

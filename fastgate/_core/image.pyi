@@ -81,6 +81,7 @@ class ImageBuilder:
         hash_by: int = 0,
         hash_header: str = "",
         connect_ms: int = 0,
+        write_ms: int = 0,
         keepalive_idle_ms: int = 0,
         keepalive_max: int = 0,
         max_connections: int = 0,

@@ -342,7 +342,7 @@ cdef class ImageBuilder:
         r.flags = flags
         return self._append(&self.services, &r, sizeof(r), 8) // sizeof(r)
 
-    def add_upstream(self, name: str, *, slot, balance=0, hash_by=0, hash_header="", connect_ms=0,
+    def add_upstream(self, name: str, *, slot, balance=0, hash_by=0, hash_header="", connect_ms=0, write_ms=0,
                      keepalive_idle_ms=0, keepalive_max=0, max_connections=0, eject_after=0,
                      eject_within_ms=0, eject_ms=0, eject_statuses=(), flags=0) -> int:
         """Append an upstream_rec; returns its index. Its targets are those added next."""
@@ -356,6 +356,7 @@ cdef class ImageBuilder:
         r.balance = balance
         r.hash_by = hash_by
         r.connect_ms = connect_ms
+        r.write_ms = write_ms
         r.keepalive_idle_ms = keepalive_idle_ms
         r.keepalive_max = keepalive_max
         r.max_connections = max_connections

@@ -34,8 +34,8 @@ from fastgate._core.state cimport (
 from fastgate._core.sys cimport (
     AF_UNIX, EAGAIN, EINPROGRESS, EINTR, ENOBUFS, EPOLLERR, EPOLLET, EPOLLEXCLUSIVE, EPOLLHUP, EPOLLIN,
     EPOLLOUT, EPOLLRDHUP, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, IPPROTO_TCP, MSG_NOSIGNAL,
-    SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SO_ERROR, TCP_NODELAY, close, connect,
-    epoll_create1, epoll_ctl, epoll_event, epoll_wait, errno, getsockopt, iovec, msghdr, read, recv, send,
+    SIOCOUTQ, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SO_ERROR, SO_LINGER, TCP_NODELAY, close, connect,
+    epoll_create1, epoll_ctl, epoll_event, epoll_wait, errno, getsockopt, ioctl, iovec, linger, msghdr, read, recv, send,
     sendmsg, setsockopt, sockaddr, socket, socklen_t)
 from fastgate._core.sys cimport monotonic_ns
 from fastgate._core.timer cimport timer_remove
@@ -218,6 +218,7 @@ cdef int poller_flush(core *c, conn *x) noexcept nogil:
             x.io |= IO_ERROR
             return -errno
         x.out_bytes -= n
+        x.out_taken += n
         want -= n
         while n > 0 or (x.out_head is not NULL and x.out_head.start == x.out_head.end):
             b = x.out_head
@@ -235,6 +236,21 @@ cdef int poller_flush(core *c, conn *x) noexcept nogil:
             x.io |= IO_BLOCKED
             return 0
     return 1
+
+
+cdef uint64_t poller_unsent(conn *x) noexcept nogil:
+    cdef int kept = 0
+    if x.fd < 0 or ioctl(x.fd, SIOCOUTQ, &kept) != 0 or kept < 0:
+        kept = 0
+    return x.out_bytes + <uint64_t>kept
+
+
+cdef void poller_resets(conn *x, int on) noexcept nogil:
+    cdef linger how
+    how.l_onoff = on
+    how.l_linger = 0
+    if x.fd >= 0:
+        setsockopt(x.fd, SOL_SOCKET, SO_LINGER, &how, sizeof(how))
 
 
 cdef void poller_close(core *c, conn *x) noexcept nogil:
@@ -292,6 +308,11 @@ cdef void drained(core *c, conn *x) noexcept nogil:
     if done == 0:
         if x.kind == KIND_DOWN:
             c.sink.down_progress(<downstream *>x)
+        else:
+            c.sink.up_progress(<upstream *>x)
+        return
+    if done < 0 and x.kind == KIND_DOWN:
+        c.sink.down_hup(<downstream *>x)
         return
     if x.kind == KIND_DOWN:
         c.sink.down_drained(<downstream *>x)
@@ -313,6 +334,8 @@ cdef void dispatch(core *c, conn *x, uint32_t events) noexcept nogil:
         x.io |= IO_READABLE
         if events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
             x.io |= IO_HUP
+        if events & (EPOLLHUP | EPOLLERR):
+            x.io |= IO_ERROR             # not one side closed: the connection is dead
     if x.io & IO_CONNECTING:
         if events & (EPOLLOUT | EPOLLHUP | EPOLLERR):
             connected(c, x)

@@ -156,7 +156,7 @@ cdef struct policy_rec:           # 128 bytes, aligned to 64: equal policies sta
     uint32_t cors                 # index, or NONE32
     uint32_t flags                # RouteFlag
     uint32_t strip                # bytes of the canonical path that the rewrite drops (its literal prefix)
-    uint32_t timeout_ms           # whole exchange up to the response's head; 0: the service's
+    uint32_t timeout_ms           # from the request's last byte to the response's head; 0: the service's
     str_ref replace               # put in front of what is left after the strip
     table_ref limits              # limit_rec; address- and route-scoped first
     table_ref addresses           # address_rule
@@ -215,6 +215,7 @@ cdef struct upstream_rec:
     uint32_t balance              # Balance
     uint32_t hash_by              # HashBy
     uint32_t connect_ms
+    uint32_t write_ms             # a target that takes nothing of the request
     uint32_t keepalive_idle_ms    # an idle pooled connection is closed after this
     uint32_t keepalive_max        # idle connections kept per target and worker
     uint32_t max_connections      # per target and worker; 0: no bound (circuit breaker)
@@ -337,7 +338,7 @@ cdef struct snapshot_header:
     uint32_t max_upcalls          # suspended exchanges per worker
     uint32_t underscores          # 0 drop, 1 reject, 2 allow
     uint32_t loop_max             # Via may name this gateway that often
-    uint32_t flags                # 1: RateLimit headers on all successes, 2: access log on
+    uint32_t flags                # 1: RateLimit headers on all successes, 2: access log on, 4: half_close
     uint32_t reserved
     uint64_t head_checksum        # of this header with both checksum words zero
     uint64_t capability_key[2]    # of the tokens in links of refusals; both 0: no links

@@ -50,7 +50,7 @@ cdef enum IoFlag:
     IO_READING = 2            # the owner wants bytes
     IO_BLOCKED = 4            # a write fell short; EPOLLOUT will tell
     IO_HUP = 8                # the peer sends no more after what is readable
-    IO_ERROR = 16
+    IO_ERROR = 16             # a read or a write failed, or the kernel says that the connection is dead
     IO_CONNECTING = 32
     IO_CLOSED = 64
     IO_READY = 128            # stands in the ready list
@@ -69,6 +69,14 @@ cdef struct pool
 cdef struct call
 cdef struct exchange
 
+# Whether a peer takes what it is sent, looked at from time to time: see delivery.pyx.
+cdef struct delivery:
+    uint64_t look_ns          # when to look next; 0: it is not watched
+    uint64_t moved_ns         # when the peer was last seen to have taken something
+    uint64_t first_ns         # the first look; 0: there was none yet
+    uint64_t first            # bytes that it had taken then
+    uint64_t last             # and at the last look
+
 cdef struct conn:
     int fd
     uint8_t kind              # ConnKind
@@ -81,6 +89,7 @@ cdef struct conn:
     uint64_t deadline         # CLOCK_MONOTONIC ns; 0: none
     uint64_t tick             # wheel tick it stands in; 0: not in the wheel
     uint64_t out_bytes        # queued, not yet taken by the kernel
+    uint64_t out_taken        # taken by the kernel, in all
     buf *inb                  # borrowed while bytes are unread
     buf *out_head
     buf *out_tail
@@ -96,10 +105,12 @@ cdef struct sinks:
     void (*up_connected)(upstream *u, int error) noexcept nogil
     void (*up_data)(upstream *u, ssize_t n) noexcept nogil
     void (*up_drained)(upstream *u) noexcept nogil
+    void (*up_progress)(upstream *u) noexcept nogil
     # downstream → exchange
     void (*line)(exchange *e) noexcept nogil                        # the request line is complete
     void (*head)(exchange *e) noexcept nogil                        # e.req is complete
     void (*head_bad)(exchange *e, int reason) noexcept nogil
+    void (*late)(exchange *e) noexcept nogil                        # body, or the handler, too slow
     void (*body)(exchange *e) noexcept nogil                        # request bytes wait in the connection
     void (*drained)(exchange *e) noexcept nogil                     # response bytes may be queued (again)
     void (*gone)(exchange *e) noexcept nogil                        # the client left
@@ -134,8 +145,7 @@ cdef struct downstream:
     downstream *next          # free list, or the list of all
     downstream *prev
     uint64_t head_started     # when the first byte of the head came
-    uint64_t blocked_ns       # since when its output is stuck; 0: it is not
-    uint64_t blocked_bytes    # how much was queued then
+    delivery out              # whether it reads its answer
     uint32_t requests         # served on this connection
     uint32_t lingered         # bytes read off while lingering
     uint16_t port             # client's, host order
@@ -143,6 +153,7 @@ cdef struct downstream:
     uint8_t listener
     uint8_t secure            # came by TLS
     uint8_t trusted           # 1 + whether the peer is a trusted proxy; 0: not looked up yet
+    uint8_t half_closed       # the client sends no more, and is served on
     uint8_t text_len
     char text[46]             # address as text
     uint8_t address[16]       # peer's; IPv4 mapped; zero for unix sockets
@@ -165,6 +176,7 @@ cdef struct upstream:
     uint8_t reused            # the current call found it in the pool
     uint8_t pad[2]
     uint32_t pool_generation  # the pool's, when it was opened
+    delivery out              # whether it reads the request
 
 cdef struct pool:             # of one target, by its slot
     uint64_t identity         # target_rec.identity; another one: the slot has a new owner
@@ -213,7 +225,8 @@ cdef struct call:
     buf *py_head              # the answer's head, kept for Python (resp's spans count from it)
     const char *resp_base     # where resp's spans count from; valid during call_head
     call *next                # other calls of the exchange
-    uint64_t sent_ns          # request handed over
+    uint64_t sent_ns          # the request's head was handed over
+    uint64_t whole_ns         # its last byte was; 0: not yet
     uint64_t first_byte_ns    # response head complete
     uint64_t hash             # for consistent hashing
     uint64_t tried            # bit per target index within the upstream
@@ -256,7 +269,6 @@ cdef enum ExFlag:
     EX_PREFLIGHT = 65536
     EX_STATIC = 131072
     EX_COUNTED_UPCALL = 262144
-    EX_PACED = 1048576        # reading from the client was stopped: its rate is not its own
     EX_METERED = 524288       # it has a price, if only nothing: a usage record is due
 
 cdef enum WakeBit:
@@ -264,6 +276,7 @@ cdef enum WakeBit:
     WAKE_WRITABLE = 2         # its output queue is empty
     WAKE_CALL = 4             # one of its calls has something
     WAKE_DONE = 8             # the answer was handed to the kernel whole
+    WAKE_LATE = 16            # its time is over: the client has been answered
 
 cdef struct taken:            # a limit that the exchange consumed from
     const limit_rec *limit
@@ -307,8 +320,11 @@ cdef struct exchange:
     uint64_t bytes_in
     uint64_t bytes_out
     uint64_t body_left        # FRAMING_LENGTH
-    uint64_t body_seen
-    uint64_t wait_ns          # time that was the upstream's, not ours
+    uint64_t body_seen        # bytes of the body that its rate was judged by
+    uint64_t asked_ns         # since when the client is waited for to send it; 0: it is not
+    uint64_t asked_for_ns     # how long it was waited for before that
+    int64_t body_credit       # ns that it may still take, at the minimum rate
+    uint64_t answer_by        # a handler's deadline for the first byte; 0: none
     uint64_t upstream_ns
     uint32_t phase_us[PHASES]
     uint64_t request_id[2]

@@ -20,6 +20,7 @@ cdef class Exchange:
     cdef int64_t written
     cdef Headers _headers
     cdef bint gone
+    cdef bint late            # it did not answer in time: the client got a 504
     cdef bint broke           # it failed: the client got a 500, or less than was begun
     cdef bint captured        # the request has a usage record
     cdef dict meters          # name → MeterUse; None: no meter was used

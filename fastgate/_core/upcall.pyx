@@ -16,6 +16,8 @@ Waiting is done on futures. What the engine has to tell is kept in bits of the e
     WAKE_GONE      the client left: the task is cancelled. It may await in its `finally` for a
                    bounded time (5 s), then it is cancelled again
     WAKE_WRITABLE  what was written is with the kernel: `write` returns
+    WAKE_LATE      it did not answer within the route's timeout: the client has got a 504, and the task
+                   is cancelled in the same way
     WAKE_CALL      one of its calls has a head, body bytes, an end or a failure
 
 The exchange's memory stays until the task is over, whatever happened; afterwards every method
@@ -44,7 +46,7 @@ from fastgate._core.render cimport called_securely
 from fastgate._core.snapshot cimport snap_str, snap_table, str_ref, upstream_rec
 from fastgate._core.state cimport (
     CALL_BODY, EX_ABORTED, EX_METERED, EX_RESPONSE_DONE, EX_RESPONSE_STARTED, EX_WAKE, WAKE_CALL, WAKE_DONE,
-    WAKE_GONE, WAKE_WRITABLE, call, core, exchange)
+    WAKE_GONE, WAKE_LATE, WAKE_WRITABLE, call, core, exchange)
 from fastgate._core.sys cimport monotonic_ns
 
 import asyncio
@@ -68,6 +70,8 @@ cdef class Exchange:
             raise RuntimeError("the exchange is over: its handler has returned")
         if self.gone or self.e.flags & EX_ABORTED:
             raise ClientDisconnected("the client closed the connection")
+        if self.late:
+            raise TimeoutError("the route's timeout has passed, and the client was answered with a 504")
         return 0
 
     # ---- the request
@@ -440,9 +444,14 @@ cdef class Exchange:
     cdef int told(self, uint32_t bits) except -1:
         if bits & WAKE_GONE:
             self.gone = True
-            if self.task is not None and not self.task.done():
-                self.task.cancel()
-                self.loop.call_later(SETTLE_S, cancel_again, self.task)
+        if bits & WAKE_LATE:
+            self.late = True
+            log.warning("request %s: the handler of route %s did not answer in time", request_id_of(self.e),
+                        PyBytes_FromStringAndSize(
+                            snap_str(self.e.snap, self.e.route.name), self.e.route.name.len).decode())
+        if bits & (WAKE_GONE | WAKE_LATE) and self.task is not None and not self.task.done():
+            self.task.cancel()
+            self.loop.call_later(SETTLE_S, cancel_again, self.task)
         if bits & (WAKE_WRITABLE | WAKE_DONE) and self.drained is not None and not self.drained.done():
             self.drained.set_result(None)
         if bits & WAKE_CALL:
@@ -484,7 +493,7 @@ cdef class Exchange:
     cdef int failed(self) except -1:
         """Tell the client, or break off what had begun."""
         self.broke = True
-        if not self.e.flags & EX_ABORTED:
+        if not self.late and not self.e.flags & EX_ABORTED:
             self.c.now = monotonic_ns()
             exchange_refuse(self.e, INTERNAL_ERROR)
         return 0
@@ -524,7 +533,7 @@ cdef void unqueue(core *c, exchange *e) noexcept:
 def cancel_again(task):
     """A cancelled handler has had its time to settle."""
     if not task.done():
-        log.warning("a handler did not end %g s after its client left; it is cancelled again", SETTLE_S)
+        log.warning("a handler did not end %g s after it was cancelled; it is cancelled again", SETTLE_S)
         task.cancel()
 
 
@@ -561,8 +570,8 @@ cdef int begin_upcalls(Engine engine, core *c) except -1:
         if c.upcall_head is NULL:
             c.upcall_tail = NULL
         e.next = NULL
-        if e.flags & EX_ABORTED:
-            exchange_release(e)          # the client left before Python began
+        if e.flags & (EX_ABORTED | EX_RESPONSE_DONE):
+            exchange_release(e)          # the client left, or its time was over, before Python began
             continue
         x = Exchange.__new__(Exchange)
         x.e = e

@@ -19,5 +19,6 @@ cdef void call_abort(core *c, call *k) noexcept nogil             # close it wha
 cdef void up_connected(upstream *u, int error) noexcept nogil
 cdef void up_data(upstream *u, ssize_t n) noexcept nogil
 cdef void up_drained(upstream *u) noexcept nogil
+cdef void up_progress(upstream *u) noexcept nogil
 cdef void up_timeout(upstream *u) noexcept nogil
 cdef void upstream_close(core *c, upstream *u) noexcept nogil    # the connection, at once

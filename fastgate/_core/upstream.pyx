@@ -2,12 +2,29 @@
 
 A call's life:
 
-    state      what is awaited            deadline        data             end / error
-    CONNECT    the connection             connect_ms      –                retry, else connect failed
-    SEND       the final response head    first_byte_ms   parse; 1xx stay  retry if that is safe, else reset
-    BODY       the rest of the body       idle_ms         sink call_body   done (close-delimited) or truncated
-    TUNNEL     bytes, both ways           idle_ms         sink call_body   done
+    state      what is awaited            data             end / error
+    CONNECT    the connection             –                retry, else connect failed
+    SEND       the final response head    parse; 1xx stay  retry if that is safe, else reset
+    BODY       the rest of the body       sink call_body   done (close-delimited) or truncated
+    TUNNEL     bytes, both ways           sink call_body   done
     DONE, FAILED: the connection has been let go
+
+Deadlines (`up_deadline` sets them, `up_timeout` ends them). Of those of one state, the first that
+applies:
+
+    state    while                            deadline       starts with           restarts with           when it passes
+    CONNECT                                   connect_ms     the attempt           –                       retry, else 502
+    SEND     the request is not all taken     write_ms       output being stuck    each byte it takes      504
+    SEND     the client's body is waited for  – (the client's body_ms)
+    SEND                                      first_byte_ms  the last byte taken   –                       504
+    BODY     the client takes nothing         – (the client's write_ms)
+    BODY                                      idle_ms        the head              each piece, either way  broken off
+    TUNNEL   the client takes nothing         – (the client's write_ms)
+    TUNNEL                                    idle_ms        the head              each piece, either way  end
+    (idle)                                    keepalive.idle the last answer       –                       close
+
+"Taken" is what the target's kernel has acknowledged. It is asked for (delivery) while output is stuck, and
+when first_byte_ms has passed: a target still reading a long request then is given its time from the last byte.
 
 There is one loop for trying again, `run`. Each failure before the final head becomes a `call_error`,
 which says on which side it was and whether the request may be sent once more; `next_try` at the head
@@ -35,12 +52,13 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from fastgate._core.buffer cimport HEADROOM, buf_head, buf_len, buf_return
+from fastgate._core.delivery cimport TAKES_NOTHING, delivery_look, delivery_watch
 from fastgate._core.http1 cimport (
-    CHUNK_END, FRAMING_CHUNKED, FRAMING_CLOSE, FRAMING_LENGTH, FRAMING_NONE, HEAD_KEEP_ALIVE, chunk_decode,
-    chunk_relay, chunk_reset, head_reset, parse_response)
+    CHUNK_END, FRAMING_CHUNKED, FRAMING_CLOSE, FRAMING_LENGTH, FRAMING_NONE, HEAD_KEEP_ALIVE,
+    HEAD_UPGRADE_WEBSOCKET, chunk_decode, chunk_relay, chunk_reset, head_reset, parse_response)
 from fastgate._core.poller cimport (
     poller_again, poller_close, poller_connect, poller_flush, poller_queue, poller_read_start,
-    poller_read_stop)
+    poller_read_stop, poller_unsent)
 from fastgate._core.pool cimport (
     pool_affords, pool_earn, pool_failed, pool_of, pool_put, pool_select, pool_spend, pool_succeeded,
     pool_take, pool_unlink)
@@ -234,7 +252,7 @@ cdef int attempt(core *c, call *k, call_error *error) noexcept nogil:
         u.state = UP_BUSY
         return begin_send(c, k, error)
     k.state = CALL_CONNECT
-    timer_set(c, &u.io, c.now + <uint64_t>k.group.connect_ms * 1000000)
+    up_deadline(c, u)
     return 1
 
 
@@ -266,10 +284,11 @@ cdef int begin_send(core *c, call *k, call_error *error) noexcept nogil:
         error[0] = error_of(OVERLOADED, SIDE_OURS, RETRY_NEVER)
         return 0
     k.sent_ns = monotonic_ns()
-    timer_set(c, &u.io, k.sent_ns + <uint64_t>k.first_byte_ms * 1000000)
+    k.whole_ns = 0
+    u.out.look_ns = 0
     poller_read_start(c, &u.io)
     queued = u.io.out_bytes
-    if poller_flush(c, &u.io) < 0:
+    if call_flush(c, k) < 0:
         if u.io.out_bytes == queued:
             error[0] = error_of(UPSTREAM_CONNECT_FAILED, SIDE_UPSTREAM, RETRY_ANY)
             error.stale = u.reused
@@ -336,7 +355,7 @@ cdef void up_data(upstream *u, ssize_t n) noexcept nogil:
             broken(c, k, reset_error(k))
     elif k.state == CALL_BODY or k.state == CALL_TUNNEL:
         if n > 0:
-            timer_set(c, &u.io, c.now + <uint64_t>k.idle_ms * 1000000)
+            up_deadline(c, u)
             c.sink.call_body(k)
         elif n == 0 and (k.resp.framing == FRAMING_CLOSE or k.state == CALL_TUNNEL):
             k.flags |= CALL_RESPONSE_DONE | CALL_CLOSE_AFTER
@@ -371,6 +390,7 @@ cdef void read_head(core *c, call *k) noexcept nogil:
     cdef upstream *u = k.up
     cdef int size
     cdef uint16_t status
+    cdef uint64_t since
     cdef call_error error
     while True:
         k.resp_base = buf_head(u.io.inb)
@@ -384,7 +404,7 @@ cdef void read_head(core *c, call *k) noexcept nogil:
         if status >= 200:
             break
         if status == 101:
-            if not k.flags & CALL_UPGRADE:
+            if not (k.flags & CALL_UPGRADE and k.resp.flags & HEAD_UPGRADE_WEBSOCKET):
                 broken(c, k, error_of(UPSTREAM_INVALID_RESPONSE, SIDE_UPSTREAM, RETRY_NEVER))
                 return
             break
@@ -406,9 +426,9 @@ cdef void read_head(core *c, call *k) noexcept nogil:
     if status_in(k.group.eject_statuses, status):
         pool_failed(c, k)
     else:                                # an error that comes fast does not make a target fast
-        pool_succeeded(c, k, k.first_byte_ns - k.sent_ns if status < 500 else 0)
+        since = k.whole_ns if k.whole_ns > k.sent_ns else k.sent_ns
+        pool_succeeded(c, k, k.first_byte_ns - since if status < 500 else 0)
     u.io.inb.start += size
-    timer_set(c, &u.io, c.now + <uint64_t>k.idle_ms * 1000000)
     if not k.resp.flags & HEAD_KEEP_ALIVE:
         k.flags |= CALL_CLOSE_AFTER
     if status == 101:
@@ -426,6 +446,7 @@ cdef void read_head(core *c, call *k) noexcept nogil:
             k.flags |= CALL_RESPONSE_DONE
     if k.flags & CALL_RESPONSE_DONE and buf_len(u.io.inb) != 0:
         k.flags |= CALL_CLOSE_AFTER      # bytes after the end: never pooled
+    up_deadline(c, u)
     if k.service is not NULL and status_in(k.service.retry_statuses, status) and k.interims == 0:
         error = error_of(0, SIDE_UPSTREAM, RETRY_IDEMPOTENT)
         if run(c, k, &error):
@@ -476,7 +497,7 @@ cdef buf *call_take(core *c, call *k, int decode) noexcept nogil:
     if result < 0:
         buf_return(&c.bufs, b)
         k.flags |= CALL_TRUNCATED | CALL_CLOSE_AFTER
-        fail(c, k, RESPONSE_TRUNCATED)
+        fail(c, k, UPSTREAM_INVALID_RESPONSE)
         return NULL
     if result == CHUNK_END:
         k.flags |= CALL_RESPONSE_DONE
@@ -495,13 +516,13 @@ cdef void call_read(core *c, call *k, int on) noexcept nogil:
         return
     if on:
         if not u.io.io & IO_READING:
-            timer_set(c, &u.io, c.now + <uint64_t>k.idle_ms * 1000000)
             poller_read_start(c, &u.io)
+            up_deadline(c, u)
             if u.io.inb is not NULL and buf_len(u.io.inb) != 0:
                 poller_again(c, &u.io)
     elif u.io.io & IO_READING:
-        timer_set(c, &u.io, 0)           # now it is the reader of the answer who is waited for
         poller_read_stop(c, &u.io)
+        up_deadline(c, u)                # none: now it is the reader of the answer who is waited for
 
 
 # ---- sending ----------------------------------------------------------------------------
@@ -511,13 +532,61 @@ cdef void call_queue(core *c, call *k, buf *b) noexcept nogil:
 
 
 cdef int call_flush(core *c, call *k) noexcept nogil:
-    return poller_flush(c, &k.up.io)
+    cdef upstream *u = k.up
+    cdef int done = poller_flush(c, &u.io)
+    if done == 1:
+        u.out.look_ns = 0
+    elif u.out.look_ns == 0:
+        delivery_watch(c, &u.out, k.group.write_ms)
+    up_deadline(c, u)
+    return done
+
+
+cdef void up_progress(upstream *u) noexcept nogil:
+    """It took some of what is queued, not all."""
+    cdef core *c = u.io.owner
+    if u.k is not NULL:
+        delivery_look(c, &u.io, &u.out, u.k.group.write_ms)
+        up_deadline(c, u)
 
 
 cdef void up_drained(upstream *u) noexcept nogil:
     cdef core *c = u.io.owner
+    u.out.look_ns = 0
+    if u.k is not NULL:
+        up_deadline(c, u)
     if u.k is not NULL and (not u.k.flags & CALL_REQUEST_DONE or u.k.state == CALL_TUNNEL):
         c.sink.call_writable(u.k)
+
+
+cdef void up_deadline(core *c, upstream *u) noexcept nogil:
+    """The table at the head of this file."""
+    cdef call *k = u.k
+    cdef uint64_t at = 0
+    if k.state == CALL_CONNECT:
+        at = c.now + <uint64_t>k.group.connect_ms * 1000000
+    elif k.state == CALL_SEND:
+        if u.out.look_ns:
+            at = u.out.look_ns
+        elif k.flags & CALL_REQUEST_DONE:
+            k.whole_ns = c.now
+            at = c.now + <uint64_t>k.first_byte_ms * 1000000
+    elif u.io.io & IO_READING:
+        at = c.now + <uint64_t>k.idle_ms * 1000000
+    timer_set(c, &u.io, at)
+
+
+cdef int still_reads(core *c, upstream *u) noexcept nogil:
+    """Whether the target is not through with the request yet, or got through just now: more time for it."""
+    cdef uint32_t ms = u.k.group.write_ms
+    if u.out.look_ns == 0:
+        if poller_unsent(&u.io) == 0:
+            return 0
+        delivery_watch(c, &u.out, ms)
+    if delivery_look(c, &u.io, &u.out, ms) == TAKES_NOTHING:
+        return 0
+    up_deadline(c, u)
+    return 1
 
 
 cdef void up_timeout(upstream *u) noexcept nogil:
@@ -530,7 +599,8 @@ cdef void up_timeout(upstream *u) noexcept nogil:
         c.counters.upstream_connect_failures += 1
         broken(c, k, error_of(UPSTREAM_CONNECT_FAILED, SIDE_UPSTREAM, RETRY_ANY))
     elif k.state == CALL_SEND:
-        broken(c, k, error_of(UPSTREAM_TIMEOUT, SIDE_UPSTREAM, RETRY_NEVER))
+        if not still_reads(c, u):
+            broken(c, k, error_of(UPSTREAM_TIMEOUT, SIDE_UPSTREAM, RETRY_NEVER))
     else:
         fail(c, k, UPSTREAM_TIMEOUT if k.state != CALL_TUNNEL else 0)
 

@@ -219,6 +219,7 @@ def _times(gateway: Gateway) -> Iterator[ConfigurationError]:
         at = f"upstreams[{i}]"
         times += [
             (f"{at}.timeouts.connect", upstream.timeouts.connect),
+            (f"{at}.timeouts.write", upstream.timeouts.write),
             (f"{at}.timeouts.first_byte", upstream.timeouts.first_byte),
             (f"{at}.timeouts.idle", upstream.timeouts.idle),
             (f"{at}.keepalive.idle", upstream.keepalive.idle),

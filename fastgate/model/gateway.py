@@ -120,6 +120,13 @@ class Gateway(Model, frozen=True, kw_only=True):
             "`Forwarded` fields are believed. From anyone else they are replaced."
         ),
     ] = []
+    half_close: Annotated[
+        bool,
+        Meta(
+            description="Serve clients that close their sending side after the request. `false`: "
+            "such a client counts as gone, and its request is given up."
+        ),
+    ] = True
     problems: Annotated[Problems, Meta(description="The bodies of refusals.")] = Problems()
     control: Annotated[Control, Meta(description="The control API.")] = Control()
     store: Annotated[Store, Meta(description="Where records are kept.")] = Store()

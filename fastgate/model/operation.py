@@ -126,22 +126,34 @@ class Timeouts(Model, frozen=True, kw_only=True):
     """How long clients may take, and how slowly they may send and read."""
 
     head: Annotated[
-        Duration, Meta(description="For a request's head, from its first byte (408 beyond).")
+        Duration,
+        Meta(
+            description="For a request's head, from its first byte (408 beyond). A new connection "
+            "has as long to send that first byte."
+        ),
     ] = _d("10s")
     body: Annotated[
-        Duration, Meta(description="Between two pieces of a request's body (408 beyond).")
+        Duration,
+        Meta(
+            description="Between two pieces of a request's body (408 beyond). It runs while the "
+            "gateway waits for the client, not while the upstream takes nothing."
+        ),
     ] = _d("30s")
     idle: Annotated[
         Duration, Meta(description="For the next request on a kept-alive connection.")
     ] = _d("75s")
     write: Annotated[
-        Duration, Meta(description="For a client that reads nothing of its answer.")
+        Duration,
+        Meta(
+            description="For a client that reads nothing of its answer. Beyond it the connection "
+            "is reset."
+        ),
     ] = _d("30s")
     min_rate: Annotated[
         Size,
         Meta(
-            description="Bytes a second at which a body must come or go, once five seconds have "
-            "passed; 0: no minimum."
+            description="Bytes a second at which a body must come (else 408) and an answer be read "
+            "(else a reset), after five seconds of waiting for the client; 0: no minimum."
         ),
     ] = Size.parse("240B")
 

@@ -247,8 +247,8 @@ class Route(Rules, frozen=True, kw_only=True):
     timeout: Annotated[
         Duration | None,
         Meta(
-            description="From the request's last byte to the response's head; for a handler, to "
-            "its first byte. Default: the service's."
+            description="From the request's last byte to the response's head (504 beyond); for a "
+            "handler, to the start of its answer. Default: the service's; for a handler, none."
         ),
     ] = None
     websocket: Annotated[

@@ -150,13 +150,20 @@ class UpstreamTimeouts(Model, frozen=True, kw_only=True):
     connect: Annotated[Duration, Meta(description="For a connection to be made.")] = Duration.parse(
         "2s"
     )
+    write: Annotated[
+        Duration, Meta(description="For a target that takes nothing of the request (504 beyond).")
+    ] = Duration.parse("30s")
     first_byte: Annotated[
         Duration,
-        Meta(description="From the request's last byte to the response's head."),
+        Meta(description="From the request's last byte to the response's head (504 beyond)."),
     ] = Duration.parse("30s")
-    idle: Annotated[Duration, Meta(description="Between two pieces of the response's body.")] = (
-        Duration.parse("60s")
-    )
+    idle: Annotated[
+        Duration,
+        Meta(
+            description="Between two pieces of the response's body; in a tunnel, between two "
+            "pieces in either direction. Beyond it the answer is broken off, the tunnel closed."
+        ),
+    ] = Duration.parse("60s")
 
 
 class KeepAlive(Model, frozen=True, kw_only=True):

@@ -261,7 +261,7 @@ async def test_a_client_that_leaves_before_the_answer_pays_nothing(till):
         await client.send("GET", "/200", {"X-Api-Key": "ann-key"})
         await arrived.wait()
         assert till.balance() == 750_000  # held
-        await client.close()
+        await client.reset()
         await p.settled(exchanges=0)
     assert till.balance() == 1_000_000
     await slow.stop()
@@ -519,7 +519,7 @@ async def test_a_client_that_leaves_owes_the_units_that_were_reported(till):
         client = await p.client()
         await client.send("GET", "/200", {"X-Api-Key": "ann-key"})
         await begun.wait()
-        await client.close()
+        await client.reset()
         await p.settled(exchanges=0)
     assert [each for each in uses(till) if each[0]] == [
         ("pages", 1, 500_000, UsageFlag.USAGE_CAPTURED)

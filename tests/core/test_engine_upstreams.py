@@ -236,7 +236,7 @@ async def test_a_client_that_leaves_frees_everything():
         client = await plane.client()
         await client.send("GET", "/")
         await arrived.wait()
-        await client.close()
+        await client.reset()
         await plane.settled(exchanges=0, upstreams=0)
     await backend.stop()
 

@@ -185,7 +185,7 @@ async def test_a_client_that_leaves_cancels_the_handler():
         client = await p.client()
         await client.send("GET", "/h/1")
         await begun.wait()
-        await client.close()
+        await client.reset()
         await asyncio.wait_for(ended.wait(), 10)
         await p.settled(exchanges=0, upcalls=0)
     assert seen == ["cancelled", "settled"]
@@ -474,3 +474,70 @@ async def test_sizes_that_no_message_has_are_refused(backend):
     async with plane(handler, backend.url) as p:
         assert (await p.get("/h/1")).body == b"ok"
     assert len(said) == 2
+
+
+async def test_a_handler_has_the_routes_timeout_to_begin_its_answer(caplog):
+    settled = asyncio.Event()
+
+    async def handler(x):
+        if x.path == "/h/stream":
+            await x.start(200)
+            for _ in range(20):
+                await x.write(b"x")
+                await asyncio.sleep(0.05)
+            x.finish()
+            return
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            await asyncio.sleep(0)  # it may still settle
+            with pytest.raises(TimeoutError, match="answered with a 504"):
+                await x.respond(200)
+            settled.set()
+
+    with caplog.at_level(logging.WARNING):
+        async with plane(handler, timeout="300ms") as p:
+            stream, late = await asyncio.gather(p.get("/h/stream"), p.get("/h/1"))
+            await asyncio.wait_for(settled.wait(), 10)
+            await p.settled(exchanges=0, upcalls=0)
+    assert (stream.status, stream.body) == (200, b"x" * 20)
+    assert late.status == 504
+    assert orjson.loads(late.body)["reason"] == "upstream_timeout"
+    assert late.headers["connection"] == "close"
+    assert late.headers["x-request-id"] in caplog.text
+
+
+async def test_a_handler_that_will_not_end_does_not_keep_its_client_waiting():
+    begun, may_end = asyncio.Event(), asyncio.Event()
+
+    async def handler(x):
+        begun.set()
+        while not may_end.is_set():
+            try:
+                await may_end.wait()
+            except asyncio.CancelledError:
+                continue
+
+    async with plane(handler, timeout="100ms") as p:
+        assert (await p.get("/h/1")).status == 504
+        assert p.engine.stats()["upcalls"] == 1  # it still counts
+        may_end.set()
+        await p.settled(exchanges=0, upcalls=0)
+
+
+async def test_calls_of_a_handler_whose_time_is_over_are_given_up(backend):
+    arrived = asyncio.Event()
+
+    async def respond(_: Backend, seen: Seen) -> None:
+        arrived.set()
+        await seen.reader.read()
+
+    backend.respond = respond
+
+    async def handler(x):
+        await x.relay(await x.forward("u0"))
+
+    async with plane(handler, backend.url, timeout="200ms") as p:
+        assert (await p.get("/h/1")).status == 504
+        assert arrived.is_set()
+        await p.settled(exchanges=0, upcalls=0, calls=0, upstreams=0)
