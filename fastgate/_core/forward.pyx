@@ -212,7 +212,6 @@ cdef void pump_request(exchange *e) noexcept nogil:
     if k.up is NULL or e.body_state != BODY_MORE:
         return
     if k.state == CALL_CONNECT:
-        e.flags |= EX_PACED
         down_read(e.down, 0)             # it is tried again elsewhere: call_can_write goes on
         return
     send_continue(e)

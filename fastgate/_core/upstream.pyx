@@ -47,7 +47,7 @@ for each target that is chosen, the same one is tried by a new connection.
 A response's end must be known before a connection is pooled again: bytes beyond it, a
 `Connection: close`, or a request that was not wholly sent mean that it is closed instead.
 """
-from libc.stdint cimport uint8_t, uint16_t
+from libc.stdint cimport uint8_t, uint16_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
