@@ -87,3 +87,11 @@ def state_dir(
         return Path(named)
     beside = Path(config).parent if config is not None and os.fspath(config) != "-" else Path()
     return beside / STATE_DIR
+
+
+def color(environ: Mapping[str, str]) -> bool | None:
+    """Whether output is to be colored; None: on a terminal. NO_COLOR is honored (see
+    https://no-color.org), as are FORCE_COLOR and TERM=dumb."""
+    if environ.get("NO_COLOR") or environ.get("TERM") == "dumb":
+        return False
+    return True if environ.get("FORCE_COLOR") else None

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import click
 
+from fastgate import settings
 from fastgate.cli import FAILED, INVALID, OK, UNREACHABLE, USAGE
 from fastgate.errors import ConfigurationError, FastGateError, UnreachableError
 
@@ -129,7 +130,7 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     name="fastgate",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 done, 1 refused or failed, 2 used wrongly, 3 control API not "
-    "reachable, 4 configuration not valid.",
+    "reachable, 4 configuration not valid. Colors are for terminals; NO_COLOR=1 switches them off.",
 )
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version,
@@ -150,9 +151,15 @@ def root() -> None:
 def execute(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code."""
     args = list(sys.argv[1:] if arguments is None else arguments)
+    color = settings.color(os.environ)
+    with click.Context(root, info_name="fastgate", color=color).scope():  # for errors, too
+        return _execute(args, color)
+
+
+def _execute(args: list[str], color: bool | None) -> int:
     as_json = "--json" in args
     try:
-        code: Any = root.main(args, prog_name="fastgate", standalone_mode=False)
+        code: Any = root.main(args, prog_name="fastgate", standalone_mode=False, color=color)
     except click.exceptions.NoArgsIsHelpError as error:  # its message is the help
         click.echo(error.format_message(), err=True)
         return USAGE

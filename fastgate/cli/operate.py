@@ -10,6 +10,9 @@ import click
 from fastgate.cli import FAILED, OK, output
 from fastgate.cli.options import client_of, control_options
 
+SILENT_S = 2
+"""Seconds without a heartbeat from which on it is shown; a worker has one twice a second."""
+
 
 @click.command(short_help="Show how the gateway is.")
 @control_options
@@ -48,24 +51,30 @@ def _print_status(data: dict[str, Any]) -> None:
         (
             worker["index"],
             worker["pid"] or "-",
-            _state(worker["state"]),
-            worker["generation"],
+            _state(worker, data["generation"]),
             worker["connections"],
             worker["in_flight"],
             worker["upstream_idle"],
-            output.size(worker["memory"]),
+            output.whole(output.size(worker["memory"])),
             max(0, worker["starts"] - 1),
-            f"{worker['heartbeat_age']:.1f} s",
         )
         for worker in data["workers"]
     ]
-    heads = ("worker", "pid", "state", "generation", "connections", "in flight", "pooled", "memory",
-             "restarts", "heartbeat")  # fmt: skip
+    heads = ("worker", "pid", "state", "clients", "in flight", "pooled", "memory", "restarts")
     output.table(heads, rows, "No workers.")
 
 
-def _state(state: str) -> Any:
-    return output.colour(state, {"serving": "green", "down": "red"}.get(state, "yellow"))
+def _state(worker: dict[str, Any], newest: int) -> Any:
+    """The worker's state, and what is unusual about it."""
+    state, age = worker["state"], worker["heartbeat_age"]
+    notes = [state]
+    if state != "down" and worker["generation"] != newest:
+        notes.append(f"generation {worker['generation']}")
+    if state != "down" and age > SILENT_S:
+        notes.append(f"no heartbeat for {age:.0f} s")
+    well = state == "serving" and len(notes) == 1
+    color = "green" if well else "red" if state == "down" else "yellow"
+    return output.colour(", ".join(notes), color)
 
 
 @click.command(short_help="Tell what happened to a request.")

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+GAP = 3
+"""Columns of the terminal between two of a table."""
+
+
 def console() -> Console:
     """stdout as rich has it; wide and without colour when it is not a terminal."""
     from rich.console import Console
@@ -48,16 +52,61 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: str) -> 
     if not listed:
         say(empty)
         return
+    screen = console()
+    widths = _widths([(name, *(row[at] for row in listed)) for at, name in enumerate(columns)])
+    spare = screen.width - sum(most for _, most in widths) - GAP * (len(columns) - 1)
+    given = _given(widths, spare)
+    if given is None:
+        _blocks(columns, listed)
+        return
     built = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
     for index, column in enumerate(columns):
         number = all(isinstance(row[index], int | float) for row in listed)
-        built.add_column(column, justify="right" if number else "left", overflow="fold")
+        built.add_column(column, justify="right" if number else "left", width=given[index])
     for row in listed:
         built.add_row(*(cell if isinstance(cell, Text) else Text(cell_text(cell)) for cell in row))
-    screen = console()
     with screen.capture() as printed:  # rich would end the program at a broken pipe
         screen.print(built)
     click.echo(printed.get(), nl=False)
+
+
+def _widths(columns: Iterable[Sequence[Any]]) -> list[tuple[int, int]]:
+    """Of each column, how wide it must be for every word to stay whole, and how wide it can be."""
+    found = []
+    for cells in columns:
+        texts = [str(cell_text(cell)) for cell in cells]
+        whole = [text for text, cell in zip(texts, cells, strict=True) if _is_whole(cell)]
+        words = [word for text in texts for word in text.split()]
+        found.append((max(map(len, [*words, *whole, "-"])), max(map(len, texts))))
+    return found
+
+
+def _is_whole(cell: Any) -> bool:
+    return bool(getattr(cell, "no_wrap", None))
+
+
+def _given(widths: list[tuple[int, int]], spare: int) -> list[int] | None:
+    """The width of each column, where `spare`, if negative, has to be saved; None: it cannot be.
+
+    Rich saves where a column is widest, which breaks words; here, where most can be saved.
+    """
+    given = [most for _, most in widths]
+    for _ in range(max(0, -spare)):
+        at = max(range(len(given)), key=lambda index: given[index] - widths[index][0])
+        if given[at] == widths[at][0]:
+            return None
+        given[at] -= 1
+    return given
+
+
+def _blocks(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Rows as blocks of lines, where the terminal is too narrow for a table."""
+    wide = max(map(len, columns))
+    for number, row in enumerate(rows):
+        if number:
+            say("")
+        for name, cell in zip(columns, row, strict=True):
+            say(f"{click.style(name.ljust(wide), bold=True)}  {cell_text(cell)}")
 
 
 def cell_text(value: Any) -> str:
@@ -103,6 +152,13 @@ def size(count: Any) -> str:
             return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
         amount /= 1024
     return f"{amount:.1f} GiB"
+
+
+def whole(text: str) -> Any:
+    """A table's cell that is never broken into lines."""
+    from rich.text import Text
+
+    return Text(text, no_wrap=True)
 
 
 def colour(text: str, style: str) -> Any:

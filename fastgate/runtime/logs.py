@@ -13,6 +13,8 @@ import sys
 import time
 from typing import Literal
 
+from fastgate import settings
+
 Style = Literal["auto", "human", "json"]
 
 _COLOURS = {
@@ -84,7 +86,8 @@ def set_up(style: Style = "auto", level: int = logging.INFO) -> None:
     terminal = sys.stderr.isatty()
     human = style == "human" or (style == "auto" and terminal)
     handler = LineHandler(2)
-    colour = terminal and not os.environ.get("NO_COLOR")
+    wanted = settings.color(os.environ)
+    colour = terminal if wanted is None else wanted
     handler.setFormatter(HumanFormatter(colour=colour) if human else JsonFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
