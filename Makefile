@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 BUILD ?= release
 CORE := $(wildcard fastgate/_core/*.pyx fastgate/_core/*.pxd)
 
-.PHONY: run test quick lint bench compare trained debug asan tsan coverage kills starts outage fuzz fuzz-api docs clean setup setup-test help
+.PHONY: run test quick lint bench compare trained debug asan tsan coverage kills starts outage balance fuzz fuzz-api docs clean setup setup-test help
 
 help: ## what there is to make
 	@awk -F':.*## ' '/^[a-z -]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,6 +76,9 @@ starts: $(VENV)/.test ## 200 starts beside two busy loops a core: the control AP
 
 outage: $(VENV)/.test ## the store away for a minute under paid traffic: SQLite locked, PostgreSQL stopped, frozen
 	FASTGATE_OUTAGE_S=60 $(BIN)/python -m pytest tests/integration/test_money_outage.py -v -s
+
+balance: $(VENV)/.test ## shares, ejection and return for each balancing policy, over many requests
+	FASTGATE_BALANCING=20000 $(BIN)/python -m pytest tests/core/test_balancing.py -v
 
 fuzz: $(VENV)/.test ## the parser under fire, for ten minutes
 	$(BIN)/python tests/fuzz/fuzz_http1.py --seconds 600

@@ -26,4 +26,6 @@ cdef void pause_accept(core *c) noexcept nogil
 cdef exchange *exchange_new(core *c) noexcept nogil
 cdef void exchange_free(core *c, exchange *e) noexcept nogil
 cdef void call_free(core *c, call *k) noexcept nogil
+cdef int down_spare(core *c) noexcept nogil
+    # closes a connection that waits for its next request, for the sake of its descriptor; 0: there is none
 cdef int down_speaks(downstream *d) noexcept nogil

@@ -85,7 +85,7 @@ cdef void down_accepted(core *c, conn *listener) noexcept nogil:
     cdef downstream *d
     cdef int fd, i
     for i in range(ACCEPTS):
-        if c.n_downs >= c.ref.snap.max_connections:
+        if c.n_downs >= c.ref.snap.max_connections or descriptors_short(c):
             pause_accept(c)              # they wait in the kernel's queue, or for another worker
             return
         length = sizeof(peer)
@@ -108,6 +108,24 @@ cdef void down_accepted(core *c, conn *listener) noexcept nogil:
             continue
         poller_read_start(c, &d.io)
         down_deadline(c, d)
+
+
+cdef inline int descriptors_short(core *c) noexcept nogil:
+    """Whether one more client might find no descriptor left for its connection to an upstream.
+
+    Each needs two, but one that waits for its next request: it is closed if the other is missed.
+    """
+    return 2 * (c.n_downs + 1) - c.n_waiting > c.descriptors
+
+
+cdef int down_spare(core *c) noexcept nogil:
+    cdef downstream *d = c.downs if c.n_waiting != 0 else NULL
+    while d is not NULL:
+        if d.state == DOWN_IDLE and d.requests != 0 and d.io.inb is NULL and not down_speaks(d):
+            down_close(d)
+            return 1
+        d = d.next
+    return 0
 
 
 cdef void pause_accept(core *c) noexcept nogil:
@@ -276,6 +294,8 @@ cdef void read_head(core *c, downstream *d) noexcept nogil:
             return
         e.down = d
         d.ex = e
+        if d.requests != 0:
+            c.n_waiting -= 1
         d.state = DOWN_HEAD
         d.head_started = c.now           # when its bytes were there, not when their turn came
         down_deadline(c, d)
@@ -500,6 +520,7 @@ cdef void down_next(downstream *d, exchange *e) noexcept nogil:
     cdef buf *rest = e.headbuf
     d.ex = NULL
     d.state = DOWN_IDLE
+    c.n_waiting += 1
     if rest is not NULL and rest.start != rest.end:
         e.headbuf = NULL
         if d.io.inb is not NULL:
@@ -521,6 +542,8 @@ cdef void down_close(downstream *d) noexcept nogil:
     cdef uint32_t ms
     if d.state == DOWN_CLOSED:
         return
+    if d.state == DOWN_IDLE and d.requests != 0:
+        c.n_waiting -= 1
     d.state = DOWN_CLOSED
     if poller_unsent(&d.io):
         # The kernel sends on what is left of the last answer, but not for ever.

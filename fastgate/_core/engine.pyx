@@ -44,6 +44,7 @@ from fastgate._core.upstream cimport up_connected, up_data, up_drained, up_progr
 
 import asyncio
 import os
+import resource
 
 cdef enum:
     ROUNDS = 64
@@ -51,7 +52,18 @@ cdef enum:
     FIRST_REQUEST_NS = 1000000000
     KEEP_SMALL = 512          # free buffers kept: 8 MiB
     KEEP_LARGE = 32           # 2 MiB
+    OTHER_DESCRIPTORS = 64    # for handlers' files, snapshots, modules
     RESPONSE_HEAD = 16000     # bytes of an upstream's head; it fits a small buffer
+
+
+cdef uint32_t descriptors_left() except 0:
+    """For how many connections there are descriptors; some are set aside for all else."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if limit == resource.RLIM_INFINITY:
+        return 1u << 31
+    lowest_free = os.memfd_create("fastgate-probe")
+    os.close(lowest_free)
+    return max(2, min(1u << 31, limit - lowest_free - min(OTHER_DESCRIPTORS, limit // 8)))
 
 
 cdef class Engine:
@@ -85,6 +97,7 @@ cdef class Engine:
         if getrandom(c.random, sizeof(c.random), 0) != sizeof(c.random):
             raise OSError(errno, "getrandom")
         c.lookup = <lookup_fn><void *>credential_find
+        c.descriptors = descriptors_left()
         c.pause.kind = KIND_TIMER
         c.pause.fd = -1
         c.pause.owner = c

@@ -13,6 +13,7 @@ cdef int pool_select(core *c, call *k) noexcept nogil
 cdef upstream *pool_take(core *c, pool *p) noexcept nogil        # an idle connection, or NULL
 cdef upstream *pool_put(core *c, pool *p, upstream *u, uint32_t keep) noexcept nogil
     # u becomes idle; returns the connection that must be closed for it (may be u), or NULL
+cdef upstream *pool_oldest(core *c) noexcept nogil               # of one of the pools; NULL: none is idle
 cdef void pool_unlink(core *c, upstream *u) noexcept nogil       # an idle one that died
 cdef void pool_failed(core *c, call *k) noexcept nogil           # passive ejection: one more failure
 cdef void pool_succeeded(core *c, call *k, uint64_t first_byte_ns) noexcept nogil

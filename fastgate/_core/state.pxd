@@ -410,7 +410,8 @@ cdef struct core:
     uint32_t n_calls          # made by handlers, alive
     uint32_t n_listeners
     uint32_t accepting        # 0: paused
-    uint32_t most_downs       # connections for which, and for whose upstreams, there are descriptors
+    uint32_t descriptors      # for clients' connections and upstreams' together
+    uint32_t n_waiting        # clients' connections between two requests
     conn pause                # its deadline ends a pause
     conn clock                # the timerfd, in the epoll set
     conn listeners[MAX_LISTENERS]

@@ -53,6 +53,7 @@ from libc.string cimport memset
 
 from fastgate._core.buffer cimport HEADROOM, buf_head, buf_len, buf_return
 from fastgate._core.delivery cimport TAKES_NOTHING, delivery_look, delivery_watch
+from fastgate._core.downstream cimport down_spare
 from fastgate._core.http1 cimport (
     CHUNK_END, FRAMING_CHUNKED, FRAMING_CLOSE, FRAMING_LENGTH, FRAMING_NONE, HEAD_KEEP_ALIVE,
     HEAD_UPGRADE_WEBSOCKET, chunk_decode, chunk_relay, chunk_reset, head_reset, parse_response)
@@ -60,8 +61,8 @@ from fastgate._core.poller cimport (
     poller_again, poller_close, poller_connect, poller_flush, poller_queue, poller_read_start,
     poller_read_stop, poller_unsent)
 from fastgate._core.pool cimport (
-    pool_affords, pool_earn, pool_failed, pool_of, pool_put, pool_select, pool_spend, pool_succeeded,
-    pool_take, pool_unlink)
+    pool_affords, pool_earn, pool_failed, pool_of, pool_oldest, pool_put, pool_select, pool_spend,
+    pool_succeeded, pool_take, pool_unlink)
 from fastgate._core.reason cimport (
     OVERLOADED, RESPONSE_TRUNCATED, UPSTREAM_CONNECT_FAILED, UPSTREAM_INVALID_RESPONSE, UPSTREAM_RESET,
     UPSTREAM_TIMEOUT)
@@ -78,6 +79,7 @@ cdef enum:
     MAX_INTERIM = 16
     PER_ATTEMPT = CALL_REQUEST_DONE | CALL_RESPONSE_DONE | CALL_CLOSE_AFTER | CALL_TRUNCATED
 
+# A client that is slow or gone is none of these: the exchange ends the call itself.
 cdef enum Side:
     SIDE_OURS = 0             # the target did nothing wrong
     SIDE_UPSTREAM = 1         # counts as one of its failures
@@ -240,6 +242,8 @@ cdef int attempt(core *c, call *k, call_error *error) noexcept nogil:
     u.requests = 1
     c.counters.upstream_connects += 1
     result = poller_connect(c, &u.io, k.target.sockaddr, k.target.sockaddr_len)
+    if result == -EMFILE and free_descriptor(c):
+        result = poller_connect(c, &u.io, k.target.sockaddr, k.target.sockaddr_len)
     if result < 0:
         c.counters.upstream_connect_failures += 1
         upstream_close(c, u)
@@ -254,6 +258,15 @@ cdef int attempt(core *c, call *k, call_error *error) noexcept nogil:
     k.state = CALL_CONNECT
     up_deadline(c, u)
     return 1
+
+
+cdef int free_descriptor(core *c) noexcept nogil:
+    """Close a connection that nobody uses: to an upstream, or else of a client."""
+    cdef upstream *u = pool_oldest(c)
+    if u is not NULL:
+        upstream_close(c, u)
+        return 1
+    return down_spare(c)
 
 
 cdef call_error connect_error(int number) noexcept nogil:

@@ -102,7 +102,12 @@ class Caps(Model, frozen=True, kw_only=True):
     ] = 0
     connections: Annotated[
         int,
-        Meta(ge=1, le=10_000_000, description="Client connections that one worker holds at once."),
+        Meta(
+            ge=1,
+            le=10_000_000,
+            description="Client connections that one worker holds at once, at most. Fewer if the "
+            "limit of open files leaves no descriptors for their upstream connections.",
+        ),
     ] = 100_000
     upcalls: Annotated[
         int,

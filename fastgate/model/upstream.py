@@ -62,7 +62,12 @@ class Target(Model, frozen=True, kw_only=True):
     ]
     weight: Annotated[
         int,
-        Meta(ge=1, le=1000, description="Its share, relative to the weights of the others."),
+        Meta(
+            ge=1,
+            le=1000,
+            description="Its share, relative to the weights of the others, where the policy sees "
+            "no other difference between them; with `hash`, its share of the keys.",
+        ),
     ] = 1
 
 
@@ -191,10 +196,10 @@ class Upstream(Model, frozen=True, kw_only=True):
     balance: Annotated[
         Literal["round_robin", "least_connections", "p2c_ewma", "hash"],
         Meta(
-            description="How a target is chosen: `round_robin` by turns and weights; "
-            "`least_connections` the least busy; `p2c_ewma` the faster of two taken at random; "
-            "`hash` always the same one for the same `hash_by`, with little moving when targets "
-            "come and go."
+            description="How a target is chosen: `round_robin` by turns; `least_connections` "
+            "the least busy, or by turns; `p2c_ewma` by turns, unless another one drawn at random "
+            "is clearly faster; `hash` always the same one for the same `hash_by`, with little "
+            "moving when targets come and go. Always by weight; see [upstreams](upstreams.md)."
         ),
     ] = "round_robin"
     hash_by: Annotated[
@@ -228,8 +233,8 @@ class Upstream(Model, frozen=True, kw_only=True):
         Meta(
             ge=0,
             le=1_000_000,
-            description="Connections to each target from each worker, in use or idle; beyond it "
-            "a request goes to another target or is refused. 0: no bound.",
+            description="Requests in progress at each target from each worker; beyond it a "
+            "request goes to another target or is refused. 0: no bound.",
         ),
     ] = 0
 

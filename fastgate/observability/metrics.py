@@ -103,7 +103,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family("fastgate_upstream_reused_total", "counter", "Requests sent over a pooled connection."),
     Family("fastgate_retries_total", "counter", "Requests sent to an upstream once more."),
-    Family("fastgate_ejections_total", "counter", "Targets taken out after failures in a row."),
+    Family("fastgate_ejections_total", "counter", "Targets ejected after failures in a row."),
     Family(
         "fastgate_limit_decisions_total",
         "counter",
