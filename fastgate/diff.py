@@ -38,6 +38,21 @@ def diff_data(before: Any, after: Any) -> list[Change]:
     return list(_compare(before, after, ""))
 
 
+def overridden(base: Any, changed: Any, wanted: Any) -> list[Change]:
+    """Those changes from `base` to `changed` that `wanted`, which was made from `base`, undoes or
+    replaces. All three are canonical plain data."""
+    moves = [change.path for change in diff_data(changed, wanted)]
+    return [
+        change
+        for change in diff_data(base, changed)
+        if any(_is_within(move, change.path) or _is_within(change.path, move) for move in moves)
+    ]
+
+
+def _is_within(path: str, place: str) -> bool:
+    return path == place or (path.startswith(place) and path[len(place)] in ".[")
+
+
 def _compare(before: Any, after: Any, path: str) -> Iterator[Change]:
     if before == after and type(before) is type(after):
         return

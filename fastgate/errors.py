@@ -117,6 +117,10 @@ class ProcessError(FastGateError):
     """A process of the gateway could not be started, reached or ended as it should."""
 
 
+class OwnedError(ProcessError):
+    """The store belongs to another gateway; the text says to which, since when, what to do."""
+
+
 class SnapshotError(FastGateError):
     """A compiled image is damaged, of another version, or larger than an image can be."""
 

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
 
-from fastgate.diff import Change, diff_data
+from fastgate.diff import Change, diff_data, overridden
 from fastgate.errors import ConflictError, StoreError
 from fastgate.imports import importing
 from fastgate.model import check, codec
@@ -66,6 +66,11 @@ class Applier(Protocol):
 
     async def load_file(self) -> Gateway: ...
 
+    @property
+    def file_before(self) -> Gateway | None: ...
+
+    def pending_restart(self, gateway: Gateway) -> list[str]: ...
+
 
 class Applied(msgspec.Struct, frozen=True, kw_only=True):
     """What came of a change."""
@@ -78,6 +83,10 @@ class Applied(msgspec.Struct, frozen=True, kw_only=True):
     """The revision it made; None when nothing changed, of a dry run, and when it is still to be
     recorded."""
     changes: list[Change] = []
+    dropped: list[Change] = []
+    """Changes made through the API that the file, which has changed since, undoes or replaces."""
+    pending_restart: list[str] = []
+    """Settings that take effect when the gateway is started again, such as `workers`."""
     dry_run: bool = False
 
 
@@ -150,6 +159,30 @@ def _prepare(
     return gateway, diff_data(old, new), packed, hashlib.sha256(packed).hexdigest()
 
 
+DROPPED = "the file has changed, and drops changes made through the API: %s"
+
+
+def is_same(before: Gateway | None, now: Gateway) -> bool:
+    """Whether the file says what it said when it was last applied."""
+    return before is not None and codec.digest(before) == codec.digest(now)
+
+
+def dropped_by(base: Gateway, served: Gateway, wanted: Gateway) -> list[Change]:
+    """The changes since the file was applied (`base`) that the file as it is now drops."""
+    return overridden(document_of(base), document_of(served), document_of(wanted))
+
+
+def say_dropped(base: Gateway, served: Gateway, wanted: Gateway) -> None:
+    """Log them."""
+    if dropped := dropped_by(base, served, wanted):
+        log.warning(DROPPED, _paths(dropped))
+
+
+def _paths(changes: list[Change]) -> str:
+    more = f" and {len(changes) - 10} more" if len(changes) > 10 else ""
+    return ", ".join(change.path for change in changes[:10]) + more
+
+
 async def _served(gateway: Gateway) -> _Pending:
     """What is served since the start, as a revision."""
     # In a thread: with 100,000 routes it takes half a second, and the API goes on.
@@ -202,6 +235,13 @@ class Revisions:
             # Documents may have 100,000 routes: the loop has other things to do meanwhile.
             work = await asyncio.to_thread(_prepare, before, edit, checked=source != "file")
             gateway, changes, packed, digest = work
+            dropped: list[Change] = []
+            said = note
+            if source == "file" and gateway is not before and self._control.file_before:
+                base = self._control.file_before
+                dropped = await asyncio.to_thread(dropped_by, base, before, gateway)
+                if dropped:
+                    said = f"{note} drops {_paths(dropped)}".strip()
             if (
                 source != "file"
                 and not may_change_tokens
@@ -209,14 +249,21 @@ class Revisions:
             ):
                 raise TokensError("Changing control.tokens takes the role admin.")
             if not changes and source != "file":
-                return Applied(generation=self._control.generation, digest=digest, dry_run=dry_run)
+                return Applied(
+                    generation=self._control.generation,
+                    digest=digest,
+                    pending_restart=self._control.pending_restart(gateway),
+                    dry_run=dry_run,
+                )
             if not self._caught_up and self._start is None and not dry_run:
                 self._start = await _served(before)
             generation = await self._control.apply(gateway, dry_run=dry_run)
+            if dropped and not dry_run:
+                log.warning(DROPPED, _paths(dropped))
             number = None
             if changes and not dry_run:
                 self._pending.append(
-                    _Pending(packed, digest, author, source, note, datetime.now(UTC))
+                    _Pending(packed, digest, author, source, said, datetime.now(UTC))
                 )
                 number = await self._try_to_record()
             return Applied(
@@ -224,16 +271,23 @@ class Revisions:
                 digest=digest,
                 revision=number,
                 changes=changes,
+                dropped=dropped,
+                pending_restart=self._control.pending_restart(gateway),
                 dry_run=dry_run,
             )
 
         return await self._whole(change)
 
     async def reload(self, *, author: str, dry_run: bool = False) -> Applied:
-        """Read the file again and apply it, also when it has not changed: names are resolved
-        and handlers are looked up anew. Raises ConfigurationError, ApplyError."""
+        """Read the file again. One that has changed is applied, and wins over changes made through
+        the API; with one that has not, what is served stays. In both cases names are resolved and
+        handlers looked up again. Raises ConfigurationError, ApplyError."""
         gateway = await self._control.load_file()
-        return await self.change(lambda _: gateway, author=author, source="file", dry_run=dry_run)
+
+        def edit(current: Gateway) -> Gateway:
+            return current if is_same(self._control.file_before, gateway) else gateway
+
+        return await self.change(edit, author=author, source="file", dry_run=dry_run)
 
     async def rollback(self, number: int, *, author: str, dry_run: bool = False) -> Applied:
         """Apply an old revision as a new one. Raises NotFoundError and as `change`."""

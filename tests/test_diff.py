@@ -2,10 +2,11 @@
 
 from typing import Any
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fastgate.diff import Change, diff, diff_data
+from fastgate.diff import Change, diff, diff_data, overridden
 from fastgate.model.codec import decode
 
 BASE: dict[str, Any] = {
@@ -79,3 +80,22 @@ plain = st.recursive(
 def test_no_change_is_found_exactly_where_there_is_none(one: Any, two: Any) -> None:
     assert diff_data(one, one) == []
     assert (diff_data(one, two) == []) == (repr(one) == repr(two) or one == two)
+
+
+@pytest.mark.parametrize(
+    ("changed", "wanted", "dropped"),
+    [
+        ({"a": 2}, {"a": 1, "b": 1}, ["a"]),  # undone
+        ({"a": 2}, {"a": 3, "b": 1}, ["a"]),  # replaced
+        ({"a": 2}, {"a": 2, "b": 1}, []),  # taken over
+        ({"a": 1, "c": 4}, {"a": 1, "b": 1}, ["c"]),
+        ({}, {"a": 1, "b": 1}, ["a"]),
+        ({}, {"b": 1}, []),
+        ({"a": {"x": 1}}, {"a": 5}, ["a"]),
+        ({"a": 1, "ab": 1}, {"a": 7, "ab": 1}, []),  # another setting that begins like it
+    ],
+)
+def test_changes_that_another_document_drops(
+    changed: dict[str, Any], wanted: dict[str, Any], dropped: list[str]
+) -> None:
+    assert [change.path for change in overridden({"a": 1}, changed, wanted)] == dropped

@@ -28,7 +28,7 @@ class Control:
     def __init__(self, first: Gateway) -> None:
         self.gateway = first
         self.generation = 1
-        self.file = first
+        self.file = self.applied_file = self.started = first
         self.fail: Exception | None = None
 
     async def apply(self, gateway: Gateway, *, dry_run: bool = False) -> int:
@@ -38,11 +38,20 @@ class Control:
         if dry_run:
             return self.generation + 1
         self.gateway = gateway
+        if gateway is self.file:
+            self.applied_file = gateway
         self.generation += 1
         return self.generation
 
     async def load_file(self) -> Gateway:
         return self.file
+
+    @property
+    def file_before(self) -> Gateway | None:
+        return self.applied_file
+
+    def pending_restart(self, gateway: Gateway) -> list[str]:
+        return ["workers"] if gateway.workers != self.started.workers else []
 
 
 def adding(name: str) -> Any:
@@ -116,6 +125,50 @@ async def test_a_file_that_is_read_again_before_the_store_is_there_is_the_second
         _, document = await revisions.get(number)
         assert len(document["plans"]) == plans
     await store.stop()
+
+
+async def test_a_file_that_has_not_changed_keeps_what_the_api_has_changed(pair: Any) -> None:
+    control, revisions, _ = pair
+    await revisions.change(adding("x"), author="a")
+    control.file = gateway("free")  # read again, and the same
+    done = await revisions.reload(author="SIGHUP")
+    assert [plan.name for plan in control.gateway.plans] == ["free", "x"]
+    assert (done.changes, done.dropped, done.revision) == ([], [], None)
+    assert control.generation == done.generation == 3  # names and handlers are looked up again
+
+
+async def test_what_a_changed_file_drops_is_listed(
+    pair: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    control, revisions, _ = pair
+    await revisions.change(adding("x"), author="a")
+    await revisions.change(adding("gold"), author="a")
+    control.file = gateway("free", "gold")  # it has taken over one of the two
+    dry = await revisions.reload(author="me", dry_run=True)
+    assert [(each.kind, each.path) for each in dry.dropped] == [("added", "plans[x]")]
+    assert not caplog.records
+    done = await revisions.reload(author="me")
+    assert done.dropped == dry.dropped
+    assert "drops changes made through the API: plans[x]" in caplog.text
+    newest = await revisions.newest()
+    assert newest is not None
+    assert newest.note == "drops plans[x]"
+    # What it dropped is dropped once.
+    control.file = gateway("free", "gold", "max")
+    assert (await revisions.reload(author="me")).dropped == []
+
+
+async def test_what_waits_for_a_restart_is_said(pair: Any) -> None:
+    control, revisions, _ = pair
+
+    def edit(current: Gateway) -> Gateway:
+        return msgspec.structs.replace(current, workers=7)
+
+    assert (await revisions.change(edit, author="a", dry_run=True)).pending_restart == ["workers"]
+    assert (await revisions.change(edit, author="a")).pending_restart == ["workers"]
+    # Also when nothing has changed since.
+    assert (await revisions.change(edit, author="a")).pending_restart == ["workers"]
+    assert control.gateway.workers == 7
 
 
 async def test_changes_come_one_after_another(pair: Any) -> None:

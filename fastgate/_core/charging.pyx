@@ -238,6 +238,12 @@ cdef int charge_open(core *c, exchange *e) noexcept nogil:
     return reason
 
 
+cdef inline int still_owned(core *c) noexcept nogil:
+    """Whether the balances are still ours: another gateway may have them when we were stopped."""
+    cdef uint64_t until = fg_load(&c.till.money.owned_until_ns)
+    return until == 0 or c.now < until
+
+
 cdef int charge_hold(core *c, exchange *e, int64_t micros, uint32_t currency) noexcept nogil:
     """Hold an amount on the caller's wallet. 0, or the Reason; then nothing is held."""
     return reserve(c, e, micros, currency, 0, &e.hold)
@@ -257,6 +263,8 @@ cdef int reserve(core *c, exchange *e, int64_t micros, uint32_t currency, uint64
         return PAYMENT_REQUIRED
     if c.till is NULL:
         return OVERLOADED                # no money map: nothing can be charged exactly
+    if not still_owned(c):
+        return OVERLOADED
     wallet = wallet_index(e.account, currency)
     if wallet < 0:
         return INSUFFICIENT_BALANCE

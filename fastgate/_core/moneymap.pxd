@@ -85,6 +85,7 @@ cdef struct money_header:         # 4096 bytes
     uint64_t area_size
     uint64_t holds_at             # within an area
     uint64_t ring_at
+    uint64_t owned_until_ns       # CLOCK_MONOTONIC: after it, nothing is held; 0: no such end
 
 cdef struct till:                 # a process's view of one area; only its owner may open and settle holds
     money_header *money

@@ -221,6 +221,7 @@ cdef class MoneyMap:
                 os.posix_fallocate(self.fd, 0, h.size)
             h.boot = _draw_boot()
             h.boots += 1
+            h.owned_until_ns = 0
             os.pwrite(self.fd, (<char *>&h)[:sizeof(h)], 0)
         except OSError as error:
             raise SegmentError(f"the money map {path} cannot be opened: {error}") from error
@@ -309,6 +310,15 @@ cdef class MoneyMap:
     def boot_id(self) -> str:
         """16 hex digits, other ones after each start: what the ids of this start's records begin with."""
         return f"{self.header.boot:016x}"
+
+    @property
+    def owned_until_ns(self) -> int:
+        """CLOCK_MONOTONIC: until when workers may hold money; 0: for ever. Of this start."""
+        return fg_load(&self.header.owned_until_ns)
+
+    @owned_until_ns.setter
+    def owned_until_ns(self, uint64_t value):
+        fg_store(&self.header.owned_until_ns, value)
 
     @property
     def boots(self) -> int:

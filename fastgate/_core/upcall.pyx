@@ -352,6 +352,7 @@ cdef class Exchange:
         cdef uint32_t number
         cdef int reason
         self.check()
+        self.c.now = monotonic_ns()      # the lease on the store may be over
         if micros <= 0:
             raise ValueError(f"{micros}: an amount to hold is more than 0")
         if len(code) != 3:
@@ -400,6 +401,7 @@ cdef class Exchange:
         cdef MeterUse use
         cdef int64_t held
         self.check()
+        self.c.now = monotonic_ns()
         if self.meters is None:
             self.meters = {}
         if meter in self.meters:

@@ -88,6 +88,13 @@ class ControlPort(Protocol):
         Raises `fastgate.errors.ConfigurationError`, also when the gateway has no file.
         """
 
+    @property
+    def file_before(self) -> Gateway | None:
+        """What the file said when it was last applied; None when there is no file."""
+
+    def pending_restart(self, gateway: Gateway) -> list[str]:
+        """The settings of a configuration that take effect when the gateway is started again."""
+
     def workers(self) -> list[WorkerStatus]: ...
 
     def readiness(self) -> Readiness: ...

@@ -232,6 +232,11 @@ def print_applied(answer: dict[str, Any], as_json: bool) -> None:
     else:
         revision = f", revision {answer['revision']}" if answer.get("revision") else ""
         output.say(f"Every worker serves generation {answer['generation']}{revision}.")
+    if dropped := answer.get("dropped"):
+        output.say("The file has changed, and drops these changes made through the API:")
+        print_changes(msgspec.convert(dropped, list[Change]), False)
+    if pending := answer.get("pending_restart"):
+        output.say(f"Pending a restart of the gateway: {', '.join(pending)}.")
 
 
 @click.command(short_help="Read the configuration file again.")

@@ -29,7 +29,7 @@ import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import uvloop
@@ -38,11 +38,12 @@ from fastgate._core.credentials import CredentialIndex
 from fastgate._core.money import Money
 from fastgate._core.shm import Segment
 from fastgate.api.ports import LimitUse, Readiness, RouteUse, WorkerStatus
-from fastgate.errors import ConfigurationError, FastGateError
+from fastgate.errors import ConfigurationError, FastGateError, OwnedError
 from fastgate.identity import Identity
 from fastgate.imports import import_late, importing
 from fastgate.model import codec
 from fastgate.model.gateway import Gateway
+from fastgate.revisions import is_same, say_dropped
 from fastgate.runtime import view
 from fastgate.runtime.apiserver import ApiServer
 from fastgate.runtime.launch import Launch, costs_money
@@ -64,7 +65,7 @@ from fastgate.runtime.messages import (
 from fastgate.runtime.pages import Pages, public_side
 from fastgate.runtime.persist import Running, Served, StateDirectory, StateError
 from fastgate.runtime.plan import ControlStart
-from fastgate.runtime.publisher import Publisher, control_of, listeners_of
+from fastgate.runtime.publisher import File, Publisher, control_of, listeners_of
 from fastgate.runtime.quotas import QuotaKeeper
 from fastgate.runtime.records import Records
 from fastgate.runtime.resolver import Resolver
@@ -78,6 +79,7 @@ if TYPE_CHECKING:
     from fastgate.billing.evidence import Evidence
     from fastgate.revisions import Revisions
     from fastgate.runtime.money import MoneySide
+    from fastgate.runtime.ownership import Ownership
     from fastgate.store.engine import Store
 
 log = logging.getLogger("fastgate.control")
@@ -85,6 +87,14 @@ log = logging.getLogger("fastgate.control")
 EXIT_FAILED, EXIT_CONFIGURATION = 1, 4
 ALIVE_S = 5.0
 FIRST_PATIENCE_S = 0.3  # for name servers, before the first publish
+
+
+class _Choice(NamedTuple):
+    """What a control process begins with."""
+
+    gateway: Gateway
+    file: File  # that it is, or was before changes through the API
+    newest: int  # generation ever used
 
 
 class Control:
@@ -99,12 +109,13 @@ class Control:
         self._map = money
         self._money: MoneySide | None = None
         self._store: Store | None = None
+        self._owner: Ownership | None = None
         self._state = StateDirectory(launch.state)
         self._quotas = QuotaKeeper(segment, self._state)
         self._limits = view.LimitsView(segment)
         self._ended = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._file: tuple[Gateway, str] | None = None  # as last read, with its digest
+        self._file: File | None = None  # as last read
         self._revisions: Revisions | None = None  # when the API has come up
         self._links = Links(segment.workers)
         self._uplink = Uplink(start.channel, self._on_message, self._ended.set)
@@ -122,10 +133,10 @@ class Control:
             self._resolver,
             self._identity,
             slots=self._read_slots(),
-            sockets={listener.key: sockets for listener, sockets, _ in start.listeners},
-            addresses={listener.key: address for listener, _, address in start.listeners},
+            bound=start.listeners,
             public=self._public,
         )
+        self._publisher.started = launch.started
         if money is None:
             self._publisher.checks.append(check_free)
         self._records = Records(segment, self._publisher)
@@ -146,6 +157,8 @@ class Control:
             self._keep(self._quotas.run, "saving quotas")
             self._keep(self._records.run, "the access log")
             if self._money is not None:
+                assert self._owner is not None
+                self._keep(self._owner.run, "the store's ownership")
                 self._money.start()
                 self._records.sources.append(self._money.samples)
             api = ApiServer(self, self._identity, self._launch, self._publisher)
@@ -166,17 +179,17 @@ class Control:
         if not self._start.starts:
             self._quotas.restore()
         try:
-            gateway, file_digest, newest = self._choose()
+            gateway, file, newest = self._choose()
             if self._map is not None:
                 await self._begin_money(self._map, gateway)
             self._identity.load_cache()
             self._publisher.use_generations_above(newest)
             self._on_index(self._identity.index)
-            await self._publisher.apply(gateway, file_digest=file_digest, patience=FIRST_PATIENCE_S)
+            await self._publisher.apply(gateway, file=file, patience=FIRST_PATIENCE_S)
         except FastGateError as error:
             if isinstance(error, ConfigurationError):
                 error = self._launch.located(error)
-            if not self._start.starts:
+            if not self._start.starts or isinstance(error, OwnedError):
                 code = EXIT_FAILED
                 # An address that cannot be bound is no fault of the document.
                 if isinstance(error, ConfigurationError) and error.__cause__ is None:
@@ -210,7 +223,15 @@ class Control:
             self._publisher,
             self.limits_of,
         )
-        await self._money.begin(self.open_store(gateway), gateway)
+        store = self.open_store(gateway)
+        ownership = await import_late("fastgate.runtime.ownership")
+        me = ownership.this_gateway(self._state, self._segment.boot_id)
+        self._owner = ownership.Ownership(store, money, me, self._on_lost)
+        await self._owner.begin()
+        await self._money.begin(store, gateway)
+
+    def _on_lost(self, why: str) -> None:
+        self._uplink.send(Fatal(error=why, code=EXIT_FAILED))
 
     def open_store(self, gateway: Gateway) -> Store:
         """The store, not connected yet; the same for all who ask."""
@@ -223,8 +244,8 @@ class Control:
             )
         return self._store
 
-    def _choose(self) -> tuple[Gateway, str, int]:
-        """What to begin with, the file's digest, and the newest generation ever used."""
+    def _choose(self) -> _Choice:
+        """What to begin with."""
         served = self._state.read_served()
         newest = max(
             served.generation if served else 0,
@@ -239,17 +260,23 @@ class Control:
                 raise
             log.error("%s", error)
             log.error("the file is not used: going on with generation %d", served.generation)
-            return codec.decode(served.document), served.file_digest, newest
-        if served is not None and served.file_digest == digest:
-            try:
-                kept: Gateway = codec.decode(served.document)
-            except ConfigurationError as error:
-                log.error("what was served last cannot be used (%s); the file is", error)
-                return gateway, digest, newest
-            if first and codec.digest(kept) != digest:
-                log.info("serving the changes made through the API since the file was read")
-            return kept, digest, newest
-        return gateway, digest, newest
+            kept: Gateway = codec.decode(served.document)
+            before = codec.decode(served.file_document) if served.file_document else kept
+            return _Choice(kept, (before, served.file_digest), newest)
+        file = gateway, digest
+        if served is None:
+            return _Choice(gateway, file, newest)
+        try:
+            kept = codec.decode(served.document)
+            if served.file_digest == digest:
+                if first and codec.digest(kept) != digest:
+                    log.info("serving the changes made through the API since the file was read")
+                return _Choice(kept, file, newest)
+            if served.file_document is not None:
+                say_dropped(codec.decode(served.file_document), kept, gateway)
+        except ConfigurationError as error:
+            log.error("what was served last cannot be used (%s); the file is", error)
+        return _Choice(gateway, file, newest)
 
     async def _show_life(self) -> None:
         while True:
@@ -262,6 +289,8 @@ class Control:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._owner is not None:
+            await self._owner.end()
         if self._store is not None:
             await self._store.stop()
         await self._resolver.stop()
@@ -343,11 +372,12 @@ class Control:
 
     def _on_served(self) -> None:
         """After every publish: keep what is served for the next start."""
-        running = self._running()
+        running, file = self._running(), self._publisher.file
         served = Served(
             generation=running.generation,
             file_digest=self._publisher.file_digest,
             document=codec.encode(self.gateway),
+            file_document=None if file is None or file is self.gateway else codec.encode(file),
         )
         try:
             self._state.write("slots.json", msgspec.json.encode(self._publisher.slots))
@@ -406,13 +436,11 @@ class Control:
         return self._publisher.generation
 
     async def apply(self, gateway: Gateway, *, dry_run: bool = False) -> int:
-        digest = None
-        if self._file is not None and gateway is self._file[0]:
-            digest = self._file[1]
+        file = self._file if self._file is not None and gateway is self._file[0] else None
         try:
-            return await self._publisher.apply(gateway, file_digest=digest, dry_run=dry_run)
+            return await self._publisher.apply(gateway, file=file, dry_run=dry_run)
         except ConfigurationError as error:
-            if digest is None:
+            if file is None:
                 raise
             raise self._launch.located(error) from None
 
@@ -426,12 +454,24 @@ class Control:
         self._file = gateway, digest
         return gateway
 
+    @property
+    def file_before(self) -> Gateway | None:
+        return self._publisher.file
+
+    def pending_restart(self, gateway: Gateway) -> list[str]:
+        return self._publisher.pending_restart(gateway)
+
     async def _reload_by_signal(self) -> None:
         try:
             if self._revisions is not None:
                 await self._revisions.reload(author="SIGHUP")
             else:
-                await self.apply(await self.load_file())
+                before, gateway = self.file_before, await self.load_file()
+                if is_same(before, gateway):
+                    gateway = self.gateway
+                elif before is not None:
+                    say_dropped(before, self.gateway, gateway)
+                await self.apply(gateway)
         except FastGateError as error:
             log.error("the reload was refused: %s", error)
             log.error("generation %d goes on serving", self.generation)

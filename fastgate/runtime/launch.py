@@ -6,12 +6,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from fastgate.configfile import Loaded, load
 from fastgate.errors import ConfigurationError
 from fastgate.model import codec
 from fastgate.model.billing import Billing
 from fastgate.model.gateway import Gateway
+from fastgate.runtime.persist import StateDirectory
 
+SETTLED = ("workers", "memory", "store", "observability")
 _OPTIONS = {"listeners[0].bind": "--listen", "control.bind": "--control"}
 
 
@@ -23,6 +27,7 @@ class Launch:
     config: Path | None = None
     document: dict[str, Any] = field(default_factory=dict)
     first: Loaded | None = None  # as read before the fork, so that it is not read twice
+    started: Gateway | None = None  # whose `workers`, `memory` and so on hold until the end
 
     def read(self, *, first: bool = False) -> tuple[Gateway, str, Loaded | None]:
         """The configuration as it stands: gateway, digest, and the file as read.
@@ -34,6 +39,20 @@ class Launch:
             return gateway, codec.digest(gateway), None
         loaded = self.first if first and self.first is not None else load(self.config)
         return loaded.gateway, loaded.digest, loaded
+
+    def settled(self, gateway: Gateway) -> Gateway:
+        """The file's configuration with what is settled at the start as it will be served: changes
+        made through the API hold as long as the file has not changed."""
+        served = StateDirectory(self.state).read_served()
+        if self.first is None or served is None or served.file_digest != self.first.digest:
+            return gateway
+        wanted = ("version", *SETTLED)  # the rest may be large
+        part = {name: served.document[name] for name in wanted if name in served.document}
+        try:
+            kept: Gateway = codec.decode(part)
+        except ConfigurationError:
+            return gateway  # control says so
+        return msgspec.structs.replace(gateway, **{name: getattr(kept, name) for name in SETTLED})
 
     def located(self, error: ConfigurationError) -> ConfigurationError:
         """An error with file and line, where they can be told. The demonstration has no file: its

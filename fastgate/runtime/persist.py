@@ -37,6 +37,7 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
     generation: int
     file_digest: str  # of the configuration file when it was last read; "": there was none
     document: dict[str, Any]  # the configuration, as `model` writes it
+    file_document: dict[str, Any] | None = None  # the file's, where the API has changed it since
 
 
 class Running(msgspec.Struct, frozen=True, kw_only=True):

@@ -26,6 +26,17 @@ _PR_SET_NAME = 15
 _IGNORED = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _DEFAULT = (signal.SIGTERM, signal.SIGCHLD)
 
+# What the supervisor answers to.
+SIGNALS = (
+    signal.SIGHUP,
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGCHLD,
+)
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 

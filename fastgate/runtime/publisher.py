@@ -18,7 +18,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from fastgate._core.shm import Segment
@@ -45,6 +45,10 @@ PUBLIC = "pages"  # and of that of the gateway's own pages
 PATIENCE_S = 5.0  # for names that are new in an apply
 
 
+File = tuple[Gateway, str]
+"""The configuration file: what is in it, and the digest of that."""
+
+
 class Publisher:
     """What is served now, and the way to something else."""
 
@@ -57,11 +61,11 @@ class Publisher:
         identity: Identity,
         *,
         slots: SlotBook,
-        sockets: dict[str, list[socket.socket]],
-        addresses: dict[str, str],
+        bound: Sequence[tuple[Listener, list[socket.socket], str]] = (),
         public: PublicSide | None = None,
     ) -> None:
-        """sockets, addresses: what is bound already. public: where our own pages can be."""
+        """bound: the listeners there are already, with their sockets and addresses. public: where
+        our own pages can be."""
         self._segment = segment
         self._links = links
         self._uplink = uplink
@@ -69,16 +73,18 @@ class Publisher:
         self._identity = identity
         self._slots = slots
         self._last = 0
-        self._sockets = sockets
-        self._addresses = addresses
+        self._sockets = {listener.key: sockets for listener, sockets, _ in bound}
+        self._addresses = {listener.key: address for listener, _, address in bound}
         self._public = public
         self._lock = asyncio.Lock()
-        self._first: Gateway | None = None  # as at the start of this process
+        self._bound = {listener.key: listener for listener, _, _ in bound}
+        self.started: Gateway | None = None  # what was settled at the start of the gateway
         self.health = HealthChecks()
         self.gateway: Gateway | None = None
         self.snapshot: Snapshot | None = None
         self.generation = 0  # that every worker serves, or is to serve
-        self.file_digest = ""  # of the file when it was last read
+        self.file: Gateway | None = None  # the file's, when it was last applied
+        self.file_digest = ""  # of that
         self.checks: list[Callable[[Gateway], None]] = []  # raise ConfigurationError
         self.on_served: list[Callable[[], None]] = []
 
@@ -117,17 +123,17 @@ class Publisher:
         self,
         gateway: Gateway,
         *,
-        file_digest: str | None = None,
+        file: File | None = None,
         dry_run: bool = False,
         patience: float = PATIENCE_S,
     ) -> int:
         """See `fastgate.api.ports.ControlPort.apply`.
 
-        file_digest: the gateway is the file's, which has this digest. patience: seconds for
+        file: this file is applied by it, or was before the changes in it. patience: seconds for
         name servers.
         """
         async with self._lock:
-            return await self._apply(gateway, file_digest, dry_run, patience)
+            return await self._apply(gateway, file, dry_run, patience)
 
     async def republish(self) -> None:
         """Publish the served configuration anew, with the addresses known now."""
@@ -136,7 +142,7 @@ class Publisher:
                 await self._apply(self.gateway, None, False, 0.0)
 
     async def _apply(
-        self, gateway: Gateway, file_digest: str | None, dry_run: bool, patience: float
+        self, gateway: Gateway, file: File | None, dry_run: bool, patience: float
     ) -> int:
         if self._segment.draining:
             raise ApplyError("the gateway is draining; nothing new is taken up")
@@ -158,37 +164,44 @@ class Publisher:
             if dry_run:
                 return generation
             self._last = generation
-            await self._bring(gateway, file_digest, image, slots)
+            await self._bring(gateway, file, image, slots)
         finally:
             os.close(image.fd)
-        self._warn_of_restart(gateway)
+        if pending := self.pending_restart(gateway):
+            log.warning("%s: takes effect at the next start", ", ".join(pending))
         for name, why in self._resolver.unresolved().items():
             log.warning("target %s has no address yet: %s", name, why)
         for warning in image.warnings:
             log.warning("%s", warning)
         return generation
 
-    def _warn_of_restart(self, gateway: Gateway) -> None:
-        """Say what of a changed configuration is settled at the start."""
-        first = self._first
-        if first is None:
-            self._first = gateway
-            return
-        changed = [
+    def pending_restart(self, gateway: Gateway) -> list[str]:
+        """The settings of a configuration that take effect when the gateway is started again."""
+        started = self.started or gateway
+        pending = [
             name
             for name, before, now in (
-                ("workers", first.workers, gateway.workers),
-                ("memory", first.memory, gateway.memory),
-                ("store", first.store, gateway.store),
-                ("observability.recent", first.observability.recent, gateway.observability.recent),
+                ("workers", started.workers, gateway.workers),
+                ("memory", started.memory, gateway.memory),
+                ("store", started.store, gateway.store),
+                (
+                    "observability.recent",
+                    started.observability.recent,
+                    gateway.observability.recent,
+                ),
             )
             if before != now
         ]
-        if changed:
-            log.warning("%s: takes effect at the next start", ", ".join(changed))
+        for listener in listeners_of(gateway):
+            bound = self._bound.get(listener.key, listener)
+            if bound.backlog != listener.backlog:
+                pending.append(f"listeners[{listener.name}].backlog")
+            if bound.mode != listener.mode and listener.bind.startswith("unix:/"):
+                pending.append(f"listeners[{listener.name}].permissions")
+        return pending
 
     async def _bring(
-        self, gateway: Gateway, file_digest: str | None, image: CompiledImage, slots: SlotBook
+        self, gateway: Gateway, file: File | None, image: CompiledImage, slots: SlotBook
     ) -> None:
         listeners = listeners_of(gateway)
         private = [control_of(gateway)]
@@ -201,8 +214,8 @@ class Publisher:
         async def keep() -> None:
             nonlocal kept
             kept = True
-            if file_digest is not None:
-                self.file_digest = file_digest
+            if file is not None:
+                self.file, self.file_digest = file
             self._take_over(gateway, snapshot, slots, [*listeners, *private])
 
         sockets = {listener.key: self._sockets[listener.key] for listener in listeners}
@@ -266,6 +279,7 @@ class Publisher:
                     raise ConfigurationError(error.message, path=path, hint=error.hint) from error
                 self._sockets[listener.key] = sockets
                 self._addresses[listener.key] = address
+                self._bound[listener.key] = listener
                 new.append(listener.key)
         except BaseException:
             self._drop(new)
@@ -278,6 +292,7 @@ class Publisher:
             for sock in self._sockets.pop(bind, []):
                 sock.close()
             self._addresses.pop(bind, None)
+            self._bound.pop(bind, None)
 
     # ---- targets -------------------------------------------------------------------------
 

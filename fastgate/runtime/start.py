@@ -52,6 +52,7 @@ def run_gateway(
     instead of what the configuration says. Raises StateError, SegmentError.
     """
     StateDirectory(launch.state).claim()  # where it cannot be, say so before anything runs
+    launch.started = gateway = launch.settled(gateway)
     count = workers or workers_of(gateway)
     extras = extras or Extras()
     notifier = Notifier()

@@ -59,22 +59,13 @@ from fastgate.runtime.messages import (
 )
 from fastgate.runtime.notify import Notifier
 from fastgate.runtime.plan import Companion, ControlStart, Plan, WorkerStart
-from fastgate.runtime.process import describe_status, spawn
+from fastgate.runtime.process import SIGNALS, describe_status, spawn
 
 log = logging.getLogger("fastgate.supervisor")
 
 QUICK_DRAIN_S = 3.0  # SIGINT: someone sits there and waits
 ERROR_S = 0.1  # so that an error that comes again and again does not take a whole processor
 CONTROL_END_S = 5.0  # for control to write what is left to write
-SIGNALS = (
-    signal.SIGHUP,
-    signal.SIGTERM,
-    signal.SIGINT,
-    signal.SIGQUIT,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-    signal.SIGCHLD,
-)
 
 
 class Supervisor:

@@ -13,8 +13,9 @@
   during the first attempt to connect waits for its end.
 - Listeners (`on_ready`) run after every connect: there identity, tokens and revisions catch up
   with what happened meanwhile. They are not waited for by others' reads and writes.
-- PostgreSQL may be shared by several gateways: every 2 s the counters of `changes` are read, and
-  listeners (`on_change`) hear of them when one has moved. SQLite has one gateway, and no poll.
+- PostgreSQL may be shared by several gateways that price nothing (see `owner`): every 2 s the
+  counters of `changes` are read, and listeners (`on_change`) hear of them when one has moved.
+  SQLite has one gateway, and no poll.
 - One transaction per `async with`. `write()` is BEGIN IMMEDIATE on SQLite, so that two writers
   queue up (`busy_timeout`) instead of failing half-way.
 - What only asks the database, and often, goes through `run_read()` and `run_write()`: a function
@@ -210,6 +211,10 @@ class Store:
         self._tried = asyncio.Event()
         self._problem = "The store is not connected yet."
 
+    def copy(self) -> Store:
+        """Another one for the same database, not connected and with no listeners."""
+        return Store(self._text)
+
     # ---- life ---------------------------------------------------------------------------
 
     async def start(self) -> None:
@@ -237,10 +242,6 @@ class Store:
     def problem(self) -> str | None:
         """Why the store is not ready; None when it is."""
         return None if self.ready else self._problem
-
-    async def wait_tried(self) -> None:
-        """Return once the first attempt to connect is over, well or ill."""
-        await self._tried.wait()
 
     async def connect(self) -> None:
         """Connect, migrate, and tell the listeners. Raises StoreError; may be called again."""

@@ -10,7 +10,8 @@ changes        one counter a topic, counted up in the transaction that changes t
 ```
 
 The ledger, usage and wallets are in `money_tables`, subscriptions, invoices and notices in
-`billing_tables`, payment providers in `payment_tables`, spending limits in `spending`.
+`billing_tables`, payment providers in `payment_tables`, spending limits in `spending`, and which
+gateway owns the store in `owner`.
 
 Ids compare as bytes on both databases (PostgreSQL: collation "C"), since their order is their
 age. Times are UTC: `timestamptz` on PostgreSQL, text on SQLite, always aware in Python. A row
@@ -23,7 +24,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from fastgate.store import billing_tables, money_tables, payment_tables, spending
+from fastgate.store import billing_tables, money_tables, owner, payment_tables, spending
 from fastgate.store.columns import UtcTime, id_type, metadata
 
 
@@ -124,7 +125,7 @@ changes = sa.Table(
     sa.Column("value", sa.BigInteger, nullable=False),
 )
 
-HEAD = "0009"
+HEAD = "0010"
 """The migration that `metadata` stands for: the newest in `migrations/versions`."""
 
 __all__ = [
@@ -139,6 +140,7 @@ __all__ = [
     "idempotency",
     "metadata",
     "money_tables",
+    "owner",
     "payment_tables",
     "revisions",
     "spending",

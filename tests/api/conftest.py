@@ -42,6 +42,7 @@ class FakeControl:
         self.generation = 1
         self.identity = identity
         self.file: Gateway | ConfigurationError = gateway
+        self.applied_file = self.started_with = gateway
         self.refuse: Exception | None = None
         self.applied: list[Gateway] = []
         self.drained = False
@@ -61,6 +62,8 @@ class FakeControl:
         if dry_run:
             return self.generation + 1
         self.gateway = gateway
+        if gateway is self.file:
+            self.applied_file = gateway
         self.generation += 1
         self.applied.append(gateway)
         self._configure()
@@ -70,6 +73,13 @@ class FakeControl:
         if isinstance(self.file, ConfigurationError):
             raise self.file
         return self.file
+
+    @property
+    def file_before(self) -> Gateway | None:
+        return self.applied_file
+
+    def pending_restart(self, gateway: Gateway) -> list[str]:
+        return ["workers"] if gateway.workers != self.started_with.workers else []
 
     def workers(self) -> list[WorkerStatus]:
         return [

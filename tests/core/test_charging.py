@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 
 import orjson
@@ -109,6 +110,23 @@ def plane(till: Till, document: dict[str, object], **more: object) -> Plane:
 
 async def call(p: Plane, path: str = "/200", key: str = "ann-key") -> Reply:
     return await p.get(path, headers={"X-Api-Key": key})
+
+
+async def test_nothing_is_held_after_the_lease_on_the_store_is_over(
+    till: Till, backend: Backend
+) -> None:
+    """The gateway was paused, and another may have taken the balances over."""
+    till.accounts.set_balance(ANN, "USD", 1_000_000)
+    async with plane(till, config(backend)) as p:
+        till.money.owned_until_ns = time.monotonic_ns() + 10**12
+        assert (await call(p)).status == 200
+        till.money.owned_until_ns = time.monotonic_ns()
+        assert (await call(p)).status == 503
+        assert till.balance() == 750_000
+        till.money.owned_until_ns = time.monotonic_ns() + 10**12
+        assert (await call(p)).status == 200
+    assert till.balance() == 500_000
+    till.records()
 
 
 def reason(reply: Reply) -> str:

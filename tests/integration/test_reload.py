@@ -387,3 +387,44 @@ def test_the_access_log_is_opened_anew_when_told(
     line = json.loads(path.read_bytes().splitlines()[-1])
     assert line["status"] == 200
     assert line["path"] == "/second"
+
+
+def plans_of(running: Gateway) -> list[str]:
+    return [plan["name"] for plan in running.api("/v1/config").json.get("plans", [])]
+
+
+def test_changes_of_the_api_stay_with_an_untouched_file_and_are_listed_when_dropped(
+    gateway: Start, upstream: Upstream
+) -> None:
+    running = gateway(proxying(upstream, workers=2))
+    made = running.api("/v1/plans/gold", method="PUT", body={}, headers={"If-None-Match": "*"})
+    assert made.status in (200, 201), made.body
+    running.reload_and_wait()  # SIGHUP
+    assert plans_of(running) == ["gold"]
+    running.kill("fg-control")
+    eventually(lambda: running.said("control is back"), "control is back")
+    done = running.api("/v1/config/reload", method="POST").json
+    assert (done["changes"], done["dropped"], plans_of(running)) == ([], [], ["gold"])
+
+    running.write(proxying(upstream, workers=3, plans=[{"name": "free"}]))
+    done = running.api("/v1/config/reload", method="POST").json
+    assert [change["path"] for change in done["dropped"]] == ["plans[gold]"]
+    assert done["pending_restart"] == ["workers"]
+    assert plans_of(running) == ["free"]
+    eventually(lambda: running.said("through the API: plans[gold]"), "it is logged")
+    assert "workers: takes effect at the next start" in running.log_text()
+    # A new control process knows with what the gateway was started.
+    running.kill("fg-control")
+    done = running.api("/v1/config/reload", method="POST").json
+    assert (done["dropped"], done["pending_restart"]) == ([], ["workers"])
+
+
+def test_a_file_that_changed_while_the_gateway_was_down_says_what_it_drops(
+    gateway: Start, upstream: Upstream, tmp_path: Path
+) -> None:
+    first = gateway(proxying(upstream), state=tmp_path / "state")
+    first.api("/v1/plans/gold", method="PUT", body={}, headers={"If-None-Match": "*"})
+    assert first.stop() == 0
+    second = gateway(proxying(upstream, plans=[{"name": "free"}]), state=tmp_path / "state")
+    assert second.said("drops changes made through the API: plans[gold]")
+    assert plans_of(second) == ["free"]

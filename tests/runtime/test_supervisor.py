@@ -330,13 +330,10 @@ def test_a_worker_is_replaced_at_once_also_when_several_die_in_a_row(
 ) -> None:
     run(workers=1)
     events.wait("published")
-    first = events.wait("worker")
-    pids = [first["pid"]]
-    for _ in range(4):
-        died = time.monotonic()
+    pids = [events.wait("worker")["pid"]]
+    for _ in range(4):  # how long it may take: test_process.py
         os.kill(pids[-1], signal.SIGKILL)
         pids.append(events.wait("worker")["pid"])
-        assert time.monotonic() - died < PATIENCE  # the exact waits: test_process.py
     assert len(set(pids)) == 5
 
 
@@ -403,13 +400,9 @@ def test_a_host_that_is_none_is_answered(events: Events, run: Callable[..., Runn
         control.events.tell(what="refused", error=bound.error, fds=len(fds))
         serve(control)
 
-    running = run(script=script)
-    refused = events.wait("refused")
-    assert "odd" in refused["error"]
-    assert refused["fds"] == 0
+    run(script=script)
+    assert "odd" in events.wait("refused", fds=0)["error"]
     events.wait("published")
-    running.signal(signal.SIGTERM)
-    assert running.wait() == 0
 
 
 def test_where_no_process_can_be_started_it_is_tried_again(
@@ -427,8 +420,8 @@ def test_where_no_process_can_be_started_it_is_tried_again(
     monkeypatch.setattr(supervisor, "spawn", fork)
     running = run(workers=2)
     events.wait("published")
-    for index in (0, 1):
-        events.wait("worker", index=index)
+    events.wait("worker", index=0)
+    events.wait("worker", index=1)
     running.signal(signal.SIGTERM)
     assert running.wait() == 0
 

@@ -1,0 +1,169 @@
+"""Who owns a store that prices requests: one gateway, by one row.
+
+Each gateway holds the balances of all wallets in its own memory, so two on one database would spend
+each balance twice. The owner writes a heartbeat. Another gateway may take over
+
+    when the owner has ended gracefully          at once
+    from the same state directory                at once: that directory is locked while it is used
+    when its process on this machine is gone     at once
+    otherwise                                    `EXPIRY` after the last heartbeat
+
+An owner that was taken over finds that out with its next heartbeat (`renew`). Times are the
+database's own on PostgreSQL, so that clocks of hosts need not agree.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from fastgate.errors import OwnedError
+from fastgate.store.columns import UtcTime, id_type, metadata
+
+EXPIRY = timedelta(seconds=15)
+
+owners = sa.Table(
+    "owners",
+    metadata,
+    sa.Column("id", sa.SmallInteger, primary_key=True, autoincrement=False),  # 1: there is one row
+    sa.Column("boot", id_type(32), nullable=False),
+    sa.Column("state", id_type(64), nullable=False),
+    sa.Column("machine", id_type(64), nullable=False),
+    sa.Column("node", sa.String(255), nullable=False),
+    sa.Column("folder", sa.String(4096), nullable=False),
+    sa.Column("pid", sa.BigInteger, nullable=False),
+    sa.Column("born", sa.BigInteger, nullable=False),
+    sa.Column("since", UtcTime, nullable=False),
+    sa.Column("beat", UtcTime),
+)
+
+
+class Owner(msgspec.Struct, frozen=True, kw_only=True):
+    """A gateway, as others must be able to tell it."""
+
+    boot: str
+    """Another one at each start of the gateway."""
+    state: str
+    """Its state directory, wherever that is mounted; a copy is another."""
+    machine: str
+    """Where process ids mean the same: the boot of a kernel, and a namespace in it."""
+    node: str
+    folder: str
+    pid: int
+    born: int
+    """When the process began, in the kernel's ticks: pids are used again."""
+
+
+class _Row(msgspec.Struct, frozen=True):
+    owner: Owner
+    since: datetime
+    beat: datetime | None
+
+
+_COLUMNS = ("boot", "state", "machine", "node", "folder", "pid", "born")
+
+
+def claim(connection: sa.Connection, me: Owner) -> Owner | None:
+    """Become the owner, or stay it; returns whom it was taken from. Raises OwnedError."""
+    row, now = _look(connection)
+    if row is None:
+        connection.execute(sa.insert(owners).values(**_values(me), id=1, since=now, beat=now))
+        return None
+    if row.owner.boot == me.boot:
+        connection.execute(sa.update(owners).values(beat=now))
+        return None
+    if not _may_take(row, me, now):
+        raise OwnedError(_refusal(row, now))
+    connection.execute(sa.update(owners).values(**_values(me), since=now, beat=now))
+    return row.owner
+
+
+def renew(connection: sa.Connection, me: Owner) -> None:
+    """A heartbeat. Raises OwnedError when another gateway has taken over."""
+    row, _ = _look(connection)
+    if row is not None and row.owner.boot != me.boot:
+        raise OwnedError(_lost(row))
+    claim(connection, me)
+
+
+def release(connection: sa.Connection, me: Owner) -> None:
+    """The end: the next one need not wait."""
+    connection.execute(sa.update(owners).where(owners.c.boot == me.boot).values(beat=None))
+
+
+def _look(connection: sa.Connection) -> tuple[_Row | None, datetime]:
+    """The row, locked, and the time."""
+    if connection.dialect.name != "postgresql":
+        found, now = connection.execute(sa.select(owners)).one_or_none(), datetime.now(UTC)
+    else:
+        # One claim after another, also while there is no row to lock.
+        connection.execute(sa.text("LOCK TABLE owners IN SHARE ROW EXCLUSIVE MODE"))
+        found = connection.execute(sa.select(owners)).one_or_none()
+        now = connection.scalar(sa.select(sa.func.clock_timestamp())) or datetime.now(UTC)
+    if found is None:
+        return None, now
+    fields: dict[str, Any] = {name: getattr(found, name) for name in _COLUMNS}
+    return _Row(Owner(**fields), found.since, found.beat), now
+
+
+def _values(me: Owner) -> dict[str, Any]:
+    return {name: getattr(me, name) for name in _COLUMNS}
+
+
+def _may_take(row: _Row, me: Owner, now: datetime) -> bool:
+    if row.beat is None or row.owner.state == me.state or now - row.beat > EXPIRY:
+        return True
+    return row.owner.machine == me.machine and not is_alive(row.owner)
+
+
+def is_alive(owner: Owner) -> bool:
+    """Whether its process is there; asked only on its machine."""
+    return born_at(owner.pid) == owner.born
+
+
+def born_at(pid: int) -> int:
+    """When a process began, in ticks since the kernel's start; 0: there is none, or it is dead."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (OSError, ValueError):
+        return 0
+    return 0 if fields[0] in "ZX" else int(fields[19])
+
+
+def machine() -> str:
+    """Where process ids mean the same as here."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot}:{os.readlink('/proc/self/ns/pid')}"[:64]
+
+
+def _who(row: _Row) -> str:
+    owner = row.owner
+    return f"{owner.node} (pid {owner.pid}, state directory {owner.folder})"
+
+
+def _at(time: datetime) -> str:
+    return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _refusal(row: _Row, now: datetime) -> str:
+    assert row.beat is not None
+    age = max(0.0, (now - row.beat).total_seconds())
+    return (
+        f"the store belongs to the gateway on {_who(row)}, since {_at(row.since)}; its last "
+        f"heartbeat was {age:.0f} s ago. Two gateways that price requests cannot share a store: "
+        "each would spend the balances in full. Stop that gateway first, or give this one a store "
+        "of its own (`store.url`). If that gateway has crashed, start this one again "
+        f"{EXPIRY.total_seconds():.0f} s after its last heartbeat."
+    )
+
+
+def _lost(row: _Row) -> str:
+    return (
+        f"the gateway on {_who(row)} took the store over at {_at(row.since)}, because this one had "
+        "shown no heartbeat. This gateway ends: two that price requests cannot share a store."
+    )
