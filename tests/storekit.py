@@ -21,9 +21,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
+from alembic import command
 
 from fastgate.store.engine import Store
-from fastgate.store.migrate import upgrade
+from fastgate.store.migrate import alembic_config, upgrade
+
+
+def down_to(connection: sa.Connection, revision: str) -> None:
+    """Take a store back to an older schema."""
+    command.downgrade(alembic_config(connection), revision)
+
+
+def up(connection: sa.Connection) -> None:
+    """Bring it up to date again."""
+    command.upgrade(alembic_config(connection), "head")
 
 
 def _find(program: str) -> str | None:

@@ -14,9 +14,11 @@ from fastgate.api.context import AnyRequest, Ctx
 from fastgate.api.describe import spec
 from fastgate.api.desk import account_of, desk_of
 from fastgate.api.paging import LIMIT, Limit, Text
-from fastgate.billing.invoices import Invoice, render_html
+from fastgate.billing.invoices import Invoice, Kind, Status, render_html
 from fastgate.billing.notices import Notice
-from fastgate.billing.payments.base import ChargeResult, ChargeStatus
+from fastgate.billing.payments.base import Purpose
+from fastgate.billing.payments.manual import ManualProvider
+from fastgate.errors import ConflictError
 from fastgate.store.pages import Page
 
 PAGE_HEADERS = {
@@ -29,7 +31,7 @@ PAGE_HEADERS = {
 class Paid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How an invoice was paid outside of the providers."""
 
-    reference: Annotated[str, Meta(min_length=1, max_length=200, description="The transfer's.")]
+    reference: Annotated[str, Meta(min_length=1, max_length=120, description="The transfer's.")]
 
 
 class OutboxView(msgspec.Struct, frozen=True):
@@ -74,17 +76,22 @@ async def pay_invoice(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> In
     desk = desk_of(ctx)
     body = await read(request, Paid)
     invoice = await desk.invoices.get(ident)
-    await desk.dunning.settle(invoice.id, _by_hand(invoice, body.reference))
+    if invoice.kind is not Kind.INVOICE:
+        raise ConflictError(f"{invoice.number} is no invoice that could be paid.")
+    if invoice.status is Status.PAID and invoice.reference != body.reference:
+        raise ConflictError(f"The invoice {invoice.number} is paid already.")
+    if invoice.total:
+        await desk.open_account(invoice.account)
+        manual = ManualProvider(desk.payments, desk.invoices.clock)
+        paid = manual.received(
+            invoice.account,
+            invoice.amount,
+            body.reference,
+            purpose=Purpose.INVOICE,
+            subject=invoice.id,
+        )
+        await desk.inbox.applier.apply(paid)
     return await desk.invoices.get(invoice.id)
-
-
-def _by_hand(invoice: Invoice, reference: str) -> ChargeResult:
-    return ChargeResult(
-        status=ChargeStatus.SUCCEEDED,
-        provider="manual",
-        amount=invoice.amount,
-        reference=reference,
-    )
 
 
 @post("/v1/invoices/{ident:str}/void", status_code=200, opt=spec("money", answer=Invoice))

@@ -14,7 +14,7 @@ from fastgate.api.describe import spec
 from fastgate.api.desk import account_of, desk_of
 from fastgate.api.paging import LIMIT, Limit, Text
 from fastgate.api.problems import invalid
-from fastgate.billing.audit import AuditReport
+from fastgate.billing.audit_report import AuditReport
 from fastgate.store import usage
 from fastgate.store.ledger import Entry
 from fastgate.store.pages import Page
@@ -83,9 +83,10 @@ async def list_entries(
 
 
 @get("/v1/ledger/audit", opt=spec("read", answer=AuditReport))
-async def audit(ctx: Ctx) -> AuditReport:
-    """Prove the books: sums, charges, usage records, cells, holds; each check by name."""
-    return await desk_of(ctx).audit()
+async def audit(ctx: Ctx, providers: FromQuery[bool] = False) -> AuditReport:
+    """Prove the books: sums, charges, usage records, payments, invoices, cells, holds; each check
+    by name. `?providers=true`: also against what payment providers say of the last 30 days."""
+    return await desk_of(ctx).audit(providers)
 
 
 @get("/v1/ledger/pipeline", opt=spec("read", answer=PipelineView))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from fastgate._core.money import Money as MoneyMap
-    from fastgate.billing.audit import AuditReport
+    from fastgate.billing.audit_report import AuditReport
     from fastgate.billing.autorecharge import AutoRecharges
     from fastgate.billing.dunning import Dunning
     from fastgate.billing.evidence import ConsumerFacts, SpendingFacts
@@ -82,4 +82,4 @@ class Desk:
     """Gives an account its row in shared memory."""
     look_again: Callable[[str], None]
     """Look at an account's balances now, although they have not moved."""
-    audit: Callable[[], Awaitable[AuditReport]]
+    audit: Callable[[bool], Awaitable[AuditReport]]

@@ -17,6 +17,7 @@ from fastgate.api.desk import Amount, account_of, desk_of
 from fastgate.api.moneyport import Kind
 from fastgate.api.parties import consumer_of
 from fastgate.api.problems import invalid
+from fastgate.model.check import priced_in
 from fastgate.model.units import Money
 
 MOST = 1 << 56  # micro-units that the workers can count to
@@ -66,6 +67,13 @@ async def _put(ctx: Context, request: AnyRequest, kind: Kind, subject: str) -> L
         raise invalid("amount", str(error)) from None
     if amount.currency != desk.billing.currency:
         raise invalid("amount", f"Spending is limited in {desk.billing.currency}.")
+    others = sorted(priced_in(ctx.control.gateway) - {amount.currency})
+    if others:
+        raise invalid(
+            "amount",
+            f"Spending cannot be limited in {amount.currency} while there are prices in "
+            f"{others[0]}: there is no rate.",
+        )
     if amount.micros >= MOST:
         raise invalid("amount", "That is more than can be counted.")
     await desk.spending.put(kind, subject, amount.micros, body.period)

@@ -17,6 +17,8 @@ charges    each charge is the sum of its usage; each priced block has its charge
            before usage was pruned: all together, with the sums of what was pruned
 days       the days' sums are those of the blocks, and of what was pruned
 accounts   every charge is to an account that is known
+payments   each payment, and what came back of it, is booked once; nothing else is (`audit_money`)
+invoices   each paid invoice has its payment, each credit note its credit (`audit_money`)
 cells      each cell is ledger + overdraft - what is on its way - what requests hold
 ```
 """
@@ -26,12 +28,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Set
 from typing import Any
 
-import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fastgate._core.usageblock import numbers, sums
-from fastgate.billing.ledger import Kind, settled_id
+from fastgate.billing.audit_money import invoices_check, payments_check
+from fastgate.billing.audit_report import FINDINGS_MAX as FINDINGS_MAX
+from fastgate.billing.audit_report import AuditReport, Check, check
+from fastgate.billing.ledger import ASIDE, Kind, settled_id
 from fastgate.billing.names import UNKNOWN
 from fastgate.billing.pipeline import Pipeline
 from fastgate.store import ledger as table
@@ -45,30 +49,8 @@ from fastgate.store.money_tables import (
     usage_pruned,
 )
 
-FINDINGS_MAX = 20
-"""Findings that a check lists; it counts all."""
-
 ATTEMPTS = 5
 """How often shared memory is looked at while wallets move."""
-
-
-class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that must hold. `numbers`: what was counted; `findings`: where it does not hold."""
-
-    name: str
-    passed: bool
-    numbers: dict[str, int]
-    findings: list[str] = []
-
-
-class AuditReport(msgspec.Struct, frozen=True):
-    """All checks, in their order."""
-
-    checks: list[Check]
-
-    @property
-    def passed(self) -> bool:
-        return all(check.passed for check in self.checks)
 
 
 async def audit(
@@ -101,6 +83,8 @@ async def audit(
             await _charges(connection),
             await _days(connection),
             await _accounts(connection),
+            await payments_check(connection),
+            await invoices_check(connection),
         ]
     if cells is not None:
         checks.append(_cells(wallets, cells, holds or {}, spool or {}, moving))
@@ -134,15 +118,6 @@ async def audit_gateway(pipeline: Pipeline) -> AuditReport:
             if not left:
                 break
         return await audit(ledger.store, cells, held, waiting, moving)
-
-
-def _check(name: str, findings: list[str], **numbers: int) -> Check:
-    return Check(
-        name=name,
-        passed=not findings,
-        numbers={**numbers, "wrong": len(findings)},
-        findings=findings[:FINDINGS_MAX],
-    )
 
 
 # ---- what is counted --------------------------------------------------------------------
@@ -212,7 +187,7 @@ async def _entries(connection: AsyncConnection) -> Check:
     )
     findings = [f"entry {number}: off by {int(amount)}" for number, amount in rows]
     count = await connection.scalar(sa.select(sa.func.count()).select_from(ledger_entries))
-    return _check("entries", findings, entries=int(count or 0))
+    return check("entries", findings, entries=int(count or 0))
 
 
 def _books(sums: Sums) -> Check:
@@ -231,7 +206,7 @@ def _books(sums: Sums) -> Check:
         for currency, books in sorted(totals.items())
         for book, amount in sorted(books.items())
     }
-    return _check("books", findings, **numbers)
+    return check("books", findings, **numbers)
 
 
 def _wallets(wallets: Mapping[Key, Wallet], sums: Sums) -> Check:
@@ -253,7 +228,7 @@ def _wallets(wallets: Mapping[Key, Wallet], sums: Sums) -> Check:
             kept = getattr(wallet, name)
             if kept != amount:
                 findings.append(f"{key[0]} {key[1]}: {name} is {kept}, its entries say {amount}")
-    return _check("wallets", findings, wallets=len(wallets))
+    return check("wallets", findings, wallets=len(wallets))
 
 
 def _overdrawn(sums: Sums, least: Mapping[Key, int]) -> Check:
@@ -264,7 +239,7 @@ def _overdrawn(sums: Sums, least: Mapping[Key, int]) -> Check:
         owing += available < 0
         if available < least[key]:
             findings.append(f"{key[0]} {key[1]}: {available}, may go to {least[key]}")
-    return _check("overdrawn", findings, owing=owing)
+    return check("overdrawn", findings, owing=owing)
 
 
 def _credited(sums: Sums, least: Mapping[Key, int]) -> Check:
@@ -285,7 +260,7 @@ def _credited(sums: Sums, least: Mapping[Key, int]) -> Check:
             findings.append(
                 f"{key[0]} {key[1]}: captured {captured} + held {held} > credited {credited}"
             )
-    return _check("credited", findings, **numbers)
+    return check("credited", findings, **numbers)
 
 
 async def _held(connection: AsyncConnection, sums: Sums) -> Check:
@@ -298,7 +273,7 @@ async def _held(connection: AsyncConnection, sums: Sums) -> Check:
             ledger_entries.c.currency,
             sa.func.sum(ledger_entries.c.amount),
         )
-        .where(ledger_entries.c.kind.in_([Kind.FREEZE, Kind.DISPUTE]))
+        .where(ledger_entries.c.kind.in_(ASIDE))
         .where((ledger_entries.c.id + settled_id("")).not_in(settled))
         .group_by(ledger_entries.c.account, ledger_entries.c.currency)
     )
@@ -310,7 +285,7 @@ async def _held(connection: AsyncConnection, sums: Sums) -> Check:
         wanted = aside.get(key, 0) + parts.get((Kind.CORRECTION, Book.HELD), 0)
         if held != wanted:
             findings.append(f"{key[0]} {key[1]}: {held} held, {wanted} set aside")
-    return _check("held", findings, held=sum(aside.values()))
+    return check("held", findings, held=sum(aside.values()))
 
 
 async def _usage(connection: AsyncConnection) -> Check:
@@ -350,7 +325,7 @@ async def _usage(connection: AsyncConnection) -> Check:
             near.update(found)
             if len(near) != known + len(found):
                 findings.append(f"block {low}: has a record twice, or one of another block")
-    return _check("usage", findings, blocks=blocks, records=total)
+    return check("usage", findings, blocks=blocks, records=total)
 
 
 async def _charges(connection: AsyncConnection) -> Check:
@@ -431,7 +406,7 @@ async def _charges(connection: AsyncConnection) -> Check:
     charged = await connection.scalar(
         sa.select(sa.func.coalesce(sa.func.sum(ledger_entries.c.amount), 0)).where(charge)
     )
-    return _check(
+    return check(
         "charges",
         findings,
         records=int(totals[0]),
@@ -464,7 +439,7 @@ async def _days(connection: AsyncConnection) -> Check:
         for key in sorted(set(real) | set(days))
         if real.get(key) != days.get(key)
     ]
-    return _check("days", findings, requests=sum(row[0] for row in days.values()))
+    return check("days", findings, requests=sum(row[0] for row in days.values()))
 
 
 async def _accounts(connection: AsyncConnection) -> Check:
@@ -473,7 +448,7 @@ async def _accounts(connection: AsyncConnection) -> Check:
         .where(ledger_entries.c.account.startswith(UNKNOWN, autoescape=True))
         .distinct()
     )
-    return _check("accounts", [f"account {row.account} is not known" for row in rows])
+    return check("accounts", [f"account {row.account} is not known" for row in rows])
 
 
 def _cells(
@@ -500,7 +475,7 @@ def _cells(
         elif cell != wanted:
             drift += abs(cell - wanted)
             findings.append(f"{key[0]} {key[1]}: the cell has {cell}, must have {wanted}")
-    return _check(
+    return check(
         "cells",
         findings,
         compared=compared,

@@ -19,8 +19,9 @@ the same thing: a case that is due.
   which the provider answers with the first outcome. An outcome for another attempt than the
   case's is dropped; a success never is.
 - A provider that cannot be reached is no decline: the case stays due, an hour later.
-- A charge that succeeds after its invoice was given up (the plan was changed meanwhile) is
-  credited to the wallet, by a credit note.
+- A charge that succeeds after its invoice was given up (the plan was changed meanwhile) or paid
+  otherwise is credited to the wallet, by a credit note.
+- What goes back is not paid: `returned` looks at what is left of an invoice's payments.
 - Whatever pays the invoice (a retry, a webhook, an operator) comes to `settle`: the invoice, the
   case, the subscription and the notices change in one transaction, and access returns with it.
 """
@@ -32,11 +33,21 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple, Protocol
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from fastgate.billing import fees
 from fastgate.billing.amounts import show
-from fastgate.billing.cases import Case, CaseState, case_of, change_case, due_cases, wake_cases
+from fastgate.billing.cases import (
+    Case,
+    CaseState,
+    case_of,
+    change_case,
+    due_cases,
+    open_case,
+    wake_cases,
+)
 from fastgate.billing.invoices import Draft, Invoice, InvoiceLine, Invoices, Kind, Status, paid_in
 from fastgate.billing.lifecycle import ACCESS, TRANSITIONS, Event, State, Subscription
 from fastgate.billing.notices import Message, Notices
@@ -55,6 +66,7 @@ from fastgate.model.billing import Dunning as Rules
 from fastgate.model.units import Money
 from fastgate.serial import whole
 from fastgate.store.billing_tables import invoices as invoice_table
+from fastgate.store.payments import Payment
 
 log = logging.getLogger("fastgate.billing")
 
@@ -213,10 +225,14 @@ class Dunning:
                 raise NotFoundError(f"There is no invoice {ident!r}.")
             case = await case_of(connection, ident, lock=True)
             success = result.status is ChargeStatus.SUCCEEDED
+            if success and await fees.gone(connection, result.provider, result.reference):
+                return False  # told again, of a payment that has gone back since
             if case is None or case.state in (CaseState.DONE, CaseState.CLOSED):
                 changed = success and await paid_in(connection, ident, result.reference, now)
                 if changed and status == Status.VOID.value:
-                    await self._give_back(connection, ident)
+                    await self._give_back(connection, ident, fees.late_key(ident), "void")
+                elif success and not changed:
+                    changed = await self._paid_twice(connection, ident, result)
                 return bool(changed)
             if key and key != case.charge_key and not success:
                 return False
@@ -225,18 +241,122 @@ class Dunning:
         await self.subscriptions.changed(case.account)
         return True
 
-    async def _give_back(self, connection: AsyncConnection, ident: str) -> None:
+    async def _give_back(self, connection: AsyncConnection, ident: str, key: str, was: str) -> None:
         """A charge crossed with the end of its invoice: what was paid goes to the wallet."""
         invoice = await self.invoices.get_in(connection, ident)
         draft = Draft(
-            key=f"late:{invoice.id}",
+            key=key,
             kind=Kind.CREDIT,
             account=invoice.account,
             subscription=invoice.subscription,
             currency=invoice.currency,
-            lines=[InvoiceLine(f"Payment of {invoice.number}, which was void", invoice.total)],
+            lines=[InvoiceLine(f"Payment of {invoice.number}, which was {was}", invoice.total)],
         )
         await self.invoices.issue_in(connection, draft)
+
+    async def _paid_twice(
+        self, connection: AsyncConnection, ident: str, result: ChargeResult
+    ) -> bool:
+        """Another payment of an invoice that is paid goes to the wallet, once."""
+        invoice = await self.invoices.get_in(connection, ident)
+        if not result.provider or result.reference in ("", invoice.reference):
+            return False
+        if not await fees.is_payment(connection, result.provider, result.reference):
+            return False
+        key = fees.twice_key(result.provider, result.reference)
+        await self._give_back(connection, ident, key, "paid already")
+        return True
+
+    # ---- what comes back ----------------------------------------------------------------
+
+    async def refundable(self, paid: Payment) -> int:
+        """The most of a payment of an invoice that may go back, what came back of it not taken
+        off yet: not what credit notes have given to the wallet."""
+        async with self.store.read() as connection:
+            left = await fees.refundable(connection, paid.provider, paid.reference, paid.subject)
+            if left is None:
+                return paid.amount
+            back = await fees.returned_of(connection, paid.provider, paid.reference)
+        return min(paid.amount, left + back)
+
+    @whole
+    async def returned(self, ident: str) -> bool:
+        """Something of what was paid for an invoice went back, or did not after all: whether that
+        changed anything. Raises NotFoundError.
+
+        Refunded in full, its time is not paid for and the subscription ends; charged back, it is
+        owed, as after a payment that failed for good. What is only a part changes no access.
+        """
+        now = self.clock()
+        async with self.store.write() as connection:
+            rows = await connection.execute(
+                sa.select(invoice_table).where(invoice_table.c.id == ident)
+            )
+            row = rows.one_or_none()
+            if row is None:
+                raise NotFoundError(f"There is no invoice {ident!r}.")
+            invoice = await self.invoices.get_in(connection, ident)
+            kept = (await fees.kept_of(connection, [row]))[ident]
+            here = kept.paid - kept.returned
+            if invoice.status is Status.PAID and kept.returned and here <= 0:
+                await self._taken_back(connection, invoice, now)
+            elif invoice.status in (Status.OPEN, Status.RETURNED) and here >= invoice.total > 0:
+                await self._here_again(connection, invoice, now)
+            else:
+                return False
+        await self.subscriptions.changed(invoice.account)
+        return True
+
+    async def _taken_back(
+        self, connection: AsyncConnection, invoice: Invoice, now: datetime
+    ) -> None:
+        contested = await fees.charged_back(connection, invoice.id)
+        status = Status.OPEN if contested else Status.RETURNED
+        await connection.execute(
+            sa.update(invoice_table)
+            .where(invoice_table.c.id == invoice.id)
+            .values(status=status.value, paid_at=None)
+        )
+        covered = await self.subscriptions.unpaid_in(connection, invoice)
+        if not contested:
+            if covered and invoice.subscription is not None:
+                await self.subscriptions.end_in(connection, invoice.subscription, invoice.number)
+            return
+        case = await case_of(connection, invoice.id, lock=True)
+        if case is None:
+            case = await open_case(connection, invoice, now, now)
+        if invoice.subscription is not None:
+            plan = (await self.subscriptions.get_in(connection, invoice.subscription)).plan
+            case = msgspec.structs.replace(case, grace_ends=now + self.subscriptions.grace_of(plan))
+        result = ChargeResult(
+            status=ChargeStatus.FAILED,
+            provider="",
+            amount=invoice.amount,
+            decline=Decline.NEVER,
+            code="charged_back",
+            message="The bank took the payment back.",
+        )
+        verdict = decide(result, case.attempt, self.waits, now)
+        if not covered:  # of a time that is over: owed, and no reason to end another's access
+            verdict = verdict._replace(events=())
+        await self._note(connection, case, result, verdict, now)
+
+    async def _here_again(
+        self, connection: AsyncConnection, invoice: Invoice, now: datetime
+    ) -> None:
+        provider, reference = await fees.payment_here(connection, invoice.id)
+        result = ChargeResult(
+            status=ChargeStatus.SUCCEEDED,
+            provider=provider,
+            amount=invoice.amount,
+            reference=reference,
+        )
+        case = await case_of(connection, invoice.id, lock=True)
+        if case is None or case.state in (CaseState.DONE, CaseState.CLOSED):
+            await paid_in(connection, invoice.id, reference, now)
+            return
+        verdict = decide(result, case.attempt, self.waits, now)
+        await self._note(connection, case, result, verdict, now)
 
     async def _note(
         self,

@@ -1,7 +1,9 @@
 """Invoices, credit notes and receipts: numbered without gaps, each made once.
 
 ```
-issue(draft) ──▶ open ──mark_paid──▶ paid
+issue(draft) ──▶ open ──mark_paid──▶ paid ──refunded──▶ returned
+                  │ ▲                  └─charged back─┐
+                  │ └─────────────────────────────────┘ owed again
                   └─────void───────▶ void       the number stays used; a late payment pays it
 ```
 
@@ -58,6 +60,7 @@ class Status(StrEnum):
     OPEN = "open"
     PAID = "paid"
     VOID = "void"
+    RETURNED = "returned"  # paid, and given back: nothing is owed, nothing was paid
 
 
 CREDIT_OPEN = sa.and_(invoices.c.kind == Kind.CREDIT.value, invoices.c.status == Status.OPEN.value)
@@ -308,6 +311,7 @@ def render_html(invoice: Invoice, seller: Seller, customer: list[str], zone: str
         Status.OPEN: f"Due {day(invoice.due)}",
         Status.PAID: f"Paid {day(invoice.paid_at)}" if invoice.paid_at else "Paid",
         Status.VOID: "Void",
+        Status.RETURNED: "Paid, and given back",
     }[invoice.status]
     tax = f"<tr><td colspan=2>of which tax</td><td class=n>{money(invoice.tax)}</td></tr>"
     return fill(

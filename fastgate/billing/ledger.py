@@ -11,6 +11,9 @@ promo_end      -A                        +A                         what is left
 charge         -X             +(X-p)     +p                         usage; p: paid by promotion
 refund         +A             -r         -(A-r)                     usage given back to the wallet
 tax                           -A                              +A    tax contained in revenue
+fee                           +(A-T)                  -A      +T    an invoice was paid; T: its tax
+fee_aside               +A    -A                                    before it goes back; contested
+credit_note    +A             -A                                    a fee that the wallet gets back
 freeze         -A       +A                                          before it is paid back
 dispute        -A       +A                                          a payment is contested
 pay_out                 -A                            +A            paid back, or lost in dispute
@@ -78,6 +81,9 @@ class Kind(StrEnum):
     CHARGE = "charge"
     REFUND = "refund"
     TAX = "tax"
+    FEE = "fee"
+    FEE_ASIDE = "fee_aside"
+    CREDIT_NOTE = "credit_note"
     FREEZE = "freeze"
     DISPUTE = "dispute"
     PAY_OUT = "pay_out"
@@ -85,6 +91,10 @@ class Kind(StrEnum):
     CORRECTION = "correction"
     OVERDRAFT = "overdraft"
     CELL = "cell"
+
+
+ASIDE = (Kind.FREEZE, Kind.DISPUTE, Kind.FEE_ASIDE)
+"""Entries that set something aside, which `pay_out` or `release` settles."""
 
 
 class LedgerError(FastGateError):
@@ -215,6 +225,24 @@ class Ledger:
         postings = {Book.REVENUE: -movement.amount, Book.TAX: movement.amount}
         return await self._post(Kind.TAX, movement, postings)
 
+    async def fee(self, movement: Movement, *, tax: int = 0) -> Posted:
+        """An invoice was paid through a provider, `tax` contained: earned, no wallet's money."""
+        if not 0 <= tax <= movement.amount:
+            raise LedgerError(f"The tax in {movement.amount} is not {tax!r} micro-units.")
+        amount = movement.amount
+        postings = {Book.CLEARING: -amount, Book.REVENUE: amount - tax, Book.TAX: tax}
+        return await self._post(Kind.FEE, movement, postings)
+
+    async def fee_aside(self, movement: Movement) -> Posted:
+        """A fee that was paid is contested, or goes back: it is not earned any more."""
+        postings = {Book.REVENUE: -movement.amount, Book.HELD: movement.amount}
+        return await self._post(Kind.FEE_ASIDE, movement, postings)
+
+    async def credit_note(self, movement: Movement) -> Posted:
+        """A part of a fee that was paid is the account's again, in its wallet."""
+        postings = {Book.AVAILABLE: movement.amount, Book.REVENUE: -movement.amount}
+        return await self._post(Kind.CREDIT_NOTE, movement, postings)
+
     async def freeze(self, movement: Movement) -> Posted:
         """Set aside what is to be paid back through a provider: no promotional credit."""
 
@@ -238,9 +266,11 @@ class Ledger:
         return await self._post(Kind.PAY_OUT, self.settlement(origin, reference), postings)
 
     async def release(self, ident: str, *, reference: str = "") -> Posted:
-        """What the entry `ident` has set aside is the account's again. Raises NotFoundError."""
+        """What the entry `ident` has set aside is the account's again, or earned if it was a fee.
+        Raises NotFoundError."""
         origin = await self.set_aside(ident)
-        postings = {Book.HELD: -origin.amount, Book.AVAILABLE: origin.amount}
+        book = Book.REVENUE if origin.kind == Kind.FEE_ASIDE else Book.AVAILABLE
+        postings = {Book.HELD: -origin.amount, book: origin.amount}
         return await self._post(Kind.RELEASE, self.settlement(origin, reference), postings)
 
     async def correct(self, movement: Movement, postings: Postings) -> Posted:
@@ -289,7 +319,7 @@ class Ledger:
     async def set_aside(self, ident: str) -> Entry:
         """The entry that has set something aside. Raises NotFoundError."""
         entry = await self.entry(ident)
-        if entry.kind not in (Kind.FREEZE, Kind.DISPUTE):
+        if entry.kind not in ASIDE:
             raise NotFoundError(f"The entry {ident!r} has set nothing aside.")
         return entry
 

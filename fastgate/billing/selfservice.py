@@ -111,12 +111,21 @@ class SelfService:
         )
 
     async def offers(self, account: str) -> list[Offer]:
-        """The plans with a price, as configured."""
+        """The plans with a price, as configured; from a plan that is paid in a currency, none that
+        costs another."""
         current = [one.plan for one in await self._living(account)][:1]
+        plans = [plan for plan in self.gateway().plans if plan.price is not None]
+        paid_in = {
+            currency
+            for plan in plans
+            if plan.name in current and plan.price is not None and plan.price.flat is not None
+            for currency in plan.price.currencies
+        }
         return [
             Offer(plan=plan.name, terms=terms_of(plan), current=plan.name in current)
-            for plan in self.gateway().plans
+            for plan in plans
             if plan.price is not None
+            and (not paid_in or not plan.price.currencies or paid_in & {*plan.price.currencies})
         ]
 
     async def _mine(self, account: str) -> list[Subscription]:

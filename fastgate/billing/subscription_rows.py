@@ -13,10 +13,10 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from fastgate.billing.lifecycle import Event, State, Subscription
+from fastgate.billing.lifecycle import Event, State, Subscription, settled
 from fastgate.billing.payments.base import Clock
 from fastgate.billing.reminders import next_look
-from fastgate.errors import NotFoundError
+from fastgate.errors import ConflictError, NotFoundError
 from fastgate.model.billing import Billing
 from fastgate.store.billing_tables import subscription_events, subscriptions
 from fastgate.store.engine import Store
@@ -124,6 +124,31 @@ class SubscriptionRows:
         )
         # What it was made for, and "one to another" of each change.
         return any(plan == now or (note and plan in note.split(" to ")) for now, _, note in rows)
+
+    async def refuse_second(
+        self,
+        connection: AsyncConnection,
+        account: str,
+        service: str | None,
+        but: str = "",
+    ) -> None:
+        """Raise ConflictError when another subscription (not `but`) goes on for the service."""
+        query = sa.select(subscriptions).where(
+            subscriptions.c.account == account,
+            subscriptions.c.id != but,
+            subscriptions.c.service.is_(None)
+            if service is None
+            else subscriptions.c.service == service,
+            subscriptions.c.state.not_in([State.EXPIRED.value, State.CANCELED.value]),
+        )
+        for row in await connection.execute(query):
+            other = settled(subscription_of(row), self.clock())
+            if other.state not in (State.EXPIRED, State.CANCELED):
+                what = "all services" if service is None else f"the service {service!r}"
+                raise ConflictError(
+                    f"The account has a subscription for {what} already, to the plan "
+                    f"{other.plan!r} ({other.id}). Change its plan, or cancel it first."
+                )
 
     async def save(self, connection: AsyncConnection, changed: Subscription) -> Subscription:
         """Write a row that was read under lock."""

@@ -31,18 +31,18 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from fastgate.billing import proration
+from fastgate.billing import fees, proration
 from fastgate.billing.amounts import show
 from fastgate.billing.cases import close_cases, open_case
 from fastgate.billing.invoices import Draft, Invoice, InvoiceLine, Invoices, Status
 from fastgate.billing.invoices import Kind as DocumentKind
 from fastgate.billing.lifecycle import (
+    TRANSITIONS,
     Event,
     State,
     Subscription,
     access_of,
     due_event,
-    settled,
     step,
 )
 from fastgate.billing.notices import Message, Notices
@@ -134,7 +134,7 @@ class Subscriptions(SubscriptionRows):
         price = self._price(plan)
         async with self.store.write() as connection:
             profile = await self.notices.profiles.get_in(connection, account)
-            await self._refuse_second(connection, account, service)
+            await self.refuse_second(connection, account, service)
             period = period_of(now, price.period, ZoneInfo(profile.zone))
             length = self._plan(plan).price
             trial_for = length.trial if trial and length is not None else None
@@ -173,31 +173,6 @@ class Subscriptions(SubscriptionRows):
         await self.changed(account)
         return made
 
-    async def _refuse_second(
-        self,
-        connection: AsyncConnection,
-        account: str,
-        service: str | None,
-        but: str = "",
-    ) -> None:
-        """Raise ConflictError when another subscription (not `but`) goes on for the service."""
-        query = sa.select(subscriptions).where(
-            subscriptions.c.account == account,
-            subscriptions.c.id != but,
-            subscriptions.c.service.is_(None)
-            if service is None
-            else subscriptions.c.service == service,
-            subscriptions.c.state.not_in([State.EXPIRED.value, State.CANCELED.value]),
-        )
-        for row in await connection.execute(query):
-            other = settled(subscription_of(row), self.clock())
-            if other.state not in (State.EXPIRED, State.CANCELED):
-                what = "all services" if service is None else f"the service {service!r}"
-                raise ConflictError(
-                    f"The account has a subscription for {what} already, to the plan "
-                    f"{other.plan!r} ({other.id}). Change its plan, or cancel it first."
-                )
-
     # ---- changing -----------------------------------------------------------------------
 
     @whole
@@ -223,7 +198,7 @@ class Subscriptions(SubscriptionRows):
         found = await self.get_in(connection, ident, lock=True)
         found = await self._catch_up(connection, found, now)
         if event is Event.RESUME and found.state is State.CANCELED:
-            await self._refuse_second(connection, found.account, found.service, found.id)
+            await self.refuse_second(connection, found.account, found.service, found.id)
         if grace_ends is None:
             grace_ends = now + self.grace_of(found.plan)
         return await self._step(
@@ -285,6 +260,26 @@ class Subscriptions(SubscriptionRows):
         await self.changed(changed.account)
         return Changed(changed, document)
 
+    async def unpaid_in(self, connection: AsyncConnection, invoice: Invoice) -> bool:
+        """The fee of an invoice went back: its time is not paid for any more. Whether it is the
+        time up to which its subscription is paid."""
+        start, end = invoice.period_start, invoice.period_end
+        if invoice.subscription is None or start is None or end is None:
+            return False
+        found = await self.get_in(connection, invoice.subscription, lock=True)
+        found = await self._catch_up(connection, found, self.clock())
+        if not start < found.paid_through <= end:
+            return False
+        await self.save(connection, msgspec.structs.replace(found, paid_through=start))
+        return True
+
+    async def end_in(self, connection: AsyncConnection, ident: str, note: str) -> None:
+        """Its fee was given back: it ends now, unless it has ended."""
+        found = await self.get_in(connection, ident)
+        if (found.state, Event.CANCEL) in TRANSITIONS:
+            found = await self.apply_in(connection, ident, Event.CANCEL, note=note)
+            await self._give_up_invoices(connection, found, self.clock())
+
     async def _exchange(
         self,
         connection: AsyncConnection,
@@ -296,6 +291,8 @@ class Subscriptions(SubscriptionRows):
         """Settle up for the old plan, invoice the new one or credit the difference."""
         old = self._price(found.plan)
         period = found.current
+        fee, paid_in = await fees.kept_for(connection, found.id, period.start, period.end)
+        self._refuse_currency(found, {old.currency if old.micros else new.currency, *paid_in}, new)
         through = min(max(found.paid_through, period.start), period.end)
         until_now = proration.used(old.micros, period, now)
         paid = proration.used(old.micros, period, through)
@@ -304,8 +301,10 @@ class Subscriptions(SubscriptionRows):
         charge = proration.unused(new.micros, ahead, now)
         await self._give_up_invoices(connection, found, now)
         lines = []
-        if paid > until_now:
-            lines.append(InvoiceLine(f"Unused time of {found.plan}", until_now - paid))
+        # No more than was paid for it, is still here, and was not credited before.
+        unused = min(paid - until_now - fee.returned, fee.left)
+        if unused > 0:
+            lines.append(InvoiceLine(f"Unused time of {found.plan}", -unused))
         elif until_now > paid:
             lines.append(InvoiceLine(f"{found.plan} until the change", until_now - paid))
         if charge:
@@ -339,6 +338,16 @@ class Subscriptions(SubscriptionRows):
             grace = found.grace_ends or now + self.grace_of(plan)
             await open_case(connection, document, grace, now)
         return changed, document
+
+    @staticmethod
+    def _refuse_currency(found: Subscription, paid_in: set[str], new: Flat) -> None:
+        """Nothing crosses currencies: there is no rate. Raises ConflictError."""
+        others = sorted(paid_in - {new.currency})
+        if others:
+            raise ConflictError(
+                f"The subscription is paid in {others[0]}, and the plan costs {new.currency}: what "
+                f"was paid cannot be taken into account. Cancel it, and subscribe to the plan."
+            )
 
     @whole
     async def method_changed(self, account: str, present: bool) -> None:

@@ -56,6 +56,7 @@ from fastgate.billing.ledger import (
     Charged,
     Clock,
     InsufficientFundsError,
+    Kind,
     Ledger,
     LedgerError,
     Movement,
@@ -266,8 +267,24 @@ class Wallets:
     async def release(self, ident: str, *, reference: str = "") -> Posted:
         """As `Ledger.release`."""
         origin = await self.ledger.set_aside(ident)
+        if origin.kind == Kind.FEE_ASIDE:
+            return await self.ledger.release(ident, reference=reference)  # no wallet's money
         movement = self.ledger.settlement(origin, reference)
         return await self._give(movement, lambda: self.ledger.release(ident, reference=reference))
+
+    async def fee(self, movement: Movement, *, tax: int = 0) -> Posted:
+        """As `Ledger.fee`; no cell changes."""
+        await self.open(movement.account, movement.currency)
+        return await self.ledger.fee(movement, tax=tax)
+
+    async def fee_aside(self, movement: Movement) -> Posted:
+        """As `Ledger.fee_aside`; no cell changes."""
+        await self.open(movement.account, movement.currency)
+        return await self.ledger.fee_aside(movement)
+
+    async def credit_note(self, movement: Movement) -> Posted:
+        """As `Ledger.credit_note`."""
+        return await self._give(movement, lambda: self.ledger.credit_note(movement))
 
     async def tax(self, movement: Movement) -> Posted:
         """As `Ledger.tax`; no cell changes."""

@@ -26,18 +26,25 @@ def ledger() -> None:
 
 
 @ledger.command(short_help="Prove the books.")
+@click.option(
+    "--providers", is_flag=True,
+    help="Also ask the payment providers what they have of the last 30 days.",
+)  # fmt: skip
 @control_options
-def audit(control: str | None, state_dir: str | None, as_json: bool) -> int:
+def audit(providers: bool, control: str | None, state_dir: str | None, as_json: bool) -> int:
     """Prove the books: that entries and books add up to zero, that every charge has its usage,
-    and that the wallets in shared memory have what the ledger says. Runs under traffic.
+    every payment, refund, invoice and credit note its entry, and that the wallets in shared
+    memory have what the ledger says. Runs under traffic.
 
     Exits 0 when every check passes, 1 when one does not.
 
     \b
     Example:
       fastgate ledger audit
+      fastgate ledger audit --providers
     """
-    data = client_of(control, state_dir, timeout=AUDIT_TIMEOUT).get("/v1/ledger/audit")
+    path = "/v1/ledger/audit?providers=true" if providers else "/v1/ledger/audit"
+    data = client_of(control, state_dir, timeout=AUDIT_TIMEOUT).get(path)
     passed = all(check["passed"] for check in data["checks"])
     if as_json:
         output.print_json({**data, "passed": passed})

@@ -173,7 +173,7 @@ def reverse(
 
     \b
     Example:
-      fastgate wallets reverse Acme credit:transfer-4711
+      fastgate wallets reverse Acme "pay:manual:transfer 4711"
     """
     if not yes:
         click.confirm(f"Reverse {entry}?", abort=True, err=True)

@@ -40,7 +40,12 @@ def check(gateway: Gateway) -> list[ConfigurationError]:
         *_times(gateway),
     ]
     if not faults:  # what follows reads references
-        faults = [*_identity(gateway), *_counted_twice(gateway), *_collected(gateway)]
+        faults = [
+            *_identity(gateway),
+            *_counted_twice(gateway),
+            *_collected(gateway),
+            *_currencies(gateway),
+        ]
     return faults
 
 
@@ -48,6 +53,67 @@ def _store(gateway: Gateway) -> Iterator[ConfigurationError]:
     url = gateway.store.url
     if url is not None and url.kind == "postgresql" and find_spec("asyncpg") is None:
         yield ConfigurationError(NO_DRIVER.rstrip("."), "store.url")
+
+
+def _currencies(gateway: Gateway) -> Iterator[ConfigurationError]:
+    """Amounts of two currencies that would be taken for each other: there is no rate."""
+    resolver, first = Resolver(gateway), list[tuple[str, str, bool, set[str]]]()
+    for index, plan in enumerate(gateway.plans):
+        if plan.price is None or not plan.price.currencies:
+            continue
+        currency = plan.price.currencies[0]
+        services = {
+            service.name
+            for service in gateway.services
+            if plan.name in resolver.plans_of(service.name)
+        }
+        fee = plan.price.flat is not None  # without one nothing is paid in advance
+        for name, other, with_fee, theirs in first:
+            apart = services and theirs and not services & theirs
+            if other != currency and (fee or with_fee) and not apart:
+                yield ConfigurationError(
+                    f"the plan {plan.name!r} costs {currency} and the plan {name!r} {other}; a "
+                    "subscription could change between them, and there is no rate",
+                    f"plans[{index}].price",
+                    hint="Use one currency, or let the plans be for different services.",
+                )
+                break
+        first.append((plan.name, currency, fee, services))
+    yield from _limit_currencies(gateway)
+
+
+def _limit_currencies(gateway: Gateway) -> Iterator[ConfigurationError]:
+    """Spending is counted in one currency, whatever it is of."""
+    own, spending = gateway.billing.currency, gateway.billing.spending
+    limits = {"account": spending.account, "consumer": spending.consumer}
+    limits["credential"] = spending.credential
+    others = sorted(priced_in(gateway) - {own})
+    for kind, limit in limits.items():
+        if limit is None:
+            continue
+        path = f"billing.spending.{kind}.amount"
+        if limit.amount.currency != own:
+            yield ConfigurationError(
+                f"spending is limited in {own}, the currency of `billing.currency`, not in "
+                f"{limit.amount.currency}",
+                path,
+            )
+        elif others:
+            yield ConfigurationError(
+                f"spending cannot be limited in {own} while there are prices in {others[0]}: "
+                "there is no rate",
+                path,
+                hint="Use one currency for all prices, or leave the limit out.",
+            )
+
+
+def priced_in(gateway: Gateway) -> set[str]:
+    """The currencies of all prices that wallets are charged in."""
+    found = {route.price.currency for route in gateway.routes if route.price is not None}
+    for plan in gateway.plans:
+        if plan.price is not None:
+            found.update(plan.price.currencies)
+    return found
 
 
 def require(gateway: Gateway) -> None:

@@ -19,6 +19,8 @@ from fastgate.api.moneyport import Desk
 from fastgate.billing.alerts import Alerts
 from fastgate.billing.amounts import show
 from fastgate.billing.audit import audit_gateway
+from fastgate.billing.audit_money import audit_providers
+from fastgate.billing.audit_report import AuditReport
 from fastgate.billing.autorecharge import AutoRecharges
 from fastgate.billing.dunning import Dunning, lines_text
 from fastgate.billing.invoices import Draft, InvoiceLine, Invoices
@@ -62,6 +64,8 @@ log = logging.getLogger("fastgate.billing")
 TICK_S = 1.0
 AFTER_TROUBLE_S = 5.0
 PRUNE_S = 3600.0
+AUDITED = timedelta(days=30)
+"""How far back providers are asked what they have."""
 REMEMBER_ALERTS = timedelta(days=400)
 RECHARGES = "recharge:"  # how the idempotency keys of automatic recharges begin
 
@@ -138,12 +142,27 @@ class Office:
             payments=self.payments,
             attempts=AttemptTable(store),
             grants=GraceTable(store),
-            refunds=Refunds(self.chain, self.payments, base.wallets, base.ledger, clock),
+            refunds=Refunds(
+                self.chain,
+                self.payments,
+                base.wallets,
+                base.ledger,
+                clock,
+                fees=self.dunning,
+            ),
             spending=base.caps,
             open_account=base.open_account,
             look_again=lambda account: self.look_again(account),
-            audit=lambda: audit_gateway(base.pipeline),
+            audit=self._audit,
         )
+
+    async def _audit(self, providers: bool) -> AuditReport:
+        report = await audit_gateway(self._base.pipeline)
+        if not providers:
+            return report
+        since = self._base.clock() - AUDITED
+        said = await audit_providers(self._base.store, self.chain.providers, since)
+        return AuditReport([*report.checks, *said])
 
     def _plan(self, name: str) -> Plan | None:
         return next((plan for plan in self._base.gateway().plans if plan.name == name), None)
@@ -207,6 +226,8 @@ class Office:
     async def _credit(self, account: str, amount: Money, ident: str, reference: str) -> None:
         """A credit note: what was paid for a subscription and is the customer's again."""
         await self._base.open_account(account)
+        if await self._base.ledger.find(ident) is not None:
+            return  # by a control that was killed after it, or that booked it as a payment
         movement = Movement(
             id=ident,
             account=account,
@@ -215,7 +236,7 @@ class Office:
             reference=reference,
             note="credit note",
         )
-        await self._base.wallets.credit(movement)
+        await self._base.wallets.credit_note(movement)
 
     async def _recharged(self, account: str, result: ChargeResult, key: str) -> None:
         """The same entry that the provider's own news of the payment would make."""

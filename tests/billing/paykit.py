@@ -22,6 +22,7 @@ from fastgate.billing.payments.base import (
     ProviderUnavailable,
     Purpose,
     RefundResult,
+    Turnover,
     WebhookRejected,
 )
 from fastgate.model.units import Money
@@ -62,6 +63,7 @@ class Scripted(PaymentProvider):
         self.facts: dict[str, list[ProviderEvent]] = {}
         self.listed: list[Notification] = []
         self.asked_since: list[datetime] = []
+        self.has: list[Turnover] = []
 
     def _mood(self, what: str) -> None:
         self.sent.append(what)
@@ -169,6 +171,10 @@ class Scripted(PaymentProvider):
         self._mood("reconcile")
         self.asked_since.append(since)
         return [item for item in self.listed if item.created >= since]
+
+    async def turnover(self, since: datetime) -> list[Turnover]:
+        self._mood("turnover")
+        return self.has
 
     async def health(self) -> Health:
         return Health(self.mood not in ("down", "doubt"), self.mood)

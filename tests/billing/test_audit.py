@@ -70,6 +70,8 @@ async def test_what_is_right_passes(world: World) -> None:
         "charges",
         "days",
         "accounts",
+        "payments",
+        "invoices",
         "cells",
     ]
     assert of(report, "charges").numbers == {

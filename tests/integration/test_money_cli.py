@@ -81,7 +81,7 @@ def test_from_an_account_to_audited_books(paid: Gateway, run: Run) -> None:
 
     first = done(run("wallets", "credit", "Acme", "0.03 USD", "--key", "t1", "--reference", "t1"))
     again = done(run("wallets", "credit", "Acme", "0.03 USD", "--key", "t1", "--reference", "t1"))
-    assert (first["fresh"], first["entry"]["id"]) == (True, "credit:t1")
+    assert (first["fresh"], first["entry"]["id"]) == (True, "pay:manual:t1")
     assert again["entry"] == first["entry"]
     assert done(run("why", "Acme Web", "--consumer", "--route", "paid"))["served"]
     assert [fetch(paid.address(), "/", headers=headers).status for _ in range(2)] == [200, 200]
@@ -93,7 +93,7 @@ def test_from_an_account_to_audited_books(paid: Gateway, run: Run) -> None:
     assert kinds.count("charge") >= 1
     assert kinds[0] == "refund"
     assert len(done(run("ledger", "usage", "Acme"))) == 2
-    done(run("wallets", "reverse", "Acme", "credit:t1", "--yes"))
+    done(run("wallets", "reverse", "Acme", "pay:manual:t1", "--yes"))
     assert done(run("ledger", "audit"))["passed"]
     assert "The books are right." in done(run("ledger", "audit", text=True))
     assert done(run("ledger", "pipeline"))["problem"] is None

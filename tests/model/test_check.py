@@ -190,3 +190,52 @@ def test_a_meter_that_nothing_counts_looks_unintended() -> None:
     found = [warning for warning in warnings(decode(document)) if "stripe" in warning.path]
     assert [warning.path for warning in found] == ["billing.stripe.usage.tokns"]
     assert "Counted: requests, tokens." in str(found[0])
+
+
+# ---- currencies -------------------------------------------------------------------------
+
+
+def plan(name: str, flat: str | None, *services: str, each: str | None = None) -> dict[str, Any]:
+    price = {"flat": flat, "per_request": each}
+    named = {"services": list(services)} if services else {}
+    return {"name": name, "price": {k: v for k, v in price.items() if v}, **named}
+
+
+SERVICES = {"services": [{"name": name, "upstream": "up"} for name in ("api", "geo")]}
+USED = {"plans": [{"name": "starter"}]}
+
+
+@pytest.mark.parametrize(
+    ("plans", "sound"),
+    [
+        ((plan("a", "10 USD"), plan("b", "20 USD")), True),
+        ((plan("a", "1000 JPY"), plan("b", "20 USD")), False),
+        ((plan("a", "1000 JPY"), plan("b", None, each="1 USD")), False),
+        ((plan("a", None, each="1 JPY"), plan("b", None, each="1 USD")), True),
+        ((plan("a", "1000 JPY", "api"), plan("b", "20 USD", "geo")), True),
+        ((plan("a", "1000 JPY", "api"), plan("b", "20 USD", "geo", "api")), False),
+        ((plan("a", "1000 JPY", "api"), plan("b", "20 USD")), False),
+    ],
+)
+def test_plans_that_a_subscription_could_change_between_have_one_currency(
+    plans: tuple[dict[str, Any], ...], sound: bool
+) -> None:
+    found = faults(**SERVICES, plans=[*USED["plans"], *plans])
+    assert [path for path, _ in found] == ([] if sound else ["plans[2].price"])
+    assert sound or "there is no rate" in found[0][1]
+
+
+@pytest.mark.parametrize(
+    ("currency", "limit", "price", "sound"),
+    [
+        ("EUR", "10 EUR", "1 EUR", True),
+        ("EUR", "10 USD", "1 EUR", False),
+        ("USD", "10 USD", "1 EUR", False),
+    ],
+)
+def test_spending_is_limited_in_the_one_currency_there_is(
+    currency: str, limit: str, price: str, sound: bool
+) -> None:
+    billing = {"currency": currency, "spending": {"account": {"amount": limit}}}
+    found = faults(billing=billing, **with_route(0, price=price))
+    assert [path for path, _ in found] == ([] if sound else ["billing.spending.account.amount"])

@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 import sqlalchemy as sa
-from alembic import command
+from storekit import down_to, up
 
 from fastgate.store.engine import Store
-from fastgate.store.migrate import alembic_config
 
 KEY = "day, account, consumer, credential, route, service, plan, currency"
-
-
-def down_to(connection: sa.Connection, revision: str) -> None:
-    command.downgrade(alembic_config(connection), revision)
-
-
-def up(connection: sa.Connection) -> None:
-    command.upgrade(alembic_config(connection), "head")
 
 
 async def test_usage_from_before_meters_is_of_requests(store: Store) -> None:

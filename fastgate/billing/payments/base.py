@@ -8,6 +8,7 @@ PaymentProvider
 ├── money out    refund        → RefundResult
 ├── methods      list_methods, create_method_link
 ├── plans        subscriptions → ProviderSubscription…
+├── audit        turnover      → Turnover…          its own books, compared with ours
 └── news         verify_webhook → Notification      local, cheap: is it theirs, what is it about
                  reconcile      → Notification…     the same, asked for: what was missed
                  resolve        → ProviderEvent…    asks the provider how things stand now
@@ -145,6 +146,7 @@ class Capability(StrEnum):
     WEBHOOKS = "webhooks"
     RECONCILE = "reconcile"
     USAGE = "usage"  # report_usage
+    TURNOVER = "turnover"  # turnover: for the audit
 
 
 class Checkout(msgspec.Struct, frozen=True, kw_only=True):
@@ -319,6 +321,15 @@ class ProviderEvent(msgspec.Struct, frozen=True, kw_only=True):
     method: PaymentMethod | None = None
 
 
+class Turnover(msgspec.Struct, frozen=True, kw_only=True):
+    """A payment that was made through us, as the provider has it in its own books."""
+
+    reference: str
+    amount: Money
+    refunded: int = 0
+    """Micro-units that have gone back to the customer by refunds."""
+
+
 class Health(msgspec.Struct, frozen=True):
     """Whether the provider answers, and if not, what it said."""
 
@@ -422,6 +433,10 @@ class PaymentProvider(Protocol):
         A second report with the identifier changes nothing. Does nothing for an account that is
         no customer of the provider's."""
         raise self._cannot("take usage")
+
+    async def turnover(self, since: datetime) -> list[Turnover]:
+        """Every payment that was made through us at or after `since`, for the audit."""
+        raise self._cannot("say what was paid through it")
 
     async def health(self) -> Health:
         """Whether the provider answers. Does not raise."""

@@ -21,6 +21,12 @@ class Books(Protocol):
     async def credit(self, movement: Movement, *, tax: int = 0) -> Posted:
         """Paid in."""
 
+    async def fee(self, movement: Movement, *, tax: int = 0) -> Posted:
+        """An invoice was paid."""
+
+    async def fee_aside(self, movement: Movement) -> Posted:
+        """Set aside of what was earned: a fee that goes back, or is contested."""
+
     async def freeze(self, movement: Movement) -> Posted:
         """Set aside what is to be paid back; refused when the wallet has not that much."""
 
@@ -64,4 +70,9 @@ def return_id(event: ProviderEvent) -> str:
     """The entry that sets aside what a refund or dispute takes back."""
     if event.kind in (EventKind.REFUND, EventKind.REFUND_FAILED):
         return refund_id(event.provider, event.attempt or event.reference)
-    return _ident("dispute", event.provider, event.reference)
+    return returned_id(event.provider, event.reference)
+
+
+def returned_id(provider: str, reference: str) -> str:
+    """The entry that sets aside what a dispute contests."""
+    return _ident("dispute", provider, reference)

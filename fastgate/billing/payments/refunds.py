@@ -7,11 +7,14 @@ freeze (ledger and cell) ─▶ provider ─┬ done or on its way ─▶ pay_ou
 ```
 
 The wallet gives first, so that what is being paid back cannot be spent meanwhile, and no more is
-paid back than is there. The same key is one refund. A key whose refund was refused is used up.
+paid back than is there; a fee is taken out of what was earned, and no more of it is paid back than
+credit notes have left. The same key is one refund. A key whose refund was refused is used up.
 The provider's news of the refund carries the key and meets the same entry.
 """
 
 from __future__ import annotations
+
+from typing import Protocol
 
 from fastgate.billing.ledger import Kind, Movement, settled_id
 from fastgate.billing.payments.base import (
@@ -30,17 +33,36 @@ from fastgate.store.payments import Payment, PaymentTable, Return
 KEY_MOST = 120
 
 
+class Fees(Protocol):
+    """`fastgate.billing.dunning.Dunning`, as far as refunds of fees are concerned."""
+
+    async def refundable(self, paid: Payment) -> int:
+        """The most of a payment of an invoice that may go back, what came back of it not yet
+        taken off."""
+
+    async def returned(self, ident: str) -> bool:
+        """Something of what was paid for an invoice has gone back."""
+
+
 class Refunds:
     """Refunds of payments."""
 
     def __init__(
-        self, chain: Chain, payments: PaymentTable, books: Books, entries: Entries, clock: Clock
+        self,
+        chain: Chain,
+        payments: PaymentTable,
+        books: Books,
+        entries: Entries,
+        clock: Clock,
+        *,
+        fees: Fees | None = None,
     ) -> None:
         self._chain = chain
         self._payments = payments
         self._books = books
         self._entries = entries
         self._clock = clock
+        self._fees = fees
 
     async def refund(
         self, provider: str, payment: str, amount: Money | None, idempotency_key: str
@@ -58,20 +80,16 @@ class Refunds:
             raise ProviderRefused(f"There is no payment {payment!r} by {provider!r}.")
         ident = refund_id(provider, idempotency_key)
         back = await self._amount(paid, amount, idempotency_key)
-        from_wallet = paid.purpose == Purpose.TOP_UP
-        if from_wallet:
-            await self._set_aside(ident, paid, back)
+        await self._set_aside(ident, paid, back)
         try:
             result = await self._chain.call(
                 provider, lambda it: it.refund(payment, back, idempotency_key)
             )
         except ProviderRefused:
-            if from_wallet:
-                await self._books.release(ident, reference=payment)
+            await self._books.release(ident, reference=payment)
             raise
         if result.status is ChargeStatus.FAILED:
-            if from_wallet:
-                await self._books.release(ident, reference=result.reference)
+            await self._books.release(ident, reference=result.reference)
             return result
         now = self._clock()
         await self._payments.put_return(
@@ -88,8 +106,9 @@ class Refunds:
                 updated=now,
             )
         )
-        if from_wallet:
-            await self._books.pay_out(ident, reference=result.reference)
+        await self._books.pay_out(ident, reference=result.reference)
+        if paid.purpose == Purpose.INVOICE and self._fees is not None:
+            await self._fees.returned(paid.subject)
         return result
 
     async def _set_aside(self, ident: str, paid: Payment, back: Money) -> None:
@@ -98,7 +117,9 @@ class Refunds:
             raise ConflictError(
                 "This key was used for a refund that was refused; a new refund needs a new key."
             )
-        await self._books.freeze(
+        from_wallet = paid.purpose == Purpose.TOP_UP
+        set_aside = self._books.freeze if from_wallet else self._books.fee_aside
+        await set_aside(
             Movement(
                 id=ident,
                 account=paid.account,
@@ -114,7 +135,11 @@ class Refunds:
         if amount is not None and amount.currency != paid.currency:
             raise ProviderRefused(f"The payment was made in {paid.currency}.")
         left = paid.amount
-        for item in await self._payments.returns(paid.provider, paid.reference):
+        returns = await self._payments.returns(paid.provider, paid.reference)
+        again = any(item.key == key for item in returns)
+        if paid.purpose == Purpose.INVOICE and self._fees is not None and not again:
+            left = await self._fees.refundable(paid)
+        for item in returns:
             if item.key == key and amount is None:  # asked again
                 return Money(item.amount, item.currency)
             if item.state != "kept" and item.key != key:
@@ -122,6 +147,7 @@ class Refunds:
         micros = left if amount is None else amount.micros
         if not 0 < micros <= left:
             raise ProviderRefused(
-                f"Of this payment {Money(max(0, left), paid.currency)} can be given back at most."
+                f"Of this payment {Money(max(0, left), paid.currency)} can be given back at most: "
+                "the rest was given back already, or credited to the wallet by a credit note."
             )
         return Money(micros, paid.currency)

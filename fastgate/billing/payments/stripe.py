@@ -19,7 +19,7 @@ Secrets are asked for at every use (`Secrets`), so that a rotated key is used wi
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeVar
@@ -49,6 +49,7 @@ from fastgate.billing.payments.base import (
     ProviderUnavailable,
     Purpose,
     RefundResult,
+    Turnover,
     Wanted,
     WebhookRejected,
 )
@@ -388,6 +389,37 @@ class StripeProvider(PaymentProvider):
             reference=str(refund["id"]),
             message=str(refund.get("failure_reason") or ""),
         )
+
+    async def turnover(self, since: datetime) -> list[Turnover]:
+        created: Any = {"created": {"gte": int(since.timestamp())}, "limit": 100}
+        back: dict[str, int] = {}
+        async for refund in self._all(self.client.v1.refunds.list_async(created)):
+            if refund.get("status") not in ("failed", "canceled"):
+                of = stripe_news.id_of(refund.get("payment_intent"))
+                amount = words.money_of(int(refund["amount"]), str(refund["currency"]))
+                back[of] = back.get(of, 0) + amount.micros
+        found = []
+        async for intent in self._all(self.client.v1.payment_intents.list_async(created)):
+            metadata = intent.get("metadata") or {}
+            if intent.get("status") != "succeeded" or words.purpose_of(metadata) is None:
+                continue
+            received = intent.get("amount_received")
+            amount = words.money_of(
+                int(intent["amount"] if received is None else received), str(intent["currency"])
+            )
+            ident = str(intent["id"])
+            found.append(Turnover(reference=ident, amount=amount, refunded=back.get(ident, 0)))
+        return found
+
+    async def _all(self, first: Awaitable[Any]) -> AsyncIterator[dict[str, Any]]:
+        """The objects of a list, page after page."""
+        page = await self.call(first)
+        while True:
+            for item in page.data:
+                yield item.to_dict()
+            if not page.has_more:
+                return
+            page = await self.call(page.next_page_async())
 
     # ---- subscriptions --------------------------------------------------------------------
 

@@ -77,11 +77,11 @@ def _without_id(kind: str, about: Object) -> str:
     """An upcoming invoice is none yet, and has no id: it is its subscription's."""
     if kind == "invoice.upcoming":
         parent = (about.get("parent") or {}).get("subscription_details") or {}
-        return _id(about.get("subscription") or parent.get("subscription") or about["customer"])
+        return id_of(about.get("subscription") or parent.get("subscription") or about["customer"])
     raise KeyError("id")
 
 
-def _id(value: Any) -> str:
+def id_of(value: Any) -> str:
     """An id, where Stripe gives either the id or the whole object."""
     if isinstance(value, dict):
         value = value.get("id")
@@ -124,7 +124,7 @@ async def _payment(stripe: StripeProvider, intent: Object) -> list[ProviderEvent
     result = words.charge_result(intent)
     state = result.status.value
     if result.status is ChargeStatus.FAILED:  # each decline is a fact of its own
-        state = f"{state}:{_id(intent.get('latest_charge')) or result.code}"
+        state = f"{state}:{id_of(intent.get('latest_charge')) or result.code}"
     received = intent.get("amount_received")
     amount = result.amount
     if result.status is ChargeStatus.SUCCEEDED and received is not None:
@@ -135,7 +135,7 @@ async def _payment(stripe: StripeProvider, intent: Object) -> list[ProviderEvent
             provider=words.NAME,
             key=f"stripe:payment:{result.reference}:{state}",
             at=words.time_of(intent.get("created")) or stripe.clock(),
-            account=await stripe.account_of(_id(intent.get("customer")), metadata),
+            account=await stripe.account_of(id_of(intent.get("customer")), metadata),
             amount=amount,
             reference=result.reference,
             payment=result.reference,
@@ -157,10 +157,10 @@ async def _tell_intent(stripe: StripeProvider, news: Notification) -> list[Provi
 async def _tell_checkout(stripe: StripeProvider, news: Notification) -> list[ProviderEvent]:
     found = await stripe.call(stripe.client.v1.checkout.sessions.retrieve_async(news.object))
     session = found.to_dict()
-    account = await stripe.account_of(_id(session.get("customer")), session.get("metadata"))
+    account = await stripe.account_of(id_of(session.get("customer")), session.get("metadata"))
     if session.get("mode") == "setup":
         return await _chosen(stripe, session, account)
-    intent = _id(session.get("payment_intent"))
+    intent = id_of(session.get("payment_intent"))
     if intent:
         return await _payment(stripe, await _intent(stripe, intent))
     if session.get("status") != "expired":
@@ -180,12 +180,12 @@ async def _tell_checkout(stripe: StripeProvider, news: Notification) -> list[Pro
 
 async def _chosen(stripe: StripeProvider, session: Object, account: str) -> list[ProviderEvent]:
     """Someone left a payment method: it is the one that is charged from now on."""
-    setup = _id(session.get("setup_intent"))
+    setup = id_of(session.get("setup_intent"))
     if session.get("status") != "complete" or not setup:
         return []
     found = await stripe.call(stripe.client.v1.setup_intents.retrieve_async(setup))
-    method = _id(found.to_dict().get("payment_method"))
-    customer = _id(session.get("customer"))
+    method = id_of(found.to_dict().get("payment_method"))
+    customer = id_of(session.get("customer"))
     if not method or not customer:
         return []
     await stripe.call(
@@ -201,10 +201,10 @@ async def _chosen(stripe: StripeProvider, session: Object, account: str) -> list
 
 async def _paid(stripe: StripeProvider, about: Object) -> tuple[list[ProviderEvent], Object]:
     """The payment that a refund or dispute is about: its facts, and the PaymentIntent."""
-    intent = _id(about.get("payment_intent"))
+    intent = id_of(about.get("payment_intent"))
     if not intent:
-        found = await stripe.call(stripe.client.v1.charges.retrieve_async(_id(about["charge"])))
-        intent = _id(found.to_dict().get("payment_intent"))
+        found = await stripe.call(stripe.client.v1.charges.retrieve_async(id_of(about["charge"])))
+        intent = id_of(found.to_dict().get("payment_intent"))
     if not intent:
         return [], {}  # a charge from before PaymentIntents: not made through us
     data = await _intent(stripe, intent)
@@ -218,7 +218,7 @@ async def _about(
     metadata = intent.get("metadata") or {}
     return replace(
         event,
-        account=await stripe.account_of(_id(intent.get("customer")), metadata),
+        account=await stripe.account_of(id_of(intent.get("customer")), metadata),
         amount=words.money_of(int(about["amount"]), str(about["currency"])),
         reference=str(about["id"]),
         payment=str(intent.get("id") or ""),
@@ -312,7 +312,7 @@ async def latest_invoice(stripe: StripeProvider, subscription: Object) -> Object
 async def _subscription(stripe: StripeProvider, ident: str, at: datetime) -> list[ProviderEvent]:
     found = await stripe.call(stripe.client.v1.subscriptions.retrieve_async(ident))
     data = found.to_dict()
-    account = await stripe.account_of(_id(data.get("customer")), data.get("metadata"))
+    account = await stripe.account_of(id_of(data.get("customer")), data.get("metadata"))
     invoice = await latest_invoice(stripe, data)
     now = words.subscription_of(data, account, invoice)
     until = now.paid_through.isoformat() if now.paid_through else ""
@@ -358,11 +358,11 @@ async def _tell_invoice(stripe: StripeProvider, news: Notification) -> list[Prov
     kind, state = _invoice_state(invoice, news.type)
     told = []
     parent = (invoice.get("parent") or {}).get("subscription_details") or {}
-    subscription = _id(invoice.get("subscription") or parent.get("subscription"))
+    subscription = id_of(invoice.get("subscription") or parent.get("subscription"))
     if subscription:  # what an invoice does to access, the subscription says
         told = await _subscription(stripe, subscription, news.created)
     if kind is not None:
-        account = await stripe.account_of(_id(invoice.get("customer")), invoice.get("metadata"))
+        account = await stripe.account_of(id_of(invoice.get("customer")), invoice.get("metadata"))
         told.append(
             ProviderEvent(
                 kind=kind,
@@ -406,7 +406,7 @@ async def _method(
 ) -> list[ProviderEvent]:
     found = await stripe.call(stripe.client.v1.payment_methods.retrieve_async(ident))
     data = found.to_dict()
-    customer = _id(data.get("customer"))
+    customer = id_of(data.get("customer"))
     if not customer:
         kind = EventKind.METHOD_DETACHED
     account = account or await stripe.account_of(customer or owner, None)

@@ -39,7 +39,7 @@ from typing import Protocol
 
 import msgspec
 
-from fastgate.billing.ledger import Movement
+from fastgate.billing.ledger import Movement, Posted
 from fastgate.billing.payments.base import (
     ChargeResult,
     ChargeStatus,
@@ -73,6 +73,7 @@ KEEP = timedelta(days=40)
 """Longer than a provider lists its events, so that none of them comes back as new."""
 
 Listener = Callable[[ProviderEvent], Awaitable[None]]
+Booking = Callable[[Movement], Awaitable[Posted]]
 
 
 class Subscriptions(Protocol):
@@ -90,6 +91,10 @@ class Dunning(Protocol):
 
     async def settle(self, ident: str, result: ChargeResult, key: str = "") -> bool:
         """How a charge of one of our invoices ended. Raises NotFoundError."""
+
+    async def returned(self, ident: str) -> bool:
+        """Something of what was paid for one of our invoices came back, or did not after all.
+        Raises NotFoundError."""
 
     async def method_attached(self, account: str) -> int:
         """There is another method to try."""
@@ -156,8 +161,12 @@ class Applier:
         if not _ours(event):
             return
         money = _money(event)
-        if event.purpose is Purpose.TOP_UP:
-            await self._books.credit(_movement(payment_id(event.provider, event.payment), event))
+        known = await self._payments.get(event.provider, event.payment)
+        if known is not None and known.subject != event.subject:
+            raise ConflictError(
+                f"The payment {event.payment!r} by {event.provider!r} was for another invoice."
+            )
+        await self._in(event)(_movement(payment_id(event.provider, event.payment), event))
         await self._payments.put(
             Payment(
                 provider=event.provider,
@@ -171,6 +180,14 @@ class Applier:
             )
         )
         await self._settle(event)
+
+    def _in(self, event: ProviderEvent) -> Booking:
+        """How what comes in is booked: into the wallet, or as earned."""
+        return self._books.credit if event.purpose is Purpose.TOP_UP else self._books.fee
+
+    def _aside(self, event: ProviderEvent) -> Booking:
+        """How what goes back, or is contested, is set aside."""
+        return self._books.dispute if event.purpose is Purpose.TOP_UP else self._books.fee_aside
 
     async def _unpaid(self, event: ProviderEvent) -> None:
         if _ours(event):
@@ -208,22 +225,29 @@ class Applier:
         ident = return_id(event)
         failed = event.kind is EventKind.REFUND_FAILED
         await self._return(event, "refund", "kept" if failed else "returned")
-        if event.purpose is not Purpose.TOP_UP:
-            return
         if failed:
             # It was paid out when it was told; now it is here again.
-            await self._books.credit(_movement(f"{ident}:failed", event))
-            return
-        try:
-            await self._books.pay_out(ident, reference=event.reference)
-        except NotFoundError:  # nobody asked us: it was made at the provider
-            await self._take(ident, event)
-        except ConflictError:  # we took it for refused, and released it
-            await self._take(f"{ident}:late", event)
+            await self._in(event)(_movement(f"{ident}:failed", event))
+        else:
+            try:
+                await self._books.pay_out(ident, reference=event.reference)
+            except NotFoundError:  # nobody asked us: it was made at the provider
+                await self._take(ident, event)
+            except ConflictError:  # we took it for refused, and released it
+                await self._take(f"{ident}:late", event)
+        await self._owed_again(event)
 
     async def _take(self, ident: str, event: ProviderEvent) -> None:
-        await self._books.dispute(_movement(ident, event))
+        await self._aside(event)(_movement(ident, event))
         await self._books.pay_out(ident, reference=event.reference)
+
+    async def _owed_again(self, event: ProviderEvent) -> None:
+        """What came back, or did not after all, may be the fee of an invoice."""
+        if event.purpose is Purpose.INVOICE and self._dunning is not None:
+            try:
+                await self._dunning.returned(event.subject)
+            except NotFoundError:
+                log.error("What came back names the invoice %s, which is none.", event.subject)
 
     async def _disputed(self, event: ProviderEvent) -> None:
         if not _ours(event):
@@ -234,14 +258,13 @@ class Applier:
             EventKind.DISPUTE_LOST: "returned",
         }[event.kind]
         await self._return(event, "dispute", state)
-        if event.purpose is not Purpose.TOP_UP:
-            return
         ident = return_id(event)
-        await self._books.dispute(_movement(ident, event))
+        await self._aside(event)(_movement(ident, event))
         if event.kind is EventKind.DISPUTE_WON:
             await self._books.release(ident, reference=event.reference)
         elif event.kind is EventKind.DISPUTE_LOST:
             await self._books.pay_out(ident, reference=event.reference)
+        await self._owed_again(event)
 
     async def _return(self, event: ProviderEvent, kind: str, state: str) -> None:
         money = _money(event)
@@ -327,7 +350,7 @@ class Inbox:
         """Set when there is something new; who works on it clears it."""
         self.events = events
         self._chain = chain
-        self._applier = applier
+        self.applier = applier
         self._clock = clock
 
     async def receive(self, provider: str, headers: Mapping[str, str], body: bytes) -> Receipt:
@@ -385,7 +408,7 @@ class Inbox:
         try:
             facts = await self._chain.call(event.provider, lambda it: it.resolve(news))
             for fact in facts:
-                await self._applier.apply(fact)
+                await self.applier.apply(fact)
         except StoreError as error:
             if isinstance(error, ConflictError | NotFoundError):
                 await self._later(event, error)

@@ -1,0 +1,507 @@
+"""Fees are booked once, and what went back is not paid: no credit, refund or access for it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from random import Random
+
+import pytest
+import sqlalchemy as sa
+from moneykit import World, move
+from paykit import Scripted
+from playkit import PLANS, Stage, result_of
+from storekit import down_to, up
+
+from fastgate.billing.audit import audit_gateway
+from fastgate.billing.audit_money import audit_providers
+from fastgate.billing.fees import twice_key
+from fastgate.billing.invoices import Invoice, Status
+from fastgate.billing.ledger import Movement
+from fastgate.billing.lifecycle import State, access_of
+from fastgate.billing.payments.base import (
+    ChargeStatus,
+    EventKind,
+    PaymentError,
+    ProviderEvent,
+    ProviderRefused,
+    Purpose,
+    Turnover,
+)
+from fastgate.billing.payments.chain import Chain
+from fastgate.billing.payments.refunds import Refunds
+from fastgate.billing.payments.webhooks_in import Applier
+from fastgate.errors import ConflictError
+from fastgate.model.codec import decode
+from fastgate.model.party import Plan
+from fastgate.model.units import Money
+from fastgate.store.billing_tables import invoices
+from fastgate.store.ledger import Book, Wallet
+from fastgate.store.money_tables import ledger_entries
+from fastgate.store.payments import AttemptTable, Payment, PaymentTable
+
+USD = 1_000_000
+BASIC, BIG = 29_580_000, 88_750_000  # from ten o'clock of the first day on
+
+
+class Till:
+    """Subscriptions on a real ledger, paid by a provider that does as told."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.stage = Stage(world.store)
+        clock = self.stage.clock
+        self.provider = Scripted("one", clock)  # type: ignore[arg-type]
+        self.payments = PaymentTable(world.store)
+        self.chain = Chain([self.provider], AttemptTable(world.store), clock)
+        self.applier = Applier(
+            self.chain,
+            world.wallets,
+            self.payments,
+            clock,
+            subscriptions=self.stage.subscriptions,
+            dunning=self.stage.dunning,
+        )
+        self.chain.on_success.append(self.applier.apply)
+        self.stage.dunning.charger = self.chain
+        self.stage.schedule.credit = self.credit
+        self.refunds = Refunds(
+            self.chain, self.payments, world.wallets, world.ledger, clock, fees=self.stage.dunning
+        )
+        self.disputes = 0
+
+    async def credit(self, account: str, amount: Money, ident: str, reference: str) -> None:
+        await self.world.wallets.credit_note(
+            Movement(ident, account, amount.currency, amount.micros, reference)
+        )
+
+    async def begin(self, plan: str = "basic", name: str = "acme") -> str:
+        """A paid subscription of a new account; its id."""
+        self.account = await self.stage.account(name, has_method=True)
+        made = await self.stage.subscriptions.create(self.account, plan)
+        await self.stage.settle()
+        return made.id
+
+    async def change(self, ident: str, plan: str) -> Invoice | None:
+        document = (await self.stage.subscriptions.change_plan(ident, plan)).document
+        await self.stage.settle()
+        return document
+
+    async def paid(self) -> list[Payment]:
+        return sorted(await self.payments.of_account(self.account), key=lambda one: one.reference)
+
+    async def fact(
+        self, kind: EventKind, payment: Payment, reference: str, attempt: str = ""
+    ) -> None:
+        await self.applier.apply(
+            ProviderEvent(
+                kind=kind,
+                provider="one",
+                key=f"{reference}:{kind}",
+                at=self.stage.clock(),
+                account=payment.account,
+                amount=Money(payment.amount, payment.currency),
+                reference=reference,
+                payment=payment.reference,
+                purpose=Purpose(payment.purpose),
+                subject=payment.subject,
+                attempt=attempt,
+            )
+        )
+
+    async def told(self, payment: Payment) -> None:
+        """The payment's own news, once more, as providers tell it with whatever is about it."""
+        await self.fact(EventKind.PAYMENT_SUCCEEDED, payment, payment.reference)
+
+    async def books(self, currency: str = "USD") -> tuple[int, int, int, int]:
+        """Available, held, revenue, and what the provider has of ours."""
+        wallet = await self.world.ledger.wallet(self.account, currency)
+        assert wallet is not None
+        assert wallet.spendable == wallet.customer_available
+        await self.world.agrees(self.account, currency)
+        return (
+            wallet.customer_available,
+            wallet.customer_held,
+            wallet.revenue,
+            -wallet.provider_clearing,
+        )
+
+    async def state(self, ident: str) -> tuple[State, str | None]:
+        found = await self.stage.subscriptions.advance(ident)
+        reason = access_of(found, self.stage.clock())
+        return found.state, reason.code if reason is not None else None
+
+    async def audited(self) -> None:
+        report = await audit_gateway(self.world.pipeline)
+        assert report.passed, report
+
+
+@pytest.fixture
+async def till(store_url: str, tmp_path: Path) -> AsyncIterator[Till]:
+    world = World(store_url, tmp_path)
+    await world.pipeline.begin()
+    await world.up()
+    yield Till(world)
+    await world.close()
+
+
+async def test_a_fee_is_earned_and_the_provider_has_it(till: Till) -> None:
+    await till.begin()
+    assert await till.books() == (0, 0, BASIC, BASIC)
+    (payment,) = await till.paid()
+    for _ in range(2):
+        await till.told(payment)
+    assert await till.books() == (0, 0, BASIC, BASIC)
+    await till.audited()
+
+
+async def test_a_downgrade_is_credited_out_of_what_was_earned(till: Till) -> None:
+    ident = await till.begin("big")
+    note = await till.change(ident, "basic")
+    assert note is not None
+    assert await till.books() == (note.total, 0, BIG - note.total, BIG)
+    await till.audited()
+
+
+async def test_a_charge_back_is_a_payment_that_failed_for_good(till: Till) -> None:
+    ident = await till.begin("big")
+    (payment,) = await till.paid()
+    await till.fact(EventKind.DISPUTE_OPENED, payment, "dp_1")
+    assert await till.books() == (0, BIG, 0, BIG)
+    assert await till.state(ident) == (State.GRACE, None)  # access goes on for the grace
+    for _ in range(2):  # whatever is told again, of that payment or of the dispute
+        await till.told(payment)
+        await till.fact(EventKind.DISPUTE_OPENED, payment, "dp_1")
+    assert (await till.stage.invoices.get(payment.subject)).status is Status.OPEN
+    await till.audited()
+    calls = list(till.provider.sent)
+    await till.stage.until(till.stage.clock() + timedelta(days=8))
+    assert await till.state(ident) == (State.GRACE, "subscription_past_due")
+    assert till.provider.sent == calls  # nobody charges it again by himself
+    await till.fact(EventKind.DISPUTE_LOST, payment, "dp_1")
+    assert await till.books() == (0, 0, 0, 0)
+    await till.audited()
+
+
+async def test_what_was_charged_back_is_not_credited(till: Till) -> None:
+    ident = await till.begin("big")
+    (payment,) = await till.paid()
+    await till.fact(EventKind.DISPUTE_OPENED, payment, "dp_1")
+    document = await till.change(ident, "basic")
+    assert document is not None
+    assert document.kind == "invoice"
+    assert document.total > 0
+    assert (await till.books())[0] == 0
+
+
+async def test_a_dispute_that_is_won_brings_everything_back(till: Till) -> None:
+    ident = await till.begin()
+    before = await till.stage.subscriptions.get(ident)
+    (payment,) = await till.paid()
+    await till.fact(EventKind.DISPUTE_OPENED, payment, "dp_1")
+    await till.fact(EventKind.DISPUTE_WON, payment, "dp_1")
+    assert await till.state(ident) == (State.ACTIVE, None)
+    assert (await till.stage.subscriptions.get(ident)).paid_through == before.paid_through
+    assert (await till.stage.invoices.get(payment.subject)).status is Status.PAID
+    await till.told(payment)
+    await till.fact(EventKind.DISPUTE_OPENED, payment, "dp_1")  # an old telling
+    assert await till.state(ident) == (State.ACTIVE, None)
+    assert await till.books() == (0, 0, BASIC, BASIC)
+    await till.audited()
+
+
+async def test_paid_again_while_contested_and_won_after_all(till: Till) -> None:
+    """What is then paid twice is the customer's, in the wallet."""
+    ident = await till.begin()
+    (payment,) = await till.paid()
+    await till.fact(EventKind.DISPUTE_OPENED, payment, "dp_1")
+    await till.stage.dunning.method_attached(till.account)
+    await till.stage.settle()
+    assert await till.state(ident) == (State.ACTIVE, None)
+    assert len(await till.paid()) == 2
+    await till.fact(EventKind.DISPUTE_WON, payment, "dp_1")
+    await till.told(payment)
+    await till.stage.settle()
+    assert await till.books() == (BASIC, 0, BASIC, 2 * BASIC)
+    await till.stage.invoices.by_key(twice_key("one", payment.reference))
+    await till.audited()
+
+
+async def test_a_fee_that_is_refunded_ends_what_it_was_for(till: Till) -> None:
+    ident = await till.begin("big")
+    (payment,) = await till.paid()
+    result = await till.refunds.refund("one", payment.reference, None, "r1")
+    assert result.amount.micros == BIG
+    assert await till.books() == (0, 0, 0, 0)
+    assert await till.state(ident) == (State.EXPIRED, "subscription_expired")
+    assert (await till.stage.invoices.get(payment.subject)).status is Status.RETURNED
+    with pytest.raises(ConflictError):
+        await till.stage.subscriptions.change_plan(ident, "basic")
+    await till.told(payment)
+    await till.fact(EventKind.REFUND, payment, result.reference, "r1")
+    assert await till.state(ident) == (State.EXPIRED, "subscription_expired")
+    assert await till.books() == (0, 0, 0, 0)
+    with pytest.raises(ProviderRefused):
+        await till.refunds.refund("one", payment.reference, None, "r2")
+    await till.audited()
+
+
+async def test_a_part_that_is_refunded_is_not_credited_again(till: Till) -> None:
+    ident = await till.begin("big")
+    (payment,) = await till.paid()
+    await till.refunds.refund("one", payment.reference, Money(60 * USD, "USD"), "r1")
+    assert await till.state(ident) == (State.ACTIVE, None)
+    document = await till.change(ident, "basic")
+    assert document is None or document.kind == "invoice"
+    available, _, _, there = await till.books()
+    assert available == 0
+    assert there >= BASIC
+    await till.audited()
+
+
+async def test_what_a_credit_note_gave_is_not_refunded_again(till: Till) -> None:
+    ident = await till.begin("big")
+    note = await till.change(ident, "basic")
+    assert note is not None
+    (payment,) = await till.paid()
+    with pytest.raises(ProviderRefused, match="credit note"):
+        await till.refunds.refund("one", payment.reference, Money(BIG, "USD"), "r1")
+    result = await till.refunds.refund("one", payment.reference, None, "r2")
+    assert result.amount.micros == BIG - note.total
+    again = await till.refunds.refund("one", payment.reference, None, "r2")
+    assert again.reference == result.reference
+    assert await till.books() == (note.total, 0, 0, note.total)
+    await till.audited()
+
+
+async def test_a_refund_that_the_provider_refuses_leaves_the_fee_earned(till: Till) -> None:
+    ident = await till.begin()
+    (payment,) = await till.paid()
+    till.provider.mood = "refuse"
+    with pytest.raises(ProviderRefused):
+        await till.refunds.refund("one", payment.reference, None, "r1")
+    assert await till.books() == (0, 0, BASIC, BASIC)
+    assert await till.state(ident) == (State.ACTIVE, None)
+    till.provider.mood = "lost"
+    with pytest.raises(PaymentError):
+        await till.refunds.refund("one", payment.reference, None, "r2")
+    assert await till.books() == (0, BASIC, 0, BASIC)  # set aside until it is known
+    till.provider.mood = "up"
+    await till.refunds.refund("one", payment.reference, None, "r2")
+    assert await till.books() == (0, 0, 0, 0)
+    await till.audited()
+
+
+# ---- currencies -------------------------------------------------------------------------
+
+
+async def test_no_change_of_plan_crosses_currencies(till: Till) -> None:
+    """1,141 yen are not 1,141 dollars: there is no rate."""
+    yen = decode({"name": "yen", "price": {"flat": "1180 JPY"}}, Plan)
+    plans = till.stage.plan_of
+
+    def plan_of(name: str) -> Plan | None:
+        return yen if name == "yen" else plans(name)
+
+    till.stage.subscriptions.plans = plan_of
+    ident = await till.begin("yen")
+    (payment,) = await till.paid()
+    for plan in ("basic", "usage", "big"):
+        with pytest.raises(ConflictError, match="paid in JPY, and the plan costs USD"):
+            await till.stage.subscriptions.change_plan(ident, plan)
+    found = await till.stage.subscriptions.get(ident)
+    assert (found.plan, found.state) == ("yen", State.ACTIVE)
+    # Also when the plan's own price is in another currency by now.
+    till.stage.subscriptions.plans = lambda name: plans("basic" if name == "yen" else name)
+    with pytest.raises(ConflictError, match="paid in JPY"):
+        await till.stage.subscriptions.change_plan(ident, "big")
+    assert await till.books("JPY") == (0, 0, payment.amount, payment.amount)
+    assert await till.world.ledger.wallet(till.account, "USD") is None
+
+
+# ---- at random --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_nobody_gets_more_than_was_paid(
+    seed: int, sqlite_migrated: Path, tmp_path: Path
+) -> None:
+    """Plans change, fees go back, in part and whole, are contested, and everything is told again
+    in any order: wallet and refunds together are never more than what was paid."""
+    shutil.copyfile(sqlite_migrated, tmp_path / "one.db")
+    world = World(f"sqlite:///{tmp_path / 'one.db'}", tmp_path)
+    await world.pipeline.begin()
+    await world.up()
+    till, random = Till(world), Random(seed)
+    ident = await till.begin(random.choice(["basic", "big"]))
+    open_disputes: dict[str, Payment] = {}
+    touched: set[str] = set()
+    for number in range(14):
+        payments = await till.paid()
+        payment = random.choice(payments)
+        what = random.choice(["change", "change", "refund", "part", "dispute", "close", "tell"])
+        try:
+            if what == "change":
+                await till.change(ident, random.choice([*PLANS]))
+            elif what in ("refund", "part") and payment.reference not in touched:
+                some = Money(random.randint(1, payment.amount // 10_000) * 10_000, "USD")
+                amount = None if what == "refund" else some
+                await till.refunds.refund("one", payment.reference, amount, f"r{number}")
+            elif what == "dispute" and not await till.payments.returns("one", payment.reference):
+                open_disputes[f"dp_{number}"] = payment
+                touched.add(payment.reference)
+                await till.fact(EventKind.DISPUTE_OPENED, payment, f"dp_{number}")
+            elif what == "close" and open_disputes:
+                dispute, of = open_disputes.popitem()
+                won = random.random() < 0.5
+                kind = EventKind.DISPUTE_WON if won else EventKind.DISPUTE_LOST
+                await till.fact(kind, of, dispute)
+            elif what == "tell":
+                for each in random.sample(payments, len(payments)):
+                    await till.told(each)
+        except (ConflictError, ProviderRefused):
+            pass  # the subscription has ended, or there is nothing left to give back
+        till.stage.clock.pass_(hours=random.randint(0, 60))
+        await till.stage.settle()
+        wallet = await world.ledger.wallet(till.account, "USD")
+        assert wallet is not None
+        there = sum(one.amount for one in await till.paid())
+        for one in await till.paid():
+            for back in await till.payments.returns("one", one.reference):
+                there -= back.amount if back.state == "returned" else 0
+        assert -wallet.provider_clearing == there
+        contested = sum(one.amount for one in open_disputes.values())
+        assert wallet.customer_held == contested
+        assert wallet.customer_available <= there
+        await till.audited()
+    await world.close()
+
+
+# ---- older stores -----------------------------------------------------------------------
+
+
+async def test_an_older_store_gets_its_fees_and_gives_them_back(till: Till) -> None:
+    """Down to before there were fees, and up again: the same books, audited; what was only noted
+    on the invoice becomes a payment by hand."""
+    ident = await till.begin("big")
+    await till.change(ident, "basic")
+    (payment,) = await till.paid()
+    await till.refunds.refund("one", payment.reference, Money(10 * USD, "USD"), "r1")
+    other = till.account
+    await till.begin("basic", "second")
+    (contested,) = await till.paid()
+    await till.fact(EventKind.DISPUTE_OPENED, contested, "dp_1")
+    third = await till.stage.account("by hand")
+    made = await till.stage.subscriptions.create(third, "yearly")
+    (bill,) = await till.stage.invoices.open_of(made.id)
+    await till.stage.dunning.settle(bill.id, result_of(ChargeStatus.SUCCEEDED, bill.amount, "t 7"))
+    accounts = {other: await wallets(till, other), till.account: await wallets(till, till.account)}
+    async with till.world.store.write() as connection:
+        await connection.run_sync(down_to, "0009")
+    kinds = sa.select(ledger_entries.c.kind).distinct()
+    async with till.world.store.read() as connection:
+        assert set((await connection.execute(kinds)).scalars()) <= {"credit", "pay_out"}
+    (before,) = await wallets(till, other)
+    assert before.revenue == 0
+    assert -before.provider_clearing == before.customer_available > 0  # as it was booked then
+    async with till.world.store.write() as connection:
+        await connection.run_sync(up)
+    for account, books in accounts.items():
+        after = await wallets(till, account)
+        assert [sums(one) for one in after] == [sums(one) for one in books]
+    (paid,) = await till.payments.of_account(third)
+    assert (paid.provider, paid.reference, paid.subject) == ("manual", "t 7", bill.id)
+    (books_of_third,) = await wallets(till, third)
+    assert books_of_third.revenue == bill.total
+    await till.world.restart()
+    await till.audited()
+
+
+async def wallets(till: Till, account: str) -> list[Wallet]:
+    return await till.world.ledger.wallets(account)
+
+
+def sums(wallet: Wallet) -> tuple[int, ...]:
+    return (
+        *(getattr(wallet, book.value) for book in Book),
+        wallet.credited,
+        wallet.captured,
+        wallet.overdraft,
+    )
+
+
+# ---- the audit --------------------------------------------------------------------------
+
+
+async def test_the_audit_finds_what_is_not_booked(till: Till) -> None:
+    ident = await till.begin("big")
+    await till.change(ident, "basic")
+    (payment,) = await till.paid()
+    lost = Payment(
+        provider="one",
+        reference="pi_lost",
+        account=till.account,
+        currency="USD",
+        amount=5 * USD,
+        purpose="top_up",
+        paid_at=till.stage.clock(),
+    )
+    await till.payments.put(lost)
+    async with till.world.store.write() as connection:
+        await connection.execute(
+            sa.update(ledger_entries)
+            .where(ledger_entries.c.id.like("credit:%"))
+            .values(amount=ledger_entries.c.amount + 1)
+        )
+        await connection.execute(
+            sa.insert(invoices).from_select(
+                [column.name for column in invoices.c],
+                sa.select(
+                    *(
+                        sa.literal(column.name[:2] + "x") if column.name in ("id", "number", "key")
+                        else column
+                        for column in invoices.c
+                    )
+                ).where(invoices.c.id == payment.subject),
+            )
+        )  # fmt: skip
+    report = await audit_gateway(till.world.pipeline)
+    found = {check.name: check.findings for check in report.checks if not check.passed}
+    assert found["payments"] == ["payment one pi_lost: booked nothing"]
+    assert len(found["invoices"]) == 2
+    assert found["invoices"][0].endswith(f"paid, and 0 of {BIG} came in")
+    assert found["invoices"][1].startswith("credit note INVC-2026-000001")
+
+
+async def test_the_audit_asks_providers_what_they_have(till: Till) -> None:
+    await till.begin("big")
+    (payment,) = await till.paid()
+    since = datetime(2026, 10, 1, tzinfo=UTC)
+
+    async def audited() -> list[str]:
+        (found,) = await audit_providers(till.world.store, till.chain.providers, since)
+        return found.findings
+
+    def theirs(micros: int, refunded: int = 0, reference: str = payment.reference) -> Turnover:
+        return Turnover(reference=reference, amount=Money(micros, "USD"), refunded=refunded)
+
+    till.provider.has = [theirs(BIG)]
+    assert await audited() == []
+    till.provider.has = [theirs(BIG + 1)]
+    assert len(await audited()) == 1
+    till.provider.has = [theirs(BIG, refunded=10)]
+    assert await audited() == [f"payment {payment.reference}: 10 micros refunded there, 0 here"]
+    till.provider.has = [theirs(BIG), theirs(5, reference="pi_other")]
+    assert len(await audited()) == 1
+    till.provider.has = []
+    assert await audited() == [f"payment {payment.reference}: booked here, unknown there"]
+    till.provider.mood = "down"
+    assert await audited() == ["it could not be asked: one is down"]
+
+
+async def test_credits_by_hand_are_no_payments_that_are_missing(till: Till) -> None:
+    await till.begin()
+    await till.world.wallets.credit(move("by hand", 5, till.account, "USD"))
+    await till.audited()
