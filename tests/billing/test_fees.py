@@ -399,7 +399,7 @@ async def test_an_older_store_gets_its_fees_and_gives_them_back(till: Till) -> N
     await till.stage.dunning.settle(bill.id, result_of(ChargeStatus.SUCCEEDED, bill.amount, "t 7"))
     accounts = {other: await wallets(till, other), till.account: await wallets(till, till.account)}
     async with till.world.store.write() as connection:
-        await connection.run_sync(down_to, "0009")
+        await connection.run_sync(down_to, "0010")
     kinds = sa.select(ledger_entries.c.kind).distinct()
     async with till.world.store.read() as connection:
         assert set((await connection.execute(kinds)).scalars()) <= {"credit", "pay_out"}
