@@ -244,7 +244,7 @@ def _overdrawn(sums: Sums, least: Mapping[Key, int]) -> Check:
 
 def _credited(sums: Sums, least: Mapping[Key, int]) -> Check:
     findings: list[str] = []
-    numbers = {"captured": 0, "held": 0, "credited": 0}
+    numbers: dict[str, int] = {}
     for key, parts in sums.items():
         held = _book(parts, Book.HELD)
         captured = -sum(parts.get((kind, Book.AVAILABLE), 0) for kind in CAPTURES)
@@ -253,9 +253,9 @@ def _credited(sums: Sums, least: Mapping[Key, int]) -> Check:
             for (kind, book), amount in parts.items()
             if kind not in CAPTURES and book in (Book.AVAILABLE, Book.HELD)
         )
-        numbers["captured"] += captured
-        numbers["held"] += held
-        numbers["credited"] += credited
+        for name, amount in (("captured", captured), ("held", held), ("credited", credited)):
+            name = f"{key[1]}.{name}"
+            numbers[name] = numbers.get(name, 0) + amount
         if captured + held > credited - least[key]:
             findings.append(
                 f"{key[0]} {key[1]}: captured {captured} + held {held} > credited {credited}"
@@ -285,7 +285,10 @@ async def _held(connection: AsyncConnection, sums: Sums) -> Check:
         wanted = aside.get(key, 0) + parts.get((Kind.CORRECTION, Book.HELD), 0)
         if held != wanted:
             findings.append(f"{key[0]} {key[1]}: {held} held, {wanted} set aside")
-    return check("held", findings, held=sum(aside.values()))
+    held_in: dict[str, int] = {}
+    for (_, currency), amount in aside.items():
+        held_in[f"{currency}.held"] = held_in.get(f"{currency}.held", 0) + amount
+    return check("held", findings, **held_in)
 
 
 async def _usage(connection: AsyncConnection) -> Check:

@@ -227,10 +227,13 @@ class Dunning:
             success = result.status is ChargeStatus.SUCCEEDED
             if success and await fees.gone(connection, result.provider, result.reference):
                 return False  # told again, of a payment that has gone back since
+            if success and not await self._enough(connection, ident, result):
+                return await self._paid_twice(connection, ident, result, "not paid by it")
             if case is None or case.state in (CaseState.DONE, CaseState.CLOSED):
                 changed = success and await paid_in(connection, ident, result.reference, now)
                 if changed and status == Status.VOID.value:
-                    await self._give_back(connection, ident, fees.late_key(ident), "void")
+                    late = fees.late_key(ident)
+                    await self._give_back(connection, ident, late, "void", result.amount)
                 elif success and not changed:
                     changed = await self._paid_twice(connection, ident, result)
                 return bool(changed)
@@ -241,30 +244,48 @@ class Dunning:
         await self.subscriptions.changed(case.account)
         return True
 
-    async def _give_back(self, connection: AsyncConnection, ident: str, key: str, was: str) -> None:
-        """A charge crossed with the end of its invoice: what was paid goes to the wallet."""
+    async def _enough(self, connection: AsyncConnection, ident: str, result: ChargeResult) -> bool:
+        """Whether a payment pays its invoice: of its currency, and as much. Never by a rate."""
+        invoice = await self.invoices.get_in(connection, ident)
+        paid = result.amount
+        enough = paid.currency == invoice.currency and paid.micros >= invoice.total
+        if not enough:
+            log.error(
+                "The payment %s of %s does not pay the invoice %s over %s; it is credited to the "
+                "wallet.", result.reference, paid, invoice.number, invoice.amount
+            )  # fmt: skip
+        return enough
+
+    async def _give_back(
+        self, connection: AsyncConnection, ident: str, key: str, was: str, amount: Money
+    ) -> None:
+        """What was paid for an invoice and is not owed for it goes to the wallet."""
         invoice = await self.invoices.get_in(connection, ident)
         draft = Draft(
             key=key,
             kind=Kind.CREDIT,
             account=invoice.account,
             subscription=invoice.subscription,
-            currency=invoice.currency,
-            lines=[InvoiceLine(f"Payment of {invoice.number}, which was {was}", invoice.total)],
+            currency=amount.currency,
+            lines=[InvoiceLine(f"Payment of {invoice.number}, which was {was}", amount.micros)],
         )
         await self.invoices.issue_in(connection, draft)
 
     async def _paid_twice(
-        self, connection: AsyncConnection, ident: str, result: ChargeResult
+        self,
+        connection: AsyncConnection,
+        ident: str,
+        result: ChargeResult,
+        was: str = "paid already",
     ) -> bool:
-        """Another payment of an invoice that is paid goes to the wallet, once."""
+        """A payment that its invoice does not need goes to the wallet, once."""
         invoice = await self.invoices.get_in(connection, ident)
         if not result.provider or result.reference in ("", invoice.reference):
             return False
         if not await fees.is_payment(connection, result.provider, result.reference):
             return False
         key = fees.twice_key(result.provider, result.reference)
-        await self._give_back(connection, ident, key, "paid already")
+        await self._give_back(connection, ident, key, was, result.amount)
         return True
 
     # ---- what comes back ----------------------------------------------------------------
@@ -450,15 +471,18 @@ class Dunning:
         if ends > self.clock():
             return
         owed = await self.invoices.open_of(subscription.id)
-        total = sum(one.total for one in owed)
-        currency = owed[0].currency if owed else self.notices.billing.currency
+        sums: dict[str, int] = {}  # what is owed in two currencies is not one amount
+        for one in owed:
+            sums[one.currency] = sums.get(one.currency, 0) + one.total
+        if not sums:
+            sums[self.notices.billing.currency] = 0
         await self.notices.put(
             Message(
                 kind="subscription.suspended",
                 account=subscription.account,
                 key=f"suspended:{subscription.id}:{ends.isoformat()}",
                 data={
-                    "amount": show(total, currency),
+                    "amount": " and ".join(show(sums[each], each) for each in sorted(sums)),
                     "subject": subscription.plan,
                     "reason": access.reason.code if access.reason is not None else "",
                 },

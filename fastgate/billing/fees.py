@@ -113,15 +113,21 @@ async def kept_of(connection: AsyncConnection, rows: Iterable[sa.Row[Any]]) -> d
     found = {row.id: (row.total if row.status == "paid" else 0, 0) for row in rows}
     if not found:
         return {}
-    mine = (payments.c.purpose == INVOICE, payments.c.subject.in_(list(found)))
+    mine = (
+        payments.c.purpose == INVOICE,
+        payments.c.subject.in_(list(found)),
+        payments.c.currency == invoices.c.currency,
+    )
     paid = await connection.execute(
         sa.select(payments.c.subject, sa.func.sum(payments.c.amount))
+        .join(invoices, invoices.c.id == payments.c.subject)
         .where(*mine)
         .group_by(payments.c.subject)
     )
     sums = {subject: int(amount) for subject, amount in paid}
     back = await connection.execute(
         sa.select(payments.c.subject, sa.func.sum(payment_returns.c.amount))
+        .join(invoices, invoices.c.id == payments.c.subject)
         .join(
             payment_returns,
             sa.and_(

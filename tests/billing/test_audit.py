@@ -81,8 +81,9 @@ async def test_what_is_right_passes(world: World) -> None:
         "charged": 150,
         "wrong": 0,
     }
-    assert of(report, "credited").numbers["captured"] == 60
-    assert of(report, "held").numbers["held"] == 2050
+    credited = of(report, "credited").numbers
+    assert (credited["EUR.captured"], credited["USD.captured"]) == (10, 50)
+    assert of(report, "held").numbers["EUR.held"] == 2050
     assert of(report, "overdrawn").numbers["owing"] == 1
     assert of(report, "books").numbers["USD.customer_available"] == 950
     cells = of(report, "cells").numbers

@@ -321,6 +321,33 @@ async def test_no_change_of_plan_crosses_currencies(till: Till) -> None:
     assert await till.world.ledger.wallet(till.account, "USD") is None
 
 
+async def test_a_payment_in_another_currency_or_too_small_pays_no_invoice(till: Till) -> None:
+    """It is the customer's, in its own currency, and the invoice stays open."""
+    till.account = await till.stage.account()
+    made = await till.stage.subscriptions.create(till.account, "basic")
+    (bill,) = await till.stage.invoices.open_of(made.id)
+    for number, paid in enumerate(("29.58 EUR", "3000 JPY", "29.57 USD")):
+        amount = Money.parse(paid)
+        payment = Payment(
+            provider="one",
+            reference=f"pi_{number}",
+            account=till.account,
+            currency=amount.currency,
+            amount=amount.micros,
+            purpose="invoice",
+            subject=bill.id,
+            paid_at=till.stage.clock(),
+        )
+        for _ in range(2):
+            await till.told(payment)
+        assert (await till.stage.invoices.get(bill.id)).status is Status.OPEN
+    for note in await till.stage.invoices.open_credits():
+        await till.stage.schedule._credit(note)
+    for currency, micros in (("EUR", BASIC), ("JPY", 3000 * USD), ("USD", BASIC - 10_000)):
+        assert await till.books(currency) == (micros, 0, 0, micros)
+    await till.audited()
+
+
 # ---- at random --------------------------------------------------------------------------
 
 

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import warnings
+
 import sqlalchemy as sa
+from alembic.script import ScriptDirectory
 from storekit import down_to, up
 
 from fastgate.store.engine import Store
+from fastgate.store.migrate import alembic_config
+from fastgate.store.tables import HEAD
 
 KEY = "day, account, consumer, credential, route, service, plan, currency"
+
+
+def test_the_steps_are_one_chain() -> None:
+    """Two that were made at the same time have the same number, and no conflict tells."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        scripts = ScriptDirectory.from_config(alembic_config(None))
+        steps = [step.revision for step in scripts.walk_revisions()]
+    assert steps == [f"{number:04d}" for number in range(len(steps), 0, -1)]
+    assert steps[0] == HEAD
 
 
 async def test_usage_from_before_meters_is_of_requests(store: Store) -> None:
