@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from conftest import Cli, Gateway
 
-from fastgate.model.codec import encode
+from fastgate.model.codec import decode, encode
 from fastgate.model.values import KeyDigest
 
 
@@ -114,6 +114,19 @@ def test_reload(cli: Cli, gateway: Gateway) -> None:
     assert "/etc/gw.yaml:7: routes: broken" in ran.err
     ran = cli("reload", "--json")
     assert json.loads(ran.err)["error"]["errors"][0]["file"] == "/etc/gw.yaml"
+
+
+def test_what_waits_for_a_restart_and_what_a_file_drops_is_said(
+    cli: Cli, gateway: Gateway, config: dict[str, Any]
+) -> None:
+    config["workers"] = 7
+    write(config)
+    assert "Pending a restart of the gateway: workers." in cli("apply").out
+    assert cli.done("apply")["pending_restart"] == ["workers"]
+    gateway.world.control.file = decode({**config, "workers": "auto", "drain_timeout": "9s"})
+    ran = cli("reload")
+    assert "drops these changes made through the API:\n+ workers: 7\n" in ran.out, ran.out
+    assert "Pending" not in ran.out
 
 
 def test_revisions(cli: Cli, gateway: Gateway, config: dict[str, Any]) -> None:
