@@ -13,6 +13,7 @@ refund         +A             -r         -(A-r)                     usage given 
 tax                           -A                              +A    tax contained in revenue
 fee                           +(A-T)                  -A      +T    an invoice was paid; T: its tax
 fee_aside               +A    -A                                    before it goes back; contested
+provider_fee                  -A                      +A           what a provider keeps for itself
 credit_note    +A             -A                                    a fee that the wallet gets back
 freeze         -A       +A                                          before it is paid back
 dispute        -A       +A                                          a payment is contested
@@ -83,6 +84,7 @@ class Kind(StrEnum):
     TAX = "tax"
     FEE = "fee"
     FEE_ASIDE = "fee_aside"
+    PROVIDER_FEE = "provider_fee"
     CREDIT_NOTE = "credit_note"
     FREEZE = "freeze"
     DISPUTE = "dispute"
@@ -237,6 +239,12 @@ class Ledger:
         """A fee that was paid is contested, or goes back: it is not earned any more."""
         postings = {Book.REVENUE: -movement.amount, Book.HELD: movement.amount}
         return await self._post(Kind.FEE_ASIDE, movement, postings)
+
+    async def provider_fee(self, movement: Movement) -> Posted:
+        """What the provider of a payment keeps for itself: it has so much less of ours, and so
+        much less is earned."""
+        postings = {Book.REVENUE: -movement.amount, Book.CLEARING: movement.amount}
+        return await self._post(Kind.PROVIDER_FEE, movement, postings)
 
     async def credit_note(self, movement: Movement) -> Posted:
         """A part of a fee that was paid is the account's again, in its wallet."""

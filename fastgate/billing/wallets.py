@@ -282,6 +282,11 @@ class Wallets:
         await self.open(movement.account, movement.currency)
         return await self.ledger.fee_aside(movement)
 
+    async def provider_fee(self, movement: Movement) -> Posted:
+        """As `Ledger.provider_fee`; no cell changes."""
+        await self.open(movement.account, movement.currency)
+        return await self.ledger.provider_fee(movement)
+
     async def credit_note(self, movement: Movement) -> Posted:
         """As `Ledger.credit_note`."""
         return await self._give(movement, lambda: self.ledger.credit_note(movement))

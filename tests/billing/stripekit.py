@@ -77,6 +77,10 @@ class StripeKit:
         self.objects: dict[str, Object] = {}
         self.events: list[Object] = []
         self.requests: list[tuple[str, str]] = []
+        self.fee: int | None = None
+        """Coins that are kept of each payment; None: nothing is said of it."""
+        self.settles = ""
+        """The currency that payments are settled in; empty: their own."""
         self.faults: list[str] = []
         """What happens to the next requests: "" nothing, "500", "429", "garbage", "drop" (closed
         before the work), "hang" (no answer, nothing done), "hang after" (done, no answer)."""
@@ -175,10 +179,21 @@ class StripeKit:
         found = self.objects.get(parts[-1])
         if found is None:
             raise Refusal(404, "invalid_request_error", f"No such thing: {parts[-1]}")
+        expand = form.pop("expand", [])
         if method == "POST":
             for name, value in form.items():
                 found[name] = value
+        for place in expand:
+            found = self._expanded(found, place.split("."))
         return found
+
+    def _expanded(self, found: Object, place: list[str]) -> Object:
+        """A copy with the object in place of its id."""
+        ident = found.get(place[0])
+        if ident is None or ident not in self.objects:
+            return found
+        inner = self.objects[ident]
+        return {**found, place[0]: self._expanded(inner, place[1:]) if place[1:] else inner}
 
     # ---- objects --------------------------------------------------------------------------
 
@@ -317,6 +332,11 @@ class StripeKit:
         """The bank says yes. The event."""
         found = self.objects[intent]
         charge = self.new("charge", payment_intent=intent, amount=found["amount"], paid=True)
+        if self.fee is not None:
+            kept = self.new(
+                "balance_transaction", fee=self.fee, currency=self.settles or found["currency"]
+            )
+            charge["balance_transaction"] = kept["id"]
         found |= {
             "status": "succeeded",
             "amount_received": found["amount"],

@@ -14,6 +14,8 @@ import pytest
 from moneykit import World
 from stripekit import FixedSecrets, StripeKit
 
+from fastgate.billing.audit import audit_gateway
+from fastgate.billing.audit_money import audit_providers
 from fastgate.billing.payments.base import ProviderUnavailable
 from fastgate.billing.payments.breaker import Terms
 from fastgate.billing.payments.chain import Chain
@@ -262,5 +264,42 @@ async def test_our_own_refund_and_its_news_cross(sqlite_url: str, tmp_path: Path
         assert {item.reference for item in done} == {done[0].reference}
         shop.paid["acc_a"] = 0
         await shop.check()
+        await shop.provider.close()
+    await world.close()
+
+
+@pytest.mark.parametrize(("settles", "known"), [("", 89), ("usd", 0)])
+async def test_what_stripe_keeps_for_itself_is_booked_once(
+    sqlite_url: str, tmp_path: Path, settles: str, known: int
+) -> None:
+    """In the payment's own currency; what is kept in another is not taken for it."""
+    world = World(sqlite_url, tmp_path)
+    await world.pipeline.begin()
+    await world.up()
+    async with StripeKit(int(START.timestamp())).serving() as kit:
+        shop = Shop(kit, world, 0)
+        kit.fee, kit.settles = 89, settles
+        page = await shop.chain.create_top_up("acc_a", Money.parse("10 EUR"), "https://b")
+        kit.pay(page.reference)
+        await shop.reconciler.run("stripe")
+        for _ in range(2):
+            while await shop.inbox.work():
+                pass
+            for event in kit.events:
+                await shop.inbox.revive("stripe", event["id"])
+        wallet = await world.ledger.wallet("acc_a", "EUR")
+        assert wallet is not None
+        assert wallet.customer_available == 1000 * 10_000
+        assert -wallet.provider_clearing == (1000 - known) * 10_000
+        assert wallet.revenue == -known * 10_000
+        since = START - timedelta(days=1)
+        (check,) = await audit_providers(world.store, shop.chain.providers, since)
+        assert check.passed, check
+        report = await audit_gateway(world.pipeline)
+        assert report.passed, report
+        payment = kit.only("payment_intent")["id"]
+        kit.refund(payment, 300)  # and no webhook of it
+        (check,) = await audit_providers(world.store, shop.chain.providers, since)
+        assert check.findings == [f"payment {payment}: 3000000 micros refunded there, 0 here"]
         await shop.provider.close()
     await world.close()

@@ -319,6 +319,9 @@ class ProviderEvent(msgspec.Struct, frozen=True, kw_only=True):
     """Where the customer can act, or read the receipt."""
     subscription: ProviderSubscription | None = None
     method: PaymentMethod | None = None
+    cost: Money | None = None
+    """What the provider keeps of a payment for itself, where it says so; in the payment's own
+    currency."""
 
 
 class Turnover(msgspec.Struct, frozen=True, kw_only=True):

@@ -27,6 +27,9 @@ class Books(Protocol):
     async def fee_aside(self, movement: Movement) -> Posted:
         """Set aside of what was earned: a fee that goes back, or is contested."""
 
+    async def provider_fee(self, movement: Movement) -> Posted:
+        """What the provider keeps of a payment."""
+
     async def freeze(self, movement: Movement) -> Posted:
         """Set aside what is to be paid back; refused when the wallet has not that much."""
 
@@ -59,6 +62,11 @@ def _ident(*parts: str) -> str:
 def payment_id(provider: str, reference: str) -> str:
     """The entry that credits a payment."""
     return _ident("pay", provider, reference)
+
+
+def cost_id(provider: str, reference: str) -> str:
+    """The entry of what the provider keeps of a payment."""
+    return _ident("cost", provider, reference)
 
 
 def refund_id(provider: str, key: str) -> str:

@@ -33,6 +33,7 @@ from fastgate.billing.payments.base import (
     ProviderEvent,
     WebhookRejected,
 )
+from fastgate.model.units import Money
 
 if TYPE_CHECKING:
     from fastgate.billing.payments.stripe import StripeProvider
@@ -42,6 +43,10 @@ Teller = Callable[["StripeProvider", Notification], Awaitable[list[ProviderEvent
 
 
 # ---- which events, and about what ---------------------------------------------------------
+
+
+COST = "latest_charge.balance_transaction"
+"""Where Stripe says what it keeps of a payment, in the currency that it is settled in."""
 
 
 def known(kind: str) -> bool:
@@ -102,7 +107,9 @@ async def resolve(stripe: StripeProvider, news: Notification) -> list[ProviderEv
 
 
 async def _intent(stripe: StripeProvider, ident: str) -> Object:
-    found = await stripe.call(stripe.client.v1.payment_intents.retrieve_async(ident))
+    found = await stripe.call(
+        stripe.client.v1.payment_intents.retrieve_async(ident, {"expand": [COST]})
+    )
     return found.to_dict()
 
 
@@ -146,8 +153,18 @@ async def _payment(stripe: StripeProvider, intent: Object) -> list[ProviderEvent
             code=result.code,
             message=result.message,
             url=result.action_url,
+            cost=_cost(intent, amount),
         )
     ]
+
+
+def _cost(intent: Object, amount: Money) -> Money | None:
+    """What Stripe keeps of a payment; None where it is not known, or in another currency."""
+    charge = intent.get("latest_charge")
+    balance = charge.get("balance_transaction") if isinstance(charge, dict) else None
+    if not isinstance(balance, dict) or str(balance.get("currency")).upper() != amount.currency:
+        return None
+    return words.money_of(int(balance.get("fee") or 0), str(balance["currency"]))
 
 
 async def _tell_intent(stripe: StripeProvider, news: Notification) -> list[ProviderEvent]:

@@ -53,7 +53,7 @@ from fastgate.billing.payments.base import (
     Purpose,
     WebhookRejected,
 )
-from fastgate.billing.payments.books import Books, payment_id, return_id
+from fastgate.billing.payments.books import Books, cost_id, payment_id, return_id
 from fastgate.billing.payments.breaker import CircuitOpen
 from fastgate.billing.payments.chain import Chain
 from fastgate.errors import ConflictError, NotFoundError, StoreError
@@ -179,6 +179,10 @@ class Applier:
                 paid_at=event.at,
             )
         )
+        cost = event.cost
+        if cost is not None and cost.micros and cost.currency == money.currency:
+            kept = msgspec.structs.replace(event, amount=cost)
+            await self._books.provider_fee(_movement(cost_id(event.provider, event.payment), kept))
         await self._settle(event)
 
     def _in(self, event: ProviderEvent) -> Booking:
