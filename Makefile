@@ -80,6 +80,9 @@ outage: $(VENV)/.test ## the store away for a minute under paid traffic: SQLite 
 balance: $(VENV)/.test ## shares, ejection and return for each balancing policy, over many requests
 	FASTGATE_BALANCING=20000 $(BIN)/python -m pytest tests/core/test_balancing.py -v
 
+slow: $(VENV)/.test ## uploads, downloads, tunnels of five minutes and readers that pause, with the defaults
+	FASTGATE_SLOW_S=300 $(BIN)/python -m pytest tests/integration/test_slow_peers.py -v -s
+
 fuzz: $(VENV)/.test ## the parser under fire, for ten minutes
 	$(BIN)/python tests/fuzz/fuzz_http1.py --seconds 600
 

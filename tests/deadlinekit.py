@@ -57,6 +57,16 @@ class Peer:
             data += piece
         return bytes(data)
 
+    async def patient(self, size: int) -> bytes:
+        """Like `exactly`, however long it takes."""
+        data = b""
+        while len(data) < size:
+            piece = await self.loop.sock_recv(self.sock, size - len(data))
+            if not piece:
+                raise EndedError(f"after {len(data)} of {size} bytes")
+            data += piece
+        return data
+
     async def rest(self) -> tuple[bytes, str]:
         """All that still comes, and whether it ended in order ("end") or not ("reset")."""
         data = bytearray()
@@ -89,14 +99,15 @@ class Peer:
 
 
 @contextlib.asynccontextmanager
-async def caller(plane: Plane) -> AsyncIterator[Peer]:
-    """A client of the plane, with a small receive buffer."""
+async def caller(plane: Plane | int) -> AsyncIterator[Peer]:
+    """A client of the plane, or of whatever has that port, with a small receive buffer."""
+    port = plane if isinstance(plane, int) else plane.port
     sock = socket.socket()
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", plane.port))
+        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
         yield Peer(sock)
     finally:
         sock.close()
