@@ -434,7 +434,8 @@ REASONS: tuple[Reason, ...] = (
     # No answer of ours.
     _r(
         100, "client_closed", 0, "client", "Client went away",
-        "The client closed the connection before the answer was complete.",
+        "The client closed the connection before the answer was complete, or read nothing of it for "
+        "too long.",
         close=True,
     ),
     _r(

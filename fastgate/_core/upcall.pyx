@@ -287,11 +287,13 @@ cdef class Exchange:
         header fields (without the credential), body. timeout: seconds until the head of the
         answer, and between two parts of its body. Returns an UpstreamResponse once the head
         of the answer is here. UpstreamError says why there is none; LookupError: no such
-        upstream; ValueError: a bad method, path or header.
+        upstream; ValueError: a bad method, path, header or timeout.
         """
         cdef UpstreamResponse r
         cdef const upstream_rec *group
         self.check()
+        if not 0.001 <= timeout <= 86400:
+            raise ValueError(f"timeout: {timeout} is not from 0.001 to 86400 seconds")
         group = upstream_named(self.e.snap, upstream)
         method = self.method if method is None else method
         if path is None:

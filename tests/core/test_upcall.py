@@ -541,3 +541,14 @@ async def test_calls_of_a_handler_whose_time_is_over_are_given_up(backend):
         assert (await p.get("/h/1")).status == 504
         assert arrived.is_set()
         await p.settled(exchanges=0, upcalls=0, calls=0, upstreams=0)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, 1e6, float("nan")])
+async def test_a_call_needs_a_timeout_that_makes_sense(backend, timeout):
+    async def handler(x):
+        with pytest.raises(ValueError, match="is not from 0.001 to 86400 seconds"):
+            await x.forward("u0", timeout=timeout)
+        await x.respond(200)
+
+    async with plane(handler, backend.url) as p:
+        assert (await p.get("/h/1")).status == 200

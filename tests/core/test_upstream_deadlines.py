@@ -273,3 +273,38 @@ async def test_chunks_beside_their_head(first, minor):
         await client.send(request("GET", "Connection: close", minor=minor))
         await client.head()
         assert await client.rest() == (whole if minor else b"four+++", "end")
+
+
+@pytest.mark.parametrize("ended_by", ["target", "client"])
+async def test_a_tunnel_that_ends_delivers_what_it_was_given(ended_by):
+    """Whoever ends it, the other reads slowly: what was said before the end arrives."""
+    heard = asyncio.get_running_loop().create_future()
+
+    async def serve(peer: Peer) -> None:
+        await peer.head()
+        await peer.send(UPGRADED)
+        if ended_by == "target":
+            await peer.send(BIG)
+            return
+        data = bytearray()
+        while piece := await peer.recv(1 << 16):
+            data += piece
+            await asyncio.sleep(0)
+        heard.set_result(data == BIG)
+
+    async with (
+        target(serve) as url,
+        Plane(timed(url)) as plane,
+        caller(plane) as client,
+    ):
+        await client.send(request("GET", "Connection: upgrade", "Upgrade: websocket"))
+        await client.head()
+        if ended_by == "client":
+            await client.send(BIG)
+            client.finish()
+            await client.rest()
+            assert await asyncio.wait_for(heard, 20)
+        else:
+            await asyncio.sleep(STEP * 4)
+            assert await client.rest() == (BIG, "end")
+        await plane.settled(exchanges=0, upstreams=0)
