@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 BUILD ?= release
 CORE := $(wildcard fastgate/_core/*.pyx fastgate/_core/*.pxd)
 
-.PHONY: run test quick lint bench compare trained debug asan tsan coverage kills starts outage balance fuzz fuzz-api docs clean setup setup-test help
+.PHONY: run test quick lint bench compare trained debug asan tsan coverage kills starts outage balance slow fuzz fuzz-api docs clean setup setup-test help
 
 help: ## what there is to make
 	@awk -F':.*## ' '/^[a-z -]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

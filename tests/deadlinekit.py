@@ -25,8 +25,9 @@ class EndedError(ConnectionError):
 class Peer:
     """One end of a connection. `rest` says how it ended, which streams of asyncio do not."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, patience: float | None = FOREVER) -> None:
         self.sock = sock
+        self.patience = patience
         self.sock.setblocking(False)
         self.loop = asyncio.get_running_loop()
 
@@ -34,7 +35,7 @@ class Peer:
         await self.loop.sock_sendall(self.sock, data)
 
     async def recv(self, most: int = 65536) -> bytes:
-        return await asyncio.wait_for(self.loop.sock_recv(self.sock, most), FOREVER)
+        return await asyncio.wait_for(self.loop.sock_recv(self.sock, most), self.patience)
 
     async def until(self, end: bytes) -> bytes:
         data = b""
@@ -121,7 +122,7 @@ async def target(serve: Callable[[Peer], Awaitable[None]]) -> AsyncIterator[str]
 
     async def one(sock: socket.socket) -> None:
         with sock, contextlib.suppress(ConnectionError):
-            await serve(Peer(sock))
+            await serve(Peer(sock, None))
 
     async def accept(listener: socket.socket) -> None:
         while True:
