@@ -434,7 +434,7 @@ REASONS: tuple[Reason, ...] = (
     # No answer of ours.
     _r(
         100, "client_closed", 0, "client", "Client went away",
-        "The client closed the connection before the answer was complete, or read nothing of it for "
+        "The client closed the connection before the answer was complete, or did not read it for "
         "too long.",
         close=True,
     ),

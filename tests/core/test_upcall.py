@@ -543,11 +543,11 @@ async def test_calls_of_a_handler_whose_time_is_over_are_given_up(backend):
         await p.settled(exchanges=0, upcalls=0, calls=0, upstreams=0)
 
 
-@pytest.mark.parametrize("timeout", [0, -1, 1e6, float("nan")])
-async def test_a_call_needs_a_timeout_that_makes_sense(backend, timeout):
+@pytest.mark.parametrize("seconds", [0, -1, 1e6, float("nan")])
+async def test_a_call_needs_a_timeout_that_makes_sense(backend, seconds):
     async def handler(x):
-        with pytest.raises(ValueError, match="is not from 0.001 to 86400 seconds"):
-            await x.forward("u0", timeout=timeout)
+        with pytest.raises(ValueError, match=r"is not from 0\.001 to 86400 seconds"):
+            await x.forward("u0", timeout=seconds)
         await x.respond(200)
 
     async with plane(handler, backend.url) as p:
