@@ -21,7 +21,7 @@ STEPS = SECONDS * 5  # five a second
 PIECE = bytes(range(256)) * 8  # 10 KiB a second
 WHOLE = PIECE * STEPS
 LARGE = bytes(20_000_000)
-SHORT = b"x" * 10_000
+SHORT = b"x" * 1000  # fits what the reader's own kernel holds for it
 PAUSE = SECONDS * 0.4
 UPGRADED = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
 
@@ -106,7 +106,7 @@ async def pausing_reader(peer: Peer) -> bool:
 
 
 async def pausing_reader_of_little(peer: Peer) -> bool:
-    """What its own kernel holds for it is its own affair."""
+    """What its own kernel holds for it has arrived."""
     await peer.send(request("GET", path="/short"))
     await asyncio.sleep(PAUSE)
     await peer.head()
