@@ -401,6 +401,39 @@ def test_routes_without_rules_of_their_own_share_the_service_rules() -> None:
 # ---- upstreams ---------------------------------------------------------------------------
 
 
+def statuses_of(words: list[int]) -> set[int]:
+    return {400 + i for i in range(256) if words[i // 64] >> (i % 64) & 1}
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ([], set()),
+        (503, {503}),
+        (["400", 599], {400, 599}),
+        (["5xx", 429, "503"], {429, *range(500, 600)}),
+        ("4xx", set(range(400, 500))),
+    ],
+)
+def test_statuses_that_eject_and_are_retried(written: object, meant: set[int]) -> None:
+    upstream = {"name": "u", "targets": ["http://10.0.0.1:80"]}
+    service = {"name": "s", "upstream": "u"}
+    eject = {"statuses": written, "within": "3s", "for": "5s"}
+    with compiled(
+        {
+            "upstreams": [{**upstream, "eject": eject}],
+            "services": [{**service, "retries": {"statuses": written}}],
+        }
+    ) as snapshot:
+        u = snapshot.upstream(0)
+        assert statuses_of(u["eject_statuses"]) == meant
+        assert (u["eject_within_ms"], u["eject_ms"]) == (3000, 5000)
+        assert statuses_of(snapshot.service(0)["retry_statuses"]) == meant
+    with compiled({"upstreams": [upstream], "services": [service]}) as snapshot:
+        assert statuses_of(snapshot.upstream(0)["eject_statuses"]) == {502, 503, 504}
+        assert statuses_of(snapshot.service(0)["retry_statuses"]) == set()
+
+
 def test_upstreams_and_targets() -> None:
     upstreams = [
         {

@@ -126,6 +126,9 @@ cdef int call_must_render(call *k) noexcept nogil:
     cdef uint32_t inlined
     if k.flags & CALL_PYTHON:
         return render_python(k)
+    if k.first_byte_ns:                  # it was answered, and is asked for again elsewhere
+        e.upstream_ns += k.first_byte_ns - k.sent_ns
+        k.first_byte_ns = 0
     inlined = e.inline_len
     b = render_request(e, k, inlined)
     if b is NULL:

@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 cdef extern from "<errno.h>" nogil:
     int errno
     int EAGAIN, EINTR, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, ECONNABORTED, ECONNRESET
-    int EADDRNOTAVAIL, EPIPE, ENOENT, ECONNREFUSED, ETIMEDOUT
+    int EADDRNOTAVAIL, ENOSPC, EPIPE, ENOENT, ECONNREFUSED, ETIMEDOUT
 
 cdef extern from "<time.h>" nogil:
     struct timespec:

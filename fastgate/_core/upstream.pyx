@@ -72,7 +72,7 @@ from fastgate._core.state cimport (
     CALL_TUNNEL, CALL_UPGRADE, IO_BULK, IO_EOF, IO_READING, KIND_UP, UP_BUSY, UP_CLOSED, UP_CONNECTING, UP_IDLE,
     pool)
 from fastgate._core.snapshot cimport status_in
-from fastgate._core.sys cimport EADDRNOTAVAIL, EMFILE, ENFILE, ENOBUFS, ENOMEM, monotonic_ns
+from fastgate._core.sys cimport EADDRNOTAVAIL, EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOSPC, monotonic_ns
 from fastgate._core.timer cimport timer_set
 
 cdef enum:
@@ -271,10 +271,11 @@ cdef int free_descriptor(core *c) noexcept nogil:
 
 cdef call_error connect_error(int number) noexcept nogil:
     """What an errno of connect() means."""
-    if number == EMFILE or number == ENFILE or number == ENOBUFS or number == ENOMEM:
+    if number == EMFILE or number == ENFILE or number == ENOBUFS or number == ENOMEM or number == ENOSPC:
         return error_of(OVERLOADED, SIDE_OURS, RETRY_NEVER)
     if number == EADDRNOTAVAIL:
-        return error_of(OVERLOADED, SIDE_OURS, RETRY_ANY)     # ports are used up for each target by itself
+        # Local ports are used up for each target by itself: another one may be reached.
+        return error_of(UPSTREAM_CONNECT_FAILED, SIDE_OURS, RETRY_ANY)
     return error_of(UPSTREAM_CONNECT_FAILED, SIDE_UPSTREAM, RETRY_ANY)
 
 

@@ -19,6 +19,7 @@ import pytest
 from enginekit import Plane
 
 from fastgate._core.counters import counters_snapshot
+from fastgate._core.shm import Segment
 
 POLICIES = ("round_robin", "least_connections", "p2c_ewma", "hash")
 LONG = "FASTGATE_BALANCING" in os.environ
@@ -186,7 +187,8 @@ async def bench(
         "routes": [{"name": "r", "path": "/{rest*}", "service": "s"}],
     }
     try:
-        async with Plane(config) as plane, Client(plane) as client:
+        segment = Segment.create(2, log_records=1024)
+        async with Plane(config, segment=segment) as plane, Client(plane) as client:
             yield Bench(plane, targets, client)
     finally:
         for target in targets:
@@ -379,6 +381,33 @@ async def test_failures_between_successes_eject_nobody(tmp_path, balance):
             while not b.targets[1].take():
                 await b.client.send(1)
         assert b.counters["ejections"] == 0
+
+
+async def test_an_ejection_ends_by_itself(tmp_path):
+    async with bench(tmp_path, "round_robin", eject={"for": "200ms"}) as b:
+        b.targets[1].answer = 503
+        while not b.counters["ejections"]:
+            await b.client.send(1)
+        until = b.row(1).ejected_until_ns
+        b.targets[1].answer = 200
+        await asked_again(b, 1)
+        assert time.monotonic_ns() >= until
+
+
+async def test_workers_count_failures_together(tmp_path):
+    async with (
+        bench(tmp_path, "round_robin") as b,
+        Plane(b.plane.config, segment=b.plane.segment, worker=1) as other,
+        Client(other) as client,
+    ):
+        b.targets[1].answer = 503
+        while len(b.targets[1].asked) < AFTER - 2:
+            await b.client.send(1)
+        while len(b.targets[1].asked) < AFTER:
+            await client.send(1)
+        assert b.row(1).ejections == 1
+        assert await b.client.send(60) == [200] * 60
+        assert await client.send(60) == [200] * 60
 
 
 async def test_failures_expire(tmp_path):

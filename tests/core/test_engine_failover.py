@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import multiprocessing
+import random
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -387,3 +389,138 @@ async def test_one_large_answer_does_not_make_the_connection_large():
     assert max(sizes[0]) > 16384  # it did use large ones
     assert sizes[1][0] <= 16384
     assert sizes[2][0] <= 16384
+
+
+async def test_the_time_of_an_answer_that_is_not_wanted_is_the_upstreams():
+    async def late(_: Backend, seen: Seen) -> bytes:
+        await asyncio.sleep(0.3)
+        return answering(503)
+
+    retries = {"statuses": ["503"], "budget": "100%"}
+    async with (
+        backends(late, None) as (bad, good),
+        Plane(retrying(bad.url, good.url, retries=retries)) as plane,
+    ):
+        assert (await plane.get("/")).status == 200
+        await plane.settled(exchanges=0)
+        (route,) = counters_snapshot(plane.segment).routes
+        assert route.upstream.sum_ns >= 300_000_000
+        assert route.total.sum_ns - route.gateway.sum_ns >= 300_000_000
+
+
+# ---- all of it together -------------------------------------------------------------------------
+
+
+class Unreliable:
+    """A target that does something else with each request, and knows what it saw and did.
+
+    ok, error: an answer. part, hint: some of one, then the end. close: the end at once, or after
+    `later` some of the body was read. reset: as close, by force. idle: an answer, then the end.
+    """
+
+    DEEDS = ("ok", "ok", "ok", "error", "part", "hint", "close", "reset", "later", "idle")
+
+    def __init__(self, chance: random.Random, log: list[tuple[str, str, bytes | None]]) -> None:
+        self.chance = chance
+        self.log = log
+        self.tasks: list[Any] = []
+
+    async def start(self, path: str) -> Unreliable:
+        self.server = await asyncio.start_unix_server(self.serve, path)
+        return self
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.tasks.append(asyncio.current_task())
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while await self.one(reader, writer):
+                pass
+        writer.close()
+
+    async def one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        head = await reader.readuntil(b"\r\n\r\n")
+        deed = self.chance.choice(self.DEEDS)
+        seen = Seen(head, reader, writer)
+        name = seen.headers["x-number"]
+        if deed in ("close", "reset", "later"):
+            self.log.append((name, deed, None))
+            if deed == "later" and {"content-length", "transfer-encoding"} & set(seen.headers):
+                await reader.read(1)
+            elif deed == "reset":
+                writer.transport.abort()
+            return False
+        try:
+            await seen.read_body()
+        except asyncio.IncompleteReadError:
+            self.log.append((name, "broken", None))
+            raise
+        self.log.append((name, deed, seen.body))
+        status = 503 if deed == "error" else 200
+        answer = answering(status, name.encode())
+        if deed == "hint":
+            answer = b"HTTP/1.1 103 Early\r\nLink: </a>\r\n\r\n"
+        writer.write(answer[: len(answer) // 2] if deed == "part" else answer)
+        await writer.drain()
+        return deed in ("ok", "error")
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_nothing_is_sent_twice_that_may_not_be(tmp_path, seed):
+    """Requests of all kinds to three targets that fail in all ways, one of which comes and goes."""
+    chance = random.Random(seed)
+    attempts = 3
+    log: list[tuple[str, str, bytes | None]] = []
+    paths = [str(tmp_path / name) for name in "abc"]
+    targets = [await Unreliable(chance, log).start(path) for path in paths]
+    gone: list[Unreliable] = []
+    config = retrying(
+        *(f"unix:{path}" for path in paths),
+        retries={"attempts": attempts, "statuses": ["503"], "budget": "100%"},
+    )
+    sent: dict[str, tuple[str, bytes, int | None]] = {}
+
+    async def one(plane: Plane, number: str) -> None:
+        method = chance.choice(("GET", "PUT", "DELETE", "POST", "PATCH"))
+        body = bytes(chance.choice((0, 10, 20_000, 300_000)))
+        if method in ("GET", "DELETE"):
+            body = b""
+        fields = b"Content-Length: %d\r\n" % len(body) if body else b""
+        framed = body
+        if body and chance.random() < 0.3:
+            fields, framed = b"Transfer-Encoding: chunked\r\n", chunked(body)
+        head = f"{method} / HTTP/1.1\r\nHost: a\r\nX-Number: {number}\r\nConnection: close\r\n"
+        reply = await plane.raw(head.encode() + fields + b"\r\n" + framed)
+        final = reply.removeprefix(b"HTTP/1.1 103 Early\r\nLink: </a>\r\n\r\n")
+        if final.startswith(b"HTTP/1.1 103"):
+            final = final.partition(b"\r\n\r\n")[2]
+        sent[number] = (method, body, int(final[9:12]) if final else None)
+        if final.startswith(b"HTTP/1.1 200"):
+            assert final.endswith(number.encode())
+
+    async with Plane(config) as plane:
+        for turn in range(15):
+            if turn % 5 == 3:
+                targets[2].server.close()
+                gone.append(targets[2])
+            elif turn % 5 == 0 and turn:
+                targets[2] = await Unreliable(chance, log).start(paths[2])
+            await asyncio.gather(*(one(plane, f"{turn}-{i}") for i in range(10)))
+    for target in targets:
+        target.server.close()
+    for target in targets + gone:
+        await asyncio.gather(*target.tasks)
+    for number, (method, body, status) in sent.items():
+        seen = [(deed, got) for name, deed, got in log if name == number]
+        deeds = [deed for deed, _ in seen]
+        stale = deeds.count("close") + deeds.count("reset") + deeds.count("later")
+        assert len(seen) <= attempts + stale, (number, deeds)
+        assert all(got == body for _, got in seen if got is not None), number
+        if method in ("POST", "PATCH"):
+            assert len(seen) <= 1, (number, deeds)
+        # What was answered, in whole or in part, is asked for again only where that was wished.
+        assert not set(deeds[:-1]) & {"ok", "idle", "part", "hint", "broken"}, (number, deeds)
+        if deeds and deeds[-1] in ("ok", "idle"):
+            assert status == 200, (number, deeds, status)
+        elif deeds and deeds[-1] == "error":
+            assert status in (503, 502), (number, deeds, status)
+        else:
+            assert status == 502, (number, deeds, status)
