@@ -234,14 +234,14 @@ class Control:
         self._uplink.send(Fatal(error=why, code=EXIT_FAILED))
 
     def open_store(self, gateway: Gateway) -> Store:
-        """The store, not connected yet; the same for all who ask."""
+        """The store, not connected yet; the same for all who ask. It is that of the start of the
+        gateway, whatever was reloaded before this control process began."""
         if self._store is None:
             with importing():
                 from fastgate.store.engine import Store  # heavy
 
-            self._store = Store(
-                str(gateway.store.url or "") or f"sqlite:///{self._launch.state}/fastgate.db"
-            )
+            url = str((self._launch.started or gateway).store.url or "")
+            self._store = Store(url or f"sqlite:///{self._launch.state}/fastgate.db")
         return self._store
 
     def _choose(self) -> _Choice:

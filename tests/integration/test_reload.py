@@ -428,3 +428,24 @@ def test_a_file_that_changed_while_the_gateway_was_down_says_what_it_drops(
     second = gateway(proxying(upstream, plans=[{"name": "free"}]), state=tmp_path / "state")
     assert second.said("drops changes made through the API: plans[gold]")
     assert plans_of(second) == ["free"]
+
+
+def test_a_changed_store_waits_for_a_restart_of_the_whole_gateway(
+    gateway: Start, upstream: Upstream, tmp_path: Path
+) -> None:
+    def config(name: str) -> dict[str, Any]:
+        return proxying(upstream, store={"url": f"sqlite:///{tmp_path}/{name}.db"})
+
+    running = gateway(config("one"), state=tmp_path / "state")
+    made = running.api("/v1/accounts", method="POST", body={"name": "of-the-first"})
+    assert made.status == 201, made.body
+    running.write(config("two"))
+    done = running.api("/v1/config/reload", method="POST").json
+    assert done["pending_restart"] == ["store"]
+    running.kill("fg-control")  # its successor goes on with the store of the start
+    accounts = running.api("/v1/accounts").json["items"]
+    assert [account["name"] for account in accounts] == ["of-the-first"]
+    assert not (tmp_path / "two.db").exists()
+    assert running.stop() == 0
+    again = gateway(config("two"), state=tmp_path / "state")
+    assert again.api("/v1/accounts").json["items"] == []
