@@ -83,8 +83,9 @@ balance: $(VENV)/.test ## shares, ejection and return for each balancing policy,
 slow: $(VENV)/.test ## uploads, downloads, tunnels of five minutes and readers that pause, with the defaults
 	FASTGATE_SLOW_S=300 $(BIN)/python -m pytest tests/integration/test_slow_peers.py -v -s
 
-fuzz: $(VENV)/.test ## the parser under fire, for ten minutes
+fuzz: $(VENV)/.test ## the parser, then connections under the address sanitizer: ten minutes each
 	$(BIN)/python tests/fuzz/fuzz_http1.py --seconds 600
+	FASTGATE_EVERY_PAIR=1 FASTGATE_FUZZ_S=600 tools/checked-build asan -s tests/fuzz/test_fuzz_connections.py tests/core/test_states.py
 
 fuzz-api: $(VENV)/.test ## a hundred cases for each operation of the control API, by its OpenAPI document
 	FASTGATE_API_CASES=100 $(BIN)/python -m pytest tests/integration/test_api_schema.py --timeout 3600
