@@ -19,6 +19,8 @@ MAY = {
     # No circle that another module is part of.
     ("documents.py", "yaml"),
     ("revisions.py", "yaml"),
+    # Called under `importing()`.
+    ("store/engine.py", "asyncpg"),
     # Before a thread can be there.
     ("runtime/worker.py", "fastgate._core.engine"),
     ("runtime/start.py", "fastgate"),
