@@ -127,8 +127,17 @@ async def create_subscription(ctx: Ctx, request: AnyRequest) -> Response[Any]:
     body = await read(request, SubscriptionNew)
     account = await account_of(ctx, body.account)
     await desk.open_account(account)
+    await _make_room(desk, account, body.plan)
     made = await desk.subscriptions.create(account, body.plan, body.service, trial=body.trial)
     return tagged(made, view_of(desk, made), 201, Location=f"/v1/subscriptions/{made.id}")
+
+
+async def _make_room(desk: Desk, account: str, plan: str) -> None:
+    """The plan's fee needs a place in the account's books, before it is paid. Raises LedgerError
+    when there is none left."""
+    currency = desk.subscriptions.fee_currency(plan)
+    if currency is not None:
+        await desk.wallets.open(account, currency)
 
 
 @get("/v1/subscriptions/{ident:str}", opt=spec("read", answer=SubscriptionView, etag=True))
@@ -155,7 +164,9 @@ async def change_plan(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Re
     """Go over to another plan, from now; what was paid and not used is taken into account."""
     desk = desk_of(ctx)
     body = await read(request, SubscriptionChange)
-    matched(request, await desk.subscriptions.get(ident))
+    found = await desk.subscriptions.get(ident)
+    matched(request, found)
+    await _make_room(desk, found.account, body.plan)
     changed = await desk.subscriptions.change_plan(ident, body.plan)
     answer = PlanChanged(
         subscription=view_of(desk, changed.subscription), document=changed.document

@@ -185,6 +185,10 @@ class SelfService:
         Raises NotFoundError for a plan that is not offered, ConflictError for the present one.
         """
         self._priced(name)
+        currency = self.subscriptions.fee_currency(name)
+        if currency is not None:  # the fee needs a place in the books before it is paid
+            await self.open_account(account)
+            await self.wallets.open(account, currency)
         living = await self._living(account)
         if not living:
             await self.subscriptions.create(account, name, trial=False)

@@ -14,8 +14,7 @@ clock  ──▶ advance(id) ──────┴▶ one transaction: lock the 
   (`cases`), in the same transaction. A fee of nothing counts as paid.
 - `on_change` is called after each commit; whoever keeps the accounts' rows in shared memory
   reads `entries` again, so that a change takes effect at once.
-- Commit and listeners are one change (`Serial`): a caller that is cancelled in between leaves no
-  row that says less, or more, than the store.
+- Commit and listeners are one change (`Serial`), which a cancellation does not split.
 - A subscription that a payment provider keeps (`provider`) is never billed here: `adopt` takes
   over what the provider says.
 """
@@ -288,7 +287,7 @@ class Subscriptions(SubscriptionRows):
         new: Flat,
         now: datetime,
     ) -> tuple[Subscription, Invoice | None]:
-        """Settle up for the old plan, invoice the new one or credit the difference."""
+        """Settle up for the old plan; invoice or credit the difference."""
         old = self._price(found.plan)
         period = found.current
         fee, paid_in = await fees.kept_for(connection, found.id, period.start, period.end)
@@ -356,7 +355,7 @@ class Subscriptions(SubscriptionRows):
         await self.notices.profiles.update(account, has_method=present)
         for one in await self.of_account(account):
             async with self.store.write() as connection:
-                if not present and not self._flat(one.plan):
+                if not present and self.fee_currency(one.plan) is None:
                     continue
                 changed = await self.apply_in(connection, one.id, event)
                 if present and changed.wants_method:
@@ -575,16 +574,17 @@ class Subscriptions(SubscriptionRows):
         self._plan(name)
         return self._price_or_none(name) or Flat(self.billing.currency, 0, "month")
 
-    def _flat(self, name: str) -> int:
-        price = self._price_or_none(name)
-        return price.micros if price is not None else 0
-
     def grace_of(self, name: str) -> timedelta:
         """How long access goes on after a payment for the plan failed."""
         plan = self.plans(name)
         price = plan.price if plan is not None else None
         own = price.grace if price is not None else None
         return seconds(own if own is not None else self.billing.grace.payment)
+
+    def fee_currency(self, name: str) -> str | None:
+        """What the plan's flat fee is paid in; None: it has none."""
+        price = self._price_or_none(name)
+        return price.currency if price is not None and price.micros else None
 
     def fee(self, name: str) -> str:
         """The plan's flat fee, to be read; empty: it has none."""

@@ -28,6 +28,7 @@ from fastgate.errors import ConflictError, NotFoundError
 from fastgate.keys import key_digest
 from fastgate.model.codec import decode
 from fastgate.model.gateway import Gateway
+from fastgate.model.party import Plan
 from fastgate.model.units import Money
 from fastgate.store.cache import ConsumerRecord, KeyRecord
 from fastgate.store.parties import Parties
@@ -279,6 +280,10 @@ def test_terms_are_said_in_a_line(price: dict[str, Any] | None, terms: str) -> N
     assert terms_of(gateway.plans[0]) == terms
 
 
+def decode_plan(name: str, price: dict[str, str]) -> Plan:
+    return decode({"name": name, "price": price}, Plan)
+
+
 async def test_nothing_is_paid_that_the_account_has_no_place_for(shop: Shop) -> None:
     """An account has wallets in four currencies: a fifth is refused before the page to pay on."""
     for number, currency in enumerate(("EUR", "USD", "GBP")):
@@ -288,6 +293,10 @@ async def test_nothing_is_paid_that_the_account_has_no_place_for(shop: Shop) -> 
     with pytest.raises(LedgerError, match="Use one of its currencies"):
         await shop.service.top_up(shop.account, Money.parse("5 JPY"), "https://back.example/")
     assert shop.provider.sent == ["top_up"]
+    shop.stage.subscriptions.plans = lambda name: decode_plan(name, {"flat": "30 SEK"})
+    with pytest.raises(LedgerError, match="SEK would be another"):
+        await shop.service.take(shop.account, "basic")
+    assert await shop.stage.subscriptions.of_account(shop.account) == []
     await shop.world.wallets.credit(move("paid", 5, shop.account, "CHF"))  # its place was kept
     assert [one.currency for one in shop.world.wallets.balances(shop.account)] == [
         "CHF", "EUR", "GBP", "USD",
