@@ -4,6 +4,7 @@ peer that makes progress for several times the deadline and one that makes none.
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -133,6 +134,13 @@ async def test_an_answer_may_be_read_in_small_pieces():
         assert len(data) < len(BIG) / 2
 
 
+def held(port: int, peer: Peer) -> bool:
+    """Whether the kernel still has the gateway's end of this client's connection."""
+    ends = [f"0100007F:{number:04X}" for number in (port, peer.sock.getsockname()[1])]
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    return any(line.split()[1:3] == ends for line in lines)
+
+
 @pytest.mark.parametrize("close", [False, True])
 async def test_what_the_kernel_holds_of_an_answer_is_read_in_its_time(close):
     """The answer is written, but not read: the next deadline does not cut it off."""
@@ -156,6 +164,11 @@ async def test_what_the_kernel_holds_of_an_answer_is_read_in_its_time(close):
         await plane.settled(connections=0)
         if not close:
             assert (await silent.rest())[1] == "reset"
+        for _ in range(400):
+            if not held(plane.port, silent):
+                break
+            await asyncio.sleep(STEP)
+        assert not held(plane.port, silent)  # closed in order, and yet not kept for ever
 
 
 async def tunnel(plane: Plane, peer: Peer, path: str = "/") -> None:
