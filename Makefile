@@ -74,6 +74,9 @@ kills: $(VENV)/.test ## 500 kills of workers, control and the whole tree under p
 starts: $(VENV)/.test ## 200 starts beside two busy loops a core: the control API answers within 5 s in each
 	FASTGATE_STARTS=200 FASTGATE_START_S=5 $(BIN)/python -m pytest tests/integration/test_starts.py -v -s
 
+starts: $(VENV)/.test ## 500 starts and kills with accounts that must be refused, and callers all the time
+	FASTGATE_STARTS=500 $(BIN)/python -m pytest tests/integration/test_money_starts.py -v -s
+
 outage: $(VENV)/.test ## the store away for a minute under paid traffic: SQLite locked, PostgreSQL stopped, frozen
 	FASTGATE_OUTAGE_S=60 $(BIN)/python -m pytest tests/integration/test_money_outage.py -v -s
 
@@ -83,9 +86,8 @@ balance: $(VENV)/.test ## shares, ejection and return for each balancing policy,
 slow: $(VENV)/.test ## uploads, downloads, tunnels of five minutes and readers that pause, with the defaults
 	FASTGATE_SLOW_S=300 $(BIN)/python -m pytest tests/integration/test_slow_peers.py -v -s
 
-fuzz: $(VENV)/.test ## the parser, then connections under the address sanitizer: ten minutes each
+fuzz: $(VENV)/.test ## the parser under fire, for ten minutes
 	$(BIN)/python tests/fuzz/fuzz_http1.py --seconds 600
-	FASTGATE_EVERY_PAIR=1 FASTGATE_FUZZ_S=600 tools/checked-build asan -s tests/fuzz/test_fuzz_connections.py tests/core/test_states.py
 
 fuzz-api: $(VENV)/.test ## a hundred cases for each operation of the control API, by its OpenAPI document
 	FASTGATE_API_CASES=100 $(BIN)/python -m pytest tests/integration/test_api_schema.py --timeout 3600

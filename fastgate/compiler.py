@@ -31,7 +31,7 @@ import msgspec
 
 from fastgate._core.faults import FAULT_TEXTS
 from fastgate._core.image import NONE, ImageBuilder
-from fastgate._core.snapshot import Balance, HashBy, RouteFlag, Snapshot, stable_hash
+from fastgate._core.snapshot import Balance, HashBy, PlanFlag, RouteFlag, Snapshot, stable_hash
 from fastgate._core.trie import (
     RouteConflict,
     RouterBuilder,
@@ -48,6 +48,7 @@ from fastgate.model.gateway import (
     Gateway,
     Headers,
     Listener,
+    Plan,
     Rewrite,
     Route,
     Service,
@@ -95,6 +96,8 @@ _ROUTE_FLAGS = {
     "openai_errors": int(RouteFlag.ROUTE_OPENAI_ERRORS),
 }
 _LIMIT_HEADERS = int(RouteFlag.ROUTE_LIMIT_HEADERS)
+_ABANDONED_FREE = int(RouteFlag.ROUTE_ABANDONED_FREE)
+_PLAN_ABANDONED_FREE = int(PlanFlag.PLAN_ABANDONED_FREE)
 _LOG_OFF = int(RouteFlag.ROUTE_LOG_OFF)
 _UNDERSCORES = {"drop": 0, "reject": 1, "allow": 2}  # snapshot_header.underscores
 _LIMITS_ON_SUCCESS, _ACCESS_LOG, _HALF_CLOSE = 1, 2, 4  # snapshot_header.flags
@@ -307,9 +310,10 @@ class _Compilation:
             self.image.add_plan(
                 plan.name,
                 slot=numbers[plan.name],
+                flags=_plan_flags(plan),
                 limits=self.rules.limits(limits),
                 prices=self.image.price_steps(list(steps)),
-                price_currency=plan.price.currencies[0] if steps and plan.price else "",
+                price_currency=next(iter(plan.price.currencies), "") if plan.price else "",
                 price_period=PERIODS[plan.price.period] if plan.price else 0,
             )
 
@@ -394,6 +398,7 @@ class _Compilation:
             credentials=[] if key is None or key.forward else _fields_of(key),
             problem_base=self._links.type_of(self.gateway.problems.base, ""),
             public_url=self._links.base,
+            charge_abandoned=route.charge_abandoned,
             via=self.gateway.headers.via,
         )
         try:
@@ -448,6 +453,7 @@ class _Compilation:
         if shown is None:
             shown = self.gateway.headers.rate_limits
         flags = (_LIMIT_HEADERS if shown else 0) | (0 if route.log else _LOG_OFF)
+        flags |= 0 if route.charge_abandoned else _ABANDONED_FREE
         if (
             route.encoded_slash
             or route.preserve_host
@@ -569,3 +575,8 @@ def _fields_of(key: ApiKeyAuth) -> list[str]:
     """Lower-case names of the fields that may hold a key."""
     named = [] if key.header is None else [key.header.lower()]
     return [*named, "authorization"] if key.bearer else named
+
+
+def _plan_flags(plan: Plan) -> int:
+    price = plan.price
+    return _PLAN_ABANDONED_FREE if price is not None and not price.charge_abandoned else 0

@@ -373,6 +373,12 @@ REASONS: tuple[Reason, ...] = (
         "This listener speaks HTTP/1.1 and HTTP/1.0.",
         close=True,
     ),
+    _r(
+        73, "account_not_loaded", 503, "gateway", "Account not loaded yet",
+        "The gateway has started and does not know yet what this account may do: its store has "
+        "not answered. Nothing was charged. Try again shortly.",
+        retryable=True,
+    ),
     # 502, 503, 504, 508
     _r(
         80, "upstream_invalid_response", 502, "upstream", "Invalid answer from the upstream",

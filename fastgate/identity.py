@@ -119,9 +119,13 @@ class Identity:
         on_index: Callable[[CredentialIndex], None] = lambda index: None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """`on_index` is told of the larger index that takes over when one has grown full;
-        it sends its descriptor to the workers, who know the old one until then."""
-        self.directory = Directory(index, on_index)
+        """`on_index` is called with the index once it is whole (when the first configuration is
+        taken over: without that, consumers have no plans), and with each larger one that takes
+        over when one has grown full. It sends the descriptor to the workers, who know the one
+        before until then."""
+        self.directory = Directory(index, self._grown)
+        self._on_index = on_index
+        self._whole_index = False
         self._cache = CredentialCache(cache) if cache is not None else None
         self._clock = clock
         self._parties: Parties | None = None
@@ -181,6 +185,14 @@ class Identity:
                     directory.drop_key(digest)
                 if name not in wanted:
                     directory.drop_consumer(name)
+
+        if not self._whole_index:
+            self._whole_index = True
+            self._on_index(directory.index)
+
+    def _grown(self, index: CredentialIndex) -> None:
+        if self._whole_index:
+            self._on_index(index)
 
     def check_plans(self, gateway: Gateway) -> None:
         """Raise ConfigurationError when the configuration lacks a plan that consumers are on:

@@ -3,6 +3,7 @@
 ```
 per_request: p            [(∞, p)]
 included: n, overage: p   [(n, 0), (∞, p)]
+included: n               [(∞, 0)]              a quota refuses the others
 tiers: a up to x, b …     [(x, a), …, (∞, b)]
 ```
 
@@ -35,7 +36,8 @@ def price_steps(price: Price) -> tuple[Step, ...]:
     else:
         each = price.per_request if price.per_request is not None else price.overage
         if each is None:
-            return ()
+            # What follows the included ones is refused by a quota of the plan.
+            return (Step(None, 0),) if price.open_ended else ()
         steps = [Step(None, each.micros)]
         if price.included:
             steps.insert(0, Step(price.included, 0))

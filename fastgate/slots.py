@@ -56,6 +56,11 @@ class SlotBook(msgspec.Struct, kw_only=True):
             now[name] = slot
         return now
 
+    def ever(self, kind: Kind) -> dict[str, int]:
+        """The numbers of names in use and of retired ones."""
+        now: dict[str, int] = getattr(self, kind)
+        return {**self.retired.get(kind, {}), **now}
+
     def forget_retired(self) -> None:
         """Free the numbers of names that are not in use (not those of plans)."""
         self.retired = {kind: names for kind, names in self.retired.items() if kind == "plans"}

@@ -9,5 +9,6 @@ cdef int address_matches(exchange *e, table_ref rules, const uint8_t *address) n
 cdef int admit_address(core *c, exchange *e) noexcept nogil               # 0, or the Reason
 cdef int authenticate(core *c, exchange *e) noexcept nogil                # 0, or the Reason
 cdef int admit(core *c, exchange *e) noexcept nogil                       # 0, or the Reason
-cdef void admit_settle(core *c, exchange *e) noexcept nogil               # leave what counts in flight
+cdef void admit_settle(core *c, exchange *e, int failed) noexcept nogil
+    # leave what counts in flight; failed: give back what counts against quotas
 cdef void admit_undo(core *c, exchange *e) noexcept nogil                # give back what was taken

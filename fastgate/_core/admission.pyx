@@ -286,9 +286,14 @@ cdef int admit(core *c, exchange *e) noexcept nogil:
     return 0
 
 
-cdef void admit_settle(core *c, exchange *e) noexcept nogil:
+cdef void admit_settle(core *c, exchange *e, int failed) noexcept nogil:
+    """The end: it is in progress no more, and if it failed, it counts against no quota."""
+    cdef const limit_rec *l
     cdef uint32_t i
     for i in range(e.ntaken):
-        if e.took[i].limit.kind == LIMIT_CONCURRENCY:
+        l = e.took[i].limit
+        if l.kind == LIMIT_CONCURRENCY:
             concurrency_leave(c.segment, c.worker, e.took[i].key)
+        elif l.kind == LIMIT_QUOTA and failed:
+            quota_give_back(&c.quota, e.took[i].key, l.period, e.started_unix_ns // 1000000000, 1)
     e.ntaken = 0

@@ -22,8 +22,6 @@ cdef extern from *:
     static inline void fg_store(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
     static inline uint32_t fg_load32(const uint32_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
     static inline void fg_store32(uint32_t *p, uint32_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
-    static inline uint8_t fg_load8(const uint8_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
-    static inline void fg_store8(uint8_t *p, uint8_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
     static inline uint64_t fg_add(uint64_t *p, uint64_t v) { return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST); }
     static inline int fg_cas(uint64_t *p, uint64_t *expected, uint64_t desired) {
         return __atomic_compare_exchange_n(p, expected, desired, 0, __ATOMIC_SEQ_CST, __ATOMIC_ACQUIRE);
@@ -54,8 +52,6 @@ cdef extern from *:
     void fg_store(uint64_t *p, uint64_t v) noexcept nogil
     uint32_t fg_load32(const uint32_t *p) noexcept nogil
     void fg_store32(uint32_t *p, uint32_t v) noexcept nogil
-    uint8_t fg_load8(const uint8_t *p) noexcept nogil
-    void fg_store8(uint8_t *p, uint8_t v) noexcept nogil
     uint64_t fg_add(uint64_t *p, uint64_t v) noexcept nogil
     int fg_cas(uint64_t *p, uint64_t *expected, uint64_t desired) noexcept nogil
     void fg_fence() noexcept nogil

@@ -15,7 +15,8 @@ class IndexFullError(RuntimeError):
 class SpendingCap(NamedTuple):
     """At most `micros` micro-units of the account's currency a calendar `period` (`Period`).
 
-    `micros` is below 2^56 (72 thousand million units). 0: no cap.
+    `micros` is below 2^56 (72 thousand million units); 0 of a period: nothing may be spent.
+    (0, 0): no cap.
     """
 
     micros: int = 0

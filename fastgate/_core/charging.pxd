@@ -13,6 +13,7 @@ cdef struct units_hold:       # what is held for units of one meter, beside what
 cdef int charge_access(core *c, exchange *e) noexcept nogil      # 0, or the Reason
 cdef int charge_open(core *c, exchange *e) noexcept nogil        # 0, or the Reason
 cdef void charge_due(exchange *e) noexcept nogil                 # the answer begins: from now on it is owed
+cdef int charge_abandoned(exchange *e) noexcept nogil            # whether who leaves before the answer owes
 cdef void charge_settle(core *c, exchange *e, int served) noexcept nogil
 
 # for handlers

@@ -4,7 +4,8 @@ Three moments of an exchange:
 
     authenticate   charge_access: may the account call at all? Its row in shared memory says why
                    not (suspended, past due, ...), and so does its subscription to the service,
-                   which also names the plan that holds.
+                   which also names the plan that holds. An account without a row is refused: its
+                   rules are not known yet.
     hold           charge_open: the price is found, counted against the spending limits, and
                    held on the wallet. Whatever refuses gives back what was counted before it.
     settle         charge_settle: an answer that was served is captured and its usage record
@@ -28,16 +29,17 @@ from fastgate._core.atomics cimport fg_load, fg_load32
 from fastgate._core.cells cimport decision, limit_key
 from fastgate._core.credentials cimport cap_micros, cap_period
 from fastgate._core.holds cimport (
-    hold_capture, hold_due, hold_open, hold_release, usage_fill, usage_what, usage_who)
+    MONEY_MOST, hold_capture, hold_due, hold_open, hold_release, usage_fill, usage_what, usage_who)
 from fastgate._core.moneymap cimport USAGE_FREE, money_record
 from fastgate._core.quota cimport quota_give_back, quota_peek, quota_take
 from fastgate._core.reason cimport (
-    INSUFFICIENT_BALANCE, OVERLOADED, PAYMENT_REQUIRED, REASON_NONE, SPENDING_LIMIT_REACHED)
-from fastgate._core.snapshot cimport NONE32, plan_rec, price_step, snap_table
+    ACCOUNT_NOT_LOADED, INSUFFICIENT_BALANCE, OVERLOADED, PAYMENT_REQUIRED, SPENDING_LIMIT_REACHED)
+from fastgate._core.snapshot cimport (
+    NONE32, PLAN_ABANDONED_FREE, ROUTE_ABANDONED_FREE, plan_rec, price_step, snap_table)
 from fastgate._core.state cimport MAX_SPENT, EX_METERED, spent
 from fastgate._core.usagering cimport usage_commit, usage_reserve
 from fastgate._core.wallet cimport (
-    ACCOUNT_LIMITS, account_of, account_row, limit_of, subscription, subscription_of, wallet_index)
+    ACCOUNT_LIMITS, account_of, account_row, subscription, subscription_of, wallet_index)
 
 # More requests than a period has.
 cdef uint64_t COUNT_MOST = <uint64_t>1 << 34
@@ -82,11 +84,11 @@ cdef int charge_access(core *c, exchange *e) noexcept nogil:
     cdef const subscription *s
     cdef const plan_rec *p
     cdef uint32_t plan, access
-    if e.consumer.account_slot == NONE32:
-        return 0
+    if e.consumer.account == 0 or c.till is NULL:
+        return 0                         # nobody pays, or nothing costs money here
     row = account_of(c.segment, e.consumer.account_slot)
     if row is NULL or row.identity != e.consumer.account:
-        return 0
+        return ACCOUNT_NOT_LOADED        # what the account may do is not known yet
     e.account = row
     access = <uint32_t>(fg_load(&row.access) & 0xffff)
     if access != 0:
@@ -153,12 +155,13 @@ cdef void uncount_money(core *c, exchange *e, uint64_t micros) noexcept nogil:
     e.nspent = kept
 
 
-cdef int spend(core *c, exchange *e, uint64_t kind, uint64_t identity, uint64_t limit, uint8_t period,
+cdef int spend(core *c, exchange *e, uint64_t kind, uint64_t identity, uint64_t cap,
                uint64_t micros) noexcept nogil:
     """Count against one spending limit. 1, or 0: it refuses."""
     cdef decision d
     cdef uint32_t at = e.nspent
-    if count(c, e, count_key(SPENDING + kind, identity), period, limit, micros, &d):
+    cdef uint64_t limit = cap_micros(cap)
+    if count(c, e, count_key(SPENDING + kind, identity), cap_period(cap), limit, micros, &d):
         if e.nspent > at:
             e.spent[at].period |= SPENT_MONEY
         return 1
@@ -171,18 +174,14 @@ cdef int spend(core *c, exchange *e, uint64_t kind, uint64_t identity, uint64_t 
 cdef int within_limits(core *c, exchange *e, uint64_t micros) noexcept nogil:
     """Count against all spending limits that there are: mostly none. 1, or 0: one refuses."""
     cdef uint32_t i
-    cdef uint64_t limit
-    cdef uint8_t period
-    cdef account_row *row = e.account
-    limit = cap_micros(e.key_spending)
-    if limit and not spend(c, e, 3, e.credential, limit, cap_period(e.key_spending), micros):
+    cdef uint64_t cap
+    if e.key_spending and not spend(c, e, 3, e.credential, e.key_spending, micros):
         return 0
-    limit = cap_micros(e.consumer.spending)
-    if limit and not spend(c, e, 2, e.consumer.identity, limit, cap_period(e.consumer.spending), micros):
+    if e.consumer.spending and not spend(c, e, 2, e.consumer.identity, e.consumer.spending, micros):
         return 0
     for i in range(ACCOUNT_LIMITS):
-        limit = limit_of(row, i, &period)
-        if limit and not spend(c, e, 1, row.identity + i, limit, period, micros):
+        cap = fg_load(&e.account.limits[i])
+        if cap and not spend(c, e, 1, e.account.identity + i, cap, micros):
             return 0
     return 1
 
@@ -258,7 +257,7 @@ cdef int reserve(core *c, exchange *e, int64_t micros, uint32_t currency, uint64
     e.money_required = micros
     e.money_currency = currency
     e.money_balance = 0
-    e.money_limit = 0
+    e.money_resets = 0
     if not e.has_consumer or e.account is NULL:
         return PAYMENT_REQUIRED
     if c.till is NULL:
@@ -268,6 +267,9 @@ cdef int reserve(core *c, exchange *e, int64_t micros, uint32_t currency, uint64
     wallet = wallet_index(e.account, currency)
     if wallet < 0:
         return INSUFFICIENT_BALANCE
+    if micros > <int64_t>MONEY_MOST:
+        e.money_balance = e.account.wallets[wallet].available
+        return INSUFFICIENT_BALANCE      # no wallet has so much
     if not within_limits(c, e, <uint64_t>micros):
         uncount_from(c, e, before)
         return SPENDING_LIMIT_REACHED
@@ -292,6 +294,20 @@ cdef void uncount_from(core *c, exchange *e, uint32_t first) noexcept nogil:
 cdef void charge_due(exchange *e) noexcept nogil:
     if e.hold is not NULL and not e.flags_hold_by_handler:
         hold_due(e.hold, e.hold.held)
+
+
+cdef int charge_abandoned(exchange *e) noexcept nogil:
+    """Whether a client that leaves now, before an answer began, owes what the request costs."""
+    cdef const plan_rec *p
+    if not e.flags & EX_METERED:
+        return 0
+    if e.has_consumer and e.consumer.plan < e.snap.plans.count:
+        p = <const plan_rec *>snap_table(e.snap, e.snap.plans) + e.consumer.plan
+        if p.prices.count != 0 and p.flags & PLAN_ABANDONED_FREE:
+            return 0
+        if p.prices.count != 0:
+            return 1                     # the plan's price, by the plan's rule
+    return not e.policy.flags & ROUTE_ABANDONED_FREE
 
 
 cdef void what_of(core *c, exchange *e, usage_what *what, uint64_t units) noexcept nogil:

@@ -244,6 +244,7 @@ cdef dict _worker(const worker_counters *c, const worker_row *row):
         "tunnels": c.tunnels,
         "polls": c.polls,
         "ejections": c.ejections,
+        "beyond_micros": c.beyond_micros,
         "pid": row.pid,
         "generation": row.generation,
         "heartbeat_ns": row.heartbeat_ns,

@@ -31,7 +31,7 @@ cdef struct consumer_row:     # 248 bytes, immutable once published; a change wr
     char id[64]
     char name[96]
     char plan_name[48]
-    uint64_t spending         # cap: micro-units << 8 | Period; 0: none
+    uint64_t spending         # cap: micro-units << 8 | Period (never SECOND, which is 0); 0: none
 
 cdef struct credential_entry: # 64 bytes
     uint8_t digest[32]

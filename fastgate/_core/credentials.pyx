@@ -140,9 +140,9 @@ cdef object _cap(uint64_t spending):
 
 cdef uint64_t _spending(cap) except? 0:
     micros, period = cap
-    if not 0 <= micros < 1 << 56 or not 0 <= period <= PERIOD_YEAR:
+    if not 0 <= micros < 1 << 56 or not 0 <= period <= PERIOD_YEAR or (micros and not period):
         raise ValueError(f"no spending cap: {cap}")
-    return <uint64_t>micros << 8 | <uint64_t>period if micros else 0
+    return <uint64_t>micros << 8 | <uint64_t>period
 
 
 cdef uint32_t _second(int64_t unix_s) noexcept:

@@ -2,16 +2,17 @@
 from libc.stdint cimport uint32_t
 
 from fastgate._core.buffer cimport buf
-from fastgate._core.state cimport exchange
+from fastgate._core.state cimport call, exchange
 
 cdef int connection_out(exchange *e) noexcept nogil
 cdef void send_last(exchange *e, buf *b) noexcept nogil
 cdef void exchange_refuse(exchange *e, int reason) noexcept nogil
 cdef void end_tunnel(exchange *e) noexcept nogil
 cdef void wake(exchange *e, uint32_t bit) noexcept nogil
-cdef void wake_forget(exchange *e) noexcept nogil
 cdef void drop_calls(exchange *e) noexcept nogil
 cdef void exchange_abort(exchange *e, int reason) noexcept nogil
 cdef void exchange_gone(exchange *e) noexcept nogil
+cdef int call_handed_over(const call *k) noexcept nogil
+cdef void exchange_cut(exchange *e) noexcept nogil
 cdef void finish(exchange *e) noexcept nogil
     # settle, log, and what becomes of the connection

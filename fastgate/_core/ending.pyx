@@ -16,7 +16,7 @@ from libc.string cimport memcpy
 
 from fastgate._core.admission cimport admit_settle
 from fastgate._core.buffer cimport buf_head, buf_len
-from fastgate._core.charging cimport charge_settle
+from fastgate._core.charging cimport charge_abandoned, charge_settle
 from fastgate._core.counters cimport count_outcome, counters_route, observe
 from fastgate._core.downstream cimport (
     down_body, down_close, down_flush, down_linger, down_next, down_send)
@@ -28,14 +28,15 @@ from fastgate._core.logring cimport (
     TEXT_LIMIT, TEXT_METHOD, TEXT_PATH, TEXT_ROUTE, TEXT_TARGET, TEXT_USER_AGENT, log_record,
     log_text, logring_commit, logring_reserve)
 from fastgate._core.poller cimport poller_close, poller_resets
-from fastgate._core.reason cimport CLIENT_CLOSED, OVERLOADED, REASON_NONE, TUNNEL_CLOSED
+from fastgate._core.reason cimport (
+    CLIENT_CLOSED, DRAINING, INTERNAL_ERROR, OVERLOADED, REASON_NONE, RESPONSE_TRUNCATED, TUNNEL_CLOSED)
 from fastgate._core.refusal cimport render_refusal
 from fastgate._core.render cimport OUT_CLOSE, OUT_KEEP_ALIVE, OUT_PLAIN
 from fastgate._core.snapshot cimport NONE32, ROUTE_LOG_OFF, refusal_rec, snap_str, snap_table
 from fastgate._core.state cimport (
-    call, core, BODY_MORE, BODY_NONE, EX_ABORTED, EX_CLOSE_OUT, EX_CONTINUE_DUE, EX_COUNTED_UPCALL, EX_ENDED,
-    EX_KEEP_ALIVE, EX_METERED, EX_REFUSED, EX_RESPONSE_DONE, EX_RESPONSE_STARTED, EX_SUSPENDED,
-    EX_TUNNEL, EX_WAKE, IO_READABLE, WAKE_GONE, downstream, field_of, has_field, snapref)
+    call, core, BODY_MORE, BODY_NONE, CALL_REQUEST_DONE, CALL_SEND, EX_ABORTED, EX_CLOSE_OUT,
+    EX_CONTINUE_DUE, EX_COUNTED_UPCALL, EX_ENDED, EX_KEEP_ALIVE, EX_METERED, EX_OWED, EX_REFUSED, EX_RESPONSE_DONE, EX_RESPONSE_STARTED, EX_SUSPENDED,
+    EX_TUNNEL, EX_WAKE, IO_READABLE, WAKE_GONE, downstream, field_of, has_field)
 from fastgate._core.sys cimport monotonic_ns
 from fastgate._core.upstream cimport call_abort
 
@@ -107,24 +108,6 @@ cdef void wake(exchange *e, uint32_t bit) noexcept nogil:
     c.wake_tail = e
 
 
-cdef void wake_forget(exchange *e) noexcept nogil:
-    """Python is done with it: whatever it was to be woken for."""
-    cdef core *c = e.owner
-    cdef exchange **at = &c.wake_head
-    cdef exchange *last = NULL
-    if not e.flags & EX_WAKE:
-        return
-    while at[0] is not NULL:
-        if at[0] is e:
-            at[0] = e.next
-            if c.wake_tail is e:
-                c.wake_tail = last
-            break
-        last = at[0]
-        at = &last.next
-    e.flags &= ~EX_WAKE
-
-
 cdef void drop_calls(exchange *e) noexcept nogil:
     if e.main.up is not NULL:
         call_abort(e.owner, &e.main)
@@ -154,10 +137,34 @@ cdef void exchange_gone(exchange *e) noexcept nogil:
     if e.flags & EX_TUNNEL:
         end_tunnel(e)
         return
+    if not e.flags & EX_RESPONSE_STARTED and executing(e) and charge_abandoned(e):
+        e.flags |= EX_OWED
     if e.status == 0:
         e.status = 499
     e.log_flags |= LOG_ABORTED
     exchange_abort(e, CLIENT_CLOSED)
+
+
+cdef int executing(exchange *e) noexcept nogil:
+    """Whether whoever answers has the whole request: the upstream's kernel, or a handler that runs."""
+    if e.flags & EX_SUSPENDED:
+        return e.py is not NULL
+    return call_handed_over(&e.main)
+
+
+cdef int call_handed_over(const call *k) noexcept nogil:
+    """Whether the upstream's kernel has the whole request, and no answer has come."""
+    return k is not NULL and k.state == CALL_SEND and k.flags & CALL_REQUEST_DONE and k.up is not NULL \
+        and k.up.io.out_head is NULL
+
+
+cdef void exchange_cut(exchange *e) noexcept nogil:
+    """This worker ends: what is under way is broken off, and fails on our side."""
+    if e.flags & EX_TUNNEL:
+        end_tunnel(e)
+        return
+    e.log_flags |= LOG_ABORTED
+    exchange_abort(e, DRAINING)
 
 
 cdef int discard_rest(exchange *e) noexcept nogil:
@@ -185,26 +192,18 @@ cdef int discard_rest(exchange *e) noexcept nogil:
 
 
 cdef int served(exchange *e) noexcept nogil:
-    """Whether the caller got an answer that it owes for: one that did not fail on our side or upstream."""
+    """Whether the caller owes for it: it got an answer that did not fail on our side or upstream, or
+    left before one began and after the request was handed over."""
+    if e.flags & EX_OWED:
+        return 1
     if not e.flags & EX_RESPONSE_STARTED or e.flags & EX_REFUSED or e.status >= 500:
         return 0
     return e.reason == REASON_NONE or e.reason == CLIENT_CLOSED or e.reason == TUNNEL_CLOSED
 
 
-cdef inline void leave_snapshot(core *c, snapref *r) noexcept nogil:
-    """The last to leave a retired one hands it to the engine, which unmaps it."""
-    r.in_flight -= 1
-    if r.in_flight != 0 or r is c.ref:
-        return
-    if r.prev is not NULL:
-        r.prev.next = r.next
-    else:
-        c.retired = r.next
-    if r.next is not NULL:
-        r.next.prev = r.prev
-    r.prev = NULL
-    r.next = c.released
-    c.released = r
+cdef int failed(exchange *e) noexcept nogil:
+    """Whether it failed on our side or upstream: then it uses up nothing of a quota."""
+    return e.status >= 500 or INTERNAL_ERROR <= e.reason < CLIENT_CLOSED or e.reason == RESPONSE_TRUNCATED
 
 
 cdef void finish(exchange *e) noexcept nogil:
@@ -221,13 +220,13 @@ cdef void finish(exchange *e) noexcept nogil:
         poller_resets(&d.io, 0)          # whole: it ends as it should
     e.flags |= EX_ENDED
     now = monotonic_ns()
-    admit_settle(c, e)
+    admit_settle(c, e, failed(e))
     if e.hold is not NULL or e.nspent or e.flags & EX_METERED:
         charge_settle(c, e, served(e))
     if e.flags & EX_COUNTED_UPCALL:
         c.n_upcalls -= 1
     write_log(e, now)
-    leave_snapshot(c, e.ref)
+    e.ref.in_flight -= 1                 # what is retired and free is collected by the engine
     if e.flags & EX_ABORTED:
         down_close(d)
     elif e.flags & EX_KEEP_ALIVE and not c.draining and discard_rest(e):

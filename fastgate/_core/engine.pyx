@@ -17,14 +17,13 @@ from libc.string cimport memset
 
 from fastgate._core.atomics cimport fg_store
 from fastgate._core.buffer cimport buf_trim, buffers_free, buffers_init
-from fastgate._core.checks cimport FG_KEEPS, fg_poison
 from fastgate._core.cells cimport cells_of_limiter, cells_of_quota
 from fastgate._core.concurrency cimport concurrency_clear
 from fastgate._core.counters cimport counters_worker, observe
 from fastgate._core.credentials cimport CredentialIndex, credential_find
 from fastgate._core.downstream cimport (
     down_accepted, down_close, down_data, down_drained, down_hup, down_progress, down_speaks, down_timeout, pause_accept, resume_accept)
-from fastgate._core.ending cimport exchange_gone
+from fastgate._core.ending cimport exchange_cut, exchange_gone
 from fastgate._core.exchange cimport exchange_body, exchange_head, exchange_head_bad, exchange_late, exchange_line
 from fastgate._core.forward cimport (
     call_can_write, call_got_body, call_got_head, call_got_interim, call_has_failed, call_must_render,
@@ -121,7 +120,6 @@ cdef class Engine:
         cdef exchange *e
         if c is NULL:
             return
-        self.bury()
         poller_free(c)
         timer_free(c)
         pool_free(c)
@@ -196,7 +194,9 @@ cdef class Engine:
         r.handlers = <void *>handlers
         Py_INCREF(snapshot)
         Py_INCREF(handlers)
-        self.retire()
+        if c.ref is not NULL:
+            c.ref.next = c.retired
+            c.retired = c.ref
         c.ref = r
         c.request_caps.line = r.snap.max_line
         c.request_caps.head = r.snap.max_head
@@ -277,7 +277,7 @@ cdef class Engine:
             wake_upcalls(c)
             observe(&c.counters.upcall_lag, monotonic_ns() - before)
             more = more or c.ready_head is not NULL or c.graveyard is not NULL
-        if c.released is not NULL:
+        if c.retired is not NULL:
             self.sweep()
         if more:
             self.kick()
@@ -326,17 +326,13 @@ cdef class Engine:
         c.graveyard = NULL
         while x is not NULL:
             following = x.timer_next
-            if x.io & IO_READY and not self.closed:
+            if x.io & IO_READY:
                 x.timer_next = c.graveyard
                 c.graveyard = x
-            elif not FG_KEEPS:
-                free(x)                  # both kinds begin with it
             elif x.kind == KIND_DOWN:
-                fg_poison(x, sizeof(downstream))
                 (<downstream *>x).next = c.free_downs
                 c.free_downs = <downstream *>x
             else:
-                fg_poison(x, sizeof(upstream))
                 (<upstream *>x).next = c.free_ups
                 c.free_ups = <upstream *>x
             x = following
@@ -348,32 +344,19 @@ cdef class Engine:
         c.row.in_flight = c.n_exchanges
         c.row.upstream_idle = c.n_idle
 
-    cdef void retire(self) noexcept:
-        """The current snapshot is no longer the one for new exchanges; the last that has it lets it go."""
-        cdef core *c = self.c
-        cdef snapref *r = c.ref
-        if r is NULL:
-            return
-        c.ref = NULL
-        if r.in_flight == 0:
-            r.next = c.released
-            c.released = r
-            return
-        r.prev = NULL
-        r.next = c.retired
-        if r.next is not NULL:
-            r.next.prev = r
-        c.retired = r
-
     cdef int sweep(self) except -1:
-        """Let go of the snapshots that no exchange uses any more; that unmaps them."""
+        """Let go of the snapshots that no exchange uses any more."""
+        cdef snapref **at = &self.c.retired
         cdef snapref *r
-        while self.c.released is not NULL:
-            r = self.c.released
-            self.c.released = r.next
-            Py_DECREF(<object>r.object)
-            Py_DECREF(<object>r.handlers)
-            free(r)
+        while at[0] is not NULL:
+            r = at[0]
+            if r.in_flight == 0:
+                at[0] = r.next
+                Py_DECREF(<object>r.object)
+                Py_DECREF(<object>r.handlers)
+                free(r)
+            else:
+                at = &r.next
         return 0
 
     cdef int kick(self) except -1:
@@ -388,12 +371,6 @@ cdef class Engine:
 
     cdef int follow_up(self) except -1:
         """After a call into the engine: what it left to do will be done by the next poll."""
-        if self.c.released is not NULL:
-            self.sweep()
-        if self.closed:
-            self.bury()
-            return 0
-        timer_arm(self.c)                # a deadline that was set may be the next event
         if self.c.ready_head is not NULL or self.c.graveyard is not NULL or self.c.wake_head is not NULL:
             self.kick()
         return 0
@@ -444,17 +421,19 @@ cdef class Engine:
         while d is not NULL:
             following = d.next
             if d.ex is not NULL and d.ex.ref is not NULL:
-                exchange_gone(d.ex)
+                exchange_cut(d.ex)
             else:
                 down_close(d)
             d = following
         for i in range(MAX_POOLS):
             while c.pools[i].idle is not NULL:
                 upstream_close(c, c.pools[i].idle)
-        begin_upcalls(self, c)           # those that Python was not told of yet: all have been given up
         wake_upcalls(c)
         self.bury()
-        self.retire()
+        if c.ref is not NULL:
+            c.ref.next = c.retired
+            c.retired = c.ref
+            c.ref = NULL
         self.sweep()
         buf_trim(&c.bufs)
         self.publish()

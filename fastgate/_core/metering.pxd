@@ -15,4 +15,4 @@ cdef class MeterUse:
     cdef int capture(self, core *c, exchange *e) except -1
     cdef int release(self, core *c, exchange *e) except -1
 
-cdef MeterUse meter_use(exchange *e, str meter, uint64_t most)
+cdef MeterUse meter_use(exchange *e, str meter, most)

@@ -25,6 +25,9 @@ from typing import NamedTuple
 
 from fastgate._core.snapshot import stable_hash
 
+AMOUNT = "amount"
+"""The meter of what a handler charges beside a request's price as an amount (`Exchange.hold`)."""
+
 TARIFF = "fastgate._core.meters:Tariff"
 """What the entry of a snapshot's handlers begins with that is no handler but the tariff."""
 

@@ -269,7 +269,7 @@ cdef char *put_origin(char *p, exchange *e) noexcept nogil:
 
 cdef int64_t resets_at(exchange *e) noexcept nogil:
     """Unix seconds; 0: not known."""
-    if e.money_limit > 0:
+    if e.money_resets != 0:
         return e.money_resets
     return <int64_t>e.seen.resets_at if e.tightest is not NULL else 0
 
@@ -281,7 +281,7 @@ cdef int holds(exchange *e, int section) noexcept nogil:
     if section == SECTION_MONEY:
         return e.money_currency != 0
     if section == SECTION_SPENDING:
-        return e.has_consumer and e.money_currency != 0 and e.money_limit > 0
+        return e.has_consumer and e.money_currency != 0 and e.money_resets != 0
     if section == SECTION_LIMIT:
         return e.tightest is not NULL
     if section == SECTION_RESETS:

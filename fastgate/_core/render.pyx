@@ -17,6 +17,7 @@ from libc.string cimport memcmp, memcpy
 from libc.time cimport gmtime_r, time_t, tm
 
 from fastgate._core.buffer cimport buf_borrow, buf_data, buf_head, buf_len
+from fastgate._core.chars cimport fg_same_lowered
 from fastgate._core.cors cimport put_cors, put_preflight
 from fastgate._core.http1 cimport (
     F_ACCESS_CONTROL_REQUEST_METHOD, F_CONTENT_LENGTH, F_DATE, F_EXPECT, F_FORWARDED, F_HOST, F_ORIGIN,
@@ -27,7 +28,7 @@ from fastgate._core.snapshot cimport (
     HEADER_ADD, HEADER_DEFAULT, HEADER_REMOVE, HEADER_SET, LIMIT_CONCURRENCY, LIMIT_SHOW_HEADERS, NONE32,
     ROUTE_LIMIT_HEADERS, ROUTE_PRESERVE_HOST, cors_rec, header_rule, policy_rec, snap_str, snap_table,
     snapshot_header, table_ref)
-from fastgate._core.state cimport EX_CHUNK_OUT, EX_REFUSED, downstream, field_of, has_field, named
+from fastgate._core.state cimport EX_CHUNK_OUT, EX_METERED, EX_REFUSED, downstream, field_of, has_field, named
 from fastgate._core.text cimport put, put_hex, put_lit, put_uint
 
 cdef enum:
@@ -415,6 +416,45 @@ cdef char *put_additions(char *p, exchange *e) noexcept nogil:
     return put_id(p, e)
 
 
+cdef int is_paid(exchange *e) noexcept nogil:
+    """Whether this request has a price, if only nothing at the moment."""
+    return e.flags & EX_METERED or e.hold is not NULL
+
+
+cdef int says(const char *value, uint32_t length, const char *word, uint32_t n) noexcept nogil:
+    """Whether a word, given in lower case, occurs in a value."""
+    cdef uint32_t i
+    for i in range(length - n + 1 if length >= n else 0):
+        if fg_same_lowered(value + i, word, n):
+            return 1
+    return 0
+
+
+cdef int names_shared_caches(const char *value, uint32_t length) noexcept nogil:
+    """Whether a Cache-Control says itself what a shared cache may do."""
+    return (says(value, length, b"public", 6) or says(value, length, b"s-maxage", 8)
+            or says(value, length, b"private", 7) or says(value, length, b"no-store", 8))
+
+
+cdef int keep_private(exchange *e, const char *base, const head *h) noexcept nogil:
+    """Whether `private` must be added, so that no shared cache gives away what this caller paid for."""
+    cdef const header_rule *r
+    cdef uint32_t i
+    if not is_paid(e) or (e.extra is not NULL and says(
+            buf_head(e.extra), buf_len(e.extra), b"cache-control", 13)):
+        return 0
+    r = <const header_rule *>snap_table(e.snap, e.policy.response_rules)
+    for i in range(e.policy.response_rules.count):
+        if r[i].action != HEADER_REMOVE and r[i].name.len == 13 \
+                and memcmp(snap_str(e.snap, r[i].name), b"cache-control", 13) == 0:
+            return 0                     # the operator has a rule for it
+    for i in range(h.nfields):
+        if named(base, &h.fields[i], b"cache-control", 13) \
+                and names_shared_caches(base + h.fields[i].value, h.fields[i].value_len):
+            return 0
+    return 1
+
+
 cdef buf *render_response(exchange *e, call *k, int connection, uint32_t extra) noexcept nogil:
     cdef const snapshot_header *s = e.snap
     cdef const head *h = &k.resp
@@ -438,6 +478,8 @@ cdef buf *render_response(exchange *e, call *k, int connection, uint32_t extra) 
     p = put(p, snap_str(s, s.via), s.via.len)
     p = put_lit(p, "\r\n")
     p = put_additions(p, e)
+    if connection != OUT_UPGRADE and keep_private(e, k.resp_base, h):
+        p = put_lit(p, "Cache-Control: private\r\n")
     if e.policy.response_rules.count:
         p = put_rules(p, s, e.policy.response_rules, k.resp_base, h)
     if connection == OUT_UPGRADE:
@@ -480,8 +522,11 @@ cdef buf *render_static(exchange *e, const char *head_bytes, uint32_t head_len, 
     p = put(p, head_bytes, head_len)
     p = put_date(p, e.owner)
     p = put_additions(p, e)
+    empty.nfields = 0
+    if e.policy is not NULL and not says(head_bytes, head_len, b"cache-control", 13) \
+            and keep_private(e, e.base, &empty):
+        p = put_lit(p, "Cache-Control: private\r\n")
     if e.policy is not NULL and e.policy.response_rules.count:
-        empty.nfields = 0
         p = put_rules(p, e.snap, e.policy.response_rules, e.base, &empty)
     p = put_connection(p, connection)
     p = put_lit(p, "\r\n")

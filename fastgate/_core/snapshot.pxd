@@ -131,6 +131,10 @@ cpdef enum RouteFlag:
     ROUTE_FORWARD_PARAMS = 32
     ROUTE_RETIRED = 64            # answer 410
     ROUTE_OPENAI_ERRORS = 128     # refusals carry an `error` member of OpenAI's shape too
+    ROUTE_ABANDONED_FREE = 256    # a client that leaves before the answer owes nothing of the route's price
+
+cpdef enum PlanFlag:
+    PLAN_ABANDONED_FREE = 1       # the same, of the plan's price
 
 # A request on one of 100,000 routes finds all that concerns that route cold in memory. So what it
 # meets is split: a route's own record is one cache line, which most requests do not even read, and

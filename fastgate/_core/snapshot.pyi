@@ -58,6 +58,10 @@ class RouteFlag(IntFlag):
     ROUTE_FORWARD_PARAMS = 32
     ROUTE_RETIRED = 64
     ROUTE_OPENAI_ERRORS = 128
+    ROUTE_ABANDONED_FREE = 256
+
+class PlanFlag(IntFlag):
+    PLAN_ABANDONED_FREE = 1
 
 class Balance(IntFlag):
     BALANCE_ROUND_ROBIN = 0

@@ -128,8 +128,7 @@ cdef struct snapref:
     void *object              # the Python Snapshot that keeps the mapping
     void *handlers            # the Python list of handlers
     uint64_t in_flight
-    snapref *next             # in the list of the retired, or of those to let go
-    snapref *prev             # in the list of the retired
+    snapref *next             # in the list of those to let go
 
 # ---- downstream ------------------------------------------------------------------------
 cdef enum DownState:
@@ -271,6 +270,7 @@ cdef enum ExFlag:
     EX_STATIC = 131072
     EX_COUNTED_UPCALL = 262144
     EX_METERED = 524288       # it has a price, if only nothing: a usage record is due
+    EX_OWED = 2097152         # its client left before an answer began, and owes for it all the same
 
 cdef enum WakeBit:
     WAKE_GONE = 1             # the client left
@@ -346,7 +346,7 @@ cdef struct exchange:
     # What a 402 tells, in micro-units; currency 0: no money is at stake.
     int64_t money_balance     # that the wallet had, or the spending limit had left
     int64_t money_required    # that the request needs
-    int64_t money_limit       # the spending limit that refused; 0: none did
+    int64_t money_limit       # the spending limit that refused, if money_resets is not 0
     uint32_t money_currency   # three ASCII letters, the first lowest
     int64_t charged           # captured so far
     uint64_t key_spending     # the credential's cap, as in credential_entry
@@ -354,7 +354,7 @@ cdef struct exchange:
     money_record *hold        # what is held on the wallet for this request
     uint32_t nspent
     uint8_t flags_hold_by_handler   # the hold is a handler's: it captures, or it is released
-    uint32_t money_resets     # Unix seconds when the spending limit's period ends; 0: not known
+    uint32_t money_resets     # Unix seconds when the period of the spending limit that refused ends; 0: none did
     taken took[MAX_TAKEN]
     spent spent[MAX_SPENT]
     uint8_t client[16]        # the client's address: the peer's, or what a trusted proxy said
@@ -389,8 +389,7 @@ cdef struct core:
     conn *ready_tail
     conn *graveyard           # closed in this round; freed after it
     snapref *ref
-    snapref *retired          # replaced, in_flight not yet 0
-    snapref *released         # replaced, in_flight 0: Python lets go of them
+    snapref *retired          # replaced, in_flight not yet 0, or waiting for Python to let go
     segment_header *segment
     worker_row *row
     worker_counters *counters

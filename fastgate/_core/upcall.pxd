@@ -1,8 +1,10 @@
 """upcall: the one door to Python: exchanges whose answer a Python handler gives."""
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from fastgate._core.charging cimport units_hold
 from fastgate._core.engine cimport Engine
 from fastgate._core.headers cimport Headers
+from fastgate._core.moneymap cimport money_record
 from fastgate._core.state cimport core, exchange
 
 cdef int begin_upcalls(Engine engine, core *c) except -1
@@ -19,15 +21,18 @@ cdef class Exchange:
     cdef int64_t declared     # body length that start() was told; -1: none
     cdef int64_t written
     cdef Headers _headers
-    cdef bint begun           # its task runs: it can be cancelled
     cdef bint gone
     cdef bint late            # it did not answer in time: the client got a 504
     cdef bint broke           # it failed: the client got a 500, or less than was begun
-    cdef bint captured        # the request has a usage record
+    cdef int64_t captured     # micro-units of its own hold that the handler captured; -1: none
+    cdef uint64_t captured_units
+    cdef units_hold amount    # what the handler holds beside the price that the request has
+    cdef readonly bint handed_over   # an upstream has the whole of a request that was forwarded
     cdef dict meters          # name → MeterUse; None: no meter was used
     cdef int check(self) except -1
     cdef int told(self, uint32_t bits) except -1
     cdef int finished(self) except -1
     cdef int failed(self) except -1
     cdef int let_go(self) except -1
-    cdef int settle_units(self) except -1
+    cdef money_record *held(self) noexcept
+    cdef int settle_money(self) except -1

@@ -33,11 +33,13 @@ from libc.stdint cimport uint16_t, uint64_t
 from fastgate._core.buffer cimport buf_head, buf_len
 from fastgate._core.calling cimport (
     UpstreamResponse, buf_of, call_made, call_request, request_id_of, traceparent_of, upstream_named)
-from fastgate._core.charging cimport charge_capture, charge_hold, charge_release
-from fastgate._core.ending cimport exchange_abort, exchange_refuse, wake_forget
+from fastgate._core.charging cimport (
+    charge_capture, charge_hold, charge_release, units_capture, units_open, units_release)
+from fastgate._core.ending cimport call_handed_over, exchange_abort, exchange_refuse
 from fastgate._core.handling cimport (
     exchange_complete, exchange_relay, exchange_release, exchange_start, exchange_write)
 from fastgate._core.headers cimport Headers, headers_of, render_fields
+from fastgate._core.holds cimport hold_due
 from fastgate._core.http1 cimport METHOD_HEAD
 from fastgate._core.metering cimport MeterUse, meter_use
 from fastgate._core.reason cimport CLIENT_CLOSED, INTERNAL_ERROR
@@ -45,7 +47,7 @@ from fastgate._core.refusal cimport CAPABILITY_TEXT, put_capability
 from fastgate._core.render cimport called_securely
 from fastgate._core.snapshot cimport snap_str, snap_table, str_ref, upstream_rec
 from fastgate._core.state cimport (
-    CALL_BODY, EX_ABORTED, EX_METERED, EX_RESPONSE_DONE, EX_RESPONSE_STARTED, EX_WAKE, WAKE_CALL, WAKE_DONE,
+    CALL_BODY, EX_ABORTED, EX_METERED, EX_OWED, EX_RESPONSE_DONE, EX_RESPONSE_STARTED, EX_WAKE, WAKE_CALL, WAKE_DONE,
     WAKE_GONE, WAKE_LATE, WAKE_WRITABLE, call, core, exchange)
 from fastgate._core.sys cimport monotonic_ns
 
@@ -53,11 +55,17 @@ import asyncio
 import logging
 
 from fastgate._core.handler_errors import ClientDisconnected, PaymentRefused
+from fastgate._core.meters import AMOUNT as AMOUNT_METER
+from fastgate._core.snapshot import stable_hash
 
 log = logging.getLogger("fastgate.handler")
 
 cdef double SETTLE_S = 5.0    # what a cancelled handler may still take
 cdef uint32_t WRITE_MAX = 1 << 20
+cdef uint64_t MOST = <uint64_t>1 << 62
+
+# The meter under which an amount stands that a handler charges beside a request's price.
+cdef uint64_t AMOUNT = stable_hash(AMOUNT_METER)
 
 
 # ---- the exchange -----------------------------------------------------------------------------
@@ -205,6 +213,8 @@ cdef class Exchange:
         if not 200 <= status <= 599:
             raise ValueError(f"{status} is not the status of a final answer (200 to 599)")
         lines = render_fields(headers, left)
+        if (self.e.flags & EX_METERED or self.e.hold is not NULL) and b"cache-control:" not in lines.lower():
+            lines += b"Cache-Control: private\r\n"  # no shared cache gives away what this caller paid for
         for name, value in left:
             if name == "content-length" and length is None:
                 length = int(value)
@@ -250,7 +260,6 @@ cdef class Exchange:
                 self.gone = True
                 raise ClientDisconnected("the client closed the connection")
             if done == 0:
-                self.engine.follow_up()
                 self.drained = self.loop.create_future()
                 try:
                     await self.drained
@@ -310,9 +319,11 @@ cdef class Exchange:
             r.ask(method, line, rest, timeout)
             await r.head()
         except BaseException:
+            self.handed_over = self.handed_over or call_handed_over(r.k)
             r.drop()
             self.forget(r)
             raise
+        self.handed_over = True
         return r
 
     def forget(self, r):
@@ -344,12 +355,13 @@ cdef class Exchange:
     # ---- money
 
     def hold(self, int64_t micros, str currency="USD") -> int:
-        """Hold the most that this request can cost on the caller's wallet, in micro-units.
+        """Hold the most that this request can cost, beside the price that it has, in micro-units.
 
-        Returns what the wallet has left. `capture` takes what it did cost; what is still held
+        Returns what the wallet has left. `capture` says what it did cost; what is not captured
         when the handler ends is given back. PaymentRefused: the wallet, a spending limit or the
         account says no; a handler that lets it pass answers with the 402 that explains it.
-        RuntimeError: something is held already. ValueError: not a positive amount, or no currency.
+        RuntimeError: the handler holds something already. ValueError: not a positive amount, or
+        no currency.
         """
         cdef bytes code = currency.encode("ascii")
         cdef uint32_t number
@@ -360,46 +372,65 @@ cdef class Exchange:
             raise ValueError(f"{micros}: an amount to hold is more than 0")
         if len(code) != 3:
             raise ValueError(f"{currency!r} is not a currency of three letters")
-        if self.e.hold is not NULL:
+        if self.held() is not NULL:
             raise RuntimeError("something is held for this request already")
         number = code[0] | <uint32_t>code[1] << 8 | <uint32_t>code[2] << 16
         self.c.now = monotonic_ns()
-        reason = charge_hold(self.c, self.e, micros, number)
+        if self.e.hold is NULL:
+            reason = charge_hold(self.c, self.e, micros, number)
+        else:
+            reason = units_open(self.c, self.e, &self.amount, micros, number)
         if reason != 0:
             raise PaymentRefused(reason, self.e.money_balance, micros)
-        self.e.flags_hold_by_handler = 1
+        if self.amount.hold is NULL:
+            self.e.flags_hold_by_handler = 1
         return self.e.money_balance
 
-    def capture(self, int64_t micros, uint64_t units=1) -> None:
-        """Take what the request did cost, at most what is held; the rest is given back at once.
+    cdef money_record *held(self) noexcept:
+        """What `hold` holds; NULL: nothing."""
+        return self.e.hold if self.e.flags_hold_by_handler else self.amount.hold
 
-        units: of the meter, for the usage record. It may be called when the client has left:
-        what was consumed is owed. RuntimeError: nothing is held; ValueError: more than is held.
+    def capture(self, int64_t micros, uint64_t units=1) -> None:
+        """What the request did cost, at most what is held. It is charged, and the rest given back,
+        when the handler ends; one that fails costs nothing.
+
+        units: for the usage record. It may be called when the client has left: what was consumed
+        is owed. RuntimeError: nothing is held, or it was captured before; ValueError: more
+        than is held.
         """
+        cdef money_record *hold
         if self.e is NULL:
             raise RuntimeError("the exchange is over: its handler has returned")
-        if self.e.hold is NULL:
+        hold = self.held()
+        if hold is NULL:
             raise RuntimeError("nothing is held for this request")
-        if not 0 <= micros <= self.e.hold.held:
-            raise ValueError(f"{micros}: at most what is held, {self.e.hold.held}, can be captured")
-        self.c.now = monotonic_ns()
-        self.captured = True
-        charge_capture(self.c, self.e, micros, units)
+        if self.captured >= 0:
+            raise RuntimeError("this request's cost has been captured already")
+        if not 0 <= micros <= hold.held:
+            raise ValueError(f"{micros}: at most what is held, {hold.held}, can be captured")
+        self.captured = micros
+        self.captured_units = units
+        hold_due(hold, micros)
 
     def release(self) -> None:
-        """Give back what is held."""
+        """Give back what `hold` holds."""
         if self.e is NULL:
             raise RuntimeError("the exchange is over: its handler has returned")
         self.c.now = monotonic_ns()
-        charge_release(self.c, self.e)
+        self.captured = -1
+        if self.e.flags_hold_by_handler:
+            charge_release(self.c, self.e)
+            self.e.flags_hold_by_handler = 0
+        else:
+            units_release(self.c, self.e, &self.amount)
 
-    def hold_units(self, str meter, uint64_t most) -> int:
+    def hold_units(self, str meter, most) -> int:
         """Hold what so many units of a meter can cost at most, beside what the request costs.
 
         Returns the micro-units that are held; 0 when the caller's plan does not price the meter, which
         is recorded all the same. What `use_units` says is charged when the handler has ended, and
         the rest given back. PaymentRefused: as of `hold`. ValueError: no plan prices the
-        meter, or `most` is not 1 to 2^40. RuntimeError: the meter is held for already.
+        meter, or `most` is below 1. RuntimeError: the meter is held for already.
         """
         cdef MeterUse use
         cdef int64_t held
@@ -413,35 +444,48 @@ cdef class Exchange:
         self.c.now = monotonic_ns()
         held = use.hold(self.c, self.e)
         self.meters[meter] = use
-        if not self.captured:
-            self.e.flags |= EX_METERED
+        self.e.flags |= EX_METERED
         return held
 
-    def use_units(self, str meter, uint64_t units) -> None:
-        """So many more units of the meter were used: they are owed.
+    def use_units(self, str meter, units) -> None:
+        """So many more units of the meter were used: they are owed, up to what is held for.
 
-        It may be called when the client has left. RuntimeError: nothing is held for the meter;
-        ValueError: with those before, it is more than what is held for.
+        What is beyond that is recorded, and not charged. It may be called when the client has left.
+        RuntimeError: nothing is held for the meter; ValueError: below 0.
         """
         if self.e is NULL:
             raise RuntimeError("the exchange is over: its handler has returned")
         use = None if self.meters is None else self.meters.get(meter)
         if use is None:
             raise RuntimeError(f"hold_units({meter!r}, most) first")
+        if units < 0:
+            raise ValueError(f"{units} units of {meter!r}: what was used cannot be taken back")
         self.c.now = monotonic_ns()
-        (<MeterUse>use).use(self.c, self.e, units)
+        (<MeterUse>use).use(self.c, self.e, min(units, MOST))
 
-    cdef int settle_units(self) except -1:
-        """Charge for the units that were used, unless all that came of it was a failure."""
-        if self.meters is None or self.e is NULL:
+    cdef int settle_money(self) except -1:
+        """Charge for what the handler captured and for the units that were used, unless all that came
+        of it was a failure."""
+        cdef int failure
+        if self.e is NULL:
             return 0
         self.c.now = monotonic_ns()
-        for use in self.meters.values():
-            if self.broke or self.e.status >= 500:
-                (<MeterUse>use).release(self.c, self.e)
-            else:
-                (<MeterUse>use).capture(self.c, self.e)
-        self.meters = None
+        failure = self.broke or self.e.status >= 500
+        if failure:
+            self.e.flags &= ~EX_OWED
+        if self.captured < 0 or failure:
+            self.release()
+        elif self.e.flags_hold_by_handler:
+            charge_capture(self.c, self.e, self.captured, self.captured_units)
+        else:
+            units_capture(self.c, self.e, &self.amount, self.captured, self.captured_units)
+        if self.meters is not None:
+            for use in self.meters.values():
+                if failure:
+                    (<MeterUse>use).release(self.c, self.e)
+                else:
+                    (<MeterUse>use).capture(self.c, self.e)
+            self.meters = None
         return 0
 
     # ---- what the engine tells, and the end
@@ -454,8 +498,7 @@ cdef class Exchange:
             log.warning("request %s: the handler of route %s did not answer in time", request_id_of(self.e),
                         PyBytes_FromStringAndSize(
                             snap_str(self.e.snap, self.e.route.name), self.e.route.name.len).decode())
-        # A task that is cancelled before it began never runs, not even its `finally`.
-        if bits & (WAKE_GONE | WAKE_LATE) and self.begun and self.task is not None and not self.task.done():
+        if bits & (WAKE_GONE | WAKE_LATE) and self.task is not None and not self.task.done():
             self.task.cancel()
             self.loop.call_later(SETTLE_S, cancel_again, self.task)
         if bits & (WAKE_WRITABLE | WAKE_DONE) and self.drained is not None and not self.drained.done():
@@ -512,13 +555,28 @@ cdef class Exchange:
             (<UpstreamResponse>r).drop()
         self.responses.clear()
         self.e = NULL
-        wake_forget(e)
+        if e.flags & EX_WAKE:
+            unqueue(self.c, e)
         e.py = NULL
         self.c.now = monotonic_ns()
         exchange_release(e)
         self.engine.follow_up()
         Py_DECREF(self)                  # the engine's reference, taken in begin_upcalls
         return 0
+
+
+cdef void unqueue(core *c, exchange *e) noexcept:
+    cdef exchange **at = &c.wake_head
+    cdef exchange *last = NULL
+    while at[0] is not NULL:
+        if at[0] is e:
+            at[0] = e.next
+            if c.wake_tail is e:
+                c.wake_tail = last
+            break
+        last = at[0]
+        at = &last.next
+    e.flags &= ~EX_WAKE
 
 
 def cancel_again(task):
@@ -530,10 +588,7 @@ def cancel_again(task):
 
 async def run_handler(Exchange x not None, handler):
     """One handler's task, from its call to the exchange's release."""
-    x.begun = True
     try:
-        if x.gone or x.late:
-            return
         await handler(x)
         x.finished()
     except asyncio.CancelledError:
@@ -550,7 +605,7 @@ async def run_handler(Exchange x not None, handler):
     finally:
         x.task = None
         try:
-            x.settle_units()
+            x.settle_money()
         finally:
             x.let_go()
 
@@ -574,6 +629,8 @@ cdef int begin_upcalls(Engine engine, core *c) except -1:
         x.loop = engine.loop
         x.responses = []
         x.declared = -1
+        x.captured = -1
+        x.amount.meter = AMOUNT
         Py_INCREF(x)
         e.py = <void *>x
         x.task = engine.loop.create_task(run_handler(x, (<list>e.ref.handlers)[e.policy.handler]))

@@ -4,9 +4,9 @@ Written by control, read and (the balances) changed by workers, without a lock. 
 means, and who may change it: wallet.pyx. How a balance changes and stays exact when whoever
 changes it is killed: holds.pyx.
 """
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from fastgate._core.atomics cimport fg_load, fg_load8, fg_load32
+from fastgate._core.atomics cimport fg_load, fg_load32
 from fastgate._core.shm cimport segment_header
 
 cdef enum:
@@ -32,9 +32,8 @@ cdef struct account_row:          # 256 bytes. Writer: control, but for `wallets
     wallet wallets[WALLETS]
     uint32_t currencies[WALLETS]  # three ASCII letters, the first lowest; 0: no such wallet
     subscription subscriptions[SUBSCRIPTIONS]
-    uint64_t limit_micros[ACCOUNT_LIMITS]   # spending limits; 0: none
-    uint8_t limit_period[ACCOUNT_LIMITS]    # Period
-    uint16_t reserved
+    uint64_t limits[ACCOUNT_LIMITS]         # spending limits, as caps in credentials.pxd; 0: none
+    uint32_t reserved
     uint32_t slot                 # the row's own number
     uint64_t spare
 
@@ -70,15 +69,3 @@ cdef inline const subscription *subscription_of(const account_row *row, uint32_t
         if its == <uint32_t>ANY_SERVICE and any_one is NULL:
             any_one = &row.subscriptions[i]
     return any_one
-
-cdef inline uint64_t limit_of(const account_row *row, uint32_t i, uint8_t *period) noexcept nogil:
-    """Spending limit i, micro-units, with its period; 0: none.
-
-    They are two words: the limit is 0 while the period changes, so the same one before and after it
-    is the period's own."""
-    cdef uint64_t micros
-    while True:
-        micros = fg_load(&row.limit_micros[i])
-        period[0] = fg_load8(&row.limit_period[i])
-        if fg_load(&row.limit_micros[i]) == micros:
-            return micros

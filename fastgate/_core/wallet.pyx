@@ -37,13 +37,14 @@ cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from fastgate._core.atomics cimport fg_load, fg_store, fg_store8
+from fastgate._core.atomics cimport fg_load, fg_store
+from fastgate._core.credentials cimport cap_micros, cap_period
 from fastgate._core.holds cimport MONEY_MOST, credit_applied, credit_apply, wallet_set
 from fastgate._core.moneymap cimport (
     HOLD_FREE, HOLD_INTENT, MoneyMap, money_record, next_sequence, number_record, till,
 )
 from fastgate._core.shm cimport Segment
-from fastgate._core.snapshot cimport PERIOD_YEAR
+from fastgate._core.snapshot cimport PERIOD_MINUTE, PERIOD_YEAR
 
 if sizeof(account_row) != 256 or sizeof(wallet) != 16:
     raise AssertionError("account rows do not have the size that the segment's layout needs")
@@ -207,8 +208,8 @@ cdef class Accounts:
             Subscription(row.subscriptions[i].service, row.subscriptions[i].plan,
                          row.subscriptions[i].access)
             for i in range(SUBSCRIPTIONS) if row.subscriptions[i].flags & SUBSCRIPTION_USED])
-        limits = tuple([SpendingLimit(row.limit_micros[i], row.limit_period[i])
-                        for i in range(ACCOUNT_LIMITS) if row.limit_micros[i]])
+        limits = tuple([SpendingLimit(cap_micros(row.limits[i]), cap_period(row.limits[i]))
+                        for i in range(ACCOUNT_LIMITS) if row.limits[i]])
         return Account(slot, row.identity, fg_load(&row.access), wallets, subscriptions, limits)
 
     def __contains__(self, slot) -> bool:
@@ -260,22 +261,18 @@ cdef class Accounts:
         fg_store(<uint64_t *>to + 1, words[1])
 
     def set_limits(self, slot, limits) -> None:
-        """Replace the spending limits: up to two of (micro-units above 0, Period)."""
+        """Replace the spending limits: up to two of (micro-units below 2^56, Period). 0: nothing may be spent."""
         cdef account_row *row = self._known(slot)
         cdef int i
         wanted = [SpendingLimit(*limit) for limit in limits]
         if len(wanted) > ACCOUNT_LIMITS:
             raise ValueError(f"at most {ACCOUNT_LIMITS} spending limits")
         for limit in wanted:
-            if not 0 < limit.micros < 1 << 63 or not 0 <= limit.period <= PERIOD_YEAR:
+            if not 0 <= limit.micros < 1 << 56 or not PERIOD_MINUTE <= limit.period <= PERIOD_YEAR:
                 raise ValueError(f"no spending limit: {limit}")
-        # A limit of another period counts elsewhere: it is off while its two words are exchanged.
         for i in range(ACCOUNT_LIMITS):
             micros, period = wanted[i] if i < len(wanted) else (0, 0)
-            if row.limit_period[i] != period:
-                fg_store(&row.limit_micros[i], 0)
-                fg_store8(&row.limit_period[i], period)
-            fg_store(&row.limit_micros[i], micros)
+            fg_store(&row.limits[i], <uint64_t>micros << 8 | <uint64_t>period)
 
     # ---- balances -------------------------------------------------------------------------
 

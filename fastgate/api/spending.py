@@ -19,14 +19,16 @@ from fastgate.api.parties import consumer_of
 from fastgate.api.problems import invalid
 from fastgate.model.check import priced_in
 from fastgate.model.units import Money
+from fastgate.store.spending import NO_LIMIT
 
 MOST = 1 << 56  # micro-units that the workers can count to
 
 
 class LimitNew(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A limit of its own. An amount of 0 lifts the configured one."""
+    """A limit of its own. An amount of 0: nothing may be spent. Null: no limit, whatever is
+    configured."""
 
-    amount: Amount
+    amount: Amount | None
     period: Annotated[
         Literal["day", "week", "month", "year"],
         Meta(description="The calendar period (UTC) it is counted by."),
@@ -61,12 +63,19 @@ def _view(ctx: Context, kind: Kind, subject: str) -> LimitView:
 async def _put(ctx: Context, request: AnyRequest, kind: Kind, subject: str) -> LimitView:
     desk = desk_of(ctx)
     body = await read(request, LimitNew)
+    micros = NO_LIMIT if body.amount is None else _micros(ctx, body.amount)
+    await desk.spending.put(kind, subject, micros, body.period)
+    return _view(ctx, kind, subject)
+
+
+def _micros(ctx: Context, text: str) -> int:
+    currency = desk_of(ctx).billing.currency
     try:
-        amount = Money.parse(body.amount)
+        amount = Money.parse(text)
     except ValueError as error:
         raise invalid("amount", str(error)) from None
-    if amount.currency != desk.billing.currency:
-        raise invalid("amount", f"Spending is limited in {desk.billing.currency}.")
+    if amount.currency != currency:
+        raise invalid("amount", f"Spending is limited in {currency}.")
     others = sorted(priced_in(ctx.control.gateway) - {amount.currency})
     if others:
         raise invalid(
@@ -76,8 +85,7 @@ async def _put(ctx: Context, request: AnyRequest, kind: Kind, subject: str) -> L
         )
     if amount.micros >= MOST:
         raise invalid("amount", "That is more than can be counted.")
-    await desk.spending.put(kind, subject, amount.micros, body.period)
-    return _view(ctx, kind, subject)
+    return amount.micros
 
 
 async def _drop(ctx: Context, kind: Kind, subject: str) -> LimitView:

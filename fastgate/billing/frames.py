@@ -50,6 +50,8 @@ class FrameFile:
         self._fd: int | None = None
         self.end = 0
         """Where the next frame will stand."""
+        self.damaged = False
+        """Whether something could not be read that was written whole: frames are missing."""
 
     def open(self) -> None:
         """Open or make the file and cut off what is not whole."""
@@ -83,6 +85,7 @@ class FrameFile:
 
     def _keep_aside(self, start: int, end: int) -> None:
         assert self._fd is not None
+        self.damaged = True
         aside = self.path.with_name(f"{self.path.name}.damaged")
         with open(aside, "ab") as file:
             while start < end and (data := os.pread(self._fd, min(1 << 20, end - start), start)):

@@ -40,7 +40,10 @@ class Hashes:
             return ""
         found = self._known.get(identity)
         if found is None and identity not in self._refused:
-            self._known = {stable_hash(ident): ident for ident in self._ids()}
+            fresh = {stable_hash(ident): ident for ident in self._ids()}
+            # Of what is gone meanwhile, usage may still be on its way.
+            kept = self._known if len(self._known) < 2 * len(fresh) + self.REFUSED_MAX else {}
+            self._known = kept | fresh
             found = self._known.get(identity)
             if found is None:
                 if len(self._refused) >= self.REFUSED_MAX:
@@ -99,10 +102,12 @@ class Names:
         self.meter = self._meters.find
 
     def changed(self) -> None:
-        """Another configuration is served: slots may stand for other names."""
+        """Another configuration is served, or the directory was read: slots may stand for other
+        names, and hashes for ids that were not known before."""
         for slots in (self._routes, self._services, self._plans):
             slots.changed()
-        self._meters.changed()
+        for hashes in (self._consumers, self._credentials, self._meters):
+            hashes.changed()
 
 
 def unknown(identity: int) -> str:

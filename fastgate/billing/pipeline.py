@@ -387,11 +387,19 @@ class Pipeline:
         )
 
     def _named(self, block: Block) -> Block:
-        """With the account's id, where it was not known when the block was spooled."""
-        if not block.account.startswith(UNKNOWN):
-            return block
-        account = self.wallets.account(int(block.account[len(UNKNOWN) :], 16))
-        return msgspec.structs.replace(block, account=account)
+        """With the ids that were not known when the block was spooled."""
+        sources: dict[str, Callable[[int], str]] = {
+            "account": self.wallets.account,
+            "consumer": self.names.consumer,
+            "credential": self.names.credential,
+            "meter": self.names.meter,
+        }
+        found = {
+            field: find(int(name[len(UNKNOWN) :], 16))
+            for field, find in sources.items()
+            if (name := getattr(block, field)).startswith(UNKNOWN)
+        }
+        return msgspec.structs.replace(block, **found) if found else block
 
     # ---- for the audit ------------------------------------------------------------------
 

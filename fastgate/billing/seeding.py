@@ -34,8 +34,10 @@ AT_ONCE = 8
 class Seeding:
     """The seeds of one boot."""
 
-    def __init__(self, cells: Accounts) -> None:
+    def __init__(self, cells: Accounts, unknown: int = 0) -> None:
+        """`unknown`: with which reason new rows are refused; see `Wallets`."""
         self._cells = cells
+        self._unknown = unknown
         self.boot = ""
         self.seeds: dict[Key, int] = {}
         self._filled: set[Key] = set()
@@ -87,7 +89,7 @@ class Seeding:
         """Fill what was planned: from now on requests are charged to it. `write`: to the cache."""
         cells = self._cells
         for account in self._rows:
-            cells.put(slots[account], stable_hash(account))
+            cells.put(slots[account], stable_hash(account), access=self._unknown)
         self._rows = []
         notes = {note.key: note for note in cells.open_credits()}
         left = [key for key in self.seeds if key not in self._filled or self._name(key) in notes]

@@ -109,8 +109,11 @@ class Wallets:
         *,
         cache: Path | None = None,
         waiting: Mapping[Key, int] | None = None,
+        unknown: int = 0,
     ) -> None:
-        """`waiting`: micro-units of usage in the spool, by wallet; read whenever it matters."""
+        """`waiting`: micro-units of usage in the spool, by wallet; read whenever it matters.
+        `unknown`: the number of the reason with which a new row is refused, until somebody tells
+        it what its account may do; 0: it is served at once."""
         self.cells = cells
         self.ledger = ledger
         self._clock = clock
@@ -120,7 +123,8 @@ class Wallets:
         self._accounts: dict[int, str] = {}
         self._spendable: dict[Key, int] = {}  # as the ledger has it
         self._overdraft: dict[Key, int] = {}
-        self._seeding = Seeding(cells)
+        self.unknown = unknown
+        self._seeding = Seeding(cells, unknown)
         self._changes = Serial()
         self.lock = self._changes.lock
 
@@ -171,7 +175,7 @@ class Wallets:
                 f"{self.cells.capacity} accounts."
             )
         if slot not in self.cells:
-            self.cells.put(slot, stable_hash(account))
+            self.cells.put(slot, stable_hash(account), access=self.unknown)
         return slot
 
     async def open(self, account: str, currency: str) -> None:

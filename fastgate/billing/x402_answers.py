@@ -56,6 +56,14 @@ def end_to_end(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     return [(name, value) for name, value in pairs if name.lower() not in dropped]
 
 
+def kept_private(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The field that keeps shared caches from giving away what was paid for, unless the upstream
+    says itself what they may do."""
+    said = ",".join(value.lower() for name, value in headers if name.lower() == "cache-control")
+    words = ("public", "s-maxage", "private", "no-store")
+    return [] if any(word in said for word in words) else [("Cache-Control", "private")]
+
+
 def forwarded(exchange: Exchange, terms: Terms) -> list[tuple[str, str]]:
     """The fields of a request as the upstream gets them: without payment and credential."""
     pairs = list(exchange.headers)
@@ -251,7 +259,8 @@ class Answers:
 
     async def give(self, answer: Answer, transaction: str) -> None:
         """An answer that was kept, with the receipt."""
-        headers = [*answer.headers, *self.receipt(transaction)]
+        receipt = self.receipt(transaction)
+        headers = [*answer.headers, *receipt, *kept_private(answer.headers)]
         await self.exchange.respond(answer.status, headers, answer.body)
 
     def receipt(self, transaction: str) -> list[tuple[str, str]]:

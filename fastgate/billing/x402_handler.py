@@ -26,6 +26,8 @@ another payment.
 
 **Settling outlives its client.** Once the facilitator is asked, the rest runs as a task of its
 own: a client that leaves, or a handler that is cancelled, changes nothing about what is recorded.
+A client that leaves before that, while the upstream has its request, owes as well: its payment
+is settled, unless the route says `charge_abandoned: false`.
 """
 
 from __future__ import annotations
@@ -51,8 +53,9 @@ from fastgate.billing.payments.facilitator import (
 )
 from fastgate.billing.payments.x402 import Invalid, Offer, Payment, Presented
 from fastgate.billing.refused_payments import RefusedPayments
-from fastgate.billing.x402_answers import Answers, end_to_end, forwarded
+from fastgate.billing.x402_answers import Answers, end_to_end, forwarded, kept_private
 from fastgate.handlers import (
+    ClientDisconnected,
     Exchange,
     Headers,
     UpstreamError,
@@ -202,7 +205,8 @@ class _Paying:
     # ---- a payment that was never seen ---------------------------------------------------------
 
     async def _first(self, exchange: Exchange, claim: Claim, request: str) -> None:
-        """Serve it. Whatever ends before anything is settled gives the claim back."""
+        """Serve it. Whatever ends before anything is settled gives the claim back, but for a client
+        that leaves when the upstream has its request: it owes."""
         try:
             if not await self._begin(claim, request):
                 claim.release()
@@ -221,6 +225,12 @@ class _Paying:
                 return
             if early is not None:
                 claim.keep(early)
+        except (asyncio.CancelledError, ClientDisconnected):
+            if self.terms.charge_abandoned and exchange.handed_over:
+                await self._settle_abandoned(claim)
+            else:
+                claim.release()
+            raise
         except BaseException:
             claim.release()
             raise
@@ -284,6 +294,27 @@ class _Paying:
         response.close()
         await self._answer_unsettled(settlement)
 
+    async def _settle_abandoned(self, claim: Claim) -> None:
+        """The client left while the upstream was at its request."""
+        record = _record_of(claim)
+        record.state = "settling"
+        claim.write(record)
+        try:
+            await _detached(self._settle_served(claim.share()))
+        finally:
+            claim.close()
+
+    async def _settle_served(self, claim: Claim) -> Settlement:
+        """As `_settle`, and there will be no answer. A holder of the claim."""
+        try:
+            settlement = await self.facilitator.settle(self.payment)
+            self._note(claim, settlement)
+            if settlement.state is Settled.YES:
+                self._served(claim)
+        finally:
+            claim.close()
+        return settlement
+
     async def _settle(self, claim: Claim) -> Settlement:
         """Ask for the money and record what came of it. A holder of the claim."""
         try:
@@ -300,7 +331,7 @@ class _Paying:
         if early is not None:
             await self._deliver(claim, early)
         elif self.payment.identifier is None:
-            exchange.relay(response, headers=receipt)
+            exchange.relay(response, headers=[*receipt, *kept_private(response.headers)])
             self._served(claim)
         else:
             await self._tee(exchange, claim, response, receipt)
@@ -315,7 +346,7 @@ class _Paying:
         """Serve a stream and keep a copy, for a payment with an identifier."""
         headers = end_to_end(response.headers)
         kept: bytearray | None = bytearray()
-        await exchange.start(response.status, [*headers, *receipt])
+        await exchange.start(response.status, [*headers, *receipt, *kept_private(headers)])
         self._served(claim)
         async for chunk in response:
             if kept is not None:

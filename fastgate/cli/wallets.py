@@ -266,29 +266,34 @@ def recharge(
     "--period", type=click.Choice(["day", "week", "month", "year"]), default="month",
     help="Counted by this calendar period (UTC). Default: month.",
 )  # fmt: skip
+@click.option("--none", "lift", is_flag=True, help="No limit, whatever is configured.")
 @click.option("--clear", is_flag=True, help="Back to the configured limit.")
 @control_options
 def limit(
     account: str,
     amount: str | None,
     period: str,
+    lift: bool,
     clear: bool,
     control: str | None,
     state_dir: str | None,
     as_json: bool,
 ) -> int:
-    """Limit what an account spends in a period, or show its limit. "0 EUR": no limit.
+    """Limit what an account spends in a period, or show its limit. "0 EUR": nothing may be spent.
 
     \b
     Examples:
       fastgate wallets limit Acme "100 EUR" --period month
       fastgate wallets limit Acme
+      fastgate wallets limit Acme --none
       fastgate wallets limit Acme --clear
     """
     client, path = client_of(control, state_dir), f"{path_of(account)}/spending-limit"
+    if (amount is not None) + lift + clear > 1:
+        raise click.UsageError("Give one of AMOUNT, --none and --clear.")
     if clear:
         data = client.call("DELETE", path).data
-    elif amount is not None:
+    elif amount is not None or lift:
         data = client.call("PUT", path, {"amount": amount, "period": period}).data
     else:
         data = client.get(path)

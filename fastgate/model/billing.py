@@ -105,6 +105,13 @@ class Price(Model, frozen=True, kw_only=True):
     per_unit: Annotated[
         list[UnitPrice], Meta(description="Prices of meters, beside the price of the request.")
     ] = []
+    charge_abandoned: Annotated[
+        bool,
+        Meta(
+            description="Whether a client that leaves before the answer begins owes the price of "
+            "its request, once the upstream or the handler has all of the request."
+        ),
+    ] = True
     flat: Annotated[
         Money | None,
         Meta(description="A fee for each period, in advance; in part for a part of a period."),
@@ -135,10 +142,6 @@ class Price(Model, frozen=True, kw_only=True):
             raise ValueError("overage: not together with per_request, which says the same")
         if self.overage is not None and not self.included:
             raise ValueError("overage: beyond what? Give `included`, or write per_request")
-        if self.included and not (self.tiers or self.per_request or self.overage):
-            raise ValueError(
-                "included: nothing says what follows; give overage, or a quota to the plan"
-            )
         if self.tiers and self.included:
             raise ValueError("included: not together with tiers; make the first tier free instead")
         self._check_tiers()
@@ -162,6 +165,12 @@ class Price(Model, frozen=True, kw_only=True):
             raise ValueError("tiers: the last is for all that follow; leave its up_to out")
 
     @property
+    def open_ended(self) -> bool:
+        """Whether it includes requests, and does not say what those after them cost: a quota of the
+        plan is to refuse them."""
+        return bool(self.included) and self.per_request is None and self.overage is None
+
+    @property
     def currencies(self) -> list[str]:
         """The currencies that occur, in order; at most one in a valid price."""
         amounts = [
@@ -180,7 +189,9 @@ class Price(Model, frozen=True, kw_only=True):
 class SpendingLimit(Model, frozen=True, kw_only=True):
     """The most that may be spent in a period."""
 
-    amount: Annotated[Money, Meta(description="The most that may be spent.")]
+    amount: Annotated[
+        Money, Meta(description="The most that may be spent. `0 EUR`: nothing may be.")
+    ]
     period: Annotated[
         Literal["day", "week", "month", "year"],
         Meta(description="The calendar period (UTC) it is counted by."),

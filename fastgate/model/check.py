@@ -45,6 +45,7 @@ def check(gateway: Gateway) -> list[ConfigurationError]:
             *_counted_twice(gateway),
             *_collected(gateway),
             *_currencies(gateway),
+            *_open_ended(gateway),
         ]
     return faults
 
@@ -365,6 +366,20 @@ def _collected(gateway: Gateway) -> Iterator[ConfigurationError]:
             f"routes[{i}].max_body",
             hint=f"Set `max_body` on the route, to {MOST_COLLECTED} or less.",
         )
+
+
+def _open_ended(gateway: Gateway) -> Iterator[ConfigurationError]:
+    """Plans that include requests: something must say what becomes of those after them."""
+    with_quotas = {policy.name for policy in gateway.policies if policy.quotas}
+    for i, plan in enumerate(gateway.plans):
+        if plan.price is None or not plan.price.open_ended:
+            continue
+        if not plan.quotas and with_quotas.isdisjoint(plan.policies):
+            yield ConfigurationError(
+                "nothing says what requests beyond these cost, or that they are refused",
+                f"plans[{i}].price.included",
+                hint="Give `overage`, or give the plan a quota.",
+            )
 
 
 def _counted_twice(gateway: Gateway) -> Iterator[ConfigurationError]:

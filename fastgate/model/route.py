@@ -231,6 +231,14 @@ class Route(Rules, frozen=True, kw_only=True):
             description="What a request costs, unless the caller's plan has a price for requests."
         ),
     ] = None
+    charge_abandoned: Annotated[
+        bool,
+        Meta(
+            description="Whether a client that leaves before the answer begins owes the price, "
+            "once the upstream or the handler has all of the request (with `x402`, its payment is "
+            "settled). Where the caller's plan has a price for requests, the plan's setting holds."
+        ),
+    ] = True
     x402: Annotated[
         X402 | None,
         Meta(description="Payment with each request, by x402 (needs the extra `x402`)."),

@@ -192,6 +192,8 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     public_url: str = ""
     """What links to the gateway's own pages begin with; empty: the origin that was called."""
     via: str = "fastgate"
+    charge_abandoned: bool = True
+    """Whether a client that leaves owes, once the upstream has its request."""
 
     pay_to: str
     network: str
@@ -232,6 +234,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     credentials: list[str] = []
     problem_base: str = "urn:fastgate:reason:"
     public_url: str = ""
+    charge_abandoned: bool = True
     via: str = "fastgate"
 
 

@@ -116,6 +116,11 @@ FAMILIES: tuple[Family, ...] = (
         "Requests refused because too many handlers run.",
     ),
     Family(
+        "fastgate_units_beyond_hold_micros_total",
+        "counter",
+        "Price, in millionths, of units that handlers reported beyond what they had held for.",
+    ),
+    Family(
         "fastgate_upcall_lag_seconds", "histogram", "Time that Python kept a worker from polling."
     ),
     Family("fastgate_polls_total", "counter", "Rounds of the workers' poll loops."),
@@ -164,6 +169,7 @@ BY_WORKER = {
     "fastgate_ejections_total": "ejections",
     "fastgate_upcalls_total": "upcalls",
     "fastgate_upcalls_rejected_total": "upcalls_rejected",
+    "fastgate_units_beyond_hold_micros_total": "beyond_micros",
     "fastgate_polls_total": "polls",
     "fastgate_worker_generation": "generation",
     "fastgate_worker_starts_total": "starts",

@@ -26,11 +26,12 @@ from fastgate.runtime.persist import StateDirectory, StateError
 from fastgate.runtime.rows import PERIODS
 from fastgate.serial import Serial, whole
 from fastgate.store.engine import Store
-from fastgate.store.spending import LimitRow, all_limits, drop_limit, put_limit
+from fastgate.store.spending import NO_LIMIT, LimitRow, all_limits, drop_limit, put_limit
 
 log = logging.getLogger("fastgate.billing")
 
 FILE = "spending.limits"
+MOST = (1 << 56) - 1  # micro-units that the workers can count to
 
 Kind = Literal["account", "consumer", "credential"]
 Limit = tuple[int, str]
@@ -56,18 +57,32 @@ class Caps:
         self._defaults = Spending()
         self._own: dict[tuple[str, str], Limit] = {}
         self.changes = Serial()
+        self._known = False
 
     # ---- coming up ----------------------------------------------------------------------
+
+    @property
+    def known(self) -> bool:
+        """Whether single limits are known, from the file or from the store."""
+        return self._known
 
     def load_file(self) -> None:
         """What was known when the file was written."""
         try:
             content = self._state.read(FILE)
-            if content is not None:
-                rows = msgspec.msgpack.decode(content, type=list[LimitRow])
-                self._own = {(row.kind, row.subject): (row.amount, row.period) for row in rows}
-        except (StateError, msgspec.DecodeError) as error:
-            log.error("%s; single spending limits are not known before the store is there", error)
+        except StateError as error:
+            log.error("%s; accounts are refused until the store is there", error)
+            return
+        if content is None:
+            return
+        try:
+            rows = msgspec.msgpack.decode(content, type=list[LimitRow])
+        except msgspec.DecodeError as error:
+            kept = self._state.set_aside(FILE)
+            log.error("%s cannot be used (%s; kept as %s)", FILE, error, kept)
+            return
+        self._own = {(row.kind, row.subject): (row.amount, row.period) for row in rows}
+        self._known = True
 
     async def load(self) -> None:
         """What the store says. Raises StoreError."""
@@ -75,6 +90,7 @@ class Caps:
             rows = await all_limits(connection)
         before = self._own
         self._own = {(row.kind, row.subject): (row.amount, row.period) for row in rows}
+        self._known = True
         for kind, subject in before.keys() | self._own.keys():
             if before.get((kind, subject)) != self._own.get((kind, subject)):
                 self._changed(kind, subject)  # type: ignore[arg-type]
@@ -97,7 +113,9 @@ class Caps:
         if found is None:
             configured: SpendingLimit | None = getattr(self._defaults, kind)
             found = (configured.amount.micros, configured.period) if configured else None
-        return found if found is not None and found[0] else None
+        if found is None or found[0] == NO_LIMIT:
+            return None
+        return min(found[0], MOST), found[1]
 
     def cap(self, kind: Kind, subject: str) -> tuple[int, int]:
         """The same as the credential index takes it: (0, 0) for none."""
@@ -136,7 +154,8 @@ class Caps:
 
     @whole
     async def put(self, kind: Kind, subject: str, micros: int, period: str) -> None:
-        """Give it a limit of its own (0: none, whatever is configured). Raises StoreError."""
+        """Give it a limit of its own (0: nothing may be spent; NO_LIMIT: no limit, whatever is
+        configured). Raises StoreError."""
         row = LimitRow(kind, subject, micros, period)
         async with self._store.write() as connection:
             await put_limit(connection, row, self._clock())
@@ -154,6 +173,8 @@ class Caps:
         self._save()
 
     def _save(self) -> None:
+        if not self._known:
+            return  # a file that has only some of them would be taken for all
         rows = [LimitRow(kind, subject, *limit) for (kind, subject), limit in self._own.items()]
         try:
             self._state.write(FILE, msgspec.msgpack.encode(rows))

@@ -182,9 +182,10 @@ class Control:
             gateway, file, newest = self._choose()
             if self._map is not None:
                 await self._begin_money(self._map, gateway)
+            if not self._start.starts:
+                self._publisher.slots.forget_retired()  # the shared memory is new
             self._identity.load_cache()
             self._publisher.use_generations_above(newest)
-            self._on_index(self._identity.index)
             await self._publisher.apply(gateway, file=file, patience=FIRST_PATIENCE_S)
         except FastGateError as error:
             if isinstance(error, ConfigurationError):
@@ -326,8 +327,6 @@ class Control:
             kept = self._state.set_aside("slots.json")
             log.error("slots.json cannot be used (%s; kept as %s)", error, kept)
             return SlotBook()
-        if not self._start.starts:
-            slots.forget_retired()  # the shared memory is new
         return slots
 
     def use_revisions(self, revisions: Revisions) -> None:

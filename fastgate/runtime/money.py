@@ -2,7 +2,8 @@
 
 ::
 
-    before the first publish   caches ─▶ cells seeded ─▶ requests can be charged, store or not
+    before the first publish   caches ─▶ cells seeded, rows told ─▶ requests can be charged, by all
+                               their rules, store or not
     after it                   pipeline: rings ─▶ ledger           every 50 ms, under load 500
                                subscriptions, dunning, notices …   by the clock
     the store comes (back)     spool replayed, cells compared, rows written anew
@@ -27,7 +28,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from fastgate._core.meters import AMOUNT
 from fastgate._core.money import Money
+from fastgate._core.reason import Reason
 from fastgate._core.shm import Segment
 from fastgate._core.wallet import Accounts
 from fastgate.api.ports import LimitUse
@@ -39,6 +42,7 @@ from fastgate.billing.wallets import Wallets
 from fastgate.errors import ConfigurationError, FastGateError, StoreError
 from fastgate.identity import Identity
 from fastgate.imports import import_late
+from fastgate.runtime import rows
 from fastgate.runtime.caps import Caps, Kind
 from fastgate.runtime.foundation import Foundation, Limits
 from fastgate.runtime.persist import StateDirectory
@@ -99,6 +103,8 @@ class MoneySide:
         self._stale = asyncio.Event()
         self._seen = 0
         self._meters: set[str] = set()
+        self._telling = asyncio.Lock()
+        self._told: set[str] = set()  # accounts, since the last refresh began
 
     # ---- life ---------------------------------------------------------------------------
 
@@ -110,11 +116,21 @@ class MoneySide:
         path = self._state.path
         self.ledger = Ledger(store, now_utc)
         self.spool = Spool(path / "usage.spool")
-        self.wallets = Wallets(self.cells, self.ledger, now_utc, cache=path / "accounts.cache")
+        self.wallets = Wallets(
+            self.cells,
+            self.ledger,
+            now_utc,
+            cache=path / "accounts.cache",
+            unknown=int(Reason.ACCOUNT_NOT_LOADED),
+        )
         self.names = self._names()
         self.pipeline = Pipeline(self.money, self.wallets, self.names, self.spool)
         self.rows = Rows(
-            self.cells, self.wallets.accounts, lambda: self._publisher.slots, self._state
+            self.cells,
+            self.wallets.accounts,
+            lambda: self._publisher.slots,
+            path / rows.FILE,
+            lambda: self.caps.known,
         )
         self.rows.load()
         self.caps = Caps(self._segment, store, self._state, now_utc, self._cap_changed)
@@ -126,6 +142,7 @@ class MoneySide:
         self._identity.directory.pay_from(self.wallets.accounts())
         self._seen = len(self.wallets.accounts())
         self._publisher.checks.append(self._check)
+        self._publisher.before_served.append(self._before_served)
         self._publisher.on_served.append(self._on_served)
 
     @property
@@ -138,10 +155,10 @@ class MoneySide:
         return Names(
             consumers=lambda: directory.parties,
             credentials=lambda: (key.id for key in directory.keys.values()),
-            routes=lambda: publisher.slots.routes,
-            services=lambda: publisher.slots.services,
-            plans=lambda: publisher.slots.plans,
-            meters=lambda: self._meters,
+            routes=lambda: publisher.slots.ever("routes"),
+            services=lambda: publisher.slots.ever("services"),
+            plans=lambda: publisher.slots.ever("plans"),
+            meters=lambda: self._meters | {AMOUNT},
         )
 
     def _learn_meters(self, gateway: Gateway) -> None:
@@ -188,7 +205,7 @@ class MoneySide:
             log.warning("The last usage stays in shared memory; the next start takes it over.")
         except (OSError, StoreError) as error:
             log.error("The last usage stays in shared memory: %s", error)
-        self.rows.save()
+        self.rows.close()
 
     async def worker_died(self, worker: int) -> None:
         """Settle what a worker had under way when it died."""
@@ -200,13 +217,17 @@ class MoneySide:
     # ---- accounts -----------------------------------------------------------------------
 
     async def open_account(self, account: str) -> None:
-        """Give an account its row in shared memory, and tell its consumers. Raises StoreError."""
+        """Give an account its row in shared memory, and tell its consumers and the row. Raises
+        StoreError."""
         fresh = self.wallets.slot(account) is None
         await self.wallets.ensure(account)
-        if fresh:
-            self._pay()
-            row = Row(claims=self.rows.get(account).claims, limits=self._limits_of_account(account))
-            self.rows.put(account, row)
+        if not fresh and account in self.rows:
+            return
+        self._pay()
+        if self._office is not None and self.caps.known:
+            await self._tell(self._office.subscriptions, account)
+        else:
+            self._stale.set()
 
     def _pay(self) -> None:
         self._seen = len(self.wallets.accounts())
@@ -219,22 +240,25 @@ class MoneySide:
             await next_tick(LOOK_S)
             if len(self.wallets.accounts()) != self._seen:
                 self._pay()
+                if any(account not in self.rows for account in self.wallets.accounts()):
+                    self._stale.set()
             for account in self._identity.directory.without_slot():
                 with contextlib.suppress(FastGateError):
                     await self.open_account(account)
-            if self.rows.unsaved:
-                await asyncio.to_thread(self.rows.save)
 
     async def _store_is_back(self) -> None:
         self._stale.set()
 
-    def _on_served(self) -> None:
-        """Another configuration: slots stand for other names, billing may have other rules."""
+    def _before_served(self) -> None:
+        """Another configuration: slots stand for other names, limits may be others."""
         self._learn_meters(self._gateway())
         self.names.changed()
         if self.caps.configure(self._gateway().billing.spending):
             self._identity.directory.recap()
-        self.rows.rewrite()
+        self.rows.relimit(self._limits_of_account)
+
+    def _on_served(self) -> None:
+        """Another configuration is served: billing may have other rules."""
         self._served.set()
         self._stale.set()
 
@@ -255,7 +279,7 @@ class MoneySide:
             clock=now_utc,
             gateway=self._gateway,
             open_account=self.open_account,
-            entries_changed=self._entries_changed,
+            entries_changed=self._tell,
             caps=self.caps,
         )
 
@@ -339,7 +363,9 @@ class MoneySide:
     async def _refresh_all(self) -> None:
         if self._office is None or not self.ledger.store.ready:
             return
+        self._told.clear()
         await self.caps.load()
+        self.names.changed()
         subscriptions = self._office.subscriptions
         subscribed: set[str] = set()
         cursor: str | None = None
@@ -349,19 +375,22 @@ class MoneySide:
             cursor = page.next
             if cursor is None:
                 break
-        for account in {*self.wallets.accounts(), *subscribed}:
-            if account in subscribed:
-                await self._entries_changed(subscriptions, account)
-            else:
+        for account in subscribed:
+            await self._tell(subscriptions, account)
+        for account in self.wallets.accounts().keys() - subscribed:
+            if account not in self._told:  # else it has subscribed meanwhile
                 self.rows.put(account, Row(limits=self._limits_of_account(account)))
 
-    async def _entries_changed(self, subscriptions: Subscriptions, account: str) -> None:
-        """An account's subscriptions are others: its next request is decided by them."""
-        claims = [
-            Claim(entry.service or "", entry.plan, entry.reason.number if entry.reason else 0)
-            for entry in await subscriptions.entries(account)
-        ]
-        self.rows.put(account, Row(claims=claims, limits=self._limits_of_account(account)))
+    async def _tell(self, subscriptions: Subscriptions, account: str) -> None:
+        """Read an account's subscriptions and tell its row. One at a time: what was read first must
+        not be told last."""
+        async with self._telling:
+            claims = [
+                Claim(entry.service or "", entry.plan, entry.reason.number if entry.reason else 0)
+                for entry in await subscriptions.entries(account)
+            ]
+            self._told.add(account)
+            self.rows.put(account, Row(claims=claims, limits=self._limits_of_account(account)))
 
     def _limits_of_account(self, account: str) -> list[tuple[int, str]]:
         limit = self.caps.of("account", account)
@@ -370,8 +399,9 @@ class MoneySide:
     def _cap_changed(self, kind: Kind, subject: str) -> None:
         """A spending limit is another: the next request is held to it."""
         if kind == "account":
-            claims = self.rows.get(subject).claims
-            self.rows.put(subject, Row(claims=claims, limits=self._limits_of_account(subject)))
+            if subject in self.rows:
+                claims = self.rows.get(subject).claims
+                self.rows.put(subject, Row(claims=claims, limits=self._limits_of_account(subject)))
         elif kind == "consumer":
             self._identity.directory.recap(consumer=subject)
         else:

@@ -86,6 +86,9 @@ class Publisher:
         self.file: Gateway | None = None  # the file's, when it was last applied
         self.file_digest = ""  # of that
         self.checks: list[Callable[[Gateway], None]] = []  # raise ConfigurationError
+        self.before_served: list[Callable[[], None]] = []
+        """Called when there is no way back, before any worker serves it: what workers look at
+        beside the snapshot must fit it from its first request on."""
         self.on_served: list[Callable[[], None]] = []
 
     @property
@@ -247,6 +250,8 @@ class Publisher:
         self.generation = snapshot.generation
         self._identity.configure(gateway, slots.plans)
         self._claim_targets(snapshot)
+        for callback in self.before_served:
+            callback()
         binds = [listener.key for listener in listeners]
         self._uplink.send(
             Published(

@@ -1,29 +1,42 @@
 """Account rows: what workers are told of accounts besides their balance.
 
-    subscriptions, spending limits (store, configuration) ──▶ Rows ──▶ rows in the segment
-                                                               └──▶ <state>/accounts.rows
+    subscriptions, spending limits (store, configuration) ──▶ Rows ──▶ <state>/accounts.rows
+                                                               └─────▶ rows in the segment
 
-Plans and services stand here by name, and become slots when they are written: after a reload, or
-when an account gets its row, everything is written again. The file is for starts without the
-store: an account whose payment failed is not served because the database is away.
+Plans and services stand here by name, and become slots when they are written: before a
+configuration is served, and when an account gets its row, everything is written again.
+
+**Nobody is served by less than its rules.** A row that shared memory gives an account is refused
+with `account_not_loaded` until what the account may do is known: from the file, or from the store.
+So the file is for starts without the store: an account whose payment failed is not served because
+the database is away. It is written before the segment, so whoever was answered that something
+changed finds it changed after a kill as well.
+
+The file is one of frames, one for each change; the last word on an account counts.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
+from fastgate._core.reason import Reason
 from fastgate._core.snapshot import Period
 from fastgate._core.wallet import ANY, Accounts, SpendingLimit, Subscription
-from fastgate.runtime.persist import StateDirectory, StateError
+from fastgate.billing.frames import MAGIC_SIZE, FrameFile, pack
 from fastgate.slots import SlotBook
 
 log = logging.getLogger("fastgate.billing")
 
 FILE = "accounts.rows"
+MAGIC = b"FGROWS01"
+SLACK = 4096  # frames beyond the live ones before the file is written again
 SUBSCRIPTIONS = 8  # that a row has room for
 NO_PLAN = 0xFFFFFFFF
 
@@ -51,6 +64,10 @@ class Row(msgspec.Struct, array_like=True, frozen=True):
     limits: list[tuple[int, str]] = []
 
 
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[tuple[str, Row]] = msgspec.msgpack.Decoder(tuple[str, Row])
+
+
 class Rows:
     """What is told of every account, and the one writer of it."""
 
@@ -59,69 +76,101 @@ class Rows:
         cells: Accounts,
         slots_of: Callable[[], Mapping[str, int]],
         book: Callable[[], SlotBook],
-        state: StateDirectory,
+        path: Path,
+        complete: Callable[[], bool] = lambda: True,
     ) -> None:
-        """slots_of: the rows that accounts have; book: the slots of plans and services."""
+        """slots_of: the rows that accounts have; book: the slots of plans and services; path: of
+        the file; complete: whether the rest of what must be known is: the limits of consumers and
+        keys."""
         self._cells = cells
         self._slots_of = slots_of
         self._book = book
-        self._state = state
+        self._complete = complete
+        self._file = FrameFile(path, MAGIC)
+        self._usable = False
+        self._frames = 0
         self._rows: dict[str, Row] = {}
-        self._unsaved = False
-        self._failing = False
+
+    # ---- the file -----------------------------------------------------------------------
 
     def load(self) -> None:
-        """Learn what was known when the file was written."""
+        """Learn what was known when the file was written last."""
         try:
-            content = self._state.read(FILE)
-            if content is not None:
-                self._rows = msgspec.msgpack.decode(content, type=dict[str, Row])
-        except StateError as error:
-            log.error("%s; subscriptions are not known before the store is there", error)
-        except msgspec.DecodeError as error:
-            kept = self._state.set_aside(FILE)
-            log.error("%s cannot be used (%s; kept as %s)", FILE, error, kept)
+            self._file.open()
+            for payload, _ in self._file.read(MAGIC_SIZE):
+                account, row = _decoder.decode(payload)
+                self._rows[account] = row
+                self._frames += 1
+            if self._file.damaged:
+                raise OSError(errno.EIO, "some of it cannot be read")
+        except (OSError, msgspec.DecodeError) as error:
+            self._rows = {}
+            self._give_up(error)
+        else:
+            self._usable = True
 
-    @property
-    def unsaved(self) -> bool:
-        """Whether there is something to `save`."""
-        return self._unsaved
-
-    def save(self) -> None:
-        """Write the file, if anything has changed. Blocks on the disk."""
-        if not self._unsaved:
+    def _save(self, account: str, row: Row) -> None:
+        if not self._usable:
+            self._save_all()  # it may work again
             return
-        self._unsaved = False
         try:
-            self._state.write(FILE, msgspec.msgpack.encode(self._rows))
-            self._failing = False
-        except StateError as error:
-            self._unsaved = True
-            if not self._failing:
-                log.error("%s; a start without the store would not know of it", error)
-            self._failing = True
+            if self._frames > 2 * len(self._rows) + SLACK:
+                self._save_all()
+            else:
+                self._file.append(pack(_encoder.encode((account, row))), sync=False)
+                self._frames += 1
+        except OSError as error:
+            self._give_up(error)
+
+    def _save_all(self) -> None:
+        try:
+            self._file.replace(_encoder.encode(item) for item in self._rows.items())
+        except OSError as error:
+            self._give_up(error)
+        else:
+            self._usable = True
+            self._frames = len(self._rows)
+
+    def _give_up(self, error: Exception) -> None:
+        """A file that is behind would let a start without the store serve who is to be refused."""
+        if self._usable or not self._rows:
+            log.error("%s cannot be used and is removed: %s", self._file.path, error)
+        self._usable = False
+        with contextlib.suppress(OSError):
+            self._file.close()
+        with contextlib.suppress(OSError):
+            self._file.path.unlink()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    # ---- rows ---------------------------------------------------------------------------
+
+    def __contains__(self, account: str) -> bool:
+        """Whether it is known what the account may do."""
+        return account in self._rows
 
     def get(self, account: str) -> Row:
         """What is told of an account."""
         return self._rows.get(account, Row())
 
     def put(self, account: str, row: Row) -> None:
-        """Tell something else of an account, from now on."""
+        """Tell something else of an account, from now on and after the next start."""
         if self._rows.get(account) != row:
             self._rows[account] = row
-            self._unsaved = True
+            self._save(account, row)
         self._write(account, row)
-
-    def keep_only(self, accounts: set[str]) -> None:
-        """Forget accounts that are no more."""
-        for account in self._rows.keys() - accounts:
-            self.put(account, Row())
-            del self._rows[account]
 
     def rewrite(self) -> None:
         """Write all rows again: slots of plans or accounts are others now."""
         for account, row in self._rows.items():
             self._write(account, row)
+
+    def relimit(self, limits: Callable[[str], list[tuple[int, str]]]) -> None:
+        """The spending limits of all accounts, as `limits` has them."""
+        for account, row in list(self._rows.items()):
+            self.put(account, Row(claims=row.claims, limits=limits(account)))
 
     def _write(self, account: str, row: Row) -> None:
         slot = self._slots_of().get(account)
@@ -132,9 +181,12 @@ class Rows:
         for claim in row.claims:
             service = book.services.get(claim.service, -1) if claim.service else ANY
             plan = book.plans.get(claim.plan, NO_PLAN)
+            reason = claim.reason
+            if plan == NO_PLAN and reason == 0:
+                reason = int(Reason.NOT_SUBSCRIBED)  # without its plan it would go unlimited
             # What the configuration does not have, nobody calls.
             if service >= 0 and service not in found:
-                found[service] = Subscription(service, plan, claim.reason)
+                found[service] = Subscription(service, plan, reason)
         if len(found) > SUBSCRIPTIONS:
             log.error(
                 "The account %s has %d subscriptions; %d count.", account, len(found), SUBSCRIPTIONS
@@ -143,3 +195,5 @@ class Rows:
         self._cells.set_limits(
             slot, [SpendingLimit(micros, PERIODS[period]) for micros, period in row.limits]
         )
+        if self._complete():
+            self._cells.set_access(slot, 0)

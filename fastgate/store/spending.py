@@ -1,7 +1,7 @@
 """Spending limits of single accounts, consumers and keys; who has none here has the configured one.
 
 Amounts are micro-units of the gateway's currency; `period` is a calendar period's name. An amount
-of 0: no limit, whatever is configured.
+of 0: nothing may be spent. NO_LIMIT: no limit, whatever is configured.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fastgate.store.columns import UtcTime, id_type, metadata
+
+NO_LIMIT = -1
 
 spending_limits = sa.Table(
     "spending_limits",

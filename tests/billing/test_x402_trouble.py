@@ -152,6 +152,47 @@ async def test_a_client_that_leaves_while_its_payment_settles_gets_its_answer_la
         assert (s.runs, s.sold) == (1, 1)
 
 
+@pytest.mark.parametrize("charged", [True, False])
+async def test_a_client_that_leaves_while_the_upstream_has_its_request_has_paid(
+    facilitator, tmp_path, charged
+):
+    arrived, gate = asyncio.Event(), asyncio.Event()
+
+    async def respond(backend: Backend, seen: Seen) -> bytes:
+        arrived.set()
+        await gate.wait()
+        return b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate"
+
+    route = {"charge_abandoned": charged}
+    async with shop(facilitator, tmp_path, respond, route=route) as s:
+        payment = await s.payment()
+        client = await s.plane.client()
+        await client.send("GET", "/w/1", headers={"PAYMENT-SIGNATURE": payment})
+        await arrived.wait()
+        await client.reset()
+        await s.plane.settled(exchanges=0)
+        await s.idle()
+        assert s.sold == int(charged)
+        gate.set()
+        reply = await s.ask(payment)
+        assert reply.status == (402 if charged else 200)
+        assert (s.runs, s.sold) == (1 if charged else 2, 1)
+
+
+@pytest.mark.parametrize("upstream", [None, "max-age=5", "public"])
+async def test_a_paid_answer_is_kept_from_shared_caches(facilitator, tmp_path, upstream):
+    async def respond(backend: Backend, seen: Seen) -> bytes:
+        line = f"Cache-Control: {upstream}\r\n" if upstream else ""
+        return f"HTTP/1.1 200 OK\r\n{line}Content-Length: 0\r\n\r\n".encode()
+
+    async with shop(facilitator, tmp_path, respond) as s:
+        for method in ("GET", "HEAD"):  # read before it is given; relayed
+            reply = await s.ask(await s.payment(method=method), method=method)
+            said = [value for name, value in reply.pairs if name.lower() == "cache-control"]
+            expected = {None: ["private"], "public": ["public"]}
+            assert sorted(said) == expected.get(upstream, ["max-age=5", "private"]), method
+
+
 # ---- streams -----------------------------------------------------------------------------
 
 

@@ -8,41 +8,15 @@ from collections.abc import AsyncIterator, Iterator
 
 import orjson
 import pytest
-from enginekit import Backend, GatedBackend, Plane, Reply, Seen
+from chargingkit import ANN, BOB, Till, call, config, metered, plane, reason, uses
+from enginekit import Backend, GatedBackend, Seen
 
 from fastgate._core.callers import SpendingCap
 from fastgate._core.credentials import key_digest
 from fastgate._core.handler_errors import PaymentRefused
-from fastgate._core.money import Money, UsageFlag
+from fastgate._core.money import UsageFlag
 from fastgate._core.reason import Reason
-from fastgate._core.shm import Segment
 from fastgate._core.snapshot import stable_hash
-from fastgate._core.wallet import Accounts
-
-ANN, BOB = 3, 4
-KEYS = {"ann-key": "ann", "bob-key": "bob", "cy-key": "cy"}
-
-
-class Till:
-    """A segment with accounts, and the money map that belongs to it."""
-
-    def __init__(self) -> None:
-        self.segment = Segment.create(1, log_records=256)
-        self.money = Money.create(None, 1)
-        self.money.bind(self.segment)
-        self.money.begin(0)
-        self.accounts = Accounts(self.segment, self.money)
-        self.accounts.put(ANN, 100 + ANN, ["USD"])
-        self.accounts.put(BOB, 100 + BOB, ["EUR", "USD"])
-
-    def balance(self, slot: int = ANN) -> int:
-        return self.accounts.balance(slot, "USD")
-
-    def records(self) -> list[tuple[int, int, int]]:
-        """(amount, status, flags) of what was published, and it is taken out."""
-        records, position = self.money.drain(0)
-        self.money.commit(0, position)
-        return [(each.amount, each.status, each.flags) for each in records]
 
 
 @pytest.fixture
@@ -65,53 +39,6 @@ async def backend() -> AsyncIterator[Backend]:
     await backend.stop()
 
 
-def config(backend: Backend | None, **route: object) -> dict[str, object]:
-    upstream = {"name": "u", "targets": [backend.url if backend else "http://127.0.0.1:1"]}
-    return {
-        "upstreams": [upstream],
-        "services": [{"name": "s", "upstream": "u", "retries": {"attempts": 1}}],
-        "routes": [
-            {
-                "name": "r",
-                "path": "/{rest*}",
-                "service": "s",
-                "auth": {"api_key": {"header": "X-Api-Key"}},
-                "price": "0.25 USD",
-                **route,
-            }
-        ],
-        "plans": [
-            {
-                "name": "tiered",
-                "price": {
-                    "tiers": [
-                        {"up_to": 2, "price": "0 USD"},
-                        {"up_to": 4, "price": "0.5 USD"},
-                        {"price": "0.1 USD"},
-                    ]
-                },
-            },
-            {"name": "flat-rate", "price": {"per_request": "0.01 USD"}},
-        ],
-        "consumers": [{"name": "ann"}, {"name": "bob", "plan": "tiered"}, {"name": "cy"}],
-    }
-
-
-def plane(till: Till, document: dict[str, object], **more: object) -> Plane:
-    return Plane(
-        document,
-        keys=KEYS,
-        segment=till.segment,
-        money=till.money,
-        accounts={"ann": ANN, "bob": BOB},
-        **more,
-    )
-
-
-async def call(p: Plane, path: str = "/200", key: str = "ann-key") -> Reply:
-    return await p.get(path, headers={"X-Api-Key": key})
-
-
 async def test_nothing_is_held_after_the_lease_on_the_store_is_over(
     till: Till, backend: Backend
 ) -> None:
@@ -127,10 +54,6 @@ async def test_nothing_is_held_after_the_lease_on_the_store_is_over(
         assert (await call(p)).status == 200
     assert till.balance() == 500_000
     till.records()
-
-
-def reason(reply: Reply) -> str:
-    return orjson.loads(reply.body)["reason"]
 
 
 async def test_an_answer_costs_its_price_to_the_last_micro_unit(till, backend):
@@ -265,26 +188,6 @@ async def test_the_account_and_its_subscriptions_decide_on_access(till, backend)
     assert backend.requests[0].headers["x-consumer-plan"] == "flat-rate"
 
 
-async def test_a_client_that_leaves_before_the_answer_pays_nothing(till):
-    arrived = asyncio.Event()
-
-    async def respond(_: Backend, seen: Seen) -> None:
-        arrived.set()
-        await seen.reader.read()
-
-    slow = await Backend(respond).start()
-    till.accounts.set_balance(ANN, "USD", 1_000_000)
-    async with plane(till, config(slow)) as p:
-        client = await p.client()
-        await client.send("GET", "/200", {"X-Api-Key": "ann-key"})
-        await arrived.wait()
-        assert till.balance() == 750_000  # held
-        await client.reset()
-        await p.settled(exchanges=0)
-    assert till.balance() == 1_000_000
-    await slow.stop()
-
-
 async def test_one_request_for_the_last_cent(till):
     slow = GatedBackend()
     await slow.start()
@@ -354,29 +257,6 @@ async def test_a_handlers_hold_is_given_back_when_it_fails_or_forgets(till, capl
 
 
 # ---- units of meters -----------------------------------------------------------------------
-
-
-def metered(**route: object) -> dict[str, object]:
-    """A handler's route; ann pays 3 USD for a million tokens, ten free, and 0.01 USD a request."""
-    document = config(None, service=None, handler="test:handler", price=None, **route)
-    document["routes"][0] = {k: v for k, v in document["routes"][0].items() if v is not None}
-    tokens = {"meter": "tokens", "price": "3 USD", "per": 1_000_000, "included": 10}
-    pages = {"meter": "pages", "price": "0.5 USD"}
-    document["plans"] = [
-        {"name": "units", "price": {"per_request": "0.01 USD", "per_unit": [tokens, pages]}},
-        {"name": "unpriced"},
-        {"name": "only-units", "price": {"per_unit": [tokens]}},
-    ]
-    document["consumers"] = [{"name": "ann", "plan": "units"}, {"name": "bob", "plan": "unpriced"}]
-    return document
-
-
-def uses(till: Till) -> list[tuple[str, int, int, int]]:
-    """(meter, units, amount, flags) of the usage records, and they are taken out."""
-    records, position = till.money.drain(0)
-    till.money.commit(0, position)
-    names = {0: "", **{stable_hash(name): name for name in ("tokens", "pages")}}
-    return sorted((names[each.meter], each.units, each.amount, each.flags) for each in records)
 
 
 async def test_units_are_held_for_and_charged_beside_the_request(till):
@@ -578,11 +458,10 @@ async def test_mistakes_with_meters_are_told(till):
         attempt(x.use_units, "tokens", 1)
         attempt(x.hold_units, "tokns", 1)
         attempt(x.hold_units, "tokens", 0)
-        attempt(x.hold_units, "tokens", 2**41)
         x.hold_units("tokens", 5)
         attempt(x.hold_units, "tokens", 5)
         x.use_units("tokens", 3)
-        attempt(x.use_units, "tokens", 3)
+        attempt(x.use_units, "tokens", -1)
         await x.respond(200)
 
     till.accounts.set_balance(ANN, "USD", 1_000_000)
@@ -592,8 +471,7 @@ async def test_mistakes_with_meters_are_told(till):
         "hold_units('tokens', most) first",
         "no plan prices units of 'tokns' (plans[].price.per_unit); meters that are priced: "
         "pages, tokens",
-        f"0 units of 'tokens': a request can use 1 to {2**40}",
-        f"{2**41} units of 'tokens': a request can use 1 to {2**40}",
+        "0 units of 'tokens': give the most that the request can use, 1 or more",
         "units of 'tokens' are held for already",
-        "3 units of 'tokens': 5 are held for, 3 were used before",
+        "-1 units of 'tokens': what was used cannot be taken back",
     ]

@@ -134,14 +134,16 @@ def test_subscriptions_are_those_that_were_set(sets: list[dict[int, int]]) -> No
 def test_spending_limits() -> None:
     accounts = accounts_of()
     accounts.put(1, 5)
-    limits = (SpendingLimit(5_000_000, 3), SpendingLimit(2**63 - 1, 4))
+    limits = (SpendingLimit(5_000_000, 3), SpendingLimit(2**56 - 1, 4))
     accounts.set_limits(1, limits)
     assert accounts.get(1).limits == limits
     accounts.set_limits(1, [(7, 4)])
     assert accounts.get(1).limits == (SpendingLimit(7, 4),)
     accounts.set_limits(1, [])
     assert accounts.get(1).limits == ()
-    for wrong in ([(0, 3)], [(2**63, 3)], [(1, 7)], [(1, -1)], [(1, 1), (2, 2), (3, 3)]):
+    accounts.set_limits(1, [(0, 3)])  # nothing may be spent, which is not the same as no limit
+    assert accounts.get(1).limits == (SpendingLimit(0, 3),)
+    for wrong in ([(1, 0)], [(2**56, 3)], [(1, 7)], [(-1, 3)], [(1, 1), (2, 2), (3, 3)]):
         with pytest.raises(ValueError, match="spending limit"):
             accounts.set_limits(1, wrong)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sqlite3
 import uuid
 from collections.abc import Callable, Iterable
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 
 from gatewaykit import (
     PATIENCE,
+    PROJECT,
     Answer,
     Client,
     Gateway,
@@ -19,6 +21,7 @@ from gatewaykit import (
     eventually,
     fetch,
     proxying,
+    render,
 )
 
 from fastgate._core.usageblock import unpack_lines
@@ -37,6 +40,38 @@ def paid_config(upstream: Upstream, **more: Any) -> dict[str, Any]:
         "auth": {"api_key": {"header": "X-Api-Key"}},
     }
     return proxying(upstream, route, **more)
+
+
+def ruled_config(upstream: Upstream, **more: Any) -> dict[str, Any]:
+    """The same with everything else that decides on requests and what they cost: a plan that makes
+    them cheaper, with a quota, a rate and units; spending limits; a handler at /ask. Start it with
+    `environ=HANDLERS`."""
+    config = paid_config(upstream, **more)
+    config["routes"][0]["price"] = "0.07 USD"  # for who is on no plan
+    ask = {
+        "name": "ask",
+        "path": "/ask",
+        "handler": "paid_handlers:ask",
+        "auth": {"api_key": {"header": "X-Api-Key"}},
+    }
+    tokens = {"meter": "tokens", "price": "0.001 USD", "per": 10}
+    pro = {
+        "name": "pro",
+        "price": {"per_request": "0.01 USD", "per_unit": [tokens]},
+        "quotas": [{"by": ["consumer"], "period": "month", "requests": 10**9}],
+        "limits": [{"by": ["consumer"], "rate": "1000000/s"}],
+    }
+    limits = {"account": "100000000 USD", "credential": "100000000 USD"}
+    return {
+        **config,
+        "routes": [ask, *config["routes"]],
+        "plans": [pro],
+        "billing": {"spending": limits},
+    }
+
+
+HANDLERS = {"PYTHONPATH": os.pathsep.join([str(PROJECT), str(Path(__file__).parent)])}
+UNITS_PRICE = 4_000  # of the units that a request at /ask uses
 
 
 class Customer(NamedTuple):
@@ -62,6 +97,21 @@ def customer(gateway: Gateway, name: str, micros: int = 0, **consumer: Any) -> C
     if micros:
         credit(gateway, found, micros)
     return found
+
+
+def subscribe(gateway: Gateway, who: Customer, plan: str) -> str:
+    """Subscribe a customer to a plan; the subscription's id."""
+    body = {"account": who.account, "plan": plan}
+    found = made(gateway.api("/v1/subscriptions", method="POST", body=body))
+    return str(found["id"])
+
+
+def paused(gateway: Gateway, name: str, plan: str = "pro") -> Customer:
+    """A customer with money whose subscription is paused: every request is to be refused."""
+    who = customer(gateway, name, 1_000 * MICROS)
+    ident = subscribe(gateway, who, plan)
+    made(gateway.api(f"/v1/subscriptions/{ident}/pause", method="POST"))
+    return who
 
 
 def made(answer: Answer) -> Any:
@@ -128,13 +178,25 @@ def settled(gateway: Gateway, patience: float = PATIENCE) -> None:
         raise AssertionError(f"{error}: {found}") from None
 
 
-def charged_requests(state: Path) -> dict[str, list[int]]:
-    """Request id → amounts charged, from the SQLite store itself."""
+def charged_requests(state: Path, meter: str = "") -> dict[str, list[int]]:
+    """Request id → amounts charged (for the request, or for units of a meter), from the SQLite
+    store itself."""
+    query = "SELECT lines FROM usage_blocks WHERE meter = ?"
+    return amounts_of(lines for (lines,) in rows_of(state, query, meter))
+
+
+def unnamed_usage(state: Path) -> list[Any]:
+    """Usage that is booked under a hash or a slot in place of a name."""
+    names = ("account", "consumer", "credential", "route", "service", "plan", "meter")
+    unnamed = " OR ".join(f"{name} LIKE '#%'" for name in names)
+    return rows_of(state, f"SELECT {', '.join(names)} FROM usage_blocks WHERE {unnamed}")
+
+
+def rows_of(state: Path, query: str, *values: Any) -> list[Any]:
+    """What a query of the SQLite store gives."""
     connection = sqlite3.connect(f"file:{state / 'fastgate.db'}?mode=ro", uri=True)
     try:
-        return amounts_of(
-            lines for (lines,) in connection.execute("SELECT lines FROM usage_blocks")
-        )
+        return connection.execute(query, values).fetchall()
     finally:
         connection.close()
 
@@ -171,13 +233,14 @@ async def traffic(
     tally: Tally,
     stop: asyncio.Event,
     pause: float = 0.0,
+    path: str = "/echo",
 ) -> None:
     """One client that calls, whatever happens to the gateway, `pause` seconds after each answer."""
     client = Client(address())
     while not stop.is_set():
         tally.sent += 1
         try:
-            tally.note(await client.request("/echo", headers=who.headers))
+            tally.note(await client.request(path, headers=who.headers))
             await asyncio.sleep(pause)
         except (OSError, EOFError, asyncio.IncompleteReadError):
             tally.broken += 1
@@ -185,3 +248,25 @@ async def traffic(
             await asyncio.sleep(0.01)
             client = Client(address())
     client.close()
+
+
+async def leaving(
+    address: Callable[[], tuple[str, int]],
+    who: Customer,
+    tally: Tally,
+    stop: asyncio.Event,
+    pause: float,
+) -> None:
+    """One client that hangs up before it is answered, at different moments."""
+    wait = 0.0
+    while not stop.is_set():
+        tally.sent += 1
+        wait = (wait + 0.003) % 0.02
+        try:
+            _, writer = await asyncio.open_connection(*address())
+            writer.write(render("GET", "/slow/0.03", who.headers))
+            await asyncio.sleep(wait)
+            writer.transport.abort()
+        except OSError:
+            tally.broken += 1
+        await asyncio.sleep(pause)

@@ -4,6 +4,10 @@ Workers, control and the whole tree are killed with SIGKILL at random moments. A
 audit passes again, under traffic. Clients note the id of every request that was answered 200; in
 the end each of those has exactly one usage record, with its price. Requests that broke off may be
 charged (the answer was on its way) or not; never twice.
+
+The account has a subscription, whose plan makes requests cheaper than their route does and has
+limits, quotas and a meter; there are spending limits; some clients hang up before they are
+answered. Another account's subscription is paused: of its requests none is ever served.
 """
 
 from __future__ import annotations
@@ -20,16 +24,23 @@ import pytest
 from conftest import StartGateway
 from gatewaykit import Gateway, Upstream, eventually, render
 from paidkit import (
+    HANDLERS,
     PRICE,
+    UNITS_PRICE,
     Customer,
     Tally,
     audit,
     charged_requests,
     customer,
+    leaving,
     paid_config,
     passed,
+    paused,
+    ruled_config,
     settled,
+    subscribe,
     traffic,
+    unnamed_usage,
     wallet,
 )
 
@@ -44,11 +55,14 @@ class Killing:
     """A paid gateway under traffic, and what is killed of it."""
 
     def __init__(self, start: StartGateway, upstream: Upstream, state: Path, seed: int) -> None:
-        self.start, self.config, self.state = start, paid_config(upstream), state
+        self.begin = lambda: start(ruled_config(upstream), workers=4, state=state, environ=HANDLERS)
+        self.state = state
         self.rng = random.Random(seed)
-        self.gateway: Gateway = start(self.config, workers=4, state=state)
+        self.gateway: Gateway = self.begin()
         self.acme: Customer = customer(self.gateway, "acme", PLENTY)
-        self.tally = Tally()
+        subscribe(self.gateway, self.acme, "pro")
+        self.refused = paused(self.gateway, "late")
+        self.tally, self.asked, self.left, self.late = Tally(), Tally(), Tally(), Tally()
         self.killed: Counter[str] = Counter()
 
     def victim(self) -> str:
@@ -60,7 +74,7 @@ class Killing:
         if what == "tree":
             os.kill(self.gateway.pid, signal.SIGKILL)
             self.gateway.process.wait(30)
-            self.gateway = self.start(self.config, workers=4, state=self.state)
+            self.gateway = self.begin()
             return
         name = "fg-control"
         if what == "worker":
@@ -73,6 +87,12 @@ class Killing:
             asyncio.ensure_future(traffic(self._address, self.acme, self.tally, stop, PAUSE_S))
             for _ in range(CLIENTS)
         ]
+        for work in (
+            traffic(self._address, self.acme, self.asked, stop, PAUSE_S, "/ask"),
+            traffic(self._address, self.refused, self.late, stop, PAUSE_S),
+            leaving(self._address, self.acme, self.left, stop, PAUSE_S),
+        ):
+            callers.append(asyncio.ensure_future(work))
         for _ in range(kills):
             seen = len(self.tally.served)
             await asyncio.sleep(self.rng.random() * 0.1)
@@ -108,18 +128,26 @@ class Killing:
         settled(self.gateway, CATCH_UP_S)
         audit(self.gateway)
         charged = charged_requests(self.state)
-        doubled = {request: found for request, found in charged.items() if len(found) > 1}
-        assert not doubled
-        lost = [request for request in self.tally.served if request not in charged]
-        assert not lost
-        assert all(charged[request] == [PRICE] for request in self.tally.served)
-        total = sum(sum(found) for found in charged.values())
+        units = charged_requests(self.state, "tokens")
+        for found in (charged, units):
+            assert not {request: each for request, each in found.items() if len(each) > 1}
+        served = self.tally.served + self.asked.served
+        assert not [request for request in served if request not in charged]
+        assert all(charged[request] == [PRICE] for request in served)  # the plan's, not the route's
+        assert all(units[request] == [UNITS_PRICE] for request in self.asked.served)
+        total = sum(sum(each) for found in (charged, units) for each in found.values())
         found = wallet(self.gateway, self.acme)
         assert found["captured"] == total
         assert found["available"] == PLENTY - total
-        # Nobody pays for what was never asked.
-        assert len(charged) <= self.tally.sent
-        assert set(self.tally.reasons) <= {"overloaded", "upstream_reset"}, self.tally.reasons
+        assert not unnamed_usage(self.state)
+        # Nobody pays for what was never asked; of those who left, most pay.
+        sent = self.tally.sent + self.asked.sent + self.left.sent
+        assert len(served) < len(charged) <= sent
+        for tally in (self.tally, self.asked):
+            assert set(tally.reasons) <= {"overloaded", "upstream_reset"}, tally.reasons
+        assert not self.late.served
+        assert set(self.late.reasons) == {"payment_method_missing"}, self.late.reasons
+        assert wallet(self.gateway, self.refused)["captured"] == 0
 
 
 @pytest.mark.timeout(300 + 8 * KILLS)

@@ -3,7 +3,8 @@
 SQLite is locked; PostgreSQL is stopped and started again, and frozen (SIGSTOP: connections stay
 and nobody answers). For how long says FASTGATE_OUTAGE_S: 2 seconds, and 60 in `make outage`.
 Clients note the id of every request that was answered 200; afterwards each of those has exactly one
-usage record, with its price, there is no other, and the audit passes.
+usage record, with its price, there is no other, and the audit passes. They are on a plan; others
+use units, hang up before they are answered, or are on a subscription that is paused.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ import pytest
 from conftest import StartGateway
 from gatewaykit import Gateway, Upstream, eventually
 from paidkit import (
+    HANDLERS,
     PRICE,
+    UNITS_PRICE,
     Customer,
     Tally,
     amounts_of,
@@ -28,11 +31,16 @@ from paidkit import (
     call,
     charged_requests,
     customer,
+    leaving,
     made,
     paid_config,
+    paused,
     reason_of,
+    ruled_config,
     settled,
+    subscribe,
     traffic,
+    unnamed_usage,
     wallet,
 )
 from storekit import Cluster
@@ -72,7 +80,54 @@ def stay(tally: Tally) -> None:
         served_more(tally, 20)
 
 
-def with_traffic(running: Gateway, who: Customer, tally: Tally, during: Callable[[], None]) -> None:
+class Others:
+    """Who calls beside: one that uses units, one that hangs up, one that must not be served."""
+
+    def __init__(self, running: Gateway) -> None:
+        self.asks = customer(running, "asks", PLENTY)
+        self.leaves = customer(running, "leaves", PLENTY)
+        for who in (self.asks, self.leaves):
+            subscribe(running, who, "pro")
+        self.late = paused(running, "late")
+        self.asked, self.left, self.refused = Tally(), Tally(), Tally()
+
+    def tasks(self, running: Gateway, stop: asyncio.Event) -> list[asyncio.Future[None]]:
+        calls = (
+            traffic(running.address, self.asks, self.asked, stop, 0.01, "/ask"),
+            traffic(running.address, self.late, self.refused, stop, 0.01),
+            leaving(running.address, self.leaves, self.left, stop, 0.01),
+        )
+        return [asyncio.ensure_future(each) for each in calls]
+
+    def check(self, running: Gateway) -> int:
+        """What they were charged, micro-units."""
+        assert self.asked.served
+        assert not self.asked.reasons
+        assert wallet(running, self.asks)["captured"] == len(self.asked.served) * (
+            PRICE + UNITS_PRICE
+        )
+        left = wallet(running, self.leaves)["captured"]
+        assert 0 < left <= self.left.sent * PRICE
+        assert left % PRICE == 0
+        assert not self.refused.served
+        assert set(self.refused.reasons) == {"payment_method_missing"}
+        return int(left + len(self.asked.served) * (PRICE + UNITS_PRICE))
+
+
+def subscriber(running: Gateway) -> Customer:
+    """Who calls as fast as it is answered, at its plan's price."""
+    acme = customer(running, "acme", PLENTY)
+    subscribe(running, acme, "pro")
+    return acme
+
+
+def with_traffic(
+    running: Gateway,
+    who: Customer,
+    tally: Tally,
+    during: Callable[[], None],
+    others: Others | None = None,
+) -> None:
     """Do something while clients call as fast as they are answered."""
 
     async def run() -> None:
@@ -81,6 +136,8 @@ def with_traffic(running: Gateway, who: Customer, tally: Tally, during: Callable
             asyncio.ensure_future(traffic(running.address, who, tally, stop))
             for _ in range(CLIENTS)
         ]
+        if others is not None:
+            callers += others.tasks(running, stop)
         try:
             await asyncio.to_thread(served_more, tally, 100)
             await asyncio.to_thread(during)
@@ -92,14 +149,21 @@ def with_traffic(running: Gateway, who: Customer, tally: Tally, during: Callable
     asyncio.run(run())
 
 
-def check(running: Gateway, who: Customer, tally: Tally, charged: dict[str, list[int]]) -> None:
+def check(
+    running: Gateway,
+    who: Customer,
+    tally: Tally,
+    charged: dict[str, list[int]],
+    others: Others,
+) -> None:
     """Everybody was served, everything is charged, once, and the books agree."""
     assert not tally.reasons
     assert not tally.broken
     assert len(tally.served) == tally.sent
-    assert charged == {request: [PRICE] for request in tally.served}
+    assert all(charged[request] == [PRICE] for request in tally.served)
+    assert all(len(amounts) == 1 for amounts in charged.values())
     numbers = audit(running)
-    assert numbers["charges"]["charged"] == len(tally.served) * PRICE
+    assert numbers["charges"]["charged"] == len(tally.served) * PRICE + others.check(running)
     found = wallet(running, who)
     assert found["captured"] == len(tally.served) * PRICE
     assert found["available"] == PLENTY - len(tally.served) * PRICE
@@ -107,8 +171,8 @@ def check(running: Gateway, who: Customer, tally: Tally, charged: dict[str, list
 
 
 def test_sqlite_is_locked_under_load(gateway: StartGateway, upstream: Upstream) -> None:
-    running = gateway(paid_config(upstream), workers=4)
-    acme = customer(running, "acme", PLENTY)
+    running = gateway(ruled_config(upstream), workers=4, environ=HANDLERS)
+    acme, others = subscriber(running), Others(running)
     tally = Tally()
 
     def during() -> None:
@@ -116,9 +180,10 @@ def test_sqlite_is_locked_under_load(gateway: StartGateway, upstream: Upstream) 
             stay(tally)
             eventually(lambda: running.said("usage.spool"), "usage goes to the spool")
 
-    with_traffic(running, acme, tally, during)
+    with_traffic(running, acme, tally, during, others)
     settled(running, CATCH_UP_S)
-    check(running, acme, tally, charged_requests(running.state))
+    check(running, acme, tally, charged_requests(running.state), others)
+    assert not unnamed_usage(running.state)
 
 
 def test_postgresql_is_stopped_under_load(
@@ -157,12 +222,13 @@ def on_postgresql(
 ) -> None:
     """Under paid traffic, do something to the server of the store; nothing comes of it."""
     url = cluster.database("migrated")
-    running = gateway(paid_config(upstream, store={"url": url}), workers=4)
-    acme = customer(running, "acme", PLENTY)
+    config = ruled_config(upstream, store={"url": url})
+    running = gateway(config, workers=4, environ=HANDLERS)
+    acme, others = subscriber(running), Others(running)
     tally = Tally()
-    with_traffic(running, acme, tally, lambda: during(running, tally))
+    with_traffic(running, acme, tally, lambda: during(running, tally), others)
     settled(running, CATCH_UP_S)
-    check(running, acme, tally, charged_in_postgresql(url))
+    check(running, acme, tally, charged_in_postgresql(url), others)
 
 
 def charged_in_postgresql(url: str) -> dict[str, list[int]]:
@@ -173,7 +239,7 @@ def charged_in_postgresql(url: str) -> dict[str, list[int]]:
 
         connection = await asyncpg.connect(url)
         try:
-            rows = await connection.fetch("SELECT lines FROM usage_blocks")
+            rows = await connection.fetch("SELECT lines FROM usage_blocks WHERE meter = ''")
             return amounts_of(lines for (lines,) in rows)
         finally:
             await connection.close()
@@ -184,9 +250,9 @@ def charged_in_postgresql(url: str) -> dict[str, list[int]]:
 def test_control_is_killed_while_the_store_is_away(
     gateway: StartGateway, upstream: Upstream, postgres_cluster: Cluster
 ) -> None:
-    config = paid_config(upstream, store={"url": postgres_cluster.database("migrated")})
-    running = gateway(config, workers=2)
-    acme = customer(running, "acme", PLENTY)
+    config = ruled_config(upstream, store={"url": postgres_cluster.database("migrated")})
+    running = gateway(config, workers=2, environ=HANDLERS)
+    acme, others = subscriber(running), Others(running)
     tally = Tally()
 
     def during() -> None:
@@ -198,10 +264,12 @@ def test_control_is_killed_while_the_store_is_away(
         finally:
             postgres_cluster.start()
 
-    with_traffic(running, acme, tally, during)
+    with_traffic(running, acme, tally, during, others)
     settled(running)
     assert not tally.reasons
-    assert audit(running)["charges"]["records"] == len(tally.served)
+    audit(running)
+    assert wallet(running, acme)["captured"] == len(tally.served) * PRICE
+    others.check(running)
 
 
 def test_it_starts_without_its_store_and_knows_who_has_paid(

@@ -17,6 +17,7 @@ from fastgate.model.units import Money
 from fastgate.runtime.caps import Caps
 from fastgate.runtime.persist import StateDirectory
 from fastgate.store.engine import Store
+from fastgate.store.spending import NO_LIMIT
 
 NOW = datetime(2031, 5, 4, 12, 0, tzinfo=UTC)
 DEFAULT = Spending(consumer=SpendingLimit(amount=Money.parse("5 USD"), period="week"))
@@ -46,20 +47,33 @@ async def test_a_limit_of_its_own_comes_first_and_can_lift(store: Store, tmp_pat
     caps.configure(DEFAULT)
     await caps.put("consumer", "con_1", 9_000_000, "day")
     assert caps.of("consumer", "con_1") == (9_000_000, "day")
-    await caps.put("consumer", "con_1", 0, "day")
+    await caps.put("consumer", "con_1", 0, "day")  # nothing may be spent
+    assert caps.of("consumer", "con_1") == (0, "day")
+    assert caps.cap("consumer", "con_1") == (0, Period.PERIOD_DAY)
+    found = caps.spent("consumer", "con_1")
+    assert found is not None
+    assert (found.limit, found.used) == (0, 0)
+    await caps.put("consumer", "con_1", NO_LIMIT, "day")
     assert caps.of("consumer", "con_1") is None
+    assert caps.cap("consumer", "con_1") == (0, 0)
     await caps.drop("consumer", "con_1")
     assert caps.of("consumer", "con_1") == (5_000_000, "week")
-    assert changed == [("consumer", "con_1")] * 3
+    assert changed == [("consumer", "con_1")] * 4
 
 
 async def test_they_are_known_after_a_start_with_or_without_the_store(
     sqlite_store: Store, tmp_path: Path
 ) -> None:
-    await make(sqlite_store, tmp_path).put("account", "acc_1", 7, "month")
+    first = make(sqlite_store, tmp_path)
+    await first.put("account", "acc_1", 7, "month")
+    assert not first.known  # there may be others
+    assert not (tmp_path / "spending.limits").exists()
+    await first.load()
+    assert first.known
     changed: list[tuple[str, str]] = []
     without = make(sqlite_store, tmp_path, changed)
     without.load_file()
+    assert without.known
     assert without.of("account", "acc_1") == (7, "month")
     await without.load()
     assert changed == []
@@ -91,4 +105,6 @@ async def test_a_damaged_file_is_said_so(
     (tmp_path / "spending.limits").write_bytes(b"\xc1")
     caps = make(sqlite_store, tmp_path)
     caps.load_file()
-    assert "not known before the store" in caplog.text
+    assert "cannot be used" in caplog.text
+    assert (tmp_path / "spending.limits.damaged").exists()
+    assert not caps.known

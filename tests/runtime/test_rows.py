@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from fastgate._core.reason import Reason
 from fastgate._core.shm import Segment
 from fastgate._core.snapshot import Period, stable_hash
 from fastgate._core.wallet import ANY, Accounts
-from fastgate.runtime.persist import StateDirectory
-from fastgate.runtime.rows import SUBSCRIPTIONS, Claim, Row, Rows
+from fastgate.runtime.rows import FILE, SUBSCRIPTIONS, Claim, Row, Rows
 from fastgate.slots import SlotBook
+
+UNKNOWN = int(Reason.ACCOUNT_NOT_LOADED)
 
 
 class World:
@@ -22,17 +25,38 @@ class World:
         self.cells = Accounts(segment)
         self.slots = {"acc_a": 0, "acc_b": 1}
         for account, slot in self.slots.items():
-            self.cells.put(slot, stable_hash(account))
+            self.cells.put(slot, stable_hash(account), access=UNKNOWN)
         self.book = SlotBook(services={"maps": 3}, plans={"gold": 1, "free": 0})
-        self.rows = Rows(self.cells, lambda: self.slots, lambda: self.book, StateDirectory(state))
+        self.complete = True
+        self.rows = Rows(
+            self.cells,
+            lambda: self.slots,
+            lambda: self.book,
+            state / FILE,
+            lambda: self.complete,
+        )
+        self.rows.load()
 
     def told(self, slot: int) -> list[tuple[int, int, int]]:
         return [tuple(one) for one in self.cells.get(slot).subscriptions]
 
+    def access(self, slot: int) -> int:
+        return self.cells.get(slot).access
+
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
+def world(tmp_path: Path) -> Iterator[World]:
+    world = World(tmp_path)
+    yield world
+    world.rows.close()
+
+
+def later(state: Path, world: World) -> World:
+    """What a start finds after this one was killed."""
+    found = World(state)
+    found.rows.rewrite()
+    found.rows.close()
+    return found
 
 
 def test_names_become_slots(world: World) -> None:
@@ -74,38 +98,100 @@ def test_more_than_there_is_room_for_are_said_so(
     assert "9 subscriptions; 8 count" in caplog.text
 
 
-def test_the_file_brings_rows_back(world: World, tmp_path: Path) -> None:
-    world.rows.put("acc_a", Row(claims=[Claim("", "gold", 21)], limits=[(1, "month")]))
-    world.rows.save()
-    later = World(tmp_path)
-    later.rows.load()
-    later.rows.rewrite()
-    assert later.told(0) == [(ANY, 1, 21)]
-    assert later.rows.get("acc_a") == world.rows.get("acc_a")
-    assert later.rows.get("acc_b") == Row()
+def test_a_row_is_refused_until_it_is_told(world: World) -> None:
+    assert [world.access(slot) for slot in (0, 1)] == [UNKNOWN, UNKNOWN]
+    assert "acc_a" not in world.rows
+    world.rows.put("acc_a", Row())
+    assert "acc_a" in world.rows
+    assert [world.access(slot) for slot in (0, 1)] == [0, UNKNOWN]
 
 
-def test_it_is_written_when_something_has_changed(world: World, tmp_path: Path) -> None:
-    world.rows.save()
-    file = tmp_path / "accounts.rows"
-    assert not file.exists()
-    assert not world.rows.unsaved
+def test_a_row_is_refused_until_all_else_is_known_too(world: World) -> None:
+    world.complete = False
     world.rows.put("acc_a", Row(claims=[Claim("", "gold", 0)]))
-    assert world.rows.unsaved
-    world.rows.save()
-    assert not world.rows.unsaved
-    written = file.stat().st_mtime_ns
+    assert world.access(0) == UNKNOWN
+    world.complete = True
+    world.rows.rewrite()
+    assert world.access(0) == 0
+
+
+def test_a_subscription_to_a_plan_that_is_gone_is_refused(world: World) -> None:
+    world.rows.put("acc_a", Row(claims=[Claim("", "silver", 0)]))
+    ((_, _, reason),) = world.told(0)
+    assert reason == Reason.NOT_SUBSCRIBED
+    world.book.plans["silver"] = 5
+    world.rows.rewrite()
+    assert world.told(0) == [(ANY, 5, 0)]
+
+
+def test_what_was_told_is_there_after_a_kill(world: World, tmp_path: Path) -> None:
+    world.rows.put("acc_a", Row(claims=[Claim("", "free", 0)]))
+    world.rows.put("acc_b", Row())
+    world.rows.put("acc_a", Row(claims=[Claim("", "gold", 21)], limits=[(0, "month")]))
+    found = later(tmp_path, world)
+    assert found.told(0) == [(ANY, 1, 21)]
+    assert found.cells.get(0).limits == ((0, Period.PERIOD_MONTH),)
+    assert [found.access(slot) for slot in (0, 1)] == [0, 0]
+
+
+def test_limits_change_with_the_configuration(world: World, tmp_path: Path) -> None:
     world.rows.put("acc_a", Row(claims=[Claim("", "gold", 0)]))
-    assert not world.rows.unsaved
-    world.rows.save()
-    assert file.stat().st_mtime_ns == written
+    world.rows.relimit(lambda account: [(7, "day")] if account == "acc_a" else [])
+    assert world.cells.get(0).limits == ((7, Period.PERIOD_DAY),)
+    assert later(tmp_path, world).cells.get(0).limits == ((7, Period.PERIOD_DAY),)
 
 
-def test_a_damaged_file_is_set_aside(
-    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_what_does_not_change_is_not_written(world: World, tmp_path: Path) -> None:
+    world.rows.put("acc_a", Row(claims=[Claim("", "gold", 0)]))
+    size = (tmp_path / FILE).stat().st_size
+    world.rows.put("acc_a", Row(claims=[Claim("", "gold", 0)]))
+    assert (tmp_path / FILE).stat().st_size == size
+
+
+def test_the_file_is_written_again_when_most_of_it_is_outdated(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "accounts.rows").write_bytes(b"\xc1 no msgpack")
-    world.rows.load()
-    assert (tmp_path / "accounts.rows.damaged").exists()
+    monkeypatch.setattr("fastgate.runtime.rows.SLACK", 4)
+    for reason in range(20):
+        world.rows.put("acc_a", Row(claims=[Claim("", "gold", reason)]))
+    assert (tmp_path / FILE).stat().st_size < 10 * 40
+    assert later(tmp_path, world).told(0) == [(ANY, 1, 19)]
+
+
+@pytest.mark.parametrize("how", ["no frames", "an octet"])
+def test_a_damaged_file_tells_nothing(
+    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    for number in range(3):
+        world.rows.put("acc_a", Row(claims=[Claim("", "gold", number)]))
+    file = tmp_path / FILE
+    if how == "no frames":
+        file.write_bytes(b"\xc1 nothing that was ever written here")
+    else:
+        content = bytearray(file.read_bytes())
+        content[20] ^= 1  # of the first frame: what came last is lost with it
+        file.write_bytes(content)
+    found = later(tmp_path, world)
+    assert "acc_a" not in found.rows
+    assert found.access(0) == UNKNOWN
     assert "cannot be used" in caplog.text
-    assert world.rows.get("acc_a") == Row()
+    assert (tmp_path / f"{FILE}.damaged").exists()
+    assert not file.exists()
+
+
+def test_a_file_that_cannot_be_written_is_removed(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.rows.put("acc_a", Row())
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fastgate.billing.frames.FrameFile.append", full)
+        world.rows.put("acc_a", Row(claims=[Claim("", "gold", 21)]))
+        assert world.told(0) == [(ANY, 1, 21)]
+        assert not (tmp_path / FILE).exists()  # what it says is no longer so
+        assert "No space left" in caplog.text
+    world.rows.put("acc_b", Row())
+    assert later(tmp_path, world).told(0) == [(ANY, 1, 21)]
