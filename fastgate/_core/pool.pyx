@@ -361,7 +361,7 @@ cdef void pool_succeeded(core *c, call *k, uint64_t first_byte_ns) noexcept nogi
     if first_byte_ns == 0:
         return
     p = pool_of(c, k.target)
-    if p.ewma_ns == 0 or half_lives(c, p) != 0:
+    if p.ewma_ns == 0 or c.now >= p.sampled_ns + HALF_LIFE_NS:
         p.ewma_ns = first_byte_ns
     else:
         p.ewma_ns = p.ewma_ns - (p.ewma_ns >> 3) + (first_byte_ns >> 3)
