@@ -297,6 +297,7 @@ cdef void call_got_head(call *k) noexcept nogil:
 cdef void answer_from(exchange *e, call *k) noexcept nogil:
     """Filter the answer's head, send it, and let the body follow."""
     cdef core *c = e.owner
+    cdef downstream *d = e.down
     cdef head *r = &k.resp
     cdef buf *b
     cdef buf *body = NULL
@@ -329,7 +330,7 @@ cdef void answer_from(exchange *e, call *k) noexcept nogil:
     if not e.flags & EX_HEAD_ONLY and r.framing == FRAMING_CHUNKED:
         # What came with the head is read before the head goes out: if it is bad, that is a 502.
         body = call_take(c, k, e.flags & EX_DECODE)
-        if e.relaying is not k:
+        if d.ex is not e or e.relaying is not k:
             buf_return(&c.bufs, b)
             return
     e.flags |= EX_RESPONSE_STARTED
