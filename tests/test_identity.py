@@ -423,6 +423,29 @@ async def test_after_a_restart_without_the_store_everything_is_as_it_was(
     assert told(restarted, SEED_KEY) == "unknown"  # the configuration brings it, not the cache
 
 
+async def test_workers_get_an_index_only_when_it_is_whole(
+    identity: Identity, tmp_path: Path
+) -> None:
+    await identity.create_consumer(name="acme", account=None, plan="gold")
+    keys = [(await identity.issue("acme")).key for _ in range(40)]
+    given: list[CredentialIndex] = []
+    restarted = Identity(
+        CredentialIndex.create(4), cache=tmp_path / "credentials.cache", on_index=given.append
+    )
+    assert restarted.load_cache() == 40
+    assert given == []  # nobody has a plan yet, and the configuration's consumers are missing
+    restarted.configure(gateway({"name": "demo", "keys": [SEED_KEY]}), PLANS)
+    assert given == [restarted.index]
+    for key in keys:
+        found = given[0].find(key)
+        assert found is not None
+        assert found.consumer.plan == PLANS["gold"]
+    assert told(restarted, SEED_KEY) == "ok"
+    restarted.configure(gateway(), PLANS)
+    assert len(given) == 1
+    restarted.close()
+
+
 async def test_the_store_corrects_what_the_cache_said(
     identity: Identity, make: Callable[..., Identity], sqlite_store: Store
 ) -> None:

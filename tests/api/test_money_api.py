@@ -286,6 +286,11 @@ async def test_spending_limits_of_accounts_consumers_and_keys(
         assert (view["kind"], view["subject"], view["own"]) == (kind, subject, True)
         assert (view["limit"], view["spent"]) == (5_000_000, 0)
         assert desk.capped[-1] == (kind, subject)
+        nothing = (await api.put(limit, json={"amount": "0 USD"})).json()
+        assert (nothing["limit"], nothing["own"]) == (0, True)
+        lifted = (await api.put(limit, json={"amount": None})).json()
+        assert (lifted["limit"], lifted["own"]) == (None, True)
+        is_problem(await api.put(limit, json={}), 422, "invalid_member")
         is_problem(await api.put(limit, json={"amount": "5 EUR"}), 422, "invalid_member")
         assert (await api.delete(limit)).json()["own"] is False
     is_problem(await api.get("/v1/accounts/nobody/spending-limit"), 404, "not_found")

@@ -451,8 +451,14 @@ def test_hashes_and_slots_without_a_name_are_shown_as_they_are() -> None:
     assert hashes.find(0) == ""
     assert hashes.find(stable_hash("con_1")) == "con_1"
     assert hashes.find(stable_hash("con_2")) == f"#{stable_hash('con_2'):016x}"
-    ids.append("con_3")
+    ids.append("con_2")
+    assert hashes.find(stable_hash("con_2")).startswith("#")  # asked for once
+    hashes.changed()
+    assert hashes.find(stable_hash("con_2")) == "con_2"
+    ids[:] = ["con_3"]
     assert hashes.find(stable_hash("con_3")) == "con_3"
+    # What is gone keeps its name: its usage may still be on its way.
+    assert hashes.find(stable_hash("con_1")) == "con_1"
     slots = {"a": 0}
     names = SlotNames(lambda: slots)
     assert [names.find(0), names.find(1), names.find(0xFFFFFFFF)] == ["a", "#1", ""]

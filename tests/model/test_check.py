@@ -9,6 +9,7 @@ import pytest
 from fastgate.errors import ConfigurationError
 from fastgate.model.check import check, require, warnings
 from fastgate.model.codec import decode
+from fastgate.pricesteps import price_steps
 
 BASE: dict[str, Any] = {
     "version": 1,
@@ -239,3 +240,24 @@ def test_spending_is_limited_in_the_one_currency_there_is(
     billing = {"currency": currency, "spending": {"account": {"amount": limit}}}
     found = faults(billing=billing, **with_route(0, price=price))
     assert [path for path, _ in found] == ([] if sound else ["billing.spending.account.amount"])
+
+
+@pytest.mark.parametrize("where", ["plan", "policy", "nowhere"])
+def test_included_requests_need_a_price_or_a_quota_for_the_others(where: str) -> None:
+    quota = {"quotas": [{"by": ["consumer"], "period": "month", "requests": 100}]}
+    plan = {"name": "small", "price": {"included": 100}}
+    document = {
+        "version": 1,
+        "plans": [{**plan, **quota} if where == "plan" else {**plan, "policies": ["p"]}],
+        "policies": [{"name": "p", **quota}] if where != "nowhere" else [{"name": "p"}],
+    }
+    found = check(decode(document))
+    if where != "nowhere":
+        assert found == []
+        (only,) = decode(document).plans
+        assert only.price is not None
+        assert price_steps(only.price) == ((None, 0),)  # not the route's price
+        return
+    (fault,) = found
+    assert fault.path == "plans[0].price.included"
+    assert "nothing says" in fault.message
