@@ -26,32 +26,24 @@ applies:
 "Taken" is what the target's kernel has acknowledged. It is asked for (delivery) while output is stuck, and
 when first_byte_ms has passed: a target still reading a long request then is given its time from the last byte.
 
-There is one loop for trying again, `run`. Each failure before the final head becomes a `call_error`,
-which says on which side it was and whether the request may be sent once more; `next_try` at the head
-of the loop counts every turn and decides:
-
-    what happened                                         may be sent again      counts for the target
-    no connection could be made, or it refused the        any request            yes
-      request's first byte
-    the connection broke before any byte of an answer     idempotent requests    yes
-    a status of `retries.statuses`                        idempotent requests    as `eject.statuses` says
-    part of an answer, an invalid one, or none in time    none                   yes
-    no memory, no descriptor                              none                   no
-    no local port                                         any request            no
-
-and always only while the body can be sent from its start: it came with the head, or nothing of it was
-taken from the client yet. A pooled connection that the upstream had closed meanwhile (`stale`: it
-refused the first byte, or broke before an answer) counts neither as an attempt nor as a failure: once
-for each target that is chosen, the same one is tried by a new connection.
+There is one loop for trying again, `run`. Each failure before the final head becomes a `call_error`
+(in the module of that name), which says on which side it was and whether the request may be sent once
+more; `next_try` at the head of the loop counts every turn and decides. A request is sent again only
+while its body can be sent from its start: it came with the head, or nothing of it was taken from the
+client yet. A pooled connection that the upstream had closed meanwhile (`stale`) counts neither as an
+attempt nor as a failure: once for each target that is chosen, the same one is tried by a new connection.
 
 A response's end must be known before a connection is pooled again: bytes beyond it, a
 `Connection: close`, or a request that was not wholly sent mean that it is closed instead.
 """
-from libc.stdint cimport uint8_t, uint16_t, uint64_t
+from libc.stdint cimport uint16_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from fastgate._core.buffer cimport HEADROOM, buf_head, buf_len, buf_return
+from fastgate._core.call_error cimport (
+    RETRY_ANY, RETRY_IDEMPOTENT, RETRY_NEVER, SIDE_OURS, SIDE_UPSTREAM, call_error, connect_error, error_of,
+    reset_error)
 from fastgate._core.delivery cimport TAKES_NOTHING, delivery_look, delivery_watch
 from fastgate._core.downstream cimport down_spare
 from fastgate._core.http1 cimport (
@@ -72,37 +64,12 @@ from fastgate._core.state cimport (
     CALL_TUNNEL, CALL_UPGRADE, IO_BULK, IO_EOF, IO_READING, KIND_UP, UP_BUSY, UP_CLOSED, UP_CONNECTING, UP_IDLE,
     pool)
 from fastgate._core.snapshot cimport status_in
-from fastgate._core.sys cimport EADDRNOTAVAIL, EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOSPC, monotonic_ns
+from fastgate._core.sys cimport EMFILE, monotonic_ns
 from fastgate._core.timer cimport timer_set
 
 cdef enum:
     MAX_INTERIM = 16
     PER_ATTEMPT = CALL_REQUEST_DONE | CALL_RESPONSE_DONE | CALL_CLOSE_AFTER | CALL_TRUNCATED
-
-# A client that is slow or gone is none of these: the exchange ends the call itself.
-cdef enum Side:
-    SIDE_OURS = 0             # the target did nothing wrong
-    SIDE_UPSTREAM = 1         # counts as one of its failures
-
-cdef enum Retryable:
-    RETRY_NEVER = 0
-    RETRY_IDEMPOTENT = 1      # the request may have been carried out
-    RETRY_ANY = 2             # nothing of it was sent
-
-cdef struct call_error:
-    uint16_t reason           # what the client is told, if it is not tried again
-    uint8_t side              # Side
-    uint8_t retryable         # Retryable
-    uint8_t stale             # of a pooled connection that the upstream had closed
-
-
-cdef inline call_error error_of(int reason, int side, int retryable) noexcept nogil:
-    cdef call_error error
-    error.reason = <uint16_t>reason
-    error.side = <uint8_t>side
-    error.retryable = <uint8_t>retryable
-    error.stale = 0
-    return error
 
 
 # ---- connections ------------------------------------------------------------------------
@@ -269,16 +236,6 @@ cdef int free_descriptor(core *c) noexcept nogil:
     return down_spare(c)
 
 
-cdef call_error connect_error(int number) noexcept nogil:
-    """What an errno of connect() means."""
-    if number == EMFILE or number == ENFILE or number == ENOBUFS or number == ENOMEM or number == ENOSPC:
-        return error_of(OVERLOADED, SIDE_OURS, RETRY_NEVER)
-    if number == EADDRNOTAVAIL:
-        # Local ports are used up for each target by itself: another one may be reached.
-        return error_of(UPSTREAM_CONNECT_FAILED, SIDE_OURS, RETRY_ANY)
-    return error_of(UPSTREAM_CONNECT_FAILED, SIDE_UPSTREAM, RETRY_ANY)
-
-
 cdef void bind(call *k, upstream *u, pool *p) noexcept nogil:
     k.up = u
     u.k = k
@@ -381,22 +338,11 @@ cdef void up_data(upstream *u, ssize_t n) noexcept nogil:
         upstream_close(c, u)
 
 
-cdef call_error reset_error(call *k) noexcept nogil:
-    """The upstream closed the connection, and its answer's head is not complete."""
-    cdef call_error error = error_of(UPSTREAM_RESET, SIDE_UPSTREAM, RETRY_NEVER)
-    if k.up.io.inb is NULL and k.interims == 0:
-        error.retryable = RETRY_IDEMPOTENT
-        error.stale = k.up.reused
-    return error
-
-
 cdef void fail(core *c, call *k, int reason) noexcept nogil:
     """After the head: nothing can be tried again."""
-    cdef upstream *u = k.up
     k.state = CALL_FAILED
-    if u is not NULL:
-        detach(c, k)
-        upstream_close(c, u)
+    if k.up is not NULL:
+        cut(c, k)
     c.sink.call_failed(k, reason)
 
 
@@ -650,8 +596,6 @@ cdef void call_end(core *c, call *k) noexcept nogil:
 
 
 cdef void call_abort(core *c, call *k) noexcept nogil:
-    cdef upstream *u = k.up
     k.state = CALL_DONE
-    if u is not NULL:
-        detach(c, k)
-        upstream_close(c, u)
+    if k.up is not NULL:
+        cut(c, k)
