@@ -37,13 +37,12 @@ A response's end must be known before a connection is pooled again: bytes beyond
 `Connection: close`, or a request that was not wholly sent mean that it is closed instead.
 """
 from libc.stdint cimport uint16_t, uint64_t
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport calloc
 from libc.string cimport memset
 
-from fastgate._core.buffer cimport HEADROOM, buf_head, buf_len, buf_return
+from fastgate._core.buffer cimport buf_head, buf_len, buf_return
 from fastgate._core.call_error cimport (
-    RETRY_ANY, RETRY_IDEMPOTENT, RETRY_NEVER, SIDE_OURS, SIDE_UPSTREAM, call_error, connect_error, error_of,
-    reset_error)
+    RETRY_ANY, RETRY_IDEMPOTENT, RETRY_NEVER, SIDE_OURS, SIDE_UPSTREAM, call_error, connect_error, error_of, reset_error)
 from fastgate._core.delivery cimport TAKES_NOTHING, delivery_look, delivery_watch
 from fastgate._core.downstream cimport down_spare
 from fastgate._core.http1 cimport (
