@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 BUILD ?= release
 CORE := $(wildcard fastgate/_core/*.pyx fastgate/_core/*.pxd)
 
-.PHONY: run test quick lint bench compare trained debug asan tsan coverage kills starts outage balance slow fuzz fuzz-api docs clean setup setup-test help
+.PHONY: run test quick lint bench compare trained debug asan tsan coverage kills starts outage balance slow fuzz fuzz-api docs clean setup setup-test help explanations
 
 help: ## what there is to make
 	@awk -F':.*## ' '/^[a-z -]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -85,6 +85,9 @@ balance: $(VENV)/.test ## shares, ejection and return for each balancing policy,
 
 slow: $(VENV)/.test ## uploads, downloads, tunnels of five minutes and readers that pause, with the defaults
 	FASTGATE_SLOW_S=300 $(BIN)/python -m pytest tests/integration/test_slow_peers.py -v -s
+
+explanations: $(VENV)/.test ## 100,000 random requests: what `fastgate why` says and what the data plane does
+	FASTGATE_DRYRUN_CASES=100000 $(BIN)/python -m pytest tests/core/test_dryrun.py -v -s --timeout 7200
 
 fuzz: $(VENV)/.test ## the parser under fire, for ten minutes
 	$(BIN)/python tests/fuzz/fuzz_http1.py --seconds 600

@@ -134,33 +134,48 @@ class Directory:
             for digest in party.digests:
                 self.index.repoint(digest, row)
 
+    def alone(self, ident: str) -> tuple[CredentialIndex, int] | None:
+        """An index with nothing but a consumer's row, as it is or would be in the workers' one;
+        None: no such consumer is known."""
+        party = self.parties.get(ident)
+        if party is None:
+            return None
+        index = CredentialIndex.create(1)
+        return index, self._write(index, party.record)
+
     def _row(self, party: Party) -> int:
         if party.row < 0:
             record = party.record
-            party.slot = slot = self._slot(record)
-            planless = record.plan is not None and slot is None and self.slots is not None
-            if planless:
+            party.slot = self._slot(record)
+            if self._planless(record):
                 log.warning(
                     "The consumer %s is on the plan %s, which the configuration does not have; "
                     "its requests are refused.",
                     record.name,
                     record.plan,
                 )
-            party.account_slot = payer = self._account_slot(record)
-            party.row = self._with_room(
-                lambda: self.index.set_consumer(
-                    record.id,
-                    identity=stable_hash(record.id),
-                    account=stable_hash(record.account) if record.account else 0,
-                    account_slot=NO_ACCOUNT if payer is None else payer,
-                    spending=self.cap("consumer", record.id),
-                    plan=NO_PLAN if slot is None else slot,
-                    suspended=record.suspended or planless,
-                    name=record.name,
-                    plan_name=record.plan or "",
-                )
-            )
+            party.account_slot = self._account_slot(record)
+            party.row = self._with_room(lambda: self._write(self.index, record))
         return party.row
+
+    def _planless(self, record: ConsumerRecord) -> bool:
+        """It is on a plan that the configuration does not have."""
+        return record.plan is not None and self._slot(record) is None and self.slots is not None
+
+    def _write(self, index: CredentialIndex, record: ConsumerRecord) -> int:
+        """A consumer's row in an index."""
+        slot, payer = self._slot(record), self._account_slot(record)
+        return index.set_consumer(
+            record.id,
+            identity=stable_hash(record.id),
+            account=stable_hash(record.account) if record.account else 0,
+            account_slot=NO_ACCOUNT if payer is None else payer,
+            spending=self.cap("consumer", record.id),
+            plan=NO_PLAN if slot is None else slot,
+            suspended=record.suspended or self._planless(record),
+            name=record.name,
+            plan_name=record.plan or "",
+        )
 
     # ---- keys ---------------------------------------------------------------------------
 

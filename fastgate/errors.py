@@ -228,44 +228,45 @@ REASONS: tuple[Reason, ...] = (
     ),
     _r(
         21, "subscription_expired", 402, "client", "Subscription expired",
-        "The subscription that covers this service has ended. Renew it to go on.",
+        "The subscription for this service has ended. Renew it to continue.",
     ),
     _r(
         22, "subscription_past_due", 402, "client", "Subscription past due",
-        "The last payment for the subscription did not succeed and its grace time is over. Pay "
-        "the open invoice to go on.",
+        "The last payment for the subscription failed, and the grace period is over. Pay the open "
+        "invoice to continue.",
     ),
     _r(
         23, "spending_limit_reached", 402, "client", "Spending limit reached",
-        "The spending limit that was set for this account or key is reached. Raise the limit, or "
-        "wait for its period to end.",
+        "A spending limit that was set for this key, consumer or account does not allow this "
+        "request. Wait for the limit to reset, or ask the API's operator to raise it.",
     ),
     _r(
-        24, "quota_exhausted_upgrade", 402, "client", "Quota used up: a larger plan continues",
-        "The plan's quota for this period is used up. A larger plan lets you go on at once; or "
-        "wait until the time in `resets_at`.",
+        24, "quota_exhausted_upgrade", 402, "client", "The plan's quota is used up",
+        "The plan's quota for this period is used up. Move to a larger plan to continue at once, "
+        "or wait for the quota to reset.",
     ),
     _r(
         25, "payment_failed", 402, "client", "Payment failed",
         "The payment was declined. Check the payment method, or use another one.",
     ),
     _r(
-        26, "payment_action_required", 402, "client", "Payment needs your confirmation",
-        "The payment waits for its owner, to make it or to confirm it. Links to do so are given.",
+        26, "payment_action_required", 402, "client", "A payment needs your action",
+        "A payment is waiting for the account's owner to make or confirm it. Complete it to "
+        "continue.",
     ),
     _r(
         27, "payment_required", 402, "client", "Payment required",
-        "This resource is paid for by request. Pay in one of the ways offered and send the request "
-        "again with the proof.",
+        "This request has to be paid for, and no account pays for it. Use a key whose account can "
+        "be charged, or pay in one of the ways that the answer offers.",
     ),
     _r(
         28, "payment_invalid", 402, "client", "Payment not valid",
-        "The payment proof sent with the request does not hold: wrong amount, recipient, network, "
-        "or already used. Make a new one from the current offer.",
+        "The payment sent with the request is not valid for it: its amount, recipient or network "
+        "is wrong, or it has been used already. Make a new payment from the current offer.",
     ),
     _r(
         29, "payment_method_missing", 402, "client", "No payment method",
-        "The account has no payment method on file. Add one to go on.",
+        "The account has no payment method on file. Add one to continue.",
     ),
     # 403
     _r(
@@ -275,11 +276,15 @@ REASONS: tuple[Reason, ...] = (
     _r(
         41, "forbidden", 403, "client", "Forbidden",
         "You are known, and not allowed to do this. Paying or waiting does not change that; ask "
-        "whoever runs the API.",
+        "the API's operator.",
     ),
     _r(
         42, "consumer_suspended", 403, "client", "Consumer suspended",
-        "This consumer has been suspended. Ask whoever runs the API.",
+        "This consumer has been suspended. Ask the API's operator.",
+    ),
+    _r(
+        44, "subscription_paused", 403, "client", "Subscription paused",
+        "The API's operator has paused the subscription for this service. Ask them to resume it.",
     ),
     _r(
         43, "address_denied", 403, "client", "Address denied",
@@ -335,13 +340,12 @@ REASONS: tuple[Reason, ...] = (
     # 429
     _r(
         60, "rate_limited", 429, "client", "Too many requests",
-        "Requests came faster than the limit allows. Wait for the seconds in Retry-After, and "
-        "send more slowly.",
+        "Requests came faster than the limit allows. Wait, then send them more slowly.",
         retryable=True,
     ),
     _r(
         61, "quota_exhausted", 429, "client", "Quota used up",
-        "The quota for this period is used up. It starts anew at the time in `resets_at`.",
+        "The quota for this period is used up. Wait for it to reset.",
         retryable=True,
     ),
     _r(
@@ -351,8 +355,8 @@ REASONS: tuple[Reason, ...] = (
     ),
     _r(
         63, "hold_in_flight", 429, "client", "Balance reserved by requests in progress",
-        "The balance covers this request once the reservations of requests in progress are "
-        "settled. Try again shortly.",
+        "The balance would cover this request if part of it were not reserved for requests in "
+        "progress. Wait for them to finish, then send it again.",
         retryable=True,
     ),
     # 500 .. 505: ours
@@ -422,8 +426,8 @@ REASONS: tuple[Reason, ...] = (
     ),
     _r(
         87, "settlement_unknown", 503, "gateway", "Settlement not known yet",
-        "A payment was sent on and its outcome is not known yet. Do not pay again; ask for the "
-        "same resource with the same proof shortly.",
+        "A payment was submitted and its outcome is not known yet. Do not pay again; send the same "
+        "request shortly, with the same payment.",
         retryable=True,
     ),
     _r(
@@ -435,7 +439,7 @@ REASONS: tuple[Reason, ...] = (
     _r(
         89, "loop_detected", 508, "gateway", "Loop detected",
         "The request passed this gateway more often than allowed: a route leads back to the "
-        "gateway. Whoever runs it has to correct the configuration.",
+        "gateway. Its operator has to correct the configuration.",
     ),
     # No answer of ours.
     _r(

@@ -60,10 +60,10 @@ MARKDOWN_FIELDS = [
 
 RETRY_TEXTS: dict[Retry, str] = {
     "never": "Sending the same request again will not help until something is changed.",
-    "after_payment": "Send the same request again once it is paid; the key stays the same.",
+    "after_payment": "Send the same request again after paying; the key stays the same.",
     "after_delay": "Send the same request again later; nothing needs to be changed.",
     "same_credential": "Do not pay again. Send the same request again shortly, with the same "
-    "proof of payment.",
+    "payment.",
 }
 
 
@@ -77,15 +77,28 @@ class Fact(NamedTuple):
     """Letter of the section it stands in; empty: always."""
 
 
+class Action(NamedTuple):
+    """Something that helps."""
+
+    title: str
+    """With holes."""
+    path: str
+    """Path and query at which it is done, with holes; empty: there is no page for it."""
+    section: str = ""
+    """Letter of the section without which it would not help; empty: it always does."""
+
+
 class Page(NamedTuple):
     """What a refusal has to say, whatever its form."""
 
     reason: Reason
     phrase: str
+    detail: str
+    """What happened and what to do, with holes."""
     facts: list[Fact]
     retry: Retry
-    remedies: list[tuple[str, str]]
-    """(what to do, path and query at which it is done)."""
+    remedies: list[Action]
+    """The best first."""
     diagnosis: str
     """Path and query of the diagnosis; empty: none."""
     about: str
@@ -113,7 +126,7 @@ def html(page: Page) -> bytes:
     reason = page.reason
     content = [
         f'<p class="kicker">{reason.status} {escape(page.phrase)}</p>',
-        f"<h1>{escape(reason.title)}</h1><p>{escape(reason.text)}</p>",
+        f"<h1>{escape(reason.title)}</h1><p>{escape(page.detail)}</p>",
     ]
     if page.facts:
         rows = (
@@ -121,11 +134,19 @@ def html(page: Page) -> bytes:
             for fact in page.facts
         )
         content.append(f"<dl>{''.join(rows)}</dl>")
-    if page.about and page.remedies:
+    linked = [one for one in page.remedies if one.path] if page.about else []
+    if linked:
         items = (
-            f'<li><a href="{_href(path)}">{escape(title)}</a></li>' for title, path in page.remedies
+            _sections(f'<li><a href="{_href(one.path)}">{escape(one.title)}</a></li>', one.section)
+            for one in linked
         )
         content.append(f'\1g<ul class="act">{"".join(items)}</ul>\1.')
+    # What is not done on a page is a sentence, not a button.
+    content += [
+        _sections(f"<p>{escape(_sentence(one.title, other=bool(linked)))}.</p>", one.section)
+        for one in page.remedies
+        if not one.path
+    ]
     content.append(f"<p>{escape(RETRY_TEXTS[page.retry])}</p>")
     if page.diagnosis:
         content.append(
@@ -137,6 +158,11 @@ def html(page: Page) -> bytes:
     return document(f"{reason.status} {reason.title}", "".join(content)).encode()
 
 
+def _sentence(title: str, *, other: bool) -> str:
+    """`other`: it follows something else that helps."""
+    return f"Or {title[0].lower()}{title[1:]}" if other else title
+
+
 def _href(path: str) -> str:
     """Inside an attribute; the holes that paths have are letters and digits."""
     return escape(path)
@@ -145,15 +171,19 @@ def _href(path: str) -> str:
 def markdown(page: Page) -> bytes:
     """The template of the page for agents."""
     reason = page.reason
-    lines = [f"# {reason.status} {page.phrase}: {reason.title}\n\n{reason.text}\n"]
+    lines = [f"# {reason.status} {page.phrase}: {reason.title}\n\n{page.detail}\n"]
     if page.facts:
         rows = (_sections(f"- {fact.name}: {fact.value}\n", fact.section) for fact in page.facts)
         lines.append("\n" + "".join(rows))
-    if page.about and page.remedies:
-        items = (f"- [{title}]({page.base}{path})\n" for title, path in page.remedies)
-        lines.append(f"\n\1g## What to do\n\n{''.join(items)}\n\1.")
-    else:
-        lines.append("\n")
+    items = [
+        _sections(
+            f"- [{one.title}]({page.base}{one.path})\n" if one.path else f"- {one.title}.\n",
+            one.section,
+        )
+        for one in page.remedies
+        if page.about or not one.path
+    ]
+    lines.append(f"\n## What to do\n\n{''.join(items)}\n" if items else "\n")
     lines.append(f"{RETRY_TEXTS[page.retry]}\n\n- Reason: `{reason.code}`\n- Request: `\1I`\n")
     if page.about:
         lines.append(f"- About this reason: {page.base}{page.about}\n")

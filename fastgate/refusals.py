@@ -32,7 +32,7 @@ import msgspec
 
 from fastgate import refusal_pages
 from fastgate.errors import REASONS, Reason
-from fastgate.remedies import DIAGNOSED, PREFIX, PROBLEMS, REMEDIES, Remedy, retry_of
+from fastgate.remedies import DIAGNOSED, PREFIX, PROBLEMS, REMEDIES, WAIT, Remedy, retry_of
 
 DEFAULT_BASE = "urn:fastgate:reason:"
 """What a problem's `type` begins with, where there are no pages and the configuration says
@@ -95,6 +95,20 @@ _POLICY = _Hole("P", True)
 _FAULT = _Hole("D", True)
 _ALLOW = _Hole("M", True)
 
+_PLAN = {"plan": _When("p", _Hole("O", True))}
+_ENDED = {"ended_at": _When("s", _Hole("Z", True))}
+_OWED = {
+    "amount_due": _When("d", _Hole("J", True)),
+    "currency": _When("d", _Hole("Y", True)),
+    "invoice": _When("d", _Hole("K", True)),
+    "due_at": _When("d", _Hole("X", True)),
+}
+_UNITS = {
+    "meter": _When("u", _Hole("1", True)),
+    "units": _When("u", _Hole("2", False)),
+    "units_available": _When("u", _Hole("3", False)),
+}
+
 _COUNTED = {
     "policy": _When("l", _POLICY),
     "limit": _When("l", _LIMIT),
@@ -123,16 +137,25 @@ MEMBERS: dict[str, dict[str, Any]] = {
     "not_implemented": {"fault": _FAULT},
     "version_not_supported": {"fault": _FAULT},
     "method_not_allowed": {"allow": _ALLOW},
-    "insufficient_balance": _BALANCE,
+    "insufficient_balance": {**_BALANCE, **_UNITS},
+    "subscription_expired": {**_PLAN, **_ENDED, **_OWED},
+    "subscription_past_due": {**_PLAN, **_ENDED, **_OWED},
+    "subscription_paused": {**_PLAN, **_ENDED},
+    "payment_failed": {**_PLAN, **_ENDED, **_OWED},
+    "payment_action_required": {**_PLAN, **_OWED},
+    "payment_method_missing": {**_PLAN, **_ENDED, **_OWED},
+    "not_subscribed": _PLAN,
     "spending_limit_reached": {
+        "limit_of": _When("e", _Hole("V", True)),
         "limit": _When("e", _Hole("E", True)),
         "remaining": _When("b", _Hole("B", True)),
         **_PRICE,
+        **_UNITS,
         "resets_at": _When("t", _RESETS_AT),
     },
     "payment_required": _PRICE,
     "payment_invalid": _PRICE,
-    "quota_exhausted_upgrade": {**_COUNTED, "resets_at": _When("t", _RESETS_AT)},
+    "quota_exhausted_upgrade": {**_PLAN, **_COUNTED, "resets_at": _When("t", _RESETS_AT)},
     "rate_limited": {**_COUNTED, **_WAIT, "resets_at": _When("t", _RESETS_AT)},
     "quota_exhausted": {**_COUNTED, **_WAIT, "resets_at": _When("t", _RESETS_AT)},
     "concurrency_limited": {
@@ -141,7 +164,12 @@ MEMBERS: dict[str, dict[str, Any]] = {
         "used": _When("l", _USED),
         **_WAIT,
     },
-    "hold_in_flight": {**_BALANCE, **_WAIT},
+    "hold_in_flight": {
+        **_BALANCE,
+        "held": _When("h", _Hole("F", True)),
+        **_UNITS,
+        **_WAIT,
+    },
     "no_healthy_target": _WAIT,
     "overloaded": _WAIT,
     "draining": _WAIT,
@@ -150,7 +178,30 @@ MEMBERS: dict[str, dict[str, Any]] = {
 }
 """Members that a reason's body has besides those that all have."""
 
+_DUE_DETAIL = "\1d Invoice \1K over \1J \1Y was due on \x015.\1."
+DETAILS: dict[str, str] = {
+    "insufficient_balance": "\1f It asked for \x012 units of \x011; the balance covers \x013.\1.",
+    "spending_limit_reached": "\1e It is the limit of the \1V.\1.\1w\1t It resets on \x014.\1.\1."
+    "\1f It asked for \x012 units of \x011; what is left covers \x013.\1.",
+    "quota_exhausted": "\1t It resets on \x014.\1.",
+    "quota_exhausted_upgrade": "\1t It resets on \x014.\1.",
+    "rate_limited": " Try again in \x017.",
+    "hold_in_flight": "\1f It asked for \x012 units of \x011; the free part covers \x013.\1.",
+    "subscription_expired": "\1s It ended on \x016.\1.",
+    "subscription_past_due": _DUE_DETAIL,
+    "payment_failed": _DUE_DETAIL,
+    "payment_action_required": "\1d It is for invoice \1K over \1J \1Y.\1.",
+    "payment_method_missing": _DUE_DETAIL,
+}
+"""What follows a reason's text where it is known, with holes: the case at hand, in words."""
+
 _OPENAI_TYPES = {401: "authentication_error", 402: "insufficient_quota", 403: "permission_error"}
+
+
+class _Remedies(NamedTuple):
+    """A list of which some entries are there only where their section's condition holds."""
+
+    entries: list[tuple[str, dict[str, Any]]]
 
 
 class Links(NamedTuple):
@@ -168,10 +219,13 @@ class Links(NamedTuple):
         return f"{base}{code}"
 
     def remedy(self, remedy: Remedy, code: str) -> str:
-        """The path and query at which a remedy is put to use; with holes."""
-        if remedy.page:
-            return f"{PREFIX}/account/{remedy.page}?request=\1I&cap=\1G"
-        return f"{PROBLEMS}{code}"
+        """The path and query at which a remedy is put to use, with holes; empty: on no page."""
+        if not remedy.page:
+            return ""
+        more = ""
+        if remedy.action == "top_up" and "shortfall" in MEMBERS.get(code, {}):
+            more = "\1b&amount=\1S&currency=\1C\1."  # the form is filled in with it
+        return f"{PREFIX}/account/{remedy.page}?request=\1I&cap=\1G{more}"
 
     @property
     def absolute(self) -> str:
@@ -197,10 +251,11 @@ def _refusal(reason: Reason, base: str, server: str | None, links: Links) -> Ref
     page = refusal_pages.Page(
         reason=reason,
         phrase=PHRASES[reason.status],
+        detail=_detail(reason),
         facts=_facts(reason),
         retry=retry_of(reason.code, reason.status, reason.retryable),
         remedies=[
-            (remedy.title, links.remedy(remedy, reason.code))
+            refusal_pages.Action(_title(remedy), links.remedy(remedy, reason.code), remedy.when)
             for remedy in REMEDIES.get(reason.code, ())
         ],
         diagnosis=_diagnosis(reason),
@@ -216,6 +271,17 @@ def _refusal(reason: Reason, base: str, server: str | None, links: Links) -> Ref
         (_head(fields, refusal_pages.HTML_FIELDS), refusal_pages.html(page)),
         (_head(fields, refusal_pages.MARKDOWN_FIELDS), refusal_pages.markdown(page)),
     )
+
+
+def _detail(reason: Reason) -> str:
+    return reason.text + DETAILS.get(reason.code, "")
+
+
+def _title(remedy: Remedy) -> str:
+    """As a page says it: until when to wait, where that is known."""
+    if remedy.title == WAIT.title:
+        return f"{remedy.title}\1t on \x014\1."
+    return remedy.title
 
 
 def _fields(reason: Reason, server: str | None) -> list[str]:
@@ -242,7 +308,7 @@ def _problem(reason: Reason, base: str, links: Links) -> dict[str, Any]:
         "type": links.type_of(base, reason.code),
         "title": reason.title,
         "status": reason.status,
-        "detail": reason.text,
+        "detail": _detail(reason),
         "instance": "urn:fastgate:request:\1I",
         "reason": reason.code,
         **MEMBERS.get(reason.code, {}),
@@ -250,7 +316,9 @@ def _problem(reason: Reason, base: str, links: Links) -> dict[str, Any]:
     }
     remedies = REMEDIES.get(reason.code, ())
     if remedies:
-        body["remedies"] = [_remedy(remedy, reason.code, links) for remedy in remedies]
+        body["remedies"] = _Remedies(
+            [(remedy.when, _remedy(remedy, reason.code, links)) for remedy in remedies]
+        )
     if _diagnosis(reason):
         body["diagnose"] = _When("g", f"{links.absolute}{_diagnosis(reason)}")
     kind = _OPENAI_TYPES.get(reason.status, "invalid_request_error")
@@ -258,7 +326,7 @@ def _problem(reason: Reason, base: str, links: Links) -> dict[str, Any]:
         kind = "server_error"
     elif reason.status == 429:
         kind = "insufficient_quota" if reason.code == "quota_exhausted" else "rate_limit_error"
-    error = {"message": reason.text, "type": kind, "param": None, "code": reason.code}
+    error = {"message": _detail(reason), "type": kind, "param": None, "code": reason.code}
     body["error"] = _When("o", error)
     return body
 
@@ -267,7 +335,7 @@ def _remedy(remedy: Remedy, code: str, links: Links) -> dict[str, Any]:
     member: dict[str, Any] = {"action": remedy.action, "title": remedy.title}
     if remedy.action == "wait" and "resets_at" in MEMBERS.get(code, {}):
         member["until"] = _When("t", _RESETS_AT)
-    if links.pages:
+    if links.pages and remedy.page:
         member["href"] = _When("g", f"{links.absolute}{links.remedy(remedy, code)}")
     return member
 
@@ -288,10 +356,18 @@ _FACTS: dict[str, tuple[str, str]] = {
     "balance": ("Balance", "\1B \1C"),
     "required": ("This request needs", "\1Q \1C"),
     "shortfall": ("Missing", "\1S \1C"),
-    "policy": ("Limit", "\1P"),
+    "held": ("Reserved for requests in progress", "\1F \1C"),
+    "plan": ("Plan", "\1O"),
+    "ended_at": ("Access ended on", "\x016"),
+    "amount_due": ("Amount due", "\1J \1Y"),
+    "invoice": ("Invoice", "\1K"),
+    "due_at": ("Due on", "\x015"),
+    "units": ("Asked for", "\x012 units of \x011"),
+    "units_available": ("Would fit", "\x013 units of \x011"),
+    "policy": ("Limit", "\x018"),
     "used": ("Used", "\1U of \1L"),
-    "retry_after": ("Try again in", "\1A s"),
-    "resets_at": ("Starts anew at", "\1T"),
+    "retry_after": ("Try again in", "\x017"),
+    "resets_at": ("Resets on", "\x014"),
     "fault": ("What is wrong", "\1D"),
     "allow": ("Methods allowed", "\1M"),
 }
@@ -302,8 +378,8 @@ def _facts(reason: Reason) -> list[refusal_pages.Fact]:
     facts = []
     for name, value in MEMBERS.get(reason.code, {}).items():
         section = value.section if isinstance(value, _When) else ""
-        if section == "e":
-            facts.append(refusal_pages.Fact("Spending limit", "\1E \1C", section))
+        if section == "e" and name == "limit":
+            facts.append(refusal_pages.Fact("Spending limit of the \1V", "\1E \1C", section))
         elif section == "b" and name == "remaining":
             facts.append(refusal_pages.Fact("Left of it", "\1B \1C", section))
         elif name in _FACTS:
@@ -313,6 +389,8 @@ def _facts(reason: Reason) -> list[refusal_pages.Fact]:
 
 def _json(value: Any) -> bytes:
     """JSON with holes left open. A `_When` stands in an object, never as its first member."""
+    if isinstance(value, _Remedies):
+        return b"[" + _listed(value.entries) + b"]"
     if isinstance(value, _Hole):
         hole = f"\1{value.letter}".encode()
         return b'"' + hole + b'"' if value.text else hole
@@ -321,6 +399,23 @@ def _json(value: Any) -> bytes:
     if isinstance(value, list):
         return b"[" + b",".join(_json(inner) for inner in value) + b"]"
     return msgspec.json.encode(value).replace(b"\\u0001", b"\1")
+
+
+def _listed(entries: list[tuple[str, dict[str, Any]]]) -> bytes:
+    """The entries of a list. Those that are always there come first; one that may be missing
+    brings the comma that parts it from what stands before it."""
+    always = [_json(value) for section, value in entries if not section]
+    out = b",".join(always)
+    before = ""
+    for section, value in entries:
+        if not section:
+            continue
+        comma = b"," if always else b""
+        if not always and before:
+            comma = b"\1" + before.encode() + b",\1."
+        out += b"\1" + section.encode() + comma + _json(value) + b"\1."
+        before = section
+    return out
 
 
 def _members(members: dict[str, Any]) -> bytes:

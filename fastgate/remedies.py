@@ -21,43 +21,52 @@ while, or again and again with the same proof of payment."""
 
 
 class Remedy(NamedTuple):
-    """One way out."""
+    """One way out. In the texts of refusals, `when` is the section (`_core/snapshot.pxd`) without
+    which it would not help; empty: it always does."""
 
     action: Action
     title: str
     """What to do, as a button says it."""
     page: str = ""
-    """Below `/_fastgate/account/`; empty: the problem's own page says how."""
+    """Below `/_fastgate/account/`; empty: there is no page on which it is done."""
+    when: str = ""
 
 
 TOP_UP = Remedy("top_up", "Top up the wallet", "top-up")
 UPGRADE = Remedy("upgrade", "Move to a larger plan", "plan")
+OTHER_PLAN = Remedy("upgrade", "Choose another plan", "plan")
+SERVICE_PLAN = Remedy("upgrade", "Choose a plan that includes this service", "plan")
 METHOD = Remedy("update_payment_method", "Change the payment method", "payment-method")
+ADD_METHOD = Remedy("update_payment_method", "Add a payment method", "payment-method")
 RENEW = Remedy("renew", "Renew the subscription", "renew")
 PAY = Remedy("pay_now", "Pay the open invoice", "pay")
-CONFIRM = Remedy("pay_now", "Confirm the payment", "pay")
+CONFIRM = Remedy("pay_now", "Complete the payment", "pay")
 PAY_REQUEST = Remedy("pay_now", "Pay for this request")
-REDUCE = Remedy("reduce", "Ask for less at a time")
-WAIT = Remedy("wait", "Wait until it starts anew")
+REDUCE = Remedy("reduce", "Ask for fewer units at a time", when="f")
+WAIT = Remedy("wait", "Wait for the limit to reset")
+WAIT_IF_ENOUGH = Remedy("wait", "Wait for the limit to reset", when="w")
+WAIT_RUNNING = Remedy("wait", "Wait for one of the requests in progress to finish")
+WAIT_HOLDS = Remedy("wait", "Wait for requests in progress to finish")
+WAIT_SHORTLY = Remedy("wait", "Try again shortly")
+WAIT_SAME = Remedy("wait", "Send the same request again shortly, with the same payment")
 
 REMEDIES: dict[str, tuple[Remedy, ...]] = {
     "insufficient_balance": (TOP_UP, REDUCE),
-    "subscription_expired": (RENEW, UPGRADE),
+    "subscription_expired": (RENEW, OTHER_PLAN),
     "subscription_past_due": (PAY, METHOD),
-    "spending_limit_reached": (WAIT, REDUCE),
+    "spending_limit_reached": (WAIT_IF_ENOUGH, REDUCE),
     "quota_exhausted_upgrade": (UPGRADE, WAIT),
     "payment_failed": (METHOD, PAY),
     "payment_action_required": (CONFIRM, METHOD),
-    "payment_required": (PAY_REQUEST, TOP_UP),
     "payment_invalid": (PAY_REQUEST,),
-    "payment_method_missing": (METHOD,),
-    "not_subscribed": (UPGRADE,),
-    "rate_limited": (WAIT, REDUCE),
+    "payment_method_missing": (ADD_METHOD,),
+    "not_subscribed": (SERVICE_PLAN,),
+    "rate_limited": (WAIT,),
     "quota_exhausted": (WAIT,),
-    "concurrency_limited": (WAIT, REDUCE),
-    "hold_in_flight": (WAIT, TOP_UP),
-    "payment_provider_unavailable": (WAIT,),
-    "settlement_unknown": (WAIT,),
+    "concurrency_limited": (WAIT_RUNNING,),
+    "hold_in_flight": (WAIT_HOLDS, TOP_UP),
+    "payment_provider_unavailable": (WAIT_SHORTLY,),
+    "settlement_unknown": (WAIT_SAME,),
 }
 """What helps, the best first. Reasons that are not here are explained by their text alone."""
 

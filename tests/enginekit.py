@@ -376,6 +376,7 @@ class Plane:
             for name in snapshot.handlers()
         ]
         self.engine.install(snapshot, found)
+        self.snapshot = snapshot
 
     async def client(self) -> Client:
         client = Client(*await asyncio.open_connection("127.0.0.1", self.port))

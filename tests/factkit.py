@@ -3,25 +3,53 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
+from fastgate._core.dryrun import Outcome
 from fastgate._core.snapshot import stable_hash
 from fastgate.billing.evidence import (
     AccountFacts,
-    BalanceFacts,
+    Asked,
     ConsumerFacts,
     InvoiceFacts,
     KeyFacts,
-    LimitFacts,
     ProviderFacts,
     RouteFacts,
-    SpendingFacts,
     SubscriptionFacts,
 )
 from fastgate.billing.refused_payments import RefusedPayment
-from fastgate.errors import StoreError
+from fastgate.errors import REASON_BY_CODE, StoreError
 from fastgate.keys import key_digest
 
 KEY = "fg_live_a-key-for-tests"
+
+SERVED = Outcome(
+    reason=0,
+    looks_at_keys=True,
+    key=0,
+    account=0,
+    subscription=0,
+    service=0,
+    plan="pro",
+    limits=(),
+    unseen=0,
+    price=10_000,
+    currency="USD",
+    spending=(),
+    spending_reason=0,
+    spender="",
+    charge=0,
+    available=1_000_000,
+    held=0,
+)
+"""A request that would be served, for a price."""
+NOBODY = SERVED._replace(plan="", price=0, currency="", available=0)
+
+
+def refused(check: str, code: str, **more: Any) -> Outcome:
+    """The outcome of a request that is refused; `check`: the member that says so."""
+    number = REASON_BY_CODE[code].number
+    return SERVED._replace(reason=number, **{check: number}, **more)
 
 
 @dataclass
@@ -48,24 +76,12 @@ class Facts:
     the_providers: list[ProviderFacts] = field(
         default_factory=lambda: [ProviderFacts(name="stripe", up=True)]
     )
-    the_limits: list[LimitFacts] = field(default_factory=list)
-    the_spending: list[SpendingFacts] = field(default_factory=list)
-    wallets: list[BalanceFacts] = field(
-        default_factory=lambda: [
-            BalanceFacts(currency="USD", available=1_000_000, settled=1_000_000)
-        ]
-    )
+    the_outcome: Outcome = SERVED
     the_plans: frozenset[str] = frozenset({"pro", "basic"})
     routes: list[RouteFacts] = field(
         default_factory=lambda: [
-            RouteFacts(
-                name="paid",
-                service="maps",
-                needs_key=True,
-                plans=("pro",),
-                price=10_000,
-                currency="USD",
-            )
+            RouteFacts(name="paid", service="maps", plans=("pro",)),
+            RouteFacts(name="by-request", by_payment=True),
         ]
     )
     store_down: bool = False
@@ -83,17 +99,21 @@ class Facts:
     def plans(self) -> frozenset[str]:
         return self.the_plans
 
-    def route(self, name: str, plan: str | None) -> RouteFacts | None:
+    def currency(self) -> str:
+        return "USD"
+
+    def route(self, name: str) -> RouteFacts | None:
         return next((one for one in self.routes if one.name == name), None)
 
-    def limits(self, consumer: str, plan: str | None) -> list[LimitFacts]:
-        return self.the_limits
-
-    def spending(self, key: str | None, consumer: ConsumerFacts) -> list[SpendingFacts]:
-        return self.the_spending
-
-    def balances(self, account: str) -> list[BalanceFacts]:
-        return self.wallets
+    def decide(self, asked: Asked) -> Outcome | None:
+        if asked.digest is None and asked.consumer is None:
+            missing = REASON_BY_CODE["credential_missing"].number
+            return NOBODY if asked.route is None else NOBODY._replace(reason=missing, key=missing)
+        if asked.route is None:
+            return self.the_outcome._replace(price=0, currency="", charge=0)
+        if asked.route == "by-request":
+            return self.the_outcome._replace(price=0, currency="")
+        return self.the_outcome
 
     def providers(self) -> list[ProviderFacts]:
         return self.the_providers

@@ -38,6 +38,7 @@ LEVELS = (
     (r"127\.0\.0\.1:(?!808[01]\b)\d+", "127.0.0.1:PORT"),
     (r"(Content-Length|Retry-After): \d+", r"\1: N"),
     (r'(;t=|"retry_after":)\d+', r"\1N"),
+    (r"Try again in \d+ seconds?", "Try again in N"),
     (r"\bcap=[\w-]+", "cap=CAP"),
     (r"curl/[\d.]+", "curl/VERSION"),
     (r"\d+ in, \d+ out", "N in, N out"),

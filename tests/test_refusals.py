@@ -30,6 +30,22 @@ HOLES = {
     "S": "0.008",
     "E": "20",
     "C": "USD",
+    "F": "0.5",
+    "V": "key",
+    "O": "pro",
+    "J": "50",
+    "Y": "EUR",
+    "X": "2026-12-01T00:00:00Z",
+    "K": "INV-2026-000001",
+    "Z": "2026-11-30T00:00:00Z",
+    "1": "tokens",
+    "2": "4000",
+    "3": "1200",
+    "4": "20 November 2026, 12:00 UTC",
+    "5": "1 December 2026, 00:00 UTC",
+    "6": "30 November 2026, 00:00 UTC",
+    "7": "30 seconds",
+    "8": "100 requests a minute for each consumer",
     "G": "a" * 38,
     "H": "http://api.example.com",
 }
@@ -43,7 +59,10 @@ def fill(template: bytes, sections: str = "") -> bytes:
     def section(match: re.Match[bytes]) -> bytes:
         return match[2] if match[1].decode() in sections else b""
 
-    shown = re.sub(rb"\x01([a-z])(.*?)\x01\.", section, template, flags=re.DOTALL)
+    inner = rb"\x01([a-z])((?:[^\x01]|\x01[A-Z0-9])*)\x01\."  # sections may stand within others
+    shown = template
+    while re.search(inner, shown):
+        shown = re.sub(inner, section, shown)
     return re.sub(rb"\x01(.)", lambda match: HOLES[match[1].decode()].encode(), shown)
 
 
@@ -66,17 +85,19 @@ def test_the_marks_are_those_of_the_core() -> None:
 
 
 @pytest.mark.parametrize("refusal", LINKED, ids=lambda r: REASON_BY_NUMBER[r.number].code)
-def test_sections_are_closed_and_do_not_nest(refusal: Refusal) -> None:
+def test_sections_are_closed(refusal: Refusal) -> None:
     for template in templates(refusal):
-        open_ = False
+        depth = 0
         for mark in re.findall(rb"\x01([a-z.])", template):
-            assert (mark == b".") == open_
-            open_ = mark != b"."
-        assert not open_
+            depth += -1 if mark == b"." else 1
+            assert depth >= 0
+        assert depth == 0
 
 
 @pytest.mark.parametrize("refusal", LINKED, ids=lambda r: REASON_BY_NUMBER[r.number].code)
-@pytest.mark.parametrize("sections", ["", "g", "bq", "q", "bqeltgo"])
+@pytest.mark.parametrize(
+    "sections", ["", "g", "bq", "q", "f", "w", "fu", "wf", "pds", "bqeltgo", "bqeltgohpdsufw"]
+)
 def test_the_body_is_json_whatever_is_known(refusal: Refusal, sections: str) -> None:
     problem = json.loads(fill(refusal.body, sections))
     reason = REASON_BY_NUMBER[refusal.number]
@@ -85,15 +106,61 @@ def test_the_body_is_json_whatever_is_known(refusal: Refusal, sections: str) -> 
     assert ("error" in problem) == ("o" in sections)
     for remedy in problem.get("remedies", []):
         assert remedy["action"] in get_args(Action)
-        assert ("href" in remedy) == ("g" in sections)
+        if remedy["action"] in ("wait", "reduce") or reason.code == "payment_invalid":
+            assert "href" not in remedy  # there is no page on which it is done
+        else:
+            assert ("href" in remedy) == ("g" in sections)
     if reason.status == 402:
-        assert problem["remedies"]
         assert ("diagnose" in problem) == ("g" in sections)
 
 
-def test_remedies_are_of_reasons_that_exist_and_paying_mends_402s() -> None:
+def test_remedies_are_of_reasons_that_exist_and_paying_helps_after_402s() -> None:
     assert set(REMEDIES) <= set(REASON_BY_CODE)
-    assert {reason.code for reason in REASONS if reason.status == 402} <= set(REMEDIES)
+    # Nobody pays for the caller, so none of the pages would help.
+    without = {"payment_required"}
+    assert {r.code for r in REASONS if r.status == 402} - without <= set(REMEDIES)
+
+
+def test_a_remedy_is_there_only_where_it_helps() -> None:
+    def remedies(code: str, sections: str) -> list[str]:
+        refusal = next(r for r in LINKED if REASON_BY_NUMBER[r.number].code == code)
+        return [one["action"] for one in json.loads(fill(refusal.body, sections))["remedies"]]
+
+    # Fewer units help only where units were asked for, and some would fit.
+    assert remedies("insufficient_balance", "bq") == ["top_up"]
+    assert remedies("insufficient_balance", "bqu") == ["top_up"]
+    assert remedies("insufficient_balance", "bquf") == ["top_up", "reduce"]
+    # A request that costs more than the whole limit is not allowed after it has reset either.
+    assert remedies("spending_limit_reached", "bqe") == []
+    assert remedies("spending_limit_reached", "bqew") == ["wait"]
+    assert remedies("spending_limit_reached", "bqefu") == ["reduce"]
+    assert remedies("spending_limit_reached", "bqefuw") == ["wait", "reduce"]
+    assert remedies("hold_in_flight", "bqh") == ["wait", "top_up"]
+    assert remedies("rate_limited", "l") == ["wait"]
+
+
+@pytest.mark.parametrize("refusal", LINKED, ids=lambda r: REASON_BY_NUMBER[r.number].code)
+def test_no_page_shows_times_and_names_as_programs_write_them(refusal: Refusal) -> None:
+    for _, body in (refusal.html, refusal.markdown):
+        shown = fill(body, "bqeltghpdsufw").decode()
+        assert not re.search(r"\d{4}-\d\d-\d\dT", shown)
+        assert "resets_at" not in shown
+        assert "burst" not in shown  # a limit's label
+
+
+def test_only_what_is_done_on_a_page_is_a_button() -> None:
+    refusal = next(r for r in LINKED if REASON_BY_NUMBER[r.number].code == "quota_exhausted")
+    page = fill(refusal.html[1], "ltg").decode()
+    assert '<ul class="act">' not in page
+    assert "<p>Wait for the limit to reset on 20 November 2026, 12:00 UTC.</p>" in page
+
+
+def test_a_top_up_link_brings_what_is_missing() -> None:
+    refusal = next(r for r in LINKED if REASON_BY_NUMBER[r.number].code == "insufficient_balance")
+    (top_up, *_) = json.loads(fill(refusal.body, "bqg"))["remedies"]
+    assert top_up["href"].endswith("&amount=0.008&currency=USD")
+    (top_up, *_) = json.loads(fill(refusal.body, "g"))["remedies"]
+    assert "amount" not in top_up["href"]
 
 
 def test_every_reason_with_a_status_has_one() -> None:
@@ -125,7 +192,7 @@ def test_filled_in_it_is_a_valid_answer(refusal: Refusal) -> None:
     assert problem["reason"] == reason.code
     assert problem["status"] == refusal.status
     assert problem["title"] == reason.title
-    assert problem["detail"] == reason.text
+    assert problem["detail"].startswith(reason.text)
     assert problem["instance"] == f"urn:fastgate:request:{HOLES['I']}"
     assert (b"retry-after" in headers) == ("retry_after" in problem)
 

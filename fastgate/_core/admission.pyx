@@ -126,7 +126,6 @@ cdef int authenticate(core *c, exchange *e) noexcept nogil:
     cdef const char *key
     cdef uint32_t length = 0, i
     cdef int result
-    cdef const uint32_t *plans
     if e.policy.auth == NONE32:
         return 0
     a = snap_auth(e.snap, e.policy.auth)
@@ -139,20 +138,31 @@ cdef int authenticate(core *c, exchange *e) noexcept nogil:
         return CREDENTIAL_UNKNOWN
     result = c.lookup(c.credentials, key, length, (<int64_t>c.now + c.unix_offset) // 1000000000, &row,
                       &entry)
-    if result != 0:
-        if row is not NULL:
-            e.consumer = row[0]          # for the log: whose key it was
-        return result
-    e.consumer = row[0]
-    e.has_consumer = 1
-    e.credential = entry.identity
-    e.key_spending = entry.spending
-    if a.flags & AUTH_FORWARD:
+    if result == 0 and a.flags & AUTH_FORWARD:
         e.credential_field = 0
         e.credential_query.len = 0
-    result = charge_access(c, e)
-    if result != 0:
-        return result
+    return admit_caller(c, e, result, row, entry)
+
+
+cdef int admit_caller(core *c, exchange *e, int found, const consumer_row *row,
+                      const credential_entry *entry) noexcept nogil:
+    if found != 0:
+        if row is not NULL:
+            e.consumer = row[0]          # for the log: whose key it was
+        return found
+    e.consumer = row[0]
+    e.has_consumer = 1
+    if entry is not NULL:
+        e.credential = entry.identity
+        e.key_spending = entry.spending
+    found = charge_access(c, e)
+    return found if found != 0 else includes_service(e)
+
+
+cdef int includes_service(exchange *e) noexcept nogil:
+    """Whether the caller's plan has the route's service."""
+    cdef const uint32_t *plans
+    cdef uint32_t i
     if e.service is not NULL and e.service.plans.count != 0:
         plans = <const uint32_t *>snap_table(e.snap, e.service.plans)
         for i in range(e.service.plans.count):
@@ -203,13 +213,12 @@ cdef void admit_undo(core *c, exchange *e) noexcept nogil:
     e.ntaken = 0
 
 
-cdef int take(core *c, exchange *e, const limit_rec *l) noexcept nogil:
-    cdef decision d
+cdef int limit_take(core *c, exchange *e, const limit_rec *l, decision *d) noexcept nogil:
     cdef uint64_t key = key_of(e, l), in_flight = 0
     cdef int passed, reason
     cdef int64_t unix_s
     if l.kind == LIMIT_RATE:
-        passed = limiter_take(&c.limiter, key, c.now, l.interval_ns, l.tolerance_ns, 1, &d)
+        passed = limiter_take(&c.limiter, key, c.now, l.interval_ns, l.tolerance_ns, 1, d)
         reason = RATE_LIMITED
         if passed:
             c.counters.limiter_allowed += 1
@@ -219,7 +228,7 @@ cdef int take(core *c, exchange *e, const limit_rec *l) noexcept nogil:
             d.reset_s if passed else d.retry_s)
     elif l.kind == LIMIT_QUOTA:
         unix_s = (<int64_t>c.now + c.unix_offset) // 1000000000
-        passed = quota_take(&c.quota, key, l.period, unix_s, l.amount, 1, &d)
+        passed = quota_take(&c.quota, key, l.period, unix_s, l.amount, 1, d)
         reason = QUOTA_EXHAUSTED_UPGRADE if l.flags & LIMIT_OFFER_UPGRADE else QUOTA_EXHAUSTED
         if passed:
             c.counters.quota_allowed += 1
@@ -237,7 +246,7 @@ cdef int take(core *c, exchange *e, const limit_rec *l) noexcept nogil:
             c.counters.concurrency_refused += 1
     if not passed:
         e.tightest = l
-        e.seen = d
+        e.seen = d[0]
         admit_undo(c, e)
         return reason
     if e.ntaken < MAX_TAKEN:
@@ -246,21 +255,22 @@ cdef int take(core *c, exchange *e, const limit_rec *l) noexcept nogil:
         e.ntaken += 1
     if l.kind != LIMIT_CONCURRENCY and (e.tightest is NULL or d.remaining < e.seen.remaining):
         e.tightest = l
-        e.seen = d
+        e.seen = d[0]
     return 0
 
 
-cdef inline int by_address_alone(const limit_rec *l) noexcept nogil:
+cdef int by_address_alone(const limit_rec *l) noexcept nogil:
     return l.scope & BY_ADDRESS and not l.scope & (BY_CONSUMER | BY_PLAN | BY_CREDENTIAL)
 
 
 cdef int admit_address(core *c, exchange *e) noexcept nogil:
     cdef const limit_rec *l = <const limit_rec *>snap_table(e.snap, e.policy.limits)
+    cdef decision d
     cdef uint32_t i
     cdef int reason
     for i in range(e.policy.limits.count):
         if by_address_alone(&l[i]):
-            reason = take(c, e, &l[i])
+            reason = limit_take(c, e, &l[i], &d)
             if reason != 0:
                 return reason
     return 0
@@ -269,18 +279,19 @@ cdef int admit_address(core *c, exchange *e) noexcept nogil:
 cdef int admit(core *c, exchange *e) noexcept nogil:
     cdef const limit_rec *l = <const limit_rec *>snap_table(e.snap, e.policy.limits)
     cdef const plan_rec *p
+    cdef decision d
     cdef uint32_t i
     cdef int reason
     for i in range(e.policy.limits.count):
         if not by_address_alone(&l[i]):
-            reason = take(c, e, &l[i])
+            reason = limit_take(c, e, &l[i], &d)
             if reason != 0:
                 return reason
     p = plan_of(e)
     if p is not NULL:
         l = <const limit_rec *>snap_table(e.snap, p.limits)
         for i in range(p.limits.count):
-            reason = take(c, e, &l[i])
+            reason = limit_take(c, e, &l[i], &d)
             if reason != 0:
                 return reason
     return 0

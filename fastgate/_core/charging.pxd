@@ -10,7 +10,19 @@ cdef struct units_hold:       # what is held for units of one meter, beside what
     uint32_t nspent
     spent spent[MAX_SPENT]    # what was counted against spending limits for it
 
+cdef enum:
+    SPENDING_LIMITS = 4       # that a request may be held to: of its key, its consumer, two of its account
+
+cdef struct spending_limit:
+    uint64_t cap              # as in credentials.pxd; 0: there is none
+    uint64_t identity         # whose
+    uint8_t spender           # Spender
+
 cdef int charge_access(core *c, exchange *e) noexcept nogil      # 0, or the Reason
+cdef void spending_limit_of(exchange *e, uint32_t i, spending_limit *out) noexcept nogil
+    # Limit i of SPENDING_LIMITS, in the order in which they are counted against.
+cdef uint64_t spending_cell(const spending_limit *l) noexcept nogil
+    # The key of the cell that counts what is spent of it.
 cdef int charge_open(core *c, exchange *e) noexcept nogil        # 0, or the Reason
 cdef void charge_due(exchange *e) noexcept nogil                 # the answer begins: from now on it is owed
 cdef int charge_abandoned(exchange *e) noexcept nogil            # whether who leaves before the answer owes

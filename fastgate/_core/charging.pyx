@@ -29,17 +29,18 @@ from fastgate._core.atomics cimport fg_load, fg_load32
 from fastgate._core.cells cimport decision, limit_key
 from fastgate._core.credentials cimport cap_micros, cap_period
 from fastgate._core.holds cimport (
-    MONEY_MOST, hold_capture, hold_due, hold_open, hold_release, usage_fill, usage_what, usage_who)
+    MONEY_MOST, hold_capture, hold_due, hold_open, hold_pending, hold_release, usage_fill, usage_what, usage_who)
 from fastgate._core.moneymap cimport USAGE_FREE, money_record
 from fastgate._core.quota cimport quota_give_back, quota_peek, quota_take
 from fastgate._core.reason cimport (
-    ACCOUNT_NOT_LOADED, INSUFFICIENT_BALANCE, OVERLOADED, PAYMENT_REQUIRED, SPENDING_LIMIT_REACHED)
+    ACCOUNT_NOT_LOADED, HOLD_IN_FLIGHT, INSUFFICIENT_BALANCE, OVERLOADED, PAYMENT_REQUIRED, SPENDING_LIMIT_REACHED)
 from fastgate._core.snapshot cimport (
     NONE32, PLAN_ABANDONED_FREE, ROUTE_ABANDONED_FREE, plan_rec, price_step, snap_table)
-from fastgate._core.state cimport MAX_SPENT, EX_METERED, spent
+from fastgate._core.state cimport (
+    EX_METERED, MAX_SPENT, SPENDER_ACCOUNT, SPENDER_CONSUMER, SPENDER_KEY, spent)
 from fastgate._core.usagering cimport usage_commit, usage_reserve
 from fastgate._core.wallet cimport (
-    ACCOUNT_LIMITS, account_of, account_row, subscription, subscription_of, wallet_index)
+    ACCOUNT_LIMITS, access_word, account_of, account_row, subscription, subscription_of, wallet_index)
 
 # More requests than a period has.
 cdef uint64_t COUNT_MOST = <uint64_t>1 << 34
@@ -47,7 +48,10 @@ cdef uint64_t COUNT_MOST = <uint64_t>1 << 34
 # In spent.period: it counts money, not requests.
 cdef uint64_t SPENT_MONEY = 1 << 8
 
-# What spending is counted under, beside the account, consumer or credential that spends.
+if SPENDING_LIMITS != 2 + ACCOUNT_LIMITS:
+    raise AssertionError("a request meets other spending limits than there are")
+
+# What spending is counted under, beside the Spender and its identity.
 cdef uint64_t SPENDING = 0x9f3b1c5a7d2e4f61
 
 
@@ -59,11 +63,11 @@ def spending_key(kind: str, identity: int) -> int:
     """The cell that counts what an "account", "consumer" or "credential" has spent in a period."""
     cdef uint64_t who = identity
     if kind == "account":
-        return count_key(SPENDING + 1, who)
+        return count_key(SPENDING + SPENDER_ACCOUNT, who)
     if kind == "consumer":
-        return count_key(SPENDING + 2, who)
+        return count_key(SPENDING + SPENDER_CONSUMER, who)
     if kind == "credential":
-        return count_key(SPENDING + 3, who)
+        return count_key(SPENDING + SPENDER_KEY, who)
     raise ValueError(f"{kind!r}: account, consumer or credential")
 
 
@@ -83,6 +87,7 @@ cdef int charge_access(core *c, exchange *e) noexcept nogil:
     cdef account_row *row
     cdef const subscription *s
     cdef const plan_rec *p
+    cdef uint64_t word
     cdef uint32_t plan, access
     if e.consumer.account == 0 or c.till is NULL:
         return 0                         # nobody pays, or nothing costs money here
@@ -96,16 +101,17 @@ cdef int charge_access(core *c, exchange *e) noexcept nogil:
     s = subscription_of(row, e.service.slot if e.service is not NULL else NONE32)
     if s is NULL:
         return 0
-    access = fg_load32(&s.access)
+    word = access_word(s)
+    access = <uint32_t>(word & 0xffff)
     plan = fg_load32(&s.plan)
     if access != 0:
-        return <int>access
+        e.access_ended = <uint32_t>(word >> 32)
     if plan != e.consumer.plan and plan < e.snap.plans.count:
         p = <const plan_rec *>snap_table(e.snap, e.snap.plans) + plan
         e.consumer.plan = plan
         e.consumer.plan_len = <uint8_t>(p.name.len if p.name.len < sizeof(e.consumer.plan_name) else 0)
         memcpy(e.consumer.plan_name, <const char *>e.snap + p.name.off, e.consumer.plan_len)
-    return 0
+    return <int>access
 
 
 # ---- counting -------------------------------------------------------------------------------
@@ -155,17 +161,36 @@ cdef void uncount_money(core *c, exchange *e, uint64_t micros) noexcept nogil:
     e.nspent = kept
 
 
-cdef int spend(core *c, exchange *e, uint64_t kind, uint64_t identity, uint64_t cap,
-               uint64_t micros) noexcept nogil:
+cdef void spending_limit_of(exchange *e, uint32_t i, spending_limit *out) noexcept nogil:
+    if i == 0:
+        out.spender = SPENDER_KEY
+        out.identity = e.credential
+        out.cap = e.key_spending
+    elif i == 1:
+        out.spender = SPENDER_CONSUMER
+        out.identity = e.consumer.identity
+        out.cap = e.consumer.spending
+    else:
+        out.spender = SPENDER_ACCOUNT
+        out.identity = e.account.identity + (i - 2)
+        out.cap = fg_load(&e.account.limits[i - 2])
+
+
+cdef uint64_t spending_cell(const spending_limit *l) noexcept nogil:
+    return count_key(SPENDING + l.spender, l.identity)
+
+
+cdef int spend(core *c, exchange *e, const spending_limit *l, uint64_t micros) noexcept nogil:
     """Count against one spending limit. 1, or 0: it refuses."""
     cdef decision d
     cdef uint32_t at = e.nspent
-    cdef uint64_t limit = cap_micros(cap)
-    if count(c, e, count_key(SPENDING + kind, identity), cap_period(cap), limit, micros, &d):
+    cdef uint64_t limit = cap_micros(l.cap)
+    if count(c, e, spending_cell(l), cap_period(l.cap), limit, micros, &d):
         if e.nspent > at:
             e.spent[at].period |= SPENT_MONEY
         return 1
     e.money_limit = <int64_t>limit
+    e.money_limit_of = l.spender
     e.money_balance = <int64_t>(limit - d.used) if d.used < limit else 0
     e.money_resets = <uint32_t>d.resets_at
     return 0
@@ -173,15 +198,11 @@ cdef int spend(core *c, exchange *e, uint64_t kind, uint64_t identity, uint64_t 
 
 cdef int within_limits(core *c, exchange *e, uint64_t micros) noexcept nogil:
     """Count against all spending limits that there are: mostly none. 1, or 0: one refuses."""
+    cdef spending_limit l
     cdef uint32_t i
-    cdef uint64_t cap
-    if e.key_spending and not spend(c, e, 3, e.credential, e.key_spending, micros):
-        return 0
-    if e.consumer.spending and not spend(c, e, 2, e.consumer.identity, e.consumer.spending, micros):
-        return 0
-    for i in range(ACCOUNT_LIMITS):
-        cap = fg_load(&e.account.limits[i])
-        if cap and not spend(c, e, 1, e.account.identity + i, cap, micros):
+    for i in range(SPENDING_LIMITS):
+        spending_limit_of(e, i, &l)
+        if l.cap and not spend(c, e, &l, micros):
             return 0
     return 1
 
@@ -258,6 +279,9 @@ cdef int reserve(core *c, exchange *e, int64_t micros, uint32_t currency, uint64
     e.money_currency = currency
     e.money_balance = 0
     e.money_resets = 0
+    e.money_limit_of = 0
+    e.money_held = 0
+    e.units_asked = 0
     if not e.has_consumer or e.account is NULL:
         return PAYMENT_REQUIRED
     if c.till is NULL:
@@ -281,7 +305,10 @@ cdef int reserve(core *c, exchange *e, int64_t micros, uint32_t currency, uint64
         return 0
     hold[0] = NULL
     uncount_from(c, e, before)
-    return INSUFFICIENT_BALANCE if held == 0 else OVERLOADED
+    if held < 0:
+        return OVERLOADED
+    e.money_held = hold_pending(c.till.money, e.account, wallet, micros - balance)
+    return HOLD_IN_FLIGHT if balance + e.money_held >= micros else INSUFFICIENT_BALANCE
 
 
 cdef void uncount_from(core *c, exchange *e, uint32_t first) noexcept nogil:

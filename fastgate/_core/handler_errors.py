@@ -20,14 +20,16 @@ class ClientDisconnected(ConnectionError):
 class PaymentRefused(RuntimeError):
     """The caller cannot pay for the request. `reason` is the code, e.g. "insufficient_balance".
 
-    `balance` and `required` are micro-units; `number` is the reason's number in `Reason`.
+    `balance` and `required` are micro-units; `number` is the reason's number in `Reason`. `fits`:
+    how many of the meter's units could be held for, where units were asked for.
     """
 
-    def __init__(self, number: int, balance: int, required: int) -> None:
+    def __init__(self, number: int, balance: int, required: int, fits: int | None = None) -> None:
         self.number = number
         self.reason = reason_name(number)
         self.balance = balance
         self.required = required
+        self.fits = fits
         super().__init__(f"{self.reason}: {required} micro-units are needed, {balance} are there")
 
 

@@ -44,6 +44,10 @@ cdef void usage_fill(money_record *r, const account_row *account, const usage_wh
                      const usage_what *what) noexcept nogil
     # For records without money (usage_reserve): everything but the id. account may be NULL.
 
+cdef int64_t hold_pending(money_header *m, const account_row *account, int index, int64_t enough) noexcept nogil
+    # What requests in progress hold on a wallet and do not owe yet: it may come back. Summed up to
+    # `enough`. Reads all hold tables, as far as they are in use: for refusals only.
+
 # ---- what control does ------------------------------------------------------------------
 cdef int hold_resolve(till *t, money_record *hold, int policy) noexcept nogil
     # Bring a dead worker's hold to its end. 1: its record is parked; 0: the row is free, or not of the dead.

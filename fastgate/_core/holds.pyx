@@ -61,7 +61,7 @@ from libc.string cimport memcpy
 from fastgate._core.atomics cimport fg_cas, fg_cas16, fg_load, fg_store
 from fastgate._core.moneymap cimport (
     HOLD_FREE, HOLD_HELD, HOLD_INTENT, HOLD_PARKED, HOLD_SETTLED, HOLD_SETTLING, USAGE_CAPTURED,
-    USAGE_FREE, USAGE_RECOVERED, holds_of, next_sequence, number_record, row_give, row_take,
+    USAGE_FREE, USAGE_RECOVERED, area_of, holds_of, next_sequence, number_record, row_give, row_take,
 )
 from fastgate._core.shm cimport segment_header
 from fastgate._core.usagering cimport ring_publish
@@ -242,6 +242,30 @@ cdef void usage_fill(money_record *r, const account_row *account, const usage_wh
     r.units = what.units
     r.status = what.status
     r.flags = USAGE_FREE
+
+
+cdef int64_t hold_pending(money_header *m, const account_row *account, int index, int64_t enough) noexcept nogil:
+    cdef int64_t sum = 0, held, due
+    cdef uint64_t top, i
+    cdef uint32_t area
+    cdef money_record *r
+    for area in range(1, m.workers + 1):
+        r = holds_of(m, area)
+        top = fg_load(&area_of(m, area).top)
+        if top > m.holds:
+            top = m.holds
+        for i in range(top):
+            if (fg_load(&r[i].word) & STATE_BITS) != HOLD_HELD:
+                continue
+            if r[i].account != account.identity or r[i].account_slot != account.slot or r[i].wallet != index:
+                continue
+            held = r[i].held
+            due = <int64_t>fg_load(<uint64_t *>&r[i].amount)
+            if 0 <= due < held:
+                sum += held - due
+                if sum >= enough:
+                    return sum
+    return sum
 
 
 # ---- for the dead -----------------------------------------------------------------------

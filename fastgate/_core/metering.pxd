@@ -11,6 +11,7 @@ cdef class MeterUse:
     cdef object price                 # MeterPrice; None: it costs the caller nothing
     cdef units_hold at
     cdef int64_t hold(self, core *c, exchange *e) except -1
+    cdef uint64_t refused(self, exchange *e) except? 0
     cdef int use(self, core *c, exchange *e, uint64_t units) except -1
     cdef int capture(self, core *c, exchange *e) except -1
     cdef int release(self, core *c, exchange *e) except -1

@@ -18,7 +18,7 @@ a period add up to the price of its units, to the micro-unit, over all workers.
 Prices: meters.py, which is Python: this is a handler's side, not the proxied path.
 """
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from fastgate._core.calling cimport request_id_of
 from fastgate._core.charging cimport units_capture, units_count, units_counted, units_open, units_release
@@ -55,8 +55,19 @@ cdef class MeterUse:
         micros = min(most, HELD_MOST + 1)
         reason = units_open(c, e, &self.at, micros, code[0] | <uint32_t>code[1] << 8 | <uint32_t>code[2] << 16)
         if reason != 0:
-            raise PaymentRefused(reason, e.money_balance, micros)
+            raise PaymentRefused(reason, e.money_balance, micros, self.refused(e))
         return micros
+
+    cdef uint64_t refused(self, exchange *e) except? 0:
+        """Note for the refusal how many units would fit into what is left; returns that."""
+        cdef bytes name = self.meter.encode()[:sizeof(e.meter)]
+        rate = self.price.rate
+        # No more than was refused: what is held meanwhile by others does not count as room.
+        e.units_fit = min(max(e.money_balance, 0) * rate.per // rate.micros, self.most)
+        e.units_asked = self.most
+        e.meter_len = <uint8_t>len(name)
+        memcpy(e.meter, <const char *>name, len(name))
+        return e.units_fit
 
     cdef int use(self, core *c, exchange *e, uint64_t units) except -1:
         """Further units were used: owed, up to what is held for. What goes beyond is counted as well."""

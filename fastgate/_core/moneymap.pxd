@@ -62,7 +62,8 @@ cdef struct area_head:            # one page; a cache line for each writer
     uint64_t parked               # holds ever parked because the ring was full
     uint64_t dropped              # usage records that found no room at all
     uint64_t refused              # holds that found no free row
-    uint64_t _1[3]
+    uint64_t top                  # rows from this one on have not been in use since the table was scanned
+    uint64_t _1[2]
     # control's
     uint64_t ring_tail            # records that the ledger has
     uint64_t returned             # rows that others than the worker made free
@@ -131,6 +132,8 @@ cdef inline money_record *row_take(till *t) noexcept nogil:
     t.free[i] &= t.free[i] - 1
     if t.free[i] == 0:
         t.some &= t.some - 1
+    if <uint64_t>(i * 64 + j) >= t.head.top:
+        fg_store(&t.head.top, <uint64_t>(i * 64 + j + 1))
     fg_write_after()       # who reads what is filled in now finds the word that freed the row, or a later one
     return t.holds + (i * 64 + j)
 
@@ -158,7 +161,7 @@ cdef class MoneyMap:
     cdef till *tills              # AREAS_MAX of them
     cdef till *worker_till(self, uint32_t worker) noexcept nogil
     cdef till *control_till(self) noexcept nogil
-    cdef _map(self, size_t size)
+    cdef _map(self, size_t size, int sharing)
     cdef _open_tills(self)
     cdef _lock(self)
     cdef _check_worker(self, uint32_t worker)

@@ -37,7 +37,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 from posix.mman cimport (
-    MADV_DONTDUMP, MADV_NOHUGEPAGE, MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, madvise, mmap,
+    MADV_DONTDUMP, MADV_NOHUGEPAGE, MAP_FAILED, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE, madvise, mmap,
     munmap,
 )
 from posix.unistd cimport close
@@ -119,6 +119,7 @@ cdef _check_header(const money_header *h, uint64_t size, str where):
 
 
 cdef void rows_scan(till *t) noexcept nogil:
+    cdef uint64_t top = 0
     cdef uint32_t i
     t.returned = fg_load(&t.head.returned)
     t.some = 0
@@ -126,6 +127,9 @@ cdef void rows_scan(till *t) noexcept nogil:
     for i in range(t.rows):
         if (fg_load(&t.holds[i].word) & STATE_BITS) == HOLD_FREE:
             row_give(t, t.holds + i)
+        else:
+            top = i + 1
+    fg_store(&t.head.top, top)
 
 
 cdef class MoneyMap:
@@ -186,7 +190,7 @@ cdef class MoneyMap:
             raise SegmentError(f"there is a money map at {path} already: open() it") from error
         except OSError as error:
             raise SegmentError(f"the money map {path} ({h.size} bytes) cannot be made: {error}") from error
-        self._map(h.size)
+        self._map(h.size, MAP_SHARED)
         self._open_tills()
         return self
 
@@ -225,7 +229,7 @@ cdef class MoneyMap:
             os.pwrite(self.fd, (<char *>&h)[:sizeof(h)], 0)
         except OSError as error:
             raise SegmentError(f"the money map {path} cannot be opened: {error}") from error
-        self._map(h.size)
+        self._map(h.size, MAP_SHARED)
         self._open_tills()
         for area in range(h.workers + 1):
             _start_again(self.tills + <uint32_t>area, how)
@@ -248,7 +252,7 @@ cdef class MoneyMap:
             raise SegmentError(f"descriptor {fd} is no money map: it has {len(head)} bytes")
         memcpy(&h, <const char *>head, sizeof(h))
         _check_header(&h, size, f"descriptor {fd}")
-        self._map(h.size)
+        self._map(h.size, MAP_SHARED)
         self._open_tills()
         return self
 
@@ -259,8 +263,19 @@ cdef class MoneyMap:
             raise SegmentError("another gateway uses this money map, or processes of an earlier "
                                "one still run") from error
 
-    cdef _map(self, size_t size):
-        cdef void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, self.fd, 0)
+    def private_copy(self, Segment segment not None):
+        """The map as it is now, for one process alone, bound to that segment: what is done to it changes
+        nothing for anybody else (see `Segment.private_copy`)."""
+        cdef MoneyMap copy = type(self).__new__(type(self))
+        cdef int fd = self.fd
+        copy.fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+        copy._map(self.size, MAP_PRIVATE)
+        copy._open_tills()
+        copy.bind(segment)
+        return copy
+
+    cdef _map(self, size_t size, int sharing):
+        cdef void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, sharing, self.fd, 0)
         if p == MAP_FAILED:
             raise SegmentError(f"the money map ({size} bytes) cannot be mapped: out of memory?")
         self.base = <char *>p

@@ -25,25 +25,30 @@ tag but by trying 2^127 times.
 cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memchr, memcpy
-from libc.time cimport gmtime_r, time_t, tm
+from libc.string cimport memchr, memcpy, strlen
 
 from fastgate._core.accept cimport FORM_HTML, FORM_MARKDOWN, accepted_form
 from fastgate._core.buffer cimport (
     buf_borrow, buf_data, buf_head, buf_len, buf_return, buffers_free, buffers_init)
 from fastgate._core.http1 cimport F_ACCEPT, F_HOST, METHOD_HEAD, field
-from fastgate._core.render cimport answer_extra, called_securely, put2, put_additions, put_connection, put_date
+from fastgate._core.render cimport answer_extra, called_securely, put_additions, put_connection, put_date
 from fastgate._core.reason cimport REASON_COUNT
 from fastgate._core.snapshot cimport (
-    HOLE_ALLOW, HOLE_BALANCE, HOLE_CAPABILITY, HOLE_CHALLENGE, HOLE_CURRENCY, HOLE_DETAIL, HOLE_LIMIT,
-    HOLE_ORIGIN, HOLE_POLICY, HOLE_REMAINING, HOLE_REQUEST_ID, HOLE_REQUIRED, HOLE_RESETS_AT,
-    HOLE_RETRY_AFTER, HOLE_ROUTE, HOLE_SHORTFALL, HOLE_SPENDING, HOLE_USED, NONE32, ROUTE_OPENAI_ERRORS,
-    SECTION_CAPABILITY, SECTION_END, SECTION_LIMIT, SECTION_MONEY, SECTION_OPENAI, SECTION_OWNER,
-    SECTION_RESETS, SECTION_SPENDING, Snapshot, limit_rec, refusal_rec, snap_auth, snap_policy, snap_route, snap_str, snap_table,
+    HOLE_ALLOW, HOLE_BALANCE, HOLE_CAPABILITY, HOLE_CHALLENGE, HOLE_CURRENCY, HOLE_DETAIL, HOLE_DUE, HOLE_DUE_AT,
+    HOLE_DUE_CURRENCY, HOLE_DUE_WORDS, HOLE_ENDED, HOLE_ENDED_WORDS, HOLE_HELD, HOLE_INVOICE, HOLE_LIMIT, HOLE_LIMIT_WORDS,
+    HOLE_METER,
+    HOLE_ORIGIN, HOLE_PLAN, HOLE_POLICY, HOLE_REMAINING, HOLE_REQUEST_ID, HOLE_REQUIRED, HOLE_RESETS_AT,
+    HOLE_RESETS_WORDS, HOLE_RETRY_AFTER, HOLE_RETRY_WORDS, HOLE_ROUTE, HOLE_SHORTFALL, HOLE_SPENDER, HOLE_SPENDING,
+    HOLE_UNITS, HOLE_UNITS_FIT, HOLE_USED, NONE32, ROUTE_OPENAI_ERRORS, SECTION_CAPABILITY, SECTION_DUE,
+    SECTION_END, SECTION_ENDED, SECTION_FITS, SECTION_HELD, SECTION_LIMIT, SECTION_MONEY, SECTION_OPENAI,
+    SECTION_OWNER, SECTION_PLAN, SECTION_RESETS, SECTION_SPENDING, SECTION_UNITS, SECTION_WAIT, Snapshot, limit_rec, refusal_rec, snap_auth, snap_policy, snap_route, snap_str, snap_table,
     snapshot_header, str_ref)
-from fastgate._core.state cimport EX_REFUSED, core, downstream, field_of, has_field
+from fastgate._core.state cimport (
+    EX_REFUSED, core, downstream, field_of, has_field)
 from fastgate._core.sys cimport monotonic_ns
 from fastgate._core.text cimport put, put_hex, put_lit, put_uint
+from fastgate._core.wallet cimport bill_read, owed_bill
+from fastgate._core.words cimport put_amount, put_duration, put_limit_words, put_moment, put_money, put_time
 
 cdef enum:
     HEAD_MAX = 2048           # of a filled head, before what all answers carry
@@ -182,26 +187,11 @@ cdef char *put_escaped(char *p, const char *s, uint32_t n, int escape) noexcept 
     return p
 
 
-cdef char *put_money(char *p, int64_t micros) noexcept nogil:
-    """Micro-units as a decimal number without needless zeros: 0.002, 12, -1.5."""
-    cdef uint64_t n = <uint64_t>micros
-    cdef uint64_t rest
-    cdef int digits = 6, i
-    if micros < 0:
-        p = put_lit(p, "-")
-        n = 0 - n
-    p = put_uint(p, n // 1000000)
-    rest = n % 1000000
-    if rest:
-        while rest % 10 == 0:
-            rest //= 10
-            digits -= 1
-        p = put_lit(p, ".")
-        for i in range(digits):
-            p[digits - 1 - i] = <char>(48 + rest % 10)
-            rest //= 10
-        p += digits
-    return p
+cdef char *put_sum(char *p, int64_t micros, uint32_t currency, int escape) noexcept nogil:
+    """Money, for programs without needless zeros, on pages with those that its coins have."""
+    if escape == ESCAPE_HTML or escape == ESCAPE_MARKDOWN:
+        return put_amount(p, micros, currency)
+    return put_money(p, micros)
 
 
 cdef int64_t shortfall(int64_t required, int64_t balance) noexcept nogil:
@@ -222,22 +212,11 @@ cdef char *put_currency(char *p, uint32_t currency) noexcept nogil:
     return p + 3
 
 
-cdef char *put_time(char *p, int64_t unix_s) noexcept nogil:
-    cdef time_t t = <time_t>unix_s
-    cdef tm b
-    gmtime_r(&t, &b)
-    p = put_uint(p, b.tm_year + 1900)
-    p = put_lit(p, "-")
-    p = put2(p, b.tm_mon + 1)
-    p = put_lit(p, "-")
-    p = put2(p, b.tm_mday)
-    p = put_lit(p, "T")
-    p = put2(p, b.tm_hour)
-    p = put_lit(p, ":")
-    p = put2(p, b.tm_min)
-    p = put_lit(p, ":")
-    p = put2(p, b.tm_sec)
-    return put_lit(p, "Z")
+cdef extern from *:
+    """
+    static const char *const fg_spenders[] = {"", "account", "consumer", "key"};   /* by Spender */
+    """
+    const char *const *SPENDERS "fg_spenders"
 
 
 cdef char *put_origin(char *p, exchange *e) noexcept nogil:
@@ -274,8 +253,33 @@ cdef int64_t resets_at(exchange *e) noexcept nogil:
     return <int64_t>e.seen.resets_at if e.tightest is not NULL else 0
 
 
+cdef uint64_t retry_after(exchange *e) noexcept nogil:
+    """Seconds. What was seen of a limit that let the request pass says nothing about this refusal."""
+    return e.seen.retry_s if e.tightest is not NULL and e.seen.retry_s > 0 else 1
+
+
+cdef int owed(exchange *e, owed_bill *out) noexcept nogil:
+    """What the caller's account owes first. 0: nothing, or the caller is not known."""
+    return e.has_consumer and e.account is not NULL and bill_read(e.account, out)
+
+
 cdef int holds(exchange *e, int section) noexcept nogil:
     """Whether a section stands in this answer."""
+    cdef owed_bill due
+    if section == SECTION_PLAN:
+        return e.has_consumer and e.consumer.plan_len != 0
+    if section == SECTION_DUE:
+        return owed(e, &due)
+    if section == SECTION_ENDED:
+        return e.has_consumer and e.access_ended != 0
+    if section == SECTION_HELD:
+        return e.has_consumer and e.money_held > 0
+    if section == SECTION_UNITS:
+        return e.has_consumer and e.units_asked != 0
+    if section == SECTION_FITS:
+        return e.has_consumer and e.units_asked != 0 and e.units_fit != 0
+    if section == SECTION_WAIT:
+        return e.money_required <= e.money_limit
     if section == SECTION_OWNER:
         return e.has_consumer and e.money_currency != 0
     if section == SECTION_MONEY:
@@ -294,15 +298,35 @@ cdef int holds(exchange *e, int section) noexcept nogil:
 
 
 cdef const char *end_of_section(const char *t, const char *stop) noexcept nogil:
-    """Right behind the mark that ends the section t stands in."""
+    """Right behind the mark that ends the section t stands in; sections may stand within it."""
+    cdef int depth = 1
     while t < stop:
         t = <const char *>memchr(t, 1, stop - t)
         if t is NULL or t + 1 >= stop:
             return stop
         if t[1] == SECTION_END:
-            return t + 2
+            depth -= 1
+        elif t[1] >= 97:
+            depth += 1
         t += 2
+        if depth == 0:
+            return t
     return stop
+
+
+cdef char *put_owed(char *p, exchange *e, int letter, int escape) noexcept nogil:
+    cdef owed_bill due
+    if not owed(e, &due):
+        return p                         # paid between this hole and the section's beginning
+    if letter == HOLE_DUE:
+        return put_sum(p, due.micros, due.currency, escape)
+    if letter == HOLE_DUE_CURRENCY:
+        return put_currency(p, due.currency)
+    if letter == HOLE_DUE_AT:
+        return put_time(p, due.due)
+    if letter == HOLE_DUE_WORDS:
+        return put_moment(p, due.due)
+    return put_escaped(p, due.number, due.number_len, escape)
 
 
 cdef char *put_hole(char *p, exchange *e, int letter, int escape) noexcept nogil:
@@ -318,12 +342,14 @@ cdef char *put_hole(char *p, exchange *e, int letter, int escape) noexcept nogil
     if letter == HOLE_REMAINING:
         return put_uint(p, e.seen.remaining)
     if letter == HOLE_RETRY_AFTER:
-        return put_uint(p, e.seen.retry_s if e.tightest is not NULL and e.seen.retry_s > 0 else 1)
+        return put_uint(p, retry_after(e))
     if letter == HOLE_RESETS_AT:
         return put_time(p, resets_at(e))
     if letter == HOLE_POLICY:
         return put_escaped(p, snap_str(s, e.tightest.name), e.tightest.name.len, escape) \
             if e.tightest is not NULL else p
+    if letter == HOLE_LIMIT_WORDS:
+        return put_limit_words(p, e.tightest) if e.tightest is not NULL else p
     if letter == HOLE_ROUTE:
         return put_escaped(p, snap_str(s, e.route.name), e.route.name.len, escape) if e.route is not NULL else p
     if letter == HOLE_DETAIL:
@@ -339,13 +365,36 @@ cdef char *put_hole(char *p, exchange *e, int letter, int escape) noexcept nogil
             p = put(p, snap_str(s, snap_auth(s, e.policy.auth).challenge), snap_auth(s, e.policy.auth).challenge.len)
         return p
     if letter == HOLE_BALANCE:
-        return put_money(p, e.money_balance)
+        return put_sum(p, e.money_balance, e.money_currency, escape)
     if letter == HOLE_REQUIRED:
-        return put_money(p, e.money_required)
+        return put_sum(p, e.money_required, e.money_currency, escape)
     if letter == HOLE_SHORTFALL:
-        return put_money(p, shortfall(e.money_required, e.money_balance))
+        return put_sum(p, shortfall(e.money_required, e.money_balance), e.money_currency, escape)
     if letter == HOLE_SPENDING:
-        return put_money(p, e.money_limit)
+        return put_sum(p, e.money_limit, e.money_currency, escape)
+    if letter == HOLE_HELD:
+        return put_sum(p, e.money_held, e.money_currency, escape)
+    if letter == HOLE_SPENDER:
+        return put(p, SPENDERS[e.money_limit_of & 3], strlen(SPENDERS[e.money_limit_of & 3]))
+    if letter == HOLE_PLAN:
+        return put_escaped(p, e.consumer.plan_name, e.consumer.plan_len, escape)
+    if letter == HOLE_RESETS_WORDS:
+        return put_moment(p, resets_at(e))
+    if letter == HOLE_ENDED:
+        return put_time(p, e.access_ended)
+    if letter == HOLE_ENDED_WORDS:
+        return put_moment(p, e.access_ended)
+    if letter == HOLE_RETRY_WORDS:
+        return put_duration(p, retry_after(e))
+    if letter == HOLE_METER:
+        return put_escaped(p, e.meter, e.meter_len, escape)
+    if letter == HOLE_UNITS:
+        return put_uint(p, e.units_asked)
+    if letter == HOLE_UNITS_FIT:
+        return put_uint(p, e.units_fit)
+    if letter == HOLE_DUE or letter == HOLE_DUE_CURRENCY or letter == HOLE_DUE_AT or letter == HOLE_DUE_WORDS \
+            or letter == HOLE_INVOICE:
+        return put_owed(p, e, letter, escape)
     if letter == HOLE_CURRENCY:
         return put_currency(p, e.money_currency)
     if letter == HOLE_CAPABILITY:

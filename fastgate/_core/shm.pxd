@@ -10,7 +10,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef enum:
     MAX_WORKERS = 64
-    SEGMENT_VERSION = 2
+    SEGMENT_VERSION = 3
 
 cdef struct worker_row:           # 128 bytes; writer: the worker (pid, starts: supervisor)
     uint64_t pid                  # 0: not running
@@ -71,7 +71,7 @@ cdef class Segment:
     cdef worker_row *worker(self, uint32_t index) noexcept nogil
     cdef target_row *target(self, uint32_t slot) noexcept nogil
     cdef char *worker_area(self, uint32_t index) noexcept nogil
-    cdef _map(self, size_t size)
+    cdef _map(self, size_t size, int sharing)
     cdef _advise(self)
 
 cdef void zero_pages(char *p, uint64_t size) noexcept nogil

@@ -39,7 +39,7 @@ import os
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 from posix.mman cimport (
-    MADV_DONTDUMP, MADV_NOHUGEPAGE, MADV_REMOVE, MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE,
+    MADV_DONTDUMP, MADV_NOHUGEPAGE, MADV_REMOVE, MAP_FAILED, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE,
     madvise, mmap, munmap,
 )
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
@@ -324,7 +324,7 @@ cdef class Segment:
                         fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
         except OSError as error:
             raise SegmentError(f"the shared segment ({h.size} bytes) cannot be made: {error}") from error
-        self._map(h.size)
+        self._map(h.size, MAP_SHARED)
         memcpy(self.base, &h, sizeof(h))
         self._advise()
         return self
@@ -344,7 +344,7 @@ cdef class Segment:
             raise SegmentError(f"descriptor {fd} is no shared segment: {error}") from error
         if size < PAGE:
             raise SegmentError(f"descriptor {fd} is no shared segment: it has {size} bytes")
-        self._map(size)
+        self._map(size, MAP_SHARED)
         memcpy(&h, self.base, sizeof(h))
         if memcmp(h.magic, MAGIC, 8) != 0:
             raise SegmentError(f"descriptor {fd} is no shared segment: it begins with other bytes")
@@ -363,8 +363,17 @@ cdef class Segment:
         self._advise()
         return self
 
-    cdef _map(self, size_t size):
-        cdef void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, self.fd, 0)
+    def private_copy(self):
+        """The segment as it is now, for one process alone: pages are shared until this object's owner
+        writes to them, and what it writes nobody else sees. Gone with the object."""
+        cdef Segment copy = Segment.__new__(Segment)
+        copy.fd = fcntl.fcntl(self.fd, fcntl.F_DUPFD_CLOEXEC, 3)
+        copy._map(self.size, MAP_PRIVATE)
+        copy._advise()
+        return copy
+
+    cdef _map(self, size_t size, int sharing):
+        cdef void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, sharing, self.fd, 0)
         if p == MAP_FAILED:
             raise SegmentError(f"the shared segment ({size} bytes) cannot be mapped: out of memory?")
         self.base = <char *>p

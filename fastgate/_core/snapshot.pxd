@@ -290,6 +290,23 @@ cpdef enum Hole:
     HOLE_CURRENCY = 67        # 'C'  three letters
     HOLE_CAPABILITY = 71      # 'G'  token for the diagnosis, 38 characters of base64url
     HOLE_ORIGIN = 72          # 'H'  "http://host:port" as it was called; empty where that is in doubt
+    HOLE_HELD = 70            # 'F'  decimal money: what requests in progress hold
+    HOLE_SPENDER = 86         # 'V'  whose spending limit refused: key, consumer, account
+    HOLE_PLAN = 79            # 'O'  name of the plan in force
+    HOLE_DUE = 74             # 'J'  decimal money: what is owed first
+    HOLE_DUE_CURRENCY = 89    # 'Y'  three letters
+    HOLE_DUE_AT = 88          # 'X'  RFC 3339 UTC
+    HOLE_INVOICE = 75         # 'K'  its number
+    HOLE_ENDED = 90           # 'Z'  RFC 3339 UTC: when access ended
+    HOLE_METER = 49           # '1'  name of a meter
+    HOLE_UNITS = 50           # '2'  decimal: units that were asked for
+    HOLE_UNITS_FIT = 51       # '3'  decimal: units that would fit
+    # The same for people: "30 November 2026, 00:00 UTC", "3 hours 20 minutes".
+    HOLE_RESETS_WORDS = 52    # '4'
+    HOLE_DUE_WORDS = 53       # '5'
+    HOLE_ENDED_WORDS = 54     # '6'
+    HOLE_RETRY_WORDS = 55     # '7'
+    HOLE_LIMIT_WORDS = 56     # '8'  5 requests a month for each consumer
 
 # A section of a template stands in the answer only where its condition holds. It begins with byte
 # 0x01 and one of these letters, and ends with 0x01 and a dot. Sections do not nest.
@@ -301,6 +318,13 @@ cpdef enum Section:
     SECTION_RESETS = 116      # 't'  it is known when waiting will have helped
     SECTION_CAPABILITY = 103  # 'g'  there are pages to link to
     SECTION_OPENAI = 111      # 'o'  the route is ROUTE_OPENAI_ERRORS
+    SECTION_HELD = 104        # 'h'  requests in progress hold something, and the caller is known
+    SECTION_PLAN = 112        # 'p'  the caller is on a plan
+    SECTION_DUE = 100         # 'd'  the caller's account owes something
+    SECTION_ENDED = 115       # 's'  it is known when access ended
+    SECTION_UNITS = 117       # 'u'  units of a meter were asked for
+    SECTION_FITS = 102        # 'f'  fewer of them would fit
+    SECTION_WAIT = 119        # 'w'  waiting for the limit to reset helps
     SECTION_END = 46          # '.'
 
 # ---- the image ------------------------------------------------------------------------

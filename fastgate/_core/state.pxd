@@ -245,6 +245,11 @@ cdef struct call:
     head resp
 
 # ---- exchange --------------------------------------------------------------------------
+cdef enum Spender:            # who has a spending limit; also what its spending is counted under
+    SPENDER_ACCOUNT = 1
+    SPENDER_CONSUMER = 2
+    SPENDER_KEY = 3
+
 cdef enum BodyState:
     BODY_NONE = 0             # no body, or all of it was consumed
     BODY_MORE = 1             # more is to come
@@ -348,13 +353,20 @@ cdef struct exchange:
     int64_t money_required    # that the request needs
     int64_t money_limit       # the spending limit that refused, if money_resets is not 0
     uint32_t money_currency   # three ASCII letters, the first lowest
+    int64_t money_held        # what requests in progress hold of the wallet and may give back
+    uint64_t units_asked      # units of a meter that could not be held for
+    uint64_t units_fit        # so many would have fitted
+    char meter[48]            # its name
     int64_t charged           # captured so far
     uint64_t key_spending     # the credential's cap, as in credential_entry
     account_row *account      # who pays; NULL: nobody known
     money_record *hold        # what is held on the wallet for this request
     uint32_t nspent
     uint8_t flags_hold_by_handler   # the hold is a handler's: it captures, or it is released
+    uint8_t money_limit_of    # Spender: whose spending limit refused; 0: none did
+    uint8_t meter_len         # of the meter's name
     uint32_t money_resets     # Unix seconds when the period of the spending limit that refused ends; 0: none did
+    uint32_t access_ended     # Unix seconds since when the subscription gives no access; 0: not known
     taken took[MAX_TAKEN]
     spent spent[MAX_SPENT]
     uint8_t client[16]        # the client's address: the peer's, or what a trusted proxy said

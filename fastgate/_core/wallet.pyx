@@ -1,8 +1,8 @@
 """wallet: accounts in the shared segment: may it call, what has it left, what has it subscribed to.
 
-    account_row, 256 bytes, row number = the account's slot
+    account_row, 320 bytes, row number = the account's slot
     +----------+--------+---------------------------+--------------+------------------+--------+
-    | identity | access | wallets: 4 × {avail, tag} | currencies 4 | subscriptions: 8 | limits |
+    | identity | access | wallets: 4 × {avail, tag} | currencies 4 | subscriptions: 8 | limits | bill |
     +----------+--------+---------------------------+--------------+------------------+--------+
 
 Control allots slots and an account keeps its own for as long as the segment lives: a hold names the
@@ -37,7 +37,7 @@ cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from fastgate._core.atomics cimport fg_load, fg_store
+from fastgate._core.atomics cimport fg_load, fg_store, fg_write_after
 from fastgate._core.credentials cimport cap_micros, cap_period
 from fastgate._core.holds cimport MONEY_MOST, credit_applied, credit_apply, wallet_set
 from fastgate._core.moneymap cimport (
@@ -46,7 +46,7 @@ from fastgate._core.moneymap cimport (
 from fastgate._core.shm cimport Segment
 from fastgate._core.snapshot cimport PERIOD_MINUTE, PERIOD_YEAR
 
-if sizeof(account_row) != 256 or sizeof(wallet) != 16:
+if sizeof(account_row) != 320 or sizeof(wallet) != 16 or sizeof(subscription) != 16 or sizeof(owed_bill) != 64:
     raise AssertionError("account rows do not have the size that the segment's layout needs")
 
 cdef enum:
@@ -59,11 +59,22 @@ ANY = 0xFFFFFFFF
 
 class Subscription(NamedTuple):
     """`service` and `plan` are slots; service ANY: whichever has no subscription of its own.
-    `access`: number of the Reason with which it is refused, 0: none."""
+    `access`: number of the Reason with which it is refused, 0: none. `ended`: Unix seconds since when,
+    0: not known."""
 
     service: int
     plan: int
     access: int = 0
+    ended: int = 0
+
+
+class Bill(NamedTuple):
+    """What an account owes first: an open invoice. `due`: Unix seconds."""
+
+    number: str
+    micros: int
+    currency: str
+    due: int
 
 
 class SpendingLimit(NamedTuple):
@@ -206,7 +217,7 @@ cdef class Accounts:
                    for i in range(WALLETS) if row.currencies[i]}
         subscriptions = tuple([
             Subscription(row.subscriptions[i].service, row.subscriptions[i].plan,
-                         row.subscriptions[i].access)
+                         row.subscriptions[i].access, row.subscriptions[i].ended)
             for i in range(SUBSCRIPTIONS) if row.subscriptions[i].flags & SUBSCRIPTION_USED])
         limits = tuple([SpendingLimit(cap_micros(row.limits[i]), cap_period(row.limits[i]))
                         for i in range(ACCOUNT_LIMITS) if row.limits[i]])
@@ -245,7 +256,7 @@ cdef class Accounts:
     def subscription_for(self, slot, uint32_t service) -> Subscription | None:
         """The subscription by which the account may use a service, as a worker finds it; None: it has none."""
         cdef const subscription *it = subscription_of(self._known(slot), service)
-        return None if it == NULL else Subscription(it.service, it.plan, it.access)
+        return None if it == NULL else Subscription(it.service, it.plan, it.access, it.ended)
 
     cdef _subscribe(self, subscription *to, entry):
         """None: unused. Else its plan before its access: of an unused one the latter shows it."""
@@ -254,7 +265,7 @@ cdef class Accounts:
         if entry is None:
             fg_store(<uint64_t *>to + 1, 0)
             return
-        it.service, it.plan, it.access = entry
+        it.service, it.plan, it.access, it.ended = entry
         it.flags = SUBSCRIPTION_USED
         memcpy(words, &it, sizeof(words))
         fg_store(<uint64_t *>to, words[0])
@@ -273,6 +284,32 @@ cdef class Accounts:
         for i in range(ACCOUNT_LIMITS):
             micros, period = wanted[i] if i < len(wanted) else (0, 0)
             fg_store(&row.limits[i], <uint64_t>micros << 8 | <uint64_t>period)
+
+    def set_bill(self, slot, entry) -> None:
+        """Say what the account owes first, a Bill; None: nothing is open. For its refusals to tell."""
+        cdef account_row *row = self._known(slot)
+        cdef owed_bill *to = &row.owed
+        cdef bytes number = b""
+        micros, currency, due = 0, 0, 0
+        if entry is not None:
+            text, micros, letters, due = entry
+            number = text.encode("ascii", "replace")[:BILL_NUMBER]
+            currency = _code(letters)
+        fg_store(&to.version, to.version | 1)
+        fg_write_after()
+        to.micros = micros
+        to.currency = currency
+        to.due = max(0, min(due, 0xFFFFFFFF))
+        to.number_len = <uint8_t>len(number)
+        memcpy(to.number, <const char *>number, len(number))
+        fg_store(&to.version, (to.version | 1) + 1)
+
+    def bill(self, slot) -> Bill | None:
+        """What the account owes first, as its refusals tell it."""
+        cdef owed_bill found
+        if not bill_read(self._known(slot), &found):
+            return None
+        return Bill(found.number[:found.number_len].decode("ascii"), found.micros, _letters(found.currency), found.due)
 
     # ---- balances -------------------------------------------------------------------------
 

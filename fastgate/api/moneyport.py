@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fastgate.billing.audit_report import AuditReport
     from fastgate.billing.autorecharge import AutoRecharges
     from fastgate.billing.dunning import Dunning
-    from fastgate.billing.evidence import ConsumerFacts, SpendingFacts
+    from fastgate.billing.evidence import SpendingFacts
     from fastgate.billing.invoices import Invoices
     from fastgate.billing.ledger import Ledger
     from fastgate.billing.notices import Notices
@@ -43,9 +43,6 @@ class SpendingLimits(Protocol):
 
     def spent(self, kind: Kind, subject: str) -> SpendingFacts | None:
         """The limit in force and what is spent of it now; None: none is."""
-
-    def facts(self, key: str | None, consumer: ConsumerFacts) -> list[SpendingFacts]:
-        """All that apply to requests of a consumer."""
 
     async def put(self, kind: Kind, subject: str, micros: int, period: str) -> None:
         """Give it a limit of its own, at once. Raises StoreError."""

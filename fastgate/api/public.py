@@ -38,6 +38,7 @@ from litestar.params import FromPath, SkipValidation
 from fastgate._core.snapshot import stable_hash
 from fastgate.api import public_pages as pages
 from fastgate.api.public_views import View, respond
+from fastgate.billing.amounts import coin
 from fastgate.billing.capability import Capabilities, Capability
 from fastgate.billing.diagnosis import Question, diagnose, for_strangers
 from fastgate.billing.evidence import ConsumerFacts, Evidence
@@ -124,7 +125,7 @@ def answer(request: AnyRequest, error: Exception) -> Response[bytes]:
 _TROUBLES = {
     404: ("No such page", "The gateway has no page at this address. Was the link cut short?"),
     405: ("Not this way", "This page is there, but not for this method."),
-    413: ("Too large", "No page here takes that much."),
+    413: ("Too large", "No page here accepts that much."),
 }
 
 
@@ -187,7 +188,7 @@ def _keyed(public: Public, key: str) -> Visitor:
         or found.revoked_at
         or (found.expires_at and found.expires_at <= now)
     ):
-        raise Refused(pages.denied("This key is not one of ours, or not valid any more."))
+        raise Refused(pages.denied("This key is not known here, or no longer valid."))
     ident = secrets.token_hex(16)
     token = public.capabilities.make(ident, stable_hash(consumer.id), now)
     return _linked(public, ident, token)
@@ -218,13 +219,13 @@ def _owner(public: Public, request: AnyRequest) -> tuple[Visitor, str, SelfServi
     if consumer is None:
         raise Refused(pages.sign_in())
     if consumer.suspended:
-        raise Refused(pages.trouble(403, "Suspended", "Ask whoever runs the API."))
+        raise Refused(pages.trouble(403, "Suspended", "Ask the API's operator."))
     service = public.service()
     if service is None or consumer.account is None:
         text = (
             "Nothing costs money at this gateway."
             if service is None
-            else f"{consumer.name} belongs to no account. Ask whoever runs the API for one."
+            else f"{consumer.name} belongs to no account. Ask the API's operator for one."
         )
         raise Refused(pages.trouble(409, "No account", text))
     return visitor, consumer.account, service
@@ -365,10 +366,25 @@ async def sign_in(public: Ports, request: AnyRequest) -> Response[bytes]:
 async def top_up_page(public: Ports, request: AnyRequest) -> Response[bytes]:
     """How much?"""
     visitor, overview = await _overview(public, request)
-    currency = public.gateway().billing.currency
-    if overview.balances:
-        currency = overview.balances[0].currency
-    return _show(request, pages.top_up(overview, currency, visitor.path))
+    known = [one.currency for one in overview.balances]
+    known.append(public.gateway().billing.currency)
+    missing = _missing(request)
+    if missing is not None:
+        known.insert(0, missing.currency)
+    return _show(request, pages.top_up(overview, known, missing, visitor.path))
+
+
+def _missing(request: AnyRequest) -> Money | None:
+    """What a refusal's link says is missing, in whole coins; None: nothing that is an amount."""
+    query = request.query_params
+    try:
+        found = Money.parse(f"{query.get('amount', '')} {query.get('currency', '')}")
+    except ValueError:
+        return None
+    if found.micros <= 0 or len(found.currency) != 3:
+        return None
+    one = coin(found.currency)
+    return Money(-(-found.micros // one) * one, found.currency)
 
 
 @post(f"{PREFIX}/account/top-up")
@@ -383,11 +399,11 @@ async def top_up(public: Ports, request: AnyRequest) -> Response[bytes]:
     try:
         amount = Money.parse(text)
     except ValueError as error:
-        view = pages.trouble(422, "This is no amount", f"{error}.", back=visitor.path("top-up"))
+        view = pages.trouble(422, "Not an amount", f"{error}.", back=visitor.path("top-up"))
         raise Refused(view) from None
     if amount.micros == 0 or len(amount.currency) != 3:
-        text = "It must be more than nothing, in a currency of three letters."
-        raise Refused(pages.trouble(422, "This is no amount", text, back=visitor.path("top-up")))
+        text = "The amount must be greater than zero, in a currency with a three-letter code."
+        raise Refused(pages.trouble(422, "Not an amount", text, back=visitor.path("top-up")))
     return _go(
         request, await service.top_up(ident, amount, _base(public, request) + visitor.path())
     )

@@ -6,15 +6,18 @@ of the visitor's link.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from urllib.parse import quote
 
-from fastgate._core.refusal import money_text
 from fastgate.api.public_views import Ask, Input, Mark, View
+from fastgate.billing.amounts import show
 from fastgate.billing.diagnosis import Diagnosis, Step
+from fastgate.billing.moments import day, moment
 from fastgate.billing.selfservice import Offer, Overview
 from fastgate.errors import Reason
+from fastgate.model.units import Money
 from fastgate.refusal_pages import RETRY_TEXTS
 from fastgate.refusals import MEMBERS, PHRASES
 from fastgate.remedies import PREFIX, PROBLEMS, REMEDIES, retry_of
@@ -73,8 +76,8 @@ def sign_in(text: str = "") -> View:
 def not_kept(ident: str) -> View:
     """The request is not in the records any more."""
     text = (
-        "This request is not kept any more: only the most recent ones are. Send it again; the "
-        "answer has a new link."
+        "This request is no longer kept: only the most recent ones are. Send it again; the answer "
+        "has a new link."
     )
     return trouble(404, "No record of this request", f"{text} (Request {ident}.)")
 
@@ -88,7 +91,7 @@ def reasons(all_of_them: Sequence[Reason]) -> View:
         title="Why requests are refused",
         texts=(
             "The status says what would fix it: 401 show a credential; 402 pay; 403 paying would "
-            "not help; 429 wait; 5xx it is on our side. Each refusal names its reason.",
+            "not help; 429 wait; 5xx the problem is on our side. Each refusal names its reason.",
         ),
         entries=tuple(
             (f"{each.status} {each.code}", each.title, f"{PROBLEMS}{each.code}")
@@ -160,14 +163,16 @@ def diagnosis(found: Diagnosis, ident: str, path: Path | None) -> View:
     ]
     acts, links = [], []
     if path is not None:
-        failing = (step.fix for step in found.steps if step.fix and _fails(step))
-        pages = dict.fromkeys((fix.text.rstrip("."), fix.page) for fix in failing if fix.page)
-        acts = [(text, path(page)) for text, page in pages]
+        pages: dict[str, str] = {}
+        for step in found.steps:
+            if step.fix is not None and step.fix.page and _fails(step):
+                pages.setdefault(step.fix.page, step.fix.text.rstrip("."))
+        acts = [(text, path(page)) for page, text in pages.items()]
         links.append(("The account", path("")))
     if found.reason:
         links.append(("About this reason", f"{PROBLEMS}{found.reason}"))
     return View(
-        title="What was checked" if not found.mended else "Mended: send it again",
+        title="What was checked" if not found.resolved else "Resolved: send it again",
         kicker=f"{found.status} {found.reason or ''}".strip() if found.status else "",
         texts=(found.summary,),
         facts=tuple(facts),
@@ -179,16 +184,31 @@ def diagnosis(found: Diagnosis, ident: str, path: Path | None) -> View:
 
 
 def _moment(time: str | None) -> str:
-    """To the second; the record has microseconds."""
-    return datetime.fromisoformat(time).strftime("%Y-%m-%d %H:%M:%S UTC") if time else ""
+    """For people; the record has microseconds."""
+    return moment(datetime.fromisoformat(time)) if time else ""
 
 
 def _mark(step: Step) -> Mark:
     numbers = ", ".join(
-        f"{name.replace('_', ' ')}: {value}" for name, value in step.numbers.items() if value != ""
+        f"{name.replace('_', ' ')}: {_shown(value)}"
+        for name, value in step.numbers.items()
+        if value != "" and (step.check, name) not in _UNSHOWN
     )
     fix = step.fix.text if step.fix is not None and _fails(step) else ""
     return Mark(step.result, step.title, step.text, fix, numbers)
+
+
+_UNSHOWN = {("limits", "limit"), ("quota", "limit")}
+"""Labels of limits are for programs: the text says what they allow."""
+
+
+def _shown(value: str | int) -> str:
+    """A number of a check, for people: times in words."""
+    text = str(value)
+    return _moment(text) if _TIME.fullmatch(text) else text
+
+
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 
 def _fails(step: Step) -> bool:
@@ -199,13 +219,18 @@ def _fails(step: Step) -> bool:
 # ---- the account --------------------------------------------------------------------------
 
 
-_STATES = {"incomplete": "waits for its first payment", "past_due": "past due"}
+_STATES = {
+    "incomplete": "waiting for its first payment",
+    "trialing": "in its trial",
+    "past_due": "past due",
+    "grace": "in its grace period",
+    "canceled": "cancelled",
+    "expired": "ended",
+}
 
 
 def _balances(overview: Overview) -> list[tuple[str, str]]:
-    found = [
-        ("Balance", f"{money_text(one.available)} {one.currency}") for one in overview.balances
-    ]
+    found = [("Balance", show(one.available, one.currency)) for one in overview.balances]
     return found or [("Balance", "no wallet yet")]
 
 
@@ -214,7 +239,7 @@ def _subscriptions(overview: Overview) -> list[tuple[str, str]]:
         (
             f"Plan {one.plan}",
             f"{_STATES.get(one.state, one.state)}, {'ends' if one.ending else 'period ends'} "
-            f"{one.ends:%Y-%m-%d}",
+            f"{day(one.ends)}",
         )
         for one in overview.subscriptions
     ]
@@ -229,15 +254,15 @@ def _home(path: Path, *others: tuple[str, str]) -> tuple[tuple[str, str], ...]:
 
 
 def _elsewhere(overview: Overview) -> str:
-    whom = f"Write to {overview.contact}." if overview.contact else "Ask whoever runs the API."
-    return f"Payments are not taken on this page, but by hand. {whom}"
+    whom = f"Write to {overview.contact}." if overview.contact else "Ask the API's operator."
+    return f"You cannot pay on this page: payments are recorded by hand. {whom}"
 
 
 def account(overview: Overview, path: Path) -> View:
     """The account at a glance."""
     acts = [("Choose a plan", path("plan"))]
     if overview.open:
-        acts.insert(0, ("Pay what is open", path("pay")))
+        acts.insert(0, ("Pay open invoices", path("pay")))
     if overview.methods:
         acts.append(("Payment method", path("payment-method")))
     if overview.top_up:
@@ -252,14 +277,22 @@ def account(overview: Overview, path: Path) -> View:
     )
 
 
-def top_up(overview: Overview, currency: str, path: Path) -> View:
-    """How much to pay in."""
+def top_up(
+    overview: Overview, currencies: Sequence[str], missing: Money | None, path: Path
+) -> View:
+    """How much to pay in. `currencies`: to choose from, the likeliest first; `missing`: what a
+    request was refused for."""
+    hint, value = "For example 20 or 12.50.", ""
+    if missing is not None:
+        text = show(missing.micros, missing.currency)
+        value, hint = text.partition(" ")[0], f"The request was refused for want of {text}."
+    choices = tuple(dict.fromkeys(currencies))
     inputs = (
-        Input("amount", "Amount", hint="Such as 20 or 12.50."),
-        Input("currency", "Currency", value=currency),
+        Input("amount", "Amount", value=value, hint=hint),
+        Input("currency", "Currency", value=choices[0], choices=choices),
     )
-    ask = Ask(path("top-up"), "Go on to payment", inputs)
-    text = "The payment is made on the provider's page; the balance counts at once."
+    ask = Ask(path("top-up"), "Continue to payment", inputs)
+    text = "You pay on the payment provider's page. The money can be used as soon as it is paid."
     return View(
         title="Top up",
         kicker=overview.account,
@@ -273,13 +306,13 @@ def top_up(overview: Overview, currency: str, path: Path) -> View:
 
 def method(overview: Overview, path: Path) -> View:
     """Leave a payment method."""
-    text = "You leave it on the provider's page. What is open is charged to it then."
+    text = "You enter it on the payment provider's page. Open invoices are then charged to it."
     return View(
         title="Payment method",
         kicker=overview.account,
         texts=(text if overview.methods else _elsewhere(overview),),
         facts=tuple(_open(overview)),
-        asks=(Ask(path("payment-method"), "Go on"),) if overview.methods else (),
+        asks=(Ask(path("payment-method"), "Continue"),) if overview.methods else (),
         links=_home(path),
         data=overview,
     )
@@ -289,12 +322,15 @@ def pay(overview: Overview, path: Path) -> View:
     """Pay what is open."""
     if not overview.open:
         return View(
-            title="Nothing is open", kicker=overview.account, links=_home(path), data=overview
+            title="There is nothing to pay",
+            kicker=overview.account,
+            links=_home(path),
+            data=overview,
         )
-    text = "It is charged to the payment method that you left, at once."
+    text = "It is charged to your saved payment method at once."
     method = ("Another payment method", path("payment-method"))
     return View(
-        title="Pay what is open",
+        title="Pay open invoices",
         kicker=overview.account,
         texts=(text if overview.methods else _elsewhere(overview),),
         facts=tuple(_open(overview)),
@@ -318,11 +354,11 @@ def renew(overview: Overview, path: Path) -> View:
         )
     one = overview.subscriptions[0]
     ended = one.ending or one.state in ("canceled", "expired")
-    title, acts = "It goes on by itself", []
+    title, acts = "It renews by itself", []
     if ended:
         title = f"Renew {one.plan}"
     elif overview.open:
-        title, acts = "There is something to pay first", [("Pay what is open", path("pay"))]
+        title, acts = "An invoice has to be paid first", [("Pay open invoices", path("pay"))]
     elif one.reason is not None:
         title = f"{one.plan}: {_STATES.get(one.state, one.state)}"
         acts = [("Payment method", path("payment-method"))]
@@ -339,9 +375,9 @@ def renew(overview: Overview, path: Path) -> View:
 
 def plans(offers: Sequence[Offer], path: Path) -> View:
     """Which plans there are."""
-    text = "A plan is in force when it is paid; what you paid and did not use is counted in."
+    text = "A plan starts when it is paid for. What you have paid and not used is deducted."
     if not offers:
-        text = "No plan can be chosen here. Ask whoever runs the API."
+        text = "No plan can be chosen here. Ask the API's operator."
     return View(
         title="Plans",
         texts=(text,),
@@ -349,7 +385,7 @@ def plans(offers: Sequence[Offer], path: Path) -> View:
             (offer.plan, f"{offer.terms}{' (yours)' if offer.current else ''}") for offer in offers
         ),
         asks=tuple(
-            Ask(f"{path('plan')}&plan={quote(offer.plan, safe='')}", f"Take {offer.plan}")
+            Ask(f"{path('plan')}&plan={quote(offer.plan, safe='')}", f"Choose {offer.plan}")
             for offer in offers
             if not offer.current
         ),

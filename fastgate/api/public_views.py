@@ -40,6 +40,8 @@ class Input:
     value: str = ""
     hint: str = ""
     secret: bool = False
+    choices: tuple[str, ...] = ()
+    """What there is to choose from; empty: anything may be typed."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +88,9 @@ class View:
 
 _STYLE = """
 label{display:block;margin-bottom:.25rem}
-input{font:inherit;color:inherit;background:var(--back);border:1px solid var(--soft);
+input,select{font:inherit;color:inherit;background:var(--back);border:1px solid var(--soft);
 border-radius:.5rem;padding:.5rem .75rem;width:100%;max-width:24rem}
-input:focus-visible{outline:3px solid var(--act);outline-offset:1px}
+input:focus-visible,select:focus-visible{outline:3px solid var(--act);outline-offset:1px}
 .checks,.pages{list-style:none;margin:1rem 0;padding:0}
 .checks li{margin:.5rem 0;padding:.35rem .9rem;border-left:4px solid var(--line)}
 .checks p,.pages p{margin:0}.checks .fix{font-weight:600}
@@ -154,16 +156,27 @@ def _form(ask: Ask) -> str:
     fields = []
     for index, one in enumerate(ask.inputs):
         ident = f"f{index}"
-        kind = "password" if one.secret else "text"
         hint = f"<br><small>{escape(one.hint)}</small>" if one.hint else ""
         fields.append(
-            f'<p><label for="{ident}">{escape(one.label)}</label>'
-            f'<input id="{ident}" name="{escape(one.name)}" type="{kind}" '
-            f'value="{escape(one.value)}" autocomplete="off" required>{hint}</p>'
+            f'<p><label for="{ident}">{escape(one.label)}</label>{_field(ident, one)}{hint}</p>'
         )
     return (
         f'<form method="post" action="{escape(ask.path)}">{"".join(fields)}'
         f"<p><button>{escape(ask.button)}</button></p></form>"
+    )
+
+
+def _field(ident: str, one: Input) -> str:
+    if one.choices:
+        options = (
+            f"<option{' selected' if choice == one.value else ''}>{escape(choice)}</option>"
+            for choice in one.choices
+        )
+        return f'<select id="{ident}" name="{escape(one.name)}">{"".join(options)}</select>'
+    kind = "password" if one.secret else "text"
+    return (
+        f'<input id="{ident}" name="{escape(one.name)}" type="{kind}" '
+        f'value="{escape(one.value)}" autocomplete="off" required>'
     )
 
 
@@ -176,7 +189,9 @@ def markdown(view: View) -> str:
     if view.facts:
         lines.append("")
     for ask in view.asks:
-        names = ", ".join(f"`{one.name}`" for one in ask.inputs)
+        names = ", ".join(
+            f"`{one.name}`{f' ({one.value})' if one.value else ''}" for one in ask.inputs
+        )
         lines.append(f"- {ask.button}: POST {ask.path}{f' with {names}' if names else ''}")
     lines += [f"- [{text}]({path})" for text, path in view.acts]
     if view.asks or view.acts:

@@ -17,8 +17,9 @@ from fastgate.api.desk import account_of, desk_of
 from fastgate.api.moneyport import Desk
 from fastgate.api.paging import LIMIT, Limit, Text
 from fastgate.api.parties import matched, tagged
+from fastgate.billing.entries import refusal_of
 from fastgate.billing.invoices import Invoice
-from fastgate.billing.lifecycle import Event, Subscription, access_of, warning_of
+from fastgate.billing.lifecycle import Event, Subscription, warning_of
 from fastgate.billing.subscription_rows import Record
 from fastgate.store.pages import Page
 
@@ -87,9 +88,10 @@ class History(msgspec.Struct, frozen=True):
     items: list[Record]
 
 
-def view_of(desk: Desk, one: Subscription) -> SubscriptionView:
+async def view_of(desk: Desk, one: Subscription) -> SubscriptionView:
     now = desk.subscriptions.clock()
-    reason, warning = access_of(one, now), warning_of(one, now)
+    reason = await refusal_of(desk.subscriptions.store, one, now)
+    warning = warning_of(one, now)
     shared: dict[str, Any] = {
         name: getattr(one, name)
         for name in SubscriptionView.__struct_fields__
@@ -111,9 +113,9 @@ async def list_subscriptions(
     desk = desk_of(ctx)
     if account is not None:
         found = await desk.subscriptions.of_account(await account_of(ctx, account))
-        return Page(items=[view_of(desk, one) for one in found], next=None)
+        return Page(items=[await view_of(desk, one) for one in found], next=None)
     page = await desk.subscriptions.page(cursor=cursor, limit=limit)
-    return Page(items=[view_of(desk, one) for one in page.items], next=page.next)
+    return Page(items=[await view_of(desk, one) for one in page.items], next=page.next)
 
 
 @post(
@@ -129,7 +131,7 @@ async def create_subscription(ctx: Ctx, request: AnyRequest) -> Response[Any]:
     await desk.open_account(account)
     await _make_room(desk, account, body.plan)
     made = await desk.subscriptions.create(account, body.plan, body.service, trial=body.trial)
-    return tagged(made, view_of(desk, made), 201, Location=f"/v1/subscriptions/{made.id}")
+    return tagged(made, await view_of(desk, made), 201, Location=f"/v1/subscriptions/{made.id}")
 
 
 async def _make_room(desk: Desk, account: str, plan: str) -> None:
@@ -145,7 +147,7 @@ async def get_subscription(ctx: Ctx, ident: FromPath[str]) -> Response[Any]:
     """One subscription."""
     desk = desk_of(ctx)
     found = await desk.subscriptions.get(ident)
-    return tagged(found, view_of(desk, found))
+    return tagged(found, await view_of(desk, found))
 
 
 @get("/v1/subscriptions/{ident:str}/history", opt=spec("read", answer=History))
@@ -169,7 +171,7 @@ async def change_plan(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Re
     await _make_room(desk, found.account, body.plan)
     changed = await desk.subscriptions.change_plan(ident, body.plan)
     answer = PlanChanged(
-        subscription=view_of(desk, changed.subscription), document=changed.document
+        subscription=await view_of(desk, changed.subscription), document=changed.document
     )
     return tagged(changed.subscription, answer)
 
@@ -177,7 +179,7 @@ async def change_plan(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Re
 async def _apply(ctx: Ctx, ident: str, event: Event) -> Response[Any]:
     desk = desk_of(ctx)
     changed = await desk.subscriptions.apply(ident, event, "by an operator")
-    return tagged(changed, view_of(desk, changed))
+    return tagged(changed, await view_of(desk, changed))
 
 
 @post(
@@ -220,7 +222,7 @@ async def cancel(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Respons
     desk = desk_of(ctx)
     body = await read(request, Cancel, optional=True)
     changed = await desk.subscriptions.cancel(ident, at_period_end=body.at == "period_end")
-    return tagged(changed, view_of(desk, changed))
+    return tagged(changed, await view_of(desk, changed))
 
 
 HANDLERS = [

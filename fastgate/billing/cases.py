@@ -95,6 +95,17 @@ async def case_of(connection: AsyncConnection, invoice: str, *, lock: bool = Fal
     return _case(row) if row is not None else None
 
 
+async def was_declined(connection: AsyncConnection, subscription: str) -> bool:
+    """Whether the last charge for a subscription was declined, and is not under way again."""
+    tried = (CaseState.DUE, CaseState.WAITING, CaseState.EXHAUSTED)
+    query = sa.select(sa.literal(1)).where(
+        dunning_cases.c.subscription == subscription,
+        dunning_cases.c.state.in_([str(state) for state in tried]),
+        dunning_cases.c.decline != "",
+    )
+    return await connection.scalar(query.limit(1)) is not None
+
+
 async def change_case(connection: AsyncConnection, case: Case, **changes: Any) -> Case:
     """Write changes of a case that was read under lock."""
     changed = msgspec.structs.replace(case, **changes, version=case.version + 1)

@@ -1,55 +1,59 @@
 """Checks: one rule for each thing that may stand in a request's way, over the facts of a case.
 
-A rule looks at the facts that a `Case` holds and gives one `Step`. It never guesses: what has no
-subject, or no source just now, is skipped and says so. `diagnosis` gathers the facts, calls the
-rules in the order of `CHECKS` and draws the conclusion.
+No rule decides whether a check fails: the data plane's own functions do (`_core/dryrun.pyx`), and
+their `Outcome` is among the facts. A rule says it in words, with the numbers and with what the
+store knows of it, as one `Step`. It never guesses: what has no subject, or no source just now, is
+skipped and says so. `diagnosis` gathers the facts, calls the rules in the order of `CHECKS` and
+draws the conclusion.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Literal
 
 import msgspec
 
-from fastgate._core.refusal import money_text
+from fastgate._core.dryrun import Outcome
+from fastgate.billing.amounts import show
 from fastgate.billing.evidence import (
     AccountFacts,
     ConsumerFacts,
     Evidence,
     InvoiceFacts,
     KeyFacts,
-    LimitFacts,
     RouteFacts,
     SubscriptionFacts,
 )
 from fastgate.billing.facilitator_words import words_of
+from fastgate.billing.fixes import ASK, Fix, fix_of
+from fastgate.billing.moments import moment_of
 from fastgate.billing.refused_payments import PaymentField, RefusedPayment
-from fastgate.errors import REASON_BY_CODE
-from fastgate.remedies import REMEDIES
+from fastgate.errors import REASON_BY_CODE, reason_code
 
 Numbers = dict[str, str | int]
 Result = Literal["passed", "failed", "skipped"]
 Check = Literal[
-    "credential", "key", "account", "consumer", "subscription", "invoice", "provider",
+    "credential", "key", "consumer", "account", "subscription", "plan", "invoice", "provider",
     "limits", "quota", "spending", "balance", "holds", "payment",
 ]  # fmt: skip
 
 CHECKS: dict[Check, str] = {
     "credential": "The request shows a credential that is known",
     "key": "The key is valid",
+    "consumer": "The consumer is not suspended",
     "account": "The account may make requests",
-    "consumer": "The consumer may call this service",
     "subscription": "The subscription gives access",
-    "invoice": "Nothing is left unpaid",
+    "plan": "The plan includes this service",
+    "invoice": "No invoice is unpaid",
     "provider": "The payment providers answer",
     "limits": "No rate or concurrency limit is reached",
     "quota": "The quota is not used up",
     "spending": "No spending limit is reached",
     "balance": "The wallet covers the price",
-    "holds": "Requests in progress leave enough of it",
-    "payment": "The payment that was sent is the one that was asked for",
+    "holds": "Requests in progress leave enough of the balance",
+    "payment": "The request is paid for",
 }
 """The checks in their order, each with what it is about."""
 
@@ -60,7 +64,8 @@ CHECK_OF: dict[str, Check] = {
     "credential_expired": "key",
     "credential_revoked": "key",
     "consumer_suspended": "consumer",
-    "not_subscribed": "consumer",
+    "subscription_paused": "subscription",
+    "not_subscribed": "plan",
     "forbidden": "consumer",
     "subscription_expired": "subscription",
     "subscription_past_due": "subscription",
@@ -81,17 +86,6 @@ CHECK_OF: dict[str, Check] = {
 }
 """Which check a reason belongs to. Reasons that are not here have nothing to do with who calls
 and pays: their own text is the diagnosis."""
-
-
-class Fix(msgspec.Struct, frozen=True, kw_only=True):
-    """What mends a failed check."""
-
-    action: str
-    """A remedy of `remedies.Action`, or: `use_key`, `new_key`, `ask`, `pay`."""
-    text: str
-    """One sentence, to whoever calls."""
-    page: str = ""
-    """Below `/_fastgate/account/`, where it can be done; empty: not on a page."""
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,6 +117,8 @@ class Case:
         self.is_record = False
         """A recorded request is asked about; `recorded` is its reason, if it was refused."""
         self.recorded: str | None = None
+        self.recorded_limit: str | None = None
+        """The label of the limit that refused it."""
         self.payment: tuple[PaymentField, ...] | None = None
         self.refused_payment: RefusedPayment | None = None
         """What is noted of the payment that was refused with the recorded request."""
@@ -134,6 +130,8 @@ class Case:
         self.no_store: str | None = None
         """What the store said when it could not be asked."""
         self.route: RouteFacts | None = None
+        self.outcome: Outcome | None = None
+        """What the data plane would do with the request; None: nothing is served yet."""
 
     def covering(self) -> SubscriptionFacts | None:
         """The subscription that decides for the route: its service's own before one for all."""
@@ -172,177 +170,177 @@ class Case:
     def away(self, check: Check) -> Step:
         """For checks whose facts are in the store, or of which there is no subject."""
         if self.no_store is not None:
-            return self.skipped(check, f"The store cannot be reached just now: {self.no_store}")
+            return self.skipped(check, f"The store cannot be reached right now: {self.no_store}")
         if self.consumer is None:
             return self.skipped(check, "It is not known who calls.")
         return self.skipped(check, "The consumer belongs to no account.")
 
 
-# ---- fixes ------------------------------------------------------------------------------
+# ---- words ------------------------------------------------------------------------------
 
-_ASK = "Ask whoever runs the API."
-_FIXES: dict[str, Fix] = {
-    "credential_missing": Fix(action="use_key", text="Send your key as WWW-Authenticate says."),
-    "credential_unknown": Fix(
-        action="use_key",
-        text="Check that the key is complete and of this gateway; if it is, ask for a new one.",
-    ),
-    "token_invalid": Fix(action="new_key", text="Get a new token."),
-    "credential_expired": Fix(action="new_key", text="Ask for a new key."),
-    "credential_revoked": Fix(
-        action="new_key", text="Use the key that replaced it, or ask for a new one."
-    ),
-    "consumer_suspended": Fix(action="ask", text=_ASK),
-    "forbidden": Fix(action="ask", text=_ASK),
-    "payment_required": Fix(
-        action="pay", text="Pay in one of the ways that the PAYMENT-REQUIRED field offers."
-    ),
-    "payment_invalid": Fix(
-        action="pay", text="Make a new payment from the offer in this answer; none was taken."
-    ),
-    "settlement_unknown": Fix(
-        action="wait", text="Do not pay again; send the same request with the same payment."
-    ),
+
+def _number(code: str) -> int:
+    return REASON_BY_CODE[code].number
+
+
+_MISSING = _number("credential_missing")
+_UNKNOWN = _number("credential_unknown")
+_EXPIRED = _number("credential_expired")
+_REVOKED = _number("credential_revoked")
+_SUSPENDED = _number("consumer_suspended")
+_UNPAID = _number("payment_required")
+_TOO_LITTLE = _number("insufficient_balance")
+_HELD = _number("hold_in_flight")
+
+_STATES = {
+    "incomplete": "is waiting for its first payment",
+    "trialing": "is in its trial",
+    "active": "is active",
+    "past_due": "has a failed payment that is being tried again",
+    "grace": "has a failed payment and is in its grace period",
+    "paused": "is paused",
+    "canceled": "is cancelled",
+    "expired": "has ended",
 }
 
 
-def fix_of(code: str) -> Fix | None:
-    """What mends a refusal of this reason; None where its text says all there is."""
-    if code in _FIXES:
-        return _FIXES[code]
-    for remedy in REMEDIES.get(code, ())[:1]:
-        return Fix(action=remedy.action, text=f"{remedy.title}.", page=remedy.page)
-    return None
+def _when(unix: int) -> str:
+    """A time, for programs."""
+    return datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 # ---- the rules, one a check ----------------------------------------------------------------
 
 
-def _money(micros: int, currency: str) -> str:
-    return f"{money_text(micros)} {currency}".strip()
-
-
-def _when(unix: int) -> str:
-    return datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def _credential(case: Case) -> Step:
+    outcome = case.outcome
     if case.asked_key:
-        if case.key is None:
-            return case.failed(
-                "credential", "credential_unknown", "No key like this is known here."
-            )
-        return case.passed("credential", "The key is one of ours.", {"key": case.key.id})
+        if outcome is not None and not outcome.looks_at_keys:
+            return case.skipped("credential", "This route does not ask for a key.")
+        if case.key is None or (outcome is not None and outcome.key == _UNKNOWN):
+            return case.failed("credential", "credential_unknown", "This gateway has no such key.")
+        return case.passed("credential", "The key is known.", {"key": case.key.id})
     if case.consumer is not None:
-        return case.passed("credential", f"The request was made by {case.consumer.name}.")
+        return case.passed("credential", f"The request is made by {case.consumer.name}.")
     if case.recorded in ("credential_unknown", "token_invalid"):
         return case.failed("credential", case.recorded, REASON_BY_CODE[case.recorded].text)
     if case.asked_consumer is not None:
         return case.failed(
             "credential",
             "credential_unknown",
-            f"No consumer {case.asked_consumer!r} is known here any more.",
+            f"There is no consumer {case.asked_consumer!r} any more.",
         )
-    if case.route is not None and case.route.needs_key:
+    if outcome is not None and outcome.key == _MISSING:
         return case.failed(
-            "credential", "credential_missing", "The route needs a key and none was shown."
+            "credential", "credential_missing", "The route needs a key and none was sent."
         )
-    return case.skipped("credential", "No credential was shown, and none is needed.")
+    return case.skipped("credential", "No credential was sent, and none is needed.")
 
 
 def _key(case: Case) -> Step:
-    key = case.key
+    key, outcome = case.key, case.outcome
     if key is None and case.is_record and case.consumer is not None:
         return case.passed("key", "It was valid when the request came.")
-    if key is None:
+    if key is None or outcome is None or not outcome.looks_at_keys:
         return case.skipped("key", "There is no key to look at.")
-    if key.revoked_at:
+    if outcome.key == _REVOKED:
         at = _when(key.revoked_at)
-        return case.failed(
-            "key", "credential_revoked", f"The key was revoked at {at}.", {"revoked_at": at}
-        )
-    if key.expires_at and key.expires_at <= case.now.timestamp():
+        text = f"The key was revoked on {moment_of(key.revoked_at)}."
+        return case.failed("key", "credential_revoked", text, {"revoked_at": at})
+    if outcome.key == _EXPIRED:
         at = _when(key.expires_at)
-        return case.failed(
-            "key", "credential_expired", f"The key expired at {at}.", {"expires_at": at}
-        )
+        text = f"The key expired on {moment_of(key.expires_at)}."
+        return case.failed("key", "credential_expired", text, {"expires_at": at})
     if key.expires_at:
-        at = _when(key.expires_at)
-        return case.passed("key", f"The key is valid until {at}.", {"expires_at": at})
+        text = f"The key is valid until {moment_of(key.expires_at)}."
+        return case.passed("key", text, {"expires_at": _when(key.expires_at)})
     return case.passed("key", "The key is valid and does not expire.")
 
 
-def _account(case: Case) -> Step:
-    if case.account is None:
-        return case.away("account")
-    if (code := case.account.refused) is not None:
-        return case.failed(
-            "account",
-            code,
-            f"All requests of the account {case.account.name} are refused: "
-            f"{REASON_BY_CODE[code].title.lower()}.",
-        )
-    return case.passed("account", f"The account {case.account.name} may make requests.")
-
-
 def _consumer(case: Case) -> Step:
-    consumer = case.consumer
+    consumer, outcome = case.consumer, case.outcome
     if consumer is None:
         return case.skipped("consumer", "It is not known who calls.")
-    if consumer.suspended:
-        return case.failed(
-            "consumer", "consumer_suspended", f"The consumer {consumer.name} is suspended."
-        )
-    if consumer.plan is not None and consumer.plan not in case.evidence.plans():
+    if outcome is None or outcome.key != _SUSPENDED:
+        return case.passed("consumer", f"The consumer {consumer.name} may call.")
+    if not consumer.suspended and consumer.plan not in case.evidence.plans():
         return case.failed(
             "consumer",
             "consumer_suspended",
-            f"The consumer is on the plan {consumer.plan!r}, which is not configured any more.",
-            {"plan": consumer.plan},
-            Fix(action="ask", text=_ASK),
+            f"The consumer is on the plan {consumer.plan!r}, which is no longer configured.",
+            {"plan": consumer.plan or ""},
         )
-    covering = case.covering()
-    plan = covering.plan if covering is not None else consumer.plan
-    if case.route is not None and case.route.plans and plan not in case.route.plans:
+    return case.failed(
+        "consumer", "consumer_suspended", f"The consumer {consumer.name} is suspended."
+    )
+
+
+def _account(case: Case) -> Step:
+    outcome = case.outcome
+    if outcome is not None and outcome.account:
+        code = reason_code(outcome.account)
+        name = f" {case.account.name}" if case.account is not None else ""
         return case.failed(
-            "consumer",
-            "not_subscribed",
-            f"The plan {plan!r} does not include the service {case.route.service!r}."
-            if plan
-            else f"Without a plan, the service {case.route.service!r} cannot be used.",
-            {"plan": plan or "", "plans": ", ".join(case.route.plans)},
+            "account",
+            code,
+            f"All requests of the account{name} are refused: {REASON_BY_CODE[code].title.lower()}.",
         )
-    return case.passed("consumer", f"The consumer {consumer.name} may call.", {"plan": plan or ""})
+    if case.account is None:
+        return case.away("account")
+    return case.passed("account", f"The account {case.account.name} may make requests.")
 
 
 def _subscription(case: Case) -> Step:
-    if case.account is None:
-        return case.away("subscription")
+    code = reason_code(case.outcome.subscription) if case.outcome is not None else ""
     found = case.covering()
-    if found is None:
+    if not code and (case.account is None or found is None):
+        if case.account is None:
+            return case.away("subscription")
         return case.skipped("subscription", "The account has no subscription for this.")
-    numbers: dict[str, str | int] = {"plan": found.plan, "state": found.state}
-    if found.until is not None:
-        numbers["until"] = _when(int(found.until.timestamp()))
-    if found.refused is not None:
+    numbers: Numbers = {}
+    what = "The subscription"
+    if found is not None:
+        what = f"The subscription to {found.plan!r}"
+        numbers = {"plan": found.plan, "state": found.state}
+        if found.until is not None:
+            numbers["until"] = _when(int(found.until.timestamp()))
+    if code:
+        state = _STATES.get(found.state, "gives no access") if found is not None else ""
+        words = f"{what} {state}, and gives no access" if state else f"{what} gives no access"
         return case.failed(
-            "subscription",
-            found.refused,
-            f"The subscription to {found.plan!r} is {found.state.replace('_', ' ')}.",
+            "subscription", code, f"{words}: {REASON_BY_CODE[code].title.lower()}.", numbers
+        )
+    assert found is not None
+    state = _STATES.get(found.state, "is known")
+    return case.passed("subscription", f"{what} {state} and gives access.", numbers)
+
+
+def _plan(case: Case) -> Step:
+    consumer, outcome, route = case.consumer, case.outcome, case.route
+    if consumer is None or outcome is None:
+        return case.skipped("plan", "It is not known who calls.")
+    plan = outcome.plan
+    numbers: Numbers = {"plan": plan} if plan else {}
+    if outcome.service and route is not None:
+        numbers["plans"] = ", ".join(route.plans)
+        return case.failed(
+            "plan",
+            reason_code(outcome.service),
+            f"The plan {plan!r} does not include the service {route.service!r}."
+            if plan
+            else f"The service {route.service!r} is only for callers on a plan that includes it.",
             numbers,
         )
-    return case.passed(
-        "subscription",
-        f"The subscription to {found.plan!r} is {found.state.replace('_', ' ')} and gives access.",
-        numbers,
-    )
+    if not plan:
+        return case.skipped("plan", "The caller is on no plan, and needs none.")
+    return case.passed("plan", f"The plan {plan!r} is in force.", numbers)
 
 
 def _invoice(case: Case) -> Step:
     if case.account is None:
         return case.away("invoice")
     found = case.covering()
-    refused = found is not None and found.refused is not None
+    code = reason_code(case.outcome.subscription) if case.outcome is not None else ""
     mine = [
         each
         for each in case.invoices
@@ -351,198 +349,192 @@ def _invoice(case: Case) -> Step:
     if not mine:
         return case.passed("invoice", "No invoice is open.")
     first = mine[0]
-    numbers: dict[str, str | int] = {
+    numbers: Numbers = {
         "invoice": first.number,
-        "amount": _money(first.micros, first.currency),
+        "amount": show(first.micros, first.currency),
         "due": _when(int(first.due.timestamp())),
         "open": len(mine),
     }
-    text = f"The invoice {first.number} over {numbers['amount']} is open."
-    if refused and found is not None and found.refused is not None:
+    text = f"Invoice {first.number} over {numbers['amount']} is open."
+    if code:
         fix = Fix(action="pay_now", text="Pay the open invoice.", page="pay")
-        return case.failed("invoice", found.refused, text, numbers, fix)
-    return case.passed("invoice", f"{text} Access goes on meanwhile.", numbers)
+        return case.failed("invoice", code, text, numbers, fix)
+    return case.passed("invoice", f"{text} Access continues meanwhile.", numbers)
 
 
 def _provider(case: Case) -> Step:
-    providers = case.evidence.providers()
+    """No request waits for a provider but those that are paid for one by one, and these ask the
+    facilitator of their route, of which nothing is known here."""
+    if case.route is not None and case.route.by_payment:
+        return case.skipped(
+            "provider",
+            "Payments for this route are checked by its facilitator, with each request.",
+        )
+    providers = [each for each in case.evidence.providers() if each.charges]
     if not providers:
-        return case.skipped("provider", "No payment provider is set up.")
+        return case.skipped("provider", "No payment provider that charges is set up.")
     down = [each for each in providers if not each.up]
     if not down:
         names = ", ".join(each.name for each in providers)
         return case.passed("provider", f"{names}: reachable.")
     text = "; ".join(f"{each.name}: {each.error or 'does not answer'}" for each in down)
-    numbers: dict[str, str | int] = {"down": len(down), "providers": len(providers)}
+    numbers: Numbers = {"down": len(down), "providers": len(providers)}
     if len(down) < len(providers):
-        return case.passed("provider", f"{text}. The others are used meanwhile.", numbers)
-    if case.route is not None and case.route.by_payment:
-        return case.failed("provider", "payment_provider_unavailable", f"{text}.", numbers)
+        others = ", ".join(each.name for each in providers if each.up)
+        return case.passed("provider", f"{text}. Charges go through {others} meanwhile.", numbers)
     return case.passed(
         "provider", f"{text}. Requests do not wait for it: they are charged here.", numbers
     )
 
 
-def _limited(case: Case, check: Check, kinds: Mapping[str, str]) -> Step:
-    if case.consumer is None:
-        return case.skipped(check, "It is not known who calls.")
-    name = case.route.name if case.route is not None else None
-    found = [
-        each
-        for each in case.evidence.limits(case.consumer.id, case.consumer.plan)
-        if each.kind in kinds and (each.route is None or name is None or each.route == name)
-    ]
+def _limited(case: Case, check: Check, kinds: tuple[str, ...]) -> Step:
+    outcome = case.outcome
+    if outcome is None:
+        return case.skipped(check, "It is not known what applies.")
+    found = [each for each in outcome.limits if each.kind in kinds]
+    refused = CHECK_OF.get(case.recorded or "") == check
+    known = {None, *(each.name for each in outcome.limits)}
+    if refused and case.recorded_limit not in known:
+        return case.skipped(check, "How the limit stands for that caller is not known now.")
     if not found:
-        return case.skipped(check, "None applies.")
-    tightest = min(found, key=lambda each: each.remaining)
-    numbers = _numbers(tightest)
-    if tightest.remaining > 0:
-        return case.passed(
-            check,
-            f"{tightest.remaining} of {tightest.amount} left of {tightest.limit!r}.",
-            numbers,
-        )
-    code = kinds[tightest.kind]
-    if case.recorded is not None and CHECK_OF.get(case.recorded) == check:
-        code = case.recorded  # an exhausted quota may offer an upgrade or not; the refusal said
-    text = f"The limit {tightest.limit!r} of {tightest.amount} is reached"
-    if tightest.kind == "concurrency":
-        return case.failed(check, code, f"{text} by requests in progress.", numbers)
-    return case.failed(check, code, f"{text} until {_when(tightest.resets_at)}.", numbers)
-
-
-def _numbers(limit: LimitFacts) -> dict[str, str | int]:
-    return {
-        "limit": limit.limit,
-        "amount": limit.amount,
-        "used": limit.used,
-        "remaining": limit.remaining,
-        "resets_at": _when(limit.resets_at),
+        more = " Limits that count by address or key are not looked at." if outcome.unseen else ""
+        return case.skipped(check, f"None applies.{more}")
+    refusing = [each for each in found if each.reason]
+    # The one that refused a recorded request, if it does still.
+    first = next((each for each in refusing if reason_code(each.reason) == case.recorded), None)
+    first = first or (refusing[0] if refusing else min(found, key=lambda each: each.remaining))
+    numbers: Numbers = {
+        "limit": first.name,
+        "amount": first.amount,
+        "used": first.used,
+        "remaining": first.remaining,
+        "resets_at": _when(first.resets_at),
     }
+    if not first.reason:
+        text = f"{first.remaining} of {first.words} left."
+        return case.passed(check, text, numbers)
+    text = f"The limit of {first.words} is reached"
+    if first.kind == "concurrency":
+        text = f"{text} by requests in progress."
+    else:
+        text = f"{text} until {moment_of(first.resets_at)}."
+    return case.failed(check, reason_code(first.reason), text, numbers)
 
 
 def _limits(case: Case) -> Step:
-    return _limited(case, "limits", {"rate": "rate_limited", "concurrency": "concurrency_limited"})
+    return _limited(case, "limits", ("rate", "concurrency"))
 
 
 def _quota(case: Case) -> Step:
-    return _limited(case, "quota", {"quota": "quota_exhausted"})
+    return _limited(case, "quota", ("quota",))
 
 
 def _spending(case: Case) -> Step:
-    if case.consumer is None:
+    outcome = case.outcome
+    if outcome is None or case.consumer is None:
         return case.skipped("spending", "It is not known who calls.")
-    found = case.evidence.spending(case.key.id if case.key is not None else None, case.consumer)
-    if not found:
+    if not outcome.spending_reason and case.recorded == "spending_limit_reached":
+        text = "The consumer's and the account's limits allow it; that of the key is not known."
+        return case.skipped("spending", text)
+    if not outcome.spending:
         return case.skipped("spending", "No spending limit is set.")
-    price, currency = _price(case)
-    for each in found:
-        numbers: dict[str, str | int] = {
-            "of": each.of,
-            "limit": _money(each.limit, currency),
-            "spent": _money(each.used, currency),
-        }
-        if each.resets_at:
-            numbers["resets_at"] = _when(each.resets_at)
-        if each.used + price > each.limit or each.used >= each.limit:
-            return case.failed(
-                "spending",
-                "spending_limit_reached",
-                f"The {each.of} has spent {numbers['spent']} of {numbers['limit']}"
-                + (f", and the request may cost {_money(price, currency)}." if price else "."),
-                numbers,
-            )
-    left = min(each.limit - each.used for each in found)
-    return case.passed("spending", f"{_money(left, currency)} may still be spent.")
+    currency = outcome.currency or case.evidence.currency()
+    refusing = [one for one in outcome.spending if one.of == outcome.spender]
+    refusing.sort(key=lambda one: one.limit - one.used)
+    first = (refusing or sorted(outcome.spending, key=lambda one: one.limit - one.used))[0]
+    numbers: Numbers = {
+        "of": first.of,
+        "limit": show(first.limit, currency),
+        "spent": show(first.used, currency),
+        "resets_at": _when(first.resets_at),
+    }
+    spent = f"{numbers['spent']} of {numbers['limit']} is spent of the {first.of}'s limit"
+    if not outcome.spending_reason:
+        return case.passed("spending", f"{spent}.", numbers)
+    required = show(outcome.price, currency)
+    numbers["required"] = required
+    text = f"{spent}, and the request may cost {required}."
+    fix = Fix(action="wait", text=f"Wait for the limit to reset on {moment_of(first.resets_at)}.")
+    if outcome.price > first.limit:
+        fix = Fix(action="ask", text="Ask the API's operator to raise the limit.")
+    return case.failed("spending", reason_code(outcome.spending_reason), text, numbers, fix)
 
 
-def _price(case: Case) -> tuple[int, str]:
-    return (case.route.price, case.route.currency) if case.route is not None else (0, "")
-
-
-def _wallet(case: Case, check: Check) -> Step | tuple[int, int, int, str]:
-    """(price, available, settled, currency); or why there is nothing to compare."""
-    price, currency = _price(case)
+def _unpriced(case: Case, check: Check) -> Step | None:
+    """Why there is no price to compare with a wallet; None: there is one."""
+    outcome = case.outcome
+    if outcome is None:
+        return case.skipped(check, "It is not known who calls.")
     if case.route is None:
         return case.skipped(check, "No route was named, so no price is known.")
-    if price == 0:
-        return case.skipped(check, f"The route {case.route.name!r} costs this caller nothing.")
-    if case.consumer is None:
-        return case.skipped(check, "It is not known who pays.")
-    if case.consumer.account is None:
-        return price, 0, 0, currency
-    wallets = case.evidence.balances(case.consumer.account)
-    mine = next((each for each in wallets if each.currency == currency), None)
-    if mine is None:
-        return price, 0, 0, currency
-    return price, mine.available, mine.settled, currency
+    if not outcome.price and case.consumer is None:
+        return case.skipped(check, "It is not known who calls.")
+    if not outcome.price:
+        return case.skipped(
+            check, f"This request to {case.route.name!r} costs this caller nothing."
+        )
+    if outcome.charge == _UNPAID:
+        return case.skipped(check, "The caller has no account with a wallet.")
+    return None
 
 
 def _balance(case: Case) -> Step:
-    found = _wallet(case, "balance")
-    if isinstance(found, Step):
-        return found
-    price, available, settled, currency = found
-    has = max(available, settled)
-    numbers: dict[str, str | int] = {
-        "balance": _money(has, currency),
-        "required": _money(price, currency),
+    if (why := _unpriced(case, "balance")) is not None:
+        return why
+    outcome = case.outcome
+    assert outcome is not None
+    has, currency = outcome.available, outcome.currency
+    if outcome.charge == _HELD:
+        has += outcome.held
+    numbers: Numbers = {
+        "balance": show(has, currency),
+        "required": show(outcome.price, currency),
     }
-    if has >= price:
+    if outcome.charge != _TOO_LITTLE:
         return case.passed(
             "balance",
             f"The wallet has {numbers['balance']}; the request costs {numbers['required']}.",
             numbers,
         )
-    numbers["shortfall"] = _money(price - has, currency)
-    if case.consumer is not None and case.consumer.account is None:
-        return case.failed(
-            "balance",
-            "insufficient_balance",
-            f"The request costs {numbers['required']}, and the consumer belongs to no account "
-            "that could pay.",
-            numbers,
-            Fix(action="ask", text=_ASK),
-        )
-    return case.failed(
-        "balance",
-        "insufficient_balance",
-        f"The wallet has {numbers['balance']} and the request needs {numbers['required']}.",
-        numbers,
-        Fix(
-            action="top_up",
-            text=f"Top up the wallet by {numbers['shortfall']} at least.",
-            page="top-up",
-        ),
-    )
+    missing = show(outcome.price - has, currency)
+    numbers["shortfall"] = missing
+    text = f"The wallet has {numbers['balance']} and the request needs {numbers['required']}."
+    fix = Fix(action="top_up", text=f"Top up the wallet by at least {missing}.", page="top-up")
+    return case.failed("balance", "insufficient_balance", text, numbers, fix)
 
 
 def _holds(case: Case) -> Step:
-    found = _wallet(case, "holds")
-    if isinstance(found, Step):
-        return found
-    price, available, settled, currency = found
-    held = max(settled - available, 0)
-    numbers: dict[str, str | int] = {
-        "available": _money(available, currency),
-        "held": _money(held, currency),
+    if (why := _unpriced(case, "holds")) is not None:
+        return why
+    outcome = case.outcome
+    assert outcome is not None
+    if outcome.charge == _TOO_LITTLE:
+        return case.skipped("holds", "The wallet does not cover the price, reserved or not.")
+    numbers: Numbers = {
+        "available": show(outcome.available, outcome.currency),
+        "required": show(outcome.price, outcome.currency),
     }
-    if max(available, settled) < price:
-        return case.skipped("holds", "The wallet does not cover the price, held or not.")
-    if available < price <= settled:
-        return case.failed(
-            "holds",
-            "hold_in_flight",
-            f"Requests in progress hold {numbers['held']}, which leaves {numbers['available']}.",
-            numbers,
-        )
-    return case.passed("holds", f"Requests in progress hold {numbers['held']}.", numbers)
+    if outcome.charge != _HELD:
+        return case.passed("holds", f"{numbers['available']} is not reserved.", numbers)
+    numbers["held"] = show(outcome.held, outcome.currency)
+    return case.failed(
+        "holds",
+        "hold_in_flight",
+        f"Requests in progress have {numbers['held']} reserved, which leaves "
+        f"{numbers['available']}.",
+        numbers,
+    )
 
 
 def _payment(case: Case) -> Step:
-    fields = case.payment
+    fields, outcome = case.payment, case.outcome
+    by_payment = case.route is not None and case.route.by_payment
+    if outcome is not None and outcome.charge == _UNPAID:
+        price = show(outcome.price, outcome.currency)
+        text = f"The request costs {price}, and the caller has no account that could pay."
+        return case.failed("payment", "payment_required", text, {"required": price}, ASK)
     if fields is None:
-        if case.route is not None and case.route.by_payment and not case.is_record:
+        if by_payment and not case.is_record:
             return case.failed(
                 "payment", "payment_required", "Each request to this route is paid for by itself."
             )
@@ -578,9 +570,10 @@ def _refused_payment(case: Case, note: RefusedPayment) -> Step:
 RULES: dict[Check, Callable[[Case], Step]] = {
     "credential": _credential,
     "key": _key,
-    "account": _account,
     "consumer": _consumer,
+    "account": _account,
     "subscription": _subscription,
+    "plan": _plan,
     "invoice": _invoice,
     "provider": _provider,
     "limits": _limits,

@@ -1,17 +1,16 @@
 """Diagnosis: why a request was refused, or would be, as an ordered trace of checks.
 
-    credential → key → account → consumer → subscription → invoice → provider
+    credential → key → consumer → account → subscription → plan → invoice → provider
                → limits → quota → spending → balance → holds → payment
 
-The order is the data plane's: the first check that fails is the one that refuses. Each check is
-*passed*, *failed* (then it has the reason code, the numbers and a fix) or *skipped* (it has no
-subject: no account, no price; or its source is not there just now). Checks after a failed one are
-made all the same, so that whoever mends the first sees what comes next.
+What refuses is decided by the data plane's own functions (`Evidence.decide`); the checks say it in
+words. Each is *passed*, *failed* (then it has the reason code, the numbers and a fix) or *skipped*
+(it has no subject: no account, no price; or its source is not there right now). Checks after a
+failed one are made all the same, so that one who fixes the first sees what comes next.
 
 Two kinds of questions are asked:
 
-- **Would it be served now?** (`fastgate why`) A credential or a consumer, and perhaps a route. The
-  cause is the first check that fails.
+- **Would it be served now?** (`fastgate why`) A credential or a consumer, and perhaps a route.
 - **Why was this one refused?** (`fastgate explain`, links of refusals) The recorded reason names
   the check that failed then; it stays failed in the trace, and `now` says how it stands today. A
   rate limit that was hit a minute ago, a wallet topped up since: then the answer is "send it
@@ -33,14 +32,13 @@ from fastgate.billing.checks import (
     RULES,
     Case,
     Check,
-    Fix,
     Result,
     Step,
-    fix_of,
 )
-from fastgate.billing.evidence import Evidence
+from fastgate.billing.evidence import Asked, Evidence
+from fastgate.billing.fixes import Fix, fix_of
 from fastgate.billing.refused_payments import PaymentField
-from fastgate.errors import REASON_BY_CODE, StoreError
+from fastgate.errors import REASON_BY_CODE, StoreError, reason_code
 from fastgate.remedies import Retry, retry_of
 
 __all__ = [
@@ -63,7 +61,7 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
     summary: str
     cause: Check | None
     reason: str | None
-    mended: bool = False
+    resolved: bool = False
     """It was refused, and the same request would be served now."""
     retry: Retry | None = None
     request: str | None = None
@@ -83,6 +81,8 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     consumer: str | None = None
     """Id or name of who calls, where there is no credential to look at."""
     route: str | None = None
+    address: str | None = None
+    """The client's address, where it is known."""
     record: dict[str, Any] | None = None
     """A recorded request, as `fastgate explain` shows it."""
     payment: tuple[PaymentField, ...] | None = None
@@ -96,6 +96,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
         return cls(
             consumer=record.get("consumer"),
             route=record.get("route"),
+            address=record.get("client"),
             record=record,
             payment=payment,
         )
@@ -114,7 +115,7 @@ def for_strangers(diagnosis: Diagnosis) -> Diagnosis:
         for step in diagnosis.steps
     ]
     return msgspec.structs.replace(
-        diagnosis, steps=steps, consumer=None, account=None, mended=False
+        diagnosis, steps=steps, consumer=None, account=None, resolved=False
     )
 
 
@@ -125,7 +126,7 @@ def _hidden(step: Step, cause: Check | None) -> dict[str, Any]:
         return {"text": REASON_BY_CODE[step.reason].text, "now": None}
     return {
         "result": "skipped",
-        "text": "Told only to the caller whose request it was.",
+        "text": "Shown only to the caller who made the request.",
         "reason": None,
         "fix": None,
         "now": None,
@@ -147,6 +148,7 @@ class _Trace:
         case.asked_consumer = question.consumer
         case.is_record = question.record is not None
         case.recorded = self.recorded
+        case.recorded_limit = self.record.get("limit")
         case.payment = question.payment
         self.steps: list[Step] = []
 
@@ -171,8 +173,19 @@ class _Trace:
             case.refused_payment = note = evidence.refused_payment(request)
             case.payment = None if note is None else tuple(note.fields)
         if question.route is not None:
-            plan = case.consumer.plan if case.consumer is not None else None
-            case.route = evidence.route(question.route, plan)
+            case.route = evidence.route(question.route)
+        known = (
+            question.digest is not None or question.consumer is None or case.consumer is not None
+        )
+        if known and (question.route is None or case.route is not None):
+            case.outcome = evidence.decide(
+                Asked(
+                    digest=question.digest,
+                    consumer=case.consumer.id if case.consumer is not None else None,
+                    route=question.route,
+                    address=question.address,
+                )
+            )
 
     async def _fetch(self) -> None:
         """What only the store knows. While it is away, the checks that need it are skipped."""
@@ -196,19 +209,33 @@ class _Trace:
         known = REASON_BY_CODE[code]
         text = known.text
         if limit := self.record.get("limit"):
-            text = f"{text} The limit was {limit!r}."
+            text = f"{text} The limit was {self._limit(limit)}."
         if step.result != "skipped":
             text = f"{text} Now: {step.text}"
         return msgspec.structs.replace(
             step, result="failed", reason=code, text=text, fix=fix_of(code), now=step.result
         )
 
+    def _limit(self, name: str) -> str:
+        """A limit by its label, as it is known now."""
+        outcome = self.case.outcome
+        looks = outcome.limits if outcome is not None else ()
+        words = next((one.words for one in looks if one.name == name), None)
+        return repr(name) if words is None else f"{words} ({name!r})"
+
     # ---- what it comes to ---------------------------------------------------------------
 
     def _conclude(self) -> Diagnosis:
-        first = next((step for step in self.steps if step.result == "failed"), None)
         if self.question.record is not None:
             return self._of_record()
+        failed = [step for step in self.steps if step.result == "failed"]
+        outcome = self.case.outcome
+        decided = reason_code(outcome.reason) if outcome is not None else ""
+        # Limits may refuse before what stands above them here: the decision names the cause.
+        first = next((step for step in failed if step.reason == decided), None)
+        if first is None and decided:
+            return self._diagnosis(False, REASON_BY_CODE[decided].text, reason=decided)
+        first = first or next(iter(failed), None)
         if first is None:
             where = f" on the route {self.case.route.name!r}" if self.case.route is not None else ""
             return self._diagnosis(True, f"It would be served{where}: nothing stands in the way.")
@@ -227,10 +254,10 @@ class _Trace:
         if cause.now == "passed" and not blocked:
             return self._diagnosis(
                 False,
-                f"It was refused: {reason.title}. That has been mended since: the same request "
-                "would be served now.",
+                f"It was refused: {reason.title}. The cause is gone: the same request would be "
+                "served now.",
                 cause,
-                mended=True,
+                resolved=True,
             )
         return self._diagnosis(False, reason.text, cause)
 
@@ -241,7 +268,7 @@ class _Trace:
         cause: Step | None = None,
         *,
         reason: str | None = None,
-        mended: bool = False,
+        resolved: bool = False,
     ) -> Diagnosis:
         code = cause.reason if cause is not None else reason
         known = REASON_BY_CODE.get(code or "")
@@ -253,7 +280,7 @@ class _Trace:
             summary=summary,
             cause=cause.check if cause is not None else None,
             reason=code,
-            mended=mended,
+            resolved=resolved,
             retry=retry,
             request=self.record.get("id"),
             status=self.record.get("status"),

@@ -12,10 +12,9 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from fastgate._core.dryrun import Outcome
 from fastgate.billing.refused_payments import RefusedPayment
-from fastgate.model.billing import Billing
 from fastgate.model.gateway import Gateway
-from fastgate.pricesteps import price_steps
 
 
 class KeyFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,8 +41,6 @@ class AccountFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     name: str
-    refused: str | None = None
-    """Reason code with which all of its requests are refused; None: they are not."""
 
 
 class SubscriptionFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,20 +72,10 @@ class ProviderFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     up: bool
+    charges: bool = True
+    """It charges saved payment methods by itself; else somebody has to credit by hand."""
     error: str = ""
     retry_at: datetime | None = None
-
-
-class LimitFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What one rate limit, quota or concurrency limit has left for the caller."""
-
-    limit: str
-    kind: str  # rate | quota | concurrency
-    amount: int
-    used: int
-    remaining: int
-    resets_at: int  # Unix seconds
-    route: str | None = None
 
 
 class SpendingFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,15 +102,22 @@ class RouteFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     service: str | None = None
-    needs_key: bool = False
-    """A request without a credential is refused."""
     plans: tuple[str, ...] = ()
     """Plans that include the service; empty: any caller may use it."""
-    price: int = 0
-    """The most that one request costs, micro-units."""
-    currency: str = ""
     by_payment: bool = False
     """It is paid for by request, with a proof of payment."""
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that is asked about: by a key, by a consumer with some key, or by neither."""
+
+    digest: bytes | None = None
+    """SHA-256 of the key."""
+    consumer: str | None = None
+    """A consumer's id."""
+    route: str | None = None
+    address: str | None = None
+    """The client's address; None: not known."""
 
 
 class Evidence(Protocol):
@@ -144,15 +138,13 @@ class Evidence(Protocol):
     def plans(self) -> frozenset[str]:
         """Names of the plans that there are."""
 
-    def route(self, name: str, plan: str | None) -> RouteFacts | None:
-        """A route, with the price it has for callers on that plan."""
+    def currency(self) -> str:
+        """Of wallets where nothing else is said."""
 
-    def limits(self, consumer: str, plan: str | None) -> list[LimitFacts]: ...
+    def route(self, name: str) -> RouteFacts | None: ...
 
-    def spending(self, key: str | None, consumer: ConsumerFacts) -> list[SpendingFacts]:
-        """`key`: the credential's id, where it is known."""
-
-    def balances(self, account: str) -> list[BalanceFacts]: ...
+    def decide(self, asked: Asked) -> Outcome | None:
+        """What the data plane would do with such a request now; None: nothing is served yet."""
 
     def providers(self) -> list[ProviderFacts]: ...
 
@@ -167,34 +159,19 @@ class Evidence(Protocol):
         """The open ones."""
 
 
-def route_facts(gateway: Gateway, name: str, plan: str | None) -> RouteFacts | None:
-    """A route of a configuration, as callers on that plan meet it."""
+def route_facts(gateway: Gateway, name: str) -> RouteFacts | None:
+    """A route of a configuration."""
     route = next((route for route in gateway.routes if route.name == name), None)
     if route is None:
         return None
-    key = route.auth.api_key
     service = next((each for each in gateway.services if each.name == route.service), None)
     plans: set[str] = set()
     if service is not None:
         plans = {each.name for each in gateway.plans if service.name in each.services}
         plans.update(service.plans)
-    price, currency = 0, ""
-    if route.price is not None:
-        price, currency = route.price.micros, route.price.currency
-    mine = next((each for each in gateway.plans if each.name == plan), None)
-    if mine is not None and mine.price is not None and (steps := price_steps(mine.price)):
-        price = max(step.micros for step in steps)
-        currency = _currency(mine.price.currencies, gateway.billing)
     return RouteFacts(
         name=name,
         service=route.service,
-        needs_key=key is not None and not key.optional,
         plans=tuple(sorted(plans)),
-        price=price,
-        currency=currency,
         by_payment=route.x402 is not None,
     )
-
-
-def _currency(named: list[str], billing: Billing) -> str:
-    return named[0] if named else billing.currency

@@ -93,10 +93,13 @@ ACCESS: dict[State, Access] = {
     State.ACTIVE: Access(True, None, None),
     State.PAST_DUE: Access(True, "grace_ends", _reason("payment_failed")),
     State.GRACE: Access(True, "grace_ends", _reason("subscription_past_due")),
-    State.PAUSED: Access(False, None, _reason("payment_method_missing")),
+    State.PAUSED: Access(False, None, _reason("payment_method_missing")),  # but see `_why`
     State.CANCELED: Access(True, "paid_through", _reason("subscription_expired")),
     State.EXPIRED: Access(False, None, _reason("subscription_expired")),
 }
+
+BY_OPERATOR = _reason("subscription_paused")
+"""Why a subscription that an operator has paused is refused: paying would not help."""
 
 _S, _E = State, Event
 TRANSITIONS: dict[tuple[State, Event], State] = {
@@ -337,11 +340,28 @@ def access_of(subscription: Subscription, now: datetime) -> Reason | None:
     now_is = settled(subscription, now)
     access = ACCESS[now_is.state]
     if not access.allowed:
-        return access.reason
+        return _why(now_is)
     if access.until is None:
         return None
     ends: datetime | None = getattr(now_is, access.until)
     return access.reason if ends is None or now >= ends else None
+
+
+def _why(subscription: Subscription) -> Reason | None:
+    """Of two kinds of pauses, a payment method ends only one."""
+    if subscription.state is State.PAUSED and not subscription.wants_method:
+        return BY_OPERATOR
+    return ACCESS[subscription.state].reason
+
+
+def access_ended(subscription: Subscription, now: datetime) -> datetime | None:
+    """Since when a request is refused; None: it is not, or never was allowed."""
+    now_is = settled(subscription, now)
+    if now_is.state is State.INCOMPLETE or access_of(subscription, now) is None:
+        return None
+    until = ACCESS[now_is.state].until
+    ends: datetime | None = getattr(now_is, until) if until is not None else None
+    return ends if ends is not None else now_is.updated
 
 
 def warning_of(subscription: Subscription, now: datetime) -> Reason | None:

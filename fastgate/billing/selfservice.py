@@ -15,7 +15,9 @@ from datetime import datetime
 
 import msgspec
 
+from fastgate.billing.amounts import show
 from fastgate.billing.dunning import Dunning
+from fastgate.billing.entries import refusal_of
 from fastgate.billing.evidence import BalanceFacts
 from fastgate.billing.invoices import Invoice, Invoices
 from fastgate.billing.lifecycle import Event, State, Subscription, access_of, settled
@@ -23,7 +25,7 @@ from fastgate.billing.payments.base import Capability
 from fastgate.billing.payments.chain import Chain
 from fastgate.billing.subscriptions import Subscriptions
 from fastgate.billing.wallets import Wallets
-from fastgate.errors import ConflictError, NotFoundError
+from fastgate.errors import ConflictError, NotFoundError, Reason
 from fastgate.model.gateway import Gateway
 from fastgate.model.party import Plan
 from fastgate.model.units import Money
@@ -100,9 +102,12 @@ class SelfService:
                 BalanceFacts(currency=one.currency, available=one.available, settled=one.settled)
                 for one in self.wallets.balances(account)
             ],
-            subscriptions=[_standing(one, now) for one in mine],
+            subscriptions=[
+                _standing(one, now, await refusal_of(self.subscriptions.store, one, now))
+                for one in mine
+            ],
             open=[
-                Bill(number=one.number, amount=str(one.amount), due=one.due)
+                Bill(number=one.number, amount=show(one.total, one.currency), due=one.due)
                 for one in await self._open(mine)
             ],
             top_up=bool(self.providers.able(Capability.TOP_UP)),
@@ -177,7 +182,7 @@ class SelfService:
         elif newest.cancel_at_period_end or state is State.CANCELED:
             await self.subscriptions.apply(newest.id, Event.KEEP, "taken back by its owner")
         else:
-            raise ConflictError("The subscription goes on by itself; there is nothing to renew.")
+            raise ConflictError("The subscription renews by itself; there is nothing to renew.")
 
     async def take(self, account: str, name: str) -> None:
         """Go over to another plan, at once.
@@ -204,8 +209,8 @@ class SelfService:
         raise NotFoundError(f"The plan {name!r} is not offered here.")
 
 
-def _standing(one: Subscription, now: datetime) -> Standing:
-    current, reason = settled(one, now), access_of(one, now)
+def _standing(one: Subscription, now: datetime, reason: Reason | None) -> Standing:
+    current = settled(one, now)
     return Standing(
         plan=one.plan,
         service=one.service,

@@ -1,40 +1,38 @@
 """Sources: the gateway's own parts as the evidence of a diagnosis.
 
-Reads what is at hand: the directory of callers, the configuration that is served, shared memory
-through the wallets and the limits; and the store, for accounts, subscriptions and invoices. While
+Reads what is at hand: the directory of callers, the configuration that is served, what the data
+plane would decide; and the store, for accounts, subscriptions and invoices. While
 money is off (`money` is None), those are empty and their checks are skipped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from fastgate._core.dryrun import Outcome
 from fastgate._core.snapshot import stable_hash
 from fastgate.billing.evidence import (
     AccountFacts,
-    BalanceFacts,
+    Asked,
     ConsumerFacts,
     InvoiceFacts,
     KeyFacts,
-    LimitFacts,
     ProviderFacts,
     RouteFacts,
-    SpendingFacts,
     SubscriptionFacts,
     route_facts,
 )
 from fastgate.billing.invoices import Invoices
-from fastgate.billing.lifecycle import ACCESS, access_of, settled
-from fastgate.billing.payments.base import Clock
+from fastgate.billing.lifecycle import ACCESS, settled
+from fastgate.billing.payments.base import Capability, Clock
 from fastgate.billing.payments.breaker import State
 from fastgate.billing.payments.chain import Chain
 from fastgate.billing.refused_payments import RefusedPayment, RefusedPayments
 from fastgate.billing.subscriptions import Subscriptions
-from fastgate.billing.wallets import Wallets
 from fastgate.directory import Directory
-from fastgate.errors import NotFoundError, reason_code
+from fastgate.errors import NotFoundError
 from fastgate.model.gateway import Gateway
 from fastgate.store.cache import ConsumerRecord
 
@@ -48,37 +46,15 @@ class Named(Protocol):
     def name(self) -> str: ...
 
 
-class Use(Protocol):
-    """What one limit has left, as `api.ports.LimitUse` says it."""
-
-    @property
-    def limit(self) -> str: ...
-    @property
-    def kind(self) -> str: ...
-    @property
-    def amount(self) -> int: ...
-    @property
-    def used(self) -> int: ...
-    @property
-    def remaining(self) -> int: ...
-    @property
-    def resets_at(self) -> int: ...
-    @property
-    def route(self) -> str | None: ...
-
-
 @dataclass(frozen=True)
 class MoneySources:
     """The money side of the control process."""
 
-    wallets: Wallets
     subscriptions: Subscriptions
     invoices: Invoices
     providers: Chain
     account: Callable[[str], Awaitable[Named]]
     """By id; raises NotFoundError, StoreError."""
-    spending: Callable[[str | None, ConsumerFacts], list[SpendingFacts]]
-    """Spending limits of a key (by id), its consumer and account, with what is spent."""
     clock: Clock
 
 
@@ -89,14 +65,15 @@ class Sources:
         self,
         directory: Directory,
         gateway: Callable[[], Gateway],
-        limits: Callable[[str, str | None], Iterable[Use]],
+        decide: Callable[[Asked], Outcome | None],
         money: MoneySources | None = None,
         refused: RefusedPayments | None = None,
     ) -> None:
-        """`refused`: notes of payments that workers refused."""
+        """`decide`: what the data plane would do. `refused`: notes of payments that workers
+        refused."""
         self._directory = directory
         self._gateway = gateway
-        self._limits = limits
+        self._decide = decide
         self._money = money
         self._refused = refused
 
@@ -131,35 +108,14 @@ class Sources:
     def plans(self) -> frozenset[str]:
         return frozenset(plan.name for plan in self._gateway().plans)
 
-    def route(self, name: str, plan: str | None) -> RouteFacts | None:
-        return route_facts(self._gateway(), name, plan)
+    def currency(self) -> str:
+        return self._gateway().billing.currency
 
-    def limits(self, consumer: str, plan: str | None) -> list[LimitFacts]:
-        return [
-            LimitFacts(
-                limit=use.limit,
-                kind=use.kind,
-                amount=use.amount,
-                used=use.used,
-                remaining=use.remaining,
-                resets_at=use.resets_at,
-                route=use.route,
-            )
-            for use in self._limits(consumer, plan)
-        ]
+    def route(self, name: str) -> RouteFacts | None:
+        return route_facts(self._gateway(), name)
 
-    def spending(self, key: str | None, consumer: ConsumerFacts) -> list[SpendingFacts]:
-        return [] if self._money is None else self._money.spending(key, consumer)
-
-    def balances(self, account: str) -> list[BalanceFacts]:
-        if self._money is None:
-            return []
-        return [
-            BalanceFacts(
-                currency=wallet.currency, available=wallet.available, settled=wallet.settled
-            )
-            for wallet in self._money.wallets.balances(account)
-        ]
+    def decide(self, asked: Asked) -> Outcome | None:
+        return self._decide(asked)
 
     def providers(self) -> list[ProviderFacts]:
         if self._money is None:
@@ -168,6 +124,8 @@ class Sources:
             ProviderFacts(
                 name=state.name,
                 up=state.state is State.CLOSED,
+                charges=Capability.SAVED_METHODS
+                in self._money.providers.provider(state.name).capabilities,
                 error=state.error,
                 retry_at=state.retry_at,
             )
@@ -186,20 +144,17 @@ class Sources:
             found = await self._money.account(ident)
         except NotFoundError:
             return None
-        wallets = self._money.wallets
-        slot = wallets.slot(found.id)
-        access = wallets.cells.get(slot).access if slot is not None and slot in wallets.cells else 0
-        return AccountFacts(
-            id=found.id, name=found.name, refused=reason_code(access) if access else None
-        )
+        return AccountFacts(id=found.id, name=found.name)
 
     async def subscriptions(self, account: str) -> list[SubscriptionFacts]:
         if self._money is None:
             return []
         now = self._money.clock()
         found = []
+        entries = await self._money.subscriptions.entries(account)
+        reasons = {entry.subscription: entry.reason for entry in entries}
         for one in await self._money.subscriptions.of_account(account):
-            current, refused = settled(one, now), access_of(one, now)
+            current, refused = settled(one, now), reasons.get(one.id)
             until = ACCESS[current.state].until
             found.append(
                 SubscriptionFacts(

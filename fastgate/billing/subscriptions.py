@@ -33,6 +33,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from fastgate.billing import fees, proration
 from fastgate.billing.amounts import show
 from fastgate.billing.cases import close_cases, open_case
+from fastgate.billing.entries import Entry, refusal_of
 from fastgate.billing.invoices import Draft, Invoice, InvoiceLine, Invoices, Status
 from fastgate.billing.invoices import Kind as DocumentKind
 from fastgate.billing.lifecycle import (
@@ -40,7 +41,7 @@ from fastgate.billing.lifecycle import (
     Event,
     State,
     Subscription,
-    access_of,
+    access_ended,
     due_event,
     step,
 )
@@ -50,7 +51,7 @@ from fastgate.billing.periods import period_of
 from fastgate.billing.pricing import Flat, flat_price
 from fastgate.billing.reminders import next_look
 from fastgate.billing.subscription_rows import SubscriptionRows, subscription_of, values_of
-from fastgate.errors import ConflictError, NotFoundError, Reason
+from fastgate.errors import ConflictError, NotFoundError
 from fastgate.model.billing import Billing
 from fastgate.model.party import Plan
 from fastgate.model.units import Duration
@@ -63,19 +64,6 @@ from fastgate.store.ids import new_id
 Plans = Callable[[str], Plan | None]
 """The plan of a name in the configuration in force; None: there is none."""
 Listener = Callable[[str], Awaitable[None]]
-
-
-class Entry(NamedTuple):
-    """What a subscription means for the data plane."""
-
-    subscription: str
-    plan: str
-    service: str | None
-    """None: any."""
-    reason: Reason | None
-    """Why its requests are refused; None: they are not."""
-    until: datetime | None
-    """When this may change by itself; None: it will not."""
 
 
 class Changed(NamedTuple):
@@ -111,7 +99,14 @@ class Subscriptions(SubscriptionRows):
         now = self.clock()
         days = self.billing.notices.renewal_days
         found = [
-            Entry(one.id, one.plan, one.service, access_of(one, now), next_look(one, days, now))
+            Entry(
+                one.id,
+                one.plan,
+                one.service,
+                await refusal_of(self.store, one, now),
+                next_look(one, days, now),
+                access_ended(one, now),
+            )
             for one in await self.of_account(account)
         ]
         return sorted(found, key=lambda entry: entry.reason is not None)

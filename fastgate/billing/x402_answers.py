@@ -34,6 +34,7 @@ from fastgate.billing.x402_pages import rendered
 from fastgate.errors import REASON_BY_CODE
 from fastgate.model.x402 import Terms
 from fastgate.refusals import diagnosis_of
+from fastgate.remedies import PROBLEMS
 
 RETRY_S = 2
 """Retry-After where the same payment should be presented again."""
@@ -166,7 +167,7 @@ class Answers:
         self._note(f"it has been used: {why}", facilitator="nonce_already_used")
         await self._problem(
             "payment_invalid",
-            f"This payment has been used: {why}.",
+            f"This payment has already been used: {why}.",
             {"field": "payload.authorization.nonce", "retry": "never"},
         )
 
@@ -184,20 +185,30 @@ class Answers:
         terms = self.offer.terms
         offered = {
             **members,
+            "required": terms.tokens,
+            "currency": terms.asset_name,
             "retry": "after_payment",
             "remedies": [
                 {
                     "action": "pay_now",
+                    "title": f"Pay {terms.tokens} {terms.asset_name} with x402",
                     "protocol": "x402",
                     "amount": terms.amount,
                     "asset": terms.asset,
                     "network": terms.network,
+                    **self._how(),
                 }
             ],
         }
         if terms.version1 is not None:
             offered |= self.offer.required1(error)
-        if detail is None and reason != "payment_required":
+        if reason == "payment_required":
+            detail = (
+                f"Each request to this resource costs {terms.tokens} {terms.asset_name}. Pay the "
+                "offer in the PAYMENT-REQUIRED field and send the request again with "
+                "PAYMENT-SIGNATURE."
+            )
+        elif detail is None:
             detail = f"{error[:1].upper()}{error[1:]}."
         required = ("PAYMENT-REQUIRED", self.offer.required(error))
         await self._problem(reason, detail, offered, headers=[required, *headers])
@@ -250,8 +261,8 @@ class Answers:
         """The payment was settled, and its answer, too long to be kept, is gone."""
         await self._problem(
             "internal_error",
-            "This payment was settled, but the answer to it could not be kept and is not made "
-            "twice. It has been recorded as owed to the payer.",
+            "This payment was settled, but its answer could not be kept, and the request is not "
+            "run twice. The amount has been recorded as owed to the payer.",
             {"retry": "never", "transaction": transaction},
         )
 
@@ -310,6 +321,13 @@ class Answers:
             fields.append((name, value))
         fields += [("Cache-Control", "no-store"), ("Vary", self._vary), *headers]
         await self.exchange.respond(code, fields, content)
+
+    def _how(self) -> dict[str, str]:
+        """The link to the page that says what the refusal means, where the gateway has pages."""
+        if self.exchange.capability is None:
+            return {}
+        base = self.offer.terms.public_url or self.offer.called
+        return {"href": f"{base}{PROBLEMS}payment_required"}
 
     def _diagnose(self) -> dict[str, str]:
         """The link to what was checked, where the gateway has pages."""

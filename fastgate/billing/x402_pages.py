@@ -17,7 +17,7 @@ from fastgate.errors import Reason
 from fastgate.refusals import PHRASES
 
 HOW = (
-    "A client of x402 pays it by itself: it signs the offer in the PAYMENT-REQUIRED field and "
+    "An x402 client does this by itself: it signs the offer in the PAYMENT-REQUIRED field and "
     "sends the request again with PAYMENT-SIGNATURE."
 )
 _FACTS = (
@@ -26,7 +26,7 @@ _FACTS = (
     ("presented", "Presented"),
     ("facilitator", "The facilitator says"),
     ("transaction", "Transaction"),
-    ("retry_after", "Try again in seconds"),
+    ("retry_after", "Seconds to wait before trying again"),
 )
 """Members of problems, as they are shown."""
 
@@ -44,16 +44,17 @@ def rendered(
     if problem.get("remedies"):
         detail = f"{detail} {HOW}"
         facts += [
-            ("Price", f"{terms.amount} of the token's smallest unit"),
-            ("Token", f"{terms.asset_name} {terms.asset}"),
+            ("Price", f"{terms.tokens} {terms.asset_name}"),
+            ("Token", terms.asset),
             ("Network", terms.network),
             ("Paid to", terms.pay_to),
         ]
     kind = problem["type"]
     about = "" if kind.startswith("urn:") else urljoin(offer.called, kind)
     page = refusal_pages.Page(
-        reason=reason._replace(status=problem["status"], text=detail),
+        reason=reason._replace(status=problem["status"]),
         phrase=PHRASES[problem["status"]],
+        detail=detail,
         facts=[refusal_pages.Fact(name, _value(form, value)) for name, value in facts],
         retry=problem["retry"],
         remedies=[],

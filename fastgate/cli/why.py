@@ -72,7 +72,7 @@ def print_diagnosis(data: dict[str, Any], said: str = "") -> None:
         )
     output.table(("check", "", "found", "numbers"), rows, "")
     output.say("")
-    good = data["served"] or data["mended"]
+    good = data["served"] or data["resolved"]
     if data["summary"] != said:
         output.say(click.style(data["summary"], fg="green" if good else "yellow"))
     fixes = [

@@ -201,6 +201,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     amount: str
     asset_name: str
     asset_version: str
+    asset_decimals: int = 6
     scheme: str = "exact"
     description: str = ""
     version1: str | None = None
@@ -212,6 +213,14 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     facilitator_headers: dict[str, str] = {}
     """Name → the place of its value, as `Secret` writes it."""
     facilitator_timeout: float = 15.0
+
+    @property
+    def tokens(self) -> str:
+        """The price of a request in whole tokens: "0.001"."""
+        digits = self.amount.rjust(self.asset_decimals + 1, "0")
+        whole, rest = digits[: len(digits) - self.asset_decimals], digits[-self.asset_decimals :]
+        rest = rest.rstrip("0") if self.asset_decimals else ""
+        return f"{whole}.{rest}" if rest else whole
 
     def handler(self) -> str:
         """The handler's name with these terms, as it stands in a snapshot."""
@@ -259,6 +268,7 @@ def terms_of(x402: X402, place: Place, defaults: Facilitator | None = None) -> T
         amount=x402.atomic,
         asset_name=x402.asset_name,
         asset_version=x402.asset_version,
+        asset_decimals=x402.asset_decimals,
         scheme=x402.scheme,
         description=x402.description,
         version1=x402.version1,

@@ -20,7 +20,7 @@ from fastgate._core.charging import spending_key
 from fastgate._core.quota import QuotaTable
 from fastgate._core.shm import Segment
 from fastgate._core.snapshot import stable_hash
-from fastgate.billing.evidence import ConsumerFacts, SpendingFacts
+from fastgate.billing.evidence import SpendingFacts
 from fastgate.model.billing import Spending, SpendingLimit
 from fastgate.runtime.persist import StateDirectory, StateError
 from fastgate.runtime.rows import PERIODS
@@ -140,15 +140,6 @@ class Caps:
             used=use.used,
             resets_at=use.resets_at,
         )
-
-    def facts(self, key: str | None, consumer: ConsumerFacts) -> list[SpendingFacts]:
-        """All that apply to requests of a consumer, with a key where it is known."""
-        found = [
-            self.spent("credential", key) if key is not None else None,
-            self.spent("consumer", consumer.id),
-            self.spent("account", consumer.account) if consumer.account is not None else None,
-        ]
-        return [one for one in found if one is not None]
 
     # ---- changing -----------------------------------------------------------------------
 

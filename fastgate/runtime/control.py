@@ -405,22 +405,26 @@ class Control:
             from fastgate.billing import claims
             from fastgate.billing.refused_payments import RefusedPayments
             from fastgate.billing.sources import MoneySources, Sources
+            from fastgate.runtime.dryruns import DryRuns
 
         desk, money = self.desk, None
         if desk is not None:
             money = MoneySources(
-                wallets=desk.wallets,
                 subscriptions=desk.subscriptions,
                 invoices=desk.invoices,
                 providers=desk.providers,
                 account=self._identity.parties.account,
-                spending=desk.spending.facts,
                 clock=desk.subscriptions.clock,
             )
         refused = RefusedPayments(self._state.path / claims.FOLDER)
-        return Sources(
-            self._identity.directory, lambda: self.gateway, self.limits_of, money, refused
+        directory = self._identity.directory
+        runs = DryRuns(
+            self._segment,
+            self._money.money if self._money is not None else None,
+            directory,
+            lambda: self._publisher.snapshot,
         )
+        return Sources(directory, lambda: self.gateway, runs.decide, money, refused)
 
     # ---- ControlPort ---------------------------------------------------------------------
 
@@ -497,6 +501,9 @@ class Control:
         snapshot = self._publisher.snapshot
         if snapshot is None:
             return []
+        party = self._identity.directory.parties.get(consumer_id)
+        if self._money is not None and party is not None and party.record.account is not None:
+            plan = self._money.rows.plan_of(party.record.account) or plan
         slot = self._publisher.slots.plans.get(plan) if plan is not None else None
         return self._limits.of(snapshot, consumer_id, slot)
 

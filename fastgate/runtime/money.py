@@ -32,7 +32,7 @@ from fastgate._core.meters import AMOUNT
 from fastgate._core.money import Money
 from fastgate._core.reason import Reason
 from fastgate._core.shm import Segment
-from fastgate._core.wallet import Accounts
+from fastgate._core.wallet import Accounts, Bill
 from fastgate.api.ports import LimitUse
 from fastgate.billing.ledger import Ledger
 from fastgate.billing.names import Names
@@ -385,12 +385,24 @@ class MoneySide:
         """Read an account's subscriptions and tell its row. One at a time: what was read first must
         not be told last."""
         async with self._telling:
+            entries = await subscriptions.entries(account)
             claims = [
-                Claim(entry.service or "", entry.plan, entry.reason.number if entry.reason else 0)
-                for entry in await subscriptions.entries(account)
+                Claim(
+                    entry.service or "",
+                    entry.plan,
+                    entry.reason.number if entry.reason else 0,
+                    int(entry.ended.timestamp()) if entry.ended is not None else 0,
+                )
+                for entry in entries
             ]
+            bill = None
+            for refused in (entry for entry in entries if entry.reason is not None):
+                for one in (await subscriptions.invoices.open_of(refused.subscription))[:1]:
+                    due = int(one.due.timestamp())
+                    bill = bill or Bill(one.number, one.total, one.currency, due)
             self._told.add(account)
-            self.rows.put(account, Row(claims=claims, limits=self._limits_of_account(account)))
+            limits = self._limits_of_account(account)
+            self.rows.put(account, Row(claims=claims, limits=limits, bill=bill))
 
     def _limits_of_account(self, account: str) -> list[tuple[int, str]]:
         limit = self.caps.of("account", account)
@@ -400,8 +412,9 @@ class MoneySide:
         """A spending limit is another: the next request is held to it."""
         if kind == "account":
             if subject in self.rows:
-                claims = self.rows.get(subject).claims
-                self.rows.put(subject, Row(claims=claims, limits=self._limits_of_account(subject)))
+                row = self.rows.get(subject)
+                limits = self._limits_of_account(subject)
+                self.rows.put(subject, msgspec.structs.replace(row, limits=limits))
         elif kind == "consumer":
             self._identity.directory.recap(consumer=subject)
         else:

@@ -28,7 +28,7 @@ import msgspec
 
 from fastgate._core.reason import Reason
 from fastgate._core.snapshot import Period
-from fastgate._core.wallet import ANY, Accounts, SpendingLimit, Subscription
+from fastgate._core.wallet import ANY, Accounts, Bill, SpendingLimit, Subscription
 from fastgate.billing.frames import MAGIC_SIZE, FrameFile, pack
 from fastgate.slots import SlotBook
 
@@ -49,12 +49,13 @@ PERIODS = {
 
 
 class Claim(NamedTuple):
-    """A subscription: service ("": whichever has none of its own), plan, and the number of the
-    reason with which it is refused (0: it is not)."""
+    """A subscription: service ("": any that has none of its own), plan, the number of the reason
+    with which it is refused (0: it is not), and since when (Unix seconds, 0: not known)."""
 
     service: str
     plan: str
     reason: int
+    ended: int = 0
 
 
 class Row(msgspec.Struct, array_like=True, frozen=True):
@@ -62,6 +63,8 @@ class Row(msgspec.Struct, array_like=True, frozen=True):
 
     claims: list[Claim] = []
     limits: list[tuple[int, str]] = []
+    bill: Bill | None = None
+    """What it owes first, for its refusals to tell."""
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -155,6 +158,10 @@ class Rows:
         """What is told of an account."""
         return self._rows.get(account, Row())
 
+    def plan_of(self, account: str) -> str | None:
+        """The plan of its subscription for all services: in force where there is none for one."""
+        return next((one.plan for one in self.get(account).claims if not one.service), None)
+
     def put(self, account: str, row: Row) -> None:
         """Tell something else of an account, from now on and after the next start."""
         if self._rows.get(account) != row:
@@ -186,12 +193,13 @@ class Rows:
                 reason = int(Reason.NOT_SUBSCRIBED)  # without its plan it would go unlimited
             # What the configuration does not have, nobody calls.
             if service >= 0 and service not in found:
-                found[service] = Subscription(service, plan, reason)
+                found[service] = Subscription(service, plan, reason, claim.ended)
         if len(found) > SUBSCRIPTIONS:
             log.error(
                 "The account %s has %d subscriptions; %d count.", account, len(found), SUBSCRIPTIONS
             )
         self._cells.set_subscriptions(slot, list(found.values())[:SUBSCRIPTIONS])
+        self._cells.set_bill(slot, row.bill)
         self._cells.set_limits(
             slot, [SpendingLimit(micros, PERIODS[period]) for micros, period in row.limits]
         )

@@ -139,7 +139,7 @@ class FakeControl:
         ]
 
     def evidence(self) -> Sources:
-        return Sources(self.identity.directory, lambda: self.gateway, self.limits_of)
+        return Sources(self.identity.directory, lambda: self.gateway, lambda asked: None)
 
     async def drain(self) -> None:
         self.drained = True

@@ -3,15 +3,19 @@ processes. The payment provider is the manual one."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from fastgate._core.dryrun import Outcome
 from fastgate._core.money import Money
 from fastgate._core.shm import Segment
+from fastgate._core.snapshot import Snapshot
 from fastgate._core.wallet import Accounts
+from fastgate.billing.evidence import Asked
 from fastgate.billing.ledger import Ledger
 from fastgate.billing.names import Names
 from fastgate.billing.pipeline import Pipeline
@@ -19,10 +23,13 @@ from fastgate.billing.sources import MoneySources, Sources
 from fastgate.billing.spool import Spool
 from fastgate.billing.subscriptions import Subscriptions
 from fastgate.billing.wallets import Wallets
+from fastgate.compiler import compile_gateway
 from fastgate.runtime.caps import Caps
+from fastgate.runtime.dryruns import DryRuns
 from fastgate.runtime.foundation import Foundation
 from fastgate.runtime.office import Office, providers_of
 from fastgate.runtime.persist import StateDirectory
+from fastgate.slots import SlotBook
 
 
 def now() -> datetime:
@@ -80,6 +87,17 @@ class Desked:
     async def _open(self, account: str) -> None:
         await self.wallets.ensure(account)
 
+    def decide(self, asked: Asked) -> Outcome | None:
+        """What a worker would do with the configuration that is served."""
+        slots = SlotBook()
+        image = compile_gateway(self.world.control.gateway, generation=1, slots=slots, addresses={})
+        snapshot = Snapshot(image.fd)
+        os.close(image.fd)
+        directory = self.world.identity.directory
+        directory.set_slots(slots.plans)
+        directory.pay_from(dict(self.wallets.accounts()))
+        return DryRuns(self.segment, self.money, directory, lambda: snapshot).decide(asked)
+
     async def _entries_changed(self, subscriptions: Subscriptions, account: str) -> None:
         self.changed.append(account)
 
@@ -109,14 +127,12 @@ async def desked(world: Any, state: Path) -> AsyncIterator[Desked]:
     control.evidence = lambda: Sources(
         world.identity.directory,
         lambda: control.gateway,
-        control.limits_of,
+        made.decide,
         MoneySources(
-            wallets=desk.wallets,
             subscriptions=desk.subscriptions,
             invoices=desk.invoices,
             providers=desk.providers,
             account=world.identity.parties.account,
-            spending=desk.spending.facts,
             clock=now,
         ),
     )

@@ -157,7 +157,7 @@ class Page(HTMLParser):
         elif tag == "form":
             assert found["method"] == "post"
             self.forms.append(found["action"] or "")
-        elif tag == "input":
+        elif tag in ("input", "select"):
             self.inputs.append(found["name"] or "")
         elif tag == "label":
             self.labels.append(found["for"])

@@ -256,7 +256,7 @@ async def test_a_subscription_from_its_invoice_to_its_end(
     stale = await api.patch(path, json={"plan": "gold"}, headers={"If-Match": etag})
     is_problem(stale, 412, "stale")
 
-    assert (await made(api, f"{path}/pause"))["reason"] == "payment_method_missing"
+    assert (await made(api, f"{path}/pause"))["reason"] == "subscription_paused"
     assert (await made(api, f"{path}/resume"))["reason"] is None
     assert (await made(api, f"{path}/cancel"))["cancel_at_period_end"]
     assert not (await made(api, f"{path}/keep"))["cancel_at_period_end"]
@@ -351,7 +351,7 @@ async def test_diagnosis_of_a_credential(api: Client, acme: str, desk: Desked) -
     key = (await made(api, f"/v1/consumers/{who}/credentials"))["key"]
     found = await made(api, "/v1/diagnosis", {"credential": key, "route": "read"})
     assert found["served"]
-    assert [step["check"] for step in found["steps"]][:3] == ["credential", "key", "account"]
+    assert [step["check"] for step in found["steps"]][:3] == ["credential", "key", "consumer"]
     desk.use(acme, 100 * CENT)
     await desk.settle()
     broke = await made(api, "/v1/diagnosis", {"consumer": "web", "route": "read"})

@@ -8,11 +8,11 @@ from typing import Any
 
 import httpx
 import pytest
-from factkit import KEY, Facts
+from factkit import KEY, Facts, refused
 from msgspec.structs import replace
 from publickit import BROWSER, CHECKOUT, NOW, REQUEST, Page, World
 
-from fastgate.billing.evidence import BalanceFacts, ConsumerFacts, KeyFacts
+from fastgate.billing.evidence import ConsumerFacts, KeyFacts
 from fastgate.billing.payments.base import (
     PaymentError,
     ProviderRefused,
@@ -93,7 +93,7 @@ async def test_the_owner_sees_what_was_checked_and_how_to_mend_it(
     world: World, visit: httpx.AsyncClient
 ) -> None:
     world.record("insufficient_balance")
-    world.facts.wallets = [BalanceFacts(currency="USD", available=2_000, settled=2_000)]
+    world.facts.the_outcome = refused("charge", "insufficient_balance", available=2_000)
     page = Page(await visit.get(world.diagnosis()))
     for said in ("acme app", "0.002 USD", "0.01 USD", "0.008 USD", REQUEST, "Acme"):
         assert said in page.said
@@ -106,10 +106,41 @@ async def test_the_owner_sees_what_was_checked_and_how_to_mend_it(
     assert "**failed** The wallet covers the price" in text
 
 
+async def test_a_link_of_a_refusal_fills_in_the_top_up(
+    world: World, visit: httpx.AsyncClient
+) -> None:
+    link = f"{world.link('top-up')}&amount=0.008&currency=USD"
+    answer = await visit.get(link)
+    # What is missing, in whole cents; the currencies to choose from, that of the request first.
+    assert 'name="amount" type="text" value="0.01"' in answer.text
+    assert "<option selected>USD</option><option>EUR</option>" in answer.text
+    assert "refused for want of 0.01 USD" in Page(answer).said
+    text = (await visit.get(link, headers={"accept": "text/markdown"})).text
+    assert "with `amount` (0.01), `currency` (USD)" in text
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "",
+        "&amount=x&currency=USD",
+        "&amount=-1&currency=USD",
+        "&amount=1",
+        "&amount=1e9&currency=<b>",
+    ],
+)
+async def test_what_is_no_amount_fills_in_nothing(
+    world: World, visit: httpx.AsyncClient, more: str
+) -> None:
+    answer = await visit.get(f"{world.link('top-up')}{more}")
+    assert 'name="amount" type="text" value=""' in answer.text
+    assert "<option selected>EUR</option></select>" in answer.text
+
+
 async def test_when_it_is_mended_the_page_says_so(world: World, visit: httpx.AsyncClient) -> None:
     world.record("insufficient_balance")
     page = Page(await visit.get(world.diagnosis()))
-    assert "Mended: send it again" in page.said
+    assert "Resolved: send it again" in page.said
 
 
 async def test_strangers_see_the_reason_alone(world: World, visit: httpx.AsyncClient) -> None:
@@ -249,10 +280,10 @@ async def test_who_has_no_account(world: World, visit: httpx.AsyncClient) -> Non
 @pytest.mark.parametrize(
     ("state", "reason", "ending", "bills", "title", "renews"),
     [
-        ("active", None, False, 0, "It goes on by itself", False),
+        ("active", None, False, 0, "It renews by itself", False),
         ("active", None, True, 0, "Renew pro", True),
         ("expired", "subscription_expired", False, 0, "Renew pro", True),
-        ("incomplete", "payment_action_required", False, 1, "something to pay first", False),
+        ("incomplete", "payment_action_required", False, 1, "has to be paid first", False),
         ("paused", "payment_method_missing", False, 0, "pro: paused", False),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -13,16 +14,17 @@ from paykit import Clock, Scripted
 from playkit import PLANS, Stage
 
 from fastgate._core.credentials import CredentialIndex
-from fastgate.api.ports import LimitUse
+from fastgate._core.snapshot import Snapshot
+from fastgate._core.wallet import ANY
 from fastgate.billing.audit import audit_gateway
 from fastgate.billing.diagnosis import Diagnosis, Question, diagnose
-from fastgate.billing.evidence import ConsumerFacts, SpendingFacts
 from fastgate.billing.ledger import LedgerError
-from fastgate.billing.lifecycle import State
+from fastgate.billing.lifecycle import Event, State
 from fastgate.billing.payments.base import Capability, ChargeStatus, Decline, Unsupported
 from fastgate.billing.payments.chain import Chain
 from fastgate.billing.selfservice import SelfService, terms_of
 from fastgate.billing.sources import MoneySources, Sources
+from fastgate.compiler import compile_gateway
 from fastgate.directory import Directory
 from fastgate.errors import ConflictError, NotFoundError
 from fastgate.keys import key_digest
@@ -30,6 +32,8 @@ from fastgate.model.codec import decode
 from fastgate.model.gateway import Gateway
 from fastgate.model.party import Plan
 from fastgate.model.units import Money
+from fastgate.runtime.dryruns import DryRuns
+from fastgate.slots import SlotBook
 from fastgate.store.cache import ConsumerRecord, KeyRecord
 from fastgate.store.parties import Parties
 from fastgate.store.payments import AttemptTable
@@ -74,8 +78,11 @@ class Shop:
             clock=self.stage.clock,
         )
         self.directory = Directory(CredentialIndex.create(64), lambda index: None)
-        self.spending: list[SpendingFacts] = []
-        self.uses: list[LimitUse] = []
+        self.slots = SlotBook()
+        image = compile_gateway(self.gateway, generation=1, slots=self.slots, addresses={})
+        self.snapshot = Snapshot(image.fd)
+        os.close(image.fd)
+        self.directory.set_slots(self.slots.plans)
 
     async def _open(self, account: str) -> None:
         await self.world.wallets.ensure(account)
@@ -87,18 +94,36 @@ class Shop:
         )
         self.directory.put_key(KeyRecord(key_digest(KEY), "crd_1", "con_1", 0, 0))
 
+    async def publish(self) -> None:
+        """As control does: shared memory is told who pays, and what is subscribed to."""
+        await self.world.wallets.ensure(self.account)
+        slots = self.world.wallets.accounts()
+        self.directory.pay_from(dict(slots))
+        entries = [
+            (
+                ANY if entry.service is None else self.slots.services[entry.service],
+                self.slots.plans[entry.plan],
+                entry.reason.number if entry.reason is not None else 0,
+            )
+            for entry in await self.stage.subscriptions.entries(self.account)
+        ]
+        by_service = {entry[0]: entry for entry in reversed(entries)}
+        self.world.cells.set_subscriptions(slots[self.account], list(by_service.values()))
+
     async def why(self, **record: Any) -> Diagnosis:
+        if self.world.store.ready:
+            await self.publish()
+        world = self.world
+        runs = DryRuns(world.segment, world.money, self.directory, lambda: self.snapshot)
         evidence = Sources(
             self.directory,
             lambda: self.gateway,
-            lambda consumer, plan: self.uses,
+            runs.decide,
             MoneySources(
-                wallets=self.world.wallets,
                 subscriptions=self.stage.subscriptions,
                 invoices=self.stage.invoices,
                 providers=self.chain,
                 account=Parties(self.world.store).account,
-                spending=self._spent,
                 clock=self.stage.clock,
             ),
         )
@@ -106,11 +131,6 @@ class Shop:
         if record:
             question = Question.of_request({"consumer": "acme app", "route": "paid", **record})
         return await diagnose(question, evidence, now=self.stage.clock())
-
-    def _spent(self, key: str | None, consumer: ConsumerFacts) -> list[SpendingFacts]:
-        assert key in ("crd_1", None)  # of a recorded request only the consumer is known
-        assert consumer.id == "con_1"
-        return self.spending
 
 
 @pytest.fixture
@@ -133,7 +153,7 @@ async def test_a_wallet_that_runs_dry_is_topped_up(shop: Shop) -> None:
     assert shop.world.wallets.slot(shop.account) is not None
     await shop.world.wallets.credit(move("p1", 5_000_000, shop.account))
     assert (await shop.why()).served
-    assert (await shop.why(reason="insufficient_balance", status=402)).mended
+    assert (await shop.why(reason="insufficient_balance", status=402)).resolved
     view = await shop.service.overview(shop.account, "Acme")
     assert [(one.currency, one.available) for one in view.balances] == [("EUR", 5_000_000)]
     assert (view.top_up, view.methods, view.contact) == (True, True, "money@acme.example")
@@ -196,7 +216,7 @@ async def test_what_ended_is_renewed(shop: Shop) -> None:
     assert found.steps[4].fix.page == "renew"
     await shop.service.renew(shop.account)
     assert await shop.service.pay(shop.account)
-    assert (await shop.why(reason="subscription_expired", status=402)).mended
+    assert (await shop.why(reason="subscription_expired", status=402)).resolved
 
 
 async def test_a_declined_card_leaves_it_open(shop: Shop) -> None:
@@ -223,27 +243,65 @@ async def test_without_providers_nothing_is_offered(shop: Shop) -> None:
 async def test_limits_and_spending_come_from_where_they_are_counted(shop: Shop) -> None:
     await shop.world.wallets.ensure(shop.account)
     await shop.world.wallets.credit(move("p1", 5_000_000, shop.account))
-    shop.spending = [SpendingFacts(of="key", limit=1_000_000, used=750_001)]
-    assert (await shop.why()).reason == "spending_limit_reached"
-    shop.spending = [SpendingFacts(of="key", limit=1_000_000, used=750_000)]
+    caps = {"credential": (249_999, 4), "consumer": (0, 0)}
+    shop.directory.cap = lambda kind, ident: caps[kind]
+    shop.directory.recap()
+    found = await shop.why()
+    assert found.reason == "spending_limit_reached"
+    assert "the key's limit" in found.summary
+    # Of a recorded request only the consumer is known, not with which of its keys it was made.
+    assert not (await shop.why(reason="spending_limit_reached", status=402)).resolved
+    caps["credential"] = (250_000, 4)
+    shop.directory.recap()
     assert (await shop.why()).served
-    shop.uses = [
-        LimitUse(
-            limit="burst",
-            kind="rate",
-            by=["consumer"],
-            amount=5,
-            used=5,
-            remaining=0,
-            resets_at=1_800_000_000,
-        )
-    ]
-    assert (await shop.why()).reason == "rate_limited"
+    caps["consumer"] = (1, 4)
+    shop.directory.recap()
+    assert "the consumer's limit" in (await shop.why()).summary
+    assert not (await shop.why(reason="spending_limit_reached", status=402)).resolved
+
+
+async def test_a_subscriptions_plan_and_its_allowance_are_what_counts(shop: Shop) -> None:
+    """The consumer is on no plan of its own; its account's subscription makes requests free."""
+    assert (await shop.why()).reason == "insufficient_balance"  # at the route's price
+    await shop.stage.subscriptions.create(shop.account, "allowance")
+    found = await shop.why()
+    assert found.served
+    assert "costs this caller nothing" in next(
+        step.text for step in found.steps if step.check == "balance"
+    )
+
+
+async def test_a_pause_by_an_operator_is_not_called_a_missing_payment_method(shop: Shop) -> None:
+    await shop.publish()
+    await shop.world.wallets.credit(move("p1", 5_000_000, shop.account))
+    one = await shop.stage.subscriptions.create(shop.account, "allowance")
+    await shop.stage.subscriptions.apply(one.id, Event.PAUSE, "by hand")
+    found = await shop.why()
+    assert (found.cause, found.reason) == ("subscription", "subscription_paused")
+    assert found.retry == "never"
+    assert "payment" not in found.summary
+    await shop.stage.subscriptions.apply(one.id, Event.RESUME, "by hand")
+    assert (await shop.why()).served
+
+
+async def test_a_first_payment_that_was_declined_does_not_wait_for_a_confirmation(
+    shop: Shop,
+) -> None:
+    await shop.publish()
+    await shop.world.wallets.credit(move("p1", 5_000_000, shop.account))
+    await shop.service.take(shop.account, "basic")
+    assert (await shop.why()).reason == "payment_action_required"
+    shop.stage.charger.outcomes = [Decline.NEW_METHOD]
+    assert not await shop.service.pay(shop.account)
+    found = await shop.why()
+    assert found.reason == "payment_failed"
+    assert next(step.fix.action for step in found.steps if step.fix) == "update_payment_method"
 
 
 async def test_while_the_store_is_away_the_wallet_is_still_seen(shop: Shop) -> None:
     await shop.world.wallets.ensure(shop.account)
     await shop.world.wallets.credit(move("p1", 5_000_000, shop.account))
+    await shop.publish()
     await shop.world.store.stop()
     found = await shop.why()
     assert found.served

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import os
 import re
+import string
 from collections.abc import Iterator
 from decimal import Decimal
 from html.parser import HTMLParser
@@ -20,6 +22,9 @@ from hypothesis import strategies as st
 from fastgate._core.image import ImageBuilder
 from fastgate._core.refusal import CAPABILITY_SECONDS, Sample, money_text, tag
 from fastgate._core.snapshot import Snapshot
+from fastgate.billing.amounts import show
+from fastgate.billing.moments import moment_of
+from fastgate.billing.payments.base import exponent
 from fastgate.compiler import compile_gateway
 from fastgate.errors import REASON_BY_CODE, REASONS
 from fastgate.model.codec import decode
@@ -124,7 +129,7 @@ def test_every_reason_is_whole_in_every_form(
         assert answer.headers["content-type"] == "text/markdown; charset=utf-8"
         assert answer.text.startswith(f"# {reason.status} ")
     else:
-        assert answer.problem["detail"] == reason.text
+        assert answer.problem["detail"].startswith(reason.text)
 
 
 def well_formed(text: str) -> list[str]:
@@ -201,7 +206,7 @@ def test_without_money_at_stake_there_are_no_numbers(snapshot: Snapshot) -> None
     assert not {"balance", "required", "shortfall", "currency"} & problem.keys()
 
 
-def test_a_spending_limit_says_when_it_starts_anew(snapshot: Snapshot) -> None:
+def test_a_spending_limit_says_when_it_resets(snapshot: Snapshot) -> None:
     how = {**MONEY, "consumer": 7, "spending": 20_000_000, "resets": NOW + 60, "limit": 0}
     problem = refuse(snapshot, "spending_limit_reached", route=0, **how).problem
     assert problem["limit"] == "20"
@@ -217,7 +222,7 @@ def test_a_spending_limit_says_when_it_starts_anew(snapshot: Snapshot) -> None:
 
 
 def token_of(address: str) -> tuple[int, int, bytes]:
-    token = base64.urlsafe_b64decode(address.rpartition("cap=")[2] + "==")
+    token = base64.urlsafe_b64decode(address.rpartition("cap=")[2].partition("&")[0] + "==")
     assert len(token) == 28
     return int.from_bytes(token[:4], "big"), int.from_bytes(token[4:12], "little"), token[12:]
 
@@ -231,7 +236,7 @@ def test_links_carry_a_token_that_only_the_gateway_can_make(snapshot: Snapshot) 
     assert consumer == 0xFEED
     assert proof == tag(KEY, REQUEST, expires, consumer)
     for remedy in problem["remedies"]:
-        assert remedy["href"].startswith("http://api.example:8080/_fastgate/")
+        assert remedy["href"].startswith("http://api.example:8080/_fastgate/account/")
     top_up = problem["remedies"][0]["href"]
     assert f"request={REQUEST.hex()}" in top_up
     assert token_of(top_up) == (expires, consumer, proof)
@@ -328,7 +333,8 @@ def test_links_begin_with_the_public_address_where_one_is_set() -> None:
 def test_the_page_links_to_what_helps(snapshot: Snapshot) -> None:
     for code, remedies in REMEDIES.items():
         links = well_formed(refuse(snapshot, code, accept=[BROWSER]).text)
-        assert len(links) == len(remedies) + 2  # the diagnosis, and the reason's page
+        pages = [one for one in remedies if one.page]
+        assert len(links) == len(pages) + 2  # the diagnosis, and the reason's page
         assert all(link.startswith("/_fastgate/") for link in links)
 
 
@@ -446,7 +452,7 @@ async def test_a_browser_an_agent_and_a_program_get_what_they_read() -> None:
         assert problem["diagnose"].startswith("http://test.example/_fastgate/requests/")
         assert problem["instance"].rpartition(":")[2] in problem["diagnose"]
         assert agent.headers["content-type"] == "text/markdown; charset=utf-8"
-        assert b"- Limit: one\n- Used: 1 of 1\n" in agent.body
+        assert b"- Limit: 1 request an hour for each address\n- Used: 1 of 1\n" in agent.body
         assert person.headers["content-type"] == "text/html; charset=utf-8"
         well_formed(person.body.decode())
         head = await plane.request("HEAD", "/x", headers={"Accept": "text/html"})
@@ -485,3 +491,50 @@ async def test_links_begin_as_the_client_called_it_behind_a_trusted_proxy(
         await plane.get("/x")
         problem = json.loads((await plane.get("/x", headers=headers)).body)
         assert problem["diagnose"].startswith(f"{scheme}://test.example/_fastgate/requests/")
+
+
+# ---- for people ----------------------------------------------------------------------------
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_times_are_in_the_words_of_all_pages(unix: int) -> None:
+    shown = refuse(WORDS, "quota_exhausted", accept=[BROWSER], **TIMED, resets=unix).text
+    assert (f"<dd>{moment_of(unix)}</dd>" in shown) == (unix != 0)
+
+
+@pytest.mark.parametrize("currency", ["USD", "EUR", "JPY", "KWD", "ISK", "XOF", "TND", "CHF"])
+@given(micros=st.integers(0, 10**15))
+def test_money_on_pages_is_written_as_elsewhere(currency: str, micros: int) -> None:
+    how = {"consumer": 7, "balance": micros, "required": 2**61, "currency": currency}
+    shown = refuse(WORDS, "insufficient_balance", accept=[b"text/markdown"], **how).text
+    assert f"- Balance: {show(micros, currency)}\n" in shown
+
+
+def test_each_currency_has_the_decimals_of_its_coins() -> None:
+    for first in string.ascii_uppercase:
+        for rest in itertools.product(string.ascii_uppercase, repeat=2):
+            currency = first + "".join(rest)
+            if exponent(currency) == 2 and currency not in ("USD", "XKM", "RJP"):
+                continue  # one by one they take too long
+            how = {"consumer": 7, "balance": 5_000_000, "required": 2**61, "currency": currency}
+            shown = refuse(WORDS, "insufficient_balance", accept=[b"text/markdown"], **how).text
+            assert f"- Balance: {show(5_000_000, currency)}\n" in shown
+
+
+@pytest.mark.parametrize(
+    ("limit", "words"),
+    [
+        ({"rate": "2/s", "by": ["address"]}, "2 requests a second for each address"),
+        ({"rate": "100/min", "by": ["consumer"]}, "100 requests a minute for each consumer"),
+        ({"rate": "1/h", "by": ["credential"]}, "1 request an hour for each key"),
+        ({"rate": "7/d", "by": ["consumer", "route"]}, "7 requests a day for each route and"),
+    ],
+)
+def test_limits_are_in_words(limit: dict[str, Any], words: str) -> None:
+    config = {**CONFIG, "routes": [{**CONFIG["routes"][0], "auth": "api_key", "limits": [limit]}]}
+    shown = refuse(snapshot_of(config), "rate_limited", route=0, limit=0, accept=[BROWSER]).text
+    assert f"<dd>{words}" in shown
+
+
+WORDS = snapshot_of(CONFIG)
+TIMED: dict[str, Any] = {"spending": 5, **MONEY}

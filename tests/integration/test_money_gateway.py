@@ -94,7 +94,9 @@ def test_of_1000_at_once_for_the_last_cent_one_is_served(
 
     found = asyncio.run(run())
     assert found.count((200, "")) == 1
-    assert found.count((402, "insufficient_balance")) == 999
+    # Held by the one while it is in progress, and gone after that.
+    others = {(429, "hold_in_flight"), (402, "insufficient_balance")}
+    assert set(found) - {(200, "")} <= others
     assert upstream.seen == ["/slow/0.3"]
     settled(running)
     assert audit(running)["charges"] == {
@@ -126,7 +128,7 @@ def test_books_agree_while_everything_moves(gateway: StartGateway, upstream: Ups
                 price = rng.choice((1, 333, 10_000, 77_777))
                 path = f"/p{price}/" + rng.choice(("echo", "echo", "echo", "status/503"))
                 answer = await client.request(path, headers=buyer.headers)
-                assert answer.status in (200, 402, 503), answer
+                assert answer.status in (200, 402, 429, 503), answer
                 if answer.status == 200:
                     served[buyer.account] = served.get(buyer.account, 0) + price
 

@@ -10,7 +10,7 @@ import pytest
 from fastgate._core.reason import Reason
 from fastgate._core.shm import Segment
 from fastgate._core.snapshot import Period, stable_hash
-from fastgate._core.wallet import ANY, Accounts
+from fastgate._core.wallet import ANY, Accounts, Bill
 from fastgate.runtime.rows import FILE, SUBSCRIPTIONS, Claim, Row, Rows
 from fastgate.slots import SlotBook
 
@@ -38,7 +38,7 @@ class World:
         self.rows.load()
 
     def told(self, slot: int) -> list[tuple[int, int, int]]:
-        return [tuple(one) for one in self.cells.get(slot).subscriptions]
+        return [tuple(one)[:3] for one in self.cells.get(slot).subscriptions]
 
     def access(self, slot: int) -> int:
         return self.cells.get(slot).access
@@ -65,6 +65,23 @@ def test_names_become_slots(world: World) -> None:
     assert sorted(world.told(0)) == [(3, 1, 0), (ANY, 0, 17)]
     assert world.cells.get(0).limits == ((5_000_000, Period.PERIOD_DAY),)
     assert world.told(1) == []
+
+
+def test_refusals_are_given_what_is_owed_and_since_when(world: World) -> None:
+    bill = Bill("INV-2026-000007", 5_000_000, "EUR", 1_800_000_000)
+    row = Row(claims=[Claim("maps", "gold", 22, 1_790_000_000)], bill=bill)
+    world.rows.put("acc_a", row)
+    assert world.cells.get(0).subscriptions[0].ended == 1_790_000_000
+    assert world.cells.bill(0) == bill
+    assert world.cells.bill(1) is None
+    world.rows.put("acc_a", Row())
+    assert world.cells.bill(0) is None
+
+
+def test_the_plan_in_force_is_that_of_the_subscription_for_all_services(world: World) -> None:
+    assert world.rows.plan_of("acc_a") is None
+    world.rows.put("acc_a", Row(claims=[Claim("maps", "gold", 0), Claim("", "free", 0)]))
+    assert world.rows.plan_of("acc_a") == "free"
 
 
 def test_of_two_for_one_service_the_first_counts(world: World) -> None:
