@@ -4,7 +4,7 @@ Written by control, read and (the balances) changed by workers, without a lock. 
 means, and who may change it: wallet.pyx. How a balance changes and stays exact when whoever
 changes it is killed: holds.pyx.
 """
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from fastgate._core.atomics cimport fg_load, fg_load32, fg_read_before
 from fastgate._core.shm cimport segment_header

@@ -201,7 +201,11 @@ class Dice:
         )
 
     def cap(self) -> tuple[int, int]:
-        return self.pick((0, 0, 10_000, 250_000, 1_500_000)), self.pick((3, 4, 6))
+        """Micro-units and a period; (0, 0): no limit, 0 of a period: nothing may be spent."""
+        none = (0, 0)
+        amounts = (10_000, 250_000, 1_500_000)
+        some = self.pick((*amounts, *amounts, 0)), self.pick((3, 4, 6))
+        return self.pick((none, some))
 
 
 class World:
@@ -276,7 +280,7 @@ class World:
         )
 
     def _limits(self, who: str, limits: list[tuple[int, int]]) -> None:
-        self.accounts.set_limits(PAYERS[who], [one for one in limits if one[0]])
+        self.accounts.set_limits(PAYERS[who], [one for one in limits if one[1]])
 
     def _key(self, name: str, consumer: tuple[int, int], key: tuple[int, int], state: int) -> None:
         """Caps of a consumer and its key; some keys are expired or revoked, consumers suspended."""
