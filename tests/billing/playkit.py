@@ -113,7 +113,7 @@ class PlaySender:
 PLANS = {
     "free": {},
     "usage": {"price": "0.01 USD"},
-    "allowance": {"price": {"included": 5, "overage": "1 EUR"}},
+    "allowance": {"price": {"included": 5, "overage": "1 USD"}},
     "basic": {"price": {"flat": "30 USD"}},
     "big": {"price": {"flat": "90 USD"}},
     "trial": {"price": {"flat": "30 USD", "trial": "7d", "grace": "2d"}},
