@@ -89,8 +89,9 @@ slow: $(VENV)/.test ## uploads, downloads, tunnels of five minutes and readers t
 explanations: $(VENV)/.test ## 100,000 random requests: what `fastgate why` says and what the data plane does
 	FASTGATE_DRYRUN_CASES=100000 $(BIN)/python -m pytest tests/core/test_dryrun.py -v -s --timeout 7200
 
-fuzz: $(VENV)/.test ## the parser under fire, for ten minutes
+fuzz: $(VENV)/.test ## the parser, then connections under the address sanitizer: ten minutes each
 	$(BIN)/python tests/fuzz/fuzz_http1.py --seconds 600
+	FASTGATE_EVERY_PAIR=1 FASTGATE_FUZZ_S=600 tools/checked-build asan -s tests/fuzz/test_fuzz_connections.py tests/core/test_states.py
 
 fuzz-api: $(VENV)/.test ## a hundred cases for each operation of the control API, by its OpenAPI document
 	FASTGATE_API_CASES=100 $(BIN)/python -m pytest tests/integration/test_api_schema.py --timeout 3600

@@ -228,6 +228,12 @@ class RawUpstream:
         self.peers.append(RawPeer(accepted))
         return self.peers[-1]
 
+    def reject(self) -> None:
+        """Close what waits to be accepted."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self.socket.accept()[0].close()
+
 
 class RawPeer:
     """One connection that the gateway made to a `RawUpstream`."""

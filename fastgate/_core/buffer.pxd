@@ -7,6 +7,8 @@ that are already there, so that relaying never copies a body.
 """
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from fastgate._core.checks cimport FG_KEEPS, fg_poison
+
 cdef enum:
     BUFFER_SMALL = 16384
     BUFFER_LARGE = 65536
@@ -66,7 +68,8 @@ cdef inline buf *buf_borrow(buffers *b, size_t size) noexcept nogil:
 cdef void buf_return_other(buffers *b, buf *r) noexcept nogil
 
 cdef inline void buf_return(buffers *b, buf *r) noexcept nogil:
-    if r.cap == BUFFER_SMALL and b.small_free < b.keep_small:
+    if FG_KEEPS and r.cap == BUFFER_SMALL and b.small_free < b.keep_small:
+        fg_poison(buf_data(r), r.cap)
         r.next = b.small
         b.small = r
         b.small_free += 1

@@ -35,7 +35,9 @@ cdef void buf_trim(buffers *b) noexcept nogil:
 cdef buf *buf_alloc(buffers *b, size_t size) noexcept nogil:
     cdef uint32_t cap
     cdef buf *r = NULL
-    if size <= BUFFER_SMALL - HEADROOM - TAILROOM:
+    if not FG_KEEPS and size <= <size_t>BUFFER_MOST:
+        cap = <uint32_t>(size + HEADROOM + TAILROOM)     # not a byte more: see checks
+    elif size <= BUFFER_SMALL - HEADROOM - TAILROOM:
         cap = BUFFER_SMALL
     elif size <= BUFFER_LARGE - HEADROOM - TAILROOM:
         cap = BUFFER_LARGE
@@ -61,7 +63,8 @@ cdef buf *buf_alloc(buffers *b, size_t size) noexcept nogil:
 
 cdef void buf_return_other(buffers *b, buf *r) noexcept nogil:
     b.alive -= 1
-    if r.cap == BUFFER_LARGE and b.large_free < b.keep_large:
+    if FG_KEEPS and r.cap == BUFFER_LARGE and b.large_free < b.keep_large:
+        fg_poison(buf_data(r), r.cap)
         r.next = b.large
         b.large = r
         b.large_free += 1

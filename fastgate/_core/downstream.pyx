@@ -46,6 +46,7 @@ from libc.string cimport memcmp, memcpy, memmove, memset, strlen
 from fastgate._core.buffer cimport (
     BUFFER_LARGE, BUFFER_SMALL, HEADROOM, TAILROOM, buf_borrow, buf_data, buf_head, buf_len, buf_return,
     buf_room)
+from fastgate._core.checks cimport FG_KEEPS, fg_poison
 from fastgate._core.delivery cimport (
     SHOWN_NS, TAKEN_ALL, TAKES_NOTHING, delivery_below, delivery_look, delivery_watch)
 from fastgate._core.http1 cimport head_reset, parse_request, parse_request_line
@@ -198,6 +199,7 @@ cdef exchange *exchange_new(core *c) noexcept nogil:
         e = <exchange *>calloc(1, sizeof(exchange))
         if e is NULL:
             return NULL
+        fg_poison(e, sizeof(exchange))
     fg_clear(e, <size_t>(<char *>&e.took - <char *>e))
     fg_clear(&e.main, <size_t>(<char *>&e.main.resp - <char *>&e.main))
     e.consumer.id_len = 0
@@ -243,9 +245,13 @@ cdef void exchange_free(core *c, exchange *e) noexcept nogil:
         k = e.calls
         e.calls = k.next
         call_free(c, k)
+    c.n_exchanges -= 1
+    if not FG_KEEPS:
+        free(e)
+        return
+    fg_poison(e, sizeof(exchange))
     e.next = c.free_exchanges
     c.free_exchanges = e
-    c.n_exchanges -= 1
 
 
 # ---- reading --------------------------------------------------------------------------------
@@ -264,6 +270,8 @@ cdef void down_data(downstream *d, ssize_t n) noexcept nogil:
             d.io.inb = NULL
         if n <= 0 or d.lingered > LINGER_BYTES:
             down_close(d)
+    elif d.ex is NULL:
+        down_close(d)
     elif d.state == DOWN_BUSY:
         if n <= 0:
             c.sink.gone(d.ex)            # in the midst of its body
@@ -432,7 +440,7 @@ cdef void down_progress(downstream *d) noexcept nogil:
 cdef void down_drained(downstream *d) noexcept nogil:
     cdef core *c = d.io.owner
     d.out.look_ns = 0
-    if d.state == DOWN_BUSY or d.state == DOWN_TUNNEL:
+    if d.ex is not NULL and (d.state == DOWN_BUSY or d.state == DOWN_TUNNEL):
         down_deadline(c, d)
         c.sink.drained(d.ex)
 
@@ -466,7 +474,11 @@ cdef void down_deadline(core *c, downstream *d) noexcept nogil:
 
 cdef void down_timeout(downstream *d) noexcept nogil:
     cdef core *c = d.io.owner
-    if d.state == DOWN_HEAD:
+    if d.state == DOWN_IDLE and d.requests:
+        unread(c, d)
+    elif d.ex is NULL:
+        down_close(d)                    # it never asked, or lingers
+    elif d.state == DOWN_HEAD:
         # Some of a head is here: the client is told. It can be read even if it goes on sending.
         d.state = DOWN_BUSY
         poller_read_stop(c, &d.io)
@@ -477,10 +489,8 @@ cdef void down_timeout(downstream *d) noexcept nogil:
     elif d.state == DOWN_BUSY or d.state == DOWN_TUNNEL:
         if d.io.io & IO_BLOCKED:
             unread(c, d)
-        elif d.ex is not NULL:
+        else:
             c.sink.late(d.ex)
-    elif d.state == DOWN_IDLE and d.requests:
-        unread(c, d)
     else:
         down_close(d)
 
@@ -499,7 +509,7 @@ cdef void unread(core *c, downstream *d) noexcept nogil:
             return
         poller_resets(&d.io, 1)
         down_close(d)
-    elif d.state == DOWN_BUSY or d.state == DOWN_TUNNEL:
+    elif d.ex is not NULL and (d.state == DOWN_BUSY or d.state == DOWN_TUNNEL):
         if taking == TAKES_NOTHING or delivery_below(c, &d.out, c.ref.snap.min_rate):
             poller_resets(&d.io, 1)
             c.sink.gone(d.ex)

@@ -9,6 +9,7 @@ cdef void send_last(exchange *e, buf *b) noexcept nogil
 cdef void exchange_refuse(exchange *e, int reason) noexcept nogil
 cdef void end_tunnel(exchange *e) noexcept nogil
 cdef void wake(exchange *e, uint32_t bit) noexcept nogil
+cdef void wake_forget(exchange *e) noexcept nogil
 cdef void drop_calls(exchange *e) noexcept nogil
 cdef void exchange_abort(exchange *e, int reason) noexcept nogil
 cdef void exchange_gone(exchange *e) noexcept nogil

@@ -36,7 +36,7 @@ from fastgate._core.snapshot cimport NONE32, ROUTE_LOG_OFF, refusal_rec, snap_st
 from fastgate._core.state cimport (
     call, core, BODY_MORE, BODY_NONE, CALL_REQUEST_DONE, CALL_SEND, EX_ABORTED, EX_CLOSE_OUT,
     EX_CONTINUE_DUE, EX_COUNTED_UPCALL, EX_ENDED, EX_KEEP_ALIVE, EX_METERED, EX_OWED, EX_REFUSED, EX_RESPONSE_DONE, EX_RESPONSE_STARTED, EX_SUSPENDED,
-    EX_TUNNEL, EX_WAKE, IO_READABLE, WAKE_GONE, downstream, field_of, has_field)
+    EX_TUNNEL, EX_WAKE, IO_READABLE, WAKE_GONE, downstream, field_of, has_field, snapref)
 from fastgate._core.sys cimport monotonic_ns
 from fastgate._core.upstream cimport call_abort
 
@@ -106,6 +106,24 @@ cdef void wake(exchange *e, uint32_t bit) noexcept nogil:
     else:
         c.wake_tail.next = e
     c.wake_tail = e
+
+
+cdef void wake_forget(exchange *e) noexcept nogil:
+    """Python is done with it: whatever it was to be woken for."""
+    cdef core *c = e.owner
+    cdef exchange **at = &c.wake_head
+    cdef exchange *last = NULL
+    if not e.flags & EX_WAKE:
+        return
+    while at[0] is not NULL:
+        if at[0] is e:
+            at[0] = e.next
+            if c.wake_tail is e:
+                c.wake_tail = last
+            break
+        last = at[0]
+        at = &last.next
+    e.flags &= ~EX_WAKE
 
 
 cdef void drop_calls(exchange *e) noexcept nogil:
@@ -206,6 +224,22 @@ cdef int failed(exchange *e) noexcept nogil:
     return e.status >= 500 or INTERNAL_ERROR <= e.reason < CLIENT_CLOSED or e.reason == RESPONSE_TRUNCATED
 
 
+cdef inline void leave_snapshot(core *c, snapref *r) noexcept nogil:
+    """The last to leave a retired one hands it to the engine, which unmaps it."""
+    r.in_flight -= 1
+    if r.in_flight != 0 or r is c.ref:
+        return
+    if r.prev is not NULL:
+        r.prev.next = r.next
+    else:
+        c.retired = r.next
+    if r.next is not NULL:
+        r.next.prev = r.prev
+    r.prev = NULL
+    r.next = c.released
+    c.released = r
+
+
 cdef void finish(exchange *e) noexcept nogil:
     """settle, log, and what becomes of the connection."""
     cdef core *c = e.owner
@@ -226,7 +260,7 @@ cdef void finish(exchange *e) noexcept nogil:
     if e.flags & EX_COUNTED_UPCALL:
         c.n_upcalls -= 1
     write_log(e, now)
-    e.ref.in_flight -= 1                 # what is retired and free is collected by the engine
+    leave_snapshot(c, e.ref)
     if e.flags & EX_ABORTED:
         down_close(d)
     elif e.flags & EX_KEEP_ALIVE and not c.draining and discard_rest(e):

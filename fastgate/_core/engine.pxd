@@ -17,6 +17,7 @@ cdef class Engine:
     cdef void bury(self) noexcept nogil
     cdef void expire(self) noexcept nogil
     cdef void publish(self) noexcept nogil
+    cdef void retire(self) noexcept
     cdef int sweep(self) except -1
     cdef int kick(self) except -1
     cdef int follow_up(self) except -1

@@ -17,6 +17,7 @@ from libc.string cimport memset
 
 from fastgate._core.atomics cimport fg_store
 from fastgate._core.buffer cimport buf_trim, buffers_free, buffers_init
+from fastgate._core.checks cimport FG_KEEPS, fg_poison
 from fastgate._core.cells cimport cells_of_limiter, cells_of_quota
 from fastgate._core.concurrency cimport concurrency_clear
 from fastgate._core.counters cimport counters_worker, observe
@@ -120,6 +121,7 @@ cdef class Engine:
         cdef exchange *e
         if c is NULL:
             return
+        self.bury()
         poller_free(c)
         timer_free(c)
         pool_free(c)
@@ -194,9 +196,7 @@ cdef class Engine:
         r.handlers = <void *>handlers
         Py_INCREF(snapshot)
         Py_INCREF(handlers)
-        if c.ref is not NULL:
-            c.ref.next = c.retired
-            c.retired = c.ref
+        self.retire()
         c.ref = r
         c.request_caps.line = r.snap.max_line
         c.request_caps.head = r.snap.max_head
@@ -277,7 +277,7 @@ cdef class Engine:
             wake_upcalls(c)
             observe(&c.counters.upcall_lag, monotonic_ns() - before)
             more = more or c.ready_head is not NULL or c.graveyard is not NULL
-        if c.retired is not NULL:
+        if c.released is not NULL:
             self.sweep()
         if more:
             self.kick()
@@ -326,13 +326,17 @@ cdef class Engine:
         c.graveyard = NULL
         while x is not NULL:
             following = x.timer_next
-            if x.io & IO_READY:
+            if x.io & IO_READY and not self.closed:
                 x.timer_next = c.graveyard
                 c.graveyard = x
+            elif not FG_KEEPS:
+                free(x)                  # both kinds begin with it
             elif x.kind == KIND_DOWN:
+                fg_poison(x, sizeof(downstream))
                 (<downstream *>x).next = c.free_downs
                 c.free_downs = <downstream *>x
             else:
+                fg_poison(x, sizeof(upstream))
                 (<upstream *>x).next = c.free_ups
                 c.free_ups = <upstream *>x
             x = following
@@ -344,19 +348,32 @@ cdef class Engine:
         c.row.in_flight = c.n_exchanges
         c.row.upstream_idle = c.n_idle
 
+    cdef void retire(self) noexcept:
+        """The current snapshot is no longer the one for new exchanges; the last that has it lets it go."""
+        cdef core *c = self.c
+        cdef snapref *r = c.ref
+        if r is NULL:
+            return
+        c.ref = NULL
+        if r.in_flight == 0:
+            r.next = c.released
+            c.released = r
+            return
+        r.prev = NULL
+        r.next = c.retired
+        if r.next is not NULL:
+            r.next.prev = r
+        c.retired = r
+
     cdef int sweep(self) except -1:
-        """Let go of the snapshots that no exchange uses any more."""
-        cdef snapref **at = &self.c.retired
+        """Let go of the snapshots that no exchange uses any more; that unmaps them."""
         cdef snapref *r
-        while at[0] is not NULL:
-            r = at[0]
-            if r.in_flight == 0:
-                at[0] = r.next
-                Py_DECREF(<object>r.object)
-                Py_DECREF(<object>r.handlers)
-                free(r)
-            else:
-                at = &r.next
+        while self.c.released is not NULL:
+            r = self.c.released
+            self.c.released = r.next
+            Py_DECREF(<object>r.object)
+            Py_DECREF(<object>r.handlers)
+            free(r)
         return 0
 
     cdef int kick(self) except -1:
@@ -371,6 +388,12 @@ cdef class Engine:
 
     cdef int follow_up(self) except -1:
         """After a call into the engine: what it left to do will be done by the next poll."""
+        if self.c.released is not NULL:
+            self.sweep()
+        if self.closed:
+            self.bury()
+            return 0
+        timer_arm(self.c)                # a deadline that was set may be the next event
         if self.c.ready_head is not NULL or self.c.graveyard is not NULL or self.c.wake_head is not NULL:
             self.kick()
         return 0
@@ -428,12 +451,10 @@ cdef class Engine:
         for i in range(MAX_POOLS):
             while c.pools[i].idle is not NULL:
                 upstream_close(c, c.pools[i].idle)
+        begin_upcalls(self, c)           # those that Python was not told of yet: all have been given up
         wake_upcalls(c)
         self.bury()
-        if c.ref is not NULL:
-            c.ref.next = c.retired
-            c.retired = c.ref
-            c.ref = NULL
+        self.retire()
         self.sweep()
         buf_trim(&c.bufs)
         self.publish()

@@ -29,14 +29,14 @@ from fastgate._core.intake cimport mark
 from fastgate._core.logring cimport (
     LOG_TUNNEL, LOG_UPSTREAM_REUSED, PHASE_FILTER_RESPONSE, PHASE_FORWARD)
 from fastgate._core.poller cimport poller_resets
-from fastgate._core.reason cimport BODY_TOO_LARGE, INTERNAL_ERROR, OVERLOADED
+from fastgate._core.reason cimport BODY_TOO_LARGE, INTERNAL_ERROR, NO_ROUTE, OVERLOADED
 from fastgate._core.render cimport OUT_UPGRADE, render_interim, render_request, render_response
 from fastgate._core.snapshot cimport (
     HASH_BY_CONSUMER, HASH_BY_HEADER, HASH_BY_PATH, snap_str, snap_upstream)
 from fastgate._core.state cimport (
     core, BODY_MORE, BODY_NONE, CALL_CONNECT, CALL_FAILED, CALL_IDEMPOTENT, CALL_PYTHON, CALL_REPLAYABLE,
     CALL_REQUEST_DONE, CALL_RESPONSE_DONE, CALL_SEND, CALL_UPGRADE, DOWN_TUNNEL, EX_CHUNK_OUT,
-    EX_CLOSE_OUT, EX_CONTINUE_DUE, EX_DECODE, EX_ENDED, EX_HEAD_ONLY, EX_KEEP_ALIVE,
+    EX_CLOSE_OUT, EX_CONTINUE_DUE, EX_DECODE, EX_HEAD_ONLY, EX_KEEP_ALIVE,
     EX_RESPONSE_DONE, EX_RESPONSE_STARTED, EX_SUSPENDED, EX_TUNNEL, IO_EOF, WAKE_CALL, WAKE_DONE,
     WAKE_WRITABLE, downstream, named)
 from fastgate._core.text cimport put, put_lit
@@ -75,6 +75,9 @@ cdef void begin_proxy(exchange *e) noexcept nogil:
     cdef core *c = e.owner
     cdef call *k = &e.main
     cdef int reason
+    if e.service is NULL:
+        exchange_refuse(e, NO_ROUTE)     # never: a route has a service, a handler or an answer
+        return
     k.owner = c
     k.ex = e
     k.snap = e.snap
@@ -146,7 +149,7 @@ cdef int call_must_render(call *k) noexcept nogil:
 
 cdef buf *take_request(exchange *e, int decode) noexcept nogil:
     """The next piece of the request's body, as a buffer of its own; NULL: none now. Ends
-    body_state, or refuses and leaves e ended."""
+    body_state, or refuses: then e may have ended, and is no longer its connection's."""
     cdef downstream *d = e.down
     cdef buf *b = down_body(d, e)
     cdef buf *out
@@ -209,6 +212,7 @@ cdef void send_continue(exchange *e) noexcept nogil:
 
 cdef void pump_request(exchange *e) noexcept nogil:
     cdef core *c = e.owner
+    cdef downstream *d = e.down
     cdef call *k = &e.main
     cdef buf *b
     cdef int done
@@ -220,7 +224,7 @@ cdef void pump_request(exchange *e) noexcept nogil:
     send_continue(e)
     while True:
         b = take_request(e, 0)
-        if e.flags & EX_ENDED or e.relaying is not k:
+        if d.ex is not e or e.relaying is not k:
             return                       # refused meanwhile
         if b is not NULL:
             k.flags &= ~CALL_REPLAYABLE
@@ -390,10 +394,11 @@ cdef int queue_literal(exchange *e, const char *text, uint32_t n) noexcept nogil
 
 cdef void pump_response(exchange *e, call *k) noexcept nogil:
     cdef core *c = e.owner
+    cdef downstream *d = e.down
     cdef buf *b
     cdef int done
     b = call_take(c, k, e.flags & EX_DECODE)
-    if e.flags & EX_ENDED or e.relaying is not k:
+    if d.ex is not e or e.relaying is not k:
         if b is not NULL:
             buf_return(&c.bufs, b)
         return                           # it failed meanwhile, and that has been dealt with
@@ -468,6 +473,7 @@ cdef void exchange_drained(exchange *e) noexcept nogil:
 
 
 cdef void begin_tunnel(exchange *e, call *k) noexcept nogil:
+    cdef downstream *d = e.down
     cdef buf *b = render_response(e, k, OUT_UPGRADE, 0)
     e.flags &= ~EX_KEEP_ALIVE
     if b is NULL:
@@ -481,8 +487,8 @@ cdef void begin_tunnel(exchange *e, call *k) noexcept nogil:
     e.bytes_out += buf_len(b)
     down_send(e.down, b)
     tunnel_down(e)
-    if not e.flags & EX_ENDED:
-        down_read(e.down, 1)
+    if d.ex is e:
+        down_read(d, 1)
 
 
 cdef void tunnel_up(exchange *e) noexcept nogil:
@@ -497,7 +503,7 @@ cdef void tunnel_up(exchange *e) noexcept nogil:
         if d.io.io & IO_EOF:
             end_tunnel(e)
         return
-    if k.up is NULL:
+    if k is NULL or k.up is NULL:
         end_tunnel(e)
         return
     e.bytes_in += buf_len(b)

@@ -19,7 +19,7 @@ from fastgate._core.poller cimport poller_resets
 from fastgate._core.reason cimport BODY_TOO_LARGE, OVERLOADED, UPSTREAM_TIMEOUT
 from fastgate._core.render cimport render_start
 from fastgate._core.state cimport (
-    core, BODY_MORE, CALL_PYTHON, EX_ABORTED, EX_AWAIT_BODY, EX_CHUNK_OUT, EX_CLOSE_OUT,
+    core, downstream, BODY_MORE, CALL_PYTHON, EX_ABORTED, EX_AWAIT_BODY, EX_CHUNK_OUT, EX_CLOSE_OUT,
     EX_COUNTED_UPCALL, EX_ENDED, EX_HEAD_ONLY, EX_KEEP_ALIVE, EX_REFUSED, EX_RESPONSE_DONE, EX_RESPONSE_STARTED,
     EX_SUSPENDED, WAKE_LATE)
 from fastgate._core.sys cimport monotonic_ns
@@ -67,12 +67,13 @@ cdef void upcall_late(exchange *e) noexcept nogil:
 cdef void collect_body(exchange *e) noexcept nogil:
     """A handler is given the whole body: gather it, up to the route's cap."""
     cdef core *c = e.owner
+    cdef downstream *d = e.down
     cdef buf *b
     cdef buf *larger
     cdef size_t need
     while e.body_state == BODY_MORE:
         b = take_request(e, 1)
-        if e.flags & EX_ENDED or e.flags & EX_REFUSED:
+        if d.ex is not e or e.flags & (EX_ENDED | EX_REFUSED):
             return
         if b is NULL:
             if e.body_state == BODY_MORE and down_body(e.down, e) is NULL:

@@ -109,7 +109,7 @@ cdef ssize_t poller_recv(core *c, conn *x) noexcept nogil:
     cdef uint32_t room
     cdef ssize_t n
     if b is NULL:
-        b = buf_borrow(&c.bufs, BUFFER_LARGE - HEADROOM - TAILROOM if x.io & IO_BULK else 1)
+        b = buf_borrow(&c.bufs, (BUFFER_LARGE if x.io & IO_BULK else BUFFER_SMALL) - HEADROOM - TAILROOM)
         if b is NULL:
             return -ENOBUFS
         x.inb = b

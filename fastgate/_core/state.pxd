@@ -128,7 +128,8 @@ cdef struct snapref:
     void *object              # the Python Snapshot that keeps the mapping
     void *handlers            # the Python list of handlers
     uint64_t in_flight
-    snapref *next             # in the list of those to let go
+    snapref *next             # in the list of the retired, or of those to let go
+    snapref *prev             # in the list of the retired
 
 # ---- downstream ------------------------------------------------------------------------
 cdef enum DownState:
@@ -401,7 +402,8 @@ cdef struct core:
     conn *ready_tail
     conn *graveyard           # closed in this round; freed after it
     snapref *ref
-    snapref *retired          # replaced, in_flight not yet 0, or waiting for Python to let go
+    snapref *retired          # replaced, in_flight not yet 0
+    snapref *released         # replaced, in_flight 0: Python lets go of them
     segment_header *segment
     worker_row *row
     worker_counters *counters

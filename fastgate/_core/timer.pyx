@@ -8,6 +8,7 @@ deadline is still ahead is put where it belongs now, and one without a deadline 
 A deadline further ahead than the wheel is long simply comes round more than once.
 
     invariant: x.deadline != 0  ⇒  x stands in a slot not later than its deadline's
+    a closed connection stands in none, and is put into none: the graveyard has its links
     a deadline fires at most one tick late, never early
 
 A bitmap of occupied slots gives the next tick to wake for; the timerfd is set only when that
@@ -16,10 +17,11 @@ is earlier than what it is set for, so a busy worker makes no timer system calls
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
+from fastgate._core.checks cimport fg_check
 from fastgate._core.sys cimport (
     CLOCK_MONOTONIC, TFD_CLOEXEC, TFD_NONBLOCK, TFD_TIMER_ABSTIME, close, itimerspec, monotonic_ns,
     timerfd_create, timerfd_settime)
-from fastgate._core.state cimport WHEEL_SLOTS, wheel
+from fastgate._core.state cimport IO_CLOSED, WHEEL_SLOTS, wheel
 
 cdef extern from *:
     int __builtin_ctzll(unsigned long long x) noexcept nogil
@@ -46,6 +48,9 @@ cdef void timer_insert(core *c, conn *x) noexcept nogil:
     cdef wheel *w = c.timers
     cdef uint64_t tick = (x.deadline >> 24) + 1
     cdef uint64_t slot
+    fg_check(not x.io & IO_CLOSED, b"a deadline for a closed connection")
+    if x.io & IO_CLOSED:
+        return                           # its links are the graveyard's
     if x.tick != 0:
         timer_remove(c, x)
     if tick <= w.tick:

@@ -21,6 +21,7 @@ cdef class Exchange:
     cdef int64_t declared     # body length that start() was told; -1: none
     cdef int64_t written
     cdef Headers _headers
+    cdef bint begun           # its task runs: it can be cancelled
     cdef bint gone
     cdef bint late            # it did not answer in time: the client got a 504
     cdef bint broke           # it failed: the client got a 500, or less than was begun

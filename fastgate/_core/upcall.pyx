@@ -35,7 +35,7 @@ from fastgate._core.calling cimport (
     UpstreamResponse, buf_of, call_made, call_request, request_id_of, traceparent_of, upstream_named)
 from fastgate._core.charging cimport (
     charge_capture, charge_hold, charge_release, units_capture, units_open, units_release)
-from fastgate._core.ending cimport call_handed_over, exchange_abort, exchange_refuse
+from fastgate._core.ending cimport call_handed_over, exchange_abort, exchange_refuse, wake_forget
 from fastgate._core.handling cimport (
     exchange_complete, exchange_relay, exchange_release, exchange_start, exchange_write)
 from fastgate._core.headers cimport Headers, headers_of, render_fields
@@ -260,6 +260,7 @@ cdef class Exchange:
                 self.gone = True
                 raise ClientDisconnected("the client closed the connection")
             if done == 0:
+                self.engine.follow_up()
                 self.drained = self.loop.create_future()
                 try:
                     await self.drained
@@ -498,7 +499,8 @@ cdef class Exchange:
             log.warning("request %s: the handler of route %s did not answer in time", request_id_of(self.e),
                         PyBytes_FromStringAndSize(
                             snap_str(self.e.snap, self.e.route.name), self.e.route.name.len).decode())
-        if bits & (WAKE_GONE | WAKE_LATE) and self.task is not None and not self.task.done():
+        # A task that is cancelled before it began never runs, not even its `finally`.
+        if bits & (WAKE_GONE | WAKE_LATE) and self.begun and self.task is not None and not self.task.done():
             self.task.cancel()
             self.loop.call_later(SETTLE_S, cancel_again, self.task)
         if bits & (WAKE_WRITABLE | WAKE_DONE) and self.drained is not None and not self.drained.done():
@@ -555,28 +557,13 @@ cdef class Exchange:
             (<UpstreamResponse>r).drop()
         self.responses.clear()
         self.e = NULL
-        if e.flags & EX_WAKE:
-            unqueue(self.c, e)
+        wake_forget(e)
         e.py = NULL
         self.c.now = monotonic_ns()
         exchange_release(e)
         self.engine.follow_up()
         Py_DECREF(self)                  # the engine's reference, taken in begin_upcalls
         return 0
-
-
-cdef void unqueue(core *c, exchange *e) noexcept:
-    cdef exchange **at = &c.wake_head
-    cdef exchange *last = NULL
-    while at[0] is not NULL:
-        if at[0] is e:
-            at[0] = e.next
-            if c.wake_tail is e:
-                c.wake_tail = last
-            break
-        last = at[0]
-        at = &last.next
-    e.flags &= ~EX_WAKE
 
 
 def cancel_again(task):
@@ -588,7 +575,10 @@ def cancel_again(task):
 
 async def run_handler(Exchange x not None, handler):
     """One handler's task, from its call to the exchange's release."""
+    x.begun = True
     try:
+        if x.gone or x.late:
+            return
         await handler(x)
         x.finished()
     except asyncio.CancelledError:

@@ -38,9 +38,9 @@ A response's end must be known before a connection is pooled again: bytes beyond
 """
 from libc.stdint cimport uint16_t, uint64_t
 from libc.stdlib cimport calloc
-from libc.string cimport memset
+from libc.string cimport memmove, memset
 
-from fastgate._core.buffer cimport buf_head, buf_len, buf_return
+from fastgate._core.buffer cimport HEADROOM, buf_data, buf_head, buf_len, buf_return, buf_room
 from fastgate._core.call_error cimport (
     RETRY_ANY, RETRY_IDEMPOTENT, RETRY_NEVER, SIDE_OURS, SIDE_UPSTREAM, call_error, connect_error, error_of, reset_error)
 from fastgate._core.delivery cimport TAKES_NOTHING, delivery_look, delivery_watch
@@ -275,6 +275,9 @@ cdef void up_connected(upstream *u, int error) noexcept nogil:
     cdef core *c = u.io.owner
     cdef call *k = u.k
     cdef call_error why
+    if k is NULL:
+        upstream_close(c, u)
+        return
     if error != 0:
         c.counters.upstream_connect_failures += 1
         broken(c, k, connect_error(error))
@@ -355,7 +358,12 @@ cdef void read_head(core *c, call *k) noexcept nogil:
         k.resp_base = buf_head(u.io.inb)
         size = parse_response(&k.resp, k.resp_base, buf_len(u.io.inb), &c.response_caps, k.method_id)
         if size == 0:
-            return                       # the caps see to it that the buffer never fills first
+            # The caps see to it that a head alone never fills the buffer; after interim ones it may.
+            if buf_room(u.io.inb) == 0 and u.io.inb.start > HEADROOM:
+                memmove(buf_data(u.io.inb) + HEADROOM, k.resp_base, buf_len(u.io.inb))
+                u.io.inb.end = HEADROOM + buf_len(u.io.inb)
+                u.io.inb.start = HEADROOM
+            return
         if size < 0:
             broken(c, k, error_of(UPSTREAM_INVALID_RESPONSE, SIDE_UPSTREAM, RETRY_NEVER))
             return
@@ -373,8 +381,8 @@ cdef void read_head(core *c, call *k) noexcept nogil:
             return
         if status == 103:
             c.sink.call_interim(k)
-            if k.up is not u:
-                return
+            if u.k is not k:
+                return                   # it ended meanwhile, and its memory with it
         u.io.inb.start += size
         head_reset(&k.resp)
         if buf_len(u.io.inb) == 0:
@@ -470,7 +478,7 @@ cdef buf *call_take(core *c, call *k, int decode) noexcept nogil:
 
 
 cdef void call_read(core *c, call *k, int on) noexcept nogil:
-    cdef upstream *u = k.up
+    cdef upstream *u = k.up if k is not NULL else NULL
     if u is NULL:
         return
     if on:

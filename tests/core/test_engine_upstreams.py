@@ -262,3 +262,22 @@ async def test_an_early_answer_to_a_long_upload():
         writer.close()
     server.close()
     await server.wait_closed()
+
+
+async def test_interim_answers_and_a_large_head_in_one_piece():
+    """What came before the head takes room in its buffer, which has to be made for the rest."""
+    large = (b"X-Large: " + b"y" * 3000 + b"\r\n") * 3
+
+    async def respond(_: Backend, seen: Seen) -> None:
+        answer = b"HTTP/1.1 103 Early Hints\r\n" + large + b"\r\n"
+        answer += b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n" + large + b"\r\nok"
+        seen.writer.write(answer)
+        await seen.writer.drain()
+
+    backend = await Backend(respond).start()
+    async with Plane(proxied(backend.url)) as plane:
+        client = await plane.client()
+        reply = await client.request("POST", "/", body=b"x")
+        assert (reply.status, reply.body) == (200, b"ok")
+        assert [each.status_code for each in client.informational] == [103]
+    await backend.stop()

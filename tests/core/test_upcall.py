@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import struct
 
 import orjson
 import pytest
-from enginekit import Backend, Plane, Seen
+from enginekit import Backend, GatedBackend, Plane, Seen
 
 from fastgate._core.handler_errors import ClientDisconnected, UpstreamError
 
@@ -552,3 +554,58 @@ async def test_a_call_needs_a_timeout_that_makes_sense(backend, seconds):
 
     async with plane(handler, backend.url) as p:
         assert (await p.get("/h/1")).status == 200
+
+
+async def test_a_client_that_leaves_before_its_handler_began():
+    """A task that is cancelled before its first step never runs: who lets the exchange go then?"""
+    called = []
+
+    async def handler(x):
+        called.append(x)
+
+    async with plane(handler) as p:
+        client = socket.create_connection(("127.0.0.1", p.port))
+        await p.settled(connections=1)
+        client.send(b"GET /h/1 HTTP/1.1\r\nHost: a\r\n\r\n")
+        p.engine.poll()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+        p.engine.poll()
+        await p.settled(connections=0, exchanges=0, upcalls=0)
+    assert called == []
+
+
+async def test_deadlines_that_a_handler_set_pass_though_nothing_else_happens(backend):
+    """The timer is armed after a handler's turn too: no other event may come for hours."""
+    gate = asyncio.Event()
+    slow = await GatedBackend().start()
+    failed = []
+
+    async def handler(x):
+        if x.params["id"] == "first":
+            await x.respond((await x.forward("u0", path="/")).status)
+            return
+        await gate.wait()
+        try:
+            await x.forward("u0", path="/", timeout=0.05)
+        except UpstreamError as error:
+            failed.append(str(error))
+        await x.respond(200, None, b"late")
+
+    settings = config(slow.url)
+    settings["timeouts"] = {"idle": "100ms"}
+    async with Plane(settings, handlers={"test:handler": handler}) as p:
+        slow.gate.set()
+        assert (await p.get("/h/first")).status == 200
+        slow.gate.clear()
+        client = await p.client()
+        await client.send("GET", "/h/second")
+        await p.settled(upcalls=1)
+        await asyncio.sleep(0.15)  # the deadlines of what went before have passed
+        gate.set()
+        assert (await asyncio.wait_for(client.reply(), 20)).body == b"late"
+        assert "upstream_timeout" in failed[0]
+        # The client says nothing more: its connection is given up too.
+        assert await asyncio.wait_for(client.reader.read(), 20) == b""
+        await p.settled(connections=0)
+    await slow.stop()
