@@ -43,7 +43,6 @@ from fastgate._core.trie import (
 from fastgate.errors import ConfigurationError
 from fastgate.model import check
 from fastgate.model.gateway import (
-    ApiKeyAuth,
     Cors,
     Gateway,
     Headers,
@@ -388,14 +387,12 @@ class _Compilation:
             return NONE  # retired
         service = self.service_of[route.service]
         upstream = next(u for u in self.gateway.upstreams if u.name == service.upstream)
-        key = route.auth.api_key
         place = Place(
             route=route.name,
             upstream=service.upstream,
             timeout=(route.timeout or service.timeout or upstream.timeouts.first_byte).seconds,
             strip=strip,
             replace=replace,
-            credentials=[] if key is None or key.forward else _fields_of(key),
             problem_base=self._links.type_of(self.gateway.problems.base, ""),
             public_url=self._links.base,
             charge_abandoned=route.charge_abandoned,
@@ -545,6 +542,7 @@ class _Compilation:
             max_requests=caps.requests,
             max_connections=caps.connections,
             max_upcalls=caps.upcalls,
+            max_streams=caps.streams,
             underscores=_UNDERSCORES[headers.underscores],
             loop_max=headers.max_loops,
             flags=(_LIMITS_ON_SUCCESS if shown else 0)
@@ -569,12 +567,6 @@ class _Compilation:
             raise ConfigurationError(
                 str(error), "routes", hint="Use fewer parameters beside literal segments."
             ) from error
-
-
-def _fields_of(key: ApiKeyAuth) -> list[str]:
-    """Lower-case names of the fields that may hold a key."""
-    named = [] if key.header is None else [key.header.lower()]
-    return [*named, "authorization"] if key.bearer else named
 
 
 def _plan_flags(plan: Plan) -> int:

@@ -5,7 +5,12 @@ tells how; examples/handlers has two.
 """
 
 from fastgate._core.calling import UpstreamResponse
-from fastgate._core.handler_errors import ClientDisconnected, PaymentRefused, UpstreamError
+from fastgate._core.handler_errors import (
+    ClientDisconnected,
+    PaymentRefused,
+    TooManyStreams,
+    UpstreamError,
+)
 from fastgate._core.headers import Headers
 from fastgate._core.upcall import Exchange
 
@@ -14,6 +19,7 @@ __all__ = [
     "Exchange",
     "Headers",
     "PaymentRefused",
+    "TooManyStreams",
     "UpstreamError",
     "UpstreamResponse",
 ]

@@ -24,7 +24,6 @@ import asyncio
 import contextlib
 import difflib
 import logging
-import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -51,7 +50,6 @@ from fastgate.store.cache import (
 )
 
 if TYPE_CHECKING:
-    from fastgate.model.gateway import Consumer as Seed
     from fastgate.model.gateway import Gateway
     from fastgate.store.engine import Store
     from fastgate.store.parties import Consumer, Credential, Parties
@@ -70,11 +68,6 @@ class Issued(msgspec.Struct, frozen=True, kw_only=True):
     credential: Credential
     key: str
     replaces: Credential | None = None
-
-
-def seed_id(seed: Seed) -> str:
-    """The id of a consumer of the configuration: its own, or made from its name."""
-    return seed.id or re.sub(r"[^A-Za-z0-9._:-]", "-", seed.name)[:64]
 
 
 def _unix(moment: datetime | None) -> int:
@@ -172,7 +165,7 @@ class Identity:
         wanted: set[str] = set()
         digests: set[bytes] = set()
         for seed in gateway.consumers:
-            record = ConsumerRecord(seed_id(seed), seed.name, None, seed.plan, seed.suspended)
+            record = ConsumerRecord(seed.ident, seed.name, None, seed.plan, seed.suspended)
             wanted.add(record.id)
             directory.put_consumer(record, seed=True)
             for key in seed.keys:

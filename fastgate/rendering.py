@@ -105,6 +105,19 @@ def cors_methods(cors: Cors, methods: Sequence[str]) -> str:
     return ", ".join(cors.methods or methods or COMMON_METHODS)
 
 
+GATEWAY_FIELDS = (
+    "RateLimit", "RateLimit-Policy", "Retry-After", "WWW-Authenticate", "X-Request-ID", "Link",
+    "PAYMENT-REQUIRED", "PAYMENT-RESPONSE", "X-PAYMENT-RESPONSE",
+)  # fmt: skip
+"""Fields of the gateway's own that scripts need to understand a refusal."""
+
+
+def cors_exposed(cors: Cors) -> list[str]:
+    """The names in Access-Control-Expose-Headers: the configured ones, then the gateway's."""
+    given = {name.lower() for name in cors.expose}
+    return [*cors.expose, *(name for name in GATEWAY_FIELDS if name.lower() not in given)]
+
+
 # ---- paths ------------------------------------------------------------------------------
 
 _UNRESERVED = re.compile(r"[A-Za-z0-9._~-]")

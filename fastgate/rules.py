@@ -36,6 +36,7 @@ from fastgate.model.resolve import OwnedLimit
 from fastgate.rendering import (
     WINDOWS,
     challenge,
+    cors_exposed,
     cors_methods,
     policy_member,
     rate_window,
@@ -194,7 +195,7 @@ class RuleTables:
                 origins=0 if anyone else self.image.strings(list(cors.origins)),
                 allow_methods=allowed,
                 allow_headers=", ".join(cors.headers),
-                expose_headers=", ".join(cors.expose),
+                expose_headers=", ".join(cors_exposed(cors)),
                 max_age=int(cors.max_age.seconds),
                 flags=(_CORS_CREDENTIALS if cors.credentials else 0) | (_CORS_ANY if anyone else 0),
             )

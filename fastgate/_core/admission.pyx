@@ -18,21 +18,18 @@ from libc.string cimport memcmp
 from fastgate._core.cells cimport address_hash, decision, limit_key
 from fastgate._core.charging cimport charge_access
 from fastgate._core.concurrency cimport concurrency_enter, concurrency_leave
-from fastgate._core.credentials cimport consumer_row, credential_entry
-from fastgate._core.http1 cimport F_AUTHORIZATION, field, head
+from fastgate._core.credentials cimport KEY_MAX, consumer_row, credential_entry
+from fastgate._core.key_places cimport find_key
 from fastgate._core.limiter cimport limiter_give_back, limiter_take
 from fastgate._core.quota cimport quota_give_back, quota_take
 from fastgate._core.reason cimport (
     CONCURRENCY_LIMITED, CREDENTIAL_MISSING, CREDENTIAL_UNKNOWN, NOT_SUBSCRIBED, QUOTA_EXHAUSTED, QUOTA_EXHAUSTED_UPGRADE,
     RATE_LIMITED)
 from fastgate._core.snapshot cimport (
-    AUTH_BEARER, AUTH_FORWARD, AUTH_OPTIONAL, BY_ADDRESS, BY_CONSUMER, BY_CREDENTIAL, BY_PLAN, BY_ROUTE,
+    AUTH_OPTIONAL, BY_ADDRESS, BY_CONSUMER, BY_CREDENTIAL, BY_PLAN, BY_ROUTE,
     BY_SERVICE, LIMIT_CONCURRENCY, LIMIT_OFFER_UPGRADE, LIMIT_QUOTA, LIMIT_RATE, NONE32, address_rule,
-    auth_rec, limit_rec, plan_rec, snap_auth, snap_str, snap_table, str_ref)
-from fastgate._core.state cimport MAX_TAKEN, field_of, has_field, lower, named
-
-cdef enum:
-    KEY_MAX = 512             # longer ones are no keys of ours
+    auth_rec, limit_rec, plan_rec, snap_auth, snap_table)
+from fastgate._core.state cimport MAX_TAKEN
 
 
 # ---- addresses ----------------------------------------------------------------------------
@@ -68,79 +65,24 @@ cdef int address_allowed(exchange *e, table_ref rules) noexcept nogil:
 
 # ---- credentials --------------------------------------------------------------------------
 
-cdef int same_name(const char *p, const char *lowered, uint32_t n) noexcept nogil:
-    cdef uint32_t i
-    for i in range(n):
-        if lower(<uint8_t>p[i]) != <uint8_t>lowered[i]:
-            return 0
-    return 1
-
-
-cdef const char *find_key(exchange *e, const auth_rec *a, uint32_t *length) noexcept nogil:
-    """The credential as it was sent, and where (so that it can be stripped); NULL: none."""
-    cdef const head *h = &e.req
-    cdef const field *f
-    cdef const char *v
-    cdef const char *name
-    cdef uint32_t i, start, end, n
-    if a.header.len != 0:
-        name = snap_str(e.snap, a.header)
-        for i in range(h.nfields):
-            f = &h.fields[i]
-            if named(e.base, f, name, a.header.len):
-                e.credential_field = i + 1
-                length[0] = f.value_len
-                return e.base + f.value
-    if a.flags & AUTH_BEARER and has_field(h, F_AUTHORIZATION):
-        f = field_of(h, F_AUTHORIZATION)
-        v = e.base + f.value
-        if f.value_len > 7 and same_name(v, b"bearer ", 7):
-            e.credential_field = has_field(h, F_AUTHORIZATION)
-            i = 7
-            while i < f.value_len and v[i] == 32:
-                i += 1
-            length[0] = f.value_len - i
-            return v + i
-    if a.query.len != 0 and h.has_query:
-        name = snap_str(e.snap, a.query)
-        v = e.base + h.query.off
-        start = 0
-        while start < h.query.len:
-            end = start
-            while end < h.query.len and v[end] != 38:        # '&'
-                end += 1
-            n = a.query.len
-            if end - start > n and v[start + n] == 61 and memcmp(v + start, name, n) == 0:
-                e.credential_query.off = start
-                e.credential_query.len = end - start
-                length[0] = end - start - n - 1
-                return v + start + n + 1
-            start = end + 1
-    return NULL
-
-
 cdef int authenticate(core *c, exchange *e) noexcept nogil:
     cdef const auth_rec *a
     cdef const consumer_row *row = NULL
     cdef const credential_entry *entry = NULL
     cdef const char *key
+    cdef char room[KEY_MAX]
     cdef uint32_t length = 0, i
     cdef int result
     if e.policy.auth == NONE32:
         return 0
     a = snap_auth(e.snap, e.policy.auth)
-    key = find_key(e, a, &length)
-    if key is NULL or length == 0:
+    key = find_key(e, a, room, &length)
+    if key is NULL:
         return 0 if a.flags & AUTH_OPTIONAL else CREDENTIAL_MISSING
-    if length > KEY_MAX:
-        length = KEY_MAX                 # no key of ours is that long; what is left is unknown too
     if c.credentials is NULL:
         return CREDENTIAL_UNKNOWN
     result = c.lookup(c.credentials, key, length, (<int64_t>c.now + c.unix_offset) // 1000000000, &row,
                       &entry)
-    if result == 0 and a.flags & AUTH_FORWARD:
-        e.credential_field = 0
-        e.credential_query.len = 0
     return admit_caller(c, e, result, row, entry)
 
 
@@ -207,7 +149,7 @@ cdef void admit_undo(core *c, exchange *e) noexcept nogil:
         if l.kind == LIMIT_RATE:
             limiter_give_back(&c.limiter, e.took[i].key, l.interval_ns, 1)
         elif l.kind == LIMIT_QUOTA:
-            quota_give_back(&c.quota, e.took[i].key, l.period, (<int64_t>c.now + c.unix_offset) // 1000000000, 1)
+            quota_give_back(&c.quota, e.took[i].key, l.period, (<int64_t>c.now + c.window_offset) // 1000000000, 1)
         else:
             concurrency_leave(c.segment, c.worker, e.took[i].key)
     e.ntaken = 0
@@ -227,7 +169,7 @@ cdef int limit_take(core *c, exchange *e, const limit_rec *l, decision *d) noexc
         d.resets_at = <uint64_t>((<int64_t>c.now + c.unix_offset) // 1000000000) + (
             d.reset_s if passed else d.retry_s)
     elif l.kind == LIMIT_QUOTA:
-        unix_s = (<int64_t>c.now + c.unix_offset) // 1000000000
+        unix_s = (<int64_t>c.now + c.window_offset) // 1000000000
         passed = quota_take(&c.quota, key, l.period, unix_s, l.amount, 1, d)
         reason = QUOTA_EXHAUSTED_UPGRADE if l.flags & LIMIT_OFFER_UPGRADE else QUOTA_EXHAUSTED
         if passed:

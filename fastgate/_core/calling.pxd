@@ -21,6 +21,8 @@ cdef tuple call_request(exchange *e, method, path, headers, bytes body)
     # (what goes before Host, what goes after it); ValueError: a bad method, path or header
 cdef UpstreamResponse call_made(Engine engine, exchange *e, const upstream_rec *group)
     # a call of the exchange that is yet to be asked
+cdef str query_of(exchange *e)
+    # with its "?"; without what key_places hides
 cdef buf *buf_of(core *c, bytes data) except NULL
 
 cdef str request_id_of(exchange *e)

@@ -8,6 +8,7 @@ The call goes through the engine's own pools, with its retries and deadlines, an
 no faster than the handler takes it. Its memory is the response's until `drop`, or the exchange's,
 once it is relayed.
 """
+from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint16_t, uint32_t
 from libc.stdlib cimport calloc
@@ -17,8 +18,9 @@ from fastgate._core.buffer cimport COLLECT_MOST, buf_borrow, buf_head, buf_len, 
 from fastgate._core.downstream cimport call_free
 from fastgate._core.headers cimport headers_of, render_fields
 from fastgate._core.http1 cimport (
-    F_CONTENT_LENGTH, F_EXPECT, F_HOST, FIELD_HOP, METHOD_DELETE, METHOD_GET, METHOD_HEAD, METHOD_OPTIONS,
-    METHOD_OTHER, METHOD_PUT, METHOD_TRACE, field)
+    METHOD_DELETE, METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_OTHER, METHOD_PUT, METHOD_TRACE)
+from fastgate._core.key_places cimport put_query
+from fastgate._core.request_head cimport passing_size, put_passing
 from fastgate._core.snapshot cimport snap_str, snap_upstream
 from fastgate._core.state cimport (
     CALL_FAILED, CALL_IDEMPOTENT, CALL_PYTHON, CALL_REPLAYABLE, CALL_RESPONSE_DONE)
@@ -72,7 +74,7 @@ cdef class UpstreamResponse:
             if self.k is NULL:
                 raise ClientDisconnected("the client closed the connection")
         self.status = self.k.resp.status
-        self.headers = headers_of(&self.k.resp, self.k.resp_base)
+        self.headers = headers_of(&self.k.resp, self.k.resp_base, 0)
 
     async def wait(self):
         """Until there is something new of the call."""
@@ -181,9 +183,8 @@ cdef const upstream_rec *upstream_named(const snapshot_header *s, str name) exce
 
 cdef tuple call_request(exchange *e, method, path, headers, bytes body):
     cdef list left = []
-    cdef list own = []
-    cdef const field *f
-    cdef uint32_t i
+    cdef bytes lines
+    cdef set names
     if not isinstance(method, str) or TOKEN.fullmatch(method) is None:
         raise ValueError(f"{method!r} is not a method")
     if not isinstance(path, str) or not path.startswith("/") or BAD_TARGET.search(path):
@@ -191,31 +192,35 @@ cdef tuple call_request(exchange *e, method, path, headers, bytes body):
     if len(body) > COLLECT_MOST:
         raise ValueError(f"a body of {len(body)} bytes: {COLLECT_MOST} is the most that is sent at once")
     if headers is None:
-        for i in range(e.req.nfields):
-            f = &e.req.fields[i]
-            if f.flags & FIELD_HOP or f.id == F_HOST or f.id == F_CONTENT_LENGTH or f.id == F_EXPECT \
-                    or i + 1 == e.credential_field:
-                continue
-            own.append((
-                PyBytes_FromStringAndSize(e.base + f.name, f.name_len).decode("latin-1"),
-                PyBytes_FromStringAndSize(e.base + f.value, f.value_len).decode("latin-1")))
-        headers = own
-    elif hasattr(headers, "items"):
-        headers = list(headers.items())
+        names = set()
+        lines = passing_lines(e)
     else:
-        headers = list(headers)
-    names = {name.lower() for name, _ in headers if isinstance(name, str)}
-    lines = render_fields(headers, left)
-    if "x-request-id" not in names:
-        lines += f"X-Request-ID: {request_id_of(e)}\r\n".encode()
-    if "traceparent" not in names:
-        lines += f"traceparent: {traceparent_of(e)}\r\n".encode()
+        headers = list(headers.items() if hasattr(headers, "items") else headers)
+        names = {name.lower() for name, _ in headers if isinstance(name, str)}
+        lines = render_fields(headers, left)
+        if "x-request-id" not in names:
+            lines += f"X-Request-ID: {request_id_of(e)}\r\n".encode()
+        if "traceparent" not in names:
+            lines += f"traceparent: {traceparent_of(e)}\r\n".encode()
     if body or method not in ("GET", "HEAD", "DELETE", "OPTIONS", "TRACE"):
         lines += f"Content-Length: {len(body)}\r\n".encode()
     line = f"{method} {path} HTTP/1.1\r\n".encode("ascii")
     if "host" in names:
         return b"", line + lines + b"\r\n" + body
     return line, lines + b"\r\n" + body
+
+
+cdef bytes passing_lines(exchange *e):
+    """What an upstream would get of the request, were it forwarded without a handler: but Host and framing."""
+    cdef buf *b = buf_borrow(&e.owner.bufs, passing_size(e))
+    cdef char *end
+    if b is NULL:
+        raise MemoryError
+    try:
+        end = put_passing(buf_head(b), e)
+        return PyBytes_FromStringAndSize(buf_head(b), end - buf_head(b))
+    finally:
+        buf_return(&e.owner.bufs, b)
 
 
 cdef UpstreamResponse call_made(Engine engine, exchange *e, const upstream_rec *group):
@@ -243,6 +248,12 @@ cdef buf *buf_of(core *c, bytes data) except NULL:
     memcpy(buf_head(b), PyBytes_AS_STRING(data), len(data))
     b.end = b.start + <uint32_t>len(data)
     return b
+
+
+cdef str query_of(exchange *e):
+    cdef bytearray room = bytearray(e.req.query.len + 1)
+    cdef char *began = PyByteArray_AS_STRING(room)
+    return room[:put_query(began, e) - began].decode("ascii")
 
 
 # ---- what names the request -----------------------------------------------------------------

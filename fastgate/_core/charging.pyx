@@ -109,7 +109,7 @@ cdef int charge_access(core *c, exchange *e) noexcept nogil:
     if plan != e.consumer.plan and plan < e.snap.plans.count:
         p = <const plan_rec *>snap_table(e.snap, e.snap.plans) + plan
         e.consumer.plan = plan
-        e.consumer.plan_len = <uint8_t>(p.name.len if p.name.len < sizeof(e.consumer.plan_name) else 0)
+        e.consumer.plan_len = <uint8_t>(p.name.len if p.name.len <= sizeof(e.consumer.plan_name) else 0)
         memcpy(e.consumer.plan_name, <const char *>e.snap + p.name.off, e.consumer.plan_len)
     return <int>access
 
@@ -117,7 +117,7 @@ cdef int charge_access(core *c, exchange *e) noexcept nogil:
 # ---- counting -------------------------------------------------------------------------------
 
 cdef int64_t unix_now(core *c) noexcept nogil:
-    return (<int64_t>c.now + c.unix_offset) // 1000000000
+    return (<int64_t>c.now + c.window_offset) // 1000000000
 
 
 cdef int count(core *c, exchange *e, uint64_t key, uint8_t period, uint64_t amount, uint64_t cost,
@@ -236,7 +236,7 @@ cdef int64_t price_of(core *c, exchange *e, uint32_t *currency) noexcept nogil:
 # ---- the hold -------------------------------------------------------------------------------
 
 cdef void describe(core *c, exchange *e, usage_who *who) noexcept nogil:
-    who.time_ns = <int64_t>c.now + c.unix_offset
+    who.time_ns = <int64_t>c.now + c.window_offset
     who.consumer = e.consumer.identity if e.has_consumer else 0
     who.credential = e.credential
     who.route_slot = e.match.slot
@@ -338,7 +338,7 @@ cdef int charge_abandoned(exchange *e) noexcept nogil:
 
 
 cdef void what_of(core *c, exchange *e, usage_what *what, uint64_t units) noexcept nogil:
-    what.time_ns = <int64_t>c.now + c.unix_offset
+    what.time_ns = <int64_t>c.now + c.window_offset
     what.units = units
     what.status = e.status
 

@@ -3,14 +3,15 @@
 A preflight (OPTIONS with Origin and Access-Control-Request-Method) is answered by the gateway, as
 the route of the method that it asks for says; it is not counted against limits and needs no
 credential, since browsers send none. Every other answer on such a route, refusals too, tells the
-origin whether it may read it.
+origin whether it may read it. What an upstream or a handler says about it itself (Access-Control-*)
+is left out by `render`: two answers would contradict each other, and browsers then refuse both.
 """
 from libc.stdint cimport uint8_t
 from libc.string cimport memcmp
 
 from fastgate._core.http1 cimport (
     F_ACCESS_CONTROL_REQUEST_METHOD, F_ORIGIN, METHOD_OPTIONS, field, head, method_of, span)
-from fastgate._core.snapshot cimport NONE32, cors_rec, snap_str, snap_table, snapshot_header, str_ref
+from fastgate._core.snapshot cimport cors_rec, snap_str, snap_table, snapshot_header, str_ref
 from fastgate._core.state cimport field_of, has_field, named
 from fastgate._core.text cimport put, put_lit, put_uint
 
@@ -32,21 +33,26 @@ cdef span asked_method(exchange *e, uint8_t *method_id) noexcept nogil:
 
 cdef char *put_cors(char *p, exchange *e) noexcept nogil:
     """For an answer (not a preflight) on a route with CORS."""
-    cdef const cors_rec *r
-    cdef const field *f
     cdef const snapshot_header *s = e.snap
-    if e.policy is NULL or e.policy.cors == NONE32 or not has_field(&e.req, F_ORIGIN):
-        return p
-    r = <const cors_rec *>snap_table(s, s.cors) + e.policy.cors
-    f = field_of(&e.req, F_ORIGIN)
-    if not origin_allowed(e, r, e.base + f.value, f.value_len):
-        return p
-    p = put_origin(p, r, e.base + f.value, f.value_len)
+    cdef const cors_rec *r = <const cors_rec *>snap_table(s, s.cors) + e.policy.cors
+    cdef const field *f
+    if any_origin(r):
+        # To a request without Origin too: a cache may keep this answer for one that has it.
+        p = put_origin(p, r, NULL, 0)
+    else:
+        p = put_vary(p, r)
+        if not has_field(&e.req, F_ORIGIN):
+            return p
+        f = field_of(&e.req, F_ORIGIN)
+        if not origin_allowed(e, r, e.base + f.value, f.value_len):
+            return p
+        p = put_origin(p, r, e.base + f.value, f.value_len)
     if r.expose_headers.len:
         p = put_lit(p, "Access-Control-Expose-Headers: ")
         p = put(p, snap_str(s, r.expose_headers), r.expose_headers.len)
         p = put_lit(p, "\r\n")
     return p
+
 
 cdef int origin_allowed(exchange *e, const cors_rec *r, const char *origin, uint32_t n) noexcept nogil:
     cdef const str_ref *o = <const str_ref *>snap_table(e.snap, r.origins)
@@ -58,15 +64,27 @@ cdef int origin_allowed(exchange *e, const cors_rec *r, const char *origin, uint
             return 1
     return 0
 
+
+cdef inline int any_origin(const cors_rec *r) noexcept nogil:
+    """Whether every origin is answered the same: "*"."""
+    return (r.flags & 2 or r.origins.count == 0) and not r.flags & 1
+
+
+cdef char *put_vary(char *p, const cors_rec *r) noexcept nogil:
+    """On every answer, so that a cache gives one origin nothing that was meant for another, or for none."""
+    return p if any_origin(r) else put_lit(p, "Vary: Origin\r\n")
+
+
 cdef char *put_origin(char *p, const cors_rec *r, const char *origin, uint32_t n) noexcept nogil:
-    if (r.flags & 2 or r.origins.count == 0) and not r.flags & 1:
+    if any_origin(r):
         return put_lit(p, "Access-Control-Allow-Origin: *\r\n")
     p = put_lit(p, "Access-Control-Allow-Origin: ")
     p = put(p, origin, n)
-    p = put_lit(p, "\r\nVary: Origin\r\n")
+    p = put_lit(p, "\r\n")
     if r.flags & 1:
         p = put_lit(p, "Access-Control-Allow-Credentials: true\r\n")
     return p
+
 
 cdef char *put_preflight(char *p, exchange *e) noexcept nogil:
     """What a preflight is told: nothing, when the origin is not allowed."""
@@ -75,6 +93,7 @@ cdef char *put_preflight(char *p, exchange *e) noexcept nogil:
     cdef const field *f = field_of(&e.req, F_ORIGIN)
     cdef const field *g
     cdef uint32_t i
+    p = put_vary(p, r)
     if not origin_allowed(e, r, e.base + f.value, f.value_len):
         return p
     p = put_origin(p, r, e.base + f.value, f.value_len)

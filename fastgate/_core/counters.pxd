@@ -45,10 +45,12 @@ cdef struct worker_counters:
     uint64_t tunnels
     uint64_t polls
     uint64_t ejections
+    uint64_t streams
+    uint64_t streams_rejected
     uint64_t rows_used            # route rows below this one may hold counts (kept by counters_route)
     uint64_t beyond_micros        # price of what handlers reported beyond what they had held for
-    uint64_t reserved[10]
-    histogram upcall_lag          # how long Python kept the worker from polling
+    uint64_t reserved[8]
+    histogram upcall_lag          # how long each step of a handler kept the worker from polling
 
 cdef extern from *:
     """

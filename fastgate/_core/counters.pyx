@@ -158,7 +158,7 @@ cdef class CountersSnapshot:
 
     `workers`: a dict for each worker: its counters (the fields of worker_counters) and its
     row in the segment (pid, generation, heartbeat_ns, connections, in_flight, upstream_idle,
-    starts, state, credentials_epoch). `routes`: the rows in which anything was counted, in the
+    upcalls_now, streams_now, starts, state, credentials_epoch). `routes`: the rows in which anything was counted, in the
     order of their slots; the row "other" comes last, with slot None.
     `generation`: the newest published one. `draining`: 1 while the gateway goes down.
     """
@@ -245,12 +245,16 @@ cdef dict _worker(const worker_counters *c, const worker_row *row):
         "polls": c.polls,
         "ejections": c.ejections,
         "beyond_micros": c.beyond_micros,
+        "streams": c.streams,
+        "streams_rejected": c.streams_rejected,
         "pid": row.pid,
         "generation": row.generation,
         "heartbeat_ns": row.heartbeat_ns,
         "connections": row.connections,
         "in_flight": row.in_flight,
         "upstream_idle": row.upstream_idle,
+        "upcalls_now": row.upcalls,
+        "streams_now": row.streams,
         "starts": row.starts,
         "state": row.state,
         "credentials_epoch": row.credentials_epoch,
@@ -328,6 +332,7 @@ WORKER_COUNTERS = (
     "upstream_connect_failures", "upstream_reused", "retries", "limiter_allowed",
     "limiter_refused", "quota_allowed", "quota_refused", "concurrency_refused", "ring_drops",
     "upcalls", "upcalls_rejected", "parse_errors", "tunnels", "polls", "ejections",
+    "streams", "streams_rejected",
 )
 
 

@@ -18,7 +18,7 @@ cdef enum:
     LOOKUP_OK = 0
     # else a Reason: CREDENTIAL_UNKNOWN, _EXPIRED, _REVOKED, CONSUMER_SUSPENDED
 
-cdef struct consumer_row:     # 248 bytes, immutable once published; a change writes a new row
+cdef struct consumer_row:     # 256 bytes, immutable once published; a change writes a new row
     uint64_t identity         # hash of the consumer's id: key of its limits
     uint64_t account          # hash of the account's id; 0: nobody pays
     uint32_t plan             # plan slot, or NONE32
@@ -30,7 +30,7 @@ cdef struct consumer_row:     # 248 bytes, immutable once published; a change wr
     uint32_t account_slot     # row of the account in the segment (wallet.pxd), or NONE32
     char id[64]
     char name[96]
-    char plan_name[48]
+    char plan_name[56]
     uint64_t spending         # cap: micro-units << 8 | Period (never SECOND, which is 0); 0: none
 
 cdef struct credential_entry: # 64 bytes

@@ -28,6 +28,7 @@ from fastgate._core.admission cimport (
     plan_of)
 from fastgate._core.atomics cimport fg_load, fg_store
 from fastgate._core.cells cimport cells_of_limiter, cells_of_quota, decision
+from fastgate._core.clock cimport window_offset
 from fastgate._core.charging cimport (
     SPENDING_LIMITS, charge_access, charge_open, charge_settle, spending_cell, spending_limit, spending_limit_of)
 from fastgate._core.counters cimport counters_worker
@@ -40,7 +41,7 @@ from fastgate._core.snapshot cimport (
     BY_ADDRESS, BY_CREDENTIAL, BY_ROUTE, BY_SERVICE, LIMIT_CONCURRENCY, LIMIT_QUOTA, LIMIT_RATE, NONE32, limit_rec,
     plan_rec, snap_policy, snap_route, snap_service, snap_str, snap_table)
 from fastgate._core.state cimport lookup_fn
-from fastgate._core.sys cimport monotonic_ns, realtime_ns
+from fastgate._core.sys cimport boottime_ns, monotonic_ns, realtime_ns
 from fastgate._core.usageblock cimport currency_text
 from fastgate._core.wallet cimport ACCOUNT_LIMITS, SUBSCRIPTIONS
 from fastgate._core.words cimport put_limit_words
@@ -127,11 +128,14 @@ cdef class DryRun:
                  bytes address=b""):
         cdef core *c = self.c
         cdef exchange *e = self.e
+        cdef uint64_t boot
         self.segment = segment.private_copy()
         self.snapshot = snapshot
         c.now = monotonic_ns()
         c.unix_offset = realtime_ns() - <int64_t>c.now
         c.segment = self.segment.header
+        boot = boottime_ns()
+        c.window_offset = <int64_t>boot + window_offset(c.segment, realtime_ns(), boot) - <int64_t>c.now
         c.counters = counters_worker(c.segment, 0)
         c.limiter = cells_of_limiter(c.segment)
         c.quota = cells_of_quota(c.segment)
@@ -348,10 +352,14 @@ cdef class DryRun:
         for i in range(SPENDING_LIMITS):
             spending_limit_of(self.e, i, &l)
             if l.cap:
-                quota_peek(&self.c.quota, spending_cell(&l), cap_period(l.cap), unix_s(self.c), cap_micros(l.cap), &d)
+                quota_peek(&self.c.quota, spending_cell(&l), cap_period(l.cap), window_s(self.c), cap_micros(l.cap), &d)
                 found.append(SpendingLook(SPENDERS[l.spender], cap_micros(l.cap), d.used, d.resets_at))
         return found
 
 
 cdef inline int64_t unix_s(core *c) noexcept nogil:
     return (<int64_t>c.now + c.unix_offset) // 1000000000
+
+
+cdef inline int64_t window_s(core *c) noexcept nogil:
+    return (<int64_t>c.now + c.window_offset) // 1000000000

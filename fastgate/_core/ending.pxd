@@ -15,5 +15,7 @@ cdef void exchange_abort(exchange *e, int reason) noexcept nogil
 cdef void exchange_gone(exchange *e) noexcept nogil
 cdef int call_handed_over(const call *k) noexcept nogil
 cdef void exchange_cut(exchange *e) noexcept nogil
+cdef void uncount_handler(exchange *e) noexcept nogil
+    # its handler is over, or never ran: neither an upcall nor a stream
 cdef void finish(exchange *e) noexcept nogil
     # settle, log, and what becomes of the connection

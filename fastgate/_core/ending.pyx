@@ -34,8 +34,9 @@ from fastgate._core.refusal cimport render_refusal
 from fastgate._core.render cimport OUT_CLOSE, OUT_KEEP_ALIVE, OUT_PLAIN
 from fastgate._core.snapshot cimport NONE32, ROUTE_LOG_OFF, refusal_rec, snap_str, snap_table
 from fastgate._core.state cimport (
-    call, core, BODY_MORE, BODY_NONE, CALL_REQUEST_DONE, CALL_SEND, EX_ABORTED, EX_CLOSE_OUT,
-    EX_CONTINUE_DUE, EX_COUNTED_UPCALL, EX_ENDED, EX_KEEP_ALIVE, EX_METERED, EX_OWED, EX_REFUSED, EX_RESPONSE_DONE, EX_RESPONSE_STARTED, EX_SUSPENDED,
+    call, core, BODY_MORE, BODY_NONE, CALL_REQUEST_DONE, CALL_SEND, EX_ABORTED, EX_CLOSE_OUT, EX_CONTINUE_DUE,
+    EX_COUNTED_STREAM, EX_COUNTED_UPCALL, EX_ENDED, EX_KEEP_ALIVE, EX_METERED, EX_OWED, EX_REFUSED,
+    EX_RESPONSE_DONE, EX_RESPONSE_STARTED, EX_SUSPENDED,
     EX_TUNNEL, EX_WAKE, IO_READABLE, WAKE_GONE, downstream, field_of, has_field, snapref)
 from fastgate._core.sys cimport monotonic_ns
 from fastgate._core.upstream cimport call_abort
@@ -240,6 +241,14 @@ cdef inline void leave_snapshot(core *c, snapref *r) noexcept nogil:
     c.released = r
 
 
+cdef void uncount_handler(exchange *e) noexcept nogil:
+    if e.flags & EX_COUNTED_UPCALL:
+        e.owner.n_upcalls -= 1
+    elif e.flags & EX_COUNTED_STREAM:
+        e.owner.n_streams -= 1
+    e.flags &= ~(EX_COUNTED_UPCALL | EX_COUNTED_STREAM)
+
+
 cdef void finish(exchange *e) noexcept nogil:
     """settle, log, and what becomes of the connection."""
     cdef core *c = e.owner
@@ -257,8 +266,7 @@ cdef void finish(exchange *e) noexcept nogil:
     admit_settle(c, e, failed(e))
     if e.hold is not NULL or e.nspent or e.flags & EX_METERED:
         charge_settle(c, e, served(e))
-    if e.flags & EX_COUNTED_UPCALL:
-        c.n_upcalls -= 1
+    uncount_handler(e)
     write_log(e, now)
     leave_snapshot(c, e.ref)
     if e.flags & EX_ABORTED:

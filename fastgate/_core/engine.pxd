@@ -15,6 +15,7 @@ cdef class Engine:
     cdef readonly bint closed
     cdef int rounds(self) noexcept nogil
     cdef void bury(self) noexcept nogil
+    cdef void read_window_clock(self) noexcept nogil
     cdef void expire(self) noexcept nogil
     cdef void publish(self) noexcept nogil
     cdef void retire(self) noexcept

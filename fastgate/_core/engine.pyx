@@ -20,7 +20,8 @@ from fastgate._core.buffer cimport buf_trim, buffers_free, buffers_init
 from fastgate._core.checks cimport FG_KEEPS, fg_poison
 from fastgate._core.cells cimport cells_of_limiter, cells_of_quota
 from fastgate._core.concurrency cimport concurrency_clear
-from fastgate._core.counters cimport counters_worker, observe
+from fastgate._core.clock cimport window_offset
+from fastgate._core.counters cimport counters_worker
 from fastgate._core.credentials cimport CredentialIndex, credential_find
 from fastgate._core.downstream cimport (
     down_accepted, down_close, down_data, down_drained, down_hup, down_progress, down_speaks, down_timeout, pause_accept, resume_accept)
@@ -38,7 +39,7 @@ from fastgate._core.snapshot cimport Snapshot
 from fastgate._core.state cimport (
     DOWN_IDLE, IO_CLOSED, IO_READY, KIND_DOWN, KIND_LISTENER, KIND_TIMER, KIND_UP, MAX_LISTENERS, MAX_POOLS,
     call, downstream, exchange, lookup_fn, pool, upstream)
-from fastgate._core.sys cimport errno, getrandom, monotonic_ns, realtime_ns
+from fastgate._core.sys cimport boottime_ns, errno, getrandom, monotonic_ns, realtime_ns
 from fastgate._core.timer cimport timer_arm, timer_expired, timer_free, timer_init, timer_set
 from fastgate._core.upcall cimport begin_upcalls, wake_upcalls
 from fastgate._core.upstream cimport up_connected, up_data, up_drained, up_progress, up_timeout, upstream_close
@@ -95,6 +96,7 @@ cdef class Engine:
         c.now = monotonic_ns()
         c.unix_offset = realtime_ns() - <int64_t>c.now
         c.offset_read = c.now
+        self.read_window_clock()
         if getrandom(c.random, sizeof(c.random), 0) != sizeof(c.random):
             raise OSError(errno, "getrandom")
         c.lookup = <lookup_fn><void *>credential_find
@@ -264,18 +266,15 @@ cdef class Engine:
         """Handle what is ready. Called by the event loop when `fileno()` is readable."""
         cdef core *c = self.c
         cdef int more
-        cdef uint64_t before
         if self.closed:
             return
         with nogil:
             more = self.rounds()
         if c.upcall_head is not NULL or c.wake_head is not NULL:
-            before = monotonic_ns()
             if self.loop is None:
                 self.loop = asyncio.get_running_loop()
             begin_upcalls(self, c)
             wake_upcalls(c)
-            observe(&c.counters.upcall_lag, monotonic_ns() - before)
             more = more or c.ready_head is not NULL or c.graveyard is not NULL
         if c.released is not NULL:
             self.sweep()
@@ -290,6 +289,7 @@ cdef class Engine:
         if start - c.offset_read > 1000000000:
             c.offset_read = start
             c.unix_offset = realtime_ns() - <int64_t>start
+            self.read_window_clock()
         c.counters.polls += 1
         for i in range(ROUNDS):
             n = poller_round(c)
@@ -305,6 +305,12 @@ cdef class Engine:
         timer_arm(c)
         self.publish()
         return c.ready_head is not NULL
+
+    cdef void read_window_clock(self) noexcept nogil:
+        cdef core *c = self.c
+        cdef uint64_t boot = boottime_ns()
+        cdef int64_t now = <int64_t>boot + window_offset(c.segment, realtime_ns(), boot)
+        c.window_offset = now - <int64_t>monotonic_ns()
 
     cdef void expire(self) noexcept nogil:
         cdef core *c = self.c
@@ -347,6 +353,8 @@ cdef class Engine:
         c.row.connections = c.n_downs
         c.row.in_flight = c.n_exchanges
         c.row.upstream_idle = c.n_idle
+        c.row.upcalls = c.n_upcalls
+        c.row.streams = c.n_streams
 
     cdef void retire(self) noexcept:
         """The current snapshot is no longer the one for new exchanges; the last that has it lets it go."""
@@ -414,6 +422,7 @@ cdef class Engine:
             "upstreams": c.n_ups,
             "idle_upstreams": c.n_idle,
             "upcalls": c.n_upcalls,
+            "streams": c.n_streams,
             "calls": c.n_calls,
             "buffers": c.bufs.alive,
             "retired_snapshots": self.count_retired(),

@@ -21,12 +21,13 @@ from fastgate._core.ending cimport connection_out, exchange_refuse, send_last
 from fastgate._core.forward cimport begin_proxy, pump_request, tunnel_up
 from fastgate._core.handling cimport begin_upcall, collect_body, upcall_late
 from fastgate._core.http1 cimport (
-    F_TRACEPARENT, F_VIA, F_X_REQUEST_ID, HEAD_BAD_EXPECT, HEAD_HAS_ENCODED_SLASH,
+    F_MAX_FORWARDS, F_TRACEPARENT, F_VIA, F_X_REQUEST_ID, HEAD_BAD_EXPECT, HEAD_HAS_ENCODED_SLASH,
     HEAD_HAS_UNDERSCORE, HEAD_KEEP_ALIVE, HEAD_PATH_NEEDS_NORMALIZING, HEAD_UPGRADE_WEBSOCKET,
     FRAMING_CHUNKED, METHOD_CONNECT, METHOD_HEAD, TARGET_ASTERISK, head, span)
 from fastgate._core.intake cimport (
     begin, canonical_path, client_address, mark, read_body_framing, read_ids, seen_via)
 from fastgate._core.logring cimport PHASE_ADMIT, PHASE_AUTHENTICATE, PHASE_HOLD, PHASE_ROUTE
+from fastgate._core.max_forwards cimport last_hop
 from fastgate._core.reason cimport (
     ADDRESS_DENIED, BAD_TARGET, BODY_TOO_LARGE, EXPECTATION_FAILED, LOOP_DETECTED,
     MALFORMED_REQUEST, METHOD_NOT_ALLOWED, NO_ROUTE, REQUEST_TIMEOUT,
@@ -153,14 +154,20 @@ cdef int find_route(exchange *e) noexcept nogil:
 
 
 cdef int check_route(exchange *e) noexcept nogil:
+    """As `find_route`."""
     cdef head *h = &e.req
     cdef const policy_rec *r = e.policy
+    cdef int hops
     if r.flags & FLAG_RETIRED:
         return ROUTE_RETIRED
     if h.flags & HEAD_HAS_ENCODED_SLASH and not r.flags & ROUTE_ENCODED_SLASH:
         return BAD_TARGET
     if r.addresses.count and not address_allowed(e, r.addresses):
         return ADDRESS_DENIED
+    if has_field(h, F_MAX_FORWARDS):
+        hops = last_hop(e)
+        if hops != 0:
+            return hops
     if h.content_length > 0 and r.body_cap and <uint64_t>h.content_length > r.body_cap:
         return BODY_TOO_LARGE
     if h.flags & HEAD_UPGRADE_WEBSOCKET and r.flags & ROUTE_WEBSOCKET:

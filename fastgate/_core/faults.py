@@ -55,4 +55,5 @@ FAULT_TEXTS: tuple[str, ...] = (
     "A request to upgrade to websocket must not have a body.",
     "The status line is not a version, a status code and a reason phrase.",
     "The status code is not a number from 100 to 599.",
+    "Max-Forwards is not one decimal number.",
 )

@@ -27,12 +27,12 @@ from fastgate._core.chars cimport (
     CH_NAME, CH_TEXT, CH_TOKEN, fg_cset, fg_cset_make, fg_same, fg_scanner, fg_scanner_named,
     fg_token, fg_token_is, fg_token_of, is_class, same_ci)
 from fastgate._core.http1 cimport (
-    F_ACCEPT, F_ACCESS_CONTROL_REQUEST_METHOD, F_AUTHORIZATION, F_CONNECTION, F_CONTENT_LENGTH,
+    F_ACCEPT, F_ACCESS_CONTROL, F_ACCESS_CONTROL_REQUEST_METHOD, F_AUTHORIZATION, F_CONNECTION, F_CONTENT_LENGTH,
     F_CONTENT_TYPE, F_COOKIE, F_DATE, F_EXPECT, F_FORWARDED, F_HOST, F_HTTP2_SETTINGS,
-    F_KEEP_ALIVE, F_ORIGIN, F_OTHER, F_PROXY_AUTHENTICATE, F_PROXY_AUTHORIZATION,
-    F_PROXY_CONNECTION, F_RETRY_AFTER, F_SERVER, F_TE, F_TRACEPARENT, F_TRACESTATE, F_TRAILER,
+    F_KEEP_ALIVE, F_MAX_FORWARDS, F_ORIGIN, F_OTHER, F_PROXY_AUTHENTICATE, F_PROXY_AUTHORIZATION,
+    F_PROXY_CLAIM, F_PROXY_CONNECTION, F_RETRY_AFTER, F_SERVER, F_TE, F_TRACEPARENT, F_TRACESTATE, F_TRAILER,
     F_TRANSFER_ENCODING, F_UNDERSCORE, F_UPGRADE, F_USER_AGENT, F_VIA, F_X_CONSUMER,
-    F_X_FORWARDED_FOR, F_X_FORWARDED_HOST, F_X_FORWARDED_PORT, F_X_FORWARDED_PROTO,
+    F_X_FORWARDED, F_X_FORWARDED_FOR, F_X_FORWARDED_HOST, F_X_FORWARDED_PORT, F_X_FORWARDED_PROTO,
     F_X_REAL_IP, F_X_REQUEST_ID, FAULT_BARE_CR, FAULT_BARE_LF, FAULT_CODING_HTTP10,
     FAULT_CODING_INVALID, FAULT_CODING_REPEATED, FAULT_CODING_UNKNOWN, FAULT_CONNECTION_INVALID,
     FAULT_CONNECTION_TOO_MANY, FAULT_CONTROL, FAULT_FIELD_COLON, FAULT_FIELD_NAME,
@@ -48,6 +48,14 @@ from fastgate._core.uri cimport (
 cdef enum:
     MAX_NAMED = 32            # elements of all Connection fields together
 
+    LONGEST_KNOWN = 64        # octets; every known name, and every known prefix, is shorter
+
+# Fields that only the gateway, or a proxy that is trusted, may set.
+cdef uint64_t GATEWAY_SETS = (
+    <uint64_t>1 << F_X_CONSUMER | <uint64_t>1 << F_FORWARDED | <uint64_t>1 << F_X_FORWARDED_FOR
+    | <uint64_t>1 << F_X_FORWARDED_PROTO | <uint64_t>1 << F_X_FORWARDED_HOST
+    | <uint64_t>1 << F_X_FORWARDED_PORT | <uint64_t>1 << F_X_FORWARDED | <uint64_t>1 << F_X_REAL_IP
+    | <uint64_t>1 << F_PROXY_CLAIM)
 cdef uint64_t MAX_LENGTH = <uint64_t>1 << 62
 
 # Fields that Connection cannot take away from a message, by FieldName.
@@ -59,6 +67,7 @@ cdef uint64_t PROTECTED = (
     | <uint64_t>1 << F_X_REAL_IP | <uint64_t>1 << F_X_REQUEST_ID | <uint64_t>1 << F_TRACEPARENT
     | <uint64_t>1 << F_TRACESTATE | <uint64_t>1 << F_X_CONSUMER | <uint64_t>1 << F_CONTENT_TYPE
     | <uint64_t>1 << F_COOKIE | <uint64_t>1 << F_ORIGIN | <uint64_t>1 << F_EXPECT
+    | <uint64_t>1 << F_X_FORWARDED | <uint64_t>1 << F_PROXY_CLAIM | <uint64_t>1 << F_MAX_FORWARDS
     | <uint64_t>1 << F_DATE | <uint64_t>1 << F_SERVER | <uint64_t>1 << F_RETRY_AFTER)
 
 cdef fg_scanner scan = fg_scanner_named("table")
@@ -153,19 +162,30 @@ cdef uint8_t _name_id(const char *p, uint32_t n) noexcept nogil:
             return F_CONTENT_TYPE
         if fg_token_is(&name, b"x-request-id", 12):
             return F_X_REQUEST_ID
+        if fg_token_is(&name, b"max-forwards", 12):
+            return F_MAX_FORWARDS
+        if fg_token_is(&name, b"x-url-scheme", 12):
+            return F_PROXY_CLAIM
     elif n == 14:
         if fg_token_is(&name, b"content-length", 14):
             return F_CONTENT_LENGTH
         if fg_token_is(&name, b"http2-settings", 14):
             return F_HTTP2_SETTINGS
+        if fg_token_is(&name, b"true-client-ip", 14) or fg_token_is(&name, b"x-proxyuser-ip", 14):
+            return F_PROXY_CLAIM
     elif n == 13:
         if fg_token_is(&name, b"authorization", 13):
             return F_AUTHORIZATION
+        if fg_token_is(&name, b"x-remote-addr", 13) or fg_token_is(&name, b"x-rewrite-url", 13) or fg_token_is(
+                &name, b"fly-client-ip", 13):
+            return F_PROXY_CLAIM
     elif n == 11:
         if fg_token_is(&name, b"traceparent", 11):
             return F_TRACEPARENT
         if fg_token_is(&name, b"retry-after", 11):
             return F_RETRY_AFTER
+        if fg_token_is(&name, b"x-client-ip", 11) or fg_token_is(&name, b"x-remote-ip", 11):
+            return F_PROXY_CLAIM
     elif n == 17:
         if fg_token_is(&name, b"transfer-encoding", 17):
             return F_TRANSFER_ENCODING
@@ -187,9 +207,16 @@ cdef uint8_t _name_id(const char *p, uint32_t n) noexcept nogil:
             return F_FORWARDED
         if fg_token_is(&name, b"x-real-ip", 9):
             return F_X_REAL_IP
+        if fg_token_is(&name, b"client-ip", 9):
+            return F_PROXY_CLAIM
+    elif n == 8:
+        if fg_token_is(&name, b"x-scheme", 8):
+            return F_PROXY_CLAIM
     elif n == 15:
         if fg_token_is(&name, b"x-forwarded-for", 15):
             return F_X_FORWARDED_FOR
+        if fg_token_is(&name, b"front-end-https", 15):
+            return F_PROXY_CLAIM
     elif n == 16:
         if fg_token_is(&name, b"x-forwarded-host", 16):
             return F_X_FORWARDED_HOST
@@ -197,30 +224,46 @@ cdef uint8_t _name_id(const char *p, uint32_t n) noexcept nogil:
             return F_X_FORWARDED_PORT
         if fg_token_is(&name, b"proxy-connection", 16):
             return F_PROXY_CONNECTION
+        if fg_token_is(&name, b"cf-connecting-ip", 16) or fg_token_is(
+                &name, b"fastly-client-ip", 16) or fg_token_is(&name, b"x-originating-ip", 16) or fg_token_is(
+                &name, b"x-azure-clientip", 16) or fg_token_is(&name, b"x-azure-socketip", 16):
+            return F_PROXY_CLAIM
     elif n == 18:
+        if fg_token_is(&name, b"cf-connecting-ipv6", 18):
+            return F_PROXY_CLAIM
         if fg_token_is(&name, b"proxy-authenticate", 18):
             return F_PROXY_AUTHENTICATE
     elif n == 19:
         if fg_token_is(&name, b"proxy-authorization", 19):
             return F_PROXY_AUTHORIZATION
+        if fg_token_is(&name, b"x-cluster-client-ip", 19) or fg_token_is(&name, b"x-appengine-user-ip", 19):
+            return F_PROXY_CLAIM
+    elif n == 24:
+        if fg_token_is(&name, b"x-envoy-external-address", 24):
+            return F_PROXY_CLAIM
     elif n == 29:
         if fg_token_is(&name, b"access-control-request-method", 29):
             return F_ACCESS_CONTROL_REQUEST_METHOD
-    if n >= 11 and fg_same(p, b"x-consumer-", 11):
-        return F_X_CONSUMER
+    if n >= 11:
+        if fg_same(p, b"x-consumer-", 11):
+            return F_X_CONSUMER
+        if fg_same(p, b"x-forwarded", 11):
+            return F_X_FORWARDED
+        if fg_same(p, b"x-original-", 11):
+            return F_PROXY_CLAIM
+        if n >= 15 and fg_same(p, b"access-control-", 15):
+            return F_ACCESS_CONTROL
     return F_OTHER
 
 
 cdef uint8_t _underscored_id(const char *p, uint32_t n) noexcept nogil:
-    """A name with "_": what a CGI-like upstream would read as X-Consumer-* is that here."""
-    cdef const char *prefix = "x-consumer-"
-    cdef uint32_t i
-    if n >= 11:
-        for i in range(11):
-            if (p[i] | 0x20) != prefix[i] and not (p[i] == c"_" and prefix[i] == c"-"):
-                return F_UNDERSCORE
-        return F_X_CONSUMER
-    return F_UNDERSCORE
+    """A name with "_": what a CGI-like upstream would read as a field that only the gateway or a
+    proxy may set is dropped, whatever is allowed and whoever sent it."""
+    cdef char dashed[LONGEST_KNOWN]
+    cdef uint32_t i, k = n if n < LONGEST_KNOWN else LONGEST_KNOWN
+    for i in range(k):
+        dashed[i] = c"-" if p[i] == c"_" else p[i]
+    return F_X_CONSUMER if GATEWAY_SETS >> _name_id(dashed, k) & 1 else F_UNDERSCORE
 
 
 cdef int _name_fault(const char *p, const char *bad, const char *end) noexcept nogil:
@@ -463,7 +506,7 @@ cdef void name_hops(head *h, const char *buf) noexcept nogil:
                 id = _underscored_id(token, n)
             else:
                 id = _name_id(token, n)
-            if PROTECTED >> id & 1 or (n >= 12 and fg_same(token, b"x-forwarded-", 12)):
+            if PROTECTED >> id & 1:
                 continue
             for k in range(h.nfields):
                 f = &h.fields[k]

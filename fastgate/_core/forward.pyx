@@ -30,7 +30,8 @@ from fastgate._core.logring cimport (
     LOG_TUNNEL, LOG_UPSTREAM_REUSED, PHASE_FILTER_RESPONSE, PHASE_FORWARD)
 from fastgate._core.poller cimport poller_resets
 from fastgate._core.reason cimport BODY_TOO_LARGE, INTERNAL_ERROR, NO_ROUTE, OVERLOADED
-from fastgate._core.render cimport OUT_UPGRADE, render_interim, render_request, render_response
+from fastgate._core.render cimport OUT_UPGRADE, render_interim, render_response
+from fastgate._core.request_head cimport render_request
 from fastgate._core.snapshot cimport (
     HASH_BY_CONSUMER, HASH_BY_HEADER, HASH_BY_PATH, snap_str, snap_upstream)
 from fastgate._core.state cimport (

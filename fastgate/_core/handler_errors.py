@@ -33,6 +33,10 @@ class PaymentRefused(RuntimeError):
         super().__init__(f"{self.reason}: {required} micro-units are needed, {balance} are there")
 
 
+class TooManyStreams(RuntimeError):
+    """As many handlers answer as streams as one worker may have; uncaught, a 503 `overloaded`."""
+
+
 class UpstreamError(ConnectionError):
     """A call to an upstream failed. `reason` is the code, e.g. "upstream_timeout"."""
 

@@ -10,7 +10,7 @@ from fastgate._core.buffer cimport (
     COLLECT_MOST, buf, buf_borrow, buf_data, buf_head, buf_len, buf_return, buf_room)
 from fastgate._core.charging cimport charge_due
 from fastgate._core.downstream cimport down_body, down_deadline, down_flush, down_read, down_send
-from fastgate._core.ending cimport connection_out, exchange_refuse, finish, wake
+from fastgate._core.ending cimport connection_out, exchange_refuse, finish, uncount_handler, wake
 from fastgate._core.forward cimport (
     answer_from, queue_literal, send_continue, take_request, wrap_chunk)
 from fastgate._core.intake cimport mark
@@ -20,8 +20,8 @@ from fastgate._core.reason cimport BODY_TOO_LARGE, OVERLOADED, UPSTREAM_TIMEOUT
 from fastgate._core.render cimport render_start
 from fastgate._core.state cimport (
     core, downstream, BODY_MORE, CALL_PYTHON, EX_ABORTED, EX_AWAIT_BODY, EX_CHUNK_OUT, EX_CLOSE_OUT,
-    EX_COUNTED_UPCALL, EX_ENDED, EX_HEAD_ONLY, EX_KEEP_ALIVE, EX_REFUSED, EX_RESPONSE_DONE, EX_RESPONSE_STARTED,
-    EX_SUSPENDED, WAKE_LATE)
+    EX_COUNTED_STREAM, EX_COUNTED_UPCALL, EX_ENDED, EX_HEAD_ONLY, EX_KEEP_ALIVE, EX_REFUSED, EX_RESPONSE_DONE,
+    EX_RESPONSE_STARTED, EX_SUSPENDED, WAKE_LATE)
 from fastgate._core.sys cimport monotonic_ns
 
 
@@ -107,6 +107,19 @@ cdef void collect_body(exchange *e) noexcept nogil:
     queue_upcall(e)
 
 
+cdef int exchange_stream(exchange *e) noexcept nogil:
+    """The answer becomes a stream: one more of these, one upcall less. 0, or -1: there are too many."""
+    cdef core *c = e.owner
+    if c.n_streams >= e.snap.max_streams:
+        c.counters.streams_rejected += 1
+        return -1
+    uncount_handler(e)
+    e.flags |= EX_COUNTED_STREAM
+    c.n_streams += 1
+    c.counters.streams += 1
+    return 0
+
+
 cdef int exchange_start(exchange *e, uint32_t status, const char *fields, uint32_t fields_len,
                         int64_t length) noexcept nogil:
     """The head of a handler's answer. length < 0: not known, chunked. 0, or -1: no memory."""
@@ -172,8 +185,8 @@ cdef void exchange_relay(exchange *e, call *k) noexcept nogil:
 
 
 cdef void exchange_release(exchange *e) noexcept nogil:
-    """Python is done with the exchange."""
-    cdef core *c = e.owner
+    """Python is done with the exchange. What is still being relayed needs no handler."""
+    uncount_handler(e)
     e.flags &= ~EX_SUSPENDED
     if e.flags & EX_ABORTED:
         finish(e)

@@ -5,9 +5,9 @@ to the character of the same number and loses nothing. What a handler writes is 
 a token, a value has no control characters, so nobody can smuggle a line into a message.
 """
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
-from fastgate._core.http1 cimport field, head
+from fastgate._core.http1 cimport FIELD_CREDENTIAL, MAX_FIELDS, field, head
 
 import re
 
@@ -63,12 +63,15 @@ cdef class Headers:
         return [value for key, value in self.pairs if key.lower() == name]
 
 
-cdef Headers headers_of(const head *h, const char *base):
+cdef Headers headers_of(const head *h, const char *base, uint64_t hidden):
+    """hidden: fields to leave out, by FieldName; credentials are in any case."""
     cdef list pairs = []
     cdef uint32_t i
     cdef const field *f
     for i in range(h.nfields):
         f = &h.fields[i]
+        if hidden >> f.id & 1 or f.flags & FIELD_CREDENTIAL:
+            continue
         pairs.append((
             PyBytes_FromStringAndSize(base + f.name, f.name_len).decode("latin-1"),
             PyBytes_FromStringAndSize(base + f.value, f.value_len).decode("latin-1")))
@@ -93,6 +96,8 @@ cdef bytes render_fields(object headers, list left):
             left.append((name.lower(), value))
             continue
         lines.append(f"{name}: {value}\r\n".encode("latin-1"))
+    if len(lines) > MAX_FIELDS:
+        raise ValueError(f"{len(lines)} header fields are too many; {MAX_FIELDS} is the most")
     written = b"".join(lines)
     if len(written) > LINES_MOST:
         raise ValueError(f"{len(written)} bytes of header fields: {LINES_MOST} is the most")

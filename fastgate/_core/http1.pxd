@@ -79,7 +79,9 @@ cpdef enum ParseFault:
     # the status line
     FAULT_STATUS_LINE = 49
     FAULT_STATUS_CODE = 50
-    FAULT_COUNT = 51
+    # found after the parse
+    FAULT_MAX_FORWARDS = 51
+    FAULT_COUNT = 52
 
 cpdef enum Method:
     METHOD_OTHER = 0
@@ -120,7 +122,8 @@ cpdef enum FieldName:
     F_ACCEPT = 22
     F_ORIGIN = 23
     F_USER_AGENT = 24
-    F_X_CONSUMER = 25         # any X-Consumer-*: identity that only the gateway may set
+    F_X_CONSUMER = 25         # any X-Consumer-*: identity that only the gateway may set; also names with
+                              # "_" that read as one of the fields that proxies set once "_" is "-"
     F_DATE = 26
     F_SERVER = 27
     F_HTTP2_SETTINGS = 28
@@ -130,6 +133,10 @@ cpdef enum FieldName:
     F_COOKIE = 32
     F_ACCESS_CONTROL_REQUEST_METHOD = 33
     F_RETRY_AFTER = 34
+    F_ACCESS_CONTROL = 35     # any other Access-Control-*
+    F_X_FORWARDED = 36        # any other X-Forwarded*
+    F_PROXY_CLAIM = 37        # another field by which proxies name the client or the URL (X-Client-IP, ...)
+    F_MAX_FORWARDS = 38
     F_UNDERSCORE = 63         # a name with "_" in it (policy: drop, reject, allow)
 
 cpdef enum Framing:
@@ -158,6 +165,7 @@ cpdef enum HeadFlag:
 cdef enum:
     FIELD_HOP = 1             # hop-by-hop: not forwarded (by name, or named in Connection)
     FIELD_UNDERSCORE = 2
+    FIELD_CREDENTIAL = 4      # an API key: not forwarded (set by key_places)
 
 cdef struct span:
     uint32_t off

@@ -62,7 +62,8 @@ class ParseFault(IntEnum):
     FAULT_UPGRADE_BODY = 48
     FAULT_STATUS_LINE = 49
     FAULT_STATUS_CODE = 50
-    FAULT_COUNT = 51
+    FAULT_MAX_FORWARDS = 51
+    FAULT_COUNT = 52
 
 class Method(IntEnum):
     METHOD_OTHER = 0
@@ -112,6 +113,10 @@ class FieldName(IntEnum):
     F_COOKIE = 32
     F_ACCESS_CONTROL_REQUEST_METHOD = 33
     F_RETRY_AFTER = 34
+    F_ACCESS_CONTROL = 35
+    F_X_FORWARDED = 36
+    F_PROXY_CLAIM = 37
+    F_MAX_FORWARDS = 38
     F_UNDERSCORE = 63
 
 class Framing(IntEnum):

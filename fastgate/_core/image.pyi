@@ -162,6 +162,7 @@ class ImageBuilder:
         max_requests: int = 0,
         max_connections: int = 0,
         max_upcalls: int = 0,
+        max_streams: int = 0,
         underscores: int = 0,
         loop_max: int = 0,
         flags: int = 0,

@@ -498,8 +498,8 @@ cdef class ImageBuilder:
 
     def set_settings(self, *, identity, via, server, trusted_proxies=0, max_line=0, max_head=0,
                      max_fields=0, max_field=0, head_ms=0, body_ms=0, idle_ms=0, write_ms=0,
-                     min_rate=0, max_requests=0, max_connections=0, max_upcalls=0, underscores=0,
-                     loop_max=0, flags=0) -> None:
+                     min_rate=0, max_requests=0, max_connections=0, max_upcalls=0, max_streams=0,
+                     underscores=0, loop_max=0, flags=0) -> None:
         """The header's caps, timeouts and names."""
         cdef snapshot_header *h = &self.head
         h.identity = identity
@@ -518,6 +518,7 @@ cdef class ImageBuilder:
         h.max_requests = max_requests
         h.max_connections = max_connections
         h.max_upcalls = max_upcalls
+        h.max_streams = max_streams
         h.underscores = underscores
         h.loop_max = loop_max
         h.flags = flags

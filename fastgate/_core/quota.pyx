@@ -47,6 +47,7 @@ from fastgate._core.cells cimport (
     decision, FG_K2, FG_K3, fg_read64, hash_bytes, mix_key,
 )
 from fastgate._core.cells import Decision
+from fastgate._core.clock import held_seconds
 from fastgate._core.shm cimport PAGE, Segment
 from fastgate._core.snapshot cimport (
     PERIOD_DAY, PERIOD_HOUR, PERIOD_MINUTE, PERIOD_MONTH, PERIOD_SECOND, PERIOD_WEEK,
@@ -309,11 +310,11 @@ def _used_ranges(int fd, uint64_t begin, uint64_t end):
 
 
 def export_quotas(Segment segment not None, unix_s=None):
-    """All counts of windows that are not over at `unix_s` (default: now), as bytes to keep.
+    """All counts of windows that are not over at `unix_s` (default: now, by clock.pyx), as bytes to keep.
 
     Takes counting as it goes on: each count is one that held at some moment of the call.
     """
-    cdef int64_t now = int(time.time()) if unix_s is None else unix_s
+    cdef int64_t now = int(time.time()) - held_seconds(segment) if unix_s is None else unix_s
     cdef const cell *base = cells_of_quota(segment.header).base
     cdef uint64_t begin = segment.header.quota_off
     cdef uint64_t first, last, n

@@ -162,6 +162,12 @@ cdef extern from *:
     char *put_methods "fg_put_methods"(char *p, uint64_t bits) noexcept nogil
 
 
+cdef char *put_allow(char *p, uint64_t methods) noexcept nogil:
+    p = put_lit(p, "Allow: ")
+    p = put_methods(p, methods)
+    return put_lit(p, "\r\n")
+
+
 cdef char *put_escaped(char *p, const char *s, uint32_t n, int escape) noexcept nogil:
     """Names and texts of ours, which were checked when they were configured; this is the belt. At
     most six bytes for one, and no more of them than a hole may write."""

@@ -1,8 +1,9 @@
-"""render: the heads that go out: requests to upstreams, answers to clients."""
+"""render: the heads of answers to clients, and what all heads that go out are made of."""
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from fastgate._core.buffer cimport buf
-from fastgate._core.snapshot cimport str_ref
+from fastgate._core.http1 cimport head
+from fastgate._core.snapshot cimport snapshot_header, table_ref
 from fastgate._core.state cimport call, core, exchange
 
 cdef enum ConnectionOut:
@@ -11,8 +12,6 @@ cdef enum ConnectionOut:
     OUT_KEEP_ALIVE = 2        # an HTTP/1.0 client asked for it
     OUT_UPGRADE = 3
 
-cdef buf *render_request(exchange *e, call *k, uint32_t extra) noexcept nogil
-    # the head for k.target, with room for `extra` more bytes
 cdef buf *render_response(exchange *e, call *k, int connection, uint32_t extra) noexcept nogil
     # the head of k.resp for the client; framing from e.flags (EX_CHUNK_OUT, ...)
 cdef buf *render_interim(exchange *e, call *k) noexcept nogil
@@ -26,7 +25,7 @@ cdef buf *render_preflight(exchange *e, int connection) noexcept nogil
 cdef void refresh_date(core *c) noexcept nogil
 cdef uint64_t random64(core *c) noexcept nogil
 
-# Pieces of a head, for answers that are made elsewhere (refusal.pyx).
+# Pieces of a head, for those that are made elsewhere (refusal.pyx, request_head.pyx).
 cdef size_t answer_extra(exchange *e) noexcept nogil
     # the room that those pieces may need
 cdef char *put2(char *p, int v) noexcept nogil
@@ -35,3 +34,11 @@ cdef int called_securely(exchange *e) noexcept nogil
 cdef char *put_date(char *p, core *c) noexcept nogil
 cdef char *put_connection(char *p, int connection) noexcept nogil
 cdef char *put_additions(char *p, exchange *e) noexcept nogil
+cdef char *put_id(char *p, exchange *e) noexcept nogil
+cdef char *put_length(char *p, int64_t length) noexcept nogil
+cdef char *put_fields(char *p, const char *base, const head *h, uint64_t drop,
+                      const snapshot_header *s, table_ref rules) noexcept nogil
+    # the lines that pass: not hop-by-hop, not in `drop`, not replaced by a rule
+cdef size_t rules_size(const snapshot_header *s, table_ref t) noexcept nogil
+cdef char *put_rules(char *p, const snapshot_header *s, table_ref t, const char *base, const head *h) noexcept nogil
+    # the lines that header rules set and add; h: what came, for those that are a default

@@ -1,46 +1,36 @@
-"""render: the heads that go out: requests to upstreams, answers to clients.
+"""render: the heads of answers to clients, and what all heads that go out are made of.
 
 A head is written into one fresh buffer, front to back: the field lines that pass unchanged are
 copied as they came, adjoining ones in one piece, and what the gateway adds stands around
 them. One copy of some hundred bytes and one send() cost less than a writev() of twenty pieces.
 
-What never passes: hop-by-hop fields (and what Connection names), the framing fields (written
+What never passes: hop-by-hop fields (and what Connection names) and the framing fields (written
 anew from what the parser understood; an answer's Content-Length passes where that would change
-nothing of it), the client's X-Consumer-*, X-Forwarded-* and Forwarded
-(unless the peer is a trusted proxy), the credential (unless the route forwards it), names
-with an underscore (unless allowed).
+nothing of it). Where a route has CORS, nothing of what another says about it passes to the client.
 
-Refusals are made from templates: see refusal.pyx.
+Requests to upstreams are made in request_head.pyx, refusals from templates in refusal.pyx.
 """
 from libc.stdint cimport uint8_t, uint16_t
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memchr, memcmp
 from libc.time cimport gmtime_r, time_t, tm
 
 from fastgate._core.buffer cimport buf_borrow, buf_data, buf_head, buf_len
-from fastgate._core.chars cimport fg_same_lowered
+from fastgate._core.chars cimport fg_same, fg_same_lowered
 from fastgate._core.cors cimport put_cors, put_preflight
 from fastgate._core.http1 cimport (
-    F_ACCESS_CONTROL_REQUEST_METHOD, F_CONTENT_LENGTH, F_DATE, F_EXPECT, F_FORWARDED, F_HOST, F_ORIGIN,
-    F_SERVER, F_TRACEPARENT, F_TRACESTATE, F_UNDERSCORE, F_UPGRADE, F_X_CONSUMER, F_X_FORWARDED_FOR,
-    F_X_FORWARDED_HOST, F_X_FORWARDED_PORT, F_X_FORWARDED_PROTO, F_X_REAL_IP, F_X_REQUEST_ID, FIELD_HOP,
-    FRAMING_CHUNKED, FRAMING_CLOSE, FRAMING_LENGTH, METHOD_HEAD, field, head)
+    F_ACCESS_CONTROL, F_ACCESS_CONTROL_REQUEST_METHOD, F_CONTENT_LENGTH, F_DATE, F_OTHER, F_X_FORWARDED_PROTO,
+    F_X_REQUEST_ID, FIELD_CREDENTIAL, FIELD_HOP, MAX_FIELDS, METHOD_HEAD, field)
 from fastgate._core.snapshot cimport (
-    HEADER_ADD, HEADER_DEFAULT, HEADER_REMOVE, HEADER_SET, LIMIT_CONCURRENCY, LIMIT_SHOW_HEADERS, NONE32,
-    ROUTE_LIMIT_HEADERS, ROUTE_PRESERVE_HOST, cors_rec, header_rule, policy_rec, snap_str, snap_table,
-    snapshot_header, table_ref)
-from fastgate._core.state cimport EX_CHUNK_OUT, EX_METERED, EX_REFUSED, downstream, field_of, has_field, named
+    HEADER_DEFAULT, HEADER_REMOVE, HEADER_SET, LIMIT_CONCURRENCY, LIMIT_SHOW_HEADERS, NONE32,
+    ROUTE_LIMIT_HEADERS, cors_rec, header_rule, snap_str, snap_table, table_ref)
+from fastgate._core.state cimport EX_CHUNK_OUT, EX_METERED, EX_REFUSED, field_of, has_field, named
 from fastgate._core.text cimport put, put_hex, put_lit, put_uint
 
 cdef enum:
-    ADDED = 2048              # the most that the gateway adds of its own to a head
+    ADDED = 2048              # the most that the gateway adds of its own to an answer's head
 
-# Fields by FieldName that are never copied from a request: written anew or dropped.
-cdef uint64_t REQUEST_DROP = (
-    1ull << F_HOST | 1ull << F_CONTENT_LENGTH | 1ull << F_EXPECT | 1ull << F_X_REQUEST_ID
-    | 1ull << F_TRACEPARENT | 1ull << F_X_CONSUMER | 1ull << F_X_FORWARDED_FOR | 1ull << F_X_FORWARDED_PROTO
-    | 1ull << F_X_FORWARDED_HOST | 1ull << F_X_FORWARDED_PORT | 1ull << F_X_REAL_IP | 1ull << F_FORWARDED)
-cdef uint64_t TRUSTED_KEEP = 1ull << F_X_FORWARDED_PORT | 1ull << F_X_REAL_IP | 1ull << F_FORWARDED
 cdef uint64_t RESPONSE_DROP = 1ull << F_CONTENT_LENGTH | 1ull << F_X_REQUEST_ID
+cdef uint64_t CORS_DROP = 1ull << F_ACCESS_CONTROL | 1ull << F_ACCESS_CONTROL_REQUEST_METHOD
 
 cdef const char *DAYS = b"SunMonTueWedThuFriSat"
 cdef const char *MONTHS = b"JanFebMarAprMayJunJulAugSepOctNovDec"
@@ -159,16 +149,16 @@ cdef char *put_rules(char *p, const snapshot_header *s, table_ref t, const char 
     return p
 
 
-cdef char *put_fields(char *p, const char *base, const head *h, uint64_t drop, uint32_t skip,
+cdef char *put_fields(char *p, const char *base, const head *h, uint64_t drop,
                       const snapshot_header *s, table_ref rules) noexcept nogil:
-    """Copy the lines that pass, adjoining ones at once. skip: 1 + index of one more to leave out."""
+    """Copy the lines that pass, adjoining ones at once."""
     cdef uint32_t i, start
     cdef const field *f = &h.fields[0]
     if h.nfields == 0:
         return p
     start = f.name
     for i in range(1, h.nfields + 1):
-        if f.flags & FIELD_HOP or drop >> f.id & 1 or i == skip or (
+        if f.flags & (FIELD_HOP | FIELD_CREDENTIAL) or drop >> f.id & 1 or (
                 rules.count != 0 and rule_drops(s, rules, base, f)):
             if f.name != start:
                 p = put(p, base + start, f.name - start)
@@ -196,47 +186,6 @@ cdef char *put_length(char *p, int64_t length) noexcept nogil:
     return put_lit(p, "\r\n")
 
 
-# ---- requests -------------------------------------------------------------------------------
-
-cdef char *put_target(char *p, exchange *e, call *k) noexcept nogil:
-    cdef const policy_rec *r = e.policy
-    cdef const head *h = &e.req
-    cdef const char *path = e.path
-    cdef const char *q
-    cdef uint32_t n = e.path_len
-    cdef char *start = p
-    if k.target.path.len:
-        p = put(p, snap_str(e.snap, k.target.path), k.target.path.len)
-    if r.strip or r.replace.len:
-        if r.replace.len:
-            p = put(p, snap_str(e.snap, r.replace), r.replace.len)
-        path += r.strip
-        n -= r.strip
-        # Exactly one slash where the two parts meet, and one at the front.
-        if p > start and (p - 1)[0] == 47 and n and path[0] == 47:
-            path += 1
-            n -= 1
-        elif (p == start or (p - 1)[0] != 47) and (n == 0 and p == start or n and path[0] != 47):
-            p = put_lit(p, "/")
-    p = put(p, path, n)
-    if h.has_query:
-        q = e.base + h.query.off
-        n = h.query.len
-        if e.credential_query.len == 0:
-            p = put_lit(p, "?")
-            p = put(p, q, n)
-        elif e.credential_query.len < n:
-            # The credential's parameter goes, with one of the "&" beside it.
-            p = put_lit(p, "?")
-            if e.credential_query.off:
-                p = put(p, q, e.credential_query.off - 1)
-                p = put(p, q + e.credential_query.off + e.credential_query.len,
-                        n - e.credential_query.off - e.credential_query.len)
-            else:
-                p = put(p, q + e.credential_query.len + 1, n - e.credential_query.len - 1)
-    return p
-
-
 cdef int called_securely(exchange *e) noexcept nogil:
     cdef const field *f
     cdef const char *p
@@ -252,114 +201,6 @@ cdef int called_securely(exchange *e) noexcept nogil:
         return 0
     return ((p[0] | 32) == 104 and (p[1] | 32) == 116 and (p[2] | 32) == 116 and (p[3] | 32) == 112
             and (p[4] | 32) == 115)
-
-
-cdef char *put_forwarded(char *p, exchange *e) noexcept nogil:
-    """X-Forwarded-*: a trusted proxy's values are kept and added to; anybody else's are not."""
-    cdef downstream *d = e.down
-    cdef const head *h = &e.req
-    cdef const field *f
-    cdef uint32_t i
-    cdef int trusted = d.trusted == 2
-    p = put_lit(p, "X-Forwarded-For: ")
-    if trusted and has_field(h, F_X_FORWARDED_FOR):
-        for i in range(h.nfields):
-            f = &h.fields[i]
-            if f.id == F_X_FORWARDED_FOR and f.value_len:
-                p = put(p, e.base + f.value, f.value_len)
-                p = put_lit(p, ", ")
-    if d.text_len:
-        p = put(p, d.text, d.text_len)
-    else:
-        p = put_lit(p, "unknown")        # a unix socket's peer has no address
-    p = put_lit(p, "\r\nX-Forwarded-Proto: ")
-    if trusted and has_field(h, F_X_FORWARDED_PROTO):
-        f = field_of(h, F_X_FORWARDED_PROTO)
-        p = put(p, e.base + f.value, f.value_len)
-    elif d.secure:
-        p = put_lit(p, "https")
-    else:
-        p = put_lit(p, "http")
-    if trusted and has_field(h, F_X_FORWARDED_HOST):
-        f = field_of(h, F_X_FORWARDED_HOST)
-        p = put_lit(p, "\r\nX-Forwarded-Host: ")
-        p = put(p, e.base + f.value, f.value_len)
-    elif has_field(h, F_HOST):
-        f = field_of(h, F_HOST)
-        p = put_lit(p, "\r\nX-Forwarded-Host: ")
-        p = put(p, e.base + f.value, f.value_len)
-    return put_lit(p, "\r\n")
-
-
-cdef char *put_consumer(char *p, exchange *e) noexcept nogil:
-    p = put_lit(p, "X-Consumer-ID: ")
-    p = put(p, e.consumer.id, e.consumer.id_len)
-    p = put_lit(p, "\r\nX-Consumer-Name: ")
-    p = put(p, e.consumer.name, e.consumer.name_len)
-    if e.consumer.plan_len:
-        p = put_lit(p, "\r\nX-Consumer-Plan: ")
-        p = put(p, e.consumer.plan_name, e.consumer.plan_len)
-    return put_lit(p, "\r\n")
-
-
-cdef char *put_trace(char *p, exchange *e) noexcept nogil:
-    p = put_lit(p, "traceparent: 00-")
-    p = put_hex(p, e.trace_id, 16)
-    p = put_lit(p, "-")
-    p = put_hex(p, &e.span_id, 8)
-    p = put_lit(p, "-")
-    p = put_hex(p, &e.trace_flags, 1)
-    return put_lit(p, "\r\n")
-
-
-cdef buf *render_request(exchange *e, call *k, uint32_t extra) noexcept nogil:
-    cdef const snapshot_header *s = e.snap
-    cdef const head *h = &e.req
-    cdef const field *f
-    cdef uint64_t drop = REQUEST_DROP
-    cdef char *p
-    cdef size_t size = <size_t>h.size + e.path_len + ADDED + extra + k.target.path.len + k.target.authority.len
-    cdef buf *b
-    if e.policy.request_rules.count or e.policy.replace.len:
-        size += rules_size(s, e.policy.request_rules) + e.policy.replace.len
-    b = buf_borrow(&e.owner.bufs, size)
-    if b is NULL:
-        return NULL
-    if s.underscores == 0:
-        drop |= 1ull << F_UNDERSCORE
-    if e.down.trusted == 2:
-        drop &= ~TRUSTED_KEEP
-    p = buf_head(b)
-    p = put(p, e.base + h.method.off, h.method.len)
-    p = put_lit(p, " ")
-    p = put_target(p, e, k)
-    p = put_lit(p, " HTTP/1.1\r\nHost: ")
-    if e.policy.flags & ROUTE_PRESERVE_HOST and has_field(h, F_HOST):
-        f = field_of(h, F_HOST)
-        p = put(p, e.base + f.value, f.value_len)
-    else:
-        p = put(p, snap_str(s, k.target.authority), k.target.authority.len)
-    p = put_lit(p, "\r\n")
-    p = put_fields(p, e.base, h, drop, e.credential_field, s, e.policy.request_rules)
-    p = put_forwarded(p, e)
-    p = put_lit(p, "Via: 1.1 ")
-    p = put(p, snap_str(s, s.via), s.via.len)
-    p = put_lit(p, "\r\n")
-    p = put_id(p, e)
-    p = put_trace(p, e)
-    if e.has_consumer:
-        p = put_consumer(p, e)
-    if e.policy.request_rules.count:
-        p = put_rules(p, s, e.policy.request_rules, e.base, h)
-    if h.framing == FRAMING_LENGTH:
-        p = put_length(p, h.content_length)
-    elif h.framing == FRAMING_CHUNKED:
-        p = put_lit(p, "Transfer-Encoding: chunked\r\n")
-    if e.upgrading:
-        p = put_lit(p, "Connection: Upgrade\r\nUpgrade: websocket\r\n")
-    p = put_lit(p, "\r\n")
-    b.end = <uint32_t>(p - buf_data(b))
-    return b
 
 
 # ---- answers ----------------------------------------------------------------------------------
@@ -412,7 +253,7 @@ cdef char *put_additions(char *p, exchange *e) noexcept nogil:
     if shows_limits(e) or e.flags & EX_REFUSED:
         p = put_limits(p, e)
     if e.extra is not NULL:
-        p = put(p, buf_head(e.extra), buf_len(e.extra))
+        p = put_extra(p, e)
     return put_id(p, e)
 
 
@@ -455,6 +296,65 @@ cdef int keep_private(exchange *e, const char *base, const head *h) noexcept nog
     return 1
 
 
+cdef char *put_extra(char *p, exchange *e) noexcept nogil:
+    """What a handler adds to the answer that it relays."""
+    cdef head h
+    cdef table_ref none
+    none.count = 0
+    none.off = 0
+    if not has_cors(e):
+        return put(p, buf_head(e.extra), buf_len(e.extra))
+    lines_as_head(&h, buf_head(e.extra), buf_len(e.extra))
+    return put_fields(p, buf_head(e.extra), &h, CORS_DROP, e.snap, none)
+
+
+cdef inline int has_cors(const exchange *e) noexcept nogil:
+    return e.policy is not NULL and e.policy.cors != NONE32
+
+
+cdef void lines_as_head(head *h, const char *lines, uint32_t n) noexcept nogil:
+    """Whole field lines of ours or a handler's as put_fields and put_rules take them; at most MAX_FIELDS,
+    which whoever made them kept to."""
+    cdef const char *end
+    cdef field *f
+    cdef uint32_t at = 0
+    h.nfields = 0
+    while at < n and h.nfields < MAX_FIELDS:
+        end = <const char *>memchr(lines + at, 10, n - at)
+        f = &h.fields[h.nfields]
+        f.name = at
+        f.name_len = <uint16_t>(<const char *>memchr(lines + at, 58, n - at) - (lines + at))
+        f.flags = 0
+        f.id = F_ACCESS_CONTROL if f.name_len > 15 and fg_same(lines + at, b"access-control-", 15) else F_OTHER
+        at = <uint32_t>(end - lines) + 1
+        f.line_end = at
+        h.nfields += 1
+
+
+cdef char *put_own(char *p, exchange *e, const char *lines, uint32_t n) noexcept nogil:
+    """An answer of ours: its lines, Date, what every answer gets, the route's rules. With CORS, the
+    route's alone counts."""
+    cdef head h
+    cdef table_ref rules
+    rules.count = 0
+    rules.off = 0
+    if e.policy is not NULL:
+        rules = e.policy.response_rules
+    if n and (rules.count or has_cors(e)):
+        lines_as_head(&h, lines, n)
+        p = put_fields(p, lines, &h, CORS_DROP if has_cors(e) else 0, e.snap, rules)
+    else:
+        h.nfields = 0
+        p = put(p, lines, n)
+    p = put_date(p, e.owner)
+    p = put_additions(p, e)
+    if e.policy is not NULL and not says(lines, n, b"cache-control", 13) and keep_private(e, lines, &h):
+        p = put_lit(p, "Cache-Control: private\r\n")
+    if rules.count:
+        p = put_rules(p, e.snap, rules, lines, &h)
+    return p
+
+
 cdef buf *render_response(exchange *e, call *k, int connection, uint32_t extra) noexcept nogil:
     cdef const snapshot_header *s = e.snap
     cdef const head *h = &k.resp
@@ -471,7 +371,9 @@ cdef buf *render_response(exchange *e, call *k, int connection, uint32_t extra) 
     p = put_lit(p, "\r\n")
     if connection != OUT_UPGRADE and not e.flags & EX_CHUNK_OUT and passes_length(k.resp_base, h):
         drop &= ~(1ull << F_CONTENT_LENGTH)
-    p = put_fields(p, k.resp_base, h, drop, 0, s, e.policy.response_rules)
+    if has_cors(e):
+        drop |= CORS_DROP
+    p = put_fields(p, k.resp_base, h, drop, s, e.policy.response_rules)
     if not has_field(h, F_DATE):
         p = put_date(p, e.owner)
     p = put_lit(p, "Via: 1.1 ")
@@ -504,7 +406,7 @@ cdef buf *render_interim(exchange *e, call *k) noexcept nogil:
     none.count = 0
     none.off = 0
     p = put_lit(buf_head(b), "HTTP/1.1 103 Early Hints\r\n")
-    p = put_fields(p, k.resp_base, h, RESPONSE_DROP, 0, e.snap, none)
+    p = put_fields(p, k.resp_base, h, RESPONSE_DROP | (CORS_DROP if has_cors(e) else 0), e.snap, none)
     p = put_lit(p, "\r\n")
     b.end = <uint32_t>(p - buf_data(b))
     return b
@@ -514,23 +416,16 @@ cdef buf *render_static(exchange *e, const char *head_bytes, uint32_t head_len, 
                         uint32_t body_len, int connection) noexcept nogil:
     cdef char *p
     cdef buf *b = buf_borrow(&e.owner.bufs, <size_t>head_len + body_len + answer_extra(e))
-    cdef head *h = &e.req
-    cdef head empty
+    cdef const char *lines
     if b is NULL:
         return NULL
+    lines = <const char *>memchr(head_bytes, 10, head_len) + 1
     p = buf_head(b)
-    p = put(p, head_bytes, head_len)
-    p = put_date(p, e.owner)
-    p = put_additions(p, e)
-    empty.nfields = 0
-    if e.policy is not NULL and not says(head_bytes, head_len, b"cache-control", 13) \
-            and keep_private(e, e.base, &empty):
-        p = put_lit(p, "Cache-Control: private\r\n")
-    if e.policy is not NULL and e.policy.response_rules.count:
-        p = put_rules(p, e.snap, e.policy.response_rules, e.base, &empty)
+    p = put(p, head_bytes, <uint32_t>(lines - head_bytes))
+    p = put_own(p, e, lines, head_len - <uint32_t>(lines - head_bytes))
     p = put_connection(p, connection)
     p = put_lit(p, "\r\n")
-    if h.method_id != METHOD_HEAD:
+    if e.req.method_id != METHOD_HEAD:
         p = put(p, body, body_len)
     b.end = <uint32_t>(p - buf_data(b))
     return b
@@ -611,9 +506,7 @@ cdef buf *render_start(exchange *e, uint32_t status, const char *fields, uint32_
     p = put_lit(p, " ")
     p = put_reason(p, status)
     p = put_lit(p, "\r\n")
-    p = put(p, fields, fields_len)
-    p = put_date(p, e.owner)
-    p = put_additions(p, e)
+    p = put_own(p, e, fields, fields_len)
     if length >= 0:
         p = put_length(p, length)
     elif e.flags & EX_CHUNK_OUT:

@@ -22,7 +22,9 @@ cdef struct worker_row:           # 128 bytes; writer: the worker (pid, starts: 
     uint64_t starts               # how often a worker of this index was started
     uint64_t state                # 0 none, 1 starting, 2 serving, 3 draining
     uint64_t credentials_epoch    # of the credential index it uses
-    uint64_t reserved[7]
+    uint64_t upcalls              # handlers now that have not begun to answer
+    uint64_t streams              # handlers now that answer as a stream
+    uint64_t reserved[5]
 
 cdef struct target_row:           # 64 bytes; shared health of one upstream target
     uint64_t identity             # target_rec.identity it belongs to
@@ -58,6 +60,9 @@ cdef struct segment_header:       # 4096 bytes
     uint64_t logring_count        # records, a power of two
     uint64_t accounts_off         # account_row, see wallet.pxd
     uint64_t accounts_count
+    uint64_t clock_offset         # three words of clock.pyx. Writers: the workers
+    uint64_t clock_jump
+    uint64_t clock_since
 
 cdef enum:
     PAGE = 4096

@@ -12,6 +12,8 @@ class WorkerRow:
     connections: int
     in_flight: int
     upstream_idle: int
+    upcalls: int
+    streams: int
     starts: int
     state: int
     credentials_epoch: int

@@ -181,6 +181,22 @@ cdef class WorkerRow:
         fg_store(&self.row.upstream_idle, value)
 
     @property
+    def upcalls(self):
+        return fg_load(&self.row.upcalls)
+
+    @upcalls.setter
+    def upcalls(self, uint64_t value):
+        fg_store(&self.row.upcalls, value)
+
+    @property
+    def streams(self):
+        return fg_load(&self.row.streams)
+
+    @streams.setter
+    def streams(self, uint64_t value):
+        fg_store(&self.row.streams, value)
+
+    @property
     def starts(self):
         return fg_load(&self.row.starts)
 
@@ -532,6 +548,8 @@ cdef class Segment:
         fg_store(&row.connections, 0)
         fg_store(&row.in_flight, 0)
         fg_store(&row.upstream_idle, 0)
+        fg_store(&row.upcalls, 0)
+        fg_store(&row.streams, 0)
         fg_store(&row.credentials_epoch, 0)
         zero_pages(self.worker_area(index) + self.header.concurrency_at,
                    self.header.logring_at - self.header.concurrency_at)

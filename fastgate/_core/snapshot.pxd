@@ -363,11 +363,11 @@ cdef struct snapshot_header:
     uint32_t min_rate             # bytes a second a body must come or go at, after 5 s; 0: none
     uint32_t max_requests         # per connection; 0: no bound
     uint32_t max_connections      # per worker
-    uint32_t max_upcalls          # suspended exchanges per worker
+    uint32_t max_upcalls          # handlers per worker that have not begun to answer
     uint32_t underscores          # 0 drop, 1 reject, 2 allow
     uint32_t loop_max             # Via may name this gateway that often
     uint32_t flags                # 1: RateLimit headers on all successes, 2: access log on, 4: half_close
-    uint32_t reserved
+    uint32_t max_streams          # handlers per worker that answer as a stream
     uint64_t head_checksum        # of this header with both checksum words zero
     uint64_t capability_key[2]    # of the tokens in links of refusals; both 0: no links
 

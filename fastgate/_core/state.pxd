@@ -22,7 +22,7 @@ from fastgate._core.cells cimport cells, decision
 from fastgate._core.chars cimport fg_same_lowered
 from fastgate._core.counters cimport route_counters, worker_counters
 from fastgate._core.credentials cimport consumer_row, credential_entry
-from fastgate._core.http1 cimport caps, chunk_state, field, head, span
+from fastgate._core.http1 cimport caps, chunk_state, field, head
 from fastgate._core.logring cimport PHASES
 from fastgate._core.moneymap cimport money_record, till
 from fastgate._core.router cimport route_keys, route_match
@@ -275,8 +275,9 @@ cdef enum ExFlag:
     EX_PREFLIGHT = 65536
     EX_STATIC = 131072
     EX_COUNTED_UPCALL = 262144
+    EX_COUNTED_STREAM = 2097152
     EX_METERED = 524288       # it has a price, if only nothing: a usage record is due
-    EX_OWED = 2097152         # its client left before an answer began, and owes for it all the same
+    EX_OWED = 4194304         # its client left before an answer began, and owes for it all the same
 
 cdef enum WakeBit:
     WAKE_GONE = 1             # the client left
@@ -344,8 +345,7 @@ cdef struct exchange:
     uint8_t attempts
     uint8_t log_flags
     uint32_t wake             # WakeBit: what Python is to be told
-    uint32_t credential_field # 1 + index of the field the key came in; 0: none
-    span credential_query     # in req.query: the parameter to strip
+    uint8_t hide_query        # parameters of the query hold a key: put_query leaves them out
     uint64_t credential
     const limit_rec *tightest # the limit whose state `seen` tells
     decision seen
@@ -394,6 +394,7 @@ cdef struct core:
     uint32_t draining
     uint64_t now              # CLOCK_MONOTONIC ns, read once a round
     int64_t unix_offset       # CLOCK_REALTIME - CLOCK_MONOTONIC, refreshed each second
+    int64_t window_offset     # the same for the time that windows go by (clock.pyx)
     uint64_t offset_read
     sinks sink
     buffers bufs
@@ -421,7 +422,8 @@ cdef struct core:
     uint32_t n_exchanges
     uint32_t n_ups
     uint32_t n_idle
-    uint32_t n_upcalls
+    uint32_t n_upcalls        # exchanges with a handler that has not begun to answer
+    uint32_t n_streams        # with one that answers as a stream
     uint32_t n_calls          # made by handlers, alive
     uint32_t n_listeners
     uint32_t accepting        # 0: paused

@@ -23,8 +23,6 @@ Waiting is done on futures. What the engine has to tell is kept in bits of the e
 The exchange's memory stays until the task is over, whatever happened; afterwards every method
 raises `RuntimeError`. A handler that raises gives the client a 500 problem, or, when the
 answer had begun, a broken-off connection; never one that hangs.
-
-Python runs on the worker's own thread: while a handler computes, its worker does not poll.
 """
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.ref cimport Py_DECREF, Py_INCREF
@@ -32,29 +30,31 @@ from libc.stdint cimport uint16_t, uint64_t
 
 from fastgate._core.buffer cimport buf_head, buf_len
 from fastgate._core.calling cimport (
-    UpstreamResponse, buf_of, call_made, call_request, request_id_of, traceparent_of, upstream_named)
+    UpstreamResponse, buf_of, call_made, call_request, query_of, request_id_of, traceparent_of, upstream_named)
 from fastgate._core.charging cimport (
     charge_capture, charge_hold, charge_release, units_capture, units_open, units_release)
 from fastgate._core.ending cimport call_handed_over, exchange_abort, exchange_refuse, wake_forget
 from fastgate._core.handling cimport (
-    exchange_complete, exchange_relay, exchange_release, exchange_start, exchange_write)
+    exchange_complete, exchange_relay, exchange_release, exchange_start, exchange_stream, exchange_write)
 from fastgate._core.headers cimport Headers, headers_of, render_fields
 from fastgate._core.holds cimport hold_due
 from fastgate._core.http1 cimport METHOD_HEAD
 from fastgate._core.metering cimport MeterUse, meter_use
-from fastgate._core.reason cimport CLIENT_CLOSED, INTERNAL_ERROR
+from fastgate._core.reason cimport CLIENT_CLOSED, INTERNAL_ERROR, OVERLOADED
 from fastgate._core.refusal cimport CAPABILITY_TEXT, put_capability
 from fastgate._core.render cimport called_securely
+from fastgate._core.request_head cimport unbelieved
 from fastgate._core.snapshot cimport snap_str, snap_table, str_ref, upstream_rec
+from fastgate._core.steps cimport steps_of
 from fastgate._core.state cimport (
-    CALL_BODY, EX_ABORTED, EX_METERED, EX_OWED, EX_RESPONSE_DONE, EX_RESPONSE_STARTED, EX_WAKE, WAKE_CALL, WAKE_DONE,
-    WAKE_GONE, WAKE_LATE, WAKE_WRITABLE, call, core, exchange)
+    CALL_BODY, EX_ABORTED, EX_COUNTED_STREAM, EX_COUNTED_UPCALL, EX_METERED, EX_OWED, EX_RESPONSE_DONE,
+    EX_RESPONSE_STARTED, EX_WAKE, WAKE_CALL, WAKE_DONE, WAKE_GONE, WAKE_LATE, WAKE_WRITABLE, call, core, exchange)
 from fastgate._core.sys cimport monotonic_ns
 
 import asyncio
 import logging
 
-from fastgate._core.handler_errors import ClientDisconnected, PaymentRefused
+from fastgate._core.handler_errors import ClientDisconnected, PaymentRefused, TooManyStreams
 from fastgate._core.meters import AMOUNT as AMOUNT_METER
 from fastgate._core.snapshot import stable_hash
 
@@ -98,12 +98,9 @@ cdef class Exchange:
 
     @property
     def query(self) -> str:
-        """The query without "?"; "" when there is none. Percent-encoded."""
+        """The query without "?", percent-encoded; without the credential, unless that is forwarded."""
         self.check()
-        if not self.e.req.has_query:
-            return ""
-        return PyBytes_FromStringAndSize(
-            self.e.base + self.e.req.query.off, self.e.req.query.len).decode("ascii")
+        return query_of(self.e)[1:]
 
     @property
     def params(self) -> dict[str, str]:
@@ -122,9 +119,10 @@ cdef class Exchange:
 
     @property
     def headers(self) -> Headers:
+        """Without what an upstream is not shown either: the credential, what strangers may not say."""
         self.check()
         if self._headers is None:
-            self._headers = headers_of(&self.e.req, self.e.base)
+            self._headers = headers_of(&self.e.req, self.e.base, unbelieved(self.e))
         return self._headers
 
     @property
@@ -168,8 +166,7 @@ cdef class Exchange:
 
     @property
     def capability(self) -> str | None:
-        """The token with which a link shows its bearer why this request was refused, for an hour; None
-        where the gateway has no pages."""
+        """The token of links that show for an hour why this request was refused; None without pages."""
         cdef char text[CAPABILITY_TEXT]
         self.check()
         if self.e.snap.capability_key[0] == 0 and self.e.snap.capability_key[1] == 0:
@@ -202,16 +199,21 @@ cdef class Exchange:
     async def start(self, int status, headers=None, length=None):
         """Begin the answer. length: bytes of the body, where known; else it is sent chunked.
 
-        A Content-Length among the headers is the same as `length`. ValueError: a bad status,
-        name or value. RuntimeError: the answer had begun. ClientDisconnected: the client left.
+        A Content-Length among the headers is the same as `length`. ValueError: a bad status, name or value.
+        RuntimeError: it had begun. ClientDisconnected: the client left. TooManyStreams: `caps.streams` are open.
         """
-        cdef list left = []
-        cdef bytes lines
+        self.check()
+        if not self.e.flags & (EX_COUNTED_STREAM | EX_RESPONSE_STARTED) and exchange_stream(self.e) < 0:
+            raise TooManyStreams("too many handlers answer as streams; `caps.streams` bounds them")
+        self.begin(status, headers, length)
+
+    cdef int begin(self, int status, headers, length) except -1:
         self.check()
         if self.e.flags & EX_RESPONSE_STARTED:
             raise RuntimeError("the answer has already begun")
         if not 200 <= status <= 599:
             raise ValueError(f"{status} is not the status of a final answer (200 to 599)")
+        left = []
         lines = render_fields(headers, left)
         if (self.e.flags & EX_METERED or self.e.hold is not NULL) and b"cache-control:" not in lines.lower():
             lines += b"Cache-Control: private\r\n"  # no shared cache gives away what this caller paid for
@@ -261,6 +263,8 @@ cdef class Exchange:
                 raise ClientDisconnected("the client closed the connection")
             if done == 0:
                 self.engine.follow_up()
+                if self.e.flags & EX_COUNTED_UPCALL and self.c.n_streams < self.e.snap.max_streams:
+                    exchange_stream(self.e)      # a slow reader of a whole answer is no better
                 self.drained = self.loop.create_future()
                 try:
                     await self.drained
@@ -282,9 +286,8 @@ cdef class Exchange:
 
     async def respond(self, int status, headers=None, body=b""):
         """A whole answer at once. body: bytes, or str (sent as UTF-8)."""
-        if isinstance(body, str):
-            body = body.encode()
-        await self.start(status, headers, len(body))
+        body = body.encode() if isinstance(body, str) else body
+        self.begin(status, headers, len(body))
         await self.write(body)
         self.finish()
 
@@ -308,7 +311,7 @@ cdef class Exchange:
         group = upstream_named(self.e.snap, upstream)
         method = self.method if method is None else method
         if path is None:
-            path = self.path + ("?" + self.query if self.e.req.has_query else "")
+            path = self.path + query_of(self.e)
         if body is None:
             body = self.body
         elif isinstance(body, str):
@@ -337,15 +340,13 @@ cdef class Exchange:
         headers: fields to add to the answer's own.
         """
         cdef call *k = response.k
-        cdef bytes lines
         self.check()
         if self.e.flags & EX_RESPONSE_STARTED:
             raise RuntimeError("the answer has already begun")
         if k is NULL or k.state != CALL_BODY or k.ex is not self.e:
             raise RuntimeError("only a response of this exchange whose body has not been read can be relayed")
         lines = render_fields(headers, [])
-        if lines:
-            self.e.extra = buf_of(self.c, lines)
+        self.e.extra = buf_of(self.c, lines) if lines else NULL
         self.c.now = monotonic_ns()
         k.next = self.e.calls
         self.e.calls = k                 # the exchange's memory now
@@ -579,7 +580,7 @@ async def run_handler(Exchange x not None, handler):
     try:
         if x.gone or x.late:
             return
-        await handler(x)
+        await steps_of(x.engine, handler(x))
         x.finished()
     except asyncio.CancelledError:
         if not x.gone:
@@ -588,9 +589,11 @@ async def run_handler(Exchange x not None, handler):
         pass
     except PaymentRefused as refusal:
         x.refuse(refusal.number)
+    except TooManyStreams:
+        x.refuse(OVERLOADED)
     except Exception:
-        log.exception("request %s: the handler of route %s failed", x.request_id if not x.gone else "?",
-                      x.route if not x.gone else "?")
+        names = ("?", "?") if x.gone else (x.request_id, x.route)
+        log.exception("request %s: the handler of route %s failed", *names)
         x.failed()
     finally:
         x.task = None

@@ -36,6 +36,7 @@ from fastgate.api import (
 )
 from fastgate.api.auth import Tokens, authentication
 from fastgate.api.context import Context
+from fastgate.api.heads import answering_heads
 from fastgate.api.idempotent import idempotency
 from fastgate.api.ports import ControlPort
 from fastgate.identity import Identity
@@ -86,7 +87,7 @@ def create_app(
     def provide() -> Context:
         return context
 
-    return Litestar(
+    app = Litestar(
         route_handlers=all_handlers(),
         dependencies={"ctx": Provide(provide, sync_to_thread=False)},
         middleware=[
@@ -99,3 +100,4 @@ def create_app(
         logging_config=None,
         debug=False,
     )
+    return answering_heads(app)

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from litestar import route
 from litestar.handlers import HTTPRouteHandler
 
+from fastgate.api.heads import with_head
+
 
 def options(handlers: Iterable[HTTPRouteHandler]) -> list[HTTPRouteHandler]:
     """A handler for each path of `handlers`."""
@@ -18,7 +20,7 @@ def options(handlers: Iterable[HTTPRouteHandler]) -> list[HTTPRouteHandler]:
     for handler in handlers:
         for path in handler.paths:
             methods.setdefault(path, {"OPTIONS"}).update(map(str, handler.http_methods))
-    return [_answering(path, ", ".join(sorted(allowed))) for path, allowed in methods.items()]
+    return [_answering(path, with_head(",".join(allowed))) for path, allowed in methods.items()]
 
 
 def _answering(path: str, allow: str) -> HTTPRouteHandler:

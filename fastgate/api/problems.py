@@ -20,6 +20,7 @@ import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
 
+from fastgate.api.heads import with_head
 from fastgate.billing.ledger import InsufficientFundsError, LedgerError
 from fastgate.billing.payments.base import AmountError, PaymentError, ProviderUnavailable
 from fastgate.errors import (
@@ -190,7 +191,9 @@ def _of_framework(error: HTTPException) -> Problem:
         "method_not_allowed": "The Allow header lists the methods of this path.",
     }.get(reason, error.detail)
     headers = {
-        name: value for name, value in (error.headers or {}).items() if name.lower() == "allow"
+        name: with_head(value)
+        for name, value in (error.headers or {}).items()
+        if name.lower() == "allow"
     }
     return Problem(reason, detail, headers=headers)
 

@@ -37,6 +37,7 @@ from litestar.params import FromPath, SkipValidation
 
 from fastgate._core.snapshot import stable_hash
 from fastgate.api import public_pages as pages
+from fastgate.api.heads import answering_heads
 from fastgate.api.public_views import View, respond
 from fastgate.billing.amounts import coin
 from fastgate.billing.capability import Capabilities, Capability
@@ -98,7 +99,7 @@ def create_public_app(public: Public) -> Litestar:
     def provide() -> Public:
         return public
 
-    return Litestar(
+    app = Litestar(
         route_handlers=HANDLERS,
         dependencies={"public": Provide(provide, sync_to_thread=False)},
         exception_handlers={Exception: answer},
@@ -107,6 +108,7 @@ def create_public_app(public: Public) -> Litestar:
         logging_config=None,
         debug=False,
     )
+    return answering_heads(app)
 
 
 class Refused(Exception):

@@ -66,11 +66,10 @@ def kept_private(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def forwarded(exchange: Exchange, terms: Terms) -> list[tuple[str, str]]:
-    """The fields of a request as the upstream gets them: without payment and credential."""
+    """The fields of a request as the upstream gets them: without payment; the exchange's own are
+    without credential already."""
     pairs = list(exchange.headers)
-    dropped = HOP | _OURS | PAYMENT_FIELDS | frozenset(terms.credentials) | _named(pairs)
-    if "authorization" in terms.credentials and not _bearer(exchange):
-        dropped -= {"authorization"}  # not ours to take: another scheme's
+    dropped = HOP | _OURS | PAYMENT_FIELDS | _named(pairs)
     found = [
         (name, value)
         for name, value in pairs
@@ -90,10 +89,6 @@ def forwarded(exchange: Exchange, terms: Terms) -> list[tuple[str, str]]:
         if consumer["plan"]:
             found.append(("X-Consumer-Plan", consumer["plan"]))
     return found
-
-
-def _bearer(exchange: Exchange) -> bool:
-    return exchange.headers.get("authorization", "").lower().startswith("bearer ")
 
 
 def _named(pairs: list[tuple[str, str]]) -> frozenset[str]:

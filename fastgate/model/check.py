@@ -13,7 +13,7 @@ from typing import Protocol
 from fastgate.errors import ConfigurationError
 from fastgate.model.faults import did_you_mean
 from fastgate.model.gateway import Duration, Gateway, Route, Service
-from fastgate.model.policy import Rules
+from fastgate.model.policy import Rules, cors_field
 from fastgate.model.resolve import Resolver, own_limits
 from fastgate.model.store_url import NO_DRIVER
 from fastgate.model.units import Size
@@ -46,6 +46,7 @@ def check(gateway: Gateway) -> list[ConfigurationError]:
             *_collected(gateway),
             *_currencies(gateway),
             *_open_ended(gateway),
+            *_unseen(gateway),
         ]
     return faults
 
@@ -211,7 +212,7 @@ def _names(gateway: Gateway) -> Iterator[ConfigurationError]:
         binds.append(("control.bind", str(gateway.control.bind)))
     yield from _twice("", "the address", binds)
     people = list(enumerate(gateway.consumers))
-    yield from _twice("consumers", "the id", ((f"[{i}].id", c.id) for i, c in people if c.id))
+    yield from _twice("consumers", "the id", ((f"[{i}].id", c.ident) for i, c in people))
     seen: dict[str, str] = {}
     for i, consumer in people:
         for j, key in enumerate(consumer.keys):
@@ -380,6 +381,35 @@ def _open_ended(gateway: Gateway) -> Iterator[ConfigurationError]:
                 f"plans[{i}].price.included",
                 hint="Give `overage`, or give the plan a quota.",
             )
+
+
+def _unseen(gateway: Gateway) -> Iterator[ConfigurationError]:
+    """What a route says and no request or answer would ever show."""
+    resolver = Resolver(gateway)
+    for i, route in enumerate(gateway.routes):
+        if route.match is not None and gateway.headers.underscores != "allow":
+            for name in route.match.headers:
+                if "_" in name:
+                    yield ConfigurationError(
+                        f"no request can match: headers with '_' in their name are "
+                        f"{_DROPPED[gateway.headers.underscores]}",
+                        f"routes[{i}].match.headers.{name}",
+                        hint="Write '-', or `headers: {underscores: allow}`.",
+                    )
+        if not (route.cors or route.policies) or resolver.route(route).cors is None:
+            continue
+        said = [] if route.respond is None else list(route.respond.headers)
+        for rules in resolver.route(route).response_rules:
+            said += [*rules.set, *rules.add, *rules.default]
+        for name in filter(cors_field, said):
+            yield ConfigurationError(
+                f"the route has `cors`, which writes {name!r}; it cannot be set beside it",
+                f"routes[{i}]",
+                hint="Say it with `cors`, or leave `cors` out.",
+            )
+
+
+_DROPPED = {"drop": "dropped", "reject": "refused"}
 
 
 def _counted_twice(gateway: Gateway) -> Iterator[ConfigurationError]:

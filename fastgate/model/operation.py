@@ -114,9 +114,19 @@ class Caps(Model, frozen=True, kw_only=True):
         Meta(
             ge=1,
             le=1_000_000,
-            description="Requests in Python handlers at once in one worker (503 beyond).",
+            description="Requests in Python handlers that have not begun to answer, at once in one "
+            "worker (503 beyond).",
         ),
     ] = 1024
+    streams: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1_000_000,
+            description="Python handlers that answer as a stream, at once in one worker (503 "
+            "beyond). They do not count as `upcalls`.",
+        ),
+    ] = 10_000
 
     def __post_init__(self) -> None:
         for name in ("line", "head", "field"):

@@ -8,6 +8,7 @@ else; they are put in place when the document is applied.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from msgspec import Meta
@@ -78,3 +79,8 @@ class Consumer(Model, frozen=True, kw_only=True):
     ] = []
     plan: Annotated[str | None, Meta(description="Its plan, by name. Default: none.")] = None
     suspended: Annotated[bool, Meta(description="Known, and refused with 403.")] = False
+
+    @property
+    def ident(self) -> str:
+        """Its id, or the one made from its name."""
+        return self.id or re.sub(r"[^A-Za-z0-9._:-]", "-", self.name)[:64]

@@ -8,11 +8,13 @@ exact across the workers of one host.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
 from fastgate.model.base import FieldValue, Model, Name, Token, worded
+from fastgate.model.paths import check_methods
 from fastgate.model.places import Cidr
 from fastgate.model.units import Duration, Rate, Size
 
@@ -169,6 +171,24 @@ class Cors(Model, frozen=True, kw_only=True):
             raise ValueError("credentials: cannot be allowed to every origin; name the origins")
         if "*" in self.origins and len(self.origins) > 1:
             raise ValueError('origins: "*" stands alone')
+        for origin in self.origins:
+            check_origin(origin)
+        check_methods(self.methods)
+
+
+def check_origin(origin: str) -> None:
+    """Raise ValueError for an origin that no browser sends."""
+    if origin in ("*", "null"):
+        return
+    scheme, _, authority = origin.partition("://")
+    if "*" in authority:
+        raise ValueError(f"origins: {origin!r}: origins have no wildcards; name each")
+    if re.search(r"[@?#\\]", authority):
+        raise ValueError(f"origins: {origin!r} is not an origin: scheme, host and port alone")
+    if origin != origin.lower():
+        raise ValueError(f"origins: {origin!r}: browsers send origins in lower case")
+    if (scheme, authority.rpartition(":")[2]) in (("https", "443"), ("http", "80")):
+        raise ValueError(f"origins: {origin!r}: browsers leave out a scheme's own port")
 
 
 class HeaderRules(Model, frozen=True, kw_only=True):
@@ -198,6 +218,20 @@ UNTOUCHABLE = frozenset(
 """Fields that frame messages or belong to one hop: no rule touches them."""
 
 
+OURS = frozenset(
+    {
+        "traceparent", "x-consumer-id", "x-consumer-name", "x-consumer-plan", "x-forwarded-for",
+        "x-forwarded-host", "x-forwarded-proto", "x-request-id",
+    }
+)  # fmt: skip
+"""Fields that the gateway writes into each request."""
+
+
+def cors_field(name: str) -> bool:
+    """Whether a field of an answer is about cross-origin access."""
+    return name.lower().startswith("access-control-")
+
+
 class Headers(Model, frozen=True, kw_only=True):
     """Header rules both ways."""
 
@@ -207,6 +241,15 @@ class Headers(Model, frozen=True, kw_only=True):
     response: Annotated[
         HeaderRules, Meta(description="Applied to the answer before it goes to the client.")
     ] = HeaderRules()
+
+    def __post_init__(self) -> None:
+        for way, rules, ours in (
+            ("request", self.request, OURS),
+            ("response", self.response, {"x-request-id"}),
+        ):
+            for name in (*rules.set, *rules.add, *rules.remove, *rules.default):
+                if name.lower() in ours:
+                    raise ValueError(f"{way}: {name!r} is written by the gateway and has no rules")
 
 
 class Rules(Model, frozen=True, kw_only=True):

@@ -14,20 +14,29 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from fastgate.model.base import LINK, FieldValue, Model, Name, Token, only_one, worded
-from fastgate.model.places import host_name
-from fastgate.model.policy import Addresses, Cors, Headers, Rules
+from fastgate.model.paths import (
+    check_host,
+    check_methods,
+    check_path,
+    check_rewritten,
+    literal_prefix,
+)
+from fastgate.model.policy import (
+    UNTOUCHABLE,
+    Addresses,
+    Cors,
+    HeaderRules,
+    Headers,
+    Rules,
+)
 from fastgate.model.units import Duration, Money, Size
 from fastgate.model.values import Moment
 from fastgate.model.x402 import X402
 
-_PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(\*?)\}")
-_PLAIN_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+(/\{[A-Za-z_][A-Za-z0-9_]*(\}/?|\*\})|/)?")
-"""Most paths: literal segments, then at most one parameter."""
-_LITERAL = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@%-]*")
-MAX_PARAMETERS = 16
-METHODS = frozenset(
-    {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH", "CONNECT"}
-)
+MAX_HEADERS = 100
+"""Of a fixed response."""
+_QUERY = re.compile(r"[!$%'-;=?-~]*")
+"""What may stand in a parameter of a query as it is sent."""
 
 
 class Predicate(Model, frozen=True, kw_only=True):
@@ -42,6 +51,12 @@ class Predicate(Model, frozen=True, kw_only=True):
             name for name in ("equals", "prefix", "present") if getattr(self, name) is not None
         ]
         only_one("give exactly one of equals, prefix, present", given)
+        for name in ("equals", "prefix"):
+            value = getattr(self, name) or ""
+            if value != value.lstrip(" \t") or (name == "equals" and value != value.rstrip(" \t")):
+                raise ValueError(f"{name}: {value!r}: values have no white space around them")
+            if any(c < " " and c != "\t" for c in value):
+                raise ValueError(f"{name}: {value!r}: values have no control characters")
         if self.present is False:
             raise ValueError("present: only true; a route cannot ask for the absence of something")
 
@@ -56,6 +71,20 @@ class Match(Model, frozen=True, kw_only=True):
         dict[str, Predicate],
         Meta(description="By query parameter name, as written in the query."),
     ] = {}
+
+    def __post_init__(self) -> None:
+        for name, predicate in self.query.items():
+            if not _QUERY.fullmatch(name) or "=" in name:
+                raise ValueError(
+                    f"query: {name!r} cannot be the name of a parameter; names are compared as "
+                    "they are sent, percent-encoded"
+                )
+            value = predicate.equals or predicate.prefix or ""
+            if not _QUERY.fullmatch(value):
+                raise ValueError(
+                    f"query: {value!r} cannot be the value of {name!r}; values are compared as "
+                    "they are sent, percent-encoded"
+                )
 
 
 class Respond(Model, frozen=True, kw_only=True):
@@ -77,6 +106,8 @@ class Respond(Model, frozen=True, kw_only=True):
             raise ValueError("give body or json, not both")
         if self.status in (204, 304) and (self.body or self.json is not None):
             raise ValueError(f"a {self.status} response has no body")
+        if len(self.headers) > MAX_HEADERS:
+            raise ValueError(f"headers: {MAX_HEADERS} is the most")
         for name in self.headers:
             if name.lower() in ("content-length", "transfer-encoding", "connection", "date"):
                 raise ValueError(f"headers: {name!r} is set by the gateway")
@@ -156,6 +187,8 @@ class ApiKeyAuth(Model, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.header is None and self.query is None and not self.bearer:
             raise ValueError("no way to show a key is left: give header, query or bearer")
+        if self.header is not None and self.header.lower() in UNTOUCHABLE | {"cookie"}:
+            raise ValueError(f"header: {self.header!r} has another meaning and cannot hold a key")
 
 
 class Auth(Model, frozen=True, kw_only=True):
@@ -308,21 +341,18 @@ class Route(Rules, frozen=True, kw_only=True):
         ]
         if not (self.retired and not kinds):
             only_one("a route has exactly one of service, handler, respond", kinds)
-        check_path(self.path)
+        check_path(self.path, encoded_slash=self.encoded_slash)
         if self.x402 is not None:
             self._check_x402()
         for host in self.hosts:
             check_host(host)
-        for method in self.methods:
-            if method != method.upper() and method.upper() in METHODS:
-                raise ValueError(
-                    f"methods: {method!r}: methods are case-sensitive; write {method.upper()!r}"
-                )
+        check_methods(self.methods)
         if "CONNECT" in self.methods:
             raise ValueError("methods: CONNECT is never routed")
         if self.rewrite is not None:
             if self.service is None and not self.retired:
                 raise ValueError("rewrite: only a route with a service forwards a path")
+            check_rewritten(self.rewrite.replace_prefix or "")
             strip = self.rewrite.strip_prefix
             literal = literal_prefix(self.path)
             if strip is not None and not literal.startswith(strip):
@@ -333,6 +363,21 @@ class Route(Rules, frozen=True, kw_only=True):
         if self.deprecated and self.sunset and self.sunset.unix < self.deprecated.unix:
             raise ValueError("sunset: not before deprecated")
 
+        self._check_unused()
+
+    def _check_unused(self) -> None:
+        """What the route says and nothing would look at."""
+        if self.retired or self.service is not None:
+            return
+        for name in ("preserve_host", "websocket"):
+            if getattr(self, name):
+                raise ValueError(f"{name}: only a route with a service forwards requests")
+        if self.respond is not None:
+            if self.timeout is not None:
+                raise ValueError("timeout: a fixed response takes no time; leave it out")
+            if self.headers.request != HeaderRules():
+                raise ValueError("headers.request: a fixed response forwards no request")
+
     def _check_x402(self) -> None:
         if self.service is None and not self.retired:
             raise ValueError("x402: only a route with a service is paid for with its requests")
@@ -340,51 +385,3 @@ class Route(Rules, frozen=True, kw_only=True):
             raise ValueError("x402: a request is paid for with x402 or has a price, not both")
         if self.websocket:
             raise ValueError("x402: a request that is paid for cannot upgrade to WebSocket")
-
-
-def literal_prefix(path: str) -> str:
-    """The part of a route's path before its first parameter."""
-    return path.partition("{")[0]
-
-
-def check_path(path: str) -> None:
-    """Raise ValueError unless `path` is a route's path."""
-    if _PLAIN_PATH.fullmatch(path) and "/." not in path:
-        return
-    names: list[str] = []
-    segments = path.split("/")[1:]
-    for index, segment in enumerate(segments):
-        last = index == len(segments) - 1
-        if segment in (".", "..") or (not segment and not last):
-            raise ValueError(f"path: {path!r} has an empty or dot segment; paths are canonical")
-        if "{" not in segment and "}" not in segment:
-            if not _LITERAL.fullmatch(segment):
-                raise ValueError(f"path: {segment!r} has characters that must be percent-encoded")
-            continue
-        match = _PARAMETER.fullmatch(segment)
-        if match is None:
-            raise ValueError(
-                f"path: {segment!r} is not a parameter; a parameter is a whole segment, "
-                "'{name}' or '{name*}'"
-            )
-        if match[2] and not last:
-            raise ValueError(f"path: {segment!r} takes all the rest, so it must come last")
-        names.append(match[1])
-    if len(set(names)) != len(names):
-        raise ValueError(f"path: {path!r} uses a parameter's name twice")
-    if len(names) > MAX_PARAMETERS:
-        raise ValueError(f"path: more than {MAX_PARAMETERS} parameters")
-
-
-def check_host(host: str) -> None:
-    """Raise ValueError unless `host` is what a route may answer for."""
-    bare = host.removeprefix("*.")
-    if ":" in bare and not bare.startswith("["):
-        raise ValueError(f"hosts: {host!r}: a host has no port here; listeners have ports")
-    if "*" in bare:
-        raise ValueError(f"hosts: {host!r}: '*.' may stand in front, once; nothing else")
-    if bare != bare.lower():
-        raise ValueError(f"hosts: {host!r}: write host names in lower case")
-    address = re.fullmatch(r"\[[0-9a-f:.]+\]|\d{1,3}(\.\d{1,3}){3}", bare)
-    if not host_name(bare) and not (address and bare == host):
-        raise ValueError(f"hosts: {host!r} is not a host name")

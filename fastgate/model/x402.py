@@ -183,8 +183,6 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes that go from the front of the path..."""
     replace: str = ""
     """... and what comes in their place."""
-    credentials: list[str] = []
-    """Lower-case names of fields that the upstream does not get."""
     timeout: float = 60.0
     """Until the head of the upstream's answer."""
     problem_base: str = "urn:fastgate:reason:"
@@ -240,7 +238,6 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float
     strip: int = 0
     replace: str = ""
-    credentials: list[str] = []
     problem_base: str = "urn:fastgate:reason:"
     public_url: str = ""
     charge_abandoned: bool = True

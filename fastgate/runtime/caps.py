@@ -17,6 +17,7 @@ from typing import Literal
 import msgspec
 
 from fastgate._core.charging import spending_key
+from fastgate._core.clock import held_seconds
 from fastgate._core.quota import QuotaTable
 from fastgate._core.shm import Segment
 from fastgate._core.snapshot import stable_hash
@@ -49,6 +50,7 @@ class Caps:
         clock: Callable[[], datetime],
         changed: Callable[[Kind, str], None],
     ) -> None:
+        self._segment = segment
         self._quotas = QuotaTable(segment)
         self._store = store
         self._state = state
@@ -131,7 +133,7 @@ class Caps:
         use = self._quotas.peek(
             spending_key(kind, stable_hash(subject)),
             PERIODS[period],
-            int(self._clock().timestamp()),
+            int(self._clock().timestamp()) - held_seconds(self._segment),
             micros,
         )
         return SpendingFacts(

@@ -12,6 +12,7 @@ modules reloaded in place make old and new classes meet.
 from __future__ import annotations
 
 import importlib
+import inspect
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
@@ -53,7 +54,15 @@ def resolve(name: str) -> Handler:
             raise HandlerError(
                 f"{place} cannot use its text: {type(error).__name__}: {error}"
             ) from error
+    if not _awaits(found):
+        raise HandlerError(f"{place} is not an async function; write `async def {path}(exchange)`")
     return found  # type: ignore[no-any-return]
+
+
+def _awaits(found: Any) -> bool:
+    """Whether calling it gives something to await; a decorator that says what it wraps may."""
+    called = type(found).__call__ if callable(found) else found
+    return any(map(inspect.iscoroutinefunction, (found, inspect.unwrap(found), called)))
 
 
 def resolve_all(names: Iterable[str]) -> tuple[list[Handler], list[Problem]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from fastgate._core.clock import HOLD_SECONDS, held_seconds
 from fastgate._core.quota import export_quotas, import_quotas
 from fastgate._core.shm import Segment
 from fastgate.errors import FastGateError
@@ -29,6 +30,7 @@ class QuotaKeeper:
         self._state = state
         self._saved = b""
         self._failing = False
+        self._held = 0
 
     def restore(self) -> None:
         """Put the saved counts back; a damaged file is set aside and said so."""
@@ -46,9 +48,21 @@ class QuotaKeeper:
         """Save every second what has changed, until cancelled."""
         while True:
             await next_tick(EVERY_S)
+            self._tell_of_jumps()
             data = export_quotas(self._segment)
             if data != self._saved:
                 await asyncio.to_thread(self._write, data)
+
+    def _tell_of_jumps(self) -> None:
+        held = held_seconds(self._segment)
+        if held and not self._held:
+            log.warning(
+                "the system's clock jumped by %+d s; quotas and spending limits go on by the time "
+                "before, unless it stays so for %d s",
+                held,
+                HOLD_SECONDS,
+            )
+        self._held = held
 
     def save(self) -> None:
         """Save now: at the end, when no worker counts any more."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from fastgate._core.cells import limit_key_py
+from fastgate._core.clock import held_seconds
 from fastgate._core.concurrency import Concurrency
 from fastgate._core.limiter import LimiterTable
 from fastgate._core.quota import QuotaTable
@@ -82,6 +83,7 @@ class LimitsView:
     """What limits have left for a consumer. Reads the cells that the workers count in."""
 
     def __init__(self, segment: Segment) -> None:
+        self._segment = segment
         self._rates = LimiterTable(segment)
         self._quotas = QuotaTable(segment)
         self._running = Concurrency(segment, 0)
@@ -130,7 +132,7 @@ class LimitsView:
             route=route if scope & _ROUTE else 0,
             service=service if scope & _SERVICE else 0,
         )
-        now = int(time.time())
+        now = int(time.time()) - held_seconds(self._segment)
         if limit["kind"] == LimitKind.LIMIT_CONCURRENCY:
             used = self._running.count(key)
             remaining, resets_at = max(0, amount - used), now

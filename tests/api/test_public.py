@@ -500,3 +500,25 @@ async def test_nothing_personal_is_said_in_addresses_but_the_token(
     page = Page(await visit.get(world.link()))
     for link in page.links:
         assert not re.search(r"acme|con-1|acc-1", link, re.IGNORECASE)
+
+
+# ---- HEAD --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/_fastgate",
+        "/_fastgate/problems",
+        "/_fastgate/problems/rate_limited",
+        f"/_fastgate/requests/{REQUEST}",
+        "/_fastgate/account",
+        "/_fastgate/nothing",
+    ],
+)
+async def test_head_answers_as_get_without_the_body(visit: httpx.AsyncClient, path: str) -> None:
+    whole = await visit.get(path)
+    head = await visit.head(path)
+    assert (head.status_code, head.content) == (whole.status_code, b"")
+    assert whole.content
+    assert head.headers == whole.headers

@@ -275,3 +275,13 @@ async def test_cors(backend):
         assert refused.status == 401
         assert refused.headers["access-control-allow-origin"] == "https://app.example"
     assert len(backend.requests) == 1
+
+
+async def test_a_plans_whole_name_reaches_the_upstream(backend):
+    name = "p" * 56
+    document = config(backend)
+    document["plans"] = [{"name": name}]
+    document["consumers"] = [{"name": "ann", "plan": name}]
+    async with Plane(document, keys=KEYS) as plane:
+        assert (await plane.get("/", headers={"X-Api-Key": "ann-key"})).status == 200
+    assert backend.requests[0].headers["x-consumer-plan"] == name

@@ -179,7 +179,6 @@ routes = st.fixed_dictionaries(
         "methods": st.lists(st.sampled_from(["GET", "POST", "PURGE"]), max_size=3),
         "priority": st.integers(-5, 5),
         "limits": st.lists(limits, max_size=3),
-        "timeout": durations,
         "max_body": st.sampled_from(["1MB", 100, "0B"]),
         "auth": st.sampled_from(["none", "api_key", {"api_key": {"bearer": False}}]),
         "limit_headers": st.booleans(),
@@ -190,8 +189,8 @@ routes = st.fixed_dictionaries(
         [
             {**route, "respond": 204},
             {**route, "respond": {"json": {"x": 1}}},
-            {**route, "handler": "package.module:function"},
-            {**route, "service": "s", "rewrite": {"replace_prefix": "/v2"}},
+            {**route, "handler": "package.module:function", "timeout": "5s"},
+            {**route, "service": "s", "rewrite": {"replace_prefix": "/v2"}, "timeout": "2m"},
         ]
     )
 )

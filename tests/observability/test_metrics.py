@@ -194,6 +194,7 @@ def test_workers_have_their_own_series() -> None:
     row = s.worker_row(1)
     row.pid, row.state, row.connections, row.in_flight = os.getpid(), 2, 12, 3
     row.upstream_idle, row.starts, row.generation = 4, 2, 9
+    row.upcalls, row.streams = 21, 22
     row.heartbeat_ns = 1
     s.generation = 10
     for name, n in (
@@ -202,6 +203,7 @@ def test_workers_have_their_own_series() -> None:
         ("limiter_allowed", 50), ("limiter_refused", 5), ("quota_allowed", 40),
         ("quota_refused", 4), ("concurrency_refused", 3), ("upcalls", 11), ("polls", 13),
         ("upcalls_rejected", 14), ("tunnels", 15), ("ejections", 16),
+        ("streams", 17), ("streams_rejected", 18),
     ):  # fmt: skip
         count_worker(s, 1, name, n)
     count_worker(s, 0, "upcall_lag", 3_000_000)
@@ -213,6 +215,7 @@ def test_workers_have_their_own_series() -> None:
         ("upstream_reused_total", 60), ("retries_total", 2), ("parse_errors_total", 7),
         ("refused_total", 6), ("upcalls_total", 11), ("upcalls_rejected_total", 14),
         ("tunnels_total", 15), ("ejections_total", 16), ("polls_total", 13),
+        ("streams_total", 17), ("streams_rejected_total", 18), ("upcalls", 21), ("streams", 22),
         ("worker_generation", 9), ("worker_starts_total", 2), ("worker_up", 1),
     ):  # fmt: skip
         assert of(samples, f"fastgate_{name}") == {("0",): 0, ("1",): value}, name

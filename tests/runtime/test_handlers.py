@@ -19,6 +19,16 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         "class Api:\n"
         "    async def get(exchange): return 'got'\n"
         "number = 5\n"
+        "def plain(exchange): return 'plain'\n"
+        "async def each(exchange): yield 1\n"
+        "import functools\n"
+        "def traced(f):\n"
+        "    @functools.wraps(f)\n"
+        "    def inner(exchange): return f(exchange)\n"
+        "    return inner\n"
+        "wrapped = traced(hello)\n"
+        "wrapped_plain = traced(plain)\n"
+        "partial = functools.partial(hello)\n"
         "class Greeter:\n"
         "    def __init__(self, text): self.number = int(text)\n"
         "    async def __call__(self, exchange): return self.number\n"
@@ -35,6 +45,11 @@ async def test_functions_and_methods_are_found(module: str) -> None:
     assert await resolve(f"{module}:Api.get")(None) == "got"  # type: ignore[func-returns-value]
 
 
+@pytest.mark.parametrize("name", ["wrapped", "partial"])
+async def test_what_wraps_an_async_function_is_one(module: str, name: str) -> None:
+    assert await resolve(f"{module}:{name}")(None) == "hello"  # type: ignore[func-returns-value]
+
+
 async def test_a_factory_gets_the_text_behind_its_name(module: str) -> None:
     assert await resolve(f"{module}:Greeter 12")(None) == 12  # type: ignore[func-returns-value]
 
@@ -46,6 +61,10 @@ async def test_a_factory_gets_the_text_behind_its_name(module: str) -> None:
         ("handlers_under_test:absent", "has no absent"),
         ("handlers_under_test:number", "is a int, not a function"),
         ("handlers_under_test:Greeter twelve", "cannot use its text: ValueError"),
+        ("handlers_under_test:plain", "write `async def plain"),
+        ("handlers_under_test:each", "write `async def each"),
+        ("handlers_under_test:wrapped_plain", "write `async def wrapped_plain"),
+        ("handlers_under_test:Greeter", "is not an async function"),
         ("no_such_module:hello", "No module named"),
         ("broken_under_test:hello", "ZeroDivisionError"),
     ],

@@ -1,0 +1,140 @@
+"""Paths, hosts and methods of routes: what can match a request, and what never could.
+
+A route whose path no request can have, or whose host no client sends, is a mistake that would stay
+unseen: it is accepted, and answers nothing. So all of that is an error here, with what was meant.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from fastgate.model.places import host_name
+
+_PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(\*?)\}")
+_PLAIN_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+(/\{[A-Za-z_][A-Za-z0-9_]*(\}/?|\*\})|/)?")
+"""Most paths: literal segments, then at most one parameter."""
+_LITERAL = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@%-]*")
+MAX_PARAMETERS = 16
+METHODS = frozenset(
+    {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH", "CONNECT"}
+)
+_ENCODED_SLASH = re.compile(r"%2f|%5c", re.I)
+_DOTS = re.compile(r"(\.|%2e){1,2}(;.*)?", re.I)
+"""A dot segment in any spelling, with or without parameters."""
+_COLON = re.compile(r":([A-Za-z_]\w*)", re.A)
+_ANGLES = re.compile(r"<(?:\w+:)?([A-Za-z_]\w*)>", re.A)
+
+
+def literal_prefix(path: str) -> str:
+    """The part of a route's path before its first parameter."""
+    return path.partition("{")[0]
+
+
+def check_path(path: str, *, encoded_slash: bool = False) -> None:
+    """Raise ValueError unless `path` is a route's path that some request can have."""
+    if _PLAIN_PATH.fullmatch(path) and "/." not in path:
+        return
+    if "?" in path:
+        raise ValueError(f"path: {path!r} has a query; ask for parameters with match.query")
+    names: list[str] = []
+    segments = path.split("/")[1:]
+    for index, segment in enumerate(segments):
+        last = index == len(segments) - 1
+        if _DOTS.fullmatch(segment) or (not segment and not last):
+            raise ValueError(f"path: {path!r} has an empty or dot segment; paths are canonical")
+        _check_spelling(path, segment, last)
+        if "{" not in segment and "}" not in segment:
+            _check_literal(segment, encoded_slash)
+            continue
+        match = _PARAMETER.fullmatch(segment)
+        if match is None:
+            raise ValueError(
+                f"path: {segment!r} is not a parameter; a parameter is a whole segment, "
+                "'{name}' or '{name*}'"
+            )
+        if match[2] and not last:
+            raise ValueError(f"path: {segment!r} takes all the rest, so it must come last")
+        names.append(match[1])
+    if len(set(names)) != len(names):
+        raise ValueError(f"path: {path!r} uses a parameter's name twice")
+    if len(names) > MAX_PARAMETERS:
+        raise ValueError(f"path: more than {MAX_PARAMETERS} parameters")
+
+
+def _check_spelling(path: str, segment: str, last: bool) -> None:
+    """Other programs' ways to write a parameter: here they would be literal text."""
+    if segment.strip("*") == "" and segment:
+        meant = path[: len(path) - len(segment)] + "{rest*}" if last else None
+        hint = f"write {meant!r}" if meant else "write '{name}' for one segment"
+        raise ValueError(f"path: {segment!r} is literal text, not a wildcard; {hint}")
+    if last and segment.endswith("*") and "{" not in segment:
+        raise ValueError(
+            f"path: the '*' in {segment!r} is literal text, not a wildcard; prefixes are of whole "
+            f"segments: write {path[: len(path) - len(segment)] + segment.rstrip('*')!r} and "
+            "'/{rest*}' behind it"
+        )
+    other = _COLON.fullmatch(segment) or _ANGLES.fullmatch(segment)
+    if other:
+        raise ValueError(
+            f"path: {segment!r} is literal text, not a parameter; write '{{{other[1]}}}'"
+        )
+
+
+def _check_literal(segment: str, encoded_slash: bool) -> None:
+    if not _LITERAL.fullmatch(segment):
+        raise ValueError(f"path: {segment!r} has characters that must be percent-encoded")
+    if not encoded_slash and _ENCODED_SLASH.search(segment):
+        raise ValueError(
+            f"path: no request can match {segment!r}: encoded slashes are refused. Write "
+            "`encoded_slash: true`, or '/' where a segment ends"
+        )
+
+
+def check_rewritten(prefix: str) -> None:
+    """Raise ValueError unless `prefix` can be put in front of a path."""
+    if "{" in prefix or "}" in prefix:
+        raise ValueError(
+            f"rewrite.replace_prefix: {prefix!r} is taken literally; parameters of the path cannot "
+            "be put into it"
+        )
+    for index, segment in enumerate(prefix.split("/")[1:]):
+        last = index == prefix.count("/") - 1
+        if _DOTS.fullmatch(segment) or (not segment and not last):
+            raise ValueError(f"rewrite.replace_prefix: {prefix!r} has an empty or dot segment")
+        if not _LITERAL.fullmatch(segment):
+            raise ValueError(
+                f"rewrite.replace_prefix: {segment!r} has characters that must be percent-encoded"
+            )
+
+
+def check_methods(methods: Iterable[str]) -> None:
+    """Raise ValueError for a known method that is not written in capitals."""
+    for method in methods:
+        if method != method.upper() and method.upper() in METHODS:
+            raise ValueError(
+                f"methods: {method!r}: methods are case-sensitive; write {method.upper()!r}"
+            )
+
+
+def check_host(host: str) -> None:
+    """Raise ValueError unless `host` is what a route may answer for."""
+    bare = host.removeprefix("*.")
+    if "/" in bare:
+        raise ValueError(
+            f"hosts: {host!r}: write the host alone, without scheme and path, as in "
+            "'api.example.com'"
+        )
+    if ":" in bare and not re.fullmatch(r"\[[^\]]*\]", bare):
+        raise ValueError(f"hosts: {host!r}: a host has no port here; listeners have ports")
+    if "*" in bare:
+        raise ValueError(f"hosts: {host!r}: '*.' may stand in front, once; nothing else")
+    if bare != bare.lower():
+        raise ValueError(f"hosts: {host!r}: write host names in lower case")
+    if bare.endswith("."):
+        raise ValueError(f"hosts: {host!r}: leave out the dot at the end; requests match without")
+    if not bare.isascii():
+        raise ValueError(f"hosts: {host!r}: write it as clients send it, in Punycode ('xn--…')")
+    address = re.fullmatch(r"\[[0-9a-f:.]+\]|\d{1,3}(\.\d{1,3}){3}", bare)
+    if not host_name(bare) and not (address and bare == host):
+        raise ValueError(f"hosts: {host!r} is not a host name")

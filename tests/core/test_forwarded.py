@@ -1,0 +1,73 @@
+"""What proxies say about a request: believed from trusted ones, from nobody else."""
+
+from __future__ import annotations
+
+import pytest
+from enginekit import Backend, Plane, proxied
+
+CLAIMS = [
+    "Forwarded", "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Port",
+    "X-Forwarded-Prefix", "X-Forwarded-Server", "X-Forwarded-Scheme", "X-Forwarded-Ssl",
+    "X-Forwarded-User", "X-Forwarded-Proto-Version", "X-Forwarded", "x-forwarded-anything",
+    "X-Real-IP", "X-Client-IP", "X-Cluster-Client-IP", "X-Remote-IP", "X-Remote-Addr",
+    "X-Originating-IP", "X-ProxyUser-IP", "Client-IP", "True-Client-IP", "CF-Connecting-IP",
+    "CF-Connecting-IPv6", "Fastly-Client-IP", "Fly-Client-IP", "X-Azure-ClientIP",
+    "X-Azure-SocketIP", "X-AppEngine-User-IP", "X-Envoy-External-Address", "X-Original-URL",
+    "X-Original-URI", "X-Original-Host", "X-Original-Forwarded-For", "X-Rewrite-URL", "X-Scheme",
+    "X-URL-Scheme", "Front-End-Https",
+]  # fmt: skip
+OURS = {"x-forwarded-for", "x-forwarded-proto", "x-forwarded-host"}
+
+
+@pytest.fixture
+async def backend():
+    backend = await Backend().start()
+    yield backend
+    await backend.stop()
+
+
+async def test_a_strangers_claims_reach_nobody(backend):
+    async with Plane(proxied(backend.url)) as plane:
+        for name in CLAIMS:
+            for spelling in (name, name.upper(), name.lower()):
+                assert (await plane.get("/", headers={spelling: "forged"})).status == 200
+        connection = {"Connection": "X-Forwarded-Prefix", "X-Forwarded-Prefix": "forged"}
+        assert (await plane.get("/", headers=connection)).status == 200
+    for seen in backend.requests:
+        assert b"forged" not in seen.raw
+        assert {name for name in seen.headers if name.startswith("x-f")} == OURS
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+async def test_a_name_with_underscores_is_the_same_claim(backend, name):
+    document = {**proxied(backend.url), "headers": {"underscores": "allow"}}
+    async with Plane(document) as plane:
+        spelt = {"X_Mine": "1"} | ({name.replace("-", "_"): "forged"} if "-" in name else {})
+        assert (await plane.get("/", headers=spelt)).status == 200
+        trusting = {**document, "trusted_proxies": ["127.0.0.1"]}
+        plane.install(trusting)
+        assert (await plane.get("/", headers=spelt)).status == 200
+    for seen in backend.requests:
+        assert b"forged" not in seen.raw
+        assert seen.headers["x_mine"] == "1"
+
+
+async def test_a_trusted_proxys_claims_pass(backend):
+    document = {**proxied(backend.url), "trusted_proxies": ["127.0.0.1"]}
+    async with Plane(document) as plane:
+        for name in CLAIMS:
+            value = {"x-forwarded-for": "203.0.113.9", "x-forwarded-proto": "https"}.get(
+                name.lower(), "said.example"
+            )
+            # Connection cannot name it away: what a proxy says is for the servers behind it.
+            headers = {name: value, "Connection": name}
+            assert (await plane.get("/", headers=headers)).status == 200
+            seen = backend.requests[-1].headers[name.lower()]
+            assert seen.startswith(value), name
+
+
+async def test_what_only_resembles_a_claim_passes(backend):
+    names = ["X-Forward", "X-Original", "X-Client", "X-Scheme-2", "Origin-IP", "X-Real-IPs"]
+    async with Plane(proxied(backend.url)) as plane:
+        assert (await plane.get("/", headers=dict.fromkeys(names, "1"))).status == 200
+    assert set(map(str.lower, names)) <= set(backend.requests[0].headers)
