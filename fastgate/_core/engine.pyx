@@ -30,6 +30,7 @@ from fastgate._core.exchange cimport exchange_body, exchange_head, exchange_head
 from fastgate._core.forward cimport (
     call_can_write, call_got_body, call_got_head, call_got_interim, call_has_failed, call_must_render,
     exchange_drained)
+from fastgate._core.handler_tasks cimport begin_upcalls, wake_upcalls
 from fastgate._core.http1 cimport MAX_FIELDS
 from fastgate._core.moneymap cimport MoneyMap
 from fastgate._core.poller cimport poller_add_listener, poller_free, poller_init, poller_remove, poller_round
@@ -41,7 +42,6 @@ from fastgate._core.state cimport (
     call, downstream, exchange, lookup_fn, pool, upstream)
 from fastgate._core.sys cimport boottime_ns, errno, getrandom, monotonic_ns, realtime_ns
 from fastgate._core.timer cimport timer_arm, timer_expired, timer_free, timer_init, timer_set
-from fastgate._core.upcall cimport begin_upcalls, wake_upcalls
 from fastgate._core.upstream cimport up_connected, up_data, up_drained, up_progress, up_timeout, upstream_close
 
 import asyncio

@@ -7,8 +7,7 @@ from fastgate._core.headers cimport Headers
 from fastgate._core.moneymap cimport money_record
 from fastgate._core.state cimport core, exchange
 
-cdef int begin_upcalls(Engine engine, core *c) except -1
-cdef int wake_upcalls(core *c) except -1
+cdef uint64_t AMOUNT          # the meter under which an amount stands that a handler charges beside a price
 
 cdef class Exchange:
     cdef exchange *e          # NULL when it is over

@@ -25,7 +25,7 @@ raises `RuntimeError`. A handler that raises gives the client a 500 problem, or,
 answer had begun, a broken-off connection; never one that hangs.
 """
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from cpython.ref cimport Py_DECREF, Py_INCREF
+from cpython.ref cimport Py_DECREF
 from libc.stdint cimport uint16_t, uint64_t
 
 from fastgate._core.buffer cimport buf_head, buf_len
@@ -40,18 +40,16 @@ from fastgate._core.headers cimport Headers, headers_of, render_fields
 from fastgate._core.holds cimport hold_due
 from fastgate._core.http1 cimport METHOD_HEAD
 from fastgate._core.metering cimport MeterUse, meter_use
-from fastgate._core.reason cimport CLIENT_CLOSED, INTERNAL_ERROR, OVERLOADED
+from fastgate._core.reason cimport CLIENT_CLOSED, INTERNAL_ERROR
 from fastgate._core.refusal cimport CAPABILITY_TEXT, put_capability
 from fastgate._core.render cimport called_securely
 from fastgate._core.request_head cimport unbelieved
 from fastgate._core.snapshot cimport snap_str, snap_table, str_ref, upstream_rec
-from fastgate._core.steps cimport steps_of
 from fastgate._core.state cimport (
     CALL_BODY, EX_ABORTED, EX_COUNTED_STREAM, EX_COUNTED_UPCALL, EX_METERED, EX_OWED, EX_RESPONSE_DONE,
-    EX_RESPONSE_STARTED, EX_WAKE, WAKE_CALL, WAKE_DONE, WAKE_GONE, WAKE_LATE, WAKE_WRITABLE, call, core, exchange)
+    EX_RESPONSE_STARTED, WAKE_CALL, WAKE_DONE, WAKE_GONE, WAKE_LATE, WAKE_WRITABLE, call, exchange)
 from fastgate._core.sys cimport monotonic_ns
 
-import asyncio
 import logging
 
 from fastgate._core.handler_errors import ClientDisconnected, PaymentRefused, TooManyStreams
@@ -64,8 +62,7 @@ cdef double SETTLE_S = 5.0    # what a cancelled handler may still take
 cdef uint32_t WRITE_MAX = 1 << 20
 cdef uint64_t MOST = <uint64_t>1 << 62
 
-# The meter under which an amount stands that a handler charges beside a request's price.
-cdef uint64_t AMOUNT = stable_hash(AMOUNT_METER)
+AMOUNT = stable_hash(AMOUNT_METER)
 
 
 # ---- the exchange -----------------------------------------------------------------------------
@@ -572,76 +569,3 @@ def cancel_again(task):
     if not task.done():
         log.warning("a handler did not end %g s after it was cancelled; it is cancelled again", SETTLE_S)
         task.cancel()
-
-
-async def run_handler(Exchange x not None, handler):
-    """One handler's task, from its call to the exchange's release."""
-    x.begun = True
-    try:
-        if x.gone or x.late:
-            return
-        await steps_of(x.engine, handler(x))
-        x.finished()
-    except asyncio.CancelledError:
-        if not x.gone:
-            x.failed()                   # the worker is being stopped
-    except ClientDisconnected:
-        pass
-    except PaymentRefused as refusal:
-        x.refuse(refusal.number)
-    except TooManyStreams:
-        x.refuse(OVERLOADED)
-    except Exception:
-        names = ("?", "?") if x.gone else (x.request_id, x.route)
-        log.exception("request %s: the handler of route %s failed", *names)
-        x.failed()
-    finally:
-        x.task = None
-        try:
-            x.settle_money()
-        finally:
-            x.let_go()
-
-
-cdef int begin_upcalls(Engine engine, core *c) except -1:
-    cdef exchange *e
-    cdef Exchange x
-    while c.upcall_head is not NULL:
-        e = c.upcall_head
-        c.upcall_head = e.next
-        if c.upcall_head is NULL:
-            c.upcall_tail = NULL
-        e.next = NULL
-        if e.flags & (EX_ABORTED | EX_RESPONSE_DONE):
-            exchange_release(e)          # the client left, or its time was over, before Python began
-            continue
-        x = Exchange.__new__(Exchange)
-        x.e = e
-        x.c = c
-        x.engine = engine
-        x.loop = engine.loop
-        x.responses = []
-        x.declared = -1
-        x.captured = -1
-        x.amount.meter = AMOUNT
-        Py_INCREF(x)
-        e.py = <void *>x
-        x.task = engine.loop.create_task(run_handler(x, (<list>e.ref.handlers)[e.policy.handler]))
-    return 0
-
-
-cdef int wake_upcalls(core *c) except -1:
-    cdef exchange *e
-    cdef uint32_t bits
-    while c.wake_head is not NULL:
-        e = c.wake_head
-        c.wake_head = e.next
-        if c.wake_head is NULL:
-            c.wake_tail = NULL
-        e.next = NULL
-        e.flags &= ~EX_WAKE
-        bits = e.wake
-        e.wake = 0
-        if e.py is not NULL:
-            (<Exchange>e.py).told(bits)
-    return 0

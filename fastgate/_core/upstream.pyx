@@ -9,22 +9,7 @@ A call's life:
     TUNNEL     bytes, both ways           sink call_body   done
     DONE, FAILED: the connection has been let go
 
-Deadlines (`up_deadline` sets them, `up_timeout` ends them). Of those of one state, the first that
-applies:
-
-    state    while                            deadline       starts with           restarts with           when it passes
-    CONNECT                                   connect_ms     the attempt           –                       retry, else 502
-    SEND     the request is not all taken     write_ms       output being stuck    each byte it takes      504
-    SEND     the client's body is waited for  – (the client's body_ms)
-    SEND                                      first_byte_ms  the last byte taken   –                       504
-    BODY     the client takes nothing         – (the client's write_ms)
-    BODY                                      idle_ms        the head              each piece, either way  broken off
-    TUNNEL   the client takes nothing         – (the client's write_ms)
-    TUNNEL                                    idle_ms        the head              each piece, either way  end
-    (idle)                                    keepalive.idle the last answer       –                       close
-
-"Taken" is what the target's kernel has acknowledged. It is asked for (delivery) while output is stuck, and
-when first_byte_ms has passed: a target still reading a long request then is given its time from the last byte.
+Deadlines have their table in up_deadline.pyx; `up_timeout` here says what happens when one passes.
 
 There is one loop for trying again, `run`. Each failure before the final head becomes a `call_error`
 (in the module of that name), which says on which side it was and whether the request may be sent once
@@ -43,14 +28,14 @@ from libc.string cimport memmove, memset
 from fastgate._core.buffer cimport HEADROOM, buf_data, buf_head, buf_len, buf_return, buf_room
 from fastgate._core.call_error cimport (
     RETRY_ANY, RETRY_IDEMPOTENT, RETRY_NEVER, SIDE_OURS, SIDE_UPSTREAM, call_error, connect_error, error_of, reset_error)
-from fastgate._core.delivery cimport TAKES_NOTHING, delivery_look, delivery_watch
+from fastgate._core.delivery cimport delivery_look, delivery_watch
 from fastgate._core.downstream cimport down_spare
 from fastgate._core.http1 cimport (
     CHUNK_END, FRAMING_CHUNKED, FRAMING_CLOSE, FRAMING_LENGTH, FRAMING_NONE, HEAD_KEEP_ALIVE,
     HEAD_UPGRADE_WEBSOCKET, chunk_decode, chunk_relay, chunk_reset, head_reset, parse_response)
 from fastgate._core.poller cimport (
     poller_again, poller_close, poller_connect, poller_flush, poller_queue, poller_read_start,
-    poller_read_stop, poller_unsent)
+    poller_read_stop)
 from fastgate._core.pool cimport (
     pool_affords, pool_earn, pool_failed, pool_of, pool_oldest, pool_put, pool_select, pool_spend,
     pool_succeeded, pool_take, pool_unlink)
@@ -65,6 +50,7 @@ from fastgate._core.state cimport (
 from fastgate._core.snapshot cimport status_in
 from fastgate._core.sys cimport EMFILE, monotonic_ns
 from fastgate._core.timer cimport timer_set
+from fastgate._core.up_deadline cimport still_reads, up_deadline
 
 cdef enum:
     MAX_INTERIM = 16
@@ -524,36 +510,6 @@ cdef void up_drained(upstream *u) noexcept nogil:
         up_deadline(c, u)
     if u.k is not NULL and (not u.k.flags & CALL_REQUEST_DONE or u.k.state == CALL_TUNNEL):
         c.sink.call_writable(u.k)
-
-
-cdef void up_deadline(core *c, upstream *u) noexcept nogil:
-    """The table at the head of this file."""
-    cdef call *k = u.k
-    cdef uint64_t at = 0
-    if k.state == CALL_CONNECT:
-        at = c.now + <uint64_t>k.group.connect_ms * 1000000
-    elif k.state == CALL_SEND:
-        if u.out.look_ns:
-            at = u.out.look_ns
-        elif k.flags & CALL_REQUEST_DONE:
-            k.whole_ns = c.now
-            at = c.now + <uint64_t>k.first_byte_ms * 1000000
-    elif u.io.io & IO_READING:
-        at = c.now + <uint64_t>k.idle_ms * 1000000
-    timer_set(c, &u.io, at)
-
-
-cdef int still_reads(core *c, upstream *u) noexcept nogil:
-    """Whether the target is not through with the request yet, or got through just now: more time for it."""
-    cdef uint32_t ms = u.k.group.write_ms
-    if u.out.look_ns == 0:
-        if poller_unsent(&u.io) == 0:
-            return 0
-        delivery_watch(c, &u.out, ms)
-    if delivery_look(c, &u.io, &u.out, ms) == TAKES_NOTHING:
-        return 0
-    up_deadline(c, u)
-    return 1
 
 
 cdef void up_timeout(upstream *u) noexcept nogil:

@@ -68,7 +68,11 @@ def test_a_manager_that_left_is_no_error(manager: socket.socket) -> None:
     notifier.close()
 
 
-@pytest.mark.parametrize(("pid", "seconds"), [(None, 1.5), (str(os.getpid()), 1.5), ("1", 0.0)])
+@pytest.mark.parametrize(
+    ("pid", "seconds"),
+    [(None, 1.5), (str(os.getpid()), 1.5), ("1", 0.0)],
+    ids=["any", "this", "another"],
+)
 def test_the_watchdog_is_for_this_process_only(
     manager: socket.socket, pid: str | None, seconds: float
 ) -> None:

@@ -1,0 +1,55 @@
+"""up_deadline: what an upstream connection waits for, and until when.
+
+`up_deadline` sets them, and `up_timeout` (upstream.pyx) ends them. Of those of one state, the first that
+applies:
+
+    state    while                            deadline       starts with           restarts with           when it passes
+    CONNECT                                   connect_ms     the attempt           –                       retry, else 502
+    SEND     the request is not all taken     write_ms       output being stuck    each byte it takes      504
+    SEND     the client's body is waited for  – (the client's body_ms)
+    SEND                                      first_byte_ms  the last byte taken   –                       504
+    BODY     the client takes nothing         – (the client's write_ms)
+    BODY                                      idle_ms        the head              each piece, either way  broken off
+    TUNNEL   the client takes nothing         – (the client's write_ms)
+    TUNNEL                                    idle_ms        the head              each piece, either way  end
+    (idle)                                    keepalive.idle the last answer       –                       close
+
+"Taken" is what the target's kernel has acknowledged. It is asked for (delivery) while output is stuck, and
+when first_byte_ms has passed: a target still reading a long request then is given its time from the last byte.
+"""
+from libc.stdint cimport uint32_t, uint64_t
+
+from fastgate._core.delivery cimport TAKES_NOTHING, delivery_look, delivery_watch
+from fastgate._core.poller cimport poller_unsent
+from fastgate._core.state cimport CALL_CONNECT, CALL_REQUEST_DONE, CALL_SEND, IO_READING, call
+from fastgate._core.timer cimport timer_set
+
+
+cdef void up_deadline(core *c, upstream *u) noexcept nogil:
+    """As the table says."""
+    cdef call *k = u.k
+    cdef uint64_t at = 0
+    if k.state == CALL_CONNECT:
+        at = c.now + <uint64_t>k.group.connect_ms * 1000000
+    elif k.state == CALL_SEND:
+        if u.out.look_ns:
+            at = u.out.look_ns
+        elif k.flags & CALL_REQUEST_DONE:
+            k.whole_ns = c.now
+            at = c.now + <uint64_t>k.first_byte_ms * 1000000
+    elif u.io.io & IO_READING:
+        at = c.now + <uint64_t>k.idle_ms * 1000000
+    timer_set(c, &u.io, at)
+
+
+cdef int still_reads(core *c, upstream *u) noexcept nogil:
+    """Whether the target is not through with the request yet, or got through just now: more time for it."""
+    cdef uint32_t ms = u.k.group.write_ms
+    if u.out.look_ns == 0:
+        if poller_unsent(&u.io) == 0:
+            return 0
+        delivery_watch(c, &u.out, ms)
+    if delivery_look(c, &u.io, &u.out, ms) == TAKES_NOTHING:
+        return 0
+    up_deadline(c, u)
+    return 1
