@@ -4,9 +4,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 BUILD ?= release
+# Much of a test's time is waiting: one process more than there are processors. A file's tests stay together.
+PARALLEL := -n $(shell expr $$(nproc) + 1) --dist loadfile
 CORE := $(wildcard fastgate/_core/*.pyx fastgate/_core/*.pxd)
 
-.PHONY: run test quick lint bench compare trained debug asan tsan coverage kills starts outage balance slow fuzz fuzz-api docs clean setup setup-test help explanations
+.PHONY: run test quick lint bench compare trained debug asan tsan coverage kills starts money-starts outage balance slow fuzz fuzz-api docs clean setup setup-test help explanations
 
 help: ## what there is to make
 	@awk -F':.*## ' '/^[a-z -]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,8 +44,8 @@ run: setup ## build, start on the embedded defaults with a demonstration, and sa
 	$(BIN)/fastgate run
 
 test: setup-test ## set up and run everything: lint, types, layers, unit, property, integration, faults
-	@echo "Running all tests: about five minutes. Real processes and sockets on 127.0.0.1 are part of it."
-	$(BIN)/python -m pytest
+	@echo "Running all tests: about ten minutes. Real processes and sockets on 127.0.0.1 are part of it."
+	$(BIN)/python -m pytest $(PARALLEL)
 
 quick: $(VENV)/.test ## the tests without processes and faults
 	$(BIN)/python -m pytest --ignore=tests/integration -x -q
@@ -74,7 +76,7 @@ kills: $(VENV)/.test ## 500 kills of workers, control and the whole tree under p
 starts: $(VENV)/.test ## 200 starts beside two busy loops a core: the control API answers within 5 s in each
 	FASTGATE_STARTS=200 FASTGATE_START_S=5 $(BIN)/python -m pytest tests/integration/test_starts.py -v -s
 
-starts: $(VENV)/.test ## 500 starts and kills with accounts that must be refused, and callers all the time
+money-starts: $(VENV)/.test ## 500 starts and kills with accounts that must be refused, and callers all the time
 	FASTGATE_STARTS=500 $(BIN)/python -m pytest tests/integration/test_money_starts.py -v -s
 
 outage: $(VENV)/.test ## the store away for a minute under paid traffic: SQLite locked, PostgreSQL stopped, frozen

@@ -15,6 +15,8 @@ import json
 import re
 from typing import Any, Literal
 
+import orjson
+
 from fastgate.errors import ConfigurationError
 
 Format = Literal["yaml", "json", "toml"]
@@ -232,6 +234,7 @@ def _parse_json(text: str) -> Any:
             raise ConfigurationError(_TOO_LONG)
         return int(digits)
 
+    _bound_nesting(text)
     try:
         data = json.loads(
             text, object_pairs_hook=unique, parse_constant=no_constant, parse_int=integer
@@ -245,8 +248,16 @@ def _parse_json(text: str) -> Any:
         raise ConfigurationError(
             f"not valid JSON: {error.msg} at column {error.colno}", line=error.lineno
         ) from None
-    except RecursionError:
-        raise ConfigurationError("nested too deeply") from None
+
+
+def _bound_nesting(text: str) -> None:
+    """Raise for JSON that nests too deeply. The standard library's parser bounds it by the
+    interpreter's limit of recursion alone, and may end the process where that was raised."""
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        if "limit" in str(error):  # of depth, or of recursion: the words have changed
+            raise ConfigurationError("nested too deeply") from None
 
 
 def _parse_toml(text: str) -> Any:

@@ -14,6 +14,7 @@ from fastgate.errors import ConfigurationError, StoreError
 from fastgate.model.codec import decode
 from fastgate.model.gateway import Gateway, Plan
 from fastgate.model.gateway import Store as StoreSection
+from fastgate.model.store_url import StoreUrl
 from fastgate.revisions import Revisions, TokensError, digest_of, document_of, yaml_of
 from fastgate.store.engine import Store
 
@@ -252,7 +253,9 @@ async def test_rollback_keeps_store_and_tokens(pair: Any) -> None:
     control, revisions, _ = pair
     tokens = [{"name": "t", "role": "admin", "token": "a-token-of-eight"}]
     wanted = gateway("gold", control={"tokens": tokens, "bind": "127.0.0.1:9999"})
-    wanted = msgspec.structs.replace(wanted, store=StoreSection(url="postgresql://u:secret@h/d"))
+    wanted = msgspec.structs.replace(
+        wanted, store=StoreSection(url=StoreUrl.parse("postgresql://u:secret@h/d"))
+    )
     with pytest.raises(TokensError):
         await revisions.change(lambda _: wanted, author="a")
     await revisions.change(lambda _: wanted, author="a", may_change_tokens=True)

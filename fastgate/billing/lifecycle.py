@@ -348,8 +348,10 @@ def access_of(subscription: Subscription, now: datetime) -> Reason | None:
 
 
 def _why(subscription: Subscription) -> Reason | None:
-    """Of two kinds of pauses, a payment method ends only one."""
-    if subscription.state is State.PAUSED and not subscription.wants_method:
+    """Of two kinds of pauses, a payment method ends only one: that of a trial which ended without
+    one. A provider pauses what it keeps for this reason alone."""
+    own = subscription.provider is None
+    if subscription.state is State.PAUSED and own and not subscription.wants_method:
         return BY_OPERATOR
     return ACCESS[subscription.state].reason
 

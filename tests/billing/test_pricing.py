@@ -74,7 +74,6 @@ def test_a_price_in_short_is_the_price_of_a_request() -> None:
         ({"tiers": [{"price": "1 USD"}], "included": 3}, "first tier free"),
         ({"per_request": "1 USD", "overage": "1 USD", "included": 2}, "says the same"),
         ({"overage": "1 USD"}, "beyond what"),
-        ({"included": 5}, "nothing says what follows"),
         ({"per_request": "1 USD", "flat": "1 EUR"}, "one currency"),
         ({"per_unit": [{"meter": "t", "price": "1 USD"}] * 2}, "one price"),
     ],

@@ -111,7 +111,13 @@ def test_nothing_revives_what_is_expired() -> None:
             "subscription_expired",
         ),
         (State.CANCELED, {"paid_through": BEGIN + DAY}, None, "subscription_expired"),
-        (State.PAUSED, {}, "payment_method_missing", "payment_method_missing"),
+        (State.PAUSED, {}, "subscription_paused", "subscription_paused"),
+        (
+            State.PAUSED,
+            {"trial_ends": BEGIN - DAY},
+            "payment_method_missing",
+            "payment_method_missing",
+        ),
         (State.EXPIRED, {}, "subscription_expired", "subscription_expired"),
         (
             State.INCOMPLETE,
@@ -187,7 +193,8 @@ def test_no_sequence_of_events_leaves_it_without_an_answer(
         found = step(found, event, now, grace_ends=grace, expires=grace + 30 * DAY)
         assert found.period_start < found.period_end
         reason = access_of(found, now)
-        assert reason is None or reason.status == 402
+        paused = found.state is State.PAUSED and not found.wants_method
+        assert reason is None or reason.status == (403 if paused else 402)
         if event is Event.PAYMENT_SUCCEEDED and found.state is State.ACTIVE:
             assert reason is None
             assert found.grace_ends is None

@@ -137,7 +137,7 @@ def test_subscriptions(paid: Gateway, run: Run) -> None:
     said = done(run("subscriptions", "void", given_up, text=True))
     assert said.startswith(f"{given_up} over ")
     assert said.endswith(": void.\n")
-    assert done(run("subscriptions", "pause", made["id"]))["reason"] == "payment_method_missing"
+    assert done(run("subscriptions", "pause", made["id"]))["reason"] == "subscription_paused"
     assert done(run("subscriptions", "resume", made["id"]))["reason"] is None
     assert done(run("subscriptions", "cancel", made["id"]))["cancel_at_period_end"]
     shown = done(run("subscriptions", "show", made["id"]))

@@ -146,7 +146,7 @@ class Killing:
         for tally in (self.tally, self.asked):
             assert set(tally.reasons) <= {"overloaded", "upstream_reset"}, tally.reasons
         assert not self.late.served
-        assert set(self.late.reasons) == {"payment_method_missing"}, self.late.reasons
+        assert set(self.late.reasons) == {"subscription_paused"}, self.late.reasons
         assert wallet(self.gateway, self.refused)["captured"] == 0
 
 

@@ -110,7 +110,7 @@ class Others:
         assert 0 < left <= self.left.sent * PRICE
         assert left % PRICE == 0
         assert not self.refused.served
-        assert set(self.refused.reasons) == {"payment_method_missing"}
+        assert set(self.refused.reasons) == {"subscription_paused"}
         return int(left + len(self.asked.served) * (PRICE + UNITS_PRICE))
 
 

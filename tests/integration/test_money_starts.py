@@ -1,9 +1,9 @@
 """Nobody is served by less than the full rules, however often it starts or control is killed.
 
 Clients call while the gateway is started, killed whole, and its control process killed, again and
-again: FASTGATE_STARTS times, 500 in `make starts`. Accounts whose subscription is paused or waits
-for its first payment, who may spend nothing, or have used up their quota, are never served. Those
-on a plan pay its price and are not refused; consumers of the configuration are known at any time.
+again: FASTGATE_STARTS times, 500 in `make money-starts`. Accounts whose subscription is paused or
+waits for its first payment, who may spend nothing, or have used up their quota, are never served.
+Those on a plan pay its price and are not refused; consumers of the configuration are always known.
 """
 
 from __future__ import annotations
@@ -132,8 +132,8 @@ class Starting:
         eventually(lambda: saved.stat().st_size > before, "the count is on disk")
         seed = Customer("", "seed", "", SEED_KEY)
         return [
-            Caller(late, "/free/echo", "payment_method_missing"),
-            Caller(late, "/paid/echo", "payment_method_missing"),
+            Caller(late, "/free/echo", "subscription_paused"),
+            Caller(late, "/paid/echo", "subscription_paused"),
             Caller(unpaid, "/free/echo", "payment_action_required"),
             Caller(thrifty, "/paid/echo", "spending_limit_reached"),
             Caller(tiny, "/free/echo", "quota_exhausted"),
@@ -228,7 +228,7 @@ def test_while_the_store_is_away_at_a_start_the_caches_decide(
     connection.execute("BEGIN EXCLUSIVE")
     try:
         running = starting.begin()
-        assert reason_of(call(running, late, "/free/echo")) == "payment_method_missing"
+        assert reason_of(call(running, late, "/free/echo")) == "subscription_paused"
         assert reason_of(call(running, unpaid, "/free/echo")) == "payment_action_required"
         assert reason_of(call(running, thrifty, "/paid/echo")) == "spending_limit_reached"
         assert call(running, starting.gold, "/gold/echo").status == 200
@@ -250,6 +250,6 @@ def test_while_the_store_is_away_at_a_start_the_caches_decide(
         connection.execute("ROLLBACK")
         connection.close()
     eventually(lambda: call(running, starting.gold, "/gold/echo").status == 200, "it is loaded")
-    assert reason_of(call(running, late, "/free/echo")) == "payment_method_missing"
+    assert reason_of(call(running, late, "/free/echo")) == "subscription_paused"
     assert reason_of(call(running, unpaid, "/free/echo")) == "payment_action_required"
     assert reason_of(call(running, thrifty, "/paid/echo")) == "spending_limit_reached"

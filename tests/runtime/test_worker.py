@@ -81,7 +81,7 @@ class MemoEngine:
         self.note("close")
 
 
-def image(generation: int, handler: str = "json:dumps") -> int:
+def image(generation: int, handler: str = "asyncio:sleep") -> int:
     """The descriptor of a compiled configuration with one handler."""
     gateway = codec.decode(
         {"version": 1, "routes": [{"name": "one", "path": "/one", "handler": handler}]}
@@ -93,7 +93,7 @@ def image(generation: int, handler: str = "json:dumps") -> int:
 class Running:
     """A worker in a process of its own; the test is its control."""
 
-    def __init__(self, start_with: int = 0, handler: str = "json:dumps") -> None:
+    def __init__(self, start_with: int = 0, handler: str = "asyncio:sleep") -> None:
         self.segment = Segment.create(1)
         self.row = self.segment.worker_row(0)
         theirs, ours = socket_pair()
@@ -143,7 +143,7 @@ class Running:
 
     def prepare(
         self, seq: int, generation: int, binds: list[str], sockets: dict[str, socket.socket],
-        handler: str = "json:dumps",
+        handler: str = "asyncio:sleep",
     ) -> Any:  # fmt: skip
         fd = image(generation, handler)
         listen = [Listener(name=bind, bind=bind) for bind in sockets]
