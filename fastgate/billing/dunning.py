@@ -232,8 +232,7 @@ class Dunning:
             if case is None or case.state in (CaseState.DONE, CaseState.CLOSED):
                 changed = success and await paid_in(connection, ident, result.reference, now)
                 if changed and status == Status.VOID.value:
-                    late = fees.late_key(ident)
-                    await self._give_back(connection, ident, late, "void", result.amount)
+                    await self._paid_late(connection, ident, result)
                 elif success and not changed:
                     changed = await self._paid_twice(connection, ident, result)
                 return bool(changed)
@@ -270,6 +269,17 @@ class Dunning:
             lines=[InvoiceLine(f"Payment of {invoice.number}, which was {was}", amount.micros)],
         )
         await self.invoices.issue_in(connection, draft)
+
+    async def _paid_late(
+        self, connection: AsyncConnection, ident: str, result: ChargeResult
+    ) -> None:
+        """A payment of an invoice that was given up goes to the wallet, as far as a change of
+        plan has not credited it already: before it was contested, and won."""
+        left = await fees.refundable(connection, result.provider, result.reference, ident)
+        micros = min(result.amount.micros, left or 0)
+        if micros:
+            amount = Money(micros, result.amount.currency)
+            await self._give_back(connection, ident, fees.late_key(ident), "void", amount)
 
     async def _paid_twice(
         self,

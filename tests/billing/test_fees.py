@@ -276,6 +276,102 @@ async def test_what_a_credit_note_gave_is_not_refunded_again(till: Till) -> None
     await till.audited()
 
 
+async def test_each_fee_goes_back_once_whatever_was_credited_of_the_others(till: Till) -> None:
+    """Three fees and three credit notes in one period: of each fee, its own note is not refunded
+    as well, however much is left of the others."""
+    ident = await till.begin("big")
+    notes = []
+    for upward, downward in ((None, "free"), ("big", "usage"), ("big", "basic")):
+        if upward is not None:
+            await till.change(ident, upward)
+        till.stage.clock.pass_(hours=30)
+        note = await till.change(ident, downward)
+        assert note is not None
+        assert note.kind == "credit"
+        notes.append(note.total)
+        till.stage.clock.pass_(hours=30)
+    payments = sorted(await till.paid(), key=lambda one: one.paid_at)
+    assert len(payments) == 3
+    left = [paid.amount - note for paid, note in zip(payments, notes, strict=True)]
+    for number in (1, 0, 2):
+        paid = payments[number]
+        more = Money(left[number] + 10_000, "USD")
+        with pytest.raises(ProviderRefused, match="credit note"):
+            await till.refunds.refund("one", paid.reference, more, f"more {number}")
+        result = await till.refunds.refund("one", paid.reference, None, f"rest {number}")
+        assert result.amount.micros == left[number]
+    assert await till.books() == (sum(notes), 0, 0, sum(notes))
+    await till.audited()
+
+
+async def test_a_credit_note_draws_on_the_newest_fee_first(till: Till) -> None:
+    """What was not used of the older plan went into the newer one, and came back with it."""
+    ident = await till.begin("basic")
+    await till.change(ident, "big")
+    note = await till.change(ident, "free")
+    assert note is not None
+    older, newer = sorted(await till.paid(), key=lambda one: one.amount)
+    assert newer.amount < note.total < older.amount + newer.amount + 1
+    with pytest.raises(ProviderRefused):
+        await till.refunds.refund("one", newer.reference, None, "r1")
+    rest = older.amount + newer.amount - note.total
+    if rest:
+        result = await till.refunds.refund("one", older.reference, None, "r2")
+        assert result.amount.micros == rest
+    else:
+        with pytest.raises(ProviderRefused):
+            await till.refunds.refund("one", older.reference, None, "r2")
+    assert await till.books() == (note.total, 0, 0, note.total)
+    await till.audited()
+
+
+async def test_a_fee_that_was_paid_twice_goes_back_once(till: Till) -> None:
+    """The payment in the wallet is not refunded too, and what the other one's credit note gave
+    is not taken for it."""
+    ident = await till.begin()
+    (first,) = await till.paid()
+    await till.fact(EventKind.DISPUTE_OPENED, first, "dp_1")
+    await till.stage.dunning.method_attached(till.account)
+    await till.stage.settle()
+    await till.fact(EventKind.DISPUTE_WON, first, "dp_1")
+    await till.told(first)
+    await till.stage.settle()
+    (second,) = [one for one in await till.paid() if one.reference != first.reference]
+    note = await till.change(ident, "free")
+    assert note is not None
+    for payment, rest in ((first, 0), (second, second.amount - note.total)):
+        more = Money(rest + 10_000, "USD")
+        with pytest.raises(ProviderRefused):
+            await till.refunds.refund("one", payment.reference, more, payment.reference)
+    wallet, _, _, there = await till.books()
+    assert wallet == BASIC + note.total
+    assert there == 2 * BASIC
+    await till.audited()
+
+
+async def test_a_fee_that_was_credited_is_not_credited_again_when_its_dispute_is_won(
+    till: Till,
+) -> None:
+    """Its invoice was given up meanwhile: the payment then counts as late, and most of it is in
+    the wallet since the change of plan."""
+    ident = await till.begin("big")
+    (first,) = await till.paid()
+    note = await till.change(ident, "basic")
+    assert note is not None
+    await till.fact(EventKind.DISPUTE_OPENED, first, "dp_1")
+    await till.change(ident, "big")
+    assert (await till.stage.invoices.get(first.subject)).status is Status.VOID
+    await till.fact(EventKind.DISPUTE_WON, first, "dp_1")
+    for _ in range(2):
+        await till.told(first)
+        await till.stage.settle()
+    available, held, _, _ = await till.books()
+    assert (available, held) == (BIG, 0)  # the note, and the rest of what paid a void invoice
+    with pytest.raises(ProviderRefused, match="credit note"):
+        await till.refunds.refund("one", first.reference, None, "r1")
+    await till.audited()
+
+
 async def test_a_refund_that_the_provider_refuses_leaves_the_fee_earned(till: Till) -> None:
     ident = await till.begin()
     (payment,) = await till.paid()
