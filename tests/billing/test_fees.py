@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from random import Random
 
 import pytest
 import sqlalchemy as sa
+from feekit import BASIC, BIG, USD, Till
 from moneykit import World, move
-from paykit import Scripted
-from playkit import PLANS, Stage, result_of
+from playkit import result_of
 from storekit import down_to, up
 
 from fastgate.billing.audit import audit_gateway
 from fastgate.billing.audit_money import audit_providers
 from fastgate.billing.fees import twice_key
-from fastgate.billing.invoices import Invoice, Status
-from fastgate.billing.ledger import Movement
-from fastgate.billing.lifecycle import State, access_of
+from fastgate.billing.invoices import Status
+from fastgate.billing.lifecycle import State
 from fastgate.billing.payments.base import (
     ChargeStatus,
     EventKind,
     PaymentError,
-    ProviderEvent,
     ProviderRefused,
-    Purpose,
     Turnover,
 )
-from fastgate.billing.payments.chain import Chain
-from fastgate.billing.payments.refunds import Refunds
-from fastgate.billing.payments.webhooks_in import Applier
 from fastgate.errors import ConflictError
 from fastgate.model.codec import decode
 from fastgate.model.party import Plan
@@ -40,102 +32,7 @@ from fastgate.model.units import Money
 from fastgate.store.billing_tables import invoices
 from fastgate.store.ledger import Book, Wallet
 from fastgate.store.money_tables import ledger_entries
-from fastgate.store.payments import AttemptTable, Payment, PaymentTable
-
-USD = 1_000_000
-BASIC, BIG = 29_580_000, 88_750_000  # from ten o'clock of the first day on
-
-
-class Till:
-    """Subscriptions on a real ledger, paid by a provider that does as told."""
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.stage = Stage(world.store)
-        clock = self.stage.clock
-        self.provider = Scripted("one", clock)  # type: ignore[arg-type]
-        self.payments = PaymentTable(world.store)
-        self.chain = Chain([self.provider], AttemptTable(world.store), clock)
-        self.applier = Applier(
-            self.chain,
-            world.wallets,
-            self.payments,
-            clock,
-            subscriptions=self.stage.subscriptions,
-            dunning=self.stage.dunning,
-        )
-        self.chain.on_success.append(self.applier.apply)
-        self.stage.dunning.charger = self.chain
-        self.stage.schedule.credit = self.credit
-        self.refunds = Refunds(
-            self.chain, self.payments, world.wallets, world.ledger, clock, fees=self.stage.dunning
-        )
-        self.disputes = 0
-
-    async def credit(self, account: str, amount: Money, ident: str, reference: str) -> None:
-        await self.world.wallets.credit_note(
-            Movement(ident, account, amount.currency, amount.micros, reference)
-        )
-
-    async def begin(self, plan: str = "basic", name: str = "acme") -> str:
-        """A paid subscription of a new account; its id."""
-        self.account = await self.stage.account(name, has_method=True)
-        made = await self.stage.subscriptions.create(self.account, plan)
-        await self.stage.settle()
-        return made.id
-
-    async def change(self, ident: str, plan: str) -> Invoice | None:
-        document = (await self.stage.subscriptions.change_plan(ident, plan)).document
-        await self.stage.settle()
-        return document
-
-    async def paid(self) -> list[Payment]:
-        return sorted(await self.payments.of_account(self.account), key=lambda one: one.reference)
-
-    async def fact(
-        self, kind: EventKind, payment: Payment, reference: str, attempt: str = ""
-    ) -> None:
-        await self.applier.apply(
-            ProviderEvent(
-                kind=kind,
-                provider="one",
-                key=f"{reference}:{kind}",
-                at=self.stage.clock(),
-                account=payment.account,
-                amount=Money(payment.amount, payment.currency),
-                reference=reference,
-                payment=payment.reference,
-                purpose=Purpose(payment.purpose),
-                subject=payment.subject,
-                attempt=attempt,
-            )
-        )
-
-    async def told(self, payment: Payment) -> None:
-        """The payment's own news, once more, as providers tell it with whatever is about it."""
-        await self.fact(EventKind.PAYMENT_SUCCEEDED, payment, payment.reference)
-
-    async def books(self, currency: str = "USD") -> tuple[int, int, int, int]:
-        """Available, held, revenue, and what the provider has of ours."""
-        wallet = await self.world.ledger.wallet(self.account, currency)
-        assert wallet is not None
-        assert wallet.spendable == wallet.customer_available
-        await self.world.agrees(self.account, currency)
-        return (
-            wallet.customer_available,
-            wallet.customer_held,
-            wallet.revenue,
-            -wallet.provider_clearing,
-        )
-
-    async def state(self, ident: str) -> tuple[State, str | None]:
-        found = await self.stage.subscriptions.advance(ident)
-        reason = access_of(found, self.stage.clock())
-        return found.state, reason.code if reason is not None else None
-
-    async def audited(self) -> None:
-        report = await audit_gateway(self.world.pipeline)
-        assert report.passed, report
+from fastgate.store.payments import Payment
 
 
 @pytest.fixture
@@ -442,64 +339,6 @@ async def test_a_payment_in_another_currency_or_too_small_pays_no_invoice(till: 
     for currency, micros in (("EUR", BASIC), ("JPY", 3000 * USD), ("USD", BASIC - 10_000)):
         assert await till.books(currency) == (micros, 0, 0, micros)
     await till.audited()
-
-
-# ---- at random --------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("seed", range(12))
-async def test_nobody_gets_more_than_was_paid(
-    seed: int, sqlite_migrated: Path, tmp_path: Path
-) -> None:
-    """Plans change, fees go back, in part and whole, are contested, and everything is told again
-    in any order: wallet and refunds together are never more than what was paid."""
-    shutil.copyfile(sqlite_migrated, tmp_path / "one.db")
-    world = World(f"sqlite:///{tmp_path / 'one.db'}", tmp_path)
-    await world.pipeline.begin()
-    await world.up()
-    till, random = Till(world), Random(seed)
-    ident = await till.begin(random.choice(["basic", "big"]))
-    open_disputes: dict[str, Payment] = {}
-    touched: set[str] = set()
-    for number in range(14):
-        payments = await till.paid()
-        payment = random.choice(payments)
-        what = random.choice(["change", "change", "refund", "part", "dispute", "close", "tell"])
-        try:
-            if what == "change":
-                await till.change(ident, random.choice([*PLANS]))
-            elif what in ("refund", "part") and payment.reference not in touched:
-                some = Money(random.randint(1, payment.amount // 10_000) * 10_000, "USD")
-                amount = None if what == "refund" else some
-                await till.refunds.refund("one", payment.reference, amount, f"r{number}")
-            elif what == "dispute" and not await till.payments.returns("one", payment.reference):
-                open_disputes[f"dp_{number}"] = payment
-                touched.add(payment.reference)
-                await till.fact(EventKind.DISPUTE_OPENED, payment, f"dp_{number}")
-            elif what == "close" and open_disputes:
-                dispute, of = open_disputes.popitem()
-                won = random.random() < 0.5
-                kind = EventKind.DISPUTE_WON if won else EventKind.DISPUTE_LOST
-                await till.fact(kind, of, dispute)
-            elif what == "tell":
-                for each in random.sample(payments, len(payments)):
-                    await till.told(each)
-        except (ConflictError, ProviderRefused):
-            pass  # the subscription has ended, or there is nothing left to give back
-        till.stage.clock.pass_(hours=random.randint(0, 60))
-        await till.stage.settle()
-        wallet = await world.ledger.wallet(till.account, "USD")
-        assert wallet is not None
-        there = sum(one.amount for one in await till.paid())
-        for one in await till.paid():
-            for back in await till.payments.returns("one", one.reference):
-                there -= back.amount if back.state == "returned" else 0
-        assert -wallet.provider_clearing == there
-        contested = sum(one.amount for one in open_disputes.values())
-        assert wallet.customer_held == contested
-        assert wallet.customer_available <= there
-        await till.audited()
-    await world.close()
 
 
 # ---- older stores -----------------------------------------------------------------------
