@@ -10,22 +10,9 @@ import struct
 import orjson
 import pytest
 from enginekit import Backend, GatedBackend, Plane, Seen
+from handlerkit import config, plane
 
 from fastgate._core.handler_errors import UpstreamError
-
-
-def config(*urls: str, **route: object) -> dict[str, object]:
-    return {
-        "upstreams": [{"name": f"u{i}", "targets": [url]} for i, url in enumerate(urls)],
-        "routes": [{"name": "r", "path": "/h/{id}", "handler": "test:handler", **route}],
-        "consumers": [{"name": "ann"}],
-    }
-
-
-def plane(handler: object, *urls: str, **route: object) -> Plane:
-    return Plane(
-        config(*urls, **route), handlers={"test:handler": handler}, keys={"ann-key": "ann"}
-    )
 
 
 @pytest.fixture
