@@ -85,7 +85,8 @@ async def list_entries(
 @get("/v1/ledger/audit", opt=spec("read", answer=AuditReport))
 async def audit(ctx: Ctx, providers: FromQuery[bool] = False) -> AuditReport:
     """Prove the books: sums, charges, usage records, payments, invoices, cells, holds; each check
-    by name. `?providers=true`: also against what payment providers say of the last 30 days."""
+    by name. `?providers=true`: also against what payment providers say of the last 30 days,
+    and against the balance they have."""
     return await desk_of(ctx).audit(providers)
 
 

@@ -9,12 +9,14 @@ FINDINGS_MAX = 20
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that must hold. `numbers`: what was counted; `findings`: where it does not hold."""
+    """One thing that must hold. `numbers`: what was counted; `findings`: where it does not hold;
+    `notes`: what to know when reading the numbers."""
 
     name: str
     passed: bool
     numbers: dict[str, int]
     findings: list[str] = []
+    notes: list[str] = []
 
 
 class AuditReport(msgspec.Struct, frozen=True):

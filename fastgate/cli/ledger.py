@@ -28,13 +28,16 @@ def ledger() -> None:
 @ledger.command(short_help="Prove the books.")
 @click.option(
     "--providers", is_flag=True,
-    help="Also ask the payment providers what they have of the last 30 days.",
+    help="Also ask the payment providers: each payment of the last 30 days, and their balance.",
 )  # fmt: skip
 @control_options
 def audit(providers: bool, control: str | None, state_dir: str | None, as_json: bool) -> int:
     """Prove the books: that entries and books add up to zero, that every charge has its usage,
     every payment, refund, invoice and credit note its entry, and that the wallets in shared
     memory have what the ledger says. Runs under traffic.
+
+    With --providers also that what a provider has (its balance, what it has paid out and kept as
+    fees) is what the books say that it has, by currency.
 
     Exits 0 when every check passes, 1 when one does not.
 
@@ -61,6 +64,8 @@ def audit(providers: bool, control: str | None, state_dir: str | None, as_json: 
     for check in data["checks"]:
         for finding in check["findings"]:
             output.say(f"{check['name']}: {finding}")
+        for note in check["notes"]:
+            output.say(f"{check['name']}: {note}")
     output.say("The books are right." if passed else "The books are NOT right.")
     return OK if passed else FAILED
 

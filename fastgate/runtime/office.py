@@ -19,6 +19,7 @@ from fastgate.api.moneyport import Desk
 from fastgate.billing.alerts import Alerts
 from fastgate.billing.amounts import show
 from fastgate.billing.audit import audit_gateway
+from fastgate.billing.audit_balance import audit_balances
 from fastgate.billing.audit_money import audit_providers
 from fastgate.billing.audit_report import AuditReport
 from fastgate.billing.autorecharge import AutoRecharges
@@ -162,7 +163,8 @@ class Office:
             return report
         since = self._base.clock() - AUDITED
         said = await audit_providers(self._base.store, self.chain.providers, since)
-        return AuditReport([*report.checks, *said])
+        balances = await audit_balances(self._base.store, self.chain.providers)
+        return AuditReport([*report.checks, *said, *balances])
 
     def _plan(self, name: str) -> Plan | None:
         return next((plan for plan in self._base.gateway().plans if plan.name == name), None)

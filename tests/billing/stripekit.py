@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import stripe
 from aiohttp import web
+from stripebooks import StripeBooks
 
 Object = dict[str, Any]
 
@@ -68,7 +69,7 @@ def decode_form(pairs: list[tuple[str, str]]) -> Object:
     return lists(tree)  # type: ignore[no-any-return]
 
 
-class StripeKit:
+class StripeKit(StripeBooks):
     """One Stripe account. `now` is its clock, in seconds, moved by the test."""
 
     def __init__(self, now: int) -> None:
@@ -79,8 +80,8 @@ class StripeKit:
         self.requests: list[tuple[str, str]] = []
         self.fee: int | None = None
         """Coins that are kept of each payment; None: nothing is said of it."""
-        self.settles = ""
-        """The currency that payments are settled in; empty: their own."""
+        self.dispute_fee = 0
+        """Coins that a dispute costs."""
         self.faults: list[str] = []
         """What happens to the next requests: "" nothing, "500", "429", "garbage", "drop" (closed
         before the work), "hang" (no answer, nothing done), "hang after" (done, no answer)."""
@@ -173,9 +174,13 @@ class StripeKit:
         if method == "POST" and path in make:
             return make[path](form)
         if method == "GET" and path == "balance":
-            return {"object": "balance", "available": []}
+            return self.balance()
         if method == "GET" and path in _LISTS:
-            return self._list(path, form)
+            expand = form.pop("expand", [])
+            listed = self._list(path, form)
+            for place in expand:
+                listed = self._expanded(listed, place.split("."))
+            return listed
         found = self.objects.get(parts[-1])
         if found is None:
             raise Refusal(404, "invalid_request_error", f"No such thing: {parts[-1]}")
@@ -190,6 +195,8 @@ class StripeKit:
     def _expanded(self, found: Object, place: list[str]) -> Object:
         """A copy with the object in place of its id."""
         ident = found.get(place[0])
+        if place[0] == "data":
+            return {**found, "data": [self._expanded(item, place[1:]) for item in found["data"]]}
         if ident is None or ident not in self.objects:
             return found
         inner = self.objects[ident]
@@ -331,11 +338,16 @@ class StripeKit:
     def succeed(self, intent: str) -> Object:
         """The bank says yes. The event."""
         found = self.objects[intent]
-        charge = self.new("charge", payment_intent=intent, amount=found["amount"], paid=True)
-        if self.fee is not None:
-            kept = self.new(
-                "balance_transaction", fee=self.fee, currency=self.settles or found["currency"]
-            )
+        charge = self.new(
+            "charge",
+            payment_intent=intent,
+            amount=found["amount"],
+            currency=found["currency"],
+            metadata=found.get("metadata", {}),
+            paid=True,
+        )
+        kept = self.moved("charge", charge, found["amount"], self.fee or 0)
+        if self.fee is not None:  # else it is not known yet when the payment is told of
             charge["balance_transaction"] = kept["id"]
         found |= {
             "status": "succeeded",
@@ -430,6 +442,7 @@ class StripeKit:
             status="succeeded",
             metadata=metadata or {},
         )
+        self.moved("refund", made, -amount)
         self.tell("charge.refunded", self.objects[paid["latest_charge"]])
         self.tell("refund.created", made)
         return made
@@ -437,6 +450,7 @@ class StripeKit:
     def fail_refund(self, refund: str) -> Object:
         """The bank does not take a refund."""
         self.objects[refund] |= {"status": "failed", "failure_reason": "lost_or_stolen_card"}
+        self.moved("refund_failure", self.objects[refund], self.objects[refund]["amount"])
         return self.tell("refund.failed", self.objects[refund])
 
     def dispute(self, intent: str, *, status: str = "needs_response") -> Object:
@@ -451,7 +465,17 @@ class StripeKit:
             reason="fraudulent",
             status=status,
         )
+        if not status.startswith("warning"):
+            self.moved("dispute", made, -made["amount"], self.dispute_fee)
         return self.tell("charge.dispute.created", made)
+
+    def end_dispute(self, dispute: str, status: str) -> Object:
+        """The bank has decided: "won", "lost"; or an inquiry is over. The event."""
+        found = self.objects[dispute]
+        if status == "won":
+            self.moved("dispute_reversal", found, found["amount"])
+        found["status"] = status
+        return self.tell("charge.dispute.closed", found)
 
     def subscribe(self, customer: str, *, status: str = "active", **fields: Any) -> Object:
         """A subscription that is kept at Stripe, with its latest invoice."""
@@ -503,6 +527,8 @@ _PREFIXES = {
     "dispute": "dp",
     "subscription": "sub",
     "invoice": "in",
+    "balance_transaction": "txn",
+    "payout": "po",
 }
 
 _LISTS = {
@@ -511,6 +537,7 @@ _LISTS = {
     "subscriptions": "subscription",
     "refunds": "refund",
     "events": "event",
+    "balance_transactions": "balance_transaction",
     "prices": "price",
 }
 

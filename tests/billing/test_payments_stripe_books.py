@@ -15,7 +15,9 @@ from moneykit import World
 from stripekit import FixedSecrets, StripeKit
 
 from fastgate.billing.audit import audit_gateway
+from fastgate.billing.audit_balance import audit_balances
 from fastgate.billing.audit_money import audit_providers
+from fastgate.billing.audit_report import Check
 from fastgate.billing.payments.base import ProviderUnavailable
 from fastgate.billing.payments.breaker import Terms
 from fastgate.billing.payments.chain import Chain
@@ -141,17 +143,32 @@ class Shop:
         if touched:
             return
         cents = self.kit.objects[intent]["amount"]
-        event = self.kit.dispute(intent)
         end = self.random.choice(["open", "won", "lost", "inquiry"])
+        status = "warning_needs_response" if end == "inquiry" else "needs_response"
+        event = self.kit.dispute(intent, status=status)
         dispute = self.kit.objects[event["data"]["object"]["id"]]
         if end == "open":
             self.contested[account] += cents
         elif end == "inquiry":
             dispute["status"] = "warning_closed"
         else:
-            dispute["status"] = end
-            self.kit.tell("charge.dispute.closed", dispute)
+            self.kit.end_dispute(dispute["id"], end)
             self.paid[account] -= cents if end == "lost" else 0
+
+    async def pay_out(self) -> None:
+        """Some of the balance goes to the bank, and Stripe bills something of its own."""
+        self.kit.pay_out(self.random.randint(1, 900), "eur")
+        self.kit.moved("fee", self.kit.new("fee", currency="eur"), -self.random.randint(1, 9))
+
+    async def sell(self) -> None:
+        """Something else is sold through the same account."""
+        self.kit.sell(self.random.randint(100, 900), self.random.choice(["eur", "usd"]))
+
+    async def balanced(self) -> Check:
+        """What Stripe has is what the ledger says, whatever it kept and paid out."""
+        (check,) = await audit_balances(self.world.store, self.chain.providers)
+        assert check.passed, check
+        return check
 
     # ---- the mail -------------------------------------------------------------------------
 
@@ -213,8 +230,11 @@ async def test_the_books_are_right_in_the_end(
             shop.recharge,
             shop.refund,
             shop.dispute,
+            shop.pay_out,
+            shop.sell,
         ]
-        for _ in range(25):
+        kit.dispute_fee = 15
+        for _ in range(30):
             await shop.random.choice(actions)()
             shop.post()
             await shop.deliver(shop.random.randint(0, 3))
@@ -222,12 +242,16 @@ async def test_the_books_are_right_in_the_end(
         await shop.settle()
         await shop.check()
         assert sum(shop.paid.values()) > 0
+        numbers = (await shop.balanced()).numbers
+        assert numbers["EUR.clearing"] == sum(shop.paid.values()) * 10_000
+        assert numbers.get("EUR.contested", 0) == sum(shop.contested.values()) * 10_000
         # Everything is told once more, the oldest last.
         for event in reversed(kit.events):
             await shop.inbox.revive("stripe", event["id"])
         while await shop.inbox.work():
             pass
         await shop.check()
+        await shop.balanced()
         await shop.provider.close()
     await world.close()
 

@@ -9,6 +9,7 @@ PaymentProvider
 ├── methods      list_methods, create_method_link
 ├── plans        subscriptions → ProviderSubscription…
 ├── audit        turnover      → Turnover…          its own books, compared with ours
+│                statement     → Statement          its balance, and what made it so
 └── news         verify_webhook → Notification      local, cheap: is it theirs, what is it about
                  reconcile      → Notification…     the same, asked for: what was missed
                  resolve        → ProviderEvent…    asks the provider how things stand now
@@ -147,6 +148,7 @@ class Capability(StrEnum):
     RECONCILE = "reconcile"
     USAGE = "usage"  # report_usage
     TURNOVER = "turnover"  # turnover: for the audit
+    BALANCE = "balance"  # statement: likewise
 
 
 class Checkout(msgspec.Struct, frozen=True, kw_only=True):
@@ -333,6 +335,46 @@ class Turnover(msgspec.Struct, frozen=True, kw_only=True):
     """Micro-units that have gone back to the customer by refunds."""
 
 
+class LineKind(StrEnum):
+    """What a line of a provider's statement is about."""
+
+    PAYMENT = "payment"
+    REFUND = "refund"  # or its failure, which brings the money back
+    DISPUTE = "dispute"  # or its end in our favour, likewise
+    PAYOUT = "payout"  # to our bank account, or its failure
+    FEE = "fee"  # what the provider takes apart from payments
+    OTHER = "other"
+
+
+class BalanceLine(msgspec.Struct, frozen=True, kw_only=True):
+    """A movement in a provider's own books. Amounts are micro-units; below zero: it has less."""
+
+    reference: str
+    """The provider's id of the movement."""
+    kind: LineKind
+    subject: str = ""
+    """The reference of what moved: the payment, refund, dispute or payout."""
+    payment: str = ""
+    """For payments, refunds and disputes: the reference of the payment."""
+    currency: str
+    amount: int
+    """Before `fee`."""
+    fee: int = 0
+    """What the provider keeps of it."""
+    converted: Money | None = None
+    """What the customer paid or got back, without a sign, where that was another currency."""
+    marked: bool = True
+    """For payments: whether it was made through us; the account may have others."""
+
+
+class Statement(msgspec.Struct, frozen=True):
+    """What a provider has of ours, by currency in micro-units, and every movement that ever
+    changed that: the amounts less the fees add up to the balances."""
+
+    balances: dict[str, int]
+    lines: list[BalanceLine]
+
+
 class Health(msgspec.Struct, frozen=True):
     """Whether the provider answers, and if not, what it said."""
 
@@ -440,6 +482,10 @@ class PaymentProvider(Protocol):
     async def turnover(self, since: datetime) -> list[Turnover]:
         """Every payment that was made through us at or after `since`, for the audit."""
         raise self._cannot("say what was paid through it")
+
+    async def statement(self) -> Statement:
+        """The provider's balance now and every movement in it, for the audit."""
+        raise self._cannot("say what balance it has")
 
     async def health(self) -> Health:
         """Whether the provider answers. Does not raise."""

@@ -28,7 +28,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import msgspec
 import stripe
 
-from fastgate.billing.payments import stripe_news
+from fastgate.billing.payments import stripe_balance, stripe_news
 from fastgate.billing.payments import stripe_words as words
 from fastgate.billing.payments.base import (
     Capability,
@@ -49,6 +49,7 @@ from fastgate.billing.payments.base import (
     ProviderUnavailable,
     Purpose,
     RefundResult,
+    Statement,
     Turnover,
     Wanted,
     WebhookRejected,
@@ -393,13 +394,13 @@ class StripeProvider(PaymentProvider):
     async def turnover(self, since: datetime) -> list[Turnover]:
         created: Any = {"created": {"gte": int(since.timestamp())}, "limit": 100}
         back: dict[str, int] = {}
-        async for refund in self._all(self.client.v1.refunds.list_async(created)):
+        async for refund in self.all(self.client.v1.refunds.list_async(created)):
             if refund.get("status") not in ("failed", "canceled"):
                 of = stripe_news.id_of(refund.get("payment_intent"))
                 amount = words.money_of(int(refund["amount"]), str(refund["currency"]))
                 back[of] = back.get(of, 0) + amount.micros
         found = []
-        async for intent in self._all(self.client.v1.payment_intents.list_async(created)):
+        async for intent in self.all(self.client.v1.payment_intents.list_async(created)):
             metadata = intent.get("metadata") or {}
             if intent.get("status") != "succeeded" or words.purpose_of(metadata) is None:
                 continue
@@ -411,7 +412,10 @@ class StripeProvider(PaymentProvider):
             found.append(Turnover(reference=ident, amount=amount, refunded=back.get(ident, 0)))
         return found
 
-    async def _all(self, first: Awaitable[Any]) -> AsyncIterator[dict[str, Any]]:
+    async def statement(self) -> Statement:
+        return await stripe_balance.statement(self)
+
+    async def all(self, first: Awaitable[Any]) -> AsyncIterator[dict[str, Any]]:
         """The objects of a list, page after page."""
         page = await self.call(first)
         while True:

@@ -1,0 +1,111 @@
+"""Stripe's own books: the balance, and the balance transactions that made it.
+
+Every movement of a Stripe account is a *balance transaction*: gross `amount`, `fee`, and `net`,
+which is what the balance changed by. Payouts are among them. What one is about is its
+`reporting_category` (of `type`, several mean the same); `source` is the charge, refund, dispute or
+payout behind it. The balance is what is available and what is pending, by currency.
+
+Both are read until the balance was the same before and after: payments go on meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from typing import Any, Protocol, TypeVar
+
+import stripe
+
+from fastgate.billing.payments import stripe_words as words
+from fastgate.billing.payments.base import BalanceLine, LineKind, Statement
+
+_T = TypeVar("_T")
+
+ATTEMPTS = 3
+"""How often both are read while the balance moves."""
+
+_KINDS = {
+    "charge": LineKind.PAYMENT,
+    "partial_capture_reversal": LineKind.PAYMENT,
+    "refund": LineKind.REFUND,
+    "refund_failure": LineKind.REFUND,
+    "dispute": LineKind.DISPUTE,
+    "dispute_reversal": LineKind.DISPUTE,
+    "payout": LineKind.PAYOUT,
+    "payout_reversal": LineKind.PAYOUT,
+    "fee": LineKind.FEE,
+    "tax": LineKind.FEE,
+    "network_cost": LineKind.FEE,
+}
+"""By `reporting_category`; the others (reserves, transfers, top-ups) are no business of ours."""
+
+
+class Account(Protocol):
+    """`StripeProvider`, as far as its books are read."""
+
+    @property
+    def client(self) -> stripe.StripeClient:
+        """The library's client."""
+
+    async def call(self, request: Awaitable[_T]) -> _T:
+        """Await a call of the library; its errors become ours."""
+
+    def all(self, first: Awaitable[Any]) -> AsyncIterator[dict[str, Any]]:
+        """The objects of a list, page after page."""
+
+
+async def statement(account: Account) -> Statement:
+    """The balance and all its transactions."""
+    balances = await _balances(account)
+    for _ in range(ATTEMPTS):
+        listed = account.client.v1.balance_transactions.list_async(
+            {"limit": 100, "expand": ["data.source"]}
+        )
+        lines = [line_of(item) async for item in account.all(listed) if _counts(item)]
+        before, balances = balances, await _balances(account)
+        if balances == before:
+            break
+    return Statement(balances, lines)
+
+
+async def _balances(account: Account) -> dict[str, int]:
+    data = (await account.call(account.client.v1.balance.retrieve_async())).to_dict()
+    found: dict[str, int] = {}
+    for part in ("available", "pending"):
+        for item in data.get(part) or []:
+            amount = words.money_of(int(item["amount"]), str(item["currency"]))
+            found[amount.currency] = found.get(amount.currency, 0) + amount.micros
+    return found
+
+
+def _counts(item: Mapping[str, Any]) -> bool:
+    """Whether it changes the balance of payments; cards that Stripe issues have another."""
+    return item.get("balance_type") in (None, "payments")
+
+
+def line_of(item: Mapping[str, Any]) -> BalanceLine:
+    """A balance transaction, its source expanded."""
+    kind = _KINDS.get(str(item.get("reporting_category")), LineKind.OTHER)
+    gross = words.money_of(int(item["amount"]), str(item["currency"]))
+    source = item.get("source")
+    about: Mapping[str, Any] = source if isinstance(source, Mapping) else {"id": source or ""}
+    intent = about.get("payment_intent") or ""
+    payment = str(intent.get("id") if isinstance(intent, Mapping) else intent)
+    converted = None
+    told = about.get("currency")
+    if kind in _PAID and told and str(told).upper() != gross.currency:
+        converted = words.money_of(int(about["amount"]), str(told))
+    marked = words.purpose_of(about.get("metadata") or {}) is not None
+    return BalanceLine(
+        reference=str(item["id"]),
+        kind=kind,
+        subject=payment if kind is LineKind.PAYMENT else str(about["id"]),
+        payment=payment,
+        currency=gross.currency,
+        amount=gross.micros,
+        fee=words.money_of(int(item.get("fee") or 0), str(item["currency"])).micros,
+        converted=converted,
+        marked=marked or kind is not LineKind.PAYMENT,
+    )
+
+
+_PAID = (LineKind.PAYMENT, LineKind.REFUND, LineKind.DISPUTE)
