@@ -16,7 +16,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from fastgate.errors import FastGateError
-from fastgate.imports import import_late, importing
+from fastgate.imports import import_late, importing, in_thread
 from fastgate.runtime.messages import Listener
 from fastgate.runtime.publisher import Publisher, control_of
 from fastgate.runtime.serving import serve_until
@@ -77,12 +77,14 @@ class ApiServer:
         if new:
             log.info("made the first admin token: %s", path)
         revisions = Revisions(self._control, store)
-        app = module.create_app(
-            self._control,
-            store=store,
-            identity=self._identity,
-            revisions=revisions,
-            bearers=tokens,
+        app = await in_thread(  # Litestar imports now, too
+            lambda: module.create_app(
+                self._control,
+                store=store,
+                identity=self._identity,
+                revisions=revisions,
+                bearers=tokens,
+            )
         )
         self._identity.attach(store)
         self._control.use_revisions(revisions)
