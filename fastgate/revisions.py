@@ -100,8 +100,8 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     """As a unified diff of their YAML."""
 
 
-class TokensError(ConflictError):
-    """The change touches `control.tokens`, and whoever makes it may not."""
+class NeedsAdminError(ConflictError):
+    """The change touches what only an admin may change: `control.tokens` or `store`."""
 
 
 class _Pending(msgspec.Struct, frozen=True):
@@ -219,13 +219,13 @@ class Revisions:
         source: Source = "api",
         note: str = "",
         dry_run: bool = False,
-        may_change_tokens: bool = False,
+        as_admin: bool = False,
     ) -> Applied:
         """Apply `edit(current)`; returns when every worker serves it.
 
         `edit` runs in a thread, when it is the change's turn; what it raises is raised here. Raises
         ConfigurationError and ApplyError (the old configuration goes on), StoreError when it could
-        not be recorded (nothing was touched), TokensError.
+        not be recorded (nothing was touched), NeedsAdminError.
         """
 
         async def change() -> Applied:
@@ -244,11 +244,11 @@ class Revisions:
                     said = f"{note} drops {_paths(dropped)}".strip()
             if (
                 source != "file"
-                and not may_change_tokens
-                and gateway.control.tokens != before.control.tokens
+                and not as_admin
+                and (gateway.control.tokens, gateway.store) != (before.control.tokens, before.store)
             ):
-                raise TokensError("Changing control.tokens takes the role admin.")
-            if not changes and source != "file":
+                raise NeedsAdminError("Changing control.tokens or store takes the role admin.")
+            if not changes and gateway.store == before.store and source != "file":
                 return Applied(
                     generation=self._control.generation,
                     digest=digest,

@@ -15,7 +15,7 @@ from fastgate.model.codec import decode
 from fastgate.model.gateway import Gateway, Plan
 from fastgate.model.gateway import Store as StoreSection
 from fastgate.model.store_url import StoreUrl
-from fastgate.revisions import Revisions, TokensError, digest_of, document_of, yaml_of
+from fastgate.revisions import NeedsAdminError, Revisions, digest_of, document_of, yaml_of
 from fastgate.store.engine import Store
 
 
@@ -256,9 +256,9 @@ async def test_rollback_keeps_store_and_tokens(pair: Any) -> None:
     wanted = msgspec.structs.replace(
         wanted, store=StoreSection(url=StoreUrl.parse("postgresql://u:secret@h/d"))
     )
-    with pytest.raises(TokensError):
+    with pytest.raises(NeedsAdminError):
         await revisions.change(lambda _: wanted, author="a")
-    await revisions.change(lambda _: wanted, author="a", may_change_tokens=True)
+    await revisions.change(lambda _: wanted, author="a", as_admin=True)
     _, document = await revisions.get(2)
     assert "secret" not in str(document)
     assert "a-token-of-eight" not in str(document)

@@ -102,7 +102,7 @@ async def put_config(ctx: Ctx, request: AnyRequest, dry_run: DryRun = False) -> 
 
     who = principal(request)
     applied = await ctx.revisions.change(
-        edit, author=who.name, dry_run=dry_run, may_change_tokens=allows(who.role, "tokens")
+        edit, author=who.name, dry_run=dry_run, as_admin=allows(who.role, "tokens")
     )
     return applied_answer(applied)
 
@@ -129,16 +129,17 @@ def _decode(raw: bytes, kind: documents.Format) -> Gateway:
 
 
 def _with_store(wanted: Gateway, current: Gateway) -> Gateway:
-    """The store is read at start only; a document may repeat it and may leave it out."""
+    """A document without a store keeps it; another one takes effect at the next start."""
     given = codec.encode(wanted.store)
-    now = codec.encode(current.store)
-    if wanted.store != Store() and given not in (now, codec.redact(now)):
+    if wanted.store == Store() or given == codec.redact(codec.encode(current.store)):
+        return msgspec.structs.replace(wanted, store=current.store)
+    if "***" in str(given.get("url", "")):
         raise ConfigurationError(
-            "the store is set at start",
-            path="store",
-            hint="Change it in the file and start the gateway again.",
+            "the password is masked",
+            path="store.url",
+            hint="Leave `store` out to keep it as it is, or give its whole address.",
         )
-    return msgspec.structs.replace(wanted, store=current.store)
+    return wanted
 
 
 @post(

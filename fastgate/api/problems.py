@@ -33,7 +33,7 @@ from fastgate.errors import (
     StoreError,
 )
 from fastgate.identity import InvalidMember
-from fastgate.revisions import TokensError
+from fastgate.revisions import NeedsAdminError
 from fastgate.store.pages import BadCursor
 from fastgate.store.parties import DanglingError, StaleError
 
@@ -163,7 +163,7 @@ _PLAIN: tuple[tuple[type[Exception], str], ...] = (
     (ProviderUnavailable, "provider_unavailable"),
     (PaymentError, "conflict"),
     (StaleError, "stale"),
-    (TokensError, "forbidden"),
+    (NeedsAdminError, "forbidden"),
     (ConflictError, "conflict"),
     (IdentityError, "forbidden"),
     (ApplyError, "apply_failed"),

@@ -186,12 +186,31 @@ async def test_what_cannot_be_served_leaves_the_old(api: Client, world: Any) -> 
     assert len((await api.get("/v1/config/revisions")).json()["items"]) == 1
 
 
-async def test_the_store_is_not_changed_through_the_api(api: Client, world: Any) -> None:
+async def test_a_changed_store_waits_for_the_next_start(
+    api: Client, world: Any, as_role: Any
+) -> None:
+    before = world.control.gateway.store
     document, match = await read(api)
-    document["store"] = {"url": "sqlite:///elsewhere.db"}
+    document["store"] = {"url": "sqlite:////elsewhere.db"}
+    operator = await as_role("operator")
+    response = await api.put("/v1/config", json=document, headers={**match, **operator})
+    assert "role admin" in is_problem(response, 403, "forbidden")["detail"]
+    assert world.control.gateway.store == before
     response = await api.put("/v1/config", json=document, headers=match)
-    problem = is_problem(response, 422, "invalid_configuration")
-    assert problem["errors"][0]["path"] == "store"
+    assert response.status_code == 200, response.text
+    assert str(world.control.gateway.store.url) == "sqlite:////elsewhere.db"
+    del document["store"]  # one without a store keeps it
+    match = {"If-Match": response.headers["etag"]}
+    assert (await api.put("/v1/config", json=document, headers=match)).status_code == 200
+    assert str(world.control.gateway.store.url) == "sqlite:////elsewhere.db"
+
+
+async def test_a_masked_password_is_not_taken_for_the_password(api: Client, world: Any) -> None:
+    document, match = await read(api)
+    document["store"] = {"url": "postgresql://u:***@h/d"}
+    response = await api.put("/v1/config", json=document, headers=match)
+    error = is_problem(response, 422, "invalid_configuration")["errors"][0]
+    assert (error["path"], error["message"]) == ("store.url", "the password is masked")
 
 
 async def test_a_plan_with_consumers_cannot_be_taken_away(api: Client) -> None:

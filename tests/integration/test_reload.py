@@ -7,6 +7,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -449,3 +451,32 @@ def test_a_changed_store_waits_for_a_restart_of_the_whole_gateway(
     assert running.stop() == 0
     again = gateway(config("two"), state=tmp_path / "state")
     assert again.api("/v1/accounts").json["items"] == []
+
+
+def test_a_store_that_was_applied_is_used_after_a_restart(
+    gateway: Start, upstream: Upstream, tmp_path: Path
+) -> None:
+    """By `fastgate apply`, which says that it waits, with the same file at the next start."""
+    file, state = proxying(upstream), tmp_path / "state"
+    running = gateway(file, state=state)
+    assert running.api("/v1/accounts", method="POST", body={"name": "first"}).status == 201
+    other = {**file, "store": {"url": f"sqlite:///{tmp_path}/two.db"}}
+    running.write(other)
+    document = running.config.read_text()
+    running.write(file)
+    (tmp_path / "other.json").write_text(document)
+    address = f"http://{running.running['control']}"
+    command = ["apply", str(tmp_path / "other.json"), "--state-dir", str(state)]
+    done = subprocess.run(
+        [sys.executable, "-m", "fastgate", *command, "--control", address],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Pending a restart of the gateway: store." in done.stdout
+    assert len(running.api("/v1/accounts").json["items"]) == 1
+    assert running.stop() == 0
+    again = gateway(file, state=state)
+    assert again.api("/v1/accounts").json["items"] == []
+    assert (tmp_path / "two.db").exists()
