@@ -29,9 +29,10 @@ async def healthz() -> Response[Any]:
 
 @get("/readyz", opt=spec("open", answer=Readiness))
 async def readyz(ctx: Ctx) -> Response[Any]:
-    """Whether every worker serves the newest generation; 503 with the reasons when not.
+    """Whether the gateway serves the newest generation; 503 with the reasons when not.
 
-    The store is not asked: the gateway serves without it.
+    It is ready while one worker serves; `reasons` then names those that are missing. The store
+    is not asked: the gateway serves without it.
     """
     ready = ctx.control.readiness()
     if not ready.ready:

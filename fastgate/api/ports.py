@@ -33,7 +33,8 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Readiness(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether every worker serves the newest generation, and why not."""
+    """Whether the gateway serves the newest generation; `reasons`: why not, or which workers
+    are missing."""
 
     ready: bool
     generation: int

@@ -117,7 +117,7 @@ class Control:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._file: File | None = None  # as last read
         self._revisions: Revisions | None = None  # when the API has come up
-        self._links = Links(segment.workers)
+        self._links = Links(segment.workers, segment.heartbeat_age)
         self._uplink = Uplink(start.channel, self._on_message, self._ended.set)
         self._resolver = Resolver(self._on_addresses)
         self._identity = Identity(

@@ -13,6 +13,10 @@ born with an older generation than the newest, it is sent prepare and commit of 
 whether an install waits for it or not (`_catch_up`). An install counts workers by their
 place, so it is enough that the *place* serves the generation in the end.
 
+A worker that is stopped, or that hung before it was asked, holds nobody up: once it has had no
+heartbeat for `AWAY_S` the others go on without it, unless there is no other. What it was sent
+waits in its channel, and it serves it as soon as it continues.
+
 An answer carries the `seq` of its question. Questions of another control's life, or of an
 install that was given up, get no attention.
 """
@@ -26,6 +30,7 @@ import os
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -45,11 +50,14 @@ from fastgate.runtime.messages import (
     Serving,
     UseCredentials,
 )
+from fastgate.runtime.process import is_stopped
 
 log = logging.getLogger("fastgate.control")
 
 PREPARE_S = 20.0  # handlers may import a lot
 COMMIT_S = 20.0
+AWAY_S = 2.0  # without a heartbeat: others accept for it by then, see standby.py
+LOOK_S = 0.25  # between two looks at heartbeats, while some are waited for
 
 T = TypeVar("T")
 
@@ -167,10 +175,14 @@ class Link:
 
 
 class Links:
-    """All the workers."""
+    """All the workers. heartbeat_age: seconds since a worker's last one; None: it had none."""
 
-    def __init__(self, workers: int) -> None:
+    def __init__(
+        self, workers: int, heartbeat_age: Callable[[int], float | None] = lambda index: 0.0
+    ) -> None:
         self._count = workers
+        self._heartbeat_age = heartbeat_age
+        self._asked = 0.0  # when the workers were last asked to prepare something
         self._links: dict[int, Link] = {}
         self._image: Image | None = None  # the newest that was committed
         self._trial: Image | None = None  # being prepared
@@ -234,9 +246,11 @@ class Links:
 
         image: its descriptor is taken over. keep: called when all are ready, before any
         swaps. Raises ApplyError when workers do not answer in time: before the commit nothing
-        has changed; after it the image is the truth and late workers catch up.
+        has changed; after it the image is the truth and late workers catch up. Workers without a
+        heartbeat are not waited for, as long as there is another; the log names them.
         """
         self._trial = image
+        self._asked = self._loop_time()
         try:
             for link in self._links.values():
                 self._prepare(link, image)
@@ -264,11 +278,18 @@ class Links:
         if old is not None:
             os.close(old.fd)
         for link in self._links.values():
-            if link.prepared and link.channel is not None:
+            if link.channel is not None and (link.prepared or self._is_away(link)):
                 link.channel.send(Commit(seq=link.seq))
             else:
                 self._catch_up(link)
         await self._until(self._all_serve, COMMIT_S, "does not serve")
+        for link in self._links.values():
+            if link.generation < image.generation:
+                log.warning(
+                    "worker %d (pid %d) has had no heartbeat for %.1f s and does not serve "
+                    "generation %d yet; the others do, and it will as soon as it continues",
+                    *(link.index, link.pid, self._heartbeat_age(link.index) or 0, image.generation),
+                )
 
     def use_credentials(self, fd: int) -> None:
         """Tell all workers, and those to come, to look keys up in this index.
@@ -329,28 +350,36 @@ class Links:
         return self._late(lambda link: link.generation >= newest)
 
     def _late(self, ready: Callable[[Link], bool]) -> list[str]:
-        late = []
+        """Those to wait for: not the ones that are away, unless all are."""
+        late, away = [], []
         for index in range(self._count):
             link = self._links.get(index)
             if link is None:
                 late.append(f"worker {index} (being started)")
             elif not ready(link):
-                late.append(f"worker {index} (pid {link.pid})")
-        return late
+                names = away if self._is_away(link) else late
+                names.append(f"worker {index} (pid {link.pid})")
+        return away if len(away) == self._count else late
+
+    def _is_away(self, link: Link) -> bool:
+        """Whether it has no heartbeat, and not because it imports what it was asked to prepare."""
+        age = self._heartbeat_age(link.index)
+        if age is None or age < AWAY_S:
+            return False
+        return age > self._loop_time() - self._asked + AWAY_S / 2 or is_stopped(link.pid)
 
     async def _until(self, late: Callable[[], list[str]], patience: float, what: str) -> None:
         deadline = self._loop_time() + patience
         while names := late():
             self._changed.clear()
             left = deadline - self._loop_time()
-            try:
-                async with asyncio.timeout(max(left, 0.0)):
+            if left <= 0:
+                raise ApplyError(
+                    f"{', '.join(names)} {what} the new generation after {patience:.0f} s"
+                )
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(left, LOOK_S)):
                     await self._changed.wait()
-            except TimeoutError:
-                if names := late():
-                    raise ApplyError(
-                        f"{', '.join(names)} {what} the new generation after {patience:.0f} s"
-                    ) from None
 
     @staticmethod
     def _loop_time() -> float:

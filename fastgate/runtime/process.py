@@ -139,3 +139,13 @@ class Backoff:
         if late <= 0:
             return 0.0
         return float(min(self._longest, 0.1 * 2 ** min(late - 1, 32)))
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process is stopped (SIGSTOP, a debugger)."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            state = file.read().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return False
+    return state in ("T", "t")

@@ -33,7 +33,7 @@ KINDS = {
     LimitKind.LIMIT_CONCURRENCY: "concurrency",
 }
 NONE32 = 0xFFFFFFFF
-LATE_S = 5.0  # a heartbeat is due every second
+LATE_S = 2.0  # a heartbeat is due every half second; others accept for a worker by then
 
 
 def workers(segment: Segment) -> list[WorkerStatus]:
@@ -60,9 +60,11 @@ def workers(segment: Segment) -> list[WorkerStatus]:
 
 
 def readiness(segment: Segment) -> Readiness:
-    """Ready when every worker serves the newest generation, and no end was asked for."""
+    """Ready while a worker serves the newest generation, none serves an older one, and no end was
+    asked for. A worker without a heartbeat, or that is being started, serves nothing: the others
+    accept for it. The reasons name it all the same."""
     generation = segment.generation
-    reasons = []
+    away, reasons = [], []
     if segment.draining:
         reasons.append("the gateway is draining")
     if not generation:
@@ -70,13 +72,14 @@ def readiness(segment: Segment) -> Readiness:
     for index in range(segment.workers):
         row = segment.worker_row(index)
         age = segment.heartbeat_age(index)
-        if not row.pid:
-            reasons.append(f"worker {index} is being started")
+        if not row.pid or age is None:
+            away.append(f"worker {index} is being started")
+        elif age > LATE_S:
+            away.append(f"worker {index} has had no heartbeat for {age:.0f} s")
         elif row.generation < generation:
             reasons.append(f"worker {index} serves generation {row.generation}, not {generation}")
-        elif age is not None and age > LATE_S:
-            reasons.append(f"worker {index} shows no life since {age:.0f} s")
-    return Readiness(ready=not reasons, generation=generation, reasons=reasons)
+    ready = not reasons and len(away) < segment.workers
+    return Readiness(ready=ready, generation=generation, reasons=reasons + away)
 
 
 class LimitsView:

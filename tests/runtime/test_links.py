@@ -70,6 +70,13 @@ class FakeWorker:
             self.listening += [each.bind for each in prepared.listen]
             self._channel.send(Serving(seq=message.seq, generation=self.serves))
 
+    def hold(self) -> None:
+        """Read nothing, as a stopped process."""
+        asyncio.get_running_loop().remove_reader(self._channel.fileno())
+
+    def go_on(self) -> None:
+        asyncio.get_running_loop().add_reader(self._channel.fileno(), self._read)
+
     def die(self) -> None:
         if self._channel.fileno() >= 0:
             asyncio.get_running_loop().remove_reader(self._channel.fileno())
@@ -90,7 +97,8 @@ class Crew:
     """Links and their workers."""
 
     def __init__(self, count: int) -> None:
-        self.links = Links(count)
+        self.ages = [0.0] * count  # of their heartbeats
+        self.links = Links(count, lambda index: self.ages[index])
         self.workers: list[FakeWorker] = []
         self.kept: list[int] = []
         for index in range(count):
@@ -174,6 +182,57 @@ async def test_a_worker_that_does_not_answer_is_named_and_nothing_changes(
         await crew.install(2)
     assert crew.serves == [1, 1, 1]
     assert crew.kept == [1]
+
+
+async def test_a_worker_without_a_heartbeat_holds_nobody_up_and_catches_up(
+    crew: Crew, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(links_module, "LOOK_S", 0.01)
+    await crew.install(1)
+    away = crew.workers[2]
+    away.hold()
+    crew.ages[2] = 5.0
+    async with asyncio.timeout(links_module.PREPARE_S / 2):
+        await crew.install(2, "a")
+        await crew.install(3, "a")
+    assert crew.serves == [3, 3, 1]
+    assert crew.kept == [1, 2, 3]
+    assert "worker 2 (pid 1002) has had no heartbeat for 5.0 s" in caplog.text
+    away.go_on()
+    await away.until(3, Commit)
+    assert crew.serves == [3, 3, 3]
+    crew.ages[2] = 0.0
+    await crew.install(4, "a")
+    assert crew.serves == [4, 4, 4]
+
+
+async def test_a_worker_that_is_busy_with_the_image_itself_is_waited_for(
+    crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no heartbeat since it was asked: it imports handlers."""
+    monkeypatch.setattr(links_module, "LOOK_S", 0.01)
+    monkeypatch.setattr(links_module, "AWAY_S", 0.1)
+    began = asyncio.get_running_loop().time()
+    crew.links._heartbeat_age = lambda index: asyncio.get_running_loop().time() - began
+    crew.workers[1].hold()
+    task = asyncio.ensure_future(crew.install(1))
+    done, _ = await asyncio.wait([task], timeout=0.5)
+    assert not done
+    crew.workers[1].go_on()
+    await task
+    assert crew.serves == [1, 1, 1]
+
+
+async def test_where_no_worker_has_a_heartbeat_nothing_changes(
+    crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links_module, "PREPARE_S", 0.05)
+    for worker in crew.workers:
+        worker.hold()
+    crew.ages = [5.0] * 3
+    with pytest.raises(ApplyError, match=r"worker 0 .*, worker 1 .*, worker 2 .* is not ready"):
+        await crew.install(1)
+    assert crew.kept == []
 
 
 async def test_a_worker_born_during_prepare_is_waited_for(crew: Crew) -> None:

@@ -33,23 +33,35 @@ def serve(segment: Segment, index: int, generation: int) -> None:
     row.heartbeat_ns = time.monotonic_ns()
 
 
-def test_ready_is_when_every_worker_serves_the_newest(
-    segment: Segment, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ready_is_when_a_worker_serves_the_newest_and_none_an_older_one(segment: Segment) -> None:
     assert view.readiness(segment).reasons[0] == "no configuration is served yet"
     segment.generation = 3
+    assert not view.readiness(segment).ready, "no worker serves"
     serve(segment, 0, 3)
-    assert view.readiness(segment).reasons == ["worker 1 is being started"]
+    found = view.readiness(segment)
+    assert (found.ready, found.reasons) == (True, ["worker 1 is being started"])
     serve(segment, 1, 2)
-    assert view.readiness(segment).reasons == ["worker 1 serves generation 2, not 3"]
+    found = view.readiness(segment)
+    assert (found.ready, found.reasons) == (False, ["worker 1 serves generation 2, not 3"])
     segment.worker_row(1).generation = 3
     found = view.readiness(segment)
     assert (found.ready, found.generation, found.reasons) == (True, 3, [])
-    monkeypatch.setattr(view, "LATE_S", 0.1)
-    segment.worker_row(1).heartbeat_ns = 1  # when the clock, and perhaps the machine, started
-    assert any("worker 1 shows no life since" in why for why in view.readiness(segment).reasons)
+
+
+def test_a_worker_without_a_heartbeat_is_named_and_the_others_are_enough(segment: Segment) -> None:
+    segment.generation = 3
+    serve(segment, 0, 3)
+    serve(segment, 1, 2)  # nobody gets the old configuration of one that serves nobody
+    long_ago = time.monotonic_ns() - int((view.LATE_S + 1) * 1e9)
+    segment.worker_row(1).heartbeat_ns = long_ago
+    found = view.readiness(segment)
+    assert (found.ready, found.reasons) == (True, ["worker 1 has had no heartbeat for 3 s"])
+    segment.worker_row(0).heartbeat_ns = long_ago
+    assert not view.readiness(segment).ready, "nobody serves"
+    serve(segment, 0, 3)
     segment.draining = 1
-    assert view.readiness(segment).reasons[0] == "the gateway is draining"
+    found = view.readiness(segment)
+    assert (found.ready, found.reasons[0]) == (False, "the gateway is draining")
 
 
 def test_workers_are_shown_as_their_rows_say(segment: Segment) -> None:
