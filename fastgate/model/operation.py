@@ -94,7 +94,10 @@ class Caps(Model, frozen=True, kw_only=True):
     ] = 100
     field: Annotated[Size, Meta(description="One header field (431 beyond).")] = Size.parse("8KiB")
     body: Annotated[
-        Size, Meta(description="A request's body, where no route or policy says (413 beyond).")
+        Size,
+        Meta(
+            description="A request's body, where no route or policy says (413 beyond); 0: any size."
+        ),
     ] = Size.parse("10MiB")
     requests: Annotated[
         int,

@@ -274,5 +274,5 @@ class Policy(Rules, frozen=True, kw_only=True):
     cors: Annotated[Cors | None, Meta(description="Cross-origin access by browsers.")] = None
     headers: Annotated[Headers, Meta(description="Header rules.")] = Headers()
     max_body: Annotated[
-        Size | None, Meta(description="The largest request body that is taken.")
+        Size | None, Meta(description="The largest request body that is taken; 0: any size.")
     ] = None

@@ -283,7 +283,10 @@ class Route(Rules, frozen=True, kw_only=True):
     headers: Annotated[Headers, Meta(description="Header rules.")] = Headers()
     max_body: Annotated[
         Size | None,
-        Meta(description="The largest request body it takes. Default: the policies', then caps'."),
+        Meta(
+            description="The largest request body it takes (413 beyond); 0: any size, which a "
+            "handler cannot have. Default: the policies', then caps'."
+        ),
     ] = None
     timeout: Annotated[
         Duration | None,
