@@ -444,8 +444,7 @@ REASONS: tuple[Reason, ...] = (
     # No answer of ours.
     _r(
         100, "client_closed", 0, "client", "Client went away",
-        "The client closed the connection before the answer was complete, or did not read it for "
-        "too long.",
+        "The client closed the connection before the answer was complete.",
         close=True,
     ),
     _r(
@@ -457,6 +456,12 @@ REASONS: tuple[Reason, ...] = (
     _r(
         102, "tunnel_closed", 0, "client", "Tunnel closed",
         "The upgraded connection (WebSocket) ended.",
+        close=True,
+    ),
+    _r(
+        103, "client_timeout", 0, "client", "Client too slow",
+        "The client took nothing of the answer for too long, or less than the minimum rate, and "
+        "the connection was reset.",
         close=True,
     ),
 )  # fmt: skip

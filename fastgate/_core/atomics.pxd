@@ -11,7 +11,7 @@ plain store after a `fg_store`. For the last two there are `fg_read_before` and 
 has (gcc's outline atomics choose). It is written with `__sync` since gcc makes of `__atomic` on
 16 bytes a call into libatomic, which may take a lock, and a lock does not survive a kill.
 """
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 cdef extern from *:
     """
@@ -39,6 +39,8 @@ cdef extern from *:
         __asm__ __volatile__("yield");
     #endif
     }
+    static inline void fg_prefetch(const void *p) { __builtin_prefetch(p); }
+    static inline void fg_prefetch_write(const void *p) { __builtin_prefetch(p, 1); }
     /* One 16-byte word {lo, hi}: expected and desired by value; 1 when it was exchanged. */
     static inline int fg_cas16(void *p, uint64_t expected_lo, uint64_t expected_hi,
                                uint64_t desired_lo, uint64_t desired_hi) {
@@ -60,3 +62,6 @@ cdef extern from *:
     void fg_pause() noexcept nogil
     int fg_cas16(void *p, uint64_t expected_lo, uint64_t expected_hi,
                  uint64_t desired_lo, uint64_t desired_hi) noexcept nogil
+    # Ask for a cache line that will be read, or written, some hundred instructions later.
+    void fg_prefetch(const void *p) noexcept nogil
+    void fg_prefetch_write(const void *p) noexcept nogil

@@ -5,7 +5,7 @@
 The headroom and the tailroom let a chunk's size line and its CRLF be written around bytes
 that are already there, so that relaying never copies a body.
 """
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from fastgate._core.checks cimport FG_KEEPS, fg_poison
 

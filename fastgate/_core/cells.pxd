@@ -6,7 +6,7 @@ The theory (how a key never gets two cells, and why a kill is harmless) stands i
 """
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from fastgate._core.atomics cimport fg_load
+from fastgate._core.atomics cimport fg_load, fg_prefetch_write
 from fastgate._core.shm cimport segment_header
 
 cdef extern from *:
@@ -34,7 +34,6 @@ cdef extern from *:
     #endif
         return v;
     }
-    static inline void fg_prefetch(const void *p) { __builtin_prefetch(p, 1); }
     #define FG_K0 0x6a09e667f3bcc909ULL
     #define FG_K1 0xbb67ae8584caa73bULL
     #define FG_K2 0x3c6ef372fe94f82bULL
@@ -48,7 +47,6 @@ cdef extern from *:
     uint64_t fg_fold(uint64_t a, uint64_t b) noexcept nogil
     uint64_t fg_read64(const char *p) noexcept nogil
     uint32_t fg_read32(const char *p) noexcept nogil
-    void fg_prefetch(const void *p) noexcept nogil
     uint64_t FG_K0, FG_K1, FG_K2, FG_K3, FG_K4, FG_K5, FG_K6, FG_K7
 
 cdef enum:
@@ -124,7 +122,7 @@ cdef inline cell *cell_live(const cells *t, uint64_t hash, uint64_t key, const c
 
 cdef inline void cells_prefetch(const cells *t, uint64_t key) noexcept nogil:
     """Ask for the key's first group, some hundred nanoseconds before it is needed."""
-    fg_prefetch(t.base + cells_first(t, key))
+    fg_prefetch_write(t.base + cells_first(t, key))
 
 # ---- keys -----------------------------------------------------------------------------
 cdef uint64_t mix_key(uint64_t a, uint64_t b) noexcept nogil   # never 0

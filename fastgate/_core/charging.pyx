@@ -30,7 +30,7 @@ from fastgate._core.cells cimport decision, limit_key
 from fastgate._core.credentials cimport cap_micros, cap_period
 from fastgate._core.holds cimport (
     MONEY_MOST, hold_capture, hold_due, hold_open, hold_pending, hold_release, usage_fill, usage_what, usage_who)
-from fastgate._core.moneymap cimport USAGE_FREE, money_record
+from fastgate._core.moneymap cimport money_record
 from fastgate._core.quota cimport quota_give_back, quota_peek, quota_take
 from fastgate._core.reason cimport (
     ACCOUNT_NOT_LOADED, HOLD_IN_FLIGHT, INSUFFICIENT_BALANCE, OVERLOADED, PAYMENT_REQUIRED, SPENDING_LIMIT_REACHED)

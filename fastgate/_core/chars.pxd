@@ -18,7 +18,7 @@ after `end`; the last octets that fill no vector go through the table.
 Scanners: avx2 and sse4.2 (chosen by what the processor reports), neon (any arm64), word
 (eight octets at a time for text, portable), table. All give the same answers.
 """
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t
 
 cdef extern from *:
     """

@@ -3,14 +3,15 @@
 A preflight (OPTIONS with Origin and Access-Control-Request-Method) is answered by the gateway, as
 the route of the method that it asks for says; it is not counted against limits and needs no
 credential, since browsers send none. Every other answer on such a route, refusals too, tells the
-origin whether it may read it. What an upstream or a handler says about it itself (Access-Control-*)
+origin whether it may read it; so does a 405 on its path. What is refused before a path is known, or
+where no route has it (400, 404, 431), cannot. What an upstream or a handler says about it itself (Access-Control-*)
 is left out by `render`: two answers would contradict each other, and browsers then refuse both.
 """
 from libc.stdint cimport uint8_t
 from libc.string cimport memcmp
 
 from fastgate._core.http1 cimport (
-    F_ACCESS_CONTROL_REQUEST_METHOD, F_ORIGIN, METHOD_OPTIONS, field, head, method_of, span)
+    F_ACCESS_CONTROL_REQUEST_METHOD, F_ORIGIN, METHOD_OPTIONS, field, method_of, span)
 from fastgate._core.snapshot cimport cors_rec, snap_str, snap_table, snapshot_header, str_ref
 from fastgate._core.state cimport field_of, has_field, named
 from fastgate._core.text cimport put, put_lit, put_uint
@@ -34,7 +35,7 @@ cdef span asked_method(exchange *e, uint8_t *method_id) noexcept nogil:
 cdef char *put_cors(char *p, exchange *e) noexcept nogil:
     """For an answer (not a preflight) on a route with CORS."""
     cdef const snapshot_header *s = e.snap
-    cdef const cors_rec *r = <const cors_rec *>snap_table(s, s.cors) + e.policy.cors
+    cdef const cors_rec *r = cors_of(e)
     cdef const field *f
     if any_origin(r):
         # To a request without Origin too: a cache may keep this answer for one that has it.
@@ -89,7 +90,7 @@ cdef char *put_origin(char *p, const cors_rec *r, const char *origin, uint32_t n
 cdef char *put_preflight(char *p, exchange *e) noexcept nogil:
     """What a preflight is told: nothing, when the origin is not allowed."""
     cdef const snapshot_header *s = e.snap
-    cdef const cors_rec *r = <const cors_rec *>snap_table(s, s.cors) + e.policy.cors
+    cdef const cors_rec *r = cors_of(e)
     cdef const field *f = field_of(&e.req, F_ORIGIN)
     cdef const field *g
     cdef uint32_t i

@@ -3,7 +3,7 @@
 Its own memfd, not the segment: control makes a larger one when it fills and sends its
 descriptor to the workers.
 """
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 cpdef enum CredentialState:
     CREDENTIAL_FREE = 0

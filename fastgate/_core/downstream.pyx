@@ -5,7 +5,7 @@
     HEAD     the rest of a head           parse                     close
     BUSY     its exchange                 sink body                 sink gone, or served on
     LINGER   what the client still sends  thrown away, 256 KiB      close
-    TUNNEL   bytes for the other side     sink body                 sink body
+    TUNNEL   bytes for the other side     sink body                 sink body (half-closed)
 
 Deadlines (`down_deadline` sets them, `down_timeout` ends them). Of those of one state, the first
 that applies:
@@ -39,12 +39,12 @@ connection's input again, so pipelined requests are served in order, one at a ti
 An idle connection owns no buffer and no exchange: the struct here and the kernel's socket are
 all it costs.
 """
-from libc.stdint cimport int64_t, uint8_t, uint16_t
+from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memmove, memset, strlen
 
 from fastgate._core.buffer cimport (
-    BUFFER_LARGE, BUFFER_SMALL, HEADROOM, TAILROOM, buf_borrow, buf_data, buf_head, buf_len, buf_return,
+    HEADROOM, buf_borrow, buf_data, buf_head, buf_len, buf_return,
     buf_room)
 from fastgate._core.checks cimport FG_KEEPS, fg_poison
 from fastgate._core.delivery cimport (
@@ -53,13 +53,13 @@ from fastgate._core.http1 cimport head_reset, parse_request, parse_request_line
 from fastgate._core.poller cimport (
     poller_add, poller_add_listener, poller_again, poller_close, poller_flush, poller_queue,
     poller_read_start, poller_read_stop, poller_remove, poller_resets, poller_unsent)
-from fastgate._core.reason cimport OVERLOADED, REQUEST_TIMEOUT
+from fastgate._core.reason cimport REQUEST_TIMEOUT
 from fastgate._core.snapshot cimport NONE32, snapshot_header
 from fastgate._core.state cimport (
-    BODY_NONE, DOWN_BUSY, DOWN_CLOSED, DOWN_HEAD, DOWN_IDLE, DOWN_LINGER, DOWN_TUNNEL, EX_ENDED,
-    EX_RESPONSE_STARTED, IO_BLOCKED, IO_BULK, IO_CLOSED, IO_ERROR, IO_READING, KIND_DOWN)
+    DOWN_BUSY, DOWN_CLOSED, DOWN_HEAD, DOWN_IDLE, DOWN_LINGER, DOWN_TUNNEL,
+    EX_RESPONSE_STARTED, IO_BLOCKED, IO_BULK, IO_ERROR, IO_READING, KIND_DOWN)
 from fastgate._core.sys cimport (
-    MSG_DONTWAIT, MSG_PEEK, AF_INET, AF_INET6, EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM,
+    MSG_DONTWAIT, MSG_PEEK, AF_INET, AF_INET6, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM,
     IPPROTO_TCP, SHUT_WR, SOCK_CLOEXEC, SOCK_NONBLOCK, SOL_SOCKET, SO_KEEPALIVE, TCP_KEEPCNT, TCP_KEEPIDLE,
     TCP_KEEPINTVL, TCP_USER_TIMEOUT, accept4, errno, inet_ntop, ntohs, recv, setsockopt, shutdown, sockaddr,
     sockaddr_in, sockaddr_in6, sockaddr_storage, socklen_t)
@@ -512,7 +512,7 @@ cdef void unread(core *c, downstream *d) noexcept nogil:
     elif d.ex is not NULL and (d.state == DOWN_BUSY or d.state == DOWN_TUNNEL):
         if taking == TAKES_NOTHING or delivery_below(c, &d.out, c.ref.snap.min_rate):
             poller_resets(&d.io, 1)
-            c.sink.gone(d.ex)
+            c.sink.unread(d.ex)
         else:
             down_deadline(c, d)
 
@@ -563,6 +563,8 @@ cdef void down_close(downstream *d) noexcept nogil:
         exchange_free(c, d.ex)
         d.ex = NULL
     poller_close(c, &d.io)
+    if c.unpin_at is d:
+        c.unpin_at = d.next
     if d.prev is not NULL:
         d.prev.next = d.next
     else:

@@ -163,7 +163,7 @@ cdef class DryRun:
     # ---- who asks -------------------------------------------------------------------------
 
     def of_key(self, CredentialIndex index not None, bytes digest not None) -> Outcome:
-        """For whoever shows the key with this SHA-256."""
+        """For a caller who presents the key with this SHA-256."""
         cdef const consumer_row *row = NULL
         cdef uint64_t word = 0
         cdef const credential_entry *entry
@@ -189,7 +189,7 @@ cdef class DryRun:
             CONSUMER_SUSPENDED if consumer.flags & CONSUMER_SUSPENDED_FLAG else 0, consumer, &entry, 1)
 
     def of_nobody(self) -> Outcome:
-        """For whoever shows no key."""
+        """For a caller who presents no key."""
         return self.outcome(0, NULL, NULL, 0)
 
     # ---- the decision -----------------------------------------------------------------------

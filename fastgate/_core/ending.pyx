@@ -6,6 +6,7 @@ All ways lead through `finish`, once:
     refuse      the problem of a reason; where an answer has begun, it is broken off instead
     abort       the client's connection is closed without anything that looks like an end
     gone        the client left
+    unread      the client reads its answer too slowly
 
 There what counts in flight is left, money is captured or given back, the record is written, the
 snapshot is let go, and the connection goes on, is closed, or lingers. While a Python handler still
@@ -20,7 +21,7 @@ from fastgate._core.charging cimport charge_abandoned, charge_settle
 from fastgate._core.counters cimport count_outcome, counters_route, observe
 from fastgate._core.downstream cimport (
     down_body, down_close, down_flush, down_linger, down_next, down_send)
-from fastgate._core.handling cimport exchange_release
+
 from fastgate._core.http1 cimport CHUNK_END, FRAMING_LENGTH, F_USER_AGENT, chunk_decode, field
 from fastgate._core.intake cimport mark
 from fastgate._core.logring cimport (
@@ -29,15 +30,16 @@ from fastgate._core.logring cimport (
     log_text, logring_commit, logring_reserve)
 from fastgate._core.poller cimport poller_close, poller_resets
 from fastgate._core.reason cimport (
-    CLIENT_CLOSED, DRAINING, INTERNAL_ERROR, OVERLOADED, REASON_NONE, RESPONSE_TRUNCATED, TUNNEL_CLOSED)
+    CLIENT_CLOSED, CLIENT_TIMEOUT, DRAINING, INTERNAL_ERROR, OVERLOADED, REASON_NONE, RESPONSE_TRUNCATED, TUNNEL_CLOSED)
 from fastgate._core.refusal cimport render_refusal
 from fastgate._core.render cimport OUT_CLOSE, OUT_KEEP_ALIVE, OUT_PLAIN
+from fastgate._core.snapref cimport leave_snapshot
 from fastgate._core.snapshot cimport NONE32, ROUTE_LOG_OFF, refusal_rec, snap_str, snap_table
 from fastgate._core.state cimport (
     call, core, BODY_MORE, BODY_NONE, CALL_REQUEST_DONE, CALL_SEND, EX_ABORTED, EX_CLOSE_OUT, EX_CONTINUE_DUE,
     EX_COUNTED_STREAM, EX_COUNTED_UPCALL, EX_ENDED, EX_KEEP_ALIVE, EX_METERED, EX_OWED, EX_REFUSED,
     EX_RESPONSE_DONE, EX_RESPONSE_STARTED, EX_SUSPENDED,
-    EX_TUNNEL, EX_WAKE, IO_READABLE, WAKE_GONE, downstream, field_of, has_field, snapref)
+    EX_TUNNEL, EX_WAKE, IO_READABLE, WAKE_GONE, downstream, field_of, has_field)
 from fastgate._core.sys cimport monotonic_ns
 from fastgate._core.upstream cimport call_abort
 
@@ -85,12 +87,12 @@ cdef void exchange_refuse(exchange *e, int reason) noexcept nogil:
     send_last(e, render_refusal(e, reason, connection_out(e)))
 
 
-cdef void end_tunnel(exchange *e) noexcept nogil:
+cdef void end_tunnel(exchange *e, int reason) noexcept nogil:
     if e.flags & EX_ENDED:
         return
     down_flush(e.down)
     drop_calls(e)
-    e.reason = TUNNEL_CLOSED
+    e.reason = <uint16_t>reason
     e.flags |= EX_RESPONSE_DONE
     finish(e)
 
@@ -154,7 +156,7 @@ cdef void exchange_gone(exchange *e) noexcept nogil:
     if e.flags & (EX_ENDED | EX_ABORTED):
         return
     if e.flags & EX_TUNNEL:
-        end_tunnel(e)
+        end_tunnel(e, TUNNEL_CLOSED)
         return
     if not e.flags & EX_RESPONSE_STARTED and executing(e) and charge_abandoned(e):
         e.flags |= EX_OWED
@@ -164,8 +166,19 @@ cdef void exchange_gone(exchange *e) noexcept nogil:
     exchange_abort(e, CLIENT_CLOSED)
 
 
+cdef void exchange_unread(exchange *e) noexcept nogil:
+    """The client took nothing for its time, or less than the minimum rate; its connection will be reset."""
+    if e.flags & (EX_ENDED | EX_ABORTED):
+        return
+    if e.flags & EX_TUNNEL:
+        end_tunnel(e, CLIENT_TIMEOUT)
+        return
+    e.log_flags |= LOG_ABORTED
+    exchange_abort(e, CLIENT_TIMEOUT)
+
+
 cdef int executing(exchange *e) noexcept nogil:
-    """Whether whoever answers has the whole request: the upstream's kernel, or a handler that runs."""
+    """Whether the request is with what answers it, whole: the upstream's kernel, or a handler that runs."""
     if e.flags & EX_SUSPENDED:
         return e.py is not NULL
     return call_handed_over(&e.main)
@@ -180,7 +193,7 @@ cdef int call_handed_over(const call *k) noexcept nogil:
 cdef void exchange_cut(exchange *e) noexcept nogil:
     """This worker ends: what is under way is broken off, and fails on our side."""
     if e.flags & EX_TUNNEL:
-        end_tunnel(e)
+        end_tunnel(e, TUNNEL_CLOSED)
         return
     e.log_flags |= LOG_ABORTED
     exchange_abort(e, DRAINING)
@@ -217,28 +230,13 @@ cdef int served(exchange *e) noexcept nogil:
         return 1
     if not e.flags & EX_RESPONSE_STARTED or e.flags & EX_REFUSED or e.status >= 500:
         return 0
-    return e.reason == REASON_NONE or e.reason == CLIENT_CLOSED or e.reason == TUNNEL_CLOSED
+    return e.reason == REASON_NONE or e.reason == CLIENT_CLOSED or e.reason == CLIENT_TIMEOUT \
+        or e.reason == TUNNEL_CLOSED
 
 
 cdef int failed(exchange *e) noexcept nogil:
     """Whether it failed on our side or upstream: then it uses up nothing of a quota."""
     return e.status >= 500 or INTERNAL_ERROR <= e.reason < CLIENT_CLOSED or e.reason == RESPONSE_TRUNCATED
-
-
-cdef inline void leave_snapshot(core *c, snapref *r) noexcept nogil:
-    """The last to leave a retired one hands it to the engine, which unmaps it."""
-    r.in_flight -= 1
-    if r.in_flight != 0 or r is c.ref:
-        return
-    if r.prev is not NULL:
-        r.prev.next = r.next
-    else:
-        c.retired = r.next
-    if r.next is not NULL:
-        r.next.prev = r.prev
-    r.prev = NULL
-    r.next = c.released
-    c.released = r
 
 
 cdef void uncount_handler(exchange *e) noexcept nogil:

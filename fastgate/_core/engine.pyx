@@ -10,22 +10,22 @@ Python is met in three places only, all after the rounds: exchanges that a handl
 (`upcall`), exchanges whose handler waits for something that happened, and snapshots that the
 last exchange has let go.
 """
-from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
-from libc.stdint cimport int64_t, uint8_t
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memset
+
 
 from fastgate._core.atomics cimport fg_store
 from fastgate._core.buffer cimport buf_trim, buffers_free, buffers_init
 from fastgate._core.checks cimport FG_KEEPS, fg_poison
 from fastgate._core.cells cimport cells_of_limiter, cells_of_quota
-from fastgate._core.concurrency cimport concurrency_clear
+
 from fastgate._core.clock cimport window_offset
 from fastgate._core.counters cimport counters_worker
 from fastgate._core.credentials cimport CredentialIndex, credential_find
 from fastgate._core.downstream cimport (
     down_accepted, down_close, down_data, down_drained, down_hup, down_progress, down_speaks, down_timeout, pause_accept, resume_accept)
-from fastgate._core.ending cimport exchange_cut, exchange_gone
+from fastgate._core.ending cimport exchange_cut, exchange_gone, exchange_unread
 from fastgate._core.exchange cimport exchange_body, exchange_head, exchange_head_bad, exchange_late, exchange_line
 from fastgate._core.forward cimport (
     call_can_write, call_got_body, call_got_head, call_got_interim, call_has_failed, call_must_render,
@@ -36,10 +36,11 @@ from fastgate._core.moneymap cimport MoneyMap
 from fastgate._core.poller cimport poller_add_listener, poller_free, poller_init, poller_remove, poller_round
 from fastgate._core.pool cimport pool_free, pool_init
 from fastgate._core.shm cimport Segment
+from fastgate._core.snapref cimport unpin_all, unpin_some
 from fastgate._core.snapshot cimport Snapshot
 from fastgate._core.state cimport (
-    DOWN_IDLE, IO_CLOSED, IO_READY, KIND_DOWN, KIND_LISTENER, KIND_TIMER, KIND_UP, MAX_LISTENERS, MAX_POOLS,
-    call, downstream, exchange, lookup_fn, pool, upstream)
+    DOWN_IDLE, IO_READY, KIND_DOWN, KIND_LISTENER, KIND_TIMER, KIND_UP, MAX_LISTENERS, MAX_POOLS,
+    downstream, exchange, lookup_fn, upstream)
 from fastgate._core.sys cimport boottime_ns, errno, getrandom, monotonic_ns, realtime_ns
 from fastgate._core.timer cimport timer_arm, timer_expired, timer_free, timer_init, timer_set
 from fastgate._core.upstream cimport up_connected, up_data, up_drained, up_progress, up_timeout, upstream_close
@@ -185,7 +186,7 @@ cdef class Engine:
         raise ValueError(f"no listener has descriptor {fd}")
 
     def install(self, Snapshot snapshot not None, list handlers not None) -> None:
-        """Serve this snapshot from now on; exchanges in flight keep the one they have.
+        """Serve this snapshot from now on; exchanges in flight keep the one they have, or what they need of it.
 
         handlers: one callable for each name of `snapshot.handlers()`, in that order.
         """
@@ -210,6 +211,9 @@ cdef class Engine:
         c.response_caps.field = RESPONSE_HEAD
         fg_store(&c.row.generation, r.snap.generation)    # that it is served: after all that serving takes
         self.sweep()
+        unpin_all(c)
+        if c.unpin_at is not NULL:
+            self.kick()
         resume_accept(c)
 
     def set_credentials(self, CredentialIndex index not None) -> None:
@@ -226,7 +230,7 @@ cdef class Engine:
         """Accept no more, close idle connections, let the rest finish with Connection: close.
 
         What waits in the accept queues is accepted first, and a connection that has not sent
-        its first request yet gets a second to do so: whoever was let in is served.
+        its first request yet gets a second to do so: every connection that was accepted is served.
         """
         cdef core *c = self.c
         cdef downstream *d
@@ -302,9 +306,11 @@ cdef class Engine:
                 break
             if c.now - start > ROUND_NS or c.upcall_head is not NULL or c.wake_head is not NULL:
                 break
+        if c.unpin_at is not NULL:
+            unpin_some(c)
         timer_arm(c)
         self.publish()
-        return c.ready_head is not NULL
+        return c.ready_head is not NULL or c.unpin_at is not NULL
 
     cdef void read_window_clock(self) noexcept nogil:
         cdef core *c = self.c
@@ -379,8 +385,9 @@ cdef class Engine:
         while self.c.released is not NULL:
             r = self.c.released
             self.c.released = r.next
-            Py_DECREF(<object>r.object)
-            Py_DECREF(<object>r.handlers)
+            if r.object is not NULL:
+                Py_DECREF(<object>r.object)
+                Py_DECREF(<object>r.handlers)
             free(r)
         return 0
 
@@ -460,7 +467,7 @@ cdef class Engine:
         for i in range(MAX_POOLS):
             while c.pools[i].idle is not NULL:
                 upstream_close(c, c.pools[i].idle)
-        begin_upcalls(self, c)           # those that Python was not told of yet: all have been given up
+        begin_upcalls(self, c)           # those whose handlers were not started yet: all have been given up
         wake_upcalls(c)
         self.bury()
         self.retire()
@@ -486,6 +493,7 @@ cdef void fill_sinks(core *c) noexcept:
     c.sink.body = exchange_body
     c.sink.drained = exchange_drained
     c.sink.gone = exchange_gone
+    c.sink.unread = exchange_unread
     c.sink.call_head = call_got_head
     c.sink.call_interim = call_got_interim
     c.sink.call_body = call_got_body

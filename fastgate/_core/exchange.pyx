@@ -11,14 +11,15 @@
 the answer, `ending` settles and logs.
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcpy, memset
 
 from fastgate._core.admission cimport (
     address_allowed, admit, admit_address, admit_undo, authenticate)
+from fastgate._core.atomics cimport fg_prefetch
 from fastgate._core.charging cimport charge_open
 from fastgate._core.cors cimport asked_method, is_preflight
 from fastgate._core.ending cimport connection_out, exchange_refuse, send_last
-from fastgate._core.forward cimport begin_proxy, pump_request, tunnel_up
+from fastgate._core.forward cimport begin_proxy, pump_request
 from fastgate._core.handling cimport begin_upcall, collect_body, upcall_late
 from fastgate._core.http1 cimport (
     F_MAX_FORWARDS, F_TRACEPARENT, F_VIA, F_X_REQUEST_ID, HEAD_BAD_EXPECT, HEAD_HAS_ENCODED_SLASH,
@@ -37,9 +38,10 @@ from fastgate._core.router cimport (
     ROUTE_FOUND, ROUTE_METHOD, route_ahead, route_find, route_keys, route_nearer)
 from fastgate._core.snapshot cimport (
     NONE32, ROUTE_ENCODED_SLASH, ROUTE_RETIRED as FLAG_RETIRED, ROUTE_WEBSOCKET, policy_rec,
-    snap_policy, snap_prefetch, snap_route, snap_service, snap_str, snap_table, static_rec)
+    snap_policy, snap_route, snap_service, snap_str, snap_table, static_rec)
 from fastgate._core.state cimport (
-    core, EX_AWAIT_BODY, EX_HEAD_ONLY, EX_KEEP_ALIVE, EX_SUSPENDED, EX_TUNNEL, field_of, has_field)
+    core, EX_AWAIT_BODY, EX_HEAD_ONLY, EX_KEEP_ALIVE, EX_SUSPENDED, EX_TUNNEL, has_field)
+from fastgate._core.tunnel cimport tunnel_up
 
 
 cdef void exchange_line(exchange *e) noexcept nogil:
@@ -101,9 +103,9 @@ cdef inline void take_route(exchange *e) noexcept nogil:
     e.route = snap_route(e.snap, e.match.route)
     e.policy = snap_policy(e.snap, e.match.policy)
     # One wait for memory, not one for each line of a policy that is cold as no other route has it.
-    snap_prefetch(<const char *>e.policy + 64)
+    fg_prefetch(<const char *>e.policy + 64)
     if e.snap.flags & 2:
-        snap_prefetch(e.route)             # its name will be logged
+        fg_prefetch(e.route)             # its name will be logged
 
 
 cdef int find_route(exchange *e) noexcept nogil:

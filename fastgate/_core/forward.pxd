@@ -19,4 +19,3 @@ cdef int queue_literal(exchange *e, const char *text, uint32_t n) noexcept nogil
 cdef void call_got_body(call *k) noexcept nogil
 cdef void call_has_failed(call *k, int reason) noexcept nogil
 cdef void exchange_drained(exchange *e) noexcept nogil
-cdef void tunnel_up(exchange *e) noexcept nogil

@@ -9,10 +9,9 @@ and response bytes
     upstream.inb ─ pump_response ─► downstream's queue    stops when the queue does not empty
 
 Stopping is not reading; the queue's `drained` sink starts it again. So at most one buffer a
-direction is held, and the slower side sets the pace. After a 101 both directions are a tunnel, by
-the same rule.
+direction is held, and the slower side sets the pace. After a 101 it is a tunnel (tunnel.pyx).
 """
-from libc.stdint cimport uint8_t, uint16_t, uint64_t
+from libc.stdint cimport uint16_t, uint64_t
 from libc.string cimport memcpy
 
 from fastgate._core.buffer cimport HEADROOM, buf_borrow, buf_data, buf_head, buf_len, buf_return
@@ -27,20 +26,22 @@ from fastgate._core.http1 cimport (
     METHOD_HEAD, METHOD_OPTIONS, METHOD_PUT, METHOD_TRACE, chunk_decode, chunk_relay, field, head)
 from fastgate._core.intake cimport mark
 from fastgate._core.logring cimport (
-    LOG_TUNNEL, LOG_UPSTREAM_REUSED, PHASE_FILTER_RESPONSE, PHASE_FORWARD)
+    LOG_UPSTREAM_REUSED, PHASE_FILTER_RESPONSE, PHASE_FORWARD)
 from fastgate._core.poller cimport poller_resets
-from fastgate._core.reason cimport BODY_TOO_LARGE, INTERNAL_ERROR, NO_ROUTE, OVERLOADED
-from fastgate._core.render cimport OUT_UPGRADE, render_interim, render_response
+from fastgate._core.reason cimport BODY_TOO_LARGE, INTERNAL_ERROR, NO_ROUTE, OVERLOADED, TUNNEL_CLOSED
+from fastgate._core.render cimport render_interim, render_response
 from fastgate._core.request_head cimport render_request
+from fastgate._core.snapref cimport unpin
 from fastgate._core.snapshot cimport (
     HASH_BY_CONSUMER, HASH_BY_HEADER, HASH_BY_PATH, snap_str, snap_upstream)
 from fastgate._core.state cimport (
     core, BODY_MORE, BODY_NONE, CALL_CONNECT, CALL_FAILED, CALL_IDEMPOTENT, CALL_PYTHON, CALL_REPLAYABLE,
-    CALL_REQUEST_DONE, CALL_RESPONSE_DONE, CALL_SEND, CALL_UPGRADE, DOWN_TUNNEL, EX_CHUNK_OUT,
+    CALL_REQUEST_DONE, CALL_RESPONSE_DONE, CALL_SEND, CALL_UPGRADE, EX_CHUNK_OUT,
     EX_CLOSE_OUT, EX_CONTINUE_DUE, EX_DECODE, EX_HEAD_ONLY, EX_KEEP_ALIVE,
-    EX_RESPONSE_DONE, EX_RESPONSE_STARTED, EX_SUSPENDED, EX_TUNNEL, IO_EOF, WAKE_CALL, WAKE_DONE,
+    EX_RESPONSE_DONE, EX_RESPONSE_STARTED, EX_SUSPENDED, EX_TUNNEL, WAKE_CALL, WAKE_DONE,
     WAKE_WRITABLE, downstream, named)
 from fastgate._core.text cimport put, put_lit
+from fastgate._core.tunnel cimport begin_tunnel, tunnel_down, tunnel_down_drained, tunnel_up_drained
 from fastgate._core.upstream cimport (
     call_abort, call_end, call_flush, call_queue, call_read, call_start, call_take)
 
@@ -261,7 +262,7 @@ cdef void call_can_write(call *k) noexcept nogil:
     if k.flags & CALL_PYTHON:
         return
     if e.flags & EX_TUNNEL:
-        down_read(e.down, 1)
+        tunnel_up_drained(e)
     elif e.body_state == BODY_MORE:
         pump_request(e)
 
@@ -358,6 +359,8 @@ cdef void answer_from(exchange *e, call *k) noexcept nogil:
     if body is not NULL:
         e.bytes_out += buf_len(body)
         down_send(e.down, body)
+    if e.ref is not c.ref:
+        unpin(c, e)                      # replaced while the answer was awaited
     pump_response(e, k)
 
 
@@ -449,7 +452,7 @@ cdef void call_has_failed(call *k, int reason) noexcept nogil:
     if k.flags & CALL_PYTHON:
         wake(e, WAKE_CALL)
     elif e.flags & EX_TUNNEL:
-        end_tunnel(e)
+        end_tunnel(e, TUNNEL_CLOSED)
     elif e.flags & EX_RESPONSE_STARTED:
         exchange_abort(e, reason)
     else:
@@ -461,7 +464,7 @@ cdef void call_has_failed(call *k, int reason) noexcept nogil:
 cdef void exchange_drained(exchange *e) noexcept nogil:
     cdef call *k = e.relaying
     if e.flags & EX_TUNNEL:
-        call_read(e.owner, k, 1)
+        tunnel_down_drained(e)
     elif e.flags & EX_RESPONSE_DONE:
         if e.flags & EX_SUSPENDED:
             wake(e, WAKE_DONE)
@@ -471,73 +474,3 @@ cdef void exchange_drained(exchange *e) noexcept nogil:
         wake(e, WAKE_WRITABLE)
     elif k is not NULL and e.flags & EX_RESPONSE_STARTED:
         call_read(e.owner, k, 1)
-
-
-cdef void begin_tunnel(exchange *e, call *k) noexcept nogil:
-    cdef downstream *d = e.down
-    cdef buf *b = render_response(e, k, OUT_UPGRADE, 0)
-    e.flags &= ~EX_KEEP_ALIVE
-    if b is NULL:
-        drop_calls(e)
-        exchange_abort(e, OVERLOADED)
-        return
-    e.owner.counters.tunnels += 1
-    e.flags |= EX_TUNNEL | EX_RESPONSE_STARTED
-    e.log_flags |= LOG_TUNNEL
-    e.down.state = DOWN_TUNNEL
-    e.bytes_out += buf_len(b)
-    down_send(e.down, b)
-    tunnel_down(e)
-    if d.ex is e:
-        down_read(d, 1)
-
-
-cdef void tunnel_up(exchange *e) noexcept nogil:
-    """Client → upstream."""
-    cdef core *c = e.owner
-    cdef downstream *d = e.down
-    cdef call *k = e.relaying
-    cdef buf *b = down_body(d, e)
-    cdef buf *copy
-    cdef int done
-    if b is NULL:
-        if d.io.io & IO_EOF:
-            end_tunnel(e)
-        return
-    if k is NULL or k.up is NULL:
-        end_tunnel(e)
-        return
-    e.bytes_in += buf_len(b)
-    if b is d.io.inb:
-        d.io.inb = NULL
-    else:
-        copy = buf_borrow(&c.bufs, buf_len(b))
-        if copy is NULL:
-            end_tunnel(e)
-            return
-        memcpy(buf_head(copy), buf_head(b), buf_len(b))
-        copy.end = copy.start + buf_len(b)
-        b.start = b.end
-        b = copy
-    call_queue(c, k, b)
-    done = call_flush(c, k)
-    if done < 0:
-        end_tunnel(e)
-    elif done == 0:
-        down_read(d, 0)
-
-
-cdef void tunnel_down(exchange *e) noexcept nogil:
-    """Upstream → client."""
-    cdef core *c = e.owner
-    cdef call *k = e.relaying
-    cdef buf *b = call_take(c, k, 0)
-    cdef int done
-    if b is not NULL:
-        e.bytes_out += buf_len(b)
-        down_send(e.down, b)
-    done = down_flush(e.down)
-    if done < 0 or k.flags & CALL_RESPONSE_DONE:
-        end_tunnel(e)
-    else:
-        call_read(c, k, done)

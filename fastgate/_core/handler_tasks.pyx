@@ -55,15 +55,21 @@ async def run_handler(Exchange x not None, handler):
             x.let_go()
 
 
+cdef inline exchange *pop(exchange **first, exchange **last) noexcept:
+    """Take the first exchange out of a queue that has one."""
+    cdef exchange *e = first[0]
+    first[0] = e.next
+    if first[0] is NULL:
+        last[0] = NULL
+    e.next = NULL
+    return e
+
+
 cdef int begin_upcalls(Engine engine, core *c) except -1:
     cdef exchange *e
     cdef Exchange x
     while c.upcall_head is not NULL:
-        e = c.upcall_head
-        c.upcall_head = e.next
-        if c.upcall_head is NULL:
-            c.upcall_tail = NULL
-        e.next = NULL
+        e = pop(&c.upcall_head, &c.upcall_tail)
         if e.flags & (EX_ABORTED | EX_RESPONSE_DONE):
             exchange_release(e)          # the client left, or its time was over, before Python began
             continue
@@ -86,11 +92,7 @@ cdef int wake_upcalls(core *c) except -1:
     cdef exchange *e
     cdef uint32_t bits
     while c.wake_head is not NULL:
-        e = c.wake_head
-        c.wake_head = e.next
-        if c.wake_head is NULL:
-            c.wake_tail = NULL
-        e.next = NULL
+        e = pop(&c.wake_head, &c.wake_tail)
         e.flags &= ~EX_WAKE
         bits = e.wake
         e.wake = 0

@@ -18,6 +18,7 @@ from fastgate._core.logring cimport LOG_UPCALL, PHASE_FILTER_REQUEST, PHASE_RELA
 from fastgate._core.poller cimport poller_resets
 from fastgate._core.reason cimport BODY_TOO_LARGE, OVERLOADED, UPSTREAM_TIMEOUT
 from fastgate._core.render cimport render_start
+from fastgate._core.snapref cimport unpin
 from fastgate._core.state cimport (
     core, downstream, BODY_MORE, CALL_PYTHON, EX_ABORTED, EX_AWAIT_BODY, EX_CHUNK_OUT, EX_CLOSE_OUT,
     EX_COUNTED_STREAM, EX_COUNTED_UPCALL, EX_ENDED, EX_HEAD_ONLY, EX_KEEP_ALIVE, EX_REFUSED, EX_RESPONSE_DONE,
@@ -192,3 +193,5 @@ cdef void exchange_release(exchange *e) noexcept nogil:
         finish(e)
     elif e.flags & EX_RESPONSE_DONE and e.down.io.out_head is NULL:
         finish(e)
+    elif e.ref is not e.owner.ref:
+        unpin(e.owner, e)

@@ -7,7 +7,7 @@ the result is the same.
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
 # Bodies and paths have modules of their own; whoever takes heads may take these from here.
-from fastgate._core.chunked cimport (CHUNK_END, CHUNK_MORE, chunk_decode, chunk_relay, chunk_reset,
+from fastgate._core.chunked cimport (CHUNK_END, chunk_decode, chunk_relay, chunk_reset,
                                      chunk_state)
 from fastgate._core.uri cimport normalize_path
 

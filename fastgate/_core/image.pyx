@@ -17,7 +17,7 @@
 The keyword arguments of a record are its fields; `snapshot.pxd` says what they mean. Numbers
 that do not fit their field raise OverflowError; an image over 4 GiB raises SnapshotError.
 """
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, madvise, munmap

@@ -19,7 +19,7 @@ event loop looks requests up.
 """
 import socket
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
 from posix.mman cimport (
@@ -34,7 +34,7 @@ from fastgate._core.logring cimport (
     ring_header,
 )
 from fastgate._core.reason cimport (
-    CLIENT_CLOSED, INTERNAL_ERROR, RESPONSE_TRUNCATED, TUNNEL_CLOSED,
+    CLIENT_CLOSED, CLIENT_TIMEOUT, INTERNAL_ERROR, RESPONSE_TRUNCATED, TUNNEL_CLOSED,
 )
 from fastgate._core.shm cimport Segment, segment_header
 
@@ -203,8 +203,8 @@ def _ended(request):
 
 cdef str _outcome(const log_record *r):
     """In a word, how it ended."""
-    if r.reason == CLIENT_CLOSED or r.flags & LOG_ABORTED:
-        return "aborted"            # the client left
+    if r.reason == CLIENT_CLOSED or r.reason == CLIENT_TIMEOUT or r.flags & LOG_ABORTED:
+        return "aborted"            # the client left, or did not read
     if r.reason == RESPONSE_TRUNCATED:
         return "truncated"          # the answer broke off
     if r.reason == TUNNEL_CLOSED:

@@ -33,7 +33,7 @@ successor's. So control may resolve the dead while the successor serves.
 import fcntl
 import os
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 from posix.mman cimport (

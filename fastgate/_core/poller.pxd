@@ -26,5 +26,6 @@ cdef int poller_flush(core *c, conn *x) noexcept nogil
     # 1: the queue is empty; 0: the rest follows, then the drained sink; < 0: -errno
 cdef uint64_t poller_unsent(conn *x) noexcept nogil               # bytes the peer has not taken yet, ours and the kernel's
 cdef void poller_resets(conn *x, int on) noexcept nogil           # whether its close is a reset, which throws away what is unsent
+cdef void poller_shut(conn *x) noexcept nogil                     # we send no more, and go on reading
 cdef void poller_close(core *c, conn *x) noexcept nogil           # closes; frees queue and buffer; memory is freed after the round
 cdef int poller_round(core *c) noexcept nogil                     # wait 0, dispatch; how many events

@@ -23,20 +23,20 @@ deal with the old ones as well, and leave the flag behind for a state that does 
 A closed connection's memory stays until the round is over (graveyard): later events of the
 same round may still point at it, and see IO_CLOSED.
 """
-from libc.string cimport memmove, memset
+from libc.string cimport memset
 
 from fastgate._core.buffer cimport (
-    BUFFER_LARGE, BUFFER_SMALL, HEADROOM, TAILROOM, buf_borrow, buf_data, buf_head, buf_len, buf_return,
+    BUFFER_LARGE, BUFFER_SMALL, HEADROOM, TAILROOM, buf_borrow, buf_data, buf_head, buf_return,
     buf_room)
 from fastgate._core.state cimport (
-    IO_AGAIN, IO_BLOCKED, IO_BULK, IO_CLOSED, IO_CONNECTING, IO_EOF, IO_ERROR, IO_HUP, IO_READABLE, IO_READING,
-    IO_READY, KIND_DOWN, KIND_LISTENER, KIND_TIMER, KIND_UP, downstream, upstream)
+    IO_AGAIN, IO_BLOCKED, IO_BULK, IO_CLOSED, IO_CONNECTING, IO_EOF, IO_ERROR, IO_HUP, IO_READABLE, IO_READING, IO_SHUT,
+    IO_READY, KIND_DOWN, KIND_LISTENER, KIND_TIMER, downstream, upstream)
 from fastgate._core.sys cimport (
     AF_UNIX, EAGAIN, EINPROGRESS, EINTR, ENOBUFS, EPOLLERR, EPOLLET, EPOLLEXCLUSIVE, EPOLLHUP, EPOLLIN,
     EPOLLOUT, EPOLLRDHUP, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, IPPROTO_TCP, MSG_NOSIGNAL,
-    SIOCOUTQ, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SO_ERROR, SO_LINGER, TCP_NODELAY, close, connect,
+    SHUT_WR, SIOCOUTQ, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SO_ERROR, SO_LINGER, TCP_NODELAY, close, connect,
     epoll_create1, epoll_ctl, epoll_event, epoll_wait, errno, getsockopt, ioctl, iovec, linger, msghdr, read, recv, send,
-    sendmsg, setsockopt, sockaddr, socket, socklen_t)
+    sendmsg, setsockopt, shutdown, sockaddr, socket, socklen_t)
 from fastgate._core.sys cimport monotonic_ns
 from fastgate._core.timer cimport timer_remove
 
@@ -253,6 +253,13 @@ cdef void poller_resets(conn *x, int on) noexcept nogil:
         setsockopt(x.fd, SOL_SOCKET, SO_LINGER, &how, sizeof(how))
 
 
+cdef void poller_shut(conn *x) noexcept nogil:
+    if x.io & (IO_SHUT | IO_CLOSED):
+        return
+    x.io |= IO_SHUT
+    shutdown(x.fd, SHUT_WR)
+
+
 cdef void poller_close(core *c, conn *x) noexcept nogil:
     cdef buf *b
     if x.io & IO_CLOSED:
@@ -334,8 +341,8 @@ cdef void dispatch(core *c, conn *x, uint32_t events) noexcept nogil:
         x.io |= IO_READABLE
         if events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
             x.io |= IO_HUP
-        if events & (EPOLLHUP | EPOLLERR):
-            x.io |= IO_ERROR             # not one side closed: the connection is dead
+        if events & EPOLLERR or (events & EPOLLHUP and not x.io & IO_SHUT):
+            x.io |= IO_ERROR             # not one side closed, nor one after the other: it is dead
     if x.io & IO_CONNECTING:
         if events & (EPOLLOUT | EPOLLHUP | EPOLLERR):
             connected(c, x)

@@ -16,7 +16,9 @@ cdef upstream *pool_put(core *c, pool *p, upstream *u, uint32_t keep) noexcept n
 cdef upstream *pool_oldest(core *c) noexcept nogil               # of one of the pools; NULL: none is idle
 cdef void pool_unlink(core *c, upstream *u) noexcept nogil       # an idle one that died
 cdef void pool_failed(core *c, call *k) noexcept nogil           # passive ejection: one more failure
-cdef void pool_succeeded(core *c, call *k, uint64_t first_byte_ns) noexcept nogil
+cdef void pool_succeeded(core *c, call *k) noexcept nogil        # a row of failures ends
+cdef void pool_timed(core *c, call *k, uint64_t first_byte_ns) noexcept nogil
+    # how long the target took from the request's last byte to the answer's head; 0: not known
     # ends a row of failures; first_byte_ns: a sample of its speed, 0: none
 # The retry budget is the upstream's; its first target's pool keeps it.
 cdef void pool_earn(core *c, call *k) noexcept nogil             # a request earns its share of a retry

@@ -32,13 +32,13 @@ Ejections and verdicts stand in the shared segment: what one worker learns, all 
 from libc.math cimport log
 from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memset
+
 
 from fastgate._core.atomics cimport fg_add, fg_load, fg_store
 from fastgate._core.cells cimport mix_key
 from fastgate._core.reason cimport NO_HEALTHY_TARGET, OVERLOADED
 from fastgate._core.render cimport random64
-from fastgate._core.shm cimport segment_header
+
 from fastgate._core.snapshot cimport (
     BALANCE_HASH, BALANCE_LEAST_CONNECTIONS, BALANCE_P2C_EWMA, snap_table, upstream_rec)
 from fastgate._core.state cimport MAX_POOLS, UP_BUSY, UP_IDLE
@@ -351,13 +351,16 @@ cdef void pool_failed(core *c, call *k) noexcept nogil:
     c.counters.ejections += 1
 
 
-cdef void pool_succeeded(core *c, call *k, uint64_t first_byte_ns) noexcept nogil:
+cdef void pool_succeeded(core *c, call *k) noexcept nogil:
     cdef target_row *row = row_of(c, k.target)
-    cdef pool *p
     if row.failures != 0 and fg_load(&row.identity) == k.target.identity:
         fg_store(&row.failures, 0)
     if row.ejections != 0 and row.ejected_until_ns < c.now and fg_load(&row.identity) == k.target.identity:
         fg_store(&row.ejections, 0)
+
+
+cdef void pool_timed(core *c, call *k, uint64_t first_byte_ns) noexcept nogil:
+    cdef pool *p
     if first_byte_ns == 0:
         return
     p = pool_of(c, k.target)

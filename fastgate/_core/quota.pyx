@@ -48,7 +48,7 @@ from fastgate._core.cells cimport (
 )
 from fastgate._core.cells import Decision
 from fastgate._core.clock import held_seconds
-from fastgate._core.shm cimport PAGE, Segment
+from fastgate._core.shm cimport Segment
 from fastgate._core.snapshot cimport (
     PERIOD_DAY, PERIOD_HOUR, PERIOD_MINUTE, PERIOD_MONTH, PERIOD_SECOND, PERIOD_WEEK,
     PERIOD_YEAR,

@@ -68,6 +68,7 @@ cpdef enum Reason:
     CLIENT_CLOSED = 100
     RESPONSE_TRUNCATED = 101
     TUNNEL_CLOSED = 102
+    CLIENT_TIMEOUT = 103
     REASON_COUNT = 128
 
 # The stable name ("rate_limited") of a reason, for texts written in C: NUL-terminated, valid for

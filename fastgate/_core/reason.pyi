@@ -56,6 +56,7 @@ class Reason(IntEnum):
     CLIENT_CLOSED = 100
     RESPONSE_TRUNCATED = 101
     TUNNEL_CLOSED = 102
+    CLIENT_TIMEOUT = 103
     REASON_COUNT = 128
 
 def reason_name(number: int) -> str: ...

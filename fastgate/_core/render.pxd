@@ -28,7 +28,6 @@ cdef uint64_t random64(core *c) noexcept nogil
 # Pieces of a head, for those that are made elsewhere (refusal.pyx, request_head.pyx).
 cdef size_t answer_extra(exchange *e) noexcept nogil
     # the room that those pieces may need
-cdef char *put2(char *p, int v) noexcept nogil
 cdef int called_securely(exchange *e) noexcept nogil
     # whether the client called https: by our own TLS, or a trusted proxy says so
 cdef char *put_date(char *p, core *c) noexcept nogil

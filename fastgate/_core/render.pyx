@@ -10,30 +10,27 @@ nothing of it). Where a route has CORS, nothing of what another says about it pa
 
 Requests to upstreams are made in request_head.pyx, refusals from templates in refusal.pyx.
 """
-from libc.stdint cimport uint8_t, uint16_t
+from libc.stdint cimport uint16_t
 from libc.string cimport memchr, memcmp
-from libc.time cimport gmtime_r, time_t, tm
 
 from fastgate._core.buffer cimport buf_borrow, buf_data, buf_head, buf_len
 from fastgate._core.chars cimport fg_same, fg_same_lowered
-from fastgate._core.cors cimport put_cors, put_preflight
+from fastgate._core.cors cimport cors_of, put_cors, put_preflight
 from fastgate._core.http1 cimport (
     F_ACCESS_CONTROL, F_ACCESS_CONTROL_REQUEST_METHOD, F_CONTENT_LENGTH, F_DATE, F_OTHER, F_X_FORWARDED_PROTO,
     F_X_REQUEST_ID, FIELD_CREDENTIAL, FIELD_HOP, MAX_FIELDS, METHOD_HEAD, field)
 from fastgate._core.snapshot cimport (
-    HEADER_DEFAULT, HEADER_REMOVE, HEADER_SET, LIMIT_CONCURRENCY, LIMIT_SHOW_HEADERS, NONE32,
+    HEADER_DEFAULT, HEADER_REMOVE, HEADER_SET, LIMIT_CONCURRENCY, LIMIT_SHOW_HEADERS,
     ROUTE_LIMIT_HEADERS, cors_rec, header_rule, snap_str, snap_table, table_ref)
 from fastgate._core.state cimport EX_CHUNK_OUT, EX_METERED, EX_REFUSED, field_of, has_field, named
 from fastgate._core.text cimport put, put_hex, put_lit, put_uint
+from fastgate._core.words cimport put_http_date
 
 cdef enum:
     ADDED = 2048              # the most that the gateway adds of its own to an answer's head
 
 cdef uint64_t RESPONSE_DROP = 1ull << F_CONTENT_LENGTH | 1ull << F_X_REQUEST_ID
 cdef uint64_t CORS_DROP = 1ull << F_ACCESS_CONTROL | 1ull << F_ACCESS_CONTROL_REQUEST_METHOD
-
-cdef const char *DAYS = b"SunMonTueWedThuFriSat"
-cdef const char *MONTHS = b"JanFebMarAprMayJunJulAugSepOctNovDec"
 
 
 # ---- small things -------------------------------------------------------------------------
@@ -53,35 +50,12 @@ cdef uint64_t random64(core *c) noexcept nogil:
     return result
 
 
-cdef char *put2(char *p, int v) noexcept nogil:
-    p[0] = <char>(48 + v // 10)
-    p[1] = <char>(48 + v % 10)
-    return p + 2
-
-
 cdef void refresh_date(core *c) noexcept nogil:
     """Render the Date of this second, once."""
-    cdef time_t now = <time_t>((<int64_t>c.now + c.unix_offset) // 1000000000)
-    cdef tm t
-    cdef char *p = c.date
-    if now == c.date_second:
-        return
-    c.date_second = now
-    gmtime_r(&now, &t)
-    p = put(p, DAYS + 3 * t.tm_wday, 3)
-    p = put_lit(p, ", ")
-    p = put2(p, t.tm_mday)
-    p = put_lit(p, " ")
-    p = put(p, MONTHS + 3 * t.tm_mon, 3)
-    p = put_lit(p, " ")
-    p = put_uint(p, t.tm_year + 1900)
-    p = put_lit(p, " ")
-    p = put2(p, t.tm_hour)
-    p = put_lit(p, ":")
-    p = put2(p, t.tm_min)
-    p = put_lit(p, ":")
-    p = put2(p, t.tm_sec)
-    p = put_lit(p, " GMT")
+    cdef int64_t now = (<int64_t>c.now + c.unix_offset) // 1000000000
+    if now != c.date_second:
+        c.date_second = now
+        put_http_date(c.date, now)
 
 
 cdef char *put_date(char *p, core *c) noexcept nogil:
@@ -230,12 +204,11 @@ cdef inline int shows_limits(exchange *e) noexcept nogil:
 cdef size_t answer_extra(exchange *e) noexcept nogil:
     """Bytes that the route, the limits and CORS may add to an answer's head."""
     cdef size_t n = ADDED
-    cdef const cors_rec *r
+    cdef const cors_rec *r = cors_of(e)
     if e.policy is not NULL:
         n += rules_size(e.snap, e.policy.response_rules) + e.policy.notice.len
-        if e.policy.cors != NONE32:
-            r = <const cors_rec *>snap_table(e.snap, e.snap.cors) + e.policy.cors
-            n += <size_t>r.allow_methods.len + r.allow_headers.len + r.expose_headers.len + e.req.size
+    if r is not NULL:
+        n += <size_t>r.allow_methods.len + r.allow_headers.len + r.expose_headers.len + e.req.size
     if e.tightest is not NULL:
         n += <size_t>e.tightest.name.len + e.tightest.policy.len
     if e.extra is not NULL:
@@ -245,11 +218,10 @@ cdef size_t answer_extra(exchange *e) noexcept nogil:
 
 cdef char *put_additions(char *p, exchange *e) noexcept nogil:
     """What every answer on a route gets: notices, limits, CORS, the id."""
-    if e.policy is not NULL:
-        if e.policy.notice.len:
-            p = put(p, snap_str(e.snap, e.policy.notice), e.policy.notice.len)
-        if e.policy.cors != NONE32:
-            p = put_cors(p, e)
+    if e.policy is not NULL and e.policy.notice.len:
+        p = put(p, snap_str(e.snap, e.policy.notice), e.policy.notice.len)
+    if has_cors(e):
+        p = put_cors(p, e)
     if shows_limits(e) or e.flags & EX_REFUSED:
         p = put_limits(p, e)
     if e.extra is not NULL:
@@ -309,7 +281,7 @@ cdef char *put_extra(char *p, exchange *e) noexcept nogil:
 
 
 cdef inline int has_cors(const exchange *e) noexcept nogil:
-    return e.policy is not NULL and e.policy.cors != NONE32
+    return cors_of(e) is not NULL
 
 
 cdef void lines_as_head(head *h, const char *lines, uint32_t n) noexcept nogil:

@@ -16,7 +16,7 @@ cdef enum:
 cdef struct route_match:
     uint32_t route            # index into the snapshot's routes
     uint32_t nparams
-    uint32_t policy           # of the route: index into the snapshot's policies
+    uint32_t policy           # of the route: index into the snapshot's policies; for 405: of the first such route
     uint32_t slot             # of the route: its metrics row
     uint64_t allowed          # for 405: bits (1 << Method) of all routes of this host and path
     uint32_t token_route      # for 405: a route whose `tokens` are allowed too, or NONE32

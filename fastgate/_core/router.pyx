@@ -44,14 +44,15 @@ routes. No prefix longer than the longest that there is gets hashed. Recursion i
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memchr, memcmp, memcpy, memset
+from libc.string cimport memchr, memcmp, memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
+from fastgate._core.atomics cimport fg_prefetch
 from fastgate._core.http1 cimport (
     FIELD_UNDERSCORE, MAX_FIELDS, METHOD_OTHER, head, method_of, span)
 from fastgate._core.predicates cimport predicates_hold
 from fastgate._core.snapshot cimport (
-    NONE32, Snapshot, hash64, route_rec, snap_prefetch, snap_route, snap_str, snap_table,
+    NONE32, Snapshot, hash64, route_rec, snap_route, snap_str, snap_table,
     snapshot_header, str_ref)
 
 from typing import NamedTuple
@@ -107,6 +108,8 @@ cdef bint choose(lookup *k, const candidate *c, uint32_t count) noexcept nogil:
             k.out.policy = c[i].policy
             k.out.slot = c[i].slot
             return True
+        if k.out.allowed == 0:
+            k.out.policy = c[i].policy
         k.out.allowed |= c[i].methods
         if c[i].flags & CANDIDATE_TOKENS:
             k.out.allowed |= 1 << METHOD_OTHER
@@ -156,7 +159,7 @@ cdef inline const node *child_of(const lookup *k, const node *n, const char *seg
     at = probe_first(k.base, &n.kids, hash64(segment, size, SEED_SEGMENT), &p)
     while at:
         child = <const node *>(k.base + at)
-        snap_prefetch(<const char *>child + LINE)
+        fg_prefetch(<const char *>child + LINE)
         if is_next(child, segment, left):
             return child
         at = probe(k.base, &n.kids, &p)
@@ -282,13 +285,13 @@ cdef inline const node *find_prefix(const lookup *k, const router_head *r, uint3
 cdef inline void fetch_slots(const char *base, const slot_table *t, uint64_t key, probing *p) noexcept nogil:
     p.key = key
     p.next = slot_of(key, t.count)
-    snap_prefetch(base + t.off + p.next * sizeof(uint32_t))
+    fg_prefetch(base + t.off + p.next * sizeof(uint32_t))
 
 
 cdef inline void fetch_entry(const char *base, const slot_table *t, probing *p) noexcept nogil:
     if probe(base, t, p):
-        snap_prefetch(base + p.entry)
-        snap_prefetch(base + p.entry + LINE)
+        fg_prefetch(base + p.entry)
+        fg_prefetch(base + p.entry + LINE)
 
 
 cdef void make_keys(const char *base, const router_head *r, const host_rec *host, const char *path,

@@ -6,7 +6,7 @@
 No locks anywhere: each word has one writer, or is changed by one atomic operation.
 Drawing and invariants: see shm.pyx.
 """
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 cdef enum:
     MAX_WORKERS = 64
@@ -15,7 +15,7 @@ cdef enum:
 cdef struct worker_row:           # 128 bytes; writer: the worker (pid, starts: supervisor)
     uint64_t pid                  # 0: not running
     uint64_t generation           # of the snapshot it serves
-    uint64_t heartbeat_ns         # CLOCK_MONOTONIC, refreshed every second
+    uint64_t heartbeat_ns         # CLOCK_MONOTONIC, refreshed every half second
     uint64_t connections          # downstream connections now
     uint64_t in_flight            # exchanges now
     uint64_t upstream_idle        # pooled connections now

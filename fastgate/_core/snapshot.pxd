@@ -5,7 +5,7 @@ image's start (`str_ref`) or by index into a table; there are no pointers. All t
 8-byte aligned. Built by `image.ImageBuilder` (in control), mapped and checked by `Snapshot` (in
 a worker), read by the exchange and the router.
 """
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 cdef enum:
@@ -386,9 +386,6 @@ cdef class Snapshot:
     cdef list _rules(self, table_ref t)
     cdef list _addresses(self, table_ref t)
     cdef int _bounds(self, object index, uint32_t count) except -1
-
-cdef extern from *:
-    void snap_prefetch "__builtin_prefetch"(const void *p) noexcept nogil
 
 # Accessors, inlined.
 cdef inline const char *snap_str(const snapshot_header *s, str_ref r) noexcept nogil:

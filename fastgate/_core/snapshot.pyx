@@ -26,7 +26,7 @@ Invariants: nothing in the image is a pointer, so it may be mapped anywhere, and
 mapping is read-only and private (a shared one of a sealed file is refused by older kernels, and
 both share the same page-cache pages); it lives exactly as long as its `Snapshot`.
 """
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_PRIVATE, PROT_NONE, PROT_READ, mmap, munmap
 from posix.unistd cimport close

@@ -15,7 +15,7 @@ embedded in the exchange; a Python handler makes calls of its own.
 Only struct definitions stand here. Who may change what: `poller` the io flags and queues,
 `timer` the wheel links, `pool` the pools, `downstream`, `upstream` and `exchange` their own.
 """
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from fastgate._core.buffer cimport buf, buffers
 from fastgate._core.cells cimport cells, decision
@@ -26,7 +26,7 @@ from fastgate._core.http1 cimport caps, chunk_state, field, head
 from fastgate._core.logring cimport PHASES
 from fastgate._core.moneymap cimport money_record, till
 from fastgate._core.router cimport route_keys, route_match
-from fastgate._core.shm cimport segment_header, target_row, worker_row
+from fastgate._core.shm cimport segment_header, worker_row
 from fastgate._core.wallet cimport account_row
 from fastgate._core.snapshot cimport (
     limit_rec, policy_rec, route_rec, service_rec, snapshot_header, target_rec, upstream_rec)
@@ -57,6 +57,7 @@ cdef enum IoFlag:
     IO_EOF = 256              # recv said 0
     IO_BULK = 512             # reads have filled buffers: use large ones
     IO_AGAIN = 1024           # the data sink is to be called for what inb already holds
+    IO_SHUT = 2048            # our side is closed: we send no more
 
 ctypedef int (*lookup_fn)(void *index, const char *key, uint32_t length, int64_t now_s,
                           const consumer_row **row, const credential_entry **entry) noexcept nogil
@@ -114,6 +115,7 @@ cdef struct sinks:
     void (*body)(exchange *e) noexcept nogil                        # request bytes wait in the connection
     void (*drained)(exchange *e) noexcept nogil                     # response bytes may be queued (again)
     void (*gone)(exchange *e) noexcept nogil                        # the client left
+    void (*unread)(exchange *e) noexcept nogil                      # it takes its answer too slowly
     # upstream → exchange
     void (*call_head)(call *k) noexcept nogil                       # k.resp is the final head, at k.resp_base
     void (*call_interim)(call *k) noexcept nogil                    # k.resp is a 103
@@ -125,7 +127,7 @@ cdef struct sinks:
 # ---- snapshots in use -----------------------------------------------------------------
 cdef struct snapref:
     const snapshot_header *snap
-    void *object              # the Python Snapshot that keeps the mapping
+    void *object              # the Python Snapshot that keeps the mapping; NULL: a copy (snapref.pyx)
     void *handlers            # the Python list of handlers
     uint64_t in_flight
     snapref *next             # in the list of the retired, or of those to let go
@@ -212,6 +214,7 @@ cdef enum CallFlag:
     CALL_COUNTED = 256        # counted in pool.active
     CALL_FRESH = 512          # the chosen target's pooled connection was stale: open a new one
     CALL_TRUNCATED = 1024     # the answer broke off
+    CALL_GOOD = 2048          # its head was no failure: so far the target has done well
 
 cdef struct call:
     core *owner
@@ -405,6 +408,7 @@ cdef struct core:
     snapref *ref
     snapref *retired          # replaced, in_flight not yet 0
     snapref *released         # replaced, in_flight 0: Python lets go of them
+    downstream *unpin_at      # where the walk after an install has come to; NULL: it is over
     segment_header *segment
     worker_row *row
     worker_counters *counters

@@ -1,5 +1,5 @@
 """text: putting bytes, numbers and hex one after another. Inlined; the caller saw to the room."""
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 cdef extern from *:
     """

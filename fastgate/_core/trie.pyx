@@ -14,11 +14,11 @@ Two routes are in **conflict** when nothing but their names tells which one a re
 host, equivalent pattern (names of parameters do not count), same predicates, same priority, and
 methods that overlap (or both take any method). `build` raises `RouteConflict`.
 """
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 
-from fastgate._core.http1 cimport METHOD_CONNECT, METHOD_OTHER
+from fastgate._core.http1 cimport METHOD_CONNECT
 from fastgate._core.image cimport ImageBuilder
 from fastgate._core.router cimport (
     CANDIDATE_PREDICATES, CANDIDATE_TOKENS, ENTRY, MAX_DEPTH, MAX_PARAMS, MAX_SEGMENTS,

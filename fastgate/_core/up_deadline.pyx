@@ -11,7 +11,7 @@ applies:
     BODY     the client takes nothing         – (the client's write_ms)
     BODY                                      idle_ms        the head              each piece, either way  broken off
     TUNNEL   the client takes nothing         – (the client's write_ms)
-    TUNNEL                                    idle_ms        the head              each piece, either way  end
+    TUNNEL   (also once one side has ended)   idle_ms        the head              each piece, either way  end
     (idle)                                    keepalive.idle the last answer       –                       close
 
 "Taken" is what the target's kernel has acknowledged. It is asked for (delivery) while output is stuck, and
@@ -21,7 +21,8 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from fastgate._core.delivery cimport TAKES_NOTHING, delivery_look, delivery_watch
 from fastgate._core.poller cimport poller_unsent
-from fastgate._core.state cimport CALL_CONNECT, CALL_REQUEST_DONE, CALL_SEND, IO_READING, call
+from fastgate._core.state cimport (
+    CALL_CONNECT, CALL_REQUEST_DONE, CALL_RESPONSE_DONE, CALL_SEND, CALL_TUNNEL, IO_READING, call)
 from fastgate._core.timer cimport timer_set
 
 
@@ -37,7 +38,9 @@ cdef void up_deadline(core *c, upstream *u) noexcept nogil:
         elif k.flags & CALL_REQUEST_DONE:
             k.whole_ns = c.now
             at = c.now + <uint64_t>k.first_byte_ms * 1000000
-    elif u.io.io & IO_READING:
+    elif u.io.io & IO_READING or (
+            # The upstream has ended, and the client has all: now the client is waited for.
+            k.state == CALL_TUNNEL and k.flags & CALL_RESPONSE_DONE and k.ex.down.io.out_head is NULL):
         at = c.now + <uint64_t>k.idle_ms * 1000000
     timer_set(c, &u.io, at)
 

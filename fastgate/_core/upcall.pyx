@@ -245,7 +245,7 @@ cdef class Exchange:
             return
         if 0 <= self.declared < self.written + size:
             raise ValueError(
-                f"with these {size} bytes, {self.written + size} would be written, but start() was told "
+                f"with these {size} bytes, {self.written + size} would be written, but start() announced "
                 f"{self.declared}")
         self.written += size
         view = data
@@ -277,7 +277,7 @@ cdef class Exchange:
         if self.e.flags & EX_RESPONSE_DONE:
             return
         if self.declared >= 0 and self.written != self.declared and self.e.req.method_id != METHOD_HEAD:
-            raise RuntimeError(f"{self.written} bytes written, but start() was told {self.declared}")
+            raise RuntimeError(f"{self.written} bytes written, but start() announced {self.declared}")
         self.c.now = monotonic_ns()
         exchange_complete(self.e)
 

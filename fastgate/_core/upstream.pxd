@@ -2,7 +2,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from fastgate._core.buffer cimport buf
-from fastgate._core.snapshot cimport service_rec, snapshot_header, upstream_rec
+
 from fastgate._core.state cimport call, core, upstream
 
 cdef int call_start(core *c, call *k) noexcept nogil

@@ -6,7 +6,7 @@ A call's life:
     CONNECT    the connection             –                retry, else connect failed
     SEND       the final response head    parse; 1xx stay  retry if that is safe, else reset
     BODY       the rest of the body       sink call_body   done (close-delimited) or truncated
-    TUNNEL     bytes, both ways           sink call_body   done
+    TUNNEL     bytes, both ways           sink call_body   half-closed: the other way goes on
     DONE, FAILED: the connection has been let go
 
 Deadlines have their table in up_deadline.pyx; `up_timeout` here says what happens when one passes.
@@ -38,13 +38,13 @@ from fastgate._core.poller cimport (
     poller_read_stop)
 from fastgate._core.pool cimport (
     pool_affords, pool_earn, pool_failed, pool_of, pool_oldest, pool_put, pool_select, pool_spend,
-    pool_succeeded, pool_take, pool_unlink)
+    pool_succeeded, pool_take, pool_timed, pool_unlink)
 from fastgate._core.reason cimport (
     OVERLOADED, RESPONSE_TRUNCATED, UPSTREAM_CONNECT_FAILED, UPSTREAM_INVALID_RESPONSE, UPSTREAM_RESET,
     UPSTREAM_TIMEOUT)
 from fastgate._core.state cimport (
     CALL_BODY, CALL_CLOSE_AFTER, CALL_CONNECT, CALL_COUNTED, CALL_DONE, CALL_FAILED, CALL_FRESH,
-    CALL_IDEMPOTENT, CALL_REPLAYABLE, CALL_REQUEST_DONE, CALL_RESPONSE_DONE, CALL_SEND, CALL_TRUNCATED,
+    CALL_GOOD, CALL_IDEMPOTENT, CALL_REPLAYABLE, CALL_REQUEST_DONE, CALL_RESPONSE_DONE, CALL_SEND, CALL_TRUNCATED,
     CALL_TUNNEL, CALL_UPGRADE, IO_BULK, IO_EOF, IO_READING, KIND_UP, UP_BUSY, UP_CLOSED, UP_CONNECTING, UP_IDLE,
     pool)
 from fastgate._core.snapshot cimport status_in
@@ -54,7 +54,7 @@ from fastgate._core.up_deadline cimport still_reads, up_deadline
 
 cdef enum:
     MAX_INTERIM = 16
-    PER_ATTEMPT = CALL_REQUEST_DONE | CALL_RESPONSE_DONE | CALL_CLOSE_AFTER | CALL_TRUNCATED
+    PER_ATTEMPT = CALL_REQUEST_DONE | CALL_RESPONSE_DONE | CALL_CLOSE_AFTER | CALL_TRUNCATED | CALL_GOOD
 
 
 # ---- connections ------------------------------------------------------------------------
@@ -326,8 +326,18 @@ cdef void up_data(upstream *u, ssize_t n) noexcept nogil:
         upstream_close(c, u)
 
 
+cdef inline void succeeded(core *c, call *k) noexcept nogil:
+    """The target did well: it answered as it should, and the answer's end was no fault of it."""
+    if k.flags & CALL_GOOD:
+        k.flags &= ~CALL_GOOD
+        pool_succeeded(c, k)
+
+
 cdef void fail(core *c, call *k, int reason) noexcept nogil:
     """After the head: nothing can be tried again."""
+    if k.state != CALL_TUNNEL and k.flags & CALL_GOOD:
+        pool_failed(c, k)                # else its head was a failure, and has been counted
+    k.flags &= ~CALL_GOOD
     k.state = CALL_FAILED
     if k.up is not NULL:
         cut(c, k)
@@ -338,7 +348,6 @@ cdef void read_head(core *c, call *k) noexcept nogil:
     cdef upstream *u = k.up
     cdef int size
     cdef uint16_t status
-    cdef uint64_t since
     cdef call_error error
     while True:
         k.resp_base = buf_head(u.io.inb)
@@ -378,13 +387,15 @@ cdef void read_head(core *c, call *k) noexcept nogil:
     k.first_byte_ns = c.now if c.now > k.sent_ns else k.sent_ns
     if status_in(k.group.eject_statuses, status):
         pool_failed(c, k)
-    else:                                # an error that comes fast does not make a target fast
-        since = k.whole_ns if k.whole_ns > k.sent_ns else k.sent_ns
-        pool_succeeded(c, k, k.first_byte_ns - since if status < 500 else 0)
+    else:
+        k.flags |= CALL_GOOD
+        if status < 500:                 # an error that comes fast does not make a target fast
+            pool_timed(c, k, k.first_byte_ns - (k.whole_ns if k.whole_ns > k.sent_ns else k.sent_ns))
     u.io.inb.start += size
     if not k.resp.flags & HEAD_KEEP_ALIVE:
         k.flags |= CALL_CLOSE_AFTER
     if status == 101:
+        succeeded(c, k)
         k.state = CALL_TUNNEL
         k.flags |= CALL_CLOSE_AFTER
     else:
@@ -401,6 +412,7 @@ cdef void read_head(core *c, call *k) noexcept nogil:
         k.flags |= CALL_CLOSE_AFTER      # bytes after the end: never pooled
     up_deadline(c, u)
     if k.service is not NULL and status_in(k.service.retry_statuses, status) and k.interims == 0:
+        succeeded(c, k)                  # while k.target is the one that answered
         error = error_of(0, SIDE_UPSTREAM, RETRY_IDEMPOTENT)
         if run(c, k, &error):
             go_on(c, k)
@@ -536,6 +548,7 @@ cdef void call_end(core *c, call *k) noexcept nogil:
     cdef uint32_t keep = k.group.keepalive_max
     cdef uint64_t idle_ns = <uint64_t>k.group.keepalive_idle_ms * 1000000
     k.state = CALL_DONE
+    succeeded(c, k)
     if u is NULL:
         return
     detach(c, k)
@@ -560,5 +573,6 @@ cdef void call_end(core *c, call *k) noexcept nogil:
 
 cdef void call_abort(core *c, call *k) noexcept nogil:
     k.state = CALL_DONE
+    succeeded(c, k)
     if k.up is not NULL:
         cut(c, k)

@@ -24,10 +24,8 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 
+from fastgate._core.atomics cimport fg_prefetch
 from fastgate._core.moneymap cimport NUMBER_BITS, USAGE_CAPTURED, USAGE_RECOVERED, money_record
-
-cdef extern from *:
-    void fg_fetch "__builtin_prefetch" (const void *address) noexcept nogil
 
 cdef enum:
     FAILED = 500                  # from this status on
@@ -293,8 +291,8 @@ cdef list pack_blocks(const money_record **records, size_t count):
         with nogil:
             for i in range(count):
                 if i + AHEAD < count:
-                    fg_fetch(records[i + AHEAD])
-                    fg_fetch(&records[i + AHEAD].units)          # its other cache line
+                    fg_prefetch(records[i + AHEAD])
+                    fg_prefetch(&records[i + AHEAD].units)          # its other cache line
                 time_us = _time_us(records[i])
                 day = time_us // DAY_US
                 if g == NULL or not _belongs(g, records[i], day):     # not of the last one's block

@@ -25,13 +25,10 @@ file holds a newer head than records) is counted as damaged and not believed.
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, memset
 
-from fastgate._core.atomics cimport fg_load, fg_store
+from fastgate._core.atomics cimport fg_load, fg_prefetch_write, fg_store
 from fastgate._core.moneymap cimport (
     HOLD_PARKED, NUMBER_BITS, money_record, next_sequence, number_record, row_take, till,
 )
-
-cdef extern from *:
-    void fg_write_soon "__builtin_prefetch"(const void *p, int writes) noexcept nogil
 
 
 cdef inline money_record *_room(till *t) noexcept nogil:
@@ -48,8 +45,8 @@ cdef inline void _commit(till *t, money_record *r) noexcept nogil:
     # The next record's two lines are with control, which read them last, or nowhere near: 300 cycles
     # that the request after this one need not wait for.
     r = t.ring + (head & t.ring_mask)
-    fg_write_soon(r, 1)
-    fg_write_soon(<char *>r + 64, 1)
+    fg_prefetch_write(r)
+    fg_prefetch_write(<char *>r + 64)
 
 
 cdef int ring_publish(till *t, const money_record *r) noexcept nogil:

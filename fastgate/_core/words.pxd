@@ -1,4 +1,4 @@
-"""words: numbers, times and limits as refusals say them to people. Money also as programs read it."""
+"""words: numbers, times and limits as refusals say them to people; money and times also as programs read them."""
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from fastgate._core.snapshot cimport limit_rec
@@ -10,6 +10,8 @@ cdef char *put_amount(char *p, int64_t micros, uint32_t currency) noexcept nogil
     # The same with the decimals that the currency's coins have, at least: 5.00
 cdef char *put_time(char *p, int64_t unix_s) noexcept nogil
     # RFC 3339: 2026-11-30T00:00:00Z
+cdef char *put_http_date(char *p, int64_t unix_s) noexcept nogil
+    # RFC 9110, 5.6.7, always 29 bytes: Mon, 30 Nov 2026 00:00:00 GMT
 cdef char *put_moment(char *p, int64_t unix_s) noexcept nogil
     # 30 November 2026, 00:00 UTC
 cdef char *put_duration(char *p, uint64_t seconds) noexcept nogil

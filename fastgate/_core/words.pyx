@@ -1,9 +1,8 @@
-"""words: numbers, times and limits as refusals say them to people. Money also as programs read it."""
+"""words: numbers, times and limits as refusals say them to people; money and times also as programs read them."""
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memchr, strlen
 from libc.time cimport gmtime_r, time_t, tm
 
-from fastgate._core.render cimport put2
 from fastgate._core.snapshot cimport LIMIT_CONCURRENCY, LIMIT_QUOTA, PERIOD_HOUR, limit_rec
 from fastgate._core.text cimport put, put_lit, put_uint
 
@@ -69,6 +68,7 @@ cdef extern from *:
     static const char *const fg_month_names[] = {
         "January", "February", "March", "April", "May", "June", "July", "August", "September",
         "October", "November", "December"};
+    static const char fg_day_names[] = "SunMonTueWedThuFriSat";
     static const char *const fg_period_names[] = {"second", "minute", "hour", "day", "month", "week", "year"};
     static const uint64_t fg_period_ns[] = {
         1000000000ull, 60000000000ull, 3600000000000ull, 86400000000000ull};
@@ -76,9 +76,24 @@ cdef extern from *:
     static const char *const fg_scope_names[] = {"address", "route", "consumer", "plan", "service", "key"};
     """
     const char *const *MONTH_NAMES "fg_month_names"
+    const char *DAY_NAMES "fg_day_names"
     const char *const *PERIOD_NAMES "fg_period_names"
     const uint64_t *PERIOD_NS "fg_period_ns"
     const char *const *SCOPE_NAMES "fg_scope_names"
+
+
+cdef inline char *put2(char *p, int v) noexcept nogil:
+    p[0] = <char>(48 + v // 10)
+    p[1] = <char>(48 + v % 10)
+    return p + 2
+
+
+cdef inline char *put_clock(char *p, const tm *b) noexcept nogil:
+    p = put2(p, b.tm_hour)
+    p = put_lit(p, ":")
+    p = put2(p, b.tm_min)
+    p = put_lit(p, ":")
+    return put2(p, b.tm_sec)
 
 
 cdef char *put_moment(char *p, int64_t unix_s) noexcept nogil:
@@ -91,12 +106,9 @@ cdef char *put_moment(char *p, int64_t unix_s) noexcept nogil:
     p = put_lit(p, " ")
     p = put_uint(p, b.tm_year + 1900)
     p = put_lit(p, ", ")
-    p = put2(p, b.tm_hour)
-    p = put_lit(p, ":")
-    p = put2(p, b.tm_min)
-    if b.tm_sec:
-        p = put_lit(p, ":")
-        p = put2(p, b.tm_sec)
+    p = put_clock(p, &b)
+    if b.tm_sec == 0:
+        p -= 3
     return put_lit(p, " UTC")
 
 
@@ -110,12 +122,24 @@ cdef char *put_time(char *p, int64_t unix_s) noexcept nogil:
     p = put_lit(p, "-")
     p = put2(p, b.tm_mday)
     p = put_lit(p, "T")
-    p = put2(p, b.tm_hour)
-    p = put_lit(p, ":")
-    p = put2(p, b.tm_min)
-    p = put_lit(p, ":")
-    p = put2(p, b.tm_sec)
+    p = put_clock(p, &b)
     return put_lit(p, "Z")
+
+
+cdef char *put_http_date(char *p, int64_t unix_s) noexcept nogil:
+    cdef time_t t = <time_t>unix_s
+    cdef tm b
+    gmtime_r(&t, &b)
+    p = put(p, DAY_NAMES + 3 * b.tm_wday, 3)
+    p = put_lit(p, ", ")
+    p = put2(p, b.tm_mday)
+    p = put_lit(p, " ")
+    p = put(p, MONTH_NAMES[b.tm_mon], 3)
+    p = put_lit(p, " ")
+    p = put_uint(p, b.tm_year + 1900)
+    p = put_lit(p, " ")
+    p = put_clock(p, &b)
+    return put_lit(p, " GMT")
 
 
 cdef char *put_count(char *p, uint64_t n, const char *unit) noexcept nogil:

@@ -125,7 +125,7 @@ class Eject(Model, frozen=True, kw_only=True):
             le=10_000,
             description="Failures in a row, over all workers, that eject a target; 0: never. A "
             "failure is a connection that cannot be made, a connection that breaks, a timeout or "
-            "an invalid answer before the answer's head is complete, or one of `statuses`.",
+            "an invalid answer, also in the midst of a body, or one of `statuses`.",
         ),
     ] = 5
     within: Annotated[

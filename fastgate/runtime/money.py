@@ -320,7 +320,7 @@ class MoneySide:
         try:
             providers = self._module.providers_of(base, billing)
         except ConfigurationError as error:
-            log.error("%s; nobody can pay through it until that is mended", error)
+            log.error("%s; nobody can pay through it until this is fixed", error)
             manual = msgspec.structs.replace(billing, providers=["manual"])
             providers = self._module.providers_of(base, manual)
         office: Office = self._module.Office(base, billing, providers)

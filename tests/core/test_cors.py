@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
-from enginekit import Backend, Plane, Reply, proxied
+from enginekit import Backend, Plane, Reply, Seen, proxied
 
 APP = "https://app.example"
 EVIL = "https://evil.example"
@@ -179,3 +181,70 @@ async def test_rules_apply_to_fixed_answers_and_to_handlers_too():
             reply = await plane.get(path)
             mine = [(n, v) for n, v in reply.pairs if n in ("X-Gone", "X-Set", "X-There", "X-New")]
             assert sorted(mine) == [("X-New", "2"), ("X-Set", "2"), ("X-There", "1")], path
+
+
+# ---- refusals ----------------------------------------------------------------------------------
+
+KEYED = {"api_key": {"header": "X-Api-Key"}}
+
+
+@pytest.mark.parametrize(
+    ("status", "route", "ask"),
+    [
+        (401, {"auth": KEYED}, {}),
+        (402, {"auth": KEYED, "price": "1 USD"}, {"headers": {"X-Api-Key": "ann"}}),
+        (403, {"addresses": {"deny": ["127.0.0.0/8"]}}, {}),
+        (405, {"methods": ["POST"]}, {}),
+        (413, {"max_body": "1B"}, {"body": b"xx", "method": "POST"}),
+        (429, {"limits": [{"by": ["address"], "rate": "1/h", "burst": 1}]}, {"times": 2}),
+        (502, {"path": "/dead"}, {"path": "/dead"}),
+        (503, {}, {"target": "http://unknown.invalid"}),
+        (504, {"timeout": "50ms"}, {"path": "/late"}),
+    ],
+)
+async def test_refusals_can_be_read_by_scripts(status, route, ask):
+    async def respond(_: Backend, seen: Seen) -> bytes | None:
+        if seen.target == "/late":
+            await asyncio.sleep(1)
+        return None if seen.target == "/dead" else b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+
+    upstream = await Backend(respond).start()
+    config = cors(ask.get("target", upstream.url), **route)
+    config["consumers"] = [{"name": "ann"}]
+    headers = {"Origin": APP, **ask.get("headers", {})}
+    async with Plane(config, keys={"ann": "ann"}) as plane:
+        for _ in range(ask.get("times", 1)):
+            reply = await plane.request(
+                ask.get("method", "GET"), ask.get("path", "/"), headers=headers,
+                body=ask.get("body", b""),
+            )  # fmt: skip
+        assert reply.status == status
+        assert controls(reply) == ALLOWED
+        assert "origin" in vary(reply)
+        stranger = await plane.request(
+            ask.get("method", "GET"), ask.get("path", "/"), headers={**headers, "Origin": EVIL},
+            body=ask.get("body", b""),
+        )  # fmt: skip
+        assert (stranger.status, controls(stranger)) == (status, [])
+    await upstream.stop()
+
+
+async def test_a_405_has_the_policy_of_the_first_route_of_its_path(backend):
+    config = proxied(backend.url)
+    config["routes"] = [
+        {"name": "open", "path": "/a", "methods": ["GET"], "service": "s"},
+        {"name": "post", "path": "/a", "methods": ["POST"], "service": "s"},
+        {"name": "none", "path": "/b", "methods": ["GET"], "service": "s"},
+    ]
+    for route in config["routes"][:2]:
+        route["cors"] = {"origins": [APP]}
+    async with Plane(config) as plane:
+        known = await plane.request("PUT", "/a", headers={"Origin": APP})
+        assert (known.status, controls(known)) == (405, ALLOWED)
+        assert known.headers["allow"] == "GET, POST"
+        preflight = {"Origin": APP, "Access-Control-Request-Method": "PUT"}
+        refused = await plane.request("OPTIONS", "/a", headers=preflight)
+        assert (refused.status, controls(refused)) == (405, ALLOWED)
+        assert controls(await plane.request("PUT", "/b", headers={"Origin": APP})) == []
+        missing = await plane.get("/nowhere", headers={"Origin": APP})  # nobody's
+        assert (missing.status, controls(missing)) == (404, [])

@@ -4,12 +4,16 @@ peer that makes progress for several times the deadline and one that makes none.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from deadlinekit import DEADLINE, STEP, STEPS, Peer, answer, caller, request, target
 from enginekit import Plane, proxied
+
+from fastgate._core.logdrain import LogDrain
 
 BIG = bytes(range(256)) * 40_000  # 10 MB: more than the kernel's buffers of a connection
 LENGTH = f"Content-Length: {len(BIG)}"
@@ -289,6 +293,33 @@ async def test_readers_below_the_minimum_rate_are_let_go():
             await slow.exactly(8192)
             await asyncio.sleep(STEP)
         assert (await slow.rest())[1] == "reset"
+
+
+async def test_a_client_that_does_not_read_is_logged_as_timed_out():
+    """It has not gone: it was let go."""
+    for timeouts in ({"write": DEADLINE}, {"min_rate": "100MiB", "write": "5s"}):
+        async with (
+            target(source) as url,
+            Plane(timed(url, **timeouts)) as plane,
+            caller(plane) as slow,
+            caller(plane) as leaving,
+        ):
+            await slow.send(request("GET"))
+            await slow.head()
+            await leaving.send(request("GET"))
+            await leaving.head()
+            leaving.reset()
+            while plane.engine.stats()["exchanges"]:
+                if "min_rate" in timeouts:
+                    with contextlib.suppress(ConnectionError):
+                        await slow.exactly(8192)
+                await asyncio.sleep(STEP)
+            lines = LogDrain(plane.segment).drain(0).splitlines()
+            found = [orjson.loads(line) for line in lines]
+            assert [(line["status"], line["reason"]) for line in found] == [
+                (200, "client_closed"),
+                (200, "client_timeout"),
+            ]
 
 
 # ---- clients that close their side -----------------------------------------------------------

@@ -277,7 +277,7 @@ async def test_chunks_beside_their_head(first, minor):
 
 @pytest.mark.parametrize("ended_by", ["target", "client"])
 async def test_a_tunnel_that_ends_delivers_what_it_was_given(ended_by):
-    """Whoever ends it, the other reads slowly: what was said before the end arrives."""
+    """The side that did not end it reads slowly: what was said before the end arrives."""
     heard = asyncio.get_running_loop().create_future()
 
     async def serve(peer: Peer) -> None:
@@ -307,4 +307,5 @@ async def test_a_tunnel_that_ends_delivers_what_it_was_given(ended_by):
         else:
             await asyncio.sleep(STEP * 4)
             assert await client.rest() == (BIG, "end")
+            client.finish()
         await plane.settled(exchanges=0, upstreams=0)
