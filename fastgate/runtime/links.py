@@ -351,7 +351,8 @@ class Links:
 
     def _late(self, ready: Callable[[Link], bool]) -> list[str]:
         """Those to wait for: not the ones that are away, unless all are."""
-        late, away = [], []
+        late: list[str] = []
+        away: list[str] = []
         for index in range(self._count):
             link = self._links.get(index)
             if link is None:
