@@ -24,10 +24,10 @@ import asyncio
 import contextlib
 import difflib
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -41,6 +41,7 @@ from fastgate.errors import (
 )
 from fastgate.imports import importing
 from fastgate.keys import key_digest, new_key, shown_prefix
+from fastgate.serial import Serial
 from fastgate.store.cache import (
     ConsumerRecord,
     CredentialCache,
@@ -54,7 +55,6 @@ if TYPE_CHECKING:
     from fastgate.store.engine import Store
     from fastgate.store.parties import Consumer, Credential, Parties
 
-T = TypeVar("T")
 
 log = logging.getLogger("fastgate.identity")
 
@@ -122,9 +122,8 @@ class Identity:
         self._cache = CredentialCache(cache) if cache is not None else None
         self._clock = clock
         self._parties: Parties | None = None
-        self._lock = asyncio.Lock()
+        self._changes = Serial()  # what the store has committed must reach the index
         self._known = -1  # the store's count of changes that the directory stands for
-        self._running: set[asyncio.Task[Any]] = set()
 
     @property
     def index(self) -> CredentialIndex:
@@ -237,8 +236,7 @@ class Identity:
 
     async def sync(self) -> None:
         """Make directory, index and cache equal the store. Raises StoreError."""
-        async with self._lock:
-            await self._sync()
+        await self._changes.run(self._sync)
 
     async def _sync(self) -> None:
         parties, directory = self.parties, self.directory
@@ -291,19 +289,6 @@ class Identity:
                 await self._sync()
             except StoreError as error:
                 log.warning("The change is done; reading others' changes waits: %s", error)
-
-    async def _whole(self, change: Callable[[], Awaitable[T]]) -> T:
-        """Run a change to its end, also when whoever asked goes away half-way: what the store
-        has committed must reach the index."""
-
-        async def locked() -> T:
-            async with self._lock:
-                return await change()
-
-        task = asyncio.ensure_future(locked())
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        return await asyncio.shield(task)
 
     # ---- consumers ----------------------------------------------------------------------
 
@@ -364,7 +349,7 @@ class Identity:
             await self._learn(count, [_consumer_record(consumer)])
             return consumer
 
-        return await self._whole(change)
+        return await self._changes.run(change)
 
     async def update_consumer(
         self, ident: str, changes: dict[str, Any], version: int | None = None
@@ -381,7 +366,7 @@ class Identity:
             await self._learn(count, [_consumer_record(consumer)])
             return consumer
 
-        return await self._whole(change)
+        return await self._changes.run(change)
 
     async def delete_consumer(self, ident: str, version: int | None = None) -> None:
         """Its keys are refused when this returns. Raises NotFoundError, ConflictError."""
@@ -391,7 +376,7 @@ class Identity:
             consumer, count = await self.parties.delete_consumer(ident, version)
             await self._learn(count, [GoneRecord(consumer.id)])
 
-        await self._whole(change)
+        await self._changes.run(change)
 
     # ---- credentials --------------------------------------------------------------------
 
@@ -426,7 +411,7 @@ class Identity:
             await self._learn(count, [_key_record(credential)])
             return Issued(credential=credential, key=made)
 
-        return await self._whole(change)
+        return await self._changes.run(change)
 
     async def rotate(
         self,
@@ -461,7 +446,7 @@ class Identity:
             await self._learn(count, [_key_record(fresh), _key_record(after)])
             return Issued(credential=fresh, key=made, replaces=after)
 
-        return await self._whole(change)
+        return await self._changes.run(change)
 
     async def update_credential(
         self, consumer: str, ident: str, changes: dict[str, Any], version: int | None = None
@@ -476,7 +461,7 @@ class Identity:
             await self._learn(count, [_key_record(credential)])
             return credential
 
-        return await self._whole(change)
+        return await self._changes.run(change)
 
     async def revoke(self, consumer: str, ident: str, version: int | None = None) -> Credential:
         """Refused by every worker when this returns. Revoking twice keeps the first time.
@@ -495,4 +480,4 @@ class Identity:
             await self._learn(count, [_key_record(credential)])
             return credential
 
-        return await self._whole(change)
+        return await self._changes.run(change)

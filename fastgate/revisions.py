@@ -27,9 +27,9 @@ import asyncio
 import difflib
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -38,13 +38,13 @@ from fastgate.errors import ConflictError, StoreError
 from fastgate.imports import importing
 from fastgate.model import check, codec
 from fastgate.model.gateway import Gateway
+from fastgate.serial import Serial
 
 if TYPE_CHECKING:
     from fastgate.store.engine import Store
     from fastgate.store.history import History, Revision, Source
     from fastgate.store.pages import Page
 
-T = TypeVar("T")
 Edit = Callable[[Gateway], Gateway]
 
 log = logging.getLogger("fastgate.revisions")
@@ -202,11 +202,10 @@ class Revisions:
         self._store = store
         self._history: History = History(store)
         self._keep = keep
-        self._lock = asyncio.Lock()
+        self._changes = Serial()
         self._pending: list[_Pending] = []
         self._start: _Pending | None = None  # what was served before a change that came too early
         self._caught_up = False  # once; after that, what is served is recorded or waits
-        self._running: set[asyncio.Task[Any]] = set()
         store.on_ready.append(self.catch_up)
 
     # ---- changing -----------------------------------------------------------------------
@@ -276,7 +275,7 @@ class Revisions:
                 dry_run=dry_run,
             )
 
-        return await self._whole(change)
+        return await self._changes.run(change)
 
     async def reload(self, *, author: str, dry_run: bool = False) -> Applied:
         """Read the file again. One that has changed is applied, and wins over changes made through
@@ -305,18 +304,6 @@ class Revisions:
             note=f"rollback to revision {number}",
             dry_run=dry_run,
         )
-
-    async def _whole(self, change: Callable[[], Awaitable[T]]) -> T:
-        """Run a change to its end, also when whoever asked goes away half-way."""
-
-        async def locked() -> T:
-            async with self._lock:
-                return await change()
-
-        task = asyncio.ensure_future(locked())
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        return await asyncio.shield(task)
 
     # ---- recording ----------------------------------------------------------------------
 
@@ -347,8 +334,7 @@ class Revisions:
 
     async def catch_up(self) -> None:
         """Record what waits, and what is served if no revision says so. Raises StoreError."""
-        async with self._lock:
-            await self._catch_up()
+        await self._changes.run(self._catch_up)
 
     async def _catch_up(self) -> int | None:
         """The number of the last that was recorded, if any was."""
