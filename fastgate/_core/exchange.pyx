@@ -130,7 +130,7 @@ cdef int find_route(exchange *e) noexcept nogil:
     if h.form == TARGET_ASTERISK:
         e.path = b"*"
         e.path_len = 1
-        answer_fixed(e, 204, b"HTTP/1.1 204 No Content\r\n", 25, NULL, 0)
+        answer_fixed(e, 204, b"HTTP/1.1 204 No Content\r\n", 25, b"", 0)
         return -1
     found = canonical_path(e)
     if found != 0:

@@ -35,7 +35,7 @@ cdef int answer_options(exchange *e) noexcept nogil:
     cdef char *p = put_lit(lines, "HTTP/1.1 204 No Content\r\n")
     p = put_allow(p, methods_here(e))
     e.status = 204
-    send_last(e, render_static(e, lines, <uint32_t>(p - lines), NULL, 0, connection_out(e)))
+    send_last(e, render_static(e, lines, <uint32_t>(p - lines), b"", 0, connection_out(e)))
     return -1
 
 
@@ -55,11 +55,12 @@ cdef uint64_t methods_here(exchange *e) noexcept nogil:
 
 
 cdef int answer_trace(exchange *e) noexcept nogil:
+    cdef core *c = e.owner
     cdef head *h = &e.req
     cdef char lines[128]
     cdef char *p
     cdef table_ref none
-    cdef buf *b = buf_borrow(&e.owner.bufs, h.size + 16)
+    cdef buf *b = buf_borrow(&c.bufs, h.size + 16)
     if b is NULL:
         return OVERLOADED
     if e.policy.auth != NONE32:
@@ -81,5 +82,5 @@ cdef int answer_trace(exchange *e) noexcept nogil:
     p = put_lit(p, "\r\n")
     e.status = 200
     send_last(e, render_static(e, lines, <uint32_t>(p - lines), buf_head(b), buf_len(b), connection_out(e)))
-    buf_return(&e.owner.bufs, b)
+    buf_return(&c.bufs, b)               # the exchange may have ended with it
     return -1

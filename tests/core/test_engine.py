@@ -350,6 +350,13 @@ def plane_url(plane: Plane) -> str:
     return f"http://127.0.0.1:{plane.port}"
 
 
+async def test_options_of_the_gateway_itself():
+    async with Plane({"routes": []}) as plane:
+        got = await plane.raw(b"OPTIONS * HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+    assert got.startswith(b"HTTP/1.1 204 No Content\r\n")
+    assert got.endswith(b"\r\n\r\n")
+
+
 async def test_static_answers():
     config = {
         "routes": [
