@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 BUILD ?= release
 # Much of a test's time is waiting: one process more than there are processors. A file's tests stay together.
 PARALLEL := -n $(shell expr $$(nproc) + 1) --dist loadfile
+CONNECTIONS ?= 10000000
+PROCESSES ?= $(shell nproc)
 CORE := $(wildcard fastgate/_core/*.pyx fastgate/_core/*.pxd)
 
 .PHONY: run test quick lint bench compare trained debug asan tsan coverage kills starts money-starts outage balance slow fuzz fuzz-api docs clean setup setup-test help explanations
@@ -91,9 +93,10 @@ slow: $(VENV)/.test ## uploads, downloads, tunnels of five minutes and readers t
 explanations: $(VENV)/.test ## 100,000 random requests: what `fastgate why` says and what the data plane does
 	FASTGATE_DRYRUN_CASES=100000 $(BIN)/python -m pytest tests/core/test_dryrun.py -v -s --timeout 7200
 
-fuzz: $(VENV)/.test ## the parser, then connections under the address sanitizer: ten minutes each
+fuzz: $(VENV)/.test ## the parser for ten minutes, then CONNECTIONS=10000000 connections under the address sanitizer
 	$(BIN)/python tests/fuzz/fuzz_http1.py --seconds 600
-	FASTGATE_EVERY_PAIR=1 FASTGATE_FUZZ_S=600 tools/checked-build asan -s tests/fuzz/test_fuzz_connections.py tests/core/test_states.py
+	FASTGATE_EVERY_PAIR=1 tools/checked-build asan tests/core/test_states.py
+	tools/checked-build asan python tests/fuzz/fuzz_connections.py --connections $(CONNECTIONS) --processes $(PROCESSES)
 
 fuzz-api: $(VENV)/.test ## a hundred cases for each operation of the control API, by its OpenAPI document
 	FASTGATE_API_CASES=100 $(BIN)/python -m pytest tests/integration/test_api_schema.py --timeout 3600

@@ -1,20 +1,28 @@
 """A fuzzer of connections: clients and upstreams that do anything, in any order, at one engine.
 
-    PYTHONPATH=tests python tests/fuzz/fuzz_connections.py [--connections N] [--seconds N]
+    PYTHONPATH=tests python tests/fuzz/fuzz_connections.py
+        [--connections N] [--seconds N] [--processes N] [--seed N] [--epoch N]
 
-Everything runs in one thread, and the engine is polled between two steps only as often as chance
-has it: so it finds several events at once, in every order. What a step is:
+The ends of the connections are worked by `fuzz_ends.c`, which is compiled here; the engine runs in
+the same thread and is polled between two rounds of steps. So it finds several events at once, in
+every order. What a step is:
 
-- a client connects, sends a piece, reads a little, half-closes, closes, resets, or does nothing
+- a client connects, sends a piece, reads a little, half-closes, closes, resets, or pauses
 - an upstream does the same with what the engine sent there
-- the engine is polled, handlers run, the configuration is loaded once more
+
+Between rounds handlers run, and another configuration is loaded. Up to several hundred ends take
+part at a time, so that nobody's pause holds the others up.
 
 Wild clients send damaged requests, several at a time, and wild upstreams damaged answers. Beside
-them tame clients ask a tame upstream for what is known beforehand, in pieces too, and check every
-octet of the answers: whatever the wild ones do must not touch them. Between two epochs everybody
-leaves, and then the engine must have nothing left: no connection, exchange, call or buffer.
+them tame clients ask a tame upstream, a handler or a tunnel for what is known beforehand, in pieces
+too, and every octet of requests and answers is checked: whatever the wild ones do must not touch
+them. In a quarter of the epochs all timeouts are short; there no one is tame, and some of these
+epochs end in silence: the engine has to end every connection by itself. After each epoch everybody
+leaves, and then the engine must have nothing left: no connection, exchange, call, buffer, and no
+place taken by a bound on requests in progress.
 
-Best run on a sanitizer build: make fuzz.
+What fails is reported with the seed, the epoch, the connection's number and all that was sent;
+`--seed S --epoch N` runs that epoch again. Best run on a sanitizer build: make fuzz.
 """
 
 from __future__ import annotations
@@ -22,22 +30,34 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import ctypes
+import itertools
+import os
 import random
 import socket
-import struct
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from pathlib import Path
+from typing import Any
 
+import uvloop
 from enginekit import Plane
-from fuzz_http1 import mutate
+from fuzz_http1 import WORDS
 
+from fastgate._core.concurrency import Concurrency
 from fastgate._core.handler_errors import ClientDisconnected, UpstreamError
+from fastgate._core.snapshot import Snapshot
+from fastgate.compiler import compile_gateway
+from fastgate.model.codec import decode
 
-EPOCH = 400
+EPOCH = 3000
 """Connections until everybody leaves and the engine is looked at."""
-ACTORS = 24
+ACTORS = (8, 24, 100, 400)
+"""How many ends take part at a time: one of these in each epoch."""
+SETTLES_S = 60.0
 HANDLERS = ("echo", "stream", "ask", "relay")
 HOST = b"Host: a\r\n"
 WILD = [
@@ -48,17 +68,29 @@ WILD = [
     b"PUT /wild HTTP/1.1\r\n%bContent-Length: 40000\r\n\r\n" + b"x" * 40000,
     b"POST /wild HTTP/1.1\r\n%bTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
     b"POST /wild HTTP/1.1\r\n%bTransfer-Encoding: chunked\r\n\r\nZZ\r\n",
+    b"POST /wild HTTP/1.1\r\n%bTransfer-Encoding: chunked\r\n\r\n3\r\nlonger\r\n0\r\n\r\n",
     b"POST /wild HTTP/1.1\r\n%bContent-Length: 5\r\nExpect: 100-continue\r\n\r\nhello",
+    b"POST /wild HTTP/1.1\r\n%bContent-Length: 5\r\n\r\nhello, and more than declared",
     b"POST /wild HTTP/1.1\r\n%bContent-Length: 99999999999\r\n\r\n",
     b"GET /wild HTTP/1.1\r\n%bConnection: close\r\n\r\n",
-    b"GET /chat HTTP/1.1\r\n%bConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+    b"GET /flaky HTTP/1.1\r\n%b\r\n",
+    b"PUT /flaky HTTP/1.1\r\n%bContent-Length: 5\r\n\r\nhello",
+    b"GET /few HTTP/1.1\r\n%b\r\n",
+    b"POST /few HTTP/1.1\r\n%bContent-Length: 30\r\n\r\nshorter",
+    b"GET /short HTTP/1.1\r\n%b\r\n",
+    b"GET /shaped HTTP/1.1\r\n%bOrigin: http://a.example\r\nX-Gone: 1\r\n\r\n",
+    b"GET /wild-chat HTTP/1.1\r\n%bConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nframes",
     b"GET /wild HTTP/1.1\r\nHost : a\r\n\r\n",
     b"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n",
+    b"OPTIONS * HTTP/1.1\r\n%b\r\n",
+    b"OPTIONS /wild HTTP/1.1\r\n%bMax-Forwards: 0\r\n\r\n",
+    b"TRACE /wild HTTP/1.1\r\n%bMax-Forwards: 0\r\n\r\n",
     b"GET /ok HTTP/1.1\r\n%b\r\n",
     b"GET /refused HTTP/1.1\r\n%b\r\n",
     b"GET /keyed HTTP/1.1\r\n%b\r\n",
-    b"POST /echo HTTP/1.1\r\n%bContent-Length: 6\r\n\r\nbodies",
-    b"POST /echo HTTP/1.1\r\n%bTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+    b"GET /keyed HTTP/1.1\r\n%bX-Api-Key: good\r\n\r\n",
+    b"POST /echo/1/6 HTTP/1.1\r\n%bContent-Length: 6\r\n\r\nbodies",
+    b"POST /echo/1/3 HTTP/1.1\r\n%bTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
     b"GET /stream HTTP/1.1\r\n%b\r\n",
     b"GET /ask HTTP/1.1\r\n%b\r\n",
     b"GET /relay HTTP/1.1\r\n%b\r\n",
@@ -82,21 +114,46 @@ ANSWERS = [
 ]
 
 
-def config(wild: str, tame: str, timeout: str) -> dict[str, object]:
+def config(places: dict[str, str], timeout: str, half_close: bool) -> dict[str, Any]:
     every = dict.fromkeys(("connect", "write", "first_byte", "idle"), timeout)
-    handled = [{"name": x, "path": f"/{x}", "handler": f"fuzz:{x}"} for x in HANDLERS]
+    wild = {"timeouts": every, "keepalive": {"idle": timeout}, "eject": {"after": 0}}
+    handled = [
+        {"name": x, "path": f"/{x}/{{rest*}}" if x == "echo" else f"/{x}", "handler": f"fuzz:{x}"}
+        for x in HANDLERS
+    ]
+    shaped = {
+        "headers": {"request": {"remove": ["X-Gone"]}, "response": {"set": {"X-Set": "1"}}},
+        "cors": {"origins": ["http://a.example"]},
+    }
     return {
+        "half_close": half_close,
         "upstreams": [
-            {"name": "wild", "targets": [wild], "timeouts": every},
-            {"name": "tame", "targets": [tame]},
+            {"name": "wild", "targets": [places["wild"], places["tcp"]], **wild},
+            # One that nobody listens at, and one that is ejected after failures.
+            {"name": "flaky", "targets": [places["gone"], places["wild"]], "timeouts": every},
+            {"name": "tame", "targets": [places["tame"]], "timeouts": every},
         ],
-        "services": [{"name": "wild", "upstream": "wild"}, {"name": "tame", "upstream": "tame"}],
+        "services": [
+            {"name": "wild", "upstream": "wild"},
+            {"name": "flaky", "upstream": "flaky", "retries": 3},
+            {"name": "tame", "upstream": "tame"},
+        ],
         "routes": [
             {"name": "ok", "path": "/ok", "respond": {"status": 200, "body": "fine"}},
             {"name": "wild", "path": "/wild", "service": "wild", "max_body": "1GiB"},
-            {"name": "chat", "path": "/chat", "service": "wild", "websocket": True},
+            {"name": "flaky", "path": "/flaky", "service": "flaky"},
+            {
+                "name": "few",
+                "path": "/few",
+                "service": "wild",
+                "concurrency": [{"max": 3, "by": ["address"]}],
+            },
+            {"name": "short", "path": "/short", "service": "wild", "timeout": "10ms"},
+            {"name": "shaped", "path": "/shaped", "service": "wild", **shaped},
+            {"name": "wild-chat", "path": "/wild-chat", "service": "wild", "websocket": True},
             {"name": "keyed", "path": "/keyed", "service": "wild", "auth": "api_key"},
             {"name": "tame", "path": "/tame/{rest*}", "service": "tame"},
+            {"name": "chat", "path": "/chat/{rest*}", "service": "tame", "websocket": True},
             *handled,
         ],
         "timeouts": dict.fromkeys(("head", "body", "idle", "write"), timeout),
@@ -104,6 +161,10 @@ def config(wild: str, tame: str, timeout: str) -> dict[str, object]:
 
 
 # ---- handlers ---------------------------------------------------------------------------------
+
+
+patience = 3600.0
+"""Seconds that an upstream may take with its answer to a handler; set by each epoch."""
 
 
 async def echo(x) -> None:
@@ -118,7 +179,7 @@ async def stream(x) -> None:
 
 async def ask(x) -> None:
     with contextlib.suppress(UpstreamError):
-        response = await x.forward("wild", path="/asked")
+        response = await x.forward("wild", path="/asked", timeout=patience)
         size = 0
         async for chunk in response:
             size += len(chunk)
@@ -129,7 +190,7 @@ async def ask(x) -> None:
 
 async def relay(x) -> None:
     try:
-        x.relay(await x.forward("wild", path="/asked"))
+        x.relay(await x.forward("wild", path="/asked", timeout=patience))
     except UpstreamError:
         await x.respond(502)
 
@@ -142,347 +203,260 @@ def quiet(handler):
     return run
 
 
-# ---- who takes part ---------------------------------------------------------------------------
+# ---- fuzz_ends.c --------------------------------------------------------------------------------
+
+TURN, RELOAD, SLEEP, DONE, FAILED = 1, 2, 4, 8, 16
+COUNTED = ("wild clients", "tame clients", "wild peers", "tame peers", "unanswered")
 
 
-class End:
-    """One end of a connection that the fuzzer holds."""
+class Setup(ctypes.Structure):
+    """Descriptors that listen as upstreams, and where the engine listens."""
 
-    def __init__(self, own: socket.socket) -> None:
-        own.setblocking(False)
-        self.socket = own
-        self.out = b""
-        self.got = 0
-        self.over = False
-
-    def send(self, rng: random.Random) -> None:
-        if not self.out:
-            return
-        size = rng.choice((1, 2, 7, 100, 1000, 16344, 70000, len(self.out)))
-        try:
-            self.out = self.out[self.socket.send(self.out[:size]) :]
-        except BlockingIOError:
-            pass
-        except OSError:
-            self.close()
-
-    def receive(self, size: int) -> bytes:
-        try:
-            data = self.socket.recv(size)
-        except BlockingIOError:
-            return b""
-        except OSError:
-            self.close()
-            return b""
-        if not data:
-            self.ended()
-        self.got += len(data)
-        return data
-
-    def ended(self) -> None:
-        self.close()
-
-    def half_close(self) -> None:
-        with contextlib.suppress(OSError):
-            self.socket.shutdown(socket.SHUT_WR)
-
-    def reset(self) -> None:
-        if self.socket.family != socket.AF_UNIX:
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.close()
-
-    def close(self) -> None:
-        self.over = True
-        self.socket.close()
+    _fields_ = (
+        ("wild", ctypes.c_int),
+        ("wild_tcp", ctypes.c_int),
+        ("tame", ctypes.c_int),
+        ("web", ctypes.c_char_p),
+        ("web_port", ctypes.c_int),
+    )
 
 
-class WildClient(End):
-    def __init__(self, own: socket.socket, rng: random.Random) -> None:
-        super().__init__(own)
-        for _ in range(rng.choice((1, 1, 2, 3, 5))):
-            request = rng.choice(WILD)
-            request = request.replace(b"%b", HOST)
-            if rng.random() < 0.4:
-                request = mutate(rng, request, rng.choice(WILD))
-            self.out += request
-
-    def step(self, rng: random.Random) -> None:
-        kind = rng.randrange(16)
-        if kind < 8:
-            self.send(rng)
-        elif kind < 12:
-            self.receive(rng.choice((1, 100, 100_000)))
-        elif kind == 12 and rng.random() < 0.3:
-            self.half_close()
-        elif kind == 13 and rng.random() < 0.4:
-            self.reset()
-        elif kind == 14 and not self.out:
-            if rng.random() < 0.5:
-                self.close()
-            else:
-                self.out += rng.choice((b"x", b"\r\n", b"GET /ok HTTP/1.1\r\nHost: a\r\n\r\n"))
+class Epoch(ctypes.Structure):
+    _fields_ = (
+        ("seed", ctypes.c_uint64),
+        ("connections", ctypes.c_int),
+        ("actors", ctypes.c_int),
+        ("hasty", ctypes.c_int),
+    )
 
 
-class WildPeer(End):
-    def step(self, rng: random.Random) -> None:
-        kind = rng.randrange(16)
-        if kind < 6:
-            self.send(rng)
-        elif kind < 11:
-            if self.receive(rng.choice((10, 1000, 100_000))) and not self.out:
-                answer = rng.choice(ANSWERS)
-                if rng.random() < 0.3:
-                    answer = mutate(rng, answer, rng.choice(ANSWERS))
-                self.out += answer
-        elif kind == 11 and rng.random() < 0.2:
-            self.half_close()
-        elif kind == 12 and rng.random() < 0.2:
-            self.reset()
-        elif kind == 13 and not self.out and rng.random() < 0.2:
-            self.close()
-        elif kind == 14 and rng.random() < 0.05:
-            self.out += rng.choice(ANSWERS)  # unasked
-
-    def ended(self) -> None:
-        if not self.out:
-            self.close()
-
-
-def body_of(number: int) -> bytes:
-    return b"%d," % number * (number % 3000)
-
-
-class TameClient(End):
-    """Asks for bodies that are known by their number; every octet of the answers is checked."""
-
-    def __init__(self, own: socket.socket, rng: random.Random) -> None:
-        super().__init__(own)
-        self.numbers = [rng.randrange(100_000) for _ in range(rng.choice((1, 2, 4, 9)))]
-        self.buffer = b""
-        for number in self.numbers:
-            body = b"b" * rng.choice((0, 0, 3, 3000, 40_000))
-            if not body:
-                self.out += b"GET /tame/%d HTTP/1.1\r\n%b\r\n" % (number, HOST)
-            elif rng.random() < 0.5:
-                self.out += b"POST /tame/%d HTTP/1.1\r\n%bContent-Length: %d\r\n\r\n%b" % (
-                    number, HOST, len(body), body,
-                )  # fmt: skip
-            else:
-                self.out += (
-                    b"POST /tame/%d HTTP/1.1\r\n%bTransfer-Encoding: chunked\r\n\r\n"
-                    b"%x\r\n%b\r\n0\r\n\r\n" % (number, HOST, len(body), body)
-                )
-
-    def step(self, rng: random.Random) -> None:
-        if rng.random() < 0.6:
-            self.send(rng)
-        else:
-            self.buffer += self.receive(rng.choice((1, 100, 10_000, 100_000)))
-            self.check()
-
-    def ended(self) -> None:
-        raise AssertionError(
-            f"a tame client's connection ended; it waited for {self.numbers}, had {self.buffer!r}"
-        )
-
-    def close(self) -> None:
-        if self.numbers:
-            self.ended()
-        super().close()
-
-    def check(self) -> None:
-        while self.numbers:
-            head, found, rest = self.buffer.partition(b"\r\n\r\n")
-            if not found:
-                return
-            assert head.startswith(b"HTTP/1.1 200 OK\r\n"), (self.numbers, self.buffer)
-            whole = unwrapped(head, rest)
-            if whole is None:
-                return
-            body, self.buffer = whole
-            assert body == body_of(self.numbers[0]), (self.numbers, body)
-            del self.numbers[0]
-        assert self.buffer == b""
-        self.close()
-
-
-def unwrapped(head: bytes, rest: bytes) -> tuple[bytes, bytes] | None:
-    """A message's body and what follows; None: it is not whole yet."""
-    head = head.lower()
-    if b"transfer-encoding: chunked" in head:
-        body = b""
-        while True:
-            line, found, after = rest.partition(b"\r\n")
-            if not found:
-                return None
-            size = int(line, 16)
-            if len(after) < size + 2:
-                return None
-            body += after[:size]
-            assert after[size : size + 2] == b"\r\n", (line, after[: size + 2])
-            rest = after[size + 2 :]
-            if size == 0:
-                return body, rest
-    at = head.find(b"content-length: ")
-    size = 0 if at < 0 else int(head[at + 16 :].split(b"\r\n")[0])
-    return (rest[:size], rest[size:]) if len(rest) >= size else None
-
-
-class TamePeer(End):
-    def __init__(self, own: socket.socket) -> None:
-        super().__init__(own)
-        self.buffer = b""
-
-    def step(self, rng: random.Random) -> None:
-        if rng.random() < 0.5:
-            self.send(rng)
-            return
-        self.buffer += self.receive(rng.choice((10, 1000, 100_000)))
-        while True:
-            head, found, rest = self.buffer.partition(b"\r\n\r\n")
-            whole = unwrapped(head, rest) if found else None
-            if whole is None:
-                return
-            self.buffer = whole[1]
-            self.answer(int(head.split(b" ")[1].rpartition(b"/")[2]), rng)
-
-    def answer(self, number: int, rng: random.Random) -> None:
-        body = body_of(number)
-        if rng.random() < 0.5:
-            self.out += b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
-            return
-        self.out += b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-        while body:
-            piece, body = body[:4000], body[4000:]
-            self.out += b"%x\r\n%b\r\n" % (len(piece), piece)
-        self.out += b"0\r\n\r\n"
+def compiled(folder: str) -> ctypes.CDLL:
+    """The library; it is not instrumented, since the engine is what is looked at."""
+    library = f"{folder}/fuzz_ends.so"
+    source = Path(__file__).with_name("fuzz_ends.c")
+    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+    command = ["cc", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o", library]
+    subprocess.run([*command, str(source)], env=environment, check=True)
+    ends = ctypes.CDLL(library)
+    for which, corpus in enumerate(([x.replace(b"%b", HOST) for x in WILD], ANSWERS, WORDS)):
+        texts = (ctypes.c_char_p * len(corpus))(*corpus)
+        sizes = (ctypes.c_size_t * len(corpus))(*map(len, corpus))
+        ends.fz_corpus(which, texts, sizes, len(corpus))
+    return ends
 
 
 # ---- the run ----------------------------------------------------------------------------------
 
 
 class Run:
+    """One plane, and the ends of its connections. A broken law: AssertionError, after a report."""
+
     def __init__(self, seed: int, folder: str) -> None:
-        self.rng = random.Random(seed)
+        self.seed = seed
         self.seen: Counter[str] = Counter()
-        self.ends: list[End] = []
+        self.ends = compiled(folder)
         self.listening = {name: self.bound(f"{folder}/{name}") for name in ("wild", "tame", "web")}
-        self.paths = {name: f"{folder}/{name}" for name in self.listening}
+        self.listening["tcp"] = self.bound("")
+        self.web = f"{folder}/web".encode()
+        self.places = {name: f"unix:{folder}/{name}" for name in ("wild", "tame", "gone")}
+        self.places["tcp"] = f"http://127.0.0.1:{self.listening['tcp'].getsockname()[1]}"
 
     @staticmethod
     def bound(path: str) -> socket.socket:
-        made = socket.socket(socket.AF_UNIX)
-        made.bind(path)
+        made = socket.socket(socket.AF_UNIX if path else socket.AF_INET)
+        made.bind(path or ("127.0.0.1", 0))
         made.listen(512)
         made.setblocking(False)
         return made
 
-    async def epoch(self, plane: Plane, connections: int) -> None:
-        """So many connections, until the last has been closed."""
-        rng, hasty = self.rng, self.rng.random() < 0.25
-        self.config = config(
-            f"unix:{self.paths['wild']}", f"unix:{self.paths['tame']}", "20ms" if hasty else "1h"
-        )
-        plane.install(self.config)
-        left, steps = connections, 0
-        while left or any(isinstance(x, TameClient) for x in self.ends):
-            steps += 1
-            assert steps < 4000 * (connections + 10), "somebody waits for ever"
-            if left and len(self.ends) < ACTORS and rng.random() < 0.3:
-                left -= 1
-                self.connect(plane, hasty)
-            elif self.ends:
-                end = rng.choice(self.ends)
-                end.step(rng)
-                if end.over:
-                    self.ends.remove(end)
-            if rng.random() < 0.4:
-                plane.engine.poll()
-                self.accept()
-            chance = rng.random()
-            if chance < 0.03:
+    async def __aenter__(self) -> Run:
+        handlers = {f"fuzz:{name}": quiet(globals()[name]) for name in HANDLERS}
+        first = config(self.places, "1h", True)
+        consumers = [{"name": "c"}]
+        self.plane = Plane({**first, "consumers": consumers}, handlers=handlers, keys={"good": "c"})
+        await self.plane.__aenter__()
+        # Polled by the rounds alone.
+        asyncio.get_running_loop().remove_reader(self.plane.engine.fileno())
+        self.plane.engine.listen(self.listening["web"].fileno(), "web")
+        self.concurrency = Concurrency(self.plane.segment, self.plane.worker)
+        self.images = {
+            (hasty, half_close): self.image(hasty, half_close)
+            for hasty in (False, True)
+            for half_close in (False, True)
+        }
+        listening = (self.listening[name].fileno() for name in ("wild", "tcp", "tame"))
+        self.ends.fz_setup(ctypes.byref(Setup(*listening, self.web, self.plane.port)))
+        self.ends.fz_watch(1)
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self.ends.fz_watch(0)
+        self.ends.fz_leave()
+        for image in self.images.values():
+            os.close(image)
+        try:
+            if kind is None:
+                asyncio.get_running_loop().add_reader(
+                    self.plane.engine.fileno(), self.plane.engine.poll
+                )
+                await self.plane.__aexit__(kind, *rest)
+            else:
+                self.plane.engine.close()
+                self.plane.socket.close()
+        finally:
+            for each in self.listening.values():
+                each.close()
+
+    def image(self, hasty: bool, half_close: bool) -> int:
+        """A configuration, compiled: its descriptor. To load it is cheap then."""
+        document = config(self.places, "20ms" if hasty else "1h", half_close)
+        document = {"version": 1, **document, "consumers": [{"name": "c"}]}
+        return compile_gateway(
+            decode(document), generation=1, slots=self.plane.slots, addresses={}
+        ).fd
+
+    def load(self, hasty: bool, half_close: bool) -> None:
+        snapshot = Snapshot(self.images[hasty, half_close])
+        self.plane.engine.install(snapshot, [self.plane.handlers[x] for x in snapshot.handlers()])
+
+    async def epoch(self, number: int, connections: int) -> None:
+        """So many connections, until the last tame client has its answers; then nothing is left."""
+        rng = random.Random(self.seed * 1_000_003 + number)
+        hasty = rng.random() < 0.25
+        given = Epoch(rng.getrandbits(64), connections, rng.choice(ACTORS), hasty)
+        silence = hasty and rng.random() < 0.5
+        global patience
+        patience = 0.02 if hasty else 3600.0
+        before = self.counts()
+        try:
+            self.load(hasty, True)
+            self.ends.fz_begin(ctypes.byref(given))
+            await self.rounds(rng, hasty)
+            if silence:
+                self.ends.fz_silence()
+                self.seen["silences"] += 1
+                await self.settled("it did not end by itself")
+            self.ends.fz_leave()
+            await self.settled("left behind")
+        except BaseException as error:
+            self.ends.fz_report()
+            error.add_note(f"seed {self.seed}, epoch {number} of {connections} connections")
+            error.add_note(f"the engine has {self.alive()}")
+            raise
+        self.seen["epochs"] += 1
+        self.seen.update(self.counts() - before)
+
+    async def rounds(self, rng: random.Random, hasty: bool) -> None:
+        poll, do = self.plane.engine.poll, self.ends.fz_round
+        for number in itertools.count():
+            todo = do()
+            poll()
+            if number % 256 == 0:
+                self.ends.fz_alive()
+            if not todo:
+                continue
+            assert not todo & FAILED
+            if todo & TURN:
                 await asyncio.sleep(0)
-            elif chance < 0.032:
-                plane.install(self.config)
+            if todo & RELOAD:
+                self.load(hasty, rng.random() < 0.7)
                 self.seen["reloads"] += 1
-            elif chance < 0.0325 and hasty:
-                await asyncio.sleep(0.03)
-                self.seen["pauses"] += 1
-            if not left and rng.random() < 0.05:
-                self.leave(WildClient)
-        self.leave(End)
-        await self.settled(plane)
-
-    def connect(self, plane: Plane, hasty: bool) -> None:
-        kind = WildClient if hasty or self.rng.random() < 0.75 else TameClient
-        if self.rng.random() < 0.05:
-            own = socket.create_connection(("127.0.0.1", plane.port))
-        else:
-            own = socket.socket(socket.AF_UNIX)
-            own.connect(self.paths["web"])
-        self.ends.append(kind(own, self.rng))
-        self.seen[kind.__name__] += 1
-
-    def accept(self) -> None:
-        for name, kind in (("wild", WildPeer), ("tame", TamePeer)):
-            with contextlib.suppress(BlockingIOError):
-                while True:
-                    self.ends.append(kind(self.listening[name].accept()[0]))
-                    self.seen[kind.__name__] += 1
-
-    def leave(self, kind: type[End]) -> None:
-        for end in [x for x in self.ends if isinstance(x, kind)]:
-            end.close() if self.rng.random() < 0.5 else end.reset()
-            self.ends.remove(end)
-
-    async def settled(self, plane: Plane) -> None:
-        until = time.monotonic() + 60
-        while True:
-            plane.engine.poll()
-            self.accept()
-            self.leave(End)
-            await asyncio.sleep(0)
-            stats = plane.engine.stats()
-            stats.pop("accepting")
-            if not any(stats.values()):
+            if todo & SLEEP:
+                await asyncio.sleep(rng.random() * 0.02)
+            if todo & DONE:
                 return
-            assert time.monotonic() < until, f"left behind: {stats}"
+
+    async def settled(self, otherwise: str) -> None:
+        until = time.monotonic() + SETTLES_S
+        while True:
+            assert not self.ends.fz_round() & FAILED
+            self.plane.engine.poll()
+            self.ends.fz_alive()
+            await asyncio.sleep(0)
+            alive = self.alive()
+            if not alive:
+                return
+            assert time.monotonic() < until, f"{otherwise}: {alive}"
+
+    def alive(self) -> dict[str, int]:
+        """What the engine has, and what bounds on requests in progress count."""
+        stats = {**self.plane.engine.stats(), "concurrency": self.concurrency.rows}
+        return {name: count for name, count in stats.items() if count and name != "accepting"}
+
+    def counts(self) -> Counter[str]:
+        values = (ctypes.c_uint64 * 10)()
+        self.ends.fz_counts(values)
+        names = (*COUNTED, *(f"answers {n}xx" for n in range(1, 6)))
+        return Counter(dict(zip(names, values, strict=True)))
 
 
-async def fuzz(connections: int, seconds: float, seed: int, report: bool = False) -> Counter[str]:
-    """Until one of the bounds is met; how often what took part. AssertionError: a broken law."""
-    until, start = time.monotonic() + seconds, time.monotonic()
-    handlers = {f"fuzz:{name}": quiet(globals()[name]) for name in HANDLERS}
+async def fuzz(
+    connections: int, seconds: float, seed: int, *, first: int = 0, report: bool = False
+) -> Counter[str]:
+    """Until one of the bounds is met; how often what took part. AssertionError: a broken law.
+
+    first: the number of the epoch to begin with.
+    """
+    start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="fg") as folder:
-        run = Run(seed, folder)
-        first = config(f"unix:{run.paths['wild']}", f"unix:{run.paths['tame']}", "1h")
-        async with Plane(first, handlers=handlers) as plane:
-            # Polled by the steps alone.
-            asyncio.get_running_loop().remove_reader(plane.engine.fileno())
-            plane.engine.listen(run.listening["web"].fileno(), "web")
-            done, told = 0, start
-            while done < connections and time.monotonic() < until:
+        async with Run(seed, folder) as run:
+            done, told, then = 0, start, 0
+            for number in itertools.count(first):
                 size = min(EPOCH, connections - done)
-                await run.epoch(plane, size)
+                if not size or time.monotonic() > start + seconds:
+                    return run.seen
+                await run.epoch(number, size)
                 done += size
                 if report and time.monotonic() - told > 60:
-                    told = time.monotonic()
-                    print(f"{done} connections, {done / (told - start):.0f}/s", flush=True)
-            for each in run.listening.values():
-                each.close()
-    return run.seen
+                    rate = (done - then) / (time.monotonic() - told)
+                    told, then = time.monotonic(), done
+                    print(f"seed {seed}: {done} connections, {rate:.0f}/s", flush=True)
+    raise AssertionError
+
+
+def spread(options: argparse.Namespace, seed: int) -> int:
+    """Share the connections among processes; the first failure ends them all."""
+    share = -(-options.connections // options.processes)
+    command = [sys.executable, __file__, "--connections", str(share)]
+    command += ["--seconds", str(options.seconds)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    running = [
+        subprocess.Popen([*command, "--seed", str(seed + i)], env=environment)
+        for i in range(options.processes)
+    ]
+    try:
+        while True:
+            codes = [each.poll() for each in running]
+            if any(codes) or None not in codes:
+                return int(any(codes))
+            time.sleep(0.2)
+    finally:
+        for each in running:
+            each.terminate()
+            each.wait()
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description="Fuzz the engine's connections.")
     parser.add_argument("--connections", type=int, default=1 << 62)
-    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--seconds", type=float, default=float("inf"))
+    parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--seed", type=int, default=None, help="default: a fresh one, printed")
+    parser.add_argument("--epoch", type=int, default=None, help="only this one")
     options = parser.parse_args(arguments)
     seed = random.SystemRandom().randrange(1 << 32) if options.seed is None else options.seed
+    if options.processes > 1:
+        return spread(options, seed)
+    if options.epoch is not None:
+        options.connections = min(options.connections, EPOCH)
     print(f"seed {seed}", flush=True)
-    seen = asyncio.run(fuzz(options.connections, options.seconds, seed, report=True))
-    print(f"{seen['WildClient'] + seen['TameClient']} connections")
+    start = time.monotonic()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        seen = runner.run(
+            fuzz(options.connections, options.seconds, seed, first=options.epoch or 0, report=True)
+        )
+    done = seen["wild clients"] + seen["tame clients"]
+    print(f"{done} connections, {done / (time.monotonic() - start):.0f}/s")
     for what, count in seen.most_common():
         print(f"{count:10}  {what}")
     return 0

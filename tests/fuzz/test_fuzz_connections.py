@@ -2,27 +2,58 @@
 
 from __future__ import annotations
 
-import os
-import random
+import re
 
+import fuzz_connections
 import pytest
-from fuzz_connections import fuzz, main
-
-LONG = float(os.environ.get("FASTGATE_FUZZ_S", "0"))
-"""Seconds, from a seed that is new each time: make fuzz."""
+from fuzz_connections import COUNTED, EPOCH, Run, fuzz, main
 
 
-async def test_fuzz() -> None:
-    if LONG:
-        seed = random.SystemRandom().randrange(1 << 32)
-        print(f"seed {seed}")
-        seen = await fuzz(1 << 62, LONG, seed, report=True)
-    else:
-        seen = await fuzz(1200, 120, 20260101)
-        assert seen["WildClient"] + seen["TameClient"] == 1200
-    assert min(seen[name] for name in ("TameClient", "WildPeer", "TamePeer", "reloads")) > 5
+async def test_fuzz(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fuzz_connections, "EPOCH", 1500)
+    seen = await fuzz(6000, 120, 7)
+    assert seen["wild clients"] + seen["tame clients"] == 6000
+    taking_part = (*COUNTED, "reloads", "silences", *(f"answers {n}xx" for n in range(1, 6)))
+    assert {
+        name: seen[name] for name in taking_part if seen[name] < (name != "silences") * 9 + 1
+    } == {}
+
+
+async def test_a_wrong_answer_is_reported(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Of a handler that damages what it echoes: who asked, all it sent, and how to run it again."""
+
+    async def damaged(x) -> None:
+        await x.respond(200, None, bytes(len(x.body)))
+
+    monkeypatch.setattr(fuzz_connections, "echo", damaged)
+    with pytest.raises(AssertionError) as failure:
+        await fuzz(EPOCH, 120, 7)
+    assert f"seed 7, epoch 0 of {EPOCH} connections" in failure.value.__notes__
+    said = capfd.readouterr().err
+    (number,) = re.findall(r"^tame client (\d+): a wrong echo$", said, re.MULTILINE)
+    assert re.search(
+        rf"^tame client {number} sent '.*POST /echo/\d+/\d+ HTTP/1.1", said, re.MULTILINE
+    )
+
+
+async def test_what_is_left_behind_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fuzz_connections, "SETTLES_S", 0.5)
+    monkeypatch.setattr(Run, "alive", lambda self: {"buffers": 1})
+    with pytest.raises(AssertionError, match=r"left behind: \{'buffers': 1\}"):
+        await fuzz(20, 120, 5)
 
 
 def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--connections", "20", "--seed", "1"]) == 0
-    assert capsys.readouterr().out.startswith("seed 1\n20 connections\n")
+    assert capsys.readouterr().out.startswith("seed 1\n20 connections, ")
+    assert main(["--connections", "20", "--seed", "1", "--epoch", "3"]) == 0
+    assert "20 connections, " in capsys.readouterr().out
+
+
+def test_processes_share_the_connections(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["--connections", "50", "--processes", "2", "--seed", "1"]) == 0
+    said = capfd.readouterr().out
+    assert sorted(re.findall(r"^seed (\d+)$", said, re.MULTILINE)) == ["1", "2"]
+    assert said.count("25 connections, ") == 2
