@@ -188,6 +188,11 @@ class TargetUrl(Value):
         authority, slash, rest = text[7:].partition("/")
         if re.search(r"[?#\\\x00-\x20\x7f-\U0010ffff]", rest) or "@" in authority:
             raise ValueError(f"{raw!r}: a target has no query, fragment, user or odd characters")
+        if re.search(r"[{}*]", rest):
+            raise ValueError(
+                f"{raw!r}: a base path is literal; parameters belong in the paths of routes, "
+                "and the part of the path that they match is forwarded"
+            )
         base = f"/{rest}".rstrip("/") if slash else ""
         if any(part in ("", ".", "..") for part in base.split("/")[1:]):
             raise ValueError(f"{raw!r}: a base path has no empty or dot segments")

@@ -77,7 +77,9 @@ class Health(Model, frozen=True, kw_only=True):
     path: Annotated[
         str,
         Meta(
-            pattern=worded(r"^/[\x21-\x7e]*$", "a path that begins with '/', without spaces"),
+            pattern=worded(
+                r"^/[\x21-z|~]*$", "a path that begins with '/', without spaces or braces"
+            ),
             description="What is asked for.",
         ),
     ]

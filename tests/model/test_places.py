@@ -117,6 +117,8 @@ def test_targets(text: str, canonical: str, authority: str, is_ip: bool) -> None
         ("10.0.0.1:80", "not a target"),
         ("http://", "neither a host name"),
         ("http://user@a", "no query, fragment, user"),
+        ("http://a/{tenant}", "a base path is literal"),
+        ("http://a/v1/*", "a base path is literal"),
         ("http://a?x=1", "neither a host name"),
         ("http://a/b?x=1", "no query"),
         ("http://a/b/../c", "dot segments"),
