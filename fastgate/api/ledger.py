@@ -15,6 +15,7 @@ from fastgate.api.desk import account_of, desk_of
 from fastgate.api.paging import LIMIT, Limit, Text
 from fastgate.api.problems import invalid
 from fastgate.billing.audit_report import AuditReport
+from fastgate.billing.x402_books import HOUSE, UNKNOWN, X402Payment, listed
 from fastgate.store import usage
 from fastgate.store.ledger import Entry
 from fastgate.store.pages import Page
@@ -76,10 +77,24 @@ async def list_entries(
     cursor: Text = None,
     limit: Limit = LIMIT,
 ) -> Page[Entry]:
-    """An account's entries, the newest first."""
+    """An account's entries, the newest first. The account `x402` is the house's own: what was
+    paid for single requests."""
     desk = desk_of(ctx)
-    found = await account_of(ctx, account)
+    found = HOUSE if account == HOUSE else await account_of(ctx, account)
     return await desk.ledger.history(found, currency=currency, cursor=cursor, limit=limit)
+
+
+@get("/v1/ledger/x402", opt=spec("read", answer=Page[X402Payment]))
+async def list_x402(
+    ctx: Ctx,
+    doubtful: FromQuery[bool] = False,
+    cursor: Text = None,
+    limit: Limit = LIMIT,
+) -> Page[X402Payment]:
+    """What was paid for single requests with x402, in no order. `?doubtful=true`: only those of
+    which nobody ever found out whether they were paid; they are in no book."""
+    state = UNKNOWN if doubtful else None
+    return await listed(desk_of(ctx).ledger.store, state=state, cursor=cursor, limit=limit)
 
 
 @get("/v1/ledger/audit", opt=spec("read", answer=AuditReport))
@@ -150,4 +165,4 @@ def _view(one: Usage) -> UsageView:
     return UsageView(**shared, free=bool(one.flags & FREE), recovered=bool(one.flags & RECOVERED))
 
 
-HANDLERS = [list_entries, audit, pipeline, resolved, get_entry, list_usage]
+HANDLERS = [list_entries, list_x402, audit, pipeline, resolved, get_entry, list_usage]

@@ -16,6 +16,7 @@ from fastgate.api.desk import account_of, desk_of
 from fastgate.api.paging import Text
 from fastgate.api.problems import invalid
 from fastgate.billing.reports import Asked, By, ReportRow, columns, report, write_csv
+from fastgate.billing.x402_books import HOUSE
 
 GroupBy = Annotated[
     str,
@@ -63,7 +64,7 @@ async def usage_report(
         by=by,
         since=since,
         until=until,
-        account=await account_of(ctx, account) if account is not None else None,
+        account=await _account(ctx, account),
         consumer=_consumer(ctx, consumer),
         route=route,
         plan=plan,
@@ -79,6 +80,12 @@ async def usage_report(
         media_type="text/csv",
         headers={"Content-Disposition": 'attachment; filename="usage.csv"'},
     )
+
+
+async def _account(ctx: Ctx, ident: str | None) -> str | None:
+    if ident is None or ident == HOUSE:
+        return ident
+    return await account_of(ctx, ident)
 
 
 def _consumer(ctx: Ctx, ident: str | None) -> str | None:

@@ -19,6 +19,7 @@ days       the days' sums are those of the blocks, and of what was pruned
 accounts   every charge is to an account that is known
 payments   each payment, and what came back of it, is booked once; nothing else is (`audit_money`)
 invoices   each paid invoice has its payment, each credit note its credit (`audit_money`)
+x402       each payment for a request is booked once; nothing else is (`audit_money`)
 cells      each cell is ledger + overdraft - what is on its way - what requests hold
 ```
 """
@@ -32,12 +33,13 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fastgate._core.usageblock import numbers, sums
-from fastgate.billing.audit_money import invoices_check, payments_check
+from fastgate.billing.audit_money import invoices_check, payments_check, x402_check
 from fastgate.billing.audit_report import FINDINGS_MAX as FINDINGS_MAX
 from fastgate.billing.audit_report import AuditReport, Check, check
 from fastgate.billing.ledger import ASIDE, Kind, settled_id
 from fastgate.billing.names import UNKNOWN
 from fastgate.billing.pipeline import Pipeline
+from fastgate.billing.x402_books import HOUSE
 from fastgate.store import ledger as table
 from fastgate.store.engine import Store
 from fastgate.store.ledger import CAPTURES, Book, Key, Wallet
@@ -85,6 +87,7 @@ async def audit(
             await _accounts(connection),
             await payments_check(connection),
             await invoices_check(connection),
+            await x402_check(connection),
         ]
     if cells is not None:
         checks.append(_cells(wallets, cells, holds or {}, spool or {}, moving))
@@ -211,7 +214,9 @@ def _books(sums: Sums) -> Check:
 
 def _wallets(wallets: Mapping[Key, Wallet], sums: Sums) -> Check:
     findings = [
-        f"{key[0]} {key[1]}: entries without a wallet" for key in sums if key not in wallets
+        f"{key[0]} {key[1]}: entries without a wallet"
+        for key in sums
+        if key not in wallets and key[0] != HOUSE
     ]
     for key, wallet in wallets.items():
         parts = sums.get(key, {})
@@ -254,6 +259,8 @@ def _credited(sums: Sums, least: Mapping[Key, int]) -> Check:
             if kind not in CAPTURES and book in (Book.AVAILABLE, Book.HELD)
         )
         for name, amount in (("captured", captured), ("held", held), ("credited", credited)):
+            if key[0] == HOUSE and not amount:
+                continue  # as it must be: nobody's wallet
             name = f"{key[1]}.{name}"
             numbers[name] = numbers.get(name, 0) + amount
         if captured + held > credited - least[key]:

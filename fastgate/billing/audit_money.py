@@ -5,6 +5,8 @@ the providers themselves say.
 payments   each payment is one entry of its amount, each return one that is settled as it ended;
            each entry that names a payment has one
 invoices   each paid invoice has its payment, and each credit note that is paid out its credit
+x402       each payment for a request that was settled is one entry of its amount, in its token;
+           each such entry is a payment's
 provider   each payment of the last days is at its provider what it is here, and so is what was
            refunded of it; asked for apart (`audit_providers`), since it takes the provider's time
 ```
@@ -28,9 +30,11 @@ from fastgate.billing.payments.base import (
     Turnover,
 )
 from fastgate.billing.payments.books import payment_id, refund_id, returned_id
+from fastgate.billing.x402_books import HOUSE, SETTLED, entry_id
 from fastgate.store.billing_tables import invoices
 from fastgate.store.engine import Store
-from fastgate.store.money_tables import ledger_entries
+from fastgate.store.ledger import Book
+from fastgate.store.money_tables import ledger_entries, ledger_postings, x402_payments
 from fastgate.store.payment_tables import payment_returns, payments
 
 IN = (Kind.CREDIT, Kind.FEE)
@@ -158,6 +162,60 @@ async def invoices_check(connection: AsyncConnection) -> Check:
         .group_by(invoices.c.kind)
     )
     return check("invoices", findings, **{kind: int(count) for kind, count in counts})
+
+
+async def x402_check(connection: AsyncConnection) -> Check:
+    """Payments for requests, each against its entry. `doubtful`: those of which nobody found out
+    whether they were made."""
+    findings: list[str] = []
+    totals: dict[str, int] = {}
+    doubtful = 0
+    posted = (
+        sa.select(
+            ledger_postings.c.entry,
+            sa.func.sum(
+                sa.case(
+                    (ledger_postings.c.book == Book.CLEARING.value, -ledger_postings.c.amount),
+                    else_=0,
+                )
+            ).label("taken"),
+            sa.func.sum(
+                sa.case(
+                    (ledger_postings.c.book == Book.REVENUE.value, ledger_postings.c.amount),
+                    else_=0,
+                )
+            ).label("earned"),
+        )
+        .join(ledger_entries, ledger_entries.c.number == ledger_postings.c.entry)
+        .where(ledger_entries.c.kind == Kind.X402.value)
+        .group_by(ledger_postings.c.entry)
+        .subquery()
+    )
+    entries = sa.select(ledger_entries, posted.c.taken, posted.c.earned).outerjoin(
+        posted, posted.c.entry == ledger_entries.c.number
+    )
+    booked: dict[str, tuple[str, str, int]] = {}
+    query = entries.where(ledger_entries.c.kind == Kind.X402.value)
+    async with connection.stream(query.execution_options(yield_per=STREAM)) as rows:
+        async for row in rows:
+            booked[row.id] = (row.account, row.currency, row.amount)
+            if (int(row.taken or 0), int(row.earned or 0)) != (row.amount, row.amount):
+                findings.append(f"entry {row.id}: its postings are not {row.amount} each")
+    paid = sa.select(x402_payments).execution_options(yield_per=STREAM)
+    async with connection.stream(paid) as rows:
+        async for row in rows:
+            entry = booked.pop(entry_id(row.id), None)
+            if row.state != SETTLED:
+                doubtful += 1
+                if entry is not None:
+                    findings.append(f"x402 payment {row.id}: {row.state}, and booked")
+                continue
+            if entry != (HOUSE, row.currency, row.amount):
+                findings.append(f"x402 payment {row.id}: booked {entry or 'nothing'}")
+            name = f"{row.currency}.paid"
+            totals[name] = totals.get(name, 0) + row.amount
+    findings += [f"entry {ident}: no x402 payment of that name" for ident in booked]
+    return check("x402", findings, **totals, doubtful=doubtful)
 
 
 async def audit_providers(

@@ -5,6 +5,7 @@ outlives them:
 
     <state>/x402/<first byte>/<nonce>         one line of JSON: a Record
     <state>/x402/<first byte>/<nonce>.answer  the upstream's answer, where it is kept
+    <state>/x402/due/<nonce>                  empty: to be looked at by the books (`x402_books`)
 
 Who works on a payment holds the kernel's lock (flock) on its file. So of any number of replays
 on any number of workers one gets the lock, and the others learn that the payment is in progress;
@@ -21,6 +22,10 @@ who presents the payment reads how far it had come (`state`), and goes on from t
                  └──► failed
 
 The file of a fresh claim is empty until `run`; an empty file that nobody locks is nobody's.
+Before a record says `settling`, its payment is due: control looks at every payment that is, books
+the ones that were settled, and forgets what came to nothing. So nothing that was paid is ever
+missed, whoever is killed when; and a record that is due is not swept.
+
 A record is written with one write of less than a page, over the last one; readers take the
 first line. Files carry the time until which they are wanted as their modification time, and are
 swept afterwards; a payment that was settled is then refused by its token, and one that has
@@ -43,13 +48,56 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
+from fastgate.model.x402 import Terms
+
 State = Literal["running", "settling", "settled", "served", "unknown", "unsent", "failed"]
 
 FOLDER = "x402"
 """Where they stand in the state directory."""
 MAX_RECORD = 4000
+DUE = "due"
+"""Below that: the names of payments that the books have to look at."""
 SWEEP_S = 60
 """Seconds between two sweeps of one process."""
+
+
+class Paid(Struct, frozen=True, kw_only=True):
+    """What a payment is of."""
+
+    network: str
+    asset: str
+    """The token's contract."""
+    asset_name: str
+    decimals: int
+    amount: str
+    """In the token's smallest unit."""
+    pay_to: str
+
+    @classmethod
+    def of(cls, terms: Terms) -> Paid:
+        """The price of a request."""
+        return cls(
+            network=terms.network,
+            asset=terms.asset,
+            asset_name=terms.asset_name,
+            decimals=terms.asset_decimals,
+            amount=terms.amount,
+            pay_to=terms.pay_to,
+        )
+
+    @property
+    def currency(self) -> str:
+        """The token, by its CAIP-19 name: what the books have instead of a currency."""
+        return f"{self.network}/erc20:{self.asset.lower()}"
+
+    @property
+    def micros(self) -> int:
+        """Millionths of a token. Raises ValueError where that is no whole number."""
+        unit: int = 10**self.decimals
+        found, rest = divmod(int(self.amount) * 1_000_000, unit)
+        if rest:
+            raise ValueError(f"{self.amount} of {self.decimals} decimals is finer than a millionth")
+        return found
 
 
 class Record(Struct, kw_only=True):
@@ -65,6 +113,8 @@ class Record(Struct, kw_only=True):
     expires: int
     """Unix seconds; when the record may be forgotten."""
     identifier: str | None = None
+    paid: Paid | None = None
+    """None: it is no payment's, but an identifier's."""
     transaction: str = ""
     code: str = ""
     """Why it failed, or is not known."""
@@ -97,14 +147,19 @@ class Claim:
         """None: a payment that was never seen."""
 
     def write(self, record: Record) -> None:
-        """Put the record in place of the last. Raises OSError, or ValueError when too long."""
+        """Put the record in place of the last, which is due once it may have been paid. Raises
+        OSError, or ValueError when too long."""
         line = msgspec.json.encode(record) + b"\n"
         if len(line) > MAX_RECORD:
             raise ValueError("the record of a payment is too long")
+        if record.state == "settling":
+            self._make_due()
         if os.pwrite(self._fd, line, 0) != len(line):
             raise OSError(errno.ENOSPC, "the record of a payment could not be written whole")
         os.utime(self._fd, (record.expires, record.expires))
         self.record = record
+        if record.state == "settled" and record.paid is not None:
+            self._make_due()  # once more: the books may have given it up meanwhile
 
     def keep(self, answer: Answer) -> None:
         """Keep the upstream's answer. Raises OSError."""
@@ -153,6 +208,15 @@ class Claim:
         self._holders -= 1
         if self._holders == 0:
             os.close(self._fd)
+
+    def _make_due(self) -> None:
+        folder = self._path.parent.parent / DUE
+        while True:
+            try:
+                (folder / self._path.name).touch(mode=0o600)
+                return
+            except FileNotFoundError:
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     @property
     def _answer(self) -> Path:
@@ -210,13 +274,36 @@ class Claims:
                 if record is not None:
                     yield path.name, record
 
+    def due(self) -> Iterator[tuple[str, Record | None]]:
+        """The payments that the books have to look at, with their records as they are now, in no
+        order. None: it has no record. Raises OSError for a record that cannot be read."""
+        try:
+            names = os.scandir(self.folder / DUE)
+        except FileNotFoundError:
+            return
+        with names:
+            for entry in names:
+                record = None
+                with (
+                    contextlib.suppress(FileNotFoundError),
+                    (self.folder / entry.name[:2] / entry.name).open("rb") as file,
+                ):
+                    record = _record(file.fileno())
+                yield entry.name, record
+
+    def looked_at(self, name: str) -> None:
+        """The books are done with a payment. Once more does nothing."""
+        with contextlib.suppress(FileNotFoundError):
+            (self.folder / DUE / name).unlink()
+
     def sweep(self) -> int:
-        """Remove what is not wanted any more; how many files. Files in use are left alone."""
+        """Remove what is not wanted any more; how many files. Files in use are left alone, and
+        those of payments that the books have not looked at."""
         now = self.clock()
         removed = 0
         for path in self.folder.glob("??/*"):
             with contextlib.suppress(FileNotFoundError):
-                if path.stat().st_mtime >= now:
+                if path.stat().st_mtime >= now or (self.folder / DUE / path.stem).exists():
                     continue
                 with path.open("rb") as file:
                     try:
@@ -227,8 +314,8 @@ class Claims:
                     removed += 1
         return removed
 
-    def due(self) -> bool:
-        """Whether it is time to sweep; true at most once in SWEEP_S."""
+    def time_to_sweep(self) -> bool:
+        """True at most once in SWEEP_S."""
         now = self.clock()
         if now - self._swept < SWEEP_S:
             return False

@@ -14,6 +14,7 @@ tax                           -A                              +A    tax containe
 fee                           +(A-T)                  -A      +T    an invoice was paid; T: its tax
 fee_aside               +A    -A                                    before it goes back; contested
 provider_fee                  -A                      +A           what a provider keeps for itself
+x402                          +A                      -A           a request was paid for with it
 credit_note    +A             -A                                    a fee that the wallet gets back
 freeze         -A       +A                                          before it is paid back
 dispute        -A       +A                                          a payment is contested
@@ -85,6 +86,7 @@ class Kind(StrEnum):
     FEE = "fee"
     FEE_ASIDE = "fee_aside"
     PROVIDER_FEE = "provider_fee"
+    X402 = "x402"
     CREDIT_NOTE = "credit_note"
     FREEZE = "freeze"
     DISPUTE = "dispute"

@@ -5,6 +5,9 @@ was used. Days are UTC's. A report has one row for each combination of what it i
 always by currency: amounts in different currencies are never added. Requests that cost nothing
 and have no currency stand under "". Units of a meter are no requests: rows of meters (by `meter`)
 have units and amounts, the row of the meter "" has the requests themselves.
+
+What was paid for single requests with x402 (`x402_payments`) is of the account `x402`, whose payers
+are strangers: it has days and routes, and its currency is the token.
 """
 
 from __future__ import annotations
@@ -13,13 +16,15 @@ import csv
 from collections.abc import Iterable, Sequence
 from datetime import date
 from enum import StrEnum
-from typing import TextIO
+from typing import Any, TextIO
 
 import msgspec
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
 
+from fastgate.billing.x402_books import HOUSE, SETTLED
 from fastgate.store.engine import Store
-from fastgate.store.money_tables import usage_daily
+from fastgate.store.money_tables import usage_daily, x402_payments
 from fastgate.store.tables import accounts, consumers, credentials
 
 
@@ -113,11 +118,43 @@ async def report(store: Store, asked: Asked) -> list[ReportRow]:
                     )
                 )
                 labels.update({ident: label for ident, label in rows if label})
+        found += await _x402(connection, asked, by)
+    found.sort(key=lambda row: [row[name] for name in (*(one.value for one in by), "currency")])
     for row in found:
         row.update((name, int(row[name])) for name in _SUMS)  # PostgreSQL adds up to a Decimal
         if narrowest is not None:
             row["label"] = labels.get(row[narrowest[0].value])
     return [ReportRow(**row) for row in found]
+
+
+async def _x402(
+    connection: AsyncConnection, asked: Asked, by: Sequence[By]
+) -> list[dict[str, Any]]:
+    """The rows of what was paid for single requests, as those of usage."""
+    others = (asked.consumer, asked.credential, asked.service, asked.plan, asked.meter)
+    if asked.account not in (None, HOUSE) or any(others):
+        return []
+    table = x402_payments.c
+    keys = [table[name] for name in ("day", "route") if name in by] + [table.currency]
+    count = sa.func.count()
+    query = (
+        sa.select(*keys, count.label("requests"), sa.func.sum(table.amount).label("amount"))
+        .where(table.state == SETTLED)
+        .group_by(*keys)
+    )
+    if asked.since is not None:
+        query = query.where(table.day >= asked.since)
+    if asked.until is not None:
+        query = query.where(table.day <= asked.until)
+    for name in ("route", "currency"):
+        wanted = getattr(asked, name)
+        if wanted is not None:
+            query = query.where(table[name] == wanted)
+    empty = {key.value: HOUSE if key is By.ACCOUNT else "" for key in by}
+    return [
+        {**empty, **row._asdict(), "failed": 0, "units": row.requests}
+        for row in await connection.execute(query)
+    ]
 
 
 def columns(by: Sequence[By]) -> list[str]:

@@ -41,7 +41,7 @@ from typing import Any
 import httpx
 
 from fastgate.billing import claims
-from fastgate.billing.claims import Answer, Busy, Claim, Claims, Record, State
+from fastgate.billing.claims import Answer, Busy, Claim, Claims, Paid, Record, State
 from fastgate.billing.payments.facilitator import (
     NONCE_USED,
     Facilitator,
@@ -121,7 +121,7 @@ class PaidRoute:
 
     async def __call__(self, exchange: Exchange) -> None:
         store = self.store
-        if store.due():
+        if store.time_to_sweep():
             asyncio.get_running_loop().run_in_executor(None, _sweep, store)
         offer = Offer.of(
             self.terms,
@@ -252,7 +252,7 @@ class _Paying:
             log.warning("x402: route %s: verify: %s", self.terms.route, error)
             await self.answers.unavailable("the facilitator gave no answer to go by")
             return False
-        claim.write(self._new_record(request))
+        claim.write(self._new_record(request, paid=Paid.of(self.terms)))
         return await self._identified(request, bind=True)
 
     async def _forward(self, exchange: Exchange) -> UpstreamResponse | None:
@@ -550,7 +550,9 @@ class _Paying:
         await self.answers.identifier_conflict()
         return False
 
-    def _new_record(self, request: str, state: State = "running", code: str = "") -> Record:
+    def _new_record(
+        self, request: str, state: State = "running", code: str = "", paid: Paid | None = None
+    ) -> Record:
         now = int(self.store.clock())
         return Record(
             state=state,
@@ -560,6 +562,7 @@ class _Paying:
             created=now,
             expires=min(self.payment.valid_before, now + REMEMBER_MOST_S) + REMEMBER_S,
             identifier=self.payment.identifier,
+            paid=paid,
             code=code,
         )
 

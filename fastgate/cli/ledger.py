@@ -115,6 +115,49 @@ def _postings(entry: dict[str, Any]) -> str:
     return ", ".join(f"{book} {shown(micros)}" for book, micros in entry["postings"].items())
 
 
+@ledger.command("x402", short_help="List what was paid with x402.")
+@click.option(
+    "--doubtful",
+    is_flag=True,
+    help="Only payments of which nobody found out whether they were made.",
+)
+@click.option("--limit", type=click.IntRange(1, 500), default=50, help="How many. Default: 50.")
+@control_options
+def paid_x402(
+    doubtful: bool, limit: int, control: str | None, state_dir: str | None, as_json: bool
+) -> int:
+    """List what was paid for single requests with x402, in no order. Their entries are those of
+    the account x402; the currency is the token, by network and contract. A payment that is
+    "unknown" is in no book: look its payer up on the network.
+
+    \b
+    Examples:
+      fastgate ledger x402 --doubtful
+      fastgate ledger entries x402
+    """
+    only = "true" if doubtful else None
+    client = client_of(control, state_dir)
+    found = client.get("/v1/ledger/x402", doubtful=only, limit=limit)["items"]
+    if as_json:
+        output.print_json(found)
+        return OK
+    rows = [
+        (
+            output.when(one["paid_at"]),
+            one["state"] + (" (presumed)" if one["presumed"] else ""),
+            shown(one["amount"], one["asset_name"]),
+            one["currency"],
+            one["route"],
+            one["payer"],
+            one["reference"],
+        )
+        for one in found
+    ]
+    heads = ("time", "state", "amount", "token", "route", "payer", "transaction")
+    output.table(heads, rows, "Nothing was paid with x402.")
+    return OK
+
+
 @ledger.command(short_help="List what an account has used.")
 @account_argument
 @click.option("--limit", type=click.IntRange(1, 500), default=50, help="How many. Default: 50.")

@@ -32,6 +32,8 @@ ADDRESS = worded(r"^0x[0-9a-fA-F]{40}$", "an address: '0x' and 40 hexadecimal di
 NETWORK = worded(r"^eip155:[1-9][0-9]{0,18}$", "a network such as 'eip155:8453'")
 TIMEOUT = Duration.parse("15s")
 MAX_ATOMIC = 2**256 - 1
+MOST = 1 << 60
+"""Millionths of a token that one request can cost: what the books take."""
 
 Address = Annotated[str, Meta(pattern=ADDRESS)]
 Origin = Annotated[
@@ -151,6 +153,17 @@ class X402(Model, frozen=True, kw_only=True):
         )
         if self.amount is not None and int(self.amount) > MAX_ATOMIC:
             raise ValueError("amount: more than a token can count")
+        # The books count in millionths of a token, whatever the token can be divided into.
+        micros, rest = divmod(int(self.atomic) * 1_000_000, 10**self.asset_decimals)
+        if rest and self.price is None:
+            raise ValueError(
+                f"amount: {self.amount} of a token with {self.asset_decimals} decimals is no whole "
+                "number of millionths of a token"
+            )
+        if micros > MOST:
+            raise ValueError(
+                f"{'amount' if self.price is None else 'price'}: at most 2^60 millionths of a token"
+            )
         if self.price is not None:
             scaled, rest = divmod(self.price.micros * 10**self.asset_decimals, 1_000_000)
             if rest or scaled == 0:

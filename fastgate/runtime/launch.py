@@ -79,9 +79,9 @@ class Launch:
 
 
 def costs_money(gateway: Gateway) -> bool:
-    """Whether a configuration has prices, or says anything about billing."""
+    """Whether a configuration has prices, also for x402, or says anything about billing."""
     return (
         gateway.billing != Billing()
-        or any(route.price is not None for route in gateway.routes)
+        or any(route.price is not None or route.x402 is not None for route in gateway.routes)
         or any(plan.price is not None for plan in gateway.plans)
     )

@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -34,11 +35,14 @@ from fastgate._core.reason import Reason
 from fastgate._core.shm import Segment
 from fastgate._core.wallet import Accounts, Bill
 from fastgate.api.ports import LimitUse
+from fastgate.billing.claims import FOLDER as CLAIMS
+from fastgate.billing.claims import Claims
 from fastgate.billing.ledger import Ledger
 from fastgate.billing.names import Names
 from fastgate.billing.pipeline import Pipeline
 from fastgate.billing.spool import Spool
 from fastgate.billing.wallets import Wallets
+from fastgate.billing.x402_books import X402Books
 from fastgate.errors import ConfigurationError, FastGateError, StoreError
 from fastgate.identity import Identity
 from fastgate.imports import import_late
@@ -116,6 +120,7 @@ class MoneySide:
         path = self._state.path
         self.ledger = Ledger(store, now_utc)
         self.spool = Spool(path / "usage.spool")
+        self.x402 = X402Books(Claims(path / CLAIMS, time.time), store, now_utc)
         self.wallets = Wallets(
             self.cells,
             self.ledger,
@@ -175,6 +180,7 @@ class MoneySide:
             ("subscriptions in account rows", self._refresh),
             ("billing", self._keep_office),
             ("gauges of money", self._gauge),
+            ("payments with x402", self.x402.run),
         ):
             self._tasks.append(asyncio.ensure_future(keep_running(what, work, log)))
 

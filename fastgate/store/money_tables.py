@@ -8,6 +8,7 @@ usage_blocks n──1 ledger_entries        what was used, each record once, in 
 usage_daily                             the same, added up by day: what reports read
 usage_pruned                            the sums of blocks that are no longer kept: for the audit
 wallets                                 one row an account and currency: the books' balances
+x402_payments 1──1 ledger_entries       what was paid for single requests, and what may have been
 account_slots                           the account's row in shared memory
 holds_resolved                          what was charged or let go for a worker that died
 ```
@@ -37,7 +38,7 @@ ledger_entries = sa.Table(
     sa.Column("id", id_type(160), nullable=False, unique=True),
     sa.Column("kind", sa.String(24), nullable=False),
     sa.Column("account", id_type(), nullable=False),
-    sa.Column("currency", sa.String(3), nullable=False),
+    sa.Column("currency", sa.String(80), nullable=False),  # or the token of an x402 payment
     sa.Column("amount", sa.BigInteger, nullable=False),  # as asked for: part of the identity
     sa.Column("created", UtcTime, nullable=False),
     sa.Column("reference", sa.String(200), nullable=False),
@@ -138,6 +139,25 @@ wallets = sa.Table(
     sa.Column("overdraft", sa.BigInteger, nullable=False),  # how far below zero it may go
     sa.Column("updated", UtcTime, nullable=False),
     sa.UniqueConstraint("account", "position"),
+)
+
+x402_payments = sa.Table(
+    "x402_payments",
+    metadata,
+    sa.Column("id", id_type(64), primary_key=True),  # the nonce's digest: see `billing.claims`
+    sa.Column("state", sa.String(16), nullable=False),  # settled, or unknown for ever
+    sa.Column("currency", id_type(80), nullable=False),  # the token, by its CAIP-19 name
+    sa.Column("amount", sa.BigInteger, nullable=False),  # micro-units: millionths of a token
+    sa.Column("asset_name", sa.String(64), nullable=False),
+    sa.Column("pay_to", sa.String(64), nullable=False),
+    sa.Column("payer", sa.String(64), nullable=False),
+    sa.Column("route", id_type(96), nullable=False),
+    sa.Column("reference", sa.String(200), nullable=False),  # the transaction, if it was told
+    sa.Column("presumed", sa.Boolean, nullable=False),  # the token had taken it; nobody said so
+    sa.Column("day", sa.Date, nullable=False),  # UTC
+    sa.Column("paid_at", UtcTime, nullable=False),
+    sa.Column("booked_at", UtcTime, nullable=False),
+    sa.Index("ix_x402_payments_day", "day"),
 )
 
 account_slots = sa.Table(

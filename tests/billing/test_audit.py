@@ -72,6 +72,7 @@ async def test_what_is_right_passes(world: World) -> None:
         "accounts",
         "payments",
         "invoices",
+        "x402",
         "cells",
     ]
     assert of(report, "charges").numbers == {

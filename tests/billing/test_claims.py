@@ -215,10 +215,10 @@ def test_sweeping(tmp_path):
 def test_when_to_sweep(tmp_path):
     clock = Clock()
     claims = store(tmp_path, clock)
-    assert claims.due()
-    assert not claims.due()
+    assert claims.time_to_sweep()
+    assert not claims.time_to_sweep()
     clock.now += 61
-    assert claims.due()
+    assert claims.time_to_sweep()
 
 
 def test_the_claims_of_a_process(tmp_path, monkeypatch):

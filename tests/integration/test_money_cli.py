@@ -94,6 +94,8 @@ def test_from_an_account_to_audited_books(paid: Gateway, run: Run) -> None:
     assert kinds[0] == "refund"
     assert len(done(run("ledger", "usage", "Acme"))) == 2
     done(run("wallets", "reverse", "Acme", "pay:manual:t1", "--yes"))
+    assert done(run("ledger", "x402")) == done(run("ledger", "x402", "--doubtful")) == []
+    assert done(run("ledger", "entries", "x402")) == []
     assert done(run("ledger", "audit"))["passed"]
     assert "The books are right." in done(run("ledger", "audit", text=True))
     assert done(run("ledger", "pipeline"))["problem"] is None

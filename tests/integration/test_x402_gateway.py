@@ -57,6 +57,26 @@ def payment_for(gateway: Gateway, server: FacilitatorServer, path: str) -> str:
     return sign(server.chain.payer(PRICE), asked.headers["payment-required"])
 
 
+def booked(served: Gateway, server: FacilitatorServer) -> None:
+    """The ledger comes to have what the shop has got, once; and its audit passes."""
+
+    def entries() -> Any:
+        found = served.api("/v1/ledger?account=x402&limit=500")
+        if found.status != 200:
+            return None
+        items = found.json["items"]
+        assert sum(one["amount"] for one in items) <= server.chain.earned
+        return items if sum(one["amount"] for one in items) == server.chain.earned else None
+
+    items = eventually(entries, "every payment is booked")
+    assert {one["postings"]["revenue"] for one in items} == {PRICE}
+    audit = served.api("/v1/ledger/audit").json["checks"]
+    assert all(check["passed"] for check in audit), audit
+    (check,) = [one for one in audit if one["name"] == "x402"]
+    (total,) = [value for name, value in check["numbers"].items() if name.endswith(".paid")]
+    assert total == server.chain.earned
+
+
 def pay(gateway: Gateway, path: str, payment: str) -> Any:
     return fetch(gateway.address(), path, headers={"PAYMENT-SIGNATURE": payment})
 
@@ -97,6 +117,7 @@ async def test_one_payment_replayed_by_twenty_clients_on_four_workers(
             if reply.status != 200:
                 assert "payment-required" not in reply.headers  # nobody is asked to pay again
     assert facilitator.chain.earned == 3 * PRICE
+    await asyncio.to_thread(booked, served, facilitator)
 
 
 @pytest.mark.parametrize("kind", ["hang", "html", "lying", "truncated", "garbage"])
@@ -117,6 +138,7 @@ def test_a_settlement_that_is_unknown_is_found_out_after_a_restart(
     assert (reply.status, reply.json["target"]) == (200, "/echo")
     assert pay(second, "/echo", payment).status == 402
     assert (upstream.seen, facilitator.chain.earned) == (["/echo"], PRICE)
+    booked(second, facilitator)
 
 
 def test_a_worker_killed_while_it_settles(gateway, upstream, facilitator):
@@ -133,6 +155,7 @@ def test_a_worker_killed_while_it_settles(gateway, upstream, facilitator):
     eventually(lambda: _answers(served), "the new worker serves")
     reply = pay(served, "/echo", payment)
     assert (reply.status, reply.json["target"]) == (200, "/echo")
+    booked(served, facilitator)
     assert (upstream.seen, facilitator.chain.earned) == (["/echo"], PRICE)
 
 
@@ -267,3 +290,28 @@ def test_a_refusal_links_to_what_was_checked(gateway, upstream, facilitator, acc
     assert fetch(served.address(), about[0]).status == 200
     forged = fetch(served.address(), path[:-2] + ("AA" if path[-2:] != "AA" else "BB"))
     assert forged.status in (403, 404)
+
+
+def test_control_is_killed_again_and_again_and_each_payment_is_booked_once(
+    gateway, upstream, facilitator, tmp_path
+):
+    config = selling(upstream, facilitator)
+    served = gateway(config, workers=2, state=tmp_path / "state")
+    for _ in range(4):
+        for _ in range(3):
+            payment = payment_for(served, facilitator, "/echo")
+            assert pay(served, "/echo", payment).status == 200
+        served.kill("fg-control")
+        payment = payment_for(served, facilitator, "/echo")
+        assert pay(served, "/echo", payment).status == 200  # no store is waited for
+    booked(served, facilitator)
+    served.stop(signal.SIGKILL)
+    again = gateway(config, workers=2, state=tmp_path / "state")
+    booked(again, facilitator)
+    assert facilitator.chain.earned == 16 * PRICE
+    listed = again.api("/v1/ledger/x402?limit=500").json["items"]
+    assert {one["state"] for one in listed} == {"settled"}
+    rows = again.api("/v1/reports/usage?group_by=account,route").json["rows"]
+    (row,) = [one for one in rows if one["account"] == "x402"]
+    assert (row["route"], row["requests"], row["amount"]) == ("paid", 16, 16 * PRICE)
+    assert row["currency"] == listed[0]["currency"]

@@ -1,0 +1,395 @@
+"""Payments for single requests in the ledger: each once, whoever dies when, and audited."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from enginekit import Backend, Seen
+from storekit import down_to, up
+from x402kit import PRICE, Fault
+from x402shop import Clock, Shop, _clean, _facilitator, shop  # noqa: F401
+
+from fastgate.billing.audit import audit
+from fastgate.billing.audit_report import Check
+from fastgate.billing.claims import Claims, Paid, Record, State
+from fastgate.billing.ledger import Ledger
+from fastgate.billing.reports import Asked, By, report
+from fastgate.billing.x402_books import HOUSE, X402Books, entry_id, listed
+from fastgate.store.engine import Store
+from fastgate.store.ledger import Book
+
+NOW = datetime(2031, 5, 4, 12, 0, tzinfo=UTC)
+TOKEN = "0x036CbD53842c5426634e7929541eC2318f3dCF7e"
+CURRENCY = f"eip155:84532/erc20:{TOKEN.lower()}"
+
+
+def paid(**more: Any) -> Paid:
+    fields: dict[str, Any] = {
+        "network": "eip155:84532", "asset": TOKEN, "asset_name": "USDC", "decimals": 6,
+        "amount": "1000", "pay_to": "0xshop",
+    }  # fmt: skip
+    return Paid(**{**fields, **more})
+
+
+class Till:
+    """Claims of workers, and control's books of them."""
+
+    def __init__(self, folder: Path, store: Store) -> None:
+        self.now = NOW.timestamp()
+        self.claims = Claims(folder, lambda: self.now)
+        self.store = store
+        self.ledger = Ledger(store, lambda: NOW)
+        self.books = X402Books(self.claims, store, lambda: NOW)
+
+    def came(self, number: int, *states: State, **more: Any) -> str:
+        """A payment's record, as far as it has come; its name."""
+        key = number.to_bytes(32, "big")
+        claim = self.claims.open(key)
+        for state in states:
+            fields = {"paid": paid(), "expires": int(self.now) + 60, **more}
+            record = Record(
+                state=state, request="r", route="weather", payer="0xab", created=int(self.now),
+                transaction="0xfeed", **fields,
+            )  # fmt: skip
+            claim.write(record)
+        claim.close()
+        return key.hex()
+
+    @property
+    def due(self) -> set[str]:
+        return {name for name, _ in self.claims.due()}
+
+    async def revenue(self) -> dict[str, int]:
+        """What was earned, by currency."""
+        found: dict[str, int] = {}
+        for entry in (await self.ledger.history(HOUSE, limit=500)).items:
+            assert entry.postings[Book.CLEARING] == -entry.postings[Book.REVENUE]
+            at = entry.currency
+            found[at] = found.get(at, 0) + entry.postings[Book.REVENUE]
+        return found
+
+    async def audited(self) -> Check:
+        """The audit passes; its check of these payments."""
+        result = await audit(self.store)
+        assert result.passed, result
+        return next(one for one in result.checks if one.name == "x402")
+
+    async def finding(self) -> list[str]:
+        result = await audit(self.store)
+        return [text for check in result.checks for text in check.findings]
+
+
+@pytest.fixture
+def till(store: Store, tmp_path: Path) -> Till:
+    return Till(tmp_path / "x402", store)
+
+
+async def test_a_settled_payment_is_an_entry_in_its_token(till: Till) -> None:
+    name = till.came(1, "running", "settling", "settled", "served")
+    assert await till.books.beat() == 1
+    entry = await till.ledger.entry(entry_id(name))
+    assert (entry.kind, entry.account, entry.currency, entry.amount) == (
+        "x402", HOUSE, CURRENCY, 1000,
+    )  # fmt: skip
+    assert entry.postings == {Book.CLEARING: -1000, Book.REVENUE: 1000}
+    assert (entry.reference, entry.note) == ("0xfeed", "weather, paid by 0xab")
+    check = await till.audited()
+    assert check.numbers == {f"{CURRENCY}.paid": 1000, "doubtful": 0, "wrong": 0}
+    assert await till.ledger.wallets(HOUSE) == []  # the payer is no customer
+    assert till.due == set()
+
+
+async def test_tokens_are_never_added_up(till: Till) -> None:
+    till.came(1, "settling", "settled")
+    till.came(2, "settling", "settled", paid=paid(network="eip155:8453"))
+    till.came(3, "settling", "settled", paid=paid(decimals=18, amount=str(5 * 10**17)))
+    other = "0x" + "A" * 40
+    till.came(4, "settling", "settled", paid=paid(asset=other, decimals=0, amount="2"))
+    await till.books.beat()
+    assert await till.revenue() == {
+        CURRENCY: 1000 + 500_000,
+        CURRENCY.replace("84532", "8453"): 1000,
+        f"eip155:84532/erc20:{other.lower()}": 2_000_000,
+    }
+    await till.audited()
+
+
+async def test_whatever_is_looked_at_again_is_booked_once(till: Till) -> None:
+    for number in range(5):
+        name = till.came(number, "settling", "settled")
+    assert await till.books.beat() == 5
+    assert await till.books.beat() == 0
+    till.came(4, "settling", "settled")  # due once more
+    assert till.due == {name}
+    assert await till.books.beat() == 0
+    assert await till.revenue() == {CURRENCY: 5000}
+
+
+@pytest.mark.parametrize("state", ["settling", "unknown", "unsent"])
+async def test_what_is_in_doubt_waits_and_is_booked_when_it_is_found_out(
+    till: Till, state: State
+) -> None:
+    name = till.came(1, "settling", state)
+    assert await till.books.beat() == 0
+    assert till.due == {name}
+    till.came(1, "settled", presumed=True)
+    assert await till.books.beat() == 1
+    (payment,) = (await listed(till.store, limit=10)).items
+    assert (payment.state, payment.presumed, payment.amount) == ("settled", True, 1000)
+
+
+async def test_what_was_never_found_out_is_listed_and_not_booked(till: Till) -> None:
+    names = {state: till.came(at, "settling", state) for at, state in enumerate(STATES)}
+    till.now += 61
+    assert till.claims.sweep() == 0  # not before the books have looked
+    await till.books.beat()
+    assert till.due == set()
+    found = (await listed(till.store, limit=10)).items
+    assert {one.id: one.state for one in found} == {
+        names["settling"]: "unknown", names["unknown"]: "unknown",
+        names["settled"]: "settled", names["served"]: "settled",
+    }  # fmt: skip
+    assert await till.revenue() == {CURRENCY: 2000}
+    assert (await till.audited()).numbers["doubtful"] == 2
+    assert till.claims.sweep() == len(STATES)
+    # It turns out to have been paid after all.
+    till.came(STATES.index("unknown"), "settling", "settled")
+    assert await till.books.beat() == 1
+    assert await till.revenue() == {CURRENCY: 3000}
+    assert (await till.audited()).numbers["doubtful"] == 1
+    unknown = (await listed(till.store, state="unknown", limit=10)).items
+    assert [one.id for one in unknown] == [names["settling"]]
+
+
+STATES: list[State] = ["settling", "unknown", "unsent", "failed", "settled", "served"]
+
+
+async def test_an_identifiers_record_is_no_payment(till: Till) -> None:
+    till.came(1, "served", paid=None)
+    assert till.due == set()
+    assert await till.books.beat() == 0
+
+
+async def test_what_cannot_be_counted_stays_due(till: Till) -> None:
+    name = till.came(1, "settling", "settled", paid=paid(decimals=18, amount="1"))
+    till.came(2, "settling", "settled")
+    assert await till.books.beat() == 1
+    assert till.due == {name}
+
+
+async def test_a_payment_is_booked_once_by_two_controls(till: Till, tmp_path: Path) -> None:
+    for number in range(20):
+        till.came(number, "settling", "settled")
+    other = X402Books(till.claims, till.store, lambda: NOW)
+    assert sum(await asyncio.gather(till.books.beat(), other.beat())) == 20
+    assert await till.revenue() == {CURRENCY: 20_000}
+
+
+class Killed(BaseException):
+    """Control was killed here."""
+
+
+@pytest.mark.parametrize("at", range(3))
+async def test_control_killed_at_any_step(till: Till, at: int, monkeypatch: Any) -> None:
+    """Before the commit, after it, and after the first of the notes was taken away."""
+    for number in range(3):
+        till.came(number, "settling", "settled")
+    with monkeypatch.context() as patch:
+        steps = iter(range(99))
+
+        def step() -> None:
+            if next(steps) == at:
+                raise Killed
+
+        written, looked = till.store.run_write, till.claims.looked_at
+
+        async def run_write(work: Callable[[sa.Connection], Any]) -> Any:
+            step()
+            result = await written(work)
+            step()
+            return result
+
+        def looked_at(name: str) -> None:
+            looked(name)
+            step()
+
+        patch.setattr(till.store, "run_write", run_write)
+        patch.setattr(till.claims, "looked_at", looked_at)
+        with pytest.raises(Killed):
+            await till.books.beat()
+    assert len(till.due) == (2 if at == 2 else 3)
+    again = X402Books(till.claims, till.store, lambda: NOW)
+    assert await again.beat() == (3 if at == 0 else 0)
+    assert till.due == set()
+    assert await till.revenue() == {CURRENCY: 3000}
+    await till.audited()
+
+
+# ---- what the audit finds -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("break_it", "finding"),
+    [
+        ("DELETE FROM x402_payments", "entry x402:{0}: no x402 payment of that name"),
+        ("UPDATE x402_payments SET amount = 7", "x402 payment {0}: booked ('x402', "),
+        ("UPDATE x402_payments SET currency = 'EUR'", "x402 payment {0}: booked ('x402', "),
+        ("UPDATE x402_payments SET state = 'unknown'", "x402 payment {0}: unknown, and booked"),
+        ("UPDATE ledger_entries SET id = 'x402:other'", "x402 payment {0}: booked nothing"),
+        ("UPDATE ledger_entries SET account = 'acc_a'", "x402 payment {0}: booked ('acc_a', "),
+        ("UPDATE ledger_entries SET kind = 'fee'", "x402 payment {0}: booked nothing"),
+        (
+            "UPDATE ledger_postings SET book = 'tax' WHERE book = 'revenue'",
+            "entry x402:{0}: its postings are not 1000 each",
+        ),
+    ],
+)
+async def test_the_audit_finds_what_was_broken(till: Till, break_it: str, finding: str) -> None:
+    name = till.came(1, "settling", "settled")
+    await till.books.beat()
+    await till.audited()
+    async with till.store.write() as connection:
+        await connection.execute(sa.text(break_it))
+    assert any(text.startswith(finding.format(name)) for text in await till.finding())
+
+
+async def test_other_entries_without_a_wallet_are_still_found(till: Till) -> None:
+    till.came(1, "settling", "settled")
+    await till.books.beat()
+    async with till.store.write() as connection:
+        await connection.execute(sa.text("UPDATE ledger_entries SET account = 'acc_a'"))
+    assert f"acc_a {CURRENCY}: entries without a wallet" in await till.finding()
+
+
+# ---- reports, lists, schema -----------------------------------------------------------------
+
+
+async def test_it_is_in_reports_where_other_revenue_is(till: Till) -> None:
+    for number in range(3):
+        till.came(number, "settling", "settled")
+    till.came(9, "settling", "unknown")
+    await till.books.beat()
+    day = date(2031, 5, 4)
+    (row,) = await report(till.store, Asked(by=[By.DAY, By.ACCOUNT, By.ROUTE]))
+    assert (row.day, row.account, row.route, row.currency) == (day, HOUSE, "weather", CURRENCY)
+    assert (row.requests, row.failed, row.units, row.amount) == (3, 0, 3, 3000)
+    (row,) = await report(till.store, Asked(by=[By.PLAN], account=HOUSE, route="weather"))
+    assert (row.plan, row.amount) == ("", 3000)
+    for asked in (
+        Asked(account="acc_a"),
+        Asked(route="other"),
+        Asked(plan="pro"),
+        Asked(since=date(2031, 5, 5)),
+        Asked(until=date(2031, 5, 3)),
+        Asked(currency="EUR"),
+    ):
+        assert await report(till.store, asked) == []
+
+
+async def test_the_list_has_pages(till: Till) -> None:
+    for number in range(5):
+        till.came(number, "settling", "settled")
+    await till.books.beat()
+    seen: list[str] = []
+    cursor = None
+    while True:
+        page = await listed(till.store, cursor=cursor, limit=2)
+        seen += [one.id for one in page.items]
+        cursor = page.next
+        if cursor is None:
+            break
+    assert len(seen) == len(set(seen)) == 5
+
+
+async def test_the_step_of_the_schema_goes_both_ways(till: Till) -> None:
+    till.came(1, "settling", "settled")
+    await till.books.beat()
+    async with till.store.write() as connection:
+        await connection.run_sync(down_to, "0012")
+        left = await connection.execute(sa.text("SELECT count(*) FROM ledger_postings"))
+        assert left.scalar() == 0
+        await connection.run_sync(up)
+    assert await till.revenue() == {}
+    await till.audited()
+
+
+# ---- through a real engine ------------------------------------------------------------------
+
+
+async def test_what_the_shop_got_is_what_the_books_say(
+    facilitator: Any, tmp_path: Path, sqlite_store: Store
+) -> None:
+    """Payments served, replayed, refused, lost in every way, asked again or not: the ledger has
+    what the chain says, less what is still in doubt; nothing when it is found out."""
+    chance = random.Random(7)
+    ways = ["html", "lying", "truncated", "closed", "garbage", "long"]
+    async with shop(facilitator, tmp_path / "x402", clock=Clock(), timeout="20s") as s:
+        till = Till(tmp_path / "x402", sqlite_store)
+        till.now = s.store.clock()
+        open_payments: list[str] = []
+        for _ in range(40):
+            kind = chance.choice(["good", "good", "replay", "doubt", "doubt", "again"])
+            if kind == "good":
+                payment = await s.payment()
+                assert (await s.ask(payment)).status == 200
+                if chance.random() < 0.3:
+                    assert (await s.ask(payment)).status == 402
+            elif kind == "replay":
+                payment = await s.payment()
+                await asyncio.gather(*(s.ask(payment) for _ in range(4)))
+            elif kind == "doubt":
+                payment = await s.payment()
+                fault = Fault(chance.choice(ways), moved=chance.random() < 0.5)
+                facilitator.faults["/settle"].append(fault)
+                assert (await s.ask(payment)).status == 503
+                open_payments.append(payment)
+            elif open_payments:
+                at = chance.randrange(len(open_payments))
+                assert (await s.ask(open_payments.pop(at))).status == 200
+            if chance.random() < 0.5:
+                await till.books.beat()
+        await _agrees(s, till, len(open_payments))
+        for payment in open_payments:
+            assert (await s.ask(payment)).status == 200
+        await _agrees(s, till, 0)
+        assert s.sold > 10
+
+
+async def _agrees(s: Shop, till: Till, open_payments: int) -> None:
+    await till.books.beat()
+    earned = sum((await till.revenue()).values())
+    assert len(till.due) == open_payments
+    assert earned <= s.sold * PRICE <= earned + open_payments * PRICE
+    await till.audited()
+
+
+async def test_a_client_that_left_is_booked_as_it_owes(
+    facilitator: Any, tmp_path: Path, sqlite_store: Store
+) -> None:
+    reached, gate = asyncio.Event(), asyncio.Event()
+
+    async def respond(backend: Backend, seen: Seen) -> bytes:
+        reached.set()
+        await gate.wait()
+        return b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+    async with shop(facilitator, tmp_path / "x402", respond) as s:
+        till = Till(tmp_path / "x402", sqlite_store)
+        till.now = s.store.clock()
+        payment = await s.payment()
+        client = await s.plane.client()
+        await client.send("GET", "/w/1", headers={"PAYMENT-SIGNATURE": payment})
+        await reached.wait()
+        await client.reset()
+        await s.plane.settled(exchanges=0)
+        await s.idle()
+        gate.set()
+        await _agrees(s, till, 0)
+        assert list((await till.revenue()).values()) == [PRICE]
