@@ -89,6 +89,8 @@ def test_what_the_route_leaves_open_comes_from_billing():
         (document(amount=None), "exactly one of amount and price"),
         (document(amount=str(2**256)), "more than a token can count"),
         (document(amount="0"), "amount"),
+        (document(amount="1", asset_decimals=18), "no whole number of millionths of a token"),
+        (document(amount=str(2**60 + 1)), "at most 2^60 millionths"),
         (document(amount=None, price="0.0000015 USD"), "finer than a millionth"),
         (document(amount=None, price="0.001 USD", asset_decimals=2), "no whole number above 0"),
         (document(amount=None, price="0 USD"), "no whole number above 0"),
