@@ -51,10 +51,10 @@ STATUSES = (
     426, 428, 429, 431, 451, 500, 501, 502, 503, 504, 505, 507, 508, 511, 499, 203, 205, 300,
     100, 103, 226, 529,
 )
-# First and last reason of a range; slots follow one another from 64 on. Append only, and only
-# before REASON_SLOT_OTHER is reached.
+# First and last reason of a range; slots follow one another from 64 on, and all are given away. What
+# is added takes the place of a number that no reason has, as 103 did of 65: then no slot moves.
 REASON_RANGES = (
-    (1, 6), (10, 15), (20, 29), (40, 45), (50, 59), (60, 65), (70, 75), (80, 89), (100, 102),
+    (1, 6), (10, 15), (20, 29), (40, 45), (50, 59), (60, 64), (103, 103), (70, 75), (80, 89), (100, 102),
 )
 
 cdef uint8_t STATUS_SLOT[STATUS_END]
