@@ -225,7 +225,7 @@ static void tame_script(end *e) {
         a->size = sizes[below(5)];
         a->how = tunnel ? ASK_TUNNEL : a->size ? 1 + (int)below(ASK_KINDS - 1) : ASK_GET;
         memset(body, letter_of(a->number), (size_t)a->size);
-        const char *place_of = a->how == ASK_TUNNEL ? "chat" : a->how == ASK_ECHO ? "echo" : "tame";
+        const char *place_of = a->how == ASK_TUNNEL ? "tunnel" : a->how == ASK_ECHO ? "echo" : "tame";
         const char *method = a->how == ASK_GET || a->how == ASK_TUNNEL ? "GET" : "POST";
         putf(&e->out, "%s /%s/%d/%d HTTP/1.1\r\nHost: a\r\n", method, place_of, a->number, a->size);
         if (a->how == ASK_TUNNEL) putf(&e->out, "Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
