@@ -9,7 +9,7 @@ entries    the postings of each entry add up to zero
 books      the books of all entries together add up to zero
 wallets    each wallet's sums are those of its postings
 overdrawn  nobody has less than minus the largest overdraft that he was ever given, but for what
-           disputes and corrections took
+           disputes, corrections and fees that went back took
 credited   captured + held <= credited, for each wallet, but for the same
 held       what is held is what was set aside and not yet settled, and what corrections say
 usage      each block's sums are those of its records, and no record is in two of them
@@ -20,6 +20,7 @@ accounts   every charge is to an account that is known
 payments   each payment, and what came back of it, is booked once; nothing else is (`audit_money`)
 invoices   each paid invoice has its payment, each credit note its credit (`audit_money`)
 x402       each payment for a request is booked once; nothing else is (`audit_money`)
+credits    what went back is credited to nobody (`audit_money`)
 cells      each cell is ledger + overdraft - what is on its way - what requests hold
 ```
 """
@@ -33,7 +34,12 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fastgate._core.usageblock import numbers, sums
-from fastgate.billing.audit_money import invoices_check, payments_check, x402_check
+from fastgate.billing.audit_money import (
+    credits_check,
+    invoices_check,
+    payments_check,
+    x402_check,
+)
 from fastgate.billing.audit_report import FINDINGS_MAX as FINDINGS_MAX
 from fastgate.billing.audit_report import AuditReport, Check, check
 from fastgate.billing.ledger import ASIDE, Kind, settled_id
@@ -88,6 +94,7 @@ async def audit(
             await payments_check(connection),
             await invoices_check(connection),
             await x402_check(connection),
+            await credits_check(connection),
         ]
     if cells is not None:
         checks.append(_cells(wallets, cells, holds or {}, spool or {}, moving))
@@ -157,8 +164,8 @@ def _book(sums: Mapping[tuple[str, str], int], book: Book) -> int:
 
 
 async def _least(connection: AsyncConnection, sums: Sums) -> dict[Key, int]:
-    """How little each wallet may have. Facts (disputes and corrections) may have taken it below
-    its overdraft, and it may have been there when its overdraft was made smaller."""
+    """How little each wallet may have. Facts (disputes, corrections, fees that went back) may
+    have taken it below its overdraft, and it may have been there when that was made smaller."""
     rows = await connection.execute(
         sa.select(
             ledger_entries.c.account,
@@ -172,7 +179,8 @@ async def _least(connection: AsyncConnection, sums: Sums) -> dict[Key, int]:
     return {
         key: -overdrafts.get(key, 0)
         + sum(
-            min(0, parts.get((kind, Book.AVAILABLE), 0)) for kind in (Kind.DISPUTE, Kind.CORRECTION)
+            min(0, parts.get((kind, Book.AVAILABLE), 0))
+            for kind in (Kind.DISPUTE, Kind.CORRECTION, Kind.CREDIT_BACK)
         )
         for key, parts in sums.items()
     }

@@ -7,6 +7,7 @@ payments   each payment is one entry of its amount, each return one that is sett
 invoices   each paid invoice has its payment, and each credit note that is paid out its credit
 x402       each payment for a request that was settled is one entry of its amount, in its token;
            each such entry is a payment's
+credits    a credit note whose fee went back is taken from the wallet, as far as it is not covered
 provider   each payment of the last days is at its provider what it is here, and so is what was
            refunded of it; asked for apart (`audit_providers`), since it takes the provider's time
 ```
@@ -21,6 +22,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fastgate.billing.audit_report import Check, check
+from fastgate.billing.fees import GONE, taken_back
 from fastgate.billing.ledger import ASIDE, Kind, settled_id
 from fastgate.billing.payments.base import (
     Capability,
@@ -216,6 +218,46 @@ async def x402_check(connection: AsyncConnection) -> Check:
             totals[name] = totals.get(name, 0) + row.amount
     findings += [f"entry {ident}: no x402 payment of that name" for ident in booked]
     return check("x402", findings, **totals, doubtful=doubtful)
+
+
+async def credits_check(connection: AsyncConnection) -> Check:
+    """What is taken of credits, against what went back of the fees that they drew on."""
+    columns = ledger_entries.c
+    query = (
+        sa.select(columns.reference, columns.currency, sa.func.sum(ledger_postings.c.amount))
+        .join(ledger_postings, ledger_postings.c.entry == columns.number)
+        .where(columns.kind == Kind.CREDIT_BACK, ledger_postings.c.book == Book.AVAILABLE)
+        .group_by(columns.reference, columns.currency)
+    )
+    taken = {
+        (invoice, currency): -int(amount)
+        for invoice, currency, amount in await connection.execute(query)
+    }
+    back = (
+        sa.select(payments.c.subject)
+        .join(
+            payment_returns,
+            sa.and_(
+                payments.c.provider == payment_returns.c.provider,
+                payments.c.reference == payment_returns.c.payment,
+            ),
+        )
+        .where(payments.c.purpose == Purpose.INVOICE.value, payment_returns.c.state.in_(GONE))
+    )
+    ids = sorted(
+        {invoice for invoice, _ in taken} | set((await connection.execute(back)).scalars())
+    )
+    wanted: dict[tuple[str, str], int] = {}
+    for start in range(0, len(ids), STREAM):
+        some = sa.select(invoices).where(invoices.c.id.in_(ids[start : start + STREAM]))
+        wanted |= await taken_back(connection, (await connection.execute(some)).all())
+    findings = [
+        f"invoice {key[0]}: {taken.get(key, 0)} {key[1]} of its credits are taken, "
+        f"{wanted.get(key, 0)} must be"
+        for key in sorted(taken.keys() | wanted.keys())
+        if taken.get(key, 0) != wanted.get(key, 0)
+    ]
+    return check("credits", findings, invoices=len(ids), taken=sum(taken.values()))
 
 
 async def audit_providers(

@@ -37,7 +37,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from fastgate.billing import fees
+from fastgate.billing import fees, plan_change
 from fastgate.billing.amounts import show
 from fastgate.billing.cases import (
     Case,
@@ -257,7 +257,7 @@ class Dunning:
 
     async def _give_back(
         self, connection: AsyncConnection, ident: str, key: str, was: str, amount: Money
-    ) -> None:
+    ) -> Invoice:
         """What was paid for an invoice and is not owed for it goes to the wallet."""
         invoice = await self.invoices.get_in(connection, ident)
         draft = Draft(
@@ -268,18 +268,26 @@ class Dunning:
             currency=amount.currency,
             lines=[InvoiceLine(f"Payment of {invoice.number}, which was {was}", amount.micros)],
         )
-        await self.invoices.issue_in(connection, draft)
+        return await self.invoices.issue_in(connection, draft)
 
     async def _paid_late(
         self, connection: AsyncConnection, ident: str, result: ChargeResult
     ) -> None:
         """A payment of an invoice that was given up goes to the wallet, as far as a change of
         plan has not credited it already: before it was contested, and won."""
+        query = sa.select(invoice_table).where(invoice_table.c.id == ident)
+        rows = (await connection.execute(query)).all()
         left = await fees.refundable(connection, result.provider, result.reference, ident)
         micros = min(result.amount.micros, left or 0)
-        if micros:
-            amount = Money(micros, result.amount.currency)
-            await self._give_back(connection, ident, fees.late_key(ident), "void", amount)
+        if not micros:
+            return
+        amount = Money(micros, result.amount.currency)
+        if await fees.paid_late(connection, rows):  # that payment went back, and this is another
+            key = fees.twice_key(result.provider, result.reference)
+            await self._give_back(connection, ident, key, "void", result.amount)
+            return
+        note = await self._give_back(connection, ident, fees.late_key(ident), "void", amount)
+        await fees.draw(connection, note.id, note.total, rows)
 
     async def _paid_twice(
         self,
@@ -310,6 +318,13 @@ class Dunning:
             back = await fees.returned_of(connection, paid.provider, paid.reference)
         return min(paid.amount, left + back)
 
+    async def taken_back(self, ident: str) -> dict[tuple[str, str], int]:
+        """How much of what credit notes gave to the wallet is to be out of it again, since what
+        was paid for the invoice went back: micro-units by invoice and currency. As it is now."""
+        async with self.store.read() as connection:
+            query = sa.select(invoice_table).where(invoice_table.c.id == ident)
+            return await fees.taken_back(connection, (await connection.execute(query)).all())
+
     @whole
     async def returned(self, ident: str) -> bool:
         """Something of what was paid for an invoice went back, or did not after all: whether that
@@ -328,11 +343,16 @@ class Dunning:
                 raise NotFoundError(f"There is no invoice {ident!r}.")
             invoice = await self.invoices.get_in(connection, ident)
             kept = (await fees.kept_of(connection, [row]))[ident]
-            here = kept.paid - kept.returned
-            if invoice.status is Status.PAID and kept.returned and here <= 0:
-                await self._taken_back(connection, invoice, now)
-            elif invoice.status in (Status.OPEN, Status.RETURNED) and here >= invoice.total > 0:
+            whole = kept.here >= invoice.total > 0
+            if invoice.status is Status.PAID and kept.returned and kept.here <= 0:
+                if await fees.paid_late(connection, [row]):  # of what was given up, nothing is owed
+                    await self._mark(connection, invoice, Status.VOID)
+                else:
+                    await self._taken_back(connection, invoice, now)
+            elif invoice.status in (Status.OPEN, Status.RETURNED) and whole:
                 await self._here_again(connection, invoice, now)
+            elif invoice.status is Status.VOID and kept.left:
+                await self._here_late(connection, invoice, now)
             else:
                 return False
         await self.subscriptions.changed(invoice.account)
@@ -342,17 +362,17 @@ class Dunning:
         self, connection: AsyncConnection, invoice: Invoice, now: datetime
     ) -> None:
         contested = await fees.charged_back(connection, invoice.id)
-        status = Status.OPEN if contested else Status.RETURNED
-        await connection.execute(
-            sa.update(invoice_table)
-            .where(invoice_table.c.id == invoice.id)
-            .values(status=status.value, paid_at=None)
-        )
-        covered = await self.subscriptions.unpaid_in(connection, invoice)
+        covered = await self.subscriptions.paid_by(connection, invoice)
+        if covered is None:  # its time is over, or was settled by another change
+            await plan_change.forget_carried(connection, invoice_table.c.id == invoice.id)
         if not contested:
-            if covered and invoice.subscription is not None:
-                await self.subscriptions.end_in(connection, invoice.subscription, invoice.number)
+            if covered is not None:
+                await self.subscriptions.end_in(connection, covered, invoice)
+            await self._mark(connection, invoice, Status.RETURNED)
             return
+        await self._mark(connection, invoice, Status.OPEN)
+        if covered is not None:
+            await self.subscriptions.unpaid_in(connection, covered, invoice)
         case = await case_of(connection, invoice.id, lock=True)
         if case is None:
             case = await open_case(connection, invoice, now, now)
@@ -368,9 +388,31 @@ class Dunning:
             message="The bank took the payment back.",
         )
         verdict = decide(result, case.attempt, self.waits, now)
-        if not covered:  # of a time that is over: owed, and no reason to end another's access
+        if covered is None:  # of a time that is over: owed, and no reason to end another's access
             verdict = verdict._replace(events=())
         await self._note(connection, case, result, verdict, now)
+
+    async def _here_late(
+        self, connection: AsyncConnection, invoice: Invoice, now: datetime
+    ) -> None:
+        """It was given up while its payment was contested: what is here of that is credited."""
+        provider, reference = await fees.payment_here(connection, invoice.id)
+        result = ChargeResult(
+            status=ChargeStatus.SUCCEEDED,
+            provider=provider,
+            amount=invoice.amount,
+            reference=reference,
+        )
+        await paid_in(connection, invoice.id, reference, now)
+        await self._paid_late(connection, invoice.id, result)
+
+    @staticmethod
+    async def _mark(connection: AsyncConnection, invoice: Invoice, status: Status) -> None:
+        await connection.execute(
+            sa.update(invoice_table)
+            .where(invoice_table.c.id == invoice.id)
+            .values(status=status.value, paid_at=None)
+        )
 
     async def _here_again(
         self, connection: AsyncConnection, invoice: Invoice, now: datetime

@@ -3,27 +3,46 @@ what credit notes have given to the wallet.
 
 Whether an invoice *was* paid, its status says; whether the money is still here, only payments and
 returns do. What is credited or refunded is never more than what is still here.
+
+```
+payments of an invoice  ─┬─ went back, or contested       payment_returns
+                         ├─ given to the wallet            invoice_draws of credit notes
+                         └─ left: may be credited, or refunded
+```
+
+A document that uses what was paid for older invoices says of which, and how much, when it is
+issued (`draw`): a credit note, which gives it to the wallet; and the invoice of a change of plan,
+which takes into account what is not used of the old plan. The second is used up when that invoice
+is paid; if it never is, it is the customer's (`plan_change`).
+
+When a payment goes back that a credit note has drawn on, the credit goes back as well, as far as
+what is still here does not cover it: `taken_back` says how much of the credits of an invoice is to
+be out of the wallet. If the invoice is paid after all, that is 0 again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from fastgate.store.billing_tables import invoices
+from fastgate.store.billing_tables import invoice_draws, invoices
 from fastgate.store.payment_tables import payment_returns, payments
 
 INVOICE, CREDIT = "invoice", "credit"  # kinds of documents
 GONE = ("returned", "contested")
 """States of a return whose money is not here."""
 
+Invoiced = sa.Row[Any]
+"""A row of `invoices`."""
+
 
 class Kept(NamedTuple):
-    """Micro-units, of one currency."""
+    """What an invoice has got. Micro-units of its currency; without the payments that it did not
+    need, which credit notes of their own gave to the wallet."""
 
     paid: int
     returned: int
@@ -32,8 +51,12 @@ class Kept(NamedTuple):
     """Given to the wallet by credit notes."""
 
     @property
+    def here(self) -> int:
+        return self.paid - self.returned
+
+    @property
     def left(self) -> int:
-        return max(0, self.paid - self.returned - self.credited)
+        return max(0, self.here - self.credited)
 
 
 def late_key(invoice: str) -> str:
@@ -52,6 +75,12 @@ def _of_payment(provider: str, reference: str) -> tuple[sa.ColumnElement[bool], 
         payment_returns.c.payment == reference,
         payment_returns.c.state.in_(GONE),
     )
+
+
+_RETURNS_OF_PAYMENTS = sa.and_(
+    payment_returns.c.provider == payments.c.provider,
+    payment_returns.c.payment == payments.c.reference,
+)
 
 
 async def returned_of(connection: AsyncConnection, provider: str, reference: str) -> int:
@@ -90,13 +119,7 @@ async def charged_back(connection: AsyncConnection, invoice: str) -> bool:
     """Whether the bank took something of what was paid for the invoice."""
     query = (
         sa.select(payment_returns.c.reference)
-        .join(
-            payments,
-            sa.and_(
-                payment_returns.c.provider == payments.c.provider,
-                payment_returns.c.payment == payments.c.reference,
-            ),
-        )
+        .join(payments, _RETURNS_OF_PAYMENTS)
         .where(
             payments.c.purpose == INVOICE,
             payments.c.subject == invoice,
@@ -107,66 +130,43 @@ async def charged_back(connection: AsyncConnection, invoice: str) -> bool:
     return (await connection.execute(query.limit(1))).first() is not None
 
 
-async def kept_of(connection: AsyncConnection, rows: Iterable[sa.Row[Any]]) -> dict[str, Kept]:
-    """By invoice, for rows of `invoices`. One that was paid before payments were noted for it
-    counts with its total."""
-    found = {row.id: (row.total if row.status == "paid" else 0, 0) for row in rows}
-    if not found:
-        return {}
-    mine = (
-        payments.c.purpose == INVOICE,
-        payments.c.subject.in_(list(found)),
-        payments.c.currency == invoices.c.currency,
-    )
-    paid = await connection.execute(
-        sa.select(payments.c.subject, sa.func.sum(payments.c.amount))
-        .join(invoices, invoices.c.id == payments.c.subject)
-        .where(*mine)
-        .group_by(payments.c.subject)
-    )
-    sums = {subject: int(amount) for subject, amount in paid}
-    back = await connection.execute(
-        sa.select(payments.c.subject, sa.func.sum(payment_returns.c.amount))
-        .join(invoices, invoices.c.id == payments.c.subject)
-        .join(
-            payment_returns,
-            sa.and_(
-                payment_returns.c.provider == payments.c.provider,
-                payment_returns.c.payment == payments.c.reference,
-            ),
-        )
-        .where(*mine, payment_returns.c.state.in_(GONE))
-        .group_by(payments.c.subject)
-    )
-    gone = {subject: int(amount) for subject, amount in back}
-    return {
-        ident: Kept(sums.get(ident, total), gone.get(ident, 0), 0)
-        for ident, (total, _) in found.items()
-    }
+# ---- what is kept -----------------------------------------------------------------------
 
 
-async def kept_for(
+async def kept_of(connection: AsyncConnection, rows: Iterable[Invoiced]) -> dict[str, Kept]:
+    """By invoice."""
+    by_id = {row.id: row for row in rows}
+    takings = await _takings(connection, by_id.values())
+    twice = await _twice(connection, takings)
+    drawn = await drawn_of(connection, by_id)
+    found = {}
+    for ident, row in by_id.items():
+        needed = [
+            one
+            for one in takings[ident]
+            if one.currency == row.currency and one.payment not in twice
+        ]
+        paid = sum(one.amount for one in needed)
+        returned = sum(one.returned for one in needed)
+        found[ident] = Kept(paid, returned, drawn.get(ident, 0))
+    return found
+
+
+async def invoices_for(
     connection: AsyncConnection, subscription: str, start: datetime, end: datetime
-) -> tuple[Kept, set[str]]:
-    """What was paid for a subscription's time between two moments and is still here; and the
-    currencies of that."""
-    rows = (
-        await connection.execute(
-            sa.select(invoices).where(
-                invoices.c.subscription == subscription,
-                invoices.c.kind == INVOICE,
-                invoices.c.period_start < end,
-                invoices.c.period_end > start,
-            )
+) -> list[Invoiced]:
+    """The invoices for a subscription's time between two moments, the newest first."""
+    query = (
+        sa.select(invoices)
+        .where(
+            invoices.c.subscription == subscription,
+            invoices.c.kind == INVOICE,
+            invoices.c.period_start < end,
+            invoices.c.period_end > start,
         )
-    ).all()
-    each = await _needed_for(connection, rows)
-    drawn = await drawn_of(connection, subscription)
-    here = [one for row in rows for one in each[row.id]]
-    paid = sum(one.amount for one in here if not one.back)
-    returned = -sum(one.amount for one in here if one.back)
-    credited = sum(drawn.get(row.id, 0) for row in rows)
-    return Kept(paid, returned, credited), {row.currency for row in rows if each[row.id]}
+        .order_by(invoices.c.issued.desc(), invoices.c.id.desc())
+    )
+    return list((await connection.execute(query)).all())
 
 
 async def refundable(
@@ -183,130 +183,121 @@ async def refundable(
     ).one_or_none()
     if row is None:
         return None
-    takings = (await _takings(connection, [row]))[invoice]
+    takings = await _takings(connection, [row])
+    twice = await _twice(connection, takings)
     mine = (provider, reference)
-    own = await _noted(connection, [twice_key(provider, reference)])
-    if own:
-        here = sum(one.amount for one in takings if one.payment == mine)
-        return max(0, here - own)
-    drawn = 0
-    if row.subscription is not None:
-        drawn = (await drawn_of(connection, row.subscription)).get(invoice, 0)
-    rest = (await _needed_for(connection, [row]))[invoice]
-    return max(0, sum(one.amount for one in rest) - drawn)
+    if mine in twice:
+        here = sum(one.here for one in takings[invoice] if one.payment == mine)
+        return max(0, here - int(twice[mine].total))
+    return (await kept_of(connection, [row]))[invoice].left
 
 
-async def drawn_of(connection: AsyncConnection, subscription: str) -> dict[str, int]:
-    """What changes of plan have credited, by the invoice it was paid with.
-
-    A credit note draws on what was paid and still here when it was issued: on the newest invoice
-    first, since what is not used of an older plan went into the newer one.
-    """
-    rows = (
-        await connection.execute(
-            sa.select(invoices)
-            .where(invoices.c.subscription == subscription, invoices.c.period_start.is_not(None))
-            .order_by(invoices.c.issued, invoices.c.id)
-        )
-    ).all()
-    takings = await _needed_for(connection, [row for row in rows if row.kind == INVOICE])
-    drawn: dict[str, int] = {}
-    for number, note in enumerate(rows):
-        rest = note.total if note.kind == CREDIT else 0
-        for older in reversed(rows[:number]):
-            if not rest:
-                break
-            here = sum(
-                one.amount
-                for one in takings.get(older.id, ())
-                if one.amount > 0 or one.at <= note.issued
-            )
-            part = min(rest, max(0, here - drawn.get(older.id, 0)))
-            drawn[older.id] = drawn.get(older.id, 0) + part
-            rest -= part
-    return drawn
+async def taken_back(
+    connection: AsyncConnection, rows: Iterable[Invoiced]
+) -> dict[tuple[str, str], int]:
+    """How much of what credit notes gave to the wallet is to be out of it again, since what they
+    drew on went back: micro-units by invoice and currency, also where it is 0."""
+    by_id = {row.id: row for row in rows}
+    takings = await _takings(connection, by_id.values())
+    twice = await _twice(connection, takings)
+    found = {}
+    for ident, kept in (await kept_of(connection, by_id.values())).items():
+        uncovered = kept.credited - max(0, kept.here)
+        found[ident, by_id[ident].currency] = max(0, uncovered)
+        for one in takings[ident]:
+            note = twice.get(one.payment)
+            if note is not None:
+                key = (ident, note.currency)
+                found[key] = found.get(key, 0) + max(0, note.total - max(0, one.here))
+    return found
 
 
 class _Taking(NamedTuple):
-    """What came in for an invoice, or (below zero) went back."""
+    """A payment of an invoice."""
 
     payment: tuple[str, str]
     """Provider and reference."""
     currency: str
     amount: int
-    at: datetime
-    back: bool = False
+    returned: int = 0
     """Refunded or contested."""
+
+    @property
+    def here(self) -> int:
+        return self.amount - self.returned
 
 
 async def _takings(
-    connection: AsyncConnection, rows: Iterable[sa.Row[Any]]
+    connection: AsyncConnection, rows: Iterable[Invoiced]
 ) -> dict[str, list[_Taking]]:
-    """By invoice, for rows of `invoices`. One that was paid before payments were noted for it
-    counts with its total."""
+    """By invoice. One that was paid before payments were noted for it counts with its total."""
     by_id = {row.id: row for row in rows}
     found: dict[str, list[_Taking]] = {ident: [] for ident in by_id}
     mine = (payments.c.purpose == INVOICE, payments.c.subject.in_(list(by_id)))
+    back = await connection.execute(
+        sa.select(payments.c.provider, payments.c.reference, sa.func.sum(payment_returns.c.amount))
+        .join(payment_returns, _RETURNS_OF_PAYMENTS)
+        .where(*mine, payment_returns.c.state.in_(GONE))
+        .group_by(payments.c.provider, payments.c.reference)
+    )
+    returned = {(provider, reference): int(amount) for provider, reference, amount in back}
     for paid in await connection.execute(sa.select(payments).where(*mine)):
         name = (paid.provider, paid.reference)
-        found[paid.subject].append(_Taking(name, paid.currency, paid.amount, paid.paid_at))
-    back = (
-        sa.select(payments.c.subject, payment_returns)
-        .join(
-            payment_returns,
-            sa.and_(
-                payment_returns.c.provider == payments.c.provider,
-                payment_returns.c.payment == payments.c.reference,
-            ),
-        )
-        .where(*mine, payment_returns.c.state.in_(GONE))
-    )
-    for one in await connection.execute(back):
-        name = (one.provider, one.payment)
-        found[one.subject].append(_Taking(name, one.currency, -one.amount, one.at, True))
+        taking = _Taking(name, paid.currency, paid.amount, returned.get(name, 0))
+        found[paid.subject].append(taking)
     for ident, row in by_id.items():
         if not found[ident] and row.status == "paid":
-            name, at = ("", row.reference), row.paid_at or row.issued
-            found[ident].append(_Taking(name, row.currency, row.total, at))
+            found[ident].append(_Taking(("", row.reference), row.currency, row.total))
     return found
 
 
-async def _needed_for(
-    connection: AsyncConnection, rows: Iterable[sa.Row[Any]]
-) -> dict[str, list[_Taking]]:
-    """The same in the invoice's currency, and without the payments that credit notes of their own
-    gave to the wallet, since the invoice was paid already, or given up."""
-    by_id = {row.id: row for row in rows}
-    found = await _takings(connection, by_id.values())
+async def _twice(
+    connection: AsyncConnection, takings: Mapping[str, Sequence[_Taking]]
+) -> dict[tuple[str, str], Invoiced]:
+    """The credit notes of payments that their invoices did not need, by payment."""
     keys = {
         twice_key(*one.payment): one.payment
-        for each in found.values()
+        for each in takings.values()
         for one in each
         if one.payment[0]
     }
-    lates = {late_key(ident): ident for ident in found}
-    query = sa.select(invoices.c.key, invoices.c.total, invoices.c.issued)
-    notes = (await connection.execute(query.where(invoices.c.key.in_([*keys, *lates])))).all()
-    twice = {keys[note.key] for note in notes if note.key in keys}
-    needed = {
-        ident: [
-            one
-            for one in each
-            if one.payment not in twice and one.currency == by_id[ident].currency
-        ]
-        for ident, each in found.items()
-    }
-    for note in notes:
-        if note.key in lates:
-            ident = lates[note.key]
-            less = _Taking(("", note.key), by_id[ident].currency, -note.total, note.issued)
-            needed[ident].append(less)
-    return needed
+    rows = await connection.execute(sa.select(invoices).where(invoices.c.key.in_(list(keys))))
+    return {keys[note.key]: note for note in rows}
 
 
-async def _noted(connection: AsyncConnection, keys: list[str]) -> int:
-    """The credit notes of these keys."""
-    total = await connection.scalar(
-        sa.select(sa.func.sum(invoices.c.total)).where(invoices.c.key.in_(keys))
+# ---- what documents draw on -------------------------------------------------------------
+
+
+async def draw(
+    connection: AsyncConnection, document: str, amount: int, rows: Iterable[Invoiced]
+) -> None:
+    """Note that a document uses `amount` of what is left of these invoices, of the first first;
+    to be done when it is issued. No more is noted than is left."""
+    by_id = {row.id: row for row in rows}
+    kept = await kept_of(connection, by_id.values())
+    for ident in by_id:
+        part = min(amount, kept[ident].left)
+        if part > 0:
+            await connection.execute(
+                sa.insert(invoice_draws).values(document=document, invoice=ident, amount=part)
+            )
+            amount -= part
+
+
+async def drawn_of(connection: AsyncConnection, ids: Iterable[str]) -> dict[str, int]:
+    """What credit notes have given to the wallet, by the invoice that it was paid for."""
+    rows = await connection.execute(
+        sa.select(invoice_draws.c.invoice, sa.func.sum(invoice_draws.c.amount))
+        .join(invoices, invoices.c.id == invoice_draws.c.document)
+        .where(invoice_draws.c.invoice.in_(list(ids)), invoices.c.kind == CREDIT)
+        .group_by(invoice_draws.c.invoice)
     )
-    return int(total or 0)
+    return {invoice: int(amount) for invoice, amount in rows}
+
+
+async def paid_late(connection: AsyncConnection, rows: Iterable[Invoiced]) -> set[str]:
+    """Those of the invoices that were given up and paid all the same: credit notes of their own
+    gave that to the wallet."""
+    keys = {late_key(row.id): row.id for row in rows}
+    query = sa.select(invoices.c.key).where(invoices.c.key.in_(list(keys)))
+    return {keys[key] for key in (await connection.execute(query)).scalars()}

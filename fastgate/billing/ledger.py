@@ -16,6 +16,7 @@ fee_aside               +A    -A                                    before it go
 provider_fee                  -A                      +A           what a provider keeps for itself
 x402                          +A                      -A           a request was paid for with it
 credit_note    +A             -A                                    a fee that the wallet gets back
+credit_back    -A             +A                                    its fee went back; or reversed
 freeze         -A       +A                                          before it is paid back
 dispute        -A       +A                                          a payment is contested
 pay_out                 -A                            +A            paid back, or lost in dispute
@@ -31,8 +32,9 @@ overdraft, cell                                                     no money: li
   through a provider. A refund of usage gives back revenue first, and promotional credit for the
   part of the usage that promotion had paid.
 - **Never overdrawn by choice**: what takes from `customer_available` is refused below
-  -overdraft; a dispute or a correction is a fact and is booked all the same (the account
-  then owes), and so is usage, which the wallet's cell has already let through.
+  -overdraft; a dispute, a correction and what a fee that went back takes with it are facts and
+  are booked all the same (the account then owes), and so is usage, which the wallet's cell has
+  already let through.
 - **A correction is a new entry**, also the reversal of another.
 
 `captured + held ≤ credited` follows: captured is what charges took less refunds, credited what
@@ -46,7 +48,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 
@@ -57,7 +59,7 @@ from fastgate.errors import ConflictError, FastGateError, NotFoundError
 from fastgate.store import ledger as table
 from fastgate.store import usage as usage_table
 from fastgate.store.engine import Store
-from fastgate.store.ledger import Book, Entry, Key, Wallet
+from fastgate.store.ledger import Book, Entry, Key, TakenBack, Wallet
 from fastgate.store.pages import Page
 from fastgate.store.usage_blocks import Block
 
@@ -72,6 +74,9 @@ Clock = Callable[[], datetime]
 Postings = Mapping[Book, int]
 Rule = Callable[[Wallet], Postings]
 """Which postings a movement makes, where that depends on what the wallet has."""
+
+Wanted = Callable[[], Awaitable[Mapping[tuple[str, str], int]]]
+"""Micro-units by invoice and currency, as they are when it is asked."""
 
 
 class Kind(StrEnum):
@@ -88,6 +93,7 @@ class Kind(StrEnum):
     PROVIDER_FEE = "provider_fee"
     X402 = "x402"
     CREDIT_NOTE = "credit_note"
+    CREDIT_BACK = "credit_back"
     FREEZE = "freeze"
     DISPUTE = "dispute"
     PAY_OUT = "pay_out"
@@ -253,6 +259,17 @@ class Ledger:
         postings = {Book.AVAILABLE: movement.amount, Book.REVENUE: -movement.amount}
         return await self._post(Kind.CREDIT_NOTE, movement, postings)
 
+    async def credit_back(self, movement: Movement) -> Posted:
+        """The fee that a credit note drew on went back: the credit is taken, also where the
+        wallet then owes."""
+        postings = {Book.AVAILABLE: -movement.amount, Book.REVENUE: movement.amount}
+        return await self._post(Kind.CREDIT_BACK, movement, postings)
+
+    async def credit_again(self, movement: Movement) -> Posted:
+        """What `credit_back` took is the account's again, since the fee is paid after all."""
+        postings = {Book.AVAILABLE: movement.amount, Book.REVENUE: -movement.amount}
+        return await self._post(Kind.CREDIT_BACK, movement, postings)
+
     async def freeze(self, movement: Movement) -> Posted:
         """Set aside what is to be paid back through a provider: no promotional credit."""
 
@@ -407,6 +424,10 @@ class Ledger:
         """Whether an entry with that `cell_key` was committed."""
         found = await self.store.run_read(lambda connection: table.find(connection, key=key))
         return found is not None
+
+    async def taken_back(self, account: str) -> dict[tuple[str, str], TakenBack]:
+        """What `credit_back` took of an account's credits, by invoice and currency."""
+        return await self.store.run_read(lambda connection: table.taken_back(connection, account))
 
     async def find(self, ident: str) -> Entry | None:
         """An entry by its id, if it was committed."""

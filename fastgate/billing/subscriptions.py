@@ -30,7 +30,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from fastgate.billing import fees, proration
+from fastgate.billing import fees, plan_change, proration
 from fastgate.billing.amounts import show
 from fastgate.billing.cases import close_cases, open_case
 from fastgate.billing.entries import Entry, refusal_of
@@ -51,7 +51,7 @@ from fastgate.billing.periods import period_of
 from fastgate.billing.pricing import Flat, flat_price
 from fastgate.billing.reminders import next_look
 from fastgate.billing.subscription_rows import SubscriptionRows, subscription_of, values_of
-from fastgate.errors import ConflictError, NotFoundError
+from fastgate.errors import NotFoundError
 from fastgate.model.billing import Billing
 from fastgate.model.party import Plan
 from fastgate.model.units import Duration
@@ -254,24 +254,35 @@ class Subscriptions(SubscriptionRows):
         await self.changed(changed.account)
         return Changed(changed, document)
 
-    async def unpaid_in(self, connection: AsyncConnection, invoice: Invoice) -> bool:
-        """The fee of an invoice went back: its time is not paid for any more. Whether it is the
-        time up to which its subscription is paid."""
+    async def paid_by(self, connection: AsyncConnection, invoice: Invoice) -> Subscription | None:
+        """The subscription of an invoice, if it is paid up to a moment of the invoice's time."""
         start, end = invoice.period_start, invoice.period_end
         if invoice.subscription is None or start is None or end is None:
-            return False
+            return None
         found = await self.get_in(connection, invoice.subscription, lock=True)
         found = await self._catch_up(connection, found, self.clock())
-        if not start < found.paid_through <= end:
-            return False
-        await self.save(connection, msgspec.structs.replace(found, paid_through=start))
-        return True
+        return found if start < found.paid_through <= end else None
 
-    async def end_in(self, connection: AsyncConnection, ident: str, note: str) -> None:
-        """Its fee was given back: it ends now, unless it has ended."""
-        found = await self.get_in(connection, ident)
+    async def unpaid_in(
+        self, connection: AsyncConnection, found: Subscription, invoice: Invoice
+    ) -> None:
+        """The fee of the invoice that it is `paid_by` went back: its time is not paid for."""
+        through = invoice.period_start or found.paid_through
+        await self.save(connection, msgspec.structs.replace(found, paid_through=through))
+
+    async def end_in(
+        self, connection: AsyncConnection, found: Subscription, invoice: Invoice
+    ) -> None:
+        """The fee of the invoice that it is `paid_by` was given back, and still counts as paid:
+        it ends now, unless it has ended."""
+        price = self._price_or_none(found.plan)
+        if price is not None:
+            now = self.clock()
+            stands = await plan_change.standing(connection, found, price, now)
+            await plan_change.give_back_rest(connection, self.invoices, found, stands, invoice)
+        await self.unpaid_in(connection, found, invoice)
         if (found.state, Event.CANCEL) in TRANSITIONS:
-            found = await self.apply_in(connection, ident, Event.CANCEL, note=note)
+            found = await self.apply_in(connection, found.id, Event.CANCEL, note=invoice.number)
             await self._give_up_invoices(connection, found, self.clock())
 
     async def _exchange(
@@ -283,26 +294,14 @@ class Subscriptions(SubscriptionRows):
         now: datetime,
     ) -> tuple[Subscription, Invoice | None]:
         """Settle up for the old plan; invoice or credit the difference."""
+        await self._void_invoices(connection, found, now)
         old = self._price(found.plan)
-        period = found.current
-        fee, paid_in = await fees.kept_for(connection, found.id, period.start, period.end)
-        self._refuse_currency(found, {old.currency if old.micros else new.currency, *paid_in}, new)
-        through = min(max(found.paid_through, period.start), period.end)
-        until_now = proration.used(old.micros, period, now)
-        paid = proration.used(old.micros, period, through)
+        stands = await plan_change.standing(connection, found, old, now)
+        plan_change.refuse_currency(found, stands, old, new)
         kept = found.current if new.period == found.period else None
         ahead = kept or period_of(now, new.period, ZoneInfo(found.zone))
         charge = proration.unused(new.micros, ahead, now)
-        await self._give_up_invoices(connection, found, now)
-        lines = []
-        # No more than was paid for it, is still here, and was not credited before.
-        unused = min(paid - until_now - fee.returned, fee.left)
-        if unused > 0:
-            lines.append(InvoiceLine(f"Unused time of {found.plan}", -unused))
-        elif until_now > paid:
-            lines.append(InvoiceLine(f"{found.plan} until the change", until_now - paid))
-        if charge:
-            lines.append(InvoiceLine(f"{plan} until the end of the period", charge))
+        lines = plan_change.lines_of(found, plan, stands, charge)
         net = sum(line.micros for line in lines)
         changed = msgspec.structs.replace(
             found,
@@ -312,7 +311,9 @@ class Subscriptions(SubscriptionRows):
             period_end=ahead.end,
             paid_through=now if net > 0 else ahead.end,
         )
+        await plan_change.forget_carried(connection, plan_change.of_subscription(found.id))
         if not net:
+            await plan_change.settled(connection, found.id, stands.paid_with)
             return changed, None
         kind = DocumentKind.INVOICE if net > 0 else DocumentKind.CREDIT
         if net < 0:
@@ -328,20 +329,14 @@ class Subscriptions(SubscriptionRows):
             period_end=ahead.end,
         )
         document = await self.invoices.issue_in(connection, draft)
+        carries = stands.unused + stands.carried - stands.owed
+        drawn = document.total if net < 0 else carries
+        await fees.draw(connection, document.id, drawn, stands.paid_with)
+        await plan_change.settled(connection, found.id, stands.paid_with)
         if kind is DocumentKind.INVOICE:
             grace = found.grace_ends or now + self.grace_of(plan)
             await open_case(connection, document, grace, now)
         return changed, document
-
-    @staticmethod
-    def _refuse_currency(found: Subscription, paid_in: set[str], new: Flat) -> None:
-        """Nothing crosses currencies: there is no rate. Raises ConflictError."""
-        others = sorted(paid_in - {new.currency})
-        if others:
-            raise ConflictError(
-                f"The subscription is paid in {others[0]}, and the plan costs {new.currency}: what "
-                f"was paid cannot be taken into account. Cancel it, and subscribe to the plan."
-            )
 
     @whole
     async def method_changed(self, account: str, present: bool) -> None:
@@ -535,6 +530,13 @@ class Subscriptions(SubscriptionRows):
         return invoice
 
     async def _give_up_invoices(
+        self, connection: AsyncConnection, found: Subscription, now: datetime
+    ) -> None:
+        """It has ended: nothing is owed any more, and what unpaid invoices carry is credited."""
+        await self._void_invoices(connection, found, now)
+        await plan_change.give_back_carried(connection, self.invoices, found, now)
+
+    async def _void_invoices(
         self, connection: AsyncConnection, found: Subscription, now: datetime
     ) -> None:
         ids = await close_cases(connection, found.id, now)

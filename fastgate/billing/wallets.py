@@ -62,6 +62,7 @@ from fastgate.billing.ledger import (
     Movement,
     Posted,
     Postings,
+    Wanted,
     cell_key,
 )
 from fastgate.billing.names import unknown
@@ -70,7 +71,7 @@ from fastgate.errors import ConflictError, NotFoundError, StoreError
 from fastgate.serial import Serial
 from fastgate.store import ledger as table
 from fastgate.store import slots as slot_table
-from fastgate.store.ledger import Book, Key
+from fastgate.store.ledger import Book, Key, TakenBack
 from fastgate.store.usage_blocks import Block
 
 T = TypeVar("T")
@@ -294,6 +295,26 @@ class Wallets:
     async def credit_note(self, movement: Movement) -> Posted:
         """As `Ledger.credit_note`."""
         return await self._give(movement, lambda: self.ledger.credit_note(movement))
+
+    async def take_back(self, account: str, wanted: Wanted) -> None:
+        """Bring what is taken of the account's credits to what is `wanted`, by invoice and
+        currency, since fees went back, or are paid after all; the cell may fall below zero. To
+        be called after each change of what is wanted, and as often as one likes."""
+
+        async def change() -> None:
+            await self._settle_notes()
+            taken = await self.ledger.taken_back(account)
+            for (invoice, currency), amount in sorted((await wanted()).items()):
+                before = taken.get((invoice, currency), TakenBack(0, 0))
+                delta = before.amount - amount
+                if not delta:
+                    continue
+                ident = f"back:{invoice}:{currency}:{before.entries + 1}"
+                movement = Movement(ident, account, currency, abs(delta), reference=invoice)
+                post = self.ledger.credit_back if delta < 0 else self.ledger.credit_again
+                await self._moved(movement, delta, partial(post, movement))
+
+        await self._changes.run(change)
 
     async def tax(self, movement: Movement) -> Posted:
         """As `Ledger.tax`; no cell changes."""

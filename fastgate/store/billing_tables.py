@@ -4,6 +4,8 @@
 billing_profiles      an account's addresses, time zone, thresholds, payment method there or not
 subscriptions 1──n subscription_events      account x plan; every transition of it
 subscriptions 1──n invoices 1──0..1 dunning_cases
+invoices 1──n invoice_draws   what a credit note, or the invoice of a change, uses of older ones;
+                      by subscription: what was left of them at the last change
 invoice_numbers       the last number of each series, given out with the invoice: no gaps
 auto_recharges        one row an account: the rule, the month's sum, the charge under way
 alert_states          the highest level told, so that each is told once
@@ -119,6 +121,14 @@ invoices = sa.Table(
     sa.Column("paid_at", UtcTime),
     _text("reference", 200),
     sa.Index("ix_invoices_account", "account", "id"),
+)
+
+invoice_draws = sa.Table(
+    "invoice_draws",
+    metadata,
+    sa.Column("document", id_type(), primary_key=True),
+    sa.Column("invoice", id_type(), primary_key=True, index=True),
+    _amount("amount"),
 )
 
 dunning_cases = sa.Table(

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
@@ -283,6 +283,41 @@ def page(
     rows = (connection.execute(query)).all()
     entries = _with_postings(connection, rows)
     return page_of(entries, limit, lambda entry: entry.number)
+
+
+class TakenBack(NamedTuple):
+    """Of the credits of an invoice."""
+
+    amount: int
+    """Micro-units that are out of the wallet."""
+    entries: int
+    """Which took or gave again."""
+
+
+_TAKEN_BACK = (
+    sa.select(
+        ledger_entries.c.reference,
+        ledger_entries.c.currency,
+        -sa.func.sum(ledger_postings.c.amount),
+        sa.func.count(),
+    )
+    .join(ledger_postings, ledger_postings.c.entry == ledger_entries.c.number)
+    .where(
+        ledger_entries.c.account == sa.bindparam("of_account"),
+        ledger_entries.c.kind == "credit_back",
+        ledger_postings.c.book == Book.AVAILABLE.value,
+    )
+    .group_by(ledger_entries.c.reference, ledger_entries.c.currency)
+)
+
+
+def taken_back(connection: sa.Connection, account: str) -> dict[tuple[str, str], TakenBack]:
+    """What was taken of an account's credits since fees went back, by invoice and currency."""
+    rows = connection.execute(_TAKEN_BACK, {"of_account": account})
+    return {
+        (invoice, currency): TakenBack(int(amount), int(entries))
+        for invoice, currency, amount, entries in rows
+    }
 
 
 def _with_postings(connection: sa.Connection, rows: Sequence[sa.Row[Any]]) -> list[Entry]:

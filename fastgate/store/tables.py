@@ -125,7 +125,7 @@ changes = sa.Table(
     sa.Column("value", sa.BigInteger, nullable=False),
 )
 
-HEAD = "0013"
+HEAD = "0014"
 """The migration that `metadata` stands for: the newest in `migrations/versions`."""
 
 __all__ = [

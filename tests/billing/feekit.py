@@ -72,8 +72,14 @@ class Till:
         return sorted(await self.payments.of_account(self.account), key=lambda one: one.reference)
 
     async def fact(
-        self, kind: EventKind, payment: Payment, reference: str, attempt: str = ""
+        self,
+        kind: EventKind,
+        payment: Payment,
+        reference: str,
+        attempt: str = "",
+        amount: int | None = None,
     ) -> None:
+        """`amount`: micro-units; None: all of the payment."""
         await self.applier.apply(
             ProviderEvent(
                 kind=kind,
@@ -81,7 +87,7 @@ class Till:
                 key=f"{reference}:{kind}",
                 at=self.stage.clock(),
                 account=payment.account,
-                amount=Money(payment.amount, payment.currency),
+                amount=Money(payment.amount if amount is None else amount, payment.currency),
                 reference=reference,
                 payment=payment.reference,
                 purpose=Purpose(payment.purpose),

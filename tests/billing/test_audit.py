@@ -73,6 +73,7 @@ async def test_what_is_right_passes(world: World) -> None:
         "payments",
         "invoices",
         "x402",
+        "credits",
         "cells",
     ]
     assert of(report, "charges").numbers == {

@@ -29,7 +29,7 @@ from fastgate.errors import ConflictError
 from fastgate.model.codec import decode
 from fastgate.model.party import Plan
 from fastgate.model.units import Money
-from fastgate.store.billing_tables import invoices
+from fastgate.store.billing_tables import invoice_draws, invoices
 from fastgate.store.ledger import Book, Wallet
 from fastgate.store.money_tables import ledger_entries
 from fastgate.store.payments import Payment
@@ -359,6 +359,8 @@ async def test_an_older_store_gets_its_fees_and_gives_them_back(till: Till) -> N
     made = await till.stage.subscriptions.create(third, "yearly")
     (bill,) = await till.stage.invoices.open_of(made.id)
     await till.stage.dunning.settle(bill.id, result_of(ChargeStatus.SUCCEEDED, bill.amount, "t 7"))
+    drawn = await credited(till)
+    assert len(drawn) == 1
     accounts = {other: await wallets(till, other), till.account: await wallets(till, till.account)}
     async with till.world.store.write() as connection:
         await connection.run_sync(down_to, "0010")
@@ -373,12 +375,21 @@ async def test_an_older_store_gets_its_fees_and_gives_them_back(till: Till) -> N
     for account, books in accounts.items():
         after = await wallets(till, account)
         assert [sums(one) for one in after] == [sums(one) for one in books]
+    assert await credited(till) == drawn
     (paid,) = await till.payments.of_account(third)
     assert (paid.provider, paid.reference, paid.subject) == ("manual", "t 7", bill.id)
     (books_of_third,) = await wallets(till, third)
     assert books_of_third.revenue == bill.total
     await till.world.restart()
     await till.audited()
+
+
+async def credited(till: Till) -> list[tuple[str, str, int]]:
+    """Credit note, invoice, how much of it."""
+    notes = sa.select(invoices.c.id).where(invoices.c.kind == "credit")
+    query = sa.select(invoice_draws).where(invoice_draws.c.document.in_(notes))
+    async with till.world.store.read() as connection:
+        return [tuple(row) for row in (await connection.execute(query)).all()]
 
 
 async def wallets(till: Till, account: str) -> list[Wallet]:

@@ -67,6 +67,9 @@ class Billing:
         self.back.append(ident)
         return True
 
+    async def taken_back(self, ident: str) -> dict[tuple[str, str], int]:
+        return {}
+
     async def method_attached(self, account: str) -> int:
         self.woken.append(account)
         return 1

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from typing import Protocol
 
-from fastgate.billing.ledger import ID_MOST, Movement, Posted
+from fastgate.billing.ledger import ID_MOST, Movement, Posted, Wanted
 from fastgate.billing.payments.base import EventKind, ProviderEvent
 from fastgate.store.ledger import Entry
 
@@ -35,6 +35,9 @@ class Books(Protocol):
 
     async def dispute(self, movement: Movement) -> Posted:
         """Set aside, also where the wallet then owes."""
+
+    async def take_back(self, account: str, wanted: Wanted) -> None:
+        """Take credits whose fees went back, or give them again."""
 
     async def pay_out(self, ident: str, *, reference: str = "") -> Posted:
         """What was set aside has left us."""

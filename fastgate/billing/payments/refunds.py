@@ -14,6 +14,8 @@ The provider's news of the refund carries the key and meets the same entry.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from typing import Protocol
 
 from fastgate.billing.ledger import Kind, Movement, settled_id
@@ -42,6 +44,9 @@ class Fees(Protocol):
 
     async def returned(self, ident: str) -> bool:
         """Something of what was paid for an invoice has gone back."""
+
+    async def taken_back(self, ident: str) -> Mapping[tuple[str, str], int]:
+        """How much of the credits of an invoice is to be out of the wallet."""
 
 
 class Refunds:
@@ -109,6 +114,7 @@ class Refunds:
         await self._books.pay_out(ident, reference=result.reference)
         if paid.purpose == Purpose.INVOICE and self._fees is not None:
             await self._fees.returned(paid.subject)
+            await self._books.take_back(paid.account, partial(self._fees.taken_back, paid.subject))
         return result
 
     async def _set_aside(self, ident: str, paid: Payment, back: Money) -> None:

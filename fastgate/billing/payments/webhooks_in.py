@@ -19,8 +19,9 @@ What a fact does:
 payment_succeeded   top_up: credit     invoice: dunning settles it       the charge's row ends
 payment_failed, …   invoice: dunning decides                              the charge's row ends
 refund              what was set aside for it is paid out, or it is set aside and paid out now
-refund_failed       it is credited again
+refund_failed       what was set aside is released; what was paid out is credited again
 dispute_*           set aside, also below zero; then paid out (lost) or released (won)
+all of a fee        what credit notes gave of it is taken from the wallet, or given again, to match
 subscription_*      the subscription is adopted as it is
 method_*            subscriptions and unpaid invoices hear of it
 ```
@@ -34,7 +35,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Protocol
 
 import msgspec
@@ -95,6 +98,9 @@ class Dunning(Protocol):
     async def returned(self, ident: str) -> bool:
         """Something of what was paid for one of our invoices came back, or did not after all.
         Raises NotFoundError."""
+
+    async def taken_back(self, ident: str) -> Mapping[tuple[str, str], int]:
+        """How much of the credits of one of our invoices is to be out of the wallet."""
 
     async def method_attached(self, account: str) -> int:
         """There is another method to try."""
@@ -184,6 +190,7 @@ class Applier:
             kept = msgspec.structs.replace(event, amount=cost)
             await self._books.provider_fee(_movement(cost_id(event.provider, event.payment), kept))
         await self._settle(event)
+        await self._match_credits(event)
 
     def _in(self, event: ProviderEvent) -> Booking:
         """How what comes in is booked: into the wallet, or as earned."""
@@ -227,12 +234,13 @@ class Applier:
         if not _ours(event):
             return
         ident = return_id(event)
-        failed = event.kind is EventKind.REFUND_FAILED
-        await self._return(event, "refund", "kept" if failed else "returned")
-        if failed:
-            # It was paid out when it was told; now it is here again.
-            await self._in(event)(_movement(f"{ident}:failed", event))
+        if event.kind is EventKind.REFUND_FAILED:
+            await self._return(event, "refund", "kept")
+            await self._failed(ident, event)
+        elif await self._known_as_failed(event):
+            return  # told again, of one that has come back since
         else:
+            await self._return(event, "refund", "returned")
             try:
                 await self._books.pay_out(ident, reference=event.reference)
             except NotFoundError:  # nobody asked us: it was made at the provider
@@ -240,6 +248,19 @@ class Applier:
             except ConflictError:  # we took it for refused, and released it
                 await self._take(f"{ident}:late", event)
         await self._owed_again(event)
+
+    async def _known_as_failed(self, event: ProviderEvent) -> bool:
+        returns = await self._payments.returns(event.provider, event.payment)
+        return any(one.reference == event.reference and one.state == "kept" for one in returns)
+
+    async def _failed(self, ident: str, event: ProviderEvent) -> None:
+        """What was set aside for a refund that did not take place is here again."""
+        for origin in (ident, f"{ident}:late"):
+            with suppress(NotFoundError):  # it was never set aside: nothing is missing
+                try:
+                    await self._books.release(origin, reference=event.reference)
+                except ConflictError:  # it was paid out when it was told
+                    await self._in(event)(_movement(f"{origin}:failed", event))
 
     async def _take(self, ident: str, event: ProviderEvent) -> None:
         await self._aside(event)(_movement(ident, event))
@@ -252,6 +273,13 @@ class Applier:
                 await self._dunning.returned(event.subject)
             except NotFoundError:
                 log.error("What came back names the invoice %s, which is none.", event.subject)
+        await self._match_credits(event)
+
+    async def _match_credits(self, event: ProviderEvent) -> None:
+        """No credit for a fee that is not here."""
+        if event.purpose is Purpose.INVOICE and self._dunning is not None:
+            wanted = partial(self._dunning.taken_back, event.subject)
+            await self._books.take_back(event.account, wanted)
 
     async def _disputed(self, event: ProviderEvent) -> None:
         if not _ours(event):
