@@ -235,6 +235,11 @@ cdef extern from *:
         return t->first == l.first && t->last == l.last
             && (n <= 16 || fg_same(t->p + 8, lit + 8, n - 16));
     }
+    /* Whether a token of at least n octets begins with a literal of n, eight or more. */
+    static inline __attribute__((always_inline))
+    int fg_token_begins(const fg_token *t, const char *lit, size_t n) {
+        return t->first == fg_token_of(lit, n).first && fg_same(t->p + 8, lit + 8, n - 8);
+    }
 
     /* Eight octets, the ASCII capitals among them lowered. */
     static inline uint64_t fg_lower8(uint64_t w) {
@@ -281,6 +286,7 @@ cdef extern from *:
     bint fg_same(const char *p, const char *lit, size_t n) noexcept nogil
     fg_token fg_token_of(const char *p, size_t n) noexcept nogil
     bint fg_token_is(const fg_token *t, const char *lit, size_t n) noexcept nogil
+    bint fg_token_begins(const fg_token *t, const char *lit, size_t n) noexcept nogil
     bint fg_same_lowered(const char *p, const char *lowered, size_t n) noexcept nogil
 
 

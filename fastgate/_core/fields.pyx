@@ -21,11 +21,11 @@ A field that frames the message (Host, Content-Length, Transfer-Encoding) is jud
 own line; the only contradiction between two fields, length against coding, on the second.
 """
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memchr
+from libc.string cimport memchr, memcmp
 
 from fastgate._core.chars cimport (
     CH_NAME, CH_TEXT, CH_TOKEN, fg_cset, fg_cset_make, fg_same, fg_scanner, fg_scanner_named,
-    fg_token, fg_token_is, fg_token_of, is_class, same_ci)
+    fg_token, fg_token_begins, fg_token_is, fg_token_of, is_class, same_ci)
 from fastgate._core.http1 cimport (
     F_ACCEPT, F_ACCESS_CONTROL, F_ACCESS_CONTROL_REQUEST_METHOD, F_AUTHORIZATION, F_CONNECTION, F_CONTENT_LENGTH,
     F_CONTENT_TYPE, F_COOKIE, F_DATE, F_EXPECT, F_FORWARDED, F_HOST, F_HTTP2_SETTINGS,
@@ -83,11 +83,6 @@ cdef void fields_use_scanner(fg_scanner scanner) noexcept nogil:
     scan = scanner
 
 
-cdef inline int64_t _last(uint32_t length, uint32_t head_cap) noexcept nogil:
-    """The last offset of a CR that leaves room for its LF, in the buffer and under the head's cap."""
-    return <int64_t>(length if length < head_cap else head_cap) - 2
-
-
 cdef int64_t _not_whole(head *h, const char *buf, uint32_t length, uint32_t s, uint32_t cap,
                         uint32_t head_cap, int too_long) noexcept nogil:
     """LINE_*, for the line at h.line whose text ends at s: it is not complete, or not good."""
@@ -121,11 +116,12 @@ cdef int64_t _not_whole(head *h, const char *buf, uint32_t length, uint32_t s, u
 
 cdef int64_t read_line(head *h, const char *buf, uint32_t length, uint32_t cap,
                        uint32_t head_cap, int too_long) noexcept nogil:
+    # The CRLF has to be in the buffer, and under the head's cap.
+    cdef const char *stop = buf + (length if length < head_cap else head_cap)
     cdef const char *end = scan(buf + h.scanned, buf + length, &TEXT_SET)
-    cdef int64_t s = end - buf
-    if s > _last(length, head_cap) or s - h.line > cap or end[0] != c"\r" or end[1] != c"\n":
-        return _not_whole(h, buf, length, <uint32_t>s, cap, head_cap, too_long)
-    return s
+    if stop - end < 2 or end - (buf + h.line) > cap or memcmp(end, b"\r\n", 2) != 0:
+        return _not_whole(h, buf, length, <uint32_t>(end - buf), cap, head_cap, too_long)
+    return end - buf
 
 
 # ---- fields ---------------------------------------------------------------------------
@@ -245,13 +241,13 @@ cdef uint8_t _name_id(const char *p, uint32_t n) noexcept nogil:
         if fg_token_is(&name, b"access-control-request-method", 29):
             return F_ACCESS_CONTROL_REQUEST_METHOD
     if n >= 11:
-        if fg_same(p, b"x-consumer-", 11):
+        if fg_token_begins(&name, b"x-consumer-", 11):
             return F_X_CONSUMER
-        if fg_same(p, b"x-forwarded", 11):
+        if fg_token_begins(&name, b"x-forwarded", 11):
             return F_X_FORWARDED
-        if fg_same(p, b"x-original-", 11):
+        if fg_token_begins(&name, b"x-original-", 11):
             return F_PROXY_CLAIM
-        if n >= 15 and fg_same(p, b"access-control-", 15):
+        if n >= 15 and fg_token_begins(&name, b"access-control-", 15):
             return F_ACCESS_CONTROL
     return F_OTHER
 
@@ -280,26 +276,23 @@ cdef int _name_fault(const char *p, const char *bad, const char *end) noexcept n
 cdef int64_t read_fields(head *h, const char *buf, uint32_t length, const caps *c,
                          bint response) noexcept nogil:
     cdef uint32_t most = c.fields if c.fields < MAX_FIELDS else MAX_FIELDS
-    cdef int64_t last = _last(length, c.head)
-    cdef uint32_t line = h.line
     cdef field *f = &h.fields[h.nfields]
     cdef field *full = &h.fields[most]
     cdef const char *limit = buf + length
-    cdef const char *begin
+    cdef const char *stop = buf + (length if length < c.head else c.head)
+    cdef const char *begin = buf + h.line
+    cdef const char *scanned = buf + h.scanned
     cdef const char *end
     cdef const char *p
-    cdef int64_t s
     cdef int fault
     cdef uint8_t flags, repeated
     while True:
-        begin = buf + line
         # Not from the name's end on: the next line would have to wait for two scans, not one.
-        end = scan(buf + h.scanned, limit, &TEXT_SET)
-        s = end - buf
-        if s > last or s - line > c.field or end[0] != c"\r" or end[1] != c"\n":
-            return _not_whole(h, buf, length, <uint32_t>s, c.field, c.head, FAULT_FIELD_TOO_LONG)
+        end = scan(scanned, limit, &TEXT_SET)
+        if stop - end < 2 or end - begin > c.field or memcmp(end, b"\r\n", 2) != 0:
+            return _not_whole(h, buf, length, <uint32_t>(end - buf), c.field, c.head, FAULT_FIELD_TOO_LONG)
         if end == begin:
-            return s
+            return end - buf
         if f >= full:
             h.fault = FAULT_FIELDS_TOO_MANY
             return LINE_FAULT
@@ -316,17 +309,17 @@ cdef int64_t read_fields(head *h, const char *buf, uint32_t length, const caps *
         if p - begin > 0xffff:
             h.fault = FAULT_FIELD_TOO_LONG
             return LINE_FAULT
-        f.name = line
+        scanned = end + 2
+        f.name = <uint32_t>(begin - buf)
         f.name_len = <uint16_t>(p - begin)
-        line = <uint32_t>s + 2
-        f.line_end = line
-        h.line = line
-        h.scanned = line
+        f.line_end = <uint32_t>(scanned - buf)
+        h.line = f.line_end
+        h.scanned = f.line_end
         # The colon and the CR are no white space, and of text nothing else is below "!".
         p += 1
         while <uint8_t>(end - 1)[0] <= c" ":
             end -= 1
-        while p < end and <uint8_t>p[0] <= c" ":
+        while <uint8_t>p[0] <= c" " and p < end:
             p += 1
         f.value = <uint32_t>(p - buf)
         f.value_len = <uint32_t>(end - p)
@@ -344,6 +337,7 @@ cdef int64_t read_fields(head *h, const char *buf, uint32_t length, const caps *
             if fault:
                 h.fault = <uint16_t>fault
                 return LINE_FAULT
+        begin = scanned
         f += 1
 
 

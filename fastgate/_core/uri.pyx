@@ -97,6 +97,8 @@ cdef int _ipv6(const char *p, uint32_t length) noexcept nogil:
 
 
 cdef int parse_authority(const char *p, uint32_t length, authority *out) noexcept nogil:
+    cdef const char *end = p + length
+    cdef const char *at
     cdef uint32_t i = 0, n, value = 0
     if length == 0:
         return AUTHORITY_EMPTY
@@ -108,11 +110,13 @@ cdef int parse_authority(const char *p, uint32_t length, authority *out) noexcep
         i += 1
         n = i
     else:
-        while i < length and is_class(p[i], CH_HOST):
+        at = p
+        while at < end and is_class(at[0], CH_HOST):
             # an empty label: a dot first, or after a dot
-            if p[i] == c"." and (i == 0 or p[i - 1] == c"."):
+            if at[0] == c"." and (at == p or (at - 1)[0] == c"."):
                 return AUTHORITY_HOST
-            i += 1
+            at += 1
+        i = <uint32_t>(at - p)
         n = i
         if n and p[n - 1] == c".":
             n -= 1
