@@ -306,12 +306,12 @@ cdef void read_head(core *c, downstream *d) noexcept nogil:
             c.n_waiting -= 1
         d.state = DOWN_HEAD
         d.head_started = c.now           # when its bytes were there, not when their turn came
-        down_deadline(c, d)
     e.base = buf_head(b)
     if parse_request_line(&e.req, e.base, buf_len(b), &c.request_caps) > 0:
         c.sink.line(e)
     size = parse_request(&e.req, e.base, buf_len(b), &c.request_caps)
     if size == 0:
+        down_deadline(c, d)
         if buf_room(b) == 0:
             # Pipelined before it, or a head longer than a small buffer: make room.
             length = buf_len(b)

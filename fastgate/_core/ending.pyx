@@ -264,7 +264,8 @@ cdef void finish(exchange *e) noexcept nogil:
     admit_settle(c, e, failed(e))
     if e.hold is not NULL or e.nspent or e.flags & EX_METERED:
         charge_settle(c, e, served(e))
-    uncount_handler(e)
+    if e.flags & (EX_COUNTED_UPCALL | EX_COUNTED_STREAM):
+        uncount_handler(e)
     write_log(e, now)
     leave_snapshot(c, e.ref)
     if e.flags & EX_ABORTED:

@@ -229,7 +229,7 @@ cdef char *put_additions(char *p, exchange *e) noexcept nogil:
     return put_id(p, e)
 
 
-cdef int is_paid(exchange *e) noexcept nogil:
+cdef inline int is_paid(const exchange *e) noexcept nogil:
     """Whether this request has a price, if only nothing at the moment."""
     return e.flags & EX_METERED or e.hold is not NULL
 
@@ -250,11 +250,11 @@ cdef int names_shared_caches(const char *value, uint32_t length) noexcept nogil:
 
 
 cdef int keep_private(exchange *e, const char *base, const head *h) noexcept nogil:
-    """Whether `private` must be added, so that no shared cache gives away what this caller paid for."""
+    """Whether `private` must be added to a paid answer, so that no shared cache gives away what this
+    caller paid for."""
     cdef const header_rule *r
     cdef uint32_t i
-    if not is_paid(e) or (e.extra is not NULL and says(
-            buf_head(e.extra), buf_len(e.extra), b"cache-control", 13)):
+    if e.extra is not NULL and says(buf_head(e.extra), buf_len(e.extra), b"cache-control", 13):
         return 0
     r = <const header_rule *>snap_table(e.snap, e.policy.response_rules)
     for i in range(e.policy.response_rules.count):
@@ -320,7 +320,8 @@ cdef char *put_own(char *p, exchange *e, const char *lines, uint32_t n) noexcept
         p = put(p, lines, n)
     p = put_date(p, e.owner)
     p = put_additions(p, e)
-    if e.policy is not NULL and not says(lines, n, b"cache-control", 13) and keep_private(e, lines, &h):
+    if is_paid(e) and e.policy is not NULL and not says(lines, n, b"cache-control", 13) \
+            and keep_private(e, lines, &h):
         p = put_lit(p, "Cache-Control: private\r\n")
     if rules.count:
         p = put_rules(p, e.snap, rules, lines, &h)
@@ -352,7 +353,7 @@ cdef buf *render_response(exchange *e, call *k, int connection, uint32_t extra) 
     p = put(p, snap_str(s, s.via), s.via.len)
     p = put_lit(p, "\r\n")
     p = put_additions(p, e)
-    if connection != OUT_UPGRADE and keep_private(e, k.resp_base, h):
+    if is_paid(e) and connection != OUT_UPGRADE and keep_private(e, k.resp_base, h):
         p = put_lit(p, "Cache-Control: private\r\n")
     if e.policy.response_rules.count:
         p = put_rules(p, s, e.policy.response_rules, k.resp_base, h)

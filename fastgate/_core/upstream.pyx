@@ -410,7 +410,6 @@ cdef void read_head(core *c, call *k) noexcept nogil:
             k.flags |= CALL_RESPONSE_DONE
     if k.flags & CALL_RESPONSE_DONE and buf_len(u.io.inb) != 0:
         k.flags |= CALL_CLOSE_AFTER      # bytes after the end: never pooled
-    up_deadline(c, u)
     if k.service is not NULL and status_in(k.service.retry_statuses, status) and k.interims == 0:
         succeeded(c, k)                  # while k.target is the one that answered
         error = error_of(0, SIDE_UPSTREAM, RETRY_IDEMPOTENT)
@@ -422,6 +421,8 @@ cdef void read_head(core *c, call *k) noexcept nogil:
             c.sink.call_failed(k, error.reason)
             return
     c.sink.call_head(k)
+    if u.k is not NULL:                  # not for an answer that was here whole
+        up_deadline(c, u)
 
 
 cdef void discard(core *c, call *k) noexcept nogil:
