@@ -23,7 +23,20 @@ cdef buf *render_start(exchange *e, uint32_t status, const char *fields, uint32_
     # a handler's answer; fields: lines with CRLF; length < 0: chunked or until close
 cdef buf *render_preflight(exchange *e, int connection) noexcept nogil
 cdef void refresh_date(core *c) noexcept nogil
-cdef uint64_t random64(core *c) noexcept nogil
+
+cdef inline uint64_t random64(core *c) noexcept nogil:
+    """xoshiro256** (Blackman and Vigna, public domain algorithm), seeded by the kernel."""
+    cdef uint64_t *s = c.random
+    cdef uint64_t x = s[1] * 5
+    cdef uint64_t result = ((x << 7) | (x >> 57)) * 9
+    cdef uint64_t t = s[1] << 17
+    s[2] ^= s[0]
+    s[3] ^= s[1]
+    s[1] ^= s[2]
+    s[0] ^= s[3]
+    s[2] ^= t
+    s[3] = (s[3] << 45) | (s[3] >> 19)
+    return result
 
 # Pieces of a head, for those that are made elsewhere (refusal.pyx, request_head.pyx).
 cdef size_t answer_extra(exchange *e) noexcept nogil

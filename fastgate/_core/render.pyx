@@ -35,21 +35,6 @@ cdef uint64_t CORS_DROP = 1ull << F_ACCESS_CONTROL | 1ull << F_ACCESS_CONTROL_RE
 
 # ---- small things -------------------------------------------------------------------------
 
-cdef uint64_t random64(core *c) noexcept nogil:
-    """xoshiro256** (Blackman and Vigna, public domain algorithm), seeded by the kernel."""
-    cdef uint64_t *s = c.random
-    cdef uint64_t x = s[1] * 5
-    cdef uint64_t result = ((x << 7) | (x >> 57)) * 9
-    cdef uint64_t t = s[1] << 17
-    s[2] ^= s[0]
-    s[3] ^= s[1]
-    s[1] ^= s[2]
-    s[0] ^= s[3]
-    s[2] ^= t
-    s[3] = (s[3] << 45) | (s[3] >> 19)
-    return result
-
-
 cdef void refresh_date(core *c) noexcept nogil:
     """Render the Date of this second, once."""
     cdef int64_t now = (<int64_t>c.now + c.unix_offset) // 1000000000
@@ -67,7 +52,7 @@ cdef char *put_date(char *p, core *c) noexcept nogil:
 
 cdef char *put_id(char *p, exchange *e) noexcept nogil:
     p = put_lit(p, "X-Request-ID: ")
-    if has_field(&e.req, F_X_REQUEST_ID) and e.id_from_client:
+    if e.id_from_client:
         p = put(p, e.base + field_of(&e.req, F_X_REQUEST_ID).value, field_of(&e.req, F_X_REQUEST_ID).value_len)
     else:
         p = put_hex(p, e.request_id, 16)
@@ -126,12 +111,13 @@ cdef char *put_rules(char *p, const snapshot_header *s, table_ref t, const char 
 cdef char *put_fields(char *p, const char *base, const head *h, uint64_t drop,
                       const snapshot_header *s, table_ref rules) noexcept nogil:
     """Copy the lines that pass, adjoining ones at once."""
-    cdef uint32_t i, start
     cdef const field *f = &h.fields[0]
-    if h.nfields == 0:
+    cdef const field *end = f + h.nfields
+    cdef uint32_t start
+    if f == end:
         return p
     start = f.name
-    for i in range(1, h.nfields + 1):
+    while f != end:
         if f.flags & (FIELD_HOP | FIELD_CREDENTIAL) or drop >> f.id & 1 or (
                 rules.count != 0 and rule_drops(s, rules, base, f)):
             if f.name != start:

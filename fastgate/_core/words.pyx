@@ -1,7 +1,6 @@
 """words: numbers, times and limits as refusals say them to people; money and times also as programs read them."""
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memchr, strlen
-from libc.time cimport gmtime_r, time_t, tm
 
 from fastgate._core.snapshot cimport LIMIT_CONCURRENCY, LIMIT_QUOTA, PERIOD_HOUR, limit_rec
 from fastgate._core.text cimport put, put_lit, put_uint
@@ -74,7 +73,26 @@ cdef extern from *:
         1000000000ull, 60000000000ull, 3600000000000ull, 86400000000000ull};
     /* By bit of LimitScope. */
     static const char *const fg_scope_names[] = {"address", "route", "consumer", "plan", "service", "key"};
+
+    typedef struct { unsigned year, month, day, weekday, hour, minute, second; } fg_moment;
+    /* gmtime_r without its lock, and in a tenth of its time. Years begin in March, so that the leap
+       day is the last of a year, and are counted in eras of 400 (Hinnant, "chrono-Compatible Low-Level
+       Date Algorithms"). From 1970 on, which began on a Thursday. */
+    static fg_moment fg_moment_of(uint64_t unix_s) {
+        uint64_t days = unix_s / 86400 + 719468, era = days / 146097;
+        unsigned s = unix_s % 86400, in_era = days % 146097;
+        unsigned year = (in_era - in_era / 1460 + in_era / 36524 - in_era / 146096) / 365;
+        unsigned in_year = in_era - (365 * year + year / 4 - year / 100);
+        unsigned march = (5 * in_year + 2) / 153, month = march < 10 ? march + 3 : march - 9;
+        fg_moment m = {(unsigned)(year + 400 * era + (month <= 2)), month,
+                       in_year - (153 * march + 2) / 5 + 1, (unsigned)((unix_s / 86400 + 4) % 7),
+                       s / 3600, s / 60 % 60, s % 60};
+        return m;
+    }
     """
+    ctypedef struct moment "fg_moment":
+        uint32_t year, month, day, weekday, hour, minute, second
+    moment moment_of "fg_moment_of"(uint64_t unix_s) noexcept nogil
     const char *const *MONTH_NAMES "fg_month_names"
     const char *DAY_NAMES "fg_day_names"
     const char *const *PERIOD_NAMES "fg_period_names"
@@ -82,63 +100,57 @@ cdef extern from *:
     const char *const *SCOPE_NAMES "fg_scope_names"
 
 
-cdef inline char *put2(char *p, int v) noexcept nogil:
+cdef inline char *put2(char *p, uint32_t v) noexcept nogil:
     p[0] = <char>(48 + v // 10)
     p[1] = <char>(48 + v % 10)
     return p + 2
 
 
-cdef inline char *put_clock(char *p, const tm *b) noexcept nogil:
-    p = put2(p, b.tm_hour)
+cdef inline char *put_clock(char *p, const moment *m) noexcept nogil:
+    p = put2(p, m.hour)
     p = put_lit(p, ":")
-    p = put2(p, b.tm_min)
+    p = put2(p, m.minute)
     p = put_lit(p, ":")
-    return put2(p, b.tm_sec)
+    return put2(p, m.second)
 
 
-cdef char *put_moment(char *p, int64_t unix_s) noexcept nogil:
-    cdef time_t t = <time_t>unix_s
-    cdef tm b
-    gmtime_r(&t, &b)
-    p = put_uint(p, b.tm_mday)
+cdef char *put_moment(char *p, uint64_t unix_s) noexcept nogil:
+    cdef moment m = moment_of(unix_s)
+    p = put_uint(p, m.day)
     p = put_lit(p, " ")
-    p = put(p, MONTH_NAMES[b.tm_mon], strlen(MONTH_NAMES[b.tm_mon]))
+    p = put(p, MONTH_NAMES[m.month - 1], strlen(MONTH_NAMES[m.month - 1]))
     p = put_lit(p, " ")
-    p = put_uint(p, b.tm_year + 1900)
+    p = put_uint(p, m.year)
     p = put_lit(p, ", ")
-    p = put_clock(p, &b)
-    if b.tm_sec == 0:
+    p = put_clock(p, &m)
+    if m.second == 0:
         p -= 3
     return put_lit(p, " UTC")
 
 
-cdef char *put_time(char *p, int64_t unix_s) noexcept nogil:
-    cdef time_t t = <time_t>unix_s
-    cdef tm b
-    gmtime_r(&t, &b)
-    p = put_uint(p, b.tm_year + 1900)
+cdef char *put_time(char *p, uint64_t unix_s) noexcept nogil:
+    cdef moment m = moment_of(unix_s)
+    p = put_uint(p, m.year)
     p = put_lit(p, "-")
-    p = put2(p, b.tm_mon + 1)
+    p = put2(p, m.month)
     p = put_lit(p, "-")
-    p = put2(p, b.tm_mday)
+    p = put2(p, m.day)
     p = put_lit(p, "T")
-    p = put_clock(p, &b)
+    p = put_clock(p, &m)
     return put_lit(p, "Z")
 
 
-cdef char *put_http_date(char *p, int64_t unix_s) noexcept nogil:
-    cdef time_t t = <time_t>unix_s
-    cdef tm b
-    gmtime_r(&t, &b)
-    p = put(p, DAY_NAMES + 3 * b.tm_wday, 3)
+cdef char *put_http_date(char *p, uint64_t unix_s) noexcept nogil:
+    cdef moment m = moment_of(unix_s)
+    p = put(p, DAY_NAMES + 3 * m.weekday, 3)
     p = put_lit(p, ", ")
-    p = put2(p, b.tm_mday)
+    p = put2(p, m.day)
     p = put_lit(p, " ")
-    p = put(p, MONTH_NAMES[b.tm_mon], 3)
+    p = put(p, MONTH_NAMES[m.month - 1], 3)
     p = put_lit(p, " ")
-    p = put_uint(p, b.tm_year + 1900)
+    p = put_uint(p, m.year)
     p = put_lit(p, " ")
-    p = put_clock(p, &b)
+    p = put_clock(p, &m)
     return put_lit(p, " GMT")
 
 

@@ -9,6 +9,7 @@ import os
 import re
 import string
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from decimal import Decimal
 from html.parser import HTMLParser
 from typing import Any
@@ -500,6 +501,12 @@ async def test_links_begin_as_the_client_called_it_behind_a_trusted_proxy(
 def test_times_are_in_the_words_of_all_pages(unix: int) -> None:
     shown = refuse(WORDS, "quota_exhausted", accept=[BROWSER], **TIMED, resets=unix).text
     assert (f"<dd>{moment_of(unix)}</dd>" in shown) == (unix != 0)
+
+
+@given(st.integers(1, 2**32 - 1))
+def test_times_for_programs_are_rfc_3339(unix: int) -> None:
+    problem = refuse(WORDS, "quota_exhausted", **TIMED, resets=unix).problem
+    assert problem["resets_at"] == f"{datetime.fromtimestamp(unix, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 @pytest.mark.parametrize("currency", ["USD", "EUR", "JPY", "KWD", "ISK", "XOF", "TND", "CHF"])
