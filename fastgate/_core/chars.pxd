@@ -69,7 +69,7 @@ cdef extern from *:
     }
 
     /* Both tables twice over, so that a 32-octet vector is one load. */
-    typedef struct { uint8_t low[32], high[32], bit; } fg_cset;
+    typedef struct { uint8_t low[32], high[32], nibble[32], bit; } fg_cset;
     typedef const char *(*fg_scanner)(const char *, const char *, const fg_cset *);
 
     /* Fills a cset from one class of the table; 0: the class has too many different rows. */
@@ -94,6 +94,7 @@ cdef extern from *:
         }
         memcpy(s->low + 16, s->low, 16);
         memcpy(s->high + 16, s->high, 16);
+        memset(s->nibble, 15, sizeof s->nibble);   /* loaded, it is one instruction; as a constant, three */
         return 1;
     }
 
@@ -127,13 +128,13 @@ cdef extern from *:
     static const char *fg_scan_sse(const char *p, const char *end, const fg_cset *s) {
         const __m128i low = _mm_loadu_si128((const __m128i *)s->low);
         const __m128i high = _mm_loadu_si128((const __m128i *)s->high);
-        const __m128i nibble = _mm_set1_epi8(15), zero = _mm_setzero_si128();
+        const __m128i nibble = _mm_loadu_si128((const __m128i *)s->nibble), zero = _mm_setzero_si128();
         while (end - p >= 16) {
             __m128i x = _mm_loadu_si128((const __m128i *)p);
             __m128i l = _mm_shuffle_epi8(low, _mm_and_si128(x, nibble));
             __m128i h = _mm_shuffle_epi8(high, _mm_and_si128(_mm_srli_epi16(x, 4), nibble));
             unsigned m = (unsigned)_mm_movemask_epi8(_mm_cmpeq_epi8(_mm_and_si128(l, h), zero));
-            if (m) return p + __builtin_ctz(m);
+            if (m) return p + (unsigned)__builtin_ctz(m);
             p += 16;
         }
         return fg_scan_table(p, end, s);
@@ -142,14 +143,14 @@ cdef extern from *:
     static const char *fg_scan_avx2(const char *p, const char *end, const fg_cset *s) {
         const __m256i low = _mm256_loadu_si256((const __m256i *)s->low);
         const __m256i high = _mm256_loadu_si256((const __m256i *)s->high);
-        const __m256i nibble = _mm256_set1_epi8(15), zero = _mm256_setzero_si256();
+        const __m256i nibble = _mm256_loadu_si256((const __m256i *)s->nibble), zero = _mm256_setzero_si256();
         while (end - p >= 32) {
             __m256i x = _mm256_loadu_si256((const __m256i *)p);
             __m256i l = _mm256_shuffle_epi8(low, _mm256_and_si256(x, nibble));
             __m256i h = _mm256_shuffle_epi8(high, _mm256_and_si256(_mm256_srli_epi16(x, 4), nibble));
             unsigned m = (unsigned)_mm256_movemask_epi8(
                 _mm256_cmpeq_epi8(_mm256_and_si256(l, h), zero));
-            if (m) return p + __builtin_ctz(m);
+            if (m) return p + (unsigned)__builtin_ctz(m);
             p += 32;
         }
         return fg_scan_sse(p, end, s);

@@ -49,6 +49,7 @@ cdef enum:
     MAX_NAMED = 32            # elements of all Connection fields together
 
     LONGEST_KNOWN = 64        # octets; every known name, and every known prefix, is shorter
+    NEVER_OVER = 18           # so many digits are always below MAX_LENGTH
 
 # Fields that only the gateway, or a proxy that is trusted, may set.
 cdef uint64_t GATEWAY_SETS = (
@@ -400,7 +401,7 @@ cdef int _content_length(head *h, const char *buf, field *f, bint repeated) noex
         digit = <uint8_t>buf[f.value + i] - 48
         if digit > 9:
             return FAULT_LENGTH_INVALID
-        if value > (MAX_LENGTH - digit) / 10:
+        if i >= NEVER_OVER and value > (MAX_LENGTH - digit) / 10:
             return FAULT_LENGTH_OVERFLOW
         value = value * 10 + digit
     h.content_length = <int64_t>value

@@ -22,7 +22,7 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcmp
 
 from fastgate._core.chars cimport (
-    CH_PATH, CH_QUERY, fg_cset, fg_cset_make, fg_hex, fg_same, fg_scanner, fg_scanner_named,
+    CH_PATH, CH_QUERY, CH_UNRESERVED, fg_cset, fg_cset_make, fg_hex, fg_same, fg_scanner, fg_scanner_named,
     is_class)
 from fastgate._core.http1 cimport (
     FAULT_TARGET_AUTHORITY, FAULT_TARGET_CHARACTER, FAULT_TARGET_ESCAPE, FAULT_TARGET_FORM,
@@ -45,7 +45,7 @@ cdef void target_use_scanner(fg_scanner scanner) noexcept nogil:
 
 
 cdef int parse_target(head *h, const char *buf, uint32_t i, uint32_t end) noexcept nogil:
-    """The four forms of RFC 9112 3.2. buf[end + 5] is the "/" of the HTTP version."""
+    """The four forms of RFC 9112 3.2. buf[end] is a space, buf[end + 5] the "/" of the HTTP version."""
     cdef uint32_t begin
     if i == end:
         return FAULT_TARGET_MISSING
@@ -130,7 +130,12 @@ cdef int _path(head *h, const char *buf, uint32_t offset, uint32_t limit) noexce
     cdef uint32_t flags = 0
     cdef uint8_t value
     h.path.off = offset
-    while p < end:
+    while True:
+        # The space behind the target is in no class: it ends this at the latest.
+        while is_class(p[0], CH_UNRESERVED):
+            p += 1
+        if p == end:
+            break
         if is_class(p[0], CH_PATH):
             if p[0] == c"/" and p + 1 < end:
                 if p[1] == c"/" or (p[1] == c"." and _dot_segment(p + 1, end)):

@@ -13,7 +13,8 @@ cdef struct authority:
     int32_t port              # -1: none given
 
 cdef int parse_authority(const char *p, uint32_t length, authority *out) noexcept nogil
-    # AUTHORITY_*; *out is set on AUTHORITY_OK only
+    # AUTHORITY_*; *out is set on AUTHORITY_OK only. p[length] must be there, and be none of the
+    # letters, digits, "-", ".", "_" and "~" that a name is made of: what ends a value is none
 
 cdef int normalize_path(const char *path, uint32_t length, char *out, uint32_t cap,
                         int allow_encoded_slash) noexcept nogil

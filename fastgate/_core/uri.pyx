@@ -97,7 +97,6 @@ cdef int _ipv6(const char *p, uint32_t length) noexcept nogil:
 
 
 cdef int parse_authority(const char *p, uint32_t length, authority *out) noexcept nogil:
-    cdef const char *end = p + length
     cdef const char *at
     cdef uint32_t i = 0, n, value = 0
     if length == 0:
@@ -111,7 +110,7 @@ cdef int parse_authority(const char *p, uint32_t length, authority *out) noexcep
         n = i
     else:
         at = p
-        while at < end and is_class(at[0], CH_HOST):
+        while is_class(at[0], CH_HOST):
             # an empty label: a dot first, or after a dot
             if at[0] == c"." and (at == p or (at - 1)[0] == c"."):
                 return AUTHORITY_HOST
