@@ -451,7 +451,14 @@ cdef void down_deadline(core *c, downstream *d) noexcept nogil:
     """The table at the head of this file."""
     cdef const snapshot_header *s = c.ref.snap
     cdef uint64_t at = 0
-    if d.state == DOWN_BUSY or d.state == DOWN_TUNNEL:
+    if d.state == DOWN_IDLE:
+        if d.out.look_ns:
+            at = d.out.look_ns
+        else:
+            at = c.now + <uint64_t>(s.idle_ms if d.requests else s.head_ms) * 1000000
+    elif d.state == DOWN_HEAD:
+        at = d.head_started + <uint64_t>s.head_ms * 1000000
+    elif d.state == DOWN_BUSY or d.state == DOWN_TUNNEL:
         if d.io.io & IO_BLOCKED:
             at = d.out.look_ns
         elif d.state == DOWN_TUNNEL:
@@ -460,13 +467,6 @@ cdef void down_deadline(core *c, downstream *d) noexcept nogil:
             at = c.now + <uint64_t>s.body_ms * 1000000
         elif d.ex is not NULL and d.ex.answer_by and not d.ex.flags & EX_RESPONSE_STARTED:
             at = d.ex.answer_by
-    elif d.state == DOWN_IDLE:
-        if d.out.look_ns:
-            at = d.out.look_ns
-        else:
-            at = c.now + <uint64_t>(s.idle_ms if d.requests else s.head_ms) * 1000000
-    elif d.state == DOWN_HEAD:
-        at = d.head_started + <uint64_t>s.head_ms * 1000000
     elif d.state == DOWN_LINGER:
         at = c.now + LINGER_NS
     timer_set(c, &d.io, at)

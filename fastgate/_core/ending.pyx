@@ -261,7 +261,8 @@ cdef void finish(exchange *e) noexcept nogil:
         poller_resets(&d.io, 0)          # whole: it ends as it should
     e.flags |= EX_ENDED
     now = monotonic_ns()
-    admit_settle(c, e, failed(e))
+    if e.ntaken:
+        admit_settle(c, e, failed(e))
     if e.hold is not NULL or e.nspent or e.flags & EX_METERED:
         charge_settle(c, e, served(e))
     if e.flags & (EX_COUNTED_UPCALL | EX_COUNTED_STREAM):

@@ -75,7 +75,7 @@ cdef void exchange_head(exchange *e) noexcept nogil:
         reason = check_route(e)
     if reason == 0:
         mark(e, PHASE_AUTHENTICATE, e.started_ns)
-        reason = admit_address(c, e)
+        reason = admit_address(c, e) if e.policy.limits.count else 0
         if reason == 0:
             reason = authenticate(c, e)
         if reason == 0:

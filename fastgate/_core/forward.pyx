@@ -399,9 +399,10 @@ cdef int queue_literal(exchange *e, const char *text, uint32_t n) noexcept nogil
 cdef void pump_response(exchange *e, call *k) noexcept nogil:
     cdef core *c = e.owner
     cdef downstream *d = e.down
-    cdef buf *b
+    cdef buf *b = NULL
     cdef int done
-    b = call_take(c, k, e.flags & EX_DECODE)
+    if k.up is not NULL and k.up.io.inb is not NULL:
+        b = call_take(c, k, e.flags & EX_DECODE)
     if d.ex is not e or e.relaying is not k:
         if b is not NULL:
             buf_return(&c.bufs, b)

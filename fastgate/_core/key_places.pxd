@@ -8,5 +8,9 @@ cdef const char *find_key(exchange *e, const auth_rec *a, char *room, uint32_t *
     # the key that counts, NULL: none; room: KEY_MAX bytes. Hides all places, unless the route forwards
 cdef void hide_keys(exchange *e, const auth_rec *a) noexcept nogil
     # only that
-cdef char *put_query(char *p, exchange *e) noexcept nogil
-    # "?" and the query without hidden parameters, or nothing
+cdef char *put_visible_query(char *p, exchange *e) noexcept nogil
+    # put_query, of a request that has one
+
+cdef inline char *put_query(char *p, exchange *e) noexcept nogil:
+    """"?" and the query without hidden parameters, or nothing."""
+    return put_visible_query(p, e) if e.req.has_query else p

@@ -139,13 +139,11 @@ cdef const char *query_key(exchange *e, const auth_rec *a, char *room, uint32_t 
     return NULL
 
 
-cdef char *put_query(char *p, exchange *e) noexcept nogil:
+cdef char *put_visible_query(char *p, exchange *e) noexcept nogil:
     cdef const char *q = e.base + e.req.query.off
     cdef const char *name
     cdef uint32_t n = e.req.query.len, start = 0, end, name_len
     cdef char *began = p
-    if not e.req.has_query:
-        return p
     if not e.hide_query:
         p = put_lit(p, "?")
         return put(p, q, n)

@@ -104,7 +104,8 @@ cdef int poller_connect(core *c, conn *x, const void *addr, uint32_t length) noe
     return one if one < 0 else result
 
 
-cdef ssize_t poller_recv(core *c, conn *x) noexcept nogil:
+cdef ssize_t receive(core *c, conn *x) noexcept nogil:
+    """One read into x.inb (borrowed if need be): > 0 bytes, 0 end, -errno; -EAGAIN: nothing there."""
     cdef buf *b = x.inb
     cdef uint32_t room
     cdef ssize_t n
@@ -182,7 +183,7 @@ cdef void poller_queue(core *c, conn *x, buf *b) noexcept nogil:
     x.out_bytes += b.end - b.start
 
 
-cdef int poller_flush(core *c, conn *x) noexcept nogil:
+cdef int poller_write(core *c, conn *x) noexcept nogil:
     cdef iovec iov[IOVS]
     cdef msghdr msg
     cdef buf *b
@@ -190,7 +191,7 @@ cdef int poller_flush(core *c, conn *x) noexcept nogil:
     cdef size_t want
     cdef int count
     if x.io & (IO_BLOCKED | IO_CONNECTING):
-        return 1 if x.out_head is NULL else 0
+        return 0
     while x.out_head is not NULL:
         b = x.out_head
         if b.next is NULL:
@@ -219,6 +220,11 @@ cdef int poller_flush(core *c, conn *x) noexcept nogil:
             return -errno
         x.out_bytes -= n
         x.out_taken += n
+        if x.out_head is x.out_tail and <size_t>n == want:
+            x.out_head = NULL            # one buffer, and it is gone: most answers are
+            x.out_tail = NULL
+            buf_return(&c.bufs, b)
+            return 1
         want -= n
         while n > 0 or (x.out_head is not NULL and x.out_head.start == x.out_head.end):
             b = x.out_head
@@ -295,7 +301,7 @@ cdef void readable(core *c, conn *x) noexcept nogil:
     cdef ssize_t n
     if x.io & IO_AGAIN:
         return                           # what is here comes first; IO_READABLE stays
-    n = poller_recv(c, x)
+    n = receive(c, x)
     if n == -EAGAIN:
         return
     if x.kind == KIND_DOWN:
