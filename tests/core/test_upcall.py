@@ -242,7 +242,7 @@ async def test_misuse_is_told():
         await x.start(200, None, 2)
         with pytest.raises(RuntimeError, match="begun"):
             await x.start(200)
-        with pytest.raises(ValueError, match="told 2"):
+        with pytest.raises(ValueError, match="announced 2"):
             await x.write(b"abc")
         with pytest.raises(RuntimeError, match="0 bytes written"):
             x.finish()
