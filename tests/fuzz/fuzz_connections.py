@@ -48,6 +48,7 @@ from enginekit import Plane
 from fuzz_http1 import WORDS
 
 from fastgate._core.concurrency import Concurrency
+from fastgate._core.engine import Engine
 from fastgate._core.handler_errors import ClientDisconnected, UpstreamError
 from fastgate._core.snapshot import Snapshot
 from fastgate.compiler import compile_gateway
@@ -116,7 +117,7 @@ ANSWERS = [
 
 def config(places: dict[str, str], timeout: str, half_close: bool) -> dict[str, Any]:
     every = dict.fromkeys(("connect", "write", "first_byte", "idle"), timeout)
-    wild = {"timeouts": every, "keepalive": {"idle": timeout}, "eject": {"after": 0}}
+    waits = {"timeouts": every, "keepalive": {"idle": timeout}}
     handled = [
         {"name": x, "path": f"/{x}/{{rest*}}" if x == "echo" else f"/{x}", "handler": f"fuzz:{x}"}
         for x in HANDLERS
@@ -128,10 +129,15 @@ def config(places: dict[str, str], timeout: str, half_close: bool) -> dict[str, 
     return {
         "half_close": half_close,
         "upstreams": [
-            {"name": "wild", "targets": [places["wild"], places["tcp"]], **wild},
+            {
+                "name": "wild",
+                "targets": [places["wild"], places["tcp"]],
+                "eject": {"after": 0},
+                **waits,
+            },
             # One that nobody listens at, and one that is ejected after failures.
-            {"name": "flaky", "targets": [places["gone"], places["wild"]], "timeouts": every},
-            {"name": "tame", "targets": [places["tame"]], "timeouts": every},
+            {"name": "flaky", "targets": [places["gone"], places["wild"]], **waits},
+            {"name": "tame", "targets": [places["tame"]], **waits},
         ],
         "services": [
             {"name": "wild", "upstream": "wild"},
@@ -245,6 +251,10 @@ def compiled(folder: str) -> ctypes.CDLL:
     return ends
 
 
+def polled(engine: Engine) -> None:
+    engine.poll()
+
+
 # ---- the run ----------------------------------------------------------------------------------
 
 
@@ -347,10 +357,10 @@ class Run:
         self.seen.update(self.counts() - before)
 
     async def rounds(self, rng: random.Random, hasty: bool) -> None:
-        poll, do = self.plane.engine.poll, self.ends.fz_round
+        engine, do = self.plane.engine, self.ends.fz_round
         for number in itertools.count():
             todo = do()
-            poll()
+            polled(engine)
             if number % 256 == 0:
                 self.ends.fz_alive()
             if not todo:

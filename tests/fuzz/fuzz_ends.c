@@ -410,6 +410,7 @@ static end *made(int fd, int kind, int tcp) {
     e->tcp = tcp;
     e->number = kind >= WILD_PEER ? numbers[1]++ : numbers[0]++;
     seen[kind]++;
+    moved = steps;
     ends[n_ends++] = e;
     did(e, "begins", tcp);
     return e;
@@ -512,14 +513,14 @@ int fz_round(void) {
     if (chance(100)) todo |= FZ_TURN;
     if (chance(2)) todo |= FZ_RELOAD;
     if (now.hasty && chance(2)) todo |= FZ_SLEEP;
-    if (!left) {
-        for (int i = 0; i < n_ends; i++) waiting += ends[i]->kind == TAME_CLIENT;
-        if (!waiting) todo |= FZ_DONE;
-        else if (steps - moved > (uint64_t)STUCK * (uint64_t)(n_ends + 1)) {
-            for (int i = 0; i < n_ends; i++) if (ends[i]->kind == TAME_CLIENT) fail(ends[i], "it waits for ever");
-            return FZ_FAILED;
-        }
+    int stuck = steps - moved > (uint64_t)STUCK * (uint64_t)(n_ends + 1);
+    if (left && !stuck) return todo;
+    for (int i = 0; i < n_ends && !waiting; i++) {
+        waiting = ends[i]->kind == TAME_CLIENT;
+        if (waiting && stuck) fail(ends[i], "it waits for ever");
     }
+    if (*failure) return FZ_FAILED;
+    if (!left && !waiting) todo |= FZ_DONE;
     return todo;
 }
 

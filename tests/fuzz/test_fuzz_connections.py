@@ -38,6 +38,17 @@ async def test_a_wrong_answer_is_reported(
     )
 
 
+async def test_who_waits_for_ever_is_reported(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody polls the engine: in the end all who may take part are tame, and wait."""
+    monkeypatch.setattr(fuzz_connections, "polled", lambda engine: None)
+    with pytest.raises(AssertionError):
+        await fuzz(EPOCH, 120, 7)
+    said = capfd.readouterr().err
+    assert re.search(r"^tame client \d+: it waits for ever$", said, re.MULTILINE)
+
+
 async def test_what_is_left_behind_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fuzz_connections, "SETTLES_S", 0.5)
     monkeypatch.setattr(Run, "alive", lambda self: {"buffers": 1})
