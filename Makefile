@@ -64,7 +64,7 @@ bench: $(VENV)/.bench ## micro-benchmarks
 compare: $(VENV)/.bench ## FastGate beside nginx, HAProxy, Envoy and the bare relay
 	@tools/debian-packages bench
 	$(BIN)/python -m benchmarks.compare
-	$(BIN)/python -m benchmarks.readme
+	$(BIN)/python -m benchmarks.publish
 
 trained: setup ## build the core once more, laid out by what traffic did in it (GCC)
 	tools/trained-build

@@ -1,11 +1,12 @@
-"""The README is true: its console blocks are run against a real gateway and compared.
+"""The README and the guides are true: their console blocks are run against a real gateway.
 
 A ```console block is a transcript: lines that begin with "$ " are commands, the others what they
-print. All blocks are run in order, in one shell beside a demonstration, as a reader would. What
-differs from run to run (ids, times, ports) is levelled on both sides before the comparison, and
-nothing else is.
+print. The blocks of a page are run in order, in one shell, as a reader would: beside the
+demonstration, and below a page's first ```yaml block beside a gateway that serves it. What differs
+from run to run (ids, times, ports) is made equal on both sides before the comparison, and nothing
+else is.
 
-    python tests/test_readme.py     write what is printed now into the README; then read the diff
+    python tests/test_readme.py     write what is printed now into the pages; then read the diff
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from gatewaykit import PATIENCE, PROJECT, Gateway, eventually
+from gatewaykit import PATIENCE, PROJECT, Gateway, Upstream, eventually
 
 from fastgate.configfile import load
 
 README = PROJECT / "README.md"
+GUIDE = PROJECT / "docs" / "getting-started.md"
+PAGES = [README, GUIDE]
 TEXTS = sorted([README, PROJECT / "CHANGELOG.md", *(PROJECT / "docs").rglob("*.md")])
 
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -32,7 +35,7 @@ LEVELS = (
     (r"\b[0-9a-f]{32}\b", "ID"),
     (r"-[0-9a-f]{16}-", "-SPAN-"),
     (r"\bfg_\w+", "KEY"),
-    (r"\b(con|crd)_\w+", r"\1_ID"),
+    (r"\b(acc|con|crd)_\w+", r"\1_ID"),
     (r"\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT", "DATE"),
     (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?Z", "TIME"),
     (r"127\.0\.0\.1:(?!808[01]\b)\d+", "127.0.0.1:PORT"),
@@ -49,14 +52,23 @@ LEVELS = (
 )
 
 
-def blocks(language: str) -> list[str]:
-    return [text for name, text in FENCE.findall(README.read_text()) if name == language]
+def blocks(language: str, text: str) -> list[str]:
+    return [block for name, block in FENCE.findall(text) if name == language]
 
 
-def transcript() -> list[tuple[str, str]]:
-    """Commands and what the README says they print."""
+def parts(page: Path) -> list[tuple[str | None, str]]:
+    """A page's text, parted where the gateway changes: what it serves (None: the demonstration),
+    and the text with the blocks that are run beside it."""
+    text = page.read_text()
+    (config,) = blocks("yaml", text)
+    before, after = text.split(f"```yaml\n{config}```\n")
+    return [(None, before), (config, after)]
+
+
+def transcript(text: str) -> list[tuple[str, str]]:
+    """Commands and what the text says they print."""
     found: list[tuple[str, list[str]]] = []
-    for block in blocks("console"):
+    for block in blocks("console", text):
         for line in block.splitlines():
             if line.startswith("$ "):
                 found.append((line[2:], []))
@@ -102,45 +114,74 @@ def run_all(commands: list[str], running: Gateway, key: str) -> list[str]:
     return text.replace(control, "127.0.0.1:8081").split("\n\001\n")[1:]
 
 
-def printed_now(folder: Path) -> list[tuple[str, str, str]]:
-    """Each command, what the README says it prints, and what it does print."""
-    expected = transcript()
-    ports = ("--listen", "127.0.0.1:0", "--control", "127.0.0.1:0")
-    running = Gateway(None, folder, arguments=ports)
-    try:
-        running.wait_serving()
+def start(config: str | None, folder: Path, upstream: str) -> tuple[Gateway, str]:
+    """A gateway on free ports, and the key that a demonstration printed."""
+    if config is None:
+        ports = ("--listen", "127.0.0.1:0", "--control", "127.0.0.1:0")
+        running = Gateway(None, folder, arguments=ports).wait_serving()
         shown = folder / "stdout"
-        key = eventually(
+        found = eventually(
             lambda: re.search(r"X-Api-Key: (fg_\w+)", shown.read_text()), "the key is printed"
-        )[1]
-        printed = run_all([command for command, _ in expected], running, key)
+        )
+        return running, found[1]
+    own = config.replace("http://127.0.0.1:9000", upstream)
+    own += 'listeners: [{name: public, bind: "127.0.0.1:0"}]\ncontrol: {bind: "127.0.0.1:0"}\n'
+    return Gateway(own, folder).wait_serving(), ""
+
+
+def printed_now(page: Path, folder: Path) -> list[tuple[str, str, str]]:
+    """Each command, what the page says it prints, and what it does print."""
+    found = []
+    upstream = Upstream()
+    try:
+        for number, (config, text) in enumerate(parts(page)):
+            expected = transcript(text)
+            if not expected:
+                continue
+            place = folder / str(number)
+            place.mkdir()
+            running, key = start(config, place, upstream.url)
+            try:
+                printed = run_all([command for command, _ in expected], running, key)
+            finally:
+                running.stop()
+            assert len(printed) == len(expected)
+            found += [(*both, out) for both, out in zip(expected, printed, strict=True)]
     finally:
-        running.stop()
-    assert len(printed) == len(expected)
-    return [(*both, output) for both, output in zip(expected, printed, strict=True)]
+        upstream.stop()
+    return found
 
 
-def test_the_transcript_is_what_happens(tmp_path: Path) -> None:
-    found = printed_now(tmp_path)
-    assert len(found) > 10
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_the_transcript_is_what_happens(page: Path, tmp_path: Path) -> None:
+    found = printed_now(page, tmp_path)
+    assert len(found) > 5
     for command, says, output in found:
         assert level(output) == level(says), command
 
 
-def test_the_configuration_it_shows_is_valid(tmp_path: Path) -> None:
-    (shown,) = blocks("yaml")
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_the_configuration_it_shows_is_valid(page: Path, tmp_path: Path) -> None:
+    (shown,) = blocks("yaml", page.read_text())
     path = tmp_path / "fastgate.yaml"
     path.write_text(shown)
     loaded = load(path, environ={"DEMO_KEY": "a-key-to-try-it-with"})
-    assert [route.name for route in loaded.gateway.routes] == ["orders"]
+    assert len(loaded.gateway.routes) == 1
     assert not loaded.warnings
+
+
+def test_the_readme_is_short() -> None:
+    """A reader decides in a few minutes; what is longer belongs to a guide."""
+    assert len(README.read_text().split()) <= 1150
 
 
 def test_what_it_says_to_make_can_be_made() -> None:
     makefile = (PROJECT / "Makefile").read_text()
     targets = set(re.findall(r"^([a-z -]+):.*##", makefile, re.MULTILINE))
     known = {name for target in targets for name in target.split()}
-    named = set(re.findall(r"^make ([a-z]+)", "\n".join(blocks("sh")), re.MULTILINE))
+    named = set(
+        re.findall(r"^make ([a-z]+)", "\n".join(blocks("sh", README.read_text())), re.MULTILINE)
+    )
     named |= set(re.findall(r"`make ([a-z]+)`", README.read_text()))
     assert {"run", "test"} <= named <= known
 
@@ -167,16 +208,18 @@ def test_the_index_of_the_documentation_has_every_page() -> None:
     assert pages == {target for target in LINK.findall(index) if "/" not in target}
 
 
-def write(folder: Path) -> None:
-    """Put what is printed now into the README, where it says anything else."""
-    text = README.read_text()
-    for command, says, output in printed_now(folder):
+def write(page: Path, folder: Path) -> None:
+    """Put what is printed now into a page, where it says anything else."""
+    text = page.read_text()
+    for command, says, output in printed_now(page, folder):
         if level(output) != level(says):
             clean = "\n".join(line.rstrip() for line in output.strip("\n").splitlines())
-            text = text.replace(f"$ {command}\n{says}\n", f"$ {command}\n{clean}\n", 1)
-    README.write_text(text)
+            old = f"$ {command}\n{says}\n" if says else f"$ {command}\n"
+            text = text.replace(old, f"$ {command}\n{clean}\n" if clean else f"$ {command}\n", 1)
+    page.write_text(text)
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as name:
-        write(Path(name))
+    for shown in PAGES:
+        with tempfile.TemporaryDirectory() as name:
+            write(shown, Path(name))
