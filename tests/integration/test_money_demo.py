@@ -39,7 +39,7 @@ def test_it_walks_from_the_first_402_to_the_audit(tmp_path: Path) -> None:
         "402 payment_invalid",
         "19 calls served, then 402 insufficient_balance",
         "Balance low",
-        "13 checks passed",
+        "15 checks passed",
     ):
         assert words in done.stdout, done.stdout
     took = re.search(r"That took (\d+) s", done.stdout)
