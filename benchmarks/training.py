@@ -22,10 +22,10 @@ from fastgate._core.engine import Engine
 from fastgate._core.logdrain import LogDrain, RecentRequests
 from fastgate._core.shm import Segment
 from fastgate._core.snapshot import Snapshot
-from fastgate.compiler import compile_gateway
+from fastgate.config.compiler import compile_gateway
+from fastgate.config.slots import SlotBook
 from fastgate.model.codec import decode
 from fastgate.model.gateway import Gateway
-from fastgate.slots import SlotBook
 
 CONNECTIONS = 32
 KEY = "a-key-for-the-training"

@@ -27,9 +27,9 @@ from fastgate.model.gateway import Gateway
 from fastgate.model.shape import Field, fields_of, shape_of
 from fastgate.model.short import SHORT
 from fastgate.model.values import Value
-from fastgate.refusal_pages import RETRY_TEXTS
-from fastgate.refusals import MEMBERS
-from fastgate.remedies import PROBLEMS, REMEDIES, retry_of
+from fastgate.refusal.pages import RETRY_TEXTS
+from fastgate.refusal.remedies import PROBLEMS, REMEDIES, retry_of
+from fastgate.refusal.templates import MEMBERS
 
 MADE = "<!-- Made by `python -m fastgate.docs_gen`; edit what it is made from instead. -->"
 DOCS = Path(__file__).resolve().parent.parent / "docs"

@@ -12,10 +12,10 @@ import pytest
 from fastgate._core.snapshot import (
     Snapshot,
 )
-from fastgate.compiler import SlotBook, compile_gateway
+from fastgate.config.compiler import SlotBook, compile_gateway
+from fastgate.config.rendering import Address
 from fastgate.errors import ConfigurationError
 from fastgate.model import codec
-from fastgate.rendering import Address
 
 NONE = 0xFFFFFFFF
 BASE: dict[str, Any] = {

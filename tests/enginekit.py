@@ -24,11 +24,11 @@ from fastgate._core.meters import TARIFF
 from fastgate._core.money import Money
 from fastgate._core.shm import Segment
 from fastgate._core.snapshot import Snapshot, stable_hash
-from fastgate.compiler import compile_gateway
+from fastgate.config.compiler import compile_gateway
+from fastgate.config.public_route import PublicSide
+from fastgate.config.slots import SlotBook
 from fastgate.model.codec import decode
-from fastgate.publicroute import PublicSide
-from fastgate.runtime.handlers import resolve
-from fastgate.slots import SlotBook
+from fastgate.runtime.worker.handlers import resolve
 
 Responder = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 

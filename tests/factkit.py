@@ -7,7 +7,7 @@ from typing import Any
 
 from fastgate._core.dryrun import Outcome
 from fastgate._core.snapshot import stable_hash
-from fastgate.billing.evidence import (
+from fastgate.billing.diagnosis.evidence import (
     AccountFacts,
     Asked,
     ConsumerFacts,
@@ -17,9 +17,9 @@ from fastgate.billing.evidence import (
     RouteFacts,
     SubscriptionFacts,
 )
-from fastgate.billing.refused_payments import RefusedPayment
+from fastgate.billing.x402.refused_payments import RefusedPayment
 from fastgate.errors import REASON_BY_CODE, StoreError
-from fastgate.keys import key_digest
+from fastgate.model.keys import key_digest
 
 KEY = "fg_live_a-key-for-tests"
 

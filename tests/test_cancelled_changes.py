@@ -14,9 +14,9 @@ from cancelkit import cancelled_at
 from revisionkit import Control, adding, gateway
 
 from fastgate._core.credentials import CredentialIndex
-from fastgate.identity import Identity
+from fastgate.config.revisions import Revisions, document_of
+from fastgate.identity.identity import Identity
 from fastgate.model.codec import decode
-from fastgate.revisions import Revisions, document_of
 from fastgate.store.cache import CredentialCache
 from fastgate.store.engine import Store
 

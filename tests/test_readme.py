@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 from gatewaykit import PATIENCE, PROJECT, Gateway, Upstream, eventually
 
-from fastgate.configfile import load
+from fastgate.config.file import load
 
 README = PROJECT / "README.md"
 GUIDE = PROJECT / "docs" / "getting-started.md"

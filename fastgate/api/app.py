@@ -41,8 +41,8 @@ from fastgate.api.context import Context
 from fastgate.api.heads import answering_heads
 from fastgate.api.idempotent import idempotency
 from fastgate.api.ports import ControlPort
-from fastgate.identity import Identity
-from fastgate.revisions import Revisions
+from fastgate.config.revisions import Revisions
+from fastgate.identity.identity import Identity
 from fastgate.store.engine import Store
 from fastgate.store.idempotency import IdempotencyKeys
 

@@ -28,7 +28,7 @@ from fastgate.api.problems import Problem, unavailable
 from fastgate.api.roles import NEEDS, Permission, Role, allows
 from fastgate.errors import NotFoundError
 from fastgate.files import replace_file
-from fastgate.keys import key_digest, new_key, shown_prefix
+from fastgate.model.keys import key_digest, new_key, shown_prefix
 from fastgate.store.tokens import TOPIC, TokenRow, TokenTable
 
 if TYPE_CHECKING:

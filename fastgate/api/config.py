@@ -9,17 +9,17 @@ import msgspec
 from litestar import Response, get, post, put
 from litestar.params import FromPath, FromQuery
 
-from fastgate import documents, references
 from fastgate.api.bodies import body_bytes, etag, require_match
 from fastgate.api.context import AnyRequest, Ctx, principal
 from fastgate.api.describe import spec
 from fastgate.api.paging import LIMIT, DryRun, Limit, Text
 from fastgate.api.problems import Problem
 from fastgate.api.roles import allows
+from fastgate.config import documents, references
+from fastgate.config.revisions import Applied, Difference, digest_of, document_of, yaml_of
 from fastgate.errors import ConfigurationError
 from fastgate.model import codec
 from fastgate.model.gateway import Gateway, Store
-from fastgate.revisions import Applied, Difference, digest_of, document_of, yaml_of
 from fastgate.store.history import Revision
 from fastgate.store.pages import Page
 

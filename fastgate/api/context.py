@@ -11,8 +11,8 @@ from litestar.params import SkipValidation
 
 from fastgate.api.auth import Principal, Tokens
 from fastgate.api.ports import ControlPort
-from fastgate.identity import Identity
-from fastgate.revisions import Revisions
+from fastgate.config.revisions import Revisions
+from fastgate.identity.identity import Identity
 from fastgate.store.engine import Store
 
 AnyRequest = Request[Any, Any, Any]

@@ -10,13 +10,13 @@ from litestar import Response, delete, get, patch, post
 from litestar.params import FromPath
 from msgspec import UNSET, Meta, UnsetType
 
-from fastgate import references
 from fastgate.api.bodies import When, future, read
 from fastgate.api.context import AnyRequest, Ctx
 from fastgate.api.describe import spec
 from fastgate.api.paging import LIMIT, Limit, Text, page_in_memory
 from fastgate.api.parties import changes_of, consumer_of_store, matched, tagged
 from fastgate.api.problems import invalid
+from fastgate.config import references
 from fastgate.errors import ConfigurationError
 from fastgate.store.cache import KeyRecord
 from fastgate.store.pages import Page

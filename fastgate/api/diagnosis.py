@@ -15,8 +15,8 @@ from fastgate.api.context import AnyRequest, Ctx
 from fastgate.api.describe import spec
 from fastgate.api.operation import kept_request
 from fastgate.api.problems import Problem, invalid
-from fastgate.billing.diagnosis import Diagnosis, Question, diagnose
-from fastgate.keys import key_digest
+from fastgate.billing.diagnosis.diagnosis import Diagnosis, Question, diagnose
+from fastgate.model.keys import key_digest
 
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
 

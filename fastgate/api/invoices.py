@@ -14,8 +14,8 @@ from fastgate.api.context import AnyRequest, Ctx
 from fastgate.api.describe import spec
 from fastgate.api.desk import account_of, desk_of
 from fastgate.api.paging import LIMIT, Limit, Text
-from fastgate.billing.invoices import Invoice, Kind, Status, render_html
-from fastgate.billing.notices import Notice
+from fastgate.billing.invoices.invoices import Invoice, Kind, Status, render_html
+from fastgate.billing.notices.notices import Notice
 from fastgate.billing.payments.base import Purpose
 from fastgate.billing.payments.manual import ManualProvider
 from fastgate.errors import ConflictError

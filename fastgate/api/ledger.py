@@ -14,8 +14,8 @@ from fastgate.api.describe import spec
 from fastgate.api.desk import account_of, desk_of
 from fastgate.api.paging import LIMIT, Limit, Text
 from fastgate.api.problems import invalid
-from fastgate.billing.audit_report import AuditReport
-from fastgate.billing.x402_books import HOUSE, UNKNOWN, X402Payment, listed
+from fastgate.billing.audit.report import AuditReport
+from fastgate.billing.x402.books import HOUSE, UNKNOWN, X402Payment, listed
 from fastgate.store import usage
 from fastgate.store.ledger import Entry
 from fastgate.store.pages import Page

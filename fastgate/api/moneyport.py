@@ -1,7 +1,7 @@
 """What the API and the public pages need of the money side of the control process.
 
-`fastgate.runtime.office` composes it. Nothing is imported here: the control process makes one
-before the API, and what the API is built with, are needed.
+`fastgate.runtime.control.office` composes it. Nothing is imported here: the control process makes
+one before the API, and what the API is built with, are needed.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from fastgate._core.money import Money as MoneyMap
-    from fastgate.billing.audit_report import AuditReport
-    from fastgate.billing.autorecharge import AutoRecharges
-    from fastgate.billing.dunning import Dunning
-    from fastgate.billing.evidence import SpendingFacts
-    from fastgate.billing.invoices import Invoices
-    from fastgate.billing.ledger import Ledger
-    from fastgate.billing.notices import Notices
-    from fastgate.billing.outbox import Outbox
+    from fastgate.billing.audit.report import AuditReport
+    from fastgate.billing.auto_recharge import AutoRecharges
+    from fastgate.billing.diagnosis.evidence import SpendingFacts
+    from fastgate.billing.dunning.dunning import Dunning
+    from fastgate.billing.invoices.invoices import Invoices
+    from fastgate.billing.ledger.ledger import Ledger
+    from fastgate.billing.ledger.pipeline import Pipeline
+    from fastgate.billing.ledger.wallets import Wallets
+    from fastgate.billing.notices.notices import Notices
+    from fastgate.billing.notices.outbox import Outbox
     from fastgate.billing.payments.chain import Chain
     from fastgate.billing.payments.grace import GraceLedger
     from fastgate.billing.payments.refunds import Refunds
     from fastgate.billing.payments.webhooks_in import Inbox
-    from fastgate.billing.pipeline import Pipeline
     from fastgate.billing.profiles import Profiles
-    from fastgate.billing.subscriptions import Subscriptions
-    from fastgate.billing.wallets import Wallets
+    from fastgate.billing.subscriptions.subscriptions import Subscriptions
     from fastgate.model.billing import Billing
     from fastgate.store.payments import AttemptTable, GraceTable, PaymentTable
 
@@ -36,7 +36,7 @@ Kind = Literal["account", "consumer", "credential"]
 
 
 class SpendingLimits(Protocol):
-    """Spending limits (`fastgate.runtime.caps`). Kinds: account, consumer, credential."""
+    """Spending limits (`fastgate.runtime.control.caps`). Kinds: account, consumer, credential."""
 
     def own(self, kind: Kind, subject: str) -> tuple[int, str] | None:
         """Its own limit: micro-units (0: none, whatever is configured) and period."""

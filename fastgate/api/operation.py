@@ -15,8 +15,8 @@ from fastgate.api.describe import spec
 from fastgate.api.paging import Text
 from fastgate.api.ports import LimitUse, RouteUse, WorkerStatus
 from fastgate.api.problems import Problem
+from fastgate.config.revisions import digest_of
 from fastgate.errors import NotFoundError
-from fastgate.revisions import digest_of
 
 RequestLimit = Annotated[int, QueryParameter(ge=1, le=1000, description="How many, 1 to 1000.")]
 

@@ -14,7 +14,7 @@ from fastgate.api.context import AnyRequest, Ctx
 from fastgate.api.describe import spec
 from fastgate.api.desk import Amount, account_of, amount_of, booking_id, desk_of
 from fastgate.api.paging import LIMIT, Limit
-from fastgate.billing.cases import Case, cases_of
+from fastgate.billing.invoices.cases import Case, cases_of
 from fastgate.billing.payments.base import Checkout, PaymentMethod
 from fastgate.billing.payments.chain import ProviderState
 from fastgate.errors import NotFoundError

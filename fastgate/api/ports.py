@@ -1,6 +1,6 @@
 """What the control API needs of the control process, as a protocol.
 
-`fastgate.runtime.control` implements it; the API and its tests know nothing else of the
+`fastgate.runtime.control.control` implements it; the API and its tests know nothing else of the
 processes. Everything here is called on the control process's event loop.
 """
 
@@ -14,7 +14,7 @@ from fastgate.model.gateway import Gateway
 
 if TYPE_CHECKING:
     from fastgate.api.moneyport import Desk
-    from fastgate.billing.evidence import Evidence
+    from fastgate.billing.diagnosis.evidence import Evidence
 
 
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -21,8 +21,9 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
 
 from fastgate.api.heads import with_head
-from fastgate.billing.ledger import InsufficientFundsError, LedgerError
+from fastgate.billing.ledger.ledger import InsufficientFundsError, LedgerError
 from fastgate.billing.payments.base import AmountError, PaymentError, ProviderUnavailable
+from fastgate.config.revisions import NeedsAdminError
 from fastgate.errors import (
     ApplyError,
     ConfigurationError,
@@ -32,8 +33,7 @@ from fastgate.errors import (
     NotFoundError,
     StoreError,
 )
-from fastgate.identity import InvalidMember
-from fastgate.revisions import NeedsAdminError
+from fastgate.identity.identity import InvalidMember
 from fastgate.store.pages import BadCursor
 from fastgate.store.parties import DanglingError, StaleError
 

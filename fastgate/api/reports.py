@@ -16,7 +16,7 @@ from fastgate.api.desk import account_of, desk_of
 from fastgate.api.paging import Text
 from fastgate.api.problems import invalid
 from fastgate.billing.reports import Asked, By, ReportRow, columns, report, write_csv
-from fastgate.billing.x402_books import HOUSE
+from fastgate.billing.x402.books import HOUSE
 
 GroupBy = Annotated[
     str,

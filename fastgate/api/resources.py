@@ -13,17 +13,17 @@ from litestar import Response, delete, get, patch, post, put
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 
-from fastgate import references
 from fastgate.api.bodies import etag_of, forbid_existing, json_data, require_match
 from fastgate.api.config import shown
 from fastgate.api.context import AnyRequest, Ctx, principal
 from fastgate.api.describe import spec
 from fastgate.api.paging import LIMIT, DryRun, Limit, Text, page_in_memory
 from fastgate.api.problems import Problem, invalid
+from fastgate.config import references
+from fastgate.config.revisions import Applied, Edit
 from fastgate.model import codec
 from fastgate.model.base import Model
 from fastgate.model.gateway import Gateway, Plan, Policy, Route, Service, Upstream
-from fastgate.revisions import Applied, Edit
 from fastgate.store.pages import Page
 
 Data = dict[str, Any]

@@ -17,10 +17,10 @@ from fastgate.api.desk import account_of, desk_of
 from fastgate.api.moneyport import Desk
 from fastgate.api.paging import LIMIT, Limit, Text
 from fastgate.api.parties import matched, tagged
-from fastgate.billing.entries import refusal_of
-from fastgate.billing.invoices import Invoice
-from fastgate.billing.lifecycle import Event, Subscription, warning_of
-from fastgate.billing.subscription_rows import Record
+from fastgate.billing.invoices.invoices import Invoice
+from fastgate.billing.subscriptions.access import refusal_of
+from fastgate.billing.subscriptions.lifecycle import Event, Subscription, warning_of
+from fastgate.billing.subscriptions.rows import Record
 from fastgate.store.pages import Page
 
 

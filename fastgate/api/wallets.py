@@ -25,8 +25,8 @@ from fastgate.api.moneyport import Desk
 from fastgate.api.parties import changes_of
 from fastgate.api.problems import Problem, invalid
 from fastgate.billing.amounts import show
-from fastgate.billing.autorecharge import AutoRecharge
-from fastgate.billing.ledger import Movement, Posted
+from fastgate.billing.auto_recharge import AutoRecharge
+from fastgate.billing.ledger.ledger import Movement, Posted
 from fastgate.billing.payments.base import Purpose
 from fastgate.billing.payments.books import payment_id
 from fastgate.billing.payments.manual import NAME as MANUAL

@@ -22,7 +22,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from fastgate.billing.x402_books import HOUSE, SETTLED
+from fastgate.billing.x402.books import HOUSE, SETTLED
 from fastgate.store.engine import Store
 from fastgate.store.money_tables import usage_daily, x402_payments
 from fastgate.store.tables import accounts, consumers, credentials

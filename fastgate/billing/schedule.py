@@ -27,16 +27,16 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from fastgate.billing.autorecharge import RECHARGE_DUE, AutoRecharges
-from fastgate.billing.cases import CASE_DUE
-from fastgate.billing.dunning import Dunning
-from fastgate.billing.invoices import CREDIT_OPEN, Invoice
-from fastgate.billing.lifecycle import Subscription
-from fastgate.billing.notices import Message
-from fastgate.billing.outbox import DELIVERY_DUE, Delivered, Outbox
-from fastgate.billing.reminders import in_days, reminder_due
-from fastgate.billing.subscription_rows import SUBSCRIPTION_DUE
-from fastgate.billing.subscriptions import Subscriptions
+from fastgate.billing.auto_recharge import RECHARGE_DUE, AutoRecharges
+from fastgate.billing.dunning.dunning import Dunning
+from fastgate.billing.invoices.cases import CASE_DUE
+from fastgate.billing.invoices.invoices import CREDIT_OPEN, Invoice
+from fastgate.billing.notices.notices import Message
+from fastgate.billing.notices.outbox import DELIVERY_DUE, Delivered, Outbox
+from fastgate.billing.subscriptions.lifecycle import Subscription
+from fastgate.billing.subscriptions.reminders import in_days, reminder_due
+from fastgate.billing.subscriptions.rows import SUBSCRIPTION_DUE
+from fastgate.billing.subscriptions.subscriptions import Subscriptions
 from fastgate.errors import ConflictError, NotFoundError, StoreError
 from fastgate.model.units import Money
 from fastgate.store.billing_tables import (

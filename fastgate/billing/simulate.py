@@ -22,11 +22,10 @@ from typing import Literal
 
 import msgspec
 
-from fastgate.billing.dunning import Dunning
-from fastgate.billing.invoices import Invoices
-from fastgate.billing.lifecycle import Event, access_of
-from fastgate.billing.notices import Notices
-from fastgate.billing.outbox import Outbox, Outgoing
+from fastgate.billing.dunning.dunning import Dunning
+from fastgate.billing.invoices.invoices import Invoices
+from fastgate.billing.notices.notices import Notices
+from fastgate.billing.notices.outbox import Outbox, Outgoing
 from fastgate.billing.payments.base import (
     ChargeResult,
     ChargeStatus,
@@ -35,7 +34,8 @@ from fastgate.billing.payments.base import (
     Purpose,
 )
 from fastgate.billing.schedule import Schedule
-from fastgate.billing.subscriptions import Subscriptions
+from fastgate.billing.subscriptions.lifecycle import Event, access_of
+from fastgate.billing.subscriptions.subscriptions import Subscriptions
 from fastgate.model.billing import Billing, Smtp
 from fastgate.model.party import Plan
 from fastgate.model.units import Money

@@ -12,8 +12,8 @@ from fastgate.cli.client import Client
 from fastgate.cli.options import client_of, control_options, json_option
 
 if TYPE_CHECKING:
-    from fastgate.configfile import Loaded
-    from fastgate.diff import Change
+    from fastgate.config.diff import Change
+    from fastgate.config.file import Loaded
     from fastgate.model.gateway import Gateway
 
 CONFIG = "/v1/config"
@@ -22,7 +22,7 @@ _file = click.argument("file", required=False, metavar="[FILE]")
 
 
 def _load(file: str | None) -> Loaded:
-    from fastgate.configfile import load
+    from fastgate.config.file import load
 
     return load(settings.value_of("config", file))
 
@@ -82,10 +82,10 @@ def _counts(gateway: Gateway) -> dict[str, int]:
 def _compile(loaded: Loaded) -> list[str]:
     """The last validation: conflicts of routes and what else only the compiler sees. Names are
     not resolved. Returns warnings that loading did not have."""
-    from fastgate.compiler import compile_gateway
+    from fastgate.config.compiler import compile_gateway
+    from fastgate.config.slots import SlotBook
     from fastgate.errors import ConfigurationError
     from fastgate.model.check import warnings
-    from fastgate.slots import SlotBook
 
     try:
         compiled = compile_gateway(loaded.gateway, generation=1, slots=SlotBook(), addresses={})
@@ -119,7 +119,7 @@ def diff(
       fastgate diff new.yaml              running gateway -> new.yaml
       fastgate diff old.yaml new.yaml     old.yaml -> new.yaml
     """
-    from fastgate.diff import diff as compare
+    from fastgate.config.diff import diff as compare
 
     if other is not None:
         changes = compare(_load(file).gateway, _load(other).gateway)
@@ -134,9 +134,9 @@ def _against_running(client: Client, gateway: Gateway) -> list[Change]:
     """What applying would change. The API leaves out `store`, masks passwords, escapes what looks
     like a reference, and shows digests of keys only in part to those who may not change them; so
     it is here for both sides."""
-    from fastgate.diff import diff_data
+    from fastgate.config.diff import diff_data
+    from fastgate.config.references import escaped
     from fastgate.model.codec import encode, redact
-    from fastgate.references import escaped
 
     now = client.get(CONFIG)
     wanted = escaped(redact(encode(gateway)))
@@ -199,8 +199,8 @@ def apply(
       fastgate apply fastgate.yaml
       FASTGATE_CONTROL=unix:/run/fastgate.sock fastgate apply new.yaml --json
     """
+    from fastgate.config.references import escaped
     from fastgate.model.codec import encode
-    from fastgate.references import escaped
 
     loaded = _load(file)
     client = client_of(control, state_dir, file)
@@ -224,7 +224,7 @@ def print_applied(answer: dict[str, Any], as_json: bool) -> None:
         return
     import msgspec
 
-    from fastgate.diff import Change
+    from fastgate.config.diff import Change
 
     print_changes(msgspec.convert(answer["changes"], list[Change]), False)
     if answer["dry_run"]:

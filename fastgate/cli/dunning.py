@@ -89,7 +89,7 @@ def simulate(
     import asyncio
 
     from fastgate.billing.simulate import Scenario, play
-    from fastgate.configfile import load
+    from fastgate.config.file import load
 
     wanted = [part.strip() for part in outcomes.split(",") if part.strip()]
     if not wanted or any(part not in OUTCOMES for part in wanted):

@@ -9,10 +9,10 @@ from urllib.parse import quote
 
 import click
 
-from fastgate import references
 from fastgate.cli import OK, output
 from fastgate.cli.consumers import path_of
 from fastgate.cli.options import client_of, control_options
+from fastgate.config import references
 
 _who = click.argument("consumer", metavar="CONSUMER")
 _which = click.argument("key_id", metavar="KEY_ID")

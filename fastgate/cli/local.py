@@ -120,7 +120,7 @@ def new_key(environment: str | None, as_json: bool) -> int:
     Example:
       fastgate new-key --environment test --json
     """
-    from fastgate.keys import new_key as make
+    from fastgate.model.keys import new_key as make
     from fastgate.model.values import KeyDigest
 
     try:

@@ -91,7 +91,7 @@ def diff(
     """
     import msgspec
 
-    from fastgate.diff import Change
+    from fastgate.config.diff import Change
 
     client = client_of(control, state_dir)
     data = client.get(f"{REVISIONS}/{number}/diff", against=against)

@@ -15,7 +15,7 @@ import click
 from fastgate import settings
 
 if TYPE_CHECKING:
-    from fastgate.runtime.messages import Ready
+    from fastgate.runtime.wire.messages import Ready
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -84,7 +84,7 @@ def run(
 
 
 def _run_file(config: str, workers: int | None, state_dir: str | None) -> int:
-    from fastgate.configfile import load
+    from fastgate.config.file import load
     from fastgate.runtime.launch import Launch
     from fastgate.runtime.start import run_gateway
 
@@ -99,12 +99,12 @@ def _run_file(config: str, workers: int | None, state_dir: str | None) -> int:
 def _run_demonstration(
     listen: str, control: str, workers: int | None, state_dir: str | None
 ) -> int:
-    from fastgate.keys import key_digest, new_key
     from fastgate.model import codec
+    from fastgate.model.keys import key_digest, new_key
     from fastgate.runtime import demo
     from fastgate.runtime.launch import Launch
-    from fastgate.runtime.plan import Companion
     from fastgate.runtime.start import Extras, run_gateway
+    from fastgate.runtime.wire.plan import Companion
 
     upstream = demo.listen_loopback()
     key = new_key("demo")

@@ -5,7 +5,7 @@
 with the route's service: everything that a worker's handler needs, as one line of JSON behind
 the handler's name, so that terms are swapped with the snapshot they belong to:
 
-    fastgate.billing.x402_handler:PaidRoute {"route":"weather","upstream":"app","amount":"1000",…}
+    fastgate.billing.x402.handler:PaidRoute {"route":"weather","upstream":"app","amount":"1000",…}
 
 The scheme is `exact` on EVM networks, by EIP-3009 (`TransferWithAuthorization`): the one in
 which a payment has a nonce of its own that no facilitator or token takes twice.
@@ -26,7 +26,7 @@ from fastgate.model.units import Duration, Money, Size
 if TYPE_CHECKING:
     from fastgate.model.billing import Facilitator
 
-HANDLER = "fastgate.billing.x402_handler:PaidRoute"
+HANDLER = "fastgate.billing.x402.handler:PaidRoute"
 """The handler of every route with `x402`."""
 ADDRESS = worded(r"^0x[0-9a-fA-F]{40}$", "an address: '0x' and 40 hexadecimal digits")
 NETWORK = worded(r"^eip155:[1-9][0-9]{0,18}$", "a network such as 'eip155:8453'")

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from fastgate.configfile import Loaded, load
+from fastgate.config.file import Loaded, load
 from fastgate.errors import ConfigurationError
 from fastgate.model import codec
 from fastgate.model.billing import Billing

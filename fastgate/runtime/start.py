@@ -18,14 +18,14 @@ from pathlib import Path
 from fastgate._core.money import Money
 from fastgate._core.shm import Segment
 from fastgate.model.gateway import Gateway
-from fastgate.runtime.control import control_main
+from fastgate.runtime.control.control import control_main
 from fastgate.runtime.launch import Launch, costs_money
-from fastgate.runtime.messages import Ready
-from fastgate.runtime.notify import Notifier, inherited_sockets
 from fastgate.runtime.persist import StateDirectory
-from fastgate.runtime.plan import Companion, Plan
-from fastgate.runtime.supervisor import Supervisor
-from fastgate.runtime.worker import worker_main
+from fastgate.runtime.supervisor.notify import Notifier, inherited_sockets
+from fastgate.runtime.supervisor.supervisor import Supervisor
+from fastgate.runtime.wire.messages import Ready
+from fastgate.runtime.wire.plan import Companion, Plan
+from fastgate.runtime.worker.worker import worker_main
 
 log = logging.getLogger("fastgate.supervisor")
 

@@ -1,7 +1,7 @@
 """The ledger's statements: entries and postings in, balances kept beside them, pages out.
 
 Rows in, structs out, in a transaction of `Store.run_read` or `run_write`; which postings a movement
-makes is `fastgate.billing.ledger`'s business.
+makes is `fastgate.billing.ledger.ledger`'s business.
 What is held here, whoever calls:
 
 - an entry's postings add up to zero, per entry; its number comes from the counter of the topic

@@ -15,12 +15,12 @@ from fastgate.api.app import create_app
 from fastgate.api.auth import Tokens
 from fastgate.api.moneyport import Desk
 from fastgate.api.ports import LimitUse, Readiness, RouteUse, WorkerStatus
-from fastgate.billing.sources import Sources
+from fastgate.billing.diagnosis.sources import Sources
+from fastgate.config.revisions import Revisions
 from fastgate.errors import ConfigurationError
-from fastgate.identity import Identity
+from fastgate.identity.identity import Identity
 from fastgate.model.codec import decode
 from fastgate.model.gateway import Gateway
-from fastgate.revisions import Revisions
 from fastgate.store.engine import Store
 
 CONFIG: dict[str, Any] = {

@@ -15,21 +15,21 @@ from fastgate._core.money import Money
 from fastgate._core.shm import Segment
 from fastgate._core.snapshot import Snapshot
 from fastgate._core.wallet import Accounts
-from fastgate.billing.evidence import Asked
-from fastgate.billing.ledger import Ledger
-from fastgate.billing.names import Names
-from fastgate.billing.pipeline import Pipeline
-from fastgate.billing.sources import MoneySources, Sources
-from fastgate.billing.spool import Spool
-from fastgate.billing.subscriptions import Subscriptions
-from fastgate.billing.wallets import Wallets
-from fastgate.compiler import compile_gateway
-from fastgate.runtime.caps import Caps
-from fastgate.runtime.dryruns import DryRuns
-from fastgate.runtime.foundation import Foundation
-from fastgate.runtime.office import Office, providers_of
+from fastgate.billing.diagnosis.evidence import Asked
+from fastgate.billing.diagnosis.sources import MoneySources, Sources
+from fastgate.billing.ledger.ledger import Ledger
+from fastgate.billing.ledger.names import Names
+from fastgate.billing.ledger.pipeline import Pipeline
+from fastgate.billing.ledger.spool import Spool
+from fastgate.billing.ledger.wallets import Wallets
+from fastgate.billing.subscriptions.subscriptions import Subscriptions
+from fastgate.config.compiler import compile_gateway
+from fastgate.config.slots import SlotBook
+from fastgate.runtime.control.caps import Caps
+from fastgate.runtime.control.dry_runs import DryRuns
+from fastgate.runtime.control.foundation import Foundation
+from fastgate.runtime.control.office import Office, providers_of
 from fastgate.runtime.persist import StateDirectory
-from fastgate.slots import SlotBook
 
 
 def now() -> datetime:

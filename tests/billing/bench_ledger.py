@@ -15,7 +15,7 @@ import time
 
 from moneykit import NOW, pack, used
 
-from fastgate.billing.ledger import Ledger
+from fastgate.billing.ledger.ledger import Ledger
 from fastgate.store.engine import Store
 
 RECORDS = 20_000

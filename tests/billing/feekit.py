@@ -6,10 +6,9 @@ from moneykit import World
 from paykit import Scripted
 from playkit import Stage
 
-from fastgate.billing.audit import audit_gateway
-from fastgate.billing.invoices import Invoice
-from fastgate.billing.ledger import Movement
-from fastgate.billing.lifecycle import State, access_of
+from fastgate.billing.audit.audit import audit_gateway
+from fastgate.billing.invoices.invoices import Invoice
+from fastgate.billing.ledger.ledger import Movement
 from fastgate.billing.payments.base import (
     EventKind,
     ProviderEvent,
@@ -18,6 +17,7 @@ from fastgate.billing.payments.base import (
 from fastgate.billing.payments.chain import Chain
 from fastgate.billing.payments.refunds import Refunds
 from fastgate.billing.payments.webhooks_in import Applier
+from fastgate.billing.subscriptions.lifecycle import State, access_of
 from fastgate.model.units import Money
 from fastgate.store.payments import AttemptTable, Payment, PaymentTable
 

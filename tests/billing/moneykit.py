@@ -19,11 +19,11 @@ from fastgate._core.shm import Segment
 from fastgate._core.snapshot import stable_hash
 from fastgate._core.usageblock import unpack_lines
 from fastgate._core.wallet import Accounts
-from fastgate.billing.ledger import Ledger, Movement
-from fastgate.billing.names import Names
-from fastgate.billing.pipeline import Pipeline
-from fastgate.billing.spool import Spool
-from fastgate.billing.wallets import Wallets
+from fastgate.billing.ledger.ledger import Ledger, Movement
+from fastgate.billing.ledger.names import Names
+from fastgate.billing.ledger.pipeline import Pipeline
+from fastgate.billing.ledger.spool import Spool
+from fastgate.billing.ledger.wallets import Wallets
 from fastgate.store.engine import Store
 from fastgate.store.money_tables import usage_blocks
 from fastgate.store.usage_blocks import BOOT, DAY_US, Block, Usage, block_of

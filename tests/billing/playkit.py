@@ -6,15 +6,15 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from fastgate.billing.alerts import Alerts
-from fastgate.billing.autorecharge import AutoRecharges
-from fastgate.billing.dunning import Dunning
-from fastgate.billing.invoices import Invoices
-from fastgate.billing.notices import Notices
-from fastgate.billing.outbox import DeliveryError, Outbox, Outgoing
+from fastgate.billing.auto_recharge import AutoRecharges
+from fastgate.billing.dunning.dunning import Dunning
+from fastgate.billing.invoices.invoices import Invoices
+from fastgate.billing.notices.alerts import Alerts
+from fastgate.billing.notices.notices import Notices
+from fastgate.billing.notices.outbox import DeliveryError, Outbox, Outgoing
 from fastgate.billing.payments.base import ChargeResult, ChargeStatus, Decline, Purpose
 from fastgate.billing.schedule import Schedule
-from fastgate.billing.subscriptions import Subscriptions
+from fastgate.billing.subscriptions.subscriptions import Subscriptions
 from fastgate.model.billing import Billing
 from fastgate.model.codec import decode
 from fastgate.model.party import Plan

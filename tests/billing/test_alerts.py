@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from playkit import BEGIN, Stage
 
-from fastgate.billing.alerts import BurnRate, Usage, in_words, level_of
-from fastgate.billing.notices import Notice
+from fastgate.billing.notices.alerts import BurnRate, Usage, in_words, level_of
+from fastgate.billing.notices.notices import Notice
 from fastgate.store.engine import Store
 
 USD = 1_000_000

@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from moneykit import NOW, World, move, pack, used
 
 from fastgate._core.usageblock import Line, pack_lines, unpack_lines
-from fastgate.billing.audit import FINDINGS_MAX, AuditReport, Check, audit, audit_gateway
-from fastgate.billing.ledger import Ledger
+from fastgate.billing.audit.audit import FINDINGS_MAX, AuditReport, Check, audit, audit_gateway
+from fastgate.billing.ledger.ledger import Ledger
 from fastgate.store import ledger as table
 from fastgate.store import money_tables as t
 from fastgate.store.engine import Store

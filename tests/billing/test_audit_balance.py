@@ -10,9 +10,9 @@ from moneykit import World
 from stripekit import StripeKit
 from test_payments_stripe_books import START, Shop
 
-from fastgate.billing.audit_balance import audit_balances
-from fastgate.billing.audit_report import Check
-from fastgate.billing.ledger import Movement
+from fastgate.billing.audit.provider_balance import audit_balances
+from fastgate.billing.audit.report import Check
+from fastgate.billing.ledger.ledger import Movement
 from fastgate.billing.payments.base import EventKind, ProviderEvent, Purpose
 from fastgate.billing.payments.manual import ManualProvider
 from fastgate.billing.payments.webhooks_in import Applier

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from playkit import Stage, result_of
 
-from fastgate.billing.autorecharge import AutoRecharge
+from fastgate.billing.auto_recharge import AutoRecharge
 from fastgate.billing.payments.base import ChargeStatus, Decline, ProviderUnavailable
 from fastgate.errors import ConflictError, NotFoundError
 from fastgate.model.units import Money

@@ -10,9 +10,9 @@ from cancelkit import cancelled_at
 from moneykit import World, copy_of, move, records_in
 from playkit import Stage
 
-from fastgate.billing.audit import audit_gateway
-from fastgate.billing.cellcache import BalanceRecord, CellCache
-from fastgate.billing.lifecycle import Event, State
+from fastgate.billing.audit.audit import audit_gateway
+from fastgate.billing.ledger.cell_cache import BalanceRecord, CellCache
+from fastgate.billing.subscriptions.lifecycle import Event, State
 from fastgate.errors import StoreError
 from fastgate.store.engine import Store
 

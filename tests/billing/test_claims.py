@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastgate.billing import claims as claims_module
-from fastgate.billing.claims import Answer, Busy, Claims, Record
+from fastgate.billing.x402 import claims as claims_module
+from fastgate.billing.x402.claims import Answer, Busy, Claims, Record
 
 KEY = bytes(range(32))
 

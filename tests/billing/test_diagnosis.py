@@ -13,8 +13,8 @@ from factkit import KEY, SERVED, Facts
 from factkit import refused as refused_outcome
 
 from fastgate._core.dryrun import LimitLook, Outcome, SpendingLook
-from fastgate.billing.checks import CHECK_OF, CHECKS
-from fastgate.billing.diagnosis import (
+from fastgate.billing.diagnosis.checks import CHECK_OF, CHECKS
+from fastgate.billing.diagnosis.diagnosis import (
     Diagnosis,
     PaymentField,
     Question,
@@ -22,7 +22,7 @@ from fastgate.billing.diagnosis import (
     diagnose,
     for_strangers,
 )
-from fastgate.billing.evidence import (
+from fastgate.billing.diagnosis.evidence import (
     ConsumerFacts,
     InvoiceFacts,
     KeyFacts,
@@ -31,14 +31,14 @@ from fastgate.billing.evidence import (
     SubscriptionFacts,
     route_facts,
 )
-from fastgate.billing.facilitator_words import words_of
-from fastgate.billing.fixes import fix_of
-from fastgate.billing.refused_payments import SLOTS, RefusedPayment, RefusedPayments
+from fastgate.billing.diagnosis.fixes import fix_of
+from fastgate.billing.x402.error_texts import words_of
+from fastgate.billing.x402.refused_payments import SLOTS, RefusedPayment, RefusedPayments
 from fastgate.errors import REASON_BY_CODE, REASONS
-from fastgate.keys import key_digest
 from fastgate.model.codec import decode
 from fastgate.model.gateway import Gateway
-from fastgate.remedies import REMEDIES
+from fastgate.model.keys import key_digest
+from fastgate.refusal.remedies import REMEDIES
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 UNIX = int(NOW.timestamp())

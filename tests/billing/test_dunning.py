@@ -8,9 +8,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from playkit import BEGIN, Stage, result_of
 
-from fastgate.billing.cases import CaseState
-from fastgate.billing.dunning import decide
-from fastgate.billing.lifecycle import Event, State, access_of
+from fastgate.billing.dunning.dunning import decide
+from fastgate.billing.invoices.cases import CaseState
 from fastgate.billing.payments.base import (
     ChargeStatus,
     Decline,
@@ -18,6 +17,7 @@ from fastgate.billing.payments.base import (
     ProviderUnavailable,
     Unsupported,
 )
+from fastgate.billing.subscriptions.lifecycle import Event, State, access_of
 from fastgate.errors import NotFoundError
 from fastgate.model.units import Money
 from fastgate.store.engine import Store

@@ -13,11 +13,9 @@ from moneykit import World, move
 from playkit import result_of
 from storekit import down_to, up
 
-from fastgate.billing.audit import audit_gateway
-from fastgate.billing.audit_money import audit_providers
-from fastgate.billing.fees import twice_key
-from fastgate.billing.invoices import Status
-from fastgate.billing.lifecycle import State
+from fastgate.billing.audit.audit import audit_gateway
+from fastgate.billing.audit.money import audit_providers
+from fastgate.billing.invoices.invoices import Status
 from fastgate.billing.payments.base import (
     ChargeStatus,
     EventKind,
@@ -25,6 +23,8 @@ from fastgate.billing.payments.base import (
     ProviderRefused,
     Turnover,
 )
+from fastgate.billing.subscriptions.fees import twice_key
+from fastgate.billing.subscriptions.lifecycle import State
 from fastgate.errors import ConflictError
 from fastgate.model.codec import decode
 from fastgate.model.party import Plan

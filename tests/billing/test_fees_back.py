@@ -11,10 +11,10 @@ import sqlalchemy as sa
 from feekit import BASIC, BIG, USD, Till
 from moneykit import World
 
-from fastgate.billing.audit import audit_gateway
-from fastgate.billing.invoices import Status
-from fastgate.billing.lifecycle import State
+from fastgate.billing.audit.audit import audit_gateway
+from fastgate.billing.invoices.invoices import Status
 from fastgate.billing.payments.base import EventKind, ProviderRefused
+from fastgate.billing.subscriptions.lifecycle import State
 from fastgate.errors import StoreError
 from fastgate.model.billing import Billing
 from fastgate.model.codec import decode

@@ -17,11 +17,11 @@ from moneykit import World
 from playkit import PLANS
 from storekit import Cluster
 
-from fastgate.billing.lifecycle import State
 from fastgate.billing.payments.base import (
     EventKind,
     ProviderRefused,
 )
+from fastgate.billing.subscriptions.lifecycle import State
 from fastgate.errors import ConflictError
 from fastgate.model.units import Money
 from fastgate.store.payments import Payment

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from playkit import BEGIN, PlayClock
 
 from fastgate.billing.amounts import coin, show, whole_coins
-from fastgate.billing.invoices import (
+from fastgate.billing.invoices.invoices import (
     Draft,
     Invoice,
     InvoiceLine,

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from moneykit import NOW, move, pack, used
 
-from fastgate.billing.ledger import (
+from fastgate.billing.ledger.ledger import (
     InsufficientFundsError,
     Kind,
     Ledger,

@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from playkit import BEGIN, PLANS, Stage
 from test_subscriptions import subscription
 
-from fastgate.billing.lifecycle import State
-from fastgate.billing.notices import KINDS, Message, needs, render, wants
-from fastgate.billing.receipts import Receipts
-from fastgate.billing.reminders import in_days, next_look, reminder_due, reminders
-from fastgate.billing.subscriptions import Subscriptions
+from fastgate.billing.invoices.receipts import Receipts
+from fastgate.billing.notices.notices import KINDS, Message, needs, render, wants
+from fastgate.billing.subscriptions.lifecycle import State
+from fastgate.billing.subscriptions.reminders import in_days, next_look, reminder_due, reminders
+from fastgate.billing.subscriptions.subscriptions import Subscriptions
 from fastgate.billing.templates import fill, holes
 from fastgate.errors import NotFoundError
 from fastgate.model.units import Money
-from fastgate.remedies import REMEDIES
+from fastgate.refusal.remedies import REMEDIES
 from fastgate.store.billing_tables import outbox
 from fastgate.store.engine import Store
 

@@ -20,10 +20,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from playkit import BEGIN, PlayClock, PlaySender, Stage
 
-from fastgate.billing.mail import Mailer, compose
-from fastgate.billing.notices import Message
-from fastgate.billing.outbox import Delivered, DeliveryError, Outbox, Outgoing, backoff
-from fastgate.billing.webhooks_out import Webhooks, payload, sign, verify
+from fastgate.billing.notices.mail import Mailer, compose
+from fastgate.billing.notices.notices import Message
+from fastgate.billing.notices.outbox import Delivered, DeliveryError, Outbox, Outgoing, backoff
+from fastgate.billing.notices.webhooks import Webhooks, payload, sign, verify
 from fastgate.errors import ConfigurationError
 from fastgate.model.billing import Billing, Smtp, Webhook
 from fastgate.model.codec import decode

@@ -24,7 +24,7 @@ from fastgate.billing.payments.base import (
     to_minor,
 )
 from fastgate.billing.payments.books import payment_id, refund_id
-from fastgate.billing.payments.stripe_words import STATUSES, coins_of, decline_of, money_of
+from fastgate.billing.payments.stripe_objects import STATUSES, coins_of, decline_of, money_of
 from fastgate.errors import ConfigurationError
 from fastgate.model.billing import Billing
 from fastgate.model.units import Money

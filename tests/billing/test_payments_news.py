@@ -12,7 +12,7 @@ import pytest
 from moneykit import World
 from paykit import START, Clock, Scripted
 
-from fastgate.billing.ledger import InsufficientFundsError
+from fastgate.billing.ledger.ledger import InsufficientFundsError
 from fastgate.billing.payments.base import (
     ChargeResult,
     ChargeStatus,

@@ -24,7 +24,7 @@ from fastgate.billing.payments.base import (
     WebhookRejected,
 )
 from fastgate.billing.payments.stripe import StripeProvider
-from fastgate.billing.payments.stripe_words import DECLINES, STATUSES, decline_of, subscription_of
+from fastgate.billing.payments.stripe_objects import DECLINES, STATUSES, decline_of, subscription_of
 from fastgate.errors import REASON_BY_CODE
 from fastgate.model.units import Money
 from fastgate.store.engine import Store

@@ -14,10 +14,10 @@ import pytest
 from moneykit import World
 from stripekit import FixedSecrets, StripeKit
 
-from fastgate.billing.audit import audit_gateway
-from fastgate.billing.audit_balance import audit_balances
-from fastgate.billing.audit_money import audit_providers
-from fastgate.billing.audit_report import Check
+from fastgate.billing.audit.audit import audit_gateway
+from fastgate.billing.audit.money import audit_providers
+from fastgate.billing.audit.provider_balance import audit_balances
+from fastgate.billing.audit.report import Check
 from fastgate.billing.payments.base import ProviderUnavailable
 from fastgate.billing.payments.breaker import Terms
 from fastgate.billing.payments.chain import Chain

@@ -20,9 +20,9 @@ from moneykit import NOW, NOW_NS, WORKERS, Killed, Tripwire, World, copy_of, mov
 
 from fastgate._core.money import HoldState, Money
 from fastgate._core.snapshot import stable_hash
-from fastgate.billing.audit import audit_gateway
-from fastgate.billing.ledger import Charged
-from fastgate.billing.names import Hashes, SlotNames
+from fastgate.billing.audit.audit import audit_gateway
+from fastgate.billing.ledger.ledger import Charged
+from fastgate.billing.ledger.names import Hashes, SlotNames
 from fastgate.errors import StoreError
 from fastgate.store import usage as usage_table
 from fastgate.store.money_tables import usage_blocks
@@ -194,9 +194,9 @@ async def test_a_batch_takes_what_there_is_also_of_a_full_ring(lite: World) -> N
 async def test_a_batch_is_as_large_as_its_records_are_alike(
     lite: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastgate.billing.pipeline.LEAST", 1)
-    monkeypatch.setattr("fastgate.billing.pipeline.BLOCKS", 8)
-    monkeypatch.setattr("fastgate.billing.pipeline.MOST", 40)
+    monkeypatch.setattr("fastgate.billing.ledger.pipeline.LEAST", 1)
+    monkeypatch.setattr("fastgate.billing.ledger.pipeline.BLOCKS", 8)
+    monkeypatch.setattr("fastgate.billing.ledger.pipeline.MOST", 40)
     for _ in range(60):
         lite.use(1)
     sizes, more = [0], True
@@ -363,7 +363,7 @@ async def test_the_task_goes_on_after_every_failure(
             raise asyncio.CancelledError
 
     monkeypatch.setattr(lite.pipeline, "step", step)
-    monkeypatch.setattr("fastgate.billing.pipeline.next_tick", pause)
+    monkeypatch.setattr("fastgate.billing.ledger.pipeline.next_tick", pause)
     lite.use(1)
     with pytest.raises(asyncio.CancelledError):
         await lite.pipeline.run()
@@ -376,8 +376,8 @@ async def test_the_task_goes_on_after_every_failure(
 async def test_under_load_a_ring_that_fills_is_not_waited_for(
     lite: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastgate.billing.pipeline.LOADED", 10)
-    monkeypatch.setattr("fastgate.billing.pipeline.LOADED_S", 3600.0)
+    monkeypatch.setattr("fastgate.billing.ledger.pipeline.LOADED", 10)
+    monkeypatch.setattr("fastgate.billing.ledger.pipeline.LOADED_S", 3600.0)
     rests = 0
 
     async def rest(seconds: float) -> None:
@@ -400,7 +400,7 @@ async def test_under_load_a_ring_that_fills_is_not_waited_for(
     monkeypatch.setattr(lite.ledger, "charge", charge)
     for _ in range(10):
         lite.use(1)
-    monkeypatch.setattr("fastgate.billing.pipeline.next_tick", rest)
+    monkeypatch.setattr("fastgate.billing.ledger.pipeline.next_tick", rest)
     with pytest.raises(asyncio.CancelledError):
         await lite.pipeline.run()
     monkeypatch.undo()

@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastgate._core.meters import UnitRate, units_most, units_price, units_total
-from fastgate.billing import proration
-from fastgate.billing.periods import Period, midnight, next_period, period_of
-from fastgate.billing.pricing import flat_price
+from fastgate.billing.subscriptions import proration
+from fastgate.billing.subscriptions.periods import Period, midnight, next_period, period_of
+from fastgate.billing.subscriptions.pricing import flat_price
+from fastgate.config.price_steps import Step, price_steps
 from fastgate.errors import ConfigurationError
 from fastgate.model.codec import decode, encode
 from fastgate.model.party import Plan
-from fastgate.pricesteps import Step, price_steps
 
 
 def plan(**price: object) -> Plan:

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from moneykit import NOW, copy_of, pack, used
 
-from fastgate.billing.ledger import Ledger
+from fastgate.billing.ledger.ledger import Ledger
 from fastgate.billing.reports import Asked, By, ReportRow, columns, decimal, report, write_csv
 from fastgate.store.engine import Store
 from fastgate.store.parties import Parties

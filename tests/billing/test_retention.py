@@ -10,9 +10,9 @@ import pytest
 import sqlalchemy as sa
 from moneykit import NOW, World, move
 
-from fastgate.billing.audit import audit, audit_gateway
+from fastgate.billing.audit.audit import audit, audit_gateway
+from fastgate.billing.ledger.retention import prune_usage
 from fastgate.billing.reports import Asked, By, ReportRow, report
-from fastgate.billing.retention import prune_usage
 from fastgate.store import money_tables as t
 from fastgate.store import usage_prune
 

@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 
 from playkit import Stage
 
-from fastgate.billing.invoices import Draft, InvoiceLine, Kind
-from fastgate.billing.notices import Message
-from fastgate.billing.outbox import Delivered
+from fastgate.billing.invoices.invoices import Draft, InvoiceLine, Kind
+from fastgate.billing.notices.notices import Message
+from fastgate.billing.notices.outbox import Delivered
 from fastgate.billing.payments.base import Decline, ProviderUnavailable
 from fastgate.billing.schedule import Tick
 from fastgate.model.units import Money

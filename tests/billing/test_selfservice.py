@@ -16,24 +16,24 @@ from playkit import PLANS, Stage
 from fastgate._core.credentials import CredentialIndex
 from fastgate._core.snapshot import Snapshot
 from fastgate._core.wallet import ANY
-from fastgate.billing.audit import audit_gateway
-from fastgate.billing.diagnosis import Diagnosis, Question, diagnose
-from fastgate.billing.ledger import LedgerError
-from fastgate.billing.lifecycle import Event, State
+from fastgate.billing.audit.audit import audit_gateway
+from fastgate.billing.diagnosis.diagnosis import Diagnosis, Question, diagnose
+from fastgate.billing.diagnosis.sources import MoneySources, Sources
+from fastgate.billing.ledger.ledger import LedgerError
 from fastgate.billing.payments.base import Capability, ChargeStatus, Decline, Unsupported
 from fastgate.billing.payments.chain import Chain
-from fastgate.billing.selfservice import SelfService, terms_of
-from fastgate.billing.sources import MoneySources, Sources
-from fastgate.compiler import compile_gateway
-from fastgate.directory import Directory
+from fastgate.billing.self_service import SelfService, terms_of
+from fastgate.billing.subscriptions.lifecycle import Event, State
+from fastgate.config.compiler import compile_gateway
+from fastgate.config.slots import SlotBook
 from fastgate.errors import ConflictError, NotFoundError
-from fastgate.keys import key_digest
+from fastgate.identity.directory import Directory
 from fastgate.model.codec import decode
 from fastgate.model.gateway import Gateway
+from fastgate.model.keys import key_digest
 from fastgate.model.party import Plan
 from fastgate.model.units import Money
-from fastgate.runtime.dryruns import DryRuns
-from fastgate.slots import SlotBook
+from fastgate.runtime.control.dry_runs import DryRuns
 from fastgate.store.cache import ConsumerRecord, KeyRecord
 from fastgate.store.parties import Parties
 from fastgate.store.payments import AttemptTable

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from fastgate.billing.lifecycle import IllegalTransition
 from fastgate.billing.simulate import Action, Happening, Scenario, play
+from fastgate.billing.subscriptions.lifecycle import IllegalTransition
 from fastgate.model.billing import Billing
 from fastgate.model.codec import decode
 from fastgate.model.party import Plan

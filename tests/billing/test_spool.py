@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from moneykit import pack, used
 
-from fastgate.billing import frames
-from fastgate.billing.frames import FrameFile
-from fastgate.billing.spool import MAGIC, Batch, Frame, Mark, Spool
+from fastgate.billing.ledger import frames
+from fastgate.billing.ledger.frames import FrameFile
+from fastgate.billing.ledger.spool import MAGIC, Batch, Frame, Mark, Spool
 
 FRAMES = st.lists(
     st.one_of(

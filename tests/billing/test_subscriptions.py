@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from playkit import BEGIN, Stage
 
-from fastgate.billing.lifecycle import (
+from fastgate.billing.payments.base import Decline, ProviderSubscription, SubscriptionState
+from fastgate.billing.subscriptions.lifecycle import (
     ACCESS,
     STRIPE,
     TRANSITIONS,
@@ -26,7 +27,6 @@ from fastgate.billing.lifecycle import (
     step,
     warning_of,
 )
-from fastgate.billing.payments.base import Decline, ProviderSubscription, SubscriptionState
 from fastgate.errors import ConflictError, NotFoundError
 from fastgate.store.engine import Store
 from fastgate.store.parties import Parties

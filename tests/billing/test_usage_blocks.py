@@ -14,8 +14,8 @@ from moneykit import NOW, NOW_NS, move, pack, records_in, used
 from fastgate._core.money import Money
 from fastgate._core.shm import Segment
 from fastgate._core.usageblock import Line, numbers, pack_lines, sums, unpack_lines
-from fastgate.billing.audit import audit
-from fastgate.billing.ledger import Ledger
+from fastgate.billing.audit.audit import audit
+from fastgate.billing.ledger.ledger import Ledger
 from fastgate.store import usage
 from fastgate.store.engine import Store
 from fastgate.store.migrate import alembic_config

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from moneykit import Killed, Tripwire, World, copy_of, move
 
-from fastgate.billing.audit import audit_gateway
-from fastgate.billing.ledger import InsufficientFundsError, Kind, LedgerError, cell_key
+from fastgate.billing.audit.audit import audit_gateway
+from fastgate.billing.ledger.ledger import InsufficientFundsError, Kind, LedgerError, cell_key
 from fastgate.errors import ConflictError, NotFoundError, StoreError
 from fastgate.store.ledger import WALLETS_MAX, Book
 

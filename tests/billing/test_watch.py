@@ -15,8 +15,8 @@ from playkit import Stage
 from fastgate.billing.payments.base import ProviderUnavailable
 from fastgate.billing.payments.chain import Chain
 from fastgate.model.units import Money
-from fastgate.runtime.foundation import Limits
-from fastgate.runtime.watch import Watch
+from fastgate.runtime.control.foundation import Limits
+from fastgate.runtime.control.watch import Watch
 from fastgate.store.payments import AttemptTable
 
 EUR = 1_000_000

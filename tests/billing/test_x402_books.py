@@ -16,12 +16,12 @@ from storekit import down_to, up
 from x402kit import PRICE, Fault
 from x402shop import Clock, Shop, _clean, _facilitator, shop  # noqa: F401
 
-from fastgate.billing.audit import audit
-from fastgate.billing.audit_report import Check
-from fastgate.billing.claims import Claims, Paid, Record, State
-from fastgate.billing.ledger import Ledger
+from fastgate.billing.audit.audit import audit
+from fastgate.billing.audit.report import Check
+from fastgate.billing.ledger.ledger import Ledger
 from fastgate.billing.reports import Asked, By, report
-from fastgate.billing.x402_books import HOUSE, X402Books, entry_id, listed
+from fastgate.billing.x402.books import HOUSE, X402Books, entry_id, listed
+from fastgate.billing.x402.claims import Claims, Paid, Record, State
 from fastgate.store.engine import Store
 from fastgate.store.ledger import Book
 

@@ -14,7 +14,7 @@ from enginekit import Backend, Seen
 from x402kit import PRICE, Fault, sign, unpack
 from x402shop import Clock, Shop, _clean, _facilitator, problem, shop  # noqa: F401
 
-from fastgate.billing.refused_payments import RefusedPayments
+from fastgate.billing.x402.refused_payments import RefusedPayments
 
 POOR = "invalid_exact_evm_insufficient_balance"
 

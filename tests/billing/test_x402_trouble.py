@@ -11,7 +11,7 @@ from x402kit import Fault, facilitating, unpack
 from x402shop import Clock, Shop, _clean, _facilitator, problem, shop  # noqa: F401
 
 from fastgate.model.x402 import Terms
-from fastgate.runtime.handlers import HandlerError, resolve
+from fastgate.runtime.worker.handlers import HandlerError, resolve
 
 # ---- a facilitator in trouble ------------------------------------------------------------
 

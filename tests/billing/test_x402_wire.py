@@ -17,14 +17,14 @@ from x402.http.utils import (
 )
 from x402.schemas import PaymentPayload
 
-from fastgate.billing.payments.facilitator import (
+from fastgate.billing.x402.facilitator import (
     MAX_ANSWER,
     Facilitator,
     Refused,
     Settled,
     Unavailable,
 )
-from fastgate.billing.payments.x402 import Invalid, Offer, Payment, Presented, encode
+from fastgate.billing.x402.wire import Invalid, Offer, Payment, Presented, encode
 from fastgate.model.x402 import Terms, read_terms
 
 NOW = 1_800_000_000

@@ -14,9 +14,9 @@ import pytest
 from enginekit import Backend, Plane, Reply
 from x402kit import PRICE, FacilitatorServer, facilitating, paid, sign
 
-from fastgate.billing.claims import Claims
-from fastgate.billing.payments.facilitator import Facilitator
-from fastgate.billing.x402_handler import PaidRoute, secret_headers, settling
+from fastgate.billing.x402.claims import Claims
+from fastgate.billing.x402.facilitator import Facilitator
+from fastgate.billing.x402.handler import PaidRoute, secret_headers, settling
 from fastgate.model.x402 import read_terms
 
 

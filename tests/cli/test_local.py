@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import Cli
 
-from fastgate.keys import is_key
+from fastgate.model.keys import is_key
 from fastgate.model.values import KeyDigest
 
 GOOD = """\

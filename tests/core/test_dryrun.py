@@ -29,8 +29,8 @@ from fastgate._core.reason import Reason
 from fastgate._core.shm import Segment
 from fastgate._core.snapshot import LimitKind, LimitScope, Snapshot, stable_hash
 from fastgate._core.wallet import ANY, Accounts
-from fastgate.billing.diagnosis import Diagnosis, Question, diagnose
-from fastgate.billing.evidence import (
+from fastgate.billing.diagnosis.diagnosis import Diagnosis, Question, diagnose
+from fastgate.billing.diagnosis.evidence import (
     AccountFacts,
     Asked,
     ConsumerFacts,
@@ -41,7 +41,7 @@ from fastgate.billing.evidence import (
     SubscriptionFacts,
     route_facts,
 )
-from fastgate.billing.refused_payments import RefusedPayment
+from fastgate.billing.x402.refused_payments import RefusedPayment
 from fastgate.errors import REASON_BY_CODE, reason_code
 from fastgate.model.codec import decode
 from fastgate.model.gateway import Gateway

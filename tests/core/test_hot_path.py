@@ -21,9 +21,9 @@ from fastgate._core.credentials import CredentialIndex, key_digest
 from fastgate._core.engine import Engine
 from fastgate._core.shm import Segment
 from fastgate._core.snapshot import Snapshot
-from fastgate.compiler import compile_gateway
+from fastgate.config.compiler import compile_gateway
+from fastgate.config.slots import SlotBook
 from fastgate.model.codec import decode
-from fastgate.slots import SlotBook
 
 REQUESTS = 3000
 

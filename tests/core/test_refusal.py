@@ -26,13 +26,13 @@ from fastgate._core.snapshot import Snapshot
 from fastgate.billing.amounts import show
 from fastgate.billing.moments import moment_of
 from fastgate.billing.payments.base import exponent
-from fastgate.compiler import compile_gateway
+from fastgate.config.compiler import compile_gateway
+from fastgate.config.public_route import PublicSide
+from fastgate.config.slots import SlotBook
 from fastgate.errors import REASON_BY_CODE, REASONS
 from fastgate.model.codec import decode
-from fastgate.publicroute import PublicSide
-from fastgate.refusals import refusals
-from fastgate.remedies import REMEDIES
-from fastgate.slots import SlotBook
+from fastgate.refusal.remedies import REMEDIES
+from fastgate.refusal.templates import refusals
 
 KEY = bytes(range(16))
 NOW = 1_800_000_000

@@ -51,7 +51,7 @@ from fastgate._core.concurrency import Concurrency
 from fastgate._core.engine import Engine
 from fastgate._core.handler_errors import ClientDisconnected, UpstreamError
 from fastgate._core.snapshot import Snapshot
-from fastgate.compiler import compile_gateway
+from fastgate.config.compiler import compile_gateway
 from fastgate.model.codec import decode
 
 EPOCH = 3000

@@ -6,10 +6,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from fastgate.config.price_steps import price_steps
 from fastgate.errors import ConfigurationError
 from fastgate.model.check import check, require, warnings
 from fastgate.model.codec import decode
-from fastgate.pricesteps import price_steps
 
 BASE: dict[str, Any] = {
     "version": 1,

@@ -399,7 +399,7 @@ def test_short_forms_are_of_structs_that_the_document_has() -> None:
 
 def test_the_model_imports_nothing_heavy() -> None:
     code = (
-        "import sys, fastgate.model.codec, fastgate.configfile; "
+        "import sys, fastgate.model.codec, fastgate.config.file; "
         "print([m for m in ('yaml', 'rich', 'click', 'litestar', 'sqlalchemy', 'asyncio') "
         "if m in sys.modules])"
     )

@@ -10,7 +10,7 @@ import pytest
 from regress import Regex
 from test_codec import DOCUMENT
 
-from fastgate import documents
+from fastgate.config import documents
 from fastgate.model.base import PATTERNS
 from fastgate.model.codec import decode, encode
 from fastgate.model.schema import json_schema

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fastgate.configfile import loads
+from fastgate.config.file import loads
 from fastgate.errors import ConfigurationError
 from fastgate.model.codec import redact
 from fastgate.model.store_url import StoreUrl

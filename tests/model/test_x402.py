@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fastgate._core.snapshot import Snapshot
-from fastgate.compiler import SlotBook, compile_gateway
+from fastgate.config.compiler import SlotBook, compile_gateway
 from fastgate.errors import ConfigurationError
 from fastgate.model import codec
 from fastgate.model.x402 import HANDLER, Terms, read_terms

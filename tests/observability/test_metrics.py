@@ -19,7 +19,7 @@ from fastgate.errors import REASONS
 from fastgate.observability import metrics as module
 from fastgate.observability.accesslog import AccessLog
 from fastgate.observability.metrics import FAMILIES, Metrics, escape, process_memory
-from fastgate.runtime.gauges import MONEY_FAMILIES
+from fastgate.runtime.control.gauges import MONEY_FAMILIES
 
 ROWS = 6
 NAMES = {0: "orders", 1: "users", 2: "static"}

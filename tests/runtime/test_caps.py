@@ -13,7 +13,7 @@ from fastgate._core.shm import Segment
 from fastgate._core.snapshot import Period, stable_hash
 from fastgate.model.billing import Spending, SpendingLimit
 from fastgate.model.units import Money
-from fastgate.runtime.caps import Caps
+from fastgate.runtime.control.caps import Caps
 from fastgate.runtime.persist import StateDirectory
 from fastgate.store.engine import Store
 from fastgate.store.spending import NO_LIMIT

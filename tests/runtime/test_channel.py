@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgate.runtime import channel
-from fastgate.runtime.channel import Channel, ChannelClosed, ChannelFull, socket_pair
-from fastgate.runtime.messages import (
+from fastgate.runtime.wire import channel
+from fastgate.runtime.wire.channel import Channel, ChannelClosed, ChannelFull, socket_pair
+from fastgate.runtime.wire.messages import (
     Abort,
     FromWorker,
     Listener,

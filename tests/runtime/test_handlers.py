@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fastgate.runtime.handlers import HandlerError, resolve, resolve_all
+from fastgate.runtime.worker.handlers import HandlerError, resolve, resolve_all
 
 
 @pytest.fixture

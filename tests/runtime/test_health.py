@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgate.runtime.health import (
+from fastgate.runtime.control.health import (
     HEALTHY,
     UNHEALTHY,
     UNKNOWN,

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from fastgate.errors import ApplyError, ConfigurationError
-from fastgate.runtime import links as links_module
-from fastgate.runtime.channel import Channel, ChannelClosed, socket_pair
-from fastgate.runtime.links import Image, Links
-from fastgate.runtime.messages import (
+from fastgate.runtime.control import links as links_module
+from fastgate.runtime.control.links import Image, Links
+from fastgate.runtime.wire.channel import Channel, ChannelClosed, socket_pair
+from fastgate.runtime.wire.messages import (
     Abort,
     Commit,
     Listener,

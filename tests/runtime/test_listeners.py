@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from fastgate.runtime.listeners import BindError, bind, split_address
-from fastgate.runtime.messages import Listener
+from fastgate.runtime.supervisor.listeners import BindError, bind, split_address
+from fastgate.runtime.wire.messages import Listener
 
 
 def public(address: str, **more: object) -> Listener:

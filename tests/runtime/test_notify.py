@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fastgate.runtime.notify import Notifier, inherited_sockets
+from fastgate.runtime.supervisor.notify import Notifier, inherited_sockets
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fastgate.runtime.persist import Served, StateDirectory, StateError
-from fastgate.runtime.process import spawn
+from fastgate.runtime.supervisor.process import spawn
 
 
 def mode(path: Path) -> int:

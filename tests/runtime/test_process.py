@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgate.runtime.process import Backoff, describe_status, spawn
+from fastgate.runtime.supervisor.process import Backoff, describe_status, spawn
 
 
 def end_of(pid: int) -> str:

@@ -11,9 +11,9 @@ import pytest
 from fastgate._core.quota import QuotaTable
 from fastgate._core.shm import Segment
 from fastgate._core.snapshot import Period
-from fastgate.runtime import quotas
+from fastgate.runtime.control import quotas
+from fastgate.runtime.control.quotas import QuotaKeeper
 from fastgate.runtime.persist import StateDirectory, StateError
-from fastgate.runtime.quotas import QuotaKeeper
 
 YEAR = int(Period.PERIOD_YEAR)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 
-from fastgate.runtime.resolver import Address, Resolver, system_lookup
+from fastgate.runtime.control.resolver import Address, Resolver, system_lookup
 
 ONE: Address = (socket.AF_INET, ("10.0.0.1", 80))
 TWO: Address = (socket.AF_INET, ("10.0.0.2", 80))

@@ -11,8 +11,8 @@ from fastgate._core.reason import Reason
 from fastgate._core.shm import Segment
 from fastgate._core.snapshot import Period, stable_hash
 from fastgate._core.wallet import ANY, Accounts, Bill
-from fastgate.runtime.rows import FILE, SUBSCRIPTIONS, Claim, Row, Rows
-from fastgate.slots import SlotBook
+from fastgate.config.slots import SlotBook
+from fastgate.runtime.control.rows import FILE, SUBSCRIPTIONS, Claim, Row, Rows
 
 UNKNOWN = int(Reason.ACCOUNT_NOT_LOADED)
 
@@ -168,7 +168,7 @@ def test_what_does_not_change_is_not_written(world: World, tmp_path: Path) -> No
 def test_the_file_is_written_again_when_most_of_it_is_outdated(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastgate.runtime.rows.SLACK", 4)
+    monkeypatch.setattr("fastgate.runtime.control.rows.SLACK", 4)
     for reason in range(20):
         world.rows.put("acc_a", Row(claims=[Claim("", "gold", reason)]))
     assert (tmp_path / FILE).stat().st_size < 10 * 40
@@ -205,7 +205,7 @@ def test_a_file_that_cannot_be_written_is_removed(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("fastgate.billing.frames.FrameFile.append", full)
+        patch.setattr("fastgate.billing.ledger.frames.FrameFile.append", full)
         world.rows.put("acc_a", Row(claims=[Claim("", "gold", 21)]))
         assert world.told(0) == [(ANY, 1, 21)]
         assert not (tmp_path / FILE).exists()  # what it says is no longer so

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fastgate.runtime.standby import AWAY_S, SERVING, Standby
+from fastgate.runtime.supervisor.standby import AWAY_S, SERVING, Standby
 
 STARTING, DRAINING = 1, 3
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgate.configfile import load
+from fastgate.config.file import load
 from fastgate.errors import ConfigurationError
 from fastgate.model import codec
 from fastgate.model.gateway import Gateway

@@ -18,9 +18,12 @@ import pytest
 from gatewaykit import eventually
 from waitkit import lives, readable
 
-from fastgate.runtime import supervisor
-from fastgate.runtime.channel import Channel, ChannelClosed
-from fastgate.runtime.messages import (
+from fastgate.runtime.supervisor import supervisor
+from fastgate.runtime.supervisor.notify import Notifier
+from fastgate.runtime.supervisor.process import spawn
+from fastgate.runtime.supervisor.supervisor import Supervisor
+from fastgate.runtime.wire.channel import Channel, ChannelClosed
+from fastgate.runtime.wire.messages import (
     Alive,
     Bind,
     Bound,
@@ -37,10 +40,7 @@ from fastgate.runtime.messages import (
     WorkerStarted,
     WorkerStopped,
 )
-from fastgate.runtime.notify import Notifier
-from fastgate.runtime.plan import Companion, ControlStart, Plan, WorkerStart
-from fastgate.runtime.process import spawn
-from fastgate.runtime.supervisor import Supervisor
+from fastgate.runtime.wire.plan import Companion, ControlStart, Plan, WorkerStart
 
 PATIENCE = 60.0
 

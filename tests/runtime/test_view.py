@@ -14,10 +14,10 @@ from fastgate._core.limiter import LimiterTable
 from fastgate._core.quota import QuotaTable
 from fastgate._core.shm import Segment
 from fastgate._core.snapshot import Snapshot, stable_hash
-from fastgate.compiler import compile_gateway
+from fastgate.config.compiler import compile_gateway
+from fastgate.config.slots import SlotBook
 from fastgate.model import codec
-from fastgate.runtime import view
-from fastgate.slots import SlotBook
+from fastgate.runtime.control import view
 
 
 @pytest.fixture

@@ -16,10 +16,12 @@ from waitkit import readable
 from fastgate._core.credentials import CredentialIndex
 from fastgate._core.shm import Segment
 from fastgate._core.snapshot import Snapshot
-from fastgate.compiler import compile_gateway
+from fastgate.config.compiler import compile_gateway
+from fastgate.config.slots import SlotBook
 from fastgate.model import codec
-from fastgate.runtime.channel import Channel, socket_pair
-from fastgate.runtime.messages import (
+from fastgate.runtime.supervisor.process import spawn
+from fastgate.runtime.wire.channel import Channel, socket_pair
+from fastgate.runtime.wire.messages import (
     Abort,
     Commit,
     FromWorker,
@@ -30,10 +32,8 @@ from fastgate.runtime.messages import (
     Serving,
     UseCredentials,
 )
-from fastgate.runtime.plan import WorkerStart
-from fastgate.runtime.process import spawn
-from fastgate.runtime.worker import Worker
-from fastgate.slots import SlotBook
+from fastgate.runtime.wire.plan import WorkerStart
+from fastgate.runtime.worker.worker import Worker
 
 PATIENCE = 60.0
 UNSERVABLE = 13

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from fastgate.billing.ledger import Ledger, Movement
+from fastgate.billing.ledger.ledger import Ledger, Movement
 from fastgate.errors import ConflictError, NotFoundError
 from fastgate.store.engine import Store
 from fastgate.store.history import History, Revision

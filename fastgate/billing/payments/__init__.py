@@ -5,9 +5,8 @@ base           the protocol, its records, exact conversion of money
 manual         an operator credits a wallet, with a reference
 stripe         Stripe by its official library (extra `stripe`)
   stripe_http    how the library reaches it
-  stripe_words   what its words mean in ours: tables
-  stripe_news    events → facts, fetched again
-x402, facilitator  payment by request (extra `x402`)
+  stripe_objects its objects as our records: tables
+  stripe_events  events → facts, fetched again
 breaker        a circuit breaker for each provider
 chain          several providers in order; a charge happens once
 grace          recorded, bounded service while all are down

@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 from typing import Protocol
 
-from fastgate.billing.ledger import ID_MOST, Movement, Posted, Wanted
+from fastgate.billing.ledger.ledger import ID_MOST, Movement, Posted, Wanted
 from fastgate.billing.payments.base import EventKind, ProviderEvent
 from fastgate.store.ledger import Entry
 
 
 class Books(Protocol):
-    """`fastgate.billing.wallets.Wallets`, as far as payments are concerned."""
+    """`fastgate.billing.ledger.wallets.Wallets`, as far as payments are concerned."""
 
     async def credit(self, movement: Movement, *, tax: int = 0) -> Posted:
         """Paid in."""
@@ -47,7 +47,7 @@ class Books(Protocol):
 
 
 class Entries(Protocol):
-    """`fastgate.billing.ledger.Ledger`, as far as it is read here."""
+    """`fastgate.billing.ledger.ledger.Ledger`, as far as it is read here."""
 
     async def find(self, ident: str) -> Entry | None:
         """The entry of that id, if there is one."""

@@ -28,7 +28,7 @@ from typing import Protocol
 
 import msgspec
 
-from fastgate.billing.ledger import Posted
+from fastgate.billing.ledger.ledger import Posted
 from fastgate.billing.payments.base import Clock
 from fastgate.billing.payments.chain import Chain
 from fastgate.model.units import Money
@@ -38,14 +38,14 @@ from fastgate.store.payments import GraceTable, Grant
 
 
 class Overdrafts(Protocol):
-    """`fastgate.billing.wallets.Wallets`, as far as overdrafts are concerned."""
+    """`fastgate.billing.ledger.wallets.Wallets`, as far as overdrafts are concerned."""
 
     async def set_overdraft(self, ident: str, account: str, currency: str, most: int) -> Posted:
         """The wallet may go to minus `most`."""
 
 
 class Wallets(Protocol):
-    """`fastgate.billing.ledger.Ledger`, as far as it is read here."""
+    """`fastgate.billing.ledger.ledger.Ledger`, as far as it is read here."""
 
     async def find(self, ident: str) -> Entry | None:
         """The entry of that id, if there is one."""

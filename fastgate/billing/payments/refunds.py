@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Protocol
 
-from fastgate.billing.ledger import Kind, Movement, settled_id
+from fastgate.billing.ledger.ledger import Kind, Movement, settled_id
 from fastgate.billing.payments.base import (
     ChargeStatus,
     Clock,
@@ -36,7 +36,7 @@ KEY_MOST = 120
 
 
 class Fees(Protocol):
-    """`fastgate.billing.dunning.Dunning`, as far as refunds of fees are concerned."""
+    """`fastgate.billing.dunning.dunning.Dunning`, as far as refunds of fees are concerned."""
 
     async def refundable(self, paid: Payment) -> int:
         """The most of a payment of an invoice that may go back, what came back of it not yet

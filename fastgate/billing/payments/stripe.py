@@ -4,8 +4,8 @@
 top-up        Checkout Session, mode payment   → payment_intent.succeeded credits the wallet
 saved method  Checkout Session, mode setup     → becomes the customer's default
 auto-recharge PaymentIntent, off_session, confirmed at once
-news          webhook or events list → `stripe_news` re-fetches the object
-words         `stripe_words`: statuses, declines, currencies
+news          webhook or events list → `stripe_events` re-fetches the object
+words         `stripe_objects`: statuses, declines, currencies
 ```
 
 Calls are asynchronous (`stripe_http`), one connection pool, a timeout on
@@ -28,8 +28,8 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import msgspec
 import stripe
 
-from fastgate.billing.payments import stripe_balance, stripe_news
-from fastgate.billing.payments import stripe_words as words
+from fastgate.billing.payments import stripe_balance, stripe_events
+from fastgate.billing.payments import stripe_objects as words
 from fastgate.billing.payments.base import (
     Capability,
     ChargeResult,
@@ -396,7 +396,7 @@ class StripeProvider(PaymentProvider):
         back: dict[str, int] = {}
         async for refund in self.all(self.client.v1.refunds.list_async(created)):
             if refund.get("status") not in ("failed", "canceled"):
-                of = stripe_news.id_of(refund.get("payment_intent"))
+                of = stripe_events.id_of(refund.get("payment_intent"))
                 amount = words.money_of(int(refund["amount"]), str(refund["currency"]))
                 back[of] = back.get(of, 0) + amount.micros
         found = []
@@ -440,7 +440,7 @@ class StripeProvider(PaymentProvider):
         while True:
             for item in page.data:
                 data = item.to_dict()
-                invoice = await stripe_news.latest_invoice(self, data)
+                invoice = await stripe_events.latest_invoice(self, data)
                 found.append(words.subscription_of(data, account, invoice))
             if not page.has_more:
                 return found
@@ -460,10 +460,10 @@ class StripeProvider(PaymentProvider):
         # suspicious as the past.
         if abs(self.clock().timestamp() - signed_at) > TOLERANCE_S:
             raise WebhookRejected(f"The webhook was signed more than {TOLERANCE_S} s from now.")
-        return stripe_news.notification_of(_event_of(body))
+        return stripe_events.notification_of(_event_of(body))
 
     async def resolve(self, notification: Notification) -> list[ProviderEvent]:
-        return await stripe_news.resolve(self, notification)
+        return await stripe_events.resolve(self, notification)
 
     async def reconcile(self, since: datetime) -> list[Notification]:
         page = await self.call(
@@ -475,9 +475,9 @@ class StripeProvider(PaymentProvider):
         while True:
             for item in page.data:
                 event = item.to_dict()
-                if stripe_news.known(str(event.get("type"))):
+                if stripe_events.known(str(event.get("type"))):
                     with suppress(WebhookRejected):
-                        notification = stripe_news.notification_of(event)
+                        notification = stripe_events.notification_of(event)
                         found[notification.id] = notification
             if not page.has_more:
                 break

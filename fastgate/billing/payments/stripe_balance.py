@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 import stripe
 
-from fastgate.billing.payments import stripe_words as words
+from fastgate.billing.payments import stripe_objects as words
 from fastgate.billing.payments.base import BalanceLine, LineKind, Statement
 
 _T = TypeVar("_T")

@@ -42,7 +42,7 @@ from typing import Protocol
 
 import msgspec
 
-from fastgate.billing.ledger import Movement, Posted
+from fastgate.billing.ledger.ledger import Movement, Posted
 from fastgate.billing.payments.base import (
     ChargeResult,
     ChargeStatus,
@@ -80,7 +80,7 @@ Booking = Callable[[Movement], Awaitable[Posted]]
 
 
 class Subscriptions(Protocol):
-    """`fastgate.billing.subscriptions.Subscriptions`, as far as providers tell it something."""
+    """`fastgate.billing.subscriptions.subscriptions.Subscriptions`, as far as providers need it."""
 
     async def adopt(self, provider: str, theirs: ProviderSubscription) -> object:
         """Take over how a subscription stands."""
@@ -90,7 +90,7 @@ class Subscriptions(Protocol):
 
 
 class Dunning(Protocol):
-    """`fastgate.billing.dunning.Dunning`, likewise."""
+    """`fastgate.billing.dunning.dunning.Dunning`, likewise."""
 
     async def settle(self, ident: str, result: ChargeResult, key: str = "") -> bool:
         """How a charge of one of our invoices ended. Raises NotFoundError."""

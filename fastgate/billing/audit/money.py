@@ -1,0 +1,316 @@
+"""The audit of money that came in and went back: the ledger against payments, invoices, and what
+the providers themselves say.
+
+```
+payments   each payment is one entry of its amount, each return one that is settled as it ended;
+           each entry that names a payment has one
+invoices   each paid invoice has its payment, and each credit note that is paid out its credit
+x402       each payment for a request that was settled is one entry of its amount, in its token;
+           each such entry is a payment's
+credits    a credit note whose fee went back is taken from the wallet, as far as it is not covered
+provider   each payment of the last days is at its provider what it is here, and so is what was
+           refunded of it; asked for apart (`audit_providers`), since it takes the provider's time
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from fastgate.billing.audit.report import Check, check
+from fastgate.billing.ledger.ledger import ASIDE, Kind, settled_id
+from fastgate.billing.payments.base import (
+    Capability,
+    PaymentError,
+    PaymentProvider,
+    Purpose,
+    Turnover,
+)
+from fastgate.billing.payments.books import payment_id, refund_id, returned_id
+from fastgate.billing.subscriptions.fees import GONE, taken_back
+from fastgate.billing.x402.books import HOUSE, SETTLED, entry_id
+from fastgate.store.billing_tables import invoices
+from fastgate.store.engine import Store
+from fastgate.store.ledger import Book
+from fastgate.store.money_tables import ledger_entries, ledger_postings, x402_payments
+from fastgate.store.payment_tables import payment_returns, payments
+
+IN = (Kind.CREDIT, Kind.FEE)
+"""Entries of what came in."""
+BOOKED = "pay:"
+"""How the ids of entries begin that are a payment's."""
+STREAM = 500
+
+
+async def payments_check(connection: AsyncConnection) -> Check:
+    """Payments and returns, each against its entry."""
+    entries = await _entries(connection)
+    findings: list[str] = []
+    known: set[str] = set()
+    totals: dict[str, int] = {}
+    query = sa.select(payments).execution_options(yield_per=STREAM)
+    async with connection.stream(query) as rows:
+        async for row in rows:
+            ident = payment_id(row.provider, row.reference)
+            known.add(ident)
+            kind = Kind.CREDIT if row.purpose == Purpose.TOP_UP else Kind.FEE
+            wanted = (kind.value, row.account, row.currency, row.amount)
+            if entries.get(ident) != wanted:
+                found = entries.get(ident, "nothing")
+                findings.append(f"payment {row.provider} {row.reference}: booked {found}")
+            totals[f"{row.currency}.paid"] = totals.get(f"{row.currency}.paid", 0) + row.amount
+    returned = sa.select(payment_returns, payments.c.purpose).join(
+        payments,
+        sa.and_(
+            payments.c.provider == payment_returns.c.provider,
+            payments.c.reference == payment_returns.c.payment,
+        ),
+    )
+    async with connection.stream(returned.execution_options(yield_per=STREAM)) as rows:
+        async for row in rows:
+            findings += _return(row, entries)
+            if row.state == "returned":
+                name = f"{row.currency}.returned"
+                totals[name] = totals.get(name, 0) + row.amount
+    findings += [
+        f"entry {ident}: no payment of that name"
+        for ident, entry in entries.items()
+        if entry[0] == Kind.FEE and ident.startswith(BOOKED) and ident not in known
+    ]
+    return check("payments", findings, **totals)
+
+
+Booked = tuple[str, str, str, int]
+"""Kind, account, currency, amount."""
+
+
+async def _entries(connection: AsyncConnection) -> dict[str, Booked]:
+    """All that is about payments, by id."""
+    kinds = [kind.value for kind in (*IN, *ASIDE, Kind.PAY_OUT, Kind.RELEASE)]
+    columns = ledger_entries.c
+    query = sa.select(
+        columns.id, columns.kind, columns.account, columns.currency, columns.amount
+    ).where(columns.kind.in_(kinds))
+    found: dict[str, Booked] = {}
+    async with connection.stream(query.execution_options(yield_per=STREAM)) as rows:
+        async for ident, *entry in rows:
+            found[ident] = (entry[0], entry[1], entry[2], int(entry[3]))
+    return found
+
+
+def _return(row: sa.Row[tuple[object, ...]], entries: dict[str, Booked]) -> list[str]:
+    """What is wrong with how a refund or dispute is booked."""
+    what = f"{row.kind} {row.provider} {row.reference}"
+    if row.kind == "refund":
+        origin = refund_id(row.provider, row.key or row.reference)
+    else:
+        origin = returned_id(row.provider, row.reference)
+    late = f"{origin}:late"
+    if late in entries:  # it was taken for refused, and was made all the same
+        origin = late
+    aside = entries.get(origin)
+    if aside is None:
+        # A refund that failed was never set aside, if nobody here had asked for it.
+        return [] if row.state == "kept" else [f"{what}: not booked"]
+    settled = entries.get(settled_id(origin))
+    ended = None if settled is None else settled[0]
+    wanted = {"contested": None, "returned": Kind.PAY_OUT.value}.get(row.state, ended)
+    found = []
+    if aside[2:] != (row.currency, row.amount):
+        found.append(f"{what}: {aside[3]} of {aside[2]} booked, {row.amount} of {row.currency} are")
+    if ended != wanted:
+        found.append(f"{what}: {row.state}, and booked as {ended or 'set aside'}")
+    if row.state == "kept" and ended == Kind.PAY_OUT and f"{origin}:failed" not in entries:
+        found.append(f"{what}: it did not go back, and is booked as paid out")
+    return found
+
+
+async def invoices_check(connection: AsyncConnection) -> Check:
+    """Documents against payments and entries."""
+    findings: list[str] = []
+    paid = (
+        sa.select(payments.c.subject, sa.func.sum(payments.c.amount).label("amount"))
+        .where(payments.c.purpose == Purpose.INVOICE.value)
+        .group_by(payments.c.subject)
+        .subquery()
+    )
+    rows = await connection.execute(
+        sa.select(invoices.c.number, invoices.c.total, paid.c.amount)
+        .outerjoin(paid, paid.c.subject == invoices.c.id)
+        .where(invoices.c.kind == "invoice", invoices.c.status == "paid", invoices.c.total > 0)
+        .where(sa.func.coalesce(paid.c.amount, 0) < invoices.c.total)
+    )
+    findings += [
+        f"invoice {number}: paid, and {int(amount or 0)} of {total} came in"
+        for number, total, amount in rows
+    ]
+    rows = await connection.execute(
+        sa.select(invoices.c.number, invoices.c.total, ledger_entries.c.amount)
+        .outerjoin(ledger_entries, ledger_entries.c.id == sa.literal("credit:") + invoices.c.id)
+        .where(invoices.c.kind == "credit", invoices.c.status == "paid")
+        .where(sa.func.coalesce(ledger_entries.c.amount, 0) != invoices.c.total)
+    )
+    findings += [
+        f"credit note {number}: {int(amount or 0)} of {total} credited"
+        for number, total, amount in rows
+    ]
+    counts = await connection.execute(
+        sa.select(invoices.c.kind, sa.func.count())
+        .where(invoices.c.status == "paid")
+        .group_by(invoices.c.kind)
+    )
+    return check("invoices", findings, **{kind: int(count) for kind, count in counts})
+
+
+async def x402_check(connection: AsyncConnection) -> Check:
+    """Payments for requests, each against its entry. `doubtful`: those of which nobody found out
+    whether they were made."""
+    findings: list[str] = []
+    totals: dict[str, int] = {}
+    doubtful = 0
+    posted = (
+        sa.select(
+            ledger_postings.c.entry,
+            sa.func.sum(
+                sa.case(
+                    (ledger_postings.c.book == Book.CLEARING.value, -ledger_postings.c.amount),
+                    else_=0,
+                )
+            ).label("taken"),
+            sa.func.sum(
+                sa.case(
+                    (ledger_postings.c.book == Book.REVENUE.value, ledger_postings.c.amount),
+                    else_=0,
+                )
+            ).label("earned"),
+        )
+        .join(ledger_entries, ledger_entries.c.number == ledger_postings.c.entry)
+        .where(ledger_entries.c.kind == Kind.X402.value)
+        .group_by(ledger_postings.c.entry)
+        .subquery()
+    )
+    entries = sa.select(ledger_entries, posted.c.taken, posted.c.earned).outerjoin(
+        posted, posted.c.entry == ledger_entries.c.number
+    )
+    booked: dict[str, tuple[str, str, int]] = {}
+    query = entries.where(ledger_entries.c.kind == Kind.X402.value)
+    async with connection.stream(query.execution_options(yield_per=STREAM)) as rows:
+        async for row in rows:
+            booked[row.id] = (row.account, row.currency, row.amount)
+            if (int(row.taken or 0), int(row.earned or 0)) != (row.amount, row.amount):
+                findings.append(f"entry {row.id}: its postings are not {row.amount} each")
+    paid = sa.select(x402_payments).execution_options(yield_per=STREAM)
+    async with connection.stream(paid) as rows:
+        async for row in rows:
+            entry = booked.pop(entry_id(row.id), None)
+            if row.state != SETTLED:
+                doubtful += 1
+                if entry is not None:
+                    findings.append(f"x402 payment {row.id}: {row.state}, and booked")
+                continue
+            if entry != (HOUSE, row.currency, row.amount):
+                findings.append(f"x402 payment {row.id}: booked {entry or 'nothing'}")
+            name = f"{row.currency}.paid"
+            totals[name] = totals.get(name, 0) + row.amount
+    findings += [f"entry {ident}: no x402 payment of that name" for ident in booked]
+    return check("x402", findings, **totals, doubtful=doubtful)
+
+
+async def credits_check(connection: AsyncConnection) -> Check:
+    """What is taken of credits, against what went back of the fees that they drew on."""
+    columns = ledger_entries.c
+    query = (
+        sa.select(columns.reference, columns.currency, sa.func.sum(ledger_postings.c.amount))
+        .join(ledger_postings, ledger_postings.c.entry == columns.number)
+        .where(columns.kind == Kind.CREDIT_BACK, ledger_postings.c.book == Book.AVAILABLE)
+        .group_by(columns.reference, columns.currency)
+    )
+    taken = {
+        (invoice, currency): -int(amount)
+        for invoice, currency, amount in await connection.execute(query)
+    }
+    back = (
+        sa.select(payments.c.subject)
+        .join(
+            payment_returns,
+            sa.and_(
+                payments.c.provider == payment_returns.c.provider,
+                payments.c.reference == payment_returns.c.payment,
+            ),
+        )
+        .where(payments.c.purpose == Purpose.INVOICE.value, payment_returns.c.state.in_(GONE))
+    )
+    ids = sorted(
+        {invoice for invoice, _ in taken} | set((await connection.execute(back)).scalars())
+    )
+    wanted: dict[tuple[str, str], int] = {}
+    for start in range(0, len(ids), STREAM):
+        some = sa.select(invoices).where(invoices.c.id.in_(ids[start : start + STREAM]))
+        wanted |= await taken_back(connection, (await connection.execute(some)).all())
+    findings = [
+        f"invoice {key[0]}: {taken.get(key, 0)} {key[1]} of its credits are taken, "
+        f"{wanted.get(key, 0)} must be"
+        for key in sorted(taken.keys() | wanted.keys())
+        if taken.get(key, 0) != wanted.get(key, 0)
+    ]
+    return check("credits", findings, invoices=len(ids), taken=sum(taken.values()))
+
+
+async def audit_providers(
+    store: Store, providers: Sequence[PaymentProvider], since: datetime
+) -> list[Check]:
+    """What providers say was paid through us since a moment, against what is here. Raises
+    StoreError. One that cannot be asked is a finding."""
+    found = []
+    for provider in providers:
+        if Capability.TURNOVER not in provider.capabilities:
+            continue
+        try:
+            theirs = {one.reference: one for one in await provider.turnover(since)}
+        except PaymentError as error:
+            found.append(check(f"provider {provider.name}", [f"it could not be asked: {error}"]))
+            continue
+        found.append(await _provider(store, provider.name, theirs, since))
+    return found
+
+
+async def _provider(store: Store, name: str, theirs: dict[str, Turnover], since: datetime) -> Check:
+    back = (
+        sa.select(payment_returns.c.payment, sa.func.sum(payment_returns.c.amount).label("back"))
+        .where(
+            payment_returns.c.provider == name,
+            payment_returns.c.kind == "refund",
+            payment_returns.c.state == "returned",
+        )
+        .group_by(payment_returns.c.payment)
+        .subquery()
+    )
+    query = (
+        sa.select(payments, back.c.back)
+        .outerjoin(back, back.c.payment == payments.c.reference)
+        .where(
+            payments.c.provider == name,
+            sa.or_(payments.c.paid_at >= since, payments.c.reference.in_(list(theirs)[:5000])),
+        )
+    )
+    async with store.read() as connection:
+        rows = (await connection.execute(query)).all()
+    ours = {row.reference: row for row in rows}
+    findings: list[str] = []
+    for reference, one in theirs.items():
+        row = ours.get(reference)
+        if row is None:
+            findings.append(f"payment {reference}: {one.amount} there, not booked here")
+        elif (row.currency, row.amount) != (one.amount.currency, one.amount.micros):
+            findings.append(f"payment {reference}: {one.amount} there, {row.amount} micros here")
+        elif int(row.back or 0) != one.refunded:
+            findings.append(
+                f"payment {reference}: {one.refunded} micros refunded there, "
+                f"{int(row.back or 0)} here"
+            )
+    findings += [f"payment {ref}: booked here, unknown there" for ref in ours if ref not in theirs]
+    return check(f"provider {name}", findings, payments=len(theirs))

@@ -1,0 +1,585 @@
+"""Checks: one rule for each thing that may stand in a request's way, over the facts of a case.
+
+No rule decides whether a check fails: the data plane's own functions do (`_core/dryrun.pyx`), and
+their `Outcome` is among the facts. A rule says it in words, with the numbers and with what the
+store knows of it, as one `Step`. It never guesses: what has no subject, or no source just now, is
+skipped and says so. `diagnosis` gathers the facts, calls the rules in the order of `CHECKS` and
+draws the conclusion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Literal
+
+import msgspec
+
+from fastgate._core.dryrun import Outcome
+from fastgate.billing.amounts import show
+from fastgate.billing.diagnosis.evidence import (
+    AccountFacts,
+    ConsumerFacts,
+    Evidence,
+    InvoiceFacts,
+    KeyFacts,
+    RouteFacts,
+    SubscriptionFacts,
+)
+from fastgate.billing.diagnosis.fixes import ASK, Fix, fix_of
+from fastgate.billing.moments import moment_of
+from fastgate.billing.x402.error_texts import words_of
+from fastgate.billing.x402.refused_payments import PaymentField, RefusedPayment
+from fastgate.errors import REASON_BY_CODE, reason_code
+
+Numbers = dict[str, str | int]
+Result = Literal["passed", "failed", "skipped"]
+Check = Literal[
+    "credential", "key", "consumer", "account", "subscription", "plan", "invoice", "provider",
+    "limits", "quota", "spending", "balance", "holds", "payment",
+]  # fmt: skip
+
+CHECKS: dict[Check, str] = {
+    "credential": "The request shows a credential that is known",
+    "key": "The key is valid",
+    "consumer": "The consumer is not suspended",
+    "account": "The account may make requests",
+    "subscription": "The subscription gives access",
+    "plan": "The plan includes this service",
+    "invoice": "No invoice is unpaid",
+    "provider": "The payment providers answer",
+    "limits": "No rate or concurrency limit is reached",
+    "quota": "The quota is not used up",
+    "spending": "No spending limit is reached",
+    "balance": "The wallet covers the price",
+    "holds": "Requests in progress leave enough of the balance",
+    "payment": "The request is paid for",
+}
+"""The checks in their order, each with what it is about."""
+
+CHECK_OF: dict[str, Check] = {
+    "credential_missing": "credential",
+    "credential_unknown": "credential",
+    "token_invalid": "credential",
+    "credential_expired": "key",
+    "credential_revoked": "key",
+    "consumer_suspended": "consumer",
+    "subscription_paused": "subscription",
+    "not_subscribed": "plan",
+    "forbidden": "consumer",
+    "subscription_expired": "subscription",
+    "subscription_past_due": "subscription",
+    "payment_failed": "subscription",
+    "payment_action_required": "subscription",
+    "payment_method_missing": "subscription",
+    "payment_provider_unavailable": "provider",
+    "settlement_unknown": "provider",
+    "rate_limited": "limits",
+    "concurrency_limited": "limits",
+    "quota_exhausted": "quota",
+    "quota_exhausted_upgrade": "quota",
+    "spending_limit_reached": "spending",
+    "insufficient_balance": "balance",
+    "hold_in_flight": "holds",
+    "payment_required": "payment",
+    "payment_invalid": "payment",
+}
+"""Which check a reason belongs to. Reasons that are not here have nothing to do with who calls
+and pays: their own text is the diagnosis."""
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """One check."""
+
+    check: Check
+    title: str
+    result: Result
+    """Of a recorded request: then."""
+    text: str
+    reason: str | None = None
+    """The reason code it refuses with."""
+    numbers: Numbers = {}
+    """What was compared; amounts as decimal texts."""
+    fix: Fix | None = None
+    now: Result | None = None
+    """Where a recorded request failed here: how it stands now."""
+
+
+class Case:
+    """The facts of one question, and the making of steps."""
+
+    def __init__(self, evidence: Evidence, now: datetime) -> None:
+        self.evidence = evidence
+        self.now = now
+        self.asked_key = False
+        """A credential is asked about, known or not."""
+        self.asked_consumer: str | None = None
+        self.is_record = False
+        """A recorded request is asked about; `recorded` is its reason, if it was refused."""
+        self.recorded: str | None = None
+        self.recorded_limit: str | None = None
+        """The label of the limit that refused it."""
+        self.payment: tuple[PaymentField, ...] | None = None
+        self.refused_payment: RefusedPayment | None = None
+        """What is noted of the payment that was refused with the recorded request."""
+        self.key: KeyFacts | None = None
+        self.consumer: ConsumerFacts | None = None
+        self.account: AccountFacts | None = None
+        self.subscriptions: list[SubscriptionFacts] = []
+        self.invoices: list[InvoiceFacts] = []
+        self.no_store: str | None = None
+        """What the store said when it could not be asked."""
+        self.route: RouteFacts | None = None
+        self.outcome: Outcome | None = None
+        """What the data plane would do with the request; None: nothing is served yet."""
+
+    def covering(self) -> SubscriptionFacts | None:
+        """The subscription that decides for the route: its service's own before one for all."""
+        service = self.route.service if self.route is not None else None
+        mine = [each for each in self.subscriptions if each.service in (None, service)]
+        # One that gives access before one that does not, as an ended one stays on the books.
+        mine.sort(key=lambda each: (each.service is None, each.refused is not None))
+        return mine[0] if mine else None
+
+    def passed(self, check: Check, text: str, numbers: Numbers | None = None) -> Step:
+        return Step(
+            check=check, title=CHECKS[check], result="passed", text=text, numbers=numbers or {}
+        )
+
+    def skipped(self, check: Check, text: str) -> Step:
+        return Step(check=check, title=CHECKS[check], result="skipped", text=text)
+
+    def failed(
+        self,
+        check: Check,
+        reason: str,
+        text: str,
+        numbers: Numbers | None = None,
+        fix: Fix | None = None,
+    ) -> Step:
+        return Step(
+            check=check,
+            title=CHECKS[check],
+            result="failed",
+            text=text,
+            reason=reason,
+            numbers=numbers or {},
+            fix=fix if fix is not None else fix_of(reason),
+        )
+
+    def away(self, check: Check) -> Step:
+        """For checks whose facts are in the store, or of which there is no subject."""
+        if self.no_store is not None:
+            return self.skipped(check, f"The store cannot be reached right now: {self.no_store}")
+        if self.consumer is None:
+            return self.skipped(check, "It is not known who calls.")
+        return self.skipped(check, "The consumer belongs to no account.")
+
+
+# ---- words ------------------------------------------------------------------------------
+
+
+def _number(code: str) -> int:
+    return REASON_BY_CODE[code].number
+
+
+_MISSING = _number("credential_missing")
+_UNKNOWN = _number("credential_unknown")
+_EXPIRED = _number("credential_expired")
+_REVOKED = _number("credential_revoked")
+_SUSPENDED = _number("consumer_suspended")
+_UNPAID = _number("payment_required")
+_TOO_LITTLE = _number("insufficient_balance")
+_HELD = _number("hold_in_flight")
+
+_STATES = {
+    "incomplete": "is waiting for its first payment",
+    "trialing": "is in its trial",
+    "active": "is active",
+    "past_due": "has a failed payment that is being tried again",
+    "grace": "has a failed payment and is in its grace period",
+    "paused": "is paused",
+    "canceled": "is cancelled",
+    "expired": "has ended",
+}
+
+
+def _when(unix: int) -> str:
+    """A time, for programs."""
+    return datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+# ---- the rules, one a check ----------------------------------------------------------------
+
+
+def _credential(case: Case) -> Step:
+    outcome = case.outcome
+    if case.asked_key:
+        if outcome is not None and not outcome.looks_at_keys:
+            return case.skipped("credential", "This route does not ask for a key.")
+        if case.key is None or (outcome is not None and outcome.key == _UNKNOWN):
+            return case.failed("credential", "credential_unknown", "This gateway has no such key.")
+        return case.passed("credential", "The key is known.", {"key": case.key.id})
+    if case.consumer is not None:
+        return case.passed("credential", f"The request is made by {case.consumer.name}.")
+    if case.recorded in ("credential_unknown", "token_invalid"):
+        return case.failed("credential", case.recorded, REASON_BY_CODE[case.recorded].text)
+    if case.asked_consumer is not None:
+        return case.failed(
+            "credential",
+            "credential_unknown",
+            f"There is no consumer {case.asked_consumer!r} any more.",
+        )
+    if outcome is not None and outcome.key == _MISSING:
+        return case.failed(
+            "credential", "credential_missing", "The route needs a key and none was sent."
+        )
+    return case.skipped("credential", "No credential was sent, and none is needed.")
+
+
+def _key(case: Case) -> Step:
+    key, outcome = case.key, case.outcome
+    if key is None and case.is_record and case.consumer is not None:
+        return case.passed("key", "It was valid when the request came.")
+    if key is None or outcome is None or not outcome.looks_at_keys:
+        return case.skipped("key", "There is no key to look at.")
+    if outcome.key == _REVOKED:
+        at = _when(key.revoked_at)
+        text = f"The key was revoked on {moment_of(key.revoked_at)}."
+        return case.failed("key", "credential_revoked", text, {"revoked_at": at})
+    if outcome.key == _EXPIRED:
+        at = _when(key.expires_at)
+        text = f"The key expired on {moment_of(key.expires_at)}."
+        return case.failed("key", "credential_expired", text, {"expires_at": at})
+    if key.expires_at:
+        text = f"The key is valid until {moment_of(key.expires_at)}."
+        return case.passed("key", text, {"expires_at": _when(key.expires_at)})
+    return case.passed("key", "The key is valid and does not expire.")
+
+
+def _consumer(case: Case) -> Step:
+    consumer, outcome = case.consumer, case.outcome
+    if consumer is None:
+        return case.skipped("consumer", "It is not known who calls.")
+    if outcome is None or outcome.key != _SUSPENDED:
+        return case.passed("consumer", f"The consumer {consumer.name} may call.")
+    if not consumer.suspended and consumer.plan not in case.evidence.plans():
+        return case.failed(
+            "consumer",
+            "consumer_suspended",
+            f"The consumer is on the plan {consumer.plan!r}, which is no longer configured.",
+            {"plan": consumer.plan or ""},
+        )
+    return case.failed(
+        "consumer", "consumer_suspended", f"The consumer {consumer.name} is suspended."
+    )
+
+
+def _account(case: Case) -> Step:
+    outcome = case.outcome
+    if outcome is not None and outcome.account:
+        code = reason_code(outcome.account)
+        name = f" {case.account.name}" if case.account is not None else ""
+        return case.failed(
+            "account",
+            code,
+            f"All requests of the account{name} are refused: {REASON_BY_CODE[code].title.lower()}.",
+        )
+    if case.account is None:
+        return case.away("account")
+    return case.passed("account", f"The account {case.account.name} may make requests.")
+
+
+def _subscription(case: Case) -> Step:
+    code = reason_code(case.outcome.subscription) if case.outcome is not None else ""
+    found = case.covering()
+    if not code and (case.account is None or found is None):
+        if case.account is None:
+            return case.away("subscription")
+        return case.skipped("subscription", "The account has no subscription for this.")
+    numbers: Numbers = {}
+    what = "The subscription"
+    if found is not None:
+        what = f"The subscription to {found.plan!r}"
+        numbers = {"plan": found.plan, "state": found.state}
+        if found.until is not None:
+            numbers["until"] = _when(int(found.until.timestamp()))
+    if code:
+        state = _STATES.get(found.state, "gives no access") if found is not None else ""
+        words = f"{what} {state}, and gives no access" if state else f"{what} gives no access"
+        return case.failed(
+            "subscription", code, f"{words}: {REASON_BY_CODE[code].title.lower()}.", numbers
+        )
+    assert found is not None
+    state = _STATES.get(found.state, "is known")
+    return case.passed("subscription", f"{what} {state} and gives access.", numbers)
+
+
+def _plan(case: Case) -> Step:
+    consumer, outcome, route = case.consumer, case.outcome, case.route
+    if consumer is None or outcome is None:
+        return case.skipped("plan", "It is not known who calls.")
+    plan = outcome.plan
+    numbers: Numbers = {"plan": plan} if plan else {}
+    if outcome.service and route is not None:
+        numbers["plans"] = ", ".join(route.plans)
+        return case.failed(
+            "plan",
+            reason_code(outcome.service),
+            f"The plan {plan!r} does not include the service {route.service!r}."
+            if plan
+            else f"The service {route.service!r} is only for callers on a plan that includes it.",
+            numbers,
+        )
+    if not plan:
+        return case.skipped("plan", "The caller is on no plan, and needs none.")
+    return case.passed("plan", f"The plan {plan!r} is in force.", numbers)
+
+
+def _invoice(case: Case) -> Step:
+    if case.account is None:
+        return case.away("invoice")
+    found = case.covering()
+    code = reason_code(case.outcome.subscription) if case.outcome is not None else ""
+    mine = [
+        each
+        for each in case.invoices
+        if found is not None and each.subscription in (None, found.id)
+    ]
+    if not mine:
+        return case.passed("invoice", "No invoice is open.")
+    first = mine[0]
+    numbers: Numbers = {
+        "invoice": first.number,
+        "amount": show(first.micros, first.currency),
+        "due": _when(int(first.due.timestamp())),
+        "open": len(mine),
+    }
+    text = f"Invoice {first.number} over {numbers['amount']} is open."
+    if code:
+        fix = Fix(action="pay_now", text="Pay the open invoice.", page="pay")
+        return case.failed("invoice", code, text, numbers, fix)
+    return case.passed("invoice", f"{text} Access continues meanwhile.", numbers)
+
+
+def _provider(case: Case) -> Step:
+    """No request waits for a provider but those that are paid for one by one, and these ask the
+    facilitator of their route, of which nothing is known here."""
+    if case.route is not None and case.route.by_payment:
+        return case.skipped(
+            "provider",
+            "Payments for this route are checked by its facilitator, with each request.",
+        )
+    providers = [each for each in case.evidence.providers() if each.charges]
+    if not providers:
+        return case.skipped("provider", "No payment provider that charges is set up.")
+    down = [each for each in providers if not each.up]
+    if not down:
+        names = ", ".join(each.name for each in providers)
+        return case.passed("provider", f"{names}: reachable.")
+    text = "; ".join(f"{each.name}: {each.error or 'does not answer'}" for each in down)
+    numbers: Numbers = {"down": len(down), "providers": len(providers)}
+    if len(down) < len(providers):
+        others = ", ".join(each.name for each in providers if each.up)
+        return case.passed("provider", f"{text}. Charges go through {others} meanwhile.", numbers)
+    return case.passed(
+        "provider", f"{text}. Requests do not wait for it: they are charged here.", numbers
+    )
+
+
+def _limited(case: Case, check: Check, kinds: tuple[str, ...]) -> Step:
+    outcome = case.outcome
+    if outcome is None:
+        return case.skipped(check, "It is not known what applies.")
+    found = [each for each in outcome.limits if each.kind in kinds]
+    refused = CHECK_OF.get(case.recorded or "") == check
+    known = {None, *(each.name for each in outcome.limits)}
+    if refused and case.recorded_limit not in known:
+        return case.skipped(check, "How the limit stands for that caller is not known now.")
+    if not found:
+        more = " Limits that count by address or key are not looked at." if outcome.unseen else ""
+        return case.skipped(check, f"None applies.{more}")
+    refusing = [each for each in found if each.reason]
+    # The one that refused a recorded request, if it does still.
+    first = next((each for each in refusing if reason_code(each.reason) == case.recorded), None)
+    first = first or (refusing[0] if refusing else min(found, key=lambda each: each.remaining))
+    numbers: Numbers = {
+        "limit": first.name,
+        "amount": first.amount,
+        "used": first.used,
+        "remaining": first.remaining,
+        "resets_at": _when(first.resets_at),
+    }
+    if not first.reason:
+        text = f"{first.remaining} of {first.words} left."
+        return case.passed(check, text, numbers)
+    text = f"The limit of {first.words} is reached"
+    if first.kind == "concurrency":
+        text = f"{text} by requests in progress."
+    else:
+        text = f"{text} until {moment_of(first.resets_at)}."
+    return case.failed(check, reason_code(first.reason), text, numbers)
+
+
+def _limits(case: Case) -> Step:
+    return _limited(case, "limits", ("rate", "concurrency"))
+
+
+def _quota(case: Case) -> Step:
+    return _limited(case, "quota", ("quota",))
+
+
+def _spending(case: Case) -> Step:
+    outcome = case.outcome
+    if outcome is None or case.consumer is None:
+        return case.skipped("spending", "It is not known who calls.")
+    if not outcome.spending_reason and case.recorded == "spending_limit_reached":
+        text = "The consumer's and the account's limits allow it; that of the key is not known."
+        return case.skipped("spending", text)
+    if not outcome.spending:
+        return case.skipped("spending", "No spending limit is set.")
+    currency = outcome.currency or case.evidence.currency()
+    refusing = [one for one in outcome.spending if one.of == outcome.spender]
+    refusing.sort(key=lambda one: one.limit - one.used)
+    first = (refusing or sorted(outcome.spending, key=lambda one: one.limit - one.used))[0]
+    numbers: Numbers = {
+        "of": first.of,
+        "limit": show(first.limit, currency),
+        "spent": show(first.used, currency),
+        "resets_at": _when(first.resets_at),
+    }
+    spent = f"{numbers['spent']} of {numbers['limit']} is spent of the {first.of}'s limit"
+    if not outcome.spending_reason:
+        return case.passed("spending", f"{spent}.", numbers)
+    required = show(outcome.price, currency)
+    numbers["required"] = required
+    text = f"{spent}, and the request may cost {required}."
+    fix = Fix(action="wait", text=f"Wait for the limit to reset on {moment_of(first.resets_at)}.")
+    if outcome.price > first.limit:
+        fix = Fix(action="ask", text="Ask the API's operator to raise the limit.")
+    return case.failed("spending", reason_code(outcome.spending_reason), text, numbers, fix)
+
+
+def _unpriced(case: Case, check: Check) -> Step | None:
+    """Why there is no price to compare with a wallet; None: there is one."""
+    outcome = case.outcome
+    if outcome is None:
+        return case.skipped(check, "It is not known who calls.")
+    if case.route is None:
+        return case.skipped(check, "No route was named, so no price is known.")
+    if not outcome.price and case.consumer is None:
+        return case.skipped(check, "It is not known who calls.")
+    if not outcome.price:
+        return case.skipped(
+            check, f"This request to {case.route.name!r} costs this caller nothing."
+        )
+    if outcome.charge == _UNPAID:
+        return case.skipped(check, "The caller has no account with a wallet.")
+    return None
+
+
+def _balance(case: Case) -> Step:
+    if (why := _unpriced(case, "balance")) is not None:
+        return why
+    outcome = case.outcome
+    assert outcome is not None
+    has, currency = outcome.available, outcome.currency
+    if outcome.charge == _HELD:
+        has += outcome.held
+    numbers: Numbers = {
+        "balance": show(has, currency),
+        "required": show(outcome.price, currency),
+    }
+    if outcome.charge != _TOO_LITTLE:
+        return case.passed(
+            "balance",
+            f"The wallet has {numbers['balance']}; the request costs {numbers['required']}.",
+            numbers,
+        )
+    missing = show(outcome.price - has, currency)
+    numbers["shortfall"] = missing
+    text = f"The wallet has {numbers['balance']} and the request needs {numbers['required']}."
+    fix = Fix(action="top_up", text=f"Top up the wallet by at least {missing}.", page="top-up")
+    return case.failed("balance", "insufficient_balance", text, numbers, fix)
+
+
+def _holds(case: Case) -> Step:
+    if (why := _unpriced(case, "holds")) is not None:
+        return why
+    outcome = case.outcome
+    assert outcome is not None
+    if outcome.charge == _TOO_LITTLE:
+        return case.skipped("holds", "The wallet does not cover the price, reserved or not.")
+    numbers: Numbers = {
+        "available": show(outcome.available, outcome.currency),
+        "required": show(outcome.price, outcome.currency),
+    }
+    if outcome.charge != _HELD:
+        return case.passed("holds", f"{numbers['available']} is not reserved.", numbers)
+    numbers["held"] = show(outcome.held, outcome.currency)
+    return case.failed(
+        "holds",
+        "hold_in_flight",
+        f"Requests in progress have {numbers['held']} reserved, which leaves "
+        f"{numbers['available']}.",
+        numbers,
+    )
+
+
+def _payment(case: Case) -> Step:
+    fields, outcome = case.payment, case.outcome
+    by_payment = case.route is not None and case.route.by_payment
+    if outcome is not None and outcome.charge == _UNPAID:
+        price = show(outcome.price, outcome.currency)
+        text = f"The request costs {price}, and the caller has no account that could pay."
+        return case.failed("payment", "payment_required", text, {"required": price}, ASK)
+    if fields is None:
+        if by_payment and not case.is_record:
+            return case.failed(
+                "payment", "payment_required", "Each request to this route is paid for by itself."
+            )
+        return case.skipped("payment", "No payment came with the request.")
+    for field in fields:
+        if field.wanted != field.sent:
+            return case.failed(
+                "payment",
+                "payment_invalid",
+                f"{field.name} is {field.sent!r}, and {field.wanted!r} was asked for.",
+                {"field": field.name, "wanted": field.wanted, "sent": field.sent},
+            )
+    if case.refused_payment is not None:
+        return _refused_payment(case, case.refused_payment)
+    return case.passed("payment", f"All {len(fields)} fields are as they were asked for.")
+
+
+def _refused_payment(case: Case, note: RefusedPayment) -> Step:
+    """Its fields were as they were asked for, and it was not taken all the same."""
+    said = {"facilitator": note.facilitator, "message": note.message, "payer": note.payer}
+    numbers: Numbers = {name: value for name, value in said.items() if value}
+    numbers |= {"network": note.network, "asset": note.asset}
+    words = words_of(note.facilitator) if note.facilitator else None
+    if words is None:
+        text = f"{note.detail[:1].upper()}{note.detail[1:]}."
+        if note.facilitator:
+            text = f"The facilitator refused it: {note.facilitator}."
+        return case.failed("payment", note.reason, text, numbers)
+    text = f"{words.text} ({note.facilitator})"
+    return case.failed("payment", note.reason, text, numbers, Fix(action="pay", text=words.fix))
+
+
+RULES: dict[Check, Callable[[Case], Step]] = {
+    "credential": _credential,
+    "key": _key,
+    "consumer": _consumer,
+    "account": _account,
+    "subscription": _subscription,
+    "plan": _plan,
+    "invoice": _invoice,
+    "provider": _provider,
+    "limits": _limits,
+    "quota": _quota,
+    "spending": _spending,
+    "balance": _balance,
+    "holds": _holds,
+    "payment": _payment,
+}

@@ -1,0 +1,296 @@
+"""Diagnosis: why a request was refused, or would be, as an ordered trace of checks.
+
+    credential → key → consumer → account → subscription → plan → invoice → provider
+               → limits → quota → spending → balance → holds → payment
+
+What refuses is decided by the data plane's own functions (`Evidence.decide`); the checks say it in
+words. Each is *passed*, *failed* (then it has the reason code, the numbers and a fix) or *skipped*
+(it has no subject: no account, no price; or its source is not there right now). Checks after a
+failed one are made all the same, so that one who fixes the first sees what comes next.
+
+Two kinds of questions are asked:
+
+- **Would it be served now?** (`fastgate why`) A credential or a consumer, and perhaps a route.
+- **Why was this one refused?** (`fastgate explain`, links of refusals) The recorded reason names
+  the check that failed then; it stays failed in the trace, and `now` says how it stands today. A
+  rate limit that was hit a minute ago, a wallet topped up since: then the answer is "send it
+  again".
+
+Everything is read, nothing is changed; amounts are micro-units.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from fastgate.billing.diagnosis.checks import (
+    CHECK_OF,
+    CHECKS,
+    RULES,
+    Case,
+    Check,
+    Result,
+    Step,
+)
+from fastgate.billing.diagnosis.evidence import Asked, Evidence
+from fastgate.billing.diagnosis.fixes import Fix, fix_of
+from fastgate.billing.x402.refused_payments import PaymentField
+from fastgate.errors import REASON_BY_CODE, StoreError, reason_code
+from fastgate.refusal.remedies import Retry, retry_of
+
+__all__ = [
+    "Diagnosis",
+    "Fix",
+    "PaymentField",
+    "Question",
+    "Result",
+    "Step",
+    "diagnose",
+    "for_strangers",
+]
+
+
+class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
+    """The trace, and what it comes to."""
+
+    served: bool
+    """The request was served, or would be now."""
+    summary: str
+    cause: Check | None
+    reason: str | None
+    resolved: bool = False
+    """It was refused, and the same request would be served now."""
+    retry: Retry | None = None
+    request: str | None = None
+    status: int | None = None
+    time: str | None = None
+    route: str | None = None
+    consumer: str | None = None
+    account: str | None = None
+    steps: list[Step]
+
+
+class Question(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be diagnosed."""
+
+    digest: bytes | None = None
+    """SHA-256 of the credential that is asked about."""
+    consumer: str | None = None
+    """Id or name of who calls, where there is no credential to look at."""
+    route: str | None = None
+    address: str | None = None
+    """The client's address, where it is known."""
+    record: dict[str, Any] | None = None
+    """A recorded request, as `fastgate explain` shows it."""
+    payment: tuple[PaymentField, ...] | None = None
+    """The fields of the payment that came with it; None: none came."""
+
+    @classmethod
+    def of_request(
+        cls, record: dict[str, Any], payment: tuple[PaymentField, ...] | None = None
+    ) -> Question:
+        """Why was this request answered as it was?"""
+        return cls(
+            consumer=record.get("consumer"),
+            route=record.get("route"),
+            address=record.get("client"),
+            record=record,
+            payment=payment,
+        )
+
+
+async def diagnose(question: Question, evidence: Evidence, *, now: datetime) -> Diagnosis:
+    """The trace of a question. `now`: aware. Raises nothing of the sources' own."""
+    return await _Trace(question, evidence, now).run()
+
+
+def for_strangers(diagnosis: Diagnosis) -> Diagnosis:
+    """The same for somebody who has not shown whose request it was: the recorded reason and what it
+    means, and nothing of any account."""
+    steps = [
+        msgspec.structs.replace(step, numbers={}, **_hidden(step, diagnosis.cause))
+        for step in diagnosis.steps
+    ]
+    return msgspec.structs.replace(
+        diagnosis, steps=steps, consumer=None, account=None, resolved=False
+    )
+
+
+def _hidden(step: Step, cause: Check | None) -> dict[str, Any]:
+    if step.check in ("credential", "key") and step.result == "failed":
+        return {}  # about what was shown, by whoever showed it
+    if step.check == cause and step.reason is not None:
+        return {"text": REASON_BY_CODE[step.reason].text, "now": None}
+    return {
+        "result": "skipped",
+        "text": "Shown only to the caller who made the request.",
+        "reason": None,
+        "fix": None,
+        "now": None,
+    }
+
+
+# ---- the trace --------------------------------------------------------------------------
+
+
+class _Trace:
+    """One diagnosis in the making."""
+
+    def __init__(self, question: Question, evidence: Evidence, now: datetime) -> None:
+        self.question = question
+        self.record = question.record or {}
+        self.recorded: str | None = self.record.get("reason")
+        self.case = case = Case(evidence, now)
+        case.asked_key = question.digest is not None
+        case.asked_consumer = question.consumer
+        case.is_record = question.record is not None
+        case.recorded = self.recorded
+        case.recorded_limit = self.record.get("limit")
+        case.payment = question.payment
+        self.steps: list[Step] = []
+
+    async def run(self) -> Diagnosis:
+        self._identify()
+        await self._fetch()
+        for check in CHECKS:
+            self.steps.append(self._recorded(RULES[check](self.case)))
+        return self._conclude()
+
+    # ---- who and what -------------------------------------------------------------------
+
+    def _identify(self) -> None:
+        question, case, evidence = self.question, self.case, self.case.evidence
+        if question.digest is not None:
+            case.key = evidence.key(question.digest)
+            if case.key is not None:
+                case.consumer = evidence.consumer(case.key.consumer)
+        elif question.consumer is not None:
+            case.consumer = evidence.consumer(question.consumer)
+        if (request := self.record.get("id")) is not None and case.payment is None:
+            case.refused_payment = note = evidence.refused_payment(request)
+            case.payment = None if note is None else tuple(note.fields)
+        if question.route is not None:
+            case.route = evidence.route(question.route)
+        known = (
+            question.digest is not None or question.consumer is None or case.consumer is not None
+        )
+        if known and (question.route is None or case.route is not None):
+            case.outcome = evidence.decide(
+                Asked(
+                    digest=question.digest,
+                    consumer=case.consumer.id if case.consumer is not None else None,
+                    route=question.route,
+                    address=question.address,
+                )
+            )
+
+    async def _fetch(self) -> None:
+        """What only the store knows. While it is away, the checks that need it are skipped."""
+        case = self.case
+        if case.consumer is None or case.consumer.account is None:
+            return
+        try:
+            case.account = await case.evidence.account(case.consumer.account)
+            case.subscriptions = await case.evidence.subscriptions(case.consumer.account)
+            case.invoices = await case.evidence.invoices(case.consumer.account)
+        except StoreError as error:
+            case.no_store = str(error)
+
+    def _recorded(self, step: Step) -> Step:
+        """The step as it was for the recorded request, if that is where it failed."""
+        code = self.recorded
+        if code is None or CHECK_OF.get(code) != step.check:
+            return step
+        if step.result == "failed" and step.reason == code:
+            return msgspec.structs.replace(step, now="failed")
+        known = REASON_BY_CODE[code]
+        text = known.text
+        if limit := self.record.get("limit"):
+            text = f"{text} The limit was {self._limit(limit)}."
+        if step.result != "skipped":
+            text = f"{text} Now: {step.text}"
+        return msgspec.structs.replace(
+            step, result="failed", reason=code, text=text, fix=fix_of(code), now=step.result
+        )
+
+    def _limit(self, name: str) -> str:
+        """A limit by its label, as it is known now."""
+        outcome = self.case.outcome
+        looks = outcome.limits if outcome is not None else ()
+        words = next((one.words for one in looks if one.name == name), None)
+        return repr(name) if words is None else f"{words} ({name!r})"
+
+    # ---- what it comes to ---------------------------------------------------------------
+
+    def _conclude(self) -> Diagnosis:
+        if self.question.record is not None:
+            return self._of_record()
+        failed = [step for step in self.steps if step.result == "failed"]
+        outcome = self.case.outcome
+        decided = reason_code(outcome.reason) if outcome is not None else ""
+        # Limits may refuse before what stands above them here: the decision names the cause.
+        first = next((step for step in failed if step.reason == decided), None)
+        if first is None and decided:
+            return self._diagnosis(False, REASON_BY_CODE[decided].text, reason=decided)
+        first = first or next(iter(failed), None)
+        if first is None:
+            where = f" on the route {self.case.route.name!r}" if self.case.route is not None else ""
+            return self._diagnosis(True, f"It would be served{where}: nothing stands in the way.")
+        return self._diagnosis(False, f"{first.text} {_fix_text(first)}".strip(), first)
+
+    def _of_record(self) -> Diagnosis:
+        code, status = self.recorded, self.record.get("status")
+        if code is None:
+            return self._diagnosis(True, f"It was answered with {status}; nothing was refused.")
+        reason = REASON_BY_CODE.get(code)
+        cause = next((step for step in self.steps if step.check == CHECK_OF.get(code)), None)
+        if cause is None or reason is None:
+            text = reason.text if reason is not None else f"It ended with {code}."
+            return self._diagnosis(False, text, reason=code)
+        blocked = [s for s in self.steps if (s.now or s.result) == "failed"]
+        if cause.now == "passed" and not blocked:
+            return self._diagnosis(
+                False,
+                f"It was refused: {reason.title}. The cause is gone: the same request would be "
+                "served now.",
+                cause,
+                resolved=True,
+            )
+        return self._diagnosis(False, reason.text, cause)
+
+    def _diagnosis(
+        self,
+        served: bool,
+        summary: str,
+        cause: Step | None = None,
+        *,
+        reason: str | None = None,
+        resolved: bool = False,
+    ) -> Diagnosis:
+        code = cause.reason if cause is not None else reason
+        known = REASON_BY_CODE.get(code or "")
+        retry = None
+        if known is not None:
+            retry = retry_of(known.code, known.status, known.retryable)
+        return Diagnosis(
+            served=served,
+            summary=summary,
+            cause=cause.check if cause is not None else None,
+            reason=code,
+            resolved=resolved,
+            retry=retry,
+            request=self.record.get("id"),
+            status=self.record.get("status"),
+            time=self.record.get("time"),
+            route=self.question.route,
+            consumer=self.case.consumer.name if self.case.consumer is not None else None,
+            account=self.case.account.name if self.case.account is not None else None,
+            steps=self.steps,
+        )
+
+
+def _fix_text(step: Step) -> str:
+    return step.fix.text if step.fix is not None else ""

@@ -1,0 +1,177 @@
+"""Evidence: what a diagnosis looks at, as facts and one protocol.
+
+The parts of the gateway know credentials, accounts, subscriptions and money each in their own way;
+a diagnosis sees them only through `Evidence`, so it can be made anywhere these facts are at hand,
+and tested without any of them.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal, Protocol
+
+import msgspec
+
+from fastgate._core.dryrun import Outcome
+from fastgate.billing.x402.refused_payments import RefusedPayment
+from fastgate.model.gateway import Gateway
+
+
+class KeyFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """A credential. Times in Unix seconds, 0: never."""
+
+    id: str
+    consumer: str
+    expires_at: int = 0
+    revoked_at: int = 0
+
+
+class ConsumerFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """Who calls."""
+
+    id: str
+    name: str
+    account: str | None = None
+    plan: str | None = None
+    suspended: bool = False
+
+
+class AccountFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """Who pays."""
+
+    id: str
+    name: str
+
+
+class SubscriptionFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """An account's claim to a plan."""
+
+    id: str
+    plan: str
+    service: str | None
+    """None: every service of the plan."""
+    state: str
+    refused: str | None
+    """Reason code of the refusal that the state leads to now; None: it gives access."""
+    until: datetime | None = None
+    """When the access that there is ends by itself."""
+
+
+class InvoiceFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """An open invoice."""
+
+    number: str
+    subscription: str | None
+    micros: int
+    currency: str
+    due: datetime
+
+
+class ProviderFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """A payment provider."""
+
+    name: str
+    up: bool
+    charges: bool = True
+    """It charges saved payment methods by itself; else somebody has to credit by hand."""
+    error: str = ""
+    retry_at: datetime | None = None
+
+
+class SpendingFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """A spending limit and what is spent of it in its period. Micro-units."""
+
+    of: Literal["key", "consumer", "account"]
+    limit: int
+    used: int
+    resets_at: int = 0  # Unix seconds; 0: never
+
+
+class BalanceFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """A wallet. Micro-units."""
+
+    currency: str
+    available: int
+    """What a request can be charged now."""
+    settled: int
+    """What it will be when all that requests hold is given back."""
+
+
+class RouteFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a route asks of its callers."""
+
+    name: str
+    service: str | None = None
+    plans: tuple[str, ...] = ()
+    """Plans that include the service; empty: any caller may use it."""
+    by_payment: bool = False
+    """It is paid for by request, with a proof of payment."""
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that is asked about: by a key, by a consumer with some key, or by neither."""
+
+    digest: bytes | None = None
+    """SHA-256 of the key."""
+    consumer: str | None = None
+    """A consumer's id."""
+    route: str | None = None
+    address: str | None = None
+    """The client's address; None: not known."""
+
+
+class Evidence(Protocol):
+    """Where the facts come from. What is not there (no billing, no providers) is empty or None.
+
+    Coroutines may raise StoreError: the checks that need them are then skipped, and say why.
+    """
+
+    def key(self, digest: bytes) -> KeyFacts | None:
+        """A credential by its SHA-256."""
+
+    def consumer(self, ident: str) -> ConsumerFacts | None:
+        """By id or name."""
+
+    def consumer_by_hash(self, identity: int) -> ConsumerFacts | None:
+        """By the hash of the id, as tokens and shared memory have it."""
+
+    def plans(self) -> frozenset[str]:
+        """Names of the plans that there are."""
+
+    def currency(self) -> str:
+        """Of wallets where nothing else is said."""
+
+    def route(self, name: str) -> RouteFacts | None: ...
+
+    def decide(self, asked: Asked) -> Outcome | None:
+        """What the data plane would do with such a request now; None: nothing is served yet."""
+
+    def providers(self) -> list[ProviderFacts]: ...
+
+    def refused_payment(self, request: str) -> RefusedPayment | None:
+        """What is noted of a payment that was refused with a request."""
+
+    async def account(self, ident: str) -> AccountFacts | None: ...
+
+    async def subscriptions(self, account: str) -> list[SubscriptionFacts]: ...
+
+    async def invoices(self, account: str) -> list[InvoiceFacts]:
+        """The open ones."""
+
+
+def route_facts(gateway: Gateway, name: str) -> RouteFacts | None:
+    """A route of a configuration."""
+    route = next((route for route in gateway.routes if route.name == name), None)
+    if route is None:
+        return None
+    service = next((each for each in gateway.services if each.name == route.service), None)
+    plans: set[str] = set()
+    if service is not None:
+        plans = {each.name for each in gateway.plans if service.name in each.services}
+        plans.update(service.plans)
+    return RouteFacts(
+        name=name,
+        service=route.service,
+        plans=tuple(sorted(plans)),
+        by_payment=route.x402 is not None,
+    )

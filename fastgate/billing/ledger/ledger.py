@@ -1,0 +1,547 @@
+"""The ledger: every movement of money, once, in double entry; only ever added to.
+
+An *entry* is one movement of one account in one currency. It has *postings* to books that add
+up to zero. A posting above zero means: this book owes, or has earned, so much more.
+
+```
+kind        available  held  revenue  promotional  clearing  tax    what it is
+credit         +A                                   -(A+T)   +T     paid in; T: tax on top of it
+promo          +A                        -A                         given by the house
+promo_end      -A                        +A                         what is left of it expires
+charge         -X             +(X-p)     +p                         usage; p: paid by promotion
+refund         +A             -r         -(A-r)                     usage given back to the wallet
+tax                           -A                              +A    tax contained in revenue
+fee                           +(A-T)                  -A      +T    an invoice was paid; T: its tax
+fee_aside               +A    -A                                    before it goes back; contested
+provider_fee                  -A                      +A           what a provider keeps for itself
+x402                          +A                      -A           a request was paid for with it
+credit_note    +A             -A                                    a fee that the wallet gets back
+credit_back    -A             +A                                    its fee went back; or reversed
+freeze         -A       +A                                          before it is paid back
+dispute        -A       +A                                          a payment is contested
+pay_out                 -A                            +A            paid back, or lost in dispute
+release        +A       -A                                          not paid back after all; won
+correction      …        …      …         …            …       …     by an operator
+overdraft, cell                                                     no money: limits, repairs
+```
+
+- **Idempotent by id**: the same movement twice is one entry and the same answer; another
+  movement under a used id is refused.
+- **Promotional credit is spent first**, so that what was paid stays refundable. It is no revenue
+  when it is used: minus the book `promotional_credit` is what is left of it. It never leaves
+  through a provider. A refund of usage gives back revenue first, and promotional credit for the
+  part of the usage that promotion had paid.
+- **Never overdrawn by choice**: what takes from `customer_available` is refused below
+  -overdraft; a dispute, a correction and what a fee that went back takes with it are facts and
+  are booked all the same (the account then owes), and so is usage, which the wallet's cell has
+  already let through.
+- **A correction is a new entry**, also the reversal of another.
+
+`captured + held ≤ credited` follows: captured is what charges took less refunds, credited what
+credits brought less what was paid out; what is left is `customer_available`, which charges cannot
+take below zero since the cell does not let them.
+
+Nothing here touches shared memory: `fastgate.billing.ledger.wallets` brings a movement to the cell.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
+from enum import StrEnum
+
+import msgspec
+import sqlalchemy as sa
+
+from fastgate.errors import ConflictError, FastGateError, NotFoundError
+from fastgate.store import ledger as table
+from fastgate.store import usage as usage_table
+from fastgate.store.engine import Store
+from fastgate.store.ledger import Book, Entry, Key, TakenBack, Wallet
+from fastgate.store.pages import Page
+from fastgate.store.usage_blocks import Block
+
+MONEY_MOST = 1 << 60
+"""Micro-units that one movement may move: what shared memory takes."""
+
+ID_MOST = 160
+"""Characters of an entry's id."""
+_CURRENCY = re.compile(r"[A-Z]{3}")
+
+Clock = Callable[[], datetime]
+Postings = Mapping[Book, int]
+Rule = Callable[[Wallet], Postings]
+"""Which postings a movement makes, where that depends on what the wallet has."""
+
+Wanted = Callable[[], Awaitable[Mapping[tuple[str, str], int]]]
+"""Micro-units by invoice and currency, as they are when it is asked."""
+
+
+class Kind(StrEnum):
+    """What an entry is."""
+
+    CREDIT = "credit"
+    PROMO = "promo"
+    PROMO_END = "promo_end"
+    CHARGE = "charge"
+    REFUND = "refund"
+    TAX = "tax"
+    FEE = "fee"
+    FEE_ASIDE = "fee_aside"
+    PROVIDER_FEE = "provider_fee"
+    X402 = "x402"
+    CREDIT_NOTE = "credit_note"
+    CREDIT_BACK = "credit_back"
+    FREEZE = "freeze"
+    DISPUTE = "dispute"
+    PAY_OUT = "pay_out"
+    RELEASE = "release"
+    CORRECTION = "correction"
+    OVERDRAFT = "overdraft"
+    CELL = "cell"
+
+
+ASIDE = (Kind.FREEZE, Kind.DISPUTE, Kind.FEE_ASIDE)
+"""Entries that set something aside, which `pay_out` or `release` settles."""
+
+
+class LedgerError(FastGateError):
+    """The movement cannot be booked; nothing was."""
+
+
+class InsufficientFundsError(LedgerError):
+    """The account has less than the movement takes. Micro-units."""
+
+    def __init__(self, account: str, currency: str, *, balance: int, required: int) -> None:
+        super().__init__(
+            f"The account {account} has {balance} micro-units of {currency} that can be taken; "
+            f"{required} are required."
+        )
+        self.balance = balance
+        self.required = required
+
+
+class Movement(msgspec.Struct, frozen=True):
+    """What is asked of the ledger. `id` makes it idempotent; `amount`: micro-units above 0.
+
+    `reference` is the outside world's name for it (an invoice, a payment's id), up to 200
+    characters; `note` is for people, up to 500. Raises LedgerError for what cannot be.
+    """
+
+    id: str
+    account: str
+    currency: str
+    amount: int
+    reference: str = ""
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0 < len(self.id) <= ID_MOST or not self.id.isprintable():
+            raise LedgerError(f"A movement's id has 1 to {ID_MOST} printable characters.")
+        if not 0 < len(self.account) <= 64 or not self.account.isprintable():
+            raise LedgerError("An account's id has 1 to 64 printable characters.")
+        if not _CURRENCY.fullmatch(self.currency):
+            raise LedgerError(f"A currency is three capital letters, not {self.currency!r}.")
+        if type(self.amount) is not int or not 0 < self.amount <= MONEY_MOST:
+            raise LedgerError(f"An amount is 1 to {MONEY_MOST} micro-units, not {self.amount!r}.")
+        if len(self.reference) > 200 or len(self.note) > 500:
+            raise LedgerError("A reference has up to 200 characters, a note up to 500.")
+
+
+class Posted(msgspec.Struct, frozen=True):
+    """The entry; `fresh` is False when it was there already."""
+
+    entry: Entry
+    fresh: bool
+
+
+class Charged(msgspec.Struct, frozen=True):
+    """What a batch of usage came to: how many records were new, and what each wallet paid."""
+
+    records: int
+    totals: dict[Key, int]
+
+
+def cell_key(ident: str) -> str:
+    """What names an entry in shared memory: 16 octets in hexadecimal, from its id. The highest
+    bit is 0: with it set, the key names the undoing of a change that came to no entry."""
+    digest = hashlib.blake2b(ident.encode(), digest_size=16).digest()
+    return (bytes([digest[0] & 0x7F]) + digest[1:]).hex()
+
+
+def settled_id(ident: str) -> str:
+    """The id of the entry that pays out or releases what the entry `ident` has set aside."""
+    return f"{ident}:settled"
+
+
+class Ledger:
+    """Movements as operations; each is one transaction of the store.
+
+    All raise LedgerError for what cannot be, ConflictError when the id stands for another
+    movement, StoreError when the store is away (then nobody knows whether it was booked: ask
+    again with the same id).
+    """
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self.store = store
+        self._clock = clock
+
+    # ---- movements ----------------------------------------------------------------------
+
+    async def credit(self, movement: Movement, *, tax: int = 0) -> Posted:
+        """Paid in: the wallet gets `amount`; the provider has taken in `amount` + `tax`."""
+        if not 0 <= tax <= MONEY_MOST:
+            raise LedgerError(f"A tax is 0 to {MONEY_MOST} micro-units, not {tax!r}.")
+        amount = movement.amount
+        postings = {Book.AVAILABLE: amount, Book.CLEARING: -amount - tax, Book.TAX: tax}
+        return await self._post(Kind.CREDIT, movement, postings)
+
+    async def promo(self, movement: Movement) -> Posted:
+        """Given by the house; spent before what was paid in."""
+        amount = movement.amount
+        postings = {Book.AVAILABLE: amount, Book.PROMOTIONAL: -amount}
+        return await self._post(Kind.PROMO, movement, postings)
+
+    async def end_promo(self, movement: Movement) -> Posted:
+        """Promotional credit expires. No more than is left of it."""
+
+        def rule(wallet: Wallet) -> Postings:
+            left = min(wallet.promotional, wallet.customer_available)
+            if movement.amount > left:
+                raise _short(movement, max(0, left))
+            return {Book.AVAILABLE: -movement.amount, Book.PROMOTIONAL: movement.amount}
+
+        return await self._post(Kind.PROMO_END, movement, rule)
+
+    async def refund(self, movement: Movement) -> Posted:
+        """Usage is given back to the wallet. No more than usage has cost so far."""
+
+        def rule(wallet: Wallet) -> Postings:
+            if movement.amount > wallet.captured:
+                raise _short(movement, wallet.captured)
+            revenue = min(movement.amount, wallet.captured - wallet.promo_spent)
+            return {
+                Book.AVAILABLE: movement.amount,
+                Book.REVENUE: -revenue,
+                Book.PROMOTIONAL: revenue - movement.amount,
+            }
+
+        return await self._post(Kind.REFUND, movement, rule)
+
+    async def tax(self, movement: Movement) -> Posted:
+        """Tax that is contained in what was charged: from revenue to tax."""
+        postings = {Book.REVENUE: -movement.amount, Book.TAX: movement.amount}
+        return await self._post(Kind.TAX, movement, postings)
+
+    async def fee(self, movement: Movement, *, tax: int = 0) -> Posted:
+        """An invoice was paid through a provider, `tax` contained: earned, no wallet's money."""
+        if not 0 <= tax <= movement.amount:
+            raise LedgerError(f"The tax in {movement.amount} is not {tax!r} micro-units.")
+        amount = movement.amount
+        postings = {Book.CLEARING: -amount, Book.REVENUE: amount - tax, Book.TAX: tax}
+        return await self._post(Kind.FEE, movement, postings)
+
+    async def fee_aside(self, movement: Movement) -> Posted:
+        """A fee that was paid is contested, or goes back: it is not earned any more."""
+        postings = {Book.REVENUE: -movement.amount, Book.HELD: movement.amount}
+        return await self._post(Kind.FEE_ASIDE, movement, postings)
+
+    async def provider_fee(self, movement: Movement) -> Posted:
+        """What the provider of a payment keeps for itself: it has so much less of ours, and so
+        much less is earned."""
+        postings = {Book.REVENUE: -movement.amount, Book.CLEARING: movement.amount}
+        return await self._post(Kind.PROVIDER_FEE, movement, postings)
+
+    async def credit_note(self, movement: Movement) -> Posted:
+        """A part of a fee that was paid is the account's again, in its wallet."""
+        postings = {Book.AVAILABLE: movement.amount, Book.REVENUE: -movement.amount}
+        return await self._post(Kind.CREDIT_NOTE, movement, postings)
+
+    async def credit_back(self, movement: Movement) -> Posted:
+        """The fee that a credit note drew on went back: the credit is taken, also where the
+        wallet then owes."""
+        postings = {Book.AVAILABLE: -movement.amount, Book.REVENUE: movement.amount}
+        return await self._post(Kind.CREDIT_BACK, movement, postings)
+
+    async def credit_again(self, movement: Movement) -> Posted:
+        """What `credit_back` took is the account's again, since the fee is paid after all."""
+        postings = {Book.AVAILABLE: movement.amount, Book.REVENUE: -movement.amount}
+        return await self._post(Kind.CREDIT_BACK, movement, postings)
+
+    async def freeze(self, movement: Movement) -> Posted:
+        """Set aside what is to be paid back through a provider: no promotional credit."""
+
+        def rule(wallet: Wallet) -> Postings:
+            paid = wallet.customer_available - max(0, wallet.promotional)
+            if movement.amount > paid:
+                raise _short(movement, max(0, paid))
+            return {Book.AVAILABLE: -movement.amount, Book.HELD: movement.amount}
+
+        return await self._post(Kind.FREEZE, movement, rule)
+
+    async def dispute(self, movement: Movement) -> Posted:
+        """A payment is contested: set aside, also where the wallet then owes."""
+        postings = {Book.AVAILABLE: -movement.amount, Book.HELD: movement.amount}
+        return await self._post(Kind.DISPUTE, movement, postings)
+
+    async def pay_out(self, ident: str, *, reference: str = "") -> Posted:
+        """What the entry `ident` has set aside has left us. Raises NotFoundError."""
+        origin = await self.set_aside(ident)
+        postings = {Book.HELD: -origin.amount, Book.CLEARING: origin.amount}
+        return await self._post(Kind.PAY_OUT, self.settlement(origin, reference), postings)
+
+    async def release(self, ident: str, *, reference: str = "") -> Posted:
+        """What the entry `ident` has set aside is the account's again, or earned if it was a fee.
+        Raises NotFoundError."""
+        origin = await self.set_aside(ident)
+        book = Book.REVENUE if origin.kind == Kind.FEE_ASIDE else Book.AVAILABLE
+        postings = {Book.HELD: -origin.amount, book: origin.amount}
+        return await self._post(Kind.RELEASE, self.settlement(origin, reference), postings)
+
+    async def correct(self, movement: Movement, postings: Postings) -> Posted:
+        """Any postings, to put something right; `amount` is what they add to the books they
+        add to. Raises LedgerError when they do not add up to zero."""
+        added = sum(amount for amount in postings.values() if amount > 0)
+        if sum(postings.values()) != 0 or added != movement.amount:
+            raise LedgerError(
+                "A correction's postings add up to zero, and its amount is the sum of those "
+                "above zero."
+            )
+        return await self._post(Kind.CORRECTION, movement, postings)
+
+    async def reversal(self, ident: str) -> tuple[Movement, Postings]:
+        """The correction that undoes an entry, to be given to `correct`.
+
+        Raises NotFoundError; LedgerError for entries that are undone in another way (what was
+        set aside is released) or move nothing.
+        """
+        entry = await self.entry(ident)
+        held = Book.HELD in entry.postings and entry.kind != Kind.CORRECTION
+        if not entry.postings or held:
+            raise LedgerError(f"An entry of the kind {entry.kind!r} cannot be reversed.")
+        postings = {book: -amount for book, amount in entry.postings.items()}
+        added = sum(amount for amount in postings.values() if amount > 0)
+        movement = Movement(
+            id=f"{entry.id}:reversed",
+            account=entry.account,
+            currency=entry.currency,
+            amount=added,
+            reference=entry.id,
+        )
+        return movement, postings
+
+    async def set_overdraft(self, movement: Movement, overdraft: int) -> Posted:
+        """From now on the wallet may go to minus `overdraft`. The movement's amount: the larger
+        of the new overdraft and 1, since nothing of the movement moves."""
+        if not 0 <= overdraft <= MONEY_MOST:
+            raise LedgerError(f"An overdraft is 0 to {MONEY_MOST} micro-units, not {overdraft!r}.")
+        return await self._post(Kind.OVERDRAFT, movement, {}, overdraft=overdraft)
+
+    async def repair_cell(self, movement: Movement) -> Posted:
+        """Note that a cell was set right by so much, up or down; no money moves."""
+        return await self._post(Kind.CELL, movement, {})
+
+    async def set_aside(self, ident: str) -> Entry:
+        """The entry that has set something aside. Raises NotFoundError."""
+        entry = await self.entry(ident)
+        if entry.kind not in ASIDE:
+            raise NotFoundError(f"The entry {ident!r} has set nothing aside.")
+        return entry
+
+    # ---- usage --------------------------------------------------------------------------
+
+    async def charge(self, blocks: Sequence[Block], *, doubtful: bool = True) -> Charged:
+        """Usage and the entries that charge for it, in one transaction. A record that is in the
+        store already is passed over. `doubtful`: some may be; else nobody looks."""
+        now = self._clock()
+        keys = {(block.account, block.currency) for block in blocks if block.amount}
+
+        def work(connection: sa.Connection) -> Charged:
+            number = table.take_numbers(connection, max(1, len(keys)))
+            fresh = usage_table.unknown(connection, blocks) if doubtful else blocks
+            first: dict[Key, str] = {}
+            totals: dict[Key, int] = {}
+            for block in fresh:
+                if block.amount:
+                    key = (block.account, block.currency)
+                    first.setdefault(key, block.low)
+                    totals[key] = totals.get(key, 0) + block.amount
+            found = table.open_wallets(connection, totals, now)
+            entries = {
+                key: Entry(
+                    number=number + at,
+                    id=f"use:{first[key]}",
+                    kind=Kind.CHARGE,
+                    account=key[0],
+                    currency=key[1],
+                    amount=totals[key],
+                    created=now,
+                    postings=dict(charge_postings(found[key], totals[key])),
+                )
+                for at, key in enumerate(sorted(totals))
+            }
+            table.insert(connection, list(entries.values()))
+            numbers = {key: entry.number for key, entry in entries.items()}
+            usage_table.insert(connection, fresh, numbers, now)
+            return Charged(sum(block.records for block in fresh), totals)
+
+        return await self.store.run_write(work)
+
+    # ---- reading ------------------------------------------------------------------------
+
+    async def entry(self, ident: str) -> Entry:
+        """Raises NotFoundError."""
+        entry = await self.find(ident) if ident.isprintable() else None
+        if entry is None:
+            raise NotFoundError(f"The ledger has no entry {ident!r}.")
+        return entry
+
+    async def open_wallet(self, account: str, currency: str) -> None:
+        """Give the account a wallet in the currency, with nothing in it, unless it has one.
+        Raises LedgerError when it has as many as it can have."""
+        now = self._clock()
+
+        def work(connection: sa.Connection) -> None:
+            table.take_numbers(connection, 0)
+            self._open(connection, account, currency, now)
+
+        await self.store.run_write(work)
+
+    @staticmethod
+    def _open(connection: sa.Connection, account: str, currency: str, now: datetime) -> Wallet:
+        key = (account, currency)
+        try:
+            return table.open_wallets(connection, [key], now)[key]
+        except table.TooManyWallets as error:
+            raise LedgerError(
+                f"The account {account} has wallets in {table.WALLETS_MAX} currencies, the most "
+                f"there can be; {currency} would be another. Use one of its currencies."
+            ) from error
+
+    async def has_key(self, key: str) -> bool:
+        """Whether an entry with that `cell_key` was committed."""
+        found = await self.store.run_read(lambda connection: table.find(connection, key=key))
+        return found is not None
+
+    async def taken_back(self, account: str) -> dict[tuple[str, str], TakenBack]:
+        """What `credit_back` took of an account's credits, by invoice and currency."""
+        return await self.store.run_read(lambda connection: table.taken_back(connection, account))
+
+    async def find(self, ident: str) -> Entry | None:
+        """An entry by its id, if it was committed."""
+        return await self.store.run_read(lambda connection: table.find(connection, id=ident))
+
+    async def wallet(self, account: str, currency: str) -> Wallet | None:
+        """The books of an account in a currency, if it ever had any."""
+        for wallet in await self.wallets(account):
+            if wallet.currency == currency:
+                return wallet
+        return None
+
+    async def wallets(self, account: str) -> list[Wallet]:
+        """The books of an account, by the position of their cell."""
+        found = await self.store.run_read(
+            lambda connection: table.of_accounts(connection, [account])
+        )
+        return sorted(found, key=lambda wallet: wallet.position)
+
+    async def all_wallets(self) -> list[Wallet]:
+        """Every account's books."""
+        return await self.store.run_read(table.all_wallets)
+
+    async def history(
+        self, account: str, *, currency: str | None = None, cursor: str | None = None, limit: int
+    ) -> Page[Entry]:
+        """An account's entries, the newest first. Raises BadCursor."""
+        return await self.store.run_read(
+            lambda connection: table.page(connection, account, currency, cursor=cursor, limit=limit)
+        )
+
+    # ---- one entry ----------------------------------------------------------------------
+
+    @staticmethod
+    def settlement(origin: Entry, reference: str = "") -> Movement:
+        """The movement that settles what an entry has set aside."""
+        return Movement(
+            id=settled_id(origin.id),
+            account=origin.account,
+            currency=origin.currency,
+            amount=origin.amount,
+            reference=reference or origin.id[:200],
+        )
+
+    async def _post(
+        self,
+        kind: Kind,
+        movement: Movement,
+        rule: Postings | Rule,
+        *,
+        overdraft: int | None = None,
+    ) -> Posted:
+        now = self._clock()
+
+        def work(connection: sa.Connection) -> Posted:
+            number = table.take_numbers(connection)
+            known = table.find(connection, id=movement.id)
+            if known is not None:
+                _check_same(known, kind, movement, rule)
+                return Posted(known, fresh=False)
+            key = (movement.account, movement.currency)
+            wallet = self._open(connection, *key, now)
+            postings = rule(wallet) if callable(rule) else rule
+            entry = Entry(
+                number=number,
+                id=movement.id,
+                kind=kind,
+                account=movement.account,
+                currency=movement.currency,
+                amount=movement.amount,
+                created=now,
+                reference=movement.reference,
+                note=movement.note,
+                key=cell_key(movement.id),
+                postings={book: amount for book, amount in postings.items() if amount},
+            )
+            table.insert(connection, [entry])
+            if overdraft is not None:
+                table.set_overdraft(connection, key, overdraft)
+            return Posted(entry, fresh=True)
+
+        return await self.store.run_write(work)
+
+
+def _check_same(known: Entry, kind: Kind, movement: Movement, rule: Postings | Rule) -> None:
+    """Raise ConflictError when the entry is not what this movement would have made."""
+    same = (
+        known.kind == kind
+        and known.account == movement.account
+        and known.currency == movement.currency
+        and known.amount == movement.amount
+        and (
+            callable(rule)
+            or known.postings == {book: amount for book, amount in rule.items() if amount}
+        )
+    )
+    if not same:
+        raise ConflictError(
+            f"The ledger's entry {movement.id!r} is another movement: {known.kind} of "
+            f"{known.amount} micro-units of {known.currency} for {known.account}."
+        )
+
+
+def charge_postings(wallet: Wallet, amount: int) -> Postings:
+    """Usage takes promotional credit first, as far as there is any."""
+    promotional = min(amount, max(0, wallet.promotional))
+    return {
+        Book.AVAILABLE: -amount,
+        Book.REVENUE: amount - promotional,
+        Book.PROMOTIONAL: promotional,
+    }
+
+
+def _short(movement: Movement, balance: int) -> InsufficientFundsError:
+    return InsufficientFundsError(
+        movement.account, movement.currency, balance=balance, required=movement.amount
+    )

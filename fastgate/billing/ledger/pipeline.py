@@ -1,0 +1,476 @@
+"""The usage pipeline: records from shared memory to the ledger, each once, whoever is killed.
+
+```
+ worker's ring, parked holds ──drain──▶ names ──▶ store there:  ledger, one transaction   ─┐
+        ▲                                         store away:   spool, synced to disk     ─┤
+        └────────────────────────── commit: room again ◀───────────────────────────────────┘
+```
+
+A task of control's. Every 50 ms (under load: 500, or when a ring is three eighths full) it drains
+all rings, as blocks of records that are alike, writes them as one batch (*group commit*), and only
+then lets the rings have the room back:
+
+| killed                              | what is done twice | what makes it once            |
+|-------------------------------------|--------------------|-------------------------------|
+| before the batch is written         | nothing            |                               |
+| between batch and ring              | drained again      | the record's id, in the store |
+| between batch and ring, store away  | spooled again      | the same, when it is replayed |
+| while the spool is replayed         | replayed again     | the same                      |
+
+A batch whose transaction has an unknown end (the store was lost under it) goes to the spool: if
+it was committed, its ids are known. The order of records is kept: while anything is in the spool,
+new records go behind it.
+
+**Who looks for ids.** Everything that a control finds when it begins, and everything that could not
+be written, goes through the spool, and what is replayed from there is looked for in the store. What
+comes from a ring after that was offered to nobody before, and nobody looks; but for parked records,
+which may have come by the ring as well, and for what is drained again after a failure.
+
+**A store that is slow** (a lock is held, the server does not answer, usage comes faster than it
+is written) has no requests refused: whenever it is waited for and some ring is half full, the
+rings are emptied into the spool. What the store was just given may then be there a second time, and
+its ids are known. The spool is replayed for REPLAY_S at a time, between which others get the lock.
+
+**A worker that died**: its holds are settled by policy in shared memory, which makes them
+records like others, flagged *recovered*; the store lists them (`holds_resolved`).
+
+**Starting**: `begin`, before the store is there: what the rings still hold goes to the spool, a
+mark behind it, then cells are seeded from the cache. Then each `step`, when the store is there:
+the spool; at the mark the cells are compared with the ledger (`Wallets.true_up`); at its end the
+directory is made equal to the store (`Wallets.sync`) and cells that are missing are seeded, once
+after each time that the store was away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence, Set
+from functools import cached_property
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+
+from fastgate._core.money import AreaState, OpenHold, UsageRecord
+from fastgate._core.usageblock import UsageBlock
+from fastgate.billing.ledger.names import UNKNOWN, Names
+from fastgate.billing.ledger.spool import Batch, Mark, Spool
+from fastgate.billing.ledger.wallets import Wallets
+from fastgate.errors import StoreError
+from fastgate.serial import Serial
+from fastgate.store.ledger import Key
+from fastgate.store.usage_blocks import Block
+from fastgate.ticks import next_tick
+
+log = logging.getLogger("fastgate.billing")
+
+INTERVAL_S = 0.05
+LOADED_S, LOADED = 0.5, 500
+"""The interval after a batch of so many records: what a batch costs is shared by more."""
+ENOUGH, PRESSING = 0.375, 0.5
+"""The share of a ring that is drained at once under load; and the share at which the store is
+waited for no longer. Between them a batch is written."""
+BACKOFF_S = 1.0
+MOST, LEAST = 1 << 15, 512
+"""Records of one batch from the rings, all workers together; and of one worker at least."""
+BLOCKS = 4096
+"""Blocks that a batch is to have about: each is a row, often with a charge of its own, and others
+wait for the lock meanwhile."""
+
+ALL = 1 << 30
+"""More records than any ring has."""
+
+REPLAY_S = 0.5
+"""After so long others get the lock, and the rings are looked after."""
+
+T = TypeVar("T")
+NOTHING: Mapping[str, Set[int]] = {}
+
+
+class UsageSource(Protocol):
+    """Shared memory as the pipeline sees it: `fastgate._core.money.Money`."""
+
+    @property
+    def workers(self) -> int: ...
+    @property
+    def ring(self) -> int: ...
+    @property
+    def boot_id(self) -> str: ...
+    def state(self, worker: int) -> AreaState: ...
+    def drain_blocks(
+        self, worker: int, most: int = ..., *, after: int | None = ...
+    ) -> tuple[list[UsageBlock], int, int]: ...
+    def commit(self, worker: int, position: int) -> None: ...
+    def resolve_dead(self, worker: int, policy: str = ...) -> list[UsageRecord]: ...
+    def open_holds(self, worker: int | None = None) -> list[OpenHold]: ...
+
+
+class Counts(msgspec.Struct):
+    """What the pipeline has done since it was made."""
+
+    records: int = 0  # that reached the store or the spool
+    spooled: int = 0
+    replayed: int = 0
+    duplicates: int = 0  # that the store had already
+    recovered: int = 0  # of dead workers
+
+
+class Live(msgspec.Struct, frozen=True):
+    """Shared memory as the audit compares it with the ledger. Micro-units, by wallet."""
+
+    cells: dict[Key, int]
+    held: dict[Key, int]  # by requests
+    waiting: dict[Key, int]  # charged to cells, not in the ledger
+    moving: set[Key]
+
+
+class Pipeline:
+    """Used on the control process's event loop; one for a gateway."""
+
+    def __init__(self, source: UsageSource, wallets: Wallets, names: Names, spool: Spool) -> None:
+        self.source = source
+        self.wallets = wallets
+        self.names = names
+        self.spool = spool
+        self.counts = Counts()
+        self.problem: str | None = None
+        """Why records are not getting on; None when they are."""
+        self.replay_s = REPLAY_S
+        self._steps = Serial()
+        self.lock = self._steps.lock
+        self._store = wallets.ledger.store
+        self._synced = False
+        self._doubt = False  # what is in the rings may have been written: no answer said so
+        self._taken = 0  # records of the last batch
+        self._share = 1.0  # of the last batch: blocks for a record
+
+    # ---- life ---------------------------------------------------------------------------
+
+    async def begin(self) -> None:
+        """Come up without the store: then requests may be charged. Raises OSError."""
+        self.spool.open()
+        self.wallets.waiting = self.spool.waiting
+        self.wallets.load_cache(self.source.boot_id)
+        self._store.on_ready.append(self._store_is_back)
+        async with self.lock:
+            while await self._drain(to_store=False, skip=self.spool.last):
+                pass
+            await self._seed()
+
+    async def run(self, interval: float = INTERVAL_S) -> None:
+        """Until cancelled: one step after another, `interval` seconds apart."""
+        while True:
+            wait = interval
+            try:
+                full = await self.step()
+                self.problem = None
+                if self._taken >= LOADED and not full:
+                    await self._gather(interval)
+                    continue
+                wait = 0.0 if full else interval
+            except (OSError, StoreError) as error:
+                wait = self._failed(str(error), interval)
+            except Exception as error:
+                log.exception("Usage could not be taken over.")
+                wait = self._failed(repr(error), interval)
+            await next_tick(wait)
+
+    async def _gather(self, interval: float) -> None:
+        """Let records become many while there is room; shared memory has no events."""
+        end = time.monotonic() + LOADED_S
+        while time.monotonic() < end and self._fullest() < ENOUGH:
+            await next_tick(interval)
+
+    def _failed(self, problem: str, interval: float) -> float:
+        if problem != self.problem:
+            log.error("Usage waits in shared memory: %s", problem)
+        self.problem = problem
+        return max(BACKOFF_S, interval)
+
+    async def close(self) -> None:
+        """Take over what there is, and close the files. Raises OSError. Cancelled, it leaves a step
+        that is under way its files; the end of the process closes them."""
+        try:
+            while await self.step():
+                pass
+        finally:
+            if not self.lock.locked():
+                self.spool.close()
+                self.wallets.close()
+
+    async def _store_is_back(self) -> None:
+        self._synced = False
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether the store is there and has everything but what is in shared memory."""
+        return self._store.ready and self._synced and self.spool.empty
+
+    # ---- work ---------------------------------------------------------------------------
+
+    async def step(self) -> bool:
+        """One round; whether there is more to do at once: a ring has more than was taken, or the
+        spool is not empty and the store is there. Raises OSError when records can be written
+        nowhere: they stay in shared memory. Goes on when the caller is cancelled; the next step
+        waits for it."""
+        return await self._steps.run(self._step)
+
+    async def _step(self) -> bool:
+        there = self._store.ready
+        if there:
+            try:
+                await self._catch_up()
+            except StoreError as error:
+                log.info("The store is not caught up with yet: %s", error)
+                there = False
+        to_store = there and self._synced and self.spool.empty
+        full = await self._drain(to_store=to_store)
+        return full or (there and self._store.ready and not self.spool.empty)
+
+    async def worker_died(self, worker: int, policy: str = "due") -> list[UsageRecord]:
+        """Settle the holds of a worker that is no more, and take over its records.
+
+        `policy`: what a hold costs that was not settled: "due" (what the worker had noted as
+        owed), "charge" (all of it) or "release" (nothing). Returns the records of what was
+        settled; the store lists them. May be called again, and for a worker that has a
+        successor already.
+        """
+        async with self.lock:
+            found = self.source.resolve_dead(worker, policy)
+            self.counts.recovered += len(found)
+            if found:
+                log.warning(
+                    "Worker %d died with %d request(s) under way: settled, %d micro-units charged.",
+                    worker,
+                    len(found),
+                    sum(record.amount for record in found),
+                )
+        await self.step()
+        return found
+
+    async def _catch_up(self) -> None:
+        """Replay the spool, then make cells and directory equal the store; a part of that, when
+        there is much. Raises StoreError."""
+        if self._synced and self.spool.empty:
+            return
+        if self._synced:
+            await self._replay()
+            return
+        await self._meanwhile(self.wallets.learn_slots())
+        if not await self._replay():
+            return
+        await self._meanwhile(self.wallets.true_up())
+        await self._meanwhile(self.wallets.sync())
+        await self._seed()
+        self._synced = await self._replay()
+
+    async def _seed(self) -> None:
+        """Fill the cells that are empty; in the spool, all their usage stands behind the mark."""
+        if self.wallets.plan_seed():
+            await asyncio.to_thread(self.spool.append, Mark(self.source.boot_id))
+            self.wallets.seed()
+
+    async def _replay(self) -> bool:
+        """Charge what is in the spool, in its order, for `replay_s`; whether that was all. Raises
+        StoreError."""
+        end = time.monotonic() + self.replay_s
+        while (found := self.spool.next()) is not None:
+            frame, after = found
+            if isinstance(frame, Batch):
+                blocks = [self._named(block) for block in frame.blocks]
+                charged = await self._meanwhile(self.wallets.charge(blocks))
+                self.counts.replayed += charged.records
+                self.counts.duplicates += _records(blocks) - charged.records
+            elif frame.boot == self.source.boot_id:
+                await self._meanwhile(self.wallets.true_up())
+            await asyncio.to_thread(self.spool.take, frame, after)
+            if time.monotonic() > end:
+                return self.spool.empty
+        return True
+
+    async def _meanwhile(self, work: Coroutine[Any, Any, T]) -> T:
+        """Wait for the store, and keep the rings from running full. Raises what `work` does.
+
+        What the caller has drained is then in the spool too and committed: its own commit of an
+        earlier position does nothing.
+        """
+        task = asyncio.ensure_future(work)
+        try:
+            while not (await asyncio.wait({task}, timeout=INTERVAL_S))[0]:
+                if self._fullest() > PRESSING:
+                    while await self._drain(to_store=False):
+                        pass
+        except BaseException:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            raise
+        return task.result()
+
+    def _fullest(self) -> float:
+        """How full the ring is that has most: 0 to 1."""
+        states = map(self.source.state, range(self.source.workers))
+        return max(state.published - state.committed for state in states) / self.source.ring
+
+    async def _drain(self, *, to_store: bool, skip: Mapping[str, Set[int]] = NOTHING) -> bool:
+        """Take what the rings have, write it, let the rings have the room. Whether a ring had
+        as much as is taken at once. `skip`: what is in the spool already, as `Spool.last`."""
+        blocks: list[Block] = []
+        positions: list[tuple[int, int]] = []  # how far each worker's ring was read
+        full = False
+        doubtful = self._doubt
+        most = max(LEAST, int(min(MOST, BLOCKS / self._share)) // self.source.workers)
+        for worker in range(self.source.workers):
+            found, position, parked = self.source.drain_blocks(worker, most)
+            if not found:
+                continue
+            full = full or _records(found) >= most
+            doubtful = doubtful or parked > 0
+            for each in found:
+                block = self._block(each)
+                left = block.without(skip[block.boot]) if block.boot in skip else block
+                if left is not None:
+                    blocks.append(left)
+            positions.append((worker, position))
+        self._taken = _records(blocks)
+        if blocks:
+            self._share = len(blocks) / self._taken
+            self._doubt = True
+            await self._write(blocks, to_store=to_store, doubtful=doubtful)
+        for worker, position in positions:
+            self.source.commit(worker, position)
+        self._doubt = False
+        return full
+
+    async def _write(self, blocks: list[Block], *, to_store: bool, doubtful: bool) -> None:
+        records = _records(blocks)
+        if to_store:
+            try:
+                charged = await self._meanwhile(self.wallets.charge(blocks, doubtful=doubtful))
+            except StoreError as error:
+                log.warning("Usage goes to %s: %s", self.spool.path, error)
+            else:
+                if self.spool.empty:  # else it went there meanwhile, and is counted
+                    self.counts.records += charged.records
+                    self.counts.duplicates += records - charged.records
+                return
+            if not self.spool.empty:
+                return  # it went there meanwhile
+        await asyncio.to_thread(self.spool.append, Batch(blocks))
+        self.counts.records += records
+        self.counts.spooled += records
+
+    # ---- names --------------------------------------------------------------------------
+
+    def _block(self, found: UsageBlock) -> Block:
+        names = self.names
+        return Block(
+            f"{found.boot:016x}{found.low:016x}",
+            f"{found.boot:016x}{found.high:016x}",
+            found.day,
+            found.first_us,
+            found.last_us,
+            self.wallets.account(found.account),
+            names.consumer(found.consumer),
+            names.credential(found.credential),
+            names.route(found.route),
+            names.service(found.service),
+            names.plan(found.plan),
+            found.currency,
+            names.meter(found.meter),
+            found.records,
+            found.failed,
+            found.recovered,
+            found.units,
+            found.amount,
+            found.lines,
+        )
+
+    def _named(self, block: Block) -> Block:
+        """With the ids that were not known when the block was spooled."""
+        sources: dict[str, Callable[[int], str]] = {
+            "account": self.wallets.account,
+            "consumer": self.names.consumer,
+            "credential": self.names.credential,
+            "meter": self.names.meter,
+        }
+        found = {
+            field: find(int(name[len(UNKNOWN) :], 16))
+            for field, find in sources.items()
+            if (name := getattr(block, field)).startswith(UNKNOWN)
+        }
+        return msgspec.structs.replace(block, **found) if found else block
+
+    # ---- for the audit ------------------------------------------------------------------
+
+    def live(self) -> Live:
+        """Cells, holds and usage on its way at one moment, as far as traffic lets one see that.
+        Under the lock: nothing is charged to the ledger meanwhile.
+
+        A wallet is *moving* when its cell changed, or a record of it appeared, while this looked:
+        its numbers may not belong together.
+        """
+        cells, found = self.wallets.cell_balances(), _Waiting(self.source, self._block)
+        held, waiting, moving = dict[Key, int](), dict(self.spool.waiting), set[Key]()
+        for block in found.blocks:
+            if block.amount:
+                key = (block.account, block.currency)
+                waiting[key] = waiting.get(key, 0) + block.amount
+        for hold in self.source.open_holds():
+            if hold.taken:
+                self._add(held, hold.record, hold.record.held)
+            elif hold.state in ("settling", "settled") and hold.record.id not in found:
+                self._add(waiting, hold.record, hold.record.amount)
+        for block in found.since():
+            moving.add((block.account, block.currency))
+        for hold in self.source.open_holds():
+            if hold.state == "parked" and hold.record.id not in found:
+                moving.add(self._key(hold.record))
+        for key, balance in self.wallets.cell_balances().items():
+            if cells.get(key) != balance:
+                moving.add(key)
+        return Live(cells, held, waiting, moving)
+
+    def _key(self, record: UsageRecord) -> Key:
+        return self.wallets.account(record.account), record.currency
+
+    def _add(self, sums: dict[Key, int], record: UsageRecord, amount: int) -> None:
+        if amount:
+            key = self._key(record)
+            sums[key] = sums.get(key, 0) + amount
+
+
+class _Waiting:
+    """Everything in the rings and parked that is not in the store or the spool, at one moment.
+    Ids of records are looked for in it, seldom."""
+
+    def __init__(self, source: UsageSource, block: Callable[[UsageBlock], Block]) -> None:
+        self._source, self._block = source, block
+        self._upto: list[int] = []  # by worker
+        self.blocks: list[Block] = []
+        for worker in range(source.workers):
+            found, position, parked = source.drain_blocks(worker, ALL)
+            for each in map(block, found):
+                # One that is parked may have come by the ring as well: a copy, in the same block.
+                once = each.without(frozenset()) if parked else each
+                if once is not None:
+                    self.blocks.append(once)
+            self._upto.append(position)
+
+    def since(self) -> Iterator[Block]:
+        """What has come to the rings meanwhile."""
+        for worker, position in enumerate(self._upto):
+            yield from map(self._block, self._source.drain_blocks(worker, ALL, after=position)[0])
+
+    def __contains__(self, ident: str) -> bool:
+        return ident in self._ids
+
+    @cached_property
+    def _ids(self) -> frozenset[str]:
+        return frozenset(
+            f"{block.boot}{number:016x}" for block in self.blocks for number in block.numbers()
+        )
+
+
+def _records(blocks: Sequence[Block] | Sequence[UsageBlock]) -> int:
+    return sum(block.records for block in blocks)

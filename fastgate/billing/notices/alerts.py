@@ -1,0 +1,322 @@
+"""Alerts: a balance that is low or soon empty, a quota or spending limit that is filling up.
+
+Each is told once for each time it comes about, and the highest level only:
+
+```
+use of a limit    49 %   51 %   52 %   97 %   97 %   | next period   55 %
+told                      50 %          95 %         |               50 %
+
+balance           9      4      3      12     4        (threshold 5)
+told                     low                  low
+```
+
+What was told last is kept (`alert_states`), so neither a restart nor a second gateway tells it
+again. A level that was passed in a leap is not told afterwards.
+
+**Burn rate**: from samples of what an account has spent in total, the rate is that of the last
+hour (or of what there is, at least five minutes); what comes in does not disturb it. Told when the
+balance lasts less long than `notices.empty_in`, again only after it lasted twice as long.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple
+from zoneinfo import ZoneInfo
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from fastgate.billing.amounts import show
+from fastgate.billing.notices.notices import Message, Notice, Notices
+from fastgate.store.billing_tables import alert_states, billing_profiles
+from fastgate.store.engine import Store
+
+WINDOW = timedelta(hours=1)
+LEAST = timedelta(minutes=5)
+HOUR_US = 3_600_000_000
+MOST_US = timedelta.max // timedelta(microseconds=1)
+BALANCES = "balance.%"
+"""How the subjects of wallets' episodes begin."""
+
+
+# ---- pure -------------------------------------------------------------------------------
+
+
+def level_of(used: int, limit: int, levels: Iterable[int]) -> int:
+    """The highest of the levels (in percent) that is reached; 0: none."""
+    return max((level for level in levels if used * 100 >= limit * level), default=0)
+
+
+class Sample(NamedTuple):
+    """What an account had spent in total at a moment, micro-units."""
+
+    at: datetime
+    spent: int
+
+
+class BurnRate:
+    """The rate of one account's spending. Feed it samples as time goes on."""
+
+    def __init__(self) -> None:
+        self._samples: deque[Sample] = deque()
+
+    def add(self, at: datetime, spent: int) -> None:
+        """A sample, not older than the last; a total that falls (a refund) is taken as it is."""
+        self._samples.append(Sample(at, spent))
+        while len(self._samples) > 2 and self._samples[1].at <= at - WINDOW:
+            self._samples.popleft()
+
+    def per_hour(self) -> int | None:
+        """Micro-units an hour; None: too little is known."""
+        if not self._samples:
+            return None
+        first, last = self._samples[0], self._samples[-1]
+        passed = last.at - first.at
+        if passed < LEAST:
+            return None
+        return max(last.spent - first.spent, 0) * HOUR_US // (passed // timedelta(microseconds=1))
+
+    def lasts(self, balance: int) -> timedelta | None:
+        """How long the balance lasts at this rate; None: not known, or for ever."""
+        rate = self.per_hour()
+        if not rate:
+            return None
+        micros = max(balance, 0) * HOUR_US // rate
+        # Longer than a timedelta can say is for ever.
+        return timedelta(microseconds=micros) if micros <= MOST_US else None
+
+
+def in_words(left: timedelta) -> str:
+    """ "3 h", "2 h 30 min", "4 min"; rounded down to minutes."""
+    minutes = int(left.total_seconds()) // 60
+    hours, rest = divmod(minutes, 60)
+    if not hours:
+        return f"{rest} min"
+    return f"{hours} h {rest} min" if rest else f"{hours} h"
+
+
+# ---- told once --------------------------------------------------------------------------
+
+
+class Usage(NamedTuple):
+    """How much of a limit is used."""
+
+    account: str
+    subject: str
+    """What is limited, to be read and unique within the account: "spending of key abc"."""
+    used: int
+    limit: int
+    ends: datetime
+    """The end of the period."""
+    currency: str = ""
+    """Set for amounts of money in micro-units; empty for counts."""
+
+
+class Standing(NamedTuple):
+    """What the store says of an account whose balance is looked at."""
+
+    account: str
+    low_balance: int | None
+    """What it calls low, micro-units; None: it has said nothing."""
+    told: frozenset[str]
+    """What was told of its balances and has not ended."""
+
+
+class Alerts:
+    """Tells what is noticed. Methods may raise StoreError."""
+
+    def __init__(self, store: Store, notices: Notices) -> None:
+        self.store = store
+        self.notices = notices
+        self.rules = notices.billing.notices
+        self._rates: dict[tuple[str, str], BurnRate] = {}
+
+    async def usage(self, usage: Usage) -> Notice | None:
+        """Tell the level that the use of a limit has reached, if it is a new one."""
+        level = level_of(usage.used, usage.limit, self.rules.levels) if usage.limit > 0 else 0
+        if not level:
+            return None
+        state = f"{usage.subject[:120]}:{usage.limit}:{usage.ends.isoformat()}"
+        if level <= await self._told(usage.account, state):
+            return None
+        async with self.store.write() as connection:
+            if not await self._rises(connection, usage.account, state, level):
+                return None
+            profile = await self.notices.profiles.get_in(connection, usage.account)
+            shown = [
+                show(number, usage.currency) if usage.currency else str(number)
+                for number in (usage.used, usage.limit)
+            ]
+            data = {
+                "level": str(level),
+                "subject": usage.subject,
+                "used": shown[0],
+                "limit": shown[1],
+                "date": usage.ends.astimezone(ZoneInfo(profile.zone)).strftime("%Y-%m-%d"),
+            }
+            kind = "usage.spending" if usage.currency else "usage.quota"
+            return await self.notices.put_in(
+                connection,
+                Message(
+                    kind=kind,
+                    account=usage.account,
+                    key=f"{kind}:{usage.account}:{state}:{level}",
+                    data=data,
+                ),
+            )
+
+    @staticmethod
+    def standings(connection: sa.Connection, accounts: Sequence[str]) -> dict[str, Standing]:
+        """For `balance`, of up to 1,000 accounts."""
+        given = {"accounts": accounts}
+        low = {row.account: row.low_balance for row in connection.execute(_LOW, given)}
+        told: dict[str, set[str]] = {}
+        for account, subject in connection.execute(_TOLD, given):
+            told.setdefault(account, set()).add(subject)
+        return {
+            account: Standing(account, low.get(account), frozenset(told.get(account, ())))
+            for account in accounts
+        }
+
+    async def balance(
+        self, standing: Standing, currency: str, balance: int, spent: int
+    ) -> list[Notice]:
+        """Look at a wallet: its balance, and what was spent from it in total so far."""
+        rate = self._rates.setdefault((standing.account, currency), BurnRate())
+        now = self.notices.clock()
+        rate.add(now, spent)
+        found = [
+            await self._low(standing, currency, balance),
+            await self._burning(standing, currency, balance, rate),
+        ]
+        return [notice for notice in found if notice is not None]
+
+    async def _low(self, standing: Standing, currency: str, balance: int) -> Notice | None:
+        threshold = standing.low_balance
+        rule = self.rules.low_balance
+        if threshold is None and rule is not None and rule.currency == currency:
+            threshold = rule.micros
+        if threshold is None:
+            return None
+        data = {"balance": show(balance, currency), "threshold": show(threshold, currency)}
+        below = balance < threshold
+        return await self._episode("balance.low", standing, currency, below, not below, data)
+
+    async def _burning(
+        self, standing: Standing, currency: str, balance: int, rate: BurnRate
+    ) -> Notice | None:
+        bound = timedelta(microseconds=self.rules.empty_in.ns // 1000)
+        left = rate.lasts(balance)
+        if not bound or (left is None and rate.per_hour() is None):
+            return None
+        soon = left is not None and left < bound
+        data = {
+            "balance": show(balance, currency),
+            "hours": in_words(left) if left is not None else "",
+            "rate": show(rate.per_hour() or 0, currency),
+        }
+        calm = left is None or left >= 2 * bound
+        return await self._episode("balance.burning", standing, currency, soon, calm, data)
+
+    async def _episode(
+        self,
+        kind: str,
+        standing: Standing,
+        currency: str,
+        begins: bool,
+        ends: bool,
+        data: dict[str, str],
+    ) -> Notice | None:
+        """Tell the beginning of an episode; nothing more until it has ended."""
+        if not begins and not ends:
+            return None
+        account, subject = standing.account, f"{kind}:{currency}"
+        if begins == (subject in standing.told):
+            return None
+        async with self.store.write() as connection:
+            level, episode = await self._state(connection, account, subject)
+            if begins == bool(level):
+                return None
+            episode += begins
+            await self._write(connection, account, subject, int(begins), episode)
+            if not begins:
+                return None
+            return await self.notices.put_in(
+                connection,
+                Message(
+                    kind=kind, account=account, key=f"{subject}:{account}:{episode}", data=data
+                ),
+            )
+
+    async def _told(self, account: str, subject: str) -> int:
+        """The level told last; looked at first, since most looks find nothing new."""
+        query = sa.select(alert_states.c.level).where(
+            alert_states.c.account == account, alert_states.c.subject == subject
+        )
+        return await self.store.run_read(lambda connection: int(connection.scalar(query) or 0))
+
+    async def _rises(
+        self, connection: AsyncConnection, account: str, subject: str, level: int
+    ) -> bool:
+        told, episode = await self._state(connection, account, subject)
+        if level <= told:
+            return False
+        await self._write(connection, account, subject, level, episode)
+        return True
+
+    async def _state(
+        self, connection: AsyncConnection, account: str, subject: str
+    ) -> tuple[int, int]:
+        row = (
+            await connection.execute(
+                sa.select(alert_states.c.level, alert_states.c.episode)
+                .where(alert_states.c.account == account, alert_states.c.subject == subject)
+                .with_for_update()
+            )
+        ).one_or_none()
+        if row is None:
+            await connection.execute(
+                sa.insert(alert_states).values(
+                    account=account,
+                    subject=subject,
+                    level=0,
+                    episode=0,
+                    updated=self.notices.clock(),
+                )
+            )
+            return 0, 0
+        return int(row.level), int(row.episode)
+
+    async def _write(
+        self, connection: AsyncConnection, account: str, subject: str, level: int, episode: int
+    ) -> None:
+        await connection.execute(
+            sa.update(alert_states)
+            .where(alert_states.c.account == account, alert_states.c.subject == subject)
+            .values(level=level, episode=episode, updated=self.notices.clock())
+        )
+
+    async def prune(self, before: datetime) -> int:
+        """Forget what was told last before that moment, a year ago or more; how many."""
+        async with self.store.write() as connection:
+            done = await connection.execute(
+                sa.delete(alert_states).where(
+                    alert_states.c.updated < before,
+                    alert_states.c.subject.not_like(BALANCES),
+                )
+            )
+        return int(done.rowcount)
+
+
+_ACCOUNTS: sa.BindParameter[str] = sa.bindparam("accounts", expanding=True)
+_LOW = sa.select(billing_profiles.c.account, billing_profiles.c.low_balance).where(
+    billing_profiles.c.account.in_(_ACCOUNTS)
+)
+_TOLD = sa.select(alert_states.c.account, alert_states.c.subject).where(
+    alert_states.c.account.in_(_ACCOUNTS),
+    alert_states.c.subject.like(BALANCES),
+    alert_states.c.level > 0,
+)

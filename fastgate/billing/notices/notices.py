@@ -1,0 +1,242 @@
+"""Notices: what customers are told, each once.
+
+```
+put(message) ─┬─▶ notices   one row: read in the API, marked as read
+              └─▶ outbox    a row for each address and each webhook that wants the kind
+```
+
+A message has a **key**, such as `reminder:<subscription>:<end>:7`; a second message with the
+same key is dropped by a unique constraint. So whoever notices something may say so as often as
+it is noticed, after a crash too. `put_in` works in the caller's transaction: what happened and
+what is told about it are committed together, or neither.
+
+The text is filled in when the notice is made and kept with it: what the API shows is what was
+mailed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from fastgate.billing.payments.base import Clock
+from fastgate.billing.profiles import Profiles
+from fastgate.billing.templates import fill, holes
+from fastgate.errors import NotFoundError
+from fastgate.model.billing import Billing
+from fastgate.refusal.remedies import PREFIX
+from fastgate.store.billing_tables import notices, outbox
+from fastgate.store.engine import Store
+from fastgate.store.ids import new_id
+from fastgate.store.pages import Page, decode_cursor, page_of
+
+
+class Kind(NamedTuple):
+    """A kind of notice; its text is the template of its name."""
+
+    name: str
+    manage: str = ""
+    """The page under the public address where something can be done about it."""
+
+    @property
+    def template(self) -> str:
+        return f"{self.name}.txt"
+
+
+ACCOUNT = f"{PREFIX}/account"
+
+KINDS: dict[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Kind("payment.succeeded"),
+        Kind("payment.failed", f"{ACCOUNT}/pay"),
+        Kind("payment.method_needed", f"{ACCOUNT}/payment-method"),
+        Kind("payment.action_required", f"{ACCOUNT}/pay"),
+        Kind("payment.recovered"),
+        Kind("subscription.grace", f"{ACCOUNT}/pay"),
+        Kind("subscription.suspended", f"{ACCOUNT}/pay"),
+        Kind("subscription.renewing", ACCOUNT),
+        Kind("subscription.ending", ACCOUNT),
+        Kind("subscription.trial_ending", f"{ACCOUNT}/payment-method"),
+        Kind("subscription.paused", f"{ACCOUNT}/payment-method"),
+        Kind("subscription.expired", f"{ACCOUNT}/renew"),
+        Kind("balance.low", f"{ACCOUNT}/top-up"),
+        Kind("balance.burning", f"{ACCOUNT}/top-up"),
+        Kind("usage.quota", f"{ACCOUNT}/plan"),
+        Kind("usage.spending", ACCOUNT),
+        Kind("recharge.failed", f"{ACCOUNT}/payment-method"),
+        Kind("recharge.stopped", f"{ACCOUNT}/payment-method"),
+        Kind("recharge.capped", f"{ACCOUNT}/top-up"),
+    )
+}
+"""Every kind of notice there is."""
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be told."""
+
+    kind: str
+    account: str
+    key: str
+    data: Mapping[str, str] = {}
+    """Fills the template's holes; given to webhooks as it is."""
+
+
+class Notice(msgspec.Struct, frozen=True, kw_only=True):
+    """What was told."""
+
+    id: str
+    key: str
+    account: str
+    kind: str
+    title: str
+    body: str
+    data: dict[str, str]
+    created: datetime
+    read_at: datetime | None
+
+
+def render(message: Message) -> tuple[str, str]:
+    """Title and body. Raises KeyError for a kind or a value that is missing."""
+    text = fill(KINDS[message.kind].template, **message.data)
+    title, _, body = text.partition("\n")
+    return " ".join(title.split())[:300], body.strip()
+
+
+def needs(kind: str) -> frozenset[str]:
+    """The values that a message of this kind must bring."""
+    return holes(KINDS[kind].template)
+
+
+def wants(events: list[str], kind: str) -> bool:
+    """Whether a webhook that lists these events is told of the kind."""
+    return not events or any(
+        event == kind or (event.endswith(".*") and kind.startswith(event[:-1])) for event in events
+    )
+
+
+class Notices:
+    """The notices in the store. Every method may raise StoreError."""
+
+    def __init__(self, store: Store, clock: Clock, billing: Billing) -> None:
+        self.store = store
+        self.clock = clock
+        self.billing = billing
+        self.profiles = Profiles(store, clock, billing)
+
+    async def put(self, message: Message) -> Notice | None:
+        """Tell it; None when it was told before."""
+        async with self.store.write() as connection:
+            return await self.put_in(connection, message)
+
+    async def put_in(self, connection: AsyncConnection, message: Message) -> Notice | None:
+        """The same within the transaction of what it is about."""
+        now = self.clock()
+        title, body = render(message)
+        notice = Notice(
+            id=new_id("ntc"),
+            key=message.key[:200],
+            account=message.account,
+            kind=message.kind,
+            title=title,
+            body=body,
+            data=dict(message.data),
+            created=now,
+            read_at=None,
+        )
+        values = msgspec.structs.asdict(notice)
+        values["data"] = msgspec.json.encode(notice.data).decode()
+        dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
+        insert = dialect.insert(notices).values(values).on_conflict_do_nothing()
+        if (await connection.execute(insert)).rowcount == 0:
+            return None
+        rows = [
+            {
+                "id": new_id("out"),
+                "notice": notice.id,
+                "channel": channel,
+                "target": target,
+                "state": "pending",
+                "attempts": 0,
+                "next_at": now,
+                "error": "",
+                "created": now,
+            }
+            for channel, target in await self._ways(connection, notice)
+        ]
+        if rows:
+            await connection.execute(sa.insert(outbox), rows)
+        return notice
+
+    async def _ways(self, connection: AsyncConnection, notice: Notice) -> list[tuple[str, str]]:
+        ways = [
+            ("webhook", webhook.name)
+            for webhook in self.billing.webhooks
+            if wants(webhook.events, notice.kind)
+        ]
+        if self.billing.smtp is not None:
+            profile = await self.profiles.get_in(connection, notice.account)
+            ways += [("mail", address) for address in dict.fromkeys(profile.emails)]
+        return ways
+
+    # ---- in-app -------------------------------------------------------------------------
+
+    async def page(
+        self, account: str, *, cursor: str | None, limit: int, unread: bool = False
+    ) -> Page[Notice]:
+        """An account's notices, the newest first."""
+        query = sa.select(notices).where(notices.c.account == account)
+        if unread:
+            query = query.where(notices.c.read_at.is_(None))
+        if cursor is not None:
+            query = query.where(notices.c.id < decode_cursor(cursor, str))
+        query = query.order_by(notices.c.id.desc()).limit(limit + 1)
+        async with self.store.read() as connection:
+            rows = (await connection.execute(query)).all()
+        return page_of([_notice(row) for row in rows], limit, lambda one: one.id)
+
+    async def unread(self, account: str) -> int:
+        """How many the account has not read."""
+        query = (
+            sa.select(sa.func.count())
+            .select_from(notices)
+            .where(notices.c.account == account, notices.c.read_at.is_(None))
+        )
+        async with self.store.read() as connection:
+            return int(await connection.scalar(query) or 0)
+
+    async def mark_read(self, account: str, ident: str) -> Notice:
+        """Note that it was read; the first time counts. Raises NotFoundError."""
+        mine = sa.and_(notices.c.id == ident, notices.c.account == account)
+        async with self.store.write() as connection:
+            await connection.execute(
+                sa.update(notices)
+                .where(mine, notices.c.read_at.is_(None))
+                .values(read_at=self.clock())
+            )
+            row = (await connection.execute(sa.select(notices).where(mine))).one_or_none()
+        if row is None:
+            raise NotFoundError(f"There is no notice {ident!r}.")
+        return _notice(row)
+
+    async def prune(self) -> int:
+        """Delete what is older than configured and not on its way any more; how many."""
+        before = self.clock() - timedelta(microseconds=self.billing.notices.keep.ns // 1000)
+        under_way = sa.select(outbox.c.notice).where(outbox.c.state == "pending")
+        async with self.store.write() as connection:
+            done = await connection.execute(
+                sa.delete(notices).where(notices.c.created < before, notices.c.id.not_in(under_way))
+            )
+        return int(done.rowcount)
+
+
+def _notice(row: sa.Row[Any]) -> Notice:
+    values = row._asdict()
+    values["data"] = msgspec.json.decode(values["data"], type=dict[str, str])
+    return Notice(**values)

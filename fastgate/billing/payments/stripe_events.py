@@ -1,0 +1,459 @@
+"""From a Stripe event to facts: what it is about is fetched again, and told as it is now.
+
+```
+event type                     fetched                        facts
+checkout.session.*             session, its PaymentIntent     payment…, checkout_expired, method
+payment_intent.*               PaymentIntent                  payment…
+charge.refunded, refund.*      refunds of the charge          payment…, refund[, refund_failed]
+charge.dispute.*               dispute                        payment…, dispute_opened[, won|lost]
+customer.subscription.*        subscription, latest invoice   subscription_changed[, trial ending]
+invoice.*                      invoice                        invoice_…
+payment_method.*               method                         method_…
+```
+
+The event's own data is read for nothing but ids: it may be days old and out of order. Facts are
+told whole: a refund is told with the payment that it refunds before it, a closed dispute with its
+opening, so that whichever event comes first leads to the same books. Each fact has a key made of
+Stripe's ids and its state, never of the event's, so telling it again changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
+
+from fastgate.billing.payments import stripe_objects as words
+from fastgate.billing.payments.base import (
+    ChargeStatus,
+    EventKind,
+    Notification,
+    ProviderEvent,
+    WebhookRejected,
+)
+from fastgate.model.units import Money
+
+if TYPE_CHECKING:
+    from fastgate.billing.payments.stripe import StripeProvider
+
+Object = dict[str, Any]
+Teller = Callable[["StripeProvider", Notification], Awaitable[list[ProviderEvent]]]
+
+
+# ---- which events, and about what ---------------------------------------------------------
+
+
+COST = "latest_charge.balance_transaction"
+"""Where Stripe says what it keeps of a payment, in the currency that it is settled in."""
+
+
+def known(kind: str) -> bool:
+    """Whether an event type says something to us."""
+    return _teller(kind) is not None
+
+
+def notification_of(event: Object) -> Notification:
+    """What an event is about. Raises WebhookRejected for what is no event of Stripe's."""
+    try:
+        about = event["data"]["object"]
+        ident, kind = event["id"], event["type"]
+        created = datetime.fromtimestamp(int(event["created"]), UTC)
+        subject = about.get("id") or _without_id(kind, about)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise WebhookRejected("The body is not an event of Stripe's.") from error
+    if event.get("object") != "event" or not all(
+        isinstance(text, str) and 0 < len(text) <= 200 for text in (ident, kind, subject)
+    ):
+        raise WebhookRejected("The body is not an event of Stripe's.")
+    before = event["data"].get("previous_attributes") or {}
+    return Notification(
+        provider=words.NAME,
+        id=ident,
+        type=kind,
+        object=subject,
+        created=created,
+        hint=str(before.get("customer") or ""),
+    )
+
+
+def _without_id(kind: str, about: Object) -> str:
+    """An upcoming invoice is none yet, and has no id: it is its subscription's."""
+    if kind == "invoice.upcoming":
+        parent = (about.get("parent") or {}).get("subscription_details") or {}
+        return id_of(about.get("subscription") or parent.get("subscription") or about["customer"])
+    raise KeyError("id")
+
+
+def id_of(value: Any) -> str:
+    """An id, where Stripe gives either the id or the whole object."""
+    if isinstance(value, dict):
+        value = value.get("id")
+    return str(value or "")
+
+
+def _teller(kind: str) -> Teller | None:
+    return next((tell for prefix, tell in _TELLERS if kind.startswith(prefix)), None)
+
+
+async def resolve(stripe: StripeProvider, news: Notification) -> list[ProviderEvent]:
+    """Fetch what the notification is about, and tell the facts, oldest first."""
+    tell = _teller(news.type)
+    return [] if tell is None else await tell(stripe, news)
+
+
+# ---- payments -----------------------------------------------------------------------------
+
+
+async def _intent(stripe: StripeProvider, ident: str) -> Object:
+    found = await stripe.call(
+        stripe.client.v1.payment_intents.retrieve_async(ident, {"expand": [COST]})
+    )
+    return found.to_dict()
+
+
+_OUTCOMES = {
+    ChargeStatus.SUCCEEDED: EventKind.PAYMENT_SUCCEEDED,
+    ChargeStatus.PENDING: EventKind.PAYMENT_PENDING,
+    ChargeStatus.FAILED: EventKind.PAYMENT_FAILED,
+    ChargeStatus.ACTION_REQUIRED: EventKind.PAYMENT_ACTION_REQUIRED,
+}
+
+
+async def _payment(stripe: StripeProvider, intent: Object) -> list[ProviderEvent]:
+    """How a PaymentIntent stands. One that has not been tried yet is no news."""
+    if intent["status"] == "requires_confirmation" or (
+        intent["status"] == "requires_payment_method" and not intent.get("last_payment_error")
+    ):
+        return []
+    metadata = intent.get("metadata") or {}
+    result = words.charge_result(intent)
+    state = result.status.value
+    if result.status is ChargeStatus.FAILED:  # each decline is a fact of its own
+        state = f"{state}:{id_of(intent.get('latest_charge')) or result.code}"
+    received = intent.get("amount_received")
+    amount = result.amount
+    if result.status is ChargeStatus.SUCCEEDED and received is not None:
+        amount = words.money_of(int(received), str(intent["currency"]))
+    return [
+        ProviderEvent(
+            kind=_OUTCOMES[result.status],
+            provider=words.NAME,
+            key=f"stripe:payment:{result.reference}:{state}",
+            at=words.time_of(intent.get("created")) or stripe.clock(),
+            account=await stripe.account_of(id_of(intent.get("customer")), metadata),
+            amount=amount,
+            reference=result.reference,
+            payment=result.reference,
+            purpose=words.purpose_of(metadata),
+            subject=str(metadata.get(words.SUBJECT) or ""),
+            attempt=str(metadata.get(words.KEY) or ""),
+            decline=result.decline,
+            code=result.code,
+            message=result.message,
+            url=result.action_url,
+            cost=_cost(intent, amount),
+        )
+    ]
+
+
+def _cost(intent: Object, amount: Money) -> Money | None:
+    """What Stripe keeps of a payment; None where it is not known, or in another currency."""
+    charge = intent.get("latest_charge")
+    balance = charge.get("balance_transaction") if isinstance(charge, dict) else None
+    if not isinstance(balance, dict) or str(balance.get("currency")).upper() != amount.currency:
+        return None
+    return words.money_of(int(balance.get("fee") or 0), str(balance["currency"]))
+
+
+async def _tell_intent(stripe: StripeProvider, news: Notification) -> list[ProviderEvent]:
+    return await _payment(stripe, await _intent(stripe, news.object))
+
+
+async def _tell_checkout(stripe: StripeProvider, news: Notification) -> list[ProviderEvent]:
+    found = await stripe.call(stripe.client.v1.checkout.sessions.retrieve_async(news.object))
+    session = found.to_dict()
+    account = await stripe.account_of(id_of(session.get("customer")), session.get("metadata"))
+    if session.get("mode") == "setup":
+        return await _chosen(stripe, session, account)
+    intent = id_of(session.get("payment_intent"))
+    if intent:
+        return await _payment(stripe, await _intent(stripe, intent))
+    if session.get("status") != "expired":
+        return []
+    return [
+        ProviderEvent(
+            kind=EventKind.CHECKOUT_EXPIRED,
+            provider=words.NAME,
+            key=f"stripe:checkout:{session['id']}:expired",
+            at=words.time_of(session.get("expires_at")) or news.created,
+            account=account,
+            reference=str(session["id"]),
+            purpose=words.purpose_of(session.get("metadata")),
+        )
+    ]
+
+
+async def _chosen(stripe: StripeProvider, session: Object, account: str) -> list[ProviderEvent]:
+    """Someone left a payment method: it is the one that is charged from now on."""
+    setup = id_of(session.get("setup_intent"))
+    if session.get("status") != "complete" or not setup:
+        return []
+    found = await stripe.call(stripe.client.v1.setup_intents.retrieve_async(setup))
+    method = id_of(found.to_dict().get("payment_method"))
+    customer = id_of(session.get("customer"))
+    if not method or not customer:
+        return []
+    await stripe.call(
+        stripe.client.v1.customers.update_async(
+            customer, {"invoice_settings": {"default_payment_method": method}}
+        )
+    )
+    return await _method(stripe, method, EventKind.METHOD_ATTACHED, account)
+
+
+# ---- refunds and disputes -----------------------------------------------------------------
+
+
+async def _paid(stripe: StripeProvider, about: Object) -> tuple[list[ProviderEvent], Object]:
+    """The payment that a refund or dispute is about: its facts, and the PaymentIntent."""
+    intent = id_of(about.get("payment_intent"))
+    if not intent:
+        found = await stripe.call(stripe.client.v1.charges.retrieve_async(id_of(about["charge"])))
+        intent = id_of(found.to_dict().get("payment_intent"))
+    if not intent:
+        return [], {}  # a charge from before PaymentIntents: not made through us
+    data = await _intent(stripe, intent)
+    return await _payment(stripe, data), data
+
+
+async def _about(
+    stripe: StripeProvider, about: Object, intent: Object, event: ProviderEvent
+) -> ProviderEvent:
+    """The event with what it has in common with its payment."""
+    metadata = intent.get("metadata") or {}
+    return replace(
+        event,
+        account=await stripe.account_of(id_of(intent.get("customer")), metadata),
+        amount=words.money_of(int(about["amount"]), str(about["currency"])),
+        reference=str(about["id"]),
+        payment=str(intent.get("id") or ""),
+        purpose=words.purpose_of(metadata),
+        subject=str(metadata.get(words.SUBJECT) or ""),
+        attempt=str((about.get("metadata") or {}).get(words.KEY) or ""),
+    )
+
+
+async def _tell_refund(stripe: StripeProvider, news: Notification) -> list[ProviderEvent]:
+    if news.object.startswith("re_") or news.object.startswith("pyr_"):
+        one = await stripe.call(stripe.client.v1.refunds.retrieve_async(news.object))
+        refunds = [one.to_dict()]
+    else:
+        page = await stripe.call(
+            stripe.client.v1.refunds.list_async({"charge": news.object, "limit": 100})
+        )
+        refunds = [item.to_dict() for item in page.data]
+    if not refunds:
+        return []
+    told, intent = await _paid(stripe, refunds[0])
+    if not intent:
+        return []
+    for refund in sorted(refunds, key=lambda item: (item.get("created") or 0, item["id"])):
+        fact = await _about(
+            stripe,
+            refund,
+            intent,
+            ProviderEvent(
+                kind=EventKind.REFUND,
+                provider=words.NAME,
+                key=f"stripe:refund:{refund['id']}",
+                at=words.time_of(refund.get("created")) or news.created,
+            ),
+        )
+        told.append(fact)
+        if refund.get("status") in ("failed", "canceled"):
+            told.append(
+                replace(
+                    fact,
+                    kind=EventKind.REFUND_FAILED,
+                    key=f"{fact.key}:failed",
+                    code=str(refund.get("failure_reason") or refund["status"]),
+                )
+            )
+    return told
+
+
+async def _tell_dispute(stripe: StripeProvider, news: Notification) -> list[ProviderEvent]:
+    found = await stripe.call(stripe.client.v1.disputes.retrieve_async(news.object))
+    dispute = found.to_dict()
+    status = str(dispute.get("status"))
+    if status.startswith("warning") or status == "prevented":
+        return []  # an inquiry: no money has moved
+    told, intent = await _paid(stripe, dispute)
+    if not intent:
+        return []
+    opened = await _about(
+        stripe,
+        dispute,
+        intent,
+        ProviderEvent(
+            kind=EventKind.DISPUTE_OPENED,
+            provider=words.NAME,
+            key=f"stripe:dispute:{dispute['id']}",
+            at=words.time_of(dispute.get("created")) or news.created,
+            code=str(dispute.get("reason") or ""),
+        ),
+    )
+    told.append(opened)
+    closed = {"won": EventKind.DISPUTE_WON, "lost": EventKind.DISPUTE_LOST}.get(status)
+    if closed is not None:
+        told.append(replace(opened, kind=closed, key=f"{opened.key}:{status}"))
+    return told
+
+
+# ---- subscriptions and invoices -----------------------------------------------------------
+
+
+async def latest_invoice(stripe: StripeProvider, subscription: Object) -> Object | None:
+    """The subscription's latest invoice; None where there was none yet."""
+    invoice = subscription.get("latest_invoice")
+    if isinstance(invoice, dict):
+        return invoice
+    if not invoice:
+        return None
+    found = await stripe.call(stripe.client.v1.invoices.retrieve_async(str(invoice)))
+    return found.to_dict()
+
+
+async def _subscription(stripe: StripeProvider, ident: str, at: datetime) -> list[ProviderEvent]:
+    found = await stripe.call(stripe.client.v1.subscriptions.retrieve_async(ident))
+    data = found.to_dict()
+    account = await stripe.account_of(id_of(data.get("customer")), data.get("metadata"))
+    invoice = await latest_invoice(stripe, data)
+    now = words.subscription_of(data, account, invoice)
+    until = now.paid_through.isoformat() if now.paid_through else ""
+    ends = now.cancel_at.isoformat() if now.cancel_at else ""
+    return [
+        ProviderEvent(
+            kind=EventKind.SUBSCRIPTION_CHANGED,
+            provider=words.NAME,
+            key=f"stripe:subscription:{ident}:{now.status}:{now.plan}:{until}:{ends}",
+            at=at,
+            account=account,
+            reference=ident,
+            code=now.status,
+            subscription=now,
+        )
+    ]
+
+
+async def _tell_subscription(stripe: StripeProvider, news: Notification) -> list[ProviderEvent]:
+    told = await _subscription(stripe, news.object, news.created)
+    now = told[0].subscription
+    if news.type.endswith("trial_will_end") and now is not None and now.status == "trialing":
+        ends = now.trial_ends.isoformat() if now.trial_ends else ""
+        told.append(
+            replace(
+                told[0],
+                kind=EventKind.SUBSCRIPTION_TRIAL_ENDING,
+                key=f"stripe:trial:{news.object}:{ends}",
+            )
+        )
+    return told
+
+
+async def _tell_invoice(stripe: StripeProvider, news: Notification) -> list[ProviderEvent]:
+    if news.type == "invoice.upcoming":
+        if not news.object.startswith("sub_"):
+            return []
+        told = await _subscription(stripe, news.object, news.created)
+        upcoming = replace(told[0], kind=EventKind.INVOICE_UPCOMING, key=f"{told[0].key}:upcoming")
+        return [*told, upcoming]
+    found = await stripe.call(stripe.client.v1.invoices.retrieve_async(news.object))
+    invoice = found.to_dict()
+    kind, state = _invoice_state(invoice, news.type)
+    told = []
+    parent = (invoice.get("parent") or {}).get("subscription_details") or {}
+    subscription = id_of(invoice.get("subscription") or parent.get("subscription"))
+    if subscription:  # what an invoice does to access, the subscription says
+        told = await _subscription(stripe, subscription, news.created)
+    if kind is not None:
+        account = await stripe.account_of(id_of(invoice.get("customer")), invoice.get("metadata"))
+        told.append(
+            ProviderEvent(
+                kind=kind,
+                provider=words.NAME,
+                key=f"stripe:invoice:{invoice['id']}:{state}",
+                at=news.created,
+                account=account or (told[0].account if told else ""),
+                amount=words.money_of(
+                    int(invoice.get("amount_due") or invoice.get("total") or 0),
+                    str(invoice["currency"]),
+                ),
+                reference=str(invoice["id"]),
+                subject=subscription,
+                code=state,
+                url=str(invoice.get("hosted_invoice_url") or ""),
+            )
+        )
+    return told
+
+
+def _invoice_state(invoice: Object, kind: str) -> tuple[EventKind | None, str]:
+    """What an invoice's state is worth telling as, and its part of the key."""
+    status = str(invoice.get("status"))
+    if status == "paid":
+        return EventKind.INVOICE_PAID, "paid"
+    if status in ("void", "uncollectible"):
+        return EventKind.INVOICE_CLOSED, status
+    tries = int(invoice.get("attempt_count") or 0)
+    if status == "open" and kind == "invoice.payment_action_required":
+        return EventKind.INVOICE_ACTION_REQUIRED, f"action_required:{tries}"
+    if status == "open" and (tries or kind == "invoice.payment_failed"):
+        return EventKind.INVOICE_FAILED, f"failed:{tries}"
+    return None, ""
+
+
+# ---- payment methods ----------------------------------------------------------------------
+
+
+async def _method(
+    stripe: StripeProvider, ident: str, kind: EventKind, account: str, owner: str = ""
+) -> list[ProviderEvent]:
+    found = await stripe.call(stripe.client.v1.payment_methods.retrieve_async(ident))
+    data = found.to_dict()
+    customer = id_of(data.get("customer"))
+    if not customer:
+        kind = EventKind.METHOD_DETACHED
+    account = account or await stripe.account_of(customer or owner, None)
+    method = words.method_of(data)
+    return [
+        ProviderEvent(
+            kind=kind,
+            provider=words.NAME,
+            key=f"stripe:method:{ident}:{kind.value}:{method.expires}",
+            at=stripe.clock(),
+            account=account,
+            reference=ident,
+            method=method,
+        )
+    ]
+
+
+async def _tell_method(stripe: StripeProvider, news: Notification) -> list[ProviderEvent]:
+    attached = news.type == "payment_method.attached"
+    kind = EventKind.METHOD_ATTACHED if attached else EventKind.METHOD_UPDATED
+    return await _method(stripe, news.object, kind, "", news.hint)
+
+
+_TELLERS: tuple[tuple[str, Teller], ...] = (
+    ("checkout.session.", _tell_checkout),
+    ("payment_intent.", _tell_intent),
+    ("charge.refund", _tell_refund),  # charge.refunded, charge.refund.updated
+    ("refund.", _tell_refund),
+    ("charge.dispute.", _tell_dispute),
+    ("customer.subscription.", _tell_subscription),
+    ("invoice.", _tell_invoice),
+    ("payment_method.", _tell_method),
+)

@@ -1,0 +1,248 @@
+"""What a change of plan comes to, and what is left of the old plan when the new one is never paid.
+
+```
+                    change                        given up
+paid  ├─── used ──────┼─────── unused ───────────────┼───────────┤
+new                   ├─ used, not paid: grace ──────┤
+```
+
+At a change, what was paid and is not used is set against the rest of the new plan's period: the
+difference is invoiced, or credited to the wallet. An invoice of a change notes what it has taken
+into account, and of which invoices (`fees.draw`): **what it carries**. Paid, that is used up. Given
+up or given back, it is the customer's as before: the next change takes it into account, and when
+the subscription ends it is credited, less the time that was used on the new plan meanwhile.
+
+In the caller's transaction. Amounts are micro-units.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from fastgate.billing.invoices.cases import case_of
+from fastgate.billing.invoices.invoices import Draft, Invoice, InvoiceLine, Invoices, Kind, Status
+from fastgate.billing.subscriptions import fees, proration
+from fastgate.billing.subscriptions.lifecycle import Subscription
+from fastgate.billing.subscriptions.periods import Period
+from fastgate.billing.subscriptions.pricing import Flat
+from fastgate.errors import ConflictError
+from fastgate.store.billing_tables import invoice_draws, invoices
+
+
+class Standing(NamedTuple):
+    """Where a subscription stands with its fees."""
+
+    unused: int
+    """Paid for the plan and not used."""
+    carried: int
+    """Paid for plans before it, and carried by an invoice that was given up."""
+    owed: int
+    """Used and not paid."""
+    paid_with: list[fees.Invoiced]
+    """The invoices that it was paid with, the newest first."""
+    currencies: set[str]
+    """Of what was paid."""
+
+
+async def standing(
+    connection: AsyncConnection, found: Subscription, price: Flat, now: datetime
+) -> Standing:
+    """Of the plan that a subscription has, at its price; its open invoices have been given up."""
+    period = found.current
+    rows = await fees.invoices_for(connection, found.id, period.start, period.end)
+    through = min(max(found.paid_through, period.start), period.end)
+    served = min(now, found.grace_ends or now)  # who was shut out has used nothing
+    until_now = proration.used(price.micros, period, served)
+    paid = proration.used(price.micros, period, through)
+    carried = 0
+    for one in await _given_up(connection, found.id):
+        if one.invoice.period_end > period.start:  # else it was used up long ago
+            carried += one.amount
+            known = {row.id for row in rows}
+            rows += [row for row in one.of if row.id not in known]
+    kept = await fees.kept_of(connection, rows)
+    # What has gone back, in part, of an invoice that this time was paid with is not paid; what
+    # has come back since the last change is.
+    had = await _had(connection, found.id, rows, kept)
+    short = sum(
+        had[row.id] - kept[row.id].left
+        for row in rows
+        if row.id in had and row.period_end >= through
+    )
+    # No more than is still here of what was paid, and was not credited before.
+    left = sum(kept[row.id].left for row in rows)
+    unused = min(max(0, paid - until_now - short), left)
+    return Standing(
+        unused=unused,
+        carried=min(carried, left - unused),
+        owed=max(0, until_now - paid),
+        paid_with=rows,
+        currencies={row.currency for row in rows if kept[row.id].paid},
+    )
+
+
+def lines_of(found: Subscription, plan: str, stands: Standing, charge: int) -> list[InvoiceLine]:
+    """What a change to another plan comes to, line by line; `charge`: for the rest of its
+    period. A sum below zero is to be credited."""
+    lines = (
+        InvoiceLine(f"Unused time of {found.plan}", -stands.unused),
+        InvoiceLine("Unused time of plans before it", -stands.carried),
+        InvoiceLine(f"{found.plan} until the change", stands.owed),
+        InvoiceLine(f"{plan} until the end of the period", charge),
+    )
+    return [line for line in lines if line.micros]
+
+
+def refuse_currency(found: Subscription, stands: Standing, old: Flat, new: Flat) -> None:
+    """Nothing crosses currencies: there is no rate. Raises ConflictError."""
+    paid_in = {old.currency if old.micros else new.currency, *stands.currencies}
+    others = sorted(paid_in - {new.currency})
+    if others:
+        raise ConflictError(
+            f"The subscription is paid in {others[0]}, and the plan costs {new.currency}: what "
+            f"was paid cannot be taken into account. Cancel it, and subscribe to the plan."
+        )
+
+
+async def _had(
+    connection: AsyncConnection,
+    subscription: str,
+    rows: list[fees.Invoiced],
+    kept: dict[str, fees.Kept],
+) -> dict[str, int]:
+    """What was left of paid invoices when the subscription was settled last; of those since then,
+    what was paid. One that was given up and paid late is in the wallet, and pays for no time."""
+    query = sa.select(invoice_draws).where(invoice_draws.c.document == subscription)
+    settled = {one.invoice: one.amount for one in await connection.execute(query)}
+    lates = await fees.paid_late(connection, rows)
+    return {
+        row.id: settled.get(row.id, row.total - kept[row.id].credited)
+        for row in rows
+        if row.status == Status.PAID.value and row.id not in lates
+    }
+
+
+async def settled(
+    connection: AsyncConnection, subscription: str, rows: list[fees.Invoiced]
+) -> None:
+    """A change has taken all into account: note what is left of these invoices."""
+    await connection.execute(
+        sa.delete(invoice_draws).where(invoice_draws.c.document == subscription)
+    )
+    for ident, kept in (await fees.kept_of(connection, rows)).items():
+        await connection.execute(
+            sa.insert(invoice_draws).values(document=subscription, invoice=ident, amount=kept.left)
+        )
+
+
+class _Carried(NamedTuple):
+    """What an invoice that was not paid after all has taken into account."""
+
+    invoice: fees.Invoiced
+    amount: int
+    of: list[fees.Invoiced]
+
+
+_UNPAID = (Status.VOID.value, Status.RETURNED.value)
+
+
+async def _given_up(connection: AsyncConnection, subscription: str) -> list[_Carried]:
+    query = (
+        sa.select(invoices)
+        .where(
+            invoices.c.subscription == subscription,
+            invoices.c.kind == Kind.INVOICE.value,
+            invoices.c.status.in_(_UNPAID),
+            invoices.c.id.in_(sa.select(invoice_draws.c.document)),
+        )
+        .order_by(invoices.c.id)
+    )
+    found = []
+    for row in (await connection.execute(query)).all():
+        draws = (
+            await connection.execute(
+                sa.select(invoice_draws).where(invoice_draws.c.document == row.id)
+            )
+        ).all()
+        older = sa.select(invoices).where(invoices.c.id.in_([one.invoice for one in draws]))
+        of = (await connection.execute(older.order_by(invoices.c.id.desc()))).all()
+        found.append(_Carried(row, sum(one.amount for one in draws), list(of)))
+    return found
+
+
+async def forget_carried(connection: AsyncConnection, where: sa.ColumnElement[bool]) -> None:
+    """It is used up, or taken into account elsewhere. `where`: which invoices."""
+    documents = sa.select(invoices.c.id).where(invoices.c.kind == Kind.INVOICE.value, where)
+    await connection.execute(
+        sa.delete(invoice_draws).where(invoice_draws.c.document.in_(documents))
+    )
+
+
+def of_subscription(ident: str) -> sa.ColumnElement[bool]:
+    """For `forget_carried`: all of a subscription."""
+    return invoices.c.subscription == ident
+
+
+async def give_back_rest(
+    connection: AsyncConnection,
+    issuer: Invoices,
+    found: Subscription,
+    stands: Standing,
+    invoice: Invoice,
+) -> None:
+    """A subscription ends since `invoice` goes back in full: what else was paid for it and is not
+    used is credited. `stands`: how it stands then, the invoice still counting as paid."""
+    await forget_carried(connection, invoices.c.id == invoice.id)  # it is a part of what is unused
+    if not stands.unused:
+        return
+    text = f"Unused time of {found.plan}, which ends with {invoice.number}"
+    draft = Draft(
+        key=f"ended:{invoice.id}",
+        kind=Kind.CREDIT,
+        account=found.account,
+        subscription=found.id,
+        currency=invoice.currency,
+        lines=[InvoiceLine(text, stands.unused)],
+        period_start=invoice.period_start,
+        period_end=invoice.period_end,
+    )
+    note = await issuer.issue_in(connection, draft)
+    await fees.draw(connection, note.id, note.total, stands.paid_with)
+
+
+async def give_back_carried(
+    connection: AsyncConnection, issuer: Invoices, found: Subscription, now: datetime
+) -> None:
+    """The subscription has ended: what invoices carry that were never paid is credited, less the
+    time that was used on their plan until access ended."""
+    for one in await _given_up(connection, found.id):
+        row = one.invoice
+        case = await case_of(connection, row.id)
+        ended = min(now, case.grace_ends) if case is not None else now
+        whole = row.total + one.amount
+        used = proration.used(whole, Period(row.period_start, row.period_end), ended)
+        kept = await fees.kept_of(connection, one.of)
+        left = sum(each.left for each in kept.values())
+        amount = min(one.amount, left)
+        if amount <= used:
+            continue
+        lines = [InvoiceLine(f"Unused time before {row.number}, which was not paid", amount)]
+        if used:
+            lines.append(InvoiceLine("Used since", -used))
+        draft = Draft(
+            key=f"unpaid:{row.id}",
+            kind=Kind.CREDIT,
+            account=found.account,
+            subscription=found.id,
+            currency=row.currency,
+            lines=lines,
+            period_start=row.period_start,
+            period_end=row.period_end,
+        )
+        note = await issuer.issue_in(connection, draft)
+        await fees.draw(connection, note.id, note.total, one.of)
+    await forget_carried(connection, of_subscription(found.id))

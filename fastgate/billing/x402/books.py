@@ -1,0 +1,230 @@
+"""The books of x402: each payment for a request that was settled is booked, once.
+
+```
+worker: due ─▶ record: settling ─▶ settled, served ─┐          (fastgate.billing.x402.claims)
+                        └▶ unknown, unsent, failed ─┤
+control:                  every two seconds  ◀──────┘
+            settled, served  one transaction: the payment's row, and its entry; then no longer due
+            failed           no longer due
+            else             looked at again, until its record has expired: a row that says so
+```
+
+A worker has no store, and an answer that is paid for does not wait for one. What it has is its
+claim's record, which outlives it; a payment is *due* from before it may have been taken until the
+books have it. Booking is idempotent by the payment's nonce, so control may be killed at any step,
+and a settlement in doubt that is found out after a week is booked then.
+
+The payer is no account of ours. So the entries are those of one account of the house, without
+wallet or cell; their currency is the token, by its CAIP-19 name, since a token of one network is
+none of another, nor money of a country. Amounts are millionths of a token:
+
+    provider_clearing  -A    what `pay_to` has received
+    revenue            +A    what the requests cost
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from itertools import islice
+
+import msgspec
+import sqlalchemy as sa
+
+from fastgate.billing.ledger.ledger import Clock, Kind
+from fastgate.billing.x402.claims import Claims, Paid, Record
+from fastgate.errors import StoreError
+from fastgate.store import ledger as table
+from fastgate.store.engine import Store
+from fastgate.store.ledger import Book, Entry
+from fastgate.store.money_tables import x402_payments
+from fastgate.store.pages import Page, decode_cursor, page_of
+
+log = logging.getLogger("fastgate.x402")
+
+HOUSE = "x402"
+"""The account of the entries: the house's own, and nobody's wallet."""
+BATCH = 200
+EVERY_S = 2.0
+SETTLED, UNKNOWN = "settled", "unknown"
+_MONEY = ("settled", "served")
+
+
+class X402Payment(msgspec.Struct, frozen=True, kw_only=True):
+    """A payment for a request. `state`: "settled", or "unknown" when nobody ever found out."""
+
+    id: str
+    state: str
+    currency: str
+    """The token: "eip155:8453/erc20:0x…"."""
+    amount: int
+    """Micro-units: millionths of a token."""
+    asset_name: str
+    pay_to: str
+    payer: str
+    route: str
+    reference: str
+    """The transaction, where it was told."""
+    presumed: bool
+    """The token had taken the payment; the facilitator itself never said that it settled it."""
+    paid_at: datetime
+    booked_at: datetime
+
+
+def entry_id(payment: str) -> str:
+    """The entry of a payment."""
+    return f"x402:{payment}"
+
+
+class X402Books:
+    """Books what workers have settled. Used by control alone."""
+
+    def __init__(self, claims: Claims, store: Store, clock: Clock) -> None:
+        self._claims = claims
+        self._store = store
+        self._clock = clock
+
+    async def beat(self) -> int:
+        """Look at all that is due; how many payments were booked. Raises StoreError, OSError."""
+        found = iter(await asyncio.to_thread(lambda: list(self._claims.due())))
+        booked = 0
+        while batch := list(islice(found, BATCH)):
+            booked += await self._look(batch)
+        return booked
+
+    async def run(self) -> None:
+        """Look for ever."""
+        while True:
+            try:
+                if self._store.ready:
+                    await self.beat()
+            except StoreError as error:
+                log.info("Payments with x402 wait for the store: %s", error)
+            except OSError as error:
+                log.error("Payments with x402 cannot be booked: %s", error)
+            await asyncio.sleep(EVERY_S)
+
+    async def _look(self, batch: Sequence[tuple[str, Record | None]]) -> int:
+        rows: list[X402Payment] = []
+        done: list[str] = []
+        now = self._claims.clock()
+        for name, record in batch:
+            if record is None:  # swept before there were books
+                done.append(name)
+            elif record.state in _MONEY:
+                row = self._row(name, record, SETTLED)
+                if row is not None:
+                    rows.append(row)
+                    done.append(name)
+            elif record.state == "failed":
+                done.append(name)
+            elif record.expires < now:
+                done.append(name)
+                row = self._row(name, record, UNKNOWN)
+                if row is not None and record.state in ("settling", "unknown"):
+                    log.warning(
+                        "x402: route %s: whether %s has paid was never found out; see `fastgate "
+                        "ledger x402 --doubtful`",
+                        row.route,
+                        row.payer,
+                    )
+                    rows.append(row)
+        fresh = 0
+        if rows:
+            fresh = await self._store.run_write(lambda it: _book(it, rows, self._clock()))
+        await asyncio.to_thread(self._forget, done)
+        return fresh
+
+    def _forget(self, names: Sequence[str]) -> None:
+        for name in names:
+            self._claims.looked_at(name)
+
+    def _row(self, name: str, record: Record, state: str) -> X402Payment | None:
+        """None, and it stays due: what was paid cannot be said."""
+        try:
+            if record.paid is None:
+                raise ValueError("its record does not say what was paid")
+            micros = record.paid.micros
+        except ValueError as error:
+            log.error("x402: the payment %s of %s is not booked: %s", name, record.payer, error)
+            return None
+        return _payment(name, record, record.paid, micros, state, self._clock())
+
+
+def _payment(
+    name: str, record: Record, paid: Paid, micros: int, state: str, now: datetime
+) -> X402Payment:
+    return X402Payment(
+        id=name,
+        state=state,
+        currency=paid.currency,
+        amount=micros,
+        asset_name=paid.asset_name,
+        pay_to=paid.pay_to,
+        payer=record.payer,
+        route=record.route,
+        reference=record.transaction,
+        presumed=record.presumed,
+        paid_at=datetime.fromtimestamp(record.created, UTC),
+        booked_at=now,
+    )
+
+
+def _book(connection: sa.Connection, rows: Sequence[X402Payment], now: datetime) -> int:
+    """Rows and entries in one transaction; how many entries were made."""
+    number = table.take_numbers(connection, len(rows))
+    query = sa.select(x402_payments.c.id, x402_payments.c.state).where(
+        x402_payments.c.id.in_([row.id for row in rows])
+    )
+    known = {row.id: row.state for row in connection.execute(query)}
+    entries: list[Entry] = []
+    for row in rows:
+        before = known.get(row.id)
+        if before == SETTLED or before == row.state:
+            continue
+        values = msgspec.structs.asdict(row) | {"day": row.paid_at.date()}
+        if before is None:
+            connection.execute(sa.insert(x402_payments).values(**values))
+        else:  # it was given up, and found out after all
+            connection.execute(
+                sa.update(x402_payments).where(x402_payments.c.id == row.id).values(**values)
+            )
+        if row.state == SETTLED:
+            entries.append(_entry(number + len(entries), row, now))
+    table.insert(connection, entries)
+    return len(entries)
+
+
+def _entry(number: int, row: X402Payment, now: datetime) -> Entry:
+    return Entry(
+        number=number,
+        id=entry_id(row.id),
+        kind=Kind.X402,
+        account=HOUSE,
+        currency=row.currency,
+        amount=row.amount,
+        created=now,
+        reference=row.reference,
+        note=f"{row.route}, paid by {row.payer}",
+        postings={Book.CLEARING: -row.amount, Book.REVENUE: row.amount},
+    )
+
+
+async def listed(
+    store: Store, *, state: str | None = None, cursor: str | None = None, limit: int
+) -> Page[X402Payment]:
+    """Payments, by their id. Raises StoreError, BadCursor."""
+    query = sa.select(x402_payments).order_by(x402_payments.c.id).limit(limit + 1)
+    if state is not None:
+        query = query.where(x402_payments.c.state == state)
+    if cursor is not None:
+        query = query.where(x402_payments.c.id > decode_cursor(cursor, str))
+    async with store.read() as connection:
+        rows = (await connection.execute(query)).all()
+    found = [
+        X402Payment(**{name: value for name, value in row._asdict().items() if name != "day"})
+        for row in rows
+    ]
+    return page_of(found, limit, lambda one: one.id)

@@ -1,0 +1,79 @@
+"""Refusals of paid routes for people and agents: the same pages as all refusals have.
+
+The problem document is for programs; a browser that asks for HTML, or an agent that prefers
+Markdown, gets what `refusal_pages` makes of the same facts, and PAYMENT-REQUIRED with it: a client
+that can pay does not look at the body.
+"""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+from urllib.parse import urljoin
+
+from fastgate.billing.x402.wire import Offer
+from fastgate.errors import Reason
+from fastgate.refusal import pages as refusal_pages
+from fastgate.refusal.templates import PHRASES
+
+HOW = (
+    "An x402 client does this by itself: it signs the offer in the PAYMENT-REQUIRED field and "
+    "sends the request again with PAYMENT-SIGNATURE."
+)
+_FACTS = (
+    ("field", "What does not agree"),
+    ("expected", "Asked for"),
+    ("presented", "Presented"),
+    ("facilitator", "The facilitator says"),
+    ("transaction", "Transaction"),
+    ("retry_after", "Seconds to wait before trying again"),
+)
+"""Members of problems, as they are shown."""
+
+
+def rendered(
+    form: str, offer: Offer, reason: Reason, problem: dict[str, Any]
+) -> tuple[list[str], bytes]:
+    """Field lines ("Name: value") and body of a refusal, as "html" or "markdown".
+
+    `problem`: the document that says the same; `offered` is whether it asks for a payment.
+    """
+    terms = offer.terms
+    facts = [(shown, str(problem[name])) for name, shown in _FACTS if problem.get(name)]
+    detail = problem["detail"]
+    if problem.get("remedies"):
+        detail = f"{detail} {HOW}"
+        facts += [
+            ("Price", f"{terms.tokens} {terms.asset_name}"),
+            ("Token", terms.asset),
+            ("Network", terms.network),
+            ("Paid to", terms.pay_to),
+        ]
+    kind = problem["type"]
+    about = "" if kind.startswith("urn:") else urljoin(offer.called, kind)
+    page = refusal_pages.Page(
+        reason=reason._replace(status=problem["status"]),
+        phrase=PHRASES[problem["status"]],
+        detail=detail,
+        facts=[refusal_pages.Fact(name, _value(form, value)) for name, value in facts],
+        retry=problem["retry"],
+        remedies=[],
+        diagnosis=problem.get("diagnose", ""),
+        about=about,
+        base="",
+    )
+    request = problem["instance"].rpartition(":")[2].encode()
+    if form == "html":
+        return refusal_pages.HTML_FIELDS, _filled(refusal_pages.html(page), request)
+    return refusal_pages.MARKDOWN_FIELDS, _filled(refusal_pages.markdown(page), request)
+
+
+def _filled(template: bytes, request: bytes) -> bytes:
+    """With the request's id; the section of the diagnosis is there only where it is wanted."""
+    return template.replace(b"\1g", b"").replace(b"\1.", b"").replace(b"\1I", request)
+
+
+def _value(form: str, value: str) -> str:
+    """Without anything that the form, or a template, would take for more than text."""
+    plain = "".join(letter if letter.isprintable() else " " for letter in value)
+    return escape(plain) if form == "html" else f"`{plain.replace('`', ' ')}`"

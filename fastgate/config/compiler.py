@@ -1,0 +1,581 @@
+"""The compiler: a configuration → the image that workers serve from. The last validation.
+
+    Gateway ──check──► names hold ──┬─ upstreams, targets, services, plans ─┐
+                                    ├─ routes: rules, limits, rewriting ─────┼─► ImageBuilder ─► fd
+                                    └─ routes: host, path, predicates ───────┴─► RouterBuilder
+
+What a worker would have to work out per request is worked out here: policies are mixed in and
+flattened, names become indexes and slots, texts are rendered, paths and hosts are canonical.
+
+- A route's limits are its own, its policies' and its service's, in one table: those that need
+  no identity (counted by address, route, service alone) first, since they can refuse before a
+  credential is looked up. Plans have tables of their own.
+- What a limit is counted under is a hash of its owner, kind and name (or position), so counts
+  stay with it over reloads, whatever else changes.
+- Routes that say the same share it: rules, limits and lists stand in the image once. What the
+  routes of one service and the same policies have in common is worked out once.
+
+Compiling touches nothing but the slot book that it is given: a configuration that is refused
+leaves the one that is served alone.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import msgspec
+
+from fastgate._core.faults import FAULT_TEXTS
+from fastgate._core.image import NONE, ImageBuilder
+from fastgate._core.snapshot import Balance, HashBy, PlanFlag, RouteFlag, Snapshot, stable_hash
+from fastgate._core.trie import (
+    RouteConflict,
+    RouterBuilder,
+    TrieTooBroad,
+    method_mask,
+    pattern_params,
+    verify_router,
+)
+from fastgate.config.price_steps import price_steps, tariff
+from fastgate.config.public_route import (
+    NAME,
+    Numbers,
+    PublicSide,
+    add_public_route,
+    target_key,
+    wanted,
+)
+from fastgate.config.rendering import (
+    Address,
+    canonical_path,
+    notice,
+    sockaddrs,
+)
+from fastgate.config.rules import PERIODS, RuleTables
+from fastgate.config.slots import MAX_TARGETS, SlotBook
+from fastgate.errors import ConfigurationError
+from fastgate.model import check
+from fastgate.model.gateway import (
+    Cors,
+    Gateway,
+    Headers,
+    Listener,
+    Plan,
+    Rewrite,
+    Route,
+    Service,
+    Upstream,
+)
+from fastgate.model.resolve import Effective, Resolver
+from fastgate.model.upstream import status_numbers
+from fastgate.model.x402 import Place, terms_of
+from fastgate.refusal.templates import Links, refusals
+
+__all__ = ["CompiledImage", "SlotBook", "compile_gateway"]
+
+MAX_LIMITS = 24
+"""Limits that one request can meet: its route's, its service's and its plan's together."""
+TARGETS_AN_UPSTREAM = 64
+"""Addresses of one upstream that a worker chooses among."""
+
+_BALANCE = {
+    "round_robin": int(Balance.BALANCE_ROUND_ROBIN),
+    "least_connections": int(Balance.BALANCE_LEAST_CONNECTIONS),
+    "p2c_ewma": int(Balance.BALANCE_P2C_EWMA),
+    "hash": int(Balance.BALANCE_HASH),
+}
+_HASH_BY = {
+    "address": int(HashBy.HASH_BY_ADDRESS),
+    "consumer": int(HashBy.HASH_BY_CONSUMER),
+    "path": int(HashBy.HASH_BY_PATH),
+    "header": int(HashBy.HASH_BY_HEADER),
+}
+_ROUTE_FLAGS = {
+    "encoded_slash": int(RouteFlag.ROUTE_ENCODED_SLASH),
+    "preserve_host": int(RouteFlag.ROUTE_PRESERVE_HOST),
+    "websocket": int(RouteFlag.ROUTE_WEBSOCKET),
+    "retired": int(RouteFlag.ROUTE_RETIRED),
+    "openai_errors": int(RouteFlag.ROUTE_OPENAI_ERRORS),
+}
+_LIMIT_HEADERS = int(RouteFlag.ROUTE_LIMIT_HEADERS)
+_ABANDONED_FREE = int(RouteFlag.ROUTE_ABANDONED_FREE)
+_PLAN_ABANDONED_FREE = int(PlanFlag.PLAN_ABANDONED_FREE)
+_LOG_OFF = int(RouteFlag.ROUTE_LOG_OFF)
+_UNDERSCORES = {"drop": 0, "reject": 1, "allow": 2}  # snapshot_header.underscores
+_LIMITS_ON_SUCCESS, _ACCESS_LOG, _HALF_CLOSE = 1, 2, 4  # snapshot_header.flags
+
+
+class CompiledImage(NamedTuple):
+    """A configuration, ready to be served."""
+
+    fd: int
+    """A sealed memfd with the image; the caller closes it."""
+    generation: int
+    listeners: list[Listener]
+    """Where clients connect, as configured."""
+    warnings: list[str]
+    """What is valid and may still not be meant."""
+
+
+def compile_gateway(
+    gateway: Gateway,
+    *,
+    generation: int,
+    slots: SlotBook,
+    addresses: Mapping[str, Sequence[Address]],
+    public: PublicSide | None = None,
+) -> CompiledImage:
+    """Compile a configuration.
+
+    `slots` is brought up to date; use a copy for a configuration that may not be served.
+    `addresses`: "host:port" of the targets that are names → what they resolved to; a target
+    whose name is not in it is compiled without an address and waits. `public`: where the gateway's
+    own pages are served; without it, refusals link to none.
+
+    Raises ConfigurationError with all dangling names, or the first other fault.
+    """
+    with _no_collections():
+        return _Compilation(gateway, slots, addresses, public).run(generation)
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """Without the cycle collector: there are no cycles, and it would look at every object made."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+class _Shared(NamedTuple):
+    """What routes with equal rules share: handles and numbers in the image."""
+
+    limits: int
+    limit_count: int
+    addresses: int
+    cors: Cors | None
+    request_rules: int
+    response_rules: int
+    body_cap: int
+
+
+_NO_HEADERS = Headers()
+
+
+class _Compilation:
+    """One run of the compiler."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        slots: SlotBook,
+        addresses: Mapping[str, Sequence[Address]],
+        public: PublicSide | None,
+    ) -> None:
+        self.gateway = gateway
+        self.public = wanted(gateway, public)
+        self.builtin = [NAME] if self.public is not None else []
+        self.slots = slots
+        self.addresses = addresses
+        self.image = ImageBuilder()
+        self.rules = RuleTables(self.image, gateway.headers.via, gateway.headers.server)
+        self.router = RouterBuilder()
+        self.warnings: list[str] = []
+        self.upstreams: dict[str, int] = {}
+        self.services: dict[str, int] = {}
+        self.service_of: dict[str, Service] = {}
+        self._shared: dict[tuple[str | None, tuple[str, ...]], _Shared] = {}
+
+    def run(self, generation: int) -> CompiledImage:
+        gateway = self.gateway
+        check.require(gateway)
+        self.warnings += [str(warning) for warning in check.warnings(gateway)]
+        self.resolver = Resolver(gateway)
+        self._upstreams()
+        self._plans()
+        self._services()
+        self._routes()
+        self._public_route()
+        self._answers()
+        self._settings()
+        self.image.set_router(self._tables())
+        fd = self.image.finish(generation)
+        try:
+            verify_router(Snapshot(fd, verify=True))
+        except BaseException:
+            os.close(fd)
+            raise
+        return CompiledImage(fd, generation, list(gateway.listeners), self.warnings)
+
+    # ---- upstreams and services -----------------------------------------------------------
+
+    def _upstreams(self) -> None:
+        upstreams = self.gateway.upstreams
+        names = [upstream.name for upstream in upstreams]
+        numbers = self.slots.allot("upstreams", names + self.builtin)
+        rows = [(upstream, self._targets_of(i, upstream)) for i, upstream in enumerate(upstreams)]
+        keys = [key for _, targets in rows for key, *_ in targets]
+        if len(keys) > MAX_TARGETS:
+            raise ConfigurationError(
+                f"the upstreams have {len(keys)} targets; {MAX_TARGETS} is the most", "upstreams"
+            )
+        if self.public is not None:
+            keys.append(target_key(self.public))
+        places = self.slots.allot("targets", keys)
+        for upstream, targets in rows:
+            by, _, header = (upstream.hash_by or "address").partition(":")
+            self.upstreams[upstream.name] = self.image.add_upstream(
+                upstream.name,
+                slot=numbers[upstream.name],
+                balance=_BALANCE[upstream.balance],
+                hash_by=_HASH_BY[by],
+                hash_header=header.lower(),
+                connect_ms=upstream.timeouts.connect.ms,
+                write_ms=upstream.timeouts.write.ms,
+                keepalive_idle_ms=upstream.keepalive.idle.ms,
+                keepalive_max=upstream.keepalive.max,
+                max_connections=upstream.max_connections,
+                eject_after=upstream.eject.after,
+                eject_within_ms=upstream.eject.within.ms,
+                eject_ms=upstream.eject.for_.ms,
+                eject_statuses=status_numbers(upstream.eject.statuses),
+            )
+            for key, name, sockaddr, weight, authority, path in targets:
+                self.image.add_target(
+                    name,
+                    identity=stable_hash(f"target:{key}"),
+                    slot=places[key],
+                    sockaddr=sockaddr,
+                    authority=authority,
+                    weight=weight,
+                    path=path,
+                )
+
+    def _targets_of(
+        self, index: int, upstream: Upstream
+    ) -> list[tuple[str, str, bytes, int, str, str]]:
+        """(key, name, socket address, weight, authority, base path), one for each address."""
+        if len(upstream.targets) > TARGETS_AN_UPSTREAM:
+            raise ConfigurationError(
+                f"an upstream has at most {TARGETS_AN_UPSTREAM} targets",
+                f"upstreams[{index}].targets",
+            )
+        found = []
+        for target in upstream.targets:
+            url = target.url
+            known = self.addresses.get(f"{url.host}:{url.port}", ())
+            for text, packed in sockaddrs(url, known) or [("", b"")]:
+                key = f"{upstream.name} {url} {text}"
+                found.append((key, str(url), packed, target.weight, url.authority, url.base))
+        if len(found) > TARGETS_AN_UPSTREAM:
+            self.warnings.append(
+                f"upstreams[{index}]: its names stand for {len(found)} addresses; "
+                f"{TARGETS_AN_UPSTREAM} of them are used"
+            )
+        return found[:TARGETS_AN_UPSTREAM]
+
+    def _services(self) -> None:
+        services = self.gateway.services
+        names = [service.name for service in services]
+        numbers = self.slots.allot("services", names + self.builtin)
+        upstreams = {upstream.name: upstream for upstream in self.gateway.upstreams}
+        for service in services:
+            timeouts = upstreams[service.upstream].timeouts
+            plans = sorted(self.slots.plans[plan] for plan in self.resolver.plans_of(service.name))
+            self.services[service.name] = self.image.add_service(
+                service.name,
+                slot=numbers[service.name],
+                upstream=self.upstreams[service.upstream],
+                first_byte_ms=(service.timeout or timeouts.first_byte).ms,
+                idle_ms=timeouts.idle.ms,
+                attempts=service.retries.attempts,
+                retry_budget=service.retries.budget.permille,
+                retry_statuses=status_numbers(service.retries.statuses),
+                plans=self.image.numbers(plans),
+            )
+            self.service_of[service.name] = service
+
+    def _plans(self) -> None:
+        plans = self.gateway.plans
+        numbers = self.slots.allot("plans", [plan.name for plan in plans])
+        units = tariff(plans, numbers, PERIODS)
+        if units is not None and any(route.handler is not None for route in self.gateway.routes):
+            self.image.add_handler(units)  # the first: there the workers look for it
+        self.plan_limits = 0
+        for plan in plans:
+            limits = self.resolver.plan_limits(plan)
+            self.plan_limits = max(self.plan_limits, len(limits))
+            steps = [] if plan.price is None else price_steps(plan.price)
+            self.image.add_plan(
+                plan.name,
+                slot=numbers[plan.name],
+                flags=_plan_flags(plan),
+                limits=self.rules.limits(limits),
+                prices=self.image.price_steps(list(steps)),
+                price_currency=next(iter(plan.price.currencies), "") if plan.price else "",
+                price_period=PERIODS[plan.price.period] if plan.price else 0,
+            )
+
+    # ---- routes ---------------------------------------------------------------------------
+
+    def _routes(self) -> None:
+        routes = self.gateway.routes
+        numbers = self.slots.allot("routes", [route.name for route in routes] + self.builtin)
+        for index, route in enumerate(routes):
+            try:
+                self._route(index, route, numbers[route.name])
+            except (ValueError, OverflowError) as error:
+                raise ConfigurationError(str(error), f"routes[{index}]") from error
+
+    def _route(self, index: int, route: Route, slot: int) -> None:
+        shared = self._rules_of(index, route)
+        pattern = self._pattern(index, route.path)
+        mask, tokens = method_mask(route.methods)
+        ranking = (route.priority, 0, 0)
+        if route.match is not None:
+            handle, count = self.rules.predicates(route.match)
+            ranking = (route.priority, count, handle)
+        strip, replace = (0, "") if route.rewrite is None else self._rewrite(index, route.rewrite)
+        cors = shared.cors
+        number = self.image.add_route(
+            route.name,
+            slot=slot,
+            methods=mask if route.methods else 0,
+            body_cap=shared.body_cap,
+            service=NONE if route.service is None else self.services[route.service],
+            handler=self._handler(index, route, strip, replace),
+            static_response=NONE if route.respond is None else self.rules.static(route.respond),
+            auth=NONE if route.auth.api_key is None else self.rules.auth(route.auth.api_key),
+            cors=NONE if cors is None else self.rules.cors(cors, route.methods),
+            flags=self._flags(route),
+            priority=route.priority,
+            strip=strip,
+            timeout_ms=0 if route.timeout is None else route.timeout.ms,
+            replace=replace,
+            tokens=self.rules.strings(tokens) if tokens else 0,
+            limits=shared.limits,
+            addresses=shared.addresses,
+            predicates=ranking[2],
+            request_rules=shared.request_rules,
+            response_rules=shared.response_rules,
+            notice=notice(route),
+            price_micros=0 if route.price is None else route.price.micros,
+            price_currency="" if route.price is None else route.price.currency,
+            pattern=pattern,
+            params=self.rules.strings(tuple(pattern_params(pattern))) if "{" in pattern else 0,
+        )
+        self.router.add(
+            number,
+            route.name,
+            hosts=list(dict.fromkeys(route.hosts)),
+            pattern=pattern,
+            methods=mask,
+            tokens=tokens,
+            ranking=ranking,
+        )
+
+    @property
+    def _links(self) -> Links:
+        base = (self.gateway.billing.public_url or "").rstrip("/")
+        return Links(base, self.public is not None)
+
+    def _handler(self, index: int, route: Route, strip: int, replace: str) -> int:
+        """The handler of a route: its own, or the one that takes payments for its service."""
+        if route.x402 is None:
+            return NONE if route.handler is None else self.image.add_handler(route.handler)
+        if route.service is None:
+            return NONE  # retired
+        service = self.service_of[route.service]
+        upstream = next(u for u in self.gateway.upstreams if u.name == service.upstream)
+        place = Place(
+            route=route.name,
+            upstream=service.upstream,
+            timeout=(route.timeout or service.timeout or upstream.timeouts.first_byte).seconds,
+            strip=strip,
+            replace=replace,
+            problem_base=self._links.type_of(self.gateway.problems.base, ""),
+            public_url=self._links.base,
+            charge_abandoned=route.charge_abandoned,
+            via=self.gateway.headers.via,
+        )
+        try:
+            terms = terms_of(route.x402, place, self.gateway.billing.x402)
+        except ValueError as error:
+            raise ConfigurationError(str(error), f"routes[{index}].x402") from error
+        return self.image.add_handler(terms.handler())
+
+    def _rules_of(self, index: int, route: Route) -> _Shared:
+        """A route's rules; worked out once for routes that have none of their own."""
+        own = (
+            route.limits
+            or route.quotas
+            or route.concurrency
+            or route.addresses is not None
+            or route.cors is not None
+            or route.max_body is not None
+            or route.headers != _NO_HEADERS
+        )
+        key = (route.service, tuple(route.policies))
+        shared = None if own else self._shared.get(key)
+        if shared is None:
+            shared = self._share(self.resolver.route(route), route)
+            if shared.limit_count + self.plan_limits > MAX_LIMITS:
+                raise ConfigurationError(
+                    f"a request can meet {shared.limit_count} limits of the route "
+                    f"{route.name!r} and its service and {self.plan_limits} of a plan; "
+                    f"{MAX_LIMITS} together is the most",
+                    f"routes[{index}]",
+                )
+            if not own:
+                self._shared[key] = shared
+        return shared
+
+    def _share(self, effective: Effective, route: Route) -> _Shared:
+        limits = list(effective.limits)
+        if route.service is not None:
+            limits += self.resolver.service_limits(self.service_of[route.service])
+        cap = effective.max_body or self.gateway.caps.body
+        return _Shared(
+            limits=self.rules.limits(limits),
+            limit_count=len(limits),
+            addresses=self.rules.addresses(effective.addresses),
+            cors=effective.cors,
+            request_rules=self.rules.headers(effective.request_rules),
+            response_rules=self.rules.headers(effective.response_rules),
+            body_cap=cap.bytes,
+        )
+
+    def _flags(self, route: Route) -> int:
+        shown = route.limit_headers
+        if shown is None:
+            shown = self.gateway.headers.rate_limits
+        flags = (_LIMIT_HEADERS if shown else 0) | (0 if route.log else _LOG_OFF)
+        flags |= 0 if route.charge_abandoned else _ABANDONED_FREE
+        if (
+            route.encoded_slash
+            or route.preserve_host
+            or route.websocket
+            or route.retired
+            or route.openai_errors
+        ):
+            for name, flag in _ROUTE_FLAGS.items():
+                if getattr(route, name):
+                    flags |= flag
+        return flags
+
+    def _pattern(self, index: int, path: str) -> str:
+        pattern = canonical_path(path)
+        if pattern is not path and not {".", ".."}.isdisjoint(pattern.split("/")):
+            raise ConfigurationError(
+                f"{path!r} has a dot segment; paths are matched without", f"routes[{index}].path"
+            )
+        return pattern
+
+    def _rewrite(self, index: int, rewrite: Rewrite) -> tuple[int, str]:
+        """(bytes that go from the front, text that takes their place).
+
+        What is left begins with "/" or is empty, so neither ends with one.
+        """
+        strip = canonical_path(rewrite.strip_prefix or "").rstrip("/")
+        replace = canonical_path(rewrite.replace_prefix or "").rstrip("/")
+        pattern = canonical_path(self.gateway.routes[index].path)
+        if strip and pattern[len(strip) :][:1] not in ("", "/"):
+            raise ConfigurationError(
+                f"{rewrite.strip_prefix!r} ends within a segment of {pattern!r}",
+                f"routes[{index}].rewrite.strip_prefix",
+                hint="Strip whole segments.",
+            )
+        return len(strip.encode()), replace
+
+    # ---- the whole ------------------------------------------------------------------------
+
+    def _public_route(self) -> None:
+        if self.public is None:
+            return
+        slots = self.slots
+        numbers = Numbers(
+            route=slots.routes[NAME],
+            service=slots.services[NAME],
+            upstream=slots.upstreams[NAME],
+            target=slots.targets[target_key(self.public)],
+        )
+        parts = (self.image, self.router, self.rules)
+        add_public_route(self.gateway, self.public, numbers, parts)
+
+    def _answers(self) -> None:
+        """What the gateway answers on its own: refusals and the texts of parse faults."""
+        gateway = self.gateway
+        for refusal in refusals(gateway.problems.base, gateway.headers.server, self._links):
+            self.image.set_refusal(
+                refusal.number,
+                head=refusal.head,
+                body=refusal.body,
+                status=refusal.status,
+                close=refusal.close,
+                html=refusal.html,
+                markdown=refusal.markdown,
+            )
+        # They go into JSON strings as they are.
+        self.image.set_faults([msgspec.json.encode(text).decode()[1:-1] for text in FAULT_TEXTS])
+
+    def _settings(self) -> None:
+        gateway = self.gateway
+        caps, timeouts, headers = gateway.caps, gateway.timeouts, gateway.headers
+        shown = headers.rate_limits and all(r.limit_headers is not False for r in gateway.routes)
+        logged = gateway.observability.access_log.to != "off" or gateway.observability.recent > 0
+        self.image.set_settings(
+            identity=stable_hash(headers.via),
+            via=headers.via,
+            server=headers.server or "",
+            trusted_proxies=self.image.table(
+                [self.image.address_rule(str(cidr), True) for cidr in gateway.trusted_proxies]
+            ),
+            max_line=caps.line.bytes,
+            max_head=caps.head.bytes,
+            max_fields=caps.fields,
+            max_field=caps.field.bytes,
+            head_ms=timeouts.head.ms,
+            body_ms=timeouts.body.ms,
+            idle_ms=timeouts.idle.ms,
+            write_ms=timeouts.write.ms,
+            min_rate=timeouts.min_rate.bytes,
+            max_requests=caps.requests,
+            max_connections=caps.connections,
+            max_upcalls=caps.upcalls,
+            max_streams=caps.streams,
+            underscores=_UNDERSCORES[headers.underscores],
+            loop_max=headers.max_loops,
+            flags=(_LIMITS_ON_SUCCESS if shown else 0)
+            | (_ACCESS_LOG if logged else 0)
+            | (_HALF_CLOSE if gateway.half_close else 0),
+        )
+
+    def _tables(self) -> bytes:
+        """The router's tables, or the error that two routes are in conflict."""
+        try:
+            return self.router.build(self.image)
+        except RouteConflict as error:
+            routes = self.gateway.routes
+            first, second = routes[error.first].name, routes[error.second].name
+            raise ConfigurationError(
+                f"the routes {first!r} and {second!r} match the same requests "
+                f"({error.host or 'any host'}, {error.pattern})",
+                f"routes[{error.second}]",
+                hint="Tell them apart by method, host or match, or give one a higher priority.",
+            ) from error
+        except TrieTooBroad as error:
+            raise ConfigurationError(
+                str(error), "routes", hint="Use fewer parameters beside literal segments."
+            ) from error
+
+
+def _plan_flags(plan: Plan) -> int:
+    price = plan.price
+    return _PLAN_ABANDONED_FREE if price is not None and not price.charge_abandoned else 0

@@ -1,0 +1,189 @@
+"""Texts and bytes that the snapshot holds ready: what a worker copies and never composes.
+
+Everything here is a pure function of configured values; `compiler` puts the results in place.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import struct
+from collections.abc import Iterable, Sequence
+from email.utils import formatdate
+from typing import Any
+
+import msgspec
+
+from fastgate.model.gateway import (
+    ApiKeyAuth,
+    Concurrency,
+    Cors,
+    Limit,
+    Quota,
+    Respond,
+    Route,
+    TargetUrl,
+)
+from fastgate.refusal.templates import PHRASES
+
+WINDOWS = {
+    "minute": 60, "hour": 3600, "day": 86_400, "week": 604_800, "month": 2_592_000,
+    "year": 31_536_000,
+}  # fmt: skip
+"""Seconds of a quota's period in RateLimit-Policy; of month and year, which vary, the usual."""
+
+COMMON_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+# ---- limits -----------------------------------------------------------------------------
+
+
+def rate_window(limit: Limit) -> int:
+    """Seconds in which an empty bucket fills: what `w` says, at least 1."""
+    return max(1, -(-limit.bucket * limit.rate.period_ns // (limit.rate.amount * 10**9)))
+
+
+def policy_member(limit: Limit | Quota | Concurrency) -> str:
+    """The member of RateLimit-Policy, `"burst";q=100;w=60`."""
+    if isinstance(limit, Limit):
+        return f'"{limit.label}";q={limit.bucket};w={rate_window(limit)}'
+    if isinstance(limit, Quota):
+        return f'"{limit.label}";q={limit.requests};w={WINDOWS[limit.period]}'
+    return f'"{limit.label}";q={limit.max};qu="concurrent-requests"'
+
+
+# ---- answers ----------------------------------------------------------------------------
+
+
+def static_response(respond: Respond, server: str | None) -> tuple[bytes, bytes]:
+    """Head (without the empty line, Date and X-Request-ID) and body of a fixed response."""
+    given = {name.lower() for name in respond.headers}
+    lines = [f"HTTP/1.1 {respond.status} {PHRASES.get(respond.status, 'Status')}"]
+    lines += [f"{name}: {value}" for name, value in respond.headers.items()]
+    if respond.json is not None:
+        body, kind = msgspec.json.encode(respond.json), "application/json"
+    else:
+        body, kind = (respond.body or "").encode(), "text/plain; charset=utf-8"
+    if body and "content-type" not in given:
+        lines.append(f"Content-Type: {kind}")
+    if server and "server" not in given:
+        lines.append(f"Server: {server}")
+    if respond.status not in (204, 304):
+        lines.append(f"Content-Length: {len(body)}")
+    return "".join(f"{line}\r\n" for line in lines).encode(), body
+
+
+def challenge(auth: ApiKeyAuth, realm: str) -> str:
+    """The value of WWW-Authenticate: every way in which the key may be shown."""
+    ways = []
+    if auth.bearer:
+        ways.append(f'Bearer realm="{realm}"')
+    places = [f'header="{auth.header}"'] if auth.header is not None else []
+    if auth.query is not None:
+        places.append(f'query="{auth.query}"')
+    if places:
+        ways.append(", ".join([f'ApiKey realm="{realm}"', *places]))
+    return ", ".join(ways)
+
+
+def notice(route: Route) -> str:
+    """Response lines of a route that is going away: Deprecation, Sunset, Link."""
+    if route.deprecated is None and route.sunset is None and route.notice is None:
+        return ""
+    lines = []
+    if route.deprecated is not None:
+        lines.append(f"Deprecation: @{route.deprecated.unix}")
+    if route.sunset is not None:
+        lines.append(f"Sunset: {formatdate(route.sunset.unix, usegmt=True)}")
+    if route.notice is not None:
+        relation = "sunset" if route.deprecated is None and route.sunset else "deprecation"
+        lines.append(f'Link: <{route.notice}>; rel="{relation}"; type="text/html"')
+    return "".join(f"{line}\r\n" for line in lines)
+
+
+def cors_methods(cors: Cors, methods: Sequence[str]) -> str:
+    """The value of Access-Control-Allow-Methods."""
+    return ", ".join(cors.methods or methods or COMMON_METHODS)
+
+
+GATEWAY_FIELDS = (
+    "RateLimit", "RateLimit-Policy", "Retry-After", "WWW-Authenticate", "X-Request-ID", "Link",
+    "PAYMENT-REQUIRED", "PAYMENT-RESPONSE", "X-PAYMENT-RESPONSE",
+)  # fmt: skip
+"""Fields of the gateway's own that scripts need to understand a refusal."""
+
+
+def cors_exposed(cors: Cors) -> list[str]:
+    """The names in Access-Control-Expose-Headers: the configured ones, then the gateway's."""
+    given = {name.lower() for name in cors.expose}
+    return [*cors.expose, *(name for name in GATEWAY_FIELDS if name.lower() not in given)]
+
+
+# ---- paths ------------------------------------------------------------------------------
+
+_UNRESERVED = re.compile(r"[A-Za-z0-9._~-]")
+
+
+def canonical_path(path: str) -> str:
+    """The form that requests' paths are brought into before they are matched.
+
+    Escapes of unreserved characters are decoded, the hex digits of the others upper-cased.
+    Raises ValueError where a percent sign begins no escape, or %00 is written.
+    """
+    if "%" not in path:
+        return path
+
+    def one(match: re.Match[str]) -> str:
+        if not match[1]:
+            raise ValueError(f"{path!r}: a '%' must be followed by two hex digits")
+        character = chr(int(match[1], 16))
+        if character == "\0":
+            raise ValueError(f"{path!r}: %00 is never accepted")
+        return character if _UNRESERVED.match(character) else f"%{match[1].upper()}"
+
+    return re.sub(r"%([0-9A-Fa-f]{2})?", one, path)
+
+
+# ---- addresses --------------------------------------------------------------------------
+
+Address = tuple[int, tuple[Any, ...]]
+"""Family and socket address, as `socket.getaddrinfo` gives them."""
+
+
+def pack_sockaddr(family: int, address: Sequence[Any]) -> bytes:
+    """A struct sockaddr_in or sockaddr_in6 as connect() takes it."""
+    if family == socket.AF_INET:
+        return struct.pack("=H", family) + struct.pack(
+            "!H4s8x", address[1], socket.inet_pton(family, address[0])
+        )
+    if family == socket.AF_INET6:
+        host = address[0].partition("%")[0]
+        flow, scope = (*address[2:], 0, 0)[:2]
+        packed = struct.pack("!HI16s", address[1], flow, socket.inet_pton(family, host))
+        return struct.pack("=H", family) + packed + struct.pack("=I", scope)
+    raise ValueError(f"an address of the family {family} cannot be connected to")
+
+
+def pack_unix(path: str) -> bytes:
+    """A struct sockaddr_un; "@name" is a name of the abstract name space."""
+    raw = path.encode()
+    name = b"\0" + raw[1:] if path.startswith("@") else raw + b"\0"
+    return struct.pack("=H", socket.AF_UNIX) + name
+
+
+def sockaddrs(url: TargetUrl, found: Iterable[Address]) -> list[tuple[str, bytes]]:
+    """(text, packed address) of everything that a target stands for; empty: not resolved.
+
+    `found`: what its name resolved to. A name with IPv4 addresses is reached by these alone.
+    """
+    if url.is_unix:
+        return [(f"unix:{url.path}", pack_unix(url.path))]
+    if url.is_ip:
+        family = socket.AF_INET6 if ":" in url.host else socket.AF_INET
+        return [(url.authority, pack_sockaddr(family, (url.host, url.port)))]
+    known = [(family, address) for family, address in dict.fromkeys(found)]
+    if any(family == socket.AF_INET for family, _ in known):
+        known = [entry for entry in known if entry[0] == socket.AF_INET]
+    return [
+        (f"{url.host} {address[0]}:{url.port}", pack_sockaddr(family, address))
+        for family, address in sorted(known)
+    ]

@@ -1,0 +1,385 @@
+"""Revisions: every change of the configuration, applied, recorded, compared, undone.
+
+```
+ API, file, rollback ──▶ edit(current) ──▶ check ──▶ control.apply ──▶ revision in the store
+                            one at a time             every worker serves it
+```
+
+- Changes come one after another: each is an edit of what is served at that moment, so two
+  callers who each change one route both have their way, and `If-Match` is judged inside.
+- **Recording.** A change through the API needs the store, and is refused before anything is
+  touched when the store is away. A change of the file does not: a gateway must be able to reload
+  while its database is down. What could not be recorded is kept and recorded when the store is
+  back; what a crash takes from that list is found then as well, since the served document is
+  compared with the newest revision.
+- A change that changes nothing makes no revision.
+- **What a document leaves out**: `store` (it may hold a password, and is read at start only).
+  Keys and tokens are in it as digests. A rollback brings back everything else but
+  `control.tokens`: an old revision must not bring a withdrawn token back to life.
+
+The digest is the SHA-256 of the canonical JSON of that document; it is also the ETag of the
+configuration.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import hashlib
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from fastgate.config.diff import Change, diff_data, overridden
+from fastgate.errors import ConflictError, StoreError
+from fastgate.imports import importing
+from fastgate.model import check, codec
+from fastgate.model.gateway import Gateway
+from fastgate.serial import Serial
+
+if TYPE_CHECKING:
+    from fastgate.store.engine import Store
+    from fastgate.store.history import History, Revision, Source
+    from fastgate.store.pages import Page
+
+Edit = Callable[[Gateway], Gateway]
+
+log = logging.getLogger("fastgate.revisions")
+
+KEEP = 1000
+"""Revisions that are kept; older ones are dropped as new ones come."""
+
+
+class Applier(Protocol):
+    """What is needed of the control process: see `fastgate.api.ports.ControlPort`."""
+
+    @property
+    def gateway(self) -> Gateway: ...
+
+    @property
+    def generation(self) -> int: ...
+
+    async def apply(self, gateway: Gateway, *, dry_run: bool = False) -> int: ...
+
+    async def load_file(self) -> Gateway: ...
+
+    @property
+    def file_before(self) -> Gateway | None: ...
+
+    def pending_restart(self, gateway: Gateway) -> list[str]: ...
+
+
+class Applied(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of a change."""
+
+    generation: int
+    """The generation that every worker serves; of a dry run, the one it would have been."""
+    digest: str
+    """Of the configuration as it is now."""
+    revision: int | None = None
+    """The revision it made; None when nothing changed, of a dry run, and when it is still to be
+    recorded."""
+    changes: list[Change] = []
+    dropped: list[Change] = []
+    """Changes made through the API that the file, which has changed since, undoes or replaces."""
+    pending_restart: list[str] = []
+    """Settings that take effect when the gateway is started again, such as `workers`."""
+    dry_run: bool = False
+
+
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
+    """Two revisions side by side."""
+
+    before: int
+    after: int
+    changes: list[Change]
+    text: str
+    """As a unified diff of their YAML."""
+
+
+class NeedsAdminError(ConflictError):
+    """The change touches what only an admin may change: `control.tokens` or `store`."""
+
+
+class _Pending(msgspec.Struct, frozen=True):
+    """A revision that waits for the store."""
+
+    document: bytes
+    digest: str
+    author: str
+    source: Source
+    note: str
+    created: datetime
+
+
+def document_of(gateway: Gateway) -> dict[str, Any]:
+    """The canonical plain data of a configuration, as revisions keep it."""
+    data: dict[str, Any] = codec.encode(gateway)
+    data.pop("store", None)
+    return data
+
+
+def canonical(document: dict[str, Any]) -> bytes:
+    return msgspec.json.encode(document, order="deterministic")
+
+
+def digest_of(gateway: Gateway) -> str:
+    """64 hex digits: the same for configurations that mean the same."""
+    global _last_digest
+    known, digest = _last_digest
+    if known is not gateway:  # a large document takes a second; it is asked for often
+        digest = hashlib.sha256(canonical(document_of(gateway))).hexdigest()
+        _last_digest = (gateway, digest)
+    return digest
+
+
+_last_digest: tuple[Gateway | None, str] = (None, "")
+
+
+def yaml_of(document: dict[str, Any]) -> str:
+    """A document as YAML, as people write it."""
+    import yaml
+
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    return str(yaml.dump(document, Dumper=dumper, sort_keys=False, allow_unicode=True, width=100))
+
+
+def _prepare(
+    before: Gateway, edit: Edit, *, checked: bool
+) -> tuple[Gateway, list[Change], bytes, str]:
+    """The edited configuration, what it changes, its document and its digest."""
+    gateway = edit(before)
+    if checked:
+        check.require(gateway)
+    old, new = document_of(before), document_of(gateway)
+    packed = canonical(new)
+    return gateway, diff_data(old, new), packed, hashlib.sha256(packed).hexdigest()
+
+
+DROPPED = "the file has changed, and drops changes made through the API: %s"
+
+
+def is_same(before: Gateway | None, now: Gateway) -> bool:
+    """Whether the file says what it said when it was last applied."""
+    return before is not None and codec.digest(before) == codec.digest(now)
+
+
+def dropped_by(base: Gateway, served: Gateway, wanted: Gateway) -> list[Change]:
+    """The changes since the file was applied (`base`) that the file as it is now drops."""
+    return overridden(document_of(base), document_of(served), document_of(wanted))
+
+
+def say_dropped(base: Gateway, served: Gateway, wanted: Gateway) -> None:
+    """Log them."""
+    if dropped := dropped_by(base, served, wanted):
+        log.warning(DROPPED, _paths(dropped))
+
+
+def _paths(changes: list[Change]) -> str:
+    more = f" and {len(changes) - 10} more" if len(changes) > 10 else ""
+    return ", ".join(change.path for change in changes[:10]) + more
+
+
+async def _served(gateway: Gateway) -> _Pending:
+    """What is served since the start, as a revision."""
+    # In a thread: with 100,000 routes it takes half a second, and the API goes on.
+    packed = await asyncio.to_thread(lambda: canonical(document_of(gateway)))
+    digest = hashlib.sha256(packed).hexdigest()
+    return _Pending(packed, digest, "gateway", "file", "at start", datetime.now(UTC))
+
+
+class Revisions:
+    """The one way by which the configuration changes. Used on one event loop."""
+
+    def __init__(self, control: Applier, store: Store, *, keep: int = KEEP) -> None:
+        with importing():
+            from fastgate.store.history import History
+
+        self._control = control
+        self._store = store
+        self._history: History = History(store)
+        self._keep = keep
+        self._changes = Serial()
+        self._pending: list[_Pending] = []
+        self._start: _Pending | None = None  # what was served before a change that came too early
+        self._caught_up = False  # once; after that, what is served is recorded or waits
+        store.on_ready.append(self.catch_up)
+
+    # ---- changing -----------------------------------------------------------------------
+
+    async def change(
+        self,
+        edit: Edit,
+        *,
+        author: str,
+        source: Source = "api",
+        note: str = "",
+        dry_run: bool = False,
+        as_admin: bool = False,
+    ) -> Applied:
+        """Apply `edit(current)`; returns when every worker serves it.
+
+        `edit` runs in a thread, when it is the change's turn; what it raises is raised here. Raises
+        ConfigurationError and ApplyError (the old configuration goes on), StoreError when it could
+        not be recorded (nothing was touched), NeedsAdminError.
+        """
+
+        async def change() -> Applied:
+            if source != "file":  # the store must be there before we begin, and know it all
+                await (self._history.newest() if self._caught_up else self._catch_up())
+            before = self._control.gateway
+            # Documents may have 100,000 routes: the loop has other things to do meanwhile.
+            work = await asyncio.to_thread(_prepare, before, edit, checked=source != "file")
+            gateway, changes, packed, digest = work
+            dropped: list[Change] = []
+            said = note
+            if source == "file" and gateway is not before and self._control.file_before:
+                base = self._control.file_before
+                dropped = await asyncio.to_thread(dropped_by, base, before, gateway)
+                if dropped:
+                    said = f"{note} drops {_paths(dropped)}".strip()
+            if (
+                source != "file"
+                and not as_admin
+                and (gateway.control.tokens, gateway.store) != (before.control.tokens, before.store)
+            ):
+                raise NeedsAdminError("Changing control.tokens or store takes the role admin.")
+            if not changes and gateway.store == before.store and source != "file":
+                return Applied(
+                    generation=self._control.generation,
+                    digest=digest,
+                    pending_restart=self._control.pending_restart(gateway),
+                    dry_run=dry_run,
+                )
+            if not self._caught_up and self._start is None and not dry_run:
+                self._start = await _served(before)
+            generation = await self._control.apply(gateway, dry_run=dry_run)
+            if dropped and not dry_run:
+                log.warning(DROPPED, _paths(dropped))
+            number = None
+            if changes and not dry_run:
+                self._pending.append(
+                    _Pending(packed, digest, author, source, said, datetime.now(UTC))
+                )
+                number = await self._try_to_record()
+            return Applied(
+                generation=generation,
+                digest=digest,
+                revision=number,
+                changes=changes,
+                dropped=dropped,
+                pending_restart=self._control.pending_restart(gateway),
+                dry_run=dry_run,
+            )
+
+        return await self._changes.run(change)
+
+    async def reload(self, *, author: str, dry_run: bool = False) -> Applied:
+        """Read the file again. One that has changed is applied, and wins over changes made through
+        the API; with one that has not, what is served stays. In both cases names are resolved and
+        handlers looked up again. Raises ConfigurationError, ApplyError."""
+        gateway = await self._control.load_file()
+
+        def edit(current: Gateway) -> Gateway:
+            return current if is_same(self._control.file_before, gateway) else gateway
+
+        return await self.change(edit, author=author, source="file", dry_run=dry_run)
+
+    async def rollback(self, number: int, *, author: str, dry_run: bool = False) -> Applied:
+        """Apply an old revision as a new one. Raises NotFoundError and as `change`."""
+        _, document = await self.get(number)
+        old = codec.decode(document, Gateway)
+
+        def edit(current: Gateway) -> Gateway:
+            control = msgspec.structs.replace(old.control, tokens=current.control.tokens)
+            return msgspec.structs.replace(old, store=current.store, control=control)
+
+        return await self.change(
+            edit,
+            author=author,
+            source="rollback",
+            note=f"rollback to revision {number}",
+            dry_run=dry_run,
+        )
+
+    # ---- recording ----------------------------------------------------------------------
+
+    async def _try_to_record(self) -> int | None:
+        """Record what waits; the number of the last, or None when the store is away."""
+        try:
+            return await (self._record() if self._caught_up else self._catch_up())
+        except StoreError as error:
+            log.warning("The revision is served, and recorded when the store is back: %s", error)
+            return None
+
+    async def _record(self) -> int | None:
+        number = None
+        while self._pending:
+            waits = self._pending[0]
+            revision = await self._history.add(
+                waits.document,
+                digest=waits.digest,
+                author=waits.author,
+                source=waits.source,
+                note=waits.note,
+                created=waits.created,
+                keep=self._keep,
+            )
+            self._pending.pop(0)
+            number = revision.number
+        return number
+
+    async def catch_up(self) -> None:
+        """Record what waits, and what is served if no revision says so. Raises StoreError."""
+        await self._changes.run(self._catch_up)
+
+    async def _catch_up(self) -> int | None:
+        """The number of the last that was recorded, if any was."""
+        if self._start is not None:
+            newest = await self._history.newest()
+            if newest is None or newest.digest != self._start.digest:
+                self._pending.insert(0, self._start)
+            self._start = None
+        number = await self._record()
+        served = await _served(self._control.gateway)
+        newest = await self._history.newest()
+        if newest is None or newest.digest != served.digest:
+            self._pending.append(served)
+            number = await self._record()
+        self._caught_up = True
+        return number
+
+    # ---- reading ------------------------------------------------------------------------
+
+    async def page(self, *, cursor: str | None, limit: int) -> Page[Revision]:
+        """Newest first. Raises StoreError, BadCursor."""
+        return await self._history.page(cursor=cursor, limit=limit)
+
+    async def newest(self) -> Revision | None:
+        return await self._history.newest()
+
+    async def get(self, number: int) -> tuple[Revision, dict[str, Any]]:
+        """A revision and its document. Raises NotFoundError, StoreError."""
+        revision, packed = await self._history.get(number)
+        return revision, msgspec.json.decode(packed)
+
+    async def difference(self, before: int, after: int) -> Difference:
+        """What `after` has that `before` has not, and the other way round.
+
+        Revision 0 is the empty document. Raises NotFoundError, StoreError.
+        """
+        old = (await self.get(before))[1] if before else {}
+        new = (await self.get(after))[1] if after else {}
+        left, right = (codec.redact(document) for document in (old, new))
+        lines = difflib.unified_diff(
+            yaml_of(left).splitlines(keepends=True) if left else [],
+            yaml_of(right).splitlines(keepends=True) if right else [],
+            f"revision {before}",
+            f"revision {after}",
+        )
+        return Difference(
+            before=before, after=after, changes=diff_data(old, new), text="".join(lines)
+        )

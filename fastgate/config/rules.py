@@ -1,0 +1,255 @@
+"""Rules of the configuration as records and tables of the image.
+
+Limits, address lists, header rules, predicates, credentials, CORS, fixed responses: each method
+takes the model's structs and gives the handle of a table, or the index of a record. Equal rules
+give equal handles, so what many routes share stands in the image once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from fastgate._core.image import ImageBuilder
+from fastgate._core.snapshot import (
+    AuthFlag,
+    HeaderAction,
+    LimitFlag,
+    LimitKind,
+    LimitScope,
+    Period,
+    stable_hash,
+)
+from fastgate.config.rendering import (
+    WINDOWS,
+    challenge,
+    cors_exposed,
+    cors_methods,
+    policy_member,
+    rate_window,
+    static_response,
+)
+from fastgate.model.gateway import (
+    Addresses,
+    ApiKeyAuth,
+    Cors,
+    HeaderRules,
+    Limit,
+    Match,
+    Predicate,
+    Quota,
+    Respond,
+)
+from fastgate.model.resolve import OwnedLimit
+
+_SCOPES = {
+    "address": int(LimitScope.BY_ADDRESS),
+    "route": int(LimitScope.BY_ROUTE),
+    "consumer": int(LimitScope.BY_CONSUMER),
+    "plan": int(LimitScope.BY_PLAN),
+    "service": int(LimitScope.BY_SERVICE),
+    "credential": int(LimitScope.BY_CREDENTIAL),
+}
+_NEEDS_IDENTITY = _SCOPES["consumer"] | _SCOPES["plan"] | _SCOPES["credential"]
+PERIODS = {
+    "minute": int(Period.PERIOD_MINUTE),
+    "hour": int(Period.PERIOD_HOUR),
+    "day": int(Period.PERIOD_DAY),
+    "week": int(Period.PERIOD_WEEK),
+    "month": int(Period.PERIOD_MONTH),
+    "year": int(Period.PERIOD_YEAR),
+}
+_CORS_CREDENTIALS, _CORS_ANY = 1, 2  # cors_rec.flags
+_MOST = 2**62  # of a tolerance, in nanoseconds
+
+
+class RuleTables:
+    """Puts rules into an image. `via` and `server` are the gateway's names in what it answers."""
+
+    def __init__(self, image: ImageBuilder, via: str, server: str | None) -> None:
+        self.image = image
+        self.via = via
+        self.server = server
+        self._auths: dict[ApiKeyAuth, int] = {}
+        self._cors: dict[tuple[bytes, str], int] = {}
+        self._texts: dict[tuple[str, ...], int] = {}
+
+    # ---- limits ---------------------------------------------------------------------------
+
+    def limits(self, limits: Sequence[OwnedLimit]) -> int:
+        """The handle of a table of limits; those that need no identity first."""
+        rows = [(_scope(owned), owned) for owned in limits]
+        rows.sort(key=lambda row: bool(row[0] & _NEEDS_IDENTITY))
+        return self.image.table([self._limit(owned, scope) for scope, owned in rows])
+
+    def _limit(self, owned: OwnedLimit, scope: int) -> bytes:
+        limit = owned.limit
+        identity = stable_hash(owned.key)
+        policy = policy_member(limit)
+        if isinstance(limit, Limit):
+            interval = limit.rate.interval_ns
+            return self.image.limit(
+                identity=identity,
+                kind=LimitKind.LIMIT_RATE,
+                scope=scope,
+                amount=limit.bucket,
+                name=limit.label,
+                policy=policy,
+                interval_ns=interval,
+                tolerance_ns=min(interval * limit.bucket, _MOST),
+                window_s=rate_window(limit),
+            )
+        if isinstance(limit, Quota):
+            return self.image.limit(
+                identity=identity,
+                kind=LimitKind.LIMIT_QUOTA,
+                scope=scope,
+                amount=limit.requests,
+                name=limit.label,
+                policy=policy,
+                window_s=WINDOWS[limit.period],
+                period=PERIODS[limit.period],
+                flags=int(LimitFlag.LIMIT_OFFER_UPGRADE) if limit.then == "offer_upgrade" else 0,
+            )
+        return self.image.limit(
+            identity=identity,
+            kind=LimitKind.LIMIT_CONCURRENCY,
+            scope=scope,
+            amount=limit.max,
+            name=limit.label,
+            policy=policy,
+        )
+
+    def strings(self, texts: tuple[str, ...]) -> int:
+        if not texts:
+            return 0
+        handle = self._texts.get(texts)
+        if handle is None:
+            handle = self._texts[texts] = self.image.strings(list(texts))
+        return handle
+
+    def predicates(self, match: Match) -> tuple[int, int]:
+        """The handle of the table, the same for the same conditions in any order; how many."""
+        headers = {name.lower(): predicate for name, predicate in match.headers.items()}
+        if len(headers) != len(match.headers):
+            raise ValueError("match.headers: a name is there twice, in different cases")
+        rows = [
+            *((1, name, predicate) for name, predicate in headers.items()),
+            *((4, name, predicate) for name, predicate in match.query.items()),
+        ]
+        records = [
+            self.image.predicate(first + kind, name, value)
+            for first, name, (kind, value) in sorted(
+                (first, name, _kind(predicate)) for first, name, predicate in rows
+            )
+        ]
+        return self.image.table(records), len(records)
+
+    # ---- rules that routes share ----------------------------------------------------------
+
+    def addresses(self, addresses: Addresses | None) -> int:
+        if addresses is None:
+            return 0
+        return self.image.table(
+            [
+                *(self.image.address_rule(str(cidr), False) for cidr in addresses.deny),
+                *(self.image.address_rule(str(cidr), True) for cidr in addresses.allow),
+            ]
+        )
+
+    def headers(self, rules: Sequence[HeaderRules]) -> int:
+        """The handle of the table of what these rules, applied in order, come to."""
+        records = []
+        for name, field in _fold(rules).items():
+            lines = list(field.lines)
+            if field.dropped and lines:
+                records.append(self.image.header_rule(*lines.pop(0), HeaderAction.HEADER_SET))
+            elif field.dropped:
+                records.append(self.image.header_rule(name, "", HeaderAction.HEADER_REMOVE))
+            elif field.default is not None:
+                records.append(self.image.header_rule(*field.default, HeaderAction.HEADER_DEFAULT))
+            records += [self.image.header_rule(*line, HeaderAction.HEADER_ADD) for line in lines]
+        return self.image.table(records)
+
+    def auth(self, auth: ApiKeyAuth) -> int:
+        index = self._auths.get(auth)
+        if index is None:
+            index = self._auths[auth] = self.image.add_auth(
+                flags=(int(AuthFlag.AUTH_BEARER) if auth.bearer else 0)
+                | (int(AuthFlag.AUTH_OPTIONAL) if auth.optional else 0)
+                | (int(AuthFlag.AUTH_FORWARD) if auth.forward else 0),
+                header=(auth.header or "").lower(),
+                query=auth.query or "",
+                challenge=challenge(auth, self.via),
+            )
+        return index
+
+    def cors(self, cors: Cors, methods: Sequence[str]) -> int:
+        allowed = cors_methods(cors, methods)
+        key = (msgspec.json.encode(cors, enc_hook=str), allowed)
+        index = self._cors.get(key)
+        if index is None:
+            anyone = "*" in cors.origins
+            index = self._cors[key] = self.image.add_cors(
+                origins=0 if anyone else self.image.strings(list(cors.origins)),
+                allow_methods=allowed,
+                allow_headers=", ".join(cors.headers),
+                expose_headers=", ".join(cors_exposed(cors)),
+                max_age=int(cors.max_age.seconds),
+                flags=(_CORS_CREDENTIALS if cors.credentials else 0) | (_CORS_ANY if anyone else 0),
+            )
+        return index
+
+    def static(self, respond: Respond) -> int:
+        head, body = static_response(respond, self.server)
+        return self.image.add_static(head=head, body=body, status=respond.status)
+
+
+def _scope(owned: OwnedLimit) -> int:
+    return sum(_SCOPES[scope] for scope in owned.limit.by)
+
+
+def _kind(predicate: Predicate) -> tuple[int, str]:
+    """0 present, 1 equals, 2 prefix; and the value."""
+    if predicate.equals is not None:
+        return 1, predicate.equals
+    if predicate.prefix is not None:
+        return 2, predicate.prefix
+    return 0, ""
+
+
+class _Field:
+    """What becomes of one field of a message."""
+
+    __slots__ = ("default", "dropped", "lines")
+
+    def __init__(self) -> None:
+        self.dropped = False  # those that came are taken out
+        self.lines: list[tuple[str, str]] = []  # put in
+        self.default: tuple[str, str] | None = None  # put in when none came
+
+
+def _fold(rules: Sequence[HeaderRules]) -> dict[str, _Field]:
+    """Many steps as one for each field, so that a worker never looks at its own additions."""
+    fields: dict[str, _Field] = {}
+
+    def of(name: str) -> _Field:
+        return fields.setdefault(name.lower(), _Field())
+
+    for rule in rules:
+        for name in rule.remove:
+            field = of(name)
+            field.dropped, field.lines, field.default = True, [], None
+        for name, value in rule.set.items():
+            field = of(name)
+            field.dropped, field.lines, field.default = True, [(name, value)], None
+        for name, value in rule.add.items():
+            of(name).lines.append((name, value))
+        for name, value in rule.default.items():
+            field = of(name)
+            if field.dropped and not field.lines:
+                field.lines.append((name, value))
+            elif not field.lines and field.default is None:
+                field.default = (name, value)
+    return fields

@@ -1,0 +1,434 @@
+"""Refusals, rendered ahead of time: for each reason its answer in three forms, with holes.
+
+A refusal must cost less than what it refuses, so everything that is known beforehand is rendered
+here, once for a configuration, and put into the snapshot; a worker copies it and fills the
+holes and leaves out the sections that do not apply (see `_core/refusal.pyx`: marks are byte 0x01
+and a letter).
+
+    HTTP/1.1 402 Payment Required           ┐ head: ends right before the length, which
+    Content-Type: application/problem+json  │ depends on what goes into the body's holes.
+    Cache-Control: no-store                 │ The worker appends it, then Date, X-Request-ID,
+    Vary: Accept, Authorization             │ PAYMENT-REQUIRED, RateLimit fields, CORS,
+    Content-Length:                         ┘ Connection and the empty line.
+    {"type":"/_fastgate/problems/insufficient_balance","title":"Insufficient balance",
+     "status":402,"detail":"…","instance":"urn:fastgate:request:<I>",
+     "reason":"insufficient_balance",
+     <if the caller is known>"balance":"<B>","shortfall":"<S>",<end>
+     <if it is known>"required":"<Q>","currency":"<C>",<end>
+     "retry":"after_payment",
+     "remedies":[{"action":"top_up","title":"Top up the wallet","href":"<H>/_fastgate/account/…"}],
+     "diagnose":"<H>/_fastgate/requests/<I>?cap=<G>"}
+
+Bodies for programs are RFC 9457, for agents Markdown, for people a page without scripts
+(`refusal_pages`). `instance` is the id that `fastgate explain` takes. All refusals are `no-store`:
+404, 405, 410, 414 and 501 would else be cached by rule of thumb.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import msgspec
+
+from fastgate.errors import REASONS, Reason
+from fastgate.refusal import pages as refusal_pages
+from fastgate.refusal.remedies import DIAGNOSED, PREFIX, PROBLEMS, REMEDIES, WAIT, Remedy, retry_of
+
+DEFAULT_BASE = "urn:fastgate:reason:"
+"""What a problem's `type` begins with, where there are no pages and the configuration says
+nothing."""
+
+PHRASES = {
+    200: "OK", 201: "Created", 202: "Accepted", 203: "Non-Authoritative Information",
+    204: "No Content", 205: "Reset Content", 206: "Partial Content",
+    300: "Multiple Choices", 301: "Moved Permanently", 302: "Found", 303: "See Other",
+    304: "Not Modified", 307: "Temporary Redirect", 308: "Permanent Redirect",
+    400: "Bad Request", 401: "Unauthorized", 402: "Payment Required", 403: "Forbidden",
+    404: "Not Found", 405: "Method Not Allowed", 406: "Not Acceptable", 408: "Request Timeout",
+    409: "Conflict", 410: "Gone", 411: "Length Required", 412: "Precondition Failed",
+    413: "Content Too Large", 414: "URI Too Long", 415: "Unsupported Media Type",
+    416: "Range Not Satisfiable", 417: "Expectation Failed", 418: "I'm a Teapot",
+    421: "Misdirected Request", 422: "Unprocessable Content", 425: "Too Early",
+    426: "Upgrade Required", 428: "Precondition Required", 429: "Too Many Requests",
+    431: "Request Header Fields Too Large", 451: "Unavailable For Legal Reasons",
+    500: "Internal Server Error", 501: "Not Implemented", 502: "Bad Gateway",
+    503: "Service Unavailable", 504: "Gateway Timeout", 505: "HTTP Version Not Supported",
+    508: "Loop Detected", 511: "Network Authentication Required",
+}  # fmt: skip
+"""Reason phrases by status (RFC 9110 and the IANA registry)."""
+
+
+class Refusal(NamedTuple):
+    """The templates of one reason."""
+
+    number: int
+    status: int
+    head: bytes
+    body: bytes
+    close: bool
+    html: tuple[bytes, bytes]
+    """Head and body."""
+    markdown: tuple[bytes, bytes]
+
+
+class _Hole(NamedTuple):
+    """A member's value that the worker fills in."""
+
+    letter: str
+    text: bool
+    """In quotes."""
+
+
+class _When(NamedTuple):
+    """A member that is there only where the section's condition holds."""
+
+    section: str
+    value: Any
+
+
+_LIMIT = _Hole("L", False)
+_USED = _Hole("U", False)
+_REMAINING = _Hole("R", False)
+_RETRY_AFTER = _Hole("A", False)
+_RESETS_AT = _Hole("T", True)
+_POLICY = _Hole("P", True)
+_FAULT = _Hole("D", True)
+_ALLOW = _Hole("M", True)
+
+_PLAN = {"plan": _When("p", _Hole("O", True))}
+_ENDED = {"ended_at": _When("s", _Hole("Z", True))}
+_OWED = {
+    "amount_due": _When("d", _Hole("J", True)),
+    "currency": _When("d", _Hole("Y", True)),
+    "invoice": _When("d", _Hole("K", True)),
+    "due_at": _When("d", _Hole("X", True)),
+}
+_UNITS = {
+    "meter": _When("u", _Hole("1", True)),
+    "units": _When("u", _Hole("2", False)),
+    "units_available": _When("u", _Hole("3", False)),
+}
+
+_COUNTED = {
+    "policy": _When("l", _POLICY),
+    "limit": _When("l", _LIMIT),
+    "used": _When("l", _USED),
+    "remaining": _When("l", _REMAINING),
+}
+_WAIT = {"retry_after": _RETRY_AFTER}
+_PRICE = {
+    "required": _When("q", _Hole("Q", True)),
+    "currency": _When("q", _Hole("C", True)),
+}
+_BALANCE = {
+    "balance": _When("b", _Hole("B", True)),
+    "required": _When("q", _Hole("Q", True)),
+    "shortfall": _When("b", _Hole("S", True)),
+    "currency": _When("q", _Hole("C", True)),
+}
+
+MEMBERS: dict[str, dict[str, Any]] = {
+    "malformed_request": {"fault": _FAULT},
+    "ambiguous_framing": {"fault": _FAULT},
+    "bad_target": {"fault": _FAULT},
+    "bad_host": {"fault": _FAULT},
+    "target_too_long": {"fault": _FAULT},
+    "headers_too_large": {"fault": _FAULT},
+    "not_implemented": {"fault": _FAULT},
+    "version_not_supported": {"fault": _FAULT},
+    "method_not_allowed": {"allow": _ALLOW},
+    "insufficient_balance": {**_BALANCE, **_UNITS},
+    "subscription_expired": {**_PLAN, **_ENDED, **_OWED},
+    "subscription_past_due": {**_PLAN, **_ENDED, **_OWED},
+    "subscription_paused": {**_PLAN, **_ENDED},
+    "payment_failed": {**_PLAN, **_ENDED, **_OWED},
+    "payment_action_required": {**_PLAN, **_OWED},
+    "payment_method_missing": {**_PLAN, **_ENDED, **_OWED},
+    "not_subscribed": _PLAN,
+    "spending_limit_reached": {
+        "limit_of": _When("e", _Hole("V", True)),
+        "limit": _When("e", _Hole("E", True)),
+        "remaining": _When("b", _Hole("B", True)),
+        **_PRICE,
+        **_UNITS,
+        "resets_at": _When("t", _RESETS_AT),
+    },
+    "payment_required": _PRICE,
+    "payment_invalid": _PRICE,
+    "quota_exhausted_upgrade": {**_PLAN, **_COUNTED, "resets_at": _When("t", _RESETS_AT)},
+    "rate_limited": {**_COUNTED, **_WAIT, "resets_at": _When("t", _RESETS_AT)},
+    "quota_exhausted": {**_COUNTED, **_WAIT, "resets_at": _When("t", _RESETS_AT)},
+    "concurrency_limited": {
+        "policy": _When("l", _POLICY),
+        "limit": _When("l", _LIMIT),
+        "used": _When("l", _USED),
+        **_WAIT,
+    },
+    "hold_in_flight": {
+        **_BALANCE,
+        "held": _When("h", _Hole("F", True)),
+        **_UNITS,
+        **_WAIT,
+    },
+    "no_healthy_target": _WAIT,
+    "overloaded": _WAIT,
+    "draining": _WAIT,
+    "payment_provider_unavailable": _WAIT,
+    "settlement_unknown": _WAIT,
+}
+"""Members that a reason's body has besides those that all have."""
+
+_DUE_DETAIL = "\1d Invoice \1K over \1J \1Y was due on \x015.\1."
+DETAILS: dict[str, str] = {
+    "insufficient_balance": "\1f It asked for \x012 units of \x011; the balance covers \x013.\1.",
+    "spending_limit_reached": "\1e It is the limit of the \1V.\1.\1w\1t It resets on \x014.\1.\1."
+    "\1f It asked for \x012 units of \x011; what is left covers \x013.\1.",
+    "quota_exhausted": "\1t It resets on \x014.\1.",
+    "quota_exhausted_upgrade": "\1t It resets on \x014.\1.",
+    "rate_limited": " Try again in \x017.",
+    "hold_in_flight": "\1f It asked for \x012 units of \x011; the free part covers \x013.\1.",
+    "subscription_expired": "\1s It ended on \x016.\1.",
+    "subscription_past_due": _DUE_DETAIL,
+    "payment_failed": _DUE_DETAIL,
+    "payment_action_required": "\1d It is for invoice \1K over \1J \1Y.\1.",
+    "payment_method_missing": _DUE_DETAIL,
+}
+"""What follows a reason's text where it is known, with holes: the case at hand, in words."""
+
+_OPENAI_TYPES = {401: "authentication_error", 402: "insufficient_quota", 403: "permission_error"}
+
+
+class _Remedies(NamedTuple):
+    """A list of which some entries are there only where their section's condition holds."""
+
+    entries: list[tuple[str, dict[str, Any]]]
+
+
+class Links(NamedTuple):
+    """Where the gateway's own pages are reached."""
+
+    base: str
+    """`https://api.example.com`, or empty: the host that was called."""
+    pages: bool
+    """Whether there are any."""
+
+    def type_of(self, base: str, code: str) -> str:
+        """A problem's `type`: its page, unless the configuration names another place."""
+        if self.pages and base == DEFAULT_BASE:
+            return f"{self.base}{PROBLEMS}{code}"
+        return f"{base}{code}"
+
+    def remedy(self, remedy: Remedy, code: str) -> str:
+        """The path and query at which a remedy is put to use, with holes; empty: on no page."""
+        if not remedy.page:
+            return ""
+        more = ""
+        if remedy.action == "top_up" and "shortfall" in MEMBERS.get(code, {}):
+            more = "\1b&amount=\1S&currency=\1C\1."  # the form is filled in with it
+        return f"{PREFIX}/account/{remedy.page}?request=\1I&cap=\1G{more}"
+
+    @property
+    def absolute(self) -> str:
+        """What links begin with where the reader may not know the host."""
+        return self.base or "\1H"
+
+
+def refusals(
+    base: str = DEFAULT_BASE,
+    server: str | None = None,
+    links: Links = Links("", False),  # noqa: B008 - immutable
+) -> list[Refusal]:
+    """The refusal of every reason that has a status.
+
+    `base`: what `type` begins with, the reason's code follows. `server`: value of Server. `links`:
+    where the pages are that bodies link to.
+    """
+    return [_refusal(reason, base, server, links) for reason in REASONS if reason.status]
+
+
+def _refusal(reason: Reason, base: str, server: str | None, links: Links) -> Refusal:
+    fields = _fields(reason, server)
+    page = refusal_pages.Page(
+        reason=reason,
+        phrase=PHRASES[reason.status],
+        detail=_detail(reason),
+        facts=_facts(reason),
+        retry=retry_of(reason.code, reason.status, reason.retryable),
+        remedies=[
+            refusal_pages.Action(_title(remedy), links.remedy(remedy, reason.code), remedy.when)
+            for remedy in REMEDIES.get(reason.code, ())
+        ],
+        diagnosis=_diagnosis(reason),
+        about=f"{PROBLEMS}{reason.code}" if links.pages else "",
+        base=links.absolute,
+    )
+    return Refusal(
+        reason.number,
+        reason.status,
+        _head(fields, ["Content-Type: application/problem+json"]),
+        _json(_problem(reason, base, links)),
+        reason.close,
+        (_head(fields, refusal_pages.HTML_FIELDS), refusal_pages.html(page)),
+        (_head(fields, refusal_pages.MARKDOWN_FIELDS), refusal_pages.markdown(page)),
+    )
+
+
+def _detail(reason: Reason) -> str:
+    return reason.text + DETAILS.get(reason.code, "")
+
+
+def _title(remedy: Remedy) -> str:
+    """As a page says it: until when to wait, where that is known."""
+    if remedy.title == WAIT.title:
+        return f"{remedy.title}\1t on \x014\1."
+    return remedy.title
+
+
+def _fields(reason: Reason, server: str | None) -> list[str]:
+    """Field lines that are the same in all forms."""
+    fields = ["Cache-Control: no-store"]
+    fields.append("Vary: Accept, Authorization" if reason.status == 402 else "Vary: Accept")
+    if server:
+        fields.append(f"Server: {server}")
+    if reason.status == 401:
+        fields.append("WWW-Authenticate: \1W")
+    if reason.status == 405:
+        fields.append("Allow: \1M")
+    if "retry_after" in MEMBERS.get(reason.code, {}):
+        fields.append("Retry-After: \1A")
+    return [f"HTTP/1.1 {reason.status} {PHRASES[reason.status]}", *fields]
+
+
+def _head(fields: list[str], more: list[str]) -> bytes:
+    return "\r\n".join([fields[0], *more, *fields[1:], "Content-Length: "]).encode("ascii")
+
+
+def _problem(reason: Reason, base: str, links: Links) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "type": links.type_of(base, reason.code),
+        "title": reason.title,
+        "status": reason.status,
+        "detail": _detail(reason),
+        "instance": "urn:fastgate:request:\1I",
+        "reason": reason.code,
+        **MEMBERS.get(reason.code, {}),
+        "retry": retry_of(reason.code, reason.status, reason.retryable),
+    }
+    remedies = REMEDIES.get(reason.code, ())
+    if remedies:
+        body["remedies"] = _Remedies(
+            [(remedy.when, _remedy(remedy, reason.code, links)) for remedy in remedies]
+        )
+    if _diagnosis(reason):
+        body["diagnose"] = _When("g", f"{links.absolute}{_diagnosis(reason)}")
+    kind = _OPENAI_TYPES.get(reason.status, "invalid_request_error")
+    if reason.status >= 500:
+        kind = "server_error"
+    elif reason.status == 429:
+        kind = "insufficient_quota" if reason.code == "quota_exhausted" else "rate_limit_error"
+    error = {"message": _detail(reason), "type": kind, "param": None, "code": reason.code}
+    body["error"] = _When("o", error)
+    return body
+
+
+def _remedy(remedy: Remedy, code: str, links: Links) -> dict[str, Any]:
+    member: dict[str, Any] = {"action": remedy.action, "title": remedy.title}
+    if remedy.action == "wait" and "resets_at" in MEMBERS.get(code, {}):
+        member["until"] = _When("t", _RESETS_AT)
+    if links.pages and remedy.page:
+        member["href"] = _When("g", f"{links.absolute}{links.remedy(remedy, code)}")
+    return member
+
+
+def _diagnosis(reason: Reason) -> str:
+    """Path and query of the diagnosis of a refused request, with holes; empty: none is offered."""
+    if reason.status in DIAGNOSED or reason.code in REMEDIES:
+        return diagnosis_of("\1I", "\1G")
+    return ""
+
+
+def diagnosis_of(request: str, capability: str) -> str:
+    """Path and query of a request's diagnosis, for who has this token."""
+    return f"{PREFIX}/requests/{request}?cap={capability}"
+
+
+_FACTS: dict[str, tuple[str, str]] = {
+    "balance": ("Balance", "\1B \1C"),
+    "required": ("This request needs", "\1Q \1C"),
+    "shortfall": ("Missing", "\1S \1C"),
+    "held": ("Reserved for requests in progress", "\1F \1C"),
+    "plan": ("Plan", "\1O"),
+    "ended_at": ("Access ended on", "\x016"),
+    "amount_due": ("Amount due", "\1J \1Y"),
+    "invoice": ("Invoice", "\1K"),
+    "due_at": ("Due on", "\x015"),
+    "units": ("Asked for", "\x012 units of \x011"),
+    "units_available": ("Would fit", "\x013 units of \x011"),
+    "policy": ("Limit", "\x018"),
+    "used": ("Used", "\1U of \1L"),
+    "retry_after": ("Try again in", "\x017"),
+    "resets_at": ("Resets on", "\x014"),
+    "fault": ("What is wrong", "\1D"),
+    "allow": ("Methods allowed", "\1M"),
+}
+
+
+def _facts(reason: Reason) -> list[refusal_pages.Fact]:
+    """A reason's members as lines for people."""
+    facts = []
+    for name, value in MEMBERS.get(reason.code, {}).items():
+        section = value.section if isinstance(value, _When) else ""
+        if section == "e" and name == "limit":
+            facts.append(refusal_pages.Fact("Spending limit of the \1V", "\1E \1C", section))
+        elif section == "b" and name == "remaining":
+            facts.append(refusal_pages.Fact("Left of it", "\1B \1C", section))
+        elif name in _FACTS:
+            facts.append(refusal_pages.Fact(*_FACTS[name], section))
+    return facts
+
+
+def _json(value: Any) -> bytes:
+    """JSON with holes left open. A `_When` stands in an object, never as its first member."""
+    if isinstance(value, _Remedies):
+        return b"[" + _listed(value.entries) + b"]"
+    if isinstance(value, _Hole):
+        hole = f"\1{value.letter}".encode()
+        return b'"' + hole + b'"' if value.text else hole
+    if isinstance(value, dict):
+        return b"{" + _members(value) + b"}"
+    if isinstance(value, list):
+        return b"[" + b",".join(_json(inner) for inner in value) + b"]"
+    return msgspec.json.encode(value).replace(b"\\u0001", b"\1")
+
+
+def _listed(entries: list[tuple[str, dict[str, Any]]]) -> bytes:
+    """The entries of a list. Those that are always there come first; one that may be missing
+    brings the comma that parts it from what stands before it."""
+    always = [_json(value) for section, value in entries if not section]
+    out = b",".join(always)
+    before = ""
+    for section, value in entries:
+        if not section:
+            continue
+        comma = b"," if always else b""
+        if not always and before:
+            comma = b"\1" + before.encode() + b",\1."
+        out += b"\1" + section.encode() + comma + _json(value) + b"\1."
+        before = section
+    return out
+
+
+def _members(members: dict[str, Any]) -> bytes:
+    """What stands between the braces; neighbours of one section share it."""
+    out = bytearray()
+    section = ""
+    for name, value in members.items():
+        now = value.section if isinstance(value, _When) else ""
+        if now != section:
+            out += b"\1." if section else b""
+            out += b"\1" + now.encode() if now else b""
+            section = now
+        out += b"," if out else b""
+        out += msgspec.json.encode(name) + b":"
+        out += _json(value.value if isinstance(value, _When) else value)
+    return bytes(out + (b"\1." if section else b""))

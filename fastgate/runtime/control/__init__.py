@@ -1,0 +1,1 @@
+"""The control process: configuration, the API and pages, health checks, money, logs."""

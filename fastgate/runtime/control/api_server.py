@@ -1,0 +1,103 @@
+"""The control API as a server: composed and listening, after the gateway serves.
+
+Importing the API takes far longer than publishing a configuration, so it is done in a thread,
+and nothing waits for it. The listening socket is the supervisor's: a new control process
+goes on at the same address, and callers wait in its queue meanwhile. When the configuration
+moves the API to another address, the old one finishes what it has and closes.
+
+`run` may end by an error at any point and is then called again (`Control._keep`): what was
+composed once is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+from fastgate.errors import FastGateError
+from fastgate.imports import import_late, importing, in_thread
+from fastgate.runtime.control.publisher import Publisher, control_of
+from fastgate.runtime.control.serving import serve_until
+from fastgate.runtime.wire.messages import Listener
+
+if TYPE_CHECKING:
+    from fastgate.identity.identity import Identity
+    from fastgate.runtime.control.control import Control
+    from fastgate.runtime.launch import Launch
+
+log = logging.getLogger("fastgate.control")
+
+LATE = ("fastgate.api.app", "fastgate.portal.app", "fastgate.billing.diagnosis.sources")
+"""What the API and the gateway's own pages need."""
+
+
+class ApiServer:
+    """The control API."""
+
+    def __init__(
+        self,
+        control: Control,
+        identity: Identity,
+        launch: Launch,
+        publisher: Publisher,
+    ) -> None:
+        self._control = control
+        self._identity = identity
+        self._launch = launch
+        self._publisher = publisher
+        self._moved = asyncio.Event()
+        self._app: Any = None
+        self._listener: Listener | None = None
+
+    async def run(self) -> None:
+        """Compose the API and serve it, until cancelled."""
+        if self._app is None:
+            self._app = await self._compose()
+            self._publisher.on_served.append(self._on_served)
+        store = self._control.open_store(self._control.gateway)
+        await store.start()  # it connects meanwhile
+        while True:
+            self._moved.clear()
+            await self._serve(self._app)
+
+    async def _compose(self) -> Any:
+        """The application. It is joined to the store by the last steps, which cannot fail."""
+        module = await import_late(*LATE)
+        with importing():
+            from fastgate.api.auth import Tokens
+            from fastgate.config.revisions import Revisions
+
+        store = self._control.open_store(self._control.gateway)
+        tokens = Tokens(self._control, store, self._launch.state)
+        try:
+            path, new = tokens.ensure_admin_token()
+        except OSError as error:
+            raise FastGateError(f"the admin token cannot be made: {error}") from error
+        if new:
+            log.info("made the first admin token: %s", path)
+        revisions = Revisions(self._control, store)
+        app = await in_thread(  # Litestar imports now, too
+            lambda: module.create_app(
+                self._control,
+                store=store,
+                identity=self._identity,
+                revisions=revisions,
+                bearers=tokens,
+            )
+        )
+        self._identity.attach(store)
+        self._control.use_revisions(revisions)
+        return app
+
+    async def _serve(self, app: Any) -> None:
+        """Serve at the present address until it changes."""
+        sock = self._publisher.control_socket()
+        assert sock is not None, "the control API starts after the first publish"
+        self._listener = control_of(self._control.gateway)
+        log.info("control API at %s", self._publisher.address_of(self._listener))
+        await serve_until(self._moved, app, sock)
+
+    def _on_served(self) -> None:
+        if control_of(self._control.gateway) != self._listener:
+            self._moved.set()

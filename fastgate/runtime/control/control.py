@@ -1,0 +1,542 @@
+"""The control process: everything that is not a request. Composition root and `ControlPort`.
+
+Its first act is to publish: read the configuration, compile, hand it to the workers. Only then
+are the store and the API imported, which takes longer than all of that together, so a gateway
+serves well within a second of its start and does not wait for a database.
+
+::
+
+    read ─ compile ─ publish ─▶ serving        then: health checks, names, quotas, access log
+                                    └─▶ import the API, open the store, listen
+
+It may die at any time. The workers go on with what they have; its successor finds the segment
+(counters, quotas, health), its ends of the workers' channels and the sockets at its birth, and
+publishes a generation above all that were ever used.
+
+**Which configuration?** The file's, unless the file is unchanged since it was last read: then
+the one last served, so that changes made through the API survive a restart. A file that
+changed wins. A file that is broken stops a first start with an error; a successor, and a
+reload, go on with what is served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+import uvloop
+
+from fastgate._core.credentials import CredentialIndex
+from fastgate._core.money import Money
+from fastgate._core.shm import Segment
+from fastgate.api.ports import LimitUse, Readiness, RouteUse, WorkerStatus
+from fastgate.config.revisions import is_same, say_dropped
+from fastgate.config.slots import SlotBook
+from fastgate.errors import ConfigurationError, FastGateError, OwnedError
+from fastgate.identity.identity import Identity
+from fastgate.imports import import_late, importing
+from fastgate.model import codec
+from fastgate.model.gateway import Gateway
+from fastgate.runtime.control import view
+from fastgate.runtime.control.api_server import ApiServer
+from fastgate.runtime.control.links import Links
+from fastgate.runtime.control.pages import Pages, public_side
+from fastgate.runtime.control.publisher import File, Publisher, control_of, listeners_of
+from fastgate.runtime.control.quotas import QuotaKeeper
+from fastgate.runtime.control.records import Records
+from fastgate.runtime.control.resolver import Resolver
+from fastgate.runtime.control.uplink import Uplink
+from fastgate.runtime.launch import Launch, costs_money
+from fastgate.runtime.persist import Running, Served, StateDirectory, StateError
+from fastgate.runtime.wire.messages import (
+    Alive,
+    DrainWanted,
+    Fatal,
+    KeepCredentials,
+    Ready,
+    Reload,
+    ReloadDone,
+    ReopenLogs,
+    StopAccepting,
+    ToControl,
+    WorkerStarted,
+    WorkerStopped,
+)
+from fastgate.runtime.wire.plan import ControlStart
+from fastgate.tasks import keep_running
+from fastgate.ticks import next_tick
+
+if TYPE_CHECKING:
+    from fastgate.api.moneyport import Desk
+    from fastgate.billing.diagnosis.evidence import Evidence
+    from fastgate.config.revisions import Revisions
+    from fastgate.runtime.control.money import MoneySide
+    from fastgate.runtime.control.ownership import Ownership
+    from fastgate.store.engine import Store
+
+log = logging.getLogger("fastgate.control")
+
+EXIT_FAILED, EXIT_CONFIGURATION = 1, 4
+ALIVE_S = 5.0
+FIRST_PATIENCE_S = 0.3  # for name servers, before the first publish
+
+
+class _Choice(NamedTuple):
+    """What a control process begins with."""
+
+    gateway: Gateway
+    file: File  # that it is, or was before changes through the API
+    newest: int  # generation ever used
+
+
+class Control:
+    """The control process, once its loop runs."""
+
+    def __init__(
+        self, start: ControlStart, launch: Launch, segment: Segment, money: Money | None = None
+    ) -> None:
+        self._start = start
+        self._launch = launch
+        self._segment = segment
+        self._map = money
+        self._money: MoneySide | None = None
+        self._store: Store | None = None
+        self._owner: Ownership | None = None
+        self._state = StateDirectory(launch.state)
+        self._quotas = QuotaKeeper(segment, self._state)
+        self._limits = view.LimitsView(segment)
+        self._ended = asyncio.Event()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._file: File | None = None  # as last read
+        self._revisions: Revisions | None = None  # when the API has come up
+        self._links = Links(segment.workers, segment.heartbeat_age)
+        self._uplink = Uplink(start.channel, self._on_message, self._ended.set)
+        self._resolver = Resolver(self._on_addresses)
+        self._identity = Identity(
+            CredentialIndex.create(epoch=time.time_ns()),
+            cache=launch.state / "credentials.cache",
+            on_index=self._on_index,
+        )
+        self._public = public_side(launch.state)
+        self._publisher = Publisher(
+            segment,
+            self._links,
+            self._uplink,
+            self._resolver,
+            self._identity,
+            slots=self._read_slots(),
+            bound=start.listeners,
+            public=self._public,
+        )
+        self._publisher.started = launch.started
+        if money is None:
+            self._publisher.checks.append(check_free)
+        self._records = Records(segment, self._publisher)
+        self._publisher.on_served.append(self._on_served)
+
+    # ---- life ----------------------------------------------------------------------------
+
+    async def run(self) -> int:
+        """Serve until told to end. Returns the exit code."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._ended.set)
+        try:
+            if not await self._begin():
+                await self._ended.wait()
+                return EXIT_FAILED
+            self._resolver.start()
+            self._keep(self._show_life, "the heartbeat")
+            self._keep(self._quotas.run, "saving quotas")
+            self._keep(self._records.run, "the access log")
+            if self._money is not None:
+                assert self._owner is not None
+                self._keep(self._owner.run, "the store's ownership")
+                self._money.start()
+                self._records.sources.append(self._money.samples)
+            api = ApiServer(self, self._identity, self._launch, self._publisher)
+            self._keep(api.run, "the control API")
+            if self._public is not None:
+                pages = Pages(self, self._publisher, self._public)
+                self._keep(pages.run, "the server of the gateway's own pages")
+            await self._ended.wait()
+        finally:
+            await self._end()
+        return 0
+
+    async def _begin(self) -> bool:
+        """Publish the first configuration. False when there is none to serve."""
+        # Before anything is waited for: what the supervisor says of workers meanwhile is newer.
+        for index, pid, sock in self._start.workers:
+            self._links.add(index, pid, sock, generation=0, binds=set())
+        if not self._start.starts:
+            self._quotas.restore()
+        try:
+            gateway, file, newest = self._choose()
+            if self._map is not None:
+                await self._begin_money(self._map, gateway)
+            if not self._start.starts:
+                self._publisher.slots.forget_retired()  # the shared memory is new
+            self._identity.load_cache()
+            self._publisher.use_generations_above(newest)
+            await self._publisher.apply(gateway, file=file, patience=FIRST_PATIENCE_S)
+        except FastGateError as error:
+            if isinstance(error, ConfigurationError):
+                error = self._launch.located(error)
+            if not self._start.starts or isinstance(error, OwnedError):
+                code = EXIT_FAILED
+                # An address that cannot be bound is no fault of the document.
+                if isinstance(error, ConfigurationError) and error.__cause__ is None:
+                    code = EXIT_CONFIGURATION
+                self._uplink.send(Fatal(error=str(error), code=code))
+                return False
+            log.error("%s", error)
+            raise
+        running = self._running()
+        self._uplink.send(
+            Ready(
+                generation=running.generation,
+                listeners=list(running.listeners.values()),
+                control=running.control,
+            )
+        )
+        if self._start.starts:
+            log.info("control is back: generation %d", self._publisher.generation)
+        if self._start.pending_reload:
+            self._uplink.send(ReloadDone())
+        return True
+
+    async def _begin_money(self, money: Money, gateway: Gateway) -> None:
+        """Be able to charge before anything is served: who has paid is not to be refused."""
+        module = await import_late("fastgate.runtime.control.money")
+        self._money = module.MoneySide(
+            self._segment,
+            money,
+            self._state,
+            self._identity,
+            self._publisher,
+            self.limits_of,
+        )
+        store = self.open_store(gateway)
+        ownership = await import_late("fastgate.runtime.control.ownership")
+        me = ownership.this_gateway(self._state, self._segment.boot_id)
+        self._owner = ownership.Ownership(store, money, me, self._on_lost)
+        await self._owner.begin()
+        await self._money.begin(store, gateway)
+
+    def _on_lost(self, why: str) -> None:
+        self._uplink.send(Fatal(error=why, code=EXIT_FAILED))
+
+    def open_store(self, gateway: Gateway) -> Store:
+        """The store, not connected yet; the same for all who ask. It is that of the start of the
+        gateway, whatever was reloaded before this control process began."""
+        if self._store is None:
+            with importing():
+                from fastgate.store.engine import Store  # heavy
+
+            url = str((self._launch.started or gateway).store.url or "")
+            self._store = Store(url or f"sqlite:///{self._launch.state}/fastgate.db")
+        return self._store
+
+    def _choose(self) -> _Choice:
+        """What to begin with."""
+        served = self._state.read_served()
+        newest = max(
+            served.generation if served else 0,
+            self._segment.generation,
+            *(self._segment.worker_row(i).generation for i in range(self._segment.workers)),
+        )
+        first = not self._start.starts
+        try:
+            gateway, digest, _ = self._launch.read(first=first)
+        except ConfigurationError as error:
+            if first or served is None:
+                raise
+            log.error("%s", error)
+            log.error("the file is not used: going on with generation %d", served.generation)
+            kept: Gateway = codec.decode(served.document)
+            before = codec.decode(served.file_document) if served.file_document else kept
+            return _Choice(kept, (before, served.file_digest), newest)
+        file = gateway, digest
+        if served is None:
+            return _Choice(gateway, file, newest)
+        try:
+            kept = codec.decode(served.document)
+            if served.file_digest == digest:
+                if first and codec.digest(kept) != digest:
+                    log.info("serving the changes made through the API since the file was read")
+                return _Choice(kept, file, newest)
+            if served.file_document is not None:
+                say_dropped(codec.decode(served.file_document), kept, gateway)
+        except ConfigurationError as error:
+            log.error("what was served last cannot be used (%s); the file is", error)
+        return _Choice(gateway, file, newest)
+
+    async def _show_life(self) -> None:
+        while True:
+            self._uplink.send(Alive())
+            await next_tick(ALIVE_S)
+
+    async def _end(self) -> None:
+        if self._money is not None:
+            await self._money.end()  # while there still is a store
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._owner is not None:
+            await self._owner.end()
+        if self._store is not None:
+            await self._store.stop()
+        await self._resolver.stop()
+        await self._publisher.health.stop()
+        self._records.finish()
+        self._quotas.save()
+        self._identity.close()
+        self._links.close()
+        self._uplink.close()
+
+    def _keep(self, work: Callable[[], Awaitable[None]], what: str) -> None:
+        """Run it for as long as this process lives."""
+        self._spawn(keep_running(what, work, log), what)
+
+    def _spawn(self, work: Coroutine[Any, Any, Any], what: str) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+
+        def done(task: asyncio.Task[Any]) -> None:
+            self._tasks.discard(task)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                log.error("%s ended by an error", what, exc_info=error)
+
+        task.add_done_callback(done)
+
+    def _read_slots(self) -> SlotBook:
+        content = self._state.read("slots.json")
+        if content is None:
+            return SlotBook()
+        try:
+            slots = msgspec.json.decode(content, type=SlotBook)
+        except msgspec.DecodeError as error:
+            kept = self._state.set_aside("slots.json")
+            log.error("slots.json cannot be used (%s; kept as %s)", error, kept)
+            return SlotBook()
+        return slots
+
+    def use_revisions(self, revisions: Revisions) -> None:
+        """Reloads by signal go this way as well, from now on."""
+        self._revisions = revisions
+
+    # ---- what others say -----------------------------------------------------------------
+
+    def _on_message(self, message: ToControl, fds: list[int]) -> None:
+        if isinstance(message, WorkerStarted):
+            self._links.add(
+                message.index,
+                message.pid,
+                socket.socket(fileno=fds[0]),
+                generation=message.generation,
+                binds=set(message.binds),
+            )
+        elif isinstance(message, WorkerStopped):
+            self._links.remove(message.index)
+            if self._money is not None:
+                self._spawn(self._money.worker_died(message.index), "settling holds")
+        elif isinstance(message, Reload):
+            self._spawn(self._reload_by_signal(), "a reload")
+        elif isinstance(message, ReopenLogs):
+            self._records.reopen()
+        elif isinstance(message, StopAccepting):
+            self._publisher.stop_accepting()
+
+    def _on_index(self, index: CredentialIndex) -> None:
+        """A new credential index takes over: every worker, now and to come, gets it."""
+        self._uplink.send(KeepCredentials(), (index.fd,))
+        self._links.use_credentials(os.dup(index.fd))
+
+    def _on_addresses(self) -> None:
+        async def publish() -> None:
+            try:
+                await self._publisher.republish()
+            except FastGateError as error:
+                log.error("new addresses of targets could not be published: %s", error)
+
+        self._spawn(publish(), "publishing addresses")
+
+    def _on_served(self) -> None:
+        """After every publish: keep what is served for the next start."""
+        running, file = self._running(), self._publisher.file
+        served = Served(
+            generation=running.generation,
+            file_digest=self._publisher.file_digest,
+            document=codec.encode(self.gateway),
+            file_document=None if file is None or file is self.gateway else codec.encode(file),
+        )
+        try:
+            self._state.write("slots.json", msgspec.json.encode(self._publisher.slots))
+            self._state.write_served(served)
+            self._state.write("running.json", msgspec.json.encode(running))
+        except StateError as error:
+            log.error("%s; a restart would not know of this generation", error)
+        where = ", ".join(running.listeners.values())
+        log.info("serving generation %d on %s", running.generation, where)
+
+    def _running(self) -> Running:
+        gateway, address_of = self.gateway, self._publisher.address_of
+        return Running(
+            pid=os.getppid(),
+            generation=self._publisher.generation,
+            listeners={each.name: address_of(each) for each in listeners_of(gateway)},
+            control=address_of(control_of(gateway)),
+        )
+
+    @property
+    def desk(self) -> Desk | None:
+        return self._money.desk if self._money is not None else None
+
+    def evidence(self) -> Evidence:
+        with importing():
+            from fastgate.billing.diagnosis.sources import MoneySources, Sources
+            from fastgate.billing.x402 import claims
+            from fastgate.billing.x402.refused_payments import RefusedPayments
+            from fastgate.runtime.control.dry_runs import DryRuns
+
+        desk, money = self.desk, None
+        if desk is not None:
+            money = MoneySources(
+                subscriptions=desk.subscriptions,
+                invoices=desk.invoices,
+                providers=desk.providers,
+                account=self._identity.parties.account,
+                clock=desk.subscriptions.clock,
+            )
+        refused = RefusedPayments(self._state.path / claims.FOLDER)
+        directory = self._identity.directory
+        runs = DryRuns(
+            self._segment,
+            self._money.money if self._money is not None else None,
+            directory,
+            lambda: self._publisher.snapshot,
+        )
+        return Sources(directory, lambda: self.gateway, runs.decide, money, refused)
+
+    # ---- ControlPort ---------------------------------------------------------------------
+
+    @property
+    def gateway(self) -> Gateway:
+        gateway = self._publisher.gateway
+        assert gateway is not None, "the API listens after the first publish"
+        return gateway
+
+    @property
+    def generation(self) -> int:
+        return self._publisher.generation
+
+    async def apply(self, gateway: Gateway, *, dry_run: bool = False) -> int:
+        file = self._file if self._file is not None and gateway is self._file[0] else None
+        try:
+            return await self._publisher.apply(gateway, file=file, dry_run=dry_run)
+        except ConfigurationError as error:
+            if file is None:
+                raise
+            raise self._launch.located(error) from None
+
+    async def load_file(self) -> Gateway:
+        if self._launch.config is None:
+            raise ConfigurationError(
+                "this gateway was started without a configuration file",
+                hint="Start it with one: `fastgate run FILE`.",
+            )
+        gateway, digest, _ = await asyncio.to_thread(self._launch.read)
+        self._file = gateway, digest
+        return gateway
+
+    @property
+    def file_before(self) -> Gateway | None:
+        return self._publisher.file
+
+    def pending_restart(self, gateway: Gateway) -> list[str]:
+        return self._publisher.pending_restart(gateway)
+
+    async def _reload_by_signal(self) -> None:
+        try:
+            if self._revisions is not None:
+                await self._revisions.reload(author="SIGHUP")
+            else:
+                before, gateway = self.file_before, await self.load_file()
+                if is_same(before, gateway):
+                    gateway = self.gateway
+                elif before is not None:
+                    say_dropped(before, self.gateway, gateway)
+                await self.apply(gateway)
+        except FastGateError as error:
+            log.error("the reload was refused: %s", error)
+            log.error("generation %d goes on serving", self.generation)
+            self._uplink.send(ReloadDone(error=str(error)[:4000]))
+        else:
+            self._uplink.send(ReloadDone())
+
+    def workers(self) -> list[WorkerStatus]:
+        return view.workers(self._segment)
+
+    def readiness(self) -> Readiness:
+        return view.readiness(self._segment)
+
+    def metrics(self) -> bytes:
+        return self._records.metrics()
+
+    def request(self, request_id: str) -> dict[str, Any] | None:
+        return self._records.request(request_id)
+
+    def recent_requests(self, limit: int) -> list[dict[str, Any]]:
+        return self._records.latest(limit)
+
+    def limits_of(self, consumer_id: str, plan: str | None) -> list[LimitUse]:
+        snapshot = self._publisher.snapshot
+        if snapshot is None:
+            return []
+        party = self._identity.directory.parties.get(consumer_id)
+        if self._money is not None and party is not None and party.record.account is not None:
+            plan = self._money.rows.plan_of(party.record.account) or plan
+        slot = self._publisher.slots.plans.get(plan) if plan is not None else None
+        return self._limits.of(snapshot, consumer_id, slot)
+
+    def usage(self) -> list[RouteUse]:
+        return self._records.usage()
+
+    async def drain(self) -> None:
+        self._uplink.send(DrainWanted())
+
+
+def check_free(gateway: Gateway) -> None:
+    """Raise ConfigurationError for prices at a gateway that was started without any: there is no
+    place where its workers could hold money, and nothing may be served for nothing."""
+    if costs_money(gateway):
+        raise ConfigurationError(
+            "the gateway was started with nothing that costs money, and cannot begin to charge",
+            path="billing",
+            hint="Start it again with this configuration; after that, prices change by reloads.",
+        )
+
+
+def control_main(
+    launch: Launch, segment: Segment, money: Money | None = None
+) -> Callable[[ControlStart], int]:
+    """The function that a control process runs. `money`: the money map, if anything costs money."""
+
+    def main(start: ControlStart) -> int:
+        gc.enable()
+
+        async def run() -> int:
+            return await Control(start, launch, segment, money).run()
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(run())
+
+    return main

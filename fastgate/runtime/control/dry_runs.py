@@ -1,0 +1,61 @@
+"""Dry runs: what the data plane would do with a request, asked by a diagnosis in control."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+
+from fastgate._core.dryrun import DryRun, Outcome
+from fastgate._core.moneymap import MoneyMap
+from fastgate._core.shm import Segment
+from fastgate._core.snapshot import Snapshot
+from fastgate.billing.diagnosis.evidence import Asked
+from fastgate.identity.directory import Directory
+
+
+class DryRuns:
+    """Over the shared memory of a running gateway. `snapshot`: what is served now."""
+
+    def __init__(
+        self,
+        segment: Segment,
+        money: MoneyMap | None,
+        directory: Directory,
+        snapshot: Callable[[], Snapshot | None],
+    ) -> None:
+        self._segment = segment
+        self._money = money
+        self._directory = directory
+        self._snapshot = snapshot
+
+    def decide(self, asked: Asked) -> Outcome | None:
+        """None: nothing is served yet, or not the route, or the consumer is not known."""
+        snapshot = self._snapshot()
+        if snapshot is None:
+            return None
+        route = -1
+        if asked.route is not None:
+            names = snapshot.routes()
+            if asked.route not in names:
+                return None
+            route = names.index(asked.route)
+        run = DryRun(
+            self._segment, self._money, snapshot, route=route, address=_packed(asked.address)
+        )
+        if asked.digest is not None:
+            return run.of_key(self._directory.index, asked.digest)
+        if asked.consumer is None:
+            return run.of_nobody()
+        found = self._directory.alone(asked.consumer)
+        return None if found is None else run.of_consumer(*found)
+
+
+def _packed(address: str | None) -> bytes:
+    """16 bytes as the data plane has them; empty: not known, or it came by a Unix socket."""
+    try:
+        found = ipaddress.ip_address(address or "")
+    except ValueError:
+        return b""
+    if isinstance(found, ipaddress.IPv4Address):
+        return bytes(10) + b"\xff\xff" + found.packed
+    return found.packed

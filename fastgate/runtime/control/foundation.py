@@ -1,0 +1,45 @@
+"""What the money side of control is built from, handed from one of its parts to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from datetime import datetime
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from fastgate._core.money import Money as MoneyMap
+    from fastgate.api.ports import LimitUse
+    from fastgate.billing.ledger.ledger import Ledger
+    from fastgate.billing.ledger.pipeline import Pipeline
+    from fastgate.billing.ledger.wallets import Wallets
+    from fastgate.billing.subscriptions.subscriptions import Subscriptions
+    from fastgate.model.gateway import Gateway
+    from fastgate.runtime.control.caps import Caps
+    from fastgate.runtime.control.rows import Rows
+    from fastgate.store.cache import ConsumerRecord
+    from fastgate.store.engine import Store
+
+
+class Foundation(NamedTuple):
+    """What an office stands on, and what it leaves behind."""
+
+    money: MoneyMap
+    store: Store
+    ledger: Ledger
+    wallets: Wallets
+    pipeline: Pipeline
+    clock: Callable[[], datetime]
+    gateway: Callable[[], Gateway]
+    open_account: Callable[[str], Awaitable[None]]
+    entries_changed: Callable[[Subscriptions, str], Awaitable[None]]
+    """The subscriptions of an account are others now."""
+    caps: Caps
+
+
+class Limits(NamedTuple):
+    """Where limits and their use are read."""
+
+    consumers: Callable[[], Iterable[ConsumerRecord]]
+    of: Callable[[str, str | None], list[LimitUse]]
+    """Of a consumer's id and plan."""
+    rows: Rows

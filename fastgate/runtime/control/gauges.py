@@ -1,0 +1,174 @@
+"""Gauges of money: what Prometheus sees of holds, usage, the ledger and payment providers.
+
+Shared memory and the pipeline are read when somebody asks. What needs the store (whether cells
+and ledger agree, how long news of providers wait) is looked at now and then, and shown as it was.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from datetime import datetime
+
+from fastgate._core.money import Money
+from fastgate.api.moneyport import Desk
+from fastgate.billing.ledger.pipeline import Pipeline
+from fastgate.billing.payments.breaker import State
+from fastgate.billing.payments.webhooks_in import lag
+from fastgate.errors import StoreError
+from fastgate.observability.metrics import Family, Sample, escape
+from fastgate.store.payment_events import Backlog
+from fastgate.ticks import next_tick
+
+log = logging.getLogger("fastgate.billing")
+
+LOOK_S = 30.0
+ATTEMPTS = 5  # at wallets that move, or seem to differ
+
+HOLDS = Family("fastgate_holds_open", "gauge", "Requests that hold money now.")
+REFUSED = Family(
+    "fastgate_holds_refused_total", "counter", "Holds refused because a worker's table was full."
+)
+PUBLISHED = Family("fastgate_usage_records_total", "counter", "Usage records that workers wrote.")
+WAITING = Family(
+    "fastgate_usage_waiting", "gauge", "Usage records in shared memory that are not taken over yet."
+)
+DROPPED = Family(
+    "fastgate_usage_dropped_total",
+    "counter",
+    "Records of requests that cost nothing, left out because a ring was full.",
+)
+SPOOLED = Family(
+    "fastgate_usage_spool_records", "gauge", "Usage records that wait on disk for the store."
+)
+STUCK = Family("fastgate_usage_stuck", "gauge", "1 while usage can be written nowhere.")
+RECOVERED = Family(
+    "fastgate_holds_recovered_total", "counter", "Holds settled for workers that died."
+)
+DRIFT = Family(
+    "fastgate_ledger_drift_micros",
+    "gauge",
+    "Micro-units by which wallets in shared memory and the ledger differ; 0 when all is well.",
+)
+WALLETS = Family("fastgate_wallets", "gauge", "Wallets in shared memory.")
+UP = Family("fastgate_payment_provider_up", "gauge", "1 while a payment provider answers, else 0.")
+NEWS = Family(
+    "fastgate_payment_events_waiting", "gauge", "News of payment providers not applied yet."
+)
+LAG = Family(
+    "fastgate_payment_events_lag_seconds", "gauge", "How long the oldest of them has been waiting."
+)
+OUTBOX = Family("fastgate_notices", "gauge", "Notices on their way, by state.")
+
+MONEY_FAMILIES = (
+    HOLDS,
+    REFUSED,
+    PUBLISHED,
+    WAITING,
+    DROPPED,
+    SPOOLED,
+    STUCK,
+    RECOVERED,
+    DRIFT,
+    WALLETS,
+    UP,
+    NEWS,
+    LAG,
+    OUTBOX,
+)
+
+
+class Gauges:
+    """Samples of one gateway's money side."""
+
+    def __init__(
+        self,
+        money: Money,
+        pipeline: Pipeline,
+        desk: Callable[[], Desk | None],
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._money = money
+        self._pipeline = pipeline
+        self._desk = desk
+        self._clock = clock
+        self._drift: int | None = None
+        self._backlog: dict[str, Backlog] = {}
+        self._notices: dict[str, int] = {}
+
+    async def run(self) -> None:
+        """Look at what needs the store, until cancelled."""
+        while True:
+            await next_tick(LOOK_S)
+            try:
+                await self.look()
+            except StoreError as error:
+                log.debug("Gauges wait for the store: %s", error)
+
+    async def look(self) -> None:
+        """Once. Raises StoreError."""
+        desk = self._desk()
+        if desk is None or not desk.ledger.store.ready:
+            return
+        self._backlog = await desk.inbox.backlog()
+        self._notices = await desk.outbox.counts()
+        before, self._drift = self._drift, await self.drift()
+        if self._drift and not before:
+            log.error(
+                "Wallets and ledger differ by %d micro-units; see `fastgate ledger audit`.",
+                self._drift,
+            )
+
+    async def drift(self) -> int:
+        """Micro-units by which cells and ledger differ. What differs once, because something moved
+        between two looks, agrees another time."""
+        pipeline, drift = self._pipeline, 0
+        async with pipeline.lock, pipeline.wallets.lock:
+            for _ in range(ATTEMPTS):
+                live, drift = pipeline.live(), 0
+                for wallet in await pipeline.wallets.ledger.all_wallets():
+                    key = (wallet.account, wallet.currency)
+                    if key in live.cells and key not in live.moving:
+                        under_way = live.waiting.get(key, 0) + live.held.get(key, 0)
+                        drift += abs(live.cells[key] - wallet.spendable + under_way)
+                if not drift:
+                    break
+        return drift
+
+    def samples(self) -> Iterator[Sample]:
+        """What there is to show now."""
+        workers = range(self._money.workers)
+        states = [self._money.state(worker) for worker in workers]
+        for worker in workers:
+            held = sum(1 for hold in self._money.open_holds(worker) if hold.taken)
+            yield Sample(HOLDS, f'worker="{worker}"', held)
+        for family, numbers in (
+            (REFUSED, [state.refused for state in states]),
+            (PUBLISHED, [state.published for state in states]),
+            (WAITING, [state.published - state.committed for state in states]),
+            (DROPPED, [state.dropped for state in states]),
+        ):
+            for worker, number in enumerate(numbers):
+                yield Sample(family, f'worker="{worker}"', number)
+        yield Sample(SPOOLED, "", self._pipeline.spool.records)
+        yield Sample(STUCK, "", int(self._pipeline.problem is not None))
+        yield Sample(RECOVERED, "", self._pipeline.counts.recovered)
+        if self._drift is not None:
+            yield Sample(DRIFT, "", self._drift)
+        yield Sample(WALLETS, "", len(self._pipeline.wallets.cell_balances()))
+        yield from self._of_providers()
+        for state, count in sorted(self._notices.items()):
+            yield Sample(OUTBOX, f'state="{escape(state)}"', count)
+
+    def _of_providers(self) -> Iterator[Sample]:
+        desk = self._desk()
+        states = desk.providers.states() if desk is not None else []
+        for state in states:
+            up = int(state.state is not State.OPEN)
+            yield Sample(UP, f'provider="{escape(state.name)}"', up)
+        now = self._clock()
+        for name, backlog in sorted(self._backlog.items()):
+            yield Sample(NEWS, f'provider="{escape(name)}"', backlog.waiting)
+        for name, backlog in sorted(self._backlog.items()):
+            seconds = int(lag(backlog, now).total_seconds())
+            yield Sample(LAG, f'provider="{escape(name)}"', seconds)

@@ -1,0 +1,427 @@
+"""The money side of the control process: its composition, and the tasks that keep it going.
+
+::
+
+    before the first publish   caches ─▶ cells seeded, rows told ─▶ requests can be charged, by all
+                               their rules, store or not
+    after it                   pipeline: rings ─▶ ledger           every 50 ms, under load 500
+                               subscriptions, dunning, notices …   by the clock
+    the store comes (back)     spool replayed, cells compared, rows written anew
+    a worker died              its holds are settled, before anything else of its is read
+
+Nothing of it is imported where nothing costs money. What a request needs of it lies in shared
+memory; when this process is killed, requests are charged all the same, and its successor goes on
+from the rings.
+
+`desk` is what the API speaks to. It belongs to the `office`, which is composed anew when the
+configuration's `billing` section changes; wallets and pipeline stay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from fastgate._core.meters import AMOUNT
+from fastgate._core.money import Money
+from fastgate._core.reason import Reason
+from fastgate._core.shm import Segment
+from fastgate._core.wallet import Accounts, Bill
+from fastgate.api.ports import LimitUse
+from fastgate.billing.ledger.ledger import Ledger
+from fastgate.billing.ledger.names import Names
+from fastgate.billing.ledger.pipeline import Pipeline
+from fastgate.billing.ledger.spool import Spool
+from fastgate.billing.ledger.wallets import Wallets
+from fastgate.billing.x402.books import X402Books
+from fastgate.billing.x402.claims import FOLDER as CLAIMS
+from fastgate.billing.x402.claims import Claims
+from fastgate.errors import ConfigurationError, FastGateError, StoreError
+from fastgate.identity.identity import Identity
+from fastgate.imports import import_late
+from fastgate.runtime.control import rows
+from fastgate.runtime.control.caps import Caps, Kind
+from fastgate.runtime.control.foundation import Foundation, Limits
+from fastgate.runtime.control.publisher import Publisher
+from fastgate.runtime.control.rows import Claim, Row, Rows
+from fastgate.runtime.persist import StateDirectory
+from fastgate.tasks import keep_running
+from fastgate.ticks import next_tick
+
+if TYPE_CHECKING:
+    from fastgate.api.moneyport import Desk
+    from fastgate.billing.subscriptions.subscriptions import Subscriptions
+    from fastgate.model.billing import Billing
+    from fastgate.model.gateway import Gateway
+    from fastgate.observability.metrics import Sample
+    from fastgate.runtime.control.gauges import Gauges
+    from fastgate.runtime.control.office import Office
+    from fastgate.store.engine import Store
+
+log = logging.getLogger("fastgate.billing")
+
+LOOK_S = 0.25  # between two looks for accounts that have no row yet, and unsaved rows
+PAGE = 500  # subscriptions that are read at once
+AGAIN_S = 5.0  # after an error that nobody foresaw
+LAST_S = 3.0  # for what is left in the rings, at the end
+
+
+def now_utc() -> datetime:
+    """The clock of everything that has to do with money here."""
+    return datetime.now(UTC)
+
+
+class MoneySide:
+    """Everything of control that has to do with money, once a configuration has prices."""
+
+    def __init__(
+        self,
+        segment: Segment,
+        money: Money,
+        state: StateDirectory,
+        identity: Identity,
+        publisher: Publisher,
+        limits_of_consumer: Callable[[str, str | None], list[LimitUse]],
+    ) -> None:
+        self._segment = segment
+        self._state = state
+        self._identity = identity
+        self._publisher = publisher
+        self._limits_of_consumer = limits_of_consumer
+        self.money = money
+        self.cells = Accounts(segment, money)
+        self._office: Office | None = None
+        self._module: Any = None
+        self._watch_module: Any = None
+        self._broken = False  # the office ended by an error
+        self._gauges: Gauges | None = None
+        self._served = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stale = asyncio.Event()
+        self._seen = 0
+        self._meters: set[str] = set()
+        self._telling = asyncio.Lock()
+        self._told: set[str] = set()  # accounts, since the last refresh began
+
+    # ---- life ---------------------------------------------------------------------------
+
+    async def begin(self, store: Store, gateway: Gateway) -> None:
+        """Before the first publish: requests can be charged when this returns, as far as the
+        caches know their accounts. `gateway`: the configuration that will be published. Raises
+        OSError."""
+        self._learn_meters(gateway)
+        path = self._state.path
+        self.ledger = Ledger(store, now_utc)
+        self.spool = Spool(path / "usage.spool")
+        self.x402 = X402Books(Claims(path / CLAIMS, time.time), store, now_utc)
+        self.wallets = Wallets(
+            self.cells,
+            self.ledger,
+            now_utc,
+            cache=path / "accounts.cache",
+            unknown=int(Reason.ACCOUNT_NOT_LOADED),
+        )
+        self.names = self._names()
+        self.pipeline = Pipeline(self.money, self.wallets, self.names, self.spool)
+        self.rows = Rows(
+            self.cells,
+            self.wallets.accounts,
+            lambda: self._publisher.slots,
+            path / rows.FILE,
+            lambda: self.caps.known,
+        )
+        self.rows.load()
+        self.caps = Caps(self._segment, store, self._state, now_utc, self._cap_changed)
+        self.caps.load_file()
+        self.caps.configure(gateway.billing.spending)
+        self._identity.directory.cap = self.caps.cap
+        await self.pipeline.begin()
+        store.on_ready.append(self._store_is_back)
+        self._identity.directory.pay_from(self.wallets.accounts())
+        self._seen = len(self.wallets.accounts())
+        self._publisher.checks.append(self._check)
+        self._publisher.before_served.append(self._before_served)
+        self._publisher.on_served.append(self._on_served)
+
+    @property
+    def desk(self) -> Desk | None:
+        """What the API speaks to; None before the first configuration is served."""
+        return self._office.desk if self._office is not None else None
+
+    def _names(self) -> Names:
+        directory, publisher = self._identity.directory, self._publisher
+        return Names(
+            consumers=lambda: directory.parties,
+            credentials=lambda: (key.id for key in directory.keys.values()),
+            routes=lambda: publisher.slots.ever("routes"),
+            services=lambda: publisher.slots.ever("services"),
+            plans=lambda: publisher.slots.ever("plans"),
+            meters=lambda: self._meters | {AMOUNT},
+        )
+
+    def _learn_meters(self, gateway: Gateway) -> None:
+        """The names of its meters; those of earlier configurations may still be in the rings."""
+        for plan in gateway.plans:
+            if plan.price is not None:
+                self._meters.update(unit.meter for unit in plan.price.per_unit)
+
+    def start(self) -> None:
+        """After the first publish: begin everything that goes on by itself."""
+        for what, work in (
+            ("the usage pipeline", self._pipe),
+            ("account rows", self._look),
+            ("subscriptions in account rows", self._refresh),
+            ("billing", self._keep_office),
+            ("gauges of money", self._gauge),
+            ("payments with x402", self.x402.run),
+        ):
+            self._tasks.append(asyncio.ensure_future(keep_running(what, work, log)))
+
+    async def _gauge(self) -> None:
+        module: Any = await import_late("fastgate.runtime.control.gauges")
+        self._gauges = module.Gauges(self.money, self.pipeline, lambda: self.desk, now_utc)
+        await self._gauges.run()
+
+    def samples(self) -> Iterable[Sample]:
+        """What metrics show of money."""
+        return self._gauges.samples() if self._gauges is not None else ()
+
+    async def _pipe(self) -> None:
+        # Dead workers' holds come first: nobody asks for them again.
+        for worker in range(self._segment.workers):
+            await self.worker_died(worker)
+        await self.pipeline.run()
+
+    async def end(self) -> None:
+        """At the end, when no worker is left: take over what the rings still have."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        try:
+            async with asyncio.timeout(LAST_S):
+                await self.pipeline.close()
+        except TimeoutError:
+            log.warning("The last usage stays in shared memory; the next start takes it over.")
+        except (OSError, StoreError) as error:
+            log.error("The last usage stays in shared memory: %s", error)
+        self.rows.close()
+
+    async def worker_died(self, worker: int) -> None:
+        """Settle what a worker had under way when it died."""
+        try:
+            await self.pipeline.worker_died(worker)
+        except (OSError, StoreError) as error:
+            log.error("The holds of worker %d are settled; their usage waits: %s", worker, error)
+
+    # ---- accounts -----------------------------------------------------------------------
+
+    async def open_account(self, account: str) -> None:
+        """Give an account its row in shared memory, and tell its consumers and the row. Raises
+        StoreError."""
+        fresh = self.wallets.slot(account) is None
+        await self.wallets.ensure(account)
+        if not fresh and account in self.rows:
+            return
+        self._pay()
+        if self._office is not None and self.caps.known:
+            await self._tell(self._office.subscriptions, account)
+        else:
+            self._stale.set()
+
+    def _pay(self) -> None:
+        self._seen = len(self.wallets.accounts())
+        self._identity.directory.pay_from(self.wallets.accounts())
+        self.rows.rewrite()
+
+    async def _look(self) -> None:
+        """Accounts that came by another way than the API: the store's, another gateway's."""
+        while True:
+            await next_tick(LOOK_S)
+            if len(self.wallets.accounts()) != self._seen:
+                self._pay()
+                if any(account not in self.rows for account in self.wallets.accounts()):
+                    self._stale.set()
+            for account in self._identity.directory.without_slot():
+                with contextlib.suppress(FastGateError):
+                    await self.open_account(account)
+
+    async def _store_is_back(self) -> None:
+        self._stale.set()
+
+    def _before_served(self) -> None:
+        """Another configuration: slots stand for other names, limits may be others."""
+        self._learn_meters(self._gateway())
+        self.names.changed()
+        if self.caps.configure(self._gateway().billing.spending):
+            self._identity.directory.recap()
+        self.rows.relimit(self._limits_of_account)
+
+    def _on_served(self) -> None:
+        """Another configuration is served: billing may have other rules."""
+        self._served.set()
+        self._stale.set()
+
+    # ---- the office -----------------------------------------------------------------------
+
+    def _gateway(self) -> Gateway:
+        gateway = self._publisher.gateway
+        assert gateway is not None, "money comes after the first publish"
+        return gateway
+
+    def _foundation(self) -> Foundation:
+        return Foundation(
+            money=self.money,
+            store=self.ledger.store,
+            ledger=self.ledger,
+            wallets=self.wallets,
+            pipeline=self.pipeline,
+            clock=now_utc,
+            gateway=self._gateway,
+            open_account=self.open_account,
+            entries_changed=self._tell,
+            caps=self.caps,
+        )
+
+    def _check(self, gateway: Gateway) -> None:
+        """Refuse a reload whose payment providers cannot be had. (At the start nothing waits for
+        their packages: what is wrong then is logged.)"""
+        if self._office is not None and self._office.billing != gateway.billing:
+            self._module.providers_of(self._foundation(), gateway.billing)
+
+    async def _keep_office(self) -> None:
+        """Compose the office after each publish that needs another one, and keep it at work."""
+        self._module, self._watch_module = (
+            await import_late("fastgate.runtime.control.office"),
+            await import_late("fastgate.runtime.control.watch"),
+        )
+        working: asyncio.Task[None] | None = None
+        self._served.set()
+        try:
+            while True:
+                await self._served.wait()
+                self._served.clear()
+                billing = self._gateway().billing
+                if self._office is None or self._office.billing != billing or self._broken:
+                    self._broken = False
+                    if working is not None:
+                        working.cancel()
+                        await asyncio.gather(working, return_exceptions=True)
+                    self._office = self._make_office(billing)
+                    working = asyncio.ensure_future(self._work(self._office))
+                self._stale.set()
+        finally:
+            if working is not None:
+                working.cancel()
+                await asyncio.gather(working, return_exceptions=True)
+
+    def _make_office(self, billing: Billing) -> Office:
+        base = self._foundation()
+        try:
+            providers = self._module.providers_of(base, billing)
+        except ConfigurationError as error:
+            log.error("%s; nobody can pay through it until this is fixed", error)
+            manual = msgspec.structs.replace(billing, providers=["manual"])
+            providers = self._module.providers_of(base, manual)
+        office: Office = self._module.Office(base, billing, providers)
+        return office
+
+    async def _work(self, office: Office) -> None:
+        """Until cancelled. When it ends by an error, requests are charged all the same, and
+        another office takes its place."""
+        watch = self._watch_module.Watch(office, self._segment, self._limits())
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(office.run())
+                group.create_task(watch.run())
+        except Exception:
+            log.exception("Billing ended by an error; it starts again in %.0f s.", AGAIN_S)
+            await asyncio.sleep(AGAIN_S)
+            self._broken = True
+            self._served.set()
+
+    def _limits(self) -> Limits:
+        directory = self._identity.directory
+        return Limits(
+            consumers=lambda: [party.record for party in directory.parties.values()],
+            of=self._limits_of_consumer,
+            rows=self.rows,
+        )
+
+    # ---- subscriptions --------------------------------------------------------------------
+
+    async def _refresh(self) -> None:
+        """Tell the rows what the store says of all accounts, whenever that may be news."""
+        while True:
+            await self._stale.wait()
+            self._stale.clear()
+            try:
+                await self._refresh_all()
+            except StoreError as error:  # it sets the event again when it is back
+                log.info("Account rows wait for the store: %s", error)
+
+    async def _refresh_all(self) -> None:
+        if self._office is None or not self.ledger.store.ready:
+            return
+        self._told.clear()
+        await self.caps.load()
+        self.names.changed()
+        subscriptions = self._office.subscriptions
+        subscribed: set[str] = set()
+        cursor: str | None = None
+        while True:
+            page = await subscriptions.page(cursor=cursor, limit=PAGE)
+            subscribed.update(one.account for one in page.items)
+            cursor = page.next
+            if cursor is None:
+                break
+        for account in subscribed:
+            await self._tell(subscriptions, account)
+        for account in self.wallets.accounts().keys() - subscribed:
+            if account not in self._told:  # else it has subscribed meanwhile
+                self.rows.put(account, Row(limits=self._limits_of_account(account)))
+
+    async def _tell(self, subscriptions: Subscriptions, account: str) -> None:
+        """Read an account's subscriptions and tell its row. One at a time: what was read first must
+        not be told last."""
+        async with self._telling:
+            entries = await subscriptions.entries(account)
+            claims = [
+                Claim(
+                    entry.service or "",
+                    entry.plan,
+                    entry.reason.number if entry.reason else 0,
+                    int(entry.ended.timestamp()) if entry.ended is not None else 0,
+                )
+                for entry in entries
+            ]
+            bill = None
+            for refused in (entry for entry in entries if entry.reason is not None):
+                for one in (await subscriptions.invoices.open_of(refused.subscription))[:1]:
+                    due = int(one.due.timestamp())
+                    bill = bill or Bill(one.number, one.total, one.currency, due)
+            self._told.add(account)
+            limits = self._limits_of_account(account)
+            self.rows.put(account, Row(claims=claims, limits=limits, bill=bill))
+
+    def _limits_of_account(self, account: str) -> list[tuple[int, str]]:
+        limit = self.caps.of("account", account)
+        return [] if limit is None else [limit]
+
+    def _cap_changed(self, kind: Kind, subject: str) -> None:
+        """A spending limit is another: the next request is held to it."""
+        if kind == "account":
+            if subject in self.rows:
+                row = self.rows.get(subject)
+                limits = self._limits_of_account(subject)
+                self.rows.put(subject, msgspec.structs.replace(row, limits=limits))
+        elif kind == "consumer":
+            self._identity.directory.recap(consumer=subject)
+        else:
+            self._identity.directory.recap(credential=subject)

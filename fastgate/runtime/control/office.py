@@ -1,0 +1,313 @@
+"""The office: everything of billing that is made from the configuration's `billing` section.
+
+    subscriptions ─ invoices ─ dunning ─ notices ─ outbox      Schedule, every second
+    providers ─ webhooks ─ open charges ─ grace                 Keeper, every ten, or when news come
+    balances ─ alerts ─ auto-recharge                           Watch
+
+Composed anew when that section changes; wallets, ledger and pipeline stay. All of it works on the
+store alone, so several lives of it, one after the other, are no different from one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+
+from fastgate.api.moneyport import Desk
+from fastgate.billing.amounts import show
+from fastgate.billing.audit.audit import audit_gateway
+from fastgate.billing.audit.money import audit_providers
+from fastgate.billing.audit.provider_balance import audit_balances
+from fastgate.billing.audit.report import AuditReport
+from fastgate.billing.auto_recharge import AutoRecharges
+from fastgate.billing.dunning.dunning import Dunning, lines_text
+from fastgate.billing.invoices.invoices import Draft, InvoiceLine, Invoices
+from fastgate.billing.invoices.invoices import Kind as DocumentKind
+from fastgate.billing.ledger.ledger import Movement
+from fastgate.billing.ledger.retention import prune_usage
+from fastgate.billing.notices.alerts import Alerts
+from fastgate.billing.notices.mail import Mailer
+from fastgate.billing.notices.notices import Message, Notices
+from fastgate.billing.notices.outbox import Outbox, Sender
+from fastgate.billing.notices.webhooks import Webhooks
+from fastgate.billing.payments.base import (
+    ChargeResult,
+    ChargeStatus,
+    EventKind,
+    PaymentProvider,
+    ProviderEvent,
+    Purpose,
+    Wanted,
+    make_providers,
+)
+from fastgate.billing.payments.books import payment_id
+from fastgate.billing.payments.chain import Chain
+from fastgate.billing.payments.grace import GraceLedger, Terms
+from fastgate.billing.payments.reconcile import Keeper, Reconciler
+from fastgate.billing.payments.refunds import Refunds
+from fastgate.billing.payments.usage_export import UsageExport
+from fastgate.billing.payments.webhooks_in import Applier, Inbox
+from fastgate.billing.schedule import Schedule
+from fastgate.billing.subscriptions.subscriptions import Subscriptions, seconds
+from fastgate.errors import StoreError
+from fastgate.model.billing import Billing
+from fastgate.model.party import Plan
+from fastgate.model.units import Money
+from fastgate.runtime.control.foundation import Foundation
+from fastgate.store.payment_events import EventTable
+from fastgate.store.payments import AttemptTable, CustomerTable, GraceTable, PaymentTable
+from fastgate.ticks import next_tick
+
+log = logging.getLogger("fastgate.billing")
+
+TICK_S = 1.0
+AFTER_TROUBLE_S = 5.0
+PRUNE_S = 3600.0
+AUDITED = timedelta(days=30)
+"""How far back providers are asked what they have."""
+REMEMBER_ALERTS = timedelta(days=400)
+RECHARGES = "recharge:"  # how the idempotency keys of automatic recharges begin
+
+
+class Office:
+    """One composition, for one `billing` section."""
+
+    def __init__(
+        self, base: Foundation, billing: Billing, providers: Sequence[PaymentProvider]
+    ) -> None:
+        self.billing = billing
+        self._base = base
+        store, clock = base.store, base.clock
+        notices = Notices(store, clock, billing)
+        invoices = Invoices(store, clock, billing.seller)
+        self.look_again: Callable[[str], None] = lambda account: None
+        """Set by whoever watches balances."""
+        self.subscriptions = Subscriptions(store, billing, self._plan, invoices, notices)
+        self.subscriptions.on_change.append(self._changed)
+        self.payments = PaymentTable(store)
+        self.chain = Chain(providers, AttemptTable(store), clock)
+        self.dunning = Dunning(self.subscriptions, self.chain, billing.dunning)
+        self.recharges = AutoRecharges(store, notices, self.chain, self._recharged)
+        self.applier = Applier(
+            self.chain,
+            base.wallets,
+            self.payments,
+            clock,
+            subscriptions=self.subscriptions,
+            dunning=self.dunning,
+        )
+        self.applier.on_event.append(self._heard)
+        self.chain.on_success.append(self.applier.apply)
+        self.inbox = Inbox(self.chain, EventTable(store), self.applier, clock)
+        self.grace = GraceLedger(
+            self.chain,
+            GraceTable(store),
+            base.wallets,
+            base.ledger,
+            clock,
+            Terms(amount=billing.grace.provider_amount, lasts=seconds(billing.grace.provider)),
+        )
+        events = {} if billing.stripe is None else {"stripe": billing.stripe.usage}
+        self.keeper = Keeper(
+            self.chain,
+            self.inbox,
+            Reconciler(self.chain, self.inbox, clock),
+            self.grace,
+            clock,
+            UsageExport(store, self.chain, clock, events),
+        )
+        self.webhooks = Webhooks(billing.webhooks, clock)
+        self.outbox = Outbox(store, clock, billing, self._senders())
+        self.alerts = Alerts(store, notices)
+        self.schedule = Schedule(
+            self.subscriptions, self.dunning, self.outbox, self._credit, self.recharges
+        )
+        self.desk = Desk(
+            billing=billing,
+            money=base.money,
+            ledger=base.ledger,
+            wallets=base.wallets,
+            pipeline=base.pipeline,
+            profiles=notices.profiles,
+            subscriptions=self.subscriptions,
+            invoices=invoices,
+            notices=notices,
+            outbox=self.outbox,
+            dunning=self.dunning,
+            recharges=self.recharges,
+            providers=self.chain,
+            inbox=self.inbox,
+            grace=self.grace,
+            payments=self.payments,
+            attempts=AttemptTable(store),
+            grants=GraceTable(store),
+            refunds=Refunds(
+                self.chain,
+                self.payments,
+                base.wallets,
+                base.ledger,
+                clock,
+                fees=self.dunning,
+            ),
+            spending=base.caps,
+            open_account=base.open_account,
+            look_again=lambda account: self.look_again(account),
+            audit=self._audit,
+        )
+
+    async def _audit(self, providers: bool) -> AuditReport:
+        report = await audit_gateway(self._base.pipeline)
+        if not providers:
+            return report
+        since = self._base.clock() - AUDITED
+        said = await audit_providers(self._base.store, self.chain.providers, since)
+        balances = await audit_balances(self._base.store, self.chain.providers)
+        return AuditReport([*report.checks, *said, *balances])
+
+    def _plan(self, name: str) -> Plan | None:
+        return next((plan for plan in self._base.gateway().plans if plan.name == name), None)
+
+    def _senders(self) -> dict[str, Sender]:
+        senders: dict[str, Sender] = {"webhook": self.webhooks}
+        if self.billing.smtp is not None:
+            url = self.billing.public_url
+            senders["mail"] = Mailer(self.billing.smtp, str(url) if url is not None else None)
+        return senders
+
+    # ---- life ---------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._tick(), name="billing")
+                group.create_task(self.keeper.run(), name="payment providers")
+                group.create_task(self._prune(), name="pruning")
+        finally:
+            await self.webhooks.close()
+            await self.chain.close()
+
+    async def _tick(self) -> None:
+        while True:
+            wait = TICK_S
+            try:
+                if self._base.store.ready:
+                    tick = await self.schedule.tick()
+                    wait = TICK_S if tick.idle else 0.0
+            except StoreError as error:
+                log.info("Billing waits for the store: %s", error)
+            except Exception:
+                log.exception("Billing could not do what was due.")
+                wait = AFTER_TROUBLE_S
+            await next_tick(wait)
+
+    async def _prune(self) -> None:
+        while True:
+            await asyncio.sleep(PRUNE_S)
+            try:
+                await self.desk.notices.prune()
+                await self.alerts.prune(self._base.clock() - REMEMBER_ALERTS)
+                await self._prune_usage()
+            except StoreError as error:
+                log.info("What is old stays for now: %s", error)
+
+    async def _prune_usage(self) -> None:
+        keep = self.billing.usage.keep
+        if keep is not None:
+            gone = await prune_usage(self._base.pipeline, self._base.clock(), seconds(keep))
+            if gone:
+                log.info("%d usage records were older than %s and are deleted.", gone, keep)
+
+    # ---- what the parts tell each other ---------------------------------------------------
+
+    async def _changed(self, account: str) -> None:
+        await self._base.entries_changed(self.subscriptions, account)
+
+    async def _credit(self, account: str, amount: Money, ident: str, reference: str) -> None:
+        """A credit note: what was paid for a subscription and is the customer's again."""
+        await self._base.open_account(account)
+        if await self._base.ledger.find(ident) is not None:
+            return  # by a control that was killed after it, or that booked it as a payment
+        movement = Movement(
+            id=ident,
+            account=account,
+            currency=amount.currency,
+            amount=amount.micros,
+            reference=reference,
+            note="credit note",
+        )
+        await self._base.wallets.credit_note(movement)
+
+    async def _recharged(self, account: str, result: ChargeResult, key: str) -> None:
+        """The same entry that the provider's own news of the payment would make."""
+        movement = Movement(
+            id=payment_id(result.provider, result.reference),
+            account=account,
+            currency=result.amount.currency,
+            amount=result.amount.micros,
+            reference=result.reference,
+            note="automatic recharge",
+        )
+        await self._base.wallets.credit(movement)
+
+    async def _heard(self, event: ProviderEvent) -> None:
+        """News of a payment: a receipt, and the end of an automatic recharge."""
+        if event.kind is EventKind.PAYMENT_SUCCEEDED and event.purpose is Purpose.TOP_UP:
+            await self._receipt(event)
+        if not event.attempt.startswith(RECHARGES) or event.amount is None:
+            return
+        status = {
+            EventKind.PAYMENT_SUCCEEDED: ChargeStatus.SUCCEEDED,
+            EventKind.PAYMENT_FAILED: ChargeStatus.FAILED,
+        }.get(event.kind)
+        if status is not None:
+            result = ChargeResult(
+                status=status,
+                provider=event.provider,
+                amount=event.amount,
+                reference=event.payment,
+                decline=event.decline,
+                code=event.code,
+                message=event.message,
+            )
+            await self.recharges.settle(event.account, result, event.attempt)
+
+    async def _receipt(self, event: ProviderEvent) -> None:
+        """Numbered and sent once, however often the payment is told of."""
+        if not event.account or event.amount is None:
+            return
+        amount = event.amount
+        lines = [InvoiceLine("Top-up of the wallet", amount.micros)]
+        document = await self.desk.invoices.issue(
+            Draft(
+                key=f"receipt:{event.provider}:{event.payment}"[:200],
+                kind=DocumentKind.RECEIPT,
+                account=event.account,
+                currency=amount.currency,
+                lines=lines,
+                paid=True,
+                reference=event.payment[:200],
+            )
+        )
+        if self.billing.notices.receipts:
+            data = {
+                "amount": show(amount.micros, amount.currency),
+                "number": document.number,
+                "lines": lines_text(lines, amount.currency),
+            }
+            await self.desk.notices.put(
+                Message(
+                    kind="payment.succeeded",
+                    account=event.account,
+                    key=f"receipt:{document.id}",
+                    data=data,
+                )
+            )
+
+
+def providers_of(base: Foundation, billing: Billing) -> list[PaymentProvider]:
+    """The payment providers that are configured. Raises ConfigurationError."""
+    customers = CustomerTable(base.store, base.clock)
+    return make_providers(Wanted(billing, base.store, customers, base.clock))

@@ -1,0 +1,118 @@
+"""The gateway's own pages as a server: `fastgate.portal.app` on the socket that workers forward to.
+
+Its imports come after those of the control API, with which it shares most. The socket is the
+supervisor's, so visitors wait in its queue while control is replaced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastgate.billing.capability import Capabilities, load_key
+from fastgate.config.public_route import PublicSide
+from fastgate.errors import ProcessError
+from fastgate.imports import import_late, importing
+from fastgate.runtime.control.publisher import Publisher
+from fastgate.runtime.control.serving import serve_until
+
+if TYPE_CHECKING:
+    from fastgate.billing.self_service import SelfService
+    from fastgate.runtime.control.control import Control
+
+log = logging.getLogger("fastgate.control")
+
+SOCKET = "public.sock"
+LONGEST = 107  # bytes of a Unix socket's path
+
+
+def public_side(state: Path) -> PublicSide | None:
+    """Where the pages can be served; None where they cannot, which is logged."""
+    path = str(state / SOCKET)
+    if len(path.encode()) > LONGEST:
+        log.warning("The path %s is too long for a socket; refusals link to no pages.", path)
+        return None
+    try:
+        return PublicSide(path, load_key(state))
+    except ProcessError as error:
+        log.error("%s; refusals link to no pages", error)
+        return None
+
+
+class Pages:
+    """Serves the pages while the configuration wants them."""
+
+    def __init__(self, control: Control, publisher: Publisher, public: PublicSide) -> None:
+        self._control = control
+        self._publisher = publisher
+        self._public = public
+        self._changed = asyncio.Event()
+        self._serving: socket.socket | None = None
+        self._app: Any = None
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        if self._app is None:
+            self._app = await self._compose()
+            self._publisher.on_served.append(self._look)
+        while True:
+            self._changed.clear()
+            self._serving = self._publisher.public_socket()
+            if self._serving is None:
+                await self._changed.wait()
+            else:
+                await serve_until(self._changed, self._app, self._serving)
+
+    async def _compose(self) -> Any:
+        module = await import_late("fastgate.portal.app")
+        control = self._control
+        return module.create_public_app(
+            module.Public(
+                capabilities=Capabilities(self._public.key),
+                evidence=control.evidence,
+                service=self._service,
+                receive=self._receive,
+                request=control.request,
+                gateway=lambda: control.gateway,
+                clock=lambda: datetime.now(UTC),
+            )
+        )
+
+    def _look(self) -> None:
+        if self._publisher.public_socket() is not self._serving:
+            self._changed.set()
+
+    def _service(self) -> SelfService | None:
+        """What owners of accounts may do; made anew, as billing may have been."""
+        desk = self._control.desk
+        if desk is None:
+            return None
+        with importing():
+            from fastgate.billing.self_service import SelfService
+
+        control = self._control
+        return SelfService(
+            wallets=desk.wallets,
+            subscriptions=desk.subscriptions,
+            invoices=desk.invoices,
+            dunning=desk.dunning,
+            providers=desk.providers,
+            gateway=lambda: control.gateway,
+            open_account=desk.open_account,
+            clock=desk.subscriptions.clock,
+        )
+
+    async def _receive(self, provider: str, headers: Mapping[str, str], body: bytes) -> Any:
+        """News from a payment provider. Raises as `Inbox.receive`."""
+        with importing():
+            from fastgate.billing.payments.base import ProviderRefused
+
+        desk = self._control.desk
+        if desk is None:
+            raise ProviderRefused("Nothing costs money at this gateway.")
+        return await desk.inbox.receive(provider, headers, body)

@@ -1,0 +1,394 @@
+"""Publishing: from a configuration to every worker serving it, or to an error and no change.
+
+::
+
+    check plans ─ resolve names ─ compile (thread) ─ bind new addresses ─ prepare all workers
+        │             │               │                   │                    │
+        └─────────────┴───────────────┴─── ConfigurationError: nothing was touched
+                                                                               │
+          hand over to the supervisor ─ commit ─ every worker serves it ─ generation advances
+
+One apply at a time; a second waits for the first. Slot numbers are allotted in a copy of the
+book, so a configuration that is refused takes none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from fastgate._core.shm import Segment
+from fastgate._core.snapshot import Snapshot
+from fastgate.config.compiler import CompiledImage, compile_gateway
+from fastgate.config.public_route import PublicSide, wanted
+from fastgate.config.slots import SlotBook
+from fastgate.errors import ApplyError, ConfigurationError
+from fastgate.identity.identity import Identity
+from fastgate.model.gateway import Gateway, Upstream
+from fastgate.runtime.control.health import Check, HealthChecks, unpack_sockaddr
+from fastgate.runtime.control.links import Image, Links
+from fastgate.runtime.control.resolver import Resolver
+from fastgate.runtime.control.uplink import Uplink
+from fastgate.runtime.supervisor.listeners import BindError
+from fastgate.runtime.wire.messages import PRIVATE, Listener, Published
+
+log = logging.getLogger("fastgate.control")
+
+_PRIVATE = {"control": "control.bind", "pages": "billing.public"}  # whose fault a listener is
+
+CONTROL = "control"  # the name of the control API's listener
+PUBLIC = "pages"  # and of that of the gateway's own pages
+PATIENCE_S = 5.0  # for names that are new in an apply
+
+
+File = tuple[Gateway, str]
+"""The configuration file: what is in it, and the digest of that."""
+
+
+class Publisher:
+    """What is served now, and the way to something else."""
+
+    def __init__(
+        self,
+        segment: Segment,
+        links: Links,
+        uplink: Uplink,
+        resolver: Resolver,
+        identity: Identity,
+        *,
+        slots: SlotBook,
+        bound: Sequence[tuple[Listener, list[socket.socket], str]] = (),
+        public: PublicSide | None = None,
+    ) -> None:
+        """bound: the listeners there are already, with their sockets and addresses. public: where
+        our own pages can be."""
+        self._segment = segment
+        self._links = links
+        self._uplink = uplink
+        self._resolver = resolver
+        self._identity = identity
+        self._slots = slots
+        self._last = 0
+        self._sockets = {listener.key: sockets for listener, sockets, _ in bound}
+        self._addresses = {listener.key: address for listener, _, address in bound}
+        self._public = public
+        self._lock = asyncio.Lock()
+        self._bound = {listener.key: listener for listener, _, _ in bound}
+        self.started: Gateway | None = None  # what was settled at the start of the gateway
+        self.health = HealthChecks()
+        self.gateway: Gateway | None = None
+        self.snapshot: Snapshot | None = None
+        self.generation = 0  # that every worker serves, or is to serve
+        self.file: Gateway | None = None  # the file's, when it was last applied
+        self.file_digest = ""  # of that
+        self.checks: list[Callable[[Gateway], None]] = []  # raise ConfigurationError
+        self.before_served: list[Callable[[], None]] = []
+        """Called when there is no way back, before any worker serves it: what workers look at
+        beside the snapshot must fit it from its first request on."""
+        self.on_served: list[Callable[[], None]] = []
+
+    @property
+    def slots(self) -> SlotBook:
+        """The slot numbers in use."""
+        return self._slots
+
+    def address_of(self, listener: Listener) -> str:
+        """A listener's address as bound (tells the port where 0 was asked for)."""
+        return self._addresses.get(listener.key, listener.bind)
+
+    def control_socket(self) -> socket.socket | None:
+        """The control API's listening socket, as configured now."""
+        if self.gateway is None:
+            return None
+        sockets = self._sockets.get(control_of(self.gateway).key)
+        return sockets[0] if sockets else None
+
+    def public_socket(self) -> socket.socket | None:
+        """The listening socket of the gateway's own pages; None while they are off."""
+        if self.gateway is None or self._public is None:
+            return None
+        sockets = self._sockets.get(_public_listener(self._public).key)
+        return sockets[0] if sockets else None
+
+    def stop_accepting(self) -> None:
+        """Let go of the clients' listening sockets; the control API's stays."""
+        self._drop([key for key in self._sockets if not key.startswith(PRIVATE)])
+
+    def use_generations_above(self, generation: int) -> None:
+        """Numbers up to this one were used by others, before our life."""
+        self._last = max(self._last, generation)
+
+    async def apply(
+        self,
+        gateway: Gateway,
+        *,
+        file: File | None = None,
+        dry_run: bool = False,
+        patience: float = PATIENCE_S,
+    ) -> int:
+        """See `fastgate.api.ports.ControlPort.apply`.
+
+        file: this file is applied by it, or was before the changes in it. patience: seconds for
+        name servers.
+        """
+        async with self._lock:
+            return await self._apply(gateway, file, dry_run, patience)
+
+    async def republish(self) -> None:
+        """Publish the served configuration anew, with the addresses known now."""
+        async with self._lock:
+            if self.gateway is not None:
+                await self._apply(self.gateway, None, False, 0.0)
+
+    async def _apply(
+        self, gateway: Gateway, file: File | None, dry_run: bool, patience: float
+    ) -> int:
+        if self._segment.draining:
+            raise ApplyError("the gateway is draining; nothing new is taken up")
+        generation = self._last + 1
+        self._identity.check_plans(gateway)
+        for check in self.checks:
+            check(gateway)
+        await self._resolver.add(names_of(gateway), patience)
+        slots = self._slots.copy()
+        image = await asyncio.to_thread(
+            compile_gateway,
+            gateway,
+            generation=generation,
+            slots=slots,
+            addresses=self._resolver.addresses(),
+            public=self._public,
+        )
+        try:
+            if dry_run:
+                return generation
+            self._last = generation
+            await self._bring(gateway, file, image, slots)
+        finally:
+            os.close(image.fd)
+        if pending := self.pending_restart(gateway):
+            log.warning("%s: takes effect at the next start", ", ".join(pending))
+        for name, why in self._resolver.unresolved().items():
+            log.warning("target %s has no address yet: %s", name, why)
+        for warning in image.warnings:
+            log.warning("%s", warning)
+        return generation
+
+    def pending_restart(self, gateway: Gateway) -> list[str]:
+        """The settings of a configuration that take effect when the gateway is started again."""
+        started = self.started or gateway
+        pending = [
+            name
+            for name, before, now in (
+                ("workers", started.workers, gateway.workers),
+                ("memory", started.memory, gateway.memory),
+                ("store", started.store, gateway.store),
+                (
+                    "observability.recent",
+                    started.observability.recent,
+                    gateway.observability.recent,
+                ),
+            )
+            if before != now
+        ]
+        for listener in listeners_of(gateway):
+            bound = self._bound.get(listener.key, listener)
+            if bound.backlog != listener.backlog:
+                pending.append(f"listeners[{listener.name}].backlog")
+            if bound.mode != listener.mode and listener.bind.startswith("unix:/"):
+                pending.append(f"listeners[{listener.name}].permissions")
+        return pending
+
+    async def _bring(
+        self, gateway: Gateway, file: File | None, image: CompiledImage, slots: SlotBook
+    ) -> None:
+        listeners = listeners_of(gateway)
+        private = [control_of(gateway)]
+        if (public := wanted(gateway, self._public)) is not None:
+            private.append(_public_listener(public))
+        new = await self._bind_new([*listeners, *private])
+        snapshot = Snapshot(image.fd)
+        kept = False
+
+        async def keep() -> None:
+            nonlocal kept
+            kept = True
+            if file is not None:
+                self.file, self.file_digest = file
+            self._take_over(gateway, snapshot, slots, [*listeners, *private])
+
+        sockets = {listener.key: self._sockets[listener.key] for listener in listeners}
+        try:
+            await self._links.install(
+                Image(snapshot.generation, os.dup(image.fd), listeners, sockets), keep
+            )
+        except ConfigurationError as error:
+            _place_handlers(error, gateway)
+            raise
+        finally:
+            if not kept:
+                self._drop(new)
+                self._uplink.release(new)
+            else:
+                self._segment.generation = snapshot.generation
+                self._resolver.keep_only(names_of(gateway))
+                self.health.update(self._checks(gateway, snapshot))
+                for callback in self.on_served:
+                    callback()
+
+    def _take_over(
+        self, gateway: Gateway, snapshot: Snapshot, slots: SlotBook, listeners: list[Listener]
+    ) -> None:
+        """All workers are ready: from here on there is no way back."""
+        self._slots = slots
+        self.gateway = gateway
+        self.snapshot = snapshot
+        self.generation = snapshot.generation
+        self._identity.configure(gateway, slots.plans)
+        self._claim_targets(snapshot)
+        for callback in self.before_served:
+            callback()
+        binds = [listener.key for listener in listeners]
+        self._uplink.send(
+            Published(
+                generation=snapshot.generation,
+                binds=binds,
+                drain_s=gateway.drain_timeout.seconds,
+            ),
+            (snapshot.fd,),
+        )
+        self._drop([bind for bind in self._sockets if bind not in binds])
+
+    async def _bind_new(self, listeners: list[Listener]) -> list[str]:
+        """Bind the addresses that are not bound yet. Raises ConfigurationError; then none is."""
+        new: list[str] = []
+        seen: dict[str, str] = {}
+        try:
+            for i, listener in enumerate(listeners):
+                path = _PRIVATE.get(listener.name if listener.private else "", "")
+                path = path or f"listeners[{i}].bind"
+                if other := seen.get(listener.key.removeprefix(PRIVATE)):
+                    raise ConfigurationError(
+                        f"{listener.bind} is the address of {other} already", path=path
+                    )
+                seen[listener.key.removeprefix(PRIVATE)] = listener.name
+                if listener.key in self._sockets:
+                    continue
+                try:
+                    sockets, address = await self._uplink.bind(listener)
+                except BindError as error:
+                    raise ConfigurationError(error.message, path=path, hint=error.hint) from error
+                self._sockets[listener.key] = sockets
+                self._addresses[listener.key] = address
+                self._bound[listener.key] = listener
+                new.append(listener.key)
+        except BaseException:
+            self._drop(new)
+            self._uplink.release(new)
+            raise
+        return new
+
+    def _drop(self, binds: Iterable[str]) -> None:
+        for bind in list(binds):
+            for sock in self._sockets.pop(bind, []):
+                sock.close()
+            self._addresses.pop(bind, None)
+            self._bound.pop(bind, None)
+
+    # ---- targets -------------------------------------------------------------------------
+
+    def _claim_targets(self, snapshot: Snapshot) -> None:
+        for target in targets_of(snapshot):
+            if target["slot"] < self._segment.targets:
+                self._segment.target_row(target["slot"]).claim(target["identity"])
+
+    def _checks(self, gateway: Gateway, snapshot: Snapshot) -> list[tuple[int, Check, Any]]:
+        """The active checks that the configuration asks for."""
+        upstreams = {upstream.name: upstream for upstream in gateway.upstreams}
+        checks = []
+        for target in targets_of(snapshot):
+            upstream = upstreams.get(target["upstream_name"])
+            where = unpack_sockaddr(target["sockaddr"])
+            if upstream is None or where is None or target["slot"] >= self._segment.targets:
+                continue
+            check = check_of(upstream, target, *where)
+            if check is not None:
+                row = self._segment.target_row(target["slot"])
+                checks.append((target["identity"], check, row))
+        return checks
+
+
+def listeners_of(gateway: Gateway) -> list[Listener]:
+    """The listeners of a configuration, as the supervisor is told."""
+    return [
+        Listener(
+            name=listener.name,
+            bind=str(listener.bind),
+            mode=listener.permissions,
+            backlog=listener.backlog,
+        )
+        for listener in gateway.listeners
+    ]
+
+
+def control_of(gateway: Gateway) -> Listener:
+    """The control API's listener."""
+    return Listener(name=CONTROL, bind=str(gateway.control.bind), private=True)
+
+
+def _public_listener(public: PublicSide) -> Listener:
+    """The listener of the gateway's own pages, which workers forward to."""
+    return Listener(name=PUBLIC, bind=f"unix:{public.socket}", mode=0o600, private=True)
+
+
+def names_of(gateway: Gateway) -> list[tuple[str, int]]:
+    """The host names that targets have, each with its port."""
+    return [
+        (target.url.host, target.url.port)
+        for upstream in gateway.upstreams
+        for target in upstream.targets
+        if not target.url.is_ip
+    ]
+
+
+def targets_of(snapshot: Snapshot) -> list[dict[str, Any]]:
+    """All targets of a snapshot, each with the name of its upstream."""
+    found = []
+    for i, name in enumerate(snapshot.upstreams()):
+        for index in snapshot.upstream(i)["targets"]:
+            found.append({**snapshot.target(index), "upstream_name": name})
+    return found
+
+
+def check_of(upstream: Upstream, target: dict[str, Any], family: int, address: Any) -> Check | None:
+    """The active check of a target; None when its upstream has none."""
+    health = upstream.health
+    if health is None:
+        return None
+    return Check(
+        name=f"{upstream.name}: {target['name'].decode()}",
+        family=family,
+        address=address,
+        authority=target["authority"].decode(),
+        path=health.path,
+        interval=health.interval.seconds,
+        timeout=health.timeout.seconds,
+        unhealthy_after=health.unhealthy_after,
+        healthy_after=health.healthy_after,
+        expect=tuple(health.expect),
+    )
+
+
+def _place_handlers(error: ConfigurationError, gateway: Gateway) -> None:
+    """Workers know handlers by name only; the document has them on routes."""
+    places = {
+        f"handler {route.handler}": f"routes[{index}].handler"
+        for index, route in reversed(list(enumerate(gateway.routes)))
+        if route.handler is not None
+    }
+    for one in error:
+        one.path = places.get(one.path, one.path)

@@ -1,0 +1,207 @@
+"""Account rows: what workers are told of accounts besides their balance.
+
+    subscriptions, spending limits (store, configuration) ──▶ Rows ──▶ <state>/accounts.rows
+                                                               └─────▶ rows in the segment
+
+Plans and services stand here by name, and become slots when they are written: before a
+configuration is served, and when an account gets its row, everything is written again.
+
+**Nobody is served by less than its rules.** A row that shared memory gives an account is refused
+with `account_not_loaded` until what the account may do is known: from the file, or from the store.
+So the file is for starts without the store: an account whose payment failed is not served because
+the database is away. It is written before the segment, so whoever was answered that something
+changed finds it changed after a kill as well.
+
+The file is one of frames, one for each change; the last word on an account counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from fastgate._core.reason import Reason
+from fastgate._core.snapshot import Period
+from fastgate._core.wallet import ANY, Accounts, Bill, SpendingLimit, Subscription
+from fastgate.billing.ledger.frames import MAGIC_SIZE, FrameFile, pack
+from fastgate.config.slots import SlotBook
+
+log = logging.getLogger("fastgate.billing")
+
+FILE = "accounts.rows"
+MAGIC = b"FGROWS01"
+SLACK = 4096  # frames beyond the live ones before the file is written again
+SUBSCRIPTIONS = 8  # that a row has room for
+NO_PLAN = 0xFFFFFFFF
+
+PERIODS = {
+    "day": int(Period.PERIOD_DAY),
+    "week": int(Period.PERIOD_WEEK),
+    "month": int(Period.PERIOD_MONTH),
+    "year": int(Period.PERIOD_YEAR),
+}
+
+
+class Claim(NamedTuple):
+    """A subscription: service ("": any that has none of its own), plan, the number of the reason
+    with which it is refused (0: it is not), and since when (Unix seconds, 0: not known)."""
+
+    service: str
+    plan: str
+    reason: int
+    ended: int = 0
+
+
+class Row(msgspec.Struct, array_like=True, frozen=True):
+    """What is told of one account. Limits: micro-units and a period's name."""
+
+    claims: list[Claim] = []
+    limits: list[tuple[int, str]] = []
+    bill: Bill | None = None
+    """What it owes first, for its refusals to tell."""
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[tuple[str, Row]] = msgspec.msgpack.Decoder(tuple[str, Row])
+
+
+class Rows:
+    """What is told of every account, and the one writer of it."""
+
+    def __init__(
+        self,
+        cells: Accounts,
+        slots_of: Callable[[], Mapping[str, int]],
+        book: Callable[[], SlotBook],
+        path: Path,
+        complete: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """slots_of: the rows that accounts have; book: the slots of plans and services; path: of
+        the file; complete: whether the rest of what must be known is: the limits of consumers and
+        keys."""
+        self._cells = cells
+        self._slots_of = slots_of
+        self._book = book
+        self._complete = complete
+        self._file = FrameFile(path, MAGIC)
+        self._usable = False
+        self._frames = 0
+        self._rows: dict[str, Row] = {}
+
+    # ---- the file -----------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Learn what was known when the file was written last."""
+        try:
+            self._file.open()
+            for payload, _ in self._file.read(MAGIC_SIZE):
+                account, row = _decoder.decode(payload)
+                self._rows[account] = row
+                self._frames += 1
+            if self._file.damaged:
+                raise OSError(errno.EIO, "some of it cannot be read")
+        except (OSError, msgspec.DecodeError) as error:
+            self._rows = {}
+            self._give_up(error)
+        else:
+            self._usable = True
+
+    def _save(self, account: str, row: Row) -> None:
+        if not self._usable:
+            self._save_all()  # it may work again
+            return
+        try:
+            if self._frames > 2 * len(self._rows) + SLACK:
+                self._save_all()
+            else:
+                self._file.append(pack(_encoder.encode((account, row))), sync=False)
+                self._frames += 1
+        except OSError as error:
+            self._give_up(error)
+
+    def _save_all(self) -> None:
+        try:
+            self._file.replace(_encoder.encode(item) for item in self._rows.items())
+        except OSError as error:
+            self._give_up(error)
+        else:
+            self._usable = True
+            self._frames = len(self._rows)
+
+    def _give_up(self, error: Exception) -> None:
+        """A file that is behind would let a start without the store serve who is to be refused."""
+        if self._usable or not self._rows:
+            log.error("%s cannot be used and is removed: %s", self._file.path, error)
+        self._usable = False
+        with contextlib.suppress(OSError):
+            self._file.close()
+        with contextlib.suppress(OSError):
+            self._file.path.unlink()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    # ---- rows ---------------------------------------------------------------------------
+
+    def __contains__(self, account: str) -> bool:
+        """Whether it is known what the account may do."""
+        return account in self._rows
+
+    def get(self, account: str) -> Row:
+        """What is told of an account."""
+        return self._rows.get(account, Row())
+
+    def plan_of(self, account: str) -> str | None:
+        """The plan of its subscription for all services: in force where there is none for one."""
+        return next((one.plan for one in self.get(account).claims if not one.service), None)
+
+    def put(self, account: str, row: Row) -> None:
+        """Tell something else of an account, from now on and after the next start."""
+        if self._rows.get(account) != row:
+            self._rows[account] = row
+            self._save(account, row)
+        self._write(account, row)
+
+    def rewrite(self) -> None:
+        """Write all rows again: slots of plans or accounts are others now."""
+        for account, row in self._rows.items():
+            self._write(account, row)
+
+    def relimit(self, limits: Callable[[str], list[tuple[int, str]]]) -> None:
+        """The spending limits of all accounts, as `limits` has them."""
+        for account, row in list(self._rows.items()):
+            self.put(account, Row(claims=row.claims, limits=limits(account)))
+
+    def _write(self, account: str, row: Row) -> None:
+        slot = self._slots_of().get(account)
+        if slot is None or slot not in self._cells:
+            return  # written when it has one
+        book = self._book()
+        found: dict[int, Subscription] = {}
+        for claim in row.claims:
+            service = book.services.get(claim.service, -1) if claim.service else ANY
+            plan = book.plans.get(claim.plan, NO_PLAN)
+            reason = claim.reason
+            if plan == NO_PLAN and reason == 0:
+                reason = int(Reason.NOT_SUBSCRIBED)  # without its plan it would go unlimited
+            # What the configuration does not have, nobody calls.
+            if service >= 0 and service not in found:
+                found[service] = Subscription(service, plan, reason, claim.ended)
+        if len(found) > SUBSCRIPTIONS:
+            log.error(
+                "The account %s has %d subscriptions; %d count.", account, len(found), SUBSCRIPTIONS
+            )
+        self._cells.set_subscriptions(slot, list(found.values())[:SUBSCRIPTIONS])
+        self._cells.set_bill(slot, row.bill)
+        self._cells.set_limits(
+            slot, [SpendingLimit(micros, PERIODS[period]) for micros, period in row.limits]
+        )
+        if self._complete():
+            self._cells.set_access(slot, 0)

@@ -1,0 +1,197 @@
+"""Watch: looks at balances and limits as requests use them, and says so.
+
+    a balance moved      ─▶ alerts (low, soon empty) ─▶ automatic recharge ─▶ grace, if nobody
+    a consumer's turn    ─▶ alerts (quotas)                                   can be asked
+    an account's turn    ─▶ alerts (spending limits)
+
+Balances are read from the cells once a second, and only what has moved is looked at further, so
+watching costs as much as there is traffic. Quotas and spending limits take turns.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import sqlalchemy as sa
+
+from fastgate._core.charging import spending_key
+from fastgate._core.quota import QuotaTable
+from fastgate._core.shm import Segment
+from fastgate._core.snapshot import stable_hash
+from fastgate.billing.auto_recharge import AutoRecharge, AutoRecharges
+from fastgate.billing.notices.alerts import Alerts, Standing, Usage
+from fastgate.billing.payments.base import ChargeStatus
+from fastgate.errors import FastGateError, NotFoundError, StoreError
+from fastgate.runtime.control.foundation import Limits
+from fastgate.runtime.control.office import Office
+from fastgate.runtime.control.rows import PERIODS
+from fastgate.store.cache import ConsumerRecord
+from fastgate.store.ledger import Key, Wallet, of_accounts
+from fastgate.ticks import next_tick
+
+log = logging.getLogger("fastgate.billing")
+
+LOOK_S = 1.0
+TURNS = 500  # consumers and accounts whose limits are looked at in a round
+MOST = 200  # wallets that are looked at further in a round; the others are in the next
+
+
+class _Known(NamedTuple):
+    """What the store says of the accounts of wallets that have moved."""
+
+    books: dict[Key, Wallet]
+    standings: dict[str, Standing]
+    rules: dict[str, AutoRecharge]
+
+    @classmethod
+    def of(cls, connection: sa.Connection, accounts: list[str]) -> _Known:
+        wallets = of_accounts(connection, accounts)
+        return cls(
+            {(wallet.account, wallet.currency): wallet for wallet in wallets},
+            Alerts.standings(connection, accounts),
+            AutoRecharges.rules(connection, accounts),
+        )
+
+
+class Watch:
+    """Lives as long as its office."""
+
+    def __init__(self, office: Office, segment: Segment, limits: Limits) -> None:
+        self._office = office
+        self._desk = office.desk
+        self._quotas = QuotaTable(segment)
+        self._limits = limits
+        self._seen: dict[Key, int] = {}
+        self._turn = 0
+        office.look_again = self.look_again
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await next_tick(LOOK_S)
+            if not self._desk.ledger.store.ready:
+                continue
+            try:
+                await self.look()
+            except StoreError as error:
+                log.info("Watching waits for the store: %s", error)
+            except FastGateError as error:
+                log.warning("Watching balances: %s", error)
+            except Exception:
+                log.exception("Watching balances failed.")
+
+    async def look(self) -> None:
+        """One round."""
+        wallets = self._desk.wallets
+        moved = []
+        for key, available in wallets.cell_balances().items():
+            if self._seen.get(key) != available:
+                moved.append((key, available))
+        if moved:
+            await self._balances(moved[:MOST])
+        await self._take_turns()
+
+    def look_again(self, account: str) -> None:
+        """What is to be done for an account may be something else now, at the same balance."""
+        for key in [key for key in self._seen if key[0] == account]:
+            del self._seen[key]
+
+    async def _balances(self, moved: list[tuple[Key, int]]) -> None:
+        """Look at these wallets; the store is asked once for all of them."""
+        accounts = sorted({account for (account, _), _ in moved})
+        store = self._desk.ledger.store
+        known = await store.run_read(lambda connection: _Known.of(connection, accounts))
+        # All at once: what follows may take long, and books and cells are to be of one moment.
+        sums = {key: self._sums(key, known) for key, _ in moved}
+        for key, available in moved:
+            if (found := sums[key]) is None or await self._balance(key, *found, known):
+                self._seen[key] = available
+            else:
+                self._seen.pop(key, None)
+
+    def _sums(self, key: Key, known: _Known) -> tuple[int, int] | None:
+        """Balance, and what was spent in total; None: there is no such wallet."""
+        books = known.books.get(key)
+        if books is None:
+            return None
+        try:
+            now = self._desk.wallets.balance(*key)
+        except NotFoundError:
+            return None
+        return now.available - now.overdraft, books.captured + now.in_flight
+
+    async def _balance(self, key: Key, balance: int, spent: int, known: _Known) -> bool:
+        """Whether there is nothing more to do until the balance moves."""
+        account, currency = key
+        await self._office.alerts.balance(known.standings[account], currency, balance, spent)
+        return await self._recharged(known.rules.get(account), currency, balance)
+
+    async def _recharged(self, rule: AutoRecharge | None, currency: str, balance: int) -> bool:
+        """Whether there is no recharge to be made, or to be tried again when it may be."""
+        if rule is None or not rule.enabled or rule.currency != currency:
+            return True
+        if balance >= rule.threshold:
+            return True
+        account = rule.account
+        result = await self._desk.recharges.check(account, balance, currency)
+        # It was not made, or nobody knows. Where that is since nobody can be asked, which one
+        # failure does not prove, who has paid before goes on for a while.
+        unsure = result is None or result.status is ChargeStatus.PENDING
+        if unsure and not self._desk.providers.down():
+            await self._desk.providers.look()
+        if (
+            unsure
+            and self._desk.providers.down()
+            and await self._desk.payments.of_account(account, limit=1)
+        ):
+            await self._desk.grace.grant(account, currency)
+        return False
+
+    # ---- limits ---------------------------------------------------------------------------
+
+    async def _take_turns(self) -> None:
+        consumers = list(self._limits.consumers())
+        if not consumers:
+            return
+        first = self._turn % len(consumers)
+        self._turn = first + TURNS if first + TURNS < len(consumers) else 0
+        accounts = set()
+        for record in consumers[first : first + TURNS]:
+            if record.account is not None:
+                accounts.add(record.account)
+                await self._consumer(record, record.account)
+        for account in accounts:
+            await self._account(account)
+
+    async def _consumer(self, record: ConsumerRecord, account: str) -> None:
+        for use in self._limits.of(record.id, record.plan):
+            if use.kind == "quota" and "consumer" in use.by:
+                await self._office.alerts.usage(
+                    Usage(
+                        account=account,
+                        subject=f"{use.limit} of {record.name}",
+                        used=use.used,
+                        limit=use.amount,
+                        ends=datetime.fromtimestamp(use.resets_at, UTC),
+                    )
+                )
+
+    async def _account(self, account: str) -> None:
+        identity = stable_hash(account)
+        now = int(self._office.subscriptions.clock().timestamp())
+        for index, (micros, period) in enumerate(self._limits.rows.get(account).limits):
+            found = self._quotas.peek(
+                spending_key("account", identity + index), PERIODS[period], now, micros
+            )
+            await self._office.alerts.usage(
+                Usage(
+                    account=account,
+                    subject=f"spending a {period}",
+                    used=found.used,
+                    limit=micros,
+                    ends=datetime.fromtimestamp(found.resets_at, UTC),
+                    currency=self._office.billing.currency,
+                )
+            )

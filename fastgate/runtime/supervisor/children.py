@@ -1,0 +1,107 @@
+"""The supervisor's children: their places, and whether who is in them shows a heartbeat."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+
+from fastgate.runtime.supervisor.process import Backoff
+from fastgate.runtime.wire.plan import SharedSegment
+
+log = logging.getLogger("fastgate.supervisor")
+
+LOOK_S = 1.0  # between two looks
+STALLED_S = 2.0  # without a heartbeat: others accept for it meanwhile, see standby.py
+SLEPT_S = 10.0  # between two looks: all of us were stopped
+
+
+@dataclass(slots=True)
+class Child:
+    """A place for a child process, filled or waiting for its next one."""
+
+    name: str
+    pid: int = 0  # 0: none now
+    born: float = 0.0
+    due: float = 0.0  # when the next one is started, if there is none now
+    killed: bool = False  # by us, for not answering
+    backoff: Backoff = field(default_factory=Backoff)
+
+
+@dataclass(slots=True)
+class WorkerPlace(Child):
+    index: int = 0
+    link: socket.socket | None = None  # control's end, kept for the next control
+    stalled: bool = False  # it has no heartbeat now, which was logged
+    # Clients wait: one is replaced at once, unless it dies again and again right after its birth.
+    backoff: Backoff = field(default_factory=partial(Backoff, free=5, good=5.0, longest=2.0))
+
+
+class Watchdog:
+    """Says when a worker stalls, and kills what has no heartbeat for `patience` seconds.
+
+    patience: 0 for ever.
+    """
+
+    def __init__(
+        self,
+        control: Child,
+        workers: Sequence[WorkerPlace],
+        segment: SharedSegment,
+        patience: float,
+    ) -> None:
+        self._control = control
+        self._workers = workers
+        self._segment = segment
+        self._patience = patience
+        self._looked = self._awake_since = time.monotonic()
+
+    def look(self, heard: float | None) -> None:
+        """Once in a while. heard: when control last said something, if there is one."""
+        patience = self._patience
+        if not patience:
+            return
+        now = time.monotonic()
+        if now - self._looked > SLEPT_S:
+            self._awake_since = now  # all of us were stopped: nobody could show life
+        self._looked = now
+        awake = now - self._awake_since
+        for place in self._workers:
+            age = self._segment.heartbeat_age(place.index) if place.pid else None
+            self._note_stall(place, age or 0.0)
+            if age is not None and min(age, awake) > patience:
+                self._kill_as_hung(place, age)
+        if heard is not None and min(now - heard, awake) > patience:
+            self._kill_as_hung(self._control, now - heard)
+
+    def _note_stall(self, place: WorkerPlace, age: float) -> None:
+        if place.stalled == (age > STALLED_S):
+            return
+        place.stalled = not place.stalled
+        if place.stalled:
+            others = "; other workers accept its connections" if len(self._workers) > 1 else ""
+            log.warning(
+                "%s (pid %d) has had no heartbeat for %.1f s%s; it is killed after %.0f s",
+                *(place.name, place.pid, age, others, self._patience),
+            )
+        elif place.pid:
+            log.info("%s (pid %d) has a heartbeat again", place.name, place.pid)
+
+    def _kill_as_hung(self, child: Child, age: float) -> None:
+        if not child.killed:
+            log.error("%s has had no heartbeat for %.0f s: killing it", child.name, age)
+            child.killed = True
+            send_signal(child.pid, signal.SIGKILL)
+
+
+def send_signal(pid: int, number: int) -> None:
+    """Send it, if there is such a process."""
+    if pid:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)

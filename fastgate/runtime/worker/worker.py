@@ -1,0 +1,354 @@
+"""A worker: one uvloop, one Engine, and the answers to control. The composition root.
+
+The engine does the work, in C, whenever its epoll descriptor is readable; everything here
+happens between two of its rounds. A worker is told what to serve in two steps
+(`messages.py`): *prepare* maps the snapshot and imports the handlers, which may fail and
+then touches nothing; *commit* swaps, which cannot fail.
+
+A worker that replaces a dead one starts with what the supervisor kept: it listens and serves
+before control has said a word, and also when there is no control. A handler that cannot be
+imported then is no reason not to serve the rest: its routes answer 500, and the log says why.
+
+Life: `starting` until a snapshot is installed, `serving`, and after SIGTERM `draining`: no new
+connection, idle ones closed, requests in progress finished; then exit 0. The supervisor kills
+what takes too long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+import uvloop
+
+from fastgate._core.credentials import CredentialIndex
+from fastgate._core.money import Money
+from fastgate._core.shm import Segment
+from fastgate._core.snapshot import Snapshot
+from fastgate.billing.x402 import claims
+from fastgate.errors import FastGateError, SnapshotError
+from fastgate.runtime.supervisor.standby import SERVING, Standby
+from fastgate.runtime.wire.channel import Channel, ChannelClosed, ChannelFull
+from fastgate.runtime.wire.messages import (
+    Abort,
+    Commit,
+    Listener,
+    Message,
+    Peers,
+    Prepare,
+    Prepared,
+    Problem,
+    Serving,
+    ToWorker,
+    UseCredentials,
+)
+from fastgate.runtime.wire.plan import WorkerStart
+from fastgate.runtime.worker.handlers import Handler, resolve_all
+
+log = logging.getLogger("fastgate.worker")
+
+HEARTBEAT_S = 0.5
+DRAIN_LOOK_S = 0.02
+
+STARTING, DRAINING = 1, 3  # worker_row.state, beside SERVING
+
+
+class EngineLike(Protocol):
+    """What the worker uses of `_core/engine.pyx`."""
+
+    @property
+    def idle(self) -> bool: ...
+    def fileno(self) -> int: ...
+    def poll(self) -> None: ...
+    def listen(self, fd: int, name: str) -> None: ...
+    def unlisten(self, fd: int) -> None: ...
+    def install(self, snapshot: Snapshot, handlers: list[Handler]) -> None: ...
+    def set_credentials(self, index: CredentialIndex) -> None: ...
+    def set_money(self, money: Money) -> None: ...
+    def drain(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class Pending(NamedTuple):
+    """A generation that is prepared and waits for its commit."""
+
+    seq: int
+    generation: int
+    binds: list[str]
+    snapshot: Snapshot
+    handlers: list[Handler]
+    listen: list[tuple[Listener, socket.socket]]
+
+
+class Worker:
+    """One worker process. `engine` is made after the fork."""
+
+    def __init__(self, start: WorkerStart, segment: Segment, engine: EngineLike) -> None:
+        self._index = start.index
+        self._segment = segment
+        self._row = segment.worker_row(start.index)
+        self._engine = engine
+        rows = [segment.worker_row(index) for index in range(segment.workers)]
+        self._standby = Standby(start.index, rows, engine)
+        self._channel: Channel[ToWorker] = Channel(start.channel, ToWorker)
+        self._listening: dict[str, socket.socket] = {}
+        self._pending: Pending | None = None
+        self._draining = False
+        self._exit_code = 0
+
+    def run(self, start: WorkerStart) -> int:
+        """Serve until drained. Returns the exit code."""
+        loop = uvloop.new_event_loop()
+        asyncio.set_event_loop(loop)
+        self._loop = loop
+        self._row.state = STARTING
+        self._beat()
+        loop.add_signal_handler(signal.SIGTERM, self._drain)
+        loop.add_reader(self._engine.fileno(), self._engine.poll)
+        loop.add_reader(self._channel.fileno(), self._on_channel)
+        loop.call_soon(self._try, lambda: self._begin(start))
+        try:
+            loop.run_forever()
+        finally:
+            loop.remove_reader(self._engine.fileno())
+            self._engine.close()
+            for task in asyncio.all_tasks(loop):
+                task.cancel()
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.close()
+        return self._exit_code
+
+    # ---- what is served ------------------------------------------------------------------
+
+    def _begin(self, start: WorkerStart) -> None:
+        """Serve what the supervisor kept, if there is something."""
+        if start.credentials_fd >= 0:
+            self._use_credentials(start.credentials_fd)
+        if start.snapshot_fd < 0:
+            return
+        snapshot = Snapshot(start.snapshot_fd)
+        os.close(start.snapshot_fd)
+        handlers, problems = resolve_all(snapshot.handlers())
+        for problem in problems:
+            log.error(
+                "worker %d: handler %s: %s; its routes answer 500",
+                self._index,
+                problem.about,
+                problem.error,
+            )
+        binds = [listener.key for listener, _ in start.listeners]
+        for bind, sockets in start.peers.items():
+            # Our own is in there as well, and is closed by itself.
+            mine = sockets[self._index].dup()
+            sockets = [*sockets[: self._index], mine, *sockets[self._index + 1 :]]
+            self._standby.put(bind, sockets)
+        self._install(
+            Pending(0, start.generation, binds, snapshot, handlers, list(start.listeners))
+        )
+
+    def _prepare(self, message: Prepare, fds: list[int]) -> None:
+        self._forget_pending()
+        try:
+            snapshot = Snapshot(fds[0])
+            sockets = _sockets_of(fds[1:])
+        except (SnapshotError, OSError) as error:
+            _close_fds(fds)
+            self._say(Prepared(seq=message.seq, problems=[Problem("snapshot", str(error))]))
+            return
+        os.close(fds[0])
+        listen = list(zip(message.listen, sockets, strict=True))
+        handlers, problems = resolve_all(snapshot.handlers())
+        self._pending = Pending(
+            message.seq, message.generation, message.binds, snapshot, handlers, listen
+        )
+        self._say(Prepared(seq=message.seq, problems=problems))
+
+    def _commit(self, message: Commit) -> None:
+        pending, self._pending = self._pending, None
+        if pending is None or pending.seq != message.seq:
+            log.error("worker %d: asked to commit what was not prepared", self._index)
+            return
+        self._install(pending)
+        self._say(Serving(seq=pending.seq, generation=pending.generation))
+
+    def _install(self, new: Pending) -> None:
+        self._engine.install(new.snapshot, new.handlers)
+        if not self._draining:
+            for listener, sock in new.listen:
+                if listener.key in self._listening:
+                    sock.close()  # it has this one already
+                    continue
+                self._engine.listen(sock.fileno(), listener.name)
+                self._listening[listener.key] = sock
+            for bind in self._listening.keys() - set(new.binds):
+                sock = self._listening.pop(bind)
+                self._engine.unlisten(sock.fileno())
+                sock.close()
+            self._standby.keep_only(new.binds)
+            self._row.state = SERVING
+        self._row.generation = new.generation
+
+    def _forget_pending(self) -> None:
+        if self._pending is not None:
+            for _, sock in self._pending.listen:
+                sock.close()
+            self._pending = None
+
+    def _use_credentials(self, fd: int) -> None:
+        try:
+            self._engine.set_credentials(CredentialIndex.attach(fd))
+        except (FastGateError, OSError, ValueError) as error:
+            log.error("worker %d: the old credential index stays: %s", self._index, error)
+        finally:
+            os.close(fd)
+
+    # ---- the channel ---------------------------------------------------------------------
+
+    def _on_channel(self) -> None:
+        while True:
+            try:
+                received = self._channel.receive()
+            except ChannelClosed:
+                # Not even the supervisor holds the other end: nobody is left to serve for.
+                log.error("worker %d: the supervisor is gone", self._index)
+                self._loop.stop()
+                return
+            except msgspec.DecodeError as error:
+                log.error("worker %d: ignored a message of control: %s", self._index, error)
+                continue
+            if received is None:
+                return
+            message, fds = received
+            self._try(functools.partial(self._on_message, message, fds))
+
+    def _on_message(self, message: ToWorker, fds: list[int]) -> None:
+        if isinstance(message, Prepare):
+            self._prepare(message, fds)
+        elif isinstance(message, Peers):
+            self._on_peers(message, fds)
+        elif isinstance(message, Commit):
+            self._commit(message)
+        elif isinstance(message, Abort):
+            self._forget_pending()
+            self._standby.keep_only(self._listening)
+        elif isinstance(message, UseCredentials):
+            self._use_credentials(fds[0])
+
+    def _on_peers(self, message: Peers, fds: list[int]) -> None:
+        try:
+            sockets = _sockets_of(fds)
+        except OSError as error:
+            _close_fds(fds)
+            log.error("worker %d: ignored a message of control: %s", self._index, error)
+            return
+        if self._draining or len(sockets) != self._segment.workers:
+            _close_fds([sock.detach() for sock in sockets])
+        else:
+            self._standby.put(message.bind, sockets)
+
+    def _say(self, message: Message) -> None:
+        try:
+            self._channel.send(message)
+            if self._channel.waiting:
+                self._loop.add_writer(self._channel.fileno(), self._flush)
+        except (ChannelClosed, ChannelFull, OSError, ValueError) as error:
+            log.error("worker %d: control cannot be told: %r", self._index, error)
+
+    def _flush(self) -> None:
+        with suppress(ChannelClosed):  # its reader is told as well
+            self._channel.flush()
+        if not self._channel.waiting:
+            self._loop.remove_writer(self._channel.fileno())
+
+    # ---- life ----------------------------------------------------------------------------
+
+    def _try(self, work: Callable[[], None]) -> None:
+        """Do it, or end: a worker that is half-way between two states is better replaced."""
+        try:
+            work()
+        except Exception:
+            log.exception("worker %d ends", self._index)
+            self._exit_code = 70  # EX_SOFTWARE
+            self._loop.stop()
+
+    def _beat(self) -> None:
+        self._row.heartbeat_ns = time.monotonic_ns()
+        self._loop.call_later(HEARTBEAT_S, self._beat)
+        if self._row.state == SERVING:
+            self._standby.look()
+
+    def _drain(self) -> None:
+        if self._draining:
+            return
+        self._draining = True
+        self._row.state = DRAINING
+        self._engine.drain()
+        self._standby.close(for_good=bool(self._segment.draining))
+        for sock in self._listening.values():
+            sock.close()
+        self._listening.clear()
+        self._look_idle()
+
+    def _look_idle(self) -> None:
+        if self._engine.idle:
+            self._loop.stop()
+        else:
+            self._loop.call_later(DRAIN_LOOK_S, self._look_idle)
+
+
+def worker_main(
+    segment: Segment,
+    paths: Sequence[str] = (),
+    *,
+    money: Money | None = None,
+    state: Path | None = None,
+) -> Callable[[WorkerStart], int]:
+    """The function that a worker runs. `paths` are where handlers are looked for besides;
+    `money`: where holds are kept, if anything costs money; `state`: the state directory, for
+    payments that are presented with a request."""
+
+    def main(start: WorkerStart) -> int:
+        from fastgate._core.engine import Engine
+
+        gc.enable()
+        sys.path.extend(path for path in paths if path not in sys.path)
+        engine: Any = Engine(segment, start.index)
+        if money is not None:
+            money.begin(start.index)
+            engine.set_money(money)
+        if state is not None:
+            claims.use(state / claims.FOLDER, time.time)
+        return Worker(start, segment, engine).run(start)
+
+    return main
+
+
+def _sockets_of(fds: list[int]) -> list[socket.socket]:
+    """Take descriptors over as sockets. Raises OSError; then they are still the caller's."""
+    sockets: list[socket.socket] = []
+    try:
+        for fd in fds:
+            sockets.append(socket.socket(fileno=fd))
+    except OSError:
+        for sock in sockets:
+            sock.detach()
+        raise
+    return sockets
+
+
+def _close_fds(fds: list[int]) -> None:
+    for fd in fds:
+        with suppress(OSError):
+            os.close(fd)
