@@ -38,28 +38,28 @@ SETTINGS: tuple[Setting, ...] = (
         "state_dir",
         "FASTGATE_STATE_DIR",
         "",
-        "Where state is kept: the database, the admin token, counters that survive a restart. "
-        "Default: `.fastgate` beside the configuration file.",
+        "The state directory: database, admin token, counters that survive a restart. Default: "
+        "`.fastgate` beside the configuration file.",
     ),
     Setting(
         "control",
         "FASTGATE_CONTROL",
         "http://127.0.0.1:8081",
-        "Where the control API is: `http://host:port` or `unix:/path`.",
+        "The address of the control API: `http://host:port` or `unix:/path`.",
     ),
     Setting(
         "token",
         "FASTGATE_TOKEN",
         "",
-        "The token for the control API. Default: what the file `admin-token` in the state "
-        "directory holds.",
+        "The token for the control API. Default: the content of the file `admin-token` in the "
+        "state directory.",
         secret=True,
     ),
     Setting(
         "log_level",
         "FASTGATE_LOG_LEVEL",
         "info",
-        "The least that is logged: `debug`, `info`, `warning` or `error`.",
+        "The least severe level that is logged: `debug`, `info`, `warning` or `error`.",
     ),
 )
 

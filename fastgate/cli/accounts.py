@@ -13,12 +13,12 @@ from fastgate.cli.options import client_of, control_options
 ACCOUNTS = "/v1/accounts"
 
 
-@click.group(short_help="Manage who pays.")
+@click.group(short_help="Manage accounts: who pays.")
 def accounts() -> None:
-    """Manage who pays: companies, teams, customers.
+    """Manage accounts: companies, teams or customers that pay.
 
     An account has consumers, which call; wallets and subscriptions, which pay for the calls; and
-    addresses, which are told about it. ACCOUNT is an id or a name.
+    e-mail addresses, which get notices. ACCOUNT is an id or a name.
 
     \b
     Examples:
@@ -31,7 +31,7 @@ def accounts() -> None:
 @accounts.command("list", short_help="List accounts.")
 @control_options
 def list_(control: str | None, state_dir: str | None, as_json: bool) -> int:
-    """List accounts, the oldest first.
+    """List accounts, oldest first.
 
     \b
     Example:
@@ -65,11 +65,15 @@ def create(name: str, control: str | None, state_dir: str | None, as_json: bool)
     return _print([made], made, as_json)
 
 
-@accounts.command(short_help="Show how an account is billed and told.")
+@accounts.command(short_help="Show or change billing settings.")
 @account_argument
-@click.option("--email", "emails", multiple=True, help="Tell this address; may be repeated.")
+@click.option(
+    "--email", "emails", multiple=True, help="Send notices to this address; may be repeated."
+)
 @click.option("--zone", metavar="NAME", help="Its time zone, such as Europe/Berlin.")
-@click.option("--low-balance", type=int, metavar="MICROS", help="Tell when a balance is below.")
+@click.option(
+    "--low-balance", type=int, metavar="MICROS", help="Send a notice if a balance falls below this."
+)
 @control_options
 def billing(
     account: str,
@@ -80,7 +84,7 @@ def billing(
     state_dir: str | None,
     as_json: bool,
 ) -> int:
-    """Show how an account is billed and told, or change it.
+    """Show or change the billing settings of an account.
 
     \b
     Examples:

@@ -27,43 +27,47 @@ class Entry(NamedTuple):
 COMMANDS: dict[str, dict[str, Entry]] = {
     "Run": {
         "run": Entry("fastgate.cli.run:run", "Start the gateway."),
-        "demo": Entry("fastgate.cli.demo:demo", "See what it does, with nothing to sign up for."),
+        "demo": Entry("fastgate.cli.demo:demo", "Play a demonstration on this machine."),
     },
     "Configure": {
-        "check": Entry("fastgate.cli.configure:check", "Say whether a configuration is valid."),
-        "diff": Entry("fastgate.cli.configure:diff", "Show what is different."),
-        "apply": Entry("fastgate.cli.configure:apply", "Bring a configuration into service."),
-        "reload": Entry("fastgate.cli.configure:reload", "Read the configuration file again."),
-        "revisions": Entry("fastgate.cli.revisions:revisions", "Look at earlier configurations."),
+        "check": Entry("fastgate.cli.configure:check", "Check a configuration."),
+        "diff": Entry("fastgate.cli.configure:diff", "Compare configurations."),
+        "apply": Entry("fastgate.cli.configure:apply", "Apply a configuration."),
+        "reload": Entry("fastgate.cli.configure:reload", "Reload the configuration file."),
+        "revisions": Entry(
+            "fastgate.cli.revisions:revisions", "List, compare and restore earlier configurations."
+        ),
         "schema": Entry("fastgate.cli.configure:schema", "Print the configuration's JSON Schema."),
     },
     "Operate": {
-        "status": Entry("fastgate.cli.operate:status", "Show how the gateway is."),
-        "explain": Entry("fastgate.cli.operate:explain", "Tell what happened to a request."),
+        "status": Entry("fastgate.cli.operate:status", "Show the state of the gateway."),
+        "explain": Entry("fastgate.cli.operate:explain", "Explain what happened to a request."),
         "why": Entry(
             "fastgate.cli.why:why",
-            "Say whether a credential would be served, and what helps if not.",
+            "Check whether a key would be served, and what helps if not.",
         ),
-        "drain": Entry("fastgate.cli.operate:drain", "End the gateway gracefully."),
+        "drain": Entry("fastgate.cli.operate:drain", "Stop the gateway gracefully."),
     },
     "Consumers and keys": {
-        "consumers": Entry("fastgate.cli.consumers:consumers", "Manage who may call."),
+        "consumers": Entry("fastgate.cli.consumers:consumers", "Manage consumers: who may call."),
         "keys": Entry("fastgate.cli.keys:keys", "Issue, list and revoke API keys."),
-        "tokens": Entry("fastgate.cli.tokens:tokens", "Manage tokens of the control API."),
+        "tokens": Entry("fastgate.cli.tokens:tokens", "Manage tokens for the control API."),
         "hash": Entry("fastgate.cli.local:hash_key", "Print the digest of a key."),
-        "new-key": Entry("fastgate.cli.local:new_key", "Make a key without asking a gateway."),
+        "new-key": Entry("fastgate.cli.local:new_key", "Create a key without a running gateway."),
     },
     "Money": {
-        "accounts": Entry("fastgate.cli.accounts:accounts", "Manage who pays."),
-        "wallets": Entry("fastgate.cli.wallets:wallets", "Show and fill the wallets of accounts."),
-        "subscriptions": Entry(
-            "fastgate.cli.subscriptions:subscriptions", "Manage who subscribes to which plan."
+        "accounts": Entry("fastgate.cli.accounts:accounts", "Manage accounts: who pays."),
+        "wallets": Entry(
+            "fastgate.cli.wallets:wallets", "Show, credit and limit the wallets of accounts."
         ),
-        "ledger": Entry("fastgate.cli.ledger:ledger", "Look at the books and prove them."),
-        "report": Entry("fastgate.cli.reports:report", "Show what was used and what it cost."),
+        "subscriptions": Entry(
+            "fastgate.cli.subscriptions:subscriptions", "Manage subscriptions to plans."
+        ),
+        "ledger": Entry("fastgate.cli.ledger:ledger", "Show and audit the ledger."),
+        "report": Entry("fastgate.cli.reports:report", "Report usage and its cost."),
         "dunning": Entry(
             "fastgate.cli.dunning:dunning",
-            "Look at the collection of invoices, or play it in advance.",
+            "Show or simulate the collection of unpaid invoices.",
         ),
     },
     "Other": {
@@ -129,8 +133,8 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     cls=Root,
     name="fastgate",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit codes: 0 done, 1 refused or failed, 2 used wrongly, 3 control API not "
-    "reachable, 4 configuration not valid. Colors are for terminals; NO_COLOR=1 switches them off.",
+    epilog="Exit codes: 0 success, 1 refused or failed, 2 wrong usage, 3 control API not "
+    "reachable, 4 invalid configuration. Output is colored on terminals, unless NO_COLOR=1 is set.",
 )
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version,

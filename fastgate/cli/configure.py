@@ -27,16 +27,16 @@ def _load(file: str | None) -> Loaded:
     return load(settings.value_of("config", file))
 
 
-@click.command(short_help="Say whether a configuration is valid.")
+@click.command(short_help="Check a configuration.")
 @_file
 @json_option
-@click.option("--strict", is_flag=True, help="Let warnings fail too.")
+@click.option("--strict", is_flag=True, help="Fail on warnings too.")
 def check(file: str | None, as_json: bool, strict: bool) -> int:
-    """Say whether a configuration is valid.
+    """Check a configuration.
 
-    Reads FILE (default: fastgate.yaml; "-": standard input) as the gateway would, references
-    included, and compiles it, but changes nothing. Exits 0 when it is valid and 4 when not. No
-    code is run: whether handlers can be imported is known when workers do it.
+    Reads and compiles FILE as the gateway would (default: fastgate.yaml; "-": standard input),
+    and changes nothing. Exits 0 if it is valid and 4 if not. Handlers are not imported: only a
+    worker finds out whether they can be.
 
     \b
     Examples:
@@ -95,11 +95,11 @@ def _compile(loaded: Loaded) -> list[str]:
     return [text for text in compiled.warnings if text not in known]
 
 
-@click.command(short_help="Show what is different.")
+@click.command(short_help="Compare configurations.")
 @click.argument("file", required=False, metavar="[FILE]")
 @click.argument("other", required=False, metavar="[OTHER]")
 @control_options
-@click.option("--exit-code", is_flag=True, help="Exit 1 when something is different.")
+@click.option("--exit-code", is_flag=True, help="Exit 1 if there are differences.")
 def diff(
     file: str | None,
     other: str | None,
@@ -108,10 +108,10 @@ def diff(
     as_json: bool,
     exit_code: bool,
 ) -> int:
-    """Show what is different: between the running gateway and FILE, or FILE and OTHER.
+    """Compare configurations: the running one with FILE, or FILE with OTHER.
 
-    What is shown is what would change: "-" is only in the first, "+" only in the second. Order,
-    spelling of units and defaults make no difference.
+    Shows what would change: "-" is only in the first, "+" only in the second. Order, the spelling
+    of units, and defaults make no difference.
 
     \b
     Examples:
@@ -180,18 +180,18 @@ def _short(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:197]}..."
 
 
-@click.command(short_help="Bring a configuration into service.")
+@click.command(short_help="Apply a configuration.")
 @_file
 @control_options
 @click.option("--dry-run", is_flag=True, help="Validate and compare; change nothing.")
 def apply(
     file: str | None, control: str | None, state_dir: str | None, as_json: bool, dry_run: bool
 ) -> int:
-    """Bring a configuration into service, without losing a request.
+    """Apply a configuration to the running gateway, without losing a request.
 
-    FILE is checked here, sent to the running gateway, compiled there whole, and then swapped in;
-    the command returns when every worker serves it. When anything is wrong, nothing changes.
-    References such as ${NAME} are resolved here, where you are.
+    FILE is checked here, sent to the gateway and compiled there. The command returns when every
+    worker serves it. If anything is wrong, nothing changes. References such as ${NAME} are
+    resolved here, not by the gateway.
 
     \b
     Examples:
@@ -233,19 +233,19 @@ def print_applied(answer: dict[str, Any], as_json: bool) -> None:
         revision = f", revision {answer['revision']}" if answer.get("revision") else ""
         output.say(f"Every worker serves generation {answer['generation']}{revision}.")
     if dropped := answer.get("dropped"):
-        output.say("The file has changed, and drops these changes made through the API:")
+        output.say("The file has changed. It undoes these changes that were made through the API:")
         print_changes(msgspec.convert(dropped, list[Change]), False)
     if pending := answer.get("pending_restart"):
         output.say(f"Pending a restart of the gateway: {', '.join(pending)}.")
 
 
-@click.command(short_help="Read the configuration file again.")
+@click.command(short_help="Reload the configuration file.")
 @control_options
 def reload(control: str | None, state_dir: str | None, as_json: bool) -> int:
-    """Read the configuration file again, as SIGHUP does, and say how it went.
+    """Reload the configuration file, as SIGHUP does, and report the result.
 
-    The gateway reads the file it was started with. A broken file changes nothing, and this
-    exits 4 with what is wrong.
+    The gateway reads the file that it was started with. If the file is invalid, nothing changes,
+    and the command prints the errors and exits 4.
 
     \b
     Example:

@@ -20,12 +20,12 @@ def path_of(consumer: str) -> str:
     return f"{CONSUMERS}/{quote(consumer, safe='')}"
 
 
-@click.group(short_help="Manage who may call.")
+@click.group(short_help="Manage consumers: who may call.")
 def consumers() -> None:
-    """Manage who may call: applications, teams, customers.
+    """Manage consumers: applications, teams or customers that may call.
 
-    Consumers are records: changes take effect on every worker at once. Those that the
-    configuration brings are changed there. CONSUMER is an id or a name.
+    Changes take effect on every worker at once. Consumers that come from the configuration are
+    changed there. CONSUMER is an id or a name.
 
     \b
     Examples:
@@ -40,7 +40,7 @@ def consumers() -> None:
 @control_options
 @click.option("--plan", metavar="NAME", help="Only those on this plan.")
 def list_(control: str | None, state_dir: str | None, as_json: bool, plan: str | None) -> int:
-    """List consumers: those of the configuration first, then the others, oldest first.
+    """List consumers: first those of the configuration, then the others, oldest first.
 
     \b
     Example:
@@ -115,14 +115,14 @@ def show(consumer: str, control: str | None, state_dir: str | None, as_json: boo
     return _show(client_of(control, state_dir).get(path_of(consumer)), as_json)
 
 
-@consumers.command(short_help="Put a consumer on another plan.")
+@consumers.command(short_help="Change a consumer's plan.")
 @_who
 @click.argument("plan")
 @control_options
 def plan(
     consumer: str, plan: str, control: str | None, state_dir: str | None, as_json: bool
 ) -> int:
-    """Put a consumer on another plan ("none": on no plan). It takes effect at once.
+    """Change a consumer's plan ("none" removes it). The change takes effect at once.
 
     \b
     Example:
@@ -132,11 +132,11 @@ def plan(
     return _change(consumer, change, control, state_dir, as_json)
 
 
-@consumers.command(short_help="Refuse a consumer's requests.")
+@consumers.command(short_help="Suspend a consumer.")
 @_who
 @control_options
 def suspend(consumer: str, control: str | None, state_dir: str | None, as_json: bool) -> int:
-    """Refuse a consumer's requests with 403 consumer_suspended, from now on.
+    """Suspend a consumer: its requests are refused with 403 consumer_suspended.
 
     \b
     Example:
@@ -145,11 +145,11 @@ def suspend(consumer: str, control: str | None, state_dir: str | None, as_json: 
     return _change(consumer, {"suspended": True}, control, state_dir, as_json)
 
 
-@consumers.command(short_help="Let a suspended consumer call again.")
+@consumers.command(short_help="Resume a suspended consumer.")
 @_who
 @control_options
 def resume(consumer: str, control: str | None, state_dir: str | None, as_json: bool) -> int:
-    """Let a suspended consumer call again.
+    """Resume a suspended consumer: it can call again.
 
     \b
     Example:
@@ -168,12 +168,12 @@ def _change(
 
 @consumers.command(short_help="Delete a consumer and its keys.")
 @_who
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @control_options
 def delete(
     consumer: str, yes: bool, control: str | None, state_dir: str | None, as_json: bool
 ) -> int:
-    """Delete a consumer and its keys, which are refused at once. There is no way back.
+    """Delete a consumer and its keys, which are refused at once. This cannot be undone.
 
     \b
     Example:
@@ -190,11 +190,11 @@ def delete(
     return OK
 
 
-@consumers.command(short_help="Show what a consumer has used and has left.")
+@consumers.command(short_help="Show how much of its limits a consumer has used.")
 @_who
 @control_options
 def limits(consumer: str, control: str | None, state_dir: str | None, as_json: bool) -> int:
-    """Show what a consumer has used and has left of its rate limits and quotas, now.
+    """Show how much of its rate limits and quotas a consumer has used, and what is left.
 
     \b
     Example:

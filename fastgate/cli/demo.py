@@ -11,32 +11,35 @@ import click
 from fastgate.cli import FAILED, OK
 
 
-@click.group(short_help="See what it does, with nothing to sign up for.")
+@click.group(short_help="Play a demonstration on this machine.")
 def demo() -> None:
-    """See what it does, with nothing to sign up for: all of it on this machine, on loopback.
+    """Play a demonstration on this machine. Nothing to sign up for; no network is used.
 
     \b
     Examples:
-      fastgate run              # a gateway, an echo, a key, a limit
+      fastgate run              # a gateway with an echo upstream, a key and a limit
       fastgate demo payments    # a paid API, from the first 402 to the audit
     """
 
 
-@demo.command(short_help="Sell an API, and be its customer.")
-@click.option("--stay", is_flag=True, help="Leave everything running afterwards, until Ctrl-C.")
+@demo.command(short_help="Play a paid API and its customer.")
+@click.option("--stay", is_flag=True, help="Keep everything running afterwards, until Ctrl-C.")
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=0, help="The gateway's. Default: any."
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    help="The gateway's port. Default: any free port.",
 )
 @click.option(
     "--folder", type=click.Path(file_okay=False),
-    help="Keep configuration, state and log here. Default: nothing is kept.",
+    help="Keep the configuration, state and log in this folder. Default: keep nothing.",
 )  # fmt: skip
 def payments(stay: bool, port: int, folder: str | None) -> int:
-    """Sell an API, and be its customer: with a payment provider, an x402 facilitator and a mail
-    server that are played on loopback.
+    """Play a paid API and its customer.
 
-    Walks from the first 402 over a top-up, a payment by request, a receipt, an alert and an
-    automatic recharge to the audit of the books. Takes less than a minute.
+    Simulates a payment provider, an x402 facilitator and a mail server on loopback, and shows the
+    first 402, a top-up, a payment for a single request, a receipt, an alert, an automatic recharge
+    and the audit of the ledger. Takes less than a minute.
 
     \b
     Examples:
@@ -66,7 +69,7 @@ def payments(stay: bool, port: int, folder: str | None) -> int:
 
 def _say_where(base: str, control: str, state: Path) -> None:
     click.echo(f"""
-It goes on until Ctrl-C. To look around:
+It runs until Ctrl-C. To look around:
 
   curl -i {base}/weather
   export FASTGATE_CONTROL={control} FASTGATE_STATE_DIR={state}

@@ -13,9 +13,9 @@ from fastgate.cli.options import client_of, control_options, json_option
 OUTCOMES = ("ok", "later", "new_method", "never", "action", "pending", "down")
 
 
-@click.group(short_help="Look at the collection of invoices, or play it in advance.")
+@click.group(short_help="Show or simulate the collection of unpaid invoices.")
 def dunning() -> None:
-    """Look at the collection of unpaid invoices, or play it in advance.
+    """Show or simulate the collection of unpaid invoices.
 
     \b
     Examples:
@@ -24,11 +24,11 @@ def dunning() -> None:
     """
 
 
-@dunning.command(short_help="Show how an account's invoices are collected.")
+@dunning.command(short_help="Show the collection of an account's invoices.")
 @click.argument("account")
 @control_options
 def show(account: str, control: str | None, state_dir: str | None, as_json: bool) -> int:
-    """Show how the collection of an account's invoices stands.
+    """Show the state of the collection of an account's invoices.
 
     \b
     Example:
@@ -54,15 +54,17 @@ def show(account: str, control: str | None, state_dir: str | None, as_json: bool
     return OK
 
 
-@dunning.command(short_help="Play a subscription's life in advance.")
+@dunning.command(short_help="Simulate a subscription.")
 @click.argument("config", type=click.Path(exists=True, dir_okay=False))
-@click.option("--plan", "plan_name", required=True, metavar="NAME", help="Who is subscribed to.")
+@click.option("--plan", "plan_name", required=True, metavar="NAME", help="The plan to simulate.")
 @click.option(
     "--outcomes", default="ok", metavar="LIST",
-    help=f"How charges end, in order, with commas; the last for all that follow: "
+    help=f"The outcomes of the charges in order, with commas; the last one repeats. Each is one of "
     f"{', '.join(OUTCOMES)}. Default: ok.",
 )  # fmt: skip
-@click.option("--days", type=click.IntRange(1, 3660), default=60, help="How long. Default: 60.")
+@click.option(
+    "--days", type=click.IntRange(1, 3660), default=60, help="How many days. Default: 60."
+)
 @click.option(
     "--begins", type=click.DateTime(formats=["%Y-%m-%d"]), help="First day (UTC). Default: today."
 )
@@ -77,10 +79,10 @@ def simulate(
     no_method: bool,
     as_json: bool,
 ) -> int:
-    """Play a subscription's life in advance: the real code on a clock of its own.
+    """Simulate a subscription, with the gateway's own code and a simulated clock.
 
-    Takes plans and rules from CONFIG; asks no gateway and charges nobody. Shows every charge,
-    notice, change of state and of access.
+    Takes plans and rules from CONFIG. It needs no gateway and charges nobody. Shows every charge,
+    every notice, and every change of state and access.
 
     \b
     Example:

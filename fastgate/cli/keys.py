@@ -22,8 +22,8 @@ _which = click.argument("key_id", metavar="KEY_ID")
 def keys() -> None:
     """Issue, list, rotate and revoke API keys of consumers.
 
-    A key is shown once, when it is made; only its digest is kept. CONSUMER is an id or a name,
-    KEY_ID an id from `fastgate keys list`.
+    A key is shown once, when it is created; only its digest is stored. CONSUMER is an id or a
+    name, KEY_ID is an id from `fastgate keys list`.
 
     \b
     Examples:
@@ -65,11 +65,19 @@ def _print_new(data: dict[str, Any], as_json: bool) -> int:
     return OK
 
 
-@keys.command(short_help="Make a key for a consumer.")
+@keys.command(short_help="Create a key for a consumer.")
 @_who
-@click.option("--label", default="", metavar="TEXT", help="For people: where it is used.")
-@click.option("--expires", metavar="WHEN", help="After a duration (90d) or at a time (2027-01-01).")
-@click.option("--environment", metavar="NAME", help="Shown in the key, such as live or test.")
+@click.option(
+    "--label", default="", metavar="TEXT", help="A note for people, such as where the key is used."
+)
+@click.option(
+    "--expires",
+    metavar="WHEN",
+    help="When it expires: after a duration (90d) or at a time (2027-01-01).",
+)
+@click.option(
+    "--environment", metavar="NAME", help="A word that is part of the key, such as live or test."
+)
 @control_options
 def create(
     consumer: str,
@@ -80,9 +88,9 @@ def create(
     state_dir: str | None,
     as_json: bool,
 ) -> int:
-    """Make a key for a consumer. It works on every worker when this returns.
+    """Create a key for a consumer. It works on every worker when the command returns.
 
-    The key alone goes to stdout; what is said about it goes to stderr.
+    Only the key is printed to stdout; messages go to stderr.
 
     \b
     Examples:
@@ -98,14 +106,16 @@ def create(
     return _print_new(answer.data, as_json)
 
 
-@keys.command("import", short_help="Take over a key from elsewhere.")
+@keys.command("import", short_help="Import a key from another gateway.")
 @_who
-@click.option("--label", default="", metavar="TEXT", help="For people: where it is used.")
+@click.option(
+    "--label", default="", metavar="TEXT", help="A note for people, such as where the key is used."
+)
 @control_options
 def import_(
     consumer: str, label: str, control: str | None, state_dir: str | None, as_json: bool
 ) -> int:
-    """Take over a key that a consumer has from another gateway; reads it from standard input.
+    """Import a key that a consumer has from another gateway. The key is read from standard input.
 
     \b
     Example:
@@ -128,7 +138,7 @@ def import_(
 @_who
 @control_options
 def list_(consumer: str, control: str | None, state_dir: str | None, as_json: bool) -> int:
-    """List a consumer's keys, oldest first, revoked ones among them.
+    """List a consumer's keys, oldest first, including revoked ones.
 
     \b
     Example:
@@ -160,10 +170,15 @@ def _print(found: list[dict[str, Any]]) -> None:
     output.table(heads, rows, "No keys yet; `fastgate keys create` makes one.")
 
 
-@keys.command(short_help="Replace a key by a new one.")
+@keys.command(short_help="Replace a key with a new one.")
 @_who
 @_which
-@click.option("--overlap", metavar="DURATION", default="0s", help="How long the old one goes on.")
+@click.option(
+    "--overlap",
+    metavar="DURATION",
+    default="0s",
+    help="How long the old key still works. Default: not at all.",
+)
 @control_options
 def rotate(
     consumer: str,
@@ -173,8 +188,8 @@ def rotate(
     state_dir: str | None,
     as_json: bool,
 ) -> int:
-    """Replace a key by a new one, which is shown once. The old one ends at once, or after
-    --overlap.
+    """Replace a key with a new one, which is shown once. The old key stops working at once, or
+    after --overlap.
 
     \b
     Example:
@@ -198,7 +213,7 @@ def rotate(
 def revoke(
     consumer: str, key_id: str, control: str | None, state_dir: str | None, as_json: bool
 ) -> int:
-    """Revoke a key: when this returns, every worker refuses it. There is no way back.
+    """Revoke a key. Every worker refuses it when the command returns. This cannot be undone.
 
     \b
     Example:

@@ -13,9 +13,9 @@ from fastgate.cli.options import client_of, control_options
 AUDIT_TIMEOUT = 3600.0  # seconds; every usage record is read
 
 
-@click.group(short_help="Look at the books and prove them.")
+@click.group(short_help="Show and audit the ledger.")
 def ledger() -> None:
-    """Look at the books and prove them.
+    """Show and audit the ledger.
 
     \b
     Examples:
@@ -25,21 +25,21 @@ def ledger() -> None:
     """
 
 
-@ledger.command(short_help="Prove the books.")
+@ledger.command(short_help="Audit the ledger.")
 @click.option(
     "--providers", is_flag=True,
     help="Also ask the payment providers: each payment of the last 30 days, and their balance.",
 )  # fmt: skip
 @control_options
 def audit(providers: bool, control: str | None, state_dir: str | None, as_json: bool) -> int:
-    """Prove the books: that entries and books add up to zero, that every charge has its usage,
-    every payment, refund, invoice and credit note its entry, and that the wallets in shared
-    memory have what the ledger says. Runs under traffic.
+    """Audit the ledger: every entry adds up to zero, every charge has its usage, every payment,
+    refund, invoice and credit note has its entry, and the wallets in shared memory agree with the
+    ledger. Safe to run under traffic.
 
-    With --providers also that what a provider has (its balance, what it has paid out and kept as
-    fees) is what the books say that it has, by currency.
+    With --providers, also compare the ledger with what each payment provider reports: its
+    balance, its payouts and its fees, by currency.
 
-    Exits 0 when every check passes, 1 when one does not.
+    Exits 0 if every check passes, and 1 if not.
 
     \b
     Example:
@@ -73,7 +73,9 @@ def audit(providers: bool, control: str | None, state_dir: str | None, as_json: 
 @ledger.command(short_help="List the entries of an account.")
 @account_argument
 @click.option("--currency", metavar="CODE", help="Only of this wallet.")
-@click.option("--limit", type=click.IntRange(1, 500), default=50, help="How many. Default: 50.")
+@click.option(
+    "--limit", type=click.IntRange(1, 500), default=50, help="How many to list. Default: 50."
+)
 @control_options
 def entries(
     account: str,
@@ -83,7 +85,7 @@ def entries(
     state_dir: str | None,
     as_json: bool,
 ) -> int:
-    """List the entries of an account, the newest first, with their postings.
+    """List the entries of an account with their postings, newest first.
 
     \b
     Example:
@@ -119,16 +121,18 @@ def _postings(entry: dict[str, Any]) -> str:
 @click.option(
     "--doubtful",
     is_flag=True,
-    help="Only payments of which nobody found out whether they were made.",
+    help="Only payments whose outcome is unknown.",
 )
-@click.option("--limit", type=click.IntRange(1, 500), default=50, help="How many. Default: 50.")
+@click.option(
+    "--limit", type=click.IntRange(1, 500), default=50, help="How many to list. Default: 50."
+)
 @control_options
 def paid_x402(
     doubtful: bool, limit: int, control: str | None, state_dir: str | None, as_json: bool
 ) -> int:
-    """List what was paid for single requests with x402, in no order. Their entries are those of
-    the account x402; the currency is the token, by network and contract. A payment that is
-    "unknown" is in no book: look its payer up on the network.
+    """List payments for single requests with x402, in no particular order. Their entries belong
+    to the account x402; the currency is the token, by network and contract. A payment that is
+    "unknown" is not in the ledger: look up its payer on the network.
 
     \b
     Examples:
@@ -158,14 +162,16 @@ def paid_x402(
     return OK
 
 
-@ledger.command(short_help="List what an account has used.")
+@ledger.command(short_help="List the usage of an account.")
 @account_argument
-@click.option("--limit", type=click.IntRange(1, 500), default=50, help="How many. Default: 50.")
+@click.option(
+    "--limit", type=click.IntRange(1, 500), default=50, help="How many to list. Default: 50."
+)
 @control_options
 def usage(
     account: str, limit: int, control: str | None, state_dir: str | None, as_json: bool
 ) -> int:
-    """List what an account has used, request by request, the newest first.
+    """List the usage of an account, request by request, newest first.
 
     \b
     Example:
@@ -194,12 +200,12 @@ def usage(
     return OK
 
 
-@ledger.command(short_help="Show how usage gets into the books.")
+@ledger.command(short_help="Show usage that is not in the ledger yet.")
 @control_options
 def pipeline(control: str | None, state_dir: str | None, as_json: bool) -> int:
-    """Show how usage gets into the books: what waits in shared memory and in the spool.
+    """Show usage that is not in the ledger yet: what waits in shared memory and in the spool.
 
-    Exits 1 while something keeps it from getting on.
+    Exits 1 if something keeps it from being written.
 
     \b
     Example:

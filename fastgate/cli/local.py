@@ -55,7 +55,7 @@ def version(as_json: bool) -> int:
 @click.command(short_help="Print shell completion.")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> int:
-    """Print the script that completes fastgate's commands and options in a shell.
+    """Print the script with which a shell completes commands and options of fastgate.
 
     \b
     Examples:
@@ -79,10 +79,10 @@ def completion(shell: str) -> int:
 @click.argument("key", required=False)
 @json_option
 def hash_key(key: str | None, as_json: bool) -> int:
-    """Print the digest of a key, as configuration takes it instead of the key.
+    """Print the digest of a key, for use in a configuration instead of the key.
 
-    Reads the key from standard input unless it is given; arguments can be seen by other users
-    of the machine and end up in the shell's history.
+    Reads the key from standard input if no KEY is given. Other users of the machine can see
+    arguments, and the shell stores them in its history.
 
     \b
     Examples:
@@ -107,14 +107,16 @@ def hash_key(key: str | None, as_json: bool) -> int:
     return OK
 
 
-@click.command("new-key", short_help="Make a key without asking a gateway.")
-@click.option("--environment", metavar="NAME", help="Shown in the key, such as live or test.")
+@click.command("new-key", short_help="Create a key without a running gateway.")
+@click.option(
+    "--environment", metavar="NAME", help="A word that is part of the key, such as live or test."
+)
 @json_option
 def new_key(environment: str | None, as_json: bool) -> int:
-    """Make a key without asking a gateway, for `consumers` in the configuration.
+    """Create a key without a running gateway, for `consumers` in the configuration.
 
-    The key goes to whoever calls; its digest goes into the file. A gateway that runs makes and
-    stores keys with `fastgate keys create`.
+    Give the key to the caller, and put its digest into the file. To create a key in a running
+    gateway, use `fastgate keys create`.
 
     \b
     Example:

@@ -31,7 +31,7 @@ def key_option(command: F) -> F:
     """--key: what makes a booking happen once."""
     return click.option(
         "--key", metavar="TEXT",
-        help="Names this booking: with the same one again, nothing is booked twice.",
+        help="An idempotency key: repeating the command with the same key books nothing twice.",
     )(command)  # fmt: skip
 
 
@@ -43,11 +43,11 @@ def headers(key: str | None) -> dict[str, str]:
 def reference_options(command: F) -> F:
     """--reference, --note: what stands beside a booking."""
     for option in (
-        click.option("--note", default="", metavar="TEXT", help="For people."),
+        click.option("--note", default="", metavar="TEXT", help="A note for people."),
         click.option(
             "--reference", default="", metavar="TEXT",
-            help="What the outside world calls it: a transfer, an invoice. A payment with one is "
-            "booked once.",
+            help="The external reference, such as a bank transfer. A payment with the same "
+            "reference is booked only once.",
         ),
     ):  # fmt: skip
         command = option(command)

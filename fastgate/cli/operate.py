@@ -14,12 +14,12 @@ SILENT_S = 2
 """Seconds without a heartbeat from which on it is shown; a worker has one twice a second."""
 
 
-@click.command(short_help="Show how the gateway is.")
+@click.command(short_help="Show the state of the gateway.")
 @control_options
 def status(control: str | None, state_dir: str | None, as_json: bool) -> int:
-    """Show how the gateway is: ready or not and why, its workers, its store.
+    """Show the state of the gateway: whether it is ready, its workers, its store.
 
-    Exits 0 when every worker serves the newest configuration, 1 when not.
+    Exits 0 if every worker serves the newest configuration, and 1 if not.
 
     \b
     Examples:
@@ -77,14 +77,14 @@ def _state(worker: dict[str, Any], newest: int) -> Any:
     return output.colour(", ".join(notes), color)
 
 
-@click.command(short_help="Tell what happened to a request.")
+@click.command(short_help="Explain what happened to a request.")
 @click.argument("request_id", metavar="ID")
 @control_options
 def explain(request_id: str, control: str | None, state_dir: str | None, as_json: bool) -> int:
-    """Tell what happened to a request, phase by phase, and what to do about it.
+    """Explain what happened to a request, phase by phase, and what to do about it.
 
-    ID stands in the answer's X-Request-ID and in the `instance` of a refusal; the whole
-    urn:fastgate:request:ID will do. The gateway keeps the most recent requests only.
+    ID is the answer's X-Request-ID, or the `instance` of a refusal (urn:fastgate:request:ID). The
+    gateway keeps only the most recent requests.
 
     \b
     Example:
@@ -151,14 +151,14 @@ def _print_request(data: dict[str, Any]) -> str:
     return reason.text if reason is not None else ""
 
 
-@click.command(short_help="End the gateway gracefully.")
+@click.command(short_help="Stop the gateway gracefully.")
 @control_options
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def drain(control: str | None, state_dir: str | None, as_json: bool, yes: bool) -> int:
-    """End the gateway gracefully, as SIGTERM does.
+    """Stop the gateway gracefully, as SIGTERM does.
 
-    Readiness turns 503, no new connections are taken, requests in progress are finished
-    (at most `drain_timeout`), then every process ends. There is no way back.
+    Readiness becomes 503 and no new connections are accepted. Requests in progress are completed
+    (for at most `drain_timeout`), then every process stops. This cannot be undone.
 
     \b
     Example:

@@ -13,14 +13,14 @@ from fastgate.cli.options import client_of, control_options
 DAY = click.DateTime(formats=["%Y-%m-%d"])
 
 
-@click.command(short_help="Show what was used and what it cost.")
+@click.command(short_help="Report usage and its cost.")
 @click.option(
     "--by", default="account", metavar="LIST",
     help="Grouped by these, with commas: day, account, consumer, credential, route, service, plan, "
     "meter. Default: account.",
 )  # fmt: skip
-@click.option("--since", type=DAY, help="From this day (UTC) on.")
-@click.option("--until", type=DAY, help="Up to this day (UTC), included.")
+@click.option("--since", type=DAY, help="From this day (UTC).")
+@click.option("--until", type=DAY, help="Up to and including this day (UTC).")
 @click.option("--account", metavar="ID", help="Only of this account, by id or name.")
 @click.option("--consumer", metavar="ID", help="Only of this consumer, by id or name.")
 @click.option("--route", metavar="NAME", help="Only of this route.")
@@ -42,7 +42,7 @@ def report(
     state_dir: str | None,
     as_json: bool,
 ) -> int:
-    """Show what was used and what it cost, over a period, grouped as asked for.
+    """Report usage and its cost over a period, in groups.
 
     \b
     Examples:

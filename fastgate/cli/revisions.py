@@ -11,11 +11,11 @@ from fastgate.cli.options import client_of, control_options
 REVISIONS = f"{CONFIG}/revisions"
 
 
-@click.group(short_help="Look at earlier configurations.")
+@click.group(short_help="List, compare and restore earlier configurations.")
 def revisions() -> None:
-    """Look at earlier configurations, compare them, and go back to one.
+    """List, compare and restore earlier configurations.
 
-    Every change makes a revision, whether it came from the file or through the control API.
+    Every change creates a revision, whether it came from the file or through the control API.
 
     \b
     Examples:
@@ -77,7 +77,11 @@ def show(number: int, control: str | None, state_dir: str | None, as_json: bool)
 
 @revisions.command(short_help="Show what a revision changed.")
 @click.argument("number", type=click.IntRange(min=1))
-@click.option("--against", type=click.IntRange(min=0), help="Another one than that before it.")
+@click.option(
+    "--against",
+    type=click.IntRange(min=0),
+    help="Compare with this revision instead of the one before.",
+)
 @control_options
 def diff(
     number: int, against: int | None, control: str | None, state_dir: str | None, as_json: bool
@@ -99,16 +103,16 @@ def diff(
     return OK
 
 
-@revisions.command(short_help="Bring an earlier configuration back.")
+@revisions.command(short_help="Restore an earlier configuration.")
 @click.argument("number", type=click.IntRange(min=1))
 @click.option("--dry-run", is_flag=True, help="Validate and compare; change nothing.")
 @control_options
 def rollback(
     number: int, dry_run: bool, control: str | None, state_dir: str | None, as_json: bool
 ) -> int:
-    """Bring an earlier configuration back, as a new revision.
+    """Restore an earlier configuration, as a new revision.
 
-    The file is not changed: correct it too, or the next reload brings its content back.
+    The file is not changed: correct it too, or the next reload applies it again.
 
     \b
     Example:

@@ -21,13 +21,13 @@ LEVELS = ("debug", "info", "warning", "error")
 
 
 @click.command(
-    epilog="Signals: HUP reads the file again, TERM drains and ends, INT (Ctrl-C) the same in a "
-    "hurry, QUIT ends at once, USR1 opens the access log anew."
+    epilog="Signals: HUP reloads the file, TERM drains and stops, INT (Ctrl-C) does the same but "
+    "waits for less time, QUIT stops at once, USR1 reopens the access log."
 )
 @click.argument("config", required=False, type=click.Path(dir_okay=False))
 @click.option(
     "--workers", type=click.IntRange(1, 64),
-    help="Worker processes, instead of what the file says.",
+    help="Number of worker processes. Default: what the file says.",
 )  # fmt: skip
 @click.option(
     "--state-dir", "--state", type=click.Path(file_okay=False),
@@ -35,19 +35,19 @@ LEVELS = ("debug", "info", "warning", "error")
 )  # fmt: skip
 @click.option(
     "--listen", metavar="ADDRESS",
-    help="Demonstration only: where clients connect. Default: 127.0.0.1:8080.",
+    help="Demonstration only: the address for clients. Default: 127.0.0.1:8080.",
 )  # fmt: skip
 @click.option(
     "--control", metavar="ADDRESS",
-    help="Demonstration only: where the control API is. Default: 127.0.0.1:8081.",
+    help="Demonstration only: the address of the control API. Default: 127.0.0.1:8081.",
 )  # fmt: skip
 @click.option(
     "--log-format", type=click.Choice(["auto", "human", "json"]), default="auto",
-    help="Lines for people, or JSON. Default: for people on a terminal.",
+    help="The format of log lines. Default: human on a terminal, else json.",
 )  # fmt: skip
 @click.option(
     "--log-level", type=click.Choice(LEVELS), envvar="FASTGATE_LOG_LEVEL", default="info",
-    help="The least that is logged. Default: info. [FASTGATE_LOG_LEVEL]",
+    help="The least severe level that is logged. Default: info. [FASTGATE_LOG_LEVEL]",
 )  # fmt: skip
 def run(
     config: str | None,
@@ -60,13 +60,13 @@ def run(
 ) -> int:
     """Start the gateway.
 
-    With a file, serve it. Without one, serve a demonstration: an upstream that echoes, an open
-    route, one with a key and one with a limit; what to try is printed.
+    With a file, it serves that configuration. Without one, it serves a demonstration with an echo
+    upstream, and prints what to try: an open route, a route with a key, a route with a limit.
 
     \b
     fastgate run                      # the demonstration
     fastgate run fastgate.yaml        # a configuration
-    kill -HUP PID                     # read the file again
+    kill -HUP PID                     # reload the file
     """
     import logging
 
@@ -131,8 +131,8 @@ def _say_what_to_try(ready: Ready, key: str, state: Path) -> None:
     token = state / settings.ADMIN_TOKEN
     tries = (
         (f"{base}/open/hello", "200: open to everyone"),
-        (f"{base}/keyed/hello", "401: needs a key"),
-        (f"-H 'X-Api-Key: {key}' {base}/keyed/hello", "200: the key of this run"),
+        (f"{base}/keyed/hello", "401: this route needs a key"),
+        (f"-H 'X-Api-Key: {key}' {base}/keyed/hello", "200: with the key of this demonstration"),
         (f"{base}/nothing", "404: no such route"),
         (f"{base}/limited", "200 twice, then 429"),
     )
@@ -144,22 +144,22 @@ def _say_what_to_try(ready: Ready, key: str, state: Path) -> None:
         settled += f"  export FASTGATE_CONTROL={control}\n"
     aside = ""
     if Path("fastgate.yaml").exists():
-        aside = "\n`fastgate run fastgate.yaml` serves the file that is here instead."
+        aside = "\nThis directory has a fastgate.yaml: `fastgate run fastgate.yaml` serves it."
     text = f"""
-FastGate demonstrates itself at {address}. In another terminal, try:
+A FastGate demonstration is running at {address}. In another terminal, try:
 
 {lines}
 
-Every answer has an X-Request-ID, and the gateway remembers what became of it:
+Every answer has an X-Request-ID. To see what happened to that request:
 
 {settled}  {program} explain ID
   {program} status
 
-The same over HTTP, at {control}; the token is in {token}:
+The control API is at {control}; its token is in {token}:
 
   curl -H "Authorization: Bearer $(cat {token})" {control}/v1/workers
 
-Ctrl-C ends it.{aside}
+Ctrl-C stops it.{aside}
 
 """
     sys.stdout.write(text)

@@ -16,9 +16,9 @@ SUBSCRIPTIONS = "/v1/subscriptions"
 _which = click.argument("subscription", metavar="ID")
 
 
-@click.group(short_help="Manage who subscribes to which plan.")
+@click.group(short_help="Manage subscriptions to plans.")
 def subscriptions() -> None:
-    """Manage who subscribes to which plan. Every change is in effect with the next request.
+    """Manage subscriptions to plans. Changes apply to the next request.
 
     \b
     Examples:
@@ -59,7 +59,7 @@ def _show(data: dict[str, Any], as_json: bool) -> int:
 @click.option("--account", metavar="ID", help="Only of this account, by id or name.")
 @control_options
 def list_(account: str | None, control: str | None, state_dir: str | None, as_json: bool) -> int:
-    """List subscriptions, the oldest first.
+    """List subscriptions, oldest first.
 
     \b
     Example:
@@ -77,7 +77,7 @@ def list_(account: str | None, control: str | None, state_dir: str | None, as_js
 @subscriptions.command(short_help="Subscribe an account to a plan.")
 @click.argument("account")
 @click.argument("plan")
-@click.option("--service", metavar="NAME", help="For this service alone.")
+@click.option("--service", metavar="NAME", help="Only for this service.")
 @click.option("--no-trial", is_flag=True, help="Without the plan's trial.")
 @control_options
 def create(
@@ -89,7 +89,7 @@ def create(
     state_dir: str | None,
     as_json: bool,
 ) -> int:
-    """Subscribe an account to a plan, from now.
+    """Subscribe an account to a plan, starting now.
 
     \b
     Example:
@@ -99,11 +99,11 @@ def create(
     return _show(client_of(control, state_dir).call("POST", SUBSCRIPTIONS, body).data, as_json)
 
 
-@subscriptions.command(short_help="Show a subscription and its life.")
+@subscriptions.command(short_help="Show a subscription and its history.")
 @_which
 @control_options
 def show(subscription: str, control: str | None, state_dir: str | None, as_json: bool) -> int:
-    """Show a subscription and every step of its life.
+    """Show a subscription and its history.
 
     \b
     Example:
@@ -123,14 +123,14 @@ def show(subscription: str, control: str | None, state_dir: str | None, as_json:
     return OK
 
 
-@subscriptions.command(short_help="Change the plan.")
+@subscriptions.command(short_help="Change the plan of a subscription.")
 @_which
 @click.argument("plan")
 @control_options
 def plan(
     subscription: str, plan: str, control: str | None, state_dir: str | None, as_json: bool
 ) -> int:
-    """Change the plan, from now; what was paid and not used is taken into account.
+    """Change the plan of a subscription now. Paid time that was not used is credited.
 
     \b
     Example:
@@ -160,11 +160,11 @@ def _act(
     return data
 
 
-@subscriptions.command(short_help="Stop service and billing.")
+@subscriptions.command(short_help="Pause service and billing.")
 @_which
 @control_options
 def pause(subscription: str, control: str | None, state_dir: str | None, as_json: bool) -> int:
-    """Stop service and billing until it is resumed.
+    """Pause service and billing until the subscription is resumed.
 
     \b
     Example:
@@ -173,11 +173,11 @@ def pause(subscription: str, control: str | None, state_dir: str | None, as_json
     return _show(_act(subscription, "pause", None, control, state_dir), as_json)
 
 
-@subscriptions.command(short_help="Go on with one that was paused or canceled.")
+@subscriptions.command(short_help="Resume a paused or canceled subscription.")
 @_which
 @control_options
 def resume(subscription: str, control: str | None, state_dir: str | None, as_json: bool) -> int:
-    """Go on with one that was paused or canceled.
+    """Resume a subscription that was paused or canceled.
 
     \b
     Example:
@@ -186,14 +186,15 @@ def resume(subscription: str, control: str | None, state_dir: str | None, as_jso
     return _show(_act(subscription, "resume", None, control, state_dir), as_json)
 
 
-@subscriptions.command(short_help="End a subscription.")
+@subscriptions.command(short_help="Cancel a subscription.")
 @_which
-@click.option("--now", is_flag=True, help="At once, instead of with its period.")
+@click.option("--now", is_flag=True, help="Cancel now, not at the end of the period.")
 @control_options
 def cancel(
     subscription: str, now: bool, control: str | None, state_dir: str | None, as_json: bool
 ) -> int:
-    """End a subscription with its period, or now (then access lasts as long as it was paid for).
+    """Cancel a subscription at the end of its period, or now with --now. Either way, access lasts
+    as long as it was paid for.
 
     \b
     Example:
@@ -207,7 +208,7 @@ def cancel(
 @click.argument("account")
 @control_options
 def invoices(account: str, control: str | None, state_dir: str | None, as_json: bool) -> int:
-    """List the invoices, receipts and credit notes of an account, the newest first.
+    """List the invoices, receipts and credit notes of an account, newest first.
 
     \b
     Example:
@@ -235,19 +236,21 @@ def invoices(account: str, control: str | None, state_dir: str | None, as_json: 
 _invoice = click.argument("invoice", metavar="INVOICE")
 
 
-@subscriptions.command(short_help="Note that an invoice was paid.")
+@subscriptions.command(short_help="Record that an invoice was paid.")
 @_invoice
 @click.option(
-    "--reference", metavar="TEXT", required=True, help="What paid it, such as a transfer's number."
+    "--reference",
+    metavar="TEXT",
+    required=True,
+    help="The external reference, such as a bank transfer.",
 )
 @control_options
 def pay(
     invoice: str, reference: str, control: str | None, state_dir: str | None, as_json: bool
 ) -> int:
-    """Note that an invoice was paid by other means; its subscription goes on at once.
+    """Record that an invoice was paid by other means. Its subscription continues at once.
 
-    INVOICE is a number or an id, as `fastgate subscriptions invoices` lists them. Nothing is
-    charged by this.
+    INVOICE is a number or an id from `fastgate subscriptions invoices`. This charges nothing.
 
     \b
     Example:
@@ -258,11 +261,11 @@ def pay(
     return _say_invoice(data, as_json)
 
 
-@subscriptions.command(short_help="Give an open invoice up.")
+@subscriptions.command(short_help="Void an open invoice.")
 @_invoice
 @control_options
 def void(invoice: str, control: str | None, state_dir: str | None, as_json: bool) -> int:
-    """Give an open invoice up; it is not owed any more, and its number stays used.
+    """Void an open invoice. It no longer has to be paid; its number is not used again.
 
     \b
     Example:

@@ -14,13 +14,13 @@ from fastgate.cli.options import client_of, control_options
 TOKENS = "/v1/tokens"
 
 
-@click.group(short_help="Manage tokens of the control API.")
+@click.group(short_help="Manage tokens for the control API.")
 def tokens() -> None:
-    """Manage tokens of the control API; takes the role admin.
+    """Manage tokens for the control API. This needs the role admin.
 
-    `viewer` reads; `operator` also changes configuration, consumers and keys, and drains;
-    `admin` also manages tokens. The first admin token is in the file admin-token of the state
-    directory.
+    The role `viewer` reads; `operator` also changes the configuration, consumers and keys, and
+    drains the gateway; `admin` also manages tokens. The first admin token is in the file
+    admin-token in the state directory.
 
     \b
     Examples:
@@ -30,13 +30,17 @@ def tokens() -> None:
     """
 
 
-@tokens.command(short_help="Make a token.")
+@tokens.command(short_help="Create a token.")
 @click.argument("label")
 @click.option(
     "--role", type=click.Choice(["viewer", "operator", "admin"]), default="viewer",
-    show_default=True, help="What it may do.",
+    show_default=True, help="What the token allows.",
 )  # fmt: skip
-@click.option("--expires", metavar="WHEN", help="After a duration (90d) or at a time (2027-01-01).")
+@click.option(
+    "--expires",
+    metavar="WHEN",
+    help="When it expires: after a duration (90d) or at a time (2027-01-01).",
+)
 @control_options
 def create(
     label: str,
@@ -46,9 +50,9 @@ def create(
     state_dir: str | None,
     as_json: bool,
 ) -> int:
-    """Make a token, named LABEL, which becomes the author of what is done with it.
+    """Create a token. LABEL is recorded as the author of the changes that are made with it.
 
-    The token alone goes to stdout, and is shown only then.
+    Only the token is printed to stdout. It is not shown again.
 
     \b
     Example:
@@ -69,7 +73,7 @@ def create(
 @tokens.command("list", short_help="List tokens.")
 @control_options
 def list_(control: str | None, state_dir: str | None, as_json: bool) -> int:
-    """List the tokens that were made through the control API.
+    """List the tokens that were created through the control API.
 
     \b
     Example:
@@ -96,11 +100,11 @@ def list_(control: str | None, state_dir: str | None, as_json: bool) -> int:
     return OK
 
 
-@tokens.command(short_help="Withdraw a token.")
+@tokens.command(short_help="Delete a token.")
 @click.argument("token_id")
 @control_options
 def delete(token_id: str, control: str | None, state_dir: str | None, as_json: bool) -> int:
-    """Withdraw a token; it is refused at once.
+    """Delete a token; it is refused at once.
 
     \b
     Example:

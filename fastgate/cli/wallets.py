@@ -19,13 +19,12 @@ from fastgate.cli.money import (
 from fastgate.cli.options import client_of, control_options
 
 
-@click.group(short_help="Show and fill the wallets of accounts.")
+@click.group(short_help="Show, credit and limit the wallets of accounts.")
 def wallets() -> None:
-    """Show and fill the wallets of accounts.
+    """Show, credit and limit the wallets of accounts.
 
-    A credit is in effect with the next request. Nothing that was booked is ever changed: what
-    was wrong is put right by another booking. ACCOUNT is an id or a name; AMOUNT is written
-    with its currency.
+    A credit applies to the next request. Entries are never changed: a mistake is corrected by
+    another entry. ACCOUNT is an id or a name; AMOUNT includes its currency.
 
     \b
     Examples:
@@ -36,12 +35,11 @@ def wallets() -> None:
     """
 
 
-@wallets.command(short_help="Show what an account has.")
+@wallets.command(short_help="Show an account's wallets.")
 @account_argument
 @control_options
 def show(account: str, control: str | None, state_dir: str | None, as_json: bool) -> int:
-    """Show what an account has: what requests can be charged now, what they hold, and what the
-    ledger says.
+    """Show an account's wallets: the balance, what requests hold of it, and what the ledger says.
 
     \b
     Example:
@@ -96,13 +94,13 @@ def _post(client: Client, account: str, what: str, body: Any, key: str | None) -
     return data
 
 
-@wallets.command(short_help="Put money into a wallet.")
+@wallets.command(short_help="Credit a wallet.")
 @account_argument
 @click.argument("amount")
 @click.option(
-    "--promotional", is_flag=True, help="Given by the house: spent first, never paid out."
+    "--promotional", is_flag=True, help="A gift from the operator: spent first, never paid out."
 )
-@click.option("--tax", metavar="AMOUNT", help="Tax that was paid on top.")
+@click.option("--tax", metavar="AMOUNT", help="Tax that was paid in addition.")
 @reference_options
 @key_option
 @control_options
@@ -118,7 +116,7 @@ def credit(
     state_dir: str | None,
     as_json: bool,
 ) -> int:
-    """Put money into a wallet that has arrived otherwise, or give some away.
+    """Credit a wallet, for a payment that arrived by other means, or as a gift (--promotional).
 
     \b
     Examples:
@@ -135,7 +133,7 @@ def credit(
     return _booked(_post(client_of(control, state_dir), account, "credits", body, key), as_json)
 
 
-@wallets.command(short_help="Give usage back to a wallet.")
+@wallets.command(short_help="Refund usage to a wallet.")
 @account_argument
 @click.argument("amount")
 @reference_options
@@ -151,7 +149,7 @@ def refund(
     state_dir: str | None,
     as_json: bool,
 ) -> int:
-    """Give usage back to a wallet; no more than it has cost.
+    """Refund usage to a wallet, at most what it has cost.
 
     \b
     Example:
@@ -161,15 +159,15 @@ def refund(
     return _booked(_post(client_of(control, state_dir), account, "refunds", body, key), as_json)
 
 
-@wallets.command(short_help="Undo a booking by another.")
+@wallets.command(short_help="Reverse an entry.")
 @account_argument
 @click.argument("entry", metavar="ENTRY")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @control_options
 def reverse(
     account: str, entry: str, yes: bool, control: str | None, state_dir: str | None, as_json: bool
 ) -> int:
-    """Undo a booking by another. The wallet may fall below zero by it.
+    """Reverse an entry by another one. The balance may become negative.
 
     \b
     Example:
@@ -181,10 +179,12 @@ def reverse(
     return _booked(_post(client, account, "corrections", {"reverses": entry}, None), as_json)
 
 
-@wallets.command(short_help="Make a page to pay on.")
+@wallets.command(short_help="Create a page for a payment.")
 @account_argument
 @click.argument("amount")
-@click.option("--return-url", required=True, metavar="URL", help="Where the payer goes afterwards.")
+@click.option(
+    "--return-url", required=True, metavar="URL", help="Where the payer returns to afterwards."
+)
 @control_options
 def topup(
     account: str,
@@ -194,7 +194,7 @@ def topup(
     state_dir: str | None,
     as_json: bool,
 ) -> int:
-    """Make a payment provider's page on which the amount is paid into the wallet.
+    """Create a page of the payment provider, on which the amount is paid into the wallet.
 
     \b
     Example:
@@ -210,11 +210,13 @@ def topup(
     return OK
 
 
-@wallets.command(short_help="Let a wallet top itself up.")
+@wallets.command(short_help="Set up automatic recharge.")
 @account_argument
-@click.option("--below", metavar="AMOUNT", help="Recharge when the balance is below.")
-@click.option("--amount", metavar="AMOUNT", help="How much; whole coins.")
-@click.option("--cap", metavar="AMOUNT", help="The most in a calendar month.")
+@click.option("--below", metavar="AMOUNT", help="Recharge if the balance falls below this.")
+@click.option(
+    "--amount", metavar="AMOUNT", help="The amount of each recharge; no fractions of a cent."
+)
+@click.option("--cap", metavar="AMOUNT", help="The maximum in a calendar month.")
 @click.option("--off", is_flag=True, help="Turn it off.")
 @control_options
 def recharge(
@@ -227,7 +229,7 @@ def recharge(
     state_dir: str | None,
     as_json: bool,
 ) -> int:
-    """Let a wallet top itself up from the saved payment method, or show how that stands.
+    """Set up or show automatic recharge of a wallet from the saved payment method.
 
     \b
     Examples:
@@ -259,7 +261,7 @@ def recharge(
     return OK
 
 
-@wallets.command(short_help="Limit what is spent.")
+@wallets.command(short_help="Show or change a spending limit.")
 @account_argument
 @click.argument("amount", required=False)
 @click.option(
@@ -279,7 +281,8 @@ def limit(
     state_dir: str | None,
     as_json: bool,
 ) -> int:
-    """Limit what an account spends in a period, or show its limit. "0 EUR": nothing may be spent.
+    """Show or change how much an account may spend in a period. With "0 EUR" it may spend
+    nothing.
 
     \b
     Examples:
@@ -303,7 +306,7 @@ def limit(
         output.say("No spending limit.")
     else:
         output.say(
-            f"{shown(data['spent'])} of {shown(data['limit'])} are spent; it begins anew at "
+            f"{shown(data['spent'])} of {shown(data['limit'])} are spent; it resets at "
             f"{output.when(data['resets_at'])}."
         )
     return OK

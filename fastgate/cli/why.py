@@ -15,9 +15,9 @@ _DIGEST = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
 _STYLES = {"passed": "green", "failed": "red", "skipped": "bright_black"}
 
 
-@click.command(short_help="Say whether a credential would be served, and what helps if not.")
+@click.command(short_help="Check whether a key would be served, and what helps if not.")
 @click.argument("credential", metavar="CREDENTIAL")
-@click.option("--route", metavar="NAME", help="On this route. Default: on any.")
+@click.option("--route", metavar="NAME", help="Check for this route. Default: any route.")
 @click.option("--consumer", "is_consumer", is_flag=True, help="CREDENTIAL is a consumer's name.")
 @control_options
 def why(
@@ -28,12 +28,12 @@ def why(
     state_dir: str | None,
     as_json: bool,
 ) -> int:
-    """Say whether a credential would be served now, and what helps if not.
+    """Check whether a key would be served now, and what helps if not.
 
-    CREDENTIAL is a key, its digest (sha256:…; `fastgate hash` makes one), "-" to read the key
-    from standard input, or with --consumer a consumer's id or name. Looks at everything that can
-    stand in the way, in order: key, consumer, subscription, limits, spending, balance. Changes
-    nothing, counts nothing. Exits 0 when it would be served, 1 when not.
+    CREDENTIAL is a key, its digest (sha256:…, see `fastgate hash`), "-" to read the key from
+    standard input, or with --consumer a consumer's id or name. Checks the key, consumer,
+    subscription, limits, spending and balance, in this order. Nothing is changed or counted.
+    Exits 0 if the key would be served, and 1 if not.
 
     \b
     Examples:

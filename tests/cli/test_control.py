@@ -125,7 +125,9 @@ def test_what_waits_for_a_restart_and_what_a_file_drops_is_said(
     assert cli.done("apply")["pending_restart"] == ["workers"]
     gateway.world.control.file = decode({**config, "workers": "auto", "drain_timeout": "9s"})
     ran = cli("reload")
-    assert "drops these changes made through the API:\n+ workers: 7\n" in ran.out, ran.out
+    assert "undoes these changes that were made through the API:\n+ workers: 7\n" in ran.out, (
+        ran.out
+    )
     assert "Pending" not in ran.out
 
 
