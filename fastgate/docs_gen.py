@@ -219,12 +219,11 @@ def reasons() -> str:
         MADE,
         "",
         "Every refusal is a problem document (RFC 9457, `application/problem+json`) with a stable "
-        "`reason`, and an id that `fastgate explain ID` takes. The same codes stand in the access "
-        "log and in metrics.",
+        "`reason`, and an id for `fastgate explain ID`. The access log and metrics use the same "
+        "codes.",
         "",
-        "The status says what would fix it: **401** show a credential; **402** paying fixes it; "
-        "**403** not allowed, paying would not help; **429** waiting fixes it; **5xx** it is on "
-        "our side.",
+        "The status says what helps: **401** send a valid credential; **402** pay; **403** neither "
+        "paying nor waiting helps; **429** wait; **5xx** the problem is on our side.",
         "",
         "While `billing.public` is on, the gateway serves a page for each at the problem's `type`, "
         f"`{PROBLEMS}REASON`, and refusals come in three forms, by `Accept`: problem documents for "
@@ -236,10 +235,12 @@ def reasons() -> str:
     for reason in REASONS:
         status = str(reason.status) if reason.status else "no answer"
         lines += [f"## {reason.code}", "", f"**{status}** · {reason.title}", "", reason.text, ""]
-        facts = [f"lies with {titles[reason.side]}"]
+        facts = [f"to be fixed by {titles[reason.side]}"]
         if reason.status:
             facts.append(
-                "may succeed when tried again" if reason.retryable else "stays until changed"
+                "may succeed when repeated"
+                if reason.retryable
+                else "refused until something changes"
             )
         if reason.close and reason.status:
             facts.append("the connection is closed")

@@ -110,7 +110,7 @@ class IdentityError(FastGateError):
 
 
 class ApplyError(FastGateError):
-    """A valid configuration could not be brought into service; the old one goes on serving."""
+    """A valid configuration could not be applied; the old one stays in force."""
 
 
 class ProcessError(FastGateError):
@@ -173,21 +173,21 @@ REASONS: tuple[Reason, ...] = (
     # 400. All close: where the head is in doubt, so is where the next message begins.
     _r(
         1, "malformed_request", 400, "client", "Malformed request",
-        "The request is not valid HTTP/1.1. Correct the message or the client that makes it; "
-        "sending it again unchanged will fail again.",
+        "The request is not valid HTTP/1.1. Correct the message, or the client that sends it. The "
+        "same request will fail again.",
         close=True,
     ),
     _r(
         2, "ambiguous_framing", 400, "client", "Ambiguous message framing",
-        "The length of the request's body is stated twice or in a way that two servers could "
-        "read differently. Send exactly one Content-Length, or Transfer-Encoding: chunked alone.",
+        "The length of the request's body is stated twice, or in a way that two servers could "
+        "read differently. Send either exactly one Content-Length or Transfer-Encoding: chunked.",
         close=True,
     ),
     _r(
         3, "bad_target", 400, "client", "Bad request target",
-        "The path or query holds something that is not allowed there: a raw control or non-ASCII "
-        "character, a fragment, %00, or an encoded slash on a route that does not take one. "
-        "Percent-encode the target as RFC 3986 says.",
+        "The path or query contains something that is not allowed there: a control character, a "
+        "non-ASCII character, a fragment, %00, or an encoded slash on a route that does not allow "
+        "it. Percent-encode the target as described in RFC 3986.",
         close=True,
     ),
     _r(
@@ -199,25 +199,24 @@ REASONS: tuple[Reason, ...] = (
     # 401
     _r(
         10, "credential_missing", 401, "client", "Credential required",
-        "This route needs an API key and the request carries none. Send your key the way "
-        "WWW-Authenticate says.",
+        "This route needs an API key, and the request has none. Send your key in one of the ways "
+        "that the WWW-Authenticate field names.",
     ),
     _r(
-        11, "credential_unknown", 401, "client", "Credential not known",
-        "The API key is not one of ours. Check that it is complete, and that it belongs to this "
-        "environment.",
+        11, "credential_unknown", 401, "client", "Unknown credential",
+        "The API key is unknown. Check that it is complete and belongs to this environment.",
     ),
     _r(
         12, "credential_expired", 401, "client", "Credential expired",
-        "The API key was valid once and has passed its expiry time. Ask for a new one.",
+        "The API key has expired. Ask for a new one.",
     ),
     _r(
         13, "credential_revoked", 401, "client", "Credential revoked",
         "The API key was revoked. Use the key that replaced it, or ask for a new one.",
     ),
     _r(
-        14, "token_invalid", 401, "client", "Token not valid",
-        "The token's signature, issuer, audience or time does not hold. Get a new token and try "
+        14, "token_invalid", 401, "client", "Invalid token",
+        "The token's signature, issuer, audience or time is not valid. Get a new token and try "
         "again.",
     ),
     # 402
@@ -237,12 +236,12 @@ REASONS: tuple[Reason, ...] = (
     ),
     _r(
         23, "spending_limit_reached", 402, "client", "Spending limit reached",
-        "A spending limit that was set for this key, consumer or account does not allow this "
-        "request. Wait for the limit to reset, or ask the API's operator to raise it.",
+        "A spending limit of this key, consumer or account does not allow this request. Wait for "
+        "the limit to reset, or ask the API's operator to raise it.",
     ),
     _r(
         24, "quota_exhausted_upgrade", 402, "client", "The plan's quota is used up",
-        "The plan's quota for this period is used up. Move to a larger plan to continue at once, "
+        "The plan's quota for this period is used up. Choose a larger plan to continue at once, "
         "or wait for the quota to reset.",
     ),
     _r(
@@ -251,18 +250,17 @@ REASONS: tuple[Reason, ...] = (
     ),
     _r(
         26, "payment_action_required", 402, "client", "A payment needs your action",
-        "A payment is waiting for the account's owner to make or confirm it. Complete it to "
-        "continue.",
+        "The account's owner has to make or confirm a payment. Complete it to continue.",
     ),
     _r(
         27, "payment_required", 402, "client", "Payment required",
-        "This request has to be paid for, and no account pays for it. Use a key whose account can "
-        "be charged, or pay in one of the ways that the answer offers.",
+        "This request costs money, and no account pays for it. Use a key whose account can be "
+        "charged, or pay in one of the ways that this answer offers.",
     ),
     _r(
-        28, "payment_invalid", 402, "client", "Payment not valid",
-        "The payment sent with the request is not valid for it: its amount, recipient or network "
-        "is wrong, or it has been used already. Make a new payment from the current offer.",
+        28, "payment_invalid", 402, "client", "Invalid payment",
+        "The payment that came with the request is not valid for it: its amount, recipient or "
+        "network is wrong, or it was used before. Make a new payment from the current offer.",
     ),
     _r(
         29, "payment_method_missing", 402, "client", "No payment method",
@@ -275,8 +273,8 @@ REASONS: tuple[Reason, ...] = (
     ),
     _r(
         41, "forbidden", 403, "client", "Forbidden",
-        "You are known, and not allowed to do this. Paying or waiting does not change that; ask "
-        "the API's operator.",
+        "Your key is valid, but it does not allow this. Paying or waiting does not help; ask the "
+        "API's operator.",
     ),
     _r(
         42, "consumer_suspended", 403, "client", "Consumer suspended",
@@ -293,16 +291,16 @@ REASONS: tuple[Reason, ...] = (
     # 404 .. 431
     _r(
         50, "no_route", 404, "client", "No such route",
-        "Nothing is published under this host and path. Check the address, also its spelling and "
-        "version.",
+        "There is nothing at this host and path. Check the address, its spelling and its version.",
     ),
     _r(
         51, "method_not_allowed", 405, "client", "Method not allowed",
-        "The path exists, the method does not. The Allow field lists the ones that do.",
+        "This path does not support the request's method. The Allow field lists the methods that "
+        "it supports.",
     ),
     _r(
         52, "not_acceptable", 406, "client", "Not acceptable",
-        "The resource has no form that the request's Accept fields allow.",
+        "The resource is not available in a form that the request's Accept fields allow.",
     ),
     _r(
         53, "request_timeout", 408, "client", "Request too slow",
@@ -312,23 +310,22 @@ REASONS: tuple[Reason, ...] = (
     ),
     _r(
         54, "route_retired", 410, "client", "Route retired",
-        "This part of the API has been taken out of service for good. See the API's documentation "
-        "for what replaces it.",
+        "This part of the API has been removed. The API's documentation says what replaces it.",
     ),
     _r(
         55, "body_too_large", 413, "client", "Request body too large",
-        "The request's body is larger than this route takes. Send less, or in parts.",
+        "The request's body is larger than this route allows. Send less, or send it in parts.",
         close=True,
     ),
     _r(
         56, "target_too_long", 414, "client", "Request target too long",
-        "The request line is longer than the gateway takes. Move data from the query into the "
+        "The request line is longer than the gateway allows. Move data from the query into the "
         "body.",
         close=True,
     ),
     _r(
         58, "expectation_failed", 417, "client", "Expectation not supported",
-        "The only Expect that is understood is 100-continue. Leave the field out.",
+        "The gateway supports no Expect field but 100-continue. Leave the field out.",
         close=True,
     ),
     _r(
@@ -350,20 +347,19 @@ REASONS: tuple[Reason, ...] = (
     ),
     _r(
         62, "concurrency_limited", 429, "client", "Too many requests at once",
-        "As many requests as allowed are in progress already. Wait until one of them ends.",
+        "The maximum number of requests is already in progress. Wait until one of them finishes.",
         retryable=True,
     ),
     _r(
         63, "hold_in_flight", 429, "client", "Balance reserved by requests in progress",
-        "The balance would cover this request if part of it were not reserved for requests in "
-        "progress. Wait for them to finish, then send it again.",
+        "Part of the balance is reserved for requests in progress, and the rest does not cover "
+        "this request. Wait for them to finish, then send it again.",
         retryable=True,
     ),
     # 500 .. 505: ours
     _r(
         70, "internal_error", 500, "gateway", "Internal error",
-        "Something went wrong in the gateway. It has been recorded under the id in `instance`; "
-        "name it when you ask.",
+        "Something went wrong in the gateway. If you report it, include the id in `instance`.",
         retryable=True,
     ),
     _r(
@@ -374,72 +370,72 @@ REASONS: tuple[Reason, ...] = (
     ),
     _r(
         72, "version_not_supported", 505, "client", "HTTP version not supported",
-        "This listener speaks HTTP/1.1 and HTTP/1.0.",
+        "This listener supports only HTTP/1.1 and HTTP/1.0.",
         close=True,
     ),
     _r(
         73, "account_not_loaded", 503, "gateway", "Account not loaded yet",
-        "The gateway has started and does not know yet what this account may do: its store has "
+        "The gateway has just started and has not loaded this account yet, because its store has "
         "not answered. Nothing was charged. Try again shortly.",
         retryable=True,
     ),
     # 502, 503, 504, 508
     _r(
         80, "upstream_invalid_response", 502, "upstream", "Invalid answer from the upstream",
-        "The server behind the gateway answered with something that is not valid HTTP. Try again "
-        "later; if it stays, report the id in `instance`.",
+        "The server behind the gateway sent an answer that is not valid HTTP. Try again later. If "
+        "it happens again, report the id in `instance`.",
         retryable=True,
     ),
     _r(
         81, "upstream_connect_failed", 502, "upstream", "Upstream not reachable",
-        "No connection to the server behind the gateway could be made. Nothing of the request "
-        "reached it, so it is safe to try again.",
+        "The gateway could not connect to the server behind it. The server received nothing of the "
+        "request, so it is safe to try again.",
         retryable=True,
     ),
     _r(
         82, "upstream_reset", 502, "upstream", "Upstream closed the connection",
         "The server behind the gateway closed the connection before it answered. It may have "
-        "acted on the request; check before repeating one that is not idempotent.",
+        "processed the request; check before you repeat one that is not idempotent.",
         retryable=True,
     ),
     _r(
         83, "no_healthy_target", 503, "upstream", "No healthy upstream",
-        "None of the servers behind this route is healthy just now. Try again shortly.",
+        "No server behind this route is healthy at the moment. Try again shortly.",
         retryable=True,
     ),
     _r(
         84, "overloaded", 503, "gateway", "Overloaded",
-        "The gateway has as much to do as it may take on. Try again shortly.",
+        "The gateway is at its capacity. Try again shortly.",
         retryable=True,
     ),
     _r(
         85, "draining", 503, "gateway", "Shutting down",
-        "This instance of the gateway is shutting down and takes no new requests. Connect again.",
+        "This instance of the gateway is shutting down and accepts no new requests. Connect again.",
         retryable=True,
         close=True,
     ),
     _r(
         86, "payment_provider_unavailable", 503, "gateway", "Payment provider not reachable",
-        "The payment could not be checked because its provider does not answer. You have not been "
-        "charged; try again shortly.",
+        "The payment could not be checked, because the payment provider does not answer. You were "
+        "not charged. Try again shortly.",
         retryable=True,
     ),
     _r(
         87, "settlement_unknown", 503, "gateway", "Settlement not known yet",
-        "A payment was submitted and its outcome is not known yet. Do not pay again; send the same "
-        "request shortly, with the same payment.",
+        "A payment was submitted, and its outcome is not known yet. Do not pay again. Send the "
+        "same request again shortly, with the same payment.",
         retryable=True,
     ),
     _r(
         88, "upstream_timeout", 504, "upstream", "Upstream too slow",
-        "The server behind the gateway did not answer in time. It may still act on the request; "
-        "check before repeating one that is not idempotent.",
+        "The server behind the gateway did not answer in time. It may still process the request; "
+        "check before you repeat one that is not idempotent.",
         retryable=True,
     ),
     _r(
         89, "loop_detected", 508, "gateway", "Loop detected",
-        "The request passed this gateway more often than allowed: a route leads back to the "
-        "gateway. Its operator has to correct the configuration.",
+        "The request passed through this gateway too often, because a route leads back to it. The "
+        "API's operator has to correct the configuration.",
     ),
     # No answer of ours.
     _r(
@@ -448,9 +444,9 @@ REASONS: tuple[Reason, ...] = (
         close=True,
     ),
     _r(
-        101, "response_truncated", 0, "upstream", "Answer broken off",
-        "The upstream's answer ended before it was complete; the client's connection was closed "
-        "so that nobody takes it for whole.",
+        101, "response_truncated", 0, "upstream", "Incomplete answer",
+        "The upstream's answer ended before it was complete. The client's connection was closed, "
+        "so that the client notices.",
         close=True,
     ),
     _r(
@@ -460,7 +456,7 @@ REASONS: tuple[Reason, ...] = (
     ),
     _r(
         103, "client_timeout", 0, "client", "Client too slow",
-        "The client took nothing of the answer for too long, or less than the minimum rate, and "
+        "The client stopped reading the answer, or read it more slowly than the minimum rate, and "
         "the connection was reset.",
         close=True,
     ),

@@ -59,11 +59,11 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "invalid_member": (422, "A member cannot be as it is"),
     "invalid_configuration": (422, "The configuration cannot be used"),
     "precondition_required": (428, "If-Match is needed"),
-    "internal_error": (500, "An error of the gateway"),
+    "internal_error": (500, "Error in the gateway"),
     "not_ready": (503, "Not every worker serves the newest configuration"),
     "provider_unavailable": (503, "The payment provider does not answer"),
     "store_unavailable": (503, "The store cannot be reached"),
-    "apply_failed": (503, "The configuration could not be brought into service"),
+    "apply_failed": (503, "The configuration could not be applied"),
 }
 """reason → status, title."""
 

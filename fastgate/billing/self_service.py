@@ -182,7 +182,7 @@ class SelfService:
         elif newest.cancel_at_period_end or state is State.CANCELED:
             await self.subscriptions.apply(newest.id, Event.KEEP, "taken back by its owner")
         else:
-            raise ConflictError("The subscription renews by itself; there is nothing to renew.")
+            raise ConflictError("The subscription renews automatically; there is nothing to renew.")
 
     async def take(self, account: str, name: str) -> None:
         """Go over to another plan, at once.

@@ -125,8 +125,11 @@ def answer(request: AnyRequest, error: Exception) -> Response[bytes]:
 
 
 _TROUBLES = {
-    404: ("No such page", "The gateway has no page at this address. Was the link cut short?"),
-    405: ("Not this way", "This page is there, but not for this method."),
+    404: (
+        "No such page",
+        "The gateway has no page at this address. Check that the link is complete.",
+    ),
+    405: ("Method not allowed", "This page does not support the request's method."),
     413: ("Too large", "No page here accepts that much."),
 }
 
@@ -135,7 +138,9 @@ def _view_of(error: Exception) -> View:
     if isinstance(error, Refused):
         return error.view
     if isinstance(error, StoreError) and not isinstance(error, ConflictError | NotFoundError):
-        return pages.trouble(503, "Not available just now", "Please try again shortly.", retry=5)
+        return pages.trouble(
+            503, "Not available at the moment", "Please try again shortly.", retry=5
+        )
     if isinstance(error, NotFoundError | ConflictError | LedgerError):
         return pages.trouble(409, "That cannot be done", str(error))
     if isinstance(error, Unsupported):
@@ -149,7 +154,7 @@ def _view_of(error: Exception) -> View:
         title, text = _TROUBLES.get(error.status_code, ("Not understood", error.detail))
         return pages.trouble(error.status_code, title, text, back=f"{PREFIX}/problems")
     log.error("A request of the public side failed.", exc_info=error)
-    return pages.trouble(500, "An error of the gateway", "It has been recorded.")
+    return pages.trouble(500, "Error in the gateway", "The error was recorded.")
 
 
 # ---- who asks ---------------------------------------------------------------------------
@@ -190,7 +195,7 @@ def _keyed(public: Public, key: str) -> Visitor:
         or found.revoked_at
         or (found.expires_at and found.expires_at <= now)
     ):
-        raise Refused(pages.denied("This key is not known here, or no longer valid."))
+        raise Refused(pages.denied("This key is unknown or no longer valid."))
     ident = secrets.token_hex(16)
     token = public.capabilities.make(ident, stable_hash(consumer.id), now)
     return _linked(public, ident, token)
@@ -225,7 +230,7 @@ def _owner(public: Public, request: AnyRequest) -> tuple[Visitor, str, SelfServi
     service = public.service()
     if service is None or consumer.account is None:
         text = (
-            "Nothing costs money at this gateway."
+            "This gateway does not charge for anything."
             if service is None
             else f"{consumer.name} belongs to no account. Ask the API's operator for one."
         )

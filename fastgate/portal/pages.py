@@ -48,7 +48,7 @@ def denied(text: str) -> View:
     """A link or key that does not hold, with a way to show another."""
     view = sign_in(text)
     return View(
-        title="This link does not open anything",
+        title="This link is not valid",
         kicker="403 Forbidden",
         texts=(text,),
         asks=view.asks,
@@ -59,7 +59,7 @@ def denied(text: str) -> View:
 
 def sign_in(text: str = "") -> View:
     """Who is it?"""
-    said = text or "Show the API key of the account. It is not kept; you get a link for an hour."
+    said = text or "Enter an API key of the account. It is not stored; you get a link for an hour."
     return View(
         title="Whose account?",
         kicker="401 Unauthorized",
@@ -76,7 +76,7 @@ def sign_in(text: str = "") -> View:
 def not_kept(ident: str) -> View:
     """The request is not in the records any more."""
     text = (
-        "This request is no longer kept: only the most recent ones are. Send it again; the answer "
+        "Only the most recent requests are kept, and this one is not. Send it again: the answer "
         "has a new link."
     )
     return trouble(404, "No record of this request", f"{text} (Request {ident}.)")
@@ -90,8 +90,9 @@ def reasons(all_of_them: Sequence[Reason]) -> View:
     return View(
         title="Why requests are refused",
         texts=(
-            "The status says what would fix it: 401 show a credential; 402 pay; 403 paying would "
-            "not help; 429 wait; 5xx the problem is on our side. Each refusal names its reason.",
+            "The status says what helps: 401 send a valid key; 402 pay; 403 neither paying nor "
+            "waiting helps; 429 wait; 5xx the problem is on our side. Each refusal names its "
+            "reason.",
         ),
         entries=tuple(
             (f"{each.status} {each.code}", each.title, f"{PROBLEMS}{each.code}")
@@ -114,7 +115,7 @@ def reason(one: Reason) -> View:
     facts = [
         ("Reason", one.code),
         ("Status", f"{one.status} {PHRASES[one.status]}"),
-        ("Lies with", _SIDES[one.side]),
+        ("Who can fix it", _SIDES[one.side]),
         ("Retry", retry.replace("_", " ")),
     ]
     if members := MEMBERS.get(one.code):
@@ -285,14 +286,14 @@ def top_up(
     hint, value = "For example 20 or 12.50.", ""
     if missing is not None:
         text = show(missing.micros, missing.currency)
-        value, hint = text.partition(" ")[0], f"The request was refused for want of {text}."
+        value, hint = text.partition(" ")[0], f"The request needs {text} more."
     choices = tuple(dict.fromkeys(currencies))
     inputs = (
         Input("amount", "Amount", value=value, hint=hint),
         Input("currency", "Currency", value=choices[0], choices=choices),
     )
     ask = Ask(path("top-up"), "Continue to payment", inputs)
-    text = "You pay on the payment provider's page. The money can be used as soon as it is paid."
+    text = "You pay on the payment provider's page. You can use the money as soon as it is paid."
     return View(
         title="Top up",
         kicker=overview.account,
@@ -306,7 +307,7 @@ def top_up(
 
 def method(overview: Overview, path: Path) -> View:
     """Leave a payment method."""
-    text = "You enter it on the payment provider's page. Open invoices are then charged to it."
+    text = "You enter it on the payment provider's page. It is then charged for open invoices."
     return View(
         title="Payment method",
         kicker=overview.account,
@@ -354,7 +355,7 @@ def renew(overview: Overview, path: Path) -> View:
         )
     one = overview.subscriptions[0]
     ended = one.ending or one.state in ("canceled", "expired")
-    title, acts = "It renews by itself", []
+    title, acts = "It renews automatically", []
     if ended:
         title = f"Renew {one.plan}"
     elif overview.open:
@@ -375,7 +376,7 @@ def renew(overview: Overview, path: Path) -> View:
 
 def plans(offers: Sequence[Offer], path: Path) -> View:
     """Which plans there are."""
-    text = "A plan starts when it is paid for. What you have paid and not used is deducted."
+    text = "A plan starts when it is paid for. Paid time that you have not used is deducted."
     if not offers:
         text = "No plan can be chosen here. Ask the API's operator."
     return View(

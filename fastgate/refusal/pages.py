@@ -59,9 +59,9 @@ MARKDOWN_FIELDS = [
 ]
 
 RETRY_TEXTS: dict[Retry, str] = {
-    "never": "Sending the same request again will not help until something is changed.",
-    "after_payment": "Send the same request again after paying; the key stays the same.",
-    "after_delay": "Send the same request again later; nothing needs to be changed.",
+    "never": "The same request will be refused again until something changes.",
+    "after_payment": "After paying, send the same request again with the same key.",
+    "after_delay": "Send the same request again later. Nothing needs to be changed.",
     "same_credential": "Do not pay again. Send the same request again shortly, with the same "
     "payment.",
 }

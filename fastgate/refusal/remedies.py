@@ -33,7 +33,7 @@ class Remedy(NamedTuple):
 
 
 TOP_UP = Remedy("top_up", "Top up the wallet", "top-up")
-UPGRADE = Remedy("upgrade", "Move to a larger plan", "plan")
+UPGRADE = Remedy("upgrade", "Choose a larger plan", "plan")
 OTHER_PLAN = Remedy("upgrade", "Choose another plan", "plan")
 SERVICE_PLAN = Remedy("upgrade", "Choose a plan that includes this service", "plan")
 METHOD = Remedy("update_payment_method", "Change the payment method", "payment-method")

@@ -180,17 +180,18 @@ MEMBERS: dict[str, dict[str, Any]] = {
 
 _DUE_DETAIL = "\1d Invoice \1K over \1J \1Y was due on \x015.\1."
 DETAILS: dict[str, str] = {
-    "insufficient_balance": "\1f It asked for \x012 units of \x011; the balance covers \x013.\1.",
-    "spending_limit_reached": "\1e It is the limit of the \1V.\1.\1w\1t It resets on \x014.\1.\1."
-    "\1f It asked for \x012 units of \x011; what is left covers \x013.\1.",
+    "insufficient_balance": "\1f The request needs \x012 units of \x011; the balance covers "
+    "\x013.\1.",
+    "spending_limit_reached": "\1e The limit is set for the \1V.\1.\1w\1t It resets on \x014.\1.\1."
+    "\1f The request needs \x012 units of \x011; what is left covers \x013.\1.",
     "quota_exhausted": "\1t It resets on \x014.\1.",
     "quota_exhausted_upgrade": "\1t It resets on \x014.\1.",
     "rate_limited": " Try again in \x017.",
-    "hold_in_flight": "\1f It asked for \x012 units of \x011; the free part covers \x013.\1.",
+    "hold_in_flight": "\1f The request needs \x012 units of \x011; the rest covers \x013.\1.",
     "subscription_expired": "\1s It ended on \x016.\1.",
     "subscription_past_due": _DUE_DETAIL,
     "payment_failed": _DUE_DETAIL,
-    "payment_action_required": "\1d It is for invoice \1K over \1J \1Y.\1.",
+    "payment_action_required": "\1d The payment is for invoice \1K over \1J \1Y.\1.",
     "payment_method_missing": _DUE_DETAIL,
 }
 """What follows a reason's text where it is known, with holes: the case at hand, in words."""
@@ -362,8 +363,8 @@ _FACTS: dict[str, tuple[str, str]] = {
     "amount_due": ("Amount due", "\1J \1Y"),
     "invoice": ("Invoice", "\1K"),
     "due_at": ("Due on", "\x015"),
-    "units": ("Asked for", "\x012 units of \x011"),
-    "units_available": ("Would fit", "\x013 units of \x011"),
+    "units": ("Needed", "\x012 units of \x011"),
+    "units_available": ("Available", "\x013 units of \x011"),
     "policy": ("Limit", "\x018"),
     "used": ("Used", "\1U of \1L"),
     "retry_after": ("Try again in", "\x017"),

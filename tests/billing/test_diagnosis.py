@@ -369,7 +369,7 @@ async def diagnosed(note: RefusedPayment) -> Step:
 async def test_why_the_facilitator_refused_a_payment_is_told_in_words() -> None:
     agreed = [PaymentField("to", "0xcc", "0xcc"), PaymentField("value", "5", "5")]
     found = await diagnosed(refused(fields=agreed, message="have 3"))
-    assert found.text.startswith("The payer does not have the amount")
+    assert found.text.startswith("The payer does not have enough")
     assert found.fix is not None
     assert "Fund the payer's address" in found.fix.text
     assert found.numbers == {
@@ -416,12 +416,12 @@ def test_notes_of_refused_payments_are_bounded_and_their_own(tmp_path: Path) -> 
         ("invalid_exact_evm_payload_signature", "signature"),
         ("invalid_exact_evm_payload_authorization_valid_before", "expired"),
         ("invalid_exact_evm_payload_authorization_value_mismatch", "amount"),
-        ("invalid_exact_evm_payload_recipient_mismatch", "Another address"),
-        ("invalid_exact_evm_nonce_already_used", "taken before"),
+        ("invalid_exact_evm_payload_recipient_mismatch", "another address"),
+        ("invalid_exact_evm_nonce_already_used", "used before"),
         ("unsupported_scheme", "scheme"),
         ("invalid_network", "network"),
-        ("invalid_exact_evm_insufficient_balance", "does not have the amount"),
-        ("invalid_exact_evm_token_name_mismatch", "another name"),
+        ("invalid_exact_evm_insufficient_balance", "does not have enough"),
+        ("invalid_exact_evm_token_name_mismatch", "name differs"),
     ],
 )
 def test_codes_of_facilitators_are_known(code: str, says: str) -> None:

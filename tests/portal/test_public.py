@@ -65,7 +65,7 @@ async def test_a_page_that_is_not_there_leads_on(visit: httpx.AsyncClient) -> No
     answer = await visit.get("/_fastgate/nowhere")
     page = Page(answer)
     assert answer.status_code == 404
-    assert "Was the link cut short?" in page.said
+    assert "Check that the link is complete" in page.said
     assert page.links == ["/_fastgate/problems"]
 
 
@@ -114,7 +114,7 @@ async def test_a_link_of_a_refusal_fills_in_the_top_up(
     # What is missing, in whole cents; the currencies to choose from, that of the request first.
     assert 'name="amount" type="text" value="0.01"' in answer.text
     assert "<option selected>USD</option><option>EUR</option>" in answer.text
-    assert "refused for want of 0.01 USD" in Page(answer).said
+    assert "needs 0.01 USD more" in Page(answer).said
     text = (await visit.get(link, headers={"accept": "text/markdown"})).text
     assert "with `amount` (0.01), `currency` (USD)" in text
 
@@ -280,7 +280,7 @@ async def test_who_has_no_account(world: World, visit: httpx.AsyncClient) -> Non
 @pytest.mark.parametrize(
     ("state", "reason", "ending", "bills", "title", "renews"),
     [
-        ("active", None, False, 0, "It renews by itself", False),
+        ("active", None, False, 0, "It renews automatically", False),
         ("active", None, True, 0, "Renew pro", True),
         ("expired", "subscription_expired", False, 0, "Renew pro", True),
         ("incomplete", "payment_action_required", False, 1, "has to be paid first", False),

@@ -20,10 +20,12 @@ class Fix(msgspec.Struct, frozen=True, kw_only=True):
 
 ASK = Fix(action="ask", text="Ask the API's operator.")
 _FIXES: dict[str, Fix] = {
-    "credential_missing": Fix(action="use_key", text="Send your key as WWW-Authenticate says."),
+    "credential_missing": Fix(
+        action="use_key", text="Send your key in one of the ways that WWW-Authenticate names."
+    ),
     "credential_unknown": Fix(
         action="use_key",
-        text="Check that the key is complete and of this gateway; if it is, ask for a new one.",
+        text="Check that the key is complete and belongs to this gateway, or ask for a new one.",
     ),
     "token_invalid": Fix(action="new_key", text="Get a new token."),
     "credential_expired": Fix(action="new_key", text="Ask for a new key."),
@@ -37,7 +39,7 @@ _FIXES: dict[str, Fix] = {
         action="pay", text="Pay in one of the ways that the PAYMENT-REQUIRED field offers."
     ),
     "payment_invalid": Fix(
-        action="pay", text="Make a new payment from the offer in this answer; none was taken."
+        action="pay", text="Make a new payment from the offer in this answer. You were not charged."
     ),
     "settlement_unknown": Fix(
         action="wait", text="Do not pay again; send the same request with the same payment."

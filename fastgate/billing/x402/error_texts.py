@@ -16,15 +16,15 @@ class Words(NamedTuple):
     fix: str
 
 
-_NEW = "Make a new payment from the offer in the answer; none was taken."
+_NEW = "Make a new payment from the offer in the answer. You were not charged."
 _CLOCK = "Check the payer's clock, and make a new payment."
 
 _DOMAIN = (
-    "Whoever runs the API has to correct `asset_name` and `asset_version` of the route: they are "
-    "signed, and are not those of the token's contract."
+    "The API's operator has to correct the route's `asset_name` and `asset_version`: they are "
+    "signed, and they differ from those of the token's contract."
 )
 _POOR = Words(
-    "The payer does not have the amount in this token on this network.",
+    "The payer does not have enough of this token on this network.",
     "Fund the payer's address with the token, and make a new payment.",
 )
 _SIGNATURE = Words(
@@ -35,7 +35,7 @@ _SIGNATURE = Words(
 _AMOUNT = Words("The amount is not the one that was asked for.", _NEW)
 _NETWORK = Words(
     "The facilitator does not serve this network.",
-    "Whoever runs the API has to name a facilitator and a network that go together.",
+    "The API's operator has to name a facilitator that supports the network.",
 )
 
 _BY_END: tuple[tuple[str, Words], ...] = (
@@ -47,23 +47,29 @@ _BY_END: tuple[tuple[str, Words], ...] = (
     ("authorization_valid_before", Words("The payment has expired.", _CLOCK)),
     ("authorization_value", _AMOUNT),
     ("value_mismatch", _AMOUNT),
-    ("recipient_mismatch", Words("Another address than the seller's would be paid.", _NEW)),
+    ("recipient_mismatch", Words("The payment goes to another address than the seller's.", _NEW)),
     (
         "nonce_already_used",
-        Words("The payment was taken before.", "Make a new payment; one pays for one request."),
+        Words("The payment was used before.", "Make a new payment; each pays for one request."),
     ),
-    ("token_name_mismatch", Words("The token has another name than was signed.", _DOMAIN)),
-    ("token_version_mismatch", Words("The token has another version than was signed.", _DOMAIN)),
+    (
+        "token_name_mismatch",
+        Words("The token's name differs from the one that was signed.", _DOMAIN),
+    ),
+    (
+        "token_version_mismatch",
+        Words("The token's version differs from the one that was signed.", _DOMAIN),
+    ),
     (
         "eip3009_not_supported",
         Words(
-            "The token does not take transfers by signature (EIP-3009).",
-            "Whoever runs the API has to name a token that does.",
+            "The token does not support transfers by signature (EIP-3009).",
+            "The API's operator has to name a token that does.",
         ),
     ),
     (
         "simulation_failed",
-        Words("The token would refuse the transfer.", "Ask the token's contract why it reverts."),
+        Words("The token would refuse the transfer.", "Find out from the token's contract why."),
     ),
     ("invalid_network", _NETWORK),
     ("network_mismatch", _NETWORK),
@@ -71,15 +77,18 @@ _BY_END: tuple[tuple[str, Words], ...] = (
     (
         "scheme",
         Words(
-            "The facilitator does not know this scheme of payment.",
-            "Whoever runs the API has to name a facilitator that knows it.",
+            "The facilitator does not support this payment scheme.",
+            "The API's operator has to name a facilitator that does.",
         ),
     ),
     ("invalid_payload", Words("The facilitator could not read the payment.", _NEW)),
-    ("invalid_x402_version", Words("The facilitator speaks another version of x402.", _NEW)),
+    ("invalid_x402_version", Words("The facilitator supports another version of x402.", _NEW)),
     (
         "interrupted",
-        Words("The request was interrupted before anything was settled; nothing was taken.", _NEW),
+        Words(
+            "The request was interrupted before the payment was settled. You were not charged.",
+            _NEW,
+        ),
     ),
 )
 """By the end of the code: schemes and versions put words of their own in front."""
