@@ -202,6 +202,12 @@ def test_links_lead_somewhere(text: Path) -> None:
             assert anchor in slugs, target
 
 
+def test_how_to_change_things_names_files_only_as_links() -> None:
+    """So that the test above finds a file that was moved."""
+    prose = LINK.sub("", (PROJECT / "docs" / "changing-things.md").read_text())
+    assert re.findall(r"[\w./-]+\.(?:pyx?|pxd|pyi|md|toml|yaml)\b", prose) == []
+
+
 def test_the_index_of_the_documentation_has_every_page() -> None:
     index = (PROJECT / "docs" / "README.md").read_text()
     pages = {path.name for path in (PROJECT / "docs").glob("*.md")} - {"README.md"}

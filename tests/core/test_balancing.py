@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -20,13 +21,23 @@ from enginekit import Plane
 
 from fastgate._core.counters import counters_snapshot
 from fastgate._core.shm import Segment
+from fastgate.model.gateway import Upstream
+from fastgate.model.shape import fields_of, shape_of
 
 POLICIES = ("round_robin", "least_connections", "p2c_ewma", "hash")
+GUIDE = Path(__file__).parents[2] / "docs" / "upstreams.md"
 LONG = "FASTGATE_BALANCING" in os.environ
 REQUESTS = int(os.environ.get("FASTGATE_BALANCING", "600"))
 BATCH = 50
 AFTER = 5
 FOR_NS = 3_600_000_000_000  # longer than any test: what ends an ejection is `rested`
+
+
+def test_the_guide_describes_every_policy_that_can_be_configured() -> None:
+    names = shape_of(fields_of(Upstream)["balance"].annotation).choices
+    rows = re.findall(r"^\| `(\w+)` \|", GUIDE.read_text(), re.MULTILINE)
+    assert set(names) <= set(rows)
+    assert set(POLICIES) <= set(names)
 
 
 class Target(asyncio.Protocol):
