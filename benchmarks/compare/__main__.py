@@ -50,7 +50,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the results")
     parser.add_argument("--list", action="store_true", help="list scenarios and subjects, and end")
     parser.add_argument(
-        "--render", action="store_true", help="only write compare.md and .png of compare.json anew"
+        "--render",
+        action="store_true",
+        help="only write compare.md and .png again, from compare.json",
     )
     given = parser.parse_args(argv)
     if given.rounds is not None and not 1 <= given.rounds <= 100:

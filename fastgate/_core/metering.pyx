@@ -1,7 +1,7 @@
 """metering: units of meters that a handler reports, held for and charged by the caller's plan.
 
 What a request uses beyond itself (tokens, pages, bytes) only its handler knows, and often only at
-the end. So it says the most first, which is held at the plan's price for so many, and then what it was:
+the end. So it names the maximum first, which is held at the plan's price for so many, and then what it was:
 
     hold_units("tokens", 4000)     units_most: held, beside the request's own price      or PaymentRefused
     use_units("tokens", 700)       price so far: due, should the worker be killed

@@ -82,7 +82,7 @@ class Capabilities:
 def load_key(state: Path) -> bytes:
     """The gateway's key, made at first. Raises ProcessError when it can be neither read nor made.
 
-    A file that is damaged is made anew: links that are out there stop to work, nothing else.
+    A damaged file is replaced. Existing links then stop working; nothing else changes.
     """
     path = state / FILE
     try:

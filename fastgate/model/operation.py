@@ -274,7 +274,7 @@ class AccessLog(Model, frozen=True, kw_only=True):
         str,
         Meta(
             min_length=1,
-            description="`off`, `stdout`, `stderr`, or a file's path (SIGUSR1 opens it anew).",
+            description="`off`, `stdout`, `stderr`, or a file's path (SIGUSR1 reopens it).",
         ),
     ] = "off"
     format: Annotated[
