@@ -13,7 +13,7 @@ FAULT_TEXTS: tuple[str, ...] = (
     "This version of HTTP is not spoken here; use HTTP/1.1.",
     "The request line is longer than this gateway allows.",
     "The request line has no target.",
-    "The target is none that this method takes: use a path that starts with a slash.",
+    "This method does not allow such a target: use a path that starts with a slash.",
     "The target's scheme is not http or https.",
     "The target's authority is not a host with an optional port.",
     "The target carries user information, which is not allowed.",

@@ -193,7 +193,7 @@ async def credit(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Respons
     await desk.open_account(account)
     if body.kind == "promotional":
         if body.tax is not None:
-            raise invalid("tax", "There is none on what is given away.")
+            raise invalid("tax", "There is no tax on a gift.")
         posted = await desk.wallets.promo(movement)
     else:
         posted = await _paid_in(desk, movement, _tax(body.tax, movement.currency))

@@ -259,7 +259,7 @@ class Dunning(Model, frozen=True, kw_only=True):
 
 
 class Notices(Model, frozen=True, kw_only=True):
-    """What customers are told, and when."""
+    """Notices to customers, and when they are sent."""
 
     renewal_days: Annotated[
         list[Annotated[int, Meta(ge=0, le=366)]],
@@ -473,21 +473,22 @@ class Billing(Model, frozen=True, kw_only=True):
     time_zone: Annotated[
         str,
         Meta(
-            description="Time zone of accounts that have none of their own, by its IANA name: "
-            "`Europe/Berlin`. Their periods begin at its midnight."
+            description="Default time zone of accounts, by its IANA name: `Europe/Berlin`. "
+            "Their periods begin at its midnight."
         ),
     ] = "UTC"
     seller: Annotated[Seller, Meta(description="Who sells, on invoices.")] = Seller()
     spending: Annotated[
-        Spending, Meta(description="Spending limits of those who have none of their own.")
+        Spending,
+        Meta(description="Default spending limits of accounts, consumers and keys."),
     ] = Spending()
     grace: Annotated[Grace, Meta(description="Service while a payment is in doubt.")] = Grace()
     dunning: Annotated[Dunning, Meta(description="Tries after a failed payment.")] = Dunning()
     usage: Annotated[UsageKeeping, Meta(description="Keeping usage records.")] = UsageKeeping()
-    notices: Annotated[Notices, Meta(description="What customers are told.")] = Notices()
-    smtp: Annotated[Smtp | None, Meta(description="Notices by mail. Default: none are mailed.")] = (
-        None
-    )
+    notices: Annotated[Notices, Meta(description="Notices to customers.")] = Notices()
+    smtp: Annotated[
+        Smtp | None, Meta(description="Notices by e-mail. Default: no e-mail is sent.")
+    ] = None
     webhooks: Annotated[list[Webhook], Meta(description="Notices by signed webhook.")] = []
     providers: Annotated[
         list[Name],

@@ -170,7 +170,7 @@ def _unmetered(gateway: Gateway) -> Iterator[ConfigurationError]:
     for meter in gateway.billing.stripe.usage:
         if meter not in known:
             yield ConfigurationError(
-                f"{meter!r}: no plan prices units of it, so none are counted",
+                f"{meter!r}: no plan has a price for its units, so they are not counted",
                 f"billing.stripe.usage.{meter}",
                 hint=f"Counted: {', '.join(sorted(known))}.",
             )

@@ -195,7 +195,7 @@ class Auth(Model, frozen=True, kw_only=True):
     """What a caller must show. Empty: nothing."""
 
     api_key: Annotated[
-        ApiKeyAuth | None, Meta(description="An API key. Default: none is asked for.")
+        ApiKeyAuth | None, Meta(description="An API key. Default: no key is needed.")
     ] = None
 
 

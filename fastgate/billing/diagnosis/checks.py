@@ -172,7 +172,7 @@ class Case:
         if self.no_store is not None:
             return self.skipped(check, f"The store cannot be reached right now: {self.no_store}")
         if self.consumer is None:
-            return self.skipped(check, "It is not known who calls.")
+            return self.skipped(check, "The caller is unknown.")
         return self.skipped(check, "The consumer belongs to no account.")
 
 
@@ -232,9 +232,9 @@ def _credential(case: Case) -> Step:
         )
     if outcome is not None and outcome.key == _MISSING:
         return case.failed(
-            "credential", "credential_missing", "The route needs a key and none was sent."
+            "credential", "credential_missing", "The route needs a key, and the request has none."
         )
-    return case.skipped("credential", "No credential was sent, and none is needed.")
+    return case.skipped("credential", "No credential was sent, and the route needs no key.")
 
 
 def _key(case: Case) -> Step:
@@ -242,7 +242,7 @@ def _key(case: Case) -> Step:
     if key is None and case.is_record and case.consumer is not None:
         return case.passed("key", "It was valid when the request came.")
     if key is None or outcome is None or not outcome.looks_at_keys:
-        return case.skipped("key", "There is no key to look at.")
+        return case.skipped("key", "There is no key to check.")
     if outcome.key == _REVOKED:
         at = _when(key.revoked_at)
         text = f"The key was revoked on {moment_of(key.revoked_at)}."
@@ -260,7 +260,7 @@ def _key(case: Case) -> Step:
 def _consumer(case: Case) -> Step:
     consumer, outcome = case.consumer, case.outcome
     if consumer is None:
-        return case.skipped("consumer", "It is not known who calls.")
+        return case.skipped("consumer", "The caller is unknown.")
     if outcome is None or outcome.key != _SUSPENDED:
         return case.passed("consumer", f"The consumer {consumer.name} may call.")
     if not consumer.suspended and consumer.plan not in case.evidence.plans():
@@ -318,7 +318,7 @@ def _subscription(case: Case) -> Step:
 def _plan(case: Case) -> Step:
     consumer, outcome, route = case.consumer, case.outcome, case.route
     if consumer is None or outcome is None:
-        return case.skipped("plan", "It is not known who calls.")
+        return case.skipped("plan", "The caller is unknown.")
     plan = outcome.plan
     numbers: Numbers = {"plan": plan} if plan else {}
     if outcome.service and route is not None:
@@ -372,7 +372,7 @@ def _provider(case: Case) -> Step:
         )
     providers = [each for each in case.evidence.providers() if each.charges]
     if not providers:
-        return case.skipped("provider", "No payment provider that charges is set up.")
+        return case.skipped("provider", "No payment provider that can charge is configured.")
     down = [each for each in providers if not each.up]
     if not down:
         names = ", ".join(each.name for each in providers)
@@ -390,7 +390,7 @@ def _provider(case: Case) -> Step:
 def _limited(case: Case, check: Check, kinds: tuple[str, ...]) -> Step:
     outcome = case.outcome
     if outcome is None:
-        return case.skipped(check, "It is not known what applies.")
+        return case.skipped(check, "It is unknown which limits apply.")
     found = [each for each in outcome.limits if each.kind in kinds]
     refused = CHECK_OF.get(case.recorded or "") == check
     known = {None, *(each.name for each in outcome.limits)}
@@ -398,7 +398,7 @@ def _limited(case: Case, check: Check, kinds: tuple[str, ...]) -> Step:
         return case.skipped(check, "How the limit stands for that caller is not known now.")
     if not found:
         more = " Limits that count by address or key are not looked at." if outcome.unseen else ""
-        return case.skipped(check, f"None applies.{more}")
+        return case.skipped(check, f"No limit applies.{more}")
     refusing = [each for each in found if each.reason]
     # The one that refused a recorded request, if it does still.
     first = next((each for each in refusing if reason_code(each.reason) == case.recorded), None)
@@ -432,7 +432,7 @@ def _quota(case: Case) -> Step:
 def _spending(case: Case) -> Step:
     outcome = case.outcome
     if outcome is None or case.consumer is None:
-        return case.skipped("spending", "It is not known who calls.")
+        return case.skipped("spending", "The caller is unknown.")
     if not outcome.spending_reason and case.recorded == "spending_limit_reached":
         text = "The consumer's and the account's limits allow it; that of the key is not known."
         return case.skipped("spending", text)
@@ -464,11 +464,11 @@ def _unpriced(case: Case, check: Check) -> Step | None:
     """Why there is no price to compare with a wallet; None: there is one."""
     outcome = case.outcome
     if outcome is None:
-        return case.skipped(check, "It is not known who calls.")
+        return case.skipped(check, "The caller is unknown.")
     if case.route is None:
         return case.skipped(check, "No route was named, so no price is known.")
     if not outcome.price and case.consumer is None:
-        return case.skipped(check, "It is not known who calls.")
+        return case.skipped(check, "The caller is unknown.")
     if not outcome.price:
         return case.skipped(
             check, f"This request to {case.route.name!r} costs this caller nothing."
@@ -509,7 +509,9 @@ def _holds(case: Case) -> Step:
     outcome = case.outcome
     assert outcome is not None
     if outcome.charge == _TOO_LITTLE:
-        return case.skipped("holds", "The wallet does not cover the price, reserved or not.")
+        return case.skipped(
+            "holds", "The balance does not cover the price, even without reservations."
+        )
     numbers: Numbers = {
         "available": show(outcome.available, outcome.currency),
         "required": show(outcome.price, outcome.currency),
@@ -536,7 +538,7 @@ def _payment(case: Case) -> Step:
     if fields is None:
         if by_payment and not case.is_record:
             return case.failed(
-                "payment", "payment_required", "Each request to this route is paid for by itself."
+                "payment", "payment_required", "Each request to this route has to be paid for."
             )
         return case.skipped("payment", "No payment came with the request.")
     for field in fields:

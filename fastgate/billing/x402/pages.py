@@ -17,7 +17,7 @@ from fastgate.refusal import pages as refusal_pages
 from fastgate.refusal.templates import PHRASES
 
 HOW = (
-    "An x402 client does this by itself: it signs the offer in the PAYMENT-REQUIRED field and "
+    "An x402 client does this automatically: it signs the offer in the PAYMENT-REQUIRED field and "
     "sends the request again with PAYMENT-SIGNATURE."
 )
 _FACTS = (

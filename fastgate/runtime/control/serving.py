@@ -46,7 +46,7 @@ async def serve_until(ended: asyncio.Event, app: Any, sock: socket.socket) -> No
         await asyncio.wait([serving, over], return_when=asyncio.FIRST_COMPLETED)
         if not ended.is_set():
             await serving
-            raise ProcessError("the HTTP server ended by itself")
+            raise ProcessError("the HTTP server ended unexpectedly")
     finally:
         over.cancel()
         server.should_exit = True

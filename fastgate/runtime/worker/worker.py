@@ -264,7 +264,7 @@ class Worker:
             if self._channel.waiting:
                 self._loop.add_writer(self._channel.fileno(), self._flush)
         except (ChannelClosed, ChannelFull, OSError, ValueError) as error:
-            log.error("worker %d: control cannot be told: %r", self._index, error)
+            log.error("worker %d: control cannot be reached: %r", self._index, error)
 
     def _flush(self) -> None:
         with suppress(ChannelClosed):  # its reader is told as well
