@@ -12,7 +12,7 @@ from feekit import BASIC, BIG, USD, Till
 from moneykit import World
 
 from fastgate.billing.audit.audit import audit_gateway
-from fastgate.billing.invoices.invoices import Status
+from fastgate.billing.invoices.invoices import Invoice, Status
 from fastgate.billing.payments.base import EventKind, ProviderRefused
 from fastgate.billing.subscriptions.lifecycle import State
 from fastgate.errors import StoreError
@@ -396,3 +396,65 @@ async def test_the_audit_finds_a_credit_whose_fee_went_back(till: Till) -> None:
     assert found.findings == [
         f"invoice {payment.subject}: {credit} USD of its credits are taken, {credit - 1} must be"
     ]
+
+
+# ---- changes of plan after a charge-back ------------------------------------------------
+
+
+async def charged_back(till: Till, days: int, plan: str, other: str) -> tuple[str, Invoice | None]:
+    """`plan` until the eleventh, `other` from then on; the first payment is charged back on the
+    21st, and the plan given up `days` later: what that comes to."""
+    till.stage.clock.now = datetime(2026, 11, 1, tzinfo=UTC)
+    ident = await till.begin(plan)
+    (first,) = await till.paid()
+    till.stage.clock.pass_(days=10)
+    await till.change(ident, other)
+    till.stage.clock.pass_(days=10)
+    await till.fact(EventKind.DISPUTE_OPENED, first, "dp_1")
+    await till.fact(EventKind.DISPUTE_LOST, first, "dp_1")
+    till.stage.clock.pass_(days=days)
+    return ident, await till.change(ident, "free")
+
+
+async def test_time_before_a_change_is_owed_at_the_price_that_it_had(till: Till) -> None:
+    _, document = await charged_back(till, 0, "big", "basic")
+    assert document is not None
+    assert (document.kind, document.total) == ("invoice", 30 * USD + 10 * USD)
+    await till.audited()
+
+
+async def test_a_change_that_was_paid_is_not_owed_again(till: Till) -> None:
+    """Ten days at 1 and ten at 3 were used, and 40 was paid at the change."""
+    _, document = await charged_back(till, 0, "basic", "big")
+    assert document is None
+    await till.audited()
+
+
+async def test_what_a_paid_change_left_is_credited(till: Till) -> None:
+    till.stage.clock.now = datetime(2026, 11, 1, tzinfo=UTC)
+    ident = await till.begin("basic")
+    (first,) = await till.paid()
+    till.stage.clock.pass_(days=10)
+    await till.change(ident, "big")
+    till.stage.clock.pass_(days=2)
+    await till.fact(EventKind.DISPUTE_OPENED, first, "dp_1")
+    await till.fact(EventKind.DISPUTE_LOST, first, "dp_1")
+    document = await till.change(ident, "free")
+    assert document is not None
+    assert (document.kind, document.total) == ("credit", (40 - 10 - 6) * USD)
+    await till.audited()
+
+
+async def test_months_of_a_yearly_plan_are_owed_after_a_charge_back(till: Till) -> None:
+    till.stage.clock.now = datetime(2026, 10, 1, tzinfo=UTC)
+    ident = await till.begin("yearly")
+    (first,) = await till.paid()
+    till.stage.clock.now = datetime(2026, 11, 11, tzinfo=UTC)
+    await till.change(ident, "basic")
+    till.stage.clock.pass_(days=10)
+    await till.fact(EventKind.DISPUTE_OPENED, first, "dp_1")
+    await till.fact(EventKind.DISPUTE_LOST, first, "dp_1")
+    document = await till.change(ident, "free")
+    assert document is not None
+    assert (document.kind, document.total) == ("invoice", (41 + 10) * USD)
+    await till.audited()

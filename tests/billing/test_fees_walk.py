@@ -21,14 +21,14 @@ from fastgate.billing.payments.base import (
     EventKind,
     ProviderRefused,
 )
-from fastgate.billing.subscriptions.lifecycle import State
+from fastgate.billing.subscriptions.lifecycle import Event, State
 from fastgate.errors import ConflictError
 from fastgate.model.units import Money
 from fastgate.store.payments import Payment
 
 SEEDS = range(*map(int, os.environ.get("FASTGATE_WALKS", "0:24").split(":")))
 COIN = 10_000
-QUIET = ["change"] * 3 + ["unpaid"] * 2 + ["pay", "tell", "leap", "back"]
+QUIET = ["change"] * 3 + ["unpaid"] * 2 + ["pay", "tell", "leap", "back", "pause", "late"]
 """Nothing goes back: then what was kept is what was used."""
 BACK = ["refund", "part", "dashboard", "dashpart", "failed"] + ["dispute", "close"] * 2
 
@@ -128,6 +128,21 @@ class Walk:
                 EventKind.DISPUTE_WON if won else EventKind.DISPUTE_LOST, of, dispute
             )
 
+    async def pause(self, _: Payment) -> None:
+        """By an operator, and perhaps not at once again: what is open may be paid meanwhile."""
+        await self.till.stage.subscriptions.apply(self.ident, Event.PAUSE)
+        await self.passes(self.random.choice([1, 30, 24 * 33]))
+        if self.random.random() < 0.5:
+            await self.pay(_)
+            await self.till.stage.settle()
+        await self.till.stage.subscriptions.apply(self.ident, Event.RESUME)
+
+    async def late(self, _: Payment) -> None:
+        """A period's fee is declined, and paid in the next one."""
+        self.till.provider.mood = "failed"
+        await self.passes(24 * 35)
+        await self.pay(_)
+
     async def tell(self, _: Payment) -> None:
         payments = await self.till.paid()
         for each in self.random.sample(payments, len(payments)):
@@ -152,7 +167,9 @@ class Walk:
         found = await self.till.stage.subscriptions.get(self.ident)
         for _ in range(hours):
             now = self.till.stage.clock()
-            if found.state in (State.ACTIVE, State.PAST_DUE, State.GRACE):
+            served = found.state in (State.ACTIVE, State.PAST_DUE, State.GRACE)
+            # What was invoiced for a period that began is not given back for a pause.
+            if served or (found.state is State.PAUSED and now < found.period_end):
                 price = self.till.stage.subscriptions._price(found.plan)
                 self.used += price.micros * per_hour(price.period, now)
             self.till.stage.clock.pass_(hours=1)
@@ -193,12 +210,14 @@ async def walked(url: str, folder: Path, seed: int, steps: int = 14) -> None:
     await world.up()
     quiet = seed % 3 == 0
     walk = Walk(Till(world), Random(seed), QUIET if quiet else QUIET + BACK)
-    await walk.begin()
-    for _ in range(steps):
-        await walk.step()
-    if quiet:
-        await walk.ends()
-    await world.close()
+    try:
+        await walk.begin()
+        for _ in range(steps):
+            await walk.step()
+        if quiet:
+            await walk.ends()
+    finally:
+        await world.close()
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -68,7 +68,8 @@ from fastgate.billing.payments.base import (
 )
 from fastgate.billing.subscriptions import fees, plan_change
 from fastgate.billing.subscriptions.lifecycle import ACCESS, TRANSITIONS, Event, State, Subscription
-from fastgate.billing.subscriptions.subscriptions import Subscriptions, seconds
+from fastgate.billing.subscriptions.owed import seconds
+from fastgate.billing.subscriptions.subscriptions import Subscriptions
 from fastgate.errors import NotFoundError
 from fastgate.model.billing import Dunning as Rules
 from fastgate.model.units import Money

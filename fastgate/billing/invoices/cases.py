@@ -160,14 +160,26 @@ async def cases_of(connection: AsyncConnection, account: str, limit: int = 100) 
 
 async def wake_cases(connection: AsyncConnection, account: str, now: datetime) -> int:
     """There is another payment method: make an account's cases due at once; how many."""
-    done = await connection.execute(
+    done = await connection.execute(_due_again(now).where(dunning_cases.c.account == account))
+    return int(done.rowcount)
+
+
+async def wake_cases_of(
+    connection: AsyncConnection, subscription: str, grace_ends: datetime, now: datetime
+) -> None:
+    """A subscription goes on: make its cases due at once, with new grace."""
+    await connection.execute(
+        _due_again(now)
+        .where(dunning_cases.c.subscription == subscription)
+        .values(grace_ends=grace_ends)
+    )
+
+
+def _due_again(now: datetime) -> sa.Update:
+    waiting = [CaseState.DUE.value, CaseState.WAITING.value, CaseState.EXHAUSTED.value]
+    return (
         sa.update(dunning_cases)
-        .where(
-            dunning_cases.c.account == account,
-            dunning_cases.c.state.in_(
-                [CaseState.DUE.value, CaseState.WAITING.value, CaseState.EXHAUSTED.value]
-            ),
-        )
+        .where(dunning_cases.c.state.in_(waiting))
         .values(
             state=CaseState.DUE.value,
             next_at=now,
@@ -175,7 +187,6 @@ async def wake_cases(connection: AsyncConnection, account: str, now: datetime) -
             version=dunning_cases.c.version + 1,
         )
     )
-    return int(done.rowcount)
 
 
 def _case(row: sa.Row[Any]) -> Case:

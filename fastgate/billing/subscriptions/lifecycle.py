@@ -130,7 +130,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (_S.GRACE, _E.ABANDONED): _S.EXPIRED,
     (_S.GRACE, _E.PAUSE): _S.PAUSED,
     # paused
-    (_S.PAUSED, _E.PAYMENT_SUCCEEDED): _S.ACTIVE,
+    (_S.PAUSED, _E.PAYMENT_SUCCEEDED): _S.ACTIVE,  # but not what an operator has paused
     (_S.PAUSED, _E.PAYMENT_FAILED): _S.PAUSED,
     (_S.PAUSED, _E.RESUME): _S.ACTIVE,
     # ends
@@ -245,6 +245,8 @@ def step(
     after = TRANSITIONS.get((before, event))
     if after is None:
         raise IllegalTransition(before, event)
+    if event is Event.PAYMENT_SUCCEEDED and _paused_by_operator(subscription):
+        after = State.PAUSED  # it is paid, and still paused
     changes: dict[str, object] = {"state": after, "updated": at}
     zone = ZoneInfo(subscription.zone)
     match event:
@@ -284,14 +286,21 @@ def _paid(
     subscription: Subscription, after: State, at: datetime, through: datetime | None
 ) -> dict[str, object]:
     """Late payers are not charged for the time they were shut out: their fee starts anew."""
+    period = subscription.current
+    if after is State.PAUSED:
+        return {"paid_through": max(subscription.paid_through, through or period.end)}
     if after is not State.ACTIVE:
         return {}
-    period = subscription.current
     anew = subscription.state in (State.INCOMPLETE, State.PAUSED)
     late = subscription.state in (State.PAST_DUE, State.GRACE) and at >= period.end
     if anew or late:
         period = period_of(at, subscription.period, ZoneInfo(subscription.zone))
-    paid = at if late else max(subscription.paid_through, through or period.end)
+    paid = max(subscription.paid_through, through or period.end)
+    if late:  # in grace, the new period was served from its start
+        grace = subscription.grace_ends
+        paid = period.start if grace is not None and at < grace else at
+    elif anew:
+        paid = max(paid, at)
     return _runs(period) | {
         "paid_through": paid,
         "trial_ends": None,
@@ -347,11 +356,15 @@ def access_of(subscription: Subscription, now: datetime) -> Reason | None:
     return access.reason if ends is None or now >= ends else None
 
 
+def _paused_by_operator(subscription: Subscription) -> bool:
+    own = subscription.provider is None
+    return subscription.state is State.PAUSED and own and not subscription.wants_method
+
+
 def _why(subscription: Subscription) -> Reason | None:
     """Of two kinds of pauses, a payment method ends only one: that of a trial which ended without
     one. A provider pauses what it keeps for this reason alone."""
-    own = subscription.provider is None
-    if subscription.state is State.PAUSED and own and not subscription.wants_method:
+    if _paused_by_operator(subscription):
         return BY_OPERATOR
     return ACCESS[subscription.state].reason
 

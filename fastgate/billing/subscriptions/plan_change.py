@@ -17,8 +17,10 @@ In the caller's transaction. Amounts are micro-units.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import NamedTuple
+from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -26,11 +28,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from fastgate.billing.invoices.cases import case_of
 from fastgate.billing.invoices.invoices import Draft, Invoice, InvoiceLine, Invoices, Kind, Status
 from fastgate.billing.subscriptions import fees, proration
-from fastgate.billing.subscriptions.lifecycle import Subscription
-from fastgate.billing.subscriptions.periods import Period
+from fastgate.billing.subscriptions.lifecycle import Event, Subscription
+from fastgate.billing.subscriptions.periods import Period, period_of
 from fastgate.billing.subscriptions.pricing import Flat
 from fastgate.errors import ConflictError
-from fastgate.store.billing_tables import invoice_draws, invoices
+from fastgate.store.billing_tables import invoice_draws, invoices, subscription_events
+
+Prices = Callable[[str], Flat | None]
+"""A plan's flat fee by the plan's name; None: it cannot be priced any more."""
 
 
 class Standing(NamedTuple):
@@ -49,15 +54,18 @@ class Standing(NamedTuple):
 
 
 async def standing(
-    connection: AsyncConnection, found: Subscription, price: Flat, now: datetime
+    connection: AsyncConnection, found: Subscription, prices: Prices, now: datetime
 ) -> Standing:
-    """Of the plan that a subscription has, at its price; its open invoices have been given up."""
+    """Of a subscription, its time on each plan at that plan's price; its open invoices have been
+    given up."""
     period = found.current
     rows = await fees.invoices_for(connection, found.id, period.start, period.end)
     through = min(max(found.paid_through, period.start), period.end)
+    if any(row.period_start == found.paid_through for row in rows):
+        through = found.paid_through  # that invoice was charged back: it may be of a longer period
     served = min(now, found.grace_ends or now)  # who was shut out has used nothing
-    until_now = proration.used(price.micros, period, served)
-    paid = proration.used(price.micros, period, through)
+    # Paid for and not used; below zero, used and not paid.
+    rest = await _cost(connection, found, prices, served, through)
     carried = 0
     for one in await _given_up(connection, found.id):
         if one.invoice.period_end > period.start:  # else it was used up long ago
@@ -71,18 +79,58 @@ async def standing(
     short = sum(
         had[row.id] - kept[row.id].left
         for row in rows
-        if row.id in had and row.period_end >= through
+        if row.id in had and row.period_end >= through and row.period_start < through
     )
+    # Of time after an invoice that was charged back: later changes, which were paid.
+    later = (row for row in rows if row.id in had and row.period_start >= through)
+    rest += max(0, sum(kept[row.id].left for row in later) - carried)
     # No more than is still here of what was paid, and was not credited before.
     left = sum(kept[row.id].left for row in rows)
-    unused = min(max(0, paid - until_now - short), left)
+    unused = min(max(0, rest - short), left)
     return Standing(
         unused=unused,
         carried=min(carried, left - unused),
-        owed=max(0, until_now - paid),
+        owed=max(0, -rest),
         paid_with=rows,
         currencies={row.currency for row in rows if kept[row.id].paid},
     )
+
+
+async def _cost(
+    connection: AsyncConnection,
+    found: Subscription,
+    prices: Prices,
+    start: datetime,
+    end: datetime,
+) -> int:
+    """What the time from `start` to `end` costs, on the plans that it was on; below zero when
+    `end` is the earlier one."""
+    if end < start:
+        return -await _cost(connection, found, prices, end, start)
+    query = sa.select(subscription_events.c.at, subscription_events.c.note).where(
+        subscription_events.c.subscription == found.id,
+        subscription_events.c.event == Event.PLAN_CHANGED.value,
+        subscription_events.c.at > start,
+    )
+    cost = 0
+    for at, note in await connection.execute(query.order_by(subscription_events.c.id)):
+        cost += _fee(found, prices(note.split(" to ")[0]), start, min(at, end))
+        start = max(start, at)
+    return cost + _fee(found, prices(found.plan), start, end)
+
+
+def _fee(found: Subscription, price: Flat | None, start: datetime, end: datetime) -> int:
+    """The parts of a plan's fee, period by period."""
+    fee = 0
+    while price is not None and price.micros and start < end:
+        period = found.current
+        if price.period != found.period or start not in period:
+            period = period_of(start, price.period, ZoneInfo(found.zone))
+        until = min(end, period.end)
+        fee += proration.used(price.micros, period, until)
+        fee -= proration.used(price.micros, period, start)
+        start = until
+    return fee
 
 
 def lines_of(found: Subscription, plan: str, stands: Standing, charge: int) -> list[InvoiceLine]:

@@ -11,7 +11,8 @@ clock  ──▶ advance(id) ──────┴▶ one transaction: lock the 
   the moment it was due: a gateway that was down for a month renews and bills in order.
 - **Billing**: whenever a step leaves a subscription that gives service and whose fee is paid only
   up to some moment of its period, the rest of the fee is invoiced and a case opened for it
-  (`cases`), in the same transaction. A fee of nothing counts as paid.
+  (`cases`), in the same transaction, unless an open invoice asks for it. A fee of nothing counts
+  as paid (`owed`).
 - `on_change` is called after each commit; whoever keeps the accounts' rows in shared memory
   reads `entries` again, so that a change takes effect at once.
 - Commit and listeners are one change (`Serial`), which a cancellation does not split.
@@ -22,7 +23,7 @@ clock  ──▶ advance(id) ──────┴▶ one transaction: lock the 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -30,9 +31,8 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from fastgate.billing.amounts import show
-from fastgate.billing.invoices.cases import close_cases, open_case
-from fastgate.billing.invoices.invoices import Draft, Invoice, InvoiceLine, Invoices, Status
+from fastgate.billing.invoices.cases import open_case
+from fastgate.billing.invoices.invoices import Draft, Invoice, InvoiceLine, Invoices
 from fastgate.billing.invoices.invoices import Kind as DocumentKind
 from fastgate.billing.notices.notices import Message, Notices
 from fastgate.billing.payments.base import ProviderSubscription
@@ -47,22 +47,17 @@ from fastgate.billing.subscriptions.lifecycle import (
     due_event,
     step,
 )
+from fastgate.billing.subscriptions.owed import Plans, SubscriptionFees, seconds
 from fastgate.billing.subscriptions.periods import period_of
-from fastgate.billing.subscriptions.pricing import Flat, flat_price
+from fastgate.billing.subscriptions.pricing import Flat
 from fastgate.billing.subscriptions.reminders import next_look
-from fastgate.billing.subscriptions.rows import SubscriptionRows, subscription_of, values_of
-from fastgate.errors import NotFoundError
+from fastgate.billing.subscriptions.rows import subscription_of, values_of
 from fastgate.model.billing import Billing
-from fastgate.model.party import Plan
-from fastgate.model.units import Duration
 from fastgate.serial import Serial, whole
-from fastgate.store.billing_tables import invoices as invoice_table
 from fastgate.store.billing_tables import subscriptions
 from fastgate.store.engine import Store
 from fastgate.store.ids import new_id
 
-Plans = Callable[[str], Plan | None]
-"""The plan of a name in the configuration in force; None: there is none."""
 Listener = Callable[[str], Awaitable[None]]
 
 
@@ -74,21 +69,13 @@ class Changed(NamedTuple):
     """An invoice to be paid, or a credit note to be credited; None: nothing is owed."""
 
 
-def seconds(duration: Duration) -> timedelta:
-    """A configured duration, to the microsecond."""
-    return timedelta(microseconds=duration.ns // 1000)
-
-
-class Subscriptions(SubscriptionRows):
+class Subscriptions(SubscriptionFees):
     """The table and its rules. Methods may raise StoreError."""
 
     def __init__(
         self, store: Store, billing: Billing, plans: Plans, invoices: Invoices, notices: Notices
     ) -> None:
-        super().__init__(store, notices.clock, billing)
-        self.plans = plans
-        self.invoices = invoices
-        self.notices = notices
+        super().__init__(store, billing, plans, invoices, notices)
         self.on_change: list[Listener] = []
         self.changes = Serial()
 
@@ -275,10 +262,9 @@ class Subscriptions(SubscriptionRows):
     ) -> None:
         """The fee of the invoice that it is `paid_by` was given back, and still counts as paid:
         it ends now, unless it has ended."""
-        price = self._price_or_none(found.plan)
-        if price is not None:
+        if self._price_or_none(found.plan) is not None:
             now = self.clock()
-            stands = await plan_change.standing(connection, found, price, now)
+            stands = await plan_change.standing(connection, found, self._price_or_none, now)
             await plan_change.give_back_rest(connection, self.invoices, found, stands, invoice)
         await self.unpaid_in(connection, found, invoice)
         if (found.state, Event.CANCEL) in TRANSITIONS:
@@ -296,9 +282,10 @@ class Subscriptions(SubscriptionRows):
         """Settle up for the old plan; invoice or credit the difference."""
         await self._void_invoices(connection, found, now)
         old = self._price(found.plan)
-        stands = await plan_change.standing(connection, found, old, now)
+        stands = await plan_change.standing(connection, found, self._price_or_none, now)
         plan_change.refuse_currency(found, stands, old, new)
-        kept = found.current if new.period == found.period else None
+        runs = new.period == found.period and now < found.period_end  # who owes is not renewed
+        kept = found.current if runs else None
         ahead = kept or period_of(now, new.period, ZoneInfo(found.zone))
         charge = proration.unused(new.micros, ahead, now)
         lines = plan_change.lines_of(found, plan, stands, charge)
@@ -355,6 +342,7 @@ class Subscriptions(SubscriptionRows):
     async def _restart(self, connection: AsyncConnection, paused: Subscription) -> None:
         """A trial ended with nothing to pay with, and now there is: invoice from now."""
         now = self.clock()
+        await self._void_invoices(connection, paused, now)  # of an earlier method, which failed
         price = self._price(paused.plan)
         period = period_of(now, price.period, ZoneInfo(paused.zone))
         again = msgspec.structs.replace(
@@ -470,7 +458,9 @@ class Subscriptions(SubscriptionRows):
             paid_through=moments.get("paid_through"),
         )
         if event is Event.RESUME:
-            changed = await self._owe(connection, changed, at)
+            changed = await self._resumed(connection, changed, at)
+        elif event is Event.PAYMENT_SUCCEEDED and changed.state is State.ACTIVE:
+            changed = await self._owe(connection, changed, changed.period_start)
         changed = await self.save(connection, self.scheduled(changed, self.clock()))
         await self.record(connection, changed, event.value, found.state.value, at, note)
         if changed.state is not found.state:
@@ -495,100 +485,9 @@ class Subscriptions(SubscriptionRows):
             ),
         )
 
-    async def _owe(
-        self, connection: AsyncConnection, found: Subscription, at: datetime
-    ) -> Subscription:
-        """Invoice what is not paid of the period; what costs nothing is paid."""
-        price = self._price_or_none(found.plan)
-        if found.provider is not None:
-            return found
-        if price is None or not await self._bill(connection, found, price, at):
-            through = max(found.paid_through, found.period_end)
-            return await self.save(connection, msgspec.structs.replace(found, paid_through=through))
-        return found
-
-    async def _bill(
-        self, connection: AsyncConnection, found: Subscription, price: Flat, at: datetime
-    ) -> Invoice | None:
-        start = min(max(found.paid_through, found.period_start), found.period_end)
-        period = found.current
-        fee = proration.unused(price.micros, period, start)
-        if not fee or found.state in (State.CANCELED, State.EXPIRED):
-            return None
-        part = "" if start == period.start else " (in part)"
-        draft = Draft(
-            key=f"fee:{found.id}:{start.isoformat()}",
-            account=found.account,
-            subscription=found.id,
-            currency=price.currency,
-            lines=[InvoiceLine(f"{found.plan}, one {found.period}{part}", fee)],
-            period_start=start,
-            period_end=period.end,
-        )
-        invoice = await self.invoices.issue_in(connection, draft)
-        await open_case(connection, invoice, at + self.grace_of(found.plan), self.clock())
-        return invoice
-
-    async def _give_up_invoices(
-        self, connection: AsyncConnection, found: Subscription, now: datetime
-    ) -> None:
-        """It has ended: nothing is owed any more, and what unpaid invoices carry is credited."""
-        await self._void_invoices(connection, found, now)
-        await plan_change.give_back_carried(connection, self.invoices, found, now)
-
-    async def _void_invoices(
-        self, connection: AsyncConnection, found: Subscription, now: datetime
-    ) -> None:
-        ids = await close_cases(connection, found.id, now)
-        if ids:
-            await connection.execute(
-                sa.update(invoice_table)
-                .where(invoice_table.c.id.in_(ids), invoice_table.c.status == Status.OPEN.value)
-                .values(status=Status.VOID.value)
-            )
-
     # ---- listeners ----------------------------------------------------------------------
 
     async def changed(self, account: str) -> None:
         """Tell the listeners that an account's subscriptions are no longer what they were."""
         for listener in self.on_change:
             await listener(account)
-
-    # ---- plans --------------------------------------------------------------------------
-
-    def _plan(self, name: str) -> Plan:
-        plan = self.plans(name)
-        if plan is None:
-            raise NotFoundError(f"There is no plan {name!r}.")
-        return plan
-
-    def _price_or_none(self, name: str) -> Flat | None:
-        """None also for a plan that is gone: what cannot be priced is not billed."""
-        plan = self.plans(name)
-        return flat_price(plan, self.billing.currency) if plan is not None else None
-
-    def _price(self, name: str) -> Flat:
-        self._plan(name)
-        return self._price_or_none(name) or Flat(self.billing.currency, 0, "month")
-
-    def grace_of(self, name: str) -> timedelta:
-        """How long access goes on after a payment for the plan failed."""
-        plan = self.plans(name)
-        price = plan.price if plan is not None else None
-        own = price.grace if price is not None else None
-        return seconds(own if own is not None else self.billing.grace.payment)
-
-    def fee_currency(self, name: str) -> str | None:
-        """What the plan's flat fee is paid in; None: it has none."""
-        price = self._price_or_none(name)
-        return price.currency if price is not None and price.micros else None
-
-    def fee(self, name: str) -> str:
-        """The plan's flat fee, to be read; empty: it has none."""
-        price = self._price_or_none(name)
-        return show(price.micros, price.currency) if price is not None and price.micros else ""
-
-    @staticmethod
-    def day(moment: datetime, zone: str) -> str:
-        """A date to be read, in the account's time zone."""
-        return moment.astimezone(ZoneInfo(zone)).strftime("%Y-%m-%d")

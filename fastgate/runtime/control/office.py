@@ -50,7 +50,8 @@ from fastgate.billing.payments.refunds import Refunds
 from fastgate.billing.payments.usage_export import UsageExport
 from fastgate.billing.payments.webhooks_in import Applier, Inbox
 from fastgate.billing.schedule import Schedule
-from fastgate.billing.subscriptions.subscriptions import Subscriptions, seconds
+from fastgate.billing.subscriptions.owed import seconds
+from fastgate.billing.subscriptions.subscriptions import Subscriptions
 from fastgate.errors import StoreError
 from fastgate.model.billing import Billing
 from fastgate.model.party import Plan
