@@ -270,6 +270,21 @@ class PaymentTable:
                     .values(state=item.state, updated=item.updated)
                 )
 
+    async def returned_invoices(self) -> list[tuple[str, str]]:
+        """Accounts and invoices of payments of which something came back at any time."""
+        mine = sa.and_(
+            payments.c.provider == payment_returns.c.provider,
+            payments.c.reference == payment_returns.c.payment,
+        )
+        query = (
+            sa.select(payments.c.account, payments.c.subject)
+            .join(payment_returns, mine)
+            .where(payments.c.purpose == "invoice")
+            .distinct()
+        )
+        async with self.store.read() as connection:
+            return [(row.account, row.subject) for row in await connection.execute(query)]
+
     async def returns(self, provider: str, payment: str) -> list[Return]:
         """What came back of a payment, the oldest first."""
         query = (

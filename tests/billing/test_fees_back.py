@@ -458,3 +458,24 @@ async def test_months_of_a_yearly_plan_are_owed_after_a_charge_back(till: Till) 
     assert document is not None
     assert (document.kind, document.total) == ("invoice", (41 + 10) * USD)
     await till.audited()
+
+
+async def test_a_dispute_that_was_lost_before_there_were_draws_is_matched(
+    till: Till, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As older versions left it: the fee went back, and nothing was taken of its credit."""
+
+    async def nothing(event: object) -> None:
+        pass
+
+    _, payment, credit = await downgraded(till)
+    with monkeypatch.context() as patch:
+        patch.setattr(till.applier, "_match_credits", nothing)
+        await till.fact(EventKind.DISPUTE_OPENED, payment, "dp_1")
+        await till.fact(EventKind.DISPUTE_LOST, payment, "dp_1")
+    assert (await till.books())[0] == credit
+    assert not (await audit_gateway(till.world.pipeline)).passed
+    for _ in range(2):
+        await till.applier.match_credits()
+        assert await till.books() == (0, 0, 0, 0)
+    await till.audited()

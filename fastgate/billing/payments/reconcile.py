@@ -126,6 +126,7 @@ class Keeper:
         if self._pruned is None or now - self._pruned >= PRUNE_EVERY:
             self._pruned = now
             await self._part("Pruning payment events", self._inbox.prune)
+            await self._part("Matching credits", self._inbox.applier.match_credits)
 
     async def _work(self) -> None:
         self._inbox.arrived.clear()

@@ -281,6 +281,12 @@ class Applier:
             wanted = partial(self._dunning.taken_back, event.subject)
             await self._books.take_back(event.account, wanted)
 
+    async def match_credits(self) -> None:
+        """The same for all that ever came back: credits of stores that are older than the rule."""
+        if self._dunning is not None:
+            for account, invoice in await self._payments.returned_invoices():
+                await self._books.take_back(account, partial(self._dunning.taken_back, invoice))
+
     async def _disputed(self, event: ProviderEvent) -> None:
         if not _ours(event):
             return
