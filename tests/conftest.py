@@ -3,7 +3,7 @@
 import os
 import tempfile
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from storekit import (  # noqa: F401
     postgres_cluster,
     sqlite_migrated,
@@ -13,8 +13,9 @@ from storekit import (  # noqa: F401
     store_url,
 )
 
-# No deadline for an example: how long it takes says how busy the machine is.
-settings.register_profile("fastgate", deadline=None)
+# No deadline for an example, and no check of how long it takes to make one: that says how busy the
+# machine is.
+settings.register_profile("fastgate", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("fastgate")
 
 # Tests bind Unix sockets in their folders, and such a path has 107 bytes at most: a TMPDIR deep

@@ -30,7 +30,6 @@ from fastgate.model.codec import decode
 from fastgate.store.engine import Store
 
 pytest.importorskip("aiosmtpd", reason="install 'aiosmtpd' (dependency group dev)")
-from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
 MAIL: dict[str, Any] = {"smtp": {"host": "mail.example", "sender": "Acme <bill@acme.example>"}}
@@ -165,6 +164,9 @@ class Mailbox:
         self.answer: str | None = None
         self.recipient: str | None = None
         self.taken: list[EmailMessage] = []
+        self.talks = 0
+        self.over = asyncio.Event()
+        self.over.set()
 
     async def handle_RCPT(
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
@@ -185,16 +187,36 @@ class Mailbox:
 
 
 @pytest.fixture
-def mailbox() -> Iterator[tuple[Mailbox, Smtp]]:
+async def mailbox() -> AsyncIterator[tuple[Mailbox, Smtp]]:
+    """A server on the test's own loop. aiosmtpd's `Controller` has a thread that must be ready in
+    time, and leaves its listening socket to the garbage collector when it is not."""
     box = Mailbox()
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    controller = Controller(box, hostname="127.0.0.1", port=port)
-    controller.start()
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Talk(box, loop=loop), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
     try:
         yield box, Smtp(host="127.0.0.1", port=port, tls="none", sender="Acme <bill@acme.example>")
     finally:
-        controller.stop()
+        server.close()
+        await box.over.wait()  # the clients have left, which their conversations are to be told
+        await server.wait_closed()
+
+
+class Talk(SMTP):
+    """One client's conversation, of which its mailbox knows until it has ended."""
+
+    event_handler: Mailbox
+
+    def connection_made(self, transport: Any) -> None:
+        self.event_handler.talks += 1
+        self.event_handler.over.clear()
+        super().connection_made(transport)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.event_handler.talks -= 1
+        if not self.event_handler.talks:
+            self.event_handler.over.set()
+        super().connection_lost(error)
 
 
 async def test_a_mail_arrives_whole(mailbox: tuple[Mailbox, Smtp]) -> None:

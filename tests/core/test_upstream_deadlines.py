@@ -10,7 +10,17 @@ from typing import Any
 
 import orjson
 import pytest
-from deadlinekit import DEADLINE, STEP, STEPS, Peer, answer, caller, request, target
+from deadlinekit import (
+    DEADLINE,
+    STEP,
+    STEPS,
+    Peer,
+    answer,
+    caller,
+    request,
+    target,
+    unstalled,
+)
 from enginekit import Plane, proxied
 
 BIG = bytes(range(256)) * 40_000  # 10 MB: more than the kernel's buffers of a connection
@@ -65,6 +75,7 @@ async def test_a_connection_that_is_not_made():
 
 
 @pytest.mark.parametrize("body", [BIG, PART], ids=["beyond the buffers", "within them"])
+@unstalled
 async def test_a_target_may_read_in_small_pieces(body):
     async def serve(peer: Peer) -> None:
         head = await peer.head()
@@ -89,6 +100,7 @@ async def test_a_target_may_read_in_small_pieces(body):
 
 
 @pytest.mark.parametrize("where", ["upstream", "service", "route"])
+@unstalled
 async def test_the_first_byte_is_due_from_the_requests_last(where):
     async def serve(peer: Peer) -> None:
         while True:
@@ -111,6 +123,7 @@ async def test_the_first_byte_is_due_from_the_requests_last(where):
 
 
 @pytest.mark.parametrize("head", [f"Content-Length: {STEPS}", "X-Length: none"])
+@unstalled
 async def test_an_answer_may_come_in_small_pieces(head):
     async def serve(peer: Peer) -> None:
         silent = b"/silent" in await peer.head()
@@ -136,6 +149,7 @@ async def test_an_answer_may_come_in_small_pieces(head):
         assert data.endswith(b"\r\n\r\n")  # nothing that looks like an end
 
 
+@unstalled
 async def test_an_answer_that_begins_before_the_request_has_ended():
     """While the body goes up, the target need not go on."""
 
@@ -155,6 +169,7 @@ async def test_an_answer_that_begins_before_the_request_has_ended():
         assert await reply(client) == (b"200", "served")
 
 
+@unstalled
 async def test_a_client_that_pauses_is_not_the_targets_fault():
     async def serve(peer: Peer) -> None:
         await peer.head()
@@ -173,6 +188,7 @@ async def test_a_client_that_pauses_is_not_the_targets_fault():
 
 
 @pytest.mark.parametrize("speaks", ["client", "target", "nobody"])
+@unstalled
 async def test_a_tunnel_lives_while_either_side_speaks(speaks):
     async def serve(peer: Peer) -> None:
         await peer.head()
@@ -199,6 +215,7 @@ async def test_a_tunnel_lives_while_either_side_speaks(speaks):
         assert await client.rest() == (b"", "end")
 
 
+@unstalled
 async def test_a_pooled_connection_is_kept_while_it_is_used():
     ended: list[int] = []
     calls: list[int] = []
