@@ -62,7 +62,7 @@ def test_it_stays_until_it_is_told_to_end(tmp_path: Path, number: signal.Signals
         )
     try:
         said = tmp_path / "out"
-        over = "It goes on until Ctrl-C"
+        over = "It runs until Ctrl-C"
         eventually(lambda: over in said.read_text(), "the walk is over", 4 * PATIENCE)
         gateway = _child_of(running.pid)
         running.send_signal(number)
