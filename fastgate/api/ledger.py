@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
-from litestar import get
+from litestar import get, post
 from litestar.params import FromPath, FromQuery
 
-from fastgate.api.context import Ctx
+from fastgate.api.bodies import read
+from fastgate.api.context import AnyRequest, Ctx
 from fastgate.api.describe import spec
 from fastgate.api.desk import account_of, desk_of
 from fastgate.api.paging import LIMIT, Limit, Text
 from fastgate.api.problems import invalid
 from fastgate.billing.audit.report import AuditReport
-from fastgate.billing.x402.books import HOUSE, UNKNOWN, X402Payment, listed
+from fastgate.billing.x402.books import HOUSE, OWED, UNKNOWN, X402Payment, decide, listed
 from fastgate.store import usage
 from fastgate.store.ledger import Entry
 from fastgate.store.pages import Page
@@ -65,6 +66,13 @@ class PipelineView(msgspec.Struct, frozen=True, kw_only=True):
     damaged: int
 
 
+class X402Outcome(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an operator has found out about a payment, or done about it."""
+
+    outcome: Literal["paid", "unpaid", "refunded", "kept"]
+    reference: Annotated[str, msgspec.Meta(max_length=200, description="The transaction.")] = ""
+
+
 FREE = 2
 """The flag of a usage record that cost nothing."""
 
@@ -88,13 +96,29 @@ async def list_entries(
 async def list_x402(
     ctx: Ctx,
     doubtful: FromQuery[bool] = False,
+    owed: FromQuery[bool] = False,
     cursor: Text = None,
     limit: Limit = LIMIT,
 ) -> Page[X402Payment]:
     """What was paid for single requests with x402, in no order. `?doubtful=true`: only those of
-    which nobody ever found out whether they were paid; they are in no book."""
-    state = UNKNOWN if doubtful else None
+    which nobody ever found out whether they were paid; they are in no book. `?owed=true`: only
+    those that were paid and not served."""
+    state = UNKNOWN if doubtful else OWED if owed else None
     return await listed(desk_of(ctx).ledger.store, state=state, cursor=cursor, limit=limit)
+
+
+@post(
+    "/v1/ledger/x402/{payment:str}",
+    status_code=200,
+    opt=spec("money", body=X402Outcome, answer=X402Payment),
+)
+async def decide_x402(ctx: Ctx, request: AnyRequest, payment: FromPath[str]) -> X402Payment:
+    """Say what became of a payment with x402. One in doubt was `paid`, which is owed to its payer
+    then, or `unpaid`; one that is owed was `refunded`, or is `kept` as revenue."""
+    desk = desk_of(ctx)
+    body = await read(request, X402Outcome)
+    store, clock = desk.ledger.store, desk.invoices.clock
+    return await decide(store, clock, payment, body.outcome, body.reference)
 
 
 @get("/v1/ledger/audit", opt=spec("read", answer=AuditReport))
@@ -165,4 +189,4 @@ def _view(one: Usage) -> UsageView:
     return UsageView(**shared, free=bool(one.flags & FREE), recovered=bool(one.flags & RECOVERED))
 
 
-HANDLERS = [list_entries, list_x402, audit, pipeline, resolved, get_entry, list_usage]
+HANDLERS = [list_entries, list_x402, decide_x402, audit, pipeline, resolved, get_entry, list_usage]

@@ -22,7 +22,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from fastgate.billing.x402.books import HOUSE, SETTLED
+from fastgate.billing.x402.books import EARNED, HOUSE
 from fastgate.store.engine import Store
 from fastgate.store.money_tables import usage_daily, x402_payments
 from fastgate.store.tables import accounts, consumers, credentials
@@ -139,7 +139,7 @@ async def _x402(
     count = sa.func.count()
     query = (
         sa.select(*keys, count.label("requests"), sa.func.sum(table.amount).label("amount"))
-        .where(table.state == SETTLED)
+        .where(table.state.in_(EARNED))
         .group_by(*keys)
     )
     if asked.since is not None:

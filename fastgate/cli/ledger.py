@@ -126,22 +126,30 @@ def _postings(entry: dict[str, Any]) -> str:
 @click.option(
     "--limit", type=click.IntRange(1, 500), default=50, help="How many to list. Default: 50."
 )
+@click.option("--owed", is_flag=True, help="Only payments that were made and not served.")
 @control_options
 def paid_x402(
-    doubtful: bool, limit: int, control: str | None, state_dir: str | None, as_json: bool
+    doubtful: bool,
+    owed: bool,
+    limit: int,
+    control: str | None,
+    state_dir: str | None,
+    as_json: bool,
 ) -> int:
     """List payments for single requests with x402, in no particular order. Their entries belong
     to the account x402; the currency is the token, by network and contract. A payment that is
-    "unknown" is not in the ledger: look up its payer on the network.
+    "unknown" is not in the ledger: look up its payer on the network, and say what
+    you found with `fastgate ledger x402-decide`. One that is "owed" was paid and not served.
 
     \b
     Examples:
       fastgate ledger x402 --doubtful
+      fastgate ledger x402 --owed
       fastgate ledger entries x402
     """
-    only = "true" if doubtful else None
     client = client_of(control, state_dir)
-    found = client.get("/v1/ledger/x402", doubtful=only, limit=limit)["items"]
+    which = {name: "true" for name, on in (("doubtful", doubtful), ("owed", owed)) if on}
+    found = client.get("/v1/ledger/x402", **which, limit=limit)["items"]
     if as_json:
         output.print_json(found)
         return OK
@@ -154,11 +162,45 @@ def paid_x402(
             one["route"],
             one["payer"],
             one["reference"],
+            one["id"],
         )
         for one in found
     ]
-    heads = ("time", "state", "amount", "token", "route", "payer", "transaction")
+    heads = ("time", "state", "amount", "token", "route", "payer", "transaction", "id")
     output.table(heads, rows, "Nothing was paid with x402.")
+    return OK
+
+
+@ledger.command("x402-decide", short_help="Say what became of a payment with x402.")
+@click.argument("payment")
+@click.argument("outcome", type=click.Choice(["paid", "unpaid", "refunded", "kept"]))
+@click.option("--transaction", default="", help="The transaction on the network.")
+@control_options
+def decide_x402(
+    payment: str,
+    outcome: str,
+    transaction: str,
+    control: str | None,
+    state_dir: str | None,
+    as_json: bool,
+) -> int:
+    """Say what became of a payment with x402, by the id that `fastgate ledger x402` shows.
+
+    One that is "unknown" was "paid", and is owed to its payer then, or "unpaid". One that is
+    "owed" you have "refunded" on the network, or it is "kept" as revenue. Booked once.
+
+    \b
+    Examples:
+      fastgate ledger x402-decide 5f0c... paid --transaction 0x9d1e...
+      fastgate ledger x402-decide 5f0c... refunded
+    """
+    body = {"outcome": outcome, "reference": transaction}
+    client = client_of(control, state_dir)
+    data = client.call("POST", f"/v1/ledger/x402/{payment}", body).data
+    if as_json:
+        output.print_json(data)
+    else:
+        output.say(f"The payment is {data['state']}.")
     return OK
 
 

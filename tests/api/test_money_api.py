@@ -6,14 +6,19 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+import sqlalchemy as sa
 from apikit import Client, is_problem
 from deskkit import Desked, desked
 
+from fastgate.billing.x402.books import X402Payment
 from fastgate.model.codec import decode, encode
+from fastgate.store.money_tables import x402_payments
 
 CENT = 10_000
 
@@ -374,3 +379,27 @@ async def test_viewers_look_and_operators_book(api: Client, acme: str, as_role: 
     refused = await api.post(f"{path}/credits", json=body, headers=viewer)
     is_problem(refused, 403, "forbidden")
     assert (await api.post(f"{path}/credits", json=body, headers=operator)).status_code == 201
+
+
+async def test_a_payment_in_doubt_is_decided(api: Client, desk: Desked) -> None:
+    now = datetime(2031, 5, 4, tzinfo=UTC)
+    payment = X402Payment(
+        id="ab" * 32, state="unknown", currency="eip155:1/erc20:0xab", amount=1000,
+        asset_name="USDC", pay_to="0xshop", payer="0xab", route="weather", reference="",
+        presumed=False, paid_at=now, booked_at=now,
+    )  # fmt: skip
+    async with desk.world.store.write() as connection:
+        row = msgspec.structs.asdict(payment) | {"day": now.date()}
+        await connection.execute(sa.insert(x402_payments).values(**row))
+    path = f"/v1/ledger/x402/{payment.id}"
+    assert [one["id"] for one in (await read(api, "/v1/ledger/x402?doubtful=true"))["items"]]
+    for _ in range(2):
+        found = await made(api, path, {"outcome": "paid", "reference": "0xfeed"})
+        assert (found["state"], found["reference"]) == ("owed", "0xfeed")
+    (owed,) = (await read(api, "/v1/ledger/x402?owed=true"))["items"]
+    assert owed == found
+    (entry,) = (await read(api, "/v1/ledger?account=x402"))["items"]
+    assert entry["postings"] == {"customer_held": 1000, "provider_clearing": -1000}
+    is_problem(await api.post(path, json={"outcome": "unpaid"}), 409, "conflict")
+    is_problem(await api.post("/v1/ledger/x402/cd", json={"outcome": "paid"}), 404, "not_found")
+    assert (await made(api, path, {"outcome": "refunded"}))["state"] == "refunded"

@@ -20,8 +20,9 @@ from fastgate.billing.audit.audit import audit
 from fastgate.billing.audit.report import Check
 from fastgate.billing.ledger.ledger import Ledger
 from fastgate.billing.reports import Asked, By, report
-from fastgate.billing.x402.books import HOUSE, X402Books, entry_id, listed
+from fastgate.billing.x402.books import HOUSE, X402Books, decide, entry_id, listed
 from fastgate.billing.x402.claims import Claims, Paid, Record, State
+from fastgate.errors import ConflictError, NotFoundError
 from fastgate.store.engine import Store
 from fastgate.store.ledger import Book
 
@@ -75,10 +76,19 @@ class Till:
             found[at] = found.get(at, 0) + entry.postings[Book.REVENUE]
         return found
 
+    async def balance(self) -> tuple[int, int, int]:
+        """Cleared, owed to payers, earned."""
+        books = (Book.CLEARING, Book.HELD, Book.REVENUE)
+        entries = (await self.ledger.history(HOUSE, limit=500)).items
+        cleared, owed, earned = (
+            sum(entry.postings.get(book, 0) for entry in entries) for book in books
+        )
+        return cleared, owed, earned
+
     async def audited(self) -> Check:
         """The audit passes; its check of these payments."""
         result = await audit(self.store)
-        assert result.passed, result
+        assert result.passed, [one.findings for one in result.checks]
         return next(one for one in result.checks if one.name == "x402")
 
     async def finding(self) -> list[str]:
@@ -101,7 +111,7 @@ async def test_a_settled_payment_is_an_entry_in_its_token(till: Till) -> None:
     assert entry.postings == {Book.CLEARING: -1000, Book.REVENUE: 1000}
     assert (entry.reference, entry.note) == ("0xfeed", "weather, paid by 0xab")
     check = await till.audited()
-    assert check.numbers == {f"{CURRENCY}.paid": 1000, "doubtful": 0, "wrong": 0}
+    assert check.numbers == {f"{CURRENCY}.paid": 1000, "doubtful": 0, "owed": 0, "wrong": 0}
     assert await till.ledger.wallets(HOUSE) == []  # the payer is no customer
     assert till.due == set()
 
@@ -166,6 +176,51 @@ async def test_what_was_never_found_out_is_listed_and_not_booked(till: Till) -> 
     assert (await till.audited()).numbers["doubtful"] == 1
     unknown = (await listed(till.store, state="unknown", limit=10)).items
     assert [one.id for one in unknown] == [names["settling"]]
+
+
+async def test_what_an_operator_found_out_is_booked_once(till: Till) -> None:
+    """It was paid, and nobody was served: that is owed to the payer, until it is decided."""
+    first, second, third = (till.came(at, "settling", "unknown") for at in range(3))
+    till.now += 61
+    await till.books.beat()
+
+    async def say(name: str, outcome: str) -> str:
+        return (await decide(till.store, lambda: NOW, name, outcome, "0xfound")).state
+
+    for _ in range(2):
+        assert [await say(first, "paid"), await say(second, "paid")] == ["owed", "owed"]
+        assert await say(third, "unpaid") == "void"
+    assert await till.balance() == (-2000, 2000, 0)
+    check = await till.audited()
+    assert (check.numbers["doubtful"], check.numbers["owed"]) == (0, 2)
+    assert await report(till.store, Asked(by=[By.ROUTE])) == []
+    for _ in range(2):
+        assert [await say(first, "refunded"), await say(second, "kept")] == ["refunded", "kept"]
+    assert await till.balance() == (-1000, 0, 1000)
+    (row,) = await report(till.store, Asked(by=[By.ROUTE]))
+    assert row.amount == 1000
+    for name, outcome in ((first, "kept"), (second, "refunded"), (third, "kept")):
+        with pytest.raises(ConflictError, match="cannot be"):
+            await say(name, outcome)
+    with pytest.raises(NotFoundError):
+        await say("00", "paid")
+    await till.audited()
+
+
+async def test_what_was_paid_and_not_served_is_owed(till: Till) -> None:
+    till.came(1, "settling", "settled")
+    await till.books.beat()
+    assert await till.balance() == (-1000, 0, 1000)
+    for _ in range(2):
+        name = till.came(1, "settled", code="owed")
+        await till.books.beat()
+        assert await till.balance() == (-1000, 1000, 0)
+        assert (await till.audited()).numbers["owed"] == 1
+    await decide(till.store, lambda: NOW, name, "refunded")
+    till.came(1, "settled", code="owed")  # asked for again
+    await till.books.beat()
+    assert await till.balance() == (0, 0, 0)
+    await till.audited()
 
 
 STATES: list[State] = ["settling", "unknown", "unsent", "failed", "settled", "served"]
@@ -247,7 +302,7 @@ async def test_control_killed_at_any_step(till: Till, at: int, monkeypatch: Any)
         ("UPDATE ledger_entries SET kind = 'fee'", "x402 payment {0}: booked nothing"),
         (
             "UPDATE ledger_postings SET book = 'tax' WHERE book = 'revenue'",
-            "entry x402:{0}: its postings are not 1000 each",
+            "entry x402:{0}: the payment is settled, and its postings are {{",
         ),
     ],
 )

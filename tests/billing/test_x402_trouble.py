@@ -276,6 +276,8 @@ async def test_an_answer_too_long_to_be_kept_is_owed_and_not_made_twice(
         assert (reply.status, problem(reply)["retry"]) == (500, "never")
         assert (s.runs, s.sold) == (1, 1)
         assert "to be refunded" in caplog.text
+        (record,) = (record for _, record in s.store.records())
+        assert (record.state, record.code) == ("settled", "owed")  # which the books look for
         assert (await s.ask(await s.payment())).body == b"x" * 5000
 
 

@@ -298,6 +298,7 @@ async def _held(connection: AsyncConnection, sums: Sums) -> Check:
         parts = sums.get(key, {})
         held = _book(parts, Book.HELD)
         wanted = aside.get(key, 0) + parts.get((Kind.CORRECTION, Book.HELD), 0)
+        wanted += parts.get((Kind.X402, Book.HELD), 0)  # owed to payers: see the check `x402`
         if held != wanted:
             findings.append(f"{key[0]} {key[1]}: {held} held, {wanted} set aside")
     held_in: dict[str, int] = {}

@@ -32,7 +32,7 @@ from fastgate.billing.payments.base import (
 )
 from fastgate.billing.payments.books import payment_id, refund_id, returned_id
 from fastgate.billing.subscriptions.fees import GONE, taken_back
-from fastgate.billing.x402.books import HOUSE, SETTLED, entry_id
+from fastgate.billing.x402.books import HOUSE, OWED, UNKNOWN, VOID, entry_id, postings_of
 from fastgate.store.billing_tables import invoices
 from fastgate.store.engine import Store
 from fastgate.store.ledger import Book
@@ -167,57 +167,53 @@ async def invoices_check(connection: AsyncConnection) -> Check:
 
 
 async def x402_check(connection: AsyncConnection) -> Check:
-    """Payments for requests, each against its entry. `doubtful`: those of which nobody found out
-    whether they were made."""
+    """Payments for requests, each against its entries. `doubtful`: those of which nobody found
+    out whether they were made; `owed`: paid and not served."""
     findings: list[str] = []
     totals: dict[str, int] = {}
-    doubtful = 0
-    posted = (
+    doubtful = owed = 0
+    columns = ledger_entries.c
+    entries = (
         sa.select(
-            ledger_postings.c.entry,
-            sa.func.sum(
-                sa.case(
-                    (ledger_postings.c.book == Book.CLEARING.value, -ledger_postings.c.amount),
-                    else_=0,
-                )
-            ).label("taken"),
-            sa.func.sum(
-                sa.case(
-                    (ledger_postings.c.book == Book.REVENUE.value, ledger_postings.c.amount),
-                    else_=0,
-                )
-            ).label("earned"),
+            columns.id, columns.account, columns.currency, columns.amount,
+            ledger_postings.c.book, ledger_postings.c.amount.label("posted"),
         )
-        .join(ledger_entries, ledger_entries.c.number == ledger_postings.c.entry)
-        .where(ledger_entries.c.kind == Kind.X402.value)
-        .group_by(ledger_postings.c.entry)
-        .subquery()
-    )
-    entries = sa.select(ledger_entries, posted.c.taken, posted.c.earned).outerjoin(
-        posted, posted.c.entry == ledger_entries.c.number
-    )
+        .outerjoin(ledger_postings, ledger_postings.c.entry == columns.number)
+        .where(columns.kind == Kind.X402.value)
+    )  # fmt: skip
     booked: dict[str, tuple[str, str, int]] = {}
-    query = entries.where(ledger_entries.c.kind == Kind.X402.value)
-    async with connection.stream(query.execution_options(yield_per=STREAM)) as rows:
+    sums: dict[str, dict[str, int]] = {}
+    async with connection.stream(entries.execution_options(yield_per=STREAM)) as rows:
         async for row in rows:
-            booked[row.id] = (row.account, row.currency, row.amount)
-            if (int(row.taken or 0), int(row.earned or 0)) != (row.amount, row.amount):
-                findings.append(f"entry {row.id}: its postings are not {row.amount} each")
+            ident = ":".join(row.id.split(":")[:2])  # a later entry of the payment: x402:…:kept
+            booked[ident] = (row.account, row.currency, row.amount)
+            books = sums.setdefault(ident, {})
+            if row.book is not None:
+                books[row.book] = books.get(row.book, 0) + int(row.posted)
     paid = sa.select(x402_payments).execution_options(yield_per=STREAM)
     async with connection.stream(paid) as rows:
         async for row in rows:
-            entry = booked.pop(entry_id(row.id), None)
-            if row.state != SETTLED:
-                doubtful += 1
+            ident = entry_id(row.id)
+            entry = booked.pop(ident, None)
+            doubtful += row.state == UNKNOWN
+            owed += row.state == OWED
+            if row.state in (UNKNOWN, VOID):
                 if entry is not None:
                     findings.append(f"x402 payment {row.id}: {row.state}, and booked")
                 continue
             if entry != (HOUSE, row.currency, row.amount):
                 findings.append(f"x402 payment {row.id}: booked {entry or 'nothing'}")
+                continue
+            wanted = {str(book): sum_ for book, sum_ in postings_of(row.state, row.amount).items()}
+            found = {book: sum_ for book, sum_ in sums.pop(ident).items() if sum_}
+            if found != wanted:
+                findings.append(
+                    f"entry {ident}: the payment is {row.state}, and its postings are {found}"
+                )
             name = f"{row.currency}.paid"
             totals[name] = totals.get(name, 0) + row.amount
     findings += [f"entry {ident}: no x402 payment of that name" for ident in booked]
-    return check("x402", findings, **totals, doubtful=doubtful)
+    return check("x402", findings, **totals, doubtful=doubtful, owed=owed)
 
 
 async def credits_check(connection: AsyncConnection) -> Check:

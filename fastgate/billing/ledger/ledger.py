@@ -15,6 +15,7 @@ fee                           +(A-T)                  -A      +T    an invoice w
 fee_aside               +A    -A                                    before it goes back; contested
 provider_fee                  -A                      +A           what a provider keeps for itself
 x402                          +A                      -A           a request was paid for with it
+x402                    +A                            -A           and not served: owed to the payer
 credit_note    +A             -A                                    a fee that the wallet gets back
 credit_back    -A             +A                                    its fee went back; or reversed
 freeze         -A       +A                                          before it is paid back

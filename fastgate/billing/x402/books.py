@@ -20,6 +20,15 @@ none of another, nor money of a country. Amounts are millionths of a token:
 
     provider_clearing  -A    what `pay_to` has received
     revenue            +A    what the requests cost
+    customer_held      +A    instead of revenue: paid, and not served
+
+What was paid and not served is owed to the payer until an operator says (`decide`) that it was
+refunded, or is kept. So is what an operator has found on the network of a payment in doubt.
+
+    state     entries of the payment come to
+    settled   clearing -A, revenue +A          owed      clearing -A, held +A
+    kept      clearing -A, revenue +A          refunded  nothing
+    unknown   none: nobody found out           void      none: it was never paid
 """
 
 from __future__ import annotations
@@ -29,13 +38,14 @@ import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import islice
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
 
 from fastgate.billing.ledger.ledger import Clock, Kind
-from fastgate.billing.x402.claims import Claims, Paid, Record
-from fastgate.errors import StoreError
+from fastgate.billing.x402.claims import NOT_SERVED, Claims, Paid, Record
+from fastgate.errors import ConflictError, NotFoundError, StoreError
 from fastgate.store import ledger as table
 from fastgate.store.engine import Store
 from fastgate.store.ledger import Book, Entry
@@ -49,11 +59,23 @@ HOUSE = "x402"
 BATCH = 200
 EVERY_S = 2.0
 SETTLED, UNKNOWN = "settled", "unknown"
+OWED, KEPT, REFUNDED, VOID = "owed", "kept", "refunded", "void"
+EARNED = (SETTLED, KEPT)
+"""States of payments that are revenue."""
+OUTCOMES: dict[tuple[str, str], str] = {
+    (UNKNOWN, "paid"): OWED,
+    (UNKNOWN, "unpaid"): VOID,
+    (OWED, "kept"): KEPT,
+    (OWED, "refunded"): REFUNDED,
+}
+"""What an operator may say of a payment in which state, and what it is then."""
 _MONEY = ("settled", "served")
 
 
 class X402Payment(msgspec.Struct, frozen=True, kw_only=True):
-    """A payment for a request. `state`: "settled", or "unknown" when nobody ever found out."""
+    """A payment for a request. `state`: "settled"; "unknown" when nobody ever found out; "owed"
+    when it was paid and not served, and then "kept" or "refunded"; "void" when it never was
+    paid."""
 
     id: str
     state: str
@@ -114,7 +136,8 @@ class X402Books:
             if record is None:  # swept before there were books
                 done.append(name)
             elif record.state in _MONEY:
-                row = self._row(name, record, SETTLED)
+                gone = record.state == "settled" and record.code == NOT_SERVED
+                row = self._row(name, record, OWED if gone else SETTLED)
                 if row is not None:
                     rows.append(row)
                     done.append(name)
@@ -172,6 +195,27 @@ def _payment(
     )
 
 
+_NEWER: dict[str | None, tuple[str, ...]] = {
+    None: (SETTLED, OWED, UNKNOWN),
+    UNKNOWN: (SETTLED, OWED, VOID),
+    VOID: (SETTLED, OWED),
+    SETTLED: (OWED,),
+    OWED: (KEPT, REFUNDED),
+}
+"""What may follow a state; anything else is old news."""
+_POSTINGS: dict[str, dict[Book, int]] = {
+    SETTLED: {Book.CLEARING: -1, Book.REVENUE: 1},
+    OWED: {Book.CLEARING: -1, Book.HELD: 1},
+    KEPT: {Book.CLEARING: -1, Book.REVENUE: 1},
+}
+"""What the entries of a payment in that state come to, by its amount; of others: nothing."""
+
+
+def postings_of(state: str | None, amount: int) -> dict[Book, int]:
+    """What the entries of a payment come to."""
+    return {book: sign * amount for book, sign in _POSTINGS.get(state or "", {}).items()}
+
+
 def _book(connection: sa.Connection, rows: Sequence[X402Payment], now: datetime) -> int:
     """Rows and entries in one transaction; how many entries were made."""
     number = table.take_numbers(connection, len(rows))
@@ -182,25 +226,32 @@ def _book(connection: sa.Connection, rows: Sequence[X402Payment], now: datetime)
     entries: list[Entry] = []
     for row in rows:
         before = known.get(row.id)
-        if before == SETTLED or before == row.state:
+        if row.state not in _NEWER.get(before, ()):
             continue
         values = msgspec.structs.asdict(row) | {"day": row.paid_at.date()}
         if before is None:
             connection.execute(sa.insert(x402_payments).values(**values))
-        else:  # it was given up, and found out after all
+        else:  # it was given up, and found out after all; or its answer is gone
             connection.execute(
                 sa.update(x402_payments).where(x402_payments.c.id == row.id).values(**values)
             )
-        if row.state == SETTLED:
-            entries.append(_entry(number + len(entries), row, now))
+        postings = postings_of(row.state, row.amount)
+        for book, amount in postings_of(before, row.amount).items():
+            postings[book] = postings.get(book, 0) - amount
+        postings = {book: amount for book, amount in postings.items() if amount}
+        if postings:
+            first = not postings_of(before, row.amount)
+            entries.append(_entry(number + len(entries), row, first, postings, now))
     table.insert(connection, entries)
     return len(entries)
 
 
-def _entry(number: int, row: X402Payment, now: datetime) -> Entry:
+def _entry(
+    number: int, row: X402Payment, first: bool, postings: dict[Book, int], now: datetime
+) -> Entry:
     return Entry(
         number=number,
-        id=entry_id(row.id),
+        id=entry_id(row.id) if first else f"{entry_id(row.id)}:{row.state}",
         kind=Kind.X402,
         account=HOUSE,
         currency=row.currency,
@@ -208,8 +259,39 @@ def _entry(number: int, row: X402Payment, now: datetime) -> Entry:
         created=now,
         reference=row.reference,
         note=f"{row.route}, paid by {row.payer}",
-        postings={Book.CLEARING: -row.amount, Book.REVENUE: row.amount},
+        postings=postings,
     )
+
+
+async def decide(
+    store: Store, clock: Clock, ident: str, outcome: str, reference: str = ""
+) -> X402Payment:
+    """What an operator has found out of a payment in doubt ("paid", "unpaid"), or done about one
+    that is owed to its payer ("kept", "refunded"); once more does nothing. `reference`: the
+    transaction. Raises StoreError, NotFoundError, and ConflictError where it does not apply."""
+
+    def work(connection: sa.Connection) -> X402Payment:
+        query = sa.select(x402_payments).where(x402_payments.c.id == ident)
+        row = connection.execute(query.with_for_update()).one_or_none()
+        if row is None:
+            raise NotFoundError(f"There is no payment {ident!r} with x402.")
+        found = _of(row)
+        after = OUTCOMES.get((found.state, outcome))
+        if after is None:
+            if found.state in {one for (_, said), one in OUTCOMES.items() if said == outcome}:
+                return found
+            raise ConflictError(f"The payment is {found.state!r}: it cannot be {outcome!r}.")
+        now = clock()
+        told = reference or found.reference
+        found = msgspec.structs.replace(found, state=after, reference=told, booked_at=now)
+        _book(connection, [found], now)
+        return found
+
+    return await store.run_write(work)
+
+
+def _of(row: sa.Row[Any]) -> X402Payment:
+    return X402Payment(**{name: value for name, value in row._asdict().items() if name != "day"})
 
 
 async def listed(
@@ -223,8 +305,4 @@ async def listed(
         query = query.where(x402_payments.c.id > decode_cursor(cursor, str))
     async with store.read() as connection:
         rows = (await connection.execute(query)).all()
-    found = [
-        X402Payment(**{name: value for name, value in row._asdict().items() if name != "day"})
-        for row in rows
-    ]
-    return page_of(found, limit, lambda one: one.id)
+    return page_of([_of(row) for row in rows], limit, lambda one: one.id)

@@ -55,6 +55,8 @@ State = Literal["running", "settling", "settled", "served", "unknown", "unsent",
 FOLDER = "x402"
 """Where they stand in the state directory."""
 MAX_RECORD = 4000
+NOT_SERVED = "owed"
+"""The code of a record that was settled and whose answer is gone."""
 DUE = "due"
 """Below that: the names of payments that the books have to look at."""
 SWEEP_S = 60
@@ -187,6 +189,12 @@ class Claim:
             self._answer.unlink()
         if self.record is not None:
             self.record.kept = False
+
+    def not_served(self) -> None:
+        """It was settled and its answer is gone, which the books are to see. Raises OSError."""
+        if self.record is not None and self.record.code != NOT_SERVED:
+            self.record.code = NOT_SERVED
+            self.write(self.record)
 
     def share(self) -> Claim:
         """Another holder: the lock is let go when all have."""

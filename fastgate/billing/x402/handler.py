@@ -429,6 +429,7 @@ class _Paying:
             record.payer,
             record.transaction or "not told",
         )
+        claim.not_served()
         await self.answers.owed(record.transaction)
 
     async def _settle_again(self, claim: Claim) -> Settlement:
