@@ -43,7 +43,7 @@ setup-test: $(VENV)/.test
 	@tools/debian-packages test
 
 run: setup ## build, start on the embedded defaults with a demonstration, and say what to try
-	$(BIN)/fastgate run
+	$(BIN)/fastgate demo
 
 test: setup-test ## set up and run everything: lint, types, layers, unit, property, integration, faults
 	@echo "Running all tests: about ten minutes. Real processes and sockets on 127.0.0.1 are part of it."

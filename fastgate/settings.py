@@ -45,7 +45,8 @@ SETTINGS: tuple[Setting, ...] = (
         "control",
         "FASTGATE_CONTROL",
         "http://127.0.0.1:8081",
-        "The address of the control API: `http://host:port` or `unix:/path`.",
+        "The address of the control API: `http://host:port` or `unix:/path`. Default: that of the "
+        "gateway that runs with the state directory.",
     ),
     Setting(
         "token",
@@ -66,6 +67,8 @@ SETTINGS: tuple[Setting, ...] = (
 BY_NAME: dict[str, Setting] = {setting.name: setting for setting in SETTINGS}
 
 STATE_DIR = ".fastgate"
+RUNNING = "running.json"
+"""The file in the state directory that says which process runs with it, and its addresses."""
 ADMIN_TOKEN = "admin-token"
 """The file of the first admin token in the state directory, readable by its owner alone."""
 

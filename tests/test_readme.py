@@ -100,7 +100,6 @@ def run_all(commands: list[str], running: Gateway, key: str) -> list[str]:
         "LC_ALL": "C.UTF-8",
         "KEY": key,
         "FASTGATE_STATE_DIR": str(running.state),
-        "FASTGATE_CONTROL": running.control,
     }
     script = "exec 2>&1\n" + "".join(
         f"printf '\\n\\001\\n'\n{command}\n".replace("127.0.0.1:8080", f"{host}:{port}")

@@ -27,7 +27,7 @@ class Entry(NamedTuple):
 COMMANDS: dict[str, dict[str, Entry]] = {
     "Run": {
         "run": Entry("fastgate.cli.run:run", "Start the gateway."),
-        "demo": Entry("fastgate.cli.demo:demo", "Play a demonstration on this machine."),
+        "demo": Entry("fastgate.cli.demo:demo", "Run a demonstration on this machine."),
     },
     "Configure": {
         "check": Entry("fastgate.cli.configure:check", "Check a configuration."),
@@ -144,7 +144,7 @@ def root() -> None:
     """FastGate, a payment-aware API and AI gateway.
 
     \b
-    Try it:             fastgate run
+    Try it:             fastgate demo
     With a file:        fastgate run fastgate.yaml
     Is the file right?  fastgate check fastgate.yaml
     Change it live:     fastgate apply fastgate.yaml

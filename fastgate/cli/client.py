@@ -1,8 +1,8 @@
 """A small client of the control API: standard library only, TCP or a Unix socket.
 
-The address is FASTGATE_CONTROL, the token FASTGATE_TOKEN; without one, the file that the gateway
-wrote at its first start (`admin-token` in the state directory) is used. It is refused when others
-than its owner can read it.
+The address is FASTGATE_CONTROL, the token FASTGATE_TOKEN. Without them, files that the gateway
+writes to its state directory are read: `running.json` for the address, `admin-token` for the token,
+which is refused when others than its owner can read it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import socket
 import stat
 import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ REACH_S = 4.0
 """Seconds for a first sign that the control API is there, before the call itself is sent: its
 socket takes connections also while nobody serves it."""
 MAX_ANSWER = 256 << 20
+ADVICE = "Is the gateway running? Set FASTGATE_CONTROL or --control if it is elsewhere."
 DEFAULT_PORT = 8081
 
 
@@ -57,8 +58,12 @@ class Answer:
 class Client:
     """Calls to one control API."""
 
-    def __init__(self, control: str, token: str = "", timeout: float = TIMEOUT) -> None:
+    def __init__(
+        self, control: str, token: str = "", timeout: float = TIMEOUT, hint: str = ""
+    ) -> None:
+        """hint: said when nothing is reached, in place of the general advice."""
         self.control = control
+        self._hint = hint or ADVICE
         self._token = token
         self._timeout = timeout
         self._reached = False
@@ -168,8 +173,7 @@ class Client:
     def _unreachable(self, error: Exception) -> UnreachableError:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return UnreachableError(
-            f"The control API at {self.control} cannot be reached: {reason}. Is the gateway "
-            "running? Set FASTGATE_CONTROL or --control when it is elsewhere."
+            f"The control API at {self.control} cannot be reached: {reason}. {self._hint}"
         )
 
 
@@ -215,3 +219,40 @@ def find_token(state_dir: Path, environ: Mapping[str, str] = os.environ) -> str:
             return file.read(4096).strip()
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return ""
+
+
+def find_running(state_dir: Path) -> str:
+    """The control API's address of the gateway that runs with this state directory, else ""."""
+    running = _running(state_dir)
+    return "" if running is None or not _lives(running[0]) else running[1]
+
+
+def no_gateway(places: Sequence[Path]) -> str:
+    """What to do, for no gateway runs with any of these state directories."""
+    elsewhere = "Start it, or name another with --state-dir or --control."
+    for place in places:
+        if (running := _running(place)) is not None:
+            return (
+                f"The gateway with the state directory {place} (process {running[0]}) no longer "
+                f"runs. {elsewhere}"
+            )
+    return f"No gateway runs with the state directory {places[0]}. {elsewhere}"
+
+
+def _running(state_dir: Path) -> tuple[int, str] | None:
+    """Process and control address in `running.json`."""
+    try:
+        found = json.loads((state_dir / settings.RUNNING).read_bytes())
+        return int(found["pid"]), str(found["control"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
 
 from fastgate import settings
-from fastgate.cli.client import Client, find_token
+from fastgate.cli.client import Client, find_running, find_token, no_gateway
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+LEVELS = ("debug", "info", "warning", "error")
 
 
 def _help(name: str) -> str:
@@ -35,18 +38,49 @@ def control_options(command: F) -> F:
     return command
 
 
+def run_options(command: F) -> F:
+    """--workers, --state-dir, --log-format, --log-level: of what runs a gateway."""
+    for option in (
+        click.option(
+            "--log-level", type=click.Choice(LEVELS), envvar="FASTGATE_LOG_LEVEL", default="info",
+            help="The least severe level that is logged. Default: info. [FASTGATE_LOG_LEVEL]",
+        ),
+        click.option(
+            "--log-format", type=click.Choice(["auto", "human", "json"]), default="auto",
+            help="The format of log lines. Default: human on a terminal, else json.",
+        ),
+        click.option(
+            "--state-dir", "--state", type=click.Path(file_okay=False), help=_help("state_dir"),
+        ),
+        click.option(
+            "--workers", type=click.IntRange(1, 64),
+            help="Number of worker processes. Default: what the configuration says.",
+        ),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
 def client_of(
     control: str | None, state_dir: str | None, config: str | None = None, timeout: float = 60.0
 ) -> Client:
-    """A client as the options and the environment say.
+    """A client as the options and the environment say, else of the gateway that runs with the
+    state directory.
 
-    A file that is applied may stand elsewhere than the gateway's own: without a token beside
-    `config`, the one of where the command is run is taken.
+    A file that is applied may stand elsewhere than the gateway's own: what is not found beside
+    `config` is looked for where the command is run.
     """
-    places = dict.fromkeys(
-        settings.state_dir(beside, state_dir)
-        for beside in (config, settings.value_of("config"))
-        if beside is not None
+    places = list(
+        dict.fromkeys(
+            settings.state_dir(beside, state_dir)
+            for beside in (config, settings.value_of("config"))
+            if beside is not None
+        )
     )
     token = next(filter(None, map(find_token, places)), "")
-    return Client(settings.value_of("control", control), token, timeout)
+    given = control or os.environ.get(settings.BY_NAME["control"].env)
+    if given:
+        return Client(given, token, timeout)
+    found = next(filter(None, map(find_running, places)), "")
+    hint = "" if found else no_gateway(places)
+    return Client(found or settings.BY_NAME["control"].default, token, timeout, hint)

@@ -59,7 +59,7 @@ class Launch:
         addresses are options."""
         if self.config is None:
             if option := _OPTIONS.get(error.path):
-                free = f"`fastgate run {option} 127.0.0.1:0` takes one that is free."
+                free = f"`fastgate demo {option} 127.0.0.1:0` takes one that is free."
                 error.hint = f"{error.hint or ''} {free}".lstrip()
             return error
         if error.file is not None:

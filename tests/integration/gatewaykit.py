@@ -56,7 +56,7 @@ class Gateway:
         self.config = folder / "fastgate.yaml"
         self.log = folder / "gateway.log"
         self.workers = workers
-        command = [sys.executable, "-m", "fastgate", "run"]
+        command = [sys.executable, "-m", "fastgate", "demo" if config is None else "run"]
         if config is not None:
             self.write(config)
             command.append(str(self.config))

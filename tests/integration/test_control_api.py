@@ -73,10 +73,10 @@ async def statuses(found: list[Client], path: str, key: str) -> set[int]:
 
 def cli(running: Gateway, *arguments: str, token: str | None = None) -> tuple[int, str, str]:
     """Run `fastgate` as people do; its exit code, output and errors."""
+    assert running.control  # it listens
     environment = {
         **os.environ,
         "PYTHONPATH": str(PROJECT),
-        "FASTGATE_CONTROL": running.control,
         "FASTGATE_STATE_DIR": str(running.state),
         "COLUMNS": "200",
     }

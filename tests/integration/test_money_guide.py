@@ -34,7 +34,6 @@ def test_the_commands_of_the_guide_work(tmp_path: Path) -> None:
     environment = {
         "PATH": f"{folder}:{os.environ['PATH']}",
         "PYTHONPATH": str(PROJECT),
-        "FASTGATE_CONTROL": f"http://{control[1]}",
         "FASTGATE_STATE_DIR": str(tmp_path / "state"),
         "COLUMNS": "200",
     }

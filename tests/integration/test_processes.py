@@ -126,7 +126,7 @@ def test_a_demonstration_whose_port_is_taken_names_the_option(gateway: Start) ->
         code, text = ends(gateway(None, wait=False, arguments=ports))
     assert code == 1
     assert f"{where} is already in use" in text
-    assert "`fastgate run --listen 127.0.0.1:0` takes one that is free" in text
+    assert "`fastgate demo --listen 127.0.0.1:0` takes one that is free" in text
 
 
 def test_a_second_gateway_on_the_same_port_does_not_share_it(

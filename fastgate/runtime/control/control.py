@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 import uvloop
 
+from fastgate import settings
 from fastgate._core.credentials import CredentialIndex
 from fastgate._core.money import Money
 from fastgate._core.shm import Segment
@@ -381,7 +382,7 @@ class Control:
         try:
             self._state.write("slots.json", msgspec.json.encode(self._publisher.slots))
             self._state.write_served(served)
-            self._state.write("running.json", msgspec.json.encode(running))
+            self._state.write(settings.RUNNING, msgspec.json.encode(running))
         except StateError as error:
             log.error("%s; a restart would not know of this generation", error)
         where = ", ".join(running.listeners.values())
