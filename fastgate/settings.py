@@ -45,8 +45,8 @@ SETTINGS: tuple[Setting, ...] = (
         "control",
         "FASTGATE_CONTROL",
         "http://127.0.0.1:8081",
-        "The address of the control API: `http://host:port` or `unix:/path`. Default: that of the "
-        "gateway that runs with the state directory.",
+        "The address of the control API: `http://host:port` or `unix:/path`. If it is not set, the "
+        "one of the gateway that runs with the state directory.",
     ),
     Setting(
         "token",
