@@ -58,32 +58,29 @@ def test_what_is_given_comes_first(
     assert cli("consumers", "list").code == 0
 
 
+@pytest.fixture
+def nothing_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody listens at the default address."""
+    setting = settings.BY_NAME["control"]._replace(default="http://127.0.0.1:1")
+    monkeypatch.setitem(settings.BY_NAME, "control", setting)
+
+
+@pytest.mark.usefixtures("nothing_there")
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": "x", "control": "a"}', '{"pid": 1}'])
 def test_a_file_that_says_nothing_is_as_none(cli: Any, tmp_path: Path, text: str) -> None:
     state = tmp_path / settings.STATE_DIR
     state.mkdir()
     (state / settings.RUNNING).write_text(text)
-    with_nothing_at(settings.BY_NAME["control"].default)
     ran = cli("status")
     assert ran.code == 3
     assert "No gateway runs with the state directory .fastgate. Start it, or name" in ran.err
 
 
+@pytest.mark.usefixtures("nothing_there")
 def test_a_gateway_that_has_ended_is_named(cli: Any, tmp_path: Path) -> None:
     pid = gone()
     write(tmp_path / settings.STATE_DIR, pid, "127.0.0.1:1")
-    with_nothing_at(settings.BY_NAME["control"].default)
     ran = cli("status")
     assert ran.code == 3
     assert f"the state directory .fastgate (process {pid}) no longer runs" in ran.err
     assert "--state-dir or --control" in ran.err
-
-
-def with_nothing_at(url: str) -> None:
-    """Skip where something listens at the default address."""
-    import socket
-
-    host, _, port = url.removeprefix("http://").rpartition(":")
-    with socket.socket() as probe:
-        if probe.connect_ex((host, int(port))) == 0:
-            pytest.skip(f"something listens at {url}")
