@@ -251,7 +251,7 @@ def test_why_a_payment_was_refused_is_diagnosed(gateway, upstream, facilitator):
     (step,) = [step for step in found["steps"] if step["check"] == "payment"]
     assert step["numbers"]["facilitator"] == "invalid_exact_evm_insufficient_balance"
     assert step["numbers"]["payer"] == payer.address.lower()
-    assert "does not have the amount" in step["text"]
+    assert "does not have enough of this token" in step["text"]
     assert "Fund the payer" in step["fix"]["text"]
     # The fix, applied: the next payment is taken.
     facilitator.chain.fund(payer.address, PRICE)
@@ -274,7 +274,7 @@ def test_a_refusal_links_to_what_was_checked(gateway, upstream, facilitator, acc
     )
     assert refused.status == 402
     text = refused.body.decode()
-    assert "does not have the amount" in text
+    assert "does not have enough of this token" in text
     link = re.search(r"http://[^\s\")<]*/_fastgate/requests/[^\s\")<]+", text)
     about = re.search(r"/_fastgate/problems/payment_invalid", text)
     assert link, text
