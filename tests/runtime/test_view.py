@@ -52,7 +52,7 @@ def test_a_worker_without_a_heartbeat_is_named_and_the_others_are_enough(segment
     segment.generation = 3
     serve(segment, 0, 3)
     serve(segment, 1, 2)  # nobody gets the old configuration of one that serves nobody
-    long_ago = time.monotonic_ns() - int((view.LATE_S + 1) * 1e9)
+    long_ago = time.monotonic_ns() - int((view.AWAY_S + 1) * 1e9)
     segment.worker_row(1).heartbeat_ns = long_ago
     found = view.readiness(segment)
     assert (found.ready, found.reasons) == (True, ["worker 1 has had no heartbeat for 3 s"])

@@ -38,6 +38,7 @@ import msgspec
 from fastgate.errors import ApplyError, ConfigurationError
 from fastgate.runtime.supervisor.process import is_stopped
 from fastgate.runtime.wire.channel import Channel, ChannelClosed, ChannelFull
+from fastgate.runtime.wire.heartbeat import AWAY_S
 from fastgate.runtime.wire.messages import (
     Abort,
     Commit,
@@ -56,7 +57,6 @@ log = logging.getLogger("fastgate.control")
 
 PREPARE_S = 20.0  # handlers may import a lot
 COMMIT_S = 20.0
-AWAY_S = 2.0  # without a heartbeat: others accept for it by then, see standby.py
 LOOK_S = 0.25  # between two looks at heartbeats, while some are waited for
 
 T = TypeVar("T")

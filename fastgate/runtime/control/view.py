@@ -15,6 +15,7 @@ from fastgate._core.shm import Segment
 from fastgate._core.snapshot import LimitKind, LimitScope, Snapshot, stable_hash
 from fastgate.api.ports import LimitUse, Readiness, WorkerStatus
 from fastgate.observability.metrics import process_memory
+from fastgate.runtime.wire.heartbeat import AWAY_S
 
 _ADDRESS, _ROUTE = LimitScope.BY_ADDRESS, LimitScope.BY_ROUTE
 _CONSUMER, _PLAN = LimitScope.BY_CONSUMER, LimitScope.BY_PLAN
@@ -33,7 +34,6 @@ KINDS = {
     LimitKind.LIMIT_CONCURRENCY: "concurrency",
 }
 NONE32 = 0xFFFFFFFF
-LATE_S = 2.0  # a heartbeat is due every half second; others accept for a worker by then
 
 
 def workers(segment: Segment) -> list[WorkerStatus]:
@@ -74,7 +74,7 @@ def readiness(segment: Segment) -> Readiness:
         age = segment.heartbeat_age(index)
         if not row.pid or age is None:
             away.append(f"worker {index} is being started")
-        elif age > LATE_S:
+        elif age > AWAY_S:
             away.append(f"worker {index} has had no heartbeat for {age:.0f} s")
         elif row.generation < generation:
             reasons.append(f"worker {index} serves generation {row.generation}, not {generation}")

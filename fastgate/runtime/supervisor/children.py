@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from fastgate.runtime.supervisor.process import Backoff
+from fastgate.runtime.wire.heartbeat import AWAY_S
 from fastgate.runtime.wire.plan import SharedSegment
 
 log = logging.getLogger("fastgate.supervisor")
 
 LOOK_S = 1.0  # between two looks
-STALLED_S = 2.0  # without a heartbeat: others accept for it meanwhile, see standby.py
 SLEPT_S = 10.0  # between two looks: all of us were stopped
 
 
@@ -81,7 +81,7 @@ class Watchdog:
             self._kill_as_hung(self._control, now - heard)
 
     def _note_stall(self, place: WorkerPlace, age: float) -> None:
-        if place.stalled == (age > STALLED_S):
+        if place.stalled == (age > AWAY_S):
             return
         place.stalled = not place.stalled
         if place.stalled:

@@ -41,6 +41,7 @@ from fastgate.billing.x402 import claims
 from fastgate.errors import FastGateError, SnapshotError
 from fastgate.runtime.supervisor.standby import SERVING, Standby
 from fastgate.runtime.wire.channel import Channel, ChannelClosed, ChannelFull
+from fastgate.runtime.wire.heartbeat import HEARTBEAT_S
 from fastgate.runtime.wire.messages import (
     Abort,
     Commit,
@@ -59,7 +60,6 @@ from fastgate.runtime.worker.handlers import Handler, resolve_all
 
 log = logging.getLogger("fastgate.worker")
 
-HEARTBEAT_S = 0.5
 DRAIN_LOOK_S = 0.02
 
 STARTING, DRAINING = 1, 3  # worker_row.state, beside SERVING
