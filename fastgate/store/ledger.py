@@ -303,7 +303,6 @@ _TAKEN_BACK = (
     )
     .join(ledger_postings, ledger_postings.c.entry == ledger_entries.c.number)
     .where(
-        ledger_entries.c.account == sa.bindparam("of_account"),
         ledger_entries.c.kind == "credit_back",
         ledger_postings.c.book == Book.AVAILABLE.value,
     )
@@ -311,9 +310,13 @@ _TAKEN_BACK = (
 )
 
 
-def taken_back(connection: sa.Connection, account: str) -> dict[tuple[str, str], TakenBack]:
-    """What was taken of an account's credits since fees went back, by invoice and currency."""
-    rows = connection.execute(_TAKEN_BACK, {"of_account": account})
+def taken_back(
+    connection: sa.Connection, account: str | None = None
+) -> dict[tuple[str, str], TakenBack]:
+    """What was taken of an account's credits since fees went back, by invoice and currency. None:
+    of all accounts."""
+    of_account = [] if account is None else [ledger_entries.c.account == account]
+    rows = connection.execute(_TAKEN_BACK.where(*of_account))
     return {
         (invoice, currency): TakenBack(int(amount), int(entries))
         for invoice, currency, amount, entries in rows

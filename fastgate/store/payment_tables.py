@@ -151,3 +151,9 @@ payment_grace = sa.Table(
     sa.Index("ix_payment_grace_account", "account", "granted"),
     sa.Index("ix_payment_grace_state", "state"),
 )
+
+RETURNS_OF_PAYMENTS = sa.and_(
+    payment_returns.c.provider == payments.c.provider,
+    payment_returns.c.payment == payments.c.reference,
+)
+"""Joins the two."""

@@ -26,6 +26,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fastgate.store.engine import Store
 from fastgate.store.payment_tables import (
+    RETURNS_OF_PAYMENTS,
     payment_attempts,
     payment_customers,
     payment_grace,
@@ -272,13 +273,9 @@ class PaymentTable:
 
     async def returned_invoices(self) -> list[tuple[str, str]]:
         """Accounts and invoices of payments of which something came back at any time."""
-        mine = sa.and_(
-            payments.c.provider == payment_returns.c.provider,
-            payments.c.reference == payment_returns.c.payment,
-        )
         query = (
             sa.select(payments.c.account, payments.c.subject)
-            .join(payment_returns, mine)
+            .join(payment_returns, RETURNS_OF_PAYMENTS)
             .where(payments.c.purpose == "invoice")
             .distinct()
         )

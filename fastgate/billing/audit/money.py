@@ -35,9 +35,9 @@ from fastgate.billing.subscriptions.fees import GONE, taken_back
 from fastgate.billing.x402.books import HOUSE, OWED, UNKNOWN, VOID, entry_id, postings_of
 from fastgate.store.billing_tables import invoices
 from fastgate.store.engine import Store
-from fastgate.store.ledger import Book
+from fastgate.store.ledger import taken_back as ledger_taken_back
 from fastgate.store.money_tables import ledger_entries, ledger_postings, x402_payments
-from fastgate.store.payment_tables import payment_returns, payments
+from fastgate.store.payment_tables import RETURNS_OF_PAYMENTS, payment_returns, payments
 
 IN = (Kind.CREDIT, Kind.FEE)
 """Entries of what came in."""
@@ -65,10 +65,7 @@ async def payments_check(connection: AsyncConnection) -> Check:
             totals[f"{row.currency}.paid"] = totals.get(f"{row.currency}.paid", 0) + row.amount
     returned = sa.select(payment_returns, payments.c.purpose).join(
         payments,
-        sa.and_(
-            payments.c.provider == payment_returns.c.provider,
-            payments.c.reference == payment_returns.c.payment,
-        ),
+        RETURNS_OF_PAYMENTS,
     )
     async with connection.stream(returned.execution_options(yield_per=STREAM)) as rows:
         async for row in rows:
@@ -218,25 +215,13 @@ async def x402_check(connection: AsyncConnection) -> Check:
 
 async def credits_check(connection: AsyncConnection) -> Check:
     """What is taken of credits, against what went back of the fees that they drew on."""
-    columns = ledger_entries.c
-    query = (
-        sa.select(columns.reference, columns.currency, sa.func.sum(ledger_postings.c.amount))
-        .join(ledger_postings, ledger_postings.c.entry == columns.number)
-        .where(columns.kind == Kind.CREDIT_BACK, ledger_postings.c.book == Book.AVAILABLE)
-        .group_by(columns.reference, columns.currency)
-    )
-    taken = {
-        (invoice, currency): -int(amount)
-        for invoice, currency, amount in await connection.execute(query)
-    }
+    posted = await connection.run_sync(ledger_taken_back)
+    taken = {key: one.amount for key, one in posted.items()}
     back = (
         sa.select(payments.c.subject)
         .join(
             payment_returns,
-            sa.and_(
-                payments.c.provider == payment_returns.c.provider,
-                payments.c.reference == payment_returns.c.payment,
-            ),
+            RETURNS_OF_PAYMENTS,
         )
         .where(payments.c.purpose == Purpose.INVOICE.value, payment_returns.c.state.in_(GONE))
     )

@@ -30,7 +30,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fastgate.store.billing_tables import invoice_draws, invoices
-from fastgate.store.payment_tables import payment_returns, payments
+from fastgate.store.payment_tables import RETURNS_OF_PAYMENTS, payment_returns, payments
 
 INVOICE, CREDIT = "invoice", "credit"  # kinds of documents
 GONE = ("returned", "contested")
@@ -77,12 +77,6 @@ def _of_payment(provider: str, reference: str) -> tuple[sa.ColumnElement[bool], 
     )
 
 
-_RETURNS_OF_PAYMENTS = sa.and_(
-    payment_returns.c.provider == payments.c.provider,
-    payment_returns.c.payment == payments.c.reference,
-)
-
-
 async def returned_of(connection: AsyncConnection, provider: str, reference: str) -> int:
     """How much of a payment is not here any more."""
     amount = await connection.scalar(
@@ -119,7 +113,7 @@ async def charged_back(connection: AsyncConnection, invoice: str) -> bool:
     """Whether the bank took something of what was paid for the invoice."""
     query = (
         sa.select(payment_returns.c.reference)
-        .join(payments, _RETURNS_OF_PAYMENTS)
+        .join(payments, RETURNS_OF_PAYMENTS)
         .where(
             payments.c.purpose == INVOICE,
             payments.c.subject == invoice,
@@ -236,7 +230,7 @@ async def _takings(
     mine = (payments.c.purpose == INVOICE, payments.c.subject.in_(list(by_id)))
     back = await connection.execute(
         sa.select(payments.c.provider, payments.c.reference, sa.func.sum(payment_returns.c.amount))
-        .join(payment_returns, _RETURNS_OF_PAYMENTS)
+        .join(payment_returns, RETURNS_OF_PAYMENTS)
         .where(*mine, payment_returns.c.state.in_(GONE))
         .group_by(payments.c.provider, payments.c.reference)
     )
