@@ -401,18 +401,23 @@ class Dunning:
             verdict = verdict._replace(events=())
         await self._note(connection, case, result, verdict, now)
 
-    async def _here_late(
-        self, connection: AsyncConnection, invoice: Invoice, now: datetime
-    ) -> None:
-        """It was given up while its payment was contested: what is here of that is credited."""
+    @staticmethod
+    async def _paid_with(connection: AsyncConnection, invoice: Invoice) -> ChargeResult:
+        """The payment of an invoice that is here, as if it were just made."""
         provider, reference = await fees.payment_here(connection, invoice.id)
-        result = ChargeResult(
+        return ChargeResult(
             status=ChargeStatus.SUCCEEDED,
             provider=provider,
             amount=invoice.amount,
             reference=reference,
         )
-        await paid_in(connection, invoice.id, reference, now)
+
+    async def _here_late(
+        self, connection: AsyncConnection, invoice: Invoice, now: datetime
+    ) -> None:
+        """It was given up while its payment was contested: what is here of that is credited."""
+        result = await self._paid_with(connection, invoice)
+        await paid_in(connection, invoice.id, result.reference, now)
         await self._paid_late(connection, invoice.id, result)
 
     @staticmethod
@@ -426,16 +431,10 @@ class Dunning:
     async def _here_again(
         self, connection: AsyncConnection, invoice: Invoice, now: datetime
     ) -> None:
-        provider, reference = await fees.payment_here(connection, invoice.id)
-        result = ChargeResult(
-            status=ChargeStatus.SUCCEEDED,
-            provider=provider,
-            amount=invoice.amount,
-            reference=reference,
-        )
+        result = await self._paid_with(connection, invoice)
         case = await case_of(connection, invoice.id, lock=True)
         if case is None or case.state in (CaseState.DONE, CaseState.CLOSED):
-            await paid_in(connection, invoice.id, reference, now)
+            await paid_in(connection, invoice.id, result.reference, now)
             return
         verdict = decide(result, case.attempt, self.waits, now)
         await self._note(connection, case, result, verdict, now)

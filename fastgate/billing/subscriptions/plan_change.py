@@ -31,6 +31,7 @@ from fastgate.billing.subscriptions import fees, proration
 from fastgate.billing.subscriptions.lifecycle import Event, Subscription
 from fastgate.billing.subscriptions.periods import Period, period_of
 from fastgate.billing.subscriptions.pricing import Flat
+from fastgate.billing.subscriptions.rows import plans_of
 from fastgate.errors import ConflictError
 from fastgate.store.billing_tables import invoice_draws, invoices, subscription_events
 
@@ -114,7 +115,7 @@ async def _cost(
     )
     cost = 0
     for at, note in await connection.execute(query.order_by(subscription_events.c.id)):
-        cost += _fee(found, prices(note.split(" to ")[0]), start, min(at, end))
+        cost += _fee(found, prices(plans_of(note)[0]), start, min(at, end))
         start = max(start, at)
     return cost + _fee(found, prices(found.plan), start, end)
 
@@ -248,18 +249,8 @@ async def give_back_rest(
     if not stands.unused:
         return
     text = f"Unused time of {found.plan}, which ends with {invoice.number}"
-    draft = Draft(
-        key=f"ended:{invoice.id}",
-        kind=Kind.CREDIT,
-        account=found.account,
-        subscription=found.id,
-        currency=invoice.currency,
-        lines=[InvoiceLine(text, stands.unused)],
-        period_start=invoice.period_start,
-        period_end=invoice.period_end,
-    )
-    note = await issuer.issue_in(connection, draft)
-    await fees.draw(connection, note.id, note.total, stands.paid_with)
+    lines = [InvoiceLine(text, stands.unused)]
+    await _credit(connection, issuer, f"ended:{invoice.id}", invoice, lines, stands.paid_with)
 
 
 async def give_back_carried(
@@ -281,16 +272,28 @@ async def give_back_carried(
         lines = [InvoiceLine(f"Unused time before {row.number}, which was not paid", amount)]
         if used:
             lines.append(InvoiceLine("Used since", -used))
-        draft = Draft(
-            key=f"unpaid:{row.id}",
-            kind=Kind.CREDIT,
-            account=found.account,
-            subscription=found.id,
-            currency=row.currency,
-            lines=lines,
-            period_start=row.period_start,
-            period_end=row.period_end,
-        )
-        note = await issuer.issue_in(connection, draft)
-        await fees.draw(connection, note.id, note.total, one.of)
+        await _credit(connection, issuer, f"unpaid:{row.id}", row, lines, one.of)
     await forget_carried(connection, of_subscription(found.id))
+
+
+async def _credit(
+    connection: AsyncConnection,
+    issuer: Invoices,
+    key: str,
+    invoice: Invoice | fees.Invoiced,
+    lines: list[InvoiceLine],
+    paid_with: list[fees.Invoiced],
+) -> None:
+    """A credit note for the time of a subscription's invoice, drawn on what that was paid with."""
+    draft = Draft(
+        key=key,
+        kind=Kind.CREDIT,
+        account=invoice.account,
+        subscription=invoice.subscription,
+        currency=invoice.currency,
+        lines=lines,
+        period_start=invoice.period_start,
+        period_end=invoice.period_end,
+    )
+    note = await issuer.issue_in(connection, draft)
+    await fees.draw(connection, note.id, note.total, paid_with)

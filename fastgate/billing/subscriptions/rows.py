@@ -37,6 +37,19 @@ class Record(NamedTuple):
     note: str
 
 
+def change_note(before: str, after: str) -> str:
+    """The note of a change of plan, as `plans_of` reads it."""
+    return f"{before}{_TO}{after}"
+
+
+def plans_of(note: str) -> list[str]:
+    """The plans that the note of an event names: of a change, the one before and the one after."""
+    return note.split(_TO)
+
+
+_TO = " to "
+
+
 class SubscriptionRows:
     """The two tables. Methods may raise StoreError."""
 
@@ -122,8 +135,8 @@ class SubscriptionRows:
             )
             .where(subscriptions.c.account == account)
         )
-        # What it was made for, and "one to another" of each change.
-        return any(plan == now or (note and plan in note.split(" to ")) for now, _, note in rows)
+        # What it was made for, and both plans of each change.
+        return any(plan == now or (note and plan in plans_of(note)) for now, _, note in rows)
 
     async def refuse_second(
         self,

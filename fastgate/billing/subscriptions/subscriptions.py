@@ -14,7 +14,7 @@ clock  ──▶ advance(id) ──────┴▶ one transaction: lock the 
   (`cases`), in the same transaction, unless an open invoice asks for it. A fee of nothing counts
   as paid (`owed`).
 - `on_change` is called after each commit; whoever keeps the accounts' rows in shared memory
-  reads `entries` again, so that a change takes effect at once.
+  reads `access` again, so that a change takes effect at once.
 - Commit and listeners are one change (`Serial`), which a cancellation does not split.
 - A subscription that a payment provider keeps (`provider`) is never billed here: `adopt` takes
   over what the provider says.
@@ -51,7 +51,7 @@ from fastgate.billing.subscriptions.owed import Plans, SubscriptionFees, seconds
 from fastgate.billing.subscriptions.periods import period_of
 from fastgate.billing.subscriptions.pricing import Flat
 from fastgate.billing.subscriptions.reminders import next_look
-from fastgate.billing.subscriptions.rows import subscription_of, values_of
+from fastgate.billing.subscriptions.rows import change_note, subscription_of, values_of
 from fastgate.model.billing import Billing
 from fastgate.serial import Serial, whole
 from fastgate.store.billing_tables import subscriptions
@@ -234,7 +234,7 @@ class Subscriptions(SubscriptionFees):
                 document = None
             else:
                 changed, document = await self._exchange(connection, found, plan, new, now)
-            note = f"{found.plan} to {plan}"
+            note = change_note(found.plan, plan)
             changed = await self._step(connection, changed, Event.PLAN_CHANGED, now, note)
             if document is None and found.state in (State.PAST_DUE, State.GRACE):
                 changed = await self._step(connection, changed, Event.PAYMENT_SUCCEEDED, now, "")
