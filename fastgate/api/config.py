@@ -20,6 +20,7 @@ from fastgate.config.revisions import Applied, Difference, digest_of, document_o
 from fastgate.errors import ConfigurationError
 from fastgate.model import codec
 from fastgate.model.gateway import Gateway, Store
+from fastgate.model.values import MASK
 from fastgate.store.history import Revision
 from fastgate.store.pages import Page
 
@@ -133,7 +134,7 @@ def _with_store(wanted: Gateway, current: Gateway) -> Gateway:
     given = codec.encode(wanted.store)
     if wanted.store == Store() or given == codec.redact(codec.encode(current.store)):
         return msgspec.structs.replace(wanted, store=current.store)
-    if "***" in str(given.get("url", "")):
+    if MASK in str(given.get("url", "")):
         raise ConfigurationError(
             "the password is masked",
             path="store.url",

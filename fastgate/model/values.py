@@ -103,9 +103,13 @@ class Value:
 _PASSWORD = re.compile(r"(://[^:/@\s]*:)[^@/\s]*(?=@)|([?&](?:ssl)?password=)[^&\s]*")
 
 
+MASK = "***"
+"""Stands for a password that is not shown."""
+
+
 def masked(text: str) -> str:
     """A text with the passwords of addresses in it left out, to be shown."""
-    return _PASSWORD.sub(lambda found: f"{found[1] or found[2]}***", text)
+    return _PASSWORD.sub(lambda found: f"{found[1] or found[2]}{MASK}", text)
 
 
 def describe(raw: object) -> str:

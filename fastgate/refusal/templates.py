@@ -20,7 +20,7 @@ and a letter).
      "diagnose":"<H>/_fastgate/requests/<I>?cap=<G>"}
 
 Bodies for programs are RFC 9457, for agents Markdown, for people a page without scripts
-(`refusal_pages`). `instance` is the id that `fastgate explain` takes. All refusals are `no-store`:
+(`pages`). `instance` is the id that `fastgate explain` takes. All refusals are `no-store`:
 404, 405, 410, 414 and 501 would else be cached by rule of thumb.
 """
 

@@ -144,7 +144,7 @@ wallets = sa.Table(
 x402_payments = sa.Table(
     "x402_payments",
     metadata,
-    sa.Column("id", id_type(64), primary_key=True),  # the nonce's digest: see `billing.claims`
+    sa.Column("id", id_type(64), primary_key=True),  # the nonce's digest: see `billing.x402.claims`
     sa.Column("state", sa.String(16), nullable=False),  # settled, or unknown for ever
     sa.Column("currency", id_type(80), nullable=False),  # the token, by its CAIP-19 name
     sa.Column("amount", sa.BigInteger, nullable=False),  # micro-units: millionths of a token
@@ -152,7 +152,7 @@ x402_payments = sa.Table(
     sa.Column("pay_to", sa.String(64), nullable=False),
     sa.Column("payer", sa.String(64), nullable=False),
     sa.Column("route", id_type(96), nullable=False),
-    sa.Column("reference", sa.String(200), nullable=False),  # the transaction, if it was told
+    sa.Column("reference", sa.String(200), nullable=False),  # the transaction, if it is known
     sa.Column("presumed", sa.Boolean, nullable=False),  # the token had taken it; nobody said so
     sa.Column("day", sa.Date, nullable=False),  # UTC
     sa.Column("paid_at", UtcTime, nullable=False),

@@ -17,10 +17,10 @@ charges    each charge is the sum of its usage; each priced block has its charge
            before usage was pruned: all together, with the sums of what was pruned
 days       the days' sums are those of the blocks, and of what was pruned
 accounts   every charge is to an account that is known
-payments   each payment, and what came back of it, is booked once; nothing else is (`audit_money`)
-invoices   each paid invoice has its payment, each credit note its credit (`audit_money`)
-x402       each payment for a request is booked once; nothing else is (`audit_money`)
-credits    what went back is credited to nobody (`audit_money`)
+payments   each payment, and what came back of it, is booked once; nothing else is (`money`)
+invoices   each paid invoice has its payment, each credit note its credit (`money`)
+x402       each payment for a request is booked once; nothing else is (`money`)
+credits    what went back is credited to nobody (`money`)
 cells      each cell is ledger + overdraft - what is on its way - what requests hold
 ```
 """

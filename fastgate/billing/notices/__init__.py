@@ -1,1 +1,1 @@
-"""What customers are told, when, and by which way it goes out: mail or webhook."""
+"""Notices to customers: what they say, when they are due, and their delivery by mail or webhook."""

@@ -28,8 +28,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import msgspec
 import stripe
 
-from fastgate.billing.payments import stripe_balance, stripe_events
-from fastgate.billing.payments import stripe_objects as words
+from fastgate.billing.payments import stripe_balance, stripe_events, stripe_objects
 from fastgate.billing.payments.base import (
     Capability,
     ChargeResult,
@@ -95,7 +94,7 @@ class ConfiguredSecrets:
 class StripeProvider(PaymentProvider):
     """Payments through one Stripe account. Used on one event loop; `close` at its end."""
 
-    name = words.NAME
+    name = stripe_objects.NAME
     capabilities = frozenset(Capability)
 
     off_session: Mapping[str, Any] = {
@@ -172,7 +171,7 @@ class StripeProvider(PaymentProvider):
             return known
         made = await self.call(
             self.client.v1.customers.create_async(
-                {"metadata": {words.ACCOUNT: account}},
+                {"metadata": {stripe_objects.ACCOUNT: account}},
                 {"idempotency_key": f"fastgate:customer:{account}"},
             )
         )
@@ -180,7 +179,7 @@ class StripeProvider(PaymentProvider):
 
     async def account_of(self, customer: str | None, metadata: Mapping[str, Any] | None) -> str:
         """Our account for a customer of Stripe's; "" for none of ours."""
-        named = (metadata or {}).get(words.ACCOUNT)
+        named = (metadata or {}).get(stripe_objects.ACCOUNT)
         if named:
             return str(named)
         if not customer:
@@ -212,7 +211,7 @@ class StripeProvider(PaymentProvider):
         if customer is None:
             return []
         default = await self.default_method(customer)
-        return [words.method_of(item, default) for item in await self._methods(customer)]
+        return [stripe_objects.method_of(item, default) for item in await self._methods(customer)]
 
     async def create_method_link(self, account: str, return_url: str) -> Checkout:
         customer = await self._customer(account)
@@ -221,7 +220,7 @@ class StripeProvider(PaymentProvider):
                 "mode": "setup",
                 "customer": customer,
                 "allowed_payment_method_types": list(METHODS),
-                "metadata": {words.ACCOUNT: account},
+                "metadata": {stripe_objects.ACCOUNT: account},
             },
             return_url,
         )
@@ -249,9 +248,9 @@ class StripeProvider(PaymentProvider):
     # ---- money in -------------------------------------------------------------------------
 
     async def create_top_up(self, account: str, amount: Money, return_url: str) -> Checkout:
-        coins = words.coins_of(amount)
+        coins = stripe_objects.coins_of(amount)
         customer = await self._customer(account)
-        metadata = {words.ACCOUNT: account, words.PURPOSE: Purpose.TOP_UP.value}
+        metadata = {stripe_objects.ACCOUNT: account, stripe_objects.PURPOSE: Purpose.TOP_UP.value}
         return await self._checkout(
             {
                 "mode": "payment",
@@ -286,7 +285,9 @@ class StripeProvider(PaymentProvider):
         if not url:
             raise ProviderUnavailable("Stripe made a checkout without an address.")
         return Checkout(
-            url=str(url), reference=str(data["id"]), expires_at=words.time_of(data["expires_at"])
+            url=str(url),
+            reference=str(data["id"]),
+            expires_at=stripe_objects.time_of(data["expires_at"]),
         )
 
     async def charge_saved(
@@ -298,7 +299,7 @@ class StripeProvider(PaymentProvider):
         purpose: Purpose = Purpose.TOP_UP,
         subject: str = "",
     ) -> ChargeResult:
-        coins = words.coins_of(amount)
+        coins = stripe_objects.coins_of(amount)
         customer = await self.customers.customer_of(self.name, account)
         method = await self.default_method(customer) if customer else ""
         if not customer or not method:
@@ -318,10 +319,10 @@ class StripeProvider(PaymentProvider):
             "off_session": True,
             "confirm": True,
             "metadata": {
-                words.ACCOUNT: account,
-                words.PURPOSE: purpose.value,
-                words.SUBJECT: subject[: words.METADATA_MOST],
-                words.KEY: idempotency_key,
+                stripe_objects.ACCOUNT: account,
+                stripe_objects.PURPOSE: purpose.value,
+                stripe_objects.SUBJECT: subject[: stripe_objects.METADATA_MOST],
+                stripe_objects.KEY: idempotency_key,
             },
             **self.off_session,
         }
@@ -330,7 +331,7 @@ class StripeProvider(PaymentProvider):
             intent = await self.call(self.client.v1.payment_intents.create_async(params, options))
         except stripe.CardError as error:
             return _declined(error, amount)
-        return words.charge_result(intent.to_dict())
+        return stripe_objects.charge_result(intent.to_dict())
 
     async def find_charge(
         self, account: str, idempotency_key: str, since: datetime
@@ -350,8 +351,8 @@ class StripeProvider(PaymentProvider):
         while True:
             for item in page.data:
                 intent = item.to_dict()
-                if (intent.get("metadata") or {}).get(words.KEY) == idempotency_key:
-                    return words.charge_result(intent)
+                if (intent.get("metadata") or {}).get(stripe_objects.KEY) == idempotency_key:
+                    return stripe_objects.charge_result(intent)
             if not page.has_more:
                 return None
             page = await self.call(page.next_page_async())
@@ -363,10 +364,10 @@ class StripeProvider(PaymentProvider):
     ) -> RefundResult:
         params: Any = {
             "payment_intent": payment,
-            "metadata": {words.KEY: idempotency_key},
+            "metadata": {stripe_objects.KEY: idempotency_key},
         }
         if amount is not None:
-            params["amount"] = words.coins_of(amount)
+            params["amount"] = stripe_objects.coins_of(amount)
         try:
             made = await self.call(
                 self.client.v1.refunds.create_async(
@@ -386,7 +387,7 @@ class StripeProvider(PaymentProvider):
         return RefundResult(
             status=status,
             provider=self.name,
-            amount=words.money_of(int(refund["amount"]), str(refund["currency"])),
+            amount=stripe_objects.money_of(int(refund["amount"]), str(refund["currency"])),
             reference=str(refund["id"]),
             message=str(refund.get("failure_reason") or ""),
         )
@@ -397,15 +398,15 @@ class StripeProvider(PaymentProvider):
         async for refund in self.all(self.client.v1.refunds.list_async(created)):
             if refund.get("status") not in ("failed", "canceled"):
                 of = stripe_events.id_of(refund.get("payment_intent"))
-                amount = words.money_of(int(refund["amount"]), str(refund["currency"]))
+                amount = stripe_objects.money_of(int(refund["amount"]), str(refund["currency"]))
                 back[of] = back.get(of, 0) + amount.micros
         found = []
         async for intent in self.all(self.client.v1.payment_intents.list_async(created)):
             metadata = intent.get("metadata") or {}
-            if intent.get("status") != "succeeded" or words.purpose_of(metadata) is None:
+            if intent.get("status") != "succeeded" or stripe_objects.purpose_of(metadata) is None:
                 continue
             received = intent.get("amount_received")
-            amount = words.money_of(
+            amount = stripe_objects.money_of(
                 int(intent["amount"] if received is None else received), str(intent["currency"])
             )
             ident = str(intent["id"])
@@ -441,7 +442,7 @@ class StripeProvider(PaymentProvider):
             for item in page.data:
                 data = item.to_dict()
                 invoice = await stripe_events.latest_invoice(self, data)
-                found.append(words.subscription_of(data, account, invoice))
+                found.append(stripe_objects.subscription_of(data, account, invoice))
             if not page.has_more:
                 return found
             page = await self.call(page.next_page_async())
@@ -529,14 +530,14 @@ def _declined(error: stripe.CardError, amount: Money) -> ChargeResult:
     intent = detail.get("payment_intent")
     if isinstance(intent, dict) and intent.get("amount") is not None:
         told = {**intent, "last_payment_error": intent.get("last_payment_error") or detail}
-        return words.charge_result(told)
-    code = words.error_code(detail) or "card_declined"
-    confirm = code in words.ACTION
+        return stripe_objects.charge_result(told)
+    code = stripe_objects.error_code(detail) or "card_declined"
+    confirm = code in stripe_objects.ACTION
     return ChargeResult(
         status=ChargeStatus.ACTION_REQUIRED if confirm else ChargeStatus.FAILED,
-        provider=words.NAME,
+        provider=stripe_objects.NAME,
         amount=amount,
-        decline=None if confirm else words.decline_of(code),
+        decline=None if confirm else stripe_objects.decline_of(code),
         code=code,
         message=_said(error),
     )

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 import stripe
 
-from fastgate.billing.payments import stripe_objects as words
+from fastgate.billing.payments import stripe_objects
 from fastgate.billing.payments.base import BalanceLine, LineKind, Statement
 
 _T = TypeVar("_T")
@@ -72,7 +72,7 @@ async def _balances(account: Account) -> dict[str, int]:
     found: dict[str, int] = {}
     for part in ("available", "pending"):
         for item in data.get(part) or []:
-            amount = words.money_of(int(item["amount"]), str(item["currency"]))
+            amount = stripe_objects.money_of(int(item["amount"]), str(item["currency"]))
             found[amount.currency] = found.get(amount.currency, 0) + amount.micros
     return found
 
@@ -85,7 +85,7 @@ def _counts(item: Mapping[str, Any]) -> bool:
 def line_of(item: Mapping[str, Any]) -> BalanceLine:
     """A balance transaction, its source expanded."""
     kind = _KINDS.get(str(item.get("reporting_category")), LineKind.OTHER)
-    gross = words.money_of(int(item["amount"]), str(item["currency"]))
+    gross = stripe_objects.money_of(int(item["amount"]), str(item["currency"]))
     source = item.get("source")
     about: Mapping[str, Any] = source if isinstance(source, Mapping) else {"id": source or ""}
     intent = about.get("payment_intent") or ""
@@ -93,8 +93,8 @@ def line_of(item: Mapping[str, Any]) -> BalanceLine:
     converted = None
     told = about.get("currency")
     if kind in _PAID and told and str(told).upper() != gross.currency:
-        converted = words.money_of(int(about["amount"]), str(told))
-    marked = words.purpose_of(about.get("metadata") or {}) is not None
+        converted = stripe_objects.money_of(int(about["amount"]), str(told))
+    marked = stripe_objects.purpose_of(about.get("metadata") or {}) is not None
     return BalanceLine(
         reference=str(item["id"]),
         kind=kind,
@@ -102,7 +102,7 @@ def line_of(item: Mapping[str, Any]) -> BalanceLine:
         payment=payment,
         currency=gross.currency,
         amount=gross.micros,
-        fee=words.money_of(int(item.get("fee") or 0), str(item["currency"])).micros,
+        fee=stripe_objects.money_of(int(item.get("fee") or 0), str(item["currency"])).micros,
         converted=converted,
         marked=marked or kind is not LineKind.PAYMENT,
     )

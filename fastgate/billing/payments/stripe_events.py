@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from fastgate.billing.payments import stripe_objects as words
+from fastgate.billing.payments import stripe_objects
 from fastgate.billing.payments.base import (
     ChargeStatus,
     EventKind,
@@ -69,7 +69,7 @@ def notification_of(event: Object) -> Notification:
         raise WebhookRejected("The body is not an event of Stripe's.")
     before = event["data"].get("previous_attributes") or {}
     return Notification(
-        provider=words.NAME,
+        provider=stripe_objects.NAME,
         id=ident,
         type=kind,
         object=subject,
@@ -128,27 +128,27 @@ async def _payment(stripe: StripeProvider, intent: Object) -> list[ProviderEvent
     ):
         return []
     metadata = intent.get("metadata") or {}
-    result = words.charge_result(intent)
+    result = stripe_objects.charge_result(intent)
     state = result.status.value
     if result.status is ChargeStatus.FAILED:  # each decline is a fact of its own
         state = f"{state}:{id_of(intent.get('latest_charge')) or result.code}"
     received = intent.get("amount_received")
     amount = result.amount
     if result.status is ChargeStatus.SUCCEEDED and received is not None:
-        amount = words.money_of(int(received), str(intent["currency"]))
+        amount = stripe_objects.money_of(int(received), str(intent["currency"]))
     return [
         ProviderEvent(
             kind=_OUTCOMES[result.status],
-            provider=words.NAME,
+            provider=stripe_objects.NAME,
             key=f"stripe:payment:{result.reference}:{state}",
-            at=words.time_of(intent.get("created")) or stripe.clock(),
+            at=stripe_objects.time_of(intent.get("created")) or stripe.clock(),
             account=await stripe.account_of(id_of(intent.get("customer")), metadata),
             amount=amount,
             reference=result.reference,
             payment=result.reference,
-            purpose=words.purpose_of(metadata),
-            subject=str(metadata.get(words.SUBJECT) or ""),
-            attempt=str(metadata.get(words.KEY) or ""),
+            purpose=stripe_objects.purpose_of(metadata),
+            subject=str(metadata.get(stripe_objects.SUBJECT) or ""),
+            attempt=str(metadata.get(stripe_objects.KEY) or ""),
             decline=result.decline,
             code=result.code,
             message=result.message,
@@ -164,7 +164,7 @@ def _cost(intent: Object, amount: Money) -> Money | None:
     balance = charge.get("balance_transaction") if isinstance(charge, dict) else None
     if not isinstance(balance, dict) or str(balance.get("currency")).upper() != amount.currency:
         return None
-    return words.money_of(int(balance.get("fee") or 0), str(balance["currency"]))
+    return stripe_objects.money_of(int(balance.get("fee") or 0), str(balance["currency"]))
 
 
 async def _tell_intent(stripe: StripeProvider, news: Notification) -> list[ProviderEvent]:
@@ -185,12 +185,12 @@ async def _tell_checkout(stripe: StripeProvider, news: Notification) -> list[Pro
     return [
         ProviderEvent(
             kind=EventKind.CHECKOUT_EXPIRED,
-            provider=words.NAME,
+            provider=stripe_objects.NAME,
             key=f"stripe:checkout:{session['id']}:expired",
-            at=words.time_of(session.get("expires_at")) or news.created,
+            at=stripe_objects.time_of(session.get("expires_at")) or news.created,
             account=account,
             reference=str(session["id"]),
-            purpose=words.purpose_of(session.get("metadata")),
+            purpose=stripe_objects.purpose_of(session.get("metadata")),
         )
     ]
 
@@ -236,12 +236,12 @@ async def _about(
     return replace(
         event,
         account=await stripe.account_of(id_of(intent.get("customer")), metadata),
-        amount=words.money_of(int(about["amount"]), str(about["currency"])),
+        amount=stripe_objects.money_of(int(about["amount"]), str(about["currency"])),
         reference=str(about["id"]),
         payment=str(intent.get("id") or ""),
-        purpose=words.purpose_of(metadata),
-        subject=str(metadata.get(words.SUBJECT) or ""),
-        attempt=str((about.get("metadata") or {}).get(words.KEY) or ""),
+        purpose=stripe_objects.purpose_of(metadata),
+        subject=str(metadata.get(stripe_objects.SUBJECT) or ""),
+        attempt=str((about.get("metadata") or {}).get(stripe_objects.KEY) or ""),
     )
 
 
@@ -266,9 +266,9 @@ async def _tell_refund(stripe: StripeProvider, news: Notification) -> list[Provi
             intent,
             ProviderEvent(
                 kind=EventKind.REFUND,
-                provider=words.NAME,
+                provider=stripe_objects.NAME,
                 key=f"stripe:refund:{refund['id']}",
-                at=words.time_of(refund.get("created")) or news.created,
+                at=stripe_objects.time_of(refund.get("created")) or news.created,
             ),
         )
         told.append(fact)
@@ -299,9 +299,9 @@ async def _tell_dispute(stripe: StripeProvider, news: Notification) -> list[Prov
         intent,
         ProviderEvent(
             kind=EventKind.DISPUTE_OPENED,
-            provider=words.NAME,
+            provider=stripe_objects.NAME,
             key=f"stripe:dispute:{dispute['id']}",
-            at=words.time_of(dispute.get("created")) or news.created,
+            at=stripe_objects.time_of(dispute.get("created")) or news.created,
             code=str(dispute.get("reason") or ""),
         ),
     )
@@ -331,13 +331,13 @@ async def _subscription(stripe: StripeProvider, ident: str, at: datetime) -> lis
     data = found.to_dict()
     account = await stripe.account_of(id_of(data.get("customer")), data.get("metadata"))
     invoice = await latest_invoice(stripe, data)
-    now = words.subscription_of(data, account, invoice)
+    now = stripe_objects.subscription_of(data, account, invoice)
     until = now.paid_through.isoformat() if now.paid_through else ""
     ends = now.cancel_at.isoformat() if now.cancel_at else ""
     return [
         ProviderEvent(
             kind=EventKind.SUBSCRIPTION_CHANGED,
-            provider=words.NAME,
+            provider=stripe_objects.NAME,
             key=f"stripe:subscription:{ident}:{now.status}:{now.plan}:{until}:{ends}",
             at=at,
             account=account,
@@ -383,11 +383,11 @@ async def _tell_invoice(stripe: StripeProvider, news: Notification) -> list[Prov
         told.append(
             ProviderEvent(
                 kind=kind,
-                provider=words.NAME,
+                provider=stripe_objects.NAME,
                 key=f"stripe:invoice:{invoice['id']}:{state}",
                 at=news.created,
                 account=account or (told[0].account if told else ""),
-                amount=words.money_of(
+                amount=stripe_objects.money_of(
                     int(invoice.get("amount_due") or invoice.get("total") or 0),
                     str(invoice["currency"]),
                 ),
@@ -427,11 +427,11 @@ async def _method(
     if not customer:
         kind = EventKind.METHOD_DETACHED
     account = account or await stripe.account_of(customer or owner, None)
-    method = words.method_of(data)
+    method = stripe_objects.method_of(data)
     return [
         ProviderEvent(
             kind=kind,
-            provider=words.NAME,
+            provider=stripe_objects.NAME,
             key=f"stripe:method:{ident}:{kind.value}:{method.expires}",
             at=stripe.clock(),
             account=account,

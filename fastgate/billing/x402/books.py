@@ -88,7 +88,7 @@ class X402Payment(msgspec.Struct, frozen=True, kw_only=True):
     payer: str
     route: str
     reference: str
-    """The transaction, where it was told."""
+    """The transaction, if it is known."""
     presumed: bool
     """The token had taken the payment; the facilitator itself never said that it settled it."""
     paid_at: datetime

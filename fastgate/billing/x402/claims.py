@@ -5,7 +5,7 @@ outlives them:
 
     <state>/x402/<first byte>/<nonce>         one line of JSON: a Record
     <state>/x402/<first byte>/<nonce>.answer  the upstream's answer, where it is kept
-    <state>/x402/due/<nonce>                  empty: to be looked at by the books (`x402_books`)
+    <state>/x402/due/<nonce>                  empty: to be looked at by the books (`books`)
 
 Who works on a payment holds the kernel's lock (flock) on its file. So of any number of replays
 on any number of workers one gets the lock, and the others learn that the payment is in progress;

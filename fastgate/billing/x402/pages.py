@@ -1,8 +1,8 @@
 """Refusals of paid routes for people and agents: the same pages as all refusals have.
 
 The problem document is for programs; a browser that asks for HTML, or an agent that prefers
-Markdown, gets what `refusal_pages` makes of the same facts, and PAYMENT-REQUIRED with it: a client
-that can pay does not look at the body.
+Markdown, gets what `fastgate.refusal.pages` makes of the same facts, and PAYMENT-REQUIRED with it:
+a client that can pay does not look at the body.
 """
 
 from __future__ import annotations
