@@ -359,8 +359,7 @@ cdef void answer_from(exchange *e, call *k) noexcept nogil:
     if body is not NULL:
         e.bytes_out += buf_len(body)
         down_send(e.down, body)
-    if e.ref is not c.ref:
-        unpin(c, e)                      # replaced while the answer was awaited
+    unpin(c, e)                          # its snapshot may have been replaced meanwhile
     pump_response(e, k)
 
 

@@ -193,5 +193,5 @@ cdef void exchange_release(exchange *e) noexcept nogil:
         finish(e)
     elif e.flags & EX_RESPONSE_DONE and e.down.io.out_head is NULL:
         finish(e)
-    elif e.ref is not e.owner.ref:
+    else:
         unpin(e.owner, e)

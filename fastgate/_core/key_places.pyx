@@ -51,7 +51,7 @@ cdef const char *field_key(exchange *e, const auth_rec *a, int hide, uint32_t *l
     for i in range(e.req.nfields):
         f = &e.req.fields[i]
         if f.name_len != a.header.len and f.id != F_AUTHORIZATION:
-            continue                     # most are told apart by this
+            continue                     # most differ in length
         own = a.header.len != 0 and named(e.base, f, name, a.header.len)
         scheme = bearer(e.base + f.value, f.value_len) if f.id == F_AUTHORIZATION and a.flags & AUTH_BEARER else 0
         if own:

@@ -17,8 +17,13 @@ cdef inline void leave_snapshot(core *c, snapref *r) noexcept nogil:
     r.next = c.released
     c.released = r
 
-cdef void unpin(core *c, exchange *e) noexcept nogil
-    # where its answer has begun and its snapshot is retired: hold a copy of what is left to read
+cdef void unpin_retired(core *c, exchange *e) noexcept nogil
+
+cdef inline void unpin(core *c, exchange *e) noexcept nogil:
+    """If its answer has begun and its snapshot is retired: hold a copy of what is left to read."""
+    if e.ref is not c.ref:
+        unpin_retired(c, e)
+
 cdef void unpin_all(core *c) noexcept nogil
     # the same of every exchange there is, by and by: `unpin_some` does it
 cdef void unpin_some(core *c) noexcept nogil

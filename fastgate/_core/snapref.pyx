@@ -75,7 +75,7 @@ cdef char *keep_call(const snapshot_header *s, call *x, called *at, kept *k, cha
     return room
 
 
-cdef void unpin(core *c, exchange *e) noexcept nogil:
+cdef void unpin_retired(core *c, exchange *e) noexcept nogil:
     cdef snapref *left = e.ref
     cdef const snapshot_header *s = e.snap
     cdef call *relaying = e.relaying if e.relaying is not &e.main else NULL
@@ -84,7 +84,7 @@ cdef void unpin(core *c, exchange *e) noexcept nogil:
     cdef char *room
     cdef size_t size
     cdef uint32_t i
-    if left is NULL or left is c.ref or left.object is NULL or not e.flags & EX_RESPONSE_STARTED \
+    if left is NULL or left.object is NULL or not e.flags & EX_RESPONSE_STARTED \
             or e.flags & (EX_SUSPENDED | EX_REFUSED | EX_ENDED) or e.route is NULL:
         return
     size = sizeof(kept) + e.ntaken * sizeof(limit_rec) + e.route.name.len + name_size(e.main.target)
@@ -123,7 +123,7 @@ cdef void unpin(core *c, exchange *e) noexcept nogil:
     room = keep_call(s, &e.main, &k.main, k, room)
     if relaying is not NULL:
         keep_call(s, relaying, &k.relaying, k, room)
-    e.tightest = NULL                    # its state was told in the answer's head
+    e.tightest = NULL                    # its state was sent in the answer's head
     e.route = &k.route
     e.policy = &k.policy
     e.snap = &k.head

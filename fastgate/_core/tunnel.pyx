@@ -3,9 +3,9 @@
     client ──► upstream    tunnel_up, tunnel_up_drained
     upstream ──► client    tunnel_down, tunnel_down_drained
 
-One side is not read while the other's queue is not empty, as in forward.pyx. Where one side ends (it
-closes its sending side: a half-close), what it sent goes out, and then the other is told the same
-way; the opposite direction goes on. The tunnel ends when both have ended and all is sent, or by the
+One side is not read while the other's queue is not empty, as in forward.pyx. If one side closes its
+sending side (a half-close), what it sent goes out, and then our sending side to the other is closed
+too; the opposite direction goes on. The tunnel ends when both have ended and all is sent, or by the
 deadlines of downstream.pyx and up_deadline.pyx: a side that says nothing more has the upstream's `idle`.
 """
 from libc.string cimport memcpy
@@ -38,8 +38,7 @@ cdef void begin_tunnel(exchange *e, call *k) noexcept nogil:
     d.state = DOWN_TUNNEL
     e.bytes_out += buf_len(b)
     down_send(d, b)
-    if e.ref is not e.owner.ref:
-        unpin(e.owner, e)
+    unpin(e.owner, e)
     tunnel_down(e)
     if d.ex is e:
         down_read(d, 1)
@@ -88,7 +87,7 @@ cdef void tunnel_up(exchange *e) noexcept nogil:
 
 
 cdef void tunnel_up_drained(exchange *e) noexcept nogil:
-    """The upstream may be sent more, or be told that there is no more."""
+    """The upstream can take more; if there is no more, close our sending side to it."""
     cdef call *k = e.relaying
     if not e.down.io.io & IO_EOF:
         down_read(e.down, 1)
@@ -119,7 +118,7 @@ cdef void tunnel_down(exchange *e) noexcept nogil:
 
 
 cdef void tunnel_down_drained(exchange *e) noexcept nogil:
-    """The client may be sent more, or be told that there is no more."""
+    """The client can take more; if there is no more, close our sending side to it."""
     cdef call *k = e.relaying
     if not k.flags & CALL_RESPONSE_DONE:
         call_read(e.owner, k, 1)
