@@ -13,8 +13,6 @@ from typing import Any
 
 from litestar import Litestar
 from litestar.di import Provide
-from litestar.plugins import PluginProtocol
-from litestar.plugins.core import MsgspecDIPlugin
 
 from fastgate.api import (
     config,
@@ -36,9 +34,9 @@ from fastgate.api import (
     tokens,
     wallets,
 )
+from fastgate.api.application import Application
 from fastgate.api.auth import Tokens, authentication
 from fastgate.api.context import Context
-from fastgate.api.heads import answering_heads
 from fastgate.api.idempotent import idempotency
 from fastgate.api.ports import ControlPort
 from fastgate.config.revisions import Revisions
@@ -73,15 +71,6 @@ def all_handlers() -> list[Any]:
     return [*options.options(found), *found]  # the first: Litestar would make its own
 
 
-class Api(Litestar):
-    """Litestar without the plugins that it makes by default for pydantic and attrs. Nothing here
-    uses either, and where they are installed, importing them costs a tenth of a second."""
-
-    @staticmethod
-    def _get_default_plugins(plugins: list[PluginProtocol]) -> list[PluginProtocol]:
-        return [*plugins, MsgspecDIPlugin()]
-
-
 def create_app(
     control: ControlPort,
     *,
@@ -98,7 +87,7 @@ def create_app(
     def provide() -> Context:
         return context
 
-    app = Api(
+    return Application(
         route_handlers=all_handlers(),
         dependencies={"ctx": Provide(provide, sync_to_thread=False)},
         middleware=[
@@ -107,8 +96,4 @@ def create_app(
         ],
         exception_handlers={Exception: problems.answer},
         request_max_body_size=BODY_CAP,
-        openapi_config=None,
-        logging_config=None,
-        debug=False,
     )
-    return answering_heads(app)

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from litestar import route
 from litestar.handlers import HTTPRouteHandler
 
-from fastgate.api.heads import with_head
+from fastgate.api.application import with_head
 
 
 def options(handlers: Iterable[HTTPRouteHandler]) -> list[HTTPRouteHandler]:

@@ -20,7 +20,7 @@ import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
 
-from fastgate.api.heads import with_head
+from fastgate.api.application import with_head
 from fastgate.billing.ledger.ledger import InsufficientFundsError, LedgerError
 from fastgate.billing.payments.base import AmountError, PaymentError, ProviderUnavailable
 from fastgate.config.revisions import NeedsAdminError

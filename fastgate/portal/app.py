@@ -36,7 +36,7 @@ from litestar.exceptions import HTTPException
 from litestar.params import FromPath, SkipValidation
 
 from fastgate._core.snapshot import stable_hash
-from fastgate.api.heads import answering_heads
+from fastgate.api.application import Application
 from fastgate.billing.amounts import coin
 from fastgate.billing.capability import Capabilities, Capability
 from fastgate.billing.diagnosis.diagnosis import Question, diagnose, for_strangers
@@ -99,16 +99,12 @@ def create_public_app(public: Public) -> Litestar:
     def provide() -> Public:
         return public
 
-    app = Litestar(
+    return Application(
         route_handlers=HANDLERS,
         dependencies={"public": Provide(provide, sync_to_thread=False)},
         exception_handlers={Exception: answer},
         request_max_body_size=BODY_CAP,
-        openapi_config=None,
-        logging_config=None,
-        debug=False,
     )
-    return answering_heads(app)
 
 
 class Refused(Exception):

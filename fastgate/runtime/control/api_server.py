@@ -1,9 +1,9 @@
 """The control API as a server: composed and listening, after the gateway serves.
 
-Importing the API takes far longer than publishing a configuration, so it is done in a thread,
-and nothing waits for it. The listening socket is the supervisor's: a new control process
-goes on at the same address, and callers wait in its queue meanwhile. When the configuration
-moves the API to another address, the old one finishes what it has and closes.
+Importing the API takes far longer than publishing a configuration, so it is done in a thread, and
+nothing that serves traffic waits for it. The listening socket is the supervisor's: a new control
+process goes on at the same address, and callers wait in its queue meanwhile. When the
+configuration moves the API to another address, the old one finishes what it has and closes.
 
 `run` may end by an error at any point and is then called again (`Control._keep`): what was
 composed once is kept.
@@ -28,10 +28,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fastgate.control")
 
-LATE = ("fastgate.api.app", "fastgate.portal.app", "fastgate.billing.diagnosis.sources")
-"""What the API and the gateway's own pages need."""
-
-
 class ApiServer:
     """The control API."""
 
@@ -46,6 +42,8 @@ class ApiServer:
         self._identity = identity
         self._launch = launch
         self._publisher = publisher
+        self.attempted = asyncio.Event()
+        """Set once the API was composed, or could not be: what takes time may begin."""
         self._moved = asyncio.Event()
         self._app: Any = None
         self._listener: Listener | None = None
@@ -53,7 +51,10 @@ class ApiServer:
     async def run(self) -> None:
         """Compose the API and serve it, until cancelled."""
         if self._app is None:
-            self._app = await self._compose()
+            try:
+                self._app = await self._compose()
+            finally:
+                self.attempted.set()
             self._publisher.on_served.append(self._on_served)
         store = self._control.open_store(self._control.gateway)
         await store.start()  # it connects meanwhile
@@ -63,7 +64,7 @@ class ApiServer:
 
     async def _compose(self) -> Any:
         """The application. It is joined to the store by the last steps, which cannot fail."""
-        module = await import_late(*LATE)
+        module = await import_late("fastgate.api.app", "fastgate.billing.diagnosis.sources")
         with importing():
             from fastgate.api.auth import Tokens
             from fastgate.config.revisions import Revisions

@@ -165,7 +165,7 @@ class Control:
             api = ApiServer(self, self._identity, self._launch, self._publisher)
             self._keep(api.run, "the control API")
             if self._public is not None:
-                pages = Pages(self, self._publisher, self._public)
+                pages = Pages(self, self._publisher, self._public, after=api.attempted)
                 self._keep(pages.run, "the server of the gateway's own pages")
             await self._ended.wait()
         finally:

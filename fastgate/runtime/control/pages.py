@@ -1,6 +1,6 @@
 """The gateway's own pages as a server: `fastgate.portal.app` on the socket that workers forward to.
 
-Its imports come after those of the control API, with which it shares most. The socket is the
+They are composed after the control API, with which they share most imports. The socket is the
 supervisor's, so visitors wait in its queue while control is replaced.
 """
 
@@ -47,16 +47,21 @@ def public_side(state: Path) -> PublicSide | None:
 class Pages:
     """Serves the pages while the configuration wants them."""
 
-    def __init__(self, control: Control, publisher: Publisher, public: PublicSide) -> None:
+    def __init__(
+        self, control: Control, publisher: Publisher, public: PublicSide, after: asyncio.Event
+    ) -> None:
+        """`after`: composed once this is set."""
         self._control = control
         self._publisher = publisher
         self._public = public
+        self._after = after
         self._changed = asyncio.Event()
         self._serving: socket.socket | None = None
         self._app: Any = None
 
     async def run(self) -> None:
         """Until cancelled."""
+        await self._after.wait()
         if self._app is None:
             self._app = await self._compose()
             self._publisher.on_served.append(self._look)
