@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fastgate.control")
 
+
 class ApiServer:
     """The control API."""
 
