@@ -8,7 +8,7 @@ BUILD ?= release
 PARALLEL := -n $(shell expr $$(nproc) + 1) --dist loadfile
 CONNECTIONS ?= 10000000
 PROCESSES ?= $(shell nproc)
-CORE := $(wildcard fastgate/_core/*.pyx fastgate/_core/*.pxd)
+CORE := $(shell find fastgate/_core -name "*.p[yx][xd]")
 
 # Where bytecode is not kept, each start compiles every module of the gateway: 0.3 s of processor time.
 unexport PYTHONDONTWRITEBYTECODE
@@ -94,7 +94,7 @@ slow: $(VENV)/.test ## uploads, downloads, tunnels of five minutes and readers t
 	FASTGATE_SLOW_S=300 $(BIN)/python -m pytest tests/integration/test_slow_peers.py -v -s
 
 explanations: $(VENV)/.test ## 100,000 random requests: what `fastgate why` says and what the data plane does
-	FASTGATE_DRYRUN_CASES=100000 $(BIN)/python -m pytest tests/core/test_dryrun.py -v -s --timeout 7200
+	FASTGATE_DRYRUN_CASES=100000 $(BIN)/python -m pytest tests/core/test_dry_run.py -v -s --timeout 7200
 
 fuzz: $(VENV)/.test ## the parser for ten minutes, then CONNECTIONS=10000000 connections under the address sanitizer
 	$(BIN)/python tests/fuzz/fuzz_http1.py --seconds 600

@@ -1,9 +1,10 @@
-"""Builds the Cython core: one extension module for each `fastgate/_core/*.pyx`.
+"""Builds the Cython core: one extension module for each `.pyx` of `fastgate/_core`.
 
 Environment:
     FASTGATE_BUILD   release (default) | debug | asan | tsan | coverage;
                      profile, then trained: see tools/trained-build
-    FASTGATE_ONLY    comma-separated module names: build only these (while developing)
+    FASTGATE_ONLY    comma-separated module names: build only these (while developing),
+                     as `engine` or `exchange.admission`
     FASTGATE_MARCH   value for -march= (default: the compiler's, so that a build is portable)
 """
 
@@ -71,14 +72,15 @@ DIRECTIVES = {
 }
 
 only = {name for name in os.environ.get("FASTGATE_ONLY", "").split(",") if name}
-sources = sorted(p for p in CORE.glob("*.pyx") if not only or p.stem in only)
-if unknown := only - {p.stem for p in sources}:
+named = {".".join(p.relative_to(CORE).with_suffix("").parts): p for p in CORE.rglob("*.pyx")}
+sources = {name: named[name] for name in sorted(named) if not only or name in only}
+if unknown := only - sources.keys():
     sys.exit(f"FASTGATE_ONLY names no module of {CORE}: {', '.join(sorted(unknown))}")
 
 JOBS = len(os.sched_getaffinity(0))
 
 # What a module links besides libc.
-LIBRARIES = {"credentials": ["crypto"]}
+LIBRARIES = {"shared.credentials": ["crypto"]}
 
 Options.docstrings = True
 # A profile belongs to its object file's path: these three have the same C, at the same place.
@@ -119,14 +121,14 @@ with hints_are_errors():
     modules = cythonize(
         [
             Extension(
-                f"fastgate._core.{path.stem}",
+                f"fastgate._core.{name}",
                 [str(path)],
                 extra_compile_args=cflags,
                 extra_link_args=ldflags,
                 define_macros=macros,
-                libraries=LIBRARIES.get(path.stem, []),
+                libraries=LIBRARIES.get(name, []),
             )
-            for path in sources
+            for name, path in sources.items()
         ],
         compiler_directives=DIRECTIVES,
         build_dir=C_FILES,

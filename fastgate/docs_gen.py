@@ -10,6 +10,7 @@ sentence of each. A test runs the check.
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -319,16 +320,18 @@ def core() -> str:
         "",
         "`fastgate/_core`, Cython. A module has its `.pyx` and its `.pxd` (what others may "
         "`cimport`); those without a `.pyx` are declarations and inlined functions. Each opens "
-        "with how it works: theory, drawings, invariants.",
-        "",
-        "| module | what it is |",
-        "| --- | --- |",
+        "with how it works: theory, drawings, invariants. Which folder may use which is listed in "
+        "`tests/test_cimports.py`.",
     ]
-    for name in sorted({path.stem for path in folder.glob("*.p[xy][xd]")}):
-        path = next(p for p in (folder / f"{name}.pyx", folder / f"{name}.pxd") if p.exists())
-        lines.append(
-            f"| [{name}](../fastgate/_core/{path.name}) | {_cell(_first_sentence(path))} |"
-        )
+    for room in (folder, *sorted(path.parent for path in folder.glob("*/__init__.py"))):
+        if room != folder:
+            opening = ast.get_docstring(ast.parse((room / "__init__.py").read_text()))
+            lines += ["", f"## {room.name}", "", opening or ""]
+        lines += ["", "| module | what it is |", "| --- | --- |"]
+        for name in sorted({path.stem for path in room.glob("*.p[xy][xd]")}):
+            path = next(p for p in (room / f"{name}.pyx", room / f"{name}.pxd") if p.exists())
+            link = f"../{path.relative_to(folder.parent.parent)}"
+            lines.append(f"| [{name}]({link}) | {_cell(_first_sentence(path))} |")
     return "\n".join(lines) + "\n"
 
 

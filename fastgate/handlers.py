@@ -4,15 +4,15 @@ A route with `handler: package.module:function` is answered by such a function. 
 tells how; examples/handlers has two.
 """
 
-from fastgate._core.calling import UpstreamResponse
-from fastgate._core.handler_errors import (
+from fastgate._core.handlers.calling import UpstreamResponse
+from fastgate._core.handlers.errors import (
     ClientDisconnected,
     PaymentRefused,
     TooManyStreams,
     UpstreamError,
 )
-from fastgate._core.headers import Headers
-from fastgate._core.upcall import Exchange
+from fastgate._core.handlers.headers import Headers
+from fastgate._core.handlers.upcall import Exchange
 
 __all__ = [
     "ClientDisconnected",

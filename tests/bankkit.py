@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
-from fastgate._core.money import Money, UsageRecord
-from fastgate._core.shm import Segment
-from fastgate._core.wallet import Accounts
+from fastgate._core.money.money_map import MoneyMap, UsageRecord
+from fastgate._core.money.wallet import Accounts
+from fastgate._core.shared.segment import Segment
 
 SIZES = {
     "limiter_cells": 16,
@@ -45,7 +45,7 @@ class Bank:
         path: str | os.PathLike[str] | None = None,
     ) -> None:
         self.segment = Segment.create(workers, accounts=accounts, **SIZES)
-        self.money = Money.create(path, workers, holds=holds, ring=ring)
+        self.money = MoneyMap.create(path, workers, holds=holds, ring=ring)
         self.money.bind(self.segment)
         self.accounts = Accounts(self.segment, self.money)
         self.accounts.put(SLOT, IDENTITY, ["EUR"])
@@ -61,7 +61,7 @@ class Bank:
         """The same memory, as another process sees it that knows nothing yet."""
         bank = Bank.__new__(Bank)
         bank.segment = Segment.attach(self.segment.fd)
-        bank.money = Money.attach(self.money.fd)
+        bank.money = MoneyMap.attach(self.money.fd)
         bank.money.bind(bank.segment)
         bank.accounts = Accounts(bank.segment, bank.money)
         return bank

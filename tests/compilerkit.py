@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fastgate._core.snapshot import (
+from fastgate._core.snapshot.snapshot import (
     Snapshot,
 )
 from fastgate.config.compiler import SlotBook, compile_gateway

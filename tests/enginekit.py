@@ -18,12 +18,12 @@ from typing import Any
 
 import h11
 
-from fastgate._core.credentials import CredentialIndex, key_digest
 from fastgate._core.engine import Engine
-from fastgate._core.meters import TARIFF
-from fastgate._core.money import Money
-from fastgate._core.shm import Segment
-from fastgate._core.snapshot import Snapshot, stable_hash
+from fastgate._core.money.money_map import MoneyMap
+from fastgate._core.shared.credentials import CredentialIndex, key_digest
+from fastgate._core.shared.segment import Segment
+from fastgate._core.snapshot.meters import TARIFF
+from fastgate._core.snapshot.snapshot import Snapshot, stable_hash
 from fastgate.config.compiler import compile_gateway
 from fastgate.config.public_route import PublicSide
 from fastgate.config.slots import SlotBook
@@ -308,7 +308,7 @@ class Plane:
         segment: Segment | None = None,
         worker: int = 0,
         public: PublicSide | None = None,
-        money: Money | None = None,
+        money: MoneyMap | None = None,
         accounts: dict[str, int] | None = None,
     ) -> None:
         """keys: key → consumer. accounts: consumer → slot of the account that pays."""

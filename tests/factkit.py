@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastgate._core.dryrun import Outcome
-from fastgate._core.snapshot import stable_hash
+from fastgate._core.exchange.dry_run import Outcome
+from fastgate._core.snapshot.snapshot import stable_hash
 from fastgate.billing.diagnosis.evidence import (
     AccountFacts,
     Asked,

@@ -15,7 +15,7 @@ import pytest
 from cancelkit import cancelled_at
 from revisionkit import Control, adding, gateway
 
-from fastgate._core.credentials import CredentialIndex
+from fastgate._core.shared.credentials import CredentialIndex
 from fastgate.config.revisions import Revisions, document_of
 from fastgate.identity.identity import Identity
 from fastgate.model.codec import decode

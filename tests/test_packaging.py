@@ -99,7 +99,7 @@ def test_what_cannot_be_built_is_said_in_one_line(
 
 def test_sixteen_bytes_are_exchanged_by_an_instruction() -> None:
     """Not by a call into libatomic, which may take a lock, and a killed process would keep it."""
-    modules = sorted((PROJECT / "fastgate" / "_core").glob("*.so"))
+    modules = sorted((PROJECT / "fastgate" / "_core").rglob("*.so"))
     assert {"cells", "holds", "wallet"} <= {path.name.partition(".")[0] for path in modules}
     listed = subprocess.run(
         ["nm", "--dynamic", "--undefined-only", *modules],

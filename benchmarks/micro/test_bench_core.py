@@ -10,12 +10,14 @@ import pytest
 
 from benchmarks.micro.conftest import Measure
 
-http1 = pytest.importorskip("fastgate._core.http1", reason="the core is not built")
-limiter = pytest.importorskip("fastgate._core.limiter", reason="the core is not built")
-quota = pytest.importorskip("fastgate._core.quota", reason="the core is not built")
-credentials = pytest.importorskip("fastgate._core.credentials", reason="the core is not built")
-counters = pytest.importorskip("fastgate._core.counters", reason="the core is not built")
-shm = pytest.importorskip("fastgate._core.shm", reason="the core is not built")
+parser = pytest.importorskip("fastgate._core.http1.parser", reason="the core is not built")
+limiter = pytest.importorskip("fastgate._core.shared.limiter", reason="the core is not built")
+quota = pytest.importorskip("fastgate._core.shared.quota", reason="the core is not built")
+credentials = pytest.importorskip(
+    "fastgate._core.shared.credentials", reason="the core is not built"
+)
+counters = pytest.importorskip("fastgate._core.shared.counters", reason="the core is not built")
+segment = pytest.importorskip("fastgate._core.shared.segment", reason="the core is not built")
 
 LOOPS = 200_000
 KEYS = 1_000_000
@@ -48,11 +50,11 @@ RESPONSE = (
 
 def test_parse_request_500_bytes(measure: Measure) -> None:
     assert 480 <= len(REQUEST) <= 540
-    measure(lambda: http1.bench_parse(REQUEST, LOOPS), operations=LOOPS, budget_ns=400)
+    measure(lambda: parser.bench_parse(REQUEST, LOOPS), operations=LOOPS, budget_ns=400)
 
 
 def test_parse_response(measure: Measure) -> None:
-    measure(lambda: http1.bench_parse(RESPONSE, LOOPS, True), operations=LOOPS)
+    measure(lambda: parser.bench_parse(RESPONSE, LOOPS, True), operations=LOOPS)
 
 
 def test_limiter_check(measure: Measure) -> None:
@@ -72,8 +74,8 @@ def test_quota_check_one_key(measure: Measure) -> None:
 
 
 def test_count_a_request(measure: Measure) -> None:
-    segment = shm.Segment.create(1)
-    measure(lambda: counters.bench_count(segment, 0, LOOPS), operations=LOOPS)
+    made = segment.Segment.create(1)
+    measure(lambda: counters.bench_count(made, 0, LOOPS), operations=LOOPS)
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import pytest
 from benchmarks.micro.conftest import Measure
 from benchmarks.workload import routes, shuffled_paths
 
-snapshot = pytest.importorskip("fastgate._core.snapshot", reason="the core is not built")
-router = pytest.importorskip("fastgate._core.router", reason="the core is not built")
+snapshot = pytest.importorskip("fastgate._core.snapshot.snapshot", reason="the core is not built")
+router = pytest.importorskip("fastgate._core.snapshot.router", reason="the core is not built")
 compiler = pytest.importorskip("fastgate.config.compiler", reason="the core is not built")
 codec = pytest.importorskip("fastgate.model.codec", reason="the model is not there")
 

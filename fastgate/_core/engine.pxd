@@ -1,15 +1,13 @@
 """engine: one worker's data plane: its listeners, its snapshot, and the poll loop."""
 from libc.stdint cimport uint32_t, uint64_t
 
-from fastgate._core.shm cimport Segment
-from fastgate._core.state cimport conn, core, snapref
+from fastgate._core.handlers.host cimport Host
+from fastgate._core.shared.segment cimport Segment
 
-cdef class Engine:
-    cdef core *c
+cdef class Engine(Host):
     cdef Segment segment
     cdef object credentials
     cdef object money
-    cdef object loop          # the event loop, for kicks and handlers' tasks
     cdef object __weakref__
     cdef bint kicked
     cdef readonly bint closed
@@ -21,4 +19,3 @@ cdef class Engine:
     cdef void retire(self) noexcept
     cdef int sweep(self) except -1
     cdef int kick(self) except -1
-    cdef int follow_up(self) except -1

@@ -1,10 +1,10 @@
 from collections.abc import Callable
 from typing import Any
 
-from fastgate._core.credentials import CredentialIndex
-from fastgate._core.moneymap import MoneyMap
-from fastgate._core.shm import Segment
-from fastgate._core.snapshot import Snapshot
+from fastgate._core.money.money_file import MoneyFile
+from fastgate._core.shared.credentials import CredentialIndex
+from fastgate._core.shared.segment import Segment
+from fastgate._core.snapshot.snapshot import Snapshot
 
 class Engine:
     """The data plane of worker `worker`, counting into `segment`.
@@ -19,7 +19,7 @@ class Engine:
     def unlisten(self, fd: int) -> None: ...
     def install(self, snapshot: Snapshot, handlers: list[Callable[..., Any]]) -> None: ...
     def set_credentials(self, index: CredentialIndex) -> None: ...
-    def set_money(self, money: MoneyMap) -> None: ...
+    def set_money(self, money: MoneyFile) -> None: ...
     def drain(self) -> None: ...
     @property
     def idle(self) -> bool: ...

@@ -15,35 +15,37 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free
 
 
-from fastgate._core.atomics cimport fg_store
-from fastgate._core.buffer cimport buf_trim, buffers_free, buffers_init
-from fastgate._core.checks cimport FG_KEEPS, fg_poison
-from fastgate._core.cells cimport cells_of_limiter, cells_of_quota
+from fastgate._core.platform.atomics cimport fg_store
+from fastgate._core.platform.buffer cimport buf_trim, buffers_free, buffers_init
+from fastgate._core.platform.checks cimport FG_KEEPS, fg_poison
+from fastgate._core.shared.cells cimport cells_of_limiter, cells_of_quota
 
-from fastgate._core.clock cimport window_offset
-from fastgate._core.counters cimport counters_worker
-from fastgate._core.credentials cimport CredentialIndex, credential_find
-from fastgate._core.downstream cimport (
-    down_accepted, down_close, down_data, down_drained, down_hup, down_progress, down_speaks, down_timeout, pause_accept, resume_accept)
-from fastgate._core.ending cimport exchange_cut, exchange_gone, exchange_unread
-from fastgate._core.exchange cimport exchange_body, exchange_head, exchange_head_bad, exchange_late, exchange_line
-from fastgate._core.forward cimport (
+from fastgate._core.shared.clock cimport window_offset
+from fastgate._core.shared.counters cimport counters_worker
+from fastgate._core.shared.credentials cimport CredentialIndex, credential_find
+from fastgate._core.http1.server cimport (
+    down_accepted, down_close, down_data, down_drained, down_hup, down_progress, down_timeout,
+    pause_accept, resume_accept)
+from fastgate._core.exchange.ending cimport exchange_cut, exchange_gone, exchange_unread
+from fastgate._core.exchange.exchange cimport exchange_body, exchange_head, exchange_head_bad, exchange_late, exchange_line
+from fastgate._core.exchange.forward cimport (
     call_can_write, call_got_body, call_got_head, call_got_interim, call_has_failed, call_must_render,
     exchange_drained)
-from fastgate._core.handler_tasks cimport begin_upcalls, wake_upcalls
-from fastgate._core.http1 cimport MAX_FIELDS
-from fastgate._core.moneymap cimport MoneyMap
-from fastgate._core.poller cimport poller_add_listener, poller_free, poller_init, poller_remove, poller_round
-from fastgate._core.pool cimport pool_free, pool_init
-from fastgate._core.shm cimport Segment
-from fastgate._core.snapref cimport unpin_all, unpin_some
-from fastgate._core.snapshot cimport Snapshot
+from fastgate._core.handlers.tasks cimport begin_upcalls, wake_upcalls
+from fastgate._core.http.head cimport MAX_FIELDS
+from fastgate._core.money.money_file cimport MoneyFile
+from fastgate._core.io.poller cimport poller_add_listener, poller_free, poller_init, poller_remove, poller_round
+from fastgate._core.upstream.pool cimport pool_free, pool_init
+from fastgate._core.exchange.snapshot_ref cimport unpin_all, unpin_some
+from fastgate._core.snapshot.snapshot cimport Snapshot
 from fastgate._core.state cimport (
-    DOWN_IDLE, IO_READY, KIND_DOWN, KIND_LISTENER, KIND_TIMER, KIND_UP, MAX_LISTENERS, MAX_POOLS,
-    downstream, exchange, lookup_fn, upstream)
-from fastgate._core.sys cimport boottime_ns, errno, getrandom, monotonic_ns, realtime_ns
-from fastgate._core.timer cimport timer_arm, timer_expired, timer_free, timer_init, timer_set
-from fastgate._core.upstream cimport up_connected, up_data, up_drained, up_progress, up_timeout, upstream_close
+    DOWN_IDLE, MAX_LISTENERS, MAX_POOLS, core, downstream, exchange, lookup_fn, snapref, upstream)
+from fastgate._core.io.connection cimport (
+    KIND_DOWN, KIND_LISTENER, KIND_TIMER, KIND_UP, conn, conn_events)
+from fastgate._core.platform.sys cimport boottime_ns, errno, getrandom, monotonic_ns, realtime_ns
+from fastgate._core.io.timer cimport timer_arm, timer_expired, timer_free, timer_init, timer_set
+from fastgate._core.upstream.call cimport up_connected, up_data, up_drained, up_progress, up_timeout, upstream_close
+from fastgate._core.io.transport cimport conn_peek, conn_ready_listed
 
 import asyncio
 import os
@@ -69,7 +71,7 @@ cdef uint32_t descriptors_left() except 0:
     return max(2, min(1u << 31, limit - lowest_free - min(OTHER_DESCRIPTORS, limit // 8)))
 
 
-cdef class Engine:
+cdef class Engine(Host):
     """The data plane of worker `worker`, counting into `segment`.
 
     Not thread-safe: one event loop owns it. `loop.add_reader(engine.fileno(), engine.poll)`.
@@ -85,18 +87,18 @@ cdef class Engine:
         if self.c is NULL:
             raise MemoryError
         c = self.c
-        c.epfd = -1
-        c.timerfd = -1
+        c.loop.epfd = -1
+        c.loop.timerfd = -1
         c.worker = worker
         c.segment = segment.header
         c.row = segment.worker(worker)
         c.counters = counters_worker(segment.header, worker)
         c.limiter = cells_of_limiter(segment.header)
         c.quota = cells_of_quota(segment.header)
-        buffers_init(&c.bufs, KEEP_SMALL, KEEP_LARGE)
-        c.now = monotonic_ns()
-        c.unix_offset = realtime_ns() - <int64_t>c.now
-        c.offset_read = c.now
+        buffers_init(&c.loop.bufs, KEEP_SMALL, KEEP_LARGE)
+        c.loop.now = monotonic_ns()
+        c.unix_offset = realtime_ns() - <int64_t>c.loop.now
+        c.offset_read = c.loop.now
         self.read_window_clock()
         if getrandom(c.random, sizeof(c.random), 0) != sizeof(c.random):
             raise OSError(errno, "getrandom")
@@ -104,17 +106,17 @@ cdef class Engine:
         c.descriptors = descriptors_left()
         c.pause.kind = KIND_TIMER
         c.pause.fd = -1
-        c.pause.owner = c
-        error = poller_init(c)
+        c.pause.loop = &c.loop
+        error = poller_init(&c.loop)
         if error < 0:
             raise OSError(-error, os.strerror(-error))
-        if timer_init(c) < 0 or pool_init(c) < 0:
+        if timer_init(&c.loop) < 0 or pool_init(c) < 0:
             raise OSError(errno, os.strerror(errno))
         fill_sinks(c)
         c.clock.kind = KIND_TIMER
-        c.clock.fd = c.timerfd
-        c.clock.owner = c
-        if poller_add_listener(c, &c.clock) < 0:
+        c.clock.fd = c.loop.timerfd
+        c.clock.loop = &c.loop
+        if poller_add_listener(&c.loop, &c.clock) < 0:
             raise OSError(errno, os.strerror(errno))
 
     def __dealloc__(self):
@@ -125,10 +127,10 @@ cdef class Engine:
         if c is NULL:
             return
         self.bury()
-        poller_free(c)
-        timer_free(c)
+        poller_free(&c.loop)
+        timer_free(&c.loop)
         pool_free(c)
-        buffers_free(&c.bufs)
+        buffers_free(&c.loop.bufs)
         while c.free_ups is not NULL:
             u = c.free_ups
             c.free_ups = u.next
@@ -146,7 +148,7 @@ cdef class Engine:
 
     def fileno(self) -> int:
         """The descriptor to watch for reading."""
-        return self.c.epfd
+        return self.c.loop.epfd
 
     # ---- configuration ------------------------------------------------------------------
 
@@ -165,10 +167,10 @@ cdef class Engine:
         if x is NULL:
             raise ValueError(f"a worker has at most {MAX_LISTENERS} listeners")
         x.kind = KIND_LISTENER
-        x.owner = c
+        x.loop = &c.loop
         x.fd = fd
         if c.accepting:
-            error = poller_add_listener(c, x)
+            error = poller_add_listener(&c.loop, x)
             if error < 0:
                 x.fd = -1
                 raise OSError(-error, os.strerror(-error), name)
@@ -180,7 +182,7 @@ cdef class Engine:
         for i in range(c.n_listeners):
             if c.listeners[i].kind and c.listeners[i].fd == fd:
                 if c.accepting:
-                    poller_remove(c, &c.listeners[i])
+                    poller_remove(&c.loop, &c.listeners[i])
                 c.listeners[i].fd = -1
                 return
         raise ValueError(f"no listener has descriptor {fd}")
@@ -221,10 +223,10 @@ cdef class Engine:
         self.credentials = index
         self.c.credentials = <void *>index
 
-    def set_money(self, MoneyMap money not None) -> None:
+    def set_money(self, MoneyFile money not None) -> None:
         """Charge through this map, bound to the engine's segment. Without one, priced routes refuse."""
         self.money = money
-        self.c.till = money.worker_till(self.c.worker)
+        self.c.money = money.worker_view(self.c.worker)
 
     def drain(self) -> None:
         """Accept no more, close idle connections, let the rest finish with Connection: close.
@@ -236,27 +238,27 @@ cdef class Engine:
         cdef downstream *d
         cdef downstream *following
         cdef uint32_t i, before
-        c.now = monotonic_ns()
+        c.loop.now = monotonic_ns()
         if c.accepting:
             for i in range(c.n_listeners):
                 before = c.n_downs + 1
                 while c.listeners[i].fd >= 0 and c.n_downs != before and c.accepting:
                     before = c.n_downs
-                    down_accepted(c, &c.listeners[i])
+                    down_accepted(&c.listeners[i])
             pause_accept(c)
         c.draining = 1
-        timer_set(c, &c.pause, 0)
+        timer_set(&c.loop, &c.pause, 0)
         d = c.downs
         while d is not NULL:
             following = d.next
-            if d.state == DOWN_IDLE and not down_speaks(d):
+            if d.state == DOWN_IDLE and not conn_peek(&d.io):
                 if d.requests == 0:
-                    timer_set(c, &d.io, c.now + FIRST_REQUEST_NS)
+                    timer_set(&c.loop, &d.io, c.loop.now + FIRST_REQUEST_NS)
                 else:
                     down_close(d)
             d = following
         self.bury()
-        timer_arm(c)
+        timer_arm(&c.loop)
         self.publish()
 
     @property
@@ -279,7 +281,7 @@ cdef class Engine:
                 self.loop = asyncio.get_running_loop()
             begin_upcalls(self, c)
             wake_upcalls(c)
-            more = more or c.ready_head is not NULL or c.graveyard is not NULL
+            more = more or c.loop.ready_head is not NULL or c.loop.graveyard is not NULL
         if c.released is not NULL:
             self.sweep()
         if more:
@@ -296,21 +298,21 @@ cdef class Engine:
             self.read_window_clock()
         c.counters.polls += 1
         for i in range(ROUNDS):
-            n = poller_round(c)
+            n = poller_round(&c.loop)
             self.expire()
-            if c.graveyard is not NULL:
+            if c.loop.graveyard is not NULL:
                 self.bury()
             # One event is light traffic: the next one finds uvloop waiting. Another look costs less
             # than going there and back only where there is a good chance that it sees something.
-            if n <= 1 and c.ready_head is NULL:
+            if n <= 1 and c.loop.ready_head is NULL:
                 break
-            if c.now - start > ROUND_NS or c.upcall_head is not NULL or c.wake_head is not NULL:
+            if c.loop.now - start > ROUND_NS or c.upcall_head is not NULL or c.wake_head is not NULL:
                 break
         if c.unpin_at is not NULL:
             unpin_some(c)
-        timer_arm(c)
+        timer_arm(&c.loop)
         self.publish()
-        return c.ready_head is not NULL or c.unpin_at is not NULL
+        return c.loop.ready_head is not NULL or c.unpin_at is not NULL
 
     cdef void read_window_clock(self) noexcept nogil:
         cdef core *c = self.c
@@ -320,7 +322,7 @@ cdef class Engine:
 
     cdef void expire(self) noexcept nogil:
         cdef core *c = self.c
-        cdef conn *x = timer_expired(c)
+        cdef conn *x = timer_expired(&c.loop)
         while x is not NULL:
             if x.kind == KIND_DOWN:
                 down_timeout(<downstream *>x)
@@ -328,19 +330,19 @@ cdef class Engine:
                 up_timeout(<upstream *>x)
             else:
                 resume_accept(c)
-            x = timer_expired(c)
+            x = timer_expired(&c.loop)
 
     cdef void bury(self) noexcept nogil:
         """Free what was closed in this round. What still stands in the ready list waits."""
         cdef core *c = self.c
-        cdef conn *x = c.graveyard
+        cdef conn *x = c.loop.graveyard
         cdef conn *following
-        c.graveyard = NULL
+        c.loop.graveyard = NULL
         while x is not NULL:
             following = x.timer_next
-            if x.io & IO_READY and not self.closed:
-                x.timer_next = c.graveyard
-                c.graveyard = x
+            if conn_ready_listed(x) and not self.closed:
+                x.timer_next = c.loop.graveyard
+                c.loop.graveyard = x
             elif not FG_KEEPS:
                 free(x)                  # both kinds begin with it
             elif x.kind == KIND_DOWN:
@@ -408,8 +410,8 @@ cdef class Engine:
         if self.closed:
             self.bury()
             return 0
-        timer_arm(self.c)                # a deadline that was set may be the next event
-        if self.c.ready_head is not NULL or self.c.graveyard is not NULL or self.c.wake_head is not NULL:
+        timer_arm(&self.c.loop)                # a deadline that was set may be the next event
+        if self.c.loop.ready_head is not NULL or self.c.loop.graveyard is not NULL or self.c.wake_head is not NULL:
             self.kick()
         return 0
 
@@ -431,7 +433,7 @@ cdef class Engine:
             "upcalls": c.n_upcalls,
             "streams": c.n_streams,
             "calls": c.n_calls,
-            "buffers": c.bufs.alive,
+            "buffers": c.loop.bufs.alive,
             "retired_snapshots": self.count_retired(),
             "accepting": c.accepting,
         }
@@ -453,7 +455,7 @@ cdef class Engine:
         if self.closed:
             return
         self.closed = True
-        c.now = monotonic_ns()
+        c.loop.now = monotonic_ns()
         c.draining = 1
         pause_accept(c)
         d = c.downs
@@ -472,20 +474,22 @@ cdef class Engine:
         self.bury()
         self.retire()
         self.sweep()
-        buf_trim(&c.bufs)
+        buf_trim(&c.loop.bufs)
         self.publish()
 
 
 cdef void fill_sinks(core *c) noexcept:
-    c.sink.accepted = down_accepted
-    c.sink.down_data = down_data
-    c.sink.down_drained = down_drained
-    c.sink.down_progress = down_progress
-    c.sink.down_hup = down_hup
-    c.sink.up_connected = up_connected
-    c.sink.up_data = up_data
-    c.sink.up_drained = up_drained
-    c.sink.up_progress = up_progress
+    cdef conn_events *down = &c.loop.on[<int>KIND_DOWN]
+    cdef conn_events *up = &c.loop.on[<int>KIND_UP]
+    c.loop.accepted = down_accepted
+    down.data = down_data
+    down.drained = down_drained
+    down.progress = down_progress
+    down.hup = down_hup
+    up.connected = up_connected
+    up.data = up_data
+    up.drained = up_drained
+    up.progress = up_progress
     c.sink.line = exchange_line
     c.sink.head = exchange_head
     c.sink.head_bad = exchange_head_bad

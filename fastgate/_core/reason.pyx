@@ -3,7 +3,6 @@
 And their names for code that has no Python: `reason_text` reads a table of REASON_COUNT short
 texts, filled once at import from the enum's own members, so that no second list can drift.
 """
-from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy
 
 cdef enum:

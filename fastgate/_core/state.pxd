@@ -2,9 +2,8 @@
 
     core ──┬── snap (current snapshot; exchanges keep the one they were routed with)
            ├── pools[target slot] ── idle upstream connections, last in first out
-           ├── ready list: connections with work that no epoll event will announce
-           └── wheel: connections by deadline
-    conn   first member of downstream and upstream; what the poller and the wheel know
+           └── loop: epoll, deadlines, buffers, time (io/connection.pxd)
+    conn   first member of downstream and upstream; what `io` knows of them
     downstream ── exchange ── call ── upstream
                      └─ more calls, made by a Python handler
 
@@ -12,101 +11,43 @@ One exchange at a time per downstream connection, one call at a time per upstrea
 connection. A call is one request to an upstream and its answer. The C path uses the call
 embedded in the exchange; a Python handler makes calls of its own.
 
-Only struct definitions stand here. Who may change what: `poller` the io flags and queues,
-`timer` the wheel links, `pool` the pools, `downstream`, `upstream` and `exchange` their own.
+Only struct definitions stand here. Who may change what: `pool` the pools, `downstream`, `upstream`
+and `exchange` their own.
 """
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from fastgate._core.buffer cimport buf, buffers
-from fastgate._core.cells cimport cells, decision
-from fastgate._core.chars cimport fg_same_lowered
-from fastgate._core.counters cimport route_counters, worker_counters
-from fastgate._core.credentials cimport consumer_row, credential_entry
-from fastgate._core.http1 cimport caps, chunk_state, field, head
-from fastgate._core.logring cimport PHASES
-from fastgate._core.moneymap cimport money_record, till
-from fastgate._core.router cimport route_keys, route_match
-from fastgate._core.shm cimport segment_header, worker_row
-from fastgate._core.wallet cimport account_row
-from fastgate._core.snapshot cimport (
+from fastgate._core.platform.buffer cimport buf
+from fastgate._core.shared.cells cimport cells, decision
+from fastgate._core.shared.layout cimport (
+    account_row, route_counters, segment_header, worker_counters, worker_row)
+from fastgate._core.shared.credentials cimport consumer_row, credential_entry
+from fastgate._core.io.connection cimport conn, delivery, event_loop
+from fastgate._core.http.head cimport caps, head
+from fastgate._core.http1.chunked cimport chunk_state
+from fastgate._core.shared.log_ring cimport PHASES
+from fastgate._core.money.layout cimport money_record, area_view
+from fastgate._core.snapshot.router cimport route_keys, route_match
+from fastgate._core.snapshot.snapshot cimport (
     limit_rec, policy_rec, route_rec, service_rec, snapshot_header, target_rec, upstream_rec)
 
 cdef enum:
-    WHEEL_SLOTS = 4096
-    WHEEL_TICK_NS = 16777216  # 2^24 ns, about 17 ms
     MAX_POOLS = 4096
     MAX_TAKEN = 24            # limits that one exchange can take from
     MAX_LISTENERS = 64
     MAX_SPENT = 6             # one count of requests, five spending limits
 
-cdef enum ConnKind:
-    KIND_LISTENER = 1
-    KIND_DOWN = 2
-    KIND_UP = 3
-    KIND_TIMER = 4
-
-cdef enum IoFlag:
-    IO_READABLE = 1           # the kernel may hold bytes for us: an edge not used up yet
-    IO_READING = 2            # the owner wants bytes
-    IO_BLOCKED = 4            # a write fell short; EPOLLOUT will tell
-    IO_HUP = 8                # the peer sends no more after what is readable
-    IO_ERROR = 16             # a read or a write failed, or the kernel says that the connection is dead
-    IO_CONNECTING = 32
-    IO_CLOSED = 64
-    IO_READY = 128            # stands in the ready list
-    IO_EOF = 256              # recv said 0
-    IO_BULK = 512             # reads have filled buffers: use large ones
-    IO_AGAIN = 1024           # the data sink is to be called for what inb already holds
-    IO_SHUT = 2048            # our side is closed: we send no more
-
 ctypedef int (*lookup_fn)(void *index, const char *key, uint32_t length, int64_t now_s,
                           const consumer_row **row, const credential_entry **entry) noexcept nogil
 
 cdef struct core
-cdef struct conn
 cdef struct downstream
 cdef struct upstream
 cdef struct pool
 cdef struct call
 cdef struct exchange
 
-# Whether a peer takes what it is sent, looked at from time to time: see delivery.pyx.
-cdef struct delivery:
-    uint64_t look_ns          # when to look next; 0: it is not watched
-    uint64_t moved_ns         # when the peer was last seen to have taken something
-    uint64_t first_ns         # the first look; 0: there was none yet
-    uint64_t first            # bytes that it had taken then
-    uint64_t last             # and at the last look
-
-cdef struct conn:
-    int fd
-    uint8_t kind              # ConnKind
-    uint8_t reserved
-    uint16_t io               # IoFlag
-    core *owner
-    conn *ready_next
-    conn *timer_prev
-    conn *timer_next
-    uint64_t deadline         # CLOCK_MONOTONIC ns; 0: none
-    uint64_t tick             # wheel tick it stands in; 0: not in the wheel
-    uint64_t out_bytes        # queued, not yet taken by the kernel
-    uint64_t out_taken        # taken by the kernel, in all
-    buf *inb                  # borrowed while bytes are unread
-    buf *out_head
-    buf *out_tail
-
-# The completions: what the floors below call; filled in once, by engine.
+# What the floors below call; filled in once, by engine. What `io` calls stands in io/connection.pxd.
 cdef struct sinks:
-    # poller → engine, downstream, upstream
-    void (*accepted)(core *c, conn *listener) noexcept nogil
-    void (*down_data)(downstream *d, ssize_t n) noexcept nogil      # n > 0: bytes in inb; 0: end; < 0: -errno
-    void (*down_drained)(downstream *d) noexcept nogil              # the output queue is empty again
-    void (*down_progress)(downstream *d) noexcept nogil             # some of it went, not all
-    void (*down_hup)(downstream *d) noexcept nogil                  # the client closed while nobody reads
-    void (*up_connected)(upstream *u, int error) noexcept nogil
-    void (*up_data)(upstream *u, ssize_t n) noexcept nogil
-    void (*up_drained)(upstream *u) noexcept nogil
-    void (*up_progress)(upstream *u) noexcept nogil
     # downstream → exchange
     void (*line)(exchange *e) noexcept nogil                        # the request line is complete
     void (*head)(exchange *e) noexcept nogil                        # e.req is complete
@@ -127,7 +68,7 @@ cdef struct sinks:
 # ---- snapshots in use -----------------------------------------------------------------
 cdef struct snapref:
     const snapshot_header *snap
-    void *object              # the Python Snapshot that keeps the mapping; NULL: a copy (snapref.pyx)
+    void *object              # the Python Snapshot that keeps the mapping; NULL: a copy (snapshot_ref.pyx)
     void *handlers            # the Python list of handlers
     uint64_t in_flight
     snapref *next             # in the list of the retired, or of those to let go
@@ -383,28 +324,14 @@ cdef struct exchange:
     head req
 
 # ---- the whole --------------------------------------------------------------------------
-cdef struct wheel:
-    conn *slots[WHEEL_SLOTS]
-    uint64_t bitmap[64]       # WHEEL_SLOTS / 64
-    uint64_t tick             # the last tick that was processed
-    uint64_t armed_tick       # the timerfd is set for this; not after tick: not set
-    uint64_t sooner           # something was put into a slot before armed_tick
-
 cdef struct core:
-    int epfd
-    int timerfd
+    event_loop loop           # must be first
     uint32_t worker
     uint32_t draining
-    uint64_t now              # CLOCK_MONOTONIC ns, read once a round
     int64_t unix_offset       # CLOCK_REALTIME - CLOCK_MONOTONIC, refreshed each second
     int64_t window_offset     # the same for the time that windows go by (clock.pyx)
     uint64_t offset_read
     sinks sink
-    buffers bufs
-    wheel *timers
-    conn *ready_head
-    conn *ready_tail
-    conn *graveyard           # closed in this round; freed after it
     snapref *ref
     snapref *retired          # replaced, in_flight not yet 0
     snapref *released         # replaced, in_flight 0: Python lets go of them
@@ -414,7 +341,7 @@ cdef struct core:
     worker_counters *counters
     cells limiter
     cells quota
-    till *till                # this worker's part of the money map; NULL: none
+    area_view *money          # this worker's part of the money map; NULL: none
     void *credentials         # the Python CredentialIndex; NULL: none
     lookup_fn lookup          # credential_find, callable with that pointer
     pool *pools
@@ -449,17 +376,6 @@ cdef struct core:
     route_keys ahead
 
 
-cdef inline int has_field(const head *h, int name) noexcept nogil:
-    """1 + index of the first field with that FieldName; 0: absent."""
-    return h.first[name]
-
-cdef inline const field *field_of(const head *h, int name) noexcept nogil:
-    """That field; only where has_field says that it is there."""
-    return &h.fields[h.first[name] - 1]
-
-cdef inline uint8_t lower(uint8_t x) noexcept nogil:
-    return x | 0x20 if 65 <= x <= 90 else x
-
-cdef inline int named(const char *base, const field *f, const char *lowered, uint32_t n) noexcept nogil:
-    """Whether a field has this name, given in lower case."""
-    return f.name_len == n and fg_same_lowered(base + f.name, lowered, n)
+cdef inline core *core_of(const conn *x) noexcept nogil:
+    """The engine's state that a connection belongs to."""
+    return <core *>x.loop

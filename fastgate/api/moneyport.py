@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
-    from fastgate._core.money import Money as MoneyMap
+    from fastgate._core.money.money_map import MoneyMap
     from fastgate.billing.audit.report import AuditReport
     from fastgate.billing.auto_recharge import AutoRecharges
     from fastgate.billing.diagnosis.evidence import SpendingFacts

@@ -5,8 +5,9 @@ refused, and pay for the account of its caller, without a key and for a limited 
 
     token = base64url( expires u32, big-endian | consumer u64 | tag[16] )       38 characters
 
-The tag is a keyed hash over the request's id and the other two (`_core/refusal.pyx`). The consumer
-is the hash of its id; 0 means that the caller was not known: nothing of any account is shown. The
+The tag is a keyed hash over the request's id and the other two (`_core/exchange/refusal.pyx`). The
+consumer is the hash of its id; 0 means that the caller was not known: nothing of any account is
+shown. The
 key is made once for a gateway, kept in its state directory and never leaves it but in the
 snapshots that workers map.
 """
@@ -21,7 +22,7 @@ from pathlib import Path
 
 import msgspec
 
-from fastgate._core.refusal import CAPABILITY_SECONDS, tag
+from fastgate._core.exchange.refusal import CAPABILITY_SECONDS, tag
 from fastgate.errors import IdentityError, ProcessError
 from fastgate.files import replace_file
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 def moment(at: datetime) -> str:
     """With its zone, to the minute, or the second where that matters: 30 November 2026, 00:00 UTC.
 
-    `at`: aware. The same words as in refusals (`put_moment` in `_core/refusal.pyx`).
+    `at`: aware. The same words as in refusals (`put_moment` in `_core/exchange/refusal.pyx`).
     """
     utc = at.astimezone(UTC)
     return f"{utc.day} {utc:%B %Y, %H:%M}{f':{utc:%S}' if utc.second else ''} UTC"

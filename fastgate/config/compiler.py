@@ -29,16 +29,23 @@ from typing import NamedTuple
 
 import msgspec
 
-from fastgate._core.faults import FAULT_TEXTS
-from fastgate._core.image import NONE, ImageBuilder
-from fastgate._core.snapshot import Balance, HashBy, PlanFlag, RouteFlag, Snapshot, stable_hash
-from fastgate._core.trie import (
+from fastgate._core.http.faults import FAULT_TEXTS
+from fastgate._core.snapshot.image import NONE, ImageBuilder
+from fastgate._core.snapshot.router_build import (
     RouteConflict,
     RouterBuilder,
     TrieTooBroad,
     method_mask,
     pattern_params,
     verify_router,
+)
+from fastgate._core.snapshot.snapshot import (
+    Balance,
+    HashBy,
+    PlanFlag,
+    RouteFlag,
+    Snapshot,
+    stable_hash,
 )
 from fastgate.config.price_steps import price_steps, tariff
 from fastgate.config.public_route import (

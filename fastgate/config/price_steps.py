@@ -8,7 +8,7 @@ tiers: a up to x, b …     [(x, a), …, (∞, b)]
 ```
 
 The k-th request of a period, counted from 1, costs what the first step with `k <= up_to` says.
-Units of meters: `fastgate._core.meters`.
+Units of meters: `fastgate._core.snapshot.meters`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from fastgate._core.meters import PlanRates, UnitRate, tariff_text
+from fastgate._core.snapshot.meters import PlanRates, UnitRate, tariff_text
 from fastgate.model.billing import Price
 from fastgate.model.party import Plan
 

@@ -18,9 +18,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from fastgate._core.image import NONE, ImageBuilder
-from fastgate._core.snapshot import RouteFlag, stable_hash
-from fastgate._core.trie import RouterBuilder, method_mask
+from fastgate._core.snapshot.image import NONE, ImageBuilder
+from fastgate._core.snapshot.router_build import RouterBuilder, method_mask
+from fastgate._core.snapshot.snapshot import RouteFlag, stable_hash
 from fastgate.config.rendering import canonical_path, pack_unix
 from fastgate.config.rules import RuleTables
 from fastgate.errors import ConfigurationError

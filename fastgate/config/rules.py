@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from fastgate._core.image import ImageBuilder
-from fastgate._core.snapshot import (
+from fastgate._core.snapshot.image import ImageBuilder
+from fastgate._core.snapshot.snapshot import (
     AuthFlag,
     HeaderAction,
     LimitFlag,

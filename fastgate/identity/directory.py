@@ -26,8 +26,8 @@ import logging
 from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Literal, TypeVar
 
-from fastgate._core.credentials import NO_ACCOUNT, NO_PLAN, CredentialIndex, IndexFullError
-from fastgate._core.snapshot import stable_hash
+from fastgate._core.shared.credentials import NO_ACCOUNT, NO_PLAN, CredentialIndex, IndexFullError
+from fastgate._core.snapshot.snapshot import stable_hash
 from fastgate.store.cache import ConsumerRecord, KeyRecord, Record
 
 T = TypeVar("T")

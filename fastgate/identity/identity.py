@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from fastgate._core.credentials import CredentialIndex
+from fastgate._core.shared.credentials import CredentialIndex
 from fastgate.errors import (
     ConfigurationError,
     ConflictError,

@@ -20,8 +20,8 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
-from fastgate._core.logdrain import LogDrain, RecentRequests
-from fastgate._core.shm import Segment
+from fastgate._core.logs.drain import LogDrain, RecentRequests
+from fastgate._core.shared.segment import Segment
 from fastgate.ticks import next_tick
 
 Format = Literal["json", "combined"]

@@ -26,9 +26,14 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from fastgate import __version__
-from fastgate._core.counters import CountersSnapshot, Histogram, RouteCounts, counters_snapshot
-from fastgate._core.logring import ring_state
-from fastgate._core.shm import Segment
+from fastgate._core.shared.counters import (
+    CountersSnapshot,
+    Histogram,
+    RouteCounts,
+    counters_snapshot,
+)
+from fastgate._core.shared.log_ring import ring_state
+from fastgate._core.shared.segment import Segment
 from fastgate.errors import REASON_BY_NUMBER, reason_code
 from fastgate.observability.accesslog import AccessLog
 

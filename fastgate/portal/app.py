@@ -35,7 +35,7 @@ from litestar.di import NamedDependency, Provide
 from litestar.exceptions import HTTPException
 from litestar.params import FromPath, SkipValidation
 
-from fastgate._core.snapshot import stable_hash
+from fastgate._core.snapshot.snapshot import stable_hash
 from fastgate.api.application import Application
 from fastgate.billing.amounts import coin
 from fastgate.billing.capability import Capabilities, Capability

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import msgspec
 from litestar import Response
 
-from fastgate._core.accept import form_for
+from fastgate._core.exchange.accept import form_for
 from fastgate.refusal.pages import document
 
 Form = Literal["json", "markdown", "html"]

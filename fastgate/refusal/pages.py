@@ -2,8 +2,8 @@
 
 Both say the same as the problem document: what happened, the numbers, what to do, with links.
 The HTML needs no script, no font, no picture and no style sheet from elsewhere, and asks
-browsers to hold it to that. Holes and sections as in `_core/refusal.pyx`; whatever is put into them
-is escaped for the form it stands in.
+browsers to hold it to that. Holes and sections as in `_core/exchange/refusal.pyx`; whatever is
+put into them is escaped for the form it stands in.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A remedy is something that somebody can do. Where the public pages are on, each has an address
 below `/_fastgate/` at which it is done; the pages are opened with the caller's key, or with the
-signed link that the refusal carries (see `_core/refusal.pyx`).
+signed link that the refusal carries (see `_core/exchange/refusal.pyx`).
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ while, or again and again with the same proof of payment."""
 
 
 class Remedy(NamedTuple):
-    """One way out. In the texts of refusals, `when` is the section (`_core/snapshot.pxd`) without
-    which it would not help; empty: it always does."""
+    """One way out. In the texts of refusals, `when` is the section
+    (`_core/snapshot/snapshot.pxd`) without which it would not help; empty: it always does."""
 
     action: Action
     title: str

@@ -2,8 +2,8 @@
 
 A refusal must cost less than what it refuses, so everything that is known beforehand is rendered
 here, once for a configuration, and put into the snapshot; a worker copies it and fills the
-holes and leaves out the sections that do not apply (see `_core/refusal.pyx`: marks are byte 0x01
-and a letter).
+holes and leaves out the sections that do not apply (see `_core/exchange/refusal.pyx`: marks are
+byte 0x01 and a letter).
 
     HTTP/1.1 402 Payment Required           ┐ head: ends right before the length, which
     Content-Type: application/problem+json  │ depends on what goes into the body's holes.

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fastgate._core.money import Money
-from fastgate._core.shm import Segment
+from fastgate._core.money.money_map import MoneyMap
+from fastgate._core.shared.segment import Segment
 from fastgate.model.gateway import Gateway
 from fastgate.runtime.control.control import control_main
 from fastgate.runtime.launch import Launch, costs_money
@@ -96,7 +96,7 @@ def make_segment(gateway: Gateway, workers: int) -> Segment:
     )
 
 
-def open_money(state: Path, gateway: Gateway, segment: Segment) -> Money | None:
+def open_money(state: Path, gateway: Gateway, segment: Segment) -> MoneyMap | None:
     """The money map, where anything costs money, or did when the gateway ran last.
 
     What it holds of an earlier life stays in it until the ledger has it. Raises SegmentError.
@@ -104,7 +104,7 @@ def open_money(state: Path, gateway: Gateway, segment: Segment) -> Money | None:
     path = state / MONEY_FILE
     if not costs_money(gateway) and not path.exists():
         return None
-    money = Money.open(path, segment.workers)
+    money = MoneyMap.open(path, segment.workers)
     money.bind(segment)
     return money
 

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from fastgate._core.usageblock import numbers
+from fastgate._core.money.usage_block import numbers
 from fastgate.store.ledger import Key
 from fastgate.store.money_tables import holds_resolved, usage_blocks, usage_daily
 from fastgate.store.pages import BadCursor, Page, decode_cursor, page_of

@@ -2,7 +2,7 @@
 
 ```
 block   dimensions, sums, id of the first ... of the last | lines
-lines   one for each record: `fastgate._core.usageblock`
+lines   one for each record: `fastgate._core.money.usage_block`
 ```
 
 A block has ids and names where shared memory has hashes and slots. Its records are of one boot and
@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-from fastgate._core.usageblock import Line, numbers, pack_lines, unpack_lines
+from fastgate._core.money.usage_block import Line, numbers, pack_lines, unpack_lines
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 DAY_US = 86_400_000_000
@@ -140,7 +140,7 @@ class Block(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 def block_of(usages: list[Usage]) -> Block:
-    """One block of records that are alike, as `fastgate._core.usageblock` makes it."""
+    """One block of records that are alike, as `fastgate._core.money.usage_block` makes it."""
     like = usages[0]
     ids = [usage.id for usage in usages]
     times = [usage.time_us for usage in usages]

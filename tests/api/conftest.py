@@ -10,7 +10,7 @@ import httpx
 import pytest
 from litestar import Litestar
 
-from fastgate._core.credentials import CredentialIndex
+from fastgate._core.shared.credentials import CredentialIndex
 from fastgate.api.app import create_app
 from fastgate.api.auth import Tokens
 from fastgate.api.moneyport import Desk

@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fastgate._core.dryrun import Outcome
-from fastgate._core.money import Money
-from fastgate._core.shm import Segment
-from fastgate._core.snapshot import Snapshot
-from fastgate._core.wallet import Accounts
+from fastgate._core.exchange.dry_run import Outcome
+from fastgate._core.money.money_map import MoneyMap
+from fastgate._core.money.wallet import Accounts
+from fastgate._core.shared.segment import Segment
+from fastgate._core.snapshot.snapshot import Snapshot
 from fastgate.billing.diagnosis.evidence import Asked
 from fastgate.billing.diagnosis.sources import MoneySources, Sources
 from fastgate.billing.ledger.ledger import Ledger
@@ -44,7 +44,7 @@ class Desked:
         self.segment = Segment.create(
             1, limiter_cells=64, quota_cells=64, targets=8, route_rows=4, accounts=64
         )
-        self.money = Money.create(None, 1, holds=64, ring=64)
+        self.money = MoneyMap.create(None, 1, holds=64, ring=64)
         self.money.bind(self.segment)
         self.money.begin(0)
         store = world.store

@@ -14,11 +14,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from fastgate._core.money import Money
-from fastgate._core.shm import Segment
-from fastgate._core.snapshot import stable_hash
-from fastgate._core.usageblock import unpack_lines
-from fastgate._core.wallet import Accounts
+from fastgate._core.money.money_map import MoneyMap
+from fastgate._core.money.usage_block import unpack_lines
+from fastgate._core.money.wallet import Accounts
+from fastgate._core.shared.segment import Segment
+from fastgate._core.snapshot.snapshot import stable_hash
 from fastgate.billing.ledger.ledger import Ledger, Movement
 from fastgate.billing.ledger.names import Names
 from fastgate.billing.ledger.pipeline import Pipeline
@@ -178,7 +178,7 @@ class World:
     def boot(self, wire: Tripwire | None = None) -> None:
         """A new segment on the old money map, as after a start of the gateway."""
         self.segment = Segment.create(WORKERS)
-        self.money = Money.open(self.folder / "money.map", WORKERS, holds=16, ring=self.ring)
+        self.money = MoneyMap.open(self.folder / "money.map", WORKERS, holds=16, ring=self.ring)
         self.money.bind(self.segment)
         for worker in range(WORKERS):
             self.money.begin(worker)

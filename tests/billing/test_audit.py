@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 from moneykit import NOW, World, move, pack, used
 
-from fastgate._core.usageblock import Line, pack_lines, unpack_lines
+from fastgate._core.money.usage_block import Line, pack_lines, unpack_lines
 from fastgate.billing.audit.audit import FINDINGS_MAX, AuditReport, Check, audit, audit_gateway
 from fastgate.billing.ledger.ledger import Ledger
 from fastgate.store import ledger as table

@@ -12,7 +12,7 @@ import pytest
 from factkit import KEY, SERVED, Facts
 from factkit import refused as refused_outcome
 
-from fastgate._core.dryrun import LimitLook, Outcome, SpendingLook
+from fastgate._core.exchange.dry_run import LimitLook, Outcome, SpendingLook
 from fastgate.billing.diagnosis.checks import CHECK_OF, CHECKS
 from fastgate.billing.diagnosis.diagnosis import (
     Diagnosis,

@@ -18,8 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from moneykit import NOW, NOW_NS, WORKERS, Killed, Tripwire, World, copy_of, move, records_in
 
-from fastgate._core.money import HoldState, Money
-from fastgate._core.snapshot import stable_hash
+from fastgate._core.money.layout import HoldState
+from fastgate._core.money.money_map import MoneyMap
+from fastgate._core.snapshot.snapshot import stable_hash
 from fastgate.billing.audit.audit import audit_gateway
 from fastgate.billing.ledger.ledger import Charged
 from fastgate.billing.ledger.names import Hashes, SlotNames
@@ -332,7 +333,7 @@ async def test_a_worker_killed_between_ring_and_row_left_its_record_twice(lite: 
     assert lite.money.open_holds() == []
 
 
-def settled_again(money: Money, worker: int) -> None:
+def settled_again(money: MoneyMap, worker: int) -> None:
     """The first row of a worker's table as it is after its record was published, and before it is
     freed: what that worker's death at this moment leaves."""
     with mmap.mmap(money.fd, 0) as memory:

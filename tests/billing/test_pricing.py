@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgate._core.meters import UnitRate, units_most, units_price, units_total
+from fastgate._core.snapshot.meters import UnitRate, units_most, units_price, units_total
 from fastgate.billing.subscriptions import proration
 from fastgate.billing.subscriptions.periods import Period, midnight, next_period, period_of
 from fastgate.billing.subscriptions.pricing import flat_price

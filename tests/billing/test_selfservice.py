@@ -13,9 +13,9 @@ from moneykit import World, move
 from paykit import Clock, Scripted
 from playkit import PLANS, Stage
 
-from fastgate._core.credentials import CredentialIndex
-from fastgate._core.snapshot import Snapshot
-from fastgate._core.wallet import ANY
+from fastgate._core.money.wallet import ANY
+from fastgate._core.shared.credentials import CredentialIndex
+from fastgate._core.snapshot.snapshot import Snapshot
 from fastgate.billing.audit.audit import audit_gateway
 from fastgate.billing.diagnosis.diagnosis import Diagnosis, Question, diagnose
 from fastgate.billing.diagnosis.sources import MoneySources, Sources

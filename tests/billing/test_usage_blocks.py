@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from moneykit import NOW, NOW_NS, move, pack, records_in, used
 
-from fastgate._core.money import Money
-from fastgate._core.shm import Segment
-from fastgate._core.usageblock import Line, numbers, pack_lines, sums, unpack_lines
+from fastgate._core.money.money_map import MoneyMap
+from fastgate._core.money.usage_block import Line, numbers, pack_lines, sums, unpack_lines
+from fastgate._core.shared.segment import Segment
 from fastgate.billing.audit.audit import audit
 from fastgate.billing.ledger.ledger import Ledger
 from fastgate.store import usage
@@ -38,7 +38,7 @@ NOTES = st.lists(
 
 @given(NOTES)
 def test_records_are_put_together_in_c_as_in_python(given: list[tuple[object, ...]]) -> None:
-    money = Money.create(None, 1, holds=16, ring=64)
+    money = MoneyMap.create(None, 1, holds=16, ring=64)
     money.bind(Segment.create(1))
     money.begin(0)
     for consumer, route, later, units, status, request in given:
@@ -95,7 +95,7 @@ def test_records_are_put_together_in_c_as_in_python(given: list[tuple[object, ..
 
 def test_what_is_parked_and_what_a_dead_worker_left_is_told() -> None:
     segment = Segment.create(1)
-    money = Money.create(None, 1, holds=16, ring=4)
+    money = MoneyMap.create(None, 1, holds=16, ring=4)
     money.bind(segment)
     money.begin(0)
     for _ in range(6):

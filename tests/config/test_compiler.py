@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from compilerkit import BASE, NONE, compiled, one_route, refused
 
-from fastgate._core.faults import FAULT_TEXTS
-from fastgate._core.router import Router
-from fastgate._core.snapshot import (
+from fastgate._core.http.faults import FAULT_TEXTS
+from fastgate._core.snapshot.router import Router
+from fastgate._core.snapshot.snapshot import (
     AuthFlag,
     HeaderAction,
     LimitFlag,

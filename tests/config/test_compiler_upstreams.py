@@ -8,7 +8,7 @@ import socket
 import pytest
 from compilerkit import compiled, decode, refused
 
-from fastgate._core.snapshot import (
+from fastgate._core.snapshot.snapshot import (
     Balance,
     HashBy,
     Snapshot,

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from enginekit import Backend, Plane
 
-from fastgate._core.router import Router
-from fastgate._core.snapshot import RouteFlag, Snapshot
+from fastgate._core.snapshot.router import Router
+from fastgate._core.snapshot.snapshot import RouteFlag, Snapshot
 from fastgate.config.compiler import compile_gateway
 from fastgate.config.public_route import NAME, PublicSide
 from fastgate.config.rendering import pack_unix

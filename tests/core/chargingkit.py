@@ -5,10 +5,10 @@ from __future__ import annotations
 import orjson
 from enginekit import Backend, Plane, Reply
 
-from fastgate._core.money import Money
-from fastgate._core.shm import Segment
-from fastgate._core.snapshot import stable_hash
-from fastgate._core.wallet import Accounts
+from fastgate._core.money.money_map import MoneyMap
+from fastgate._core.money.wallet import Accounts
+from fastgate._core.shared.segment import Segment
+from fastgate._core.snapshot.snapshot import stable_hash
 
 ANN, BOB = 3, 4
 KEYS = {"ann-key": "ann", "bob-key": "bob", "cy-key": "cy"}
@@ -19,7 +19,7 @@ class Till:
 
     def __init__(self) -> None:
         self.segment = Segment.create(1, log_records=256)
-        self.money = Money.create(None, 1)
+        self.money = MoneyMap.create(None, 1)
         self.money.bind(self.segment)
         self.money.begin(0)
         self.accounts = Accounts(self.segment, self.money)

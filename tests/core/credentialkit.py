@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastgate._core.credentials import CredentialIndex, key_digest
 from fastgate._core.reason import Reason
+from fastgate._core.shared.credentials import CredentialIndex, key_digest
 
 UNKNOWN, EXPIRED, REVOKED, SUSPENDED = (
     int(Reason.CREDENTIAL_UNKNOWN),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fastgate._core.http1 import ParsedHead, ParseFault, fault_reason_of
+from fastgate._core.http.head import ParseFault, fault_reason_of
+from fastgate._core.http1.parser import ParsedHead
 
 FIELD_HOP = 1
 FIELD_UNDERSCORE = 2

@@ -6,7 +6,7 @@ import orjson
 import pytest
 from enginekit import Backend, Plane, Reply
 
-from fastgate._core.credentials import key_digest
+from fastgate._core.shared.credentials import key_digest
 
 
 def reason(reply: Reply) -> str:

@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 from enginekit import Plane
 
-from fastgate._core.counters import counters_snapshot
-from fastgate._core.shm import Segment
+from fastgate._core.shared.counters import counters_snapshot
+from fastgate._core.shared.segment import Segment
 from fastgate.model.gateway import Upstream
 from fastgate.model.shape import fields_of, shape_of
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fastgate._core.buffer import MOST_COLLECTED, room
+from fastgate._core.platform.buffer import MOST_COLLECTED, room
 from fastgate.model import check
 
 MOST = 2**31 - 4096

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgate._core.cells import address_hash_py, hash_bytes_py, limit_key_py, mix_key_py
-from fastgate._core.limiter import LimiterTable
-from fastgate._core.quota import QuotaTable
-from fastgate._core.shm import Segment
+from fastgate._core.shared.cells import address_hash_py, hash_bytes_py, limit_key_py, mix_key_py
+from fastgate._core.shared.limiter import LimiterTable
+from fastgate._core.shared.quota import QuotaTable
+from fastgate._core.shared.segment import Segment
 
 WINDOW = 16
 CLAIM = 1 << 63

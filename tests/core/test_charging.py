@@ -11,12 +11,12 @@ import pytest
 from chargingkit import ANN, BOB, Till, call, config, metered, plane, reason, uses
 from enginekit import Backend, GatedBackend, Seen
 
-from fastgate._core.callers import SpendingCap
-from fastgate._core.credentials import key_digest
-from fastgate._core.handler_errors import PaymentRefused
-from fastgate._core.money import UsageFlag
+from fastgate._core.handlers.errors import PaymentRefused
+from fastgate._core.money.layout import UsageFlag
 from fastgate._core.reason import Reason
-from fastgate._core.snapshot import stable_hash
+from fastgate._core.shared.callers import SpendingCap
+from fastgate._core.shared.credentials import key_digest
+from fastgate._core.snapshot.snapshot import stable_hash
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import pytest
 from chargingkit import ANN, BOB, Till, call, config, plane, reason
 from enginekit import Backend, Seen
 
+from fastgate._core.money.wallet import ANY
 from fastgate._core.reason import Reason
-from fastgate._core.wallet import ANY
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgate._core.chunked import ChunkDecoder, ChunkFault
+from fastgate._core.http1.chunked import ChunkDecoder, ChunkFault
 from fastgate._core.reason import Reason
 
 MORE, END, BAD = 0, 1, -Reason.MALFORMED_REQUEST

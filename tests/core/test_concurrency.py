@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastgate._core.cells import mix_key_py
-from fastgate._core.concurrency import Concurrency
-from fastgate._core.shm import Segment
+from fastgate._core.shared.cells import mix_key_py
+from fastgate._core.shared.concurrency import Concurrency
+from fastgate._core.shared.segment import Segment
 
 WORKERS = 3
 

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastgate._core import counters
-from fastgate._core.counters import (
+from fastgate._core.reason import Reason
+from fastgate._core.shared import counters
+from fastgate._core.shared.counters import (
     SLOT_LABELS,
     STATUSES,
     WORKER_COUNTERS,
@@ -19,8 +20,7 @@ from fastgate._core.counters import (
     count_worker,
     counters_snapshot,
 )
-from fastgate._core.reason import Reason
-from fastgate._core.shm import Segment
+from fastgate._core.shared.segment import Segment
 
 ROWS = 6
 REASONS = sorted(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from memorykit import taken
 
-from fastgate._core.credentials import (
+from fastgate._core.shared.credentials import (
     NO_ACCOUNT,
     NO_PLAN,
     Consumer,
@@ -21,7 +21,7 @@ from fastgate._core.credentials import (
     bench_lookup,
     key_digest,
 )
-from fastgate._core.snapshot import Period
+from fastgate._core.snapshot.snapshot import Period
 
 # ---- who pays, and caps ------------------------------------------------------------------
 

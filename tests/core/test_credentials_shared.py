@@ -14,7 +14,7 @@ import time
 import pytest
 from credentialkit import REVOKED, Clock, filled, result_of
 
-from fastgate._core.credentials import CredentialIndex, key_digest
+from fastgate._core.shared.credentials import CredentialIndex, key_digest
 
 # ---- attaching and sealing --------------------------------------------------------------
 
@@ -91,7 +91,7 @@ def test_a_new_writer_goes_on_where_the_old_one_ended() -> None:
 
 WRITER = """
 import random, sys
-from fastgate._core.credentials import CredentialIndex, key_digest
+from fastgate._core.shared.credentials import CredentialIndex, key_digest
 index = CredentialIndex.attach(int(sys.argv[1]), writable=True, grace=1e9)
 chance = random.Random(int(sys.argv[2]))
 digests = [key_digest(f"key-{k}") for k in range(400)]

@@ -1,4 +1,4 @@
-"""Clients that are slow or half gone: a row of the table in downstream.pyx is a test here, with a
+"""Clients that are slow or half gone: a row of the table in server.pyx is a test here, with a
 peer that makes progress for several times the deadline and one that makes none."""
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from deadlinekit import (
 )
 from enginekit import Plane, proxied
 
-from fastgate._core.logdrain import LogDrain
+from fastgate._core.logs.drain import LogDrain
 
 BIG = bytes(range(256)) * 40_000  # 10 MB: more than the kernel's buffers of a connection
 LENGTH = f"Content-Length: {len(BIG)}"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from enginekit import Backend, Plane, Seen, proxied
 
-from fastgate._core.counters import counters_snapshot
+from fastgate._core.shared.counters import counters_snapshot
 from fastgate.handlers import UpstreamError
 
 AFTER = 3

@@ -16,7 +16,7 @@ import orjson
 import pytest
 from enginekit import Backend, Plane, Seen, proxied
 
-from fastgate._core.counters import counters_snapshot
+from fastgate._core.shared.counters import counters_snapshot
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"

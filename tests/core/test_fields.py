@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from http1kit import FIELD_HOP, FIELD_UNDERSCORE, accepted, refused, request
 
-from fastgate._core.http1 import DEFAULT_CAPS, FieldName, HeadFlag, ParsedHead, ParseFault
+from fastgate._core.http.head import FieldName, HeadFlag, ParseFault
+from fastgate._core.http1.parser import DEFAULT_CAPS, ParsedHead
 
 GET = b"GET / HTTP/1.1\r\nHost: a.example\r\n"
 

@@ -20,7 +20,8 @@ from hypothesis.stateful import (
     rule,
 )
 
-from fastgate._core.money import NO_SLOT, Hold, HoldTableFull, Money, UsageFlag, bench_hold
+from fastgate._core.money.layout import UsageFlag
+from fastgate._core.money.money_map import NO_SLOT, Hold, HoldTableFull, MoneyMap, bench_hold
 
 # The children do nothing that a thread of the tests' process could have left half done.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
@@ -190,7 +191,7 @@ def test_who_cannot_hold() -> None:
     with pytest.raises(TypeError, match="has not begun"):
         bank.again().money.hold(0, SLOT, 1)
     with pytest.raises(TypeError, match="bind"):
-        Money.attach(bank.money.fd).begin(0)
+        MoneyMap.attach(bank.money.fd).begin(0)
     with pytest.raises(TypeError, match="no such field of a hold: colour"):
         bank.money.hold(0, SLOT, 1, colour=3)  # type: ignore[call-arg]
     with pytest.raises(ValueError, match="16 bytes"):

@@ -17,10 +17,10 @@ import tracemalloc
 
 import pytest
 
-from fastgate._core.credentials import CredentialIndex, key_digest
 from fastgate._core.engine import Engine
-from fastgate._core.shm import Segment
-from fastgate._core.snapshot import Snapshot
+from fastgate._core.shared.credentials import CredentialIndex, key_digest
+from fastgate._core.shared.segment import Segment
+from fastgate._core.snapshot.snapshot import Snapshot
 from fastgate.config.compiler import compile_gateway
 from fastgate.config.slots import SlotBook
 from fastgate.model.codec import decode

@@ -5,17 +5,16 @@ from __future__ import annotations
 import pytest
 from http1kit import accepted, refused, request, response
 
-from fastgate._core.http1 import (
-    FAULT_TEXTS,
+from fastgate._core.http.faults import FAULT_TEXTS
+from fastgate._core.http.head import (
     FieldName,
     Framing,
     HeadFlag,
     Method,
-    ParsedHead,
     ParseFault,
-    bench_parse,
     fault_reason_of,
 )
+from fastgate._core.http1.parser import ParsedHead, bench_parse
 from fastgate._core.reason import Reason
 
 

@@ -13,15 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fastgate._core.http1 import (
-    Framing,
-    ParsedHead,
-    ParseFault,
-    scan_class,
-    scanner,
-    scanners,
-    use_scanner,
-)
+from fastgate._core.http.head import Framing, ParseFault
+from fastgate._core.http1.parser import ParsedHead, scan_class, scanner, scanners, use_scanner
 
 CLASSES = {
     1: rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from http1kit import FIELD_HOP, response
 
-from fastgate._core.http1 import Framing, HeadFlag, Method, ParsedHead, ParseFault
+from fastgate._core.http.head import Framing, HeadFlag, Method, ParseFault
+from fastgate._core.http1.parser import ParsedHead
 from fastgate._core.reason import Reason
 
 

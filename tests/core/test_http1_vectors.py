@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 import yaml
 
-from fastgate._core.chunked import ChunkDecoder
-from fastgate._core.http1 import Framing, HeadFlag, ParsedHead, ParseFault
+from fastgate._core.http.head import Framing, HeadFlag, ParseFault
+from fastgate._core.http1.chunked import ChunkDecoder
+from fastgate._core.http1.parser import ParsedHead
 from fastgate._core.reason import Reason
 
 VECTORS = Path(__file__).resolve().parents[3] / "shared" / "vectors"

@@ -14,12 +14,12 @@ import pytest
 from chargingkit import ANN, Till, call, config, metered, plane, reason, uses
 from enginekit import Backend, Plane, Seen
 
-from fastgate._core.callers import SpendingCap
-from fastgate._core.counters import counters_snapshot
-from fastgate._core.credentials import key_digest
-from fastgate._core.meters import AMOUNT
-from fastgate._core.money import UsageFlag
-from fastgate._core.snapshot import Period, stable_hash
+from fastgate._core.money.layout import UsageFlag
+from fastgate._core.shared.callers import SpendingCap
+from fastgate._core.shared.counters import counters_snapshot
+from fastgate._core.shared.credentials import key_digest
+from fastgate._core.snapshot.meters import AMOUNT
+from fastgate._core.snapshot.snapshot import Period, stable_hash
 from fastgate.handlers import Exchange
 
 KEY = {"X-Api-Key": "ann-key"}

@@ -13,15 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from memorykit import taken
 
-from fastgate._core.cells import mix_key_py
-from fastgate._core.quota import (
+from fastgate._core.shared.cells import mix_key_py
+from fastgate._core.shared.quota import (
     QuotaTable,
     bench_quota,
     export_quotas,
     import_quotas,
     window_of_py,
 )
-from fastgate._core.shm import Segment
+from fastgate._core.shared.segment import Segment
 from fastgate.errors import SegmentError
 
 SECOND, MINUTE, HOUR, DAY, MONTH, WEEK, YEAR = range(7)

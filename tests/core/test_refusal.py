@@ -20,9 +20,9 @@ from enginekit import Plane
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgate._core.image import ImageBuilder
-from fastgate._core.refusal import CAPABILITY_SECONDS, Sample, money_text, tag
-from fastgate._core.snapshot import Snapshot
+from fastgate._core.exchange.refusal import CAPABILITY_SECONDS, Sample, money_text, tag
+from fastgate._core.snapshot.image import ImageBuilder
+from fastgate._core.snapshot.snapshot import Snapshot
 from fastgate.billing.amounts import show
 from fastgate.billing.moments import moment_of
 from fastgate.billing.payments.base import exponent

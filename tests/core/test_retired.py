@@ -17,7 +17,7 @@ import orjson
 import pytest
 from enginekit import Backend, Client, GatedBackend, Plane, Seen, proxied
 
-from fastgate._core.logdrain import LogDrain
+from fastgate._core.logs.drain import LogDrain
 
 ASK = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 UPGRADED = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"

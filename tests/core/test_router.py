@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastgate._core.image import ImageBuilder
-from fastgate._core.router import Found, Router
-from fastgate._core.snapshot import Snapshot
-from fastgate._core.trie import (
+from fastgate._core.snapshot.image import ImageBuilder
+from fastgate._core.snapshot.router import Found, Router
+from fastgate._core.snapshot.router_build import (
     RouteConflict,
     RouterBuilder,
     TrieTooBroad,
@@ -21,6 +20,7 @@ from fastgate._core.trie import (
     pattern_params,
     verify_router,
 )
+from fastgate._core.snapshot.snapshot import Snapshot
 from fastgate.errors import SnapshotError
 
 KINDS = {"present": 0, "equals": 1, "prefix": 2}

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastgate._core.image import ImageBuilder, seal
-from fastgate._core.snapshot import (
+from fastgate._core.snapshot.image import ImageBuilder, seal
+from fastgate._core.snapshot.snapshot import (
     HEADER_SIZE,
     ROUTE_SIZE,
     LimitKind,

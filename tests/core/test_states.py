@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 from enginekit import Plane, RawPeer, RawUpstream
 
-from fastgate._core.handler_errors import ClientDisconnected, UpstreamError
+from fastgate._core.handlers.errors import ClientDisconnected, UpstreamError
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody"
 LARGE = 8 << 20

@@ -9,7 +9,7 @@ import orjson
 import pytest
 from enginekit import Backend, Plane, proxied
 
-from fastgate._core.counters import bucket_of, counters_snapshot
+from fastgate._core.shared.counters import bucket_of, counters_snapshot
 from fastgate.handlers import TooManyStreams
 
 

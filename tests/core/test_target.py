@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from http1kit import accepted, refused, request
 
-from fastgate._core.http1 import HeadFlag, ParsedHead, ParseFault, TargetForm
+from fastgate._core.http.head import HeadFlag, ParseFault, TargetForm
+from fastgate._core.http1.parser import ParsedHead
 
 
 def target(raw: bytes, method: bytes = b"GET", host: bytes = b"Host: a") -> ParsedHead:

@@ -10,7 +10,7 @@ import pytest
 from deadlinekit import SMALL, Peer, caller, request, target
 from enginekit import Plane, proxied
 
-from fastgate._core.logdrain import LogDrain
+from fastgate._core.logs.drain import LogDrain
 
 UPGRADED = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
 BIG = bytes(range(256)) * 16384  # more than both kernels hold

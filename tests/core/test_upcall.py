@@ -10,7 +10,7 @@ import pytest
 from enginekit import Backend, Plane, Seen
 from handlerkit import config, plane
 
-from fastgate._core.handler_errors import ClientDisconnected, UpstreamError
+from fastgate._core.handlers.errors import ClientDisconnected, UpstreamError
 
 
 @pytest.fixture

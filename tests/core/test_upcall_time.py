@@ -12,7 +12,7 @@ import pytest
 from enginekit import Backend, GatedBackend, Plane, Seen
 from handlerkit import config, plane
 
-from fastgate._core.handler_errors import UpstreamError
+from fastgate._core.handlers.errors import UpstreamError
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Targets that are slow: a row of the table in upstream.pyx is a test here, with a peer that makes
+"""Targets that are slow: a row of the table in call.pyx is a test here, with a peer that makes
 progress for several times the deadline and one that makes none. And answers that break rules."""
 
 from __future__ import annotations

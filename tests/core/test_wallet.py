@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from memorykit import taken
 
-from fastgate._core.money import Money
-from fastgate._core.shm import Segment
-from fastgate._core.wallet import ANY, Account, Accounts, SpendingLimit, Subscription
+from fastgate._core.money.money_map import MoneyMap
+from fastgate._core.money.wallet import ANY, Account, Accounts, SpendingLimit, Subscription
+from fastgate._core.shared.segment import Segment
 
 KEY = b"k" * 16
 
@@ -166,7 +166,7 @@ def test_balances_need_a_map_of_the_same_segment() -> None:
     bank = Bank(0)
     for accounts in (
         Accounts(bank.segment),
-        Accounts(bank.segment, Money.create(None, 1, holds=1, ring=1)),
+        Accounts(bank.segment, MoneyMap.create(None, 1, holds=1, ring=1)),
     ):
         with pytest.raises(TypeError, match="bound"):
             accounts.credit(SLOT, 1)

@@ -47,10 +47,10 @@ import uvloop
 from enginekit import Plane
 from fuzz_http1 import WORDS
 
-from fastgate._core.concurrency import Concurrency
 from fastgate._core.engine import Engine
-from fastgate._core.handler_errors import ClientDisconnected, UpstreamError
-from fastgate._core.snapshot import Snapshot
+from fastgate._core.handlers.errors import ClientDisconnected, UpstreamError
+from fastgate._core.shared.concurrency import Concurrency
+from fastgate._core.snapshot.snapshot import Snapshot
 from fastgate.config.compiler import compile_gateway
 from fastgate.model.codec import decode
 

@@ -26,10 +26,11 @@ import sys
 import time
 from collections import Counter
 
-from fastgate._core.chunked import ChunkDecoder
-from fastgate._core.http1 import ParsedHead, ParseFault, fault_reason_of, use_scanner
+from fastgate._core.http.head import ParseFault, fault_reason_of
+from fastgate._core.http.uri import normalize
+from fastgate._core.http1.chunked import ChunkDecoder
+from fastgate._core.http1.parser import ParsedHead, use_scanner
 from fastgate._core.reason import Reason
-from fastgate._core.uri import normalize
 
 REQUESTS = [
     b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastgate._core.credentials import CredentialIndex
 from fastgate._core.reason import Reason
-from fastgate._core.snapshot import stable_hash
+from fastgate._core.shared.credentials import CredentialIndex
+from fastgate._core.snapshot.snapshot import stable_hash
 from fastgate.errors import ConfigurationError, ConflictError, NotFoundError, StoreError
 from fastgate.identity.directory import Directory
 from fastgate.identity.identity import REMEMBERED, Identity, InvalidMember

@@ -24,7 +24,7 @@ from gatewaykit import (
     render,
 )
 
-from fastgate._core.usageblock import unpack_lines
+from fastgate._core.money.usage_block import unpack_lines
 
 PRICE = 10_000  # micro-units: 0.01 USD
 MICROS = 1_000_000

@@ -19,7 +19,7 @@ import pytest
 from bankkit import SLOT, Bank, charged
 from test_shared_exactness import Barrier, Words, fork, running
 
-from fastgate._core.money import Hold, HoldTableFull, OpenHold, UsageRecord
+from fastgate._core.money.money_map import Hold, HoldTableFull, OpenHold, UsageRecord
 
 WORKERS = 4
 KILLS = 240

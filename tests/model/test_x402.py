@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fastgate._core.snapshot import Snapshot
+from fastgate._core.snapshot.snapshot import Snapshot
 from fastgate.config.compiler import SlotBook, compile_gateway
 from fastgate.errors import ConfigurationError
 from fastgate.model import codec

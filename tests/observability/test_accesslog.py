@@ -12,9 +12,9 @@ from pathlib import Path
 import orjson
 import pytest
 
-from fastgate._core.logdrain import LogDrain, RecentRequests
-from fastgate._core.logring import PHASE_NAMES, TEXT_NAMES, write_record
-from fastgate._core.shm import Segment
+from fastgate._core.logs.drain import LogDrain, RecentRequests
+from fastgate._core.shared.log_ring import PHASE_NAMES, TEXT_NAMES, write_record
+from fastgate._core.shared.segment import Segment
 from fastgate.observability.accesslog import AccessLog
 
 

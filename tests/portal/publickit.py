@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 from factkit import Facts
 
-from fastgate._core.snapshot import stable_hash
+from fastgate._core.snapshot.snapshot import stable_hash
 from fastgate.billing.capability import Capabilities
 from fastgate.billing.diagnosis.evidence import BalanceFacts
 from fastgate.billing.self_service import Bill, Offer, Overview, Standing

@@ -8,7 +8,7 @@ from typing import get_args
 import h11
 import pytest
 
-from fastgate._core import snapshot
+from fastgate._core.snapshot import snapshot
 from fastgate.errors import REASON_BY_CODE, REASON_BY_NUMBER, REASONS
 from fastgate.refusal.remedies import REMEDIES, Action, Retry
 from fastgate.refusal.templates import MEMBERS, PHRASES, Links, Refusal, refusals

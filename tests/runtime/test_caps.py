@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from fastgate._core.charging import spending_key
-from fastgate._core.quota import QuotaTable
-from fastgate._core.shm import Segment
-from fastgate._core.snapshot import Period, stable_hash
+from fastgate._core.exchange.charging import spending_key
+from fastgate._core.shared.quota import QuotaTable
+from fastgate._core.shared.segment import Segment
+from fastgate._core.snapshot.snapshot import Period, stable_hash
 from fastgate.model.billing import Spending, SpendingLimit
 from fastgate.model.units import Money
 from fastgate.runtime.control.caps import Caps

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from fastgate._core.quota import QuotaTable
-from fastgate._core.shm import Segment
-from fastgate._core.snapshot import Period
+from fastgate._core.shared.quota import QuotaTable
+from fastgate._core.shared.segment import Segment
+from fastgate._core.snapshot.snapshot import Period
 from fastgate.runtime.control import quotas
 from fastgate.runtime.control.quotas import QuotaKeeper
 from fastgate.runtime.persist import StateDirectory, StateError

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from fastgate._core.money.wallet import ANY, Accounts, Bill
 from fastgate._core.reason import Reason
-from fastgate._core.shm import Segment
-from fastgate._core.snapshot import Period, stable_hash
-from fastgate._core.wallet import ANY, Accounts, Bill
+from fastgate._core.shared.segment import Segment
+from fastgate._core.snapshot.snapshot import Period, stable_hash
 from fastgate.config.slots import SlotBook
 from fastgate.runtime.control.rows import FILE, SUBSCRIPTIONS, Claim, Row, Rows
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from fastgate._core.cells import limit_key_py
-from fastgate._core.concurrency import Concurrency
-from fastgate._core.limiter import LimiterTable
-from fastgate._core.quota import QuotaTable
-from fastgate._core.shm import Segment
-from fastgate._core.snapshot import Snapshot, stable_hash
+from fastgate._core.shared.cells import limit_key_py
+from fastgate._core.shared.concurrency import Concurrency
+from fastgate._core.shared.limiter import LimiterTable
+from fastgate._core.shared.quota import QuotaTable
+from fastgate._core.shared.segment import Segment
+from fastgate._core.snapshot.snapshot import Snapshot, stable_hash
 from fastgate.config.compiler import compile_gateway
 from fastgate.config.slots import SlotBook
 from fastgate.model import codec

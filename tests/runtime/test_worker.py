@@ -13,9 +13,9 @@ import pytest
 from gatewaykit import eventually
 from waitkit import readable
 
-from fastgate._core.credentials import CredentialIndex
-from fastgate._core.shm import Segment
-from fastgate._core.snapshot import Snapshot
+from fastgate._core.shared.credentials import CredentialIndex
+from fastgate._core.shared.segment import Segment
+from fastgate._core.snapshot.snapshot import Snapshot
 from fastgate.config.compiler import compile_gateway
 from fastgate.config.slots import SlotBook
 from fastgate.model import codec

@@ -33,7 +33,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from fastgate._core.usageblock import numbers, sums
+from fastgate._core.money.usage_block import numbers, sums
 from fastgate.billing.audit.money import (
     credits_check,
     invoices_check,

@@ -1,10 +1,10 @@
 """Checks: one rule for each thing that may stand in a request's way, over the facts of a case.
 
-No rule decides whether a check fails: the data plane's own functions do (`_core/dryrun.pyx`), and
-their `Outcome` is among the facts. A rule says it in words, with the numbers and with what the
-store knows of it, as one `Step`. It never guesses: what has no subject, or no source just now, is
-skipped and says so. `diagnosis` gathers the facts, calls the rules in the order of `CHECKS` and
-draws the conclusion.
+No rule decides whether a check fails: the data plane's own functions do
+(`_core/exchange/dry_run.pyx`), and their `Outcome` is among the facts. A rule says it in words,
+with the numbers and with what the store knows of it, as one `Step`. It never guesses: what has no
+subject, or no source just now, is skipped and says so. `diagnosis` gathers the facts, calls the
+rules in the order of `CHECKS` and draws the conclusion.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Literal
 
 import msgspec
 
-from fastgate._core.dryrun import Outcome
+from fastgate._core.exchange.dry_run import Outcome
 from fastgate.billing.amounts import show
 from fastgate.billing.diagnosis.evidence import (
     AccountFacts,

@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from fastgate._core.dryrun import Outcome
+from fastgate._core.exchange.dry_run import Outcome
 from fastgate.billing.x402.refused_payments import RefusedPayment
 from fastgate.model.gateway import Gateway
 

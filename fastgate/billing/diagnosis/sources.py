@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from fastgate._core.dryrun import Outcome
-from fastgate._core.snapshot import stable_hash
+from fastgate._core.exchange.dry_run import Outcome
+from fastgate._core.snapshot.snapshot import stable_hash
 from fastgate.billing.diagnosis.evidence import (
     AccountFacts,
     Asked,

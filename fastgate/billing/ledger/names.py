@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from fastgate._core.money import NO_SLOT
-from fastgate._core.snapshot import stable_hash
+from fastgate._core.money.money_map import NO_SLOT
+from fastgate._core.snapshot.snapshot import stable_hash
 
 UNKNOWN = "#"
 

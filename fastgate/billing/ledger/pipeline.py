@@ -52,8 +52,8 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from fastgate._core.money import AreaState, OpenHold, UsageRecord
-from fastgate._core.usageblock import UsageBlock
+from fastgate._core.money.money_map import AreaState, OpenHold, UsageRecord
+from fastgate._core.money.usage_block import UsageBlock
 from fastgate.billing.ledger.names import UNKNOWN, Names
 from fastgate.billing.ledger.spool import Batch, Mark, Spool
 from fastgate.billing.ledger.wallets import Wallets
@@ -89,7 +89,7 @@ NOTHING: Mapping[str, Set[int]] = {}
 
 
 class UsageSource(Protocol):
-    """Shared memory as the pipeline sees it: `fastgate._core.money.Money`."""
+    """Shared memory as the pipeline sees it: `fastgate._core.money.money_map.Money`."""
 
     @property
     def workers(self) -> int: ...

@@ -21,8 +21,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from fastgate._core.snapshot import stable_hash
-from fastgate._core.wallet import Accounts
+from fastgate._core.money.wallet import Accounts
+from fastgate._core.snapshot.snapshot import stable_hash
 from fastgate.billing.ledger.cell_cache import FilledRecord, Record, SeedRecord, TrueRecord
 from fastgate.billing.ledger.ledger import cell_key
 from fastgate.store.ledger import Key

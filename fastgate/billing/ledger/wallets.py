@@ -43,8 +43,8 @@ from typing import TypeVar
 import msgspec
 import sqlalchemy as sa
 
-from fastgate._core.snapshot import stable_hash
-from fastgate._core.wallet import Accounts, Credit
+from fastgate._core.money.wallet import Accounts, Credit
+from fastgate._core.snapshot.snapshot import stable_hash
 from fastgate.billing.ledger.cell_cache import (
     BalanceRecord,
     CellCache,

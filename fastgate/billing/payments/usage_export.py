@@ -24,7 +24,7 @@ from datetime import UTC, date, datetime, time, timedelta
 
 import msgspec
 
-from fastgate._core.snapshot import stable_hash
+from fastgate._core.snapshot.snapshot import stable_hash
 from fastgate.billing.payments.base import (
     Capability,
     Clock,

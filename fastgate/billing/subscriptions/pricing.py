@@ -1,7 +1,7 @@
 """What a plan costs a period, whatever is used.
 
 How requests are priced is in `fastgate.config.price_steps`, how units are in
-`fastgate._core.meters`.
+`fastgate._core.snapshot.meters`.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ from typing import Any
 
 import msgspec
 
-from fastgate._core.accept import form_for
-from fastgate._core.upcall import Exchange
+from fastgate._core.exchange.accept import form_for
+from fastgate._core.handlers.upcall import Exchange
 from fastgate.billing.x402.claims import Answer
 from fastgate.billing.x402.error_texts import words_of
 from fastgate.billing.x402.pages import rendered

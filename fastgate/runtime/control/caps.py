@@ -16,11 +16,11 @@ from typing import Literal
 
 import msgspec
 
-from fastgate._core.charging import spending_key
-from fastgate._core.clock import held_seconds
-from fastgate._core.quota import QuotaTable
-from fastgate._core.shm import Segment
-from fastgate._core.snapshot import stable_hash
+from fastgate._core.exchange.charging import spending_key
+from fastgate._core.shared.clock import held_seconds
+from fastgate._core.shared.quota import QuotaTable
+from fastgate._core.shared.segment import Segment
+from fastgate._core.snapshot.snapshot import stable_hash
 from fastgate.billing.diagnosis.evidence import SpendingFacts
 from fastgate.model.billing import Spending, SpendingLimit
 from fastgate.runtime.control.rows import PERIODS

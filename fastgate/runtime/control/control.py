@@ -35,9 +35,9 @@ import msgspec
 import uvloop
 
 from fastgate import settings
-from fastgate._core.credentials import CredentialIndex
-from fastgate._core.money import Money
-from fastgate._core.shm import Segment
+from fastgate._core.money.money_map import MoneyMap
+from fastgate._core.shared.credentials import CredentialIndex
+from fastgate._core.shared.segment import Segment
 from fastgate.api.ports import LimitUse, Readiness, RouteUse, WorkerStatus
 from fastgate.config.revisions import is_same, say_dropped
 from fastgate.config.slots import SlotBook
@@ -102,7 +102,7 @@ class Control:
     """The control process, once its loop runs."""
 
     def __init__(
-        self, start: ControlStart, launch: Launch, segment: Segment, money: Money | None = None
+        self, start: ControlStart, launch: Launch, segment: Segment, money: MoneyMap | None = None
     ) -> None:
         self._start = start
         self._launch = launch
@@ -214,7 +214,7 @@ class Control:
             self._uplink.send(ReloadDone())
         return True
 
-    async def _begin_money(self, money: Money, gateway: Gateway) -> None:
+    async def _begin_money(self, money: MoneyMap, gateway: Gateway) -> None:
         """Be able to charge before anything is served: who has paid is not to be refused."""
         module = await import_late("fastgate.runtime.control.money")
         self._money = module.MoneySide(
@@ -527,7 +527,7 @@ def check_free(gateway: Gateway) -> None:
 
 
 def control_main(
-    launch: Launch, segment: Segment, money: Money | None = None
+    launch: Launch, segment: Segment, money: MoneyMap | None = None
 ) -> Callable[[ControlStart], int]:
     """The function that a control process runs. `money`: the money map, if anything costs money."""
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable
 
-from fastgate._core.dryrun import DryRun, Outcome
-from fastgate._core.moneymap import MoneyMap
-from fastgate._core.shm import Segment
-from fastgate._core.snapshot import Snapshot
+from fastgate._core.exchange.dry_run import DryRun, Outcome
+from fastgate._core.money.money_file import MoneyFile
+from fastgate._core.shared.segment import Segment
+from fastgate._core.snapshot.snapshot import Snapshot
 from fastgate.billing.diagnosis.evidence import Asked
 from fastgate.identity.directory import Directory
 
@@ -19,7 +19,7 @@ class DryRuns:
     def __init__(
         self,
         segment: Segment,
-        money: MoneyMap | None,
+        money: MoneyFile | None,
         directory: Directory,
         snapshot: Callable[[], Snapshot | None],
     ) -> None:

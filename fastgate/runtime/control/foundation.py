@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from fastgate._core.money import Money as MoneyMap
+    from fastgate._core.money.money_map import MoneyMap
     from fastgate.api.ports import LimitUse
     from fastgate.billing.ledger.ledger import Ledger
     from fastgate.billing.ledger.pipeline import Pipeline

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Iterator
 from datetime import datetime
 
-from fastgate._core.money import Money
+from fastgate._core.money.money_map import MoneyMap
 from fastgate.api.moneyport import Desk
 from fastgate.billing.ledger.pipeline import Pipeline
 from fastgate.billing.payments.breaker import State
@@ -83,7 +83,7 @@ class Gauges:
 
     def __init__(
         self,
-        money: Money,
+        money: MoneyMap,
         pipeline: Pipeline,
         desk: Callable[[], Desk | None],
         clock: Callable[[], datetime],

@@ -29,11 +29,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from fastgate._core.meters import AMOUNT
-from fastgate._core.money import Money
+from fastgate._core.money.money_map import MoneyMap
+from fastgate._core.money.wallet import Accounts, Bill
 from fastgate._core.reason import Reason
-from fastgate._core.shm import Segment
-from fastgate._core.wallet import Accounts, Bill
+from fastgate._core.shared.segment import Segment
+from fastgate._core.snapshot.meters import AMOUNT
 from fastgate.api.ports import LimitUse
 from fastgate.billing.ledger.ledger import Ledger
 from fastgate.billing.ledger.names import Names
@@ -84,7 +84,7 @@ class MoneySide:
     def __init__(
         self,
         segment: Segment,
-        money: Money,
+        money: MoneyMap,
         state: StateDirectory,
         identity: Identity,
         publisher: Publisher,

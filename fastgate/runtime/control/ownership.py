@@ -1,7 +1,7 @@
 """Being the one gateway that prices requests by its store (`fastgate.store.owner`).
 
-Workers hold money only until `Money.owned_until_ns`, which is moved on here after each look at the
-store:
+Workers hold money only until `MoneyMap.owned_until_ns`, which is moved on here after each look at
+the store:
 
     it says we are the owner      by LEASE_S
     it cannot be asked            by LEASE_S too: an outage of the store must not stop the gateway,
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from fastgate._core.money import Money
+from fastgate._core.money.money_map import MoneyMap
 from fastgate.errors import OwnedError, StoreError
 from fastgate.runtime.persist import StateDirectory
 from fastgate.store import owner
@@ -49,7 +49,7 @@ class Ownership:
     """`on_lost` is called once, with what to tell, when another gateway has taken over."""
 
     def __init__(
-        self, store: Store, money: Money, me: Owner, on_lost: Callable[[str], None]
+        self, store: Store, money: MoneyMap, me: Owner, on_lost: Callable[[str], None]
     ) -> None:
         self._store = store
         self._money = money

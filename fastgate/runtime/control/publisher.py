@@ -21,8 +21,8 @@ import socket
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from fastgate._core.shm import Segment
-from fastgate._core.snapshot import Snapshot
+from fastgate._core.shared.segment import Segment
+from fastgate._core.snapshot.snapshot import Snapshot
 from fastgate.config.compiler import CompiledImage, compile_gateway
 from fastgate.config.public_route import PublicSide, wanted
 from fastgate.config.slots import SlotBook

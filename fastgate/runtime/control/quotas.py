@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from fastgate._core.clock import HOLD_SECONDS, held_seconds
-from fastgate._core.quota import export_quotas, import_quotas
-from fastgate._core.shm import Segment
+from fastgate._core.shared.clock import HOLD_SECONDS, held_seconds
+from fastgate._core.shared.quota import export_quotas, import_quotas
+from fastgate._core.shared.segment import Segment
 from fastgate.errors import FastGateError
 from fastgate.runtime.persist import StateDirectory, StateError
 from fastgate.ticks import next_tick

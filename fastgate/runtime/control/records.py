@@ -6,9 +6,9 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from fastgate._core.counters import counters_snapshot
-from fastgate._core.logdrain import RecentRequests
-from fastgate._core.shm import Segment
+from fastgate._core.logs.drain import RecentRequests
+from fastgate._core.shared.counters import counters_snapshot
+from fastgate._core.shared.segment import Segment
 from fastgate.api.ports import RouteUse
 from fastgate.errors import ConfigurationError
 from fastgate.model.gateway import Gateway

@@ -26,9 +26,9 @@ from typing import NamedTuple
 
 import msgspec
 
+from fastgate._core.money.wallet import ANY, Accounts, Bill, SpendingLimit, Subscription
 from fastgate._core.reason import Reason
-from fastgate._core.snapshot import Period
-from fastgate._core.wallet import ANY, Accounts, Bill, SpendingLimit, Subscription
+from fastgate._core.snapshot.snapshot import Period
 from fastgate.billing.ledger.frames import MAGIC_SIZE, FrameFile, pack
 from fastgate.config.slots import SlotBook
 

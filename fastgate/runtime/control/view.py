@@ -6,13 +6,13 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from fastgate._core.cells import limit_key_py
-from fastgate._core.clock import held_seconds
-from fastgate._core.concurrency import Concurrency
-from fastgate._core.limiter import LimiterTable
-from fastgate._core.quota import QuotaTable
-from fastgate._core.shm import Segment
-from fastgate._core.snapshot import LimitKind, LimitScope, Snapshot, stable_hash
+from fastgate._core.shared.cells import limit_key_py
+from fastgate._core.shared.clock import held_seconds
+from fastgate._core.shared.concurrency import Concurrency
+from fastgate._core.shared.limiter import LimiterTable
+from fastgate._core.shared.quota import QuotaTable
+from fastgate._core.shared.segment import Segment
+from fastgate._core.snapshot.snapshot import LimitKind, LimitScope, Snapshot, stable_hash
 from fastgate.api.ports import LimitUse, Readiness, WorkerStatus
 from fastgate.observability.metrics import process_memory
 from fastgate.runtime.wire.heartbeat import AWAY_S

@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from fastgate._core.charging import spending_key
-from fastgate._core.quota import QuotaTable
-from fastgate._core.shm import Segment
-from fastgate._core.snapshot import stable_hash
+from fastgate._core.exchange.charging import spending_key
+from fastgate._core.shared.quota import QuotaTable
+from fastgate._core.shared.segment import Segment
+from fastgate._core.snapshot.snapshot import stable_hash
 from fastgate.billing.auto_recharge import AutoRecharge, AutoRecharges
 from fastgate.billing.notices.alerts import Alerts, Standing, Usage
 from fastgate.billing.payments.base import ChargeStatus

@@ -16,7 +16,7 @@ from fastgate.runtime.wire.messages import Listener, Ready
 
 
 class SharedSegment(Protocol):
-    """The little that the supervisor does with the shared segment (see `_core/shm.pyx`)."""
+    """What the supervisor does with the shared segment (see `_core/shared/segment.pyx`)."""
 
     draining: int
 
@@ -26,7 +26,7 @@ class SharedSegment(Protocol):
 
 
 class SharedMoney(Protocol):
-    """The little that the supervisor does with the money map (see `_core/money.pyx`)."""
+    """The little that the supervisor does with the money map (see `_core/money/money_map.pyx`)."""
 
     def stopped(self, worker: int) -> None: ...
 

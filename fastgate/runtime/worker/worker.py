@@ -33,10 +33,10 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 import uvloop
 
-from fastgate._core.credentials import CredentialIndex
-from fastgate._core.money import Money
-from fastgate._core.shm import Segment
-from fastgate._core.snapshot import Snapshot
+from fastgate._core.money.money_map import MoneyMap
+from fastgate._core.shared.credentials import CredentialIndex
+from fastgate._core.shared.segment import Segment
+from fastgate._core.snapshot.snapshot import Snapshot
 from fastgate.billing.x402 import claims
 from fastgate.errors import FastGateError, SnapshotError
 from fastgate.runtime.supervisor.standby import SERVING, Standby
@@ -76,7 +76,7 @@ class EngineLike(Protocol):
     def unlisten(self, fd: int) -> None: ...
     def install(self, snapshot: Snapshot, handlers: list[Handler]) -> None: ...
     def set_credentials(self, index: CredentialIndex) -> None: ...
-    def set_money(self, money: Money) -> None: ...
+    def set_money(self, money: MoneyMap) -> None: ...
     def drain(self) -> None: ...
     def close(self) -> None: ...
 
@@ -312,7 +312,7 @@ def worker_main(
     segment: Segment,
     paths: Sequence[str] = (),
     *,
-    money: Money | None = None,
+    money: MoneyMap | None = None,
     state: Path | None = None,
 ) -> Callable[[WorkerStart], int]:
     """The function that a worker runs. `paths` are where handlers are looked for besides;

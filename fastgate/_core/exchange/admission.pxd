@@ -1,0 +1,24 @@
+"""admission: who calls, and may they: credentials, address lists, limits."""
+from libc.stdint cimport uint8_t, uint32_t
+
+from fastgate._core.shared.cells cimport decision
+from fastgate._core.shared.credentials cimport consumer_row, credential_entry
+from fastgate._core.snapshot.snapshot cimport limit_rec, plan_rec, table_ref
+from fastgate._core.state cimport core, exchange
+
+cdef int address_allowed(exchange *e, table_ref rules) noexcept nogil     # 1 or 0
+cdef int address_matches(exchange *e, table_ref rules, const uint8_t *address) noexcept nogil
+cdef int admit_address(core *c, exchange *e) noexcept nogil               # 0, or the Reason
+cdef int authenticate(core *c, exchange *e) noexcept nogil                # 0, or the Reason
+cdef int admit_caller(core *c, exchange *e, int found, const consumer_row *row,
+                      const credential_entry *entry) noexcept nogil       # 0, or the Reason
+    # What follows from a key that was looked up (found: 0, or why it is refused; entry NULL: no key's).
+cdef int includes_service(exchange *e) noexcept nogil                     # 0, or the Reason
+cdef const plan_rec *plan_of(exchange *e) noexcept nogil                  # the plan in force; NULL: none
+cdef int limit_take(core *c, exchange *e, const limit_rec *l, decision *d) noexcept nogil
+    # Take from one limit. 0, or the Reason: then all that was taken before is given back.
+cdef int by_address_alone(const limit_rec *l) noexcept nogil              # it guards what comes before the key
+cdef int admit(core *c, exchange *e) noexcept nogil                       # 0, or the Reason
+cdef void admit_settle(core *c, exchange *e, int failed) noexcept nogil
+    # leave what counts in flight; failed: give back what counts against quotas
+cdef void admit_undo(core *c, exchange *e) noexcept nogil                # give back what was taken

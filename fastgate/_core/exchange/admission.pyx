@@ -1,0 +1,252 @@
+"""admission: who calls, and may they: credentials, address lists, limits.
+
+Order, and what a refusal leaves behind:
+
+    1 admit_address   limits counted by address alone (with route or service): they guard what
+                      follows, so an exchange that is refused later for its credential keeps
+                      what it took here
+    2 authenticate    credential → consumer, account and plan
+    3 admit           the route's other limits, then the plan's. The first that refuses ends it,
+                      and all that was taken before it (in 1 as well) is given back: a request
+                      refused by a limit consumes nothing
+
+All state is in the shared segment; nothing here belongs to one worker.
+"""
+from libc.stdint cimport int64_t, uint64_t
+from libc.string cimport memcmp
+
+from fastgate._core.shared.cells cimport address_hash, limit_key
+from fastgate._core.exchange.charging cimport charge_access
+from fastgate._core.shared.concurrency cimport concurrency_enter, concurrency_leave
+from fastgate._core.shared.credentials cimport KEY_MAX
+from fastgate._core.exchange.key_places cimport find_key
+from fastgate._core.shared.limiter cimport limiter_give_back, limiter_take
+from fastgate._core.shared.quota cimport quota_give_back, quota_take
+from fastgate._core.reason cimport (
+    CONCURRENCY_LIMITED, CREDENTIAL_MISSING, CREDENTIAL_UNKNOWN, NOT_SUBSCRIBED, QUOTA_EXHAUSTED, QUOTA_EXHAUSTED_UPGRADE,
+    RATE_LIMITED)
+from fastgate._core.snapshot.snapshot cimport (
+    AUTH_OPTIONAL, BY_ADDRESS, BY_CONSUMER, BY_CREDENTIAL, BY_PLAN, BY_ROUTE, BY_SERVICE,
+    LIMIT_CONCURRENCY, LIMIT_OFFER_UPGRADE, LIMIT_QUOTA, LIMIT_RATE, NONE32, address_rule, auth_rec,
+    snap_auth, snap_table)
+from fastgate._core.state cimport MAX_TAKEN
+
+
+# ---- addresses ----------------------------------------------------------------------------
+
+cdef int address_matches(exchange *e, table_ref rules, const uint8_t *address) noexcept nogil:
+    """Index + 1 of the first rule whose network holds the address; 0: none."""
+    cdef const address_rule *r = <const address_rule *>snap_table(e.snap, rules)
+    cdef uint32_t i, whole
+    cdef uint8_t mask
+    for i in range(rules.count):
+        whole = r[i].prefix >> 3
+        if memcmp(r[i].address, address, whole) != 0:
+            continue
+        if r[i].prefix & 7:
+            mask = <uint8_t>(0xff00 >> (r[i].prefix & 7))
+            if (r[i].address[whole] ^ address[whole]) & mask:
+                continue
+        return <int>i + 1
+    return 0
+
+
+cdef int address_allowed(exchange *e, table_ref rules) noexcept nogil:
+    cdef const address_rule *r = <const address_rule *>snap_table(e.snap, rules)
+    cdef int hit = address_matches(e, rules, e.client)
+    cdef uint32_t i
+    if hit:
+        return r[hit - 1].allow
+    for i in range(rules.count):
+        if r[i].allow:
+            return 0                     # a list that allows some denies the rest
+    return 1
+
+
+# ---- credentials --------------------------------------------------------------------------
+
+cdef int authenticate(core *c, exchange *e) noexcept nogil:
+    cdef const auth_rec *a
+    cdef const consumer_row *row = NULL
+    cdef const credential_entry *entry = NULL
+    cdef const char *key
+    cdef char room[KEY_MAX]
+    cdef uint32_t length = 0, i
+    cdef int result
+    if e.policy.auth == NONE32:
+        return 0
+    a = snap_auth(e.snap, e.policy.auth)
+    key = find_key(e, a, room, &length)
+    if key is NULL:
+        return 0 if a.flags & AUTH_OPTIONAL else CREDENTIAL_MISSING
+    if c.credentials is NULL:
+        return CREDENTIAL_UNKNOWN
+    result = c.lookup(c.credentials, key, length, (<int64_t>c.loop.now + c.unix_offset) // 1000000000, &row,
+                      &entry)
+    return admit_caller(c, e, result, row, entry)
+
+
+cdef int admit_caller(core *c, exchange *e, int found, const consumer_row *row,
+                      const credential_entry *entry) noexcept nogil:
+    if found != 0:
+        if row is not NULL:
+            e.consumer = row[0]          # for the log: whose key it was
+        return found
+    e.consumer = row[0]
+    e.has_consumer = 1
+    if entry is not NULL:
+        e.credential = entry.identity
+        e.key_spending = entry.spending
+    found = charge_access(c, e)
+    return found if found != 0 else includes_service(e)
+
+
+cdef int includes_service(exchange *e) noexcept nogil:
+    """Whether the caller's plan has the route's service."""
+    cdef const uint32_t *plans
+    cdef uint32_t i
+    if e.service is not NULL and e.service.plans.count != 0:
+        plans = <const uint32_t *>snap_table(e.snap, e.service.plans)
+        for i in range(e.service.plans.count):
+            if plans[i] == e.consumer.plan:
+                return 0
+        return NOT_SUBSCRIBED
+    return 0
+
+
+# ---- limits ---------------------------------------------------------------------------------
+
+cdef uint64_t key_of(exchange *e, const limit_rec *l) noexcept nogil:
+    cdef uint8_t scope = l.scope
+    return limit_key(
+        l.identity,
+        address_hash(e.client) if scope & BY_ADDRESS else 0,
+        e.route.identity if scope & BY_ROUTE else 0,
+        e.consumer.identity if scope & BY_CONSUMER and e.has_consumer else 0,
+        plan_identity(e) if scope & BY_PLAN else 0,
+        e.service.identity if scope & BY_SERVICE and e.service is not NULL else 0,
+        e.credential if scope & BY_CREDENTIAL and e.has_consumer else 0)
+
+
+cdef const plan_rec *plan_of(exchange *e) noexcept nogil:
+    cdef const plan_rec *p
+    if not e.has_consumer or e.consumer.plan >= e.snap.plans.count:
+        return NULL
+    p = <const plan_rec *>snap_table(e.snap, e.snap.plans) + e.consumer.plan
+    return p if p.name.len != 0 else NULL
+
+
+cdef uint64_t plan_identity(exchange *e) noexcept nogil:
+    cdef const plan_rec *p = plan_of(e)
+    return p.identity if p is not NULL else 0
+
+
+cdef void admit_undo(core *c, exchange *e) noexcept nogil:
+    cdef const limit_rec *l
+    cdef uint32_t i
+    for i in range(e.ntaken):
+        l = e.took[i].limit
+        if l.kind == LIMIT_RATE:
+            limiter_give_back(&c.limiter, e.took[i].key, l.interval_ns, 1)
+        elif l.kind == LIMIT_QUOTA:
+            quota_give_back(&c.quota, e.took[i].key, l.period, (<int64_t>c.loop.now + c.window_offset) // 1000000000, 1)
+        else:
+            concurrency_leave(c.segment, c.worker, e.took[i].key)
+    e.ntaken = 0
+
+
+cdef int limit_take(core *c, exchange *e, const limit_rec *l, decision *d) noexcept nogil:
+    cdef uint64_t key = key_of(e, l), in_flight = 0
+    cdef int passed, reason
+    cdef int64_t unix_s
+    if l.kind == LIMIT_RATE:
+        passed = limiter_take(&c.limiter, key, c.loop.now, l.interval_ns, l.tolerance_ns, 1, d)
+        reason = RATE_LIMITED
+        if passed:
+            c.counters.limiter_allowed += 1
+        else:
+            c.counters.limiter_refused += 1
+        d.resets_at = <uint64_t>((<int64_t>c.loop.now + c.unix_offset) // 1000000000) + (
+            d.reset_s if passed else d.retry_s)
+    elif l.kind == LIMIT_QUOTA:
+        unix_s = (<int64_t>c.loop.now + c.window_offset) // 1000000000
+        passed = quota_take(&c.quota, key, l.period, unix_s, l.amount, 1, d)
+        reason = QUOTA_EXHAUSTED_UPGRADE if l.flags & LIMIT_OFFER_UPGRADE else QUOTA_EXHAUSTED
+        if passed:
+            c.counters.quota_allowed += 1
+        else:
+            c.counters.quota_refused += 1
+    else:
+        passed = concurrency_enter(c.segment, c.worker, key, l.amount, &in_flight)
+        reason = CONCURRENCY_LIMITED
+        d.used = in_flight
+        d.remaining = l.amount - in_flight if in_flight < l.amount else 0
+        d.reset_s = 1
+        d.retry_s = 1
+        d.resets_at = <uint64_t>((<int64_t>c.loop.now + c.unix_offset) // 1000000000) + 1
+        if not passed:
+            c.counters.concurrency_refused += 1
+    if not passed:
+        e.tightest = l
+        e.seen = d[0]
+        admit_undo(c, e)
+        return reason
+    if e.ntaken < MAX_TAKEN:
+        e.took[e.ntaken].limit = l
+        e.took[e.ntaken].key = key
+        e.ntaken += 1
+    if l.kind != LIMIT_CONCURRENCY and (e.tightest is NULL or d.remaining < e.seen.remaining):
+        e.tightest = l
+        e.seen = d[0]
+    return 0
+
+
+cdef int by_address_alone(const limit_rec *l) noexcept nogil:
+    return l.scope & BY_ADDRESS and not l.scope & (BY_CONSUMER | BY_PLAN | BY_CREDENTIAL)
+
+
+cdef int admit_address(core *c, exchange *e) noexcept nogil:
+    cdef const limit_rec *l = <const limit_rec *>snap_table(e.snap, e.policy.limits)
+    cdef decision d
+    cdef uint32_t i
+    cdef int reason
+    for i in range(e.policy.limits.count):
+        if by_address_alone(&l[i]):
+            reason = limit_take(c, e, &l[i], &d)
+            if reason != 0:
+                return reason
+    return 0
+
+
+cdef int admit(core *c, exchange *e) noexcept nogil:
+    cdef const limit_rec *l = <const limit_rec *>snap_table(e.snap, e.policy.limits)
+    cdef const plan_rec *p
+    cdef decision d
+    cdef uint32_t i
+    cdef int reason
+    for i in range(e.policy.limits.count):
+        if not by_address_alone(&l[i]):
+            reason = limit_take(c, e, &l[i], &d)
+            if reason != 0:
+                return reason
+    p = plan_of(e)
+    if p is not NULL:
+        l = <const limit_rec *>snap_table(e.snap, p.limits)
+        for i in range(p.limits.count):
+            reason = limit_take(c, e, &l[i], &d)
+            if reason != 0:
+                return reason
+    return 0
+
+
+cdef void admit_settle(core *c, exchange *e, int failed) noexcept nogil:
+    """The end: it is in progress no more, and if it failed, it counts against no quota."""
+    cdef const limit_rec *l
+    cdef uint32_t i
+    for i in range(e.ntaken):
+        l = e.took[i].limit
+        if l.kind == LIMIT_CONCURRENCY:
+            concurrency_leave(c.segment, c.worker, e.took[i].key)
+        elif l.kind == LIMIT_QUOTA and failed:
+            quota_give_back(&c.quota, e.took[i].key, l.period, e.started_unix_ns // 1000000000, 1)
+    e.ntaken = 0

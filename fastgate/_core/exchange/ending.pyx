@@ -1,0 +1,347 @@
+"""ending: how an exchange comes to its end: answered by us, refused, broken off, or served.
+
+All ways lead through `finish`, once:
+
+    send_last   the whole answer is in one buffer (static, refusal, preflight)
+    refuse      the problem of a reason; where an answer has begun, it is broken off instead
+    abort       the client's connection is closed without anything that looks like an end
+    gone        the client left
+    unread      the client reads its answer too slowly
+
+There what counts in flight is left, money is captured or given back, the record is written, the
+snapshot is let go, and the connection goes on, is closed, or lingers. While a Python handler still
+holds the exchange, `finish` does nothing: `exchange_release` comes back to it.
+"""
+from libc.stdint cimport uint8_t, uint16_t, uint64_t
+from libc.string cimport memcpy
+
+from fastgate._core.exchange.admission cimport admit_settle
+from fastgate._core.platform.buffer cimport buf_head, buf_len
+from fastgate._core.exchange.charging cimport charge_abandoned, charge_settle
+from fastgate._core.shared.counters cimport count_outcome, counters_route, observe
+from fastgate._core.http1.server cimport (
+    down_body, down_close, down_flush, down_linger, down_next, down_send)
+
+from fastgate._core.http.head cimport FRAMING_LENGTH, F_USER_AGENT, field, field_of, has_field
+from fastgate._core.http1.chunked cimport CHUNK_END, chunk_decode
+from fastgate._core.exchange.intake cimport mark
+from fastgate._core.shared.log_ring cimport (
+    LOG_ABORTED, LOG_HTTP_1_0, LOG_KEEP_ALIVE, PHASE_LOG, PHASE_SETTLE, TEXT_CONSUMER, TEXT_HOST,
+    TEXT_LIMIT, TEXT_METHOD, TEXT_PATH, TEXT_ROUTE, TEXT_TARGET, TEXT_USER_AGENT, log_record,
+    log_text, logring_commit, logring_reserve)
+from fastgate._core.io.transport cimport conn_close, conn_drained, conn_more, conn_resets
+from fastgate._core.reason cimport (
+    CLIENT_CLOSED, CLIENT_TIMEOUT, DRAINING, INTERNAL_ERROR, OVERLOADED, REASON_NONE, RESPONSE_TRUNCATED, TUNNEL_CLOSED)
+from fastgate._core.exchange.refusal cimport render_refusal
+from fastgate._core.exchange.render cimport OUT_CLOSE, OUT_KEEP_ALIVE, OUT_PLAIN
+from fastgate._core.exchange.snapshot_ref cimport leave_snapshot
+from fastgate._core.snapshot.snapshot cimport NONE32, ROUTE_LOG_OFF, refusal_rec, snap_str, snap_table
+from fastgate._core.state cimport (
+    BODY_MORE, BODY_NONE, CALL_REQUEST_DONE, CALL_SEND, EX_ABORTED, EX_CLOSE_OUT, EX_CONTINUE_DUE,
+    EX_COUNTED_STREAM, EX_COUNTED_UPCALL, EX_ENDED, EX_KEEP_ALIVE, EX_METERED, EX_OWED, EX_REFUSED,
+    EX_RESPONSE_DONE, EX_RESPONSE_STARTED, EX_SUSPENDED, EX_TUNNEL, EX_WAKE, WAKE_GONE, core,
+    downstream)
+from fastgate._core.platform.sys cimport monotonic_ns
+from fastgate._core.upstream.call cimport call_abort
+
+
+cdef int connection_out(exchange *e) noexcept nogil:
+    """What to say of the connection; settles whether it lives."""
+    if e.body_state == BODY_MORE and e.flags & EX_CONTINUE_DUE:
+        e.flags &= ~EX_KEEP_ALIVE        # the client may send the body or not: no way to know
+    if not e.flags & EX_KEEP_ALIVE or e.flags & EX_CLOSE_OUT or e.owner.draining:
+        e.flags &= ~EX_KEEP_ALIVE
+        return OUT_CLOSE
+    return OUT_KEEP_ALIVE if e.req.minor == 0 else OUT_PLAIN
+
+
+cdef void send_last(exchange *e, buf *b) noexcept nogil:
+    """The whole answer, in one buffer."""
+    cdef int done
+    if b is NULL:
+        exchange_abort(e, OVERLOADED)
+        return
+    e.flags |= EX_RESPONSE_STARTED | EX_RESPONSE_DONE
+    e.bytes_out += buf_len(b)
+    down_send(e.down, b)
+    done = down_flush(e.down)
+    if done < 0:
+        exchange_gone(e)
+    elif done == 1:
+        finish(e)
+
+
+cdef void exchange_refuse(exchange *e, int reason) noexcept nogil:
+    """Answer with the problem of that reason; where an answer has begun, break it off."""
+    cdef const refusal_rec *r
+    drop_calls(e)
+    if e.flags & EX_RESPONSE_STARTED:
+        exchange_abort(e, reason)
+        return
+    r = <const refusal_rec *>snap_table(e.snap, e.snap.refusals) + reason
+    e.reason = <uint16_t>reason
+    e.status = <uint16_t>r.status
+    e.flags |= EX_REFUSED
+    if r.close:
+        e.flags &= ~EX_KEEP_ALIVE
+    e.owner.counters.refused += 1
+    send_last(e, render_refusal(e, reason, connection_out(e)))
+
+
+cdef void end_tunnel(exchange *e, int reason) noexcept nogil:
+    if e.flags & EX_ENDED:
+        return
+    down_flush(e.down)
+    drop_calls(e)
+    e.reason = <uint16_t>reason
+    e.flags |= EX_RESPONSE_DONE
+    finish(e)
+
+
+cdef void wake(exchange *e, uint32_t bit) noexcept nogil:
+    cdef core *c = e.owner
+    e.wake |= bit
+    if e.flags & EX_WAKE or e.py is NULL:
+        return                           # queued already, or Python has not begun: it will look
+    e.flags |= EX_WAKE
+    e.next = NULL
+    if c.wake_tail is NULL:
+        c.wake_head = e
+    else:
+        c.wake_tail.next = e
+    c.wake_tail = e
+
+
+cdef void wake_forget(exchange *e) noexcept nogil:
+    """Python is done with it: whatever it was to be woken for."""
+    cdef core *c = e.owner
+    cdef exchange **at = &c.wake_head
+    cdef exchange *last = NULL
+    if not e.flags & EX_WAKE:
+        return
+    while at[0] is not NULL:
+        if at[0] is e:
+            at[0] = e.next
+            if c.wake_tail is e:
+                c.wake_tail = last
+            break
+        last = at[0]
+        at = &last.next
+    e.flags &= ~EX_WAKE
+
+
+cdef void drop_calls(exchange *e) noexcept nogil:
+    if e.main.up is not NULL:
+        call_abort(e.owner, &e.main)
+    if e.relaying is not NULL and e.relaying.up is not NULL:
+        call_abort(e.owner, e.relaying)
+    e.relaying = NULL
+
+
+cdef void exchange_abort(exchange *e, int reason) noexcept nogil:
+    """Break off: the client's connection is closed without anything that looks like an end."""
+    drop_calls(e)
+    if e.flags & EX_ENDED:
+        return
+    e.reason = <uint16_t>reason
+    e.flags = (e.flags | EX_ABORTED) & ~EX_KEEP_ALIVE
+    if e.flags & EX_SUSPENDED:
+        conn_close(&e.down.io)
+        wake(e, WAKE_GONE)
+    else:
+        finish(e)
+
+
+cdef void exchange_gone(exchange *e) noexcept nogil:
+    """The client left."""
+    if e.flags & (EX_ENDED | EX_ABORTED):
+        return
+    if e.flags & EX_TUNNEL:
+        end_tunnel(e, TUNNEL_CLOSED)
+        return
+    if not e.flags & EX_RESPONSE_STARTED and executing(e) and charge_abandoned(e):
+        e.flags |= EX_OWED
+    if e.status == 0:
+        e.status = 499
+    e.log_flags |= LOG_ABORTED
+    exchange_abort(e, CLIENT_CLOSED)
+
+
+cdef void exchange_unread(exchange *e) noexcept nogil:
+    """The client took nothing for its time, or less than the minimum rate; its connection will be reset."""
+    if e.flags & (EX_ENDED | EX_ABORTED):
+        return
+    if e.flags & EX_TUNNEL:
+        end_tunnel(e, CLIENT_TIMEOUT)
+        return
+    e.log_flags |= LOG_ABORTED
+    exchange_abort(e, CLIENT_TIMEOUT)
+
+
+cdef int executing(exchange *e) noexcept nogil:
+    """Whether the request is with what answers it, whole: the upstream's kernel, or a handler that runs."""
+    if e.flags & EX_SUSPENDED:
+        return e.py is not NULL
+    return call_handed_over(&e.main)
+
+
+cdef int call_handed_over(const call *k) noexcept nogil:
+    """Whether the upstream's kernel has the whole request, and no answer has come."""
+    return k is not NULL and k.state == CALL_SEND and k.flags & CALL_REQUEST_DONE and k.up is not NULL \
+        and conn_drained(&k.up.io)
+
+
+cdef void exchange_cut(exchange *e) noexcept nogil:
+    """This worker ends: what is under way is broken off, and fails on our side."""
+    if e.flags & EX_TUNNEL:
+        end_tunnel(e, TUNNEL_CLOSED)
+        return
+    e.log_flags |= LOG_ABORTED
+    exchange_abort(e, DRAINING)
+
+
+cdef int discard_rest(exchange *e) noexcept nogil:
+    """Skip what is here of a body that nobody wanted. 1: all of it."""
+    cdef buf *b
+    cdef uint32_t consumed, produced
+    cdef int result
+    while e.body_state == BODY_MORE:
+        b = down_body(e.down, e)
+        if b is NULL:
+            return 0
+        if e.req.framing == FRAMING_LENGTH:
+            consumed = buf_len(b) if buf_len(b) < e.body_left else <uint32_t>e.body_left
+            e.body_left -= consumed
+            if e.body_left == 0:
+                e.body_state = BODY_NONE
+        else:
+            result = chunk_decode(&e.body_chunks, buf_head(b), buf_len(b), &consumed, &produced)
+            if result < 0:
+                return 0
+            if result == CHUNK_END:
+                e.body_state = BODY_NONE
+        b.start += consumed
+    return 1
+
+
+cdef int served(exchange *e) noexcept nogil:
+    """Whether the caller owes for it: it got an answer that did not fail on our side or upstream, or
+    left before one began and after the request was handed over."""
+    if e.flags & EX_OWED:
+        return 1
+    if not e.flags & EX_RESPONSE_STARTED or e.flags & EX_REFUSED or e.status >= 500:
+        return 0
+    return e.reason == REASON_NONE or e.reason == CLIENT_CLOSED or e.reason == CLIENT_TIMEOUT \
+        or e.reason == TUNNEL_CLOSED
+
+
+cdef int failed(exchange *e) noexcept nogil:
+    """Whether it failed on our side or upstream: then it uses up nothing of a quota."""
+    return e.status >= 500 or INTERNAL_ERROR <= e.reason < CLIENT_CLOSED or e.reason == RESPONSE_TRUNCATED
+
+
+cdef void uncount_handler(exchange *e) noexcept nogil:
+    if e.flags & EX_COUNTED_UPCALL:
+        e.owner.n_upcalls -= 1
+    elif e.flags & EX_COUNTED_STREAM:
+        e.owner.n_streams -= 1
+    e.flags &= ~(EX_COUNTED_UPCALL | EX_COUNTED_STREAM)
+
+
+cdef void finish(exchange *e) noexcept nogil:
+    """settle, log, and what becomes of the connection."""
+    cdef core *c = e.owner
+    cdef downstream *d = e.down
+    cdef uint64_t now
+    if e.flags & (EX_ENDED | EX_SUSPENDED):
+        return                           # a handler still holds it: exchange_release comes back here
+    if e.relaying is not NULL and e.relaying.up is not NULL:
+        # Answered before the request was wholly sent: the upstream connection is not reused.
+        call_abort(c, e.relaying)
+    if e.flags & EX_CLOSE_OUT and not e.flags & EX_ABORTED:
+        conn_resets(&d.io, 0)          # whole: it ends as it should
+    e.flags |= EX_ENDED
+    now = monotonic_ns()
+    if e.ntaken:
+        admit_settle(c, e, failed(e))
+    if e.hold is not NULL or e.nspent or e.flags & EX_METERED:
+        charge_settle(c, e, served(e))
+    if e.flags & (EX_COUNTED_UPCALL | EX_COUNTED_STREAM):
+        uncount_handler(e)
+    write_log(e, now)
+    leave_snapshot(c, e.ref)
+    if e.flags & EX_ABORTED:
+        down_close(d)
+    elif e.flags & EX_KEEP_ALIVE and not c.draining and discard_rest(e):
+        down_next(d, e)
+    elif e.flags & EX_TUNNEL:
+        down_close(d)
+    elif e.body_state == BODY_MORE or e.flags & EX_REFUSED or conn_more(&d.io) \
+            or down_body(d, e) is not NULL:
+        down_linger(d)
+    else:
+        down_close(d)
+
+
+cdef void write_log(exchange *e, uint64_t now) noexcept nogil:
+    cdef core *c = e.owner
+    cdef log_record *r
+    cdef uint64_t total = now - e.started_ns
+    cdef uint32_t slot = e.match.slot if e.route is not NULL else NONE32, used = 0
+    cdef call *k = &e.main
+    cdef const field *f
+    e.rc = counters_route(c.segment, c.worker, slot)
+    count_outcome(e.rc, e.status, e.reason)
+    observe(&e.rc.total, total)
+    observe(&e.rc.gateway, total - e.upstream_ns if total > e.upstream_ns else 0)
+    if e.upstream_ns:
+        observe(&e.rc.upstream, e.upstream_ns)
+    e.rc.bytes_in += e.bytes_in + e.req.size
+    e.rc.bytes_out += e.bytes_out
+    if not e.snap.flags & 2 or (e.policy is not NULL and e.policy.flags & ROUTE_LOG_OFF):
+        return
+    r = logring_reserve(c.segment, c.worker)
+    if r is NULL:
+        c.counters.ring_drops += 1
+        return
+    mark(e, PHASE_SETTLE, now)
+    mark(e, PHASE_LOG, now)
+    r.started_unix_ns = e.started_unix_ns
+    memcpy(r.request_id, e.request_id, 16)
+    memcpy(r.trace_id, e.trace_id, 16)
+    memcpy(r.span_id, &e.span_id, 8)
+    memcpy(r.address, e.client, 16)
+    r.bytes_in = e.bytes_in + e.req.size
+    r.bytes_out = e.bytes_out
+    r.duration_ns = total
+    r.upstream_ns = e.upstream_ns
+    r.amount_micros = <uint64_t>e.charged
+    memcpy(r.phase_us, e.phase_us, sizeof(r.phase_us))
+    r.generation = <uint32_t>e.snap.generation
+    r.route_slot = slot
+    r.status = e.status
+    r.reason = e.reason
+    r.port = e.down.port
+    r.attempts = e.attempts
+    r.fault = e.fault
+    r.worker = <uint8_t>c.worker
+    r.flags = e.log_flags | (LOG_KEEP_ALIVE if e.flags & EX_KEEP_ALIVE else 0)
+    if e.req.size and e.req.minor == 0:
+        r.flags |= LOG_HTTP_1_0
+    if e.req.size:
+        used = log_text(r, used, TEXT_METHOD, e.base + e.req.method.off, e.req.method.len)
+        used = log_text(r, used, TEXT_HOST, e.base + e.req.host.off, e.req.host.len)
+        if e.path is not NULL:
+            used = log_text(r, used, TEXT_PATH, e.path, e.path_len)
+    if e.route is not NULL:
+        used = log_text(r, used, TEXT_ROUTE, snap_str(e.snap, e.route.name), e.route.name.len)
+    if e.consumer.id_len:
+        used = log_text(r, used, TEXT_CONSUMER, e.consumer.name, e.consumer.name_len)
+    if k.target is not NULL:
+        used = log_text(r, used, TEXT_TARGET, snap_str(e.snap, k.target.name), k.target.name.len)
+    if has_field(&e.req, F_USER_AGENT):
+        f = field_of(&e.req, F_USER_AGENT)
+        used = log_text(r, used, TEXT_USER_AGENT, e.base + f.value, f.value_len)
+    if e.tightest is not NULL and e.flags & EX_REFUSED:
+        used = log_text(r, used, TEXT_LIMIT, snap_str(e.snap, e.tightest.name), e.tightest.name.len)
+    logring_commit(c.segment, c.worker, r)

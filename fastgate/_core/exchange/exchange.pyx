@@ -1,0 +1,227 @@
+"""exchange: the phases of one request with its response, in order. The only module that knows them.
+
+    head ──► route ─► authenticate ─► admit ─► hold ─┬─► static answer ───────────────┐
+      │         │           │           │       │    ├─► handler (handling, upcall) ──┤
+      ▼         ▼           ▼           ▼       ▼    └─► select ─► connect ─► forward │
+    refusal ◄───┴───────────┴───────────┴───────┘        ─► filter_response ─► relay ─┤
+      │                                                                               │
+      └──────────────────────────────► settle ─► log ◄────────────────────────────────┘
+
+`intake` reads what the head says, `admission` and `charging` decide, `forward` and `handling` get
+the answer, `ending` settles and logs.
+"""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from fastgate._core.exchange.admission cimport (
+    address_allowed, admit, admit_address, admit_undo, authenticate)
+from fastgate._core.platform.atomics cimport fg_prefetch
+from fastgate._core.exchange.charging cimport charge_open
+from fastgate._core.exchange.cors cimport asked_method, is_preflight
+from fastgate._core.exchange.ending cimport connection_out, exchange_refuse, send_last
+from fastgate._core.exchange.forward cimport begin_proxy, pump_request
+from fastgate._core.exchange.handling cimport begin_upcall, collect_body, upcall_late
+from fastgate._core.http.head cimport (
+    FRAMING_CHUNKED, F_MAX_FORWARDS, F_TRACEPARENT, F_VIA, F_X_REQUEST_ID, HEAD_BAD_EXPECT,
+    HEAD_HAS_ENCODED_SLASH, HEAD_HAS_UNDERSCORE, HEAD_KEEP_ALIVE, HEAD_PATH_NEEDS_NORMALIZING,
+    HEAD_UPGRADE_WEBSOCKET, METHOD_CONNECT, METHOD_HEAD, TARGET_ASTERISK, has_field, head, span)
+from fastgate._core.exchange.intake cimport (
+    begin, canonical_path, client_address, mark, read_body_framing, read_ids, seen_via)
+from fastgate._core.shared.log_ring cimport PHASE_ADMIT, PHASE_AUTHENTICATE, PHASE_HOLD, PHASE_ROUTE
+from fastgate._core.exchange.max_forwards cimport last_hop
+from fastgate._core.reason cimport (
+    ADDRESS_DENIED, BAD_TARGET, BODY_TOO_LARGE, EXPECTATION_FAILED, LOOP_DETECTED,
+    MALFORMED_REQUEST, METHOD_NOT_ALLOWED, NO_ROUTE, REQUEST_TIMEOUT,
+    ROUTE_RETIRED)
+from fastgate._core.exchange.render cimport render_preflight, render_static
+from fastgate._core.snapshot.router cimport (
+    ROUTE_FOUND, ROUTE_METHOD, route_ahead, route_find, route_keys, route_nearer)
+from fastgate._core.snapshot.snapshot cimport (
+    NONE32, ROUTE_ENCODED_SLASH, ROUTE_RETIRED as FLAG_RETIRED, ROUTE_WEBSOCKET, policy_rec,
+    snap_policy, snap_route, snap_service, snap_str, snap_table, static_rec)
+from fastgate._core.state cimport (
+    EX_AWAIT_BODY, EX_HEAD_ONLY, EX_KEEP_ALIVE, EX_SUSPENDED, EX_TUNNEL, core)
+from fastgate._core.exchange.tunnel cimport tunnel_up
+
+
+cdef void exchange_line(exchange *e) noexcept nogil:
+    """While the fields are read, the router's tables are on their way from memory."""
+    cdef core *c = e.owner
+    cdef head *h = &e.req
+    c.ahead_of = NULL
+    if not h.flags & HEAD_PATH_NEEDS_NORMALIZING:
+        route_ahead(c.ref.snap, e.base + h.path.off, h.path.len, &c.ahead)
+        c.ahead_of = e
+
+
+cdef void exchange_head(exchange *e) noexcept nogil:
+    cdef core *c = e.owner
+    cdef head *h = &e.req
+    cdef int reason
+    if c.ahead_of is e:
+        route_nearer(c.ref.snap, &c.ahead)
+    begin(e)
+    if has_field(h, F_TRACEPARENT) or has_field(h, F_X_REQUEST_ID):
+        read_ids(e)
+    if h.flags & HEAD_KEEP_ALIVE and not c.draining and (
+            e.snap.max_requests == 0 or e.down.requests < e.snap.max_requests):
+        e.flags |= EX_KEEP_ALIVE
+    if h.method_id == METHOD_HEAD:
+        e.flags |= EX_HEAD_ONLY
+    reason = read_body_framing(e)
+    if reason == 0:
+        reason = find_route(e)
+    if reason == 0:
+        reason = check_route(e)
+    if reason == 0:
+        mark(e, PHASE_AUTHENTICATE, e.started_ns)
+        reason = admit_address(c, e) if e.policy.limits.count else 0
+        if reason == 0:
+            reason = authenticate(c, e)
+        if reason == 0:
+            mark(e, PHASE_ADMIT, e.started_ns)
+            reason = admit(c, e)
+        if reason == 0:
+            mark(e, PHASE_HOLD, e.started_ns)
+            reason = charge_open(c, e)
+            if reason != 0:
+                admit_undo(c, e)
+    if reason != 0:
+        if reason > 0:
+            exchange_refuse(e, reason)
+        return                           # < 0: answered already
+    if e.policy.static_response != NONE32:
+        answer_static(e)
+    elif e.policy.handler != NONE32:
+        begin_upcall(e)
+    else:
+        begin_proxy(e)
+
+
+cdef inline void take_route(exchange *e) noexcept nogil:
+    """The route that was found becomes the exchange's."""
+    e.route = snap_route(e.snap, e.match.route)
+    e.policy = snap_policy(e.snap, e.match.policy)
+    # One wait for memory, not one for each line of a policy that is cold as no other route has it.
+    fg_prefetch(<const char *>e.policy + 64)
+    if e.snap.flags & 2:
+        fg_prefetch(e.route)             # its name will be logged
+
+
+cdef int find_route(exchange *e) noexcept nogil:
+    """0, a Reason, or -1 when the exchange has been answered."""
+    cdef head *h = &e.req
+    cdef const char *host = e.base + h.host.off
+    cdef const route_keys *ahead = &e.owner.ahead if e.owner.ahead_of is e else NULL
+    cdef span method
+    cdef uint8_t method_id
+    cdef int found
+    mark(e, PHASE_ROUTE, e.started_ns)
+    client_address(e)
+    if h.method_id == METHOD_CONNECT:
+        e.flags &= ~EX_KEEP_ALIVE        # what follows may be meant for the tunnel
+        return METHOD_NOT_ALLOWED
+    if h.flags & HEAD_BAD_EXPECT:
+        return EXPECTATION_FAILED
+    if h.flags & HEAD_HAS_UNDERSCORE and e.snap.underscores == 1:
+        return MALFORMED_REQUEST
+    if has_field(h, F_VIA) and e.snap.loop_max and <uint32_t>seen_via(e) >= e.snap.loop_max:
+        return LOOP_DETECTED
+    if h.form == TARGET_ASTERISK:
+        e.path = b"*"
+        e.path_len = 1
+        answer_fixed(e, 204, b"HTTP/1.1 204 No Content\r\n", 25, b"", 0)
+        return -1
+    found = canonical_path(e)
+    if found != 0:
+        return found
+    if is_preflight(e):
+        method = h.method
+        method_id = h.method_id
+        h.method = asked_method(e, &h.method_id)
+        found = route_find(e.snap, host, h.host.len, e.path, e.path_len, e.base, h, ahead, &e.match)
+        h.method = method
+        h.method_id = method_id
+        if found == ROUTE_FOUND and snap_policy(e.snap, e.match.policy).cors != NONE32:
+            take_route(e)
+            answer_preflight(e)
+            return -1
+    found = route_find(e.snap, host, h.host.len, e.path, e.path_len, e.base, h, ahead, &e.match)
+    if found == ROUTE_FOUND:
+        take_route(e)
+        if e.policy.service != NONE32:
+            e.service = snap_service(e.snap, e.policy.service)
+        return 0
+    return METHOD_NOT_ALLOWED if found == ROUTE_METHOD else NO_ROUTE
+
+
+cdef int check_route(exchange *e) noexcept nogil:
+    """As `find_route`."""
+    cdef head *h = &e.req
+    cdef const policy_rec *r = e.policy
+    cdef int hops
+    if r.flags & FLAG_RETIRED:
+        return ROUTE_RETIRED
+    if h.flags & HEAD_HAS_ENCODED_SLASH and not r.flags & ROUTE_ENCODED_SLASH:
+        return BAD_TARGET
+    if r.addresses.count and not address_allowed(e, r.addresses):
+        return ADDRESS_DENIED
+    if has_field(h, F_MAX_FORWARDS):
+        hops = last_hop(e)
+        if hops != 0:
+            return hops
+    if h.content_length > 0 and r.body_cap and <uint64_t>h.content_length > r.body_cap:
+        return BODY_TOO_LARGE
+    if h.flags & HEAD_UPGRADE_WEBSOCKET and r.flags & ROUTE_WEBSOCKET:
+        if h.framing == FRAMING_CHUNKED or h.content_length > 0:
+            return MALFORMED_REQUEST
+        e.upgrading = 1
+    return 0
+
+
+cdef void answer_fixed(exchange *e, uint16_t status, const char *head_bytes, uint32_t head_len,
+                       const char *body, uint32_t body_len) noexcept nogil:
+    e.status = status
+    send_last(e, render_static(e, head_bytes, head_len, body, body_len, connection_out(e)))
+
+
+cdef void answer_static(exchange *e) noexcept nogil:
+    cdef const static_rec *s = <const static_rec *>snap_table(e.snap, e.snap.statics) + e.policy.static_response
+    answer_fixed(e, <uint16_t>s.status, snap_str(e.snap, s.head), s.head.len, snap_str(e.snap, s.body), s.body.len)
+
+
+cdef void answer_preflight(exchange *e) noexcept nogil:
+    e.status = 204
+    send_last(e, render_preflight(e, connection_out(e)))
+
+
+cdef void exchange_head_bad(exchange *e, int reason) noexcept nogil:
+    """A head that cannot be understood, or does not come."""
+    if e.ref is NULL:
+        begin(e)
+        e.fault = e.req.fault
+        e.req.minor = 1
+        e.req.nfields = 0
+        memset(e.req.first, 0, sizeof(e.req.first))
+        memcpy(e.client, e.down.address, 16)
+    e.flags &= ~EX_KEEP_ALIVE
+    exchange_refuse(e, reason)
+
+
+cdef void exchange_late(exchange *e) noexcept nogil:
+    """The client's body does not come, or the handler's answer."""
+    e.flags &= ~EX_KEEP_ALIVE
+    if e.flags & EX_SUSPENDED:
+        upcall_late(e)
+    else:
+        exchange_refuse(e, REQUEST_TIMEOUT)
+
+
+cdef void exchange_body(exchange *e) noexcept nogil:
+    """Request bytes came, or (tunnel) the client's end."""
+    if e.flags & EX_TUNNEL:
+        tunnel_up(e)
+    elif e.flags & EX_AWAIT_BODY:
+        collect_body(e)
+    else:
+        pump_request(e)

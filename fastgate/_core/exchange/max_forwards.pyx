@@ -1,0 +1,87 @@
+"""max_forwards: OPTIONS and TRACE that may go no further (RFC 9110, 7.6.2).
+
+A client that looks for where a chain of proxies breaks says how many may forward its request. At 0
+the gateway answers as if it were the origin: OPTIONS with what the path allows, TRACE with the request
+as it came, less what is secret in it (9.3.8): credentials, cookies. Otherwise `render` writes one less.
+"""
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from fastgate._core.platform.buffer cimport buf, buf_borrow, buf_data, buf_head, buf_len, buf_return
+from fastgate._core.exchange.ending cimport connection_out, send_last
+from fastgate._core.http.head cimport (
+    FAULT_MAX_FORWARDS, F_AUTHORIZATION, F_COOKIE, METHOD_CONNECT, METHOD_GET, METHOD_PATCH,
+    METHOD_TRACE, head)
+from fastgate._core.exchange.key_places cimport hide_keys, put_query
+from fastgate._core.reason cimport MALFORMED_REQUEST, OVERLOADED
+from fastgate._core.exchange.refusal cimport put_allow
+from fastgate._core.exchange.render cimport put_fields, render_static
+from fastgate._core.exchange.request_head cimport hops_left
+from fastgate._core.snapshot.router cimport ROUTE_FOUND, route_find, route_match
+from fastgate._core.snapshot.snapshot cimport NONE32, snap_auth, table_ref
+from fastgate._core.platform.text cimport put, put_lit, put_uint
+
+
+cdef int last_hop(exchange *e) noexcept nogil:
+    cdef int64_t left = hops_left(e)
+    if left == -2:
+        e.fault = FAULT_MAX_FORWARDS
+        return MALFORMED_REQUEST
+    if left != 0:
+        return 0
+    return answer_trace(e) if e.req.method_id == METHOD_TRACE else answer_options(e)
+
+
+cdef int answer_options(exchange *e) noexcept nogil:
+    cdef char lines[256]
+    cdef char *p = put_lit(lines, "HTTP/1.1 204 No Content\r\n")
+    p = put_allow(p, methods_here(e))
+    e.status = 204
+    send_last(e, render_static(e, lines, <uint32_t>(p - lines), b"", 0, connection_out(e)))
+    return -1
+
+
+cdef uint64_t methods_here(exchange *e) noexcept nogil:
+    """Bits (1 << Method) of what some route takes at this host and path."""
+    cdef head *h = &e.req
+    cdef uint8_t asked = h.method_id, method
+    cdef route_match found
+    cdef uint64_t allowed = 0
+    for method in range(METHOD_GET, METHOD_PATCH + 1):
+        h.method_id = method
+        if method != METHOD_CONNECT and route_find(
+                e.snap, e.base + h.host.off, h.host.len, e.path, e.path_len, e.base, h, NULL, &found) == ROUTE_FOUND:
+            allowed |= 1ull << method
+    h.method_id = asked
+    return allowed
+
+
+cdef int answer_trace(exchange *e) noexcept nogil:
+    cdef core *c = e.owner
+    cdef head *h = &e.req
+    cdef char lines[128]
+    cdef char *p
+    cdef table_ref none
+    cdef buf *b = buf_borrow(&c.loop.bufs, h.size + 16)
+    if b is NULL:
+        return OVERLOADED
+    if e.policy.auth != NONE32:
+        hide_keys(e, snap_auth(e.snap, e.policy.auth))
+    none.count = 0
+    none.off = 0
+    p = put(buf_head(b), e.base + h.method.off, h.method.len)
+    p = put_lit(p, " ")
+    p = put(p, e.base + h.path.off, h.path.len)
+    p = put_query(p, e)
+    p = put_lit(p, " HTTP/1.")
+    p = put_uint(p, h.minor)
+    p = put_lit(p, "\r\n")
+    p = put_fields(p, e.base, h, 1ull << F_AUTHORIZATION | 1ull << F_COOKIE, e.snap, none)
+    p = put_lit(p, "\r\n")
+    b.end = <uint32_t>(p - buf_data(b))
+    p = put_lit(lines, "HTTP/1.1 200 OK\r\nContent-Type: message/http\r\nContent-Length: ")
+    p = put_uint(p, buf_len(b))
+    p = put_lit(p, "\r\n")
+    e.status = 200
+    send_last(e, render_static(e, lines, <uint32_t>(p - lines), buf_head(b), buf_len(b), connection_out(e)))
+    buf_return(&c.loop.bufs, b)               # the exchange may have ended with it
+    return -1

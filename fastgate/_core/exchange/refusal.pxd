@@ -1,0 +1,20 @@
+"""refusal: the answer when a request is refused, made from the snapshot's templates."""
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from fastgate._core.platform.buffer cimport buf
+from fastgate._core.state cimport exchange
+
+cdef enum:
+    CAPABILITY_BYTES = 28     # expiry 4, consumer 8, tag 16
+    CAPABILITY_TEXT = 38      # in base64url
+    CAPABILITY_S = 3600       # how long the links in a refusal work
+
+cdef buf *render_refusal(exchange *e, int reason, int connection) noexcept nogil
+    # the whole answer for that Reason, which has a template; NULL: no memory
+cdef char *put_capability(char *p, exchange *e) noexcept nogil
+    # the token of this request, CAPABILITY_TEXT characters; where the snapshot has a key
+cdef char *put_allow(char *p, uint64_t methods) noexcept nogil
+    # the line of these methods, bits (1 << Method)
+cdef void capability_tag(const uint64_t *key, const void *request_id, uint32_t expires, uint64_t consumer,
+                         uint8_t *out) noexcept nogil
+    # 16 bytes that only who has the key can make

@@ -1,0 +1,598 @@
+"""refusal: the answer when a request is refused, made from the snapshot's templates.
+
+Each reason has up to three templates, for programs (JSON), agents (Markdown) and people (HTML);
+Accept decides (accept.pyx).
+
+A template is bytes with marks: byte 0x01 and a letter. An upper-case letter is a hole that a value
+goes into, a lower-case one begins a section that stands only where its condition holds, a dot
+ends it (`Hole` and `Section` in snapshot.pxd). One memchr() finds the next mark, so text costs what
+copying it costs. A template is filled in twice: the body first, into a scratch area, since the
+head must tell its length.
+
+Values are escaped for where they stand. Balances are told only to a caller who has shown a valid
+credential: the sections that hold them are left out for everyone else.
+
+**Capabilities.** The links of a refusal carry a token that lets its bearer see why this one request
+was refused, and pay for the account of who made it, without a key, for an hour:
+
+    base64url( expires u32, big-endian | consumer u64 | SipHash-2-4-128(key, request id, expires, consumer) )
+
+The consumer is 0 where the caller is not known: then the token shows the refusal and nothing of
+any account. The key is 128 secret bits of the gateway, in the snapshot. SipHash (Aumasson and
+Bernstein) is a keyed hash made for short messages: 40 ns, and nobody without the key makes another
+tag but by trying 2^127 times.
+"""
+cimport cython
+from libc.stdint cimport int64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memchr, memcpy, strlen
+
+from fastgate._core.exchange.accept cimport FORM_HTML, FORM_MARKDOWN, accepted_form
+from fastgate._core.platform.buffer cimport (
+    buf_borrow, buf_data, buf_head, buf_len, buf_return, buffers_free, buffers_init)
+from fastgate._core.http.head cimport F_ACCEPT, F_HOST, METHOD_HEAD, field, field_of, has_field
+from fastgate._core.exchange.render cimport answer_extra, called_securely, put_additions, put_connection, put_date
+from fastgate._core.reason cimport REASON_COUNT
+from fastgate._core.snapshot.snapshot cimport (
+    HOLE_ALLOW, HOLE_BALANCE, HOLE_CAPABILITY, HOLE_CHALLENGE, HOLE_CURRENCY, HOLE_DETAIL, HOLE_DUE, HOLE_DUE_AT,
+    HOLE_DUE_CURRENCY, HOLE_DUE_WORDS, HOLE_ENDED, HOLE_ENDED_WORDS, HOLE_HELD, HOLE_INVOICE, HOLE_LIMIT, HOLE_LIMIT_WORDS,
+    HOLE_METER,
+    HOLE_ORIGIN, HOLE_PLAN, HOLE_POLICY, HOLE_REMAINING, HOLE_REQUEST_ID, HOLE_REQUIRED, HOLE_RESETS_AT,
+    HOLE_RESETS_WORDS, HOLE_RETRY_AFTER, HOLE_RETRY_WORDS, HOLE_ROUTE, HOLE_SHORTFALL, HOLE_SPENDER, HOLE_SPENDING,
+    HOLE_UNITS, HOLE_UNITS_FIT, HOLE_USED, NONE32, ROUTE_OPENAI_ERRORS, SECTION_CAPABILITY, SECTION_DUE,
+    SECTION_END, SECTION_ENDED, SECTION_FITS, SECTION_HELD, SECTION_LIMIT, SECTION_MONEY, SECTION_OPENAI,
+    SECTION_OWNER, SECTION_PLAN, SECTION_RESETS, SECTION_SPENDING, SECTION_UNITS, SECTION_WAIT, Snapshot, limit_rec, refusal_rec, snap_auth, snap_policy, snap_route, snap_str, snap_table,
+    snapshot_header, str_ref)
+from fastgate._core.state cimport EX_REFUSED, core, downstream
+from fastgate._core.platform.sys cimport monotonic_ns
+from fastgate._core.platform.text cimport put, put_hex, put_lit, put_uint
+from fastgate._core.money.wallet cimport bill_read
+from fastgate._core.shared.layout cimport owed_bill
+from fastgate._core.exchange.number_text cimport put_amount, put_duration, put_limit_words, put_moment, put_money, put_time
+
+cdef enum:
+    HEAD_MAX = 2048           # of a filled head, before what all answers carry
+    BODY_MAX = 10240          # of a filled body
+    HOLE_MAX = 512            # the most that one hole writes
+
+cdef enum Escape:
+    ESCAPE_NONE = 0           # header fields: their values were checked when they were configured
+    ESCAPE_JSON = 1
+    ESCAPE_MARKDOWN = 2
+    ESCAPE_HTML = 3
+
+
+# ---- capabilities ---------------------------------------------------------------------------
+
+cdef extern from *:
+    """
+    #define FG_ROTL(x, b) (((x) << (b)) | ((x) >> (64 - (b))))
+    #define FG_SIPROUND do { \\
+        v0 += v1; v1 = FG_ROTL(v1, 13); v1 ^= v0; v0 = FG_ROTL(v0, 32); \\
+        v2 += v3; v3 = FG_ROTL(v3, 16); v3 ^= v2; \\
+        v0 += v3; v3 = FG_ROTL(v3, 21); v3 ^= v0; \\
+        v2 += v1; v1 = FG_ROTL(v1, 17); v1 ^= v2; v2 = FG_ROTL(v2, 32); \\
+    } while (0)
+    /* SipHash-2-4 with its 128-bit result, little-endian machines. */
+    static void fg_siphash128(const uint64_t *key, const uint8_t *p, size_t n, uint8_t *out) {
+        uint64_t v0 = key[0] ^ 0x736f6d6570736575ull, v1 = key[1] ^ 0x646f72616e646f6dull ^ 0xee;
+        uint64_t v2 = key[0] ^ 0x6c7967656e657261ull, v3 = key[1] ^ 0x7465646279746573ull;
+        uint64_t last = (uint64_t)n << 56, m;
+        size_t whole = n & ~(size_t)7;
+        for (size_t i = 0; i < whole; i += 8) {
+            memcpy(&m, p + i, 8);
+            v3 ^= m;
+            FG_SIPROUND; FG_SIPROUND;
+            v0 ^= m;
+        }
+        for (size_t i = whole; i < n; i++) last |= (uint64_t)p[i] << (8 * (i - whole));
+        v3 ^= last;
+        FG_SIPROUND; FG_SIPROUND;
+        v0 ^= last;
+        v2 ^= 0xee;
+        FG_SIPROUND; FG_SIPROUND; FG_SIPROUND; FG_SIPROUND;
+        m = v0 ^ v1 ^ v2 ^ v3;
+        memcpy(out, &m, 8);
+        v1 ^= 0xdd;
+        FG_SIPROUND; FG_SIPROUND; FG_SIPROUND; FG_SIPROUND;
+        m = v0 ^ v1 ^ v2 ^ v3;
+        memcpy(out + 8, &m, 8);
+    }
+    static char *fg_put_base64url(char *p, const uint8_t *s, size_t n) {
+        static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        size_t i = 0;
+        for (; i + 3 <= n; i += 3) {
+            uint32_t v = (uint32_t)s[i] << 16 | (uint32_t)s[i + 1] << 8 | s[i + 2];
+            *p++ = digits[v >> 18]; *p++ = digits[v >> 12 & 63];
+            *p++ = digits[v >> 6 & 63]; *p++ = digits[v & 63];
+        }
+        if (n - i == 1) {
+            *p++ = digits[s[i] >> 2]; *p++ = digits[(s[i] & 3) << 4];
+        } else if (n - i == 2) {
+            *p++ = digits[s[i] >> 2]; *p++ = digits[(s[i] & 3) << 4 | s[i + 1] >> 4];
+            *p++ = digits[(s[i + 1] & 15) << 2];
+        }
+        return p;
+    }
+    """
+    void siphash128 "fg_siphash128"(const uint64_t *key, const uint8_t *p, size_t n, uint8_t *out) noexcept nogil
+    char *put_base64url "fg_put_base64url"(char *p, const uint8_t *s, size_t n) noexcept nogil
+
+
+cdef void capability_tag(const uint64_t *key, const void *request_id, uint32_t expires, uint64_t consumer,
+                         uint8_t *out) noexcept nogil:
+    cdef uint8_t message[28]
+    memcpy(message, request_id, 16)
+    memcpy(message + 16, &expires, 4)
+    memcpy(message + 20, &consumer, 8)
+    siphash128(key, message, 28, out)
+
+
+cdef char *put_capability(char *p, exchange *e) noexcept nogil:
+    cdef uint32_t expires = <uint32_t>((<int64_t>e.owner.loop.now + e.owner.unix_offset) // 1000000000 + CAPABILITY_S)
+    cdef uint64_t consumer = e.consumer.identity if e.has_consumer else 0
+    cdef uint8_t token[CAPABILITY_BYTES]
+    cdef int i
+    for i in range(4):
+        token[i] = <uint8_t>(expires >> (24 - 8 * i))
+    memcpy(token + 4, &consumer, 8)
+    capability_tag(e.snap.capability_key, e.request_id, expires, consumer, token + 12)
+    return put_base64url(p, token, CAPABILITY_BYTES)
+
+
+# ---- values ---------------------------------------------------------------------------------
+
+cdef extern from *:
+    """
+    static const char *const fg_method_names[] = {
+        "", "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"};
+    static inline char *fg_put_methods(char *p, uint64_t bits) {
+        int first = 1;
+        for (int i = 1; i < 10; i++) {
+            if (!(bits >> i & 1)) continue;
+            if (!first) { *p++ = ','; *p++ = ' '; }
+            size_t n = strlen(fg_method_names[i]);
+            memcpy(p, fg_method_names[i], n);
+            p += n;
+            first = 0;
+        }
+        return p;
+    }
+    """
+    char *put_methods "fg_put_methods"(char *p, uint64_t bits) noexcept nogil
+
+
+cdef char *put_allow(char *p, uint64_t methods) noexcept nogil:
+    p = put_lit(p, "Allow: ")
+    p = put_methods(p, methods)
+    return put_lit(p, "\r\n")
+
+
+cdef char *put_escaped(char *p, const char *s, uint32_t n, int escape) noexcept nogil:
+    """Names and texts of ours, which were checked when they were configured; this is the belt. At
+    most six bytes for one, and no more of them than a hole may write."""
+    cdef uint32_t i
+    cdef uint8_t x
+    if n > HOLE_MAX // 6:
+        n = HOLE_MAX // 6
+    for i in range(n):
+        x = <uint8_t>s[i]
+        if x < 32:
+            x = 32
+        if escape == ESCAPE_HTML and (x == 38 or x == 60 or x == 62 or x == 34 or x == 39):
+            p = put_lit(p, "&#")
+            p = put_uint(p, x)
+            p = put_lit(p, ";")
+            continue
+        if (escape == ESCAPE_JSON and (x == 34 or x == 92)) or (
+                escape == ESCAPE_MARKDOWN and (x == 92 or x == 96 or x == 42 or x == 95 or x == 91 or x == 60)):
+            p[0] = 92
+            p += 1
+        p[0] = <char>x
+        p += 1
+    return p
+
+
+cdef char *put_sum(char *p, int64_t micros, uint32_t currency, int escape) noexcept nogil:
+    """Money, for programs without needless zeros, on pages with those that its coins have."""
+    if escape == ESCAPE_HTML or escape == ESCAPE_MARKDOWN:
+        return put_amount(p, micros, currency)
+    return put_money(p, micros)
+
+
+cdef int64_t shortfall(int64_t required, int64_t balance) noexcept nogil:
+    """What is missing, 0 at least; the largest number where it is larger than that."""
+    if balance >= required:
+        return 0
+    if balance < 0 and required > <int64_t>0x7fffffffffffffff + balance:
+        return 0x7fffffffffffffff
+    return required - balance
+
+
+cdef char *put_currency(char *p, uint32_t currency) noexcept nogil:
+    cdef int i
+    cdef uint8_t x
+    for i in range(3):
+        x = <uint8_t>(currency >> (8 * i))
+        p[i] = <char>(x if 65 <= x <= 90 else 88)
+    return p + 3
+
+
+cdef extern from *:
+    """
+    static const char *const fg_spenders[] = {"", "account", "consumer", "key"};   /* by Spender */
+    """
+    const char *const *SPENDERS "fg_spenders"
+
+
+cdef char *put_origin(char *p, exchange *e) noexcept nogil:
+    """Scheme and authority as the client called them, so that links can be absolute. Where the Host
+    is anything but letters, digits and ":.-[]", nothing: the links are then relative."""
+    cdef const field *f
+    cdef const char *host
+    cdef uint32_t i, n
+    cdef uint8_t x
+    if not has_field(&e.req, F_HOST):
+        return p
+    f = field_of(&e.req, F_HOST)
+    host = e.base + f.value
+    n = f.value_len
+    if n == 0 or n > 255:
+        return p
+    for i in range(n):
+        x = <uint8_t>host[i]
+        if not (48 <= x <= 58 or 65 <= x <= 90 or 97 <= x <= 122 or x == 45 or x == 46 or x == 91 or x == 93):
+            return p
+    p = put_lit(p, "http")
+    if called_securely(e):
+        p = put_lit(p, "s")
+    p = put_lit(p, "://")
+    return put(p, host, n)
+
+
+# ---- filling --------------------------------------------------------------------------------
+
+cdef int64_t resets_at(exchange *e) noexcept nogil:
+    """Unix seconds; 0: not known."""
+    if e.money_resets != 0:
+        return e.money_resets
+    return <int64_t>e.seen.resets_at if e.tightest is not NULL else 0
+
+
+cdef uint64_t retry_after(exchange *e) noexcept nogil:
+    """Seconds. What was seen of a limit that let the request pass says nothing about this refusal."""
+    return e.seen.retry_s if e.tightest is not NULL and e.seen.retry_s > 0 else 1
+
+
+cdef int owed(exchange *e, owed_bill *out) noexcept nogil:
+    """What the caller's account owes first. 0: nothing, or the caller is not known."""
+    return e.has_consumer and e.account is not NULL and bill_read(e.account, out)
+
+
+cdef int holds(exchange *e, int section) noexcept nogil:
+    """Whether a section stands in this answer."""
+    cdef owed_bill due
+    if section == SECTION_PLAN:
+        return e.has_consumer and e.consumer.plan_len != 0
+    if section == SECTION_DUE:
+        return owed(e, &due)
+    if section == SECTION_ENDED:
+        return e.has_consumer and e.access_ended != 0
+    if section == SECTION_HELD:
+        return e.has_consumer and e.money_held > 0
+    if section == SECTION_UNITS:
+        return e.has_consumer and e.units_asked != 0
+    if section == SECTION_FITS:
+        return e.has_consumer and e.units_asked != 0 and e.units_fit != 0
+    if section == SECTION_WAIT:
+        return e.money_required <= e.money_limit
+    if section == SECTION_OWNER:
+        return e.has_consumer and e.money_currency != 0
+    if section == SECTION_MONEY:
+        return e.money_currency != 0
+    if section == SECTION_SPENDING:
+        return e.has_consumer and e.money_currency != 0 and e.money_resets != 0
+    if section == SECTION_LIMIT:
+        return e.tightest is not NULL
+    if section == SECTION_RESETS:
+        return resets_at(e) != 0
+    if section == SECTION_CAPABILITY:
+        return (e.snap.capability_key[0] | e.snap.capability_key[1]) != 0
+    if section == SECTION_OPENAI:
+        return e.policy is not NULL and e.policy.flags & ROUTE_OPENAI_ERRORS
+    return 1
+
+
+cdef const char *end_of_section(const char *t, const char *stop) noexcept nogil:
+    """Right behind the mark that ends the section t stands in; sections may stand within it."""
+    cdef int depth = 1
+    while t < stop:
+        t = <const char *>memchr(t, 1, stop - t)
+        if t is NULL or t + 1 >= stop:
+            return stop
+        if t[1] == SECTION_END:
+            depth -= 1
+        elif t[1] >= 97:
+            depth += 1
+        t += 2
+        if depth == 0:
+            return t
+    return stop
+
+
+cdef char *put_owed(char *p, exchange *e, int letter, int escape) noexcept nogil:
+    cdef owed_bill due
+    if not owed(e, &due):
+        return p                         # paid between this hole and the section's beginning
+    if letter == HOLE_DUE:
+        return put_sum(p, due.micros, due.currency, escape)
+    if letter == HOLE_DUE_CURRENCY:
+        return put_currency(p, due.currency)
+    if letter == HOLE_DUE_AT:
+        return put_time(p, due.due)
+    if letter == HOLE_DUE_WORDS:
+        return put_moment(p, due.due)
+    return put_escaped(p, due.number, due.number_len, escape)
+
+
+cdef char *put_hole(char *p, exchange *e, int letter, int escape) noexcept nogil:
+    """A hole's value, at most HOLE_MAX bytes."""
+    cdef const snapshot_header *s = e.snap
+    cdef const str_ref *texts
+    if letter == HOLE_REQUEST_ID:
+        return put_hex(p, e.request_id, 16)
+    if letter == HOLE_LIMIT:
+        return put_uint(p, e.tightest.amount if e.tightest is not NULL else 0)
+    if letter == HOLE_USED:
+        return put_uint(p, e.seen.used)
+    if letter == HOLE_REMAINING:
+        return put_uint(p, e.seen.remaining)
+    if letter == HOLE_RETRY_AFTER:
+        return put_uint(p, retry_after(e))
+    if letter == HOLE_RESETS_AT:
+        return put_time(p, resets_at(e))
+    if letter == HOLE_POLICY:
+        return put_escaped(p, snap_str(s, e.tightest.name), e.tightest.name.len, escape) \
+            if e.tightest is not NULL else p
+    if letter == HOLE_LIMIT_WORDS:
+        return put_limit_words(p, e.tightest) if e.tightest is not NULL else p
+    if letter == HOLE_ROUTE:
+        return put_escaped(p, snap_str(s, e.route.name), e.route.name.len, escape) if e.route is not NULL else p
+    if letter == HOLE_DETAIL:
+        if e.fault >= s.faults.count:
+            return p
+        texts = <const str_ref *>snap_table(s, s.faults)
+        # Sentences of ours, with nothing in them that any form would escape but apostrophes.
+        return put(p, snap_str(s, texts[e.fault]), texts[e.fault].len) if texts[e.fault].len < HOLE_MAX else p
+    if letter == HOLE_ALLOW:
+        return put_methods(p, e.match.allowed)
+    if letter == HOLE_CHALLENGE:
+        if e.policy is not NULL and e.policy.auth != NONE32 and snap_auth(s, e.policy.auth).challenge.len < 400:
+            p = put(p, snap_str(s, snap_auth(s, e.policy.auth).challenge), snap_auth(s, e.policy.auth).challenge.len)
+        return p
+    if letter == HOLE_BALANCE:
+        return put_sum(p, e.money_balance, e.money_currency, escape)
+    if letter == HOLE_REQUIRED:
+        return put_sum(p, e.money_required, e.money_currency, escape)
+    if letter == HOLE_SHORTFALL:
+        return put_sum(p, shortfall(e.money_required, e.money_balance), e.money_currency, escape)
+    if letter == HOLE_SPENDING:
+        return put_sum(p, e.money_limit, e.money_currency, escape)
+    if letter == HOLE_HELD:
+        return put_sum(p, e.money_held, e.money_currency, escape)
+    if letter == HOLE_SPENDER:
+        return put(p, SPENDERS[e.money_limit_of & 3], strlen(SPENDERS[e.money_limit_of & 3]))
+    if letter == HOLE_PLAN:
+        return put_escaped(p, e.consumer.plan_name, e.consumer.plan_len, escape)
+    if letter == HOLE_RESETS_WORDS:
+        return put_moment(p, resets_at(e))
+    if letter == HOLE_ENDED:
+        return put_time(p, e.access_ended)
+    if letter == HOLE_ENDED_WORDS:
+        return put_moment(p, e.access_ended)
+    if letter == HOLE_RETRY_WORDS:
+        return put_duration(p, retry_after(e))
+    if letter == HOLE_METER:
+        return put_escaped(p, e.meter, e.meter_len, escape)
+    if letter == HOLE_UNITS:
+        return put_uint(p, e.units_asked)
+    if letter == HOLE_UNITS_FIT:
+        return put_uint(p, e.units_fit)
+    if letter == HOLE_DUE or letter == HOLE_DUE_CURRENCY or letter == HOLE_DUE_AT or letter == HOLE_DUE_WORDS \
+            or letter == HOLE_INVOICE:
+        return put_owed(p, e, letter, escape)
+    if letter == HOLE_CURRENCY:
+        return put_currency(p, e.money_currency)
+    if letter == HOLE_CAPABILITY:
+        return put_capability(p, e)
+    if letter == HOLE_ORIGIN:
+        return put_origin(p, e)
+    return p
+
+
+cdef char *fill(char *p, char *end, exchange *e, str_ref template, int escape) noexcept nogil:
+    """Write a template with its holes filled; NULL when it would not fit."""
+    cdef const char *t = snap_str(e.snap, template)
+    cdef const char *stop = t + template.len
+    cdef const char *mark
+    cdef int letter
+    while t < stop:
+        mark = <const char *>memchr(t, 1, stop - t)
+        if mark is NULL:
+            mark = stop
+        if p + (mark - t) + HOLE_MAX > end:
+            return NULL
+        p = put(p, t, mark - t)
+        if mark + 1 >= stop:
+            break
+        letter = mark[1]
+        t = mark + 2
+        if letter == SECTION_END:
+            continue
+        if letter >= 97:                 # a section; holes are upper-case
+            if not holds(e, letter):
+                t = end_of_section(t, stop)
+            continue
+        p = put_hole(p, e, letter, escape)
+    return p
+
+
+cdef buf *render_refusal(exchange *e, int reason, int connection) noexcept nogil:
+    cdef const refusal_rec *r = <const refusal_rec *>snap_table(e.snap, e.snap.refusals) + reason
+    cdef char scratch[BODY_MAX]
+    cdef char *body_end
+    cdef char *p
+    cdef int form = accepted_form(e)
+    cdef size_t size = HEAD_MAX + BODY_MAX + answer_extra(e)
+    cdef bint priced = r.status == 402 and e.policy is not NULL and e.policy.payment_required.len != 0
+    cdef buf *b
+    if priced:
+        size += e.policy.payment_required.len
+    b = buf_borrow(&e.owner.loop.bufs, size)
+    if b is NULL:
+        return NULL
+    p = buf_head(b)
+    if form == FORM_HTML and r.html_head.len:
+        body_end = fill(scratch, scratch + BODY_MAX, e, r.html_body, ESCAPE_HTML)
+        p = fill(p, p + HEAD_MAX, e, r.html_head, ESCAPE_NONE)
+    elif form == FORM_MARKDOWN and r.markdown_head.len:
+        body_end = fill(scratch, scratch + BODY_MAX, e, r.markdown_body, ESCAPE_MARKDOWN)
+        p = fill(p, p + HEAD_MAX, e, r.markdown_head, ESCAPE_NONE)
+    else:
+        body_end = fill(scratch, scratch + BODY_MAX, e, r.body, ESCAPE_JSON)
+        p = fill(p, p + HEAD_MAX, e, r.head, ESCAPE_NONE)
+    if body_end is NULL or p is NULL:
+        body_end = scratch
+        p = put_lit(buf_head(b), "HTTP/1.1 500 \r\nContent-Length: ")
+    p = put_uint(p, body_end - scratch)
+    p = put_lit(p, "\r\n")
+    if priced:
+        p = put(p, snap_str(e.snap, e.policy.payment_required), e.policy.payment_required.len)
+    p = put_date(p, e.owner)
+    p = put_additions(p, e)
+    p = put_connection(p, connection)
+    p = put_lit(p, "\r\n")
+    if e.req.method_id != METHOD_HEAD:
+        p = put(p, scratch, body_end - scratch)
+    b.end = <uint32_t>(p - buf_data(b))
+    return b
+
+
+# ---- the border ----------------------------------------------------------------------------
+
+CAPABILITY_SECONDS = CAPABILITY_S
+
+
+def money_text(micros: int) -> str:
+    """Micro-units as a decimal number, as refusals tell money: "0.002"."""
+    cdef char text[32]
+    return text[:put_money(text, micros) - text].decode("ascii")
+
+
+def tag(key: bytes, request_id: bytes, expires: int, consumer: int) -> bytes:
+    """The 16 bytes that prove a capability. `key` and `request_id` have 16 bytes, `expires` is
+    Unix seconds below 2^32, `consumer` the 64-bit hash of a consumer's id or 0.
+
+    Raises ValueError for another length, OverflowError for a number that does not fit.
+    """
+    cdef uint64_t words[2]
+    cdef uint8_t out[16]
+    if len(key) != 16 or len(request_id) != 16:
+        raise ValueError("a key and a request id have 16 bytes each")
+    memcpy(words, <const char *>key, 16)
+    capability_tag(words, <const char *>request_id, expires, consumer, out)
+    return (<char *>out)[:16]
+
+
+@cython.final
+cdef class Sample:
+    """An exchange without a connection, to see or time what it is refused with.
+
+    `route`: index in the snapshot, -1: none. `consumer`: hash of the caller's id; 0: not known.
+    Amounts in micro-units; `currency` of three letters, "": no money is at stake. `now`: Unix
+    seconds. `limit`: position among the route's limits of the one that refused; -1: none.
+    """
+    cdef core *c
+    cdef downstream *d
+    cdef exchange *e
+    cdef bytes base
+    cdef Snapshot snapshot
+
+    def __cinit__(self):
+        self.c = <core *>calloc(1, sizeof(core))
+        self.d = <downstream *>calloc(1, sizeof(downstream))
+        self.e = <exchange *>calloc(1, sizeof(exchange))
+        if self.c == NULL or self.d == NULL or self.e == NULL:
+            raise MemoryError
+        buffers_init(&self.c.loop.bufs, 4, 4)
+
+    def __dealloc__(self):
+        if self.c != NULL:
+            buffers_free(&self.c.loop.bufs)
+        free(self.c)
+        free(self.d)
+        free(self.e)
+
+    def __init__(self, Snapshot snapshot not None, *, int route=-1, object accept=(), bytes host=b"",
+                 bytes request_id=b"\0" * 16, uint64_t consumer=0, int64_t balance=0, int64_t required=0,
+                 str currency="", int64_t spending=0, uint32_t resets=0, int64_t now=0, int limit=-1):
+        cdef exchange *e = self.e
+        cdef field *f
+        self.snapshot = snapshot
+        self.base = host + b"".join(accept)
+        self.c.loop.now = 0
+        self.c.unix_offset = now * 1000000000
+        self.c.date_second = -1
+        e.owner = self.c
+        e.down = self.d
+        e.snap = snapshot.header
+        e.base = self.base
+        e.flags = EX_REFUSED
+        if route >= 0:
+            snapshot._bounds(route, snapshot.header.routes.count)
+            e.route = snap_route(snapshot.header, route)
+            e.policy = snap_policy(snapshot.header, e.route.policy)
+            if limit >= 0:
+                snapshot._bounds(limit, e.policy.limits.count)
+                e.tightest = <const limit_rec *>snap_table(e.snap, e.policy.limits) + limit
+        if len(request_id) != 16:
+            raise ValueError("a request id has 16 bytes")
+        memcpy(e.request_id, <const char *>request_id, 16)
+        e.consumer.identity = consumer
+        e.has_consumer = consumer != 0
+        e.money_balance, e.money_required = balance, required
+        e.money_limit, e.money_resets = spending, resets
+        for i, letter in enumerate(currency.encode("ascii")):
+            e.money_currency |= <uint32_t>letter << (8 * i)
+        at = 0
+        for name, value in [(F_HOST, host), *((F_ACCEPT, one) for one in accept)]:
+            if value:
+                f = &e.req.fields[e.req.nfields]
+                f.id = name
+                f.value = at
+                f.value_len = len(value)
+                e.req.nfields += 1
+                if not e.req.first[<int>name]:
+                    e.req.first[<int>name] = e.req.nfields
+            at += len(value)
+
+    def render(self, int reason) -> bytes:
+        """The answer, as it goes out. Raises ValueError for a reason without one."""
+        cdef buf *b
+        if not 0 < reason < REASON_COUNT or not self.snapshot.refusal(reason)["status"]:
+            raise ValueError(f"no answer is made for the reason {reason}")
+        b = render_refusal(self.e, reason, 0)
+        if b is NULL:
+            raise MemoryError
+        answer = buf_head(b)[:buf_len(b)]
+        buf_return(&self.c.loop.bufs, b)
+        return answer
+
+    def bench(self, int reason, int n) -> float:
+        """Nanoseconds that one answer takes, over n."""
+        cdef uint64_t began = monotonic_ns()
+        cdef int i
+        with nogil:
+            for i in range(n):
+                buf_return(&self.c.loop.bufs, render_refusal(self.e, reason, 0))
+        return <double>(monotonic_ns() - began) / n

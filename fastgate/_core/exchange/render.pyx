@@ -1,0 +1,479 @@
+"""render: the heads of answers to clients, and what all heads that go out are made of.
+
+A head is written into one fresh buffer, front to back: the field lines that pass unchanged are
+copied as they came, adjoining ones in one piece, and what the gateway adds stands around
+them. One copy of some hundred bytes and one send() cost less than a writev() of twenty pieces.
+
+What never passes: hop-by-hop fields (and what Connection names) and the framing fields (written
+anew from what the parser understood; an answer's Content-Length passes where that would change
+nothing of it). Where a route has CORS, nothing of what another says about it passes to the client.
+
+Requests to upstreams are made in request_head.pyx, refusals from templates in refusal.pyx.
+"""
+from libc.stdint cimport uint16_t
+from libc.string cimport memchr, memcmp
+
+from fastgate._core.platform.buffer cimport buf_borrow, buf_data, buf_head, buf_len
+from fastgate._core.platform.chars cimport fg_same, fg_same_lowered
+from fastgate._core.exchange.cors cimport cors_of, put_cors, put_preflight
+from fastgate._core.http.head cimport (
+    FIELD_CREDENTIAL, FIELD_HOP, F_ACCESS_CONTROL, F_ACCESS_CONTROL_REQUEST_METHOD,
+    F_CONTENT_LENGTH, F_DATE, F_OTHER, F_X_FORWARDED_PROTO, F_X_REQUEST_ID, MAX_FIELDS, METHOD_HEAD,
+    field, field_of, has_field, named)
+from fastgate._core.snapshot.snapshot cimport (
+    HEADER_DEFAULT, HEADER_REMOVE, HEADER_SET, LIMIT_CONCURRENCY, LIMIT_SHOW_HEADERS,
+    ROUTE_LIMIT_HEADERS, cors_rec, header_rule, snap_str, snap_table)
+from fastgate._core.state cimport EX_CHUNK_OUT, EX_METERED, EX_REFUSED
+from fastgate._core.platform.text cimport put, put_hex, put_lit, put_uint
+from fastgate._core.exchange.number_text cimport put_http_date
+
+cdef enum:
+    ADDED = 2048              # the most that the gateway adds of its own to an answer's head
+
+cdef uint64_t RESPONSE_DROP = 1ull << F_CONTENT_LENGTH | 1ull << F_X_REQUEST_ID
+cdef uint64_t CORS_DROP = 1ull << F_ACCESS_CONTROL | 1ull << F_ACCESS_CONTROL_REQUEST_METHOD
+
+
+# ---- small things -------------------------------------------------------------------------
+
+cdef void refresh_date(core *c) noexcept nogil:
+    """Render the Date of this second, once."""
+    cdef int64_t now = (<int64_t>c.loop.now + c.unix_offset) // 1000000000
+    if now != c.date_second:
+        c.date_second = now
+        put_http_date(c.date, now)
+
+
+cdef char *put_date(char *p, core *c) noexcept nogil:
+    refresh_date(c)
+    p = put_lit(p, "Date: ")
+    p = put(p, c.date, 29)
+    return put_lit(p, "\r\n")
+
+
+cdef char *put_id(char *p, exchange *e) noexcept nogil:
+    p = put_lit(p, "X-Request-ID: ")
+    if e.id_from_client:
+        p = put(p, e.base + field_of(&e.req, F_X_REQUEST_ID).value, field_of(&e.req, F_X_REQUEST_ID).value_len)
+    else:
+        p = put_hex(p, e.request_id, 16)
+    return put_lit(p, "\r\n")
+
+
+cdef char *put_connection(char *p, int connection) noexcept nogil:
+    if connection == OUT_CLOSE:
+        return put_lit(p, "Connection: close\r\n")
+    if connection == OUT_KEEP_ALIVE:
+        return put_lit(p, "Connection: keep-alive\r\n")
+    return p
+
+
+# ---- header rules -------------------------------------------------------------------------
+
+cdef size_t rules_size(const snapshot_header *s, table_ref t) noexcept nogil:
+    cdef const header_rule *r = <const header_rule *>snap_table(s, t)
+    cdef uint32_t i
+    cdef size_t n = 0
+    for i in range(t.count):
+        n += r[i].line.len
+    return n
+
+
+cdef int rule_drops(const snapshot_header *s, table_ref t, const char *base, const field *f) noexcept nogil:
+    """Whether a rule sets or removes this field."""
+    cdef const header_rule *r = <const header_rule *>snap_table(s, t)
+    cdef uint32_t i
+    for i in range(t.count):
+        if (r[i].action == HEADER_SET or r[i].action == HEADER_REMOVE) and named(
+                base, f, snap_str(s, r[i].name), r[i].name.len):
+            return 1
+    return 0
+
+
+cdef char *put_rules(char *p, const snapshot_header *s, table_ref t, const char *base, const head *h) noexcept nogil:
+    cdef const header_rule *r = <const header_rule *>snap_table(s, t)
+    cdef uint32_t i, j
+    cdef int there
+    for i in range(t.count):
+        if r[i].action == HEADER_REMOVE:
+            continue
+        if r[i].action == HEADER_DEFAULT:
+            there = 0
+            for j in range(h.nfields):
+                if named(base, &h.fields[j], snap_str(s, r[i].name), r[i].name.len):
+                    there = 1
+                    break
+            if there:
+                continue
+        p = put(p, snap_str(s, r[i].line), r[i].line.len)
+    return p
+
+
+cdef char *put_fields(char *p, const char *base, const head *h, uint64_t drop,
+                      const snapshot_header *s, table_ref rules) noexcept nogil:
+    """Copy the lines that pass, adjoining ones at once."""
+    cdef const field *f = &h.fields[0]
+    cdef const field *end = f + h.nfields
+    cdef uint32_t start
+    if f == end:
+        return p
+    start = f.name
+    while f != end:
+        if f.flags & (FIELD_HOP | FIELD_CREDENTIAL) or drop >> f.id & 1 or (
+                rules.count != 0 and rule_drops(s, rules, base, f)):
+            if f.name != start:
+                p = put(p, base + start, f.name - start)
+            start = f.line_end           # where the next line begins
+        f += 1
+    f -= 1
+    if f.line_end != start:
+        p = put(p, base + start, f.line_end - start)
+    return p
+
+
+cdef inline int passes_length(const char *base, const head *h) noexcept nogil:
+    """Whether the Content-Length is spelt as put_length would, so that its line may pass."""
+    cdef const field *f
+    if not has_field(h, F_CONTENT_LENGTH):
+        return 0
+    f = field_of(h, F_CONTENT_LENGTH)
+    return f.value == f.name + 16 and base[f.name + 15] == c" " and f.line_end == f.value + f.value_len + 2 and (
+        base[f.value] != c"0" or f.value_len == 1)
+
+
+cdef char *put_length(char *p, int64_t length) noexcept nogil:
+    p = put_lit(p, "Content-Length: ")
+    p = put_uint(p, <uint64_t>length)
+    return put_lit(p, "\r\n")
+
+
+cdef int called_securely(exchange *e) noexcept nogil:
+    cdef const field *f
+    cdef const char *p
+    cdef uint32_t n
+    if e.down.secure:
+        return 1
+    if e.down.trusted != 2 or not has_field(&e.req, F_X_FORWARDED_PROTO):
+        return 0
+    f = field_of(&e.req, F_X_FORWARDED_PROTO)
+    p = e.base + f.value
+    n = f.value_len
+    if n < 5 or (n > 5 and p[5] != 44 and p[5] != 32):      # of a list: the first, the client's own
+        return 0
+    return ((p[0] | 32) == 104 and (p[1] | 32) == 116 and (p[2] | 32) == 116 and (p[3] | 32) == 112
+            and (p[4] | 32) == 115)
+
+
+# ---- answers ----------------------------------------------------------------------------------
+
+cdef char *put_limits(char *p, exchange *e) noexcept nogil:
+    cdef const snapshot_header *s = e.snap
+    if e.tightest is NULL or e.tightest.kind == LIMIT_CONCURRENCY:
+        return p
+    p = put_lit(p, "RateLimit: \"")
+    p = put(p, snap_str(s, e.tightest.name), e.tightest.name.len)
+    p = put_lit(p, "\";r=")
+    p = put_uint(p, e.seen.remaining)
+    p = put_lit(p, ";t=")
+    # A limit that refused says when to try again; one that let pass, when it is as new.
+    p = put_uint(p, e.seen.retry_s if e.flags & EX_REFUSED and e.seen.retry_s else e.seen.reset_s)
+    p = put_lit(p, "\r\nRateLimit-Policy: ")
+    p = put(p, snap_str(s, e.tightest.policy), e.tightest.policy.len)
+    return put_lit(p, "\r\n")
+
+
+cdef inline int shows_limits(exchange *e) noexcept nogil:
+    return e.tightest is not NULL and (
+        (e.policy is not NULL and e.policy.flags & ROUTE_LIMIT_HEADERS) or e.tightest.flags & LIMIT_SHOW_HEADERS
+        or e.snap.flags & 1)
+
+
+cdef size_t answer_extra(exchange *e) noexcept nogil:
+    """Bytes that the route, the limits and CORS may add to an answer's head."""
+    cdef size_t n = ADDED
+    cdef const cors_rec *r = cors_of(e)
+    if e.policy is not NULL:
+        n += rules_size(e.snap, e.policy.response_rules) + e.policy.notice.len
+    if r is not NULL:
+        n += <size_t>r.allow_methods.len + r.allow_headers.len + r.expose_headers.len + e.req.size
+    if e.tightest is not NULL:
+        n += <size_t>e.tightest.name.len + e.tightest.policy.len
+    if e.extra is not NULL:
+        n += buf_len(e.extra)
+    return n
+
+
+cdef char *put_additions(char *p, exchange *e) noexcept nogil:
+    """What every answer on a route gets: notices, limits, CORS, the id."""
+    if e.policy is not NULL and e.policy.notice.len:
+        p = put(p, snap_str(e.snap, e.policy.notice), e.policy.notice.len)
+    if has_cors(e):
+        p = put_cors(p, e)
+    if shows_limits(e) or e.flags & EX_REFUSED:
+        p = put_limits(p, e)
+    if e.extra is not NULL:
+        p = put_extra(p, e)
+    return put_id(p, e)
+
+
+cdef inline int is_paid(const exchange *e) noexcept nogil:
+    """Whether this request has a price, if only nothing at the moment."""
+    return e.flags & EX_METERED or e.hold is not NULL
+
+
+cdef int says(const char *value, uint32_t length, const char *word, uint32_t n) noexcept nogil:
+    """Whether a word, given in lower case, occurs in a value."""
+    cdef uint32_t i
+    for i in range(length - n + 1 if length >= n else 0):
+        if fg_same_lowered(value + i, word, n):
+            return 1
+    return 0
+
+
+cdef int names_shared_caches(const char *value, uint32_t length) noexcept nogil:
+    """Whether a Cache-Control says itself what a shared cache may do."""
+    return (says(value, length, b"public", 6) or says(value, length, b"s-maxage", 8)
+            or says(value, length, b"private", 7) or says(value, length, b"no-store", 8))
+
+
+cdef int keep_private(exchange *e, const char *base, const head *h) noexcept nogil:
+    """Whether `private` must be added to a paid answer, so that no shared cache gives away what this
+    caller paid for."""
+    cdef const header_rule *r
+    cdef uint32_t i
+    if e.extra is not NULL and says(buf_head(e.extra), buf_len(e.extra), b"cache-control", 13):
+        return 0
+    r = <const header_rule *>snap_table(e.snap, e.policy.response_rules)
+    for i in range(e.policy.response_rules.count):
+        if r[i].action != HEADER_REMOVE and r[i].name.len == 13 \
+                and memcmp(snap_str(e.snap, r[i].name), b"cache-control", 13) == 0:
+            return 0                     # the operator has a rule for it
+    for i in range(h.nfields):
+        if named(base, &h.fields[i], b"cache-control", 13) \
+                and names_shared_caches(base + h.fields[i].value, h.fields[i].value_len):
+            return 0
+    return 1
+
+
+cdef char *put_extra(char *p, exchange *e) noexcept nogil:
+    """What a handler adds to the answer that it relays."""
+    cdef head h
+    cdef table_ref none
+    none.count = 0
+    none.off = 0
+    if not has_cors(e):
+        return put(p, buf_head(e.extra), buf_len(e.extra))
+    lines_as_head(&h, buf_head(e.extra), buf_len(e.extra))
+    return put_fields(p, buf_head(e.extra), &h, CORS_DROP, e.snap, none)
+
+
+cdef inline int has_cors(const exchange *e) noexcept nogil:
+    return cors_of(e) is not NULL
+
+
+cdef void lines_as_head(head *h, const char *lines, uint32_t n) noexcept nogil:
+    """Whole field lines of ours or a handler's as put_fields and put_rules take them; at most MAX_FIELDS,
+    which whoever made them kept to."""
+    cdef const char *end
+    cdef field *f
+    cdef uint32_t at = 0
+    h.nfields = 0
+    while at < n and h.nfields < MAX_FIELDS:
+        end = <const char *>memchr(lines + at, 10, n - at)
+        f = &h.fields[h.nfields]
+        f.name = at
+        f.name_len = <uint16_t>(<const char *>memchr(lines + at, 58, n - at) - (lines + at))
+        f.flags = 0
+        f.id = F_ACCESS_CONTROL if f.name_len > 15 and fg_same(lines + at, b"access-control-", 15) else F_OTHER
+        at = <uint32_t>(end - lines) + 1
+        f.line_end = at
+        h.nfields += 1
+
+
+cdef char *put_own(char *p, exchange *e, const char *lines, uint32_t n) noexcept nogil:
+    """An answer of ours: its lines, Date, what every answer gets, the route's rules. With CORS, the
+    route's alone counts."""
+    cdef head h
+    cdef table_ref rules
+    rules.count = 0
+    rules.off = 0
+    if e.policy is not NULL:
+        rules = e.policy.response_rules
+    if n and (rules.count or has_cors(e)):
+        lines_as_head(&h, lines, n)
+        p = put_fields(p, lines, &h, CORS_DROP if has_cors(e) else 0, e.snap, rules)
+    else:
+        h.nfields = 0
+        p = put(p, lines, n)
+    p = put_date(p, e.owner)
+    p = put_additions(p, e)
+    if is_paid(e) and e.policy is not NULL and not says(lines, n, b"cache-control", 13) \
+            and keep_private(e, lines, &h):
+        p = put_lit(p, "Cache-Control: private\r\n")
+    if rules.count:
+        p = put_rules(p, e.snap, rules, lines, &h)
+    return p
+
+
+cdef buf *render_response(exchange *e, call *k, int connection, uint32_t extra) noexcept nogil:
+    cdef const snapshot_header *s = e.snap
+    cdef const head *h = &k.resp
+    cdef uint64_t drop = RESPONSE_DROP
+    cdef char *p
+    cdef buf *b = buf_borrow(&e.owner.loop.bufs, h.size + answer_extra(e) + extra)
+    if b is NULL:
+        return NULL
+    p = buf_head(b)
+    p = put_lit(p, "HTTP/1.1 ")
+    p = put(p, k.resp_base + 9, 3)       # the status
+    p = put_lit(p, " ")
+    p = put(p, k.resp_base + h.reason.off, h.reason.len)
+    p = put_lit(p, "\r\n")
+    if connection != OUT_UPGRADE and not e.flags & EX_CHUNK_OUT and passes_length(k.resp_base, h):
+        drop &= ~(1ull << F_CONTENT_LENGTH)
+    if has_cors(e):
+        drop |= CORS_DROP
+    p = put_fields(p, k.resp_base, h, drop, s, e.policy.response_rules)
+    if not has_field(h, F_DATE):
+        p = put_date(p, e.owner)
+    p = put_lit(p, "Via: 1.1 ")
+    p = put(p, snap_str(s, s.via), s.via.len)
+    p = put_lit(p, "\r\n")
+    p = put_additions(p, e)
+    if is_paid(e) and connection != OUT_UPGRADE and keep_private(e, k.resp_base, h):
+        p = put_lit(p, "Cache-Control: private\r\n")
+    if e.policy.response_rules.count:
+        p = put_rules(p, s, e.policy.response_rules, k.resp_base, h)
+    if connection == OUT_UPGRADE:
+        p = put_lit(p, "Connection: Upgrade\r\nUpgrade: websocket\r\n")
+    elif e.flags & EX_CHUNK_OUT:
+        p = put_lit(p, "Transfer-Encoding: chunked\r\n")
+    elif h.content_length >= 0 and drop >> F_CONTENT_LENGTH & 1:
+        p = put_length(p, h.content_length)
+    p = put_connection(p, connection)
+    p = put_lit(p, "\r\n")
+    b.end = <uint32_t>(p - buf_data(b))
+    return b
+
+
+cdef buf *render_interim(exchange *e, call *k) noexcept nogil:
+    cdef const head *h = &k.resp
+    cdef table_ref none
+    cdef char *p
+    cdef buf *b = buf_borrow(&e.owner.loop.bufs, <size_t>h.size + 64)
+    if b is NULL:
+        return NULL
+    none.count = 0
+    none.off = 0
+    p = put_lit(buf_head(b), "HTTP/1.1 103 Early Hints\r\n")
+    p = put_fields(p, k.resp_base, h, RESPONSE_DROP | (CORS_DROP if has_cors(e) else 0), e.snap, none)
+    p = put_lit(p, "\r\n")
+    b.end = <uint32_t>(p - buf_data(b))
+    return b
+
+
+cdef buf *render_static(exchange *e, const char *head_bytes, uint32_t head_len, const char *body,
+                        uint32_t body_len, int connection) noexcept nogil:
+    cdef char *p
+    cdef buf *b = buf_borrow(&e.owner.loop.bufs, <size_t>head_len + body_len + answer_extra(e))
+    cdef const char *lines
+    if b is NULL:
+        return NULL
+    lines = <const char *>memchr(head_bytes, 10, head_len) + 1
+    p = buf_head(b)
+    p = put(p, head_bytes, <uint32_t>(lines - head_bytes))
+    p = put_own(p, e, lines, head_len - <uint32_t>(lines - head_bytes))
+    p = put_connection(p, connection)
+    p = put_lit(p, "\r\n")
+    if e.req.method_id != METHOD_HEAD:
+        p = put(p, body, body_len)
+    b.end = <uint32_t>(p - buf_data(b))
+    return b
+
+
+cdef extern from *:
+    """
+    static inline char *fg_put_reason(char *p, unsigned status) {
+        const char *s = "";
+        switch (status) {
+        case 200: s = "OK"; break;
+        case 201: s = "Created"; break;
+        case 202: s = "Accepted"; break;
+        case 203: s = "Non-Authoritative Information"; break;
+        case 204: s = "No Content"; break;
+        case 205: s = "Reset Content"; break;
+        case 206: s = "Partial Content"; break;
+        case 300: s = "Multiple Choices"; break;
+        case 301: s = "Moved Permanently"; break;
+        case 302: s = "Found"; break;
+        case 303: s = "See Other"; break;
+        case 304: s = "Not Modified"; break;
+        case 307: s = "Temporary Redirect"; break;
+        case 308: s = "Permanent Redirect"; break;
+        case 400: s = "Bad Request"; break;
+        case 401: s = "Unauthorized"; break;
+        case 402: s = "Payment Required"; break;
+        case 403: s = "Forbidden"; break;
+        case 404: s = "Not Found"; break;
+        case 405: s = "Method Not Allowed"; break;
+        case 406: s = "Not Acceptable"; break;
+        case 408: s = "Request Timeout"; break;
+        case 409: s = "Conflict"; break;
+        case 410: s = "Gone"; break;
+        case 412: s = "Precondition Failed"; break;
+        case 413: s = "Content Too Large"; break;
+        case 415: s = "Unsupported Media Type"; break;
+        case 422: s = "Unprocessable Content"; break;
+        case 428: s = "Precondition Required"; break;
+        case 429: s = "Too Many Requests"; break;
+        case 500: s = "Internal Server Error"; break;
+        case 501: s = "Not Implemented"; break;
+        case 502: s = "Bad Gateway"; break;
+        case 503: s = "Service Unavailable"; break;
+        case 504: s = "Gateway Timeout"; break;
+        }
+        size_t n = strlen(s);
+        memcpy(p, s, n);
+        return p + n;
+    }
+    """
+    char *put_reason "fg_put_reason"(char *p, unsigned status) noexcept nogil
+
+
+cdef buf *render_preflight(exchange *e, int connection) noexcept nogil:
+    cdef char *p
+    cdef buf *b = buf_borrow(&e.owner.loop.bufs, answer_extra(e))
+    if b is NULL:
+        return NULL
+    p = put_lit(buf_head(b), "HTTP/1.1 204 No Content\r\n")
+    p = put_date(p, e.owner)
+    p = put_id(p, e)
+    p = put_preflight(p, e)
+    p = put_connection(p, connection)
+    p = put_lit(p, "\r\n")
+    b.end = <uint32_t>(p - buf_data(b))
+    return b
+
+
+cdef buf *render_start(exchange *e, uint32_t status, const char *fields, uint32_t fields_len,
+                       int64_t length, int connection) noexcept nogil:
+    cdef char *p
+    cdef buf *b = buf_borrow(&e.owner.loop.bufs, fields_len + answer_extra(e))
+    if b is NULL:
+        return NULL
+    p = put_lit(buf_head(b), "HTTP/1.1 ")
+    p = put_uint(p, status)
+    p = put_lit(p, " ")
+    p = put_reason(p, status)
+    p = put_lit(p, "\r\n")
+    p = put_own(p, e, fields, fields_len)
+    if length >= 0:
+        p = put_length(p, length)
+    elif e.flags & EX_CHUNK_OUT:
+        p = put_lit(p, "Transfer-Encoding: chunked\r\n")
+    p = put_connection(p, connection)
+    p = put_lit(p, "\r\n")
+    b.end = <uint32_t>(p - buf_data(b))
+    return b
+
+

@@ -1,0 +1,211 @@
+"""request_head: the heads of requests to upstreams.
+
+Written as render.pyx says. What never passes: the client's X-Consumer-*; the fields by which proxies
+tell whose request it is and which URL is meant (X-Forwarded-*, Forwarded, X-Real-IP, X-Client-IP,
+X-Original-URL and the like), unless the peer is a trusted proxy; every place of the credential, unless the
+route forwards it; names with an underscore, unless allowed.
+"""
+from libc.stdint cimport uint8_t
+
+from fastgate._core.platform.buffer cimport buf_borrow, buf_data, buf_head
+from fastgate._core.http.head cimport (
+    FRAMING_CHUNKED, FRAMING_LENGTH, F_CONTENT_LENGTH, F_EXPECT, F_FORWARDED, F_HOST,
+    F_MAX_FORWARDS, F_PROXY_CLAIM, F_TRACEPARENT, F_UNDERSCORE, F_X_CONSUMER, F_X_FORWARDED,
+    F_X_FORWARDED_FOR, F_X_FORWARDED_HOST, F_X_FORWARDED_PORT, F_X_FORWARDED_PROTO, F_X_REAL_IP,
+    F_X_REQUEST_ID, METHOD_OPTIONS, METHOD_TRACE, field, field_of, has_field, head)
+from fastgate._core.exchange.key_places cimport put_query
+from fastgate._core.exchange.render cimport put_fields, put_id, put_length, put_rules, rules_size
+from fastgate._core.snapshot.snapshot cimport ROUTE_PRESERVE_HOST, policy_rec, snap_str, snapshot_header
+from fastgate._core.state cimport downstream
+from fastgate._core.platform.text cimport put, put_hex, put_lit, put_uint
+
+cdef enum:
+    ADDED = 2048              # the most that the gateway adds of its own
+    MOST_HOPS = 255           # that Max-Forwards lets a request take
+
+# Fields by FieldName that are never copied from a request: written anew or dropped.
+cdef uint64_t WRITTEN = (
+    1ull << F_HOST | 1ull << F_CONTENT_LENGTH | 1ull << F_EXPECT | 1ull << F_X_REQUEST_ID | 1ull << F_TRACEPARENT
+    | 1ull << F_X_FORWARDED_FOR | 1ull << F_X_FORWARDED_PROTO | 1ull << F_X_FORWARDED_HOST)
+# By which proxies tell whose request it is, and to which URL: believed from a trusted proxy alone.
+cdef uint64_t CLAIMS = (
+    1ull << F_X_FORWARDED_FOR | 1ull << F_X_FORWARDED_PROTO | 1ull << F_X_FORWARDED_HOST
+    | 1ull << F_X_FORWARDED_PORT | 1ull << F_X_FORWARDED | 1ull << F_X_REAL_IP | 1ull << F_FORWARDED
+    | 1ull << F_PROXY_CLAIM)
+
+
+cdef char *put_target(char *p, exchange *e, call *k) noexcept nogil:
+    cdef const policy_rec *r = e.policy
+    cdef const char *path = e.path
+    cdef uint32_t n = e.path_len
+    cdef char *start = p
+    if k.target.path.len:
+        p = put(p, snap_str(e.snap, k.target.path), k.target.path.len)
+    if r.strip or r.replace.len:
+        if r.replace.len:
+            p = put(p, snap_str(e.snap, r.replace), r.replace.len)
+        path += r.strip
+        n -= r.strip
+        # Exactly one slash where the two parts meet, and one at the front.
+        if p > start and (p - 1)[0] == 47 and n and path[0] == 47:
+            path += 1
+            n -= 1
+        elif (p == start or (p - 1)[0] != 47) and (n == 0 and p == start or n and path[0] != 47):
+            p = put_lit(p, "/")
+    p = put(p, path, n)
+    return put_query(p, e)
+
+
+cdef char *put_forwarded(char *p, exchange *e) noexcept nogil:
+    """X-Forwarded-*: a trusted proxy's values are kept and added to; anybody else's are not."""
+    cdef downstream *d = e.down
+    cdef const head *h = &e.req
+    cdef const field *f
+    cdef uint32_t i
+    cdef int trusted = d.trusted == 2
+    p = put_lit(p, "X-Forwarded-For: ")
+    if trusted and has_field(h, F_X_FORWARDED_FOR):
+        for i in range(h.nfields):
+            f = &h.fields[i]
+            if f.id == F_X_FORWARDED_FOR and f.value_len:
+                p = put(p, e.base + f.value, f.value_len)
+                p = put_lit(p, ", ")
+    if d.text_len:
+        p = put(p, d.text, d.text_len)
+    else:
+        p = put_lit(p, "unknown")        # a unix socket's peer has no address
+    p = put_lit(p, "\r\nX-Forwarded-Proto: ")
+    if trusted and has_field(h, F_X_FORWARDED_PROTO):
+        f = field_of(h, F_X_FORWARDED_PROTO)
+        p = put(p, e.base + f.value, f.value_len)
+    elif d.secure:
+        p = put_lit(p, "https")
+    else:
+        p = put_lit(p, "http")
+    if trusted and has_field(h, F_X_FORWARDED_HOST):
+        f = field_of(h, F_X_FORWARDED_HOST)
+        p = put_lit(p, "\r\nX-Forwarded-Host: ")
+        p = put(p, e.base + f.value, f.value_len)
+    elif has_field(h, F_HOST):
+        f = field_of(h, F_HOST)
+        p = put_lit(p, "\r\nX-Forwarded-Host: ")
+        p = put(p, e.base + f.value, f.value_len)
+    return put_lit(p, "\r\n")
+
+
+cdef char *put_consumer(char *p, exchange *e) noexcept nogil:
+    p = put_lit(p, "X-Consumer-ID: ")
+    p = put(p, e.consumer.id, e.consumer.id_len)
+    p = put_lit(p, "\r\nX-Consumer-Name: ")
+    p = put(p, e.consumer.name, e.consumer.name_len)
+    if e.consumer.plan_len:
+        p = put_lit(p, "\r\nX-Consumer-Plan: ")
+        p = put(p, e.consumer.plan_name, e.consumer.plan_len)
+    return put_lit(p, "\r\n")
+
+
+cdef char *put_trace(char *p, exchange *e) noexcept nogil:
+    p = put_lit(p, "traceparent: 00-")
+    p = put_hex(p, e.trace_id, 16)
+    p = put_lit(p, "-")
+    p = put_hex(p, &e.span_id, 8)
+    p = put_lit(p, "-")
+    p = put_hex(p, &e.trace_flags, 1)
+    return put_lit(p, "\r\n")
+
+
+cdef uint64_t unbelieved(const exchange *e) noexcept nogil:
+    cdef uint64_t drop = 1ull << F_X_CONSUMER
+    if e.down.trusted != 2:
+        drop |= CLAIMS
+    if e.snap.underscores == 0:
+        drop |= 1ull << F_UNDERSCORE
+    return drop
+
+
+cdef size_t passing_size(exchange *e) noexcept nogil:
+    return <size_t>e.req.size + ADDED + rules_size(e.snap, e.policy.request_rules)
+
+
+cdef char *put_passing(char *p, exchange *e) noexcept nogil:
+    cdef const snapshot_header *s = e.snap
+    cdef const head *h = &e.req
+    cdef uint64_t drop = WRITTEN | unbelieved(e)
+    cdef int64_t hops = -1
+    if has_field(h, F_MAX_FORWARDS):
+        hops = hops_left(e)
+        if hops > 0:
+            drop |= 1ull << F_MAX_FORWARDS
+    p = put_fields(p, e.base, h, drop, s, e.policy.request_rules)
+    p = put_forwarded(p, e)
+    p = put_lit(p, "Via: 1.1 ")
+    p = put(p, snap_str(s, s.via), s.via.len)
+    p = put_lit(p, "\r\n")
+    p = put_id(p, e)
+    p = put_trace(p, e)
+    if e.has_consumer:
+        p = put_consumer(p, e)
+    if hops > 0:
+        p = put_lit(p, "Max-Forwards: ")
+        p = put_uint(p, <uint64_t>hops - 1)
+        p = put_lit(p, "\r\n")
+    if e.policy.request_rules.count:
+        p = put_rules(p, s, e.policy.request_rules, e.base, h)
+    return p
+
+
+cdef int64_t hops_left(exchange *e) noexcept nogil:
+    """What Max-Forwards says, where it counts (RFC 9110, 7.6.2); -1: nothing; -2: not a number, or twice."""
+    cdef const head *h = &e.req
+    cdef const field *f
+    cdef int64_t n = 0
+    cdef uint32_t i
+    cdef uint8_t digit
+    if not has_field(h, F_MAX_FORWARDS) or (h.method_id != METHOD_OPTIONS and h.method_id != METHOD_TRACE):
+        return -1
+    f = field_of(h, F_MAX_FORWARDS)
+    for i in range(has_field(h, F_MAX_FORWARDS), h.nfields):
+        if h.fields[i].id == F_MAX_FORWARDS:
+            return -2
+    if f.value_len == 0:
+        return -2
+    for i in range(f.value_len):
+        digit = <uint8_t>(e.base[f.value + i] - 48)
+        if digit > 9:
+            return -2
+        n = n * 10 + digit
+        if n > MOST_HOPS:
+            n = MOST_HOPS                # more than any path has; it may be lowered (7.6.2)
+    return n
+
+
+cdef buf *render_request(exchange *e, call *k, uint32_t extra) noexcept nogil:
+    cdef const snapshot_header *s = e.snap
+    cdef const head *h = &e.req
+    cdef const field *f
+    cdef char *p
+    cdef size_t size = passing_size(e) + e.path_len + extra + k.target.path.len + k.target.authority.len
+    cdef buf *b = buf_borrow(&e.owner.loop.bufs, size + e.policy.replace.len)
+    if b is NULL:
+        return NULL
+    p = buf_head(b)
+    p = put(p, e.base + h.method.off, h.method.len)
+    p = put_lit(p, " ")
+    p = put_target(p, e, k)
+    p = put_lit(p, " HTTP/1.1\r\nHost: ")
+    if e.policy.flags & ROUTE_PRESERVE_HOST and has_field(h, F_HOST):
+        f = field_of(h, F_HOST)
+        p = put(p, e.base + f.value, f.value_len)
+    else:
+        p = put(p, snap_str(s, k.target.authority), k.target.authority.len)
+    p = put_lit(p, "\r\n")
+    p = put_passing(p, e)
+    if h.framing == FRAMING_LENGTH:
+        p = put_length(p, h.content_length)
+    elif h.framing == FRAMING_CHUNKED:
+        p = put_lit(p, "Transfer-Encoding: chunked\r\n")
+    if e.upgrading:
+        p = put_lit(p, "Connection: Upgrade\r\nUpgrade: websocket\r\n")
+    p = put_lit(p, "\r\n")
+    b.end = <uint32_t>(p - buf_data(b))
+    return b

@@ -1,0 +1,11 @@
+"""headers: fields of messages as Python handlers see and write them."""
+from libc.stdint cimport uint64_t
+
+from fastgate._core.http.head cimport head
+
+cdef class Headers:
+    cdef list pairs
+
+cdef Headers headers_of(const head *h, const char *base, uint64_t hidden)
+cdef bytes render_fields(object headers, list left)
+    # field lines, checked; framing fields are put into `left` instead, as (lower-case name, value)

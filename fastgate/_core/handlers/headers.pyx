@@ -1,0 +1,104 @@
+"""headers: fields of messages as Python handlers see and write them.
+
+Field names and values are bytes on the wire and str here, by way of Latin-1, which maps each byte
+to the character of the same number and loses nothing. What a handler writes is checked: a name is
+a token, a value has no control characters, so nobody can smuggle a line into a message.
+"""
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stdint cimport uint32_t
+
+from fastgate._core.http.head cimport FIELD_CREDENTIAL, MAX_FIELDS, field
+
+import re
+
+TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+cdef enum:
+    LINES_MOST = 1 << 20      # bytes of the fields that a handler may write: nobody reads so many
+
+cdef object BAD_VALUE = re.compile("[\x00-\x08\x0a-\x1f\x7f]")
+# The gateway frames messages itself.
+cdef frozenset FRAMING = frozenset((
+    "connection", "content-length", "transfer-encoding", "keep-alive", "upgrade", "trailer", "te",
+    "proxy-connection"))
+
+
+cdef class Headers:
+    """Fields of a message in their order: (name, value) pairs of str; names in any case.
+
+    `headers["name"]` is the first value, `get_all` all of them; iterating gives the pairs.
+    """
+
+    def __init__(self, pairs):
+        self.pairs = list(pairs)
+
+    def __iter__(self):
+        return iter(self.pairs)
+
+    def __len__(self):
+        return len(self.pairs)
+
+    def __contains__(self, name):
+        return self.get(name) is not None
+
+    def __getitem__(self, str name):
+        value = self.get(name)
+        if value is None:
+            raise KeyError(name)
+        return value
+
+    def __repr__(self):
+        return f"Headers({self.pairs!r})"
+
+    def get(self, str name, default=None):
+        """The first value of a field, or the default."""
+        name = name.lower()
+        for key, value in self.pairs:
+            if key.lower() == name:
+                return value
+        return default
+
+    def get_all(self, str name):
+        """All values of a field, in order."""
+        name = name.lower()
+        return [value for key, value in self.pairs if key.lower() == name]
+
+
+cdef Headers headers_of(const head *h, const char *base, uint64_t hidden):
+    """hidden: fields to leave out, by FieldName; credentials are in any case."""
+    cdef list pairs = []
+    cdef uint32_t i
+    cdef const field *f
+    for i in range(h.nfields):
+        f = &h.fields[i]
+        if hidden >> f.id & 1 or f.flags & FIELD_CREDENTIAL:
+            continue
+        pairs.append((
+            PyBytes_FromStringAndSize(base + f.name, f.name_len).decode("latin-1"),
+            PyBytes_FromStringAndSize(base + f.value, f.value_len).decode("latin-1")))
+    return Headers(pairs)
+
+
+cdef bytes render_fields(object headers, list left):
+    """Field lines. Names and values are checked; framing fields are left to the gateway and
+    put into `left`, in lower case."""
+    cdef list lines = []
+    if headers is None:
+        return b""
+    if hasattr(headers, "items"):
+        headers = headers.items()
+    for name, value in headers:
+        if not isinstance(name, str) or TOKEN.fullmatch(name) is None:
+            raise ValueError(f"{name!r} is not the name of a header field")
+        value = str(value)
+        if BAD_VALUE.search(value) is not None:
+            raise ValueError(f"the value of {name} has a control character in it: {value!r}")
+        if name.lower() in FRAMING:
+            left.append((name.lower(), value))
+            continue
+        lines.append(f"{name}: {value}\r\n".encode("latin-1"))
+    if len(lines) > MAX_FIELDS:
+        raise ValueError(f"{len(lines)} header fields are too many; {MAX_FIELDS} is the most")
+    written = b"".join(lines)
+    if len(written) > LINES_MOST:
+        raise ValueError(f"{len(written)} bytes of header fields: {LINES_MOST} is the most")
+    return written

@@ -1,0 +1,101 @@
+"""tasks: a task of the loop for each handler, from its call to the exchange's release.
+
+The engine calls `begin_upcalls` and `wake_upcalls` after its rounds. A task ends in one of these ways,
+and whatever happens its money is settled and the exchange let go:
+
+    it returns                  the answer it gave stands; none is a 500
+    the client left             cancelled, with a bounded time to settle; nothing is answered
+    its time was over           cancelled in the same way; the client has got its 504
+    it raises                   500, or a broken-off answer where one had begun
+    the worker ends             cancelled: the same
+"""
+from cpython.ref cimport Py_INCREF
+from libc.stdint cimport uint32_t
+
+from fastgate._core.exchange.handling cimport exchange_release
+from fastgate._core.reason cimport OVERLOADED
+from fastgate._core.state cimport EX_ABORTED, EX_RESPONSE_DONE, EX_WAKE, exchange
+from fastgate._core.handlers.steps cimport steps_of
+from fastgate._core.handlers.upcall cimport AMOUNT, Exchange
+
+import asyncio
+import logging
+
+from fastgate._core.handlers.errors import ClientDisconnected, PaymentRefused, TooManyStreams
+
+log = logging.getLogger("fastgate.handler")
+
+
+async def run_handler(Exchange x not None, handler):
+    """One handler's task, from its call to the exchange's release."""
+    x.begun = True
+    try:
+        if x.gone or x.late:
+            return
+        await steps_of(x.engine, handler(x))
+        x.finished()
+    except asyncio.CancelledError:
+        if not x.gone:
+            x.failed()                   # the worker is being stopped
+    except ClientDisconnected:
+        pass
+    except PaymentRefused as refusal:
+        x.refuse(refusal.number)
+    except TooManyStreams:
+        x.refuse(OVERLOADED)
+    except Exception:
+        names = ("?", "?") if x.gone else (x.request_id, x.route)
+        log.exception("request %s: the handler of route %s failed", *names)
+        x.failed()
+    finally:
+        x.task = None
+        try:
+            x.settle_money()
+        finally:
+            x.let_go()
+
+
+cdef inline exchange *pop(exchange **first, exchange **last) noexcept:
+    """Take the first exchange out of a queue that has one."""
+    cdef exchange *e = first[0]
+    first[0] = e.next
+    if first[0] is NULL:
+        last[0] = NULL
+    e.next = NULL
+    return e
+
+
+cdef int begin_upcalls(Host engine, core *c) except -1:
+    cdef exchange *e
+    cdef Exchange x
+    while c.upcall_head is not NULL:
+        e = pop(&c.upcall_head, &c.upcall_tail)
+        if e.flags & (EX_ABORTED | EX_RESPONSE_DONE):
+            exchange_release(e)          # the client left, or its time was over, before Python began
+            continue
+        x = Exchange.__new__(Exchange)
+        x.e = e
+        x.c = c
+        x.engine = engine
+        x.loop = engine.loop
+        x.responses = []
+        x.declared = -1
+        x.captured = -1
+        x.amount.meter = AMOUNT
+        Py_INCREF(x)
+        e.py = <void *>x
+        x.task = engine.loop.create_task(run_handler(x, (<list>e.ref.handlers)[e.policy.handler]))
+    return 0
+
+
+cdef int wake_upcalls(core *c) except -1:
+    cdef exchange *e
+    cdef uint32_t bits
+    while c.wake_head is not NULL:
+        e = pop(&c.wake_head, &c.wake_tail)
+        e.flags &= ~EX_WAKE
+        bits = e.wake
+        e.wake = 0
+        if e.py is not NULL:
+            (<Exchange>e.py).told(bits)
+    return 0

@@ -1,0 +1,591 @@
+"""server: clients' connections: accept, read heads, keep alive, write, close.
+
+    state    waits for                    bytes                     end
+    IDLE     a request                    → HEAD                    close
+    HEAD     the rest of a head           parse                     close
+    BUSY     its exchange                 sink body                 sink gone, or served on
+    LINGER   what the client still sends  thrown away, 256 KiB      close
+    TUNNEL   bytes for the other side     sink body                 sink body (half-closed)
+
+Deadlines (`down_deadline` sets them, `down_timeout` ends them). Of those of one state, the first
+that applies:
+
+    state    while                        deadline    starts with           restarts with          when it passes
+    IDLE     no request came yet          head_ms     the connection        –                      close
+    IDLE     part of an answer is unread  write_ms    idle_ms having passed each byte it takes     reset
+    IDLE                                  idle_ms     the last answer       –                      close
+    HEAD                                  head_ms     its first byte        –                      408
+    BUSY     output is stuck              write_ms    output being stuck    each byte it takes     reset
+    BUSY     a body is waited for         body_ms     reading               each piece             408
+    BUSY     a handler has not answered   its route's the body's last byte  –                      504
+    BUSY                                  –
+    TUNNEL   output is stuck              write_ms    output being stuck    each byte it takes     reset
+    TUNNEL                                – (upstream's idle_ms)
+    LINGER                                2 s         the answer's end      –                      close
+
+A body is only waited for while it is read: a client whose upstream takes nothing now has no
+deadline. The minimum rate of senders goes by the same clock (`body_slow`), that of readers by what
+they take while output is stuck (delivery). "Reset": what the kernel still holds is thrown away,
+and the client cannot take what it has for the whole.
+
+A client that closes its side after its request is served on (the `half_close` setting); one that is
+gone altogether is known by a reset, by what is written to it, or by a keep-alive probe.
+
+When a head is complete its buffer goes over to the exchange (spans point into it until the
+exchange ends). What follows the head in that buffer is the start of the body, or the next
+request; it is read from there first. At the exchange's end an unread rest becomes the
+connection's input again, so pipelined requests are served in order, one at a time.
+
+An idle connection owns no buffer and no exchange: the struct here and the kernel's socket are
+all it costs.
+"""
+from libc.stdint cimport int64_t, uint8_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp, memcpy, memmove, memset, strlen
+
+from fastgate._core.platform.buffer cimport (
+    HEADROOM, buf_borrow, buf_data, buf_head, buf_len, buf_return,
+    buf_room)
+from fastgate._core.platform.checks cimport FG_KEEPS, fg_poison
+from fastgate._core.io.delivery cimport (
+    SHOWN_NS, TAKEN_ALL, TAKES_NOTHING, delivery_below, delivery_look, delivery_watch)
+from fastgate._core.http1.parser cimport parse_request, parse_request_line
+from fastgate._core.http.head cimport head_reset
+from fastgate._core.io.poller cimport poller_add, poller_add_listener, poller_remove
+from fastgate._core.io.transport cimport (
+    conn_accept, conn_again, conn_blocked, conn_close, conn_dead, conn_expect_little, conn_finish,
+    conn_flush, conn_give_up_after, conn_peek, conn_probe, conn_queue, conn_read_start,
+    conn_read_stop, conn_reading, conn_resets, conn_unsent)
+from fastgate._core.reason cimport REQUEST_TIMEOUT
+from fastgate._core.snapshot.snapshot cimport NONE32, snapshot_header
+from fastgate._core.state cimport (
+    DOWN_BUSY, DOWN_CLOSED, DOWN_HEAD, DOWN_IDLE, DOWN_LINGER, DOWN_TUNNEL, EX_RESPONSE_STARTED,
+    core_of)
+from fastgate._core.io.connection cimport KIND_DOWN
+from fastgate._core.platform.sys cimport (
+    AF_INET, AF_INET6, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, inet_ntop, ntohs,
+    sockaddr_in, sockaddr_in6, sockaddr_storage)
+from fastgate._core.platform.text cimport fg_clear
+from fastgate._core.io.timer cimport timer_set
+
+cdef enum:
+    ACCEPTS = 64              # in one turn
+    LINGER_NS = 2000000000
+    PAUSE_NS = 50000000       # how long nothing is accepted when descriptors or places run out
+    LINGER_BYTES = 262144
+    HALF_CLOSE = 4            # a bit of snapshot_header.flags
+
+cdef const char *MAPPED = b"\0\0\0\0\0\0\0\0\0\0\xff\xff"
+
+
+# ---- accepting --------------------------------------------------------------------------
+
+cdef void down_accepted(conn *listener) noexcept nogil:
+    cdef core *c = core_of(listener)
+    cdef sockaddr_storage peer
+    cdef downstream *d
+    cdef int fd, i
+    for i in range(ACCEPTS):
+        if c.n_downs >= c.ref.snap.max_connections or descriptors_short(c):
+            pause_accept(c)              # they wait in the kernel's queue, or for another worker
+            return
+        fd = conn_accept(listener, &peer)
+        if fd < 0:
+            if fd == -EMFILE or fd == -ENFILE or fd == -ENOBUFS or fd == -ENOMEM:
+                pause_accept(c)
+                return
+            if fd == -ECONNABORTED or fd == -EINTR:
+                continue
+            return
+        d = down_new(c, fd, &peer)
+        if d is NULL:
+            pause_accept(c)
+            return
+        d.listener = <uint8_t>(listener - c.listeners)
+        c.counters.accepted += 1
+        if poller_add(&c.loop, &d.io) < 0:
+            down_close(d)
+            continue
+        conn_read_start(&d.io)
+        down_deadline(c, d)
+
+
+cdef inline int descriptors_short(core *c) noexcept nogil:
+    """Whether one more client might find no descriptor left for its connection to an upstream.
+
+    Each needs two, but one that waits for its next request: it is closed if the other is missed.
+    """
+    return 2 * (c.n_downs + 1) - c.n_waiting > c.descriptors
+
+
+cdef int down_spare(core *c) noexcept nogil:
+    cdef downstream *d = c.downs if c.n_waiting != 0 else NULL
+    while d is not NULL:
+        if d.state == DOWN_IDLE and d.requests != 0 and d.io.inb is NULL and not conn_peek(&d.io):
+            down_close(d)
+            return 1
+        d = d.next
+    return 0
+
+
+cdef void pause_accept(core *c) noexcept nogil:
+    cdef uint32_t i
+    if not c.accepting:
+        return
+    c.accepting = 0
+    for i in range(c.n_listeners):
+        if c.listeners[i].fd >= 0:
+            poller_remove(&c.loop, &c.listeners[i])
+    timer_set(&c.loop, &c.pause, c.loop.now + PAUSE_NS)
+
+
+cdef void resume_accept(core *c) noexcept nogil:
+    cdef uint32_t i
+    if c.accepting or c.draining or c.ref is NULL:
+        return
+    c.accepting = 1
+    for i in range(c.n_listeners):
+        if c.listeners[i].fd >= 0:
+            poller_add_listener(&c.loop, &c.listeners[i])
+
+
+cdef downstream *down_new(core *c, int fd, const sockaddr_storage *peer) noexcept nogil:
+    cdef downstream *d = c.free_downs
+    cdef const sockaddr_in *v4
+    cdef const sockaddr_in6 *v6
+    if d is not NULL:
+        c.free_downs = d.next
+    else:
+        d = <downstream *>calloc(1, sizeof(downstream))
+        if d is NULL:
+            return NULL
+    memset(d, 0, sizeof(downstream))
+    d.io.fd = fd
+    d.io.kind = KIND_DOWN
+    d.io.loop = &c.loop
+    if peer.ss_family == AF_INET:
+        v4 = <const sockaddr_in *>peer
+        d.address[10] = 0xff
+        d.address[11] = 0xff
+        memcpy(d.address + 12, &v4.sin_addr, 4)
+        d.port = ntohs(v4.sin_port)
+        inet_ntop(AF_INET, d.address + 12, d.text, sizeof(d.text))
+    elif peer.ss_family == AF_INET6:
+        v6 = <const sockaddr_in6 *>peer
+        memcpy(d.address, &v6.sin6_addr, 16)
+        d.port = ntohs(v6.sin6_port)
+        if memcmp(d.address, MAPPED, 12) == 0:
+            inet_ntop(AF_INET, d.address + 12, d.text, sizeof(d.text))
+        else:
+            inet_ntop(AF_INET6, d.address, d.text, sizeof(d.text))
+    d.text_len = <uint8_t>strlen(d.text)
+    d.next = c.downs
+    if d.next is not NULL:
+        d.next.prev = d
+    c.downs = d
+    c.n_downs += 1
+    return d
+
+
+# ---- exchanges' memory --------------------------------------------------------------------
+
+cdef exchange *exchange_new(core *c) noexcept nogil:
+    """A fresh exchange. Only what must be zero is cleared: heads and limits are large."""
+    cdef exchange *e = c.free_exchanges
+    if e is not NULL:
+        c.free_exchanges = e.next
+    else:
+        e = <exchange *>calloc(1, sizeof(exchange))
+        if e is NULL:
+            return NULL
+        fg_poison(e, sizeof(exchange))
+    fg_clear(e, <size_t>(<char *>&e.took - <char *>e))
+    fg_clear(&e.main, <size_t>(<char *>&e.main.resp - <char *>&e.main))
+    e.consumer.id_len = 0
+    e.consumer.plan_len = 0
+    e.consumer.name_len = 0
+    e.consumer.plan = NONE32
+    e.consumer.account_slot = NONE32
+    e.consumer.spending = 0
+    e.calls = NULL
+    e.relaying = NULL
+    e.match.allowed = 0
+    e.owner = c
+    head_reset(&e.req)
+    c.n_exchanges += 1
+    return e
+
+
+cdef void call_free(core *c, call *k) noexcept nogil:
+    """A call that a handler made, and that is over."""
+    if k.py_request is not NULL:
+        buf_return(&c.loop.bufs, k.py_request)
+    if k.py_head is not NULL:
+        buf_return(&c.loop.bufs, k.py_head)
+    c.n_calls -= 1
+    free(k)
+
+
+cdef void exchange_free(core *c, exchange *e) noexcept nogil:
+    cdef call *k
+    if e.headbuf is not NULL:
+        buf_return(&c.loop.bufs, e.headbuf)
+        e.headbuf = NULL
+    if e.pathbuf is not NULL:
+        buf_return(&c.loop.bufs, e.pathbuf)
+        e.pathbuf = NULL
+    if e.body is not NULL:
+        buf_return(&c.loop.bufs, e.body)
+        e.body = NULL
+    if e.extra is not NULL:
+        buf_return(&c.loop.bufs, e.extra)
+        e.extra = NULL
+    while e.calls is not NULL:
+        k = e.calls
+        e.calls = k.next
+        call_free(c, k)
+    c.n_exchanges -= 1
+    if not FG_KEEPS:
+        free(e)
+        return
+    fg_poison(e, sizeof(exchange))
+    e.next = c.free_exchanges
+    c.free_exchanges = e
+
+
+# ---- reading --------------------------------------------------------------------------------
+
+cdef void down_data(conn *x, ssize_t n) noexcept nogil:
+    cdef downstream *d = <downstream *>x
+    cdef core *c = core_of(&d.io)
+    if d.state == DOWN_IDLE or d.state == DOWN_HEAD:
+        if n <= 0:
+            down_close(d)
+        else:
+            read_head(c, d)
+    elif d.state == DOWN_LINGER:
+        if n > 0 and d.io.inb is not NULL:
+            d.lingered += buf_len(d.io.inb)
+            buf_return(&c.loop.bufs, d.io.inb)
+            d.io.inb = NULL
+        if n <= 0 or d.lingered > LINGER_BYTES:
+            down_close(d)
+    elif d.ex is NULL:
+        down_close(d)
+    elif d.state == DOWN_BUSY:
+        if n <= 0:
+            c.sink.gone(d.ex)            # in the midst of its body
+        elif body_slow(c, d):
+            c.sink.late(d.ex)
+        else:
+            down_deadline(c, d)
+            c.sink.body(d.ex)
+    elif d.state == DOWN_TUNNEL:
+        if n >= 0:
+            c.sink.body(d.ex)
+        else:
+            c.sink.gone(d.ex)
+
+
+cdef void read_head(core *c, downstream *d) noexcept nogil:
+    cdef exchange *e = d.ex
+    cdef buf *b = d.io.inb
+    cdef buf *larger
+    cdef int size
+    cdef uint32_t length
+    if b is NULL:
+        return
+    if e is NULL:
+        e = exchange_new(c)
+        if e is NULL:
+            down_close(d)
+            return
+        e.down = d
+        d.ex = e
+        if d.requests != 0:
+            c.n_waiting -= 1
+        d.state = DOWN_HEAD
+        d.head_started = c.loop.now           # when its bytes were there, not when their turn came
+    e.base = buf_head(b)
+    if parse_request_line(&e.req, e.base, buf_len(b), &c.request_caps) > 0:
+        c.sink.line(e)
+    size = parse_request(&e.req, e.base, buf_len(b), &c.request_caps)
+    if size == 0:
+        down_deadline(c, d)
+        if buf_room(b) == 0:
+            # Pipelined before it, or a head longer than a small buffer: make room.
+            length = buf_len(b)
+            if b.start > HEADROOM:
+                memmove(buf_data(b) + HEADROOM, buf_head(b), length)
+                b.start = HEADROOM
+                b.end = HEADROOM + length
+            else:
+                larger = buf_borrow(&c.loop.bufs, <size_t>c.request_caps.head + 4096)
+                if larger is NULL:
+                    down_close(d)
+                    return
+                memcpy(buf_head(larger), buf_head(b), length)
+                larger.end = larger.start + length
+                buf_return(&c.loop.bufs, b)
+                d.io.inb = larger
+        return
+    d.requests += 1
+    d.state = DOWN_BUSY
+    e.headbuf = b
+    d.io.inb = NULL
+    conn_read_stop(&d.io)
+    timer_set(&c.loop, &d.io, 0)
+    d.out.look_ns = 0
+    if size < 0:
+        c.counters.parse_errors += 1
+        c.sink.head_bad(e, -size)
+        return
+    b.start += <uint32_t>size
+    c.sink.head(e)
+
+
+cdef buf *down_body(downstream *d, exchange *e) noexcept nogil:
+    if e.headbuf is not NULL and e.headbuf.start != e.headbuf.end:
+        return e.headbuf
+    if d.io.inb is not NULL and d.io.inb.start != d.io.inb.end:
+        return d.io.inb
+    return NULL
+
+
+cdef void down_read(downstream *d, int on) noexcept nogil:
+    cdef core *c = core_of(&d.io)
+    if on:
+        if not conn_reading(&d.io):
+            d.ex.asked_ns = c.loop.now
+            conn_read_start(&d.io)
+            down_deadline(c, d)
+        if down_body(d, d.ex) is not NULL:
+            conn_again(&d.io)
+    elif conn_reading(&d.io):
+        body_slow(c, d)                  # its time stops: now it is the upstream that is waited for
+        d.ex.asked_ns = 0
+        conn_read_stop(&d.io)
+        down_deadline(c, d)
+
+
+cdef int body_slow(core *c, downstream *d) noexcept nogil:
+    """Whether the client sends below the minimum rate. Only the time counts in which it was waited for.
+
+    A byte is worth the time that it may take at that rate, so that fast pieces pay for pauses; but
+    never for more than one pause of the full length between two pieces, or a large body would buy
+    hours at a byte a second.
+    """
+    cdef exchange *e = d.ex
+    cdef const snapshot_header *s = c.ref.snap
+    cdef uint64_t seen = e.bytes_in, took
+    cdef int64_t most
+    if e.asked_ns == 0 or d.state != DOWN_BUSY or s.min_rate == 0:
+        return 0
+    if d.io.inb is not NULL:
+        seen += buf_len(d.io.inb)
+    took = c.loop.now - e.asked_ns if c.loop.now > e.asked_ns else 0
+    e.asked_ns = c.loop.now
+    e.asked_for_ns += took
+    e.body_credit += <int64_t>((seen - e.body_seen) * 1000000000 // s.min_rate) - <int64_t>took
+    e.body_seen = seen
+    most = <int64_t>s.body_ms * 1000000
+    if most < SHOWN_NS:
+        most = SHOWN_NS
+    if e.body_credit > most:
+        e.body_credit = most
+    return e.body_credit < 0 and e.asked_for_ns >= <uint64_t>SHOWN_NS
+
+
+cdef void down_hup(conn *x) noexcept nogil:
+    """The client closed its side while nobody reads from it, or the connection is dead."""
+    cdef downstream *d = <downstream *>x
+    cdef core *c = core_of(&d.io)
+    if (d.state != DOWN_BUSY and d.state != DOWN_TUNNEL) or d.ex is NULL:
+        return
+    if conn_dead(&d.io) or (d.state == DOWN_BUSY and not c.ref.snap.flags & HALF_CLOSE):
+        c.sink.gone(d.ex)
+    elif d.state == DOWN_BUSY and not d.half_closed:
+        d.half_closed = 1
+        # It may wait for its answer, or be gone: the kernel finds out once its own has forgotten it.
+        conn_probe(&d.io)
+
+
+# ---- writing --------------------------------------------------------------------------------
+
+cdef void down_send(downstream *d, buf *b) noexcept nogil:
+    conn_queue(&d.io, b)
+
+
+cdef int down_flush(downstream *d) noexcept nogil:
+    cdef core *c = core_of(&d.io)
+    cdef int done = conn_flush(&d.io)
+    if done == 0 and conn_blocked(&d.io):
+        if d.out.look_ns == 0:
+            delivery_watch(&c.loop, &d.out, c.ref.snap.write_ms)
+            down_deadline(c, d)
+    elif d.out.look_ns != 0:
+        d.out.look_ns = 0
+        down_deadline(c, d)
+    return done
+
+
+cdef void down_progress(conn *x) noexcept nogil:
+    """A slow reader took some of what is queued, not all."""
+    cdef downstream *d = <downstream *>x
+    unread(core_of(&d.io), d)
+
+
+cdef void down_drained(conn *x) noexcept nogil:
+    cdef downstream *d = <downstream *>x
+    cdef core *c = core_of(&d.io)
+    d.out.look_ns = 0
+    if d.ex is not NULL and (d.state == DOWN_BUSY or d.state == DOWN_TUNNEL):
+        down_deadline(c, d)
+        c.sink.drained(d.ex)
+
+
+# ---- time ---------------------------------------------------------------------------------------
+
+cdef void down_deadline(core *c, downstream *d) noexcept nogil:
+    """The table at the head of this file."""
+    cdef const snapshot_header *s = c.ref.snap
+    cdef uint64_t at = 0
+    if d.state == DOWN_IDLE:
+        if d.out.look_ns:
+            at = d.out.look_ns
+        else:
+            at = c.loop.now + <uint64_t>(s.idle_ms if d.requests else s.head_ms) * 1000000
+    elif d.state == DOWN_HEAD:
+        at = d.head_started + <uint64_t>s.head_ms * 1000000
+    elif d.state == DOWN_BUSY or d.state == DOWN_TUNNEL:
+        if conn_blocked(&d.io):
+            at = d.out.look_ns
+        elif d.state == DOWN_TUNNEL:
+            at = 0
+        elif conn_reading(&d.io):
+            at = c.loop.now + <uint64_t>s.body_ms * 1000000
+        elif d.ex is not NULL and d.ex.answer_by and not d.ex.flags & EX_RESPONSE_STARTED:
+            at = d.ex.answer_by
+    elif d.state == DOWN_LINGER:
+        at = c.loop.now + LINGER_NS
+    timer_set(&c.loop, &d.io, at)
+
+
+cdef void down_timeout(downstream *d) noexcept nogil:
+    cdef core *c = core_of(&d.io)
+    if d.state == DOWN_IDLE and d.requests:
+        unread(c, d)
+    elif d.ex is NULL:
+        down_close(d)                    # it never asked, or lingers
+    elif d.state == DOWN_HEAD:
+        # Some of a head is here: the client is told. It can be read even if it goes on sending.
+        d.state = DOWN_BUSY
+        conn_read_stop(&d.io)
+        d.ex.headbuf = d.io.inb
+        d.io.inb = NULL
+        d.ex.req.nfields = 0
+        c.sink.head_bad(d.ex, REQUEST_TIMEOUT)
+    elif d.state == DOWN_BUSY or d.state == DOWN_TUNNEL:
+        if conn_blocked(&d.io):
+            unread(c, d)
+        else:
+            c.sink.late(d.ex)
+    else:
+        down_close(d)
+
+
+cdef void unread(core *c, downstream *d) noexcept nogil:
+    """A look at a client that has not read all of its answer: more time for it, or a reset."""
+    cdef uint32_t ms = c.ref.snap.write_ms
+    cdef int watched = d.out.look_ns != 0
+    cdef int taking = delivery_look(&c.loop, &d.io, &d.out, ms)
+    if d.state == DOWN_IDLE:
+        if taking == TAKEN_ALL and not watched:
+            down_close(d)                # idle for as long as it may be
+            return
+        if taking != TAKES_NOTHING:
+            down_deadline(c, d)
+            return
+        conn_resets(&d.io, 1)
+        down_close(d)
+    elif d.ex is not NULL and (d.state == DOWN_BUSY or d.state == DOWN_TUNNEL):
+        if taking == TAKES_NOTHING or delivery_below(&c.loop, &d.out, c.ref.snap.min_rate):
+            conn_resets(&d.io, 1)
+            c.sink.unread(d.ex)
+        else:
+            down_deadline(c, d)
+
+
+# ---- ending -------------------------------------------------------------------------------------
+
+cdef void down_next(downstream *d, exchange *e) noexcept nogil:
+    cdef core *c = core_of(&d.io)
+    cdef buf *rest = e.headbuf
+    d.ex = NULL
+    d.state = DOWN_IDLE
+    c.n_waiting += 1
+    if rest is not NULL and rest.start != rest.end:
+        e.headbuf = NULL
+        if d.io.inb is not NULL:
+            buf_return(&c.loop.bufs, d.io.inb)
+        d.io.inb = rest
+    exchange_free(c, e)
+    if d.io.inb is not NULL and d.io.inb.start == d.io.inb.end:
+        buf_return(&c.loop.bufs, d.io.inb)
+        d.io.inb = NULL
+    conn_expect_little(&d.io)
+    down_deadline(c, d)
+    conn_read_start(&d.io)
+    if d.io.inb is not NULL:
+        conn_again(&d.io)
+
+
+cdef void down_close(downstream *d) noexcept nogil:
+    cdef core *c = core_of(&d.io)
+    cdef uint32_t ms
+    if d.state == DOWN_CLOSED:
+        return
+    if d.state == DOWN_IDLE and d.requests != 0:
+        c.n_waiting -= 1
+    d.state = DOWN_CLOSED
+    if conn_unsent(&d.io):
+        # The kernel sends on what is left of the last answer, but not for ever.
+        ms = c.ref.snap.write_ms
+        conn_give_up_after(&d.io, ms)
+    if d.ex is not NULL:
+        exchange_free(c, d.ex)
+        d.ex = NULL
+    conn_close(&d.io)
+    if c.unpin_at is d:
+        c.unpin_at = d.next
+    if d.prev is not NULL:
+        d.prev.next = d.next
+    else:
+        c.downs = d.next
+    if d.next is not NULL:
+        d.next.prev = d.prev
+    d.next = NULL
+    d.prev = NULL
+    c.n_downs -= 1
+    c.counters.closed += 1
+    d.io.timer_next = c.loop.graveyard
+    c.loop.graveyard = &d.io
+
+
+cdef void down_linger(downstream *d) noexcept nogil:
+    """All of the answer is in the kernel. Closing with unread input would reset the
+    connection and could destroy the answer on its way, so: half-close, read off, close."""
+    cdef core *c = core_of(&d.io)
+    if d.ex is not NULL:
+        exchange_free(c, d.ex)
+        d.ex = NULL
+    if d.io.inb is not NULL:
+        buf_return(&c.loop.bufs, d.io.inb)
+        d.io.inb = NULL
+    d.state = DOWN_LINGER
+    conn_read_stop(&d.io)           # what was to be looked at again is gone
+    if conn_finish(&d.io) != 0:
+        down_close(d)
+        return
+    down_deadline(c, d)
+    conn_read_start(&d.io)

@@ -1,0 +1,93 @@
+"""connection: one peer's socket, and the loop that it belongs to, as `io` knows them.
+
+    event_loop ──┬── ready list: connections with work that no epoll event will announce
+                 ├── wheel: connections by deadline
+                 └── graveyard: connections closed in this round
+    conn         first member of what knows more of the peer (downstream, upstream)
+
+Only struct definitions stand here. Who may change what: `transport` and `poller` the flags and
+queues, `timer` the wheel's links. Everybody else asks `transport`.
+"""
+from libc.stdint cimport uint8_t, uint16_t, uint64_t
+
+from fastgate._core.platform.buffer cimport buf, buffers
+
+cdef enum:
+    WHEEL_SLOTS = 4096
+    WHEEL_TICK_NS = 16777216  # 2^24 ns, about 17 ms
+
+cdef enum ConnKind:
+    KIND_LISTENER = 1
+    KIND_DOWN = 2
+    KIND_UP = 3
+    KIND_TIMER = 4
+    KINDS = 5
+
+cdef enum IoFlag:
+    IO_READABLE = 1           # the kernel may hold bytes for us: an edge not used up yet
+    IO_READING = 2            # the owner wants bytes
+    IO_BLOCKED = 4            # a write fell short; EPOLLOUT will tell
+    IO_HUP = 8                # the peer sends no more after what is readable
+    IO_ERROR = 16             # a read or a write failed, or the kernel says that the connection is dead
+    IO_CONNECTING = 32
+    IO_CLOSED = 64
+    IO_READY = 128            # stands in the ready list
+    IO_EOF = 256              # recv said 0
+    IO_BULK = 512             # reads have filled buffers: use large ones
+    IO_AGAIN = 1024           # the data sink is to be called for what inb already holds
+    IO_SHUT = 2048            # our side is closed: we send no more
+
+cdef struct event_loop
+cdef struct conn
+
+# Whether a peer takes what it is sent, looked at from time to time: see delivery.pyx.
+cdef struct delivery:
+    uint64_t look_ns          # when to look next; 0: it is not watched
+    uint64_t moved_ns         # when the peer was last seen to have taken something
+    uint64_t first_ns         # the first look; 0: there was none yet
+    uint64_t first            # bytes that it had taken then
+    uint64_t last             # and at the last look
+
+cdef struct conn:
+    int fd
+    uint8_t kind              # ConnKind
+    uint8_t reserved
+    uint16_t io               # IoFlag
+    event_loop *loop
+    conn *ready_next
+    conn *timer_prev
+    conn *timer_next
+    uint64_t deadline         # CLOCK_MONOTONIC ns; 0: none
+    uint64_t tick             # wheel tick it stands in; 0: not in the wheel
+    uint64_t out_bytes        # queued, not yet taken by the kernel
+    uint64_t out_taken        # taken by the kernel, in all
+    buf *inb                  # borrowed while bytes are unread
+    buf *out_head
+    buf *out_tail
+
+# What the loop calls when something happened; filled in once, by engine.
+cdef struct conn_events:
+    void (*data)(conn *x, ssize_t n) noexcept nogil       # n > 0: bytes in inb; 0: end; < 0: -errno
+    void (*drained)(conn *x) noexcept nogil               # the output queue is empty again
+    void (*progress)(conn *x) noexcept nogil              # some of it went, not all
+    void (*hup)(conn *x) noexcept nogil                   # the peer closed, or it is dead, while nobody reads
+    void (*connected)(conn *x, int error) noexcept nogil
+
+cdef struct wheel:
+    conn *slots[WHEEL_SLOTS]
+    uint64_t bitmap[64]       # WHEEL_SLOTS / 64
+    uint64_t tick             # the last tick that was processed
+    uint64_t armed_tick       # the timerfd is set for this; not after tick: not set
+    uint64_t sooner           # something was put into a slot before armed_tick
+
+cdef struct event_loop:
+    int epfd
+    int timerfd
+    uint64_t now              # CLOCK_MONOTONIC ns, read once a round
+    buffers bufs
+    wheel *timers
+    conn *ready_head
+    conn *ready_tail
+    conn *graveyard           # closed in this round; freed after it
+    void (*accepted)(conn *listener) noexcept nogil
+    conn_events on[KINDS]     # by ConnKind

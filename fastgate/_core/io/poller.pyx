@@ -1,0 +1,179 @@
+"""poller: epoll, edge-triggered, one registration per socket for its whole life.
+
+A socket is added once with EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET and never modified.
+What an edge said is remembered in `conn.io`, and used up by reads and writes: see transport.pyx.
+
+A closed connection's memory stays until the round is over (graveyard): later events of the
+same round may still point at it, and see IO_CLOSED.
+"""
+from libc.stdint cimport uint64_t
+
+from fastgate._core.io.connection cimport (
+    IO_AGAIN, IO_BLOCKED, IO_CLOSED, IO_CONNECTING, IO_ERROR, IO_HUP, IO_READABLE, IO_READING,
+    IO_READY, IO_SHUT, KIND_DOWN, KIND_LISTENER, KIND_TIMER)
+from fastgate._core.io.transport cimport conn_flush, conn_ready, conn_recv
+from fastgate._core.platform.sys cimport (
+    AF_UNIX, EAGAIN, EINPROGRESS, EPOLLERR, EPOLLET, EPOLLEXCLUSIVE, EPOLLHUP, EPOLLIN, EPOLLOUT,
+    EPOLLRDHUP, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, IPPROTO_TCP, SOCK_CLOEXEC, SOCK_NONBLOCK,
+    SOCK_STREAM, SOL_SOCKET, SO_ERROR, TCP_NODELAY, close, connect, epoll_create1, epoll_ctl,
+    epoll_event, epoll_wait, errno, getsockopt, monotonic_ns, read, setsockopt, sockaddr, socket,
+    socklen_t)
+
+cdef enum:
+    BATCH = 256               # events taken at once
+
+
+cdef int poller_init(event_loop *l) noexcept nogil:
+    l.epfd = epoll_create1(EPOLL_CLOEXEC)
+    if l.epfd < 0:
+        return -errno
+    return 0
+
+
+cdef void poller_free(event_loop *l) noexcept nogil:
+    if l.epfd >= 0:
+        close(l.epfd)
+        l.epfd = -1
+
+
+cdef int poller_add(event_loop *l, conn *x) noexcept nogil:
+    cdef epoll_event event
+    event.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET
+    event.data.ptr = x
+    if epoll_ctl(l.epfd, EPOLL_CTL_ADD, x.fd, &event) != 0:
+        return -errno
+    return 0
+
+
+cdef int poller_add_listener(event_loop *l, conn *x) noexcept nogil:
+    cdef epoll_event event
+    # Level-triggered: what one turn did not accept is announced again. EXCLUSIVE, because
+    # a unix listener is one socket that all workers wait for.
+    event.events = EPOLLIN
+    if x.kind == KIND_LISTENER:
+        event.events |= EPOLLEXCLUSIVE
+    event.data.ptr = x
+    if epoll_ctl(l.epfd, EPOLL_CTL_ADD, x.fd, &event) != 0:
+        return -errno
+    return 0
+
+
+cdef void poller_remove(event_loop *l, conn *x) noexcept nogil:
+    epoll_ctl(l.epfd, EPOLL_CTL_DEL, x.fd, NULL)
+
+
+cdef int poller_connect(event_loop *l, conn *x, const void *addr, uint32_t length) noexcept nogil:
+    cdef int one = 1, result
+    cdef const sockaddr *sa = <const sockaddr *>addr
+    x.fd = socket(sa.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
+    if x.fd < 0:
+        return -errno
+    if sa.sa_family != AF_UNIX:
+        setsockopt(x.fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
+    if connect(x.fd, sa, length) == 0:
+        result = 1
+    elif errno == EINPROGRESS:
+        result = 0
+        x.io |= IO_CONNECTING
+    else:
+        return -errno                    # a unix socket's full backlog comes here as EAGAIN
+    one = poller_add(l, x)
+    return one if one < 0 else result
+
+
+cdef void connected(event_loop *l, conn *x) noexcept nogil:
+    cdef int error = 0
+    cdef socklen_t length = sizeof(error)
+    x.io &= ~IO_CONNECTING
+    if getsockopt(x.fd, SOL_SOCKET, SO_ERROR, &error, &length) != 0:
+        error = errno
+    l.on[x.kind].connected(x, error)
+
+
+cdef void readable(event_loop *l, conn *x) noexcept nogil:
+    """Use up an edge: one read, one call of the sink; more from the ready list."""
+    cdef ssize_t n
+    if x.io & IO_AGAIN:
+        return                           # what is here comes first; IO_READABLE stays
+    n = conn_recv(x)
+    if n == -EAGAIN:
+        return
+    l.on[x.kind].data(x, n)
+    if not x.io & IO_CLOSED and x.io & IO_READABLE and x.io & IO_READING:
+        conn_ready(x)
+
+
+cdef void drained(event_loop *l, conn *x) noexcept nogil:
+    cdef int done
+    x.io &= ~IO_BLOCKED
+    if x.out_head is NULL:
+        return
+    done = conn_flush(x)
+    if done == 0:
+        l.on[x.kind].progress(x)
+    elif done < 0 and x.kind == KIND_DOWN:
+        l.on[x.kind].hup(x)
+    else:
+        l.on[x.kind].drained(x)
+
+
+cdef void dispatch(event_loop *l, conn *x, uint32_t events) noexcept nogil:
+    cdef uint64_t expirations
+    if x.io & IO_CLOSED:
+        return
+    if x.kind == KIND_LISTENER:
+        l.accepted(x)
+        return
+    if x.kind == KIND_TIMER:
+        read(x.fd, &expirations, sizeof(expirations))
+        return
+    if events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR):
+        x.io |= IO_READABLE
+        if events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
+            x.io |= IO_HUP
+        if events & EPOLLERR or (events & EPOLLHUP and not x.io & IO_SHUT):
+            x.io |= IO_ERROR             # not one side closed, nor one after the other: it is dead
+    if x.io & IO_CONNECTING:
+        if events & (EPOLLOUT | EPOLLHUP | EPOLLERR):
+            connected(l, x)
+        return
+    if events & EPOLLOUT and x.io & IO_BLOCKED:
+        drained(l, x)
+        if x.io & IO_CLOSED:
+            return
+    if x.io & IO_READABLE:
+        if x.io & IO_READING:
+            readable(l, x)
+        elif x.io & IO_HUP and x.kind == KIND_DOWN:
+            l.on[x.kind].hup(x)
+
+
+cdef int poller_round(event_loop *l) noexcept nogil:
+    cdef epoll_event events[BATCH]
+    cdef conn *x
+    cdef conn *last
+    cdef int i, n = epoll_wait(l.epfd, events, BATCH, 0)
+    l.now = monotonic_ns()
+    for i in range(n):
+        dispatch(l, <conn *>events[i].data.ptr, events[i].events)
+    # Work off what stands in the ready list now; what is added meanwhile waits for the next round.
+    last = l.ready_tail
+    while l.ready_head is not NULL and last is not NULL:
+        x = l.ready_head
+        l.ready_head = x.ready_next
+        if l.ready_head is NULL:
+            l.ready_tail = NULL
+        x.ready_next = NULL
+        x.io &= ~IO_READY
+        if not x.io & IO_CLOSED:
+            if x.io & IO_AGAIN:
+                x.io &= ~IO_AGAIN
+                l.on[x.kind].data(x, 1)
+                if not x.io & IO_CLOSED and x.io & IO_READING and x.io & IO_READABLE:
+                    conn_ready(x)
+            elif x.io & IO_READING and x.io & IO_READABLE:
+                readable(l, x)
+            n += 1
+        if x is last:
+            break
+    return n

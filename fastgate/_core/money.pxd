@@ -1,1 +1,0 @@
-"""money: money under way, for Python: what workers held and took, and what control collects."""

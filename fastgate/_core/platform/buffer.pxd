@@ -1,0 +1,78 @@
+"""buffer: fixed-size I/O buffers, borrowed and returned; two size classes on free lists.
+
+    | buf header | headroom 32 | ... [start, end) unread ... | tailroom 8 |
+
+The headroom and the tailroom let a chunk's size line and its CRLF be written around bytes
+that are already there, so that relaying never copies a body.
+"""
+from libc.stdint cimport uint32_t, uint64_t
+
+from fastgate._core.platform.checks cimport FG_KEEPS, fg_poison
+
+cdef enum:
+    BUFFER_SMALL = 16384
+    BUFFER_LARGE = 65536
+    HEADROOM = 32
+    TAILROOM = 8
+    COLLECT_MOST = 1 << 30    # the most that is ever gathered in one buffer: a body for a handler
+    BUFFER_MOST = 0x7ffff000  # the most that one is made for: room to grow, and 32 bits suffice
+
+cdef struct buf:
+    buf *next                 # in a free list, or in a connection's output queue
+    uint32_t cap              # bytes of data[], rooms included
+    uint32_t start            # unread bytes: data[start:end]
+    uint32_t end
+    uint32_t reserved
+
+cdef struct buffers:
+    buf *small
+    buf *large
+    uint32_t small_free
+    uint32_t large_free
+    uint32_t keep_small       # how many free ones are kept at most
+    uint32_t keep_large
+    uint64_t alive            # borrowed now
+
+cdef void buffers_init(buffers *b, uint32_t keep_small, uint32_t keep_large) noexcept nogil
+cdef void buffers_free(buffers *b) noexcept nogil
+cdef buf *buf_alloc(buffers *b, size_t size) noexcept nogil
+cdef void buf_trim(buffers *b) noexcept nogil
+    # give free buffers back to the system
+
+cdef inline char *buf_data(buf *b) noexcept nogil:
+    return <char *>b + sizeof(buf)
+
+cdef inline char *buf_head(buf *b) noexcept nogil:
+    return <char *>b + sizeof(buf) + b.start
+
+cdef inline uint32_t buf_len(const buf *b) noexcept nogil:
+    return b.end - b.start
+
+cdef inline uint32_t buf_room(const buf *b) noexcept nogil:
+    return b.cap - TAILROOM - b.end
+
+cdef inline buf *buf_borrow(buffers *b, size_t size) noexcept nogil:
+    """A buffer with room for `size` bytes (larger than BUFFER_LARGE: made for it). NULL: no memory,
+    or more than BUFFER_MOST. Sums of sizes are made in size_t, so that they are refused, not wrapped."""
+    cdef buf *r = b.small
+    if r is not NULL and size <= BUFFER_SMALL - HEADROOM - TAILROOM:
+        b.small = r.next
+        b.small_free -= 1
+        b.alive += 1
+        r.next = NULL
+        r.start = HEADROOM
+        r.end = HEADROOM
+        return r
+    return buf_alloc(b, size)
+
+cdef void buf_return_other(buffers *b, buf *r) noexcept nogil
+
+cdef inline void buf_return(buffers *b, buf *r) noexcept nogil:
+    if FG_KEEPS and r.cap == BUFFER_SMALL and b.small_free < b.keep_small:
+        fg_poison(buf_data(r), r.cap)
+        r.next = b.small
+        b.small = r
+        b.small_free += 1
+        b.alive -= 1
+    else:
+        buf_return_other(b, r)

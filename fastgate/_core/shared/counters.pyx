@@ -1,0 +1,364 @@
+"""counters: what each worker counts, and one quick way to read all of it.
+
+    a worker's counter area                       one route_counters row
+    +----------------------------+ counters_at    +--------------------------------+
+    | worker_counters            |                | outcomes[0..63]   by status    |
+    +----------------------------+                | outcomes[64..127] by reason    |
+    | route row 0                |                | gateway, total, upstream       |
+    | route row 1                |                | bytes_in, bytes_out            |
+    | ...                        |                +--------------------------------+
+    | route row route_rows - 1   |  "other": routes without a row, requests without a route
+    +----------------------------+
+
+Every word has one writer, its worker, which adds with a plain load and store: no bus lock, no
+shared line, and a reader never sees half a word. The area lives in the segment, not in the
+worker, so the counts of a killed worker stay and its successor adds to them: nothing that is
+exported ever runs backwards. A request is counted in several words; a scrape in between may
+see some of them one behind the others, never wrong for longer than that.
+
+Rows are allotted from 0 upwards, so `rows_used` (the highest row touched, plus one) bounds what
+a scrape has to read; it also keeps the scrape from touching, and by that from allocating,
+shared memory that no worker ever used.
+
+**Outcomes.** An exchange without a Reason is counted by its status: the common statuses have
+a slot each, the rest share one slot a class ("2xx"), and what is no status is "other". One with
+a Reason is counted by the reason alone, which implies the status. Slot numbers never change
+while a segment lives, also under newer code: reasons map by fixed ranges, statuses are
+appended.
+
+**Histograms.** Bucket i counts durations below 16 us * 2^i: its number is the bit length of
+the duration in units of 16 us. Powers of two lose less than people expect: quantiles are
+interpolated, and latency is read by its order of magnitude.
+"""
+from libc.stdint cimport uint8_t
+from libc.string cimport memset
+
+from fastgate._core.platform.atomics cimport fg_load
+from fastgate._core.reason cimport REASON_COUNT
+from fastgate._core.shared.segment cimport Segment
+from fastgate._core.shared.layout cimport BUCKETS, OUTCOMES, worker_row
+
+cdef enum:
+    STATUS_SLOTS = 64
+    REASON_SLOT_OTHER = 127
+    STATUS_END = 600
+    BUCKET_UNIT_NS = 16000
+    ROUTE_WORDS = sizeof(route_counters) // 8
+
+# Slot 0 is "other", 1 to 5 the classes 1xx to 5xx, then these in order. Append only.
+STATUSES = (
+    101, 200, 201, 202, 204, 206, 207, 301, 302, 303, 304, 307, 308, 400, 401, 402, 403, 404,
+    405, 406, 408, 409, 410, 411, 412, 413, 414, 415, 416, 417, 418, 421, 422, 423, 424, 425,
+    426, 428, 429, 431, 451, 500, 501, 502, 503, 504, 505, 507, 508, 511, 499, 203, 205, 300,
+    100, 103, 226, 529,
+)
+# First and last reason of a range; slots follow one another from 64 on, and all are given away. What
+# is added takes the place of a number that no reason has, as 103 did of 65: then no slot moves.
+REASON_RANGES = (
+    (1, 6), (10, 15), (20, 29), (40, 45), (50, 59), (60, 64), (103, 103), (70, 75), (80, 89), (100, 102),
+)
+
+cdef uint8_t STATUS_SLOT[STATUS_END]
+cdef uint8_t REASON_SLOT[REASON_COUNT]
+SLOT_LABELS = []        # outcome slot → (status text, reason number)
+
+
+cdef _fill():
+    cdef int status, slot
+    labels = [("other", 0)] + [(f"{c}xx", 0) for c in range(1, 6)]
+    for status in range(STATUS_END):
+        STATUS_SLOT[status] = <uint8_t>(status // 100)
+    for code in STATUSES:
+        STATUS_SLOT[<int>code] = <uint8_t>len(labels)
+        labels.append((str(code), 0))
+    if len(labels) > STATUS_SLOTS:
+        raise AssertionError("more statuses than slots")
+    labels += [("other", 0)] * (STATUS_SLOTS - len(labels))
+    memset(REASON_SLOT, REASON_SLOT_OTHER, sizeof(REASON_SLOT))
+    for first, last in REASON_RANGES:
+        for number in range(first, last + 1):
+            REASON_SLOT[<int>number] = <uint8_t>len(labels)
+            labels.append(("", number))
+    if len(labels) > REASON_SLOT_OTHER:
+        raise AssertionError("more reasons than slots")
+    labels += [("", -1)] * (OUTCOMES - len(labels))
+    SLOT_LABELS.extend(labels)
+
+
+_fill()
+
+
+# ---- the writing side -----------------------------------------------------------------
+
+cdef worker_counters *counters_worker(segment_header *s, uint32_t worker) noexcept nogil:
+    cdef char *area = <char *>s + s.per_worker_off + worker * s.per_worker_size
+    return <worker_counters *>(area + s.counters_at)
+
+
+cdef route_counters *counters_route(segment_header *s, uint32_t worker, uint32_t slot) noexcept nogil:
+    cdef worker_counters *w = counters_worker(s, worker)
+    cdef route_counters *rows = <route_counters *>(w + 1)
+    cdef uint64_t other = s.route_rows - 1
+    if slot >= other:
+        return rows + other
+    if slot >= w.rows_used:
+        fg_count(&w.rows_used, slot + 1 - w.rows_used)
+    return rows + slot
+
+
+cdef void count_outcome(route_counters *r, uint32_t status, uint32_t reason) noexcept nogil:
+    cdef uint32_t slot
+    if reason != 0:
+        slot = REASON_SLOT[reason] if reason < REASON_COUNT else REASON_SLOT_OTHER
+    else:
+        slot = STATUS_SLOT[status] if status < STATUS_END else 0
+    fg_count(&r.outcomes[slot], 1)
+
+
+cdef void observe(histogram *h, uint64_t ns) noexcept nogil:
+    cdef uint32_t bucket = fg_bit_length(ns // BUCKET_UNIT_NS)
+    if bucket > BUCKETS - 1:
+        bucket = BUCKETS - 1
+    fg_count(&h.buckets[bucket], 1)
+    fg_count(&h.sum_ns, ns)
+    fg_count(&h.count, 1)
+
+
+# ---- the reading side -----------------------------------------------------------------
+
+cdef class Histogram:
+    """Durations, counted by size. `buckets[i]` holds those below 16 µs * 2**i, the last the rest.
+
+    `count` is the sum of the buckets as they were read; `sum_ns` the sum of the durations.
+    """
+
+    cdef readonly tuple buckets
+    cdef readonly object sum_ns
+    cdef readonly object count
+
+
+cdef class RouteCounts:
+    """One route's counts, over all workers.
+
+    `outcomes`: (status, reason, count) for each that occurred. Without a reason (0), status
+    is a number, a class ("2xx") or "other". With one, status is "" and follows from the reason;
+    -1 is any reason newer than this code.
+    """
+
+    cdef readonly object slot          # None: the row of everything that has no other
+    cdef readonly tuple outcomes
+    cdef readonly Histogram gateway
+    cdef readonly Histogram total
+    cdef readonly Histogram upstream
+    cdef readonly object bytes_in
+    cdef readonly object bytes_out
+
+
+cdef class CountersSnapshot:
+    """What all workers have counted and how they stand, read once.
+
+    `workers`: a dict for each worker: its counters (the fields of worker_counters) and its
+    row in the segment (pid, generation, heartbeat_ns, connections, in_flight, upstream_idle,
+    upcalls_now, streams_now, starts, state, credentials_epoch). `routes`: the rows in which anything was counted, in the
+    order of their slots; the row "other" comes last, with slot None.
+    `generation`: the newest published one. `draining`: 1 while the gateway goes down.
+    """
+
+    cdef readonly list workers
+    cdef readonly list routes
+    cdef readonly Histogram upcall_lag
+    cdef readonly object generation
+    cdef readonly object draining
+
+
+cdef void _add(uint64_t *sums, const uint64_t *words, uint32_t n) noexcept nogil:
+    cdef uint32_t i
+    for i in range(n):
+        sums[i] += words[i]
+
+
+cdef bint _sum_row(segment_header *s, uint64_t row, route_counters *out) noexcept nogil:
+    """The row summed over the workers that may have used it; 0: nothing was counted."""
+    cdef uint32_t worker
+    cdef worker_counters *w
+    cdef route_counters *rows
+    cdef uint64_t any_word = 0
+    cdef uint64_t *words = <uint64_t *>out
+    cdef uint32_t i
+    memset(out, 0, sizeof(route_counters))
+    for worker in range(s.workers):
+        w = counters_worker(s, worker)
+        if row < fg_load(&w.rows_used) or row == s.route_rows - 1:
+            rows = <route_counters *>(w + 1)
+            _add(words, <uint64_t *>(rows + row), ROUTE_WORDS)
+    for i in range(ROUTE_WORDS):
+        any_word |= words[i]
+    return any_word != 0
+
+
+cdef Histogram _histogram(const histogram *h):
+    cdef Histogram out = Histogram.__new__(Histogram)
+    buckets = [h.buckets[i] for i in range(BUCKETS)]
+    out.buckets = tuple(buckets)
+    out.sum_ns = h.sum_ns
+    out.count = sum(buckets)
+    return out
+
+
+cdef RouteCounts _route(object slot, const route_counters *r):
+    cdef RouteCounts out = RouteCounts.__new__(RouteCounts)
+    cdef uint32_t i
+    outcomes = []
+    for i in range(OUTCOMES):
+        if r.outcomes[i]:
+            status, reason = SLOT_LABELS[i]
+            outcomes.append((status, reason, r.outcomes[i]))
+    out.slot = slot
+    out.outcomes = tuple(outcomes)
+    out.gateway = _histogram(&r.gateway)
+    out.total = _histogram(&r.total)
+    out.upstream = _histogram(&r.upstream)
+    out.bytes_in = r.bytes_in
+    out.bytes_out = r.bytes_out
+    return out
+
+
+cdef dict _worker(const worker_counters *c, const worker_row *row):
+    return {
+        "accepted": c.accepted,
+        "closed": c.closed,
+        "requests": c.requests,
+        "refused": c.refused,
+        "upstream_connects": c.upstream_connects,
+        "upstream_connect_failures": c.upstream_connect_failures,
+        "upstream_reused": c.upstream_reused,
+        "retries": c.retries,
+        "limiter_allowed": c.limiter_allowed,
+        "limiter_refused": c.limiter_refused,
+        "quota_allowed": c.quota_allowed,
+        "quota_refused": c.quota_refused,
+        "concurrency_refused": c.concurrency_refused,
+        "ring_drops": c.ring_drops,
+        "upcalls": c.upcalls,
+        "upcalls_rejected": c.upcalls_rejected,
+        "parse_errors": c.parse_errors,
+        "tunnels": c.tunnels,
+        "polls": c.polls,
+        "ejections": c.ejections,
+        "beyond_micros": c.beyond_micros,
+        "streams": c.streams,
+        "streams_rejected": c.streams_rejected,
+        "pid": row.pid,
+        "generation": row.generation,
+        "heartbeat_ns": row.heartbeat_ns,
+        "connections": row.connections,
+        "in_flight": row.in_flight,
+        "upstream_idle": row.upstream_idle,
+        "upcalls_now": row.upcalls,
+        "streams_now": row.streams,
+        "starts": row.starts,
+        "state": row.state,
+        "credentials_epoch": row.credentials_epoch,
+    }
+
+
+def counters_snapshot(Segment segment not None) -> CountersSnapshot:
+    """Read all counters of all workers, summed by route. Takes time only for rows in use."""
+    cdef segment_header *s = segment.header
+    cdef CountersSnapshot out = CountersSnapshot.__new__(CountersSnapshot)
+    cdef worker_counters *w
+    cdef route_counters row
+    cdef histogram lag
+    cdef uint32_t worker
+    cdef uint64_t used = 0, slot
+    memset(&lag, 0, sizeof(lag))
+    out.workers = []
+    out.routes = []
+    for worker in range(s.workers):
+        w = counters_worker(s, worker)
+        used = max(used, fg_load(&w.rows_used))
+        _add(<uint64_t *>&lag, <uint64_t *>&w.upcall_lag, sizeof(histogram) // 8)
+        out.workers.append(_worker(w, segment.worker(worker)))
+    for slot in range(min(used, s.route_rows - 1)):
+        if _sum_row(s, slot, &row):
+            out.routes.append(_route(slot, &row))
+    if _sum_row(s, s.route_rows - 1, &row):
+        out.routes.append(_route(None, &row))
+    out.upcall_lag = _histogram(&lag)
+    out.generation = fg_load(&s.generation)
+    out.draining = fg_load(&s.draining)
+    return out
+
+
+# ---- the border for tests and tools ---------------------------------------------------
+
+cdef _check(Segment segment, uint32_t worker):
+    if worker >= segment.header.workers:
+        raise IndexError(f"worker {worker} of {segment.header.workers}")
+
+
+def count_request(Segment segment not None, uint32_t worker, uint32_t slot, uint32_t status, *,
+                  uint32_t reason=0, uint64_t gateway_ns=0, uint64_t total_ns=0,
+                  uint64_t upstream_ns=0, uint64_t bytes_in=0, uint64_t bytes_out=0) -> None:
+    """Count one request as a worker does. `upstream_ns` 0: no upstream took part."""
+    _check(segment, worker)
+    cdef route_counters *r = counters_route(segment.header, worker, slot)
+    count_outcome(r, status, reason)
+    observe(&r.gateway, gateway_ns)
+    observe(&r.total, total_ns)
+    if upstream_ns:
+        observe(&r.upstream, upstream_ns)
+    fg_count(&r.bytes_in, bytes_in)
+    fg_count(&r.bytes_out, bytes_out)
+
+
+def count_worker(Segment segment not None, uint32_t worker, str name, uint64_t n=1) -> None:
+    """Add n to one of a worker's own counters, by the name it has in `CountersSnapshot.workers`.
+
+    "upcall_lag" observes n nanoseconds.
+    """
+    _check(segment, worker)
+    cdef worker_counters *w = counters_worker(segment.header, worker)
+    if name == "upcall_lag":
+        observe(&w.upcall_lag, n)
+        return
+    # The counters are the words of the struct in the order of WORKER_COUNTERS.
+    if name not in WORKER_COUNTERS:
+        raise KeyError(name)
+    fg_count((<uint64_t *>w) + <int>WORKER_COUNTERS.index(name), n)
+
+
+WORKER_COUNTERS = (
+    "accepted", "closed", "requests", "refused", "upstream_connects",
+    "upstream_connect_failures", "upstream_reused", "retries", "limiter_allowed",
+    "limiter_refused", "quota_allowed", "quota_refused", "concurrency_refused", "ring_drops",
+    "upcalls", "upcalls_rejected", "parse_errors", "tunnels", "polls", "ejections",
+    "streams", "streams_rejected",
+)
+
+
+def bucket_of(uint64_t ns) -> int:
+    """The histogram bucket that a duration of ns nanoseconds falls into."""
+    cdef histogram h
+    cdef int i
+    memset(&h, 0, sizeof(h))
+    observe(&h, ns)
+    for i in range(BUCKETS):
+        if h.buckets[i]:
+            return i
+    return -1
+
+
+def bench_count(Segment segment not None, uint32_t slot, uint64_t n) -> None:
+    """Count n requests on worker 0, in C: what one request's counting costs, times n."""
+    cdef uint64_t i
+    cdef route_counters *r
+    with nogil:
+        for i in range(n):
+            r = counters_route(segment.header, 0, slot)
+            count_outcome(r, 200, 0)
+            observe(&r.gateway, i & 0xFFFFF)
+            observe(&r.total, i & 0xFFFFFF)
+            observe(&r.upstream, i & 0xFFFFFF)
+            fg_count(&r.bytes_in, 500)
+            fg_count(&r.bytes_out, 900)

@@ -1,0 +1,594 @@
+"""credentials: the index of API keys: SHA-256 of a key → its consumer, in memory that all map.
+
+    one memfd, sealed against shrinking and growing
+    +--------+-----------------------------------------------+---------------------------+
+    | header | entries: slots * 64 bytes (a power of two)    | consumer rows * 256 bytes |
+    +--------+-----------------------------------------------+---------------------------+
+    entry:  digest (32) | word | expires_at 4 | changed_at 4 | spending cap | identity
+    word:   state (low 8 bits: 0 free, 1 active, 2 revoked) | suspended << 8 | consumer row << 32
+
+Open addressing: a digest's home is its first eight bytes, modulo slots; the next free entry
+after that takes it. An entry never moves and never becomes free again, so a search may stop at
+the first free one. At most 70 % are in use; then control makes a larger index (`grow`) and sends
+its descriptor to the workers. Only what was touched is resident: a small gateway's index
+takes a few pages.
+
+**One writer, many readers, no lock.** Control writes. An entry appears with the release store
+of its `word`, after everything else in it; a change of state or consumer is one store of `word`
+again, and so is felt by every worker with its next lookup. Consumer rows are immutable: a
+changed consumer gets a new row, and its entries are pointed there. A writer killed between any
+two instructions leaves at most an entry whose word is still 0 (nobody sees it, the next writer
+fills it anew) or a row that no entry names.
+
+**Cost.** One hash and, with more keys than the caches hold, one miss: the entry says all that
+decides (so it repeats the row's flag `suspended`), and the row is only prefetched, for later.
+
+**Grace.** A reader may hold a row for as long as its exchange lasts. A row that lost its last
+entry rests `grace` seconds (an hour by default) before it is written anew, and there are as many
+rows as slots, so most gateways never come to reuse one. Who holds a row longer than that
+(streams that stay open for hours) copies what it needs.
+
+**Timing.** Digests are compared whole, without an early exit. Where a key lands follows from its
+SHA-256, which nobody can steer towards a key that they do not have.
+
+**Keys** are any bytes up to KEY_MAX; longer ones are unknown without the cost of hashing them.
+"""
+import fcntl
+import os
+import time
+from collections import deque
+
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap
+from posix.unistd cimport close
+
+from fastgate._core.platform.atomics cimport fg_load, fg_prefetch, fg_store
+from fastgate._core.reason cimport CONSUMER_SUSPENDED, CREDENTIAL_EXPIRED, CREDENTIAL_REVOKED, CREDENTIAL_UNKNOWN
+from fastgate._core.snapshot.snapshot cimport PERIOD_YEAR
+
+from fastgate._core.shared.callers import NO_ACCOUNT, NO_PLAN, Consumer, Found, IndexFullError, SpendingCap
+
+cdef extern from *:
+    """
+    #define OPENSSL_SUPPRESS_DEPRECATED     /* the one-shot EVP calls cost several times as much */
+    #include <openssl/sha.h>
+    static inline void fg_sha256(const char *p, size_t n, unsigned char *out) {
+        SHA256_CTX c;
+        SHA256_Init(&c);
+        SHA256_Update(&c, p, n);
+        SHA256_Final(out, &c);
+    }
+    """
+    void fg_sha256(const char *p, size_t n, unsigned char *out) noexcept nogil
+
+cdef enum:
+    PAGE = 4096
+    INDEX_VERSION = 2
+    DIGEST = 32
+    FILL_PERCENT = 70
+    SMALLEST = 64                 # slots
+    WORD_STATE = 0xFF
+    WORD_SUSPENDED = 0x100
+    LARGEST = 1 << 30             # slots; row numbers have 32 bits
+
+cdef const char *MAGIC = b"FGCRED\0\0"
+KEEP_REVOKED_S = 30 * 86400
+LAST_SECOND = 0xFFFFFFFF          # of an entry's times: in the year 2106
+
+
+def key_digest(key) -> bytes:
+    """SHA-256 of a key (str is taken as UTF-8): what is stored, and what the index is asked by.
+
+    Raises ValueError for an empty key, or one longer than 1,024 bytes.
+    """
+    cdef bytes raw = key.encode() if isinstance(key, str) else bytes(key)
+    cdef uint8_t digest[DIGEST]
+    if not 0 < len(raw) <= KEY_MAX:
+        raise ValueError(f"a key has 1 to {KEY_MAX} bytes, not {len(raw)}")
+    fg_sha256(raw, len(raw), digest)
+    return (<char *>digest)[:DIGEST]
+
+
+cdef uint64_t _pages(uint64_t n):
+    return (n + PAGE - 1) & ~<uint64_t>(PAGE - 1)
+
+
+cdef inline uint64_t difference(const uint8_t *a, const uint8_t *b) noexcept nogil:
+    """0 for equal digests; takes the same time for all."""
+    cdef uint64_t x[4]
+    cdef uint64_t y[4]
+    memcpy(x, a, DIGEST)
+    memcpy(y, b, DIGEST)
+    return (x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2]) | (x[3] ^ y[3])
+
+
+cdef const uint8_t *_digest(bytes digest) except NULL:
+    if len(digest) != DIGEST:
+        raise ValueError(f"a digest has {DIGEST} bytes, not {len(digest)}")
+    return <const uint8_t *><const char *>digest
+
+
+cdef bytes _text(str what, value, int room, bint cut):
+    """UTF-8 that fits; longer is cut between characters where that does no harm."""
+    cdef bytes raw = value.encode() if isinstance(value, str) else value
+    if len(raw) > room:
+        if not cut:
+            raise ValueError(f"{what} has at most {room} bytes, not {len(raw)}: {value!r}")
+        raw = raw[:room].decode("utf-8", "ignore").encode()
+    return raw
+
+
+cdef object _consumer(const consumer_row *row):
+    texts = (&row.id[0])[:row.id_len], (&row.name[0])[:row.name_len], (&row.plan_name[0])[:row.plan_len]
+    ident, name, plan_name = [raw.decode("utf-8", "replace") for raw in texts]
+    suspended = bool(row.flags & CONSUMER_SUSPENDED_FLAG)
+    return Consumer(ident, row.identity, row.account, row.plan, suspended, name, plan_name,
+                    row.account_slot, _cap(row.spending))
+
+
+cdef object _cap(uint64_t spending):
+    return SpendingCap(cap_micros(spending), cap_period(spending))
+
+
+cdef uint64_t _spending(cap) except? 0:
+    micros, period = cap
+    if not 0 <= micros < 1 << 56 or not 0 <= period <= PERIOD_YEAR or (micros and not period):
+        raise ValueError(f"no spending cap: {cap}")
+    return <uint64_t>micros << 8 | <uint64_t>period
+
+
+cdef uint32_t _second(int64_t unix_s) noexcept:
+    return <uint32_t>min(max(unix_s, 1), LAST_SECOND) if unix_s else 0
+
+
+cdef class CredentialIndex:
+    """The mapped index. Made by `create`, `grow` or `attach`; the mapping lives with the object.
+
+    `fd` is the memfd, close-on-exec, the object's own. All writing methods are for the one
+    writer, on one thread; on an index attached read-only they raise TypeError. A digest is 32 bytes
+    (`key_digest`), a row the number that `set_consumer` gave; both are checked (ValueError,
+    IndexError), and a digest that is not in the index is a KeyError.
+    """
+
+    def __cinit__(self):
+        self.fd = -1
+        self.base = NULL
+        self.references = NULL
+
+    def __init__(self):
+        if self.base == NULL:
+            raise TypeError("use CredentialIndex.create() or CredentialIndex.attach()")
+
+    def __dealloc__(self):
+        if self.base != NULL:
+            munmap(self.base, self.size)
+        if self.fd >= 0:
+            close(self.fd)  # libc's: at the interpreter's end there is no module `os` any more
+        free(self.references)
+
+    # ---- making and mapping -----------------------------------------------------------
+
+    @classmethod
+    def create(cls, uint64_t capacity=1024, *, uint64_t epoch=1, double grace=3600.0,
+               clock=time.monotonic):
+        """A new, empty, writable index with room for at least `capacity` credentials.
+
+        `epoch` tells indexes that replace one another apart. `grace` and `clock` (seconds): see
+        "Grace" above. Raises OSError when there is no memory for it.
+        """
+        cdef CredentialIndex self = CredentialIndex.__new__(CredentialIndex)
+        cdef index_header h
+        cdef uint64_t slots = SMALLEST
+        cdef uint64_t most = <uint64_t>LARGEST * <uint64_t>FILL_PERCENT // 100
+        if not 1 <= capacity <= most:
+            raise ValueError(f"capacity={capacity}: from 1 to {most}")
+        while slots * FILL_PERCENT // 100 < capacity:
+            slots *= 2
+        memset(&h, 0, sizeof(h))
+        memcpy(h.magic, MAGIC, 8)
+        h.version = INDEX_VERSION
+        h.epoch = epoch
+        h.slots = slots
+        h.rows = slots
+        h.entries_off = PAGE
+        h.rows_off = h.entries_off + _pages(slots * sizeof(credential_entry))
+        h.size = h.rows_off + _pages(h.rows * sizeof(consumer_row))
+        self.fd = os.memfd_create("fastgate-credentials", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(self.fd, h.size)
+        os.pwrite(self.fd, (<char *>&h)[:sizeof(h)], 0)
+        fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS,
+                    fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+        self.grace, self.clock = grace, clock
+        self._open(h.size, True)
+        return self
+
+    @classmethod
+    def attach(cls, int fd, *, bint writable=False, double grace=3600.0, clock=time.monotonic):
+        """Map the index behind a descriptor, which is duplicated and stays the caller's.
+
+        `writable`: become its writer, after the one before has died; what that one may have left
+        half-done is put right, and rows that no entry names rest and then become free. Raises
+        ValueError when it is no index of this build.
+        """
+        cdef CredentialIndex self = CredentialIndex.__new__(CredentialIndex)
+        cdef index_header h
+        head = os.pread(fd, sizeof(index_header), 0)
+        if len(head) < <int>sizeof(index_header) or not head.startswith(MAGIC[:8]):
+            raise ValueError(f"descriptor {fd} is no credential index")
+        memcpy(&h, <const char *>head, sizeof(h))
+        if h.version != INDEX_VERSION or not h.slots or h.slots & (h.slots - 1) \
+                or h.size != <uint64_t>os.fstat(fd).st_size \
+                or h.rows_off < h.entries_off + h.slots * sizeof(credential_entry) \
+                or h.size < h.rows_off + h.rows * sizeof(consumer_row):
+            raise ValueError("the credential index was made by another build")
+        self.grace, self.clock = grace, clock
+        self.fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+        self._open(h.size, writable)
+        if writable:
+            self._recount()
+        return self
+
+    cdef _open(self, size_t size, bint writable):
+        cdef int protection = PROT_READ | PROT_WRITE if writable else PROT_READ
+        cdef void *p = mmap(NULL, size, protection, MAP_SHARED, self.fd, 0)
+        if p == MAP_FAILED:
+            raise OSError(f"the credential index ({size} bytes) cannot be mapped: out of memory?")
+        self.base = <char *>p
+        self.size = size
+        self.writable = writable
+        self.header = <index_header *>p
+        self.entries = <credential_entry *>(self.base + self.header.entries_off)
+        self.rows = <consumer_row *>(self.base + self.header.rows_off)
+        self.mask = self.header.slots - 1
+        self.room = self.header.slots * FILL_PERCENT // 100
+        if writable:
+            self.free_rows = deque()
+            self.references = <uint32_t *>calloc(self.header.rows, sizeof(uint32_t))
+            if self.references == NULL:
+                raise MemoryError
+
+    cdef _recount(self):
+        cdef uint64_t i, word, used = 0, revoked = 0
+        cdef uint32_t row
+        for i in range(self.header.slots):
+            word = self.entries[i].word
+            if word:
+                used += 1
+                revoked += (word & WORD_STATE) == CREDENTIAL_REVOKED_STATE
+                self.references[word >> 32] += 1
+        fg_store(&self.header.used, used)
+        fg_store(&self.header.revoked, revoked)
+        now = self.clock()
+        for row in range(self.header.rows_used):
+            if self.references[row] == 0:
+                self.free_rows.append((now, row))
+
+    # ---- reading ----------------------------------------------------------------------
+
+    cdef int lookup(self, const char *key, uint32_t length, int64_t now_s,
+                    const consumer_row **row, uint64_t *identity) noexcept nogil:
+        cdef const credential_entry *e
+        cdef int result = credential_find(self, key, length, now_s, row, &e)
+        identity[0] = e.identity if e is not NULL else 0
+        return result
+
+    cdef int judge(self, const credential_entry *e, uint64_t word, int64_t now_s,
+                   const consumer_row **row) noexcept nogil:
+        if word == 0:
+            row[0] = NULL
+            return CREDENTIAL_UNKNOWN
+        row[0] = self.rows + (word >> 32)
+        fg_prefetch(row[0])              # its numbers and most of its id: two cache lines
+        fg_prefetch(<const char *>row[0] + 64)
+        if (word & WORD_STATE) != CREDENTIAL_ACTIVE:
+            return CREDENTIAL_REVOKED
+        if e.expires_at != 0 and now_s >= e.expires_at:
+            return CREDENTIAL_EXPIRED
+        if word & WORD_SUSPENDED:
+            return CONSUMER_SUSPENDED
+        return LOOKUP_OK
+
+    cdef credential_entry *slot_of(self, const uint8_t *digest, uint64_t *word) noexcept nogil:
+        """The digest's entry, or the free one where it belongs; NULL when all are taken.
+
+        *word is the entry's, as it was when the entry was judged: a free one may be taken, by
+        another digest, a moment later, and must not be believed then.
+        """
+        cdef uint64_t at, probes
+        cdef credential_entry *e
+        memcpy(&at, digest, 8)
+        for probes in range(self.header.slots):
+            e = self.entries + ((at + probes) & self.mask)
+            word[0] = fg_load(&e.word)
+            if word[0] == 0 or difference(e.digest, digest) == 0:
+                return e
+        word[0] = 0
+        return NULL
+
+    def find(self, key, now=None) -> Found | None:
+        """Look a key up as a worker does, at Unix time `now` (default: now). None: not known."""
+        return self.find_digest(key_digest(key), now)
+
+    def find_digest(self, bytes digest not None, now=None) -> Found | None:
+        """The same by the key's digest."""
+        cdef const consumer_row *row
+        cdef uint64_t word
+        cdef const credential_entry *e = self.slot_of(_digest(digest), &word)
+        cdef int result = self.judge(e, word, <int64_t>int(time.time() if now is None else now), &row)
+        if row == NULL:
+            return None
+        return Found(result, _consumer(row), e.identity, _cap(e.spending))
+
+    def consumer(self, uint32_t row) -> Consumer:
+        """What a row holds."""
+        self._check_row(row)
+        return _consumer(self.rows + row)
+
+    @property
+    def epoch(self) -> int:
+        """Which of the indexes that replace one another this is."""
+        return self.header.epoch
+
+    @property
+    def count(self) -> int:
+        """Active credentials."""
+        return fg_load(&self.header.used) - fg_load(&self.header.revoked)
+
+    @property
+    def revoked(self) -> int:
+        """Revoked credentials that are still told apart from unknown ones."""
+        return fg_load(&self.header.revoked)
+
+    @property
+    def capacity(self) -> int:
+        """Credentials, revoked ones included, that it takes at most."""
+        return self.room
+
+    @property
+    def load(self) -> float:
+        """How full it is, 0 to 1, by credentials or consumer rows, whichever is worse."""
+        rows = self.header.rows_used - len(self.free_rows or ())
+        return max(<double>fg_load(&self.header.used) / self.room, rows / <double>self.header.rows)
+
+    @property
+    def mapped(self) -> int:
+        """Size of the mapping, bytes. Only what was touched is resident."""
+        return self.size
+
+    # ---- writing ----------------------------------------------------------------------
+
+    def set_consumer(self, id, *, uint64_t identity, uint64_t account=0, uint32_t plan=NO_PLAN,
+                     bint suspended=False, name="", plan_name="",
+                     uint32_t account_slot=NO_ACCOUNT, spending=SpendingCap()) -> int:
+        """Write a consumer's row and return its number, for `put` and `repoint`.
+
+        `id`: up to 64 bytes of UTF-8 (ValueError); `name` and `plan_name` are for people and cut to
+        96 and 48 bytes. `identity`: the hash that its limits are counted by. `plan`: its
+        plan's slot. `account`, `account_slot`: who pays. `spending`: a SpendingCap. Raises IndexFullError. The row is freed when its last credential is pointed
+        elsewhere; one that never had any, by `drop_consumer`.
+        """
+        cdef consumer_row row
+        cdef uint32_t number
+        self._check_writable()
+        memset(&row, 0, sizeof(row))
+        for_id = _text("a consumer's id", id, sizeof(row.id), False)
+        for_name = _text("name", name, sizeof(row.name), True)
+        for_plan = _text("plan_name", plan_name, sizeof(row.plan_name), True)
+        memcpy(row.id, <const char *>for_id, len(for_id))
+        memcpy(row.name, <const char *>for_name, len(for_name))
+        memcpy(row.plan_name, <const char *>for_plan, len(for_plan))
+        row.id_len, row.name_len, row.plan_len = len(for_id), len(for_name), len(for_plan)
+        row.identity = identity
+        row.account = account
+        row.plan = plan
+        row.account_slot = account_slot
+        row.spending = _spending(spending)
+        row.flags = CONSUMER_SUSPENDED_FLAG if suspended else 0
+        if self.free_rows and self.clock() - self.free_rows[0][0] >= self.grace:
+            number = self.free_rows.popleft()[1]
+        elif self.header.rows_used < self.header.rows:
+            number = <uint32_t>self.header.rows_used
+            fg_store(&self.header.rows_used, number + 1)
+        else:
+            raise IndexFullError(f"all {self.header.rows} consumer rows are in use or resting")
+        self.rows[number] = row
+        return number
+
+    def drop_consumer(self, uint32_t row) -> None:
+        """Free a row that no credential names. ValueError when one does."""
+        self._check_writable()
+        self._check_row(row)
+        if self.references[row]:
+            raise ValueError(f"consumer row {row} is named by {self.references[row]} credentials")
+        self.free_rows.append((self.clock(), row))
+
+    def put(self, bytes digest not None, uint32_t row, *, int64_t expires_at=0,
+            uint64_t identity, spending=SpendingCap()) -> None:
+        """Publish a credential: active from now on, whatever it was before.
+
+        `expires_at`: Unix seconds from which it is refused, at most in 2106; 0: never. `identity`: the
+        credential's own hash, for limits by credential. `spending`: its SpendingCap. Raises IndexFullError.
+        """
+        self._check_writable()
+        self._put(_digest(digest), row, _second(expires_at), identity, _spending(spending))
+
+    def put_many(self, credentials) -> int:
+        """Publish (digest, row, expires_at, identity[, spending]) one after another; returns how many.
+
+        On an error those before it are in; doing it again is harmless.
+        """
+        cdef bytes digest
+        cdef uint64_t n = 0
+        self._check_writable()
+        for digest, row, expires_at, identity, *spending in credentials:
+            self._put(_digest(digest), row, _second(expires_at), identity,
+                      _spending(spending[0]) if spending else 0)
+            n += 1
+        return n
+
+    cdef _put(self, const uint8_t *digest, uint32_t row, uint32_t expires_at, uint64_t identity,
+              uint64_t spending):
+        cdef credential_entry *e
+        cdef uint64_t before
+        self._check_row(row)
+        e = self.slot_of(digest, &before)
+        if before == 0 and (e == NULL or self.header.used >= self.room):
+            raise IndexFullError(f"the index holds {self.header.used} credentials, all it takes")
+        # In a live entry each of these is one store, valid with the old word and with the new.
+        e.expires_at = expires_at
+        e.spending = spending
+        e.identity = identity
+        e.changed_at = _second(<int64_t>time.time())
+        if before == 0:
+            memcpy(e.digest, digest, DIGEST)
+            fg_store(&self.header.used, self.header.used + 1)
+        elif (before & WORD_STATE) == CREDENTIAL_REVOKED_STATE:
+            fg_store(&self.header.revoked, self.header.revoked - 1)
+        self._point(e, CREDENTIAL_ACTIVE, row)
+
+    cdef uint64_t _word(self, uint64_t state, uint32_t row) noexcept nogil:
+        cdef uint64_t suspended = self.rows[row].flags & CONSUMER_SUSPENDED_FLAG
+        return state | suspended * WORD_SUSPENDED | <uint64_t>row << 32
+
+    cdef _point(self, credential_entry *e, uint64_t state, uint32_t row):
+        """Give the entry that state and row, by one store; the row it named has one entry less."""
+        cdef uint64_t before = e.word
+        self.references[row] += 1
+        fg_store(&e.word, self._word(state, row))
+        row = <uint32_t>(before >> 32)
+        if before:
+            self.references[row] -= 1
+            if self.references[row] == 0:
+                self.free_rows.append((self.clock(), row))
+
+    def revoke(self, bytes digest not None) -> bool:
+        """Refuse the credential from now on; False when it was revoked before.
+
+        It keeps its place and its consumer, so that its use can be told and explained.
+        """
+        cdef credential_entry *e = self._existing(digest)
+        if (e.word & WORD_STATE) == CREDENTIAL_REVOKED_STATE:
+            return False
+        e.changed_at = _second(<int64_t>time.time())
+        fg_store(&self.header.revoked, self.header.revoked + 1)
+        fg_store(&e.word, (e.word & ~<uint64_t>WORD_STATE) | <uint64_t>CREDENTIAL_REVOKED_STATE)
+        return True
+
+    def repoint(self, bytes digest not None, uint32_t row) -> None:
+        """Let the credential, active or revoked, name another consumer row."""
+        cdef credential_entry *e = self._existing(digest)
+        self._check_row(row)
+        e.changed_at = _second(<int64_t>time.time())
+        self._point(e, e.word & WORD_STATE, row)
+
+    def grow(self, capacity=None, *, int64_t keep_revoked=KEEP_REVOKED_S) -> CredentialIndex:
+        """A new index with everything of this one, the next epoch, and room for more.
+
+        `capacity`: credentials; by default twice those that are kept. Credentials revoked more
+        than `keep_revoked` seconds ago (30 days) are left behind and become unknown. Consumer rows
+        keep their numbers. This index stays as it is, for those who still read it.
+        """
+        cdef CredentialIndex new
+        cdef credential_entry *e
+        cdef credential_entry *to
+        cdef uint64_t i, word, kept = 0, revoked = 0
+        cdef int64_t horizon = <int64_t>time.time() - keep_revoked
+        self._check_writable()
+        for i in range(self.header.slots):
+            kept += self.entries[i].word != 0 and not _forgotten(self.entries + i, horizon)
+        if capacity is None:
+            capacity = max(<object>(2 * kept), <object>(self.header.rows_used + 1))
+        new = CredentialIndex.create(capacity, epoch=self.header.epoch + 1, grace=self.grace,
+                                     clock=self.clock)
+        if kept > new.capacity or self.header.rows_used > new.header.rows:
+            raise ValueError(f"capacity={capacity}: {kept} credentials and {self.header.rows_used} "
+                             "consumer rows have to fit")
+        memcpy(new.rows, self.rows, self.header.rows_used * sizeof(consumer_row))
+        new.header.rows_used = self.header.rows_used
+        for i in range(self.header.slots):
+            e = self.entries + i
+            if e.word == 0 or _forgotten(e, horizon):
+                continue
+            to = new.slot_of(e.digest, &word)
+            to[0] = e[0]
+            new.references[e.word >> 32] += 1
+            revoked += (e.word & WORD_STATE) == CREDENTIAL_REVOKED_STATE
+        new.header.used = kept
+        new.header.revoked = revoked
+        # Nobody reads the new index yet: rows that were resting are free at once, and so are
+        # those that only forgotten credentials named. What never had a credential is kept.
+        resting = {row for _, row in self.free_rows}
+        for i in range(self.header.rows_used):
+            if new.references[i] == 0 and (i in resting or self.references[i]):
+                new.free_rows.append((float("-inf"), i))
+        return new
+
+    # ---- checks -----------------------------------------------------------------------
+
+    cdef credential_entry *_existing(self, bytes digest) except NULL:
+        cdef credential_entry *e
+        cdef uint64_t word
+        self._check_writable()
+        e = self.slot_of(_digest(digest), &word)
+        if word == 0:
+            raise KeyError(digest.hex())
+        return e
+
+    cdef _check_writable(self):
+        if not self.writable:
+            raise TypeError("this credential index is attached read-only")
+
+    cdef _check_row(self, uint32_t row):
+        if row >= self.header.rows_used:
+            raise IndexError(f"consumer row {row}: {self.header.rows_used} were written")
+
+
+cdef bint _forgotten(const credential_entry *e, int64_t horizon) noexcept nogil:
+    return (e.word & WORD_STATE) == CREDENTIAL_REVOKED_STATE and e.changed_at < horizon
+
+
+def bench_lookup(CredentialIndex index not None, list keys not None, uint64_t n) -> float:
+    """Look up n keys of the list in turn, in C, without a Python object: nanoseconds for each.
+
+    The keys are laid one behind another first, untimed, so that fetching them costs as little
+    as in a request. Raises KeyError unless every lookup passes.
+    """
+    arena, sizes = b"".join(keys), b"".join([len(key).to_bytes(4, "little") for key in keys])
+    cdef const char *first = <bytes>arena
+    cdef const char *key = first
+    cdef const uint32_t *lengths = <const uint32_t *><const char *><bytes>sizes
+    cdef uint64_t at = 0, passed = 0, identity, count = len(keys)
+    cdef const consumer_row *row
+    if not count or not n:
+        raise ValueError("no keys to look up")
+    started = time.perf_counter_ns()
+    with nogil:
+        for _ in range(n):
+            passed += index.lookup(key, lengths[at], 0, &row, &identity) == LOOKUP_OK
+            key += lengths[at]
+            at += 1
+            if at == count:
+                at, key = 0, first
+    each = (time.perf_counter_ns() - started) / n
+    if passed != n:
+        raise KeyError(f"{n - passed} of {n} lookups did not pass")
+    return each
+
+
+cdef int credential_lookup(CredentialIndex index, const char *key, uint32_t length, int64_t now_s,
+                           const consumer_row **row, uint64_t *identity) noexcept nogil:
+    return index.lookup(key, length, now_s, row, identity)
+
+
+cdef int credential_find(CredentialIndex index, const char *key, uint32_t length, int64_t now_s,
+                         const consumer_row **row, const credential_entry **entry) noexcept nogil:
+    cdef uint8_t digest[DIGEST]
+    cdef uint64_t word = 0
+    entry[0] = NULL
+    if length <= KEY_MAX:
+        fg_sha256(key, length, digest)
+        entry[0] = index.slot_of(digest, &word)
+        if word == 0:
+            entry[0] = NULL
+    return index.judge(entry[0], word, now_s, row)

@@ -1,0 +1,179 @@
+"""layout: what lies in the shared segment, and where: every struct of it, none of its code.
+
+    header | worker rows | accounts | limiter cells | quota cells | targets
+           | per worker: counters, concurrency cells, log ring
+
+No locks anywhere: each word has one writer, or is changed by one atomic operation. The drawing
+and the invariants: segment.pyx. Records of the log ring stand in log_ring.pxd.
+"""
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+cdef enum:
+    MAX_WORKERS = 64
+    SEGMENT_VERSION = 3
+    PAGE = 4096
+    LOGRING_HEAD = 4096           # bytes set aside in front of the log ring's records, at most
+    LOG_RECORD = 512              # bytes: sizeof(log_record)
+
+cdef struct worker_row:           # 128 bytes; writer: the worker (pid, starts: supervisor)
+    uint64_t pid                  # 0: not running
+    uint64_t generation           # of the snapshot it serves
+    uint64_t heartbeat_ns         # CLOCK_MONOTONIC, refreshed every half second
+    uint64_t connections          # downstream connections now
+    uint64_t in_flight            # exchanges now
+    uint64_t upstream_idle        # pooled connections now
+    uint64_t starts               # how often a worker of this index was started
+    uint64_t state                # 0 none, 1 starting, 2 serving, 3 draining
+    uint64_t credentials_epoch    # of the credential index it uses
+    uint64_t upcalls              # handlers now that have not begun to answer
+    uint64_t streams              # handlers now that answer as a stream
+    uint64_t reserved[5]
+
+cdef struct target_row:           # 64 bytes; shared health of one upstream target
+    uint64_t identity             # target_rec.identity it belongs to
+    uint64_t health               # 0 unknown (usable), 1 healthy, 2 unhealthy. Writer: control
+    uint64_t failures             # in a row, over all workers; a success sets 0
+    uint64_t ejected_until_ns     # CLOCK_MONOTONIC; passive ejection
+    uint64_t ejections            # without a success since
+    uint64_t failing_since_ns     # when the row of failures began
+    uint64_t reserved[2]
+
+cdef struct segment_header:       # 4096 bytes
+    uint8_t magic[8]              # "FGSHM\0\0\0"
+    uint32_t version
+    uint32_t workers              # rows in use
+    uint64_t size
+    uint64_t boot_id[2]
+    uint64_t generation           # newest published generation. Writer: control
+    uint64_t draining             # 1: readiness is 503. Writer: supervisor
+    uint64_t workers_off
+    uint64_t limiter_off          # cells, see cells.pxd
+    uint64_t limiter_count        # a power of two
+    uint64_t quota_off
+    uint64_t quota_count
+    uint64_t targets_off
+    uint64_t targets_count
+    uint64_t per_worker_off       # area of worker i: per_worker_off + i * per_worker_size
+    uint64_t per_worker_size
+    uint64_t counters_at          # within a worker's area
+    uint64_t route_rows           # rows of route counters; the last one is "other"
+    uint64_t concurrency_at       # a concurrency_head (concurrency.pxd), then the rows
+    uint64_t concurrency_count
+    uint64_t logring_at           # up to LOGRING_HEAD bytes for the ring's own words, then the records
+    uint64_t logring_count        # records, a power of two
+    uint64_t accounts_off         # account_row, see wallet.pxd
+    uint64_t accounts_count
+    uint64_t clock_offset         # three words of clock.pyx. Writers: the workers
+    uint64_t clock_jump
+    uint64_t clock_since
+
+# ---- limits: cells.pyx -----------------------------------------------------------------
+cdef enum:
+    GROUP = 8                 # cells that lie together: two cache lines
+    WINDOW = 16               # cells a key may stand in: two groups
+
+cdef struct cell:
+    uint64_t key              # 0: empty
+    uint64_t state
+
+cdef struct cells_head:       # the 64 bytes in front of a table's first cell
+    uint64_t ticket           # the next claim's number
+    uint64_t full             # how often no cell could be had, over all processes
+    uint64_t reserved[6]
+
+# ---- requests in flight: concurrency.pyx ------------------------------------------------
+cdef struct concurrency_head:     # 64 bytes, in front of a worker's rows; writer: the worker
+    uint64_t bound                # a key in use stands at most bound - 1 rows behind its home
+    uint64_t used                 # rows in use
+    uint64_t full                 # entries refused because the table was full
+    uint64_t reserved[5]
+
+cdef struct concurrency_row:      # 16 bytes
+    uint64_t key                  # 0: free
+    uint64_t word                 # in flight | entering << 32
+
+# ---- counters: counters.pyx -------------------------------------------------------------
+cdef enum:
+    OUTCOMES = 128            # 0..127: see outcome_index
+    BUCKETS = 28              # histogram: bucket i counts durations < 2^i * 16 microseconds; last: the rest
+
+cdef struct histogram:
+    uint64_t buckets[BUCKETS]
+    uint64_t sum_ns
+    uint64_t count
+
+cdef struct route_counters:
+    uint64_t outcomes[OUTCOMES]   # REASON_NONE range: by status (status_slot); else 64 + compact reason
+    histogram gateway             # accept of the head → last byte handed to the kernel, less upstream
+    histogram total
+    histogram upstream            # request sent → response head
+    uint64_t bytes_in
+    uint64_t bytes_out
+
+cdef struct worker_counters:
+    uint64_t accepted
+    uint64_t closed
+    uint64_t requests
+    uint64_t refused
+    uint64_t upstream_connects
+    uint64_t upstream_connect_failures
+    uint64_t upstream_reused
+    uint64_t retries
+    uint64_t limiter_allowed
+    uint64_t limiter_refused
+    uint64_t quota_allowed
+    uint64_t quota_refused
+    uint64_t concurrency_refused
+    uint64_t ring_drops
+    uint64_t upcalls
+    uint64_t upcalls_rejected
+    uint64_t parse_errors
+    uint64_t tunnels
+    uint64_t polls
+    uint64_t ejections
+    uint64_t streams
+    uint64_t streams_rejected
+    uint64_t rows_used            # route rows below this one may hold counts (kept by counters_route)
+    uint64_t beyond_micros        # price of what handlers reported beyond what they had held for
+    uint64_t reserved[8]
+    histogram upcall_lag          # how long each step of a handler kept the worker from polling
+
+# ---- accounts: money/wallet.pyx ----------------------------------------------------------
+cdef enum:
+    WALLETS = 4
+    SUBSCRIPTIONS = 8
+    ACCOUNT_LIMITS = 2
+    ANY_SERVICE = 0xFFFFFFFF
+    SUBSCRIPTION_USED = 1
+    BILL_NUMBER = 39
+
+cdef struct wallet:               # 16 bytes, aligned to 16; changed as a whole by one fg_cas16
+    int64_t available             # micro-units of the wallet's currency; below 0: owed
+    uint64_t tag                  # who changed it last: see holds.pyx
+
+cdef struct subscription:         # 16 bytes, two words, each replaced by one store
+    uint32_t service              # slot, or ANY_SERVICE
+    uint32_t plan                 # slot
+    uint16_t access               # a Reason with which it is refused; 0: none
+    uint16_t flags                # SUBSCRIPTION_USED, then what control likes
+    uint32_t ended                # Unix seconds since when it is refused; 0: not known
+
+cdef struct owed_bill:                # 64 bytes: what an account owes first, for its refusals to tell
+    uint64_t version              # odd while it is being written
+    int64_t micros                # 0: nothing is open
+    uint32_t currency             # as in account_row
+    uint32_t due                  # Unix seconds
+    uint8_t number_len
+    char number[BILL_NUMBER]      # of the invoice
+
+cdef struct account_row:          # 320 bytes. Writer: control, but for `wallets`
+    uint64_t identity             # hash of the account's id; 0: a free row
+    uint64_t access               # low 16 bits: a Reason with which all its requests are refused
+    wallet wallets[WALLETS]
+    uint32_t currencies[WALLETS]  # three ASCII letters, the first lowest; 0: no such wallet
+    subscription subscriptions[SUBSCRIPTIONS]
+    uint64_t limits[ACCOUNT_LIMITS]         # spending limits, as caps in credentials.pxd; 0: none
+    uint32_t reserved
+    uint32_t slot                 # the row's own number
+    uint64_t spare
+    owed_bill owed                     # read by refusals only

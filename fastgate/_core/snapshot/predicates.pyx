@@ -1,0 +1,80 @@
+"""predicates: what a route asks of a request besides host, path and method: header fields and query.
+
+All of a route's predicates must hold. Names of fields are compared without regard to case, all
+else as it was sent.
+"""
+from libc.stdint cimport uint32_t
+from libc.string cimport memchr, memcmp
+
+from fastgate._core.platform.chars cimport fg_same_lowered
+from fastgate._core.http.head cimport FIELD_UNDERSCORE, field
+from fastgate._core.snapshot.snapshot cimport (
+    PREDICATE_HEADER_PREFIX, PREDICATE_HEADER_PRESENT, PREDICATE_QUERY_PRESENT, predicate, snap_str,
+    snap_table)
+
+
+cdef inline bint value_holds(const char *wanted, uint32_t wanted_len, const char *p, uint32_t n,
+                             uint32_t how) noexcept nogil:
+    """how: 0 present, 1 equals, 2 prefix"""
+    if how == 0:
+        return True
+    if how == 1:
+        return n == wanted_len and memcmp(p, wanted, n) == 0
+    return n >= wanted_len and memcmp(p, wanted, wanted_len) == 0
+
+
+cdef bint header_holds(const snapshot_header *s, const predicate *p, uint32_t how, const char *buf,
+                       const head *h) noexcept nogil:
+    """One field of that name is enough."""
+    cdef const field *f
+    cdef uint32_t i
+    cdef const char *name = snap_str(s, p.name)
+    cdef const char *wanted = snap_str(s, p.value)
+    for i in range(h.nfields):
+        f = &h.fields[i]
+        if f.name_len != p.name.len or not fg_same_lowered(buf + f.name, name, f.name_len):
+            continue
+        if f.flags & FIELD_UNDERSCORE and s.underscores != 2:
+            continue                    # dropped before the upstream sees it: not there
+        if value_holds(wanted, p.value.len, buf + f.value, f.value_len, how):
+            return True
+    return False
+
+
+cdef bint query_holds(const snapshot_header *s, const predicate *p, uint32_t how, const char *buf,
+                      const head *h) noexcept nogil:
+    """One `name=value` (or `name` alone: an empty value) is enough. Compared as sent."""
+    cdef const char *at = buf + h.query.off
+    cdef const char *end = at + h.query.len
+    cdef const char *stop
+    cdef const char *equals
+    cdef const char *name = snap_str(s, p.name)
+    cdef const char *wanted = snap_str(s, p.value)
+    cdef uint32_t n
+    if not h.has_query:
+        return False
+    while at < end:
+        stop = <const char *>memchr(at, c'&', end - at)
+        if stop == NULL:
+            stop = end
+        equals = <const char *>memchr(at, c'=', stop - at)
+        n = <uint32_t>((equals if equals != NULL else stop) - at)
+        if n == p.name.len and memcmp(at, name, n) == 0:
+            equals = equals + 1 if equals != NULL else stop
+            if value_holds(wanted, p.value.len, equals, <uint32_t>(stop - equals), how):
+                return True
+        at = stop + 1
+    return False
+
+
+cdef bint predicates_hold(const snapshot_header *s, const route_rec *r, const char *buf,
+                          const head *h) noexcept nogil:
+    cdef const predicate *p = <const predicate *>snap_table(s, r.predicates)
+    cdef uint32_t i
+    for i in range(r.predicates.count):
+        if p[i].kind <= PREDICATE_HEADER_PREFIX:
+            if not header_holds(s, &p[i], p[i].kind - PREDICATE_HEADER_PRESENT, buf, h):
+                return False
+        elif not query_holds(s, &p[i], p[i].kind - PREDICATE_QUERY_PRESENT, buf, h):
+            return False
+    return True

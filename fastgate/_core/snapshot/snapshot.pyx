@@ -1,0 +1,533 @@
+"""snapshot: mapping, checking and looking into the image that workers serve from.
+
+    ┌─────────────────┬──────────────────────────────┬───────────────┬──────────┬────────┬────────┐
+    │ snapshot_header │ heap: strings and sub-tables │ services, ... │ policies │ routes │ router │
+    └─────────────────┴──────────────────────────────┴───────────────┴──────────┴────────┴────────┘
+    0                 sizeof(header)                                                   size (× 32)
+
+How an image comes to be trusted, and at what price:
+
+- `image.ImageBuilder` writes it into a memfd and seals that against writing, growing and
+  shrinking. From then on nobody can change a byte of it, not even who made it.
+- Control maps the sealed image once with `verify=True`: the checksum of the whole, and every
+  string, sub-table and index in every record (`router.verify_router` does the same for the
+  router's tables). Tens of milliseconds at 100,000 routes, outside the workers.
+- A worker asks the kernel whether the image is sealed, and checks magic, version, size, the
+  checksum of the header and that every table lies within the image. That is independent of the
+  number of routes: microseconds. Images up to 2 MiB, which that costs next to nothing, are
+  checksummed whole here too. Pages are faulted in as requests touch them.
+
+Large images lie in huge pages where the kernel gives them (Linux 6.1 and later, on request, whatever
+its settings): on random paths among 100,000 routes every request would otherwise wait for page
+tables as well, and behind a hypervisor for two levels of them. For that, their size is whole
+huge pages, and so is the address that they are mapped at.
+
+Invariants: nothing in the image is a pointer, so it may be mapped anywhere, and twice; the
+mapping is read-only and private (a shared one of a sealed file is refused by older kernels, and
+both share the same page-cache pages); it lives exactly as long as its `Snapshot`.
+"""
+from libc.string cimport memcmp, memset
+from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_PRIVATE, PROT_NONE, PROT_READ, mmap, munmap
+from posix.unistd cimport close
+
+from fastgate._core.reason cimport REASON_COUNT
+
+import fcntl
+import os
+
+from fastgate.errors import SnapshotError
+
+cdef enum:
+    CHECK_WHOLE = 2 << 20         # images up to this size are checksummed whole by every reader
+    IMAGE_ALIGN = 32              # of the image's size: the checksum reads four words at a time
+
+cdef struct header_block:         # the header, padded so that the checksum may run past its end
+    snapshot_header head
+    uint64_t padding[4]
+
+_SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK
+
+HEADER_SIZE = sizeof(snapshot_header)
+ROUTE_SIZE = sizeof(route_rec)
+
+
+def stable_hash(data: bytes | str) -> int:
+    """The 64-bit hash that names things in shared memory and over restarts; never 0.
+
+    The same for the same bytes on every machine, in every version. Not for secrets.
+    """
+    cdef bytes raw = data.encode() if isinstance(data, str) else data
+    cdef uint64_t h = hash64(raw, <uint32_t>len(raw), HASH_SEED)
+    return h if h else 1
+
+
+cdef void *map_image(int fd, uint64_t size, int prot, int flags) noexcept:
+    cdef char *room
+    cdef char *start
+    cdef void *at
+    if size % HUGE:
+        return mmap(NULL, size, prot, flags, fd, 0)
+    # Where it begins is ours to choose: take more room than it needs, and give back what is around it.
+    room = <char *>mmap(NULL, size + HUGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    if room == MAP_FAILED:
+        return room
+    start = <char *>((<uint64_t>room + HUGE - 1) & ~(<uint64_t>HUGE - 1))
+    at = mmap(start, size, prot, flags | MAP_FIXED, fd, 0)
+    if at == MAP_FAILED:
+        munmap(room, size + HUGE)
+        return at
+    if start != room:
+        munmap(room, start - room)
+    munmap(start + size, room + HUGE - start)
+    return at
+
+
+cdef uint64_t image_checksum(const char *base, uint64_t size) noexcept nogil:
+    # Four independent lanes, so that the multiplications overlap: it runs at memory speed.
+    cdef const uint64_t *p = <const uint64_t *>base
+    cdef const uint64_t *end = p + (size >> 3)
+    cdef uint64_t k = <uint64_t>0x9E3779B97F4A7C15
+    cdef uint64_t a = size, b = k, c = ~k, d = <uint64_t>0xC2B2AE3D27D4EB4F
+    while p < end:
+        a = (a ^ p[0]) * k
+        b = (b ^ p[1]) * k
+        c = (c ^ p[2]) * k
+        d = (d ^ p[3]) * k
+        a ^= a >> 31
+        b ^= b >> 31
+        c ^= c >> 31
+        d ^= d >> 31
+        p += 4
+    a = (a ^ (b >> 29) ^ (c << 17) ^ b) * k
+    a = (a ^ (d >> 31) ^ c ^ (d << 23)) * k
+    return a ^ (a >> 32)
+
+
+cdef uint64_t checksum_without(const char *base, uint64_t size, bint whole) noexcept nogil:
+    """The checksum of header or image with the word(s) that hold checksums read as zero."""
+    cdef header_block block
+    cdef uint64_t rest, first
+    memset(&block, 0, sizeof(header_block))
+    memcpy(&block, base, sizeof(snapshot_header))
+    block.head.checksum = 0
+    if not whole:
+        block.head.head_checksum = 0
+        return image_checksum(<const char *>&block, sizeof(header_block) & ~(<uint64_t>31))
+    first = image_checksum(<const char *>&block, sizeof(header_block) & ~(<uint64_t>31))
+    # What follows the header, from the last multiple of 32 within it.
+    rest = sizeof(snapshot_header) & ~(<uint64_t>31)
+    rest = image_checksum(base + rest, size - rest)
+    return (first ^ rest) * <uint64_t>0x9E3779B97F4A7C15
+
+
+# ---- bounds -----------------------------------------------------------------------------
+
+cdef inline bint _table_out(const snapshot_header *h, table_ref t, uint64_t item) noexcept nogil:
+    if t.count == 0:
+        return False
+    return (t.off & 7) != 0 or t.off < sizeof(snapshot_header) or <uint64_t>t.off + t.count * item > h.size
+
+
+cdef inline bint _str_out(const snapshot_header *h, str_ref r) noexcept nogil:
+    if r.len == 0:
+        return False
+    return r.off < sizeof(snapshot_header) or <uint64_t>r.off + r.len > h.size
+
+
+cdef inline bint _index_out(uint32_t i, table_ref t) noexcept nogil:
+    return i != NONE32 and i >= t.count
+
+
+cdef str _tables_wrong(const snapshot_header *h):
+    """Which table does not lie within the image; None when all do."""
+    for name, out in (
+        ("routes", _table_out(h, h.routes, sizeof(route_rec))),
+        ("policies", _table_out(h, h.policies, sizeof(policy_rec))),
+        ("services", _table_out(h, h.services, sizeof(service_rec))),
+        ("upstreams", _table_out(h, h.upstreams, sizeof(upstream_rec))),
+        ("targets", _table_out(h, h.targets, sizeof(target_rec))),
+        ("plans", _table_out(h, h.plans, sizeof(plan_rec))),
+        ("handlers", _table_out(h, h.handlers, sizeof(handler_rec))),
+        ("auths", _table_out(h, h.auths, sizeof(auth_rec))),
+        ("cors", _table_out(h, h.cors, sizeof(cors_rec))),
+        ("statics", _table_out(h, h.statics, sizeof(static_rec))),
+        ("refusals", _table_out(h, h.refusals, sizeof(refusal_rec))),
+        ("faults", _table_out(h, h.faults, sizeof(str_ref))),
+        ("trusted_proxies", _table_out(h, h.trusted_proxies, sizeof(address_rule))),
+        ("router", _table_out(h, h.router, 1)),
+        ("via", _str_out(h, h.via)),
+        ("server", _str_out(h, h.server)),
+        ("refusals (their number)", h.refusals.count != 0 and h.refusals.count != REASON_COUNT),
+    ):
+        if out:
+            return name
+    return None
+
+
+cdef bint _limits_out(const snapshot_header *h, table_ref t) noexcept nogil:
+    cdef const limit_rec *rows = <const limit_rec *>snap_table(h, t)
+    cdef uint32_t i
+    if _table_out(h, t, sizeof(limit_rec)):
+        return True
+    for i in range(t.count):
+        if _str_out(h, rows[i].name) or _str_out(h, rows[i].policy):
+            return True
+        if rows[i].kind == LIMIT_RATE and rows[i].interval_ns == 0:
+            return True
+    return False
+
+
+cdef bint _strings_out(const snapshot_header *h, table_ref t) noexcept nogil:
+    cdef const str_ref *rows = <const str_ref *>snap_table(h, t)
+    cdef uint32_t i
+    if _table_out(h, t, sizeof(str_ref)):
+        return True
+    for i in range(t.count):
+        if _str_out(h, rows[i]):
+            return True
+    return False
+
+
+cdef bint _rules_out(const snapshot_header *h, table_ref t) noexcept nogil:
+    cdef const header_rule *rows = <const header_rule *>snap_table(h, t)
+    cdef uint32_t i
+    if _table_out(h, t, sizeof(header_rule)):
+        return True
+    for i in range(t.count):
+        if _str_out(h, rows[i].name) or _str_out(h, rows[i].value) or _str_out(h, rows[i].line):
+            return True
+    return False
+
+
+cdef bint _predicates_out(const snapshot_header *h, table_ref t) noexcept nogil:
+    cdef const predicate *rows = <const predicate *>snap_table(h, t)
+    cdef uint32_t i
+    if _table_out(h, t, sizeof(predicate)):
+        return True
+    for i in range(t.count):
+        if _str_out(h, rows[i].name) or _str_out(h, rows[i].value):
+            return True
+    return False
+
+
+cdef bint _route_out(const snapshot_header *h, const route_rec *r) noexcept nogil:
+    return (
+        _str_out(h, r.name) or _str_out(h, r.pattern) or r.policy >= h.policies.count
+        or _strings_out(h, r.tokens) or _strings_out(h, r.params)
+        or _predicates_out(h, r.predicates)
+    )
+
+
+cdef bint _policy_out(const snapshot_header *h, const policy_rec *p) noexcept nogil:
+    return (
+        _str_out(h, p.replace) or _str_out(h, p.notice) or _str_out(h, p.payment_required)
+        or _index_out(p.service, h.services) or _index_out(p.handler, h.handlers)
+        or _index_out(p.static_response, h.statics) or _index_out(p.auth, h.auths)
+        or _index_out(p.cors, h.cors)
+        or _limits_out(h, p.limits) or _table_out(h, p.addresses, sizeof(address_rule))
+        or _rules_out(h, p.request_rules) or _rules_out(h, p.response_rules)
+    )
+
+
+cdef bint _upstream_out(const snapshot_header *h, const upstream_rec *u) noexcept nogil:
+    if _str_out(h, u.name) or _str_out(h, u.hash_header):
+        return True
+    if u.targets.count == 0:
+        return False
+    return (
+        u.targets.off < h.targets.off
+        or (u.targets.off - h.targets.off) % sizeof(target_rec) != 0
+        or (u.targets.off - h.targets.off) // sizeof(target_rec) + u.targets.count > h.targets.count
+    )
+
+
+cdef str _records_wrong(const snapshot_header *h):
+    """Which record refers to something outside the image; None when none does."""
+    cdef uint32_t i
+    cdef const service_rec *service
+    cdef const target_rec *target
+    cdef const plan_rec *plan
+    cdef const auth_rec *auth
+    cdef const cors_rec *cors
+    cdef const static_rec *static
+    cdef const refusal_rec *refusal
+    for i in range(h.routes.count):
+        if _route_out(h, snap_route(h, i)):
+            return f"route {i}"
+    for i in range(h.policies.count):
+        if _policy_out(h, snap_policy(h, i)):
+            return f"policy {i}"
+    for i in range(h.services.count):
+        service = snap_service(h, i)
+        if (_str_out(h, service.name) or service.upstream >= h.upstreams.count
+                or _limits_out(h, service.limits)
+                or _table_out(h, service.plans, sizeof(uint32_t))):
+            return f"service {i}"
+    for i in range(h.upstreams.count):
+        if _upstream_out(h, snap_upstream(h, i)):
+            return f"upstream {i}"
+    for i in range(h.targets.count):
+        target = snap_target(h, i)
+        if (_str_out(h, target.name) or _str_out(h, target.authority) or _str_out(h, target.path)
+                or target.upstream >= h.upstreams.count or target.sockaddr_len > 112):
+            return f"target {i}"
+    plan = <const plan_rec *>snap_table(h, h.plans)
+    for i in range(h.plans.count):
+        if (_str_out(h, plan[i].name) or _limits_out(h, plan[i].limits)
+                or _table_out(h, plan[i].prices, sizeof(price_step))):
+            return f"plan {i}"
+    if _strings_out(h, h.handlers):       # a handler_rec is its name
+        return "handlers"
+    for i in range(h.auths.count):
+        auth = snap_auth(h, i)
+        if _str_out(h, auth.header) or _str_out(h, auth.query) or _str_out(h, auth.challenge):
+            return f"auth {i}"
+    cors = <const cors_rec *>snap_table(h, h.cors)
+    for i in range(h.cors.count):
+        if (_strings_out(h, cors[i].origins) or _str_out(h, cors[i].allow_methods)
+                or _str_out(h, cors[i].allow_headers) or _str_out(h, cors[i].expose_headers)):
+            return f"cors {i}"
+    static = <const static_rec *>snap_table(h, h.statics)
+    for i in range(h.statics.count):
+        if _str_out(h, static[i].head) or _str_out(h, static[i].body):
+            return f"static response {i}"
+    refusal = <const refusal_rec *>snap_table(h, h.refusals)
+    for i in range(h.refusals.count):
+        if (_str_out(h, refusal[i].head) or _str_out(h, refusal[i].body)
+                or _str_out(h, refusal[i].html_head) or _str_out(h, refusal[i].html_body)
+                or _str_out(h, refusal[i].markdown_head) or _str_out(h, refusal[i].markdown_body)):
+            return f"refusal {i}"
+    if _strings_out(h, h.faults):
+        return "faults"
+    return None
+
+
+cdef class Snapshot:
+    """A mapped, checked, read-only image.
+
+    `fd` is duplicated, so the caller's own may be closed at once. With `verify`, every byte and
+    every reference is checked, not only the header and the tables (see the module).
+
+    Raises `fastgate.errors.SnapshotError` that names what is wrong, OSError when it cannot be
+    mapped.
+    """
+
+    def __cinit__(self, int fd, *, bint verify=False):
+        self.fd = -1
+        self.base = NULL
+        self.size = os.fstat(fd).st_size
+        if (fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _SEALS) != _SEALS:
+            raise SnapshotError("the image is not sealed against change")
+        if self.size < sizeof(snapshot_header):
+            raise SnapshotError(f"the image ends within its header ({self.size} bytes)")
+        cdef void *at = map_image(fd, self.size, PROT_READ, MAP_PRIVATE)
+        if at == MAP_FAILED:
+            raise OSError("the image cannot be mapped")
+        self.base = <const char *>at
+        self.header = <const snapshot_header *>at
+        self._check(verify)
+        self.fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0)
+
+    def __dealloc__(self):
+        if self.base != NULL:
+            munmap(<void *>self.base, self.size)
+        if self.fd >= 0:
+            close(self.fd)  # libc's: at the interpreter's end there is no module `os` any more
+
+    cdef _check(self, bint verify):
+        cdef const snapshot_header *h = self.header
+        if memcmp(self.base, b"FGSNAP\0\0", 8) != 0:
+            raise SnapshotError("this is no image: its first bytes are not FGSNAP")
+        if h.version != SNAPSHOT_VERSION:
+            raise SnapshotError(
+                f"the image is of version {h.version}, this build reads {SNAPSHOT_VERSION}")
+        if h.size != self.size or self.size % IMAGE_ALIGN:
+            raise SnapshotError(f"the image says it has {h.size} bytes and has {self.size}")
+        if h.head_checksum != checksum_without(self.base, self.size, False):
+            raise SnapshotError("the checksum of the image's header does not hold")
+        wrong = _tables_wrong(h)
+        if wrong is not None:
+            raise SnapshotError(f"not within the image: {wrong}")
+        if verify or self.size <= CHECK_WHOLE:
+            if h.checksum != checksum_without(self.base, self.size, True):
+                raise SnapshotError("the checksum of the image does not hold")
+        if verify:
+            wrong = _records_wrong(h)
+            if wrong is not None:
+                raise SnapshotError(f"refers to something that is not within the image: {wrong}")
+
+    # ---- looking into it: tests, `fastgate explain`, the control API -------------------
+
+    cdef bytes _text(self, dict ref):
+        return self.base[<uint32_t>ref["off"]:<uint32_t>ref["off"] + <uint32_t>ref["len"]]
+
+    cdef dict _open(self, dict record):
+        """The record with its strings in place of the references to them."""
+        return {
+            key: self._text(value) if isinstance(value, dict) and "len" in value else value
+            for key, value in record.items()
+        }
+
+    cdef list _limits(self, table_ref t):
+        cdef const limit_rec *rows = <const limit_rec *>snap_table(self.header, t)
+        return [self._open(rows[i]) for i in range(t.count)]
+
+    cdef list _strings(self, table_ref t):
+        cdef const str_ref *rows = <const str_ref *>snap_table(self.header, t)
+        return [self._text(rows[i]) for i in range(t.count)]
+
+    cdef list _rules(self, table_ref t):
+        cdef const header_rule *rows = <const header_rule *>snap_table(self.header, t)
+        return [self._open(rows[i]) for i in range(t.count)]
+
+    cdef list _addresses(self, table_ref t):
+        cdef const address_rule *rows = <const address_rule *>snap_table(self.header, t)
+        return [
+            (<bytes>(<const char *>rows[i].address)[:16], rows[i].prefix, bool(rows[i].allow))
+            for i in range(t.count)
+        ]
+
+    cdef int _bounds(self, object index, uint32_t count) except -1:
+        if not 0 <= index < count:
+            raise IndexError(index)
+        return 0
+
+    @property
+    def generation(self) -> int:
+        """The number control gave this configuration."""
+        return self.header.generation
+
+    @property
+    def checksum(self) -> int:
+        return self.header.checksum
+
+    @property
+    def bytes(self) -> int:
+        """Size of the image."""
+        return self.size
+
+    def settings(self) -> dict:
+        """The header: caps, timeouts, identity, and where the tables are."""
+        record = self._open(self.header[0])
+        del record["capability_key"]     # a secret; nobody who looks needs it
+        record["trusted_proxies"] = self._addresses(self.header.trusted_proxies)
+        return record
+
+    def routes(self) -> list:
+        """Names of the routes, by index."""
+        cdef uint32_t i
+        return [
+            self._text(snap_route(self.header, i).name).decode()
+            for i in range(self.header.routes.count)
+        ]
+
+    def services(self) -> list:
+        """Names of the services, by index."""
+        cdef uint32_t i
+        return [
+            self._text(snap_service(self.header, i).name).decode()
+            for i in range(self.header.services.count)
+        ]
+
+    def upstreams(self) -> list:
+        """Names of the upstreams, by index."""
+        cdef uint32_t i
+        return [
+            self._text(snap_upstream(self.header, i).name).decode()
+            for i in range(self.header.upstreams.count)
+        ]
+
+    def handlers(self) -> list:
+        """Names of the Python handlers ("package.module:function"), by index."""
+        return [name.decode() for name in self._strings(self.header.handlers)]
+
+    def plans(self) -> dict:
+        """Slot → name of every plan."""
+        cdef const plan_rec *rows = <const plan_rec *>snap_table(self.header, self.header.plans)
+        return {
+            i: self._text(rows[i].name).decode()
+            for i in range(self.header.plans.count)
+            if rows[i].name.len
+        }
+
+    def route(self, index: int) -> dict:
+        """One route with its policy and everything that either refers to by table."""
+        self._bounds(index, self.header.routes.count)
+        cdef const route_rec *r = snap_route(self.header, index)
+        cdef const policy_rec *p = snap_policy(self.header, r.policy)
+        cdef const predicate *predicates = <const predicate *>snap_table(self.header, r.predicates)
+        record = self._open(p[0]) | self._open(r[0])
+        record["tokens"] = self._strings(r.tokens)
+        record["params"] = self._strings(r.params)
+        record["limits"] = self._limits(p.limits)
+        record["addresses"] = self._addresses(p.addresses)
+        record["predicates"] = [self._open(predicates[i]) for i in range(r.predicates.count)]
+        record["request_rules"] = self._rules(p.request_rules)
+        record["response_rules"] = self._rules(p.response_rules)
+        return record
+
+    def service(self, index: int) -> dict:
+        """One service."""
+        self._bounds(index, self.header.services.count)
+        cdef const service_rec *s = snap_service(self.header, index)
+        cdef const uint32_t *plans = <const uint32_t *>snap_table(self.header, s.plans)
+        record = self._open(s[0])
+        record["limits"] = self._limits(s.limits)
+        record["plans"] = [plans[i] for i in range(s.plans.count)]
+        return record
+
+    def upstream(self, index: int) -> dict:
+        """One upstream; `targets` are indexes."""
+        self._bounds(index, self.header.upstreams.count)
+        cdef const upstream_rec *u = snap_upstream(self.header, index)
+        cdef uint32_t first = 0
+        if u.targets.count:
+            first = <uint32_t>((u.targets.off - self.header.targets.off) // sizeof(target_rec))
+        record = self._open(u[0])
+        record["targets"] = list(range(first, first + u.targets.count))
+        return record
+
+    def target(self, index: int) -> dict:
+        """One target; `sockaddr` as bytes of its length."""
+        self._bounds(index, self.header.targets.count)
+        cdef const target_rec *t = snap_target(self.header, index)
+        record = self._open(t[0])
+        record["sockaddr"] = <bytes>(<const char *>t.sockaddr)[:t.sockaddr_len]
+        return record
+
+    def plan(self, slot: int) -> dict:
+        """The plan of that slot; its name is empty when no plan has it."""
+        self._bounds(slot, self.header.plans.count)
+        cdef const plan_rec *p = <const plan_rec *>snap_table(self.header, self.header.plans) + <uint32_t>slot
+        record = self._open(p[0])
+        record["limits"] = self._limits(p.limits)
+        return record
+
+    def auth(self, index: int) -> dict:
+        """How one kind of credential is read and asked for."""
+        self._bounds(index, self.header.auths.count)
+        return self._open(snap_auth(self.header, index)[0])
+
+    def cors(self, index: int) -> dict:
+        """One cross-origin policy."""
+        self._bounds(index, self.header.cors.count)
+        cdef const cors_rec *c = <const cors_rec *>snap_table(self.header, self.header.cors) + <uint32_t>index
+        record = self._open(c[0])
+        record["origins"] = self._strings(c.origins)
+        return record
+
+    def static(self, index: int) -> dict:
+        """One static response."""
+        self._bounds(index, self.header.statics.count)
+        cdef const static_rec *s = <const static_rec *>snap_table(self.header, self.header.statics) + <uint32_t>index
+        return self._open(s[0])
+
+    def refusal(self, reason: int) -> dict:
+        """The rendered refusal of a reason; status 0: it has none."""
+        self._bounds(reason, self.header.refusals.count)
+        cdef const refusal_rec *r = <const refusal_rec *>snap_table(self.header, self.header.refusals) + <uint32_t>reason
+        return self._open(r[0])
+
+    def faults(self) -> list:
+        """Texts for parse faults, by number."""
+        return [text.decode() for text in self._strings(self.header.faults)]

@@ -1,0 +1,1 @@
+"""Calls to upstreams: choosing a target, connecting or reusing, retrying, deadlines."""

@@ -1,0 +1,25 @@
+"""call: calls: connect or reuse, send, read the answer; retry, time out, give up."""
+from libc.stdint cimport uint32_t, uint64_t
+
+from fastgate._core.platform.buffer cimport buf
+
+from fastgate._core.state cimport call, core, upstream
+from fastgate._core.io.connection cimport conn
+
+cdef int call_start(core *c, call *k) noexcept nogil
+    # k names snap, service or group. 0: on its way; else the Reason why not (no sink is called)
+cdef void call_queue(core *c, call *k, buf *b) noexcept nogil     # request body bytes
+cdef int call_flush(core *c, call *k) noexcept nogil              # like conn_flush
+cdef buf *call_take(core *c, call *k, int decode) noexcept nogil
+    # the body bytes that are here, as a buffer the caller owns; NULL: none now.
+    # decode 0: chunked bodies stay chunked (canonical); 1: the data alone.
+    # Sets CALL_RESPONSE_DONE, or CALL_FAILED with its reason through the sink.
+cdef void call_read(core *c, call *k, int on) noexcept nogil      # back-pressure
+cdef void call_end(core *c, call *k) noexcept nogil               # let go of the connection: pool or close
+cdef void call_abort(core *c, call *k) noexcept nogil             # close it whatever stands
+cdef void up_connected(conn *x, int error) noexcept nogil
+cdef void up_data(conn *x, ssize_t n) noexcept nogil
+cdef void up_drained(conn *x) noexcept nogil
+cdef void up_progress(conn *x) noexcept nogil
+cdef void up_timeout(upstream *u) noexcept nogil
+cdef void upstream_close(core *c, upstream *u) noexcept nogil    # the connection, at once

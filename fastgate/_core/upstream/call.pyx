@@ -1,0 +1,587 @@
+"""call: calls: connect or reuse, send, read the answer; retry, time out, give up.
+
+A call's life:
+
+    state      what is awaited            data             end / error
+    CONNECT    the connection             –                retry, else connect failed
+    SEND       the final response head    parse; 1xx stay  retry if that is safe, else reset
+    BODY       the rest of the body       sink call_body   done (close-delimited) or truncated
+    TUNNEL     bytes, both ways           sink call_body   half-closed: the other way goes on
+    DONE, FAILED: the connection has been let go
+
+Deadlines have their table in deadline.pyx; `up_timeout` here says what happens when one passes.
+
+There is one loop for trying again, `run`. Each failure before the final head becomes a `call_error`
+(in the module of that name), which says on which side it was and whether the request may be sent once
+more; `next_try` at the head of the loop counts every turn and decides. A request is sent again only
+while its body can be sent from its start: it came with the head, or nothing of it was taken from the
+client yet. A pooled connection that the upstream had closed meanwhile (`stale`) counts neither as an
+attempt nor as a failure: once for each target that is chosen, the same one is tried by a new connection.
+
+A response's end must be known before a connection is pooled again: bytes beyond it, a
+`Connection: close`, or a request that was not wholly sent mean that it is closed instead.
+"""
+from libc.stdint cimport uint16_t
+from libc.stdlib cimport calloc
+from libc.string cimport memmove, memset
+
+from fastgate._core.platform.buffer cimport HEADROOM, buf_data, buf_head, buf_len, buf_return, buf_room
+from fastgate._core.upstream.call_error cimport (
+    RETRY_ANY, RETRY_IDEMPOTENT, RETRY_NEVER, SIDE_OURS, SIDE_UPSTREAM, call_error, connect_error, error_of, reset_error)
+from fastgate._core.io.delivery cimport delivery_look, delivery_watch
+from fastgate._core.http1.server cimport down_spare
+from fastgate._core.http1.parser cimport parse_response
+from fastgate._core.http.head cimport (
+    FRAMING_CHUNKED, FRAMING_CLOSE, FRAMING_LENGTH, FRAMING_NONE, HEAD_KEEP_ALIVE,
+    HEAD_UPGRADE_WEBSOCKET, head_reset)
+from fastgate._core.http1.chunked cimport CHUNK_END, chunk_decode, chunk_relay, chunk_reset
+from fastgate._core.io.poller cimport poller_connect
+from fastgate._core.io.transport cimport (
+    conn_again, conn_close, conn_drained, conn_ended, conn_expect_little, conn_flush, conn_queue,
+    conn_read_start, conn_read_stop, conn_reading)
+from fastgate._core.upstream.pool cimport (
+    pool_affords, pool_earn, pool_failed, pool_of, pool_oldest, pool_put, pool_select, pool_spend,
+    pool_succeeded, pool_take, pool_timed, pool_unlink)
+from fastgate._core.reason cimport (
+    OVERLOADED, RESPONSE_TRUNCATED, UPSTREAM_CONNECT_FAILED, UPSTREAM_INVALID_RESPONSE, UPSTREAM_RESET,
+    UPSTREAM_TIMEOUT)
+from fastgate._core.state cimport (
+    CALL_BODY, CALL_CLOSE_AFTER, CALL_CONNECT, CALL_COUNTED, CALL_DONE, CALL_FAILED, CALL_FRESH,
+    CALL_GOOD, CALL_IDEMPOTENT, CALL_REPLAYABLE, CALL_REQUEST_DONE, CALL_RESPONSE_DONE, CALL_SEND,
+    CALL_TRUNCATED, CALL_TUNNEL, CALL_UPGRADE, UP_BUSY, UP_CLOSED, UP_CONNECTING, UP_IDLE, core_of,
+    pool)
+from fastgate._core.io.connection cimport KIND_UP
+from fastgate._core.snapshot.snapshot cimport status_in
+from fastgate._core.platform.sys cimport EMFILE, monotonic_ns
+from fastgate._core.io.timer cimport timer_set
+from fastgate._core.upstream.deadline cimport still_reads, up_deadline
+
+cdef enum:
+    MAX_INTERIM = 16
+    PER_ATTEMPT = CALL_REQUEST_DONE | CALL_RESPONSE_DONE | CALL_CLOSE_AFTER | CALL_TRUNCATED | CALL_GOOD
+
+
+# ---- connections ------------------------------------------------------------------------
+
+cdef upstream *up_new(core *c) noexcept nogil:
+    cdef upstream *u = c.free_ups
+    if u is not NULL:
+        c.free_ups = u.next
+    else:
+        u = <upstream *>calloc(1, sizeof(upstream))
+        if u is NULL:
+            return NULL
+    memset(u, 0, sizeof(upstream))
+    u.io.kind = KIND_UP
+    u.io.fd = -1
+    u.io.loop = &c.loop
+    c.n_ups += 1
+    return u
+
+
+cdef void upstream_close(core *c, upstream *u) noexcept nogil:
+    if u.state == UP_CLOSED:
+        return
+    if u.state == UP_IDLE:
+        pool_unlink(c, u)
+    u.state = UP_CLOSED
+    u.k = NULL
+    conn_close(&u.io)
+    c.n_ups -= 1
+    u.io.timer_next = c.loop.graveyard
+    c.loop.graveyard = &u.io
+
+
+cdef void detach(core *c, call *k) noexcept nogil:
+    """The call and its connection part; the connection's fate is the caller's business."""
+    cdef upstream *u = k.up
+    if k.flags & CALL_COUNTED:
+        k.flags &= ~CALL_COUNTED
+        if u is not NULL and u.home is not NULL and u.home.active > 0 and u.pool_generation == u.home.generation:
+            u.home.active -= 1
+    if u is not NULL:
+        u.k = NULL
+        k.up = NULL
+
+
+cdef void cut(core *c, call *k) noexcept nogil:
+    """Detach the call from its connection, and close that."""
+    cdef upstream *u = k.up
+    detach(c, k)
+    upstream_close(c, u)
+
+
+# ---- trying -----------------------------------------------------------------------------
+
+cdef int call_start(core *c, call *k) noexcept nogil:
+    cdef call_error error = error_of(0, SIDE_OURS, RETRY_NEVER)
+    k.attempts = 0
+    k.turns = 0
+    k.tried = 0
+    k.flags &= ~CALL_FRESH
+    pool_earn(c, k)
+    if run(c, k, &error):
+        return 0
+    k.state = CALL_FAILED
+    return error.reason
+
+
+cdef int run(core *c, call *k, call_error *error) noexcept nogil:
+    """The loop of tries. 1: the call is on its way; 0: `error` says why not.
+
+    At first `error` is why the last try failed. k.up then still has an answer whose status is to be
+    retried: it is given up only once there is another target, else it stays the answer.
+    """
+    while next_try(c, k, error):
+        if k.up is not NULL:
+            discard(c, k)
+        if attempt(c, k, error):
+            return 1
+    return 0
+
+
+cdef int next_try(core *c, call *k, call_error *error) noexcept nogil:
+    """Whether to try (again), and where: k.target."""
+    cdef uint32_t most = k.service.attempts if k.service is not NULL else 2
+    cdef int reason
+    if k.turns >= 2 * most:
+        return 0                         # each target chosen, and a new connection to each
+    k.turns += 1
+    if k.attempts != 0:
+        if not k.flags & CALL_REPLAYABLE or error.retryable == RETRY_NEVER or (
+                error.retryable == RETRY_IDEMPOTENT and not k.flags & CALL_IDEMPOTENT):
+            return 0
+        if error.stale and not k.flags & CALL_FRESH:
+            k.flags |= CALL_FRESH
+            return 1
+        # A try that reached no target added no load to any: the next one costs nothing.
+        if k.attempts >= most or (error.retryable == RETRY_IDEMPOTENT and not pool_affords(c, k)):
+            return 0
+    reason = pool_select(c, k)
+    if reason != 0:
+        if k.attempts == 0:
+            error.reason = <uint16_t>reason
+        return 0
+    if k.attempts != 0:
+        c.counters.retries += 1
+        if error.retryable == RETRY_IDEMPOTENT:
+            pool_spend(c, k)
+    k.attempts += 1
+    k.flags &= ~CALL_FRESH
+    return 1
+
+
+cdef int attempt(core *c, call *k, call_error *error) noexcept nogil:
+    """One try at the chosen target: take or open a connection, queue the request. As `run`."""
+    cdef upstream *u = NULL
+    cdef pool *p = pool_of(c, k.target)
+    cdef int result
+    k.flags &= ~PER_ATTEMPT
+    if not k.flags & CALL_FRESH:
+        u = pool_take(c, p)
+        while u is not NULL and u.pool_generation != p.generation:
+            upstream_close(c, u)         # the slot had another owner: this one leads elsewhere
+            u = pool_take(c, p)
+    if u is not NULL:
+        c.counters.upstream_reused += 1
+        u.reused = 1
+        u.requests += 1
+        bind(k, u, p)
+        return begin_send(c, k, error)
+    u = up_new(c)
+    if u is NULL:
+        error[0] = error_of(OVERLOADED, SIDE_OURS, RETRY_NEVER)
+        return 0
+    u.pool_generation = p.generation
+    u.home = p
+    u.state = UP_CONNECTING
+    u.requests = 1
+    c.counters.upstream_connects += 1
+    result = poller_connect(&c.loop, &u.io, k.target.sockaddr, k.target.sockaddr_len)
+    if result == -EMFILE and free_descriptor(c):
+        result = poller_connect(&c.loop, &u.io, k.target.sockaddr, k.target.sockaddr_len)
+    if result < 0:
+        c.counters.upstream_connect_failures += 1
+        upstream_close(c, u)
+        error[0] = connect_error(-result)
+        if error.side == SIDE_UPSTREAM:
+            pool_failed(c, k)
+        return 0
+    bind(k, u, p)
+    if result == 1:
+        u.state = UP_BUSY
+        return begin_send(c, k, error)
+    k.state = CALL_CONNECT
+    up_deadline(c, u)
+    return 1
+
+
+cdef int free_descriptor(core *c) noexcept nogil:
+    """Close a connection that nobody uses: to an upstream, or else of a client."""
+    cdef upstream *u = pool_oldest(c)
+    if u is not NULL:
+        upstream_close(c, u)
+        return 1
+    return down_spare(c)
+
+
+cdef void bind(call *k, upstream *u, pool *p) noexcept nogil:
+    k.up = u
+    u.k = k
+    u.home = p
+    k.flags |= CALL_COUNTED
+    p.active += 1
+
+
+cdef int begin_send(core *c, call *k, call_error *error) noexcept nogil:
+    cdef upstream *u = k.up
+    cdef uint64_t queued
+    k.state = CALL_SEND
+    k.interims = 0
+    head_reset(&k.resp)
+    if c.sink.call_render(k) < 0:
+        cut(c, k)
+        error[0] = error_of(OVERLOADED, SIDE_OURS, RETRY_NEVER)
+        return 0
+    k.sent_ns = monotonic_ns()
+    k.whole_ns = 0
+    u.out.look_ns = 0
+    conn_read_start(&u.io)
+    queued = u.io.out_bytes
+    if call_flush(c, k) < 0:
+        if u.io.out_bytes == queued:
+            error[0] = error_of(UPSTREAM_CONNECT_FAILED, SIDE_UPSTREAM, RETRY_ANY)
+            error.stale = u.reused
+        else:
+            error[0] = error_of(UPSTREAM_RESET, SIDE_UPSTREAM, RETRY_IDEMPOTENT)
+        cut(c, k)
+        if not error.stale:
+            pool_failed(c, k)
+        return 0
+    return 1
+
+
+cdef void up_connected(conn *x, int error) noexcept nogil:
+    cdef upstream *u = <upstream *>x
+    cdef core *c = core_of(&u.io)
+    cdef call *k = u.k
+    cdef call_error why
+    if k is NULL:
+        upstream_close(c, u)
+        return
+    if error != 0:
+        c.counters.upstream_connect_failures += 1
+        broken(c, k, connect_error(error))
+        return
+    u.state = UP_BUSY
+    if begin_send(c, k, &why):
+        go_on(c, k)
+    else:
+        try_again(c, k, why)
+
+
+cdef void broken(core *c, call *k, call_error error) noexcept nogil:
+    """The connection failed before a final head came."""
+    cut(c, k)
+    if error.side == SIDE_UPSTREAM and not error.stale:
+        pool_failed(c, k)
+    try_again(c, k, error)
+
+
+cdef void try_again(core *c, call *k, call_error error) noexcept nogil:
+    """Or say why not."""
+    if run(c, k, &error):
+        go_on(c, k)
+    else:
+        k.state = CALL_FAILED
+        c.sink.call_failed(k, error.reason)
+
+
+cdef void go_on(core *c, call *k) noexcept nogil:
+    """The head is on its way: the body may follow."""
+    if k.state == CALL_SEND and not k.flags & CALL_REQUEST_DONE:
+        c.sink.call_writable(k)
+
+
+# ---- reading the answer -----------------------------------------------------------------
+
+cdef void up_data(conn *x, ssize_t n) noexcept nogil:
+    cdef upstream *u = <upstream *>x
+    cdef core *c = core_of(&u.io)
+    cdef call *k = u.k
+    if k is NULL:
+        upstream_close(c, u)                   # idle: the upstream closed it, or spoke unasked
+        return
+    if k.state == CALL_SEND:
+        if n > 0:
+            if u.io.inb is not NULL:
+                read_head(c, k)
+        else:
+            broken(c, k, reset_error(k))
+    elif k.state == CALL_BODY or k.state == CALL_TUNNEL:
+        if n > 0:
+            up_deadline(c, u)
+            c.sink.call_body(k)
+        elif n == 0 and (k.resp.framing == FRAMING_CLOSE or k.state == CALL_TUNNEL):
+            k.flags |= CALL_RESPONSE_DONE | CALL_CLOSE_AFTER
+            c.sink.call_body(k)
+        else:
+            k.flags |= CALL_TRUNCATED | CALL_CLOSE_AFTER
+            fail(c, k, RESPONSE_TRUNCATED)
+    else:
+        upstream_close(c, u)
+
+
+cdef inline void succeeded(core *c, call *k) noexcept nogil:
+    """The target did well: it answered as it should, and the answer's end was no fault of it."""
+    if k.flags & CALL_GOOD:
+        k.flags &= ~CALL_GOOD
+        pool_succeeded(c, k)
+
+
+cdef void fail(core *c, call *k, int reason) noexcept nogil:
+    """After the head: nothing can be tried again."""
+    if k.state != CALL_TUNNEL and k.flags & CALL_GOOD:
+        pool_failed(c, k)                # else its head was a failure, and has been counted
+    k.flags &= ~CALL_GOOD
+    k.state = CALL_FAILED
+    if k.up is not NULL:
+        cut(c, k)
+    c.sink.call_failed(k, reason)
+
+
+cdef void read_head(core *c, call *k) noexcept nogil:
+    cdef upstream *u = k.up
+    cdef int size
+    cdef uint16_t status
+    cdef call_error error
+    while True:
+        k.resp_base = buf_head(u.io.inb)
+        size = parse_response(&k.resp, k.resp_base, buf_len(u.io.inb), &c.response_caps, k.method_id)
+        if size == 0:
+            # The caps see to it that a head alone never fills the buffer; after interim ones it may.
+            if buf_room(u.io.inb) == 0 and u.io.inb.start > HEADROOM:
+                memmove(buf_data(u.io.inb) + HEADROOM, k.resp_base, buf_len(u.io.inb))
+                u.io.inb.end = HEADROOM + buf_len(u.io.inb)
+                u.io.inb.start = HEADROOM
+            return
+        if size < 0:
+            broken(c, k, error_of(UPSTREAM_INVALID_RESPONSE, SIDE_UPSTREAM, RETRY_NEVER))
+            return
+        status = k.resp.status
+        if status >= 200:
+            break
+        if status == 101:
+            if not (k.flags & CALL_UPGRADE and k.resp.flags & HEAD_UPGRADE_WEBSOCKET):
+                broken(c, k, error_of(UPSTREAM_INVALID_RESPONSE, SIDE_UPSTREAM, RETRY_NEVER))
+                return
+            break
+        k.interims += 1
+        if k.interims > MAX_INTERIM:
+            broken(c, k, error_of(UPSTREAM_INVALID_RESPONSE, SIDE_UPSTREAM, RETRY_NEVER))
+            return
+        if status == 103:
+            c.sink.call_interim(k)
+            if u.k is not k:
+                return                   # it ended meanwhile, and its memory with it
+        u.io.inb.start += size
+        head_reset(&k.resp)
+        if buf_len(u.io.inb) == 0:
+            buf_return(&c.loop.bufs, u.io.inb)
+            u.io.inb = NULL
+            return
+    k.first_byte_ns = c.loop.now if c.loop.now > k.sent_ns else k.sent_ns
+    if status_in(k.group.eject_statuses, status):
+        pool_failed(c, k)
+    else:
+        k.flags |= CALL_GOOD
+        if status < 500:                 # an error that comes fast does not make a target fast
+            pool_timed(c, k, k.first_byte_ns - (k.whole_ns if k.whole_ns > k.sent_ns else k.sent_ns))
+    u.io.inb.start += size
+    if not k.resp.flags & HEAD_KEEP_ALIVE:
+        k.flags |= CALL_CLOSE_AFTER
+    if status == 101:
+        succeeded(c, k)
+        k.state = CALL_TUNNEL
+        k.flags |= CALL_CLOSE_AFTER
+    else:
+        k.state = CALL_BODY
+        if k.resp.framing == FRAMING_LENGTH:
+            k.resp_remaining = <uint64_t>k.resp.content_length
+            if k.resp_remaining == 0:
+                k.flags |= CALL_RESPONSE_DONE
+        elif k.resp.framing == FRAMING_CHUNKED:
+            chunk_reset(&k.resp_chunks)
+        elif k.resp.framing == FRAMING_NONE:
+            k.flags |= CALL_RESPONSE_DONE
+    if k.flags & CALL_RESPONSE_DONE and buf_len(u.io.inb) != 0:
+        k.flags |= CALL_CLOSE_AFTER      # bytes after the end: never pooled
+    if k.service is not NULL and status_in(k.service.retry_statuses, status) and k.interims == 0:
+        succeeded(c, k)                  # while k.target is the one that answered
+        error = error_of(0, SIDE_UPSTREAM, RETRY_IDEMPOTENT)
+        if run(c, k, &error):
+            go_on(c, k)
+            return
+        if k.up is NULL:
+            k.state = CALL_FAILED
+            c.sink.call_failed(k, error.reason)
+            return
+    c.sink.call_head(k)
+    if u.k is not NULL:                  # not for an answer that was here whole
+        up_deadline(c, u)
+
+
+cdef void discard(core *c, call *k) noexcept nogil:
+    """An answer that is not passed on. Its connection is kept if all of it is here already."""
+    if k.resp.framing == FRAMING_LENGTH and k.resp_remaining == buf_len(k.up.io.inb):
+        k.flags |= CALL_RESPONSE_DONE
+    call_end(c, k)
+
+
+cdef buf *call_take(core *c, call *k, int decode) noexcept nogil:
+    cdef upstream *u = k.up
+    cdef buf *b
+    cdef uint32_t length, consumed, out_len
+    cdef int result
+    if u is NULL or u.io.inb is NULL or k.flags & CALL_RESPONSE_DONE and k.state != CALL_TUNNEL \
+            and k.resp.framing != FRAMING_CLOSE:
+        return NULL
+    b = u.io.inb
+    length = buf_len(b)
+    if length == 0:
+        return NULL
+    u.io.inb = NULL
+    if k.state == CALL_TUNNEL or k.resp.framing == FRAMING_CLOSE:
+        return b
+    if k.resp.framing == FRAMING_LENGTH:
+        if length > k.resp_remaining:
+            b.end = b.start + <uint32_t>k.resp_remaining
+            length = <uint32_t>k.resp_remaining
+            k.flags |= CALL_CLOSE_AFTER
+        k.resp_remaining -= length
+        if k.resp_remaining == 0:
+            k.flags |= CALL_RESPONSE_DONE
+        return b
+    if decode:
+        result = chunk_decode(&k.resp_chunks, buf_head(b), length, &consumed, &out_len)
+    else:
+        result = chunk_relay(&k.resp_chunks, buf_head(b), length, &consumed, &out_len)
+    if result < 0:
+        buf_return(&c.loop.bufs, b)
+        k.flags |= CALL_TRUNCATED | CALL_CLOSE_AFTER
+        fail(c, k, UPSTREAM_INVALID_RESPONSE)
+        return NULL
+    if result == CHUNK_END:
+        k.flags |= CALL_RESPONSE_DONE
+        if consumed < length:
+            k.flags |= CALL_CLOSE_AFTER
+    b.end = b.start + out_len
+    if out_len == 0:
+        buf_return(&c.loop.bufs, b)
+        return NULL
+    return b
+
+
+cdef void call_read(core *c, call *k, int on) noexcept nogil:
+    cdef upstream *u = k.up if k is not NULL else NULL
+    if u is NULL:
+        return
+    if on:
+        if not conn_reading(&u.io):
+            conn_read_start(&u.io)
+            up_deadline(c, u)
+            if u.io.inb is not NULL and buf_len(u.io.inb) != 0:
+                conn_again(&u.io)
+    elif conn_reading(&u.io):
+        conn_read_stop(&u.io)
+        up_deadline(c, u)                # none: now it is the reader of the answer who is waited for
+
+
+# ---- sending ----------------------------------------------------------------------------
+
+cdef void call_queue(core *c, call *k, buf *b) noexcept nogil:
+    conn_queue(&k.up.io, b)
+
+
+cdef int call_flush(core *c, call *k) noexcept nogil:
+    cdef upstream *u = k.up
+    cdef int done = conn_flush(&u.io)
+    if done == 1:
+        u.out.look_ns = 0
+    elif u.out.look_ns == 0:
+        delivery_watch(&c.loop, &u.out, k.group.write_ms)
+    up_deadline(c, u)
+    return done
+
+
+cdef void up_progress(conn *x) noexcept nogil:
+    """It took some of what is queued, not all."""
+    cdef upstream *u = <upstream *>x
+    cdef core *c = core_of(&u.io)
+    if u.k is not NULL:
+        delivery_look(&c.loop, &u.io, &u.out, u.k.group.write_ms)
+        up_deadline(c, u)
+
+
+cdef void up_drained(conn *x) noexcept nogil:
+    cdef upstream *u = <upstream *>x
+    cdef core *c = core_of(&u.io)
+    u.out.look_ns = 0
+    if u.k is not NULL:
+        up_deadline(c, u)
+    if u.k is not NULL and (not u.k.flags & CALL_REQUEST_DONE or u.k.state == CALL_TUNNEL):
+        c.sink.call_writable(u.k)
+
+
+cdef void up_timeout(upstream *u) noexcept nogil:
+    cdef core *c = core_of(&u.io)
+    cdef call *k = u.k
+    if k is NULL:
+        upstream_close(c, u)                   # idle for long enough
+        return
+    if k.state == CALL_CONNECT:
+        c.counters.upstream_connect_failures += 1
+        broken(c, k, error_of(UPSTREAM_CONNECT_FAILED, SIDE_UPSTREAM, RETRY_ANY))
+    elif k.state == CALL_SEND:
+        if not still_reads(c, u):
+            broken(c, k, error_of(UPSTREAM_TIMEOUT, SIDE_UPSTREAM, RETRY_NEVER))
+    else:
+        fail(c, k, UPSTREAM_TIMEOUT if k.state != CALL_TUNNEL else 0)
+
+
+# ---- ending -----------------------------------------------------------------------------
+
+cdef void call_end(core *c, call *k) noexcept nogil:
+    cdef upstream *u = k.up
+    cdef upstream *victim
+    cdef uint32_t keep = k.group.keepalive_max
+    cdef uint64_t idle_ns = <uint64_t>k.group.keepalive_idle_ms * 1000000
+    k.state = CALL_DONE
+    succeeded(c, k)
+    if u is NULL:
+        return
+    detach(c, k)
+    if (k.flags & (CALL_CLOSE_AFTER | CALL_REQUEST_DONE | CALL_RESPONSE_DONE)) != (
+            CALL_REQUEST_DONE | CALL_RESPONSE_DONE) or not conn_drained(&u.io) or conn_ended(&u.io):
+        upstream_close(c, u)
+        return
+    if u.io.inb is not NULL:
+        buf_return(&c.loop.bufs, u.io.inb)
+        u.io.inb = NULL
+    conn_read_stop(&u.io)           # what was to be looked at again is gone
+    u.reused = 0
+    conn_expect_little(&u.io)
+    victim = pool_put(c, u.home, u, keep)
+    if victim is not NULL:
+        upstream_close(c, victim)
+        if victim is u:
+            return
+    timer_set(&c.loop, &u.io, c.loop.now + idle_ns)
+    conn_read_start(&u.io)
+
+
+cdef void call_abort(core *c, call *k) noexcept nogil:
+    k.state = CALL_DONE
+    succeeded(c, k)
+    if k.up is not NULL:
+        cut(c, k)

@@ -1,7 +1,0 @@
-"""usageblock: usage records of one drain, put together by what they have in common."""
-from libc.stdint cimport uint32_t
-
-from fastgate._core.moneymap cimport money_record
-
-cdef list pack_blocks(const money_record **records, size_t count)
-cdef str currency_text(uint32_t code)
