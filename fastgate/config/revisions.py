@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from fastgate.config.diff import Change, diff_data, overridden
-from fastgate.errors import ConflictError, StoreError
+from fastgate.errors import ApplyError, ConfigurationError, ConflictError, StoreError
 from fastgate.imports import importing
 from fastgate.model import check, codec
 from fastgate.model.gateway import Gateway
@@ -202,6 +202,8 @@ class Revisions:
         self._store = store
         self._history: History = History(store)
         self._keep = keep
+        self.on_change: list[Callable[[Source, bool], None]] = []
+        """Called after each change that was tried: where it came from, whether it was applied."""
         self._changes = Serial()
         self._pending: list[_Pending] = []
         self._start: _Pending | None = None  # what was served before a change that came too early
@@ -275,13 +277,28 @@ class Revisions:
                 dry_run=dry_run,
             )
 
-        return await self._changes.run(change)
+        try:
+            applied = await self._changes.run(change)
+        except (ConfigurationError, ApplyError):
+            self._tell(source, False, dry_run)
+            raise
+        self._tell(source, True, dry_run)
+        return applied
+
+    def _tell(self, source: Source, applied: bool, dry_run: bool) -> None:
+        if not dry_run:
+            for callback in self.on_change:
+                callback(source, applied)
 
     async def reload(self, *, author: str, dry_run: bool = False) -> Applied:
         """Read the file again. One that has changed is applied, and wins over changes made through
         the API; with one that has not, what is served stays. In both cases names are resolved and
         handlers looked up again. Raises ConfigurationError, ApplyError."""
-        gateway = await self._control.load_file()
+        try:
+            gateway = await self._control.load_file()
+        except ConfigurationError:
+            self._tell("file", False, dry_run)
+            raise
 
         def edit(current: Gateway) -> Gateway:
             return current if is_same(self._control.file_before, gateway) else gateway

@@ -316,6 +316,7 @@ def test_target_rows() -> None:
     assert (row.health, row.failures, row.ejected_until_ns) == (2, 3, 10**15)
     again.claim(0xDEF)
     assert (row.identity, row.health, row.failures, row.ejected_until_ns) == (0xDEF, 0, 0, 0)
+    assert row.ejected == 0
     assert row.ejections == 0
     with pytest.raises(ValueError, match="health 3"):
         row.health = 3

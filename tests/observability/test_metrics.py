@@ -20,6 +20,7 @@ from fastgate.observability import metrics as module
 from fastgate.observability.accesslog import AccessLog
 from fastgate.observability.metrics import FAMILIES, Metrics, escape, process_memory
 from fastgate.runtime.control.gauges import MONEY_FAMILIES
+from fastgate.runtime.control.status_metrics import STATUS_FAMILIES
 
 ROWS = 6
 NAMES = {0: "orders", 1: "users", 2: "static"}
@@ -307,7 +308,7 @@ def test_the_processes_are_this_one_and_its_parent() -> None:
 def test_the_documentation_names_every_metric() -> None:
     page = Path(__file__).parents[2] / "docs" / "observability.md"
     rows = re.findall(r"^\| `(fastgate_\w+)` \| (\w+) \|", page.read_text(), re.M)
-    families = [*FAMILIES, *MONEY_FAMILIES]
+    families = [*FAMILIES, *STATUS_FAMILIES, *MONEY_FAMILIES]
     assert rows == [(family.name, family.type) for family in families]
 
 

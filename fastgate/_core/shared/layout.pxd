@@ -10,7 +10,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef enum:
     MAX_WORKERS = 64
-    SEGMENT_VERSION = 3
+    SEGMENT_VERSION = 4
     PAGE = 4096
     LOGRING_HEAD = 4096           # bytes set aside in front of the log ring's records, at most
     LOG_RECORD = 512              # bytes: sizeof(log_record)
@@ -36,7 +36,8 @@ cdef struct target_row:           # 64 bytes; shared health of one upstream targ
     uint64_t ejected_until_ns     # CLOCK_MONOTONIC; passive ejection
     uint64_t ejections            # without a success since
     uint64_t failing_since_ns     # when the row of failures began
-    uint64_t reserved[2]
+    uint64_t ejected              # how often it was, since the row is its own
+    uint64_t reserved[1]
 
 cdef struct segment_header:       # 4096 bytes
     uint8_t magic[8]              # "FGSHM\0\0\0"

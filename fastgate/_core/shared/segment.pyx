@@ -229,8 +229,8 @@ cdef class TargetRow:
     """One upstream target's shared health, live.
 
     `health`: 0 unknown (usable), 1 healthy, 2 unhealthy; its writer is control. `failures` (one
-    after another, over all workers), `ejected_until_ns` (CLOCK_MONOTONIC) and `ejections`
-    are the workers'. `identity` says whose row it is: `claim` it before the rest is believed.
+    after another, over all workers), `ejected_until_ns` (CLOCK_MONOTONIC), `ejections` (without a
+    success since) and `ejected` (ejections ever) are the workers'. `identity` says whose row it is: `claim` it before the rest is believed.
     """
 
     cdef readonly Segment segment
@@ -245,6 +245,7 @@ cdef class TargetRow:
             fg_store(&self.row.ejected_until_ns, 0)
             fg_store(&self.row.ejections, 0)
             fg_store(&self.row.failing_since_ns, 0)
+            fg_store(&self.row.ejected, 0)
             fg_store(&self.row.identity, identity)
 
     @property
@@ -280,6 +281,10 @@ cdef class TargetRow:
     @property
     def ejections(self):
         return fg_load(&self.row.ejections)
+
+    @property
+    def ejected(self):
+        return fg_load(&self.row.ejected)
 
 
 cdef class Segment:

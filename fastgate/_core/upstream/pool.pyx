@@ -325,6 +325,7 @@ cdef void claim(target_row *row, const target_rec *t) noexcept nogil:
         fg_store(&row.ejected_until_ns, 0)
         fg_store(&row.ejections, 0)
         fg_store(&row.failing_since_ns, 0)
+        fg_store(&row.ejected, 0)
         fg_store(&row.identity, t.identity)
 
 
@@ -348,6 +349,7 @@ cdef void pool_failed(core *c, call *k) noexcept nogil:
     if times > 10:
         times = 10
     fg_store(&row.ejected_until_ns, c.loop.now + times * g.eject_ms * 1000000ull)
+    fg_add(&row.ejected, 1)
     c.counters.ejections += 1
 
 

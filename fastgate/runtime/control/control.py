@@ -54,6 +54,7 @@ from fastgate.runtime.control.publisher import File, Publisher, control_of, list
 from fastgate.runtime.control.quotas import QuotaKeeper
 from fastgate.runtime.control.records import Records
 from fastgate.runtime.control.resolver import Resolver
+from fastgate.runtime.control.status_metrics import ReloadMetrics, TargetMetrics
 from fastgate.runtime.control.uplink import Uplink
 from fastgate.runtime.launch import Launch, costs_money
 from fastgate.runtime.persist import Running, Served, StateDirectory, StateError
@@ -141,6 +142,11 @@ class Control:
         if money is None:
             self._publisher.checks.append(check_free)
         self._records = Records(segment, self._publisher)
+        self._reloads = ReloadMetrics()
+        self._records.sources += [
+            TargetMetrics(segment, self._publisher).samples,
+            self._reloads.samples,
+        ]
         self._publisher.on_served.append(self._on_served)
 
     # ---- life ----------------------------------------------------------------------------
@@ -200,6 +206,7 @@ class Control:
                 return False
             log.error("%s", error)
             raise
+        self._reloads.started()
         running = self._running()
         self._uplink.send(
             Ready(
@@ -262,6 +269,7 @@ class Control:
                 raise
             log.error("%s", error)
             log.error("the file is not used: going on with generation %d", served.generation)
+            self._reloads.count("file", False)
             kept: Gateway = codec.decode(served.document)
             before = codec.decode(served.file_document) if served.file_document else kept
             return _Choice(kept, (before, served.file_digest), newest)
@@ -333,6 +341,7 @@ class Control:
     def use_revisions(self, revisions: Revisions) -> None:
         """Reloads by signal go this way as well, from now on."""
         self._revisions = revisions
+        revisions.on_change.append(self._reloads.count)
 
     # ---- what others say -----------------------------------------------------------------
 
@@ -476,7 +485,10 @@ class Control:
                 elif before is not None:
                     say_dropped(before, self.gateway, gateway)
                 await self.apply(gateway)
+                self._reloads.count("file", True)
         except FastGateError as error:
+            if self._revisions is None:
+                self._reloads.count("file", False)
             log.error("the reload was refused: %s", error)
             log.error("generation %d goes on serving", self.generation)
             self._uplink.send(ReloadDone(error=str(error)[:4000]))

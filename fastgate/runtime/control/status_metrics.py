@@ -1,0 +1,159 @@
+"""Metrics of targets and of reloads: what the control process knows besides what workers count.
+
+Health, ejection and their counts are read from the targets' rows in the segment when somebody
+asks. A target that is a name has one series for each address that it stands for; `SHOWN` targets
+are shown, in the order of the configuration. Reloads are counted from the start of the control
+process.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from fastgate._core.shared.segment import Segment
+from fastgate.observability.metrics import Family, Sample, escape
+from fastgate.runtime.control.health import HEALTHY, UNHEALTHY, unpack_sockaddr
+from fastgate.runtime.control.publisher import Publisher, targets_of
+
+if TYPE_CHECKING:
+    from fastgate.store.history import Source
+
+SHOWN = 500
+"""Targets in an exposition, at most."""
+
+UP = Family(
+    "fastgate_target_up",
+    "gauge",
+    "1 while a target can get requests; 0 while it is unhealthy, ejected or without an address.",
+)
+HEALTH = Family(
+    "fastgate_target_healthy",
+    "gauge",
+    "What the health checks found: 1 healthy, 0 unhealthy. No sample until they have.",
+)
+EJECTED = Family("fastgate_target_ejected", "gauge", "1 while a target is ejected, else 0.")
+EJECTIONS = Family(
+    "fastgate_target_ejections_total", "counter", "How often a target was ejected, by all workers."
+)
+RELOADS = Family(
+    "fastgate_reloads_total",
+    "counter",
+    "Changes of the configuration, by where they came from and whether they were applied.",
+)
+LAST = Family(
+    "fastgate_last_reload_timestamp_seconds", "gauge", "When the last of them was, in Unix time."
+)
+
+STATUS_FAMILIES = (UP, HEALTH, EJECTED, EJECTIONS, RELOADS, LAST)
+
+
+class _Target(NamedTuple):
+    labels: str
+    slot: int
+    identity: int
+    resolved: bool
+
+
+class TargetMetrics:
+    """Samples of the targets of the configuration that is served."""
+
+    def __init__(self, segment: Segment, publisher: Publisher) -> None:
+        self._segment = segment
+        self._publisher = publisher
+        self._targets: list[_Target] = []
+        publisher.on_served.append(self._on_served)
+
+    def _on_served(self) -> None:
+        gateway, snapshot = self._publisher.gateway, self._publisher.snapshot
+        assert gateway is not None
+        assert snapshot is not None
+        configured = {upstream.name for upstream in gateway.upstreams}
+        found = []
+        for target in targets_of(snapshot):
+            if target["upstream_name"] not in configured:
+                continue  # the gateway's own pages
+            labels = {
+                "upstream": target["upstream_name"],
+                "target": target["name"].decode(),
+                "address": _address(target["sockaddr"]),
+            }
+            text = ",".join(f'{name}="{escape(value)}"' for name, value in labels.items())
+            resolved = bool(target["sockaddr"])
+            found.append(_Target(text, target["slot"], target["identity"], resolved))
+            if len(found) == SHOWN:
+                break
+        self._targets = found
+
+    def samples(self) -> Iterator[Sample]:
+        """What there is to show now."""
+        now = time.monotonic_ns()
+        families: dict[Family, list[Sample]] = {
+            family: [] for family in (UP, HEALTH, EJECTED, EJECTIONS)
+        }
+
+        def add(family: Family, target: _Target, value: int) -> None:
+            families[family].append(Sample(family, target.labels, value))
+
+        for target in self._targets:
+            health, ejected, ejections = 0, False, 0
+            if target.slot < self._segment.targets:
+                row = self._segment.target_row(target.slot)
+                if row.identity == target.identity:
+                    health, ejections = row.health, row.ejected
+                    ejected = row.ejected_until_ns > now
+            up = target.resolved and health != UNHEALTHY and not ejected
+            add(UP, target, int(up))
+            if health in (HEALTHY, UNHEALTHY):
+                add(HEALTH, target, int(health == HEALTHY))
+            add(EJECTED, target, int(ejected))
+            add(EJECTIONS, target, ejections)
+        for samples in families.values():
+            yield from samples
+
+
+class ReloadMetrics:
+    """Counts changes of the configuration: from the file, through the API, back to a revision."""
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[str, str], int] = {}
+        self._last: dict[tuple[str, str], float] = {}
+        for result in ("applied", "refused"):  # alerts take an increase from 0
+            self._counts["file", result] = 0
+
+    def started(self) -> None:
+        """The first configuration is served: it is as new as that, and no reload."""
+        self._last["file", "applied"] = time.time()
+
+    def count(self, source: Source, applied: bool) -> None:
+        """A change was applied, or refused."""
+        key = (source, "applied" if applied else "refused")
+        self._counts[key] = self._counts.get(key, 0) + 1
+        self._last[key] = time.time()
+
+    def samples(self) -> Iterator[Sample]:
+        """What there is to show now."""
+        for key, count in self._counts.items():
+            yield Sample(RELOADS, _labels(key), count)
+        for key, when in self._last.items():
+            yield Sample(LAST, _labels(key), f"{when:.3f}")
+
+
+def _labels(key: tuple[str, str]) -> str:
+    source, result = key
+    return f'source="{source}",result="{result}"'
+
+
+def _address(packed: bytes) -> str:
+    """A socket address as text; empty while a name is not resolved."""
+    where = unpack_sockaddr(packed)
+    if where is None:
+        return ""
+    family, address = where
+    if family == socket.AF_UNIX:
+        path = address.decode("utf-8", "replace") if isinstance(address, bytes) else address
+        return "unix:" + path.replace("\0", "@", 1)
+    host, port = address[:2]
+    return f"[{host}]:{port}" if family == socket.AF_INET6 else f"{host}:{port}"
