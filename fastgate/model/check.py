@@ -301,6 +301,10 @@ def _times(gateway: Gateway) -> Iterator[ConfigurationError]:
             ]
     times += [(f"services[{i}].timeout", s.timeout) for i, s in enumerate(gateway.services)]
     times += [(f"routes[{i}].timeout", r.timeout) for i, r in enumerate(gateway.routes)]
+    times += [
+        (f"services[{i}].idle_timeout", s.idle_timeout) for i, s in enumerate(gateway.services)
+    ]
+    times += [(f"routes[{i}].idle_timeout", r.idle_timeout) for i, r in enumerate(gateway.routes)]
     for path, value in times:
         if value is not None and not 1_000_000 <= value.ns <= _LONGEST.ns:
             yield ConfigurationError(f"{value} is not from 1ms to 1d", path)

@@ -295,6 +295,14 @@ class Route(Rules, frozen=True, kw_only=True):
             "handler, to the start of its answer. Default: the service's; for a handler, none."
         ),
     ] = None
+    idle_timeout: Annotated[
+        Duration | None,
+        Meta(
+            description="Between two pieces of the response's body; in a tunnel, between two "
+            "pieces in either direction. Beyond it the answer is broken off, the tunnel closed. "
+            "Default: the service's."
+        ),
+    ] = None
     websocket: Annotated[
         bool, Meta(description="Let requests upgrade to WebSocket; then bytes are tunnelled.")
     ] = False
@@ -375,6 +383,8 @@ class Route(Rules, frozen=True, kw_only=True):
         for name in ("preserve_host", "websocket"):
             if getattr(self, name):
                 raise ValueError(f"{name}: only a route with a service forwards requests")
+        if self.idle_timeout is not None:
+            raise ValueError("idle_timeout: only a route with a service waits for an upstream")
         if self.respond is not None:
             if self.timeout is not None:
                 raise ValueError("timeout: a fixed response takes no time; leave it out")
@@ -388,3 +398,8 @@ class Route(Rules, frozen=True, kw_only=True):
             raise ValueError("x402: a request is paid for with x402 or has a price, not both")
         if self.websocket:
             raise ValueError("x402: a request that is paid for cannot upgrade to WebSocket")
+        if self.idle_timeout is not None:
+            raise ValueError(
+                "x402: `timeout` holds between two pieces of an answer that is paid for as well; "
+                "leave out idle_timeout"
+            )

@@ -299,6 +299,13 @@ class Service(Rules, frozen=True, kw_only=True):
             "upstream's `first_byte`."
         ),
     ] = None
+    idle_timeout: Annotated[
+        Duration | None,
+        Meta(
+            description="Between two pieces of the response's body or of a tunnel. Default: the "
+            "upstream's `idle`."
+        ),
+    ] = None
     retries: Annotated[Retries, Meta(description="Trying again on failure.")] = Retries()
     plans: Annotated[
         list[str],

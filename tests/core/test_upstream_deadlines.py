@@ -215,6 +215,85 @@ async def test_a_tunnel_lives_while_either_side_speaks(speaks):
         assert await client.rest() == (b"", "end")
 
 
+def with_idle(url: str, where: str, idle: str, other: str) -> dict[str, Any]:
+    """The deadline stands in one place, another in those that it goes before."""
+    config = timed(url, idle=idle if where == "upstream" else other)
+    if where != "upstream":
+        config["services"][0]["idle_timeout"] = idle if where == "service" else other
+    if where == "route":
+        config["routes"][0]["idle_timeout"] = idle
+    return config
+
+
+@pytest.mark.parametrize("where", ["upstream", "service", "route"])
+@unstalled
+async def test_the_nearest_idle_timeout_ends_a_silent_answer(where):
+    async def serve(peer: Peer) -> None:
+        silent = b"/silent" in await peer.head()
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % STEPS)
+        if silent:
+            await asyncio.Event().wait()
+        await peer.trickle(b"x")
+
+    async with (
+        target(serve) as url,
+        Plane(with_idle(url, where, DEADLINE, "1h")) as plane,
+        caller(plane) as steady,
+        caller(plane) as silent,
+    ):
+        await steady.send(request("GET"))
+        await silent.send(request("GET", path="/silent"))
+        assert await reply(steady) == (b"200", "x" * STEPS)
+        data, _ = await silent.rest()
+        assert data.endswith(b"\r\n\r\n")  # broken off: nothing of the body came
+
+
+@pytest.mark.parametrize("where", ["service", "route"])
+@unstalled
+async def test_a_longer_idle_timeout_lets_an_answer_pause(where):
+    async def serve(peer: Peer) -> None:
+        await peer.head()
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n")
+        await asyncio.sleep(STEP * 10)
+        await peer.send(b"served")
+
+    async with (
+        target(serve) as url,
+        Plane(with_idle(url, where, "1h", "100ms")) as plane,
+        caller(plane) as client,
+    ):
+        await client.send(request("GET"))
+        assert await reply(client) == (b"200", "served")
+
+
+@pytest.mark.parametrize("speaks", ["client", "target", "nobody"])
+@unstalled
+async def test_a_routes_idle_timeout_holds_in_its_tunnels(speaks):
+    async def serve(peer: Peer) -> None:
+        await peer.head()
+        await peer.send(UPGRADED)
+        if speaks == "target":
+            await peer.trickle(b"x")
+            await peer.send(b"end")
+        elif speaks == "client":
+            await peer.exactly(STEPS)
+            await peer.send(b"end")
+        await peer.rest()
+
+    async with (
+        target(serve) as url,
+        Plane(with_idle(url, "route", DEADLINE, "1h")) as plane,
+        caller(plane) as client,
+    ):
+        await client.send(request("GET", "Connection: upgrade", "Upgrade: websocket"))
+        assert (await client.head()).startswith(b"HTTP/1.1 101 ")
+        if speaks == "client":
+            await client.trickle(b"x")
+        if speaks != "nobody":
+            await client.until(b"end")
+        assert await client.rest() == (b"", "end")
+
+
 @unstalled
 async def test_a_pooled_connection_is_kept_while_it_is_used():
     ended: list[int] = []

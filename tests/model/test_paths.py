@@ -164,6 +164,8 @@ def test_methods_of_cors_are_case_sensitive_too() -> None:
         ({"respond": {}, "websocket": True}, "websocket"),
         ({"respond": {}, "timeout": "5s"}, "timeout"),
         ({"respond": {}, "headers": {"request": {"set": {"X-A": "1"}}}}, "headers.request"),
+        ({"respond": {}, "idle_timeout": "5s"}, "idle_timeout"),
+        ({"handler": "a:b", "idle_timeout": "5s"}, "idle_timeout"),
         ({"handler": "a:b", "preserve_host": True}, "preserve_host"),
         ({"handler": "a:b", "websocket": True}, "websocket"),
         ({"respond": {}, "rewrite": {"strip_prefix": "/x"}}, "rewrite"),

@@ -87,7 +87,7 @@ cdef void begin_proxy(exchange *e) noexcept nogil:
     k.group = snap_upstream(e.snap, e.service.upstream)
     k.method_id = e.req.method_id
     k.first_byte_ms = e.policy.timeout_ms if e.policy.timeout_ms else e.service.first_byte_ms
-    k.idle_ms = e.service.idle_ms
+    k.idle_ms = e.policy.idle_ms if e.policy.idle_ms else e.service.idle_ms
     if IDEMPOTENT >> k.method_id & 1:
         k.flags |= CALL_IDEMPOTENT
     k.flags |= CALL_REPLAYABLE           # until some of a body that did not come whole is taken

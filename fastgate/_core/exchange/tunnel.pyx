@@ -6,7 +6,7 @@
 One side is not read while the other's queue is not empty, as in forward.pyx. If one side closes its
 sending side (a half-close), what it sent goes out, and then our sending side to the other is closed
 too; the opposite direction goes on. The tunnel ends when both have ended and all is sent, or by the
-deadlines of server.pyx and deadline.pyx: a side that says nothing more has the upstream's `idle`.
+deadlines of server.pyx and deadline.pyx: a side that says nothing more has the call's `idle_ms`.
 """
 from libc.string cimport memcpy
 

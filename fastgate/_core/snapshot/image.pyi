@@ -43,6 +43,7 @@ class ImageBuilder:
         priority: int = 0,
         strip: int = 0,
         timeout_ms: int = 0,
+        idle_ms: int = 0,
         replace: str = "",
         tokens: int = 0,
         limits: int = 0,

@@ -268,7 +268,7 @@ cdef class ImageBuilder:
 
     def add_route(self, name: str, *, slot, methods=0, body_cap=0, service=NONE, handler=NONE,
                   static_response=NONE, auth=NONE, cors=NONE, flags=0, priority=0, strip=0,
-                  timeout_ms=0, replace="", tokens=0, limits=0, addresses=0, predicates=0,
+                  timeout_ms=0, idle_ms=0, replace="", tokens=0, limits=0, addresses=0, predicates=0,
                   request_rules=0, response_rules=0, notice="", price_micros=0, price_currency="", pattern="",
                   params=0, payment_required="") -> int:
         """Append a route_rec, with its policy_rec; returns its index. Tables are handles.
@@ -298,6 +298,7 @@ cdef class ImageBuilder:
         p.flags = flags
         p.strip = strip
         p.timeout_ms = timeout_ms
+        p.idle_ms = idle_ms
         p.replace = self._string(replace)
         p.limits = self._handle(limits)
         p.addresses = self._handle(addresses)
