@@ -64,12 +64,12 @@ class Keyed(FastGate):
 
     def key(self, tree: Tree, setup: Setup) -> str:
         """That of a consumer which is made for it, with money where requests are paid."""
-        desk = Desk(setup)
-        desk.open(tree, self.start_patience, PLENTY if self.paid else 0)
-        return desk.key
+        api = ControlApi(setup)
+        api.open(tree, self.start_patience, PLENTY if self.paid else 0)
+        return api.key
 
 
-class Desk:
+class ControlApi:
     """The control API of a running gateway, as far as it is needed here."""
 
     def __init__(self, setup: Setup) -> None:

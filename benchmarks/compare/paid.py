@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 
 from benchmarks.compare import generator
-from benchmarks.compare.keyed import PAUSES, Desk, Keyed
+from benchmarks.compare.keyed import PAUSES, ControlApi, Keyed
 from benchmarks.compare.machine import Placement, place
 from benchmarks.compare.processes import Cpu, Tree, settle, spent
 from benchmarks.compare.scenarios import Scenario
@@ -86,24 +86,24 @@ def one_load(
     """Load, and the books afterwards. Raises Void, LoadFailed, NotServing, OSError."""
     tree, setup = running
     pin(tree, subject.workers_of(tree, scenario.workers), placement.proxy)
-    desk = Desk(setup)
+    api = ControlApi(setup)
     before = 0
     if subject.paid:
-        desk.settle()
-        before = desk.books().requests
+        api.settle()
+        before = api.books().requests
     others = Others(subject, tree)
-    plan = session.plan(scenario, setup.port, placement, key=desk.key)
+    plan = session.plan(scenario, setup.port, placement, key=api.key)
     outcome, metrics = session.measure(subject, tree, plan, placement, scenario.workers)
     ended = time.monotonic()
     served = outcome.statuses.get("200", 0)
     if subject.paid:
-        desk.settle()
+        api.settle()
         metrics["settled_s"] = time.monotonic() - ended
     else:
         time.sleep(PAUSES[0])
     used = others.used()
     if subject.paid:
-        charged = desk.books().requests - before
+        charged = api.books().requests - before
         metrics["charged"] = float(charged)
         if charged != served:
             raise Void(f"{served} requests were answered with 200, {charged} are charged")

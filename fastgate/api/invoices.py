@@ -9,10 +9,10 @@ from litestar import Response, get, post
 from litestar.params import FromPath, FromQuery
 from msgspec import Meta
 
+from fastgate.api.billing import account_of, billing_of
 from fastgate.api.bodies import read
 from fastgate.api.context import AnyRequest, Ctx
 from fastgate.api.describe import spec
-from fastgate.api.desk import account_of, desk_of
 from fastgate.api.paging import LIMIT, Limit, Text
 from fastgate.billing.invoices.invoices import Invoice, Kind, Status, render_html
 from fastgate.billing.notices.notices import Notice
@@ -45,24 +45,24 @@ async def list_invoices(
     ctx: Ctx, account: FromQuery[str], cursor: Text = None, limit: Limit = LIMIT
 ) -> Page[Invoice]:
     """An account's documents, the newest first."""
-    desk, found = desk_of(ctx), await account_of(ctx, account)
-    return await desk.invoices.page(found, cursor=cursor, limit=limit)
+    billing, found = billing_of(ctx), await account_of(ctx, account)
+    return await billing.invoices.page(found, cursor=cursor, limit=limit)
 
 
 @get("/v1/invoices/{ident:str}", opt=spec("read", answer=Invoice))
 async def get_invoice(ctx: Ctx, ident: FromPath[str]) -> Invoice:
     """One document, by id or number."""
-    return await desk_of(ctx).invoices.get(ident)
+    return await billing_of(ctx).invoices.get(ident)
 
 
 @get("/v1/invoices/{ident:str}/page", opt=spec("read", answer=str, media="text/html"))
 async def invoice_page(ctx: Ctx, ident: FromPath[str]) -> Response[str]:
     """The document as a page to print or to send."""
-    desk = desk_of(ctx)
-    invoice = await desk.invoices.get(ident)
+    billing = billing_of(ctx)
+    invoice = await billing.invoices.get(ident)
     account = await ctx.identity.parties.account(invoice.account)
-    zone = (await desk.profiles.get(invoice.account)).zone
-    page = render_html(invoice, desk.billing.seller, [account.name], zone)
+    zone = (await billing.profiles.get(invoice.account)).zone
+    page = render_html(invoice, billing.config.seller, [account.name], zone)
     return Response(page, media_type="text/html", headers=PAGE_HEADERS)
 
 
@@ -73,16 +73,16 @@ async def invoice_page(ctx: Ctx, ident: FromPath[str]) -> Response[str]:
 )
 async def pay_invoice(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Invoice:
     """Note that an invoice was paid otherwise; its subscription goes on at once."""
-    desk = desk_of(ctx)
+    billing = billing_of(ctx)
     body = await read(request, Paid)
-    invoice = await desk.invoices.get(ident)
+    invoice = await billing.invoices.get(ident)
     if invoice.kind is not Kind.INVOICE:
         raise ConflictError(f"{invoice.number} is no invoice that could be paid.")
     if invoice.status is Status.PAID and invoice.reference != body.reference:
         raise ConflictError(f"The invoice {invoice.number} is paid already.")
     if invoice.total:
-        await desk.open_account(invoice.account)
-        manual = ManualProvider(desk.payments, desk.invoices.clock)
+        await billing.open_account(invoice.account)
+        manual = ManualProvider(billing.payments, billing.invoices.clock)
         paid = manual.received(
             invoice.account,
             invoice.amount,
@@ -90,16 +90,16 @@ async def pay_invoice(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> In
             purpose=Purpose.INVOICE,
             subject=invoice.id,
         )
-        await desk.inbox.applier.apply(paid)
-    return await desk.invoices.get(invoice.id)
+        await billing.inbox.applier.apply(paid)
+    return await billing.invoices.get(invoice.id)
 
 
 @post("/v1/invoices/{ident:str}/void", status_code=200, opt=spec("money", answer=Invoice))
 async def void_invoice(ctx: Ctx, ident: FromPath[str]) -> Invoice:
     """Give an open invoice up; its number stays used."""
-    desk = desk_of(ctx)
-    invoice = await desk.invoices.get(ident)
-    return (await desk.invoices.void(invoice.id))[0]
+    billing = billing_of(ctx)
+    invoice = await billing.invoices.get(ident)
+    return (await billing.invoices.void(invoice.id))[0]
 
 
 # ---- notices ----------------------------------------------------------------------------
@@ -114,21 +114,21 @@ async def list_notices(
     limit: Limit = LIMIT,
 ) -> Page[Notice]:
     """What an account was told, the newest first; `?unread=true`: what it has not read."""
-    desk, found = desk_of(ctx), await account_of(ctx, account)
-    return await desk.notices.page(found, cursor=cursor, limit=limit, unread=unread)
+    billing, found = billing_of(ctx), await account_of(ctx, account)
+    return await billing.notices.page(found, cursor=cursor, limit=limit, unread=unread)
 
 
 @post("/v1/notices/{ident:str}/read", status_code=200, opt=spec("money", answer=Notice))
 async def read_notice(ctx: Ctx, ident: FromPath[str], account: FromQuery[str]) -> Notice:
     """Note that an account has read a notice."""
-    desk, found = desk_of(ctx), await account_of(ctx, account)
-    return await desk.notices.mark_read(found, ident)
+    billing, found = billing_of(ctx), await account_of(ctx, account)
+    return await billing.notices.mark_read(found, ident)
 
 
 @get("/v1/outbox", opt=spec("read", answer=OutboxView))
 async def outbox(ctx: Ctx) -> OutboxView:
     """Mails and webhooks: how many wait, were sent, and could not be."""
-    return OutboxView(await desk_of(ctx).outbox.counts())
+    return OutboxView(await billing_of(ctx).outbox.counts())
 
 
 HANDLERS: list[Any] = [

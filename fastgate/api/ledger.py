@@ -9,10 +9,10 @@ import msgspec
 from litestar import get, post
 from litestar.params import FromPath, FromQuery
 
+from fastgate.api.billing import account_of, billing_of
 from fastgate.api.bodies import read
 from fastgate.api.context import AnyRequest, Ctx
 from fastgate.api.describe import spec
-from fastgate.api.desk import account_of, desk_of
 from fastgate.api.paging import LIMIT, Limit, Text
 from fastgate.api.problems import invalid
 from fastgate.billing.audit.report import AuditReport
@@ -87,9 +87,9 @@ async def list_entries(
 ) -> Page[Entry]:
     """An account's entries, the newest first. The account `x402` is the house's own: what was
     paid for single requests."""
-    desk = desk_of(ctx)
+    billing = billing_of(ctx)
     found = HOUSE if account == HOUSE else await account_of(ctx, account)
-    return await desk.ledger.history(found, currency=currency, cursor=cursor, limit=limit)
+    return await billing.ledger.history(found, currency=currency, cursor=cursor, limit=limit)
 
 
 @get("/v1/ledger/x402", opt=spec("read", answer=Page[X402Payment]))
@@ -104,7 +104,7 @@ async def list_x402(
     which nobody ever found out whether they were paid; they are in no book. `?owed=true`: only
     those that were paid and not served."""
     state = UNKNOWN if doubtful else OWED if owed else None
-    return await listed(desk_of(ctx).ledger.store, state=state, cursor=cursor, limit=limit)
+    return await listed(billing_of(ctx).ledger.store, state=state, cursor=cursor, limit=limit)
 
 
 @post(
@@ -115,9 +115,9 @@ async def list_x402(
 async def decide_x402(ctx: Ctx, request: AnyRequest, payment: FromPath[str]) -> X402Payment:
     """Say what became of a payment with x402. One in doubt was `paid`, which is owed to its payer
     then, or `unpaid`; one that is owed was `refunded`, or is `kept` as revenue."""
-    desk = desk_of(ctx)
+    billing = billing_of(ctx)
     body = await read(request, X402Outcome)
-    store, clock = desk.ledger.store, desk.invoices.clock
+    store, clock = billing.ledger.store, billing.invoices.clock
     return await decide(store, clock, payment, body.outcome, body.reference)
 
 
@@ -126,22 +126,22 @@ async def audit(ctx: Ctx, providers: FromQuery[bool] = False) -> AuditReport:
     """Prove the books: sums, charges, usage records, payments, invoices, cells, holds; each check
     by name. `?providers=true`: also against what payment providers say of the last 30 days,
     and against the balance they have."""
-    return await desk_of(ctx).audit(providers)
+    return await billing_of(ctx).audit(providers)
 
 
 @get("/v1/ledger/pipeline", opt=spec("read", answer=PipelineView))
 async def pipeline(ctx: Ctx) -> PipelineView:
     """How far usage has got: what waits in shared memory and in the spool."""
-    desk = desk_of(ctx)
-    counts, source = desk.pipeline.counts, desk.money
+    billing = billing_of(ctx)
+    counts, source = billing.pipeline.counts, billing.money
     states = [source.state(worker) for worker in range(source.workers)]
     holds = source.open_holds()
     # `AreaState.parked` counts all that ever were: those of now are in the hold tables.
     waiting = sum(state.published - state.committed for state in states)
     waiting += sum(1 for hold in holds if hold.state == "parked")
     return PipelineView(
-        problem=desk.pipeline.problem,
-        spooled=desk.pipeline.spool.records,
+        problem=billing.pipeline.problem,
+        spooled=billing.pipeline.spool.records,
         records=counts.records,
         replayed=counts.replayed,
         duplicates=counts.duplicates,
@@ -155,7 +155,7 @@ async def pipeline(ctx: Ctx) -> PipelineView:
 @get("/v1/ledger/resolved", opt=spec("read", answer=ResolvedHolds))
 async def resolved(ctx: Ctx, since: FromQuery[datetime], limit: Limit = LIMIT) -> ResolvedHolds:
     """What was charged or let go for workers that died, since a moment (RFC 3339)."""
-    desk_of(ctx)
+    billing_of(ctx)
     if since.tzinfo is None:
         raise invalid("since", "It needs a time zone: 2026-11-20T00:00:00Z.")
     async with ctx.store.read() as connection:
@@ -165,7 +165,7 @@ async def resolved(ctx: Ctx, since: FromQuery[datetime], limit: Limit = LIMIT) -
 @get("/v1/ledger/entries/{entry:str}", opt=spec("read", answer=Entry))
 async def get_entry(ctx: Ctx, entry: FromPath[str]) -> Entry:
     """One entry with its postings."""
-    return await desk_of(ctx).ledger.entry(entry)
+    return await billing_of(ctx).ledger.entry(entry)
 
 
 @get("/v1/accounts/{ident:str}/usage", opt=spec("read", answer=Page[UsageView]))
@@ -173,7 +173,7 @@ async def list_usage(
     ctx: Ctx, ident: FromPath[str], cursor: Text = None, limit: Limit = LIMIT
 ) -> Page[UsageView]:
     """What an account has used, request by request, the newest first."""
-    desk_of(ctx)
+    billing_of(ctx)
     account = await account_of(ctx, ident)
     async with ctx.store.read() as connection:
         page = await usage.page(connection, account, cursor=cursor, limit=limit)

@@ -124,8 +124,8 @@ async def create_account(ctx: Ctx, request: AnyRequest) -> Response[Any]:
     """Create an account; its name must be new."""
     body = await read(request, AccountNew)
     account = await ctx.identity.parties.create_account(body.name)
-    if (desk := ctx.control.desk) is not None:
-        await desk.open_account(account.id)
+    if (billing := ctx.control.billing) is not None:
+        await billing.open_account(account.id)
     return tagged(account, account, 201, Location=f"/v1/accounts/{account.id}")
 
 

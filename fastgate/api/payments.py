@@ -9,10 +9,10 @@ from litestar import Response, get, post
 from litestar.params import FromPath, FromQuery
 from msgspec import Meta
 
+from fastgate.api.billing import Amount, account_of, amount_of, billing_of, booking_id
 from fastgate.api.bodies import read
 from fastgate.api.context import AnyRequest, Ctx
 from fastgate.api.describe import spec
-from fastgate.api.desk import Amount, account_of, amount_of, booking_id, desk_of
 from fastgate.api.paging import LIMIT, Limit
 from fastgate.billing.invoices.cases import Case, cases_of
 from fastgate.billing.payments.base import Checkout, PaymentMethod
@@ -94,22 +94,22 @@ class Cases(msgspec.Struct, frozen=True):
 @get("/v1/payments", opt=spec("read", answer=Payments))
 async def list_payments(ctx: Ctx, account: FromQuery[str], limit: Limit = LIMIT) -> Payments:
     """What an account has paid, was charged, and was granted while no provider answered."""
-    desk, found = desk_of(ctx), await account_of(ctx, account)
+    billing, found = billing_of(ctx), await account_of(ctx, account)
     return Payments(
-        await desk.payments.of_account(found, limit),
-        await desk.attempts.of_account(found, limit),
-        await desk.grants.of_account(found, limit),
+        await billing.payments.of_account(found, limit),
+        await billing.attempts.of_account(found, limit),
+        await billing.grants.of_account(found, limit),
     )
 
 
 @get("/v1/payments/{provider:str}/{payment:str}", opt=spec("read", answer=OnePayment))
 async def get_payment(ctx: Ctx, provider: FromPath[str], payment: FromPath[str]) -> OnePayment:
     """One payment, by its provider and the provider's id for it."""
-    desk = desk_of(ctx)
-    found = await desk.payments.get(provider, payment)
+    billing = billing_of(ctx)
+    found = await billing.payments.get(provider, payment)
     if found is None:
         raise NotFoundError(f"There is no payment {payment!r} by {provider!r}.")
-    return OnePayment(found, await desk.payments.returns(provider, payment))
+    return OnePayment(found, await billing.payments.returns(provider, payment))
 
 
 @post(
@@ -121,11 +121,11 @@ async def refund_payment(
 ) -> Response[Any]:
     """Give a payment back through the provider that took it. The wallet gives first; what was
     spent cannot be given back."""
-    desk = desk_of(ctx)
+    billing = billing_of(ctx)
     body = await read(request, PaymentRefund, optional=True)
     amount = amount_of(body.amount) if body.amount is not None else None
     key = booking_id(request, "refund")
-    result = await desk.refunds.refund(provider, payment, amount, key)
+    result = await billing.refunds.refund(provider, payment, amount, key)
     view = RefundView(
         status=result.status.value,
         provider=result.provider,
@@ -145,8 +145,8 @@ async def refund_payment(
 async def end_grace(ctx: Ctx, ident: FromPath[str], grant: FromPath[str]) -> None:
     """End what an account was granted while no provider answered, before its time: the wallet may
     go no lower from now on."""
-    desk, account = desk_of(ctx), await account_of(ctx, ident)
-    if not await desk.grace.end(account, grant):
+    billing, account = billing_of(ctx), await account_of(ctx, ident)
+    if not await billing.grace.end(account, grant):
         raise NotFoundError(f"The account {ident} has no open grace {grant!r}.")
 
 
@@ -156,20 +156,20 @@ async def end_grace(ctx: Ctx, ident: FromPath[str], grant: FromPath[str]) -> Non
 )
 async def top_up(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Response[Any]:
     """A payment provider's page on which the account's owner pays an amount into the wallet."""
-    desk, account = desk_of(ctx), await account_of(ctx, ident)
+    billing, account = billing_of(ctx), await account_of(ctx, ident)
     body = await read(request, TopUpNew)
     amount = amount_of(body.amount)
-    await desk.open_account(account)
-    await desk.wallets.open(account, amount.currency)  # before anything can be paid for it
-    made = await desk.providers.create_top_up(account, amount, body.return_url)
+    await billing.open_account(account)
+    await billing.wallets.open(account, amount.currency)  # before anything can be paid for it
+    made = await billing.providers.create_top_up(account, amount, body.return_url)
     return Response(made, status_code=201)
 
 
 @get("/v1/accounts/{ident:str}/payment-methods", opt=spec("read", answer=Methods))
 async def list_methods(ctx: Ctx, ident: FromPath[str]) -> Methods:
     """An account's saved payment methods, as its providers tell them."""
-    desk, account = desk_of(ctx), await account_of(ctx, ident)
-    return Methods(await desk.providers.list_methods(account))
+    billing, account = billing_of(ctx), await account_of(ctx, ident)
+    return Methods(await billing.providers.list_methods(account))
 
 
 @post(
@@ -178,24 +178,24 @@ async def list_methods(ctx: Ctx, ident: FromPath[str]) -> Methods:
 )
 async def add_method(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Response[Any]:
     """A payment provider's page on which the account's owner leaves a payment method."""
-    desk, account = desk_of(ctx), await account_of(ctx, ident)
+    billing, account = billing_of(ctx), await account_of(ctx, ident)
     body = await read(request, MethodNew)
-    made = await desk.providers.create_method_link(account, body.return_url)
+    made = await billing.providers.create_method_link(account, body.return_url)
     return Response(made, status_code=201)
 
 
 @get("/v1/payment-providers", opt=spec("read", answer=Providers))
 async def providers(ctx: Ctx) -> Providers:
     """The payment providers: whether they answer, since when, and what waits to be applied."""
-    desk = desk_of(ctx)
-    return Providers(desk.providers.states(), await desk.inbox.backlog())
+    billing = billing_of(ctx)
+    return Providers(billing.providers.states(), await billing.inbox.backlog())
 
 
 @get("/v1/dunning", opt=spec("read", answer=Cases))
 async def dunning(ctx: Ctx, account: FromQuery[str]) -> Cases:
     """How the collection of an account's invoices stands: tries, declines, grace."""
-    desk, found = desk_of(ctx), await account_of(ctx, account)
-    async with desk.ledger.store.read() as connection:
+    billing, found = billing_of(ctx), await account_of(ctx, account)
+    async with billing.ledger.store.read() as connection:
         return Cases(await cases_of(connection, found))
 
 

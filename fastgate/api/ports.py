@@ -13,7 +13,7 @@ import msgspec
 from fastgate.model.gateway import Gateway
 
 if TYPE_CHECKING:
-    from fastgate.api.moneyport import Desk
+    from fastgate.api.billing_api import BillingApi
     from fastgate.billing.diagnosis.evidence import Evidence
 
 
@@ -115,7 +115,7 @@ class ControlPort(Protocol):
         """What each route has served, by name; routes without a row of their own as "other"."""
 
     @property
-    def desk(self) -> Desk | None:
+    def billing(self) -> BillingApi | None:
         """The money side; None while nothing costs money."""
 
     def evidence(self) -> Evidence:

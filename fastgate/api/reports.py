@@ -10,9 +10,9 @@ import msgspec
 from litestar import Response, get
 from litestar.params import FromQuery, QueryParameter
 
+from fastgate.api.billing import account_of, billing_of
 from fastgate.api.context import Ctx
 from fastgate.api.describe import spec
-from fastgate.api.desk import account_of, desk_of
 from fastgate.api.paging import Text
 from fastgate.api.problems import invalid
 from fastgate.billing.reports import Asked, By, ReportRow, columns, report, write_csv
@@ -58,7 +58,7 @@ async def usage_report(
 ) -> Response[Any]:
     """What was used and what it cost, from and to a day (UTC, both included), grouped by what
     `group_by` lists and always by currency; `format=csv` for spreadsheets."""
-    desk = desk_of(ctx)
+    billing = billing_of(ctx)
     by = grouping(group_by)
     asked = Asked(
         by=by,
@@ -70,7 +70,7 @@ async def usage_report(
         plan=plan,
         meter=meter,
     )
-    rows = await report(desk.ledger.store, asked)
+    rows = await report(billing.ledger.store, asked)
     if format == "json":
         return Response(Report(columns=columns(by), rows=rows))
     file = io.StringIO(newline="")

@@ -10,11 +10,11 @@ from litestar import delete, get, put
 from litestar.params import FromPath
 from msgspec import Meta
 
+from fastgate.api.billing import Amount, account_of, billing_of
+from fastgate.api.billing_api import Kind
 from fastgate.api.bodies import read
 from fastgate.api.context import AnyRequest, Context, Ctx
 from fastgate.api.describe import spec
-from fastgate.api.desk import Amount, account_of, desk_of
-from fastgate.api.moneyport import Kind
 from fastgate.api.parties import consumer_of
 from fastgate.api.problems import invalid
 from fastgate.model.check import priced_in
@@ -48,7 +48,7 @@ class LimitView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _view(ctx: Context, kind: Kind, subject: str) -> LimitView:
-    spending = desk_of(ctx).spending
+    spending = billing_of(ctx).spending
     now = spending.spent(kind, subject)
     return LimitView(
         kind=kind,
@@ -61,15 +61,15 @@ def _view(ctx: Context, kind: Kind, subject: str) -> LimitView:
 
 
 async def _put(ctx: Context, request: AnyRequest, kind: Kind, subject: str) -> LimitView:
-    desk = desk_of(ctx)
+    billing = billing_of(ctx)
     body = await read(request, LimitNew)
     micros = NO_LIMIT if body.amount is None else _micros(ctx, body.amount)
-    await desk.spending.put(kind, subject, micros, body.period)
+    await billing.spending.put(kind, subject, micros, body.period)
     return _view(ctx, kind, subject)
 
 
 def _micros(ctx: Context, text: str) -> int:
-    currency = desk_of(ctx).billing.currency
+    currency = billing_of(ctx).config.currency
     try:
         amount = Money.parse(text)
     except ValueError as error:
@@ -89,7 +89,7 @@ def _micros(ctx: Context, text: str) -> int:
 
 
 async def _drop(ctx: Context, kind: Kind, subject: str) -> LimitView:
-    await desk_of(ctx).spending.drop(kind, subject)
+    await billing_of(ctx).spending.drop(kind, subject)
     return _view(ctx, kind, subject)
 
 

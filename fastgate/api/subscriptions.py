@@ -10,11 +10,11 @@ from litestar import Response, get, patch, post
 from litestar.params import FromPath
 from msgspec import Meta
 
+from fastgate.api.billing import account_of, billing_of
+from fastgate.api.billing_api import BillingApi
 from fastgate.api.bodies import read
 from fastgate.api.context import AnyRequest, Ctx
 from fastgate.api.describe import spec
-from fastgate.api.desk import account_of, desk_of
-from fastgate.api.moneyport import Desk
 from fastgate.api.paging import LIMIT, Limit, Text
 from fastgate.api.parties import matched, tagged
 from fastgate.billing.invoices.invoices import Invoice
@@ -88,9 +88,9 @@ class History(msgspec.Struct, frozen=True):
     items: list[Record]
 
 
-async def view_of(desk: Desk, one: Subscription) -> SubscriptionView:
-    now = desk.subscriptions.clock()
-    reason = await refusal_of(desk.subscriptions.store, one, now)
+async def view_of(billing: BillingApi, one: Subscription) -> SubscriptionView:
+    now = billing.subscriptions.clock()
+    reason = await refusal_of(billing.subscriptions.store, one, now)
     warning = warning_of(one, now)
     shared: dict[str, Any] = {
         name: getattr(one, name)
@@ -110,12 +110,12 @@ async def list_subscriptions(
     ctx: Ctx, account: Text = None, cursor: Text = None, limit: Limit = LIMIT
 ) -> Page[SubscriptionView]:
     """The subscriptions (of one account: `?account=`), oldest first."""
-    desk = desk_of(ctx)
+    billing = billing_of(ctx)
     if account is not None:
-        found = await desk.subscriptions.of_account(await account_of(ctx, account))
-        return Page(items=[await view_of(desk, one) for one in found], next=None)
-    page = await desk.subscriptions.page(cursor=cursor, limit=limit)
-    return Page(items=[await view_of(desk, one) for one in page.items], next=page.next)
+        found = await billing.subscriptions.of_account(await account_of(ctx, account))
+        return Page(items=[await view_of(billing, one) for one in found], next=None)
+    page = await billing.subscriptions.page(cursor=cursor, limit=limit)
+    return Page(items=[await view_of(billing, one) for one in page.items], next=page.next)
 
 
 @post(
@@ -125,37 +125,37 @@ async def list_subscriptions(
 async def create_subscription(ctx: Ctx, request: AnyRequest) -> Response[Any]:
     """Subscribe an account to a plan. With a fee it is `incomplete` until the first payment,
     which is tried at once; with a trial it is `trialing`."""
-    desk = desk_of(ctx)
+    billing = billing_of(ctx)
     body = await read(request, SubscriptionNew)
     account = await account_of(ctx, body.account)
-    await desk.open_account(account)
-    await _make_room(desk, account, body.plan)
-    made = await desk.subscriptions.create(account, body.plan, body.service, trial=body.trial)
-    return tagged(made, await view_of(desk, made), 201, Location=f"/v1/subscriptions/{made.id}")
+    await billing.open_account(account)
+    await _make_room(billing, account, body.plan)
+    made = await billing.subscriptions.create(account, body.plan, body.service, trial=body.trial)
+    return tagged(made, await view_of(billing, made), 201, Location=f"/v1/subscriptions/{made.id}")
 
 
-async def _make_room(desk: Desk, account: str, plan: str) -> None:
+async def _make_room(billing: BillingApi, account: str, plan: str) -> None:
     """The plan's fee needs a place in the account's books, before it is paid. Raises LedgerError
     when there is none left."""
-    currency = desk.subscriptions.fee_currency(plan)
+    currency = billing.subscriptions.fee_currency(plan)
     if currency is not None:
-        await desk.wallets.open(account, currency)
+        await billing.wallets.open(account, currency)
 
 
 @get("/v1/subscriptions/{ident:str}", opt=spec("read", answer=SubscriptionView, etag=True))
 async def get_subscription(ctx: Ctx, ident: FromPath[str]) -> Response[Any]:
     """One subscription."""
-    desk = desk_of(ctx)
-    found = await desk.subscriptions.get(ident)
-    return tagged(found, await view_of(desk, found))
+    billing = billing_of(ctx)
+    found = await billing.subscriptions.get(ident)
+    return tagged(found, await view_of(billing, found))
 
 
 @get("/v1/subscriptions/{ident:str}/history", opt=spec("read", answer=History))
 async def history(ctx: Ctx, ident: FromPath[str]) -> History:
     """Every step in its life."""
-    desk = desk_of(ctx)
-    await desk.subscriptions.get(ident)
-    return History(await desk.subscriptions.history(ident))
+    billing = billing_of(ctx)
+    await billing.subscriptions.get(ident)
+    return History(await billing.subscriptions.history(ident))
 
 
 @patch(
@@ -164,22 +164,22 @@ async def history(ctx: Ctx, ident: FromPath[str]) -> History:
 )
 async def change_plan(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Response[Any]:
     """Go over to another plan, from now; what was paid and not used is taken into account."""
-    desk = desk_of(ctx)
+    billing = billing_of(ctx)
     body = await read(request, SubscriptionChange)
-    found = await desk.subscriptions.get(ident)
+    found = await billing.subscriptions.get(ident)
     matched(request, found)
-    await _make_room(desk, found.account, body.plan)
-    changed = await desk.subscriptions.change_plan(ident, body.plan)
+    await _make_room(billing, found.account, body.plan)
+    changed = await billing.subscriptions.change_plan(ident, body.plan)
     answer = PlanChanged(
-        subscription=await view_of(desk, changed.subscription), document=changed.document
+        subscription=await view_of(billing, changed.subscription), document=changed.document
     )
     return tagged(changed.subscription, answer)
 
 
 async def _apply(ctx: Ctx, ident: str, event: Event) -> Response[Any]:
-    desk = desk_of(ctx)
-    changed = await desk.subscriptions.apply(ident, event, "by an operator")
-    return tagged(changed, await view_of(desk, changed))
+    billing = billing_of(ctx)
+    changed = await billing.subscriptions.apply(ident, event, "by an operator")
+    return tagged(changed, await view_of(billing, changed))
 
 
 @post(
@@ -219,10 +219,10 @@ async def keep(ctx: Ctx, ident: FromPath[str]) -> Response[Any]:
 )
 async def cancel(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Response[Any]:
     """End it with its period, or now."""
-    desk = desk_of(ctx)
+    billing = billing_of(ctx)
     body = await read(request, Cancel, optional=True)
-    changed = await desk.subscriptions.cancel(ident, at_period_end=body.at == "period_end")
-    return tagged(changed, await view_of(desk, changed))
+    changed = await billing.subscriptions.cancel(ident, at_period_end=body.at == "period_end")
+    return tagged(changed, await view_of(billing, changed))
 
 
 HANDLERS = [

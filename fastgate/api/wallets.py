@@ -9,19 +9,19 @@ from litestar import Response, delete, get, patch, post, put
 from litestar.params import FromPath
 from msgspec import UNSET, Meta, UnsetType
 
-from fastgate.api.bodies import read
-from fastgate.api.context import AnyRequest, Ctx
-from fastgate.api.describe import spec
-from fastgate.api.desk import (
+from fastgate.api.billing import (
     Amount,
     Note,
     Reference,
     account_of,
     amount_of,
+    billing_of,
     booking_id,
-    desk_of,
 )
-from fastgate.api.moneyport import Desk
+from fastgate.api.billing_api import BillingApi
+from fastgate.api.bodies import read
+from fastgate.api.context import AnyRequest, Ctx
+from fastgate.api.describe import spec
 from fastgate.api.parties import changes_of
 from fastgate.api.problems import Problem, invalid
 from fastgate.billing.amounts import show
@@ -141,12 +141,12 @@ class RechargeRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     monthly_cap: Annotated[Amount, Meta(description="The most in a calendar month.")]
 
 
-async def _view(desk: Desk, account: str, currency: str) -> WalletView:
-    books = await desk.ledger.wallet(account, currency)
+async def _view(billing: BillingApi, account: str, currency: str) -> WalletView:
+    books = await billing.ledger.wallet(account, currency)
     if books is None:
         raise NotFoundError(f"The account {account} has no wallet in {currency}.")
     try:
-        now = desk.wallets.balance(account, currency)
+        now = billing.wallets.balance(account, currency)
         available, settled = now.available, now.settled
     except NotFoundError:  # it has no cell: nothing can be charged to it yet
         available, settled = 0, books.spendable
@@ -165,8 +165,8 @@ async def _view(desk: Desk, account: str, currency: str) -> WalletView:
     )
 
 
-async def _booked(desk: Desk, entry: Entry, fresh: bool) -> Response[Any]:
-    view = await _view(desk, entry.account, entry.currency)
+async def _booked(billing: BillingApi, entry: Entry, fresh: bool) -> Response[Any]:
+    view = await _view(billing, entry.account, entry.currency)
     booked = Booked(entry=entry, fresh=fresh, wallet=view)
     return Response(booked, status_code=201 if fresh else 200)
 
@@ -174,9 +174,9 @@ async def _booked(desk: Desk, entry: Entry, fresh: bool) -> Response[Any]:
 @get("/v1/accounts/{ident:str}/wallets", opt=spec("read", answer=Wallets))
 async def list_wallets(ctx: Ctx, ident: FromPath[str]) -> Wallets:
     """What an account has: now, and by the ledger."""
-    desk, account = desk_of(ctx), await account_of(ctx, ident)
-    found = await desk.ledger.wallets(account)
-    return Wallets(account, [await _view(desk, account, one.currency) for one in found])
+    billing, account = billing_of(ctx), await account_of(ctx, ident)
+    found = await billing.ledger.wallets(account)
+    return Wallets(account, [await _view(billing, account, one.currency) for one in found])
 
 
 @post(
@@ -187,28 +187,28 @@ async def credit(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Respons
     """Put money, or promotional credit, into a wallet; requests can be charged to it when this
     answers. 200 and `fresh: false` when the key, or a payment of the reference, has been booked
     before."""
-    desk, account = desk_of(ctx), await account_of(ctx, ident)
+    billing, account = billing_of(ctx), await account_of(ctx, ident)
     body = await read(request, CreditNew)
     movement = _movement(request, "credit", account, body)
-    await desk.open_account(account)
+    await billing.open_account(account)
     if body.kind == "promotional":
         if body.tax is not None:
             raise invalid("tax", "There is no tax on a gift.")
-        posted = await desk.wallets.promo(movement)
+        posted = await billing.wallets.promo(movement)
     else:
-        posted = await _paid_in(desk, movement, _tax(body.tax, movement.currency))
-    return await _booked(desk, posted.entry, posted.fresh)
+        posted = await _paid_in(billing, movement, _tax(body.tax, movement.currency))
+    return await _booked(billing, posted.entry, posted.fresh)
 
 
-async def _paid_in(desk: Desk, movement: Movement, tax: int) -> Posted:
+async def _paid_in(billing: BillingApi, movement: Movement, tax: int) -> Posted:
     """A payment that was seen to arrive. Its reference is booked once, with whatever key it is
     entered: it names the payment, and stands among those by the provider `manual`."""
     reference = movement.reference
-    if not reference or await desk.ledger.find(movement.id) is not None:
-        return await desk.wallets.credit(movement, tax=tax)
+    if not reference or await billing.ledger.find(movement.id) is not None:
+        return await billing.wallets.credit(movement, tax=tax)
     movement = msgspec.structs.replace(movement, id=payment_id(MANUAL, reference))
-    posted = await desk.wallets.credit(movement, tax=tax)
-    await desk.payments.put(
+    posted = await billing.wallets.credit(movement, tax=tax)
+    await billing.payments.put(
         Payment(
             provider=MANUAL,
             reference=reference,
@@ -251,11 +251,11 @@ def _tax(text: str | None, currency: str) -> int:
 )
 async def refund_usage(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Response[Any]:
     """Give usage back to a wallet; no more than it has cost so far."""
-    desk, account = desk_of(ctx), await account_of(ctx, ident)
+    billing, account = billing_of(ctx), await account_of(ctx, ident)
     body = await read(request, RefundNew)
     movement = _movement(request, "refund", account, body)
-    posted = await desk.wallets.refund(movement)
-    return await _booked(desk, posted.entry, posted.fresh)
+    posted = await billing.wallets.refund(movement)
+    return await _booked(billing, posted.entry, posted.fresh)
 
 
 @post(
@@ -264,16 +264,16 @@ async def refund_usage(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> R
 )
 async def correct(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Response[Any]:
     """Put a wallet's books right by a new entry; nothing is ever changed or deleted."""
-    desk, account = desk_of(ctx), await account_of(ctx, ident)
+    billing, account = billing_of(ctx), await account_of(ctx, ident)
     body = await read(request, CorrectionNew)
     if body.reverses is not None:
         if body.postings or body.currency:
             raise invalid("reverses", "Give either this, or currency and postings.")
-        origin = await desk.ledger.entry(body.reverses)
+        origin = await billing.ledger.entry(body.reverses)
         if origin.account != account:
             raise NotFoundError(f"The account has no entry {body.reverses!r}.")
-        posted = await desk.wallets.reverse(body.reverses)
-        return await _booked(desk, posted.entry, posted.fresh)
+        posted = await billing.wallets.reverse(body.reverses)
+        return await _booked(billing, posted.entry, posted.fresh)
     if body.currency is None or not body.postings:
         raise invalid("postings", "Give currency and postings, or reverses.")
     movement = Movement(
@@ -284,9 +284,9 @@ async def correct(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Respon
         reference=body.reference,
         note=body.note,
     )
-    await desk.open_account(account)
-    posted = await desk.wallets.correct(movement, body.postings)
-    return await _booked(desk, posted.entry, posted.fresh)
+    await billing.open_account(account)
+    posted = await billing.wallets.correct(movement, body.postings)
+    return await _booked(billing, posted.entry, posted.fresh)
 
 
 @put(
@@ -295,13 +295,13 @@ async def correct(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Respon
 )
 async def set_overdraft(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Response[Any]:
     """Let a wallet go below zero, for customers who pay afterwards; at once."""
-    desk, account = desk_of(ctx), await account_of(ctx, ident)
+    billing, account = billing_of(ctx), await account_of(ctx, ident)
     body = await read(request, OverdraftNew)
-    await desk.open_account(account)
-    posted = await desk.wallets.set_overdraft(
+    await billing.open_account(account)
+    posted = await billing.wallets.set_overdraft(
         booking_id(request, "overdraft"), account, body.currency, body.micros
     )
-    view = await _view(desk, account, body.currency)
+    view = await _view(billing, account, body.currency)
     return Response(Booked(entry=posted.entry, fresh=posted.fresh, wallet=view))
 
 
@@ -311,26 +311,26 @@ async def set_overdraft(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> 
 @get("/v1/accounts/{ident:str}/billing", opt=spec("read", answer=Profile))
 async def get_profile(ctx: Ctx, ident: FromPath[str]) -> Profile:
     """How an account is billed and told: addresses, time zone, currency, thresholds."""
-    return await desk_of(ctx).profiles.get(await account_of(ctx, ident))
+    return await billing_of(ctx).profiles.get(await account_of(ctx, ident))
 
 
 @patch("/v1/accounts/{ident:str}/billing", opt=spec("money", body=ProfileChange, answer=Profile))
 async def change_profile(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Profile:
     """Change how an account is billed and told."""
-    desk, account = desk_of(ctx), await account_of(ctx, ident)
+    billing, account = billing_of(ctx), await account_of(ctx, ident)
     changes = changes_of(await read(request, ProfileChange))
     try:
-        profile = await desk.profiles.update(account, **changes)
+        profile = await billing.profiles.update(account, **changes)
     except ValueError as error:
         raise invalid("", str(error)) from None
-    desk.look_again(account)
+    billing.look_again(account)
     return profile
 
 
 @get("/v1/accounts/{ident:str}/recharge", opt=spec("read", answer=AutoRecharge))
 async def get_recharge(ctx: Ctx, ident: FromPath[str]) -> AutoRecharge:
     """The account's automatic recharge, and how it stands."""
-    found = await desk_of(ctx).recharges.get(await account_of(ctx, ident))
+    found = await billing_of(ctx).recharges.get(await account_of(ctx, ident))
     if found is None:
         raise Problem("not_found", "The account has no automatic recharge.")
     return found
@@ -342,13 +342,13 @@ async def get_recharge(ctx: Ctx, ident: FromPath[str]) -> AutoRecharge:
 )
 async def set_recharge(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> AutoRecharge:
     """Let a wallet top itself up from the saved payment method, within a monthly cap."""
-    desk, account = desk_of(ctx), await account_of(ctx, ident)
+    billing, account = billing_of(ctx), await account_of(ctx, ident)
     body = await read(request, RechargeRule)
     amount = amount_of(body.amount)
-    await desk.open_account(account)
-    await desk.wallets.open(account, amount.currency)  # before anything can be charged for it
+    await billing.open_account(account)
+    await billing.wallets.open(account, amount.currency)  # before anything can be charged for it
     try:
-        rule = await desk.recharges.set(
+        rule = await billing.recharges.set(
             account,
             amount_of(body.threshold, "threshold"),
             amount,
@@ -356,7 +356,7 @@ async def set_recharge(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> A
         )
     except ValueError as error:
         raise invalid("", str(error)) from None
-    desk.look_again(account)
+    billing.look_again(account)
     return rule
 
 
@@ -367,7 +367,7 @@ async def set_recharge(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> A
 )
 async def stop_recharge(ctx: Ctx, ident: FromPath[str]) -> AutoRecharge:
     """Turn the automatic recharge off; one that is under way is still brought to its end."""
-    return await desk_of(ctx).recharges.disable(await account_of(ctx, ident))
+    return await billing_of(ctx).recharges.disable(await account_of(ctx, ident))
 
 
 HANDLERS = [

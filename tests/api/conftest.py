@@ -13,7 +13,7 @@ from litestar import Litestar
 from fastgate._core.shared.credentials import CredentialIndex
 from fastgate.api.app import create_app
 from fastgate.api.auth import Tokens
-from fastgate.api.moneyport import Desk
+from fastgate.api.billing_api import BillingApi
 from fastgate.api.ports import LimitUse, Readiness, RouteUse, WorkerStatus
 from fastgate.billing.diagnosis.sources import Sources
 from fastgate.config.revisions import Revisions
@@ -48,7 +48,7 @@ class FakeControl:
         self.drained = False
         self.reasons: list[str] = []
         self.requests: dict[str, dict[str, Any]] = {}
-        self.desk: Desk | None = None
+        self.billing: BillingApi | None = None
         self._configure()
 
     def _configure(self) -> None:

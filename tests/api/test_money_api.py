@@ -14,7 +14,7 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 from apikit import Client, is_problem
-from deskkit import Desked, desked
+from billingkit import ComposedBilling, with_billing
 
 from fastgate.billing.x402.books import X402Payment
 from fastgate.model.codec import decode, encode
@@ -24,7 +24,7 @@ CENT = 10_000
 
 
 @pytest.fixture
-async def desk(world: Any, tmp_path: Path) -> AsyncIterator[Desked]:
+async def billing(world: Any, tmp_path: Path) -> AsyncIterator[ComposedBilling]:
     data = encode(world.control.gateway)
     data["routes"][0] |= {"price": "0.01 USD", "auth": {"api_key": {"header": "X-Api-Key"}}}
     data["plans"] = [
@@ -35,7 +35,7 @@ async def desk(world: Any, tmp_path: Path) -> AsyncIterator[Desked]:
     data["billing"] = {"seller": {"name": "Seller & Sons"}}
     world.control.gateway = decode(data)
     world.identity.configure(world.control.gateway, {"free": 0, "gold": 1, "silver": 2})
-    async with desked(world, tmp_path) as found:
+    async with with_billing(world, tmp_path) as found:
         yield found
 
 
@@ -52,7 +52,7 @@ async def read(api: Client, path: str) -> Any:
 
 
 @pytest.fixture
-async def acme(api: Client, desk: Desked) -> str:
+async def acme(api: Client, billing: ComposedBilling) -> str:
     """An account with 1 USD."""
     ident: str = (await made(api, "/v1/accounts", {"name": "Acme"}))["id"]
     await made(api, f"/v1/accounts/{ident}/credits", {"amount": "1 USD", "reference": "t1"})
@@ -149,16 +149,16 @@ async def test_wrong_amounts_are_named(
 
 
 async def test_usage_is_charged_refunded_and_corrected(
-    api: Client, acme: str, desk: Desked
+    api: Client, acme: str, billing: ComposedBilling
 ) -> None:
     base = f"/v1/accounts/{acme}"
     is_problem(
         await api.post(f"{base}/refunds", json={"amount": "0.01 USD"}), 409, "insufficient_funds"
     )
-    desk.use(acme, 30 * CENT)
+    billing.use(acme, 30 * CENT)
     (wallet,) = (await read(api, f"{base}/wallets"))["items"]
     assert (wallet["available"], wallet["in_flight"]) == (70 * CENT, 30 * CENT)
-    await desk.settle()
+    await billing.settle()
     refunded = await made(api, f"{base}/refunds", {"amount": "0.10 USD", "note": "slow"})
     assert refunded["wallet"]["captured"] == 20 * CENT
     (used,) = (await read(api, f"{base}/usage"))["items"]
@@ -192,23 +192,23 @@ async def test_usage_is_charged_refunded_and_corrected(
 
 
 async def test_what_was_parked_waits_until_it_is_in_the_ledger(
-    api: Client, acme: str, desk: Desked
+    api: Client, acme: str, billing: ComposedBilling
 ) -> None:
-    ring, more = desk.money.ring, 5
+    ring, more = billing.money.ring, 5
     for _ in range(ring + more):  # the last ones find no room in the ring
-        desk.use(acme, 100)
-    assert desk.money.state(0).parked == more
+        billing.use(acme, 100)
+    assert billing.money.state(0).parked == more
     pipeline = await read(api, "/v1/ledger/pipeline")
     assert (pipeline["waiting"], pipeline["open_holds"]) == (ring + more, 0)
-    await desk.settle()
+    await billing.settle()
     pipeline = await read(api, "/v1/ledger/pipeline")
     assert (pipeline["waiting"], pipeline["records"]) == (0, ring + more)
 
 
-async def test_reports_as_json_and_csv(api: Client, acme: str, desk: Desked) -> None:
-    desk.use(acme, 2 * CENT)
-    desk.use(acme, 3 * CENT)
-    await desk.settle()
+async def test_reports_as_json_and_csv(api: Client, acme: str, billing: ComposedBilling) -> None:
+    billing.use(acme, 2 * CENT)
+    billing.use(acme, 3 * CENT)
+    await billing.settle()
     found = await read(api, "/v1/reports/usage?group_by=account,route")
     (row,) = found["rows"]
     assert row | {"label": "Acme"} == row
@@ -223,7 +223,7 @@ async def test_reports_as_json_and_csv(api: Client, acme: str, desk: Desked) -> 
 
 
 async def test_a_subscription_from_its_invoice_to_its_end(
-    api: Client, acme: str, desk: Desked
+    api: Client, acme: str, billing: ComposedBilling
 ) -> None:
     body = {"account": "Acme", "plan": "gold"}
     answer = await api.post("/v1/subscriptions", json=body)
@@ -233,7 +233,7 @@ async def test_a_subscription_from_its_invoice_to_its_end(
     assert (subscription["state"], subscription["reason"]) == (
         "incomplete", "payment_action_required",
     )  # fmt: skip
-    assert desk.changed == [acme]
+    assert billing.changed == [acme]
     is_problem(await api.post("/v1/subscriptions", json=body), 409, "conflict")
     is_problem(await api.post("/v1/subscriptions", json={**body, "plan": "none"}), 404, "not_found")
 
@@ -275,7 +275,7 @@ async def test_a_subscription_from_its_invoice_to_its_end(
 
 
 async def test_spending_limits_of_accounts_consumers_and_keys(
-    api: Client, acme: str, desk: Desked
+    api: Client, acme: str, billing: ComposedBilling
 ) -> None:
     who = (await made(api, "/v1/consumers", {"name": "web", "account": "Acme"}))["id"]
     key = (await made(api, f"/v1/consumers/{who}/credentials"))["id"]
@@ -290,7 +290,7 @@ async def test_spending_limits_of_accounts_consumers_and_keys(
         view = put.json()
         assert (view["kind"], view["subject"], view["own"]) == (kind, subject, True)
         assert (view["limit"], view["spent"]) == (5_000_000, 0)
-        assert desk.capped[-1] == (kind, subject)
+        assert billing.capped[-1] == (kind, subject)
         nothing = (await api.put(limit, json={"amount": "0 USD"})).json()
         assert (nothing["limit"], nothing["own"]) == (0, True)
         lifted = (await api.put(limit, json={"amount": None})).json()
@@ -319,10 +319,10 @@ async def test_billing_and_recharge_of_an_account(api: Client, acme: str) -> Non
 
 
 async def test_a_grace_is_ended_by_an_operator(
-    api: Client, acme: str, desk: Desked, monkeypatch: pytest.MonkeyPatch
+    api: Client, acme: str, billing: ComposedBilling, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(desk.office.chain, "down", lambda: True)
-    given = await desk.office.grace.grant(acme, "USD")
+    monkeypatch.setattr(billing.office.chain, "down", lambda: True)
+    given = await billing.office.grace.grant(acme, "USD")
     assert given is not None
     end = f"/v1/accounts/{acme}/grace/{given.id}/end"
     is_problem(await api.post(f"/v1/accounts/{acme}/grace/none/end"), 404, "not_found")
@@ -351,14 +351,14 @@ async def test_payments_of_an_account(api: Client, acme: str) -> None:
     assert (await read(api, "/v1/outbox"))["counts"] == {}
 
 
-async def test_diagnosis_of_a_credential(api: Client, acme: str, desk: Desked) -> None:
+async def test_diagnosis_of_a_credential(api: Client, acme: str, billing: ComposedBilling) -> None:
     who = (await made(api, "/v1/consumers", {"name": "web", "account": "Acme"}))["id"]
     key = (await made(api, f"/v1/consumers/{who}/credentials"))["key"]
     found = await made(api, "/v1/diagnosis", {"credential": key, "route": "read"})
     assert found["served"]
     assert [step["check"] for step in found["steps"]][:3] == ["credential", "key", "consumer"]
-    desk.use(acme, 100 * CENT)
-    await desk.settle()
+    billing.use(acme, 100 * CENT)
+    await billing.settle()
     broke = await made(api, "/v1/diagnosis", {"consumer": "web", "route": "read"})
     assert (broke["served"], broke["cause"], broke["reason"]) == (
         False, "balance", "insufficient_balance",
@@ -381,14 +381,14 @@ async def test_viewers_look_and_operators_book(api: Client, acme: str, as_role: 
     assert (await api.post(f"{path}/credits", json=body, headers=operator)).status_code == 201
 
 
-async def test_a_payment_in_doubt_is_decided(api: Client, desk: Desked) -> None:
+async def test_a_payment_in_doubt_is_decided(api: Client, billing: ComposedBilling) -> None:
     now = datetime(2031, 5, 4, tzinfo=UTC)
     payment = X402Payment(
         id="ab" * 32, state="unknown", currency="eip155:1/erc20:0xab", amount=1000,
         asset_name="USDC", pay_to="0xshop", payer="0xab", route="weather", reference="",
         presumed=False, paid_at=now, booked_at=now,
     )  # fmt: skip
-    async with desk.world.store.write() as connection:
+    async with billing.world.store.write() as connection:
         row = msgspec.structs.asdict(payment) | {"day": now.date()}
         await connection.execute(sa.insert(x402_payments).values(**row))
     path = f"/v1/ledger/x402/{payment.id}"

@@ -31,7 +31,7 @@ class Post:
         self.down: list[str] = []
         self.graced: list[tuple[str, str]] = []
         self.questions = 0
-        desk: Any = SimpleNamespace(
+        billing: Any = SimpleNamespace(
             ledger=world.ledger,
             wallets=world.wallets,
             recharges=self.stage.recharges,
@@ -39,7 +39,7 @@ class Post:
             payments=SimpleNamespace(of_account=self.payments),
             grace=SimpleNamespace(grant=self.grant),
         )
-        office: Any = SimpleNamespace(desk=desk, alerts=self.stage.alerts, look_again=None)
+        office: Any = SimpleNamespace(billing=billing, alerts=self.stage.alerts, look_again=None)
         limits: Any = Limits(consumers=list, of=lambda consumer, plan: [], rows=None)  # type: ignore[arg-type]
         self.watch = Watch(office, world.segment, limits)
         self._ask = world.store.run_read
@@ -128,7 +128,7 @@ async def test_grace_begins_within_seconds_of_an_outage(post: Post, mood: str) -
     """The clock stands still: each look is a second, and nothing else goes on."""
     provider = Scripted("one", post.stage.clock)  # type: ignore[arg-type]
     chain = Chain([provider], AttemptTable(post.world.store), post.stage.clock)
-    post.watch._desk.providers = chain  # type: ignore[misc]
+    post.watch._billing.providers = chain  # type: ignore[misc]
     post.stage.recharges.charger = chain
     threshold, amount, cap = (Money(coins * EUR, "EUR") for coins in (5, 10, 100))
     await post.stage.recharges.set("acc_b", threshold, amount, cap)
@@ -151,7 +151,7 @@ async def test_grace_begins_within_seconds_of_an_outage(post: Post, mood: str) -
 async def test_one_failure_that_passes_is_no_outage(post: Post) -> None:
     provider = Scripted("one", post.stage.clock)  # type: ignore[arg-type]
     chain = Chain([provider], AttemptTable(post.world.store), post.stage.clock)
-    post.watch._desk.providers = chain  # type: ignore[misc]
+    post.watch._billing.providers = chain  # type: ignore[misc]
     provider.mood = "down"
     with pytest.raises(ProviderUnavailable):
         await chain.list_methods("acc_b")

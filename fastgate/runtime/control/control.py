@@ -77,7 +77,7 @@ from fastgate.tasks import keep_running
 from fastgate.ticks import next_tick
 
 if TYPE_CHECKING:
-    from fastgate.api.moneyport import Desk
+    from fastgate.api.billing_api import BillingApi
     from fastgate.billing.diagnosis.evidence import Evidence
     from fastgate.config.revisions import Revisions
     from fastgate.runtime.control.money import MoneySide
@@ -407,8 +407,8 @@ class Control:
         )
 
     @property
-    def desk(self) -> Desk | None:
-        return self._money.desk if self._money is not None else None
+    def billing(self) -> BillingApi | None:
+        return self._money.billing if self._money is not None else None
 
     def evidence(self) -> Evidence:
         with importing():
@@ -417,14 +417,14 @@ class Control:
             from fastgate.billing.x402.refused_payments import RefusedPayments
             from fastgate.runtime.control.dry_runs import DryRuns
 
-        desk, money = self.desk, None
-        if desk is not None:
+        billing, money = self.billing, None
+        if billing is not None:
             money = MoneySources(
-                subscriptions=desk.subscriptions,
-                invoices=desk.invoices,
-                providers=desk.providers,
+                subscriptions=billing.subscriptions,
+                invoices=billing.invoices,
+                providers=billing.providers,
                 account=self._identity.parties.account,
-                clock=desk.subscriptions.clock,
+                clock=billing.subscriptions.clock,
             )
         refused = RefusedPayments(self._state.path / claims.FOLDER)
         directory = self._identity.directory

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 
 from fastgate._core.money.money_map import MoneyMap
-from fastgate.api.moneyport import Desk
+from fastgate.api.billing_api import BillingApi
 from fastgate.billing.ledger.pipeline import Pipeline
 from fastgate.billing.payments.breaker import State
 from fastgate.billing.payments.webhooks_in import lag
@@ -85,12 +85,12 @@ class Gauges:
         self,
         money: MoneyMap,
         pipeline: Pipeline,
-        desk: Callable[[], Desk | None],
+        billing: Callable[[], BillingApi | None],
         clock: Callable[[], datetime],
     ) -> None:
         self._money = money
         self._pipeline = pipeline
-        self._desk = desk
+        self._billing = billing
         self._clock = clock
         self._drift: int | None = None
         self._backlog: dict[str, Backlog] = {}
@@ -107,11 +107,11 @@ class Gauges:
 
     async def look(self) -> None:
         """Once. Raises StoreError."""
-        desk = self._desk()
-        if desk is None or not desk.ledger.store.ready:
+        billing = self._billing()
+        if billing is None or not billing.ledger.store.ready:
             return
-        self._backlog = await desk.inbox.backlog()
-        self._notices = await desk.outbox.counts()
+        self._backlog = await billing.inbox.backlog()
+        self._notices = await billing.outbox.counts()
         before, self._drift = self._drift, await self.drift()
         if self._drift and not before:
             log.error(
@@ -161,8 +161,8 @@ class Gauges:
             yield Sample(OUTBOX, f'state="{escape(state)}"', count)
 
     def _of_providers(self) -> Iterator[Sample]:
-        desk = self._desk()
-        states = desk.providers.states() if desk is not None else []
+        billing = self._billing()
+        states = billing.providers.states() if billing is not None else []
         for state in states:
             up = int(state.state is not State.OPEN)
             yield Sample(UP, f'provider="{escape(state.name)}"', up)

@@ -13,7 +13,7 @@ Nothing of it is imported where nothing costs money. What a request needs of it 
 memory; when this process is killed, requests are charged all the same, and its successor goes on
 from the rings.
 
-`desk` is what the API speaks to. It belongs to the `office`, which is composed anew when the
+`billing` is what the API speaks to. It belongs to the `office`, which is composed anew when the
 configuration's `billing` section changes; wallets and pipeline stay.
 """
 
@@ -56,7 +56,7 @@ from fastgate.tasks import keep_running
 from fastgate.ticks import next_tick
 
 if TYPE_CHECKING:
-    from fastgate.api.moneyport import Desk
+    from fastgate.api.billing_api import BillingApi
     from fastgate.billing.subscriptions.subscriptions import Subscriptions
     from fastgate.model.billing import Billing
     from fastgate.model.gateway import Gateway
@@ -151,9 +151,9 @@ class MoneySide:
         self._publisher.on_served.append(self._on_served)
 
     @property
-    def desk(self) -> Desk | None:
+    def billing(self) -> BillingApi | None:
         """What the API speaks to; None before the first configuration is served."""
-        return self._office.desk if self._office is not None else None
+        return self._office.api if self._office is not None else None
 
     def _names(self) -> Names:
         directory, publisher = self._identity.directory, self._publisher
@@ -186,7 +186,7 @@ class MoneySide:
 
     async def _gauge(self) -> None:
         module: Any = await import_late("fastgate.runtime.control.gauges")
-        self._gauges = module.Gauges(self.money, self.pipeline, lambda: self.desk, now_utc)
+        self._gauges = module.Gauges(self.money, self.pipeline, lambda: self.billing, now_utc)
         await self._gauges.run()
 
     def samples(self) -> Iterable[Sample]:

@@ -15,7 +15,7 @@ import logging
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 
-from fastgate.api.moneyport import Desk
+from fastgate.api.billing_api import BillingApi
 from fastgate.billing.amounts import show
 from fastgate.billing.audit.audit import audit_gateway
 from fastgate.billing.audit.money import audit_providers
@@ -125,8 +125,8 @@ class Office:
         self.schedule = Schedule(
             self.subscriptions, self.dunning, self.outbox, self._credit, self.recharges
         )
-        self.desk = Desk(
-            billing=billing,
+        self.api = BillingApi(
+            config=billing,
             money=base.money,
             ledger=base.ledger,
             wallets=base.wallets,
@@ -208,7 +208,7 @@ class Office:
         while True:
             await asyncio.sleep(PRUNE_S)
             try:
-                await self.desk.notices.prune()
+                await self.api.notices.prune()
                 await self.alerts.prune(self._base.clock() - REMEMBER_ALERTS)
                 await self._prune_usage()
             except StoreError as error:
@@ -281,7 +281,7 @@ class Office:
             return
         amount = event.amount
         lines = [InvoiceLine("Top-up of the wallet", amount.micros)]
-        document = await self.desk.invoices.issue(
+        document = await self.api.invoices.issue(
             Draft(
                 key=f"receipt:{event.provider}:{event.payment}"[:200],
                 kind=DocumentKind.RECEIPT,
@@ -298,7 +298,7 @@ class Office:
                 "number": document.number,
                 "lines": lines_text(lines, amount.currency),
             }
-            await self.desk.notices.put(
+            await self.api.notices.put(
                 Message(
                     kind="payment.succeeded",
                     account=event.account,

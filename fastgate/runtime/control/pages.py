@@ -94,22 +94,22 @@ class Pages:
 
     def _service(self) -> SelfService | None:
         """What owners of accounts may do; made anew, as billing may have been."""
-        desk = self._control.desk
-        if desk is None:
+        billing = self._control.billing
+        if billing is None:
             return None
         with importing():
             from fastgate.billing.self_service import SelfService
 
         control = self._control
         return SelfService(
-            wallets=desk.wallets,
-            subscriptions=desk.subscriptions,
-            invoices=desk.invoices,
-            dunning=desk.dunning,
-            providers=desk.providers,
+            wallets=billing.wallets,
+            subscriptions=billing.subscriptions,
+            invoices=billing.invoices,
+            dunning=billing.dunning,
+            providers=billing.providers,
             gateway=lambda: control.gateway,
-            open_account=desk.open_account,
-            clock=desk.subscriptions.clock,
+            open_account=billing.open_account,
+            clock=billing.subscriptions.clock,
         )
 
     async def _receive(self, provider: str, headers: Mapping[str, str], body: bytes) -> Any:
@@ -117,7 +117,7 @@ class Pages:
         with importing():
             from fastgate.billing.payments.base import ProviderRefused
 
-        desk = self._control.desk
-        if desk is None:
+        billing = self._control.billing
+        if billing is None:
             raise ProviderRefused("Nothing costs money at this gateway.")
-        return await desk.inbox.receive(provider, headers, body)
+        return await billing.inbox.receive(provider, headers, body)

@@ -60,7 +60,7 @@ class Watch:
 
     def __init__(self, office: Office, segment: Segment, limits: Limits) -> None:
         self._office = office
-        self._desk = office.desk
+        self._billing = office.api
         self._quotas = QuotaTable(segment)
         self._limits = limits
         self._seen: dict[Key, int] = {}
@@ -71,7 +71,7 @@ class Watch:
         """Until cancelled."""
         while True:
             await next_tick(LOOK_S)
-            if not self._desk.ledger.store.ready:
+            if not self._billing.ledger.store.ready:
                 continue
             try:
                 await self.look()
@@ -84,7 +84,7 @@ class Watch:
 
     async def look(self) -> None:
         """One round."""
-        wallets = self._desk.wallets
+        wallets = self._billing.wallets
         moved = []
         for key, available in wallets.cell_balances().items():
             if self._seen.get(key) != available:
@@ -101,7 +101,7 @@ class Watch:
     async def _balances(self, moved: list[tuple[Key, int]]) -> None:
         """Look at these wallets; the store is asked once for all of them."""
         accounts = sorted({account for (account, _), _ in moved})
-        store = self._desk.ledger.store
+        store = self._billing.ledger.store
         known = await store.run_read(lambda connection: _Known.of(connection, accounts))
         # All at once: what follows may take long, and books and cells are to be of one moment.
         sums = {key: self._sums(key, known) for key, _ in moved}
@@ -117,7 +117,7 @@ class Watch:
         if books is None:
             return None
         try:
-            now = self._desk.wallets.balance(*key)
+            now = self._billing.wallets.balance(*key)
         except NotFoundError:
             return None
         return now.available - now.overdraft, books.captured + now.in_flight
@@ -135,18 +135,18 @@ class Watch:
         if balance >= rule.threshold:
             return True
         account = rule.account
-        result = await self._desk.recharges.check(account, balance, currency)
+        result = await self._billing.recharges.check(account, balance, currency)
         # It was not made, or nobody knows. Where that is since nobody can be asked, which one
         # failure does not prove, who has paid before goes on for a while.
         unsure = result is None or result.status is ChargeStatus.PENDING
-        if unsure and not self._desk.providers.down():
-            await self._desk.providers.look()
+        if unsure and not self._billing.providers.down():
+            await self._billing.providers.look()
         if (
             unsure
-            and self._desk.providers.down()
-            and await self._desk.payments.of_account(account, limit=1)
+            and self._billing.providers.down()
+            and await self._billing.payments.of_account(account, limit=1)
         ):
-            await self._desk.grace.grant(account, currency)
+            await self._billing.grace.grant(account, currency)
         return False
 
     # ---- limits ---------------------------------------------------------------------------

@@ -52,10 +52,11 @@ class SpendingLimits(Protocol):
 
 
 @dataclass(frozen=True)
-class Desk:
-    """The parts of money, as composed by the control process."""
+class BillingApi:
+    """The services of billing, as composed by the control process."""
 
-    billing: Billing
+    config: Billing
+    """The `billing` section they were composed for."""
     money: MoneyMap
     ledger: Ledger
     wallets: Wallets

@@ -36,7 +36,7 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-class Desked:
+class ComposedBilling:
     """A composition of the money side on a world of the API's tests."""
 
     def __init__(self, world: Any, state: Path) -> None:
@@ -116,22 +116,22 @@ class Desked:
 
 
 @asynccontextmanager
-async def desked(world: Any, state: Path) -> AsyncIterator[Desked]:
+async def with_billing(world: Any, state: Path) -> AsyncIterator[ComposedBilling]:
     """The world with money, as its control process would have it."""
-    made = Desked(world, state)
+    made = ComposedBilling(world, state)
     await made.pipeline.begin()
     await made.pipeline.step()
-    desk = made.office.desk
+    billing = made.office.api
     control = world.control
-    control.desk = desk
+    control.billing = billing
     control.evidence = lambda: Sources(
         world.identity.directory,
         lambda: control.gateway,
         made.decide,
         MoneySources(
-            subscriptions=desk.subscriptions,
-            invoices=desk.invoices,
-            providers=desk.providers,
+            subscriptions=billing.subscriptions,
+            invoices=billing.invoices,
+            providers=billing.providers,
             account=world.identity.parties.account,
             clock=now,
         ),

@@ -1,8 +1,8 @@
-"""The money side of the control process, as the API's handlers get it.
+"""What the handlers of the billing API share: `BillingApi`, accounts, amounts, ids of bookings.
 
 Amounts: in bodies as people write them ("12.50 EUR"), in answers whole micro-units (1 EUR =
 1,000,000). A write's `Idempotency-Key` becomes the id of what it books, so that it is booked once
-also long after the answer that goes with the key was forgotten.
+even long after the stored answer of that key was deleted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fastgate.model.units import Money
 from fastgate.store.ids import new_id
 
 if TYPE_CHECKING:
-    from fastgate.api.moneyport import Desk
+    from fastgate.api.billing_api import BillingApi
 
 Amount = Annotated[
     str,
@@ -37,16 +37,16 @@ Note = Annotated[str, Meta(max_length=500, description="For people.")]
 KEY_MOST = 100  # characters of an Idempotency-Key that an id takes as they are
 
 
-def desk_of(ctx: Context) -> Desk:
+def billing_of(ctx: Context) -> BillingApi:
     """Raises Problem while the gateway runs without money."""
-    desk = ctx.control.desk
-    if desk is None:
+    billing = ctx.control.billing
+    if billing is None:
         raise Problem(
             "billing_off",
             "Nothing cost money when the gateway was started. Give a route or a plan a price, or "
             "the configuration a `billing` section, and start it again.",
         )
-    return desk
+    return billing
 
 
 async def account_of(ctx: Context, ident: str) -> str:
