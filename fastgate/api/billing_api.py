@@ -1,7 +1,7 @@
 """What the API and the public pages need of the money side of the control process.
 
-`fastgate.runtime.control.office` composes it. Nothing is imported here: the control process makes
-one before the API, and what the API is built with, are needed.
+`fastgate.runtime.control.billing_services` composes it. Nothing is imported here: the control
+process composes it before the API and its packages are imported.
 """
 
 from __future__ import annotations

@@ -205,7 +205,7 @@ class Store:
         self._counts: dict[str, int] = {}
         self._engine: AsyncEngine | None = None
         self._direct: sa.Engine | None = None  # of SQLite, beside the other
-        self._keeper: asyncio.Task[None] | None = None
+        self._connecting: asyncio.Task[None] | None = None
         self._lost = asyncio.Event()
         self._ready = asyncio.Event()
         self._tried = asyncio.Event()
@@ -219,17 +219,17 @@ class Store:
 
     async def start(self) -> None:
         """Begin to connect, and keep connected. Returns at once."""
-        if self._keeper is None:
+        if self._connecting is None:
             kept = keep_running("the store's connection", self._keep, log)
-            self._keeper = asyncio.create_task(kept, name="store")
+            self._connecting = asyncio.create_task(kept, name="store")
 
     async def stop(self) -> None:
         """Close every connection."""
-        keeper, self._keeper = self._keeper, None
-        if keeper is not None:
-            keeper.cancel()
+        connecting, self._connecting = self._connecting, None
+        if connecting is not None:
+            connecting.cancel()
             with suppress(asyncio.CancelledError):
-                await keeper
+                await connecting
         self._ready.clear()
         self._problem = "The store is closed."
         await self._dispose()
@@ -283,7 +283,7 @@ class Store:
                 wait = min(wait * 2, most)
                 continue
             except Exception:
-                # A listener's own fault must not end the keeper: the store itself is there.
+                # A listener's own fault must not end the connecting: the store itself is there.
                 log.exception("Catching up with the store failed.")
             else:
                 log.info("The store is ready (%s).", self.url.shown)
@@ -425,7 +425,7 @@ class Store:
 
     async def _first_attempt(self) -> None:
         """Who asks in the first second wants an answer, not "not connected yet"."""
-        if self._keeper is not None and not (self._tried.is_set() or self.ready):
+        if self._connecting is not None and not (self._tried.is_set() or self.ready):
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._tried.wait(), FIRST_S)
 

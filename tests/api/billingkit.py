@@ -25,10 +25,10 @@ from fastgate.billing.ledger.wallets import Wallets
 from fastgate.billing.subscriptions.subscriptions import Subscriptions
 from fastgate.config.compiler import compile_gateway
 from fastgate.config.slots import SlotBook
+from fastgate.runtime.control.billing_deps import BillingDeps
+from fastgate.runtime.control.billing_services import BillingServices, providers_of
 from fastgate.runtime.control.caps import Caps
 from fastgate.runtime.control.dry_runs import DryRuns
-from fastgate.runtime.control.foundation import Foundation
-from fastgate.runtime.control.office import Office, providers_of
 from fastgate.runtime.persist import StateDirectory
 
 
@@ -69,7 +69,7 @@ class ComposedBilling:
             now,
             lambda kind, subject: self.capped.append((kind, subject)),
         )
-        base = Foundation(
+        deps = BillingDeps(
             money=self.money,
             store=store,
             ledger=ledger,
@@ -82,7 +82,7 @@ class ComposedBilling:
             caps=caps,
         )
         billing = world.control.gateway.billing
-        self.office = Office(base, billing, providers_of(base, billing))
+        self.services = BillingServices(deps, billing, providers_of(deps, billing))
 
     async def _open(self, account: str) -> None:
         await self.wallets.ensure(account)
@@ -121,7 +121,7 @@ async def with_billing(world: Any, state: Path) -> AsyncIterator[ComposedBilling
     made = ComposedBilling(world, state)
     await made.pipeline.begin()
     await made.pipeline.step()
-    billing = made.office.api
+    billing = made.services.api
     control = world.control
     control.billing = billing
     control.evidence = lambda: Sources(
@@ -138,4 +138,4 @@ async def with_billing(world: Any, state: Path) -> AsyncIterator[ComposedBilling
     )
     yield made
     await made.pipeline.close()
-    await made.office.chain.close()
+    await made.services.chain.close()

@@ -321,8 +321,8 @@ async def test_billing_and_recharge_of_an_account(api: Client, acme: str) -> Non
 async def test_a_grace_is_ended_by_an_operator(
     api: Client, acme: str, billing: ComposedBilling, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(billing.office.chain, "down", lambda: True)
-    given = await billing.office.grace.grant(acme, "USD")
+    monkeypatch.setattr(billing.services.chain, "down", lambda: True)
+    given = await billing.services.grace.grant(acme, "USD")
     assert given is not None
     end = f"/v1/accounts/{acme}/grace/{given.id}/end"
     is_problem(await api.post(f"/v1/accounts/{acme}/grace/none/end"), 404, "not_found")

@@ -29,7 +29,8 @@ from fastgate.billing.payments.base import (
 from fastgate.billing.payments.breaker import Terms
 from fastgate.billing.payments.chain import Chain
 from fastgate.billing.payments.manual import ManualProvider
-from fastgate.billing.payments.reconcile import EVERY, FIRST, OVERLAP, Keeper, Reconciler
+from fastgate.billing.payments.provider_poller import ProviderPoller
+from fastgate.billing.payments.reconcile import EVERY, FIRST, OVERLAP, Reconciler
 from fastgate.billing.payments.refunds import Refunds
 from fastgate.billing.payments.webhooks_in import Applier, Inbox, lag, wait_after
 from fastgate.errors import ConflictError, NotFoundError, StoreError
@@ -432,7 +433,7 @@ class NoGrace:
 
 
 async def test_a_round_does_everything_that_is_due(bench: Bench) -> None:
-    keeper = Keeper(bench.chain, bench.inbox, bench.reconciler, NoGrace(), bench.clock)  # type: ignore[arg-type]
+    poller = ProviderPoller(bench.chain, bench.inbox, bench.reconciler, NoGrace(), bench.clock)  # type: ignore[arg-type]
     bench.chain.on_success.append(bench.applier.apply)
     bench.provider.mood = "lost"
     await bench.chain.charge_saved("acc_a", EUR, "k")
@@ -441,14 +442,14 @@ async def test_a_round_does_everything_that_is_due(bench: Bench) -> None:
         bench.provider.news("evt_9", fact(EventKind.PAYMENT_SUCCEEDED, "pi_9", payment="pi_9"))
     ]
     bench.clock.pass_(minutes=1)
-    await keeper.beat()
+    await poller.poll()
     assert await bench.books() == (200, 0, 200)
     bench.provider.mood = "down"
     bench.clock.pass_(minutes=10)
-    await keeper.beat()  # a provider that is away stops nothing
+    await poller.poll()  # a provider that is away stops nothing
     await bench.world.store.stop()
     with pytest.raises(StoreError):
-        await keeper.beat()
+        await poller.poll()
     await bench.world.store.connect()
     assert await bench.books() == (200, 0, 200)
 

@@ -204,12 +204,12 @@ async def test_one_account_that_is_refused_does_not_stop_the_others(
 
 
 async def test_it_is_looked_at_now_and_then(bench: Bench) -> None:
-    await bench.export.beat()
+    await bench.export.step()
     await bench.use("acc_a", 7, "tokens")
-    await bench.export.beat()
+    await bench.export.step()
     assert bench.told() == {}
     bench.clock.pass_(minutes=10)
-    await bench.export.beat()
+    await bench.export.step()
     assert bench.told() == {("acc_a", "api_tokens"): 7}
 
 

@@ -12,7 +12,7 @@ from fastgate._core.shared.quota import QuotaTable
 from fastgate._core.shared.segment import Segment
 from fastgate._core.snapshot.snapshot import Period
 from fastgate.runtime.control import quotas
-from fastgate.runtime.control.quotas import QuotaKeeper
+from fastgate.runtime.control.quotas import QuotaSaver
 from fastgate.runtime.persist import StateDirectory, StateError
 
 YEAR = int(Period.PERIOD_YEAR)
@@ -30,28 +30,28 @@ def test_counts_go_on_in_another_segment(tmp_path: Path) -> None:
     state = StateDirectory(tmp_path)
     first, second = Segment.create(1), Segment.create(1)
     take(first, 5, 7)
-    QuotaKeeper(first, state).save()
-    QuotaKeeper(second, state).restore()
+    QuotaSaver(first, state).save()
+    QuotaSaver(second, state).restore()
     assert used(second, 5) == 7
 
 
 def test_nothing_is_written_that_has_not_changed(tmp_path: Path) -> None:
     segment = Segment.create(1)
     take(segment, 5, 1)
-    keeper = QuotaKeeper(segment, StateDirectory(tmp_path))
-    keeper.save()
+    saver = QuotaSaver(segment, StateDirectory(tmp_path))
+    saver.save()
     written = (tmp_path / "quotas.bin").stat().st_ino
-    keeper.save()
+    saver.save()
     assert (tmp_path / "quotas.bin").stat().st_ino == written
     take(segment, 5, 1)
-    keeper.save()
+    saver.save()
     assert (tmp_path / "quotas.bin").stat().st_ino != written
 
 
 def test_a_damaged_file_is_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "quotas.bin").write_bytes(b"damaged")
     segment = Segment.create(1)
-    QuotaKeeper(segment, StateDirectory(tmp_path)).restore()
+    QuotaSaver(segment, StateDirectory(tmp_path)).restore()
     assert (tmp_path / "quotas.bin.damaged").read_bytes() == b"damaged"
     assert "quotas count from zero" in caplog.text
     assert used(segment, 5) == 0
@@ -75,12 +75,12 @@ async def test_what_cannot_be_written_is_said_once_and_tried_again(
         loop.call_soon_threadsafe(enough.set)
 
     monkeypatch.setattr(state, "write", failing)
-    task = asyncio.ensure_future(QuotaKeeper(segment, state).run())
+    task = asyncio.ensure_future(QuotaSaver(segment, state).run())
     async with asyncio.timeout(20):
         await enough.wait()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert caplog.text.count("no space left") == 1
     second = Segment.create(1)
-    QuotaKeeper(second, state).restore()
+    QuotaSaver(second, state).restore()
     assert used(second, 5) == 3

@@ -11,7 +11,8 @@ breaker        a circuit breaker for each provider
 chain          several providers in order; a charge happens once
 grace          recorded, bounded service while all are down
 webhooks_in    news from providers: verified, kept, resolved, applied once
-reconcile      what webhooks missed; the regular round
+reconcile      events that webhooks missed
+provider_poller  the regular round
 refunds        money back through the provider that took it
 books          what all this needs of the ledger, and the names of its entries
 ```

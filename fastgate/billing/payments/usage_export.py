@@ -56,7 +56,7 @@ class UsageExport:
         self._events = events
         self._last: datetime | None = None
 
-    async def beat(self) -> None:
+    async def step(self) -> None:
         """`run`, when the last one is long enough ago. Raises StoreError."""
         now = self._clock()
         if self._last is None or now - self._last >= EVERY:

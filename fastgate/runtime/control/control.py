@@ -51,7 +51,7 @@ from fastgate.runtime.control.api_server import ApiServer
 from fastgate.runtime.control.links import Links
 from fastgate.runtime.control.pages import Pages, public_side
 from fastgate.runtime.control.publisher import File, Publisher, control_of, listeners_of
-from fastgate.runtime.control.quotas import QuotaKeeper
+from fastgate.runtime.control.quotas import QuotaSaver
 from fastgate.runtime.control.records import Records
 from fastgate.runtime.control.resolver import Resolver
 from fastgate.runtime.control.status_metrics import ReloadMetrics, TargetMetrics
@@ -113,7 +113,7 @@ class Control:
         self._store: Store | None = None
         self._owner: Ownership | None = None
         self._state = StateDirectory(launch.state)
-        self._quotas = QuotaKeeper(segment, self._state)
+        self._quotas = QuotaSaver(segment, self._state)
         self._limits = view.LimitsView(segment)
         self._ended = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()

@@ -13,8 +13,8 @@ Nothing of it is imported where nothing costs money. What a request needs of it 
 memory; when this process is killed, requests are charged all the same, and its successor goes on
 from the rings.
 
-`billing` is what the API speaks to. It belongs to the `office`, which is composed anew when the
-configuration's `billing` section changes; wallets and pipeline stay.
+`billing` is what the API uses. It belongs to the billing services, which are composed again when
+the configuration's `billing` section changes; wallets and pipeline stay.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ from fastgate.errors import ConfigurationError, FastGateError, StoreError
 from fastgate.identity.identity import Identity
 from fastgate.imports import import_late
 from fastgate.runtime.control import rows
+from fastgate.runtime.control.billing_deps import BillingDeps, LimitSources
 from fastgate.runtime.control.caps import Caps, Kind
-from fastgate.runtime.control.foundation import Foundation, Limits
 from fastgate.runtime.control.publisher import Publisher
 from fastgate.runtime.control.rows import Claim, Row, Rows
 from fastgate.runtime.persist import StateDirectory
@@ -61,8 +61,8 @@ if TYPE_CHECKING:
     from fastgate.model.billing import Billing
     from fastgate.model.gateway import Gateway
     from fastgate.observability.metrics import Sample
+    from fastgate.runtime.control.billing_services import BillingServices
     from fastgate.runtime.control.gauges import Gauges
-    from fastgate.runtime.control.office import Office
     from fastgate.store.engine import Store
 
 log = logging.getLogger("fastgate.billing")
@@ -97,10 +97,10 @@ class MoneySide:
         self._limits_of_consumer = limits_of_consumer
         self.money = money
         self.cells = Accounts(segment, money)
-        self._office: Office | None = None
+        self._services: BillingServices | None = None
         self._module: Any = None
-        self._watch_module: Any = None
-        self._broken = False  # the office ended by an error
+        self._monitor_module: Any = None
+        self._broken = False  # the services ended with an error
         self._gauges: Gauges | None = None
         self._served = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -153,7 +153,7 @@ class MoneySide:
     @property
     def billing(self) -> BillingApi | None:
         """What the API speaks to; None before the first configuration is served."""
-        return self._office.api if self._office is not None else None
+        return self._services.api if self._services is not None else None
 
     def _names(self) -> Names:
         directory, publisher = self._identity.directory, self._publisher
@@ -178,7 +178,7 @@ class MoneySide:
             ("the usage pipeline", self._pipe),
             ("account rows", self._look),
             ("subscriptions in account rows", self._refresh),
-            ("billing", self._keep_office),
+            ("billing", self._keep_services),
             ("gauges of money", self._gauge),
             ("payments with x402", self.x402.run),
         ):
@@ -230,8 +230,8 @@ class MoneySide:
         if not fresh and account in self.rows:
             return
         self._pay()
-        if self._office is not None and self.caps.known:
-            await self._tell(self._office.subscriptions, account)
+        if self._services is not None and self.caps.known:
+            await self._tell(self._services.subscriptions, account)
         else:
             self._stale.set()
 
@@ -268,15 +268,15 @@ class MoneySide:
         self._served.set()
         self._stale.set()
 
-    # ---- the office -----------------------------------------------------------------------
+    # ---- billing services -----------------------------------------------------------------
 
     def _gateway(self) -> Gateway:
         gateway = self._publisher.gateway
         assert gateway is not None, "money comes after the first publish"
         return gateway
 
-    def _foundation(self) -> Foundation:
-        return Foundation(
+    def _deps(self) -> BillingDeps:
+        return BillingDeps(
             money=self.money,
             store=self.ledger.store,
             ledger=self.ledger,
@@ -292,14 +292,14 @@ class MoneySide:
     def _check(self, gateway: Gateway) -> None:
         """Refuse a reload whose payment providers cannot be had. (At the start nothing waits for
         their packages: what is wrong then is logged.)"""
-        if self._office is not None and self._office.billing != gateway.billing:
-            self._module.providers_of(self._foundation(), gateway.billing)
+        if self._services is not None and self._services.billing != gateway.billing:
+            self._module.providers_of(self._deps(), gateway.billing)
 
-    async def _keep_office(self) -> None:
-        """Compose the office after each publish that needs another one, and keep it at work."""
-        self._module, self._watch_module = (
-            await import_late("fastgate.runtime.control.office"),
-            await import_late("fastgate.runtime.control.watch"),
+    async def _keep_services(self) -> None:
+        """Compose the services after each publish that changes billing, and keep them running."""
+        self._module, self._monitor_module = (
+            await import_late("fastgate.runtime.control.billing_services"),
+            await import_late("fastgate.runtime.control.balance_monitor"),
         )
         working: asyncio.Task[None] | None = None
         self._served.set()
@@ -308,47 +308,49 @@ class MoneySide:
                 await self._served.wait()
                 self._served.clear()
                 billing = self._gateway().billing
-                if self._office is None or self._office.billing != billing or self._broken:
+                if self._services is None or self._services.billing != billing or self._broken:
                     self._broken = False
                     if working is not None:
                         working.cancel()
                         await asyncio.gather(working, return_exceptions=True)
-                    self._office = self._make_office(billing)
-                    working = asyncio.ensure_future(self._work(self._office))
+                    self._services = self._make_services(billing)
+                    working = asyncio.ensure_future(self._work(self._services))
                 self._stale.set()
         finally:
             if working is not None:
                 working.cancel()
                 await asyncio.gather(working, return_exceptions=True)
 
-    def _make_office(self, billing: Billing) -> Office:
-        base = self._foundation()
+    def _make_services(self, billing: Billing) -> BillingServices:
+        deps = self._deps()
         try:
-            providers = self._module.providers_of(base, billing)
+            providers = self._module.providers_of(deps, billing)
         except ConfigurationError as error:
             log.error("%s; nobody can pay through it until this is fixed", error)
             manual = msgspec.structs.replace(billing, providers=["manual"])
-            providers = self._module.providers_of(base, manual)
-        office: Office = self._module.Office(base, billing, providers)
-        return office
+            providers = self._module.providers_of(deps, manual)
+        services: BillingServices = self._module.BillingServices(deps, billing, providers)
+        return services
 
-    async def _work(self, office: Office) -> None:
-        """Until cancelled. When it ends by an error, requests are charged all the same, and
-        another office takes its place."""
-        watch = self._watch_module.Watch(office, self._segment, self._limits())
+    async def _work(self, services: BillingServices) -> None:
+        """Run until cancelled. After an error new services are composed; requests are charged
+        meanwhile."""
+        monitor = self._monitor_module.BalanceMonitor(
+            services, self._segment, self._limit_sources()
+        )
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(office.run())
-                group.create_task(watch.run())
+                group.create_task(services.run())
+                group.create_task(monitor.run())
         except Exception:
             log.exception("Billing ended by an error; it starts again in %.0f s.", AGAIN_S)
             await asyncio.sleep(AGAIN_S)
             self._broken = True
             self._served.set()
 
-    def _limits(self) -> Limits:
+    def _limit_sources(self) -> LimitSources:
         directory = self._identity.directory
-        return Limits(
+        return LimitSources(
             consumers=lambda: [party.record for party in directory.parties.values()],
             of=self._limits_of_consumer,
             rows=self.rows,
@@ -367,12 +369,12 @@ class MoneySide:
                 log.info("Account rows wait for the store: %s", error)
 
     async def _refresh_all(self) -> None:
-        if self._office is None or not self.ledger.store.ready:
+        if self._services is None or not self.ledger.store.ready:
             return
         self._told.clear()
         await self.caps.load()
         self.names.changed()
-        subscriptions = self._office.subscriptions
+        subscriptions = self._services.subscriptions
         subscribed: set[str] = set()
         cursor: str | None = None
         while True:

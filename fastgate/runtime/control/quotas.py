@@ -22,7 +22,7 @@ FILE = "quotas.bin"
 EVERY_S = 1.0
 
 
-class QuotaKeeper:
+class QuotaSaver:
     """Saves and restores the quota cells of a segment."""
 
     def __init__(self, segment: Segment, state: StateDirectory) -> None:

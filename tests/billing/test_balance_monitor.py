@@ -1,4 +1,4 @@
-"""The watch: what has moved is looked at, all of it in one question to the store."""
+"""The balance monitor: all balances that have moved are read from the store in one query."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from playkit import Stage
 from fastgate.billing.payments.base import ProviderUnavailable
 from fastgate.billing.payments.chain import Chain
 from fastgate.model.units import Money
-from fastgate.runtime.control.foundation import Limits
-from fastgate.runtime.control.watch import Watch
+from fastgate.runtime.control.balance_monitor import BalanceMonitor
+from fastgate.runtime.control.billing_deps import LimitSources
 from fastgate.store.payments import AttemptTable
 
 EUR = 1_000_000
 
 
 class Post:
-    """A gateway's wallets, billing, and the watch over them."""
+    """A gateway's wallets, billing, and the monitor over them."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -39,9 +39,9 @@ class Post:
             payments=SimpleNamespace(of_account=self.payments),
             grace=SimpleNamespace(grant=self.grant),
         )
-        office: Any = SimpleNamespace(billing=billing, alerts=self.stage.alerts, look_again=None)
-        limits: Any = Limits(consumers=list, of=lambda consumer, plan: [], rows=None)  # type: ignore[arg-type]
-        self.watch = Watch(office, world.segment, limits)
+        services: Any = SimpleNamespace(billing=billing, alerts=self.stage.alerts, look_again=None)
+        limits: Any = LimitSources(consumers=list, of=lambda consumer, plan: [], rows=None)  # type: ignore[arg-type]
+        self.monitor = BalanceMonitor(services, world.segment, limits)
         self._ask = world.store.run_read
         world.store.run_read = self.ask  # type: ignore[method-assign]
 
@@ -61,7 +61,7 @@ class Post:
     async def look(self) -> int:
         """One round; how often the store was asked."""
         before = self.questions
-        await self.watch.look()
+        await self.monitor.look()
         return self.questions - before
 
 
@@ -86,7 +86,7 @@ async def test_only_what_moved_is_looked_at_and_all_of_it_at_once(post: Post) ->
     assert await post.look() == 0
     for account in ("acc_a", "acc_b"):
         assert await post.stage.kinds(account) == ["balance.low"]
-    post.watch.look_again("acc_b")
+    post.monitor.look_again("acc_b")
     assert await post.look() == 1
     assert await post.stage.kinds("acc_b") == ["balance.low"]
 
@@ -128,7 +128,7 @@ async def test_grace_begins_within_seconds_of_an_outage(post: Post, mood: str) -
     """The clock stands still: each look is a second, and nothing else goes on."""
     provider = Scripted("one", post.stage.clock)  # type: ignore[arg-type]
     chain = Chain([provider], AttemptTable(post.world.store), post.stage.clock)
-    post.watch._billing.providers = chain  # type: ignore[misc]
+    post.monitor._billing.providers = chain  # type: ignore[misc]
     post.stage.recharges.charger = chain
     threshold, amount, cap = (Money(coins * EUR, "EUR") for coins in (5, 10, 100))
     await post.stage.recharges.set("acc_b", threshold, amount, cap)
@@ -151,7 +151,7 @@ async def test_grace_begins_within_seconds_of_an_outage(post: Post, mood: str) -
 async def test_one_failure_that_passes_is_no_outage(post: Post) -> None:
     provider = Scripted("one", post.stage.clock)  # type: ignore[arg-type]
     chain = Chain([provider], AttemptTable(post.world.store), post.stage.clock)
-    post.watch._billing.providers = chain  # type: ignore[misc]
+    post.monitor._billing.providers = chain  # type: ignore[misc]
     provider.mood = "down"
     with pytest.raises(ProviderUnavailable):
         await chain.list_methods("acc_b")

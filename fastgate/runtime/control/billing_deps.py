@@ -1,4 +1,4 @@
-"""What the money side of control is built from, handed from one of its parts to the next."""
+"""What the money side of the control process is built from."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from fastgate.store.engine import Store
 
 
-class Foundation(NamedTuple):
-    """What an office stands on, and what it leaves behind."""
+class BillingDeps(NamedTuple):
+    """What `BillingServices` is built from; it outlives each composition."""
 
     money: MoneyMap
     store: Store
@@ -32,11 +32,11 @@ class Foundation(NamedTuple):
     gateway: Callable[[], Gateway]
     open_account: Callable[[str], Awaitable[None]]
     entries_changed: Callable[[Subscriptions, str], Awaitable[None]]
-    """The subscriptions of an account are others now."""
+    """Call it when the subscriptions of an account have changed."""
     caps: Caps
 
 
-class Limits(NamedTuple):
+class LimitSources(NamedTuple):
     """Where limits and their use are read."""
 
     consumers: Callable[[], Iterable[ConsumerRecord]]

@@ -1,11 +1,11 @@
-"""Watch: looks at balances and limits as requests use them, and says so.
+"""Checks balances and limits as requests use them, and sends alerts.
 
     a balance moved      ─▶ alerts (low, soon empty) ─▶ automatic recharge ─▶ grace, if nobody
     a consumer's turn    ─▶ alerts (quotas)                                   can be asked
     an account's turn    ─▶ alerts (spending limits)
 
 Balances are read from the cells once a second, and only what has moved is looked at further, so
-watching costs as much as there is traffic. Quotas and spending limits take turns.
+the cost grows with traffic. Quotas and spending limits take turns.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from fastgate.billing.auto_recharge import AutoRecharge, AutoRecharges
 from fastgate.billing.notices.alerts import Alerts, Standing, Usage
 from fastgate.billing.payments.base import ChargeStatus
 from fastgate.errors import FastGateError, NotFoundError, StoreError
-from fastgate.runtime.control.foundation import Limits
-from fastgate.runtime.control.office import Office
+from fastgate.runtime.control.billing_deps import LimitSources
+from fastgate.runtime.control.billing_services import BillingServices
 from fastgate.runtime.control.rows import PERIODS
 from fastgate.store.cache import ConsumerRecord
 from fastgate.store.ledger import Key, Wallet, of_accounts
@@ -55,17 +55,17 @@ class _Known(NamedTuple):
         )
 
 
-class Watch:
-    """Lives as long as its office."""
+class BalanceMonitor:
+    """Lives as long as the services it is made for."""
 
-    def __init__(self, office: Office, segment: Segment, limits: Limits) -> None:
-        self._office = office
-        self._billing = office.api
+    def __init__(self, services: BillingServices, segment: Segment, limits: LimitSources) -> None:
+        self._services = services
+        self._billing = services.api
         self._quotas = QuotaTable(segment)
-        self._limits = limits
+        self._limit_sources = limits
         self._seen: dict[Key, int] = {}
         self._turn = 0
-        office.look_again = self.look_again
+        services.look_again = self.look_again
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -125,7 +125,7 @@ class Watch:
     async def _balance(self, key: Key, balance: int, spent: int, known: _Known) -> bool:
         """Whether there is nothing more to do until the balance moves."""
         account, currency = key
-        await self._office.alerts.balance(known.standings[account], currency, balance, spent)
+        await self._services.alerts.balance(known.standings[account], currency, balance, spent)
         return await self._recharged(known.rules.get(account), currency, balance)
 
     async def _recharged(self, rule: AutoRecharge | None, currency: str, balance: int) -> bool:
@@ -152,7 +152,7 @@ class Watch:
     # ---- limits ---------------------------------------------------------------------------
 
     async def _take_turns(self) -> None:
-        consumers = list(self._limits.consumers())
+        consumers = list(self._limit_sources.consumers())
         if not consumers:
             return
         first = self._turn % len(consumers)
@@ -166,9 +166,9 @@ class Watch:
             await self._account(account)
 
     async def _consumer(self, record: ConsumerRecord, account: str) -> None:
-        for use in self._limits.of(record.id, record.plan):
+        for use in self._limit_sources.of(record.id, record.plan):
             if use.kind == "quota" and "consumer" in use.by:
-                await self._office.alerts.usage(
+                await self._services.alerts.usage(
                     Usage(
                         account=account,
                         subject=f"{use.limit} of {record.name}",
@@ -180,18 +180,18 @@ class Watch:
 
     async def _account(self, account: str) -> None:
         identity = stable_hash(account)
-        now = int(self._office.subscriptions.clock().timestamp())
-        for index, (micros, period) in enumerate(self._limits.rows.get(account).limits):
+        now = int(self._services.subscriptions.clock().timestamp())
+        for index, (micros, period) in enumerate(self._limit_sources.rows.get(account).limits):
             found = self._quotas.peek(
                 spending_key("account", identity + index), PERIODS[period], now, micros
             )
-            await self._office.alerts.usage(
+            await self._services.alerts.usage(
                 Usage(
                     account=account,
                     subject=f"spending a {period}",
                     used=found.used,
                     limit=micros,
                     ends=datetime.fromtimestamp(found.resets_at, UTC),
-                    currency=self._office.billing.currency,
+                    currency=self._services.billing.currency,
                 )
             )

@@ -1,11 +1,12 @@
-"""The office: everything of billing that is made from the configuration's `billing` section.
+"""Billing services: everything that is made from the configuration's `billing` section.
 
     subscriptions ─ invoices ─ dunning ─ notices ─ outbox      Schedule, every second
-    providers ─ webhooks ─ open charges ─ grace                 Keeper, every ten, or when news come
-    balances ─ alerts ─ auto-recharge                           Watch
+    providers ─ webhooks ─ open charges ─ grace                 ProviderPoller, every ten seconds
+                                                               or when a webhook arrives
+    balances ─ alerts ─ auto-recharge                           BalanceMonitor
 
-Composed anew when that section changes; wallets, ledger and pipeline stay. All of it works on the
-store alone, so several lives of it, one after the other, are no different from one.
+Composed again when that section changes; wallets, ledger and pipeline stay. All state is in the
+store, so replacing one composition by another loses nothing.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ from fastgate.billing.payments.base import (
 from fastgate.billing.payments.books import payment_id
 from fastgate.billing.payments.chain import Chain
 from fastgate.billing.payments.grace import GraceLedger, Terms
-from fastgate.billing.payments.reconcile import Keeper, Reconciler
+from fastgate.billing.payments.provider_poller import ProviderPoller
+from fastgate.billing.payments.reconcile import Reconciler
 from fastgate.billing.payments.refunds import Refunds
 from fastgate.billing.payments.usage_export import UsageExport
 from fastgate.billing.payments.webhooks_in import Applier, Inbox
@@ -56,7 +58,7 @@ from fastgate.errors import StoreError
 from fastgate.model.billing import Billing
 from fastgate.model.party import Plan
 from fastgate.model.units import Money
-from fastgate.runtime.control.foundation import Foundation
+from fastgate.runtime.control.billing_deps import BillingDeps
 from fastgate.store.payment_events import EventTable
 from fastgate.store.payments import AttemptTable, CustomerTable, GraceTable, PaymentTable
 from fastgate.ticks import next_tick
@@ -72,19 +74,19 @@ REMEMBER_ALERTS = timedelta(days=400)
 RECHARGES = "recharge:"  # how the idempotency keys of automatic recharges begin
 
 
-class Office:
+class BillingServices:
     """One composition, for one `billing` section."""
 
     def __init__(
-        self, base: Foundation, billing: Billing, providers: Sequence[PaymentProvider]
+        self, deps: BillingDeps, billing: Billing, providers: Sequence[PaymentProvider]
     ) -> None:
         self.billing = billing
-        self._base = base
-        store, clock = base.store, base.clock
+        self._deps = deps
+        store, clock = deps.store, deps.clock
         notices = Notices(store, clock, billing)
         invoices = Invoices(store, clock, billing.seller)
         self.look_again: Callable[[str], None] = lambda account: None
-        """Set by whoever watches balances."""
+        """Set by the balance monitor."""
         self.subscriptions = Subscriptions(store, billing, self._plan, invoices, notices)
         self.subscriptions.on_change.append(self._changed)
         self.payments = PaymentTable(store)
@@ -93,7 +95,7 @@ class Office:
         self.recharges = AutoRecharges(store, notices, self.chain, self._recharged)
         self.applier = Applier(
             self.chain,
-            base.wallets,
+            deps.wallets,
             self.payments,
             clock,
             subscriptions=self.subscriptions,
@@ -105,13 +107,13 @@ class Office:
         self.grace = GraceLedger(
             self.chain,
             GraceTable(store),
-            base.wallets,
-            base.ledger,
+            deps.wallets,
+            deps.ledger,
             clock,
             Terms(amount=billing.grace.provider_amount, lasts=seconds(billing.grace.provider)),
         )
         events = {} if billing.stripe is None else {"stripe": billing.stripe.usage}
-        self.keeper = Keeper(
+        self.poller = ProviderPoller(
             self.chain,
             self.inbox,
             Reconciler(self.chain, self.inbox, clock),
@@ -127,10 +129,10 @@ class Office:
         )
         self.api = BillingApi(
             config=billing,
-            money=base.money,
-            ledger=base.ledger,
-            wallets=base.wallets,
-            pipeline=base.pipeline,
+            money=deps.money,
+            ledger=deps.ledger,
+            wallets=deps.wallets,
+            pipeline=deps.pipeline,
             profiles=notices.profiles,
             subscriptions=self.subscriptions,
             invoices=invoices,
@@ -147,28 +149,28 @@ class Office:
             refunds=Refunds(
                 self.chain,
                 self.payments,
-                base.wallets,
-                base.ledger,
+                deps.wallets,
+                deps.ledger,
                 clock,
                 fees=self.dunning,
             ),
-            spending=base.caps,
-            open_account=base.open_account,
+            spending=deps.caps,
+            open_account=deps.open_account,
             look_again=lambda account: self.look_again(account),
             audit=self._audit,
         )
 
     async def _audit(self, providers: bool) -> AuditReport:
-        report = await audit_gateway(self._base.pipeline)
+        report = await audit_gateway(self._deps.pipeline)
         if not providers:
             return report
-        since = self._base.clock() - AUDITED
-        said = await audit_providers(self._base.store, self.chain.providers, since)
-        balances = await audit_balances(self._base.store, self.chain.providers)
+        since = self._deps.clock() - AUDITED
+        said = await audit_providers(self._deps.store, self.chain.providers, since)
+        balances = await audit_balances(self._deps.store, self.chain.providers)
         return AuditReport([*report.checks, *said, *balances])
 
     def _plan(self, name: str) -> Plan | None:
-        return next((plan for plan in self._base.gateway().plans if plan.name == name), None)
+        return next((plan for plan in self._deps.gateway().plans if plan.name == name), None)
 
     def _senders(self) -> dict[str, Sender]:
         senders: dict[str, Sender] = {"webhook": self.webhooks}
@@ -184,7 +186,7 @@ class Office:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._tick(), name="billing")
-                group.create_task(self.keeper.run(), name="payment providers")
+                group.create_task(self.poller.run(), name="payment providers")
                 group.create_task(self._prune(), name="pruning")
         finally:
             await self.webhooks.close()
@@ -194,7 +196,7 @@ class Office:
         while True:
             wait = TICK_S
             try:
-                if self._base.store.ready:
+                if self._deps.store.ready:
                     tick = await self.schedule.tick()
                     wait = TICK_S if tick.idle else 0.0
             except StoreError as error:
@@ -209,7 +211,7 @@ class Office:
             await asyncio.sleep(PRUNE_S)
             try:
                 await self.api.notices.prune()
-                await self.alerts.prune(self._base.clock() - REMEMBER_ALERTS)
+                await self.alerts.prune(self._deps.clock() - REMEMBER_ALERTS)
                 await self._prune_usage()
             except StoreError as error:
                 log.info("What is old stays for now: %s", error)
@@ -217,19 +219,19 @@ class Office:
     async def _prune_usage(self) -> None:
         keep = self.billing.usage.keep
         if keep is not None:
-            gone = await prune_usage(self._base.pipeline, self._base.clock(), seconds(keep))
+            gone = await prune_usage(self._deps.pipeline, self._deps.clock(), seconds(keep))
             if gone:
                 log.info("%d usage records were older than %s and are deleted.", gone, keep)
 
     # ---- what the parts tell each other ---------------------------------------------------
 
     async def _changed(self, account: str) -> None:
-        await self._base.entries_changed(self.subscriptions, account)
+        await self._deps.entries_changed(self.subscriptions, account)
 
     async def _credit(self, account: str, amount: Money, ident: str, reference: str) -> None:
         """A credit note: what was paid for a subscription and is the customer's again."""
-        await self._base.open_account(account)
-        if await self._base.ledger.find(ident) is not None:
+        await self._deps.open_account(account)
+        if await self._deps.ledger.find(ident) is not None:
             return  # by a control that was killed after it, or that booked it as a payment
         movement = Movement(
             id=ident,
@@ -239,7 +241,7 @@ class Office:
             reference=reference,
             note="credit note",
         )
-        await self._base.wallets.credit_note(movement)
+        await self._deps.wallets.credit_note(movement)
 
     async def _recharged(self, account: str, result: ChargeResult, key: str) -> None:
         """The same entry that the provider's own news of the payment would make."""
@@ -251,7 +253,7 @@ class Office:
             reference=result.reference,
             note="automatic recharge",
         )
-        await self._base.wallets.credit(movement)
+        await self._deps.wallets.credit(movement)
 
     async def _heard(self, event: ProviderEvent) -> None:
         """News of a payment: a receipt, and the end of an automatic recharge."""
@@ -308,7 +310,7 @@ class Office:
             )
 
 
-def providers_of(base: Foundation, billing: Billing) -> list[PaymentProvider]:
+def providers_of(deps: BillingDeps, billing: Billing) -> list[PaymentProvider]:
     """The payment providers that are configured. Raises ConfigurationError."""
-    customers = CustomerTable(base.store, base.clock)
-    return make_providers(Wanted(billing, base.store, customers, base.clock))
+    customers = CustomerTable(deps.store, deps.clock)
+    return make_providers(Wanted(billing, deps.store, customers, deps.clock))
