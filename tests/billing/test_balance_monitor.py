@@ -22,7 +22,7 @@ from fastgate.store.payments import AttemptTable
 EUR = 1_000_000
 
 
-class Post:
+class Monitored:
     """A gateway's wallets, billing, and the monitor over them."""
 
     def __init__(self, world: World) -> None:
@@ -39,7 +39,7 @@ class Post:
             payments=SimpleNamespace(of_account=self.payments),
             grace=SimpleNamespace(grant=self.grant),
         )
-        services: Any = SimpleNamespace(billing=billing, alerts=self.stage.alerts, look_again=None)
+        services: Any = SimpleNamespace(api=billing, alerts=self.stage.alerts, look_again=None)
         limits: Any = LimitSources(consumers=list, of=lambda consumer, plan: [], rows=None)  # type: ignore[arg-type]
         self.monitor = BalanceMonitor(services, world.segment, limits)
         self._ask = world.store.run_read
@@ -66,92 +66,92 @@ class Post:
 
 
 @pytest.fixture
-async def post(store_url: str, tmp_path: Path) -> AsyncIterator[Post]:
+async def monitored(store_url: str, tmp_path: Path) -> AsyncIterator[Monitored]:
     world = World(store_url, tmp_path)
     await world.pipeline.begin()
     await world.up()
     await world.wallets.credit(move("a", 6 * EUR))
     await world.wallets.credit(move("b", 6 * EUR, "acc_b"))
     await world.wallets.credit(move("c", 6 * EUR, "acc_b", "USD"))
-    yield Post(world)
+    yield Monitored(world)
     await world.close()
 
 
-async def test_only_what_moved_is_looked_at_and_all_of_it_at_once(post: Post) -> None:
-    assert await post.look() == 1
-    assert await post.look() == 0
+async def test_only_what_moved_is_looked_at_and_all_of_it_at_once(monitored: Monitored) -> None:
+    assert await monitored.look() == 1
+    assert await monitored.look() == 0
     for account in ("acc_a", "acc_b"):
-        post.world.use(2 * EUR, account)
-    assert await post.look() == 1
-    assert await post.look() == 0
+        monitored.world.use(2 * EUR, account)
+    assert await monitored.look() == 1
+    assert await monitored.look() == 0
     for account in ("acc_a", "acc_b"):
-        assert await post.stage.kinds(account) == ["balance.low"]
-    post.monitor.look_again("acc_b")
-    assert await post.look() == 1
-    assert await post.stage.kinds("acc_b") == ["balance.low"]
+        assert await monitored.stage.kinds(account) == ["balance.low"]
+    monitored.monitor.look_again("acc_b")
+    assert await monitored.look() == 1
+    assert await monitored.stage.kinds("acc_b") == ["balance.low"]
 
 
-async def test_what_an_account_says_itself_counts_for_it_alone(post: Post) -> None:
-    await post.stage.notices.profiles.update("acc_b", low_balance=1 * EUR)
+async def test_what_an_account_says_itself_counts_for_it_alone(monitored: Monitored) -> None:
+    await monitored.stage.notices.profiles.update("acc_b", low_balance=1 * EUR)
     for account in ("acc_a", "acc_b"):
-        post.world.use(2 * EUR, account)
-    await post.look()
-    assert await post.stage.kinds("acc_a") == ["balance.low"]
-    assert await post.stage.kinds("acc_b") == []
+        monitored.world.use(2 * EUR, account)
+    await monitored.look()
+    assert await monitored.stage.kinds("acc_a") == ["balance.low"]
+    assert await monitored.stage.kinds("acc_b") == []
 
 
-async def test_a_rule_recharges_its_account_in_its_currency(post: Post) -> None:
+async def test_a_rule_recharges_its_account_in_its_currency(monitored: Monitored) -> None:
     threshold, amount, cap = (Money(coins * EUR, "EUR") for coins in (5, 10, 100))
-    await post.stage.recharges.set("acc_b", threshold, amount, cap)
-    await post.look()
-    assert post.stage.charger.calls == []
+    await monitored.stage.recharges.set("acc_b", threshold, amount, cap)
+    await monitored.look()
+    assert monitored.stage.charger.calls == []
     for account in ("acc_a", "acc_b"):
-        post.world.use(2 * EUR, account)
-    await post.look()
-    assert [micros for _, micros, _ in post.stage.charger.calls] == [10 * EUR]
-    assert post.graced == []
+        monitored.world.use(2 * EUR, account)
+    await monitored.look()
+    assert [micros for _, micros, _ in monitored.stage.charger.calls] == [10 * EUR]
+    assert monitored.graced == []
 
 
-async def test_who_cannot_be_charged_since_nobody_can_be_asked_goes_on(post: Post) -> None:
+async def test_who_cannot_be_charged_since_nobody_can_be_asked_goes_on(monitored: Monitored) -> None:
     threshold, amount, cap = (Money(coins * EUR, "EUR") for coins in (5, 10, 10))
-    await post.stage.recharges.set("acc_b", threshold, amount, cap)
-    post.world.use(2 * EUR, "acc_b")
-    await post.look()
-    assert len(post.stage.charger.calls) == 1
-    post.down = ["play"]
-    assert await post.look() >= 1  # it is looked at again, though it has not moved
-    assert post.graced == [("acc_b", "EUR")]
+    await monitored.stage.recharges.set("acc_b", threshold, amount, cap)
+    monitored.world.use(2 * EUR, "acc_b")
+    await monitored.look()
+    assert len(monitored.stage.charger.calls) == 1
+    monitored.down = ["play"]
+    assert await monitored.look() >= 1  # it is looked at again, though it has not moved
+    assert monitored.graced == [("acc_b", "EUR")]
 
 
 @pytest.mark.parametrize("mood", ["down", "doubt"])
-async def test_grace_begins_within_seconds_of_an_outage(post: Post, mood: str) -> None:
+async def test_grace_begins_within_seconds_of_an_outage(monitored: Monitored, mood: str) -> None:
     """The clock stands still: each look is a second, and nothing else goes on."""
-    provider = Scripted("one", post.stage.clock)  # type: ignore[arg-type]
-    chain = Chain([provider], AttemptTable(post.world.store), post.stage.clock)
-    post.monitor._billing.providers = chain  # type: ignore[misc]
-    post.stage.recharges.charger = chain
+    provider = Scripted("one", monitored.stage.clock)  # type: ignore[arg-type]
+    chain = Chain([provider], AttemptTable(monitored.world.store), monitored.stage.clock)
+    monitored.monitor._billing.providers = chain  # type: ignore[misc]
+    monitored.stage.recharges.charger = chain
     threshold, amount, cap = (Money(coins * EUR, "EUR") for coins in (5, 10, 100))
-    await post.stage.recharges.set("acc_b", threshold, amount, cap)
+    await monitored.stage.recharges.set("acc_b", threshold, amount, cap)
     provider.mood = mood
-    post.world.use(2 * EUR, "acc_b")
+    monitored.world.use(2 * EUR, "acc_b")
     looks = 0
-    while not post.graced:
-        await post.look()
+    while not monitored.graced:
+        await monitored.look()
         looks += 1
         assert looks <= 6
-    assert post.graced == [("acc_b", "EUR")]
+    assert monitored.graced == [("acc_b", "EUR")]
     provider.mood = "up"
-    post.stage.clock.pass_(minutes=1)  # not an hour
+    monitored.stage.clock.pass_(minutes=1)  # not an hour
     await chain.look()
-    await post.stage.recharges.run()
+    await monitored.stage.recharges.run()
     charged = [] if mood == "doubt" else ["recharge:acc_b:1"]  # in doubt it is looked for first
     assert list(provider.charges) == charged
 
 
-async def test_one_failure_that_passes_is_no_outage(post: Post) -> None:
-    provider = Scripted("one", post.stage.clock)  # type: ignore[arg-type]
-    chain = Chain([provider], AttemptTable(post.world.store), post.stage.clock)
-    post.monitor._billing.providers = chain  # type: ignore[misc]
+async def test_one_failure_that_passes_is_no_outage(monitored: Monitored) -> None:
+    provider = Scripted("one", monitored.stage.clock)  # type: ignore[arg-type]
+    chain = Chain([provider], AttemptTable(monitored.world.store), monitored.stage.clock)
+    monitored.monitor._billing.providers = chain  # type: ignore[misc]
     provider.mood = "down"
     with pytest.raises(ProviderUnavailable):
         await chain.list_methods("acc_b")
