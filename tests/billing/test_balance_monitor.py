@@ -22,7 +22,7 @@ from fastgate.store.payments import AttemptTable
 EUR = 1_000_000
 
 
-class Monitored:
+class Bench:
     """A gateway's wallets, billing, and the monitor over them."""
 
     def __init__(self, world: World) -> None:
@@ -66,92 +66,94 @@ class Monitored:
 
 
 @pytest.fixture
-async def monitored(store_url: str, tmp_path: Path) -> AsyncIterator[Monitored]:
+async def bench(store_url: str, tmp_path: Path) -> AsyncIterator[Bench]:
     world = World(store_url, tmp_path)
     await world.pipeline.begin()
     await world.up()
     await world.wallets.credit(move("a", 6 * EUR))
     await world.wallets.credit(move("b", 6 * EUR, "acc_b"))
     await world.wallets.credit(move("c", 6 * EUR, "acc_b", "USD"))
-    yield Monitored(world)
+    yield Bench(world)
     await world.close()
 
 
-async def test_only_what_moved_is_looked_at_and_all_of_it_at_once(monitored: Monitored) -> None:
-    assert await monitored.look() == 1
-    assert await monitored.look() == 0
+async def test_only_what_moved_is_looked_at_and_all_of_it_at_once(bench: Bench) -> None:
+    assert await bench.look() == 1
+    assert await bench.look() == 0
     for account in ("acc_a", "acc_b"):
-        monitored.world.use(2 * EUR, account)
-    assert await monitored.look() == 1
-    assert await monitored.look() == 0
+        bench.world.use(2 * EUR, account)
+    assert await bench.look() == 1
+    assert await bench.look() == 0
     for account in ("acc_a", "acc_b"):
-        assert await monitored.stage.kinds(account) == ["balance.low"]
-    monitored.monitor.look_again("acc_b")
-    assert await monitored.look() == 1
-    assert await monitored.stage.kinds("acc_b") == ["balance.low"]
+        assert await bench.stage.kinds(account) == ["balance.low"]
+    bench.monitor.look_again("acc_b")
+    assert await bench.look() == 1
+    assert await bench.stage.kinds("acc_b") == ["balance.low"]
 
 
-async def test_what_an_account_says_itself_counts_for_it_alone(monitored: Monitored) -> None:
-    await monitored.stage.notices.profiles.update("acc_b", low_balance=1 * EUR)
+async def test_what_an_account_says_itself_counts_for_it_alone(bench: Bench) -> None:
+    await bench.stage.notices.profiles.update("acc_b", low_balance=1 * EUR)
     for account in ("acc_a", "acc_b"):
-        monitored.world.use(2 * EUR, account)
-    await monitored.look()
-    assert await monitored.stage.kinds("acc_a") == ["balance.low"]
-    assert await monitored.stage.kinds("acc_b") == []
+        bench.world.use(2 * EUR, account)
+    await bench.look()
+    assert await bench.stage.kinds("acc_a") == ["balance.low"]
+    assert await bench.stage.kinds("acc_b") == []
 
 
-async def test_a_rule_recharges_its_account_in_its_currency(monitored: Monitored) -> None:
+async def test_a_rule_recharges_its_account_in_its_currency(bench: Bench) -> None:
     threshold, amount, cap = (Money(coins * EUR, "EUR") for coins in (5, 10, 100))
-    await monitored.stage.recharges.set("acc_b", threshold, amount, cap)
-    await monitored.look()
-    assert monitored.stage.charger.calls == []
+    await bench.stage.recharges.set("acc_b", threshold, amount, cap)
+    await bench.look()
+    assert bench.stage.charger.calls == []
     for account in ("acc_a", "acc_b"):
-        monitored.world.use(2 * EUR, account)
-    await monitored.look()
-    assert [micros for _, micros, _ in monitored.stage.charger.calls] == [10 * EUR]
-    assert monitored.graced == []
+        bench.world.use(2 * EUR, account)
+    await bench.look()
+    assert [micros for _, micros, _ in bench.stage.charger.calls] == [10 * EUR]
+    assert bench.graced == []
 
 
-async def test_who_cannot_be_charged_since_nobody_can_be_asked_goes_on(monitored: Monitored) -> None:
+async def test_who_cannot_be_charged_since_nobody_can_be_asked_goes_on(
+    bench: Bench,
+) -> None:
     threshold, amount, cap = (Money(coins * EUR, "EUR") for coins in (5, 10, 10))
-    await monitored.stage.recharges.set("acc_b", threshold, amount, cap)
-    monitored.world.use(2 * EUR, "acc_b")
-    await monitored.look()
-    assert len(monitored.stage.charger.calls) == 1
-    monitored.down = ["play"]
-    assert await monitored.look() >= 1  # it is looked at again, though it has not moved
-    assert monitored.graced == [("acc_b", "EUR")]
+    await bench.stage.recharges.set("acc_b", threshold, amount, cap)
+    bench.world.use(2 * EUR, "acc_b")
+    await bench.look()
+    assert len(bench.stage.charger.calls) == 1
+    bench.down = ["play"]
+    assert await bench.look() >= 1  # it is looked at again, though it has not moved
+    assert bench.graced == [("acc_b", "EUR")]
 
 
 @pytest.mark.parametrize("mood", ["down", "doubt"])
-async def test_grace_begins_within_seconds_of_an_outage(monitored: Monitored, mood: str) -> None:
+async def test_grace_begins_within_seconds_of_an_outage(bench: Bench, mood: str) -> None:
     """The clock stands still: each look is a second, and nothing else goes on."""
-    provider = Scripted("one", monitored.stage.clock)  # type: ignore[arg-type]
-    chain = Chain([provider], AttemptTable(monitored.world.store), monitored.stage.clock)
-    monitored.monitor._billing.providers = chain  # type: ignore[misc]
-    monitored.stage.recharges.charger = chain
+    provider = Scripted("one", bench.stage.clock)  # type: ignore[arg-type]
+    chain = Chain([provider], AttemptTable(bench.world.store), bench.stage.clock)
+    bench.monitor._billing.providers = chain  # type: ignore[misc]
+    bench.stage.recharges.charger = chain
     threshold, amount, cap = (Money(coins * EUR, "EUR") for coins in (5, 10, 100))
-    await monitored.stage.recharges.set("acc_b", threshold, amount, cap)
+    await bench.stage.recharges.set("acc_b", threshold, amount, cap)
     provider.mood = mood
-    monitored.world.use(2 * EUR, "acc_b")
+    bench.world.use(2 * EUR, "acc_b")
     looks = 0
-    while not monitored.graced:
-        await monitored.look()
+    while not bench.graced:
+        await bench.look()
         looks += 1
         assert looks <= 6
-    assert monitored.graced == [("acc_b", "EUR")]
+    assert bench.graced == [("acc_b", "EUR")]
     provider.mood = "up"
-    monitored.stage.clock.pass_(minutes=1)  # not an hour
+    bench.stage.clock.pass_(minutes=1)  # not an hour
     await chain.look()
-    await monitored.stage.recharges.run()
+    await bench.stage.recharges.run()
     charged = [] if mood == "doubt" else ["recharge:acc_b:1"]  # in doubt it is looked for first
     assert list(provider.charges) == charged
 
 
-async def test_one_failure_that_passes_is_no_outage(monitored: Monitored) -> None:
-    provider = Scripted("one", monitored.stage.clock)  # type: ignore[arg-type]
-    chain = Chain([provider], AttemptTable(monitored.world.store), monitored.stage.clock)
-    monitored.monitor._billing.providers = chain  # type: ignore[misc]
+async def test_one_failure_that_passes_is_no_outage(bench: Bench) -> None:
+    provider = Scripted("one", bench.stage.clock)  # type: ignore[arg-type]
+    chain = Chain([provider], AttemptTable(bench.world.store), bench.stage.clock)
+    bench.monitor._billing.providers = chain  # type: ignore[misc]
     provider.mood = "down"
     with pytest.raises(ProviderUnavailable):
         await chain.list_methods("acc_b")

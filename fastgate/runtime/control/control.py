@@ -48,14 +48,14 @@ from fastgate.model import codec
 from fastgate.model.gateway import Gateway
 from fastgate.runtime.control import view
 from fastgate.runtime.control.api_server import ApiServer
-from fastgate.runtime.control.links import Links
 from fastgate.runtime.control.pages import Pages, public_side
 from fastgate.runtime.control.publisher import File, Publisher, control_of, listeners_of
 from fastgate.runtime.control.quotas import QuotaSaver
 from fastgate.runtime.control.records import Records
 from fastgate.runtime.control.resolver import Resolver
 from fastgate.runtime.control.status_metrics import ReloadMetrics, TargetMetrics
-from fastgate.runtime.control.uplink import Uplink
+from fastgate.runtime.control.supervisor_channel import SupervisorChannel
+from fastgate.runtime.control.worker_channels import WorkerChannels
 from fastgate.runtime.launch import Launch, costs_money
 from fastgate.runtime.persist import Running, Served, StateDirectory, StateError
 from fastgate.runtime.wire.messages import (
@@ -119,8 +119,8 @@ class Control:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._file: File | None = None  # as last read
         self._revisions: Revisions | None = None  # when the API has come up
-        self._links = Links(segment.workers, segment.heartbeat_age)
-        self._uplink = Uplink(start.channel, self._on_message, self._ended.set)
+        self._workers = WorkerChannels(segment.workers, segment.heartbeat_age)
+        self._supervisor = SupervisorChannel(start.channel, self._on_message, self._ended.set)
         self._resolver = Resolver(self._on_addresses)
         self._identity = Identity(
             CredentialIndex.create(epoch=time.time_ns()),
@@ -130,8 +130,8 @@ class Control:
         self._public = public_side(launch.state)
         self._publisher = Publisher(
             segment,
-            self._links,
-            self._uplink,
+            self._workers,
+            self._supervisor,
             self._resolver,
             self._identity,
             slots=self._read_slots(),
@@ -182,7 +182,7 @@ class Control:
         """Publish the first configuration. False when there is none to serve."""
         # Before anything is waited for: what the supervisor says of workers meanwhile is newer.
         for index, pid, sock in self._start.workers:
-            self._links.add(index, pid, sock, generation=0, binds=set())
+            self._workers.add(index, pid, sock, generation=0, binds=set())
         if not self._start.starts:
             self._quotas.restore()
         try:
@@ -202,13 +202,13 @@ class Control:
                 # An address that cannot be bound is no fault of the document.
                 if isinstance(error, ConfigurationError) and error.__cause__ is None:
                     code = EXIT_CONFIGURATION
-                self._uplink.send(Fatal(error=str(error), code=code))
+                self._supervisor.send(Fatal(error=str(error), code=code))
                 return False
             log.error("%s", error)
             raise
         self._reloads.started()
         running = self._running()
-        self._uplink.send(
+        self._supervisor.send(
             Ready(
                 generation=running.generation,
                 listeners=list(running.listeners.values()),
@@ -218,7 +218,7 @@ class Control:
         if self._start.starts:
             log.info("control is back: generation %d", self._publisher.generation)
         if self._start.pending_reload:
-            self._uplink.send(ReloadDone())
+            self._supervisor.send(ReloadDone())
         return True
 
     async def _begin_money(self, money: MoneyMap, gateway: Gateway) -> None:
@@ -240,7 +240,7 @@ class Control:
         await self._money.begin(store, gateway)
 
     def _on_lost(self, why: str) -> None:
-        self._uplink.send(Fatal(error=why, code=EXIT_FAILED))
+        self._supervisor.send(Fatal(error=why, code=EXIT_FAILED))
 
     def open_store(self, gateway: Gateway) -> Store:
         """The store, not connected yet; the same for all who ask. It is that of the start of the
@@ -290,7 +290,7 @@ class Control:
 
     async def _show_life(self) -> None:
         while True:
-            self._uplink.send(Alive())
+            self._supervisor.send(Alive())
             await next_tick(ALIVE_S)
 
     async def _end(self) -> None:
@@ -308,8 +308,8 @@ class Control:
         self._records.finish()
         self._quotas.save()
         self._identity.close()
-        self._links.close()
-        self._uplink.close()
+        self._workers.close()
+        self._supervisor.close()
 
     def _keep(self, work: Callable[[], Awaitable[None]], what: str) -> None:
         """Run it for as long as this process lives."""
@@ -347,7 +347,7 @@ class Control:
 
     def _on_message(self, message: ToControl, fds: list[int]) -> None:
         if isinstance(message, WorkerStarted):
-            self._links.add(
+            self._workers.add(
                 message.index,
                 message.pid,
                 socket.socket(fileno=fds[0]),
@@ -355,7 +355,7 @@ class Control:
                 binds=set(message.binds),
             )
         elif isinstance(message, WorkerStopped):
-            self._links.remove(message.index)
+            self._workers.remove(message.index)
             if self._money is not None:
                 self._spawn(self._money.worker_died(message.index), "settling holds")
         elif isinstance(message, Reload):
@@ -367,8 +367,8 @@ class Control:
 
     def _on_index(self, index: CredentialIndex) -> None:
         """A new credential index takes over: every worker, now and to come, gets it."""
-        self._uplink.send(KeepCredentials(), (index.fd,))
-        self._links.use_credentials(os.dup(index.fd))
+        self._supervisor.send(KeepCredentials(), (index.fd,))
+        self._workers.use_credentials(os.dup(index.fd))
 
     def _on_addresses(self) -> None:
         async def publish() -> None:
@@ -491,9 +491,9 @@ class Control:
                 self._reloads.count("file", False)
             log.error("the reload was refused: %s", error)
             log.error("generation %d goes on serving", self.generation)
-            self._uplink.send(ReloadDone(error=str(error)[:4000]))
+            self._supervisor.send(ReloadDone(error=str(error)[:4000]))
         else:
-            self._uplink.send(ReloadDone())
+            self._supervisor.send(ReloadDone())
 
     def workers(self) -> list[WorkerStatus]:
         return view.workers(self._segment)
@@ -524,7 +524,7 @@ class Control:
         return self._records.usage()
 
     async def drain(self) -> None:
-        self._uplink.send(DrainWanted())
+        self._supervisor.send(DrainWanted())
 
 
 def check_free(gateway: Gateway) -> None:

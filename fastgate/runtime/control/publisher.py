@@ -30,9 +30,9 @@ from fastgate.errors import ApplyError, ConfigurationError
 from fastgate.identity.identity import Identity
 from fastgate.model.gateway import Gateway, Upstream
 from fastgate.runtime.control.health import Check, HealthChecks, unpack_sockaddr
-from fastgate.runtime.control.links import Image, Links
 from fastgate.runtime.control.resolver import Resolver
-from fastgate.runtime.control.uplink import Uplink
+from fastgate.runtime.control.supervisor_channel import SupervisorChannel
+from fastgate.runtime.control.worker_channels import Image, WorkerChannels
 from fastgate.runtime.supervisor.listeners import BindError
 from fastgate.runtime.wire.messages import PRIVATE, Listener, Published
 
@@ -55,8 +55,8 @@ class Publisher:
     def __init__(
         self,
         segment: Segment,
-        links: Links,
-        uplink: Uplink,
+        workers: WorkerChannels,
+        supervisor: SupervisorChannel,
         resolver: Resolver,
         identity: Identity,
         *,
@@ -67,8 +67,8 @@ class Publisher:
         """bound: the listeners there are already, with their sockets and addresses. public: where
         our own pages can be."""
         self._segment = segment
-        self._links = links
-        self._uplink = uplink
+        self._workers = workers
+        self._supervisor = supervisor
         self._resolver = resolver
         self._identity = identity
         self._slots = slots
@@ -223,7 +223,7 @@ class Publisher:
 
         sockets = {listener.key: self._sockets[listener.key] for listener in listeners}
         try:
-            await self._links.install(
+            await self._workers.install(
                 Image(snapshot.generation, os.dup(image.fd), listeners, sockets), keep
             )
         except ConfigurationError as error:
@@ -232,7 +232,7 @@ class Publisher:
         finally:
             if not kept:
                 self._drop(new)
-                self._uplink.release(new)
+                self._supervisor.release(new)
             else:
                 self._segment.generation = snapshot.generation
                 self._resolver.keep_only(names_of(gateway))
@@ -253,7 +253,7 @@ class Publisher:
         for callback in self.before_served:
             callback()
         binds = [listener.key for listener in listeners]
-        self._uplink.send(
+        self._supervisor.send(
             Published(
                 generation=snapshot.generation,
                 binds=binds,
@@ -279,7 +279,7 @@ class Publisher:
                 if listener.key in self._sockets:
                     continue
                 try:
-                    sockets, address = await self._uplink.bind(listener)
+                    sockets, address = await self._supervisor.bind(listener)
                 except BindError as error:
                     raise ConfigurationError(error.message, path=path, hint=error.hint) from error
                 self._sockets[listener.key] = sockets
@@ -288,7 +288,7 @@ class Publisher:
                 new.append(listener.key)
         except BaseException:
             self._drop(new)
-            self._uplink.release(new)
+            self._supervisor.release(new)
             raise
         return new
 

@@ -37,7 +37,7 @@ class Child:
 @dataclass(slots=True)
 class WorkerPlace(Child):
     index: int = 0
-    link: socket.socket | None = None  # control's end, kept for the next control
+    control_end: socket.socket | None = None  # of its channel, kept for the next control
     stalled: bool = False  # it has no heartbeat now, which was logged
     # Clients wait: one is replaced at once, unless it dies again and again right after its birth.
     backoff: Backoff = field(default_factory=partial(Backoff, free=5, good=5.0, longest=2.0))

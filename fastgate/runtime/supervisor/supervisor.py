@@ -266,9 +266,9 @@ class Supervisor:
                 if len(bound.sockets) > 1
             },
         )
-        if place.link is not None:
-            place.link.close()
-        place.link = ours
+        if place.control_end is not None:
+            place.control_end.close()
+        place.control_end = ours
         try:
             self._spawn(place, f"fg-worker-{place.index}", partial(self._worker_child, start))
         except OSError:
@@ -299,9 +299,9 @@ class Supervisor:
             starts=self._control_starts,
             channel=theirs,
             workers=[
-                (place.index, place.pid, place.link)
+                (place.index, place.pid, place.control_end)
                 for place in self._workers
-                if place.link is not None
+                if place.control_end is not None
             ],
             listeners=[
                 (bound.listener, bound.sockets, bound.address) for bound in self._bound.values()
@@ -326,7 +326,7 @@ class Supervisor:
 
     def _control_child(self, start: ControlStart, ours: socket.socket) -> int:
         mine = {start.channel.fileno()}
-        mine |= {link.fileno() for _, _, link in start.workers}
+        mine |= {end.fileno() for _, _, end in start.workers}
         mine |= {sock.fileno() for _, sockets, _ in start.listeners for sock in sockets}
         ours.close()
         self._let_go(mine)
@@ -357,8 +357,8 @@ class Supervisor:
         if self._channel is not None:
             self._channel.close()
         for place in self._workers:
-            if place.link is not None and place.link.fileno() not in mine:
-                place.link.close()
+            if place.control_end is not None and place.control_end.fileno() not in mine:
+                place.control_end.close()
         for bound in (*self._bound.values(), *self._pending.values()):
             for sock in bound.sockets:
                 if sock.fileno() not in mine:
@@ -585,8 +585,8 @@ class Supervisor:
         for bound in (*self._bound.values(), *self._pending.values()):
             bound.close(remove=True)
         for place in self._workers:
-            if place.link is not None:
-                place.link.close()
+            if place.control_end is not None:
+                place.control_end.close()
         for fd in (self._snapshot_fd, self._credentials_fd):
             if fd >= 0:
                 os.close(fd)

@@ -1,4 +1,4 @@
-"""Control's links against workers of a few lines: all of them, or none."""
+"""Control's channels to its workers, tried with fake workers: all install a generation, or none."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from fastgate.errors import ApplyError, ConfigurationError
-from fastgate.runtime.control import links as links_module
-from fastgate.runtime.control.links import Image, Links
+from fastgate.runtime.control import worker_channels
+from fastgate.runtime.control.worker_channels import Image, WorkerChannels
 from fastgate.runtime.wire.channel import Channel, ChannelClosed, socket_pair
 from fastgate.runtime.wire.messages import (
     Abort,
@@ -93,12 +93,12 @@ class FakeWorker:
         return sum(isinstance(message, kind) for message in self.heard)
 
 
-class Crew:
-    """Links and their workers."""
+class Rig:
+    """Rig to fake workers."""
 
     def __init__(self, count: int) -> None:
         self.ages = [0.0] * count  # of their heartbeats
-        self.links = Links(count, lambda index: self.ages[index])
+        self.channels = WorkerChannels(count, lambda index: self.ages[index])
         self.workers: list[FakeWorker] = []
         self.kept: list[int] = []
         for index in range(count):
@@ -106,7 +106,7 @@ class Crew:
             self.join(self.workers[index])
 
     def join(self, worker: FakeWorker, binds: set[str] | None = None) -> None:
-        self.links.add(
+        self.channels.add(
             worker.index,
             1000 + worker.index,
             worker.control_end,
@@ -123,7 +123,7 @@ class Crew:
             self.kept.append(generation)
 
         try:
-            await self.links.install(image, keep)
+            await self.channels.install(image, keep)
         finally:
             for each in sockets.values():
                 for sock in each:
@@ -135,166 +135,166 @@ class Crew:
 
 
 @pytest.fixture
-async def crew() -> AsyncIterator[Crew]:
-    found = Crew(3)
+async def rig() -> AsyncIterator[Rig]:
+    found = Rig(3)
     yield found
     for worker in found.workers:
         worker.die()
-    found.links.close()
+    found.channels.close()
 
 
-async def test_all_workers_get_the_image_and_their_own_sockets(crew: Crew) -> None:
-    await crew.install(1, "a", "b")
-    assert crew.serves == [1, 1, 1]
-    assert crew.kept == [1]
-    assert all(worker.listening == ["a", "b"] for worker in crew.workers)
-    assert [crew.links.generation_of(i) for i in range(3)] == [1, 1, 1]
+async def test_all_workers_get_the_image_and_their_own_sockets(rig: Rig) -> None:
+    await rig.install(1, "a", "b")
+    assert rig.serves == [1, 1, 1]
+    assert rig.kept == [1]
+    assert all(worker.listening == ["a", "b"] for worker in rig.workers)
+    assert [rig.channels.generation_of(i) for i in range(3)] == [1, 1, 1]
 
 
-async def test_sockets_are_sent_once(crew: Crew) -> None:
-    await crew.install(1, "a")
-    await crew.install(2, "a", "b")
-    assert all(worker.listening == ["a", "b"] for worker in crew.workers)
+async def test_sockets_are_sent_once(rig: Rig) -> None:
+    await rig.install(1, "a")
+    await rig.install(2, "a", "b")
+    assert all(worker.listening == ["a", "b"] for worker in rig.workers)
 
 
-async def test_one_that_cannot_serve_it_keeps_all_from_it(crew: Crew) -> None:
-    await crew.install(1)
-    crew.workers[1].problems = [Problem("shop:cart", "No module named 'shop'")]
-    crew.workers[2].problems = [Problem("shop:cart", "No module named 'shop'")]
+async def test_one_that_cannot_serve_it_keeps_all_from_it(rig: Rig) -> None:
+    await rig.install(1)
+    rig.workers[1].problems = [Problem("shop:cart", "No module named 'shop'")]
+    rig.workers[2].problems = [Problem("shop:cart", "No module named 'shop'")]
     with pytest.raises(ConfigurationError, match="No module named 'shop'") as found:
-        await crew.install(2)
+        await rig.install(2)
     assert len(list(found.value)) == 1  # the same problem of two workers is one
-    assert crew.serves == [1, 1, 1]
-    assert crew.kept == [1]
-    crew.workers[1].problems = crew.workers[2].problems = []
-    await crew.install(3)
-    assert crew.serves == [3, 3, 3]
-    assert [worker.count(Abort) for worker in crew.workers] == [1, 1, 1]
+    assert rig.serves == [1, 1, 1]
+    assert rig.kept == [1]
+    rig.workers[1].problems = rig.workers[2].problems = []
+    await rig.install(3)
+    assert rig.serves == [3, 3, 3]
+    assert [worker.count(Abort) for worker in rig.workers] == [1, 1, 1]
 
 
 async def test_a_worker_that_does_not_answer_is_named_and_nothing_changes(
-    crew: Crew, monkeypatch: pytest.MonkeyPatch
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(links_module, "PREPARE_S", 0.05)
-    await crew.install(1)
-    crew.workers[2].silent = True
+    monkeypatch.setattr(worker_channels, "PREPARE_S", 0.05)
+    await rig.install(1)
+    rig.workers[2].silent = True
     with pytest.raises(ApplyError, match=r"worker 2 \(pid 1002\) is not ready"):
-        await crew.install(2)
-    assert crew.serves == [1, 1, 1]
-    assert crew.kept == [1]
+        await rig.install(2)
+    assert rig.serves == [1, 1, 1]
+    assert rig.kept == [1]
 
 
 async def test_a_worker_without_a_heartbeat_holds_nobody_up_and_catches_up(
-    crew: Crew, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(links_module, "LOOK_S", 0.01)
-    await crew.install(1)
-    away = crew.workers[2]
+    monkeypatch.setattr(worker_channels, "LOOK_S", 0.01)
+    await rig.install(1)
+    away = rig.workers[2]
     away.hold()
-    crew.ages[2] = 5.0
-    async with asyncio.timeout(links_module.PREPARE_S / 2):
-        await crew.install(2, "a")
-        await crew.install(3, "a")
-    assert crew.serves == [3, 3, 1]
-    assert crew.kept == [1, 2, 3]
+    rig.ages[2] = 5.0
+    async with asyncio.timeout(worker_channels.PREPARE_S / 2):
+        await rig.install(2, "a")
+        await rig.install(3, "a")
+    assert rig.serves == [3, 3, 1]
+    assert rig.kept == [1, 2, 3]
     assert "worker 2 (pid 1002) has had no heartbeat for 5.0 s" in caplog.text
     away.go_on()
     await away.until(3, Commit)
-    assert crew.serves == [3, 3, 3]
-    crew.ages[2] = 0.0
-    await crew.install(4, "a")
-    assert crew.serves == [4, 4, 4]
+    assert rig.serves == [3, 3, 3]
+    rig.ages[2] = 0.0
+    await rig.install(4, "a")
+    assert rig.serves == [4, 4, 4]
 
 
 async def test_a_worker_that_is_busy_with_the_image_itself_is_waited_for(
-    crew: Crew, monkeypatch: pytest.MonkeyPatch
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has no heartbeat since it was asked: it imports handlers."""
-    monkeypatch.setattr(links_module, "LOOK_S", 0.01)
-    monkeypatch.setattr(links_module, "AWAY_S", 0.1)
+    monkeypatch.setattr(worker_channels, "LOOK_S", 0.01)
+    monkeypatch.setattr(worker_channels, "AWAY_S", 0.1)
     began = asyncio.get_running_loop().time()
-    crew.links._heartbeat_age = lambda index: asyncio.get_running_loop().time() - began
-    crew.workers[1].hold()
-    task = asyncio.ensure_future(crew.install(1))
+    rig.channels._heartbeat_age = lambda index: asyncio.get_running_loop().time() - began
+    rig.workers[1].hold()
+    task = asyncio.ensure_future(rig.install(1))
     done, _ = await asyncio.wait([task], timeout=0.5)
     assert not done
-    crew.workers[1].go_on()
+    rig.workers[1].go_on()
     await task
-    assert crew.serves == [1, 1, 1]
+    assert rig.serves == [1, 1, 1]
 
 
 async def test_where_no_worker_has_a_heartbeat_nothing_changes(
-    crew: Crew, monkeypatch: pytest.MonkeyPatch
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(links_module, "PREPARE_S", 0.05)
-    for worker in crew.workers:
+    monkeypatch.setattr(worker_channels, "PREPARE_S", 0.05)
+    for worker in rig.workers:
         worker.hold()
-    crew.ages = [5.0] * 3
+    rig.ages = [5.0] * 3
     with pytest.raises(ApplyError, match=r"worker 0 .*, worker 1 .*, worker 2 .* is not ready"):
-        await crew.install(1)
-    assert crew.kept == []
+        await rig.install(1)
+    assert rig.kept == []
 
 
-async def test_a_worker_born_during_prepare_is_waited_for(crew: Crew) -> None:
-    await crew.install(1)
-    crew.workers[0].silent_after_prepare = True
-    task = asyncio.ensure_future(crew.install(2, "a"))
-    await crew.workers[0].until(2, Prepare)
-    crew.links.remove(0)
-    crew.workers[0] = FakeWorker(0, serves=1)
-    crew.join(crew.workers[0])
+async def test_a_worker_born_during_prepare_is_waited_for(rig: Rig) -> None:
+    await rig.install(1)
+    rig.workers[0].silent_after_prepare = True
+    task = asyncio.ensure_future(rig.install(2, "a"))
+    await rig.workers[0].until(2, Prepare)
+    rig.channels.remove(0)
+    rig.workers[0] = FakeWorker(0, serves=1)
+    rig.join(rig.workers[0])
     await task
-    assert crew.serves == [2, 2, 2]
-    assert crew.workers[0].listening == ["a"]
+    assert rig.serves == [2, 2, 2]
+    assert rig.workers[0].listening == ["a"]
 
 
-async def test_a_worker_born_with_something_old_catches_up(crew: Crew) -> None:
-    await crew.install(1, "a")
-    await crew.install(2, "a")
-    crew.links.remove(1)
-    crew.workers[1] = FakeWorker(1, serves=1)
-    crew.join(crew.workers[1], {"a"})
-    await crew.workers[1].until(1, Commit)
-    assert crew.workers[1].serves == 2
-    assert crew.workers[1].listening == []
+async def test_a_worker_born_with_something_old_catches_up(rig: Rig) -> None:
+    await rig.install(1, "a")
+    await rig.install(2, "a")
+    rig.channels.remove(1)
+    rig.workers[1] = FakeWorker(1, serves=1)
+    rig.join(rig.workers[1], {"a"})
+    await rig.workers[1].until(1, Commit)
+    assert rig.workers[1].serves == 2
+    assert rig.workers[1].listening == []
 
 
-async def test_a_worker_born_up_to_date_is_left_alone(crew: Crew) -> None:
-    await crew.install(1)
-    crew.links.remove(1)
-    crew.workers[1] = FakeWorker(1, serves=1)
-    crew.join(crew.workers[1])
-    await crew.install(2)
-    assert crew.workers[1].count(Prepare) == 1
+async def test_a_worker_born_up_to_date_is_left_alone(rig: Rig) -> None:
+    await rig.install(1)
+    rig.channels.remove(1)
+    rig.workers[1] = FakeWorker(1, serves=1)
+    rig.join(rig.workers[1])
+    await rig.install(2)
+    assert rig.workers[1].count(Prepare) == 1
 
 
-async def test_answers_to_questions_of_another_life_are_dropped(crew: Crew) -> None:
-    crew.workers[0]._channel.send(Prepared(seq=5, problems=[Problem("old", "old")]))
-    crew.workers[0]._channel.send(Serving(seq=5, generation=99))
-    await crew.install(1)
-    assert crew.links.generation_of(0) == 1
+async def test_answers_to_questions_of_another_life_are_dropped(rig: Rig) -> None:
+    rig.workers[0]._channel.send(Prepared(seq=5, problems=[Problem("old", "old")]))
+    rig.workers[0]._channel.send(Serving(seq=5, generation=99))
+    await rig.install(1)
+    assert rig.channels.generation_of(0) == 1
 
 
-async def test_workers_now_and_to_come_get_the_credentials(crew: Crew) -> None:
-    crew.links.use_credentials(os.memfd_create("index"))
+async def test_workers_now_and_to_come_get_the_credentials(rig: Rig) -> None:
+    rig.channels.use_credentials(os.memfd_create("index"))
     late = FakeWorker(1)
-    crew.workers.append(late)
-    crew.join(late)
+    rig.workers.append(late)
+    rig.join(late)
     await late.until(1, UseCredentials)
-    await crew.workers[0].until(1, UseCredentials)
+    await rig.workers[0].until(1, UseCredentials)
 
 
 async def test_nothing_is_left_open() -> None:
     before = len(os.listdir("/proc/self/fd"))
-    crew = Crew(2)
-    await crew.install(1, "a")
-    await crew.install(2, "a", "b")
-    crew.workers[0].problems = [Problem("x", "y")]
+    rig = Rig(2)
+    await rig.install(1, "a")
+    await rig.install(2, "a", "b")
+    rig.workers[0].problems = [Problem("x", "y")]
     with pytest.raises(ConfigurationError):
-        await crew.install(3, "a", "c")
-    crew.links.use_credentials(os.memfd_create("index"))
-    crew.links.use_credentials(os.memfd_create("index"))
-    crew.links.close()
-    for worker in crew.workers:
+        await rig.install(3, "a", "c")
+    rig.channels.use_credentials(os.memfd_create("index"))
+    rig.channels.use_credentials(os.memfd_create("index"))
+    rig.channels.close()
+    for worker in rig.workers:
         worker.die()
     assert len(os.listdir("/proc/self/fd")) == before

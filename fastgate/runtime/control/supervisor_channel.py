@@ -1,4 +1,4 @@
-"""Control's side of the supervisor: sockets asked for, generations handed over."""
+"""Control's channel to the supervisor: asks for sockets, hands generations over."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable
 
 from fastgate.errors import ApplyError
-from fastgate.runtime.control.links import AsyncChannel
+from fastgate.runtime.control.async_channel import AsyncChannel
 from fastgate.runtime.supervisor.listeners import BindError
 from fastgate.runtime.wire.messages import (
     Bind,
@@ -23,7 +23,7 @@ from fastgate.runtime.wire.messages import (
 BIND_S = 10.0
 
 
-class Uplink:
+class SupervisorChannel:
     """The channel to the supervisor. `on_message` gets all that is not an answer."""
 
     def __init__(
