@@ -44,11 +44,13 @@ from fastgate._core.snapshot.snapshot import (
     HashBy,
     PlanFlag,
     RouteFlag,
+    SettingFlag,
     Snapshot,
     stable_hash,
 )
 from fastgate.config.price_steps import price_steps, tariff
 from fastgate.config.public_route import (
+    LINK_PARAM,
     NAME,
     Numbers,
     PublicSide,
@@ -113,7 +115,6 @@ _ABANDONED_FREE = int(RouteFlag.ROUTE_ABANDONED_FREE)
 _PLAN_ABANDONED_FREE = int(PlanFlag.PLAN_ABANDONED_FREE)
 _LOG_OFF = int(RouteFlag.ROUTE_LOG_OFF)
 _UNDERSCORES = {"drop": 0, "reject": 1, "allow": 2}  # snapshot_header.underscores
-_LIMITS_ON_SUCCESS, _ACCESS_LOG, _HALF_CLOSE = 1, 2, 4  # snapshot_header.flags
 
 
 class CompiledImage(NamedTuple):
@@ -543,7 +544,11 @@ class _Compilation:
             via=headers.via,
             server=headers.server or "",
             trusted_proxies=self.image.table(
-                [self.image.address_rule(str(cidr), True) for cidr in gateway.trusted_proxies]
+                [
+                    self.image.address_rule(str(peer), True)
+                    for peer in gateway.trusted_proxies
+                    if not peer.is_unix
+                ]
             ),
             max_line=caps.line.bytes,
             max_head=caps.head.bytes,
@@ -560,10 +565,22 @@ class _Compilation:
             max_streams=caps.streams,
             underscores=_UNDERSCORES[headers.underscores],
             loop_max=headers.max_loops,
-            flags=(_LIMITS_ON_SUCCESS if shown else 0)
-            | (_ACCESS_LOG if logged else 0)
-            | (_HALF_CLOSE if gateway.half_close else 0),
+            flags=(SettingFlag.LIMITS_ON_SUCCESS if shown else 0)
+            | (SettingFlag.ACCESS_LOG if logged else 0)
+            | (SettingFlag.HALF_CLOSE if gateway.half_close else 0)
+            | (SettingFlag.LOG_QUERY if gateway.observability.access_log.query else 0)
+            | (SettingFlag.TRUST_UNIX if any(p.is_unix for p in gateway.trusted_proxies) else 0)
+            | (SettingFlag.KEEP_SLASHES if not gateway.merge_slashes else 0),
+            hidden_params=self._hidden_params(),
         )
+
+    def _hidden_params(self) -> list[str]:
+        """Query parameters that are never logged: those asked for, and all that may hold a key."""
+        log = self.gateway.observability.access_log
+        if not log.query:
+            return []
+        names = {*log.hide_params, *self.rules.key_params, LINK_PARAM}
+        return sorted({name.lower() for name in names})
 
     def _tables(self) -> bytes:
         """The router's tables, or the error that two routes are in conflict."""

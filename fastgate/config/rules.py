@@ -75,6 +75,11 @@ class RuleTables:
         self._cors: dict[tuple[bytes, str], int] = {}
         self._texts: dict[tuple[str, ...], int] = {}
 
+    @property
+    def key_params(self) -> set[str]:
+        """The query parameters that routes read API keys from."""
+        return {auth.query for auth in self._auths if auth.query}
+
     # ---- limits ---------------------------------------------------------------------------
 
     def limits(self, limits: Sequence[OwnedLimit]) -> int:

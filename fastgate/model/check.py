@@ -158,6 +158,16 @@ def warnings(gateway: Gateway) -> list[ConfigurationError]:
                 hint="Bind it to loopback or a Unix socket, or keep its port behind a firewall.",
             )
         )
+    if any(peer.is_unix for peer in gateway.trusted_proxies) and not any(
+        listener.bind.path for listener in gateway.listeners
+    ):
+        found.append(
+            ConfigurationError(
+                "'unix' trusts who connects to a Unix socket, and no listener is one",
+                "trusted_proxies",
+                hint="Add a listener with `bind: unix:/path`, or take `unix` out.",
+            )
+        )
     return [*found, *_unmetered(gateway)]
 
 

@@ -44,7 +44,7 @@ from fastgate.model.operation import (
     Timeouts,
 )
 from fastgate.model.party import Consumer, Plan
-from fastgate.model.places import Bind, Cidr, TargetUrl
+from fastgate.model.places import Bind, Cidr, TargetUrl, TrustedPeer
 from fastgate.model.policy import (
     Addresses,
     Concurrency,
@@ -114,12 +114,21 @@ class Gateway(Model, frozen=True, kw_only=True):
     caps: Annotated[Caps, Meta(description="Bounds on what clients send.")] = Caps()
     timeouts: Annotated[Timeouts, Meta(description="How long clients may take.")] = Timeouts()
     trusted_proxies: Annotated[
-        list[Cidr],
+        list[TrustedPeer],
         Meta(
-            description="Networks of proxies in front of the gateway, whose `X-Forwarded-*` and "
-            "`Forwarded` fields are believed. From anyone else they are replaced."
+            description="Proxies in front of the gateway, whose `X-Forwarded-*` and `Forwarded` "
+            "fields are believed: networks, addresses, and `unix` for whatever connects to a "
+            "listener on a Unix socket. From anyone else these fields are replaced."
         ),
     ] = []
+    merge_slashes: Annotated[
+        bool,
+        Meta(
+            description="Whether `//` in a request's path becomes `/`. `false`: empty segments "
+            "stay, in what is routed and in what is forwarded; see "
+            "[routing](routing.md#empty-segments)."
+        ),
+    ] = True
     half_close: Annotated[
         bool,
         Meta(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from msgspec import Meta
+from msgspec import Meta, field
 
 from fastgate.model.base import Model, Name, worded
 from fastgate.model.places import Bind
@@ -267,6 +267,15 @@ class Store(Model, frozen=True, kw_only=True):
     ] = None
 
 
+SECRET_PARAMS = (
+    "access_token", "api_key", "apikey", "auth", "client_secret", "code", "credential", "id_token",
+    "jwt", "key", "passwd", "password", "refresh_token", "secret", "session", "sig", "signature",
+    "token", "x-amz-credential", "x-amz-security-token", "x-amz-signature", "x-goog-credential",
+    "x-goog-signature",
+)  # fmt: skip
+"""Query parameters that hold credentials as APIs commonly name them."""
+
+
 class AccessLog(Model, frozen=True, kw_only=True):
     """The access log, written by the control process."""
 
@@ -288,6 +297,32 @@ class AccessLog(Model, frozen=True, kw_only=True):
             "tells it in any case."
         ),
     ] = False
+    query: Annotated[
+        bool,
+        Meta(
+            description="Whether the query is logged too, without the parameters of `hide_params` "
+            "and those that API keys are read from. It may hold personal data."
+        ),
+    ] = False
+    hide_params: Annotated[
+        list[
+            Annotated[
+                str,
+                Meta(
+                    pattern=worded(
+                        r"^[\x21-\x25\x27-\x3c\x3e-\x7e]{1,64}$",
+                        "the name of a query parameter: 1 to 64 visible ASCII characters other "
+                        "than '&' and '='",
+                    )
+                ),
+            ]
+        ],
+        Meta(
+            max_length=64,
+            description="Query parameters that are left out of the log, in any case and spelling. "
+            "A list replaces the default one.",
+        ),
+    ] = field(default_factory=lambda: list(SECRET_PARAMS))
 
 
 class Metrics(Model, frozen=True, kw_only=True):

@@ -95,6 +95,44 @@ class Cidr(Value):
         return str(self.network)
 
 
+class TrustedPeer(Value):
+    """Who is a proxy in front of the gateway: a network, an address, or "unix"."""
+
+    __slots__ = ("cidr",)
+
+    WHAT = "a network or an address or 'unix'"
+    EXAMPLES = ("10.0.0.0/8", "2001:db8::7", "unix")
+
+    def __init__(self, cidr: Cidr | None) -> None:
+        self.cidr = cidr
+        """None: the peers of listeners on Unix sockets."""
+
+    @classmethod
+    def parse(cls, raw: object) -> Self:
+        text = cls._text(raw)
+        if text == "unix":
+            return cls(None)
+        if text.startswith("unix:"):
+            raise ValueError(
+                f"{raw!r}: peers of Unix sockets have no address of their own; write 'unix' for "
+                "whatever connects to a listener on a Unix socket"
+            )
+        try:
+            return cls(Cidr.parse(text))
+        except ValueError as error:
+            raise (cls._bad(raw) if Cidr.WHAT in str(error) else error) from None
+
+    @property
+    def is_unix(self) -> bool:
+        return self.cidr is None
+
+    def _key(self) -> tuple[str]:
+        return (str(self),)
+
+    def __str__(self) -> str:
+        return "unix" if self.cidr is None else str(self.cidr)
+
+
 class Bind(Value):
     """An address to listen on: "0.0.0.0:8080", "[::]:8080", ":8080", "unix:/run/gate.sock"."""
 

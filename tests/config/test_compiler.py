@@ -20,6 +20,7 @@ from fastgate._core.snapshot.snapshot import (
     Period,
     PredicateKind,
     RouteFlag,
+    SettingFlag,
     Snapshot,
     stable_hash,
 )
@@ -400,6 +401,26 @@ def test_settings() -> None:
     assert found["trusted_proxies"][0][1:] == (104, True)
     with compiled({}) as snapshot:
         assert snapshot.settings()["flags"] == 2 | 4  # finished requests are kept for `explain`
+
+
+def test_settings_of_the_access_log_of_unix_peers_and_of_slashes() -> None:
+    document = {
+        "trusted_proxies": ["unix"],
+        "merge_slashes": False,
+        "observability": {"access_log": {"query": True, "hide_params": ["Sign", "sign"]}},
+        "routes": [
+            {"name": "r", "path": "/", "respond": 200, "auth": {"api_key": {"query": "apiKey"}}}
+        ],
+    }
+    with compiled(document) as snapshot:
+        found = snapshot.settings()
+    wanted = SettingFlag.LOG_QUERY | SettingFlag.TRUST_UNIX | SettingFlag.KEEP_SLASHES
+    assert found["flags"] == SettingFlag.ACCESS_LOG | SettingFlag.HALF_CLOSE | wanted
+    assert found["trusted_proxies"] == []
+    assert found["hidden_params"] == b"apikey\0cap\0sign\0"
+    del document["observability"]
+    with compiled(document) as snapshot:
+        assert snapshot.settings()["hidden_params"] == b""
 
 
 def test_slots_stay_with_their_names_over_compilations() -> None:

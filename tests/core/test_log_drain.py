@@ -249,7 +249,7 @@ def test_a_request_is_found_by_its_id_phase_by_phase() -> None:
         "id": ident(0xABC).hex(), "time": "2025-11-20T12:00:00.123456Z",
         "started_unix_ns": STARTED, "outcome": "refused", "status": 429, "reason": "rate_limited",
         "fault": None, "client": "10.0.0.7", "port": 5000, "method": "GET", "host": "h",
-        "path": "/p", "route": "orders", "consumer": "demo", "target": None,
+        "path": "/p", "query": None, "route": "orders", "consumer": "demo", "target": None,
         "user_agent": "curl", "limit": "burst", "route_slot": 0, "attempts": 0, "reused": False,
         "keep_alive": True, "http_1_0": False, "upcall": False, "tunnel": False, "aborted": False,
         "bytes_in": 100, "bytes_out": 200, "duration_us": 32, "upstream_us": 0,

@@ -119,6 +119,7 @@ def naive(record: dict[str, Any]) -> dict[str, Any]:
         "method": text["method"],
         "host": text["host"],
         "path": text["path"],
+        **({"query": text["query"]} if text["query"] else {}),
         "status": record["status"],
     }
     optional = {
@@ -212,9 +213,10 @@ def visible(raw: bytes) -> str:
 def test_a_combined_line_says_what_the_record_says(record: dict[str, Any]) -> None:
     version = "1.0" if record["flags"] & 64 else "1.1"
     when = moment(record).strftime("%d/%b/%Y:%H:%M:%S +0000")
+    query = "?" + visible(record["query"]) if record["query"] else ""
     expected = (
         f"{address(record['address'])} - {visible(record['consumer'])} [{when}] "
-        f'"{visible(record["method"])} {visible(record["path"])} HTTP/{version}" '
+        f'"{visible(record["method"])} {visible(record["path"])}{query} HTTP/{version}" '
         f'{record["status"]} {record["bytes_out"]} "-" "{visible(record["user_agent"])}"\n'
     )
     assert rendered(COMBINED, record).decode() == expected

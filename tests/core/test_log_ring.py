@@ -163,7 +163,9 @@ def _overwrite_head(s: Segment, value: int) -> int:
 
 
 texts = st.lists(
-    st.text(max_size=320).map(str.encode) | st.binary(max_size=320), min_size=8, max_size=8
+    st.text(max_size=320).map(str.encode) | st.binary(max_size=320),
+    min_size=len(TEXT_NAMES),
+    max_size=len(TEXT_NAMES),
 )
 
 

@@ -110,7 +110,7 @@ def test_room_for_the_result() -> None:
     assert normalize(b"/a//", cap=2) == full
 
 
-def model(path: bytes, allow: bool) -> bytes | None:
+def model(path: bytes, allow: bool, merge: bool = True) -> bytes | None:
     """The canonical path the slow way: by splitting, decoding and joining."""
     allowed = rb"A-Za-z0-9\-._~!$&'()*+,;=:@/|\[\]"
     if not re.fullmatch(rb"/(?:[" + allowed + rb"\\]|%[0-9A-Fa-f]{2})*", path):
@@ -125,12 +125,13 @@ def model(path: bytes, allow: bool) -> bytes | None:
     path = re.sub(rb"%..", escape, path.replace(b"\\", b"%5C"))
     *parts, last = path[1:].split(b"/")
     out: list[bytes] = []
-    for part in [*filter(None, parts), last]:
+    kept = [part for part in parts if part or not merge]
+    for part in [*kept, last] if last else kept:
         if part == b"..":
             if not out:
                 return None
             out.pop()
-        elif part not in (b".", b""):
+        elif part != b".":
             for piece in re.split(rb"%2F|%5C", part):
                 if re.split(rb";|%3B", piece)[0] in (b".", b".."):
                     return None
@@ -145,21 +146,40 @@ PIECES = [
 ]  # fmt: skip
 
 
-@given(st.lists(st.sampled_from(PIECES), max_size=12), st.booleans())
-@example([b"a", b"/", b".."], False)
-def test_against_the_model(pieces: list[bytes], allow: bool) -> None:
+@given(st.lists(st.sampled_from(PIECES), max_size=12), st.booleans(), st.booleans())
+@example([b"a", b"/", b".."], False, True)
+@example([b"a", b"//", b".."], False, False)
+@example([b".", b"//", b"a"], False, False)
+def test_against_the_model(pieces: list[bytes], allow: bool, merge: bool) -> None:
     path = b"/" + b"".join(pieces)
-    expected = model(path, allow)
-    result = normalize(path, allow)
+    expected = model(path, allow, merge)
+    result = normalize(path, allow, merge_slashes=merge)
     assert result == (BAD if expected is None else expected)
 
 
-@given(st.lists(st.sampled_from(PIECES[:20]), max_size=12))
-def test_the_canonical_path_is_a_fixed_point(pieces: list[bytes]) -> None:
+@pytest.mark.parametrize(
+    ("path", "canonical"),
+    [
+        (b"//", b"//"),
+        (b"/a//b///", b"/a//b///"),
+        (b"/a//../b", b"/a/b"),
+        (b"/a//../../b", b"/b"),
+        (b"//..", b"/"),
+        (b"//../..", BAD),
+        (b"/a/.//b", b"/a//b"),
+        (b"/a//%2e/b", b"/a//b"),
+    ],
+)
+def test_slashes_that_are_not_merged_make_empty_segments(path: bytes, canonical: object) -> None:
+    assert normalize(path, merge_slashes=False) == canonical
+
+
+@given(st.lists(st.sampled_from(PIECES[:20]), max_size=12), st.booleans())
+def test_the_canonical_path_is_a_fixed_point(pieces: list[bytes], merge: bool) -> None:
     path = b"/" + b"".join(pieces)
-    once = normalize(path, True)
+    once = normalize(path, True, merge_slashes=merge)
     if isinstance(once, bytes):
-        assert normalize(once, True) == once
+        assert normalize(once, True, merge_slashes=merge) == once
         assert len(once) <= len(path) + 2 * path.count(b"\\")
         # no segment that any reader could take for a dot segment is left
         assert not re.search(rb"(?i)(^|/|%2F|%5C)\.\.?(/|%2F|%5C|;|%3B|$)", once)

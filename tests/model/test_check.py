@@ -171,6 +171,17 @@ def test_warnings() -> None:
     ]
 
 
+def test_trust_in_unix_sockets_without_any_looks_unintended() -> None:
+    gateway = decode({"version": 1, "trusted_proxies": ["unix"]})
+    assert [str(warning) for warning in warnings(gateway)] == [
+        "trusted_proxies: 'unix' trusts who connects to a Unix socket, and no listener is one. "
+        "Add a listener with `bind: unix:/path`, or take `unix` out."
+    ]
+    listeners = [":8080", "unix:/run/fastgate.sock"]
+    gateway = decode({"version": 1, "trusted_proxies": ["unix"], "listeners": listeners})
+    assert warnings(gateway) == []
+
+
 def test_handlers_may_call_any_upstream() -> None:
     gateway = decode(
         {**BASE, "upstreams": [*BASE["upstreams"], {"name": "b", "targets": "http://b"}]}

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgate.model.places import Bind, Cidr, TargetUrl
+from fastgate.model.places import Bind, Cidr, TargetUrl, TrustedPeer
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,30 @@ def test_a_network_with_bits_past_its_prefix_names_both_readings() -> None:
 def test_bad_networks(text: object) -> None:
     with pytest.raises(ValueError, match="network"):
         Cidr.parse(text)
+
+
+def test_who_is_trusted() -> None:
+    assert [str(TrustedPeer.parse(text)) for text in ("unix", "10.0.0.0/8", "::1/128")] == [
+        "unix",
+        "10.0.0.0/8",
+        "::1",
+    ]
+    assert TrustedPeer.parse("unix").is_unix
+    assert not TrustedPeer.parse("10.0.0.0/8").is_unix
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("unix:/run/nginx.sock", "write 'unix' for whatever connects"),
+        ("10.1.2.3/24", "write '10.1.2.0/24'"),
+        ("proxy.internal", "a network or an address or 'unix'"),
+        (7, "a network or an address or 'unix'"),
+    ],
+)
+def test_who_cannot_be_trusted(text: object, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        TrustedPeer.parse(text)
 
 
 @pytest.mark.parametrize(

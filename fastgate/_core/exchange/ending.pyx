@@ -25,9 +25,10 @@ from fastgate._core.http1.server cimport (
 from fastgate._core.http.head cimport FRAMING_LENGTH, F_USER_AGENT, field, field_of, has_field
 from fastgate._core.http1.chunked cimport CHUNK_END, chunk_decode
 from fastgate._core.exchange.intake cimport mark
+from fastgate._core.exchange.key_places cimport loggable_query
 from fastgate._core.shared.log_ring cimport (
     LOG_ABORTED, LOG_HTTP_1_0, LOG_KEEP_ALIVE, PHASE_LOG, PHASE_SETTLE, TEXT_CONSUMER, TEXT_HOST,
-    TEXT_LIMIT, TEXT_METHOD, TEXT_PATH, TEXT_ROUTE, TEXT_TARGET, TEXT_USER_AGENT, log_record,
+    TEXT_LIMIT, TEXT_METHOD, TEXT_PATH, TEXT_QUERY, TEXT_ROUTE, TEXT_TARGET, TEXT_USER_AGENT, log_record,
     log_text, logring_commit, logring_reserve)
 from fastgate._core.io.transport cimport conn_close, conn_drained, conn_more, conn_resets
 from fastgate._core.reason cimport (
@@ -35,7 +36,7 @@ from fastgate._core.reason cimport (
 from fastgate._core.exchange.refusal cimport render_refusal
 from fastgate._core.exchange.render cimport OUT_CLOSE, OUT_KEEP_ALIVE, OUT_PLAIN
 from fastgate._core.exchange.snapshot_ref cimport leave_snapshot
-from fastgate._core.snapshot.snapshot cimport NONE32, ROUTE_LOG_OFF, refusal_rec, snap_str, snap_table
+from fastgate._core.snapshot.snapshot cimport LOG_QUERY, NONE32, ROUTE_LOG_OFF, refusal_rec, snap_str, snap_table
 from fastgate._core.state cimport (
     BODY_MORE, BODY_NONE, CALL_REQUEST_DONE, CALL_SEND, EX_ABORTED, EX_CLOSE_OUT, EX_CONTINUE_DUE,
     EX_COUNTED_STREAM, EX_COUNTED_UPCALL, EX_ENDED, EX_KEEP_ALIVE, EX_METERED, EX_OWED, EX_REFUSED,
@@ -290,6 +291,7 @@ cdef void write_log(exchange *e, uint64_t now) noexcept nogil:
     cdef uint32_t slot = e.match.slot if e.route is not NULL else NONE32, used = 0
     cdef call *k = &e.main
     cdef const field *f
+    cdef char query[255]
     e.rc = counters_route(c.segment, c.worker, slot)
     count_outcome(e.rc, e.status, e.reason)
     observe(&e.rc.total, total)
@@ -339,6 +341,8 @@ cdef void write_log(exchange *e, uint64_t now) noexcept nogil:
         used = log_text(r, used, TEXT_CONSUMER, e.consumer.name, e.consumer.name_len)
     if k.target is not NULL:
         used = log_text(r, used, TEXT_TARGET, snap_str(e.snap, k.target.name), k.target.name.len)
+    if e.snap.flags & LOG_QUERY and e.req.size:
+        used = log_text(r, used, TEXT_QUERY, query, loggable_query(e, query, sizeof(query)))
     if has_field(&e.req, F_USER_AGENT):
         f = field_of(&e.req, F_USER_AGENT)
         used = log_text(r, used, TEXT_USER_AGENT, e.base + f.value, f.value_len)

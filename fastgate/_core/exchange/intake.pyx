@@ -17,7 +17,7 @@ from fastgate._core.http1.chunked cimport chunk_reset
 from fastgate._core.shared.log_ring cimport PHASE_READ_HEAD
 from fastgate._core.reason cimport BAD_TARGET, OVERLOADED
 from fastgate._core.platform.random cimport random64
-from fastgate._core.snapshot.snapshot cimport snap_str
+from fastgate._core.snapshot.snapshot cimport KEEP_SLASHES, TRUST_UNIX, snap_str
 from fastgate._core.state cimport BODY_MORE, EX_CONTINUE_DUE, core, downstream
 
 
@@ -133,10 +133,13 @@ cdef void client_address(exchange *e) noexcept nogil:
     cdef uint32_t end, start
     cdef int i
     memcpy(e.client, d.address, 16)
-    if e.snap.trusted_proxies.count == 0:
+    if d.text_len == 0:                  # a Unix socket's peer has no address
+        d.trusted = 2 if e.snap.flags & TRUST_UNIX else 1
+    elif e.snap.trusted_proxies.count == 0:
         d.trusted = 1
         return
-    d.trusted = 2 if address_matches(e, e.snap.trusted_proxies, d.address) else 1
+    else:
+        d.trusted = 2 if address_matches(e, e.snap.trusted_proxies, d.address) else 1
     if d.trusted == 1 or not has_field(&e.req, F_X_FORWARDED_FOR):
         return
     i = e.req.nfields - 1
@@ -202,7 +205,8 @@ cdef int canonical_path(exchange *e) noexcept nogil:
     e.pathbuf = buf_borrow(&e.owner.loop.bufs, <size_t>h.path.len * 3)
     if e.pathbuf is NULL:
         return OVERLOADED
-    n = normalize_path(e.base + h.path.off, h.path.len, buf_head(e.pathbuf), h.path.len * 3, 1)
+    n = normalize_path(e.base + h.path.off, h.path.len, buf_head(e.pathbuf), h.path.len * 3, 1,
+                       not e.snap.flags & KEEP_SLASHES)
     if n <= 0:
         return -n if n < 0 else BAD_TARGET
     e.path = buf_head(e.pathbuf)

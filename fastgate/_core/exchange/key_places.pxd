@@ -11,6 +11,9 @@ cdef void hide_keys(exchange *e, const auth_rec *a) noexcept nogil
 cdef char *put_visible_query(char *p, exchange *e) noexcept nogil
     # put_query, of a request that has one
 
+cdef uint32_t loggable_query(exchange *e, char *out, uint32_t room) noexcept nogil
+    # as much of the query as fits, without the parameters that the log hides; its length
+
 cdef inline char *put_query(char *p, exchange *e) noexcept nogil:
     """"?" and the query without hidden parameters, or nothing."""
     return put_visible_query(p, e) if e.req.has_query else p

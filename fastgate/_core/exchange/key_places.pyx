@@ -158,6 +158,40 @@ cdef char *put_visible_query(char *p, exchange *e) noexcept nogil:
     return p
 
 
+cdef inline int is_hidden(const char *p, uint32_t n, const char *names, uint32_t names_len) noexcept nogil:
+    """Whether a parameter [p, p + n) has one of these names, in any case and spelling."""
+    cdef uint32_t at, i = 0
+    while i < names_len:
+        at = 0
+        while at < n and p[at] != c"=" and names[i] != 0 and lower(<uint8_t>octet(p, n, &at)) == <uint8_t>names[i]:
+            i += 1
+        if names[i] == 0 and (at == n or p[at] == c"="):
+            return 1
+        while names[i] != 0:
+            i += 1
+        i += 1
+    return 0
+
+
+cdef uint32_t loggable_query(exchange *e, char *out, uint32_t room) noexcept nogil:
+    cdef const char *q = e.base + e.req.query.off
+    cdef const char *names = snap_str(e.snap, e.snap.hidden_params)
+    cdef uint32_t n = e.req.query.len, start = 0, end, used = 0, size
+    if not e.req.has_query:
+        return 0
+    while start < n and used < room:
+        end = parameter_end(q, start, n)
+        if not is_hidden(q + start, end - start, names, e.snap.hidden_params.len):
+            if used:
+                out[used] = c"&"
+                used += 1
+            size = end - start if end - start < room - used else room - used
+            put(out + used, q + start, size)
+            used += size
+        start = end + 1
+    return used
+
+
 # ---- both -----------------------------------------------------------------------------------
 
 cdef int query_may_hold(exchange *e, const auth_rec *a) noexcept nogil:

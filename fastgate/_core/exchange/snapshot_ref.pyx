@@ -5,7 +5,8 @@ stays mapped until the last of its exchanges has left. A tunnel, an event stream
 may last for days, and would keep a whole image for each generation in which one began. So once the
 answer has begun, what can still be read of the image is copied:
 
-    the exchange      generation and flags, for the log; the name, cap and flags of the route
+    the exchange      generation, flags and hidden parameters, for the log; the name, cap and flags
+                      of the route
     its calls         deadlines, pooling and ejection rules of the upstream; the target and its name
     at the end        kind and period of each limit that it took from; the service's slot
 
@@ -87,7 +88,8 @@ cdef void unpin_retired(core *c, exchange *e) noexcept nogil:
     if left is NULL or left.object is NULL or not e.flags & EX_RESPONSE_STARTED \
             or e.flags & (EX_SUSPENDED | EX_REFUSED | EX_ENDED) or e.route is NULL:
         return
-    size = sizeof(kept) + e.ntaken * sizeof(limit_rec) + e.route.name.len + name_size(e.main.target)
+    size = sizeof(kept) + e.ntaken * sizeof(limit_rec) + e.route.name.len + name_size(e.main.target) \
+        + s.hidden_params.len
     if relaying is not NULL:
         size += name_size(relaying.target)
     k = <kept *>calloc(1, size)
@@ -103,6 +105,8 @@ cdef void unpin_retired(core *c, exchange *e) noexcept nogil:
     k.route.identity = e.route.identity
     k.route.slot = e.route.slot
     room = keep_name(s, &k.route.name, k, room)
+    k.head.hidden_params = s.hidden_params
+    room = keep_name(s, &k.head.hidden_params, k, room)
     k.policy.body_cap = e.policy.body_cap
     k.policy.flags = e.policy.flags
     k.policy.service = NONE32

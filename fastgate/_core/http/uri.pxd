@@ -17,7 +17,7 @@ cdef int parse_authority(const char *p, uint32_t length, authority *out) noexcep
     # letters, digits, "-", ".", "_" and "~" that a name is made of: what ends a value is none
 
 cdef int normalize_path(const char *path, uint32_t length, char *out, uint32_t cap,
-                        int allow_encoded_slash) noexcept nogil
+                        int allow_encoded_slash, int merge_slashes) noexcept nogil
     # The one canonical path. > 0: its length (never more than `length`, but that a raw
     # backslash, where allowed, grows to "%5C"); < 0: minus a Reason: -BAD_TARGET, or
     # -TARGET_TOO_LONG when it does not fit `cap`. `out` must not overlap `path`.

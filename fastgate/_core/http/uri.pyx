@@ -19,6 +19,7 @@ of a deployment can disagree about which resource was asked for:
     escape of an unreserved character      decoded            /%61 → /a
     any other escape                       upper-cased        /%c3%a9 → /%C3%A9
     "//"                                   merged             /a//b → /a/b
+                                           kept, if asked     /a//b (an empty segment)
     "." and ".." segments, also escaped    removed            /a/%2e%2e/b → /b
     above the root                         refused            /a/../../b
     "..;x" and ".;x", also escaped         refused (some servers drop the parameter and
@@ -197,23 +198,26 @@ cdef int _hides_dots(const char *p, uint32_t length) noexcept nogil:
 
 
 cdef int normalize_path(const char *path, uint32_t length, char *out, uint32_t cap,
-                        int allow_encoded_slash) noexcept nogil:
+                        int allow_encoded_slash, int merge_slashes) noexcept nogil:
     cdef const char *upper = "0123456789ABCDEF"
     cdef uint32_t i = 0, o = 0, start
     cdef uint8_t c, hi, lo
-    cdef bint suspicious
+    cdef bint suspicious, due = True
     cdef int dots
     if length == 0 or path[0] != c"/":
         return -BAD_TARGET
     while i < length:
-        # here path[i] is a slash: the output has exactly one before the next segment
-        if o == 0 or out[o - 1] != c"/":
+        # here path[i] is a slash: it begins a segment, and is there already after a dot segment
+        if due:
             if o >= cap:
                 return -TARGET_TOO_LONG
             out[o] = c"/"
             o += 1
-        while i < length and path[i] == c"/":
-            i += 1
+        due = True
+        i += 1
+        if merge_slashes:
+            while i < length and path[i] == c"/":
+                i += 1
         start = o
         suspicious = False
         while i < length and path[i] != c"/":
@@ -258,6 +262,7 @@ cdef int normalize_path(const char *path, uint32_t length, char *out, uint32_t c
             o += 3
         dots = _dots(out + start, o - start)
         if dots:
+            due = False
             o = start
             if dots == 2:
                 if start == 1:
@@ -280,14 +285,15 @@ cdef bint _decodes(const char *p, uint32_t length) noexcept nogil:
     return (hi | lo) != 0xff and is_class(<char>((hi << 4) | lo), CH_UNRESERVED)
 
 
-def normalize(path: bytes, allow_encoded_slash: bool = False, cap: int = -1) -> bytes | int:
+def normalize(path: bytes, allow_encoded_slash: bool = False, cap: int = -1,
+              merge_slashes: bool = True) -> bytes | int:
     """The canonical path, or minus the Reason why there is none.
 
     `cap` is the room for the result in octets; by default it is as much as is ever needed.
     """
     cdef uint32_t room = 3 * <uint32_t>len(path) + 1 if cap < 0 else <uint32_t>cap
     cdef bytearray out = bytearray(room + 1)
-    cdef int n = normalize_path(path, <uint32_t>len(path), <char *>out, room, allow_encoded_slash)
+    cdef int n = normalize_path(path, <uint32_t>len(path), <char *>out, room, allow_encoded_slash, merge_slashes)
     return bytes(out[:n]) if n > 0 else n
 
 

@@ -12,16 +12,15 @@ are microseconds after the start. What arrives in texts is anybody's bytes: quot
 and control characters are escaped, and what is not UTF-8 becomes U+FFFD, one for each maximal
 part of a sequence (as Python's "replace" has it), so that every line is valid JSON in UTF-8.
 
-**Combined.** The format that every log tool reads. The referer is not recorded and the query
-is left out, as everywhere. Quotes, backslashes and all that is not printable ASCII
-is written as \\xHH.
+**Combined.** The format that every log tool reads. The referer is not recorded. Quotes, backslashes
+and all that is not printable ASCII is written as \\xHH.
 """
 from libc.stdint cimport uint16_t, uint64_t, uint8_t
 from libc.string cimport memcpy, memset, strlen
 
 from fastgate._core.shared.log_ring cimport (
     LOG_ABORTED, LOG_HTTP_1_0, LOG_KEEP_ALIVE, LOG_TUNNEL, LOG_UPCALL, LOG_UPSTREAM_REUSED, PHASES,
-    PHASE_NEVER, TEXTS, TEXT_CONSUMER, TEXT_HOST, TEXT_LIMIT, TEXT_METHOD, TEXT_PATH, TEXT_ROUTE,
+    PHASE_NEVER, TEXTS, TEXT_CONSUMER, TEXT_HOST, TEXT_LIMIT, TEXT_METHOD, TEXT_PATH, TEXT_QUERY, TEXT_ROUTE,
     TEXT_TARGET, TEXT_USER_AGENT)
 from fastgate._core.reason cimport reason_text
 from fastgate._core.platform.text cimport put_hex, put_lit
@@ -397,6 +396,8 @@ cdef uint32_t format_json(const log_record *r, char *out, line_clock *clock, bin
     p = put_required(p, b',"method":"', &t, TEXT_METHOD)
     p = put_required(p, b'","host":"', &t, TEXT_HOST)
     p = put_required(p, b'","path":"', &t, TEXT_PATH)
+    if t.len[<int>TEXT_QUERY]:
+        p = put_required(p, b'","query":"', &t, TEXT_QUERY)
     p = put_number(put_lit(p, b'","status":'), r.status)
     if r.reason:
         name = reason_text(r.reason, &length)
@@ -458,6 +459,8 @@ cdef uint32_t format_combined(const log_record *r, char *out, line_clock *clock)
     memcpy(p, clock.clf, 26)
     p = put_field(p + 26, b'] "', &t, TEXT_METHOD)
     p = put_field(p, b" ", &t, TEXT_PATH)
+    if t.len[<int>TEXT_QUERY]:
+        p = put_field(p, b"?", &t, TEXT_QUERY)
     p = put_lit(p, b' HTTP/1.0" ') if r.flags & LOG_HTTP_1_0 else put_lit(p, b' HTTP/1.1" ')
     p = put_number(p, r.status)
     p = put_number(put_lit(p, b" "), r.bytes_out)

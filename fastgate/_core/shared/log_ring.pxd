@@ -9,7 +9,7 @@ from fastgate._core.platform.text cimport fg_copy
 
 cdef enum:
     PHASES = 16
-    LOG_TEXT = 308
+    LOG_TEXT = 307
     LOGRING_HEADER = 256      # bytes in front of the records: sizeof(ring_header)
     PHASE_NEVER = 0xFFFFFFFF  # in phase_us
 
@@ -49,13 +49,14 @@ cpdef enum LogFlag:
 cpdef enum LogText:
     TEXT_METHOD = 0
     TEXT_HOST = 1
-    TEXT_PATH = 2             # canonical, without the query
+    TEXT_PATH = 2             # canonical
     TEXT_ROUTE = 3
     TEXT_CONSUMER = 4
     TEXT_TARGET = 5
-    TEXT_USER_AGENT = 6
-    TEXT_LIMIT = 7            # name of the limit that refused
-    TEXTS = 8
+    TEXT_QUERY = 6            # where the configuration asks for it, without hidden parameters
+    TEXT_USER_AGENT = 7
+    TEXT_LIMIT = 8            # name of the limit that refused
+    TEXTS = 9
 
 cdef struct log_record:       # 512 bytes
     uint64_t sequence         # position + 1, set by logring_commit
@@ -97,8 +98,9 @@ cdef extern from *:
     #ifndef FASTGATE_LOG_LEAVE
     #define FASTGATE_LOG_LEAVE
     /* Octets of the text area that text i must leave to the texts after it: enough for a route's
-       name (32), a consumer's id (36), a target (28) and a limit's name (16) behind an endless path. */
-    static const unsigned char FG_LOG_LEAVE[] = {240, 190, 112, 80, 44, 16, 16, 0};
+       name (32), a consumer's id (36), a target (28) and a limit's name (16) behind an endless path, and
+       for some of the user agent (40) behind an endless query. */
+    static const unsigned char FG_LOG_LEAVE[] = {240, 190, 112, 80, 44, 16, 56, 16, 0};
     #endif
     """
     const uint8_t *LEAVE "FG_LOG_LEAVE"

@@ -34,9 +34,10 @@ class LogText(IntEnum):
     TEXT_ROUTE = 3
     TEXT_CONSUMER = 4
     TEXT_TARGET = 5
-    TEXT_USER_AGENT = 6
-    TEXT_LIMIT = 7
-    TEXTS = 8
+    TEXT_QUERY = 6
+    TEXT_USER_AGENT = 7
+    TEXT_LIMIT = 8
+    TEXTS = 9
 
 TEXT_NAMES: tuple[str, ...]
 PHASE_NAMES: tuple[str, ...]

@@ -28,7 +28,8 @@ from fastgate._core.platform.text cimport fg_clear
 if sizeof(ring_header) != LOGRING_HEADER or sizeof(log_record) != LOG_RECORD:
     raise AssertionError("the log ring's structs do not have the sizes that its layout needs")
 
-TEXT_NAMES = ("method", "host", "path", "route", "consumer", "target", "user_agent", "limit")
+TEXT_NAMES = (
+    "method", "host", "path", "route", "consumer", "target", "query", "user_agent", "limit")
 PHASE_NAMES = tuple(
     name.removeprefix("PHASE_").lower() for name in globals()["Phase"].__members__
 )
@@ -100,7 +101,7 @@ def write_record(Segment segment not None, uint32_t worker, *, int64_t started_u
     """Write and publish one record as a worker does; False when the ring was full.
 
     `phases`: phase name → microseconds after the start. `texts`: method, host, path, route,
-    consumer, target, user_agent, limit, each str or bytes (bytes need not be UTF-8).
+    consumer, target, query, user_agent, limit, each str or bytes (bytes need not be UTF-8).
     """
     cdef log_record *r
     cdef uint32_t used = 0

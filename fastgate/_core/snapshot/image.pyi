@@ -167,5 +167,6 @@ class ImageBuilder:
         underscores: int = 0,
         loop_max: int = 0,
         flags: int = 0,
+        hidden_params: Iterable[str] = (),
     ) -> None: ...
     def finish(self, generation: int) -> int: ...

@@ -499,12 +499,13 @@ cdef class ImageBuilder:
     def set_settings(self, *, identity, via, server, trusted_proxies=0, max_line=0, max_head=0,
                      max_fields=0, max_field=0, head_ms=0, body_ms=0, idle_ms=0, write_ms=0,
                      min_rate=0, max_requests=0, max_connections=0, max_upcalls=0, max_streams=0,
-                     underscores=0, loop_max=0, flags=0) -> None:
-        """The header's caps, timeouts and names."""
+                     underscores=0, loop_max=0, flags=0, hidden_params=()) -> None:
+        """The header's caps, timeouts and names. `hidden_params`: names in lower case."""
         cdef snapshot_header *h = &self.head
         h.identity = identity
         h.via = self._string(via)
         h.server = self._string(server)
+        h.hidden_params = self._string("".join(f"{name}\0" for name in hidden_params))
         h.trusted_proxies = self._handle(trusted_proxies)
         h.max_line = max_line
         h.max_head = max_head

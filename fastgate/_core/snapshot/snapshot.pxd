@@ -12,6 +12,14 @@ cdef enum:
     SNAPSHOT_VERSION = 6
     NONE32 = 0xFFFFFFFF       # "no such thing" for an index
 
+cpdef enum SettingFlag:       # of the whole gateway
+    LIMITS_ON_SUCCESS = 1     # RateLimit headers on all successes
+    ACCESS_LOG = 2            # on
+    HALF_CLOSE = 4            # clients that close their sending side are served
+    LOG_QUERY = 8             # the access log has the query
+    TRUST_UNIX = 16           # peers on Unix sockets are trusted proxies
+    KEEP_SLASHES = 32         # "//" in a path stays
+
 cdef struct str_ref:
     uint32_t off
     uint32_t len
@@ -352,6 +360,7 @@ cdef struct snapshot_header:
     table_ref router              # private to router.pyx: byte offset and size
     str_ref via                   # pseudonym for Via, e.g. "fastgate"
     str_ref server                # value of Server on our own answers; len 0: none
+    str_ref hidden_params         # query parameters that are not logged: lower-case names, a NUL after each
     # caps and timeouts of the listener side
     uint32_t max_line
     uint32_t max_head
@@ -367,7 +376,7 @@ cdef struct snapshot_header:
     uint32_t max_upcalls          # handlers per worker that have not begun to answer
     uint32_t underscores          # 0 drop, 1 reject, 2 allow
     uint32_t loop_max             # Via may name this gateway that often
-    uint32_t flags                # 1: RateLimit headers on all successes, 2: access log on, 4: half_close
+    uint32_t flags                # SettingFlag
     uint32_t max_streams          # handlers per worker that answer as a stream
     uint64_t head_checksum        # of this header with both checksum words zero
     uint64_t capability_key[2]    # of the tokens in links of refusals; both 0: no links

@@ -4,6 +4,14 @@ from typing import Any
 HEADER_SIZE: int
 ROUTE_SIZE: int
 
+class SettingFlag(IntFlag):
+    LIMITS_ON_SUCCESS = 1
+    ACCESS_LOG = 2
+    HALF_CLOSE = 4
+    LOG_QUERY = 8
+    TRUST_UNIX = 16
+    KEEP_SLASHES = 32
+
 class LimitKind(IntFlag):
     LIMIT_RATE = 1
     LIMIT_QUOTA = 2

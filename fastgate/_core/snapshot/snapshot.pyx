@@ -154,6 +154,7 @@ cdef str _tables_wrong(const snapshot_header *h):
         ("refusals", _table_out(h, h.refusals, sizeof(refusal_rec))),
         ("faults", _table_out(h, h.faults, sizeof(str_ref))),
         ("trusted_proxies", _table_out(h, h.trusted_proxies, sizeof(address_rule))),
+        ("hidden_params", _str_out(h, h.hidden_params)),
         ("router", _table_out(h, h.router, 1)),
         ("via", _str_out(h, h.via)),
         ("server", _str_out(h, h.server)),
