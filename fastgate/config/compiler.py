@@ -44,13 +44,11 @@ from fastgate._core.snapshot.snapshot import (
     HashBy,
     PlanFlag,
     RouteFlag,
-    SettingFlag,
     Snapshot,
     stable_hash,
 )
 from fastgate.config.price_steps import price_steps, tariff
 from fastgate.config.public_route import (
-    LINK_PARAM,
     NAME,
     Numbers,
     PublicSide,
@@ -65,6 +63,7 @@ from fastgate.config.rendering import (
     sockaddrs,
 )
 from fastgate.config.rules import PERIODS, RuleTables
+from fastgate.config.settings_record import put_settings
 from fastgate.config.slots import MAX_TARGETS, SlotBook
 from fastgate.errors import ConfigurationError
 from fastgate.model import check
@@ -114,7 +113,6 @@ _LIMIT_HEADERS = int(RouteFlag.ROUTE_LIMIT_HEADERS)
 _ABANDONED_FREE = int(RouteFlag.ROUTE_ABANDONED_FREE)
 _PLAN_ABANDONED_FREE = int(PlanFlag.PLAN_ABANDONED_FREE)
 _LOG_OFF = int(RouteFlag.ROUTE_LOG_OFF)
-_UNDERSCORES = {"drop": 0, "reject": 1, "allow": 2}  # snapshot_header.underscores
 
 
 class CompiledImage(NamedTuple):
@@ -212,7 +210,7 @@ class _Compilation:
         self._routes()
         self._public_route()
         self._answers()
-        self._settings()
+        put_settings(self.image, gateway, self.rules.key_params)
         self.image.set_router(self._tables())
         fd = self.image.finish(generation)
         try:
@@ -533,54 +531,6 @@ class _Compilation:
             )
         # They go into JSON strings as they are.
         self.image.set_faults([msgspec.json.encode(text).decode()[1:-1] for text in FAULT_TEXTS])
-
-    def _settings(self) -> None:
-        gateway = self.gateway
-        caps, timeouts, headers = gateway.caps, gateway.timeouts, gateway.headers
-        shown = headers.rate_limits and all(r.limit_headers is not False for r in gateway.routes)
-        logged = gateway.observability.access_log.to != "off" or gateway.observability.recent > 0
-        self.image.set_settings(
-            identity=stable_hash(headers.via),
-            via=headers.via,
-            server=headers.server or "",
-            trusted_proxies=self.image.table(
-                [
-                    self.image.address_rule(str(peer), True)
-                    for peer in gateway.trusted_proxies
-                    if not peer.is_unix
-                ]
-            ),
-            max_line=caps.line.bytes,
-            max_head=caps.head.bytes,
-            max_fields=caps.fields,
-            max_field=caps.field.bytes,
-            head_ms=timeouts.head.ms,
-            body_ms=timeouts.body.ms,
-            idle_ms=timeouts.idle.ms,
-            write_ms=timeouts.write.ms,
-            min_rate=timeouts.min_rate.bytes,
-            max_requests=caps.requests,
-            max_connections=caps.connections,
-            max_upcalls=caps.upcalls,
-            max_streams=caps.streams,
-            underscores=_UNDERSCORES[headers.underscores],
-            loop_max=headers.max_loops,
-            flags=(SettingFlag.LIMITS_ON_SUCCESS if shown else 0)
-            | (SettingFlag.ACCESS_LOG if logged else 0)
-            | (SettingFlag.HALF_CLOSE if gateway.half_close else 0)
-            | (SettingFlag.LOG_QUERY if gateway.observability.access_log.query else 0)
-            | (SettingFlag.TRUST_UNIX if any(p.is_unix for p in gateway.trusted_proxies) else 0)
-            | (SettingFlag.KEEP_SLASHES if not gateway.merge_slashes else 0),
-            hidden_params=self._hidden_params(),
-        )
-
-    def _hidden_params(self) -> list[str]:
-        """Query parameters that are never logged: those asked for, and all that may hold a key."""
-        log = self.gateway.observability.access_log
-        if not log.query:
-            return []
-        names = {*log.hide_params, *self.rules.key_params, LINK_PARAM}
-        return sorted({name.lower() for name in names})
 
     def _tables(self) -> bytes:
         """The router's tables, or the error that two routes are in conflict."""
