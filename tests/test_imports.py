@@ -1,4 +1,4 @@
-"""Imports of a running process: one at a time, and none that goes another way."""
+"""Imports: no cycles; in a running process one at a time, through `fastgate.imports` only."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ast
 import asyncio
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -139,3 +140,72 @@ def test_nothing_is_imported_late_by_another_way() -> None:
             elif top not in sys.stdlib_module_names and not {(place, name), (place, top)} & MAY:
                 found.add((place, name))
     assert not found, "use fastgate.imports"
+
+
+# ---- cycles -----------------------------------------------------------------------------
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports_of(tree: ast.AST, modules: set[str]) -> set[str]:
+    """The modules of the package that a module imports: at its top, in functions, for types only,
+    and by name with `import_late`."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            for alias in node.names:
+                member = f"{node.module}.{alias.name}"
+                found.add(member if member in modules else str(node.module))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "import_late":
+            found.update(str(ast.literal_eval(name)) for name in node.args)
+    return found & modules
+
+
+def cycle_in(graph: dict[str, set[str]]) -> list[str]:
+    """The modules of one cycle, each imported by the next; empty when there is none."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    paths = {module_name(path): path for path in ROOT.rglob("*.py")}
+    modules = set(paths)
+    graph = {
+        name: imports_of(ast.parse(path.read_text()), modules) - {name}
+        for name, path in paths.items()
+    }
+    assert sum(map(len, graph.values())) > len(graph)  # the imports were found
+    cycle = cycle_in(graph)
+    assert not cycle, f"an import cycle: {' <- '.join(cycle)}"
+
+
+@pytest.mark.parametrize(
+    "back",
+    [
+        "import p.a",
+        "from p.a import x",
+        "from p import a",
+        "if TYPE_CHECKING:\n    from p.a import X",
+        "def f():\n    from p.a import x",
+        "async def f():\n    await import_late('json', 'p.a')",
+    ],
+)
+def test_a_cycle_is_found_however_a_module_is_imported(back: str) -> None:
+    modules = {"p", "p.a", "p.b", "p.c"}
+    graph = {
+        "p.a": imports_of(ast.parse("from p.b import x"), modules),
+        "p.b": imports_of(ast.parse("from p import c"), modules),
+        "p.c": imports_of(ast.parse("import os"), modules),
+    }
+    assert cycle_in(graph) == []
+    graph["p.c"] = imports_of(ast.parse(back), modules)
+    assert set(cycle_in(graph)) == {"p.a", "p.b", "p.c"}

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import click
 
 from fastgate import settings
-from fastgate.cli import FAILED, INVALID, OK, UNREACHABLE, USAGE
+from fastgate.cli.exit_codes import FAILED, INVALID, OK, UNREACHABLE, USAGE
 from fastgate.errors import ConfigurationError, FastGateError, UnreachableError
 
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fastgate import settings
-from fastgate.cli import FAILED, OK, output
+from fastgate.cli import output
 from fastgate.cli.client import Client
+from fastgate.cli.exit_codes import FAILED, OK
 from fastgate.cli.options import client_of, control_options, json_option
 
 if TYPE_CHECKING:

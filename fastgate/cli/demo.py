@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fastgate import settings
-from fastgate.cli import FAILED, OK
+from fastgate.cli.exit_codes import FAILED, OK
 from fastgate.cli.options import run_options
 
 if TYPE_CHECKING:

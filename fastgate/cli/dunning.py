@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from fastgate.cli import OK, output
+from fastgate.cli import output
+from fastgate.cli.exit_codes import OK
 from fastgate.cli.options import client_of, control_options, json_option
 
 OUTCOMES = ("ok", "later", "new_method", "never", "action", "pending", "down")

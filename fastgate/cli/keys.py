@@ -9,8 +9,9 @@ from urllib.parse import quote
 
 import click
 
-from fastgate.cli import OK, output
+from fastgate.cli import output
 from fastgate.cli.consumers import path_of
+from fastgate.cli.exit_codes import OK
 from fastgate.cli.options import client_of, control_options
 from fastgate.config import references
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from fastgate.cli import FAILED, OK, output
+from fastgate.cli import output
+from fastgate.cli.exit_codes import FAILED, OK
 from fastgate.cli.money import account_argument, shown
 from fastgate.cli.options import client_of, control_options
 

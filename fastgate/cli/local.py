@@ -6,7 +6,8 @@ import sys
 
 import click
 
-from fastgate.cli import OK, output
+from fastgate.cli import output
+from fastgate.cli.exit_codes import OK
 from fastgate.cli.options import json_option
 
 
@@ -65,8 +66,7 @@ def completion(shell: str) -> int:
     """
     from click.shell_completion import get_completion_class
 
-    from fastgate.cli.app import root
-
+    root = click.get_current_context().find_root().command
     kind = get_completion_class(shell)
     assert kind is not None  # the choice is of those that click knows
     script = kind(root, {}, "fastgate", "_FASTGATE_COMPLETE")

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from fastgate.cli import FAILED, OK, output
+from fastgate.cli import output
+from fastgate.cli.exit_codes import FAILED, OK
 from fastgate.cli.options import client_of, control_options
 
 SILENT_S = 2

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from fastgate.cli import OK, output
+from fastgate.cli import output
+from fastgate.cli.exit_codes import OK
 from fastgate.cli.money import shown
 from fastgate.cli.options import client_of, control_options
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
-from fastgate.cli import OK, output
+from fastgate.cli import output
 from fastgate.cli.configure import CONFIG, print_applied, print_changes
+from fastgate.cli.exit_codes import OK
 from fastgate.cli.options import client_of, control_options
 
 REVISIONS = f"{CONFIG}/revisions"

@@ -7,7 +7,8 @@ from urllib.parse import quote
 
 import click
 
-from fastgate.cli import OK, output
+from fastgate.cli import output
+from fastgate.cli.exit_codes import OK
 from fastgate.cli.money import shown
 from fastgate.cli.options import client_of, control_options
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
-from fastgate.cli import OK, output
+from fastgate.cli import output
 from fastgate.cli.client import Client
+from fastgate.cli.exit_codes import OK
 from fastgate.cli.money import (
     account_argument,
     headers,

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from fastgate.cli import FAILED, OK, output
+from fastgate.cli import output
+from fastgate.cli.exit_codes import FAILED, OK
 from fastgate.cli.options import client_of, control_options
 
 _DIGEST = re.compile(r"(?:sha256:)?([0-9a-f]{64})")

@@ -10,15 +10,12 @@ Both are read until the balance was the same before and after: payments go on me
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Mapping
-from typing import Any, Protocol, TypeVar
-
-import stripe
+from collections.abc import Mapping
+from typing import Any
 
 from fastgate.billing.payments import stripe_objects
 from fastgate.billing.payments.base import BalanceLine, LineKind, Statement
-
-_T = TypeVar("_T")
+from fastgate.billing.payments.stripe_api import StripeApi
 
 ATTEMPTS = 3
 """How often both are read while the balance moves."""
@@ -39,36 +36,22 @@ _KINDS = {
 """By `reporting_category`; the others (reserves, transfers, top-ups) are no business of ours."""
 
 
-class Account(Protocol):
-    """`StripeProvider`, as far as its books are read."""
-
-    @property
-    def client(self) -> stripe.StripeClient:
-        """The library's client."""
-
-    async def call(self, request: Awaitable[_T]) -> _T:
-        """Await a call of the library; its errors become ours."""
-
-    def all(self, first: Awaitable[Any]) -> AsyncIterator[dict[str, Any]]:
-        """The objects of a list, page after page."""
-
-
-async def statement(account: Account) -> Statement:
+async def statement(stripe: StripeApi) -> Statement:
     """The balance and all its transactions."""
-    balances = await _balances(account)
+    balances = await _balances(stripe)
     for _ in range(ATTEMPTS):
-        listed = account.client.v1.balance_transactions.list_async(
+        listed = stripe.client.v1.balance_transactions.list_async(
             {"limit": 100, "expand": ["data.source"]}
         )
-        lines = [line_of(item) async for item in account.all(listed) if _counts(item)]
-        before, balances = balances, await _balances(account)
+        lines = [line_of(item) async for item in stripe.all(listed) if _counts(item)]
+        before, balances = balances, await _balances(stripe)
         if balances == before:
             break
     return Statement(balances, lines)
 
 
-async def _balances(account: Account) -> dict[str, int]:
-    data = (await account.call(account.client.v1.balance.retrieve_async())).to_dict()
+async def _balances(stripe: StripeApi) -> dict[str, int]:
+    data = (await stripe.call(stripe.client.v1.balance.retrieve_async())).to_dict()
     found: dict[str, int] = {}
     for part in ("available", "pending"):
         for item in data.get(part) or []:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -33,13 +33,11 @@ from fastgate.billing.payments.base import (
     ProviderEvent,
     WebhookRejected,
 )
+from fastgate.billing.payments.stripe_api import StripeApi
 from fastgate.model.units import Money
 
-if TYPE_CHECKING:
-    from fastgate.billing.payments.stripe import StripeProvider
-
 Object = dict[str, Any]
-Teller = Callable[["StripeProvider", Notification], Awaitable[list[ProviderEvent]]]
+Teller = Callable[[StripeApi, Notification], Awaitable[list[ProviderEvent]]]
 
 
 # ---- which events, and about what ---------------------------------------------------------
@@ -97,7 +95,7 @@ def _teller(kind: str) -> Teller | None:
     return next((tell for prefix, tell in _TELLERS if kind.startswith(prefix)), None)
 
 
-async def resolve(stripe: StripeProvider, news: Notification) -> list[ProviderEvent]:
+async def resolve(stripe: StripeApi, news: Notification) -> list[ProviderEvent]:
     """Fetch what the notification is about, and tell the facts, oldest first."""
     tell = _teller(news.type)
     return [] if tell is None else await tell(stripe, news)
@@ -106,7 +104,7 @@ async def resolve(stripe: StripeProvider, news: Notification) -> list[ProviderEv
 # ---- payments -----------------------------------------------------------------------------
 
 
-async def _intent(stripe: StripeProvider, ident: str) -> Object:
+async def _intent(stripe: StripeApi, ident: str) -> Object:
     found = await stripe.call(
         stripe.client.v1.payment_intents.retrieve_async(ident, {"expand": [COST]})
     )
@@ -121,7 +119,7 @@ _OUTCOMES = {
 }
 
 
-async def _payment(stripe: StripeProvider, intent: Object) -> list[ProviderEvent]:
+async def _payment(stripe: StripeApi, intent: Object) -> list[ProviderEvent]:
     """How a PaymentIntent stands. One that has not been tried yet is no news."""
     if intent["status"] == "requires_confirmation" or (
         intent["status"] == "requires_payment_method" and not intent.get("last_payment_error")
@@ -167,11 +165,11 @@ def _cost(intent: Object, amount: Money) -> Money | None:
     return stripe_objects.money_of(int(balance.get("fee") or 0), str(balance["currency"]))
 
 
-async def _tell_intent(stripe: StripeProvider, news: Notification) -> list[ProviderEvent]:
+async def _tell_intent(stripe: StripeApi, news: Notification) -> list[ProviderEvent]:
     return await _payment(stripe, await _intent(stripe, news.object))
 
 
-async def _tell_checkout(stripe: StripeProvider, news: Notification) -> list[ProviderEvent]:
+async def _tell_checkout(stripe: StripeApi, news: Notification) -> list[ProviderEvent]:
     found = await stripe.call(stripe.client.v1.checkout.sessions.retrieve_async(news.object))
     session = found.to_dict()
     account = await stripe.account_of(id_of(session.get("customer")), session.get("metadata"))
@@ -195,7 +193,7 @@ async def _tell_checkout(stripe: StripeProvider, news: Notification) -> list[Pro
     ]
 
 
-async def _chosen(stripe: StripeProvider, session: Object, account: str) -> list[ProviderEvent]:
+async def _chosen(stripe: StripeApi, session: Object, account: str) -> list[ProviderEvent]:
     """Someone left a payment method: it is the one that is charged from now on."""
     setup = id_of(session.get("setup_intent"))
     if session.get("status") != "complete" or not setup:
@@ -216,7 +214,7 @@ async def _chosen(stripe: StripeProvider, session: Object, account: str) -> list
 # ---- refunds and disputes -----------------------------------------------------------------
 
 
-async def _paid(stripe: StripeProvider, about: Object) -> tuple[list[ProviderEvent], Object]:
+async def _paid(stripe: StripeApi, about: Object) -> tuple[list[ProviderEvent], Object]:
     """The payment that a refund or dispute is about: its facts, and the PaymentIntent."""
     intent = id_of(about.get("payment_intent"))
     if not intent:
@@ -229,7 +227,7 @@ async def _paid(stripe: StripeProvider, about: Object) -> tuple[list[ProviderEve
 
 
 async def _about(
-    stripe: StripeProvider, about: Object, intent: Object, event: ProviderEvent
+    stripe: StripeApi, about: Object, intent: Object, event: ProviderEvent
 ) -> ProviderEvent:
     """The event with what it has in common with its payment."""
     metadata = intent.get("metadata") or {}
@@ -245,7 +243,7 @@ async def _about(
     )
 
 
-async def _tell_refund(stripe: StripeProvider, news: Notification) -> list[ProviderEvent]:
+async def _tell_refund(stripe: StripeApi, news: Notification) -> list[ProviderEvent]:
     if news.object.startswith("re_") or news.object.startswith("pyr_"):
         one = await stripe.call(stripe.client.v1.refunds.retrieve_async(news.object))
         refunds = [one.to_dict()]
@@ -284,7 +282,7 @@ async def _tell_refund(stripe: StripeProvider, news: Notification) -> list[Provi
     return told
 
 
-async def _tell_dispute(stripe: StripeProvider, news: Notification) -> list[ProviderEvent]:
+async def _tell_dispute(stripe: StripeApi, news: Notification) -> list[ProviderEvent]:
     found = await stripe.call(stripe.client.v1.disputes.retrieve_async(news.object))
     dispute = found.to_dict()
     status = str(dispute.get("status"))
@@ -315,7 +313,7 @@ async def _tell_dispute(stripe: StripeProvider, news: Notification) -> list[Prov
 # ---- subscriptions and invoices -----------------------------------------------------------
 
 
-async def latest_invoice(stripe: StripeProvider, subscription: Object) -> Object | None:
+async def latest_invoice(stripe: StripeApi, subscription: Object) -> Object | None:
     """The subscription's latest invoice; None where there was none yet."""
     invoice = subscription.get("latest_invoice")
     if isinstance(invoice, dict):
@@ -326,7 +324,7 @@ async def latest_invoice(stripe: StripeProvider, subscription: Object) -> Object
     return found.to_dict()
 
 
-async def _subscription(stripe: StripeProvider, ident: str, at: datetime) -> list[ProviderEvent]:
+async def _subscription(stripe: StripeApi, ident: str, at: datetime) -> list[ProviderEvent]:
     found = await stripe.call(stripe.client.v1.subscriptions.retrieve_async(ident))
     data = found.to_dict()
     account = await stripe.account_of(id_of(data.get("customer")), data.get("metadata"))
@@ -348,7 +346,7 @@ async def _subscription(stripe: StripeProvider, ident: str, at: datetime) -> lis
     ]
 
 
-async def _tell_subscription(stripe: StripeProvider, news: Notification) -> list[ProviderEvent]:
+async def _tell_subscription(stripe: StripeApi, news: Notification) -> list[ProviderEvent]:
     told = await _subscription(stripe, news.object, news.created)
     now = told[0].subscription
     if news.type.endswith("trial_will_end") and now is not None and now.status == "trialing":
@@ -363,7 +361,7 @@ async def _tell_subscription(stripe: StripeProvider, news: Notification) -> list
     return told
 
 
-async def _tell_invoice(stripe: StripeProvider, news: Notification) -> list[ProviderEvent]:
+async def _tell_invoice(stripe: StripeApi, news: Notification) -> list[ProviderEvent]:
     if news.type == "invoice.upcoming":
         if not news.object.startswith("sub_"):
             return []
@@ -419,7 +417,7 @@ def _invoice_state(invoice: Object, kind: str) -> tuple[EventKind | None, str]:
 
 
 async def _method(
-    stripe: StripeProvider, ident: str, kind: EventKind, account: str, owner: str = ""
+    stripe: StripeApi, ident: str, kind: EventKind, account: str, owner: str = ""
 ) -> list[ProviderEvent]:
     found = await stripe.call(stripe.client.v1.payment_methods.retrieve_async(ident))
     data = found.to_dict()
@@ -441,7 +439,7 @@ async def _method(
     ]
 
 
-async def _tell_method(stripe: StripeProvider, news: Notification) -> list[ProviderEvent]:
+async def _tell_method(stripe: StripeApi, news: Notification) -> list[ProviderEvent]:
     attached = news.type == "payment_method.attached"
     kind = EventKind.METHOD_ATTACHED if attached else EventKind.METHOD_UPDATED
     return await _method(stripe, news.object, kind, "", news.hint)

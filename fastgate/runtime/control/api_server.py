@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from fastgate.api.ports import ControlPort
 from fastgate.errors import FastGateError
 from fastgate.imports import import_late, importing, in_thread
 from fastgate.runtime.control.publisher import Publisher, control_of
@@ -22,11 +23,23 @@ from fastgate.runtime.control.serving import serve_until
 from fastgate.runtime.wire.messages import Listener
 
 if TYPE_CHECKING:
+    from fastgate.config.revisions import Revisions
     from fastgate.identity.identity import Identity
-    from fastgate.runtime.control.control import Control
+    from fastgate.model.gateway import Gateway
     from fastgate.runtime.launch import Launch
+    from fastgate.store.engine import Store
 
 log = logging.getLogger("fastgate.control")
+
+
+class ApiHost(ControlPort, Protocol):
+    """The control process, as the server of its API uses it."""
+
+    def open_store(self, gateway: Gateway) -> Store:
+        """The store, not connected yet; the same for all callers."""
+
+    def use_revisions(self, revisions: Revisions) -> None:
+        """Reloads by signal go through these revisions from now on."""
 
 
 class ApiServer:
@@ -34,7 +47,7 @@ class ApiServer:
 
     def __init__(
         self,
-        control: Control,
+        control: ApiHost,
         identity: Identity,
         launch: Launch,
         publisher: Publisher,

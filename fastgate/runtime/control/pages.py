@@ -22,8 +22,8 @@ from fastgate.runtime.control.publisher import Publisher
 from fastgate.runtime.control.serving import serve_until
 
 if TYPE_CHECKING:
+    from fastgate.api.ports import ControlPort
     from fastgate.billing.self_service import SelfService
-    from fastgate.runtime.control.control import Control
 
 log = logging.getLogger("fastgate.control")
 
@@ -48,7 +48,7 @@ class Pages:
     """Serves the pages while the configuration wants them."""
 
     def __init__(
-        self, control: Control, publisher: Publisher, public: PublicSide, after: asyncio.Event
+        self, control: ControlPort, publisher: Publisher, public: PublicSide, after: asyncio.Event
     ) -> None:
         """`after`: composed once this is set."""
         self._control = control
