@@ -20,7 +20,7 @@ from fastgate.api.parties import matched, tagged
 from fastgate.billing.invoices.invoices import Invoice
 from fastgate.billing.subscriptions.access import refusal_of
 from fastgate.billing.subscriptions.lifecycle import Event, Subscription, warning_of
-from fastgate.billing.subscriptions.rows import Record
+from fastgate.billing.subscriptions.rows import HistoryEvent
 from fastgate.store.pages import Page
 
 
@@ -85,7 +85,7 @@ class PlanChanged(msgspec.Struct, frozen=True, kw_only=True):
 class History(msgspec.Struct, frozen=True):
     """Every step in a subscription's life, the first first."""
 
-    items: list[Record]
+    items: list[HistoryEvent]
 
 
 async def view_of(billing: BillingApi, one: Subscription) -> SubscriptionView:

@@ -28,7 +28,7 @@ from typing import Literal, TypeVar
 
 from fastgate._core.shared.credentials import NO_ACCOUNT, NO_PLAN, CredentialIndex, IndexFullError
 from fastgate._core.snapshot.snapshot import stable_hash
-from fastgate.store.cache import ConsumerRecord, KeyRecord, Record
+from fastgate.store.cache import CacheRecord, ConsumerRecord, KeyRecord
 
 T = TypeVar("T")
 
@@ -260,7 +260,7 @@ class Directory:
         self._on_index(self.index)
         return done
 
-    def stored(self) -> Iterator[Record]:
+    def stored(self) -> Iterator[CacheRecord]:
         """The records of all that came from the store: what the cache must hold."""
         for party in self.parties.values():
             if not party.seed:

@@ -43,11 +43,11 @@ from fastgate.imports import importing
 from fastgate.model.keys import key_digest, new_key, shown_prefix
 from fastgate.serial import Serial
 from fastgate.store.cache import (
+    CacheRecord,
     ConsumerRecord,
     CredentialCache,
     GoneRecord,
     KeyRecord,
-    Record,
 )
 
 if TYPE_CHECKING:
@@ -266,7 +266,7 @@ class Identity:
             await asyncio.to_thread(self._cache.replace, list(directory.stored()))
         self._known = known
 
-    async def _learn(self, count: int, records: Sequence[Record]) -> None:
+    async def _learn(self, count: int, records: Sequence[CacheRecord]) -> None:
         """Take over a change that the store has just committed as its `count`th."""
         directory = self.directory
         for record in records:

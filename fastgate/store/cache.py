@@ -64,17 +64,17 @@ class GoneRecord(msgspec.Struct, array_like=True, tag="g", frozen=True):
     consumer: str
 
 
-Record = ConsumerRecord | KeyRecord | GoneRecord
-_decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)
+CacheRecord = ConsumerRecord | KeyRecord | GoneRecord
+_decoder: msgspec.msgpack.Decoder[CacheRecord] = msgspec.msgpack.Decoder(CacheRecord)
 _encoder = msgspec.msgpack.Encoder()
 
 
-def _frame(record: Record) -> bytes:
+def _frame(record: CacheRecord) -> bytes:
     payload = _encoder.encode(record)
     return _FRAME.pack(len(payload), zlib.crc32(payload)) + payload
 
 
-def _frames(data: bytes) -> Iterator[tuple[Record, int]]:
+def _frames(data: bytes) -> Iterator[tuple[CacheRecord, int]]:
     """The whole frames of a file and where each ends; stops at the first that is not."""
     if not data.startswith(MAGIC):
         return
@@ -100,7 +100,7 @@ class CredentialCache:
         self._fd: int | None = None
         self._frames = 0
 
-    def load(self) -> list[Record]:
+    def load(self) -> list[CacheRecord]:
         """Every record in the file, oldest first; empty when there is no usable file."""
         try:
             data = self.path.read_bytes()
@@ -109,7 +109,7 @@ class CredentialCache:
         except OSError as error:
             log.warning("The credential cache %s cannot be read: %s", self.path, error)
             return []
-        records: list[Record] = []
+        records: list[CacheRecord] = []
         end = len(MAGIC)
         for record, end in _frames(data):  # noqa: B007 - the last end is where we append
             records.append(record)
@@ -126,7 +126,7 @@ class CredentialCache:
         self._frames = len(records)
         return records
 
-    def append(self, records: Iterable[Record]) -> None:
+    def append(self, records: Iterable[CacheRecord]) -> None:
         """Write changes at the end (not yet synced: `sync`)."""
         frames = [_frame(record) for record in records]
         if not frames:
@@ -154,7 +154,7 @@ class CredentialCache:
         """Whether the file should be written anew, `live` records being what matters."""
         return self._frames > 2 * live + SLACK
 
-    def replace(self, records: Iterable[Record]) -> None:
+    def replace(self, records: Iterable[CacheRecord]) -> None:
         """Write the whole file anew, atomically."""
         self.close()
         count = 0

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastgate.billing.x402 import claims as claims_module
-from fastgate.billing.x402.claims import Answer, Busy, Claims, Record
+from fastgate.billing.x402.claims import Answer, Busy, ClaimRecord, Claims
 
 KEY = bytes(range(32))
 
@@ -25,12 +25,12 @@ class Clock:
         return self.now
 
 
-def record(**more: Any) -> Record:
+def record(**more: Any) -> ClaimRecord:
     fields = {
         "request": "r", "route": "paid", "payer": "0xab",
         "created": 1_800_000_000, "expires": 1_800_000_060,
     }  # fmt: skip
-    return Record(**{**fields, **more})
+    return ClaimRecord(**{**fields, **more})
 
 
 def store(folder: Path, clock: Clock | None = None) -> Claims:

@@ -21,7 +21,7 @@ from fastgate.billing.audit.report import Check
 from fastgate.billing.ledger.ledger import Ledger
 from fastgate.billing.reports import Asked, By, report
 from fastgate.billing.x402.books import HOUSE, X402Books, decide, entry_id, listed
-from fastgate.billing.x402.claims import Claims, Paid, Record, State
+from fastgate.billing.x402.claims import ClaimRecord, Claims, Paid, State
 from fastgate.errors import ConflictError, NotFoundError
 from fastgate.store.engine import Store
 from fastgate.store.ledger import Book
@@ -55,7 +55,7 @@ class Till:
         claim = self.claims.open(key)
         for state in states:
             fields = {"paid": paid(), "expires": int(self.now) + 60, **more}
-            record = Record(
+            record = ClaimRecord(
                 state=state, request="r", route="weather", payer="0xab", created=int(self.now),
                 transaction="0xfeed", **fields,
             )  # fmt: skip

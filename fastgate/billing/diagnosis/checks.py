@@ -1,4 +1,4 @@
-"""Checks: one rule for each thing that may stand in a request's way, over the facts of a case.
+"""Checks: one rule for each thing that can refuse a request, over the facts of one question.
 
 No rule decides whether a check fails: the data plane's own functions do
 (`_core/exchange/dry_run.pyx`), and their `Outcome` is among the facts. A rule says it in words,
@@ -105,7 +105,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     """Where a recorded request failed here: how it stands now."""
 
 
-class Case:
+class CheckContext:
     """The facts of one question, and the making of steps."""
 
     def __init__(self, evidence: Evidence, now: datetime) -> None:
@@ -212,91 +212,93 @@ def _when(unix: int) -> str:
 # ---- the rules, one a check ----------------------------------------------------------------
 
 
-def _credential(case: Case) -> Step:
-    outcome = case.outcome
-    if case.asked_key:
+def _credential(context: CheckContext) -> Step:
+    outcome = context.outcome
+    if context.asked_key:
         if outcome is not None and not outcome.looks_at_keys:
-            return case.skipped("credential", "This route does not ask for a key.")
-        if case.key is None or (outcome is not None and outcome.key == _UNKNOWN):
-            return case.failed("credential", "credential_unknown", "This gateway has no such key.")
-        return case.passed("credential", "The key is known.", {"key": case.key.id})
-    if case.consumer is not None:
-        return case.passed("credential", f"The request is made by {case.consumer.name}.")
-    if case.recorded in ("credential_unknown", "token_invalid"):
-        return case.failed("credential", case.recorded, REASON_BY_CODE[case.recorded].text)
-    if case.asked_consumer is not None:
-        return case.failed(
+            return context.skipped("credential", "This route does not ask for a key.")
+        if context.key is None or (outcome is not None and outcome.key == _UNKNOWN):
+            return context.failed(
+                "credential", "credential_unknown", "This gateway has no such key."
+            )
+        return context.passed("credential", "The key is known.", {"key": context.key.id})
+    if context.consumer is not None:
+        return context.passed("credential", f"The request is made by {context.consumer.name}.")
+    if context.recorded in ("credential_unknown", "token_invalid"):
+        return context.failed("credential", context.recorded, REASON_BY_CODE[context.recorded].text)
+    if context.asked_consumer is not None:
+        return context.failed(
             "credential",
             "credential_unknown",
-            f"There is no consumer {case.asked_consumer!r} any more.",
+            f"There is no consumer {context.asked_consumer!r} any more.",
         )
     if outcome is not None and outcome.key == _MISSING:
-        return case.failed(
+        return context.failed(
             "credential", "credential_missing", "The route needs a key, and the request has none."
         )
-    return case.skipped("credential", "No credential was sent, and the route needs no key.")
+    return context.skipped("credential", "No credential was sent, and the route needs no key.")
 
 
-def _key(case: Case) -> Step:
-    key, outcome = case.key, case.outcome
-    if key is None and case.is_record and case.consumer is not None:
-        return case.passed("key", "It was valid when the request came.")
+def _key(context: CheckContext) -> Step:
+    key, outcome = context.key, context.outcome
+    if key is None and context.is_record and context.consumer is not None:
+        return context.passed("key", "It was valid when the request came.")
     if key is None or outcome is None or not outcome.looks_at_keys:
-        return case.skipped("key", "There is no key to check.")
+        return context.skipped("key", "There is no key to check.")
     if outcome.key == _REVOKED:
         at = _when(key.revoked_at)
         text = f"The key was revoked on {moment_of(key.revoked_at)}."
-        return case.failed("key", "credential_revoked", text, {"revoked_at": at})
+        return context.failed("key", "credential_revoked", text, {"revoked_at": at})
     if outcome.key == _EXPIRED:
         at = _when(key.expires_at)
         text = f"The key expired on {moment_of(key.expires_at)}."
-        return case.failed("key", "credential_expired", text, {"expires_at": at})
+        return context.failed("key", "credential_expired", text, {"expires_at": at})
     if key.expires_at:
         text = f"The key is valid until {moment_of(key.expires_at)}."
-        return case.passed("key", text, {"expires_at": _when(key.expires_at)})
-    return case.passed("key", "The key is valid and does not expire.")
+        return context.passed("key", text, {"expires_at": _when(key.expires_at)})
+    return context.passed("key", "The key is valid and does not expire.")
 
 
-def _consumer(case: Case) -> Step:
-    consumer, outcome = case.consumer, case.outcome
+def _consumer(context: CheckContext) -> Step:
+    consumer, outcome = context.consumer, context.outcome
     if consumer is None:
-        return case.skipped("consumer", "The caller is unknown.")
+        return context.skipped("consumer", "The caller is unknown.")
     if outcome is None or outcome.key != _SUSPENDED:
-        return case.passed("consumer", f"The consumer {consumer.name} may call.")
-    if not consumer.suspended and consumer.plan not in case.evidence.plans():
-        return case.failed(
+        return context.passed("consumer", f"The consumer {consumer.name} may call.")
+    if not consumer.suspended and consumer.plan not in context.evidence.plans():
+        return context.failed(
             "consumer",
             "consumer_suspended",
             f"The consumer is on the plan {consumer.plan!r}, which is no longer configured.",
             {"plan": consumer.plan or ""},
         )
-    return case.failed(
+    return context.failed(
         "consumer", "consumer_suspended", f"The consumer {consumer.name} is suspended."
     )
 
 
-def _account(case: Case) -> Step:
-    outcome = case.outcome
+def _account(context: CheckContext) -> Step:
+    outcome = context.outcome
     if outcome is not None and outcome.account:
         code = reason_code(outcome.account)
-        name = f" {case.account.name}" if case.account is not None else ""
-        return case.failed(
+        name = f" {context.account.name}" if context.account is not None else ""
+        return context.failed(
             "account",
             code,
             f"All requests of the account{name} are refused: {REASON_BY_CODE[code].title.lower()}.",
         )
-    if case.account is None:
-        return case.away("account")
-    return case.passed("account", f"The account {case.account.name} may make requests.")
+    if context.account is None:
+        return context.away("account")
+    return context.passed("account", f"The account {context.account.name} may make requests.")
 
 
-def _subscription(case: Case) -> Step:
-    code = reason_code(case.outcome.subscription) if case.outcome is not None else ""
-    found = case.covering()
-    if not code and (case.account is None or found is None):
-        if case.account is None:
-            return case.away("subscription")
-        return case.skipped("subscription", "The account has no subscription for this.")
+def _subscription(context: CheckContext) -> Step:
+    code = reason_code(context.outcome.subscription) if context.outcome is not None else ""
+    found = context.covering()
+    if not code and (context.account is None or found is None):
+        if context.account is None:
+            return context.away("subscription")
+        return context.skipped("subscription", "The account has no subscription for this.")
     numbers: Numbers = {}
     what = "The subscription"
     if found is not None:
@@ -307,23 +309,23 @@ def _subscription(case: Case) -> Step:
     if code:
         state = _STATES.get(found.state, "gives no access") if found is not None else ""
         words = f"{what} {state}, and gives no access" if state else f"{what} gives no access"
-        return case.failed(
+        return context.failed(
             "subscription", code, f"{words}: {REASON_BY_CODE[code].title.lower()}.", numbers
         )
     assert found is not None
     state = _STATES.get(found.state, "is known")
-    return case.passed("subscription", f"{what} {state} and gives access.", numbers)
+    return context.passed("subscription", f"{what} {state} and gives access.", numbers)
 
 
-def _plan(case: Case) -> Step:
-    consumer, outcome, route = case.consumer, case.outcome, case.route
+def _plan(context: CheckContext) -> Step:
+    consumer, outcome, route = context.consumer, context.outcome, context.route
     if consumer is None or outcome is None:
-        return case.skipped("plan", "The caller is unknown.")
+        return context.skipped("plan", "The caller is unknown.")
     plan = outcome.plan
     numbers: Numbers = {"plan": plan} if plan else {}
     if outcome.service and route is not None:
         numbers["plans"] = ", ".join(route.plans)
-        return case.failed(
+        return context.failed(
             "plan",
             reason_code(outcome.service),
             f"The plan {plan!r} does not include the service {route.service!r}."
@@ -332,22 +334,22 @@ def _plan(case: Case) -> Step:
             numbers,
         )
     if not plan:
-        return case.skipped("plan", "The caller is on no plan, and needs none.")
-    return case.passed("plan", f"The plan {plan!r} is in force.", numbers)
+        return context.skipped("plan", "The caller is on no plan, and needs none.")
+    return context.passed("plan", f"The plan {plan!r} is in force.", numbers)
 
 
-def _invoice(case: Case) -> Step:
-    if case.account is None:
-        return case.away("invoice")
-    found = case.covering()
-    code = reason_code(case.outcome.subscription) if case.outcome is not None else ""
+def _invoice(context: CheckContext) -> Step:
+    if context.account is None:
+        return context.away("invoice")
+    found = context.covering()
+    code = reason_code(context.outcome.subscription) if context.outcome is not None else ""
     mine = [
         each
-        for each in case.invoices
+        for each in context.invoices
         if found is not None and each.subscription in (None, found.id)
     ]
     if not mine:
-        return case.passed("invoice", "No invoice is open.")
+        return context.passed("invoice", "No invoice is open.")
     first = mine[0]
     numbers: Numbers = {
         "invoice": first.number,
@@ -358,50 +360,52 @@ def _invoice(case: Case) -> Step:
     text = f"Invoice {first.number} over {numbers['amount']} is open."
     if code:
         fix = Fix(action="pay_now", text="Pay the open invoice.", page="pay")
-        return case.failed("invoice", code, text, numbers, fix)
-    return case.passed("invoice", f"{text} Access continues meanwhile.", numbers)
+        return context.failed("invoice", code, text, numbers, fix)
+    return context.passed("invoice", f"{text} Access continues meanwhile.", numbers)
 
 
-def _provider(case: Case) -> Step:
+def _provider(context: CheckContext) -> Step:
     """No request waits for a provider but those that are paid for one by one, and these ask the
     facilitator of their route, of which nothing is known here."""
-    if case.route is not None and case.route.by_payment:
-        return case.skipped(
+    if context.route is not None and context.route.by_payment:
+        return context.skipped(
             "provider",
             "Payments for this route are checked by its facilitator, with each request.",
         )
-    providers = [each for each in case.evidence.providers() if each.charges]
+    providers = [each for each in context.evidence.providers() if each.charges]
     if not providers:
-        return case.skipped("provider", "No payment provider that can charge is configured.")
+        return context.skipped("provider", "No payment provider that can charge is configured.")
     down = [each for each in providers if not each.up]
     if not down:
         names = ", ".join(each.name for each in providers)
-        return case.passed("provider", f"{names}: reachable.")
+        return context.passed("provider", f"{names}: reachable.")
     text = "; ".join(f"{each.name}: {each.error or 'does not answer'}" for each in down)
     numbers: Numbers = {"down": len(down), "providers": len(providers)}
     if len(down) < len(providers):
         others = ", ".join(each.name for each in providers if each.up)
-        return case.passed("provider", f"{text}. Charges go through {others} meanwhile.", numbers)
-    return case.passed(
+        return context.passed(
+            "provider", f"{text}. Charges go through {others} meanwhile.", numbers
+        )
+    return context.passed(
         "provider", f"{text}. Requests do not wait for it: they are charged here.", numbers
     )
 
 
-def _limited(case: Case, check: Check, kinds: tuple[str, ...]) -> Step:
-    outcome = case.outcome
+def _limited(context: CheckContext, check: Check, kinds: tuple[str, ...]) -> Step:
+    outcome = context.outcome
     if outcome is None:
-        return case.skipped(check, "It is unknown which limits apply.")
+        return context.skipped(check, "It is unknown which limits apply.")
     found = [each for each in outcome.limits if each.kind in kinds]
-    refused = CHECK_OF.get(case.recorded or "") == check
+    refused = CHECK_OF.get(context.recorded or "") == check
     known = {None, *(each.name for each in outcome.limits)}
-    if refused and case.recorded_limit not in known:
-        return case.skipped(check, "How the limit stands for that caller is not known now.")
+    if refused and context.recorded_limit not in known:
+        return context.skipped(check, "How the limit stands for that caller is not known now.")
     if not found:
         more = " Limits that count by address or key are not looked at." if outcome.unseen else ""
-        return case.skipped(check, f"No limit applies.{more}")
+        return context.skipped(check, f"No limit applies.{more}")
     refusing = [each for each in found if each.reason]
     # The one that refused a recorded request, if it does still.
-    first = next((each for each in refusing if reason_code(each.reason) == case.recorded), None)
+    first = next((each for each in refusing if reason_code(each.reason) == context.recorded), None)
     first = first or (refusing[0] if refusing else min(found, key=lambda each: each.remaining))
     numbers: Numbers = {
         "limit": first.name,
@@ -412,33 +416,33 @@ def _limited(case: Case, check: Check, kinds: tuple[str, ...]) -> Step:
     }
     if not first.reason:
         text = f"{first.remaining} of {first.words} left."
-        return case.passed(check, text, numbers)
+        return context.passed(check, text, numbers)
     text = f"The limit of {first.words} is reached"
     if first.kind == "concurrency":
         text = f"{text} by requests in progress."
     else:
         text = f"{text} until {moment_of(first.resets_at)}."
-    return case.failed(check, reason_code(first.reason), text, numbers)
+    return context.failed(check, reason_code(first.reason), text, numbers)
 
 
-def _limits(case: Case) -> Step:
-    return _limited(case, "limits", ("rate", "concurrency"))
+def _limits(context: CheckContext) -> Step:
+    return _limited(context, "limits", ("rate", "concurrency"))
 
 
-def _quota(case: Case) -> Step:
-    return _limited(case, "quota", ("quota",))
+def _quota(context: CheckContext) -> Step:
+    return _limited(context, "quota", ("quota",))
 
 
-def _spending(case: Case) -> Step:
-    outcome = case.outcome
-    if outcome is None or case.consumer is None:
-        return case.skipped("spending", "The caller is unknown.")
-    if not outcome.spending_reason and case.recorded == "spending_limit_reached":
+def _spending(context: CheckContext) -> Step:
+    outcome = context.outcome
+    if outcome is None or context.consumer is None:
+        return context.skipped("spending", "The caller is unknown.")
+    if not outcome.spending_reason and context.recorded == "spending_limit_reached":
         text = "The consumer's and the account's limits allow it; that of the key is not known."
-        return case.skipped("spending", text)
+        return context.skipped("spending", text)
     if not outcome.spending:
-        return case.skipped("spending", "No spending limit is set.")
-    currency = outcome.currency or case.evidence.currency()
+        return context.skipped("spending", "No spending limit is set.")
+    currency = outcome.currency or context.evidence.currency()
     refusing = [one for one in outcome.spending if one.of == outcome.spender]
     refusing.sort(key=lambda one: one.limit - one.used)
     first = (refusing or sorted(outcome.spending, key=lambda one: one.limit - one.used))[0]
@@ -450,38 +454,38 @@ def _spending(case: Case) -> Step:
     }
     spent = f"{numbers['spent']} of {numbers['limit']} is spent of the {first.of}'s limit"
     if not outcome.spending_reason:
-        return case.passed("spending", f"{spent}.", numbers)
+        return context.passed("spending", f"{spent}.", numbers)
     required = show(outcome.price, currency)
     numbers["required"] = required
     text = f"{spent}, and the request may cost {required}."
     fix = Fix(action="wait", text=f"Wait for the limit to reset on {moment_of(first.resets_at)}.")
     if outcome.price > first.limit:
         fix = Fix(action="ask", text="Ask the API's operator to raise the limit.")
-    return case.failed("spending", reason_code(outcome.spending_reason), text, numbers, fix)
+    return context.failed("spending", reason_code(outcome.spending_reason), text, numbers, fix)
 
 
-def _unpriced(case: Case, check: Check) -> Step | None:
+def _unpriced(context: CheckContext, check: Check) -> Step | None:
     """Why there is no price to compare with a wallet; None: there is one."""
-    outcome = case.outcome
+    outcome = context.outcome
     if outcome is None:
-        return case.skipped(check, "The caller is unknown.")
-    if case.route is None:
-        return case.skipped(check, "No route was named, so no price is known.")
-    if not outcome.price and case.consumer is None:
-        return case.skipped(check, "The caller is unknown.")
+        return context.skipped(check, "The caller is unknown.")
+    if context.route is None:
+        return context.skipped(check, "No route was named, so no price is known.")
+    if not outcome.price and context.consumer is None:
+        return context.skipped(check, "The caller is unknown.")
     if not outcome.price:
-        return case.skipped(
-            check, f"This request to {case.route.name!r} costs this caller nothing."
+        return context.skipped(
+            check, f"This request to {context.route.name!r} costs this caller nothing."
         )
     if outcome.charge == _UNPAID:
-        return case.skipped(check, "The caller has no account with a wallet.")
+        return context.skipped(check, "The caller has no account with a wallet.")
     return None
 
 
-def _balance(case: Case) -> Step:
-    if (why := _unpriced(case, "balance")) is not None:
+def _balance(context: CheckContext) -> Step:
+    if (why := _unpriced(context, "balance")) is not None:
         return why
-    outcome = case.outcome
+    outcome = context.outcome
     assert outcome is not None
     has, currency = outcome.available, outcome.currency
     if outcome.charge == _HELD:
@@ -491,7 +495,7 @@ def _balance(case: Case) -> Step:
         "required": show(outcome.price, currency),
     }
     if outcome.charge != _TOO_LITTLE:
-        return case.passed(
+        return context.passed(
             "balance",
             f"The wallet has {numbers['balance']}; the request costs {numbers['required']}.",
             numbers,
@@ -500,16 +504,16 @@ def _balance(case: Case) -> Step:
     numbers["shortfall"] = missing
     text = f"The wallet has {numbers['balance']} and the request needs {numbers['required']}."
     fix = Fix(action="top_up", text=f"Top up the wallet by at least {missing}.", page="top-up")
-    return case.failed("balance", "insufficient_balance", text, numbers, fix)
+    return context.failed("balance", "insufficient_balance", text, numbers, fix)
 
 
-def _holds(case: Case) -> Step:
-    if (why := _unpriced(case, "holds")) is not None:
+def _holds(context: CheckContext) -> Step:
+    if (why := _unpriced(context, "holds")) is not None:
         return why
-    outcome = case.outcome
+    outcome = context.outcome
     assert outcome is not None
     if outcome.charge == _TOO_LITTLE:
-        return case.skipped(
+        return context.skipped(
             "holds", "The balance does not cover the price, even without reservations."
         )
     numbers: Numbers = {
@@ -517,9 +521,9 @@ def _holds(case: Case) -> Step:
         "required": show(outcome.price, outcome.currency),
     }
     if outcome.charge != _HELD:
-        return case.passed("holds", f"{numbers['available']} is not reserved.", numbers)
+        return context.passed("holds", f"{numbers['available']} is not reserved.", numbers)
     numbers["held"] = show(outcome.held, outcome.currency)
-    return case.failed(
+    return context.failed(
         "holds",
         "hold_in_flight",
         f"Requests in progress have {numbers['held']} reserved, which leaves "
@@ -528,33 +532,33 @@ def _holds(case: Case) -> Step:
     )
 
 
-def _payment(case: Case) -> Step:
-    fields, outcome = case.payment, case.outcome
-    by_payment = case.route is not None and case.route.by_payment
+def _payment(context: CheckContext) -> Step:
+    fields, outcome = context.payment, context.outcome
+    by_payment = context.route is not None and context.route.by_payment
     if outcome is not None and outcome.charge == _UNPAID:
         price = show(outcome.price, outcome.currency)
         text = f"The request costs {price}, and the caller has no account that could pay."
-        return case.failed("payment", "payment_required", text, {"required": price}, ASK)
+        return context.failed("payment", "payment_required", text, {"required": price}, ASK)
     if fields is None:
-        if by_payment and not case.is_record:
-            return case.failed(
+        if by_payment and not context.is_record:
+            return context.failed(
                 "payment", "payment_required", "Each request to this route has to be paid for."
             )
-        return case.skipped("payment", "No payment came with the request.")
+        return context.skipped("payment", "No payment came with the request.")
     for field in fields:
         if field.wanted != field.sent:
-            return case.failed(
+            return context.failed(
                 "payment",
                 "payment_invalid",
                 f"{field.name} is {field.sent!r}, and {field.wanted!r} was asked for.",
                 {"field": field.name, "wanted": field.wanted, "sent": field.sent},
             )
-    if case.refused_payment is not None:
-        return _refused_payment(case, case.refused_payment)
-    return case.passed("payment", f"All {len(fields)} fields are as they were asked for.")
+    if context.refused_payment is not None:
+        return _refused_payment(context, context.refused_payment)
+    return context.passed("payment", f"All {len(fields)} fields are as they were asked for.")
 
 
-def _refused_payment(case: Case, note: RefusedPayment) -> Step:
+def _refused_payment(context: CheckContext, note: RefusedPayment) -> Step:
     """Its fields were as they were asked for, and it was not taken all the same."""
     said = {"facilitator": note.facilitator, "message": note.message, "payer": note.payer}
     numbers: Numbers = {name: value for name, value in said.items() if value}
@@ -564,12 +568,12 @@ def _refused_payment(case: Case, note: RefusedPayment) -> Step:
         text = f"{note.detail[:1].upper()}{note.detail[1:]}."
         if note.facilitator:
             text = f"The facilitator refused it: {note.facilitator}."
-        return case.failed("payment", note.reason, text, numbers)
+        return context.failed("payment", note.reason, text, numbers)
     text = f"{words.text} ({note.facilitator})"
-    return case.failed("payment", note.reason, text, numbers, Fix(action="pay", text=words.fix))
+    return context.failed("payment", note.reason, text, numbers, Fix(action="pay", text=words.fix))
 
 
-RULES: dict[Check, Callable[[Case], Step]] = {
+RULES: dict[Check, Callable[[CheckContext], Step]] = {
     "credential": _credential,
     "key": _key,
     "consumer": _consumer,

@@ -30,8 +30,8 @@ from fastgate.billing.diagnosis.checks import (
     CHECK_OF,
     CHECKS,
     RULES,
-    Case,
     Check,
+    CheckContext,
     Result,
     Step,
 )
@@ -143,45 +143,45 @@ class _Trace:
         self.question = question
         self.record = question.record or {}
         self.recorded: str | None = self.record.get("reason")
-        self.case = case = Case(evidence, now)
-        case.asked_key = question.digest is not None
-        case.asked_consumer = question.consumer
-        case.is_record = question.record is not None
-        case.recorded = self.recorded
-        case.recorded_limit = self.record.get("limit")
-        case.payment = question.payment
+        self.context = context = CheckContext(evidence, now)
+        context.asked_key = question.digest is not None
+        context.asked_consumer = question.consumer
+        context.is_record = question.record is not None
+        context.recorded = self.recorded
+        context.recorded_limit = self.record.get("limit")
+        context.payment = question.payment
         self.steps: list[Step] = []
 
     async def run(self) -> Diagnosis:
         self._identify()
         await self._fetch()
         for check in CHECKS:
-            self.steps.append(self._recorded(RULES[check](self.case)))
+            self.steps.append(self._recorded(RULES[check](self.context)))
         return self._conclude()
 
     # ---- who and what -------------------------------------------------------------------
 
     def _identify(self) -> None:
-        question, case, evidence = self.question, self.case, self.case.evidence
+        question, context, evidence = self.question, self.context, self.context.evidence
         if question.digest is not None:
-            case.key = evidence.key(question.digest)
-            if case.key is not None:
-                case.consumer = evidence.consumer(case.key.consumer)
+            context.key = evidence.key(question.digest)
+            if context.key is not None:
+                context.consumer = evidence.consumer(context.key.consumer)
         elif question.consumer is not None:
-            case.consumer = evidence.consumer(question.consumer)
-        if (request := self.record.get("id")) is not None and case.payment is None:
-            case.refused_payment = note = evidence.refused_payment(request)
-            case.payment = None if note is None else tuple(note.fields)
+            context.consumer = evidence.consumer(question.consumer)
+        if (request := self.record.get("id")) is not None and context.payment is None:
+            context.refused_payment = note = evidence.refused_payment(request)
+            context.payment = None if note is None else tuple(note.fields)
         if question.route is not None:
-            case.route = evidence.route(question.route)
+            context.route = evidence.route(question.route)
         known = (
-            question.digest is not None or question.consumer is None or case.consumer is not None
+            question.digest is not None or question.consumer is None or context.consumer is not None
         )
-        if known and (question.route is None or case.route is not None):
-            case.outcome = evidence.decide(
+        if known and (question.route is None or context.route is not None):
+            context.outcome = evidence.decide(
                 Asked(
                     digest=question.digest,
-                    consumer=case.consumer.id if case.consumer is not None else None,
+                    consumer=context.consumer.id if context.consumer is not None else None,
                     route=question.route,
                     address=question.address,
                 )
@@ -189,15 +189,15 @@ class _Trace:
 
     async def _fetch(self) -> None:
         """What only the store knows. While it is away, the checks that need it are skipped."""
-        case = self.case
-        if case.consumer is None or case.consumer.account is None:
+        context = self.context
+        if context.consumer is None or context.consumer.account is None:
             return
         try:
-            case.account = await case.evidence.account(case.consumer.account)
-            case.subscriptions = await case.evidence.subscriptions(case.consumer.account)
-            case.invoices = await case.evidence.invoices(case.consumer.account)
+            context.account = await context.evidence.account(context.consumer.account)
+            context.subscriptions = await context.evidence.subscriptions(context.consumer.account)
+            context.invoices = await context.evidence.invoices(context.consumer.account)
         except StoreError as error:
-            case.no_store = str(error)
+            context.no_store = str(error)
 
     def _recorded(self, step: Step) -> Step:
         """The step as it was for the recorded request, if that is where it failed."""
@@ -218,7 +218,7 @@ class _Trace:
 
     def _limit(self, name: str) -> str:
         """A limit by its label, as it is known now."""
-        outcome = self.case.outcome
+        outcome = self.context.outcome
         looks = outcome.limits if outcome is not None else ()
         words = next((one.words for one in looks if one.name == name), None)
         return repr(name) if words is None else f"{words} ({name!r})"
@@ -229,7 +229,7 @@ class _Trace:
         if self.question.record is not None:
             return self._of_record()
         failed = [step for step in self.steps if step.result == "failed"]
-        outcome = self.case.outcome
+        outcome = self.context.outcome
         decided = reason_code(outcome.reason) if outcome is not None else ""
         # Limits may refuse before what stands above them here: the decision names the cause.
         first = next((step for step in failed if step.reason == decided), None)
@@ -237,7 +237,11 @@ class _Trace:
             return self._diagnosis(False, REASON_BY_CODE[decided].text, reason=decided)
         first = first or next(iter(failed), None)
         if first is None:
-            where = f" on the route {self.case.route.name!r}" if self.case.route is not None else ""
+            where = (
+                f" on the route {self.context.route.name!r}"
+                if self.context.route is not None
+                else ""
+            )
             return self._diagnosis(True, f"It would be served{where}: nothing stands in the way.")
         return self._diagnosis(False, f"{first.text} {_fix_text(first)}".strip(), first)
 
@@ -286,8 +290,8 @@ class _Trace:
             status=self.record.get("status"),
             time=self.record.get("time"),
             route=self.question.route,
-            consumer=self.case.consumer.name if self.case.consumer is not None else None,
-            account=self.case.account.name if self.case.account is not None else None,
+            consumer=self.context.consumer.name if self.context.consumer is not None else None,
+            account=self.context.account.name if self.context.account is not None else None,
             steps=self.steps,
         )
 

@@ -69,9 +69,9 @@ class TrueRecord(msgspec.Struct, array_like=True, tag="t", frozen=True):
     boot: str
 
 
-Record = SlotRecord | BalanceRecord | SeedRecord | FilledRecord | TrueRecord
+CellRecord = SlotRecord | BalanceRecord | SeedRecord | FilledRecord | TrueRecord
 _encoder = msgspec.msgpack.Encoder()
-_decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)
+_decoder: msgspec.msgpack.Decoder[CellRecord] = msgspec.msgpack.Decoder(CellRecord)
 
 
 class CellCache:
@@ -82,7 +82,7 @@ class CellCache:
         self._frames = 0
         self._usable = False
 
-    def load(self) -> list[Record]:
+    def load(self) -> list[CellRecord]:
         """Every record, oldest first; none when there is no usable file."""
         try:
             self._file.open()
@@ -97,7 +97,7 @@ class CellCache:
         self._frames = len(records)
         return records
 
-    def append(self, records: Iterable[Record]) -> None:
+    def append(self, records: Iterable[CellRecord]) -> None:
         """Write changes at the end."""
         frames = [pack(_encoder.encode(record)) for record in records]
         if not frames or not self._usable:
@@ -113,7 +113,7 @@ class CellCache:
         """Whether it should be written anew, `live` records being what matters."""
         return not self._usable or self._frames > 2 * live + SLACK
 
-    def replace(self, records: list[Record]) -> None:
+    def replace(self, records: list[CellRecord]) -> None:
         """Write the whole file anew, synced to disk."""
         try:
             self._file.replace(_encoder.encode(record) for record in records)

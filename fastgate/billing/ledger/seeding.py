@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from fastgate._core.money.wallet import Accounts
 from fastgate._core.snapshot.snapshot import stable_hash
-from fastgate.billing.ledger.cell_cache import FilledRecord, Record, SeedRecord, TrueRecord
+from fastgate.billing.ledger.cell_cache import CellRecord, FilledRecord, SeedRecord, TrueRecord
 from fastgate.billing.ledger.ledger import cell_key
 from fastgate.store.ledger import Key
 
@@ -54,7 +54,7 @@ class Seeding:
         else:
             self.clear()
 
-    def records(self) -> Iterator[Record]:
+    def records(self) -> Iterator[CellRecord]:
         """What a cache that is written anew must hold of this."""
         for key, amount in self.seeds.items():
             yield SeedRecord(self.boot, *key, amount)
@@ -85,7 +85,7 @@ class Seeding:
                 self.seeds.setdefault(key, amount(key))
         return bool(self._rows or self.seeds.keys() - self._filled or self._open())
 
-    def fill(self, slots: Mapping[str, int], write: Callable[[Sequence[Record]], None]) -> None:
+    def fill(self, slots: Mapping[str, int], write: Callable[[Sequence[CellRecord]], None]) -> None:
         """Fill what was planned: from now on requests are charged to it. `write`: to the cache."""
         cells = self._cells
         for account in self._rows:

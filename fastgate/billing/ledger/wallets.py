@@ -48,7 +48,7 @@ from fastgate._core.snapshot.snapshot import stable_hash
 from fastgate.billing.ledger.cell_cache import (
     BalanceRecord,
     CellCache,
-    Record,
+    CellRecord,
     SlotRecord,
     TrueRecord,
 )
@@ -578,7 +578,7 @@ class Wallets:
     def _balance_record(self, key: Key) -> BalanceRecord:
         return BalanceRecord(*key, self._spendable.get(key, 0), self._overdraft.get(key, 0))
 
-    def _note(self, records: Sequence[Record]) -> None:
+    def _note(self, records: Sequence[CellRecord]) -> None:
         if self._cache is None or not records:
             return
         if self._cache.outdated(len(self._slots) + len(self._spendable)):
@@ -589,7 +589,7 @@ class Wallets:
     def _rewrite_cache(self) -> None:
         if self._cache is None:
             return
-        records: list[Record] = [SlotRecord(*item) for item in self._slots.items()]
+        records: list[CellRecord] = [SlotRecord(*item) for item in self._slots.items()]
         records += [self._balance_record(key) for key in self._spendable]
         records += self._seeding.records()
         self._cache.replace(records)

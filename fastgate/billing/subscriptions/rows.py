@@ -27,7 +27,7 @@ SUBSCRIPTION_DUE = subscriptions.c.next_at <= sa.bindparam("now")
 """Which of them time has something to do with."""
 
 
-class Record(NamedTuple):
+class HistoryEvent(NamedTuple):
     """One step in a subscription's life."""
 
     at: datetime
@@ -83,7 +83,7 @@ class SubscriptionRows:
             rows = (await connection.execute(query)).all()
         return page_of([subscription_of(row) for row in rows], limit, lambda one: one.id)
 
-    async def history(self, ident: str) -> list[Record]:
+    async def history(self, ident: str) -> list[HistoryEvent]:
         """Every step of its life, the first first."""
         query = (
             sa.select(subscription_events)
@@ -92,7 +92,7 @@ class SubscriptionRows:
         )
         async with self.store.read() as connection:
             return [
-                Record(row.at, row.event, row.before, row.after, row.note)
+                HistoryEvent(row.at, row.event, row.before, row.after, row.note)
                 for row in await connection.execute(query)
             ]
 

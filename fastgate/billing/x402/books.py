@@ -44,7 +44,7 @@ import msgspec
 import sqlalchemy as sa
 
 from fastgate.billing.ledger.ledger import Clock, Kind
-from fastgate.billing.x402.claims import NOT_SERVED, Claims, Paid, Record
+from fastgate.billing.x402.claims import NOT_SERVED, ClaimRecord, Claims, Paid
 from fastgate.errors import ConflictError, NotFoundError, StoreError
 from fastgate.store import ledger as table
 from fastgate.store.engine import Store
@@ -128,7 +128,7 @@ class X402Books:
                 log.error("Payments with x402 cannot be booked: %s", error)
             await asyncio.sleep(EVERY_S)
 
-    async def _look(self, batch: Sequence[tuple[str, Record | None]]) -> int:
+    async def _look(self, batch: Sequence[tuple[str, ClaimRecord | None]]) -> int:
         rows: list[X402Payment] = []
         done: list[str] = []
         now = self._claims.clock()
@@ -164,7 +164,7 @@ class X402Books:
         for name in names:
             self._claims.looked_at(name)
 
-    def _row(self, name: str, record: Record, state: str) -> X402Payment | None:
+    def _row(self, name: str, record: ClaimRecord, state: str) -> X402Payment | None:
         """None, and it stays due: what was paid cannot be said."""
         try:
             if record.paid is None:
@@ -177,7 +177,7 @@ class X402Books:
 
 
 def _payment(
-    name: str, record: Record, paid: Paid, micros: int, state: str, now: datetime
+    name: str, record: ClaimRecord, paid: Paid, micros: int, state: str, now: datetime
 ) -> X402Payment:
     return X402Payment(
         id=name,

@@ -3,7 +3,7 @@
 A claim is a file, named by the payment's nonce, in a folder that all workers share and that
 outlives them:
 
-    <state>/x402/<first byte>/<nonce>         one line of JSON: a Record
+    <state>/x402/<first byte>/<nonce>         one line of JSON: a ClaimRecord
     <state>/x402/<first byte>/<nonce>.answer  the upstream's answer, where it is kept
     <state>/x402/due/<nonce>                  empty: to be looked at by the books (`books`)
 
@@ -102,7 +102,7 @@ class Paid(Struct, frozen=True, kw_only=True):
         return found
 
 
-class Record(Struct, kw_only=True):
+class ClaimRecord(Struct, kw_only=True):
     """How far a payment has come."""
 
     state: State = "running"
@@ -141,14 +141,14 @@ class Busy(Exception):
 class Claim:
     """The right to work on one payment. Each holder gives it back, by `close` or `release`."""
 
-    def __init__(self, fd: int, path: Path, record: Record | None) -> None:
+    def __init__(self, fd: int, path: Path, record: ClaimRecord | None) -> None:
         self._fd = fd
         self._path = path
         self._holders = 1
         self.record = record
         """None: a payment that was never seen."""
 
-    def write(self, record: Record) -> None:
+    def write(self, record: ClaimRecord) -> None:
         """Put the record in place of the last, which is due once it may have been paid. Raises
         OSError, or ValueError when too long."""
         line = msgspec.json.encode(record) + b"\n"
@@ -272,7 +272,7 @@ class Claims:
         except FileNotFoundError:
             return False
 
-    def records(self) -> Iterator[tuple[str, Record]]:
+    def records(self) -> Iterator[tuple[str, ClaimRecord]]:
         """All records with their nonces, in no order; for operators."""
         for path in self.folder.glob("??/*"):
             if path.suffix:
@@ -282,7 +282,7 @@ class Claims:
                 if record is not None:
                     yield path.name, record
 
-    def due(self) -> Iterator[tuple[str, Record | None]]:
+    def due(self) -> Iterator[tuple[str, ClaimRecord | None]]:
         """The payments that the books have to look at, with their records as they are now, in no
         order. None: it has no record. Raises OSError for a record that cannot be read."""
         try:
@@ -331,12 +331,12 @@ class Claims:
         return True
 
 
-def _record(fd: int) -> Record | None:
+def _record(fd: int) -> ClaimRecord | None:
     line = os.pread(fd, MAX_RECORD, 0).partition(b"\n")[0]
     if not line:
         return None
     try:
-        return msgspec.json.decode(line, type=Record)
+        return msgspec.json.decode(line, type=ClaimRecord)
     except msgspec.DecodeError as error:
         raise OSError(errno.EIO, f"the record of a payment cannot be read: {error}") from error
 

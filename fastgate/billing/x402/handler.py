@@ -42,7 +42,7 @@ import httpx
 
 from fastgate.billing.x402 import claims
 from fastgate.billing.x402.answers import Answers, end_to_end, forwarded, kept_private
-from fastgate.billing.x402.claims import Answer, Busy, Claim, Claims, Paid, Record, State
+from fastgate.billing.x402.claims import Answer, Busy, Claim, ClaimRecord, Claims, Paid, State
 from fastgate.billing.x402.facilitator import (
     NONCE_USED,
     Facilitator,
@@ -445,7 +445,7 @@ class _Paying:
             claim.close()
         return settlement
 
-    async def _inquire(self, record: Record) -> Settlement:
+    async def _inquire(self, record: ClaimRecord) -> Settlement:
         """What became of a settlement that nobody knew of.
 
         A transaction that is on its way is the facilitator's to find, by settling again. Where
@@ -463,7 +463,7 @@ class _Paying:
             Settled.UNKNOWN, settlement.transaction or record.transaction, settlement.code
         )
 
-    async def _look(self, record: Record) -> Settlement | None:
+    async def _look(self, record: ClaimRecord) -> Settlement | None:
         """What asking whether the payment is good says about its settlement. None: it is."""
         try:
             await self.facilitator.verify(self.payment)
@@ -553,9 +553,9 @@ class _Paying:
 
     def _new_record(
         self, request: str, state: State = "running", code: str = "", paid: Paid | None = None
-    ) -> Record:
+    ) -> ClaimRecord:
         now = int(self.store.clock())
-        return Record(
+        return ClaimRecord(
             state=state,
             request=request,
             route=self.terms.route,
@@ -572,7 +572,7 @@ class _Paying:
         return self.answers.offer.nonce(self.payment).hex()
 
 
-def _record_of(claim: Claim) -> Record:
+def _record_of(claim: Claim) -> ClaimRecord:
     assert claim.record is not None
     return claim.record
 

@@ -24,9 +24,9 @@ from fastgate.billing.auto_recharge import AutoRecharge, AutoRecharges
 from fastgate.billing.notices.alerts import Alerts, Standing, Usage
 from fastgate.billing.payments.base import ChargeStatus
 from fastgate.errors import FastGateError, NotFoundError, StoreError
+from fastgate.runtime.control.account_rows import PERIODS
 from fastgate.runtime.control.billing_deps import LimitSources
 from fastgate.runtime.control.billing_services import BillingServices
-from fastgate.runtime.control.rows import PERIODS
 from fastgate.store.cache import ConsumerRecord
 from fastgate.store.ledger import Key, Wallet, of_accounts
 from fastgate.ticks import next_tick

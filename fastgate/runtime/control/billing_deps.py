@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from fastgate.billing.ledger.wallets import Wallets
     from fastgate.billing.subscriptions.subscriptions import Subscriptions
     from fastgate.model.gateway import Gateway
+    from fastgate.runtime.control.account_rows import AccountRows
     from fastgate.runtime.control.caps import Caps
-    from fastgate.runtime.control.rows import Rows
     from fastgate.store.cache import ConsumerRecord
     from fastgate.store.engine import Store
 
@@ -42,4 +42,4 @@ class LimitSources(NamedTuple):
     consumers: Callable[[], Iterable[ConsumerRecord]]
     of: Callable[[str, str | None], list[LimitUse]]
     """Of a consumer's id and plan."""
-    rows: Rows
+    rows: AccountRows

@@ -23,7 +23,7 @@ from fastgate._core.shared.segment import Segment
 from fastgate._core.snapshot.snapshot import stable_hash
 from fastgate.billing.diagnosis.evidence import SpendingFacts
 from fastgate.model.billing import Spending, SpendingLimit
-from fastgate.runtime.control.rows import PERIODS
+from fastgate.runtime.control.account_rows import PERIODS
 from fastgate.runtime.persist import StateDirectory, StateError
 from fastgate.serial import Serial, whole
 from fastgate.store.engine import Store

@@ -51,10 +51,10 @@ from fastgate.runtime.control.api_server import ApiServer
 from fastgate.runtime.control.pages import Pages, public_side
 from fastgate.runtime.control.publisher import File, Publisher, control_of, listeners_of
 from fastgate.runtime.control.quotas import QuotaSaver
-from fastgate.runtime.control.records import Records
 from fastgate.runtime.control.resolver import Resolver
 from fastgate.runtime.control.status_metrics import ReloadMetrics, TargetMetrics
 from fastgate.runtime.control.supervisor_channel import SupervisorChannel
+from fastgate.runtime.control.telemetry import Telemetry
 from fastgate.runtime.control.worker_channels import WorkerChannels
 from fastgate.runtime.launch import Launch, costs_money
 from fastgate.runtime.persist import Running, Served, StateDirectory, StateError
@@ -141,9 +141,9 @@ class Control:
         self._publisher.started = launch.started
         if money is None:
             self._publisher.checks.append(check_free)
-        self._records = Records(segment, self._publisher)
+        self._telemetry = Telemetry(segment, self._publisher)
         self._reloads = ReloadMetrics()
-        self._records.sources += [
+        self._telemetry.sources += [
             TargetMetrics(segment, self._publisher).samples,
             self._reloads.samples,
         ]
@@ -162,12 +162,12 @@ class Control:
             self._resolver.start()
             self._keep(self._show_life, "the heartbeat")
             self._keep(self._quotas.run, "saving quotas")
-            self._keep(self._records.run, "the access log")
+            self._keep(self._telemetry.run, "the access log")
             if self._money is not None:
                 assert self._owner is not None
                 self._keep(self._owner.run, "the store's ownership")
                 self._money.start()
-                self._records.sources.append(self._money.samples)
+                self._telemetry.sources.append(self._money.samples)
             api = ApiServer(self, self._identity, self._launch, self._publisher)
             self._keep(api.run, "the control API")
             if self._public is not None:
@@ -305,7 +305,7 @@ class Control:
             await self._store.stop()
         await self._resolver.stop()
         await self._publisher.health.stop()
-        self._records.finish()
+        self._telemetry.finish()
         self._quotas.save()
         self._identity.close()
         self._workers.close()
@@ -361,7 +361,7 @@ class Control:
         elif isinstance(message, Reload):
             self._spawn(self._reload_by_signal(), "a reload")
         elif isinstance(message, ReopenLogs):
-            self._records.reopen()
+            self._telemetry.reopen()
         elif isinstance(message, StopAccepting):
             self._publisher.stop_accepting()
 
@@ -502,13 +502,13 @@ class Control:
         return view.readiness(self._segment)
 
     def metrics(self) -> bytes:
-        return self._records.metrics()
+        return self._telemetry.metrics()
 
     def request(self, request_id: str) -> dict[str, Any] | None:
-        return self._records.request(request_id)
+        return self._telemetry.request(request_id)
 
     def recent_requests(self, limit: int) -> list[dict[str, Any]]:
-        return self._records.latest(limit)
+        return self._telemetry.latest(limit)
 
     def limits_of(self, consumer_id: str, plan: str | None) -> list[LimitUse]:
         snapshot = self._publisher.snapshot
@@ -521,7 +521,7 @@ class Control:
         return self._limits.of(snapshot, consumer_id, slot)
 
     def usage(self) -> list[RouteUse]:
-        return self._records.usage()
+        return self._telemetry.usage()
 
     async def drain(self) -> None:
         self._supervisor.send(DrainWanted())

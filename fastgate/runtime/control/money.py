@@ -46,11 +46,11 @@ from fastgate.billing.x402.claims import Claims
 from fastgate.errors import ConfigurationError, FastGateError, StoreError
 from fastgate.identity.identity import Identity
 from fastgate.imports import import_late
-from fastgate.runtime.control import rows
+from fastgate.runtime.control import account_rows
+from fastgate.runtime.control.account_rows import AccountRow, AccountRows, RowSubscription
 from fastgate.runtime.control.billing_deps import BillingDeps, LimitSources
 from fastgate.runtime.control.caps import Caps, Kind
 from fastgate.runtime.control.publisher import Publisher
-from fastgate.runtime.control.rows import Claim, Row, Rows
 from fastgate.runtime.persist import StateDirectory
 from fastgate.tasks import keep_running
 from fastgate.ticks import next_tick
@@ -130,11 +130,11 @@ class MoneySide:
         )
         self.names = self._names()
         self.pipeline = Pipeline(self.money, self.wallets, self.names, self.spool)
-        self.rows = Rows(
+        self.rows = AccountRows(
             self.cells,
             self.wallets.accounts,
             lambda: self._publisher.slots,
-            path / rows.FILE,
+            path / account_rows.FILE,
             lambda: self.caps.known,
         )
         self.rows.load()
@@ -387,15 +387,15 @@ class MoneySide:
             await self._tell(subscriptions, account)
         for account in self.wallets.accounts().keys() - subscribed:
             if account not in self._told:  # else it has subscribed meanwhile
-                self.rows.put(account, Row(limits=self._limits_of_account(account)))
+                self.rows.put(account, AccountRow(limits=self._limits_of_account(account)))
 
     async def _tell(self, subscriptions: Subscriptions, account: str) -> None:
         """Read an account's subscriptions and tell its row. One at a time: what was read first must
         not be told last."""
         async with self._telling:
             entries = await subscriptions.entries(account)
-            claims = [
-                Claim(
+            held = [
+                RowSubscription(
                     entry.service or "",
                     entry.plan,
                     entry.reason.number if entry.reason else 0,
@@ -410,7 +410,7 @@ class MoneySide:
                     bill = bill or Bill(one.number, one.total, one.currency, due)
             self._told.add(account)
             limits = self._limits_of_account(account)
-            self.rows.put(account, Row(claims=claims, limits=limits, bill=bill))
+            self.rows.put(account, AccountRow(subscriptions=held, limits=limits, bill=bill))
 
     def _limits_of_account(self, account: str) -> list[tuple[int, str]]:
         limit = self.caps.of("account", account)

@@ -12,7 +12,13 @@ from fastgate._core.reason import Reason
 from fastgate._core.shared.segment import Segment
 from fastgate._core.snapshot.snapshot import Period, stable_hash
 from fastgate.config.slots import SlotBook
-from fastgate.runtime.control.rows import FILE, SUBSCRIPTIONS, Claim, Row, Rows
+from fastgate.runtime.control.account_rows import (
+    FILE,
+    SUBSCRIPTIONS,
+    AccountRow,
+    AccountRows,
+    RowSubscription,
+)
 
 UNKNOWN = int(Reason.ACCOUNT_NOT_LOADED)
 
@@ -28,7 +34,7 @@ class World:
             self.cells.put(slot, stable_hash(account), access=UNKNOWN)
         self.book = SlotBook(services={"maps": 3}, plans={"gold": 1, "free": 0})
         self.complete = True
-        self.rows = Rows(
+        self.rows = AccountRows(
             self.cells,
             lambda: self.slots,
             lambda: self.book,
@@ -60,8 +66,8 @@ def later(state: Path, world: World) -> World:
 
 
 def test_names_become_slots(world: World) -> None:
-    claims = [Claim("maps", "gold", 0), Claim("", "free", 17)]
-    world.rows.put("acc_a", Row(claims=claims, limits=[(5_000_000, "day")]))
+    subscriptions = [RowSubscription("maps", "gold", 0), RowSubscription("", "free", 17)]
+    world.rows.put("acc_a", AccountRow(subscriptions=subscriptions, limits=[(5_000_000, "day")]))
     assert sorted(world.told(0)) == [(3, 1, 0), (ANY, 0, 17)]
     assert world.cells.get(0).limits == ((5_000_000, Period.PERIOD_DAY),)
     assert world.told(1) == []
@@ -69,28 +75,38 @@ def test_names_become_slots(world: World) -> None:
 
 def test_refusals_are_given_what_is_owed_and_since_when(world: World) -> None:
     bill = Bill("INV-2026-000007", 5_000_000, "EUR", 1_800_000_000)
-    row = Row(claims=[Claim("maps", "gold", 22, 1_790_000_000)], bill=bill)
+    row = AccountRow(subscriptions=[RowSubscription("maps", "gold", 22, 1_790_000_000)], bill=bill)
     world.rows.put("acc_a", row)
     assert world.cells.get(0).subscriptions[0].ended == 1_790_000_000
     assert world.cells.bill(0) == bill
     assert world.cells.bill(1) is None
-    world.rows.put("acc_a", Row())
+    world.rows.put("acc_a", AccountRow())
     assert world.cells.bill(0) is None
 
 
 def test_the_plan_in_force_is_that_of_the_subscription_for_all_services(world: World) -> None:
     assert world.rows.plan_of("acc_a") is None
-    world.rows.put("acc_a", Row(claims=[Claim("maps", "gold", 0), Claim("", "free", 0)]))
+    world.rows.put(
+        "acc_a",
+        AccountRow(
+            subscriptions=[RowSubscription("maps", "gold", 0), RowSubscription("", "free", 0)]
+        ),
+    )
     assert world.rows.plan_of("acc_a") == "free"
 
 
 def test_of_two_for_one_service_the_first_counts(world: World) -> None:
-    world.rows.put("acc_a", Row(claims=[Claim("maps", "gold", 0), Claim("maps", "free", 17)]))
+    world.rows.put(
+        "acc_a",
+        AccountRow(
+            subscriptions=[RowSubscription("maps", "gold", 0), RowSubscription("maps", "free", 17)]
+        ),
+    )
     assert world.told(0) == [(3, 1, 0)]
 
 
 def test_what_the_configuration_does_not_have_is_left_out_until_it_has(world: World) -> None:
-    world.rows.put("acc_a", Row(claims=[Claim("tiles", "gold", 0)]))
+    world.rows.put("acc_a", AccountRow(subscriptions=[RowSubscription("tiles", "gold", 0)]))
     assert world.told(0) == []
     world.book = SlotBook(services={"tiles": 7}, plans={"gold": 4})
     world.rows.rewrite()
@@ -98,7 +114,7 @@ def test_what_the_configuration_does_not_have_is_left_out_until_it_has(world: Wo
 
 
 def test_an_account_without_a_slot_gets_its_row_with_it(world: World) -> None:
-    world.rows.put("acc_c", Row(claims=[Claim("", "gold", 5)]))
+    world.rows.put("acc_c", AccountRow(subscriptions=[RowSubscription("", "gold", 5)]))
     world.slots["acc_c"] = 2
     world.cells.put(2, 99)
     world.rows.rewrite()
@@ -110,7 +126,9 @@ def test_more_than_there_is_room_for_are_said_so(
 ) -> None:
     names = [f"s{number}" for number in range(SUBSCRIPTIONS + 1)]
     world.book = SlotBook(services={name: n for n, name in enumerate(names)}, plans={"gold": 0})
-    world.rows.put("acc_a", Row(claims=[Claim(name, "gold", 0) for name in names]))
+    world.rows.put(
+        "acc_a", AccountRow(subscriptions=[RowSubscription(name, "gold", 0) for name in names])
+    )
     assert len(world.told(0)) == SUBSCRIPTIONS
     assert "9 subscriptions; 8 count" in caplog.text
 
@@ -118,14 +136,14 @@ def test_more_than_there_is_room_for_are_said_so(
 def test_a_row_is_refused_until_it_is_told(world: World) -> None:
     assert [world.access(slot) for slot in (0, 1)] == [UNKNOWN, UNKNOWN]
     assert "acc_a" not in world.rows
-    world.rows.put("acc_a", Row())
+    world.rows.put("acc_a", AccountRow())
     assert "acc_a" in world.rows
     assert [world.access(slot) for slot in (0, 1)] == [0, UNKNOWN]
 
 
 def test_a_row_is_refused_until_all_else_is_known_too(world: World) -> None:
     world.complete = False
-    world.rows.put("acc_a", Row(claims=[Claim("", "gold", 0)]))
+    world.rows.put("acc_a", AccountRow(subscriptions=[RowSubscription("", "gold", 0)]))
     assert world.access(0) == UNKNOWN
     world.complete = True
     world.rows.rewrite()
@@ -133,7 +151,7 @@ def test_a_row_is_refused_until_all_else_is_known_too(world: World) -> None:
 
 
 def test_a_subscription_to_a_plan_that_is_gone_is_refused(world: World) -> None:
-    world.rows.put("acc_a", Row(claims=[Claim("", "silver", 0)]))
+    world.rows.put("acc_a", AccountRow(subscriptions=[RowSubscription("", "silver", 0)]))
     ((_, _, reason),) = world.told(0)
     assert reason == Reason.NOT_SUBSCRIBED
     world.book.plans["silver"] = 5
@@ -142,9 +160,11 @@ def test_a_subscription_to_a_plan_that_is_gone_is_refused(world: World) -> None:
 
 
 def test_what_was_told_is_there_after_a_kill(world: World, tmp_path: Path) -> None:
-    world.rows.put("acc_a", Row(claims=[Claim("", "free", 0)]))
-    world.rows.put("acc_b", Row())
-    world.rows.put("acc_a", Row(claims=[Claim("", "gold", 21)], limits=[(0, "month")]))
+    world.rows.put("acc_a", AccountRow(subscriptions=[RowSubscription("", "free", 0)]))
+    world.rows.put("acc_b", AccountRow())
+    world.rows.put(
+        "acc_a", AccountRow(subscriptions=[RowSubscription("", "gold", 21)], limits=[(0, "month")])
+    )
     found = later(tmp_path, world)
     assert found.told(0) == [(ANY, 1, 21)]
     assert found.cells.get(0).limits == ((0, Period.PERIOD_MONTH),)
@@ -152,25 +172,25 @@ def test_what_was_told_is_there_after_a_kill(world: World, tmp_path: Path) -> No
 
 
 def test_limits_change_with_the_configuration(world: World, tmp_path: Path) -> None:
-    world.rows.put("acc_a", Row(claims=[Claim("", "gold", 0)]))
+    world.rows.put("acc_a", AccountRow(subscriptions=[RowSubscription("", "gold", 0)]))
     world.rows.relimit(lambda account: [(7, "day")] if account == "acc_a" else [])
     assert world.cells.get(0).limits == ((7, Period.PERIOD_DAY),)
     assert later(tmp_path, world).cells.get(0).limits == ((7, Period.PERIOD_DAY),)
 
 
 def test_what_does_not_change_is_not_written(world: World, tmp_path: Path) -> None:
-    world.rows.put("acc_a", Row(claims=[Claim("", "gold", 0)]))
+    world.rows.put("acc_a", AccountRow(subscriptions=[RowSubscription("", "gold", 0)]))
     size = (tmp_path / FILE).stat().st_size
-    world.rows.put("acc_a", Row(claims=[Claim("", "gold", 0)]))
+    world.rows.put("acc_a", AccountRow(subscriptions=[RowSubscription("", "gold", 0)]))
     assert (tmp_path / FILE).stat().st_size == size
 
 
 def test_the_file_is_written_again_when_most_of_it_is_outdated(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastgate.runtime.control.rows.SLACK", 4)
+    monkeypatch.setattr("fastgate.runtime.control.account_rows.SLACK", 4)
     for reason in range(20):
-        world.rows.put("acc_a", Row(claims=[Claim("", "gold", reason)]))
+        world.rows.put("acc_a", AccountRow(subscriptions=[RowSubscription("", "gold", reason)]))
     assert (tmp_path / FILE).stat().st_size < 10 * 40
     assert later(tmp_path, world).told(0) == [(ANY, 1, 19)]
 
@@ -180,7 +200,7 @@ def test_a_damaged_file_tells_nothing(
     world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str
 ) -> None:
     for number in range(3):
-        world.rows.put("acc_a", Row(claims=[Claim("", "gold", number)]))
+        world.rows.put("acc_a", AccountRow(subscriptions=[RowSubscription("", "gold", number)]))
     file = tmp_path / FILE
     if how == "no frames":
         file.write_bytes(b"\xc1 nothing that was ever written here")
@@ -199,16 +219,16 @@ def test_a_damaged_file_tells_nothing(
 def test_a_file_that_cannot_be_written_is_removed(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world.rows.put("acc_a", Row())
+    world.rows.put("acc_a", AccountRow())
 
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr("fastgate.billing.ledger.frames.FrameFile.append", full)
-        world.rows.put("acc_a", Row(claims=[Claim("", "gold", 21)]))
+        world.rows.put("acc_a", AccountRow(subscriptions=[RowSubscription("", "gold", 21)]))
         assert world.told(0) == [(ANY, 1, 21)]
         assert not (tmp_path / FILE).exists()  # what it says is no longer so
         assert "No space left" in caplog.text
-    world.rows.put("acc_b", Row())
+    world.rows.put("acc_b", AccountRow())
     assert later(tmp_path, world).told(0) == [(ANY, 1, 21)]

@@ -1,4 +1,4 @@
-"""What the workers counted and wrote down: metrics, usage, the access log, recent requests."""
+"""What the workers counted and recorded: metrics, usage, the access log, recent requests."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ log = logging.getLogger("fastgate.control")
 PATH = "observability.access_log.to"
 
 
-class Records:
+class Telemetry:
     """Reads counters and rings for control; writes the access log."""
 
     def __init__(self, segment: Segment, publisher: Publisher) -> None:
@@ -38,7 +38,7 @@ class Records:
         self._metrics: Metrics | None = None
         self._names: dict[int, str] = {}
         self.sources: list[Callable[[], Iterable[Sample]]] = []
-        """Who else has something to show in the exposition."""
+        """Other sources of metrics."""
         publisher.checks.append(check_destination)
         publisher.on_served.append(self._on_served)
 

@@ -1,7 +1,7 @@
 """Account rows: what workers are told of accounts besides their balance.
 
-    subscriptions, spending limits (store, configuration) ──▶ Rows ──▶ <state>/accounts.rows
-                                                               └─────▶ rows in the segment
+    subscriptions, spending limits (store, configuration) ─┬─▶ <state>/accounts.rows
+                                                           └─▶ rows in the segment
 
 Plans and services stand here by name, and become slots when they are written: before a
 configuration is served, and when an account gets its row, everything is written again.
@@ -48,7 +48,7 @@ PERIODS = {
 }
 
 
-class Claim(NamedTuple):
+class RowSubscription(NamedTuple):
     """A subscription: service ("": any that has none of its own), plan, the number of the reason
     with which it is refused (0: it is not), and since when (Unix seconds, 0: not known)."""
 
@@ -58,20 +58,22 @@ class Claim(NamedTuple):
     ended: int = 0
 
 
-class Row(msgspec.Struct, array_like=True, frozen=True):
+class AccountRow(msgspec.Struct, array_like=True, frozen=True):
     """What is told of one account. Limits: micro-units and a period's name."""
 
-    claims: list[Claim] = []
+    subscriptions: list[RowSubscription] = []
     limits: list[tuple[int, str]] = []
     bill: Bill | None = None
     """What it owes first, for its refusals to tell."""
 
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder: msgspec.msgpack.Decoder[tuple[str, Row]] = msgspec.msgpack.Decoder(tuple[str, Row])
+_decoder: msgspec.msgpack.Decoder[tuple[str, AccountRow]] = msgspec.msgpack.Decoder(
+    tuple[str, AccountRow]
+)
 
 
-class Rows:
+class AccountRows:
     """What is told of every account, and the one writer of it."""
 
     def __init__(
@@ -92,7 +94,7 @@ class Rows:
         self._file = FrameFile(path, MAGIC)
         self._usable = False
         self._frames = 0
-        self._rows: dict[str, Row] = {}
+        self._rows: dict[str, AccountRow] = {}
 
     # ---- the file -----------------------------------------------------------------------
 
@@ -112,7 +114,7 @@ class Rows:
         else:
             self._usable = True
 
-    def _save(self, account: str, row: Row) -> None:
+    def _save(self, account: str, row: AccountRow) -> None:
         if not self._usable:
             self._save_all()  # it may work again
             return
@@ -154,15 +156,15 @@ class Rows:
         """Whether it is known what the account may do."""
         return account in self._rows
 
-    def get(self, account: str) -> Row:
+    def get(self, account: str) -> AccountRow:
         """What is told of an account."""
-        return self._rows.get(account, Row())
+        return self._rows.get(account, AccountRow())
 
     def plan_of(self, account: str) -> str | None:
         """The plan of its subscription for all services: in force where there is none for one."""
-        return next((one.plan for one in self.get(account).claims if not one.service), None)
+        return next((one.plan for one in self.get(account).subscriptions if not one.service), None)
 
-    def put(self, account: str, row: Row) -> None:
+    def put(self, account: str, row: AccountRow) -> None:
         """Tell something else of an account, from now on and after the next start."""
         if self._rows.get(account) != row:
             self._rows[account] = row
@@ -177,23 +179,23 @@ class Rows:
     def relimit(self, limits: Callable[[str], list[tuple[int, str]]]) -> None:
         """The spending limits of all accounts, as `limits` has them."""
         for account, row in list(self._rows.items()):
-            self.put(account, Row(claims=row.claims, limits=limits(account)))
+            self.put(account, AccountRow(subscriptions=row.subscriptions, limits=limits(account)))
 
-    def _write(self, account: str, row: Row) -> None:
+    def _write(self, account: str, row: AccountRow) -> None:
         slot = self._slots_of().get(account)
         if slot is None or slot not in self._cells:
             return  # written when it has one
         book = self._book()
         found: dict[int, Subscription] = {}
-        for claim in row.claims:
-            service = book.services.get(claim.service, -1) if claim.service else ANY
-            plan = book.plans.get(claim.plan, NO_PLAN)
-            reason = claim.reason
+        for subscription in row.subscriptions:
+            service = book.services.get(subscription.service, -1) if subscription.service else ANY
+            plan = book.plans.get(subscription.plan, NO_PLAN)
+            reason = subscription.reason
             if plan == NO_PLAN and reason == 0:
                 reason = int(Reason.NOT_SUBSCRIBED)  # without its plan it would go unlimited
             # What the configuration does not have, nobody calls.
             if service >= 0 and service not in found:
-                found[service] = Subscription(service, plan, reason, claim.ended)
+                found[service] = Subscription(service, plan, reason, subscription.ended)
         if len(found) > SUBSCRIPTIONS:
             log.error(
                 "The account %s has %d subscriptions; %d count.", account, len(found), SUBSCRIPTIONS
