@@ -9,8 +9,8 @@ from fastgate._core.exchange.dry_run import Outcome
 from fastgate._core.snapshot.snapshot import stable_hash
 from fastgate.billing.diagnosis.evidence import (
     AccountFacts,
-    Asked,
     ConsumerFacts,
+    DryRunQuery,
     InvoiceFacts,
     KeyFacts,
     ProviderFacts,
@@ -105,7 +105,7 @@ class Facts:
     def route(self, name: str) -> RouteFacts | None:
         return next((one for one in self.routes if one.name == name), None)
 
-    def decide(self, asked: Asked) -> Outcome | None:
+    def decide(self, asked: DryRunQuery) -> Outcome | None:
         if asked.digest is None and asked.consumer is None:
             missing = REASON_BY_CODE["credential_missing"].number
             return NOBODY if asked.route is None else NOBODY._replace(reason=missing, key=missing)

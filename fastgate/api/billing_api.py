@@ -32,22 +32,22 @@ if TYPE_CHECKING:
     from fastgate.store.payments import AttemptTable, GraceTable, PaymentTable
 
 
-Kind = Literal["account", "consumer", "credential"]
+LimitSubject = Literal["account", "consumer", "credential"]
 
 
 class SpendingLimits(Protocol):
     """Spending limits (`fastgate.runtime.control.caps`). Kinds: account, consumer, credential."""
 
-    def own(self, kind: Kind, subject: str) -> tuple[int, str] | None:
+    def own(self, kind: LimitSubject, subject: str) -> tuple[int, str] | None:
         """Its own limit: micro-units (0: none, whatever is configured) and period."""
 
-    def spent(self, kind: Kind, subject: str) -> SpendingFacts | None:
+    def spent(self, kind: LimitSubject, subject: str) -> SpendingFacts | None:
         """The limit in force and what is spent of it now; None: none is."""
 
-    async def put(self, kind: Kind, subject: str, micros: int, period: str) -> None:
+    async def put(self, kind: LimitSubject, subject: str, micros: int, period: str) -> None:
         """Give it a limit of its own, at once. Raises StoreError."""
 
-    async def drop(self, kind: Kind, subject: str) -> None:
+    async def drop(self, kind: LimitSubject, subject: str) -> None:
         """Back to the configured limit, at once. Raises StoreError."""
 
 

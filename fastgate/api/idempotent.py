@@ -25,7 +25,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from fastgate.api.auth import Principal
 from fastgate.api.problems import Problem
 from fastgate.errors import StoreError
-from fastgate.store.idempotency import IdempotencyKeys, Verdict
+from fastgate.store.idempotency import IdempotencyKeys, KeyState
 
 log = logging.getLogger("fastgate.api")
 
@@ -133,18 +133,18 @@ def idempotency(table: IdempotencyKeys, body_cap: int) -> Any:
             body = await _whole(receive, body_cap)
             digest = hashlib.sha256(key).digest()
             begun = await table.begin(principal.id, digest, _fingerprint(scope, body))
-            if begun.verdict is Verdict.OTHER:
+            if begun.verdict is KeyState.OTHER:
                 raise Problem(
                     "idempotency_conflict",
                     "This key was sent with another request; every write needs its own.",
                 )
-            if begun.verdict is Verdict.OPEN:
+            if begun.verdict is KeyState.OPEN:
                 raise Problem(
                     "idempotency_open",
                     "A request with this key is being worked on; ask again in a moment.",
                     headers={"Retry-After": "1"},
                 )
-            if begun.verdict is Verdict.ANSWERED:
+            if begun.verdict is KeyState.ANSWERED:
                 await _replay(principal, begun.answer, send)
                 return
             recorder = _Recorder(send)

@@ -14,7 +14,7 @@ from fastgate.api.bodies import read
 from fastgate.api.context import AnyRequest, Ctx
 from fastgate.api.describe import spec
 from fastgate.api.paging import LIMIT, Limit, Text
-from fastgate.billing.invoices.invoices import Invoice, Kind, Status, render_html
+from fastgate.billing.invoices.invoices import DocumentKind, Invoice, Status, render_html
 from fastgate.billing.notices.notices import Notice
 from fastgate.billing.payments.base import Purpose
 from fastgate.billing.payments.manual import ManualProvider
@@ -76,7 +76,7 @@ async def pay_invoice(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> In
     billing = billing_of(ctx)
     body = await read(request, Paid)
     invoice = await billing.invoices.get(ident)
-    if invoice.kind is not Kind.INVOICE:
+    if invoice.kind is not DocumentKind.INVOICE:
         raise ConflictError(f"{invoice.number} is no invoice that could be paid.")
     if invoice.status is Status.PAID and invoice.reference != body.reference:
         raise ConflictError(f"The invoice {invoice.number} is paid already.")

@@ -15,7 +15,7 @@ from fastgate.api.context import Ctx
 from fastgate.api.describe import spec
 from fastgate.api.paging import Text
 from fastgate.api.problems import invalid
-from fastgate.billing.reports import Asked, By, ReportRow, columns, report, write_csv
+from fastgate.billing.reports import By, ReportQuery, ReportRow, columns, report, write_csv
 from fastgate.billing.x402.books import HOUSE
 
 GroupBy = Annotated[
@@ -60,7 +60,7 @@ async def usage_report(
     `group_by` lists and always by currency; `format=csv` for spreadsheets."""
     billing = billing_of(ctx)
     by = grouping(group_by)
-    asked = Asked(
+    asked = ReportQuery(
         by=by,
         since=since,
         until=until,

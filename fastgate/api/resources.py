@@ -48,7 +48,7 @@ def merge(old: Any, change: Any) -> Any:
     return merged
 
 
-class Kind:
+class ResourceKind:
     """One kind of resource: how to find it in a document and put it there."""
 
     def __init__(self, plural: str, singular: str, struct: type[Model]) -> None:
@@ -105,7 +105,7 @@ async def _given(request: AnyRequest, *more: str) -> Data:
 
 
 async def _change(
-    ctx: Ctx, request: AnyRequest, edit: Edit, kind: Kind, name: str, dry_run: bool
+    ctx: Ctx, request: AnyRequest, edit: Edit, kind: ResourceKind, name: str, dry_run: bool
 ) -> tuple[AppliedResource, dict[str, str]]:
     """Make a change; its answer and headers."""
     made: list[Gateway] = []
@@ -123,7 +123,7 @@ async def _change(
     return answer, headers
 
 
-def handlers(kind: Kind) -> list[HTTPRouteHandler]:
+def handlers(kind: ResourceKind) -> list[HTTPRouteHandler]:
     """The six handlers of one kind."""
     plural, singular = kind.plural, kind.singular
     collection, one = f"/v1/{plural}", f"/v1/{plural}/{{name:str}}"
@@ -256,11 +256,11 @@ def handlers(kind: Kind) -> list[HTTPRouteHandler]:
 
 
 KINDS = (
-    Kind("routes", "route", Route),
-    Kind("services", "service", Service),
-    Kind("upstreams", "upstream", Upstream),
-    Kind("plans", "plan", Plan),
-    Kind("policies", "policy", Policy),
+    ResourceKind("routes", "route", Route),
+    ResourceKind("services", "service", Service),
+    ResourceKind("upstreams", "upstream", Upstream),
+    ResourceKind("plans", "plan", Plan),
+    ResourceKind("policies", "policy", Policy),
 )
 
 HANDLERS = [handler for kind in KINDS for handler in handlers(kind)]

@@ -11,7 +11,7 @@ from litestar.params import FromPath
 from msgspec import Meta
 
 from fastgate.api.billing import Amount, account_of, billing_of
-from fastgate.api.billing_api import Kind
+from fastgate.api.billing_api import LimitSubject
 from fastgate.api.bodies import read
 from fastgate.api.context import AnyRequest, Context, Ctx
 from fastgate.api.describe import spec
@@ -47,7 +47,7 @@ class LimitView(msgspec.Struct, frozen=True, kw_only=True):
     resets_at: datetime | None
 
 
-def _view(ctx: Context, kind: Kind, subject: str) -> LimitView:
+def _view(ctx: Context, kind: LimitSubject, subject: str) -> LimitView:
     spending = billing_of(ctx).spending
     now = spending.spent(kind, subject)
     return LimitView(
@@ -60,7 +60,7 @@ def _view(ctx: Context, kind: Kind, subject: str) -> LimitView:
     )
 
 
-async def _put(ctx: Context, request: AnyRequest, kind: Kind, subject: str) -> LimitView:
+async def _put(ctx: Context, request: AnyRequest, kind: LimitSubject, subject: str) -> LimitView:
     billing = billing_of(ctx)
     body = await read(request, LimitNew)
     micros = NO_LIMIT if body.amount is None else _micros(ctx, body.amount)
@@ -88,7 +88,7 @@ def _micros(ctx: Context, text: str) -> int:
     return amount.micros
 
 
-async def _drop(ctx: Context, kind: Kind, subject: str) -> LimitView:
+async def _drop(ctx: Context, kind: LimitSubject, subject: str) -> LimitView:
     await billing_of(ctx).spending.drop(kind, subject)
     return _view(ctx, kind, subject)
 

@@ -41,7 +41,7 @@ class By(StrEnum):
     METER = "meter"
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
+class ReportQuery(msgspec.Struct, frozen=True, kw_only=True):
     """Which usage a report is about. `since` and `until` are days, both included; None: no end.
 
     The others are exact ids and names; None: all.
@@ -90,7 +90,7 @@ _LABELS = (
 )
 
 
-async def report(store: Store, asked: Asked) -> list[ReportRow]:
+async def report(store: Store, asked: ReportQuery) -> list[ReportRow]:
     """The rows, in the order of what they are grouped by. Raises StoreError."""
     by = list(dict.fromkeys(asked.by))
     keys = [usage_daily.c[name.value] for name in by] + [usage_daily.c.currency]
@@ -128,7 +128,7 @@ async def report(store: Store, asked: Asked) -> list[ReportRow]:
 
 
 async def _x402(
-    connection: AsyncConnection, asked: Asked, by: Sequence[By]
+    connection: AsyncConnection, asked: ReportQuery, by: Sequence[By]
 ) -> list[dict[str, Any]]:
     """The rows of what was paid for single requests, as those of usage."""
     others = (asked.consumer, asked.credential, asked.service, asked.plan, asked.meter)

@@ -31,7 +31,7 @@ from fastgate.model.party import Plan
 from fastgate.model.units import Money
 
 
-class Offer(msgspec.Struct, frozen=True, kw_only=True):
+class PlanOffer(msgspec.Struct, frozen=True, kw_only=True):
     """A plan that can be taken."""
 
     plan: str
@@ -41,7 +41,7 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     """The account is on it, paid or not yet."""
 
 
-class Standing(msgspec.Struct, frozen=True, kw_only=True):
+class SubscriptionOverview(msgspec.Struct, frozen=True, kw_only=True):
     """One subscription as its owner sees it."""
 
     plan: str
@@ -67,7 +67,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
 
     account: str
     balances: list[BalanceFacts]
-    subscriptions: list[Standing]
+    subscriptions: list[SubscriptionOverview]
     open: list[Bill]
     top_up: bool
     """A provider takes top-ups here."""
@@ -115,7 +115,7 @@ class SelfService:
             contact=self.gateway().billing.seller.email,
         )
 
-    async def offers(self, account: str) -> list[Offer]:
+    async def offers(self, account: str) -> list[PlanOffer]:
         """The plans with a price, as configured; from a plan that is paid in a currency, none that
         costs another."""
         current = [one.plan for one in await self._living(account)][:1]
@@ -127,7 +127,7 @@ class SelfService:
             for currency in plan.price.currencies
         }
         return [
-            Offer(plan=plan.name, terms=terms_of(plan), current=plan.name in current)
+            PlanOffer(plan=plan.name, terms=terms_of(plan), current=plan.name in current)
             for plan in plans
             if plan.price is not None
             and (not paid_in or not plan.price.currencies or paid_in & {*plan.price.currencies})
@@ -209,9 +209,9 @@ class SelfService:
         raise NotFoundError(f"The plan {name!r} is not offered here.")
 
 
-def _standing(one: Subscription, now: datetime, reason: Reason | None) -> Standing:
+def _standing(one: Subscription, now: datetime, reason: Reason | None) -> SubscriptionOverview:
     current = settled(one, now)
-    return Standing(
+    return SubscriptionOverview(
         plan=one.plan,
         service=one.service,
         state=current.state.value,

@@ -76,7 +76,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     actions: Sequence[Action] = ()
 
 
-class Happening(msgspec.Struct, frozen=True, kw_only=True):
+class ScenarioEvent(msgspec.Struct, frozen=True, kw_only=True):
     """One row of a timeline."""
 
     at: datetime
@@ -100,7 +100,7 @@ class _Player:
     def __init__(self, clock: _Clock, outcomes: Sequence[Outcome]) -> None:
         self.clock = clock
         self.outcomes = list(outcomes)
-        self.timeline: list[Happening] = []
+        self.timeline: list[ScenarioEvent] = []
         self.done: dict[str, ChargeResult] = {}
 
     def add(
@@ -109,7 +109,7 @@ class _Player:
         what: str,
         detail: str = "",
     ) -> None:
-        self.timeline.append(Happening(at=self.clock(), kind=kind, what=what, detail=detail))
+        self.timeline.append(ScenarioEvent(at=self.clock(), kind=kind, what=what, detail=detail))
 
     def _next(self) -> Outcome:
         return self.outcomes.pop(0) if len(self.outcomes) > 1 else self.outcomes[0]
@@ -161,7 +161,7 @@ class _Player:
         self.add("credit", str(amount), note)
 
 
-async def play(scenario: Scenario) -> list[Happening]:
+async def play(scenario: Scenario) -> list[ScenarioEvent]:
     """The timeline of a scenario, in the order of time.
 
     Raises ConfigurationError, NotFoundError and IllegalTransition as the real thing does.
@@ -198,7 +198,7 @@ class _Play:
         self.seen = 0
         self.access: str | None = None
 
-    async def run(self) -> list[Happening]:
+    async def run(self) -> list[ScenarioEvent]:
         account = (await Parties(self.store).create_account("simulated")).id
         await self.subscriptions.notices.profiles.update(
             account, emails=[ADDRESS], has_method=self.scenario.has_method
@@ -233,7 +233,7 @@ class _Play:
         for record in history[self.seen :]:
             detail = f"{record.before or '-'} to {record.after}"
             self.player.timeline.append(
-                Happening(at=record.at, kind="subscription", what=record.event, detail=detail)
+                ScenarioEvent(at=record.at, kind="subscription", what=record.event, detail=detail)
             )
         self.seen = len(history)
         reason = access_of(await self.subscriptions.get(self.ident), self.clock())
@@ -261,7 +261,7 @@ class _Play:
                 await subscriptions.change_plan(self.ident, action.plan)
 
 
-def _order(happening: Happening) -> tuple[datetime, int]:
+def _order(happening: ScenarioEvent) -> tuple[datetime, int]:
     """By time; what happens at one moment in the order in which it comes about."""
     ranks = {"action": 0, "subscription": 1, "charge": 2, "credit": 4, "notice": 4, "access": 5}
     paid = happening.kind == "subscription" and happening.what in (

@@ -18,7 +18,7 @@ from typing import Literal
 
 import msgspec
 
-Kind = Literal["routes", "services", "upstreams", "targets", "plans"]
+SlotKind = Literal["routes", "services", "upstreams", "targets", "plans"]
 
 MAX_TARGETS = 4096
 """Targets, over all upstreams, that a worker has pools for."""
@@ -34,7 +34,7 @@ class SlotBook(msgspec.Struct, kw_only=True):
     plans: dict[str, int] = {}
     retired: dict[str, dict[str, int]] = {}
 
-    def allot(self, kind: Kind, names: Iterable[str]) -> dict[str, int]:
+    def allot(self, kind: SlotKind, names: Iterable[str]) -> dict[str, int]:
         """The numbers of these names, which are all there are of the kind from now on."""
         before: dict[str, int] = getattr(self, kind)
         now = _lowest(before, names) if kind == "targets" else self._kept(kind, before, names)
@@ -56,7 +56,7 @@ class SlotBook(msgspec.Struct, kw_only=True):
             now[name] = slot
         return now
 
-    def ever(self, kind: Kind) -> dict[str, int]:
+    def ever(self, kind: SlotKind) -> dict[str, int]:
         """The numbers of names in use and of retired ones."""
         now: dict[str, int] = getattr(self, kind)
         return {**self.retired.get(kind, {}), **now}

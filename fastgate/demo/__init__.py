@@ -3,7 +3,7 @@
     webserver   what the others are made with
     demopay     a payment provider with a card page, webhooks, saved cards
     provider    the gateway's side of it: a payment provider like any other
-    x402play    a facilitator without a chain, and a wallet for it
+    x402_facilitator    a facilitator without a chain, and a wallet for it
     mailsink    a mail server that keeps what it gets
     stage       the configuration, and the gateway in a process of its own
     walk        what a customer does and sees, step by step

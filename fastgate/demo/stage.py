@@ -22,7 +22,7 @@ import httpx
 from fastgate.demo.demopay import DemoPay
 from fastgate.demo.mailsink import MailSink
 from fastgate.demo.webserver import WebServer, weather
-from fastgate.demo.x402play import ASSET, NETWORK, SELLER, Facilitator, Wallet
+from fastgate.demo.x402_facilitator import ASSET, NETWORK, SELLER, DemoFacilitator, DemoWallet
 from fastgate.errors import FastGateError
 
 PRICE = "0.05 USD"
@@ -63,8 +63,8 @@ class Stage:
         self.pay = DemoPay(self.secret)
         self.pay.webhook = f"{self.base}/_fastgate/webhooks/demo"
         self.mails = MailSink()
-        self.wallet = Wallet()
-        self.facilitator = Facilitator(self.wallet, 1_000_000)
+        self.wallet = DemoWallet()
+        self.facilitator = DemoFacilitator(self.wallet, 1_000_000)
         self.x402 = has_x402()
         self._gateway: subprocess.Popen[bytes] | None = None
         self._api: httpx.Client | None = None

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from fastgate.billing.amounts import show
 from fastgate.billing.diagnosis.diagnosis import Diagnosis, Step
 from fastgate.billing.moments import day, moment
-from fastgate.billing.self_service import Offer, Overview
+from fastgate.billing.self_service import Overview, PlanOffer
 from fastgate.errors import Reason
 from fastgate.model.units import Money
 from fastgate.portal.views import Ask, Input, Mark, View
@@ -374,7 +374,7 @@ def renew(overview: Overview, path: Path) -> View:
     )
 
 
-def plans(offers: Sequence[Offer], path: Path) -> View:
+def plans(offers: Sequence[PlanOffer], path: Path) -> View:
     """Which plans there are."""
     text = "A plan starts when it is paid for. Paid time that you have not used is deducted."
     if not offers:

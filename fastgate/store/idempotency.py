@@ -29,7 +29,7 @@ KEEP = timedelta(hours=24)
 ABANDONED = timedelta(seconds=60)
 
 
-class Verdict(Enum):
+class KeyState(Enum):
     """What `begin` found."""
 
     FRESH = "fresh"  # go on, then finish or abandon
@@ -39,7 +39,7 @@ class Verdict(Enum):
 
 
 class Begun(msgspec.Struct, frozen=True):
-    verdict: Verdict
+    verdict: KeyState
     attempt: str = ""
     answer: bytes = b""
 
@@ -73,19 +73,19 @@ class IdempotencyKeys:
                             created=now,
                         )
                     )
-                    return Begun(Verdict.FRESH, attempt)
+                    return Begun(KeyState.FRESH, attempt)
                 if row.fingerprint != fingerprint:
-                    return Begun(Verdict.OTHER)
+                    return Begun(KeyState.OTHER)
                 if row.answer is not None:
-                    return Begun(Verdict.ANSWERED, answer=row.answer)
+                    return Begun(KeyState.ANSWERED, answer=row.answer)
                 if row.created > now - ABANDONED:
-                    return Begun(Verdict.OPEN)
+                    return Begun(KeyState.OPEN)
                 await connection.execute(
                     sa.update(idempotency).where(mine).values(attempt=attempt, created=now)
                 )
-                return Begun(Verdict.FRESH, attempt)
+                return Begun(KeyState.FRESH, attempt)
         except ConflictError:  # another gateway inserted it between our two statements
-            return Begun(Verdict.OPEN)
+            return Begun(KeyState.OPEN)
 
     async def finish(self, principal: str, key: bytes, attempt: str, answer: bytes) -> None:
         """Keep the answer, unless someone took the key over."""

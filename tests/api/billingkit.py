@@ -15,7 +15,7 @@ from fastgate._core.money.money_map import MoneyMap
 from fastgate._core.money.wallet import Accounts
 from fastgate._core.shared.segment import Segment
 from fastgate._core.snapshot.snapshot import Snapshot
-from fastgate.billing.diagnosis.evidence import Asked
+from fastgate.billing.diagnosis.evidence import DryRunQuery
 from fastgate.billing.diagnosis.sources import MoneySources, Sources
 from fastgate.billing.ledger.ledger import Ledger
 from fastgate.billing.ledger.names import Names
@@ -87,7 +87,7 @@ class ComposedBilling:
     async def _open(self, account: str) -> None:
         await self.wallets.ensure(account)
 
-    def decide(self, asked: Asked) -> Outcome | None:
+    def decide(self, asked: DryRunQuery) -> Outcome | None:
         """What a worker would do with the configuration that is served."""
         slots = SlotBook()
         image = compile_gateway(self.world.control.gateway, generation=1, slots=slots, addresses={})

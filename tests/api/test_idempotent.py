@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastgate.api.idempotent import seal, unseal
-from fastgate.store.idempotency import ABANDONED, KEEP, IdempotencyKeys, Verdict
+from fastgate.store.idempotency import ABANDONED, KEEP, IdempotencyKeys, KeyState
 from fastgate.store.parties import now_utc
 from fastgate.store.tables import idempotency
 
@@ -111,8 +111,8 @@ async def test_an_abandoned_key_is_taken_over_and_an_old_one_forgotten(store: An
     keys = IdempotencyKeys(store)
     key, mark = b"k" * 32, b"f" * 32
     first = await keys.begin("me", key, mark)
-    assert first.verdict is Verdict.FRESH
-    assert (await keys.begin("me", key, mark)).verdict is Verdict.OPEN
+    assert first.verdict is KeyState.FRESH
+    assert (await keys.begin("me", key, mark)).verdict is KeyState.OPEN
 
     async def age(by: timedelta) -> None:
         async with store.write() as connection:
@@ -120,11 +120,11 @@ async def test_an_abandoned_key_is_taken_over_and_an_old_one_forgotten(store: An
 
     await age(ABANDONED + timedelta(seconds=1))
     second = await keys.begin("me", key, mark)
-    assert second.verdict is Verdict.FRESH
+    assert second.verdict is KeyState.FRESH
     await keys.finish("me", key, first.attempt, b"late")  # whoever began first is out of it
-    assert (await keys.begin("me", key, mark)).verdict is Verdict.OPEN
+    assert (await keys.begin("me", key, mark)).verdict is KeyState.OPEN
     await keys.finish("me", key, second.attempt, b"done")
-    assert await keys.begin("me", key, mark) == type(second)(Verdict.ANSWERED, answer=b"done")
-    assert (await keys.begin("me", key, b"g" * 32)).verdict is Verdict.OTHER
+    assert await keys.begin("me", key, mark) == type(second)(KeyState.ANSWERED, answer=b"done")
+    assert (await keys.begin("me", key, b"g" * 32)).verdict is KeyState.OTHER
     await age(KEEP + timedelta(seconds=1))
-    assert (await keys.begin("me", key, b"g" * 32)).verdict is Verdict.FRESH
+    assert (await keys.begin("me", key, b"g" * 32)).verdict is KeyState.FRESH

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from playkit import BEGIN, Stage
 
-from fastgate.billing.notices.alerts import BurnRate, Usage, in_words, level_of
+from fastgate.billing.notices.alerts import BurnRate, LimitUsage, in_words, level_of
 from fastgate.billing.notices.notices import Notice
 from fastgate.store.engine import Store
 
@@ -29,7 +29,7 @@ def test_the_highest_level_that_is_reached(used: int, limit: int) -> None:
     assert level_of(limit * 95 - 1, limit * 100, LEVELS) == 80
 
 
-def spent(used: int, limit: int = 100 * USD, **more: object) -> Usage:
+def spent(used: int, limit: int = 100 * USD, **more: object) -> LimitUsage:
     values: dict[str, object] = {
         "account": "acc_1",
         "subject": "spending of the account",
@@ -38,7 +38,7 @@ def spent(used: int, limit: int = 100 * USD, **more: object) -> Usage:
         "ends": DECEMBER,
         "currency": "USD",
     }
-    return Usage(**(values | more))  # type: ignore[arg-type]
+    return LimitUsage(**(values | more))  # type: ignore[arg-type]
 
 
 async def test_each_level_is_told_once_a_period_and_a_leap_tells_the_highest(store: Store) -> None:

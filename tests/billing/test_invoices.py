@@ -13,11 +13,11 @@ from playkit import BEGIN, PlayClock
 
 from fastgate.billing.amounts import coin, show, whole_coins
 from fastgate.billing.invoices.invoices import (
+    DocumentKind,
     Draft,
     Invoice,
     InvoiceLine,
     Invoices,
-    Kind,
     Status,
     render_html,
     rounded,
@@ -75,7 +75,7 @@ async def test_a_key_is_one_document_however_often_and_by_whomever(store: Store)
 async def test_kinds_and_years_have_series_of_their_own(store: Store) -> None:
     clock = PlayClock()
     kept = invoices(store, clock)
-    numbers = [(await kept.issue(draft(kind.value, kind=kind))).number for kind in Kind]
+    numbers = [(await kept.issue(draft(kind.value, kind=kind))).number for kind in DocumentKind]
     clock.now = datetime(2027, 1, 1, tzinfo=UTC)
     numbers.append((await kept.issue(draft("later"))).number)
     assert numbers == [
@@ -101,7 +101,7 @@ async def test_a_document_is_paid_once(store: Store) -> None:
     void, changed = await kept.void((await kept.issue(draft("v"))).id)
     assert (void.status, changed) == (Status.VOID, True)
     assert (await kept.void(void.id))[1] is False
-    receipt = await kept.issue(draft("r", kind=Kind.RECEIPT, paid=True, reference="pay_9"))
+    receipt = await kept.issue(draft("r", kind=DocumentKind.RECEIPT, paid=True, reference="pay_9"))
     assert (receipt.status, receipt.reference) == (Status.PAID, "pay_9")
 
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from moneykit import NOW, move, pack, used
 
 from fastgate.billing.ledger.ledger import (
+    EntryKind,
     InsufficientFundsError,
-    Kind,
     Ledger,
     LedgerError,
     Movement,
@@ -287,7 +287,7 @@ async def test_nothing_is_booked_while_the_store_is_away(ledger: Ledger) -> None
 
 async def test_unbalanced_postings_reach_no_table(ledger: Ledger) -> None:
     with pytest.raises(ValueError, match="zero"):
-        await ledger._post(Kind.CORRECTION, move("t", 5), {Book.AVAILABLE: 5})
+        await ledger._post(EntryKind.CORRECTION, move("t", 5), {Book.AVAILABLE: 5})
     async with ledger.store.read() as connection:
         assert await connection.scalar(sa.select(sa.func.count()).select_from(ledger_postings)) == 0
 

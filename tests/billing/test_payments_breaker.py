@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from fastgate.billing.payments.base import ProviderRefused, ProviderUnavailable
 from fastgate.billing.payments.breaker import (
     TRANSITIONS,
+    BreakerSettings,
     CircuitBreaker,
     CircuitOpen,
     Signal,
     State,
-    Terms,
 )
 
 START = datetime(2031, 5, 4, 12, 0, tzinfo=UTC)
-TERMS = Terms(failures=3, wait=timedelta(seconds=10), longest=timedelta(seconds=40))
+TERMS = BreakerSettings(failures=3, wait=timedelta(seconds=10), longest=timedelta(seconds=40))
 
 
 class Clock:

@@ -23,7 +23,7 @@ from fastgate.billing.payments.base import (
     Purpose,
     Unsupported,
 )
-from fastgate.billing.payments.breaker import State, Terms
+from fastgate.billing.payments.breaker import BreakerSettings, State
 from fastgate.billing.payments.chain import ARRIVES_WITHIN, Chain, event_of
 from fastgate.errors import StoreError
 from fastgate.model.units import Money
@@ -31,7 +31,7 @@ from fastgate.store.engine import Store
 from fastgate.store.payments import AttemptTable
 
 EUR = Money.parse("10 EUR")
-TERMS = Terms(failures=3, wait=timedelta(seconds=10))
+TERMS = BreakerSettings(failures=3, wait=timedelta(seconds=10))
 
 
 class Bench:

@@ -13,13 +13,13 @@ from moneykit import Killed, Tripwire, World, move
 from paykit import START, Clock, Scripted
 
 from fastgate.billing.payments.base import ProviderUnavailable
-from fastgate.billing.payments.breaker import Terms as BreakerTerms
+from fastgate.billing.payments.breaker import BreakerSettings as BreakerTerms
 from fastgate.billing.payments.chain import Chain
-from fastgate.billing.payments.grace import GraceLedger, Terms
+from fastgate.billing.payments.grace import GraceLedger, GraceTerms
 from fastgate.model.units import Money
 from fastgate.store.payments import AttemptTable, GraceTable, Grant
 
-TERMS = Terms(amount=Money(50, "EUR"), lasts=timedelta(hours=1), window=timedelta(days=1))
+TERMS = GraceTerms(amount=Money(50, "EUR"), lasts=timedelta(hours=1), window=timedelta(days=1))
 
 
 class Bench:
@@ -160,7 +160,7 @@ async def test_grace_is_added_to_an_overdraft_and_taken_from_it(lite: Bench) -> 
 
 
 async def test_without_time_there_is_no_grace(lite: Bench) -> None:
-    lite.grace.terms = Terms(amount=Money(50, "EUR"), lasts=timedelta(0))
+    lite.grace.terms = GraceTerms(amount=Money(50, "EUR"), lasts=timedelta(0))
     await lite.outage()
     assert await lite.grace.grant("acc_a", "EUR") is None
 

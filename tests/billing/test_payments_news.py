@@ -26,7 +26,7 @@ from fastgate.billing.payments.base import (
     SubscriptionState,
     WebhookRejected,
 )
-from fastgate.billing.payments.breaker import Terms
+from fastgate.billing.payments.breaker import BreakerSettings
 from fastgate.billing.payments.chain import Chain
 from fastgate.billing.payments.manual import ManualProvider
 from fastgate.billing.payments.provider_poller import ProviderPoller
@@ -89,7 +89,7 @@ class Bench:
             [self.provider, self.manual],
             AttemptTable(world.store),
             self.clock,
-            Terms(failures=3, wait=timedelta(seconds=10)),
+            BreakerSettings(failures=3, wait=timedelta(seconds=10)),
         )
         self.billing = Billing()
         self.applier = Applier(

@@ -19,7 +19,7 @@ from fastgate.billing.audit.money import audit_providers
 from fastgate.billing.audit.provider_balance import audit_balances
 from fastgate.billing.audit.report import Check
 from fastgate.billing.payments.base import ProviderUnavailable
-from fastgate.billing.payments.breaker import Terms
+from fastgate.billing.payments.breaker import BreakerSettings
 from fastgate.billing.payments.chain import Chain
 from fastgate.billing.payments.reconcile import Reconciler
 from fastgate.billing.payments.refunds import Refunds
@@ -48,7 +48,7 @@ class Shop:
             timeout=2,
         )
         self.chain = Chain(
-            [self.provider], AttemptTable(world.store), self.clock, Terms(failures=1000)
+            [self.provider], AttemptTable(world.store), self.clock, BreakerSettings(failures=1000)
         )
         payments = PaymentTable(world.store)
         applier = Applier(self.chain, world.wallets, payments, self.clock)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from moneykit import NOW, copy_of, pack, used
 
 from fastgate.billing.ledger.ledger import Ledger
-from fastgate.billing.reports import Asked, By, ReportRow, columns, decimal, report, write_csv
+from fastgate.billing.reports import By, ReportQuery, ReportRow, columns, decimal, report, write_csv
 from fastgate.store.engine import Store
 from fastgate.store.parties import Parties
 from fastgate.store.usage_blocks import Usage
@@ -36,7 +36,7 @@ USAGES = st.lists(
     max_size=25,
 )
 ASKED = st.builds(
-    Asked,
+    ReportQuery,
     by=st.lists(st.sampled_from(list(By)), max_size=4),
     since=st.none() | st.dates(date(2031, 4, 30), date(2031, 5, 4)),
     until=st.none() | st.dates(date(2031, 4, 30), date(2031, 5, 4)),
@@ -65,7 +65,7 @@ def made(values: list[tuple[object, ...]]) -> list[Usage]:
     ]
 
 
-def naive(usages: list[Usage], asked: Asked) -> dict[tuple[object, ...], list[int]]:
+def naive(usages: list[Usage], asked: ReportQuery) -> dict[tuple[object, ...], list[int]]:
     found: dict[tuple[object, ...], list[int]] = {}
     for usage in usages:
         day = usage.time.date()
@@ -91,14 +91,14 @@ def test_it_adds_up_as_a_naive_loop(
     sqlite_migrated: Path,
     tmp_path_factory: pytest.TempPathFactory,
     values: list[tuple[object, ...]],
-    questions: list[Asked],
+    questions: list[ReportQuery],
     batch: int,
 ) -> None:
     url = copy_of(sqlite_migrated, tmp_path_factory.mktemp("report") / "one")
     asyncio.run(_compare(url, made(values), questions, batch))
 
 
-async def _compare(url: str, usages: list[Usage], questions: list[Asked], batch: int) -> None:
+async def _compare(url: str, usages: list[Usage], questions: list[ReportQuery], batch: int) -> None:
     store = Store(url)
     await store.connect()
     try:
@@ -108,7 +108,7 @@ async def _compare(url: str, usages: list[Usage], questions: list[Asked], batch:
         for asked in questions:
             rows = await report(store, asked)
             by = list(dict.fromkeys(asked.by))
-            unique = Asked(
+            unique = ReportQuery(
                 by=by,
                 since=asked.since,
                 until=asked.until,
@@ -143,16 +143,16 @@ async def test_rows_carry_the_names_of_what_they_are_about(store: Store) -> None
     usage = used(1, 5, account.id, consumer=consumer.id, credential=key.id)
     both = pack([usage, used(2, 6, "acc_gone", status=502)])
     await Ledger(store, lambda: NOW).charge(both)
-    rows = await report(store, Asked(by=[By.ACCOUNT]))
+    rows = await report(store, ReportQuery(by=[By.ACCOUNT]))
     assert sorted((row.label, row.amount, row.failed) for row in rows if row.label) == [
         ("Acme", 5, 0)
     ]
     assert [row.label for row in rows if row.account == "acc_gone"] == [None]
-    (row,) = await report(store, Asked(by=[By.ACCOUNT, By.CONSUMER], account=account.id))
+    (row,) = await report(store, ReportQuery(by=[By.ACCOUNT, By.CONSUMER], account=account.id))
     assert (row.label, row.consumer, row.day) == ("app", consumer.id, None)
-    (row,) = await report(store, Asked(by=[By.DAY, By.KEY], consumer=consumer.id))
+    (row,) = await report(store, ReportQuery(by=[By.DAY, By.KEY], consumer=consumer.id))
     assert (row.label, row.day) == ("laptop", NOW.date())
-    (row,) = await report(store, Asked(by=[], plan="pro"))
+    (row,) = await report(store, ReportQuery(by=[], plan="pro"))
     assert (row.requests, row.amount, row.failed, row.label) == (2, 11, 1, None)
 
 

@@ -12,7 +12,7 @@ from moneykit import NOW, World, move
 
 from fastgate.billing.audit.audit import audit, audit_gateway
 from fastgate.billing.ledger.retention import prune_usage
-from fastgate.billing.reports import Asked, By, ReportRow, report
+from fastgate.billing.reports import By, ReportQuery, ReportRow, report
 from fastgate.store import money_tables as t
 from fastgate.store import usage_prune
 
@@ -45,11 +45,11 @@ async def kept(world: World) -> int:
 
 
 async def by_everything(world: World) -> list[ReportRow]:
-    return await report(world.store, Asked(by=(By.DAY, By.ACCOUNT, By.ROUTE, By.METER)))
+    return await report(world.store, ReportQuery(by=(By.DAY, By.ACCOUNT, By.ROUTE, By.METER)))
 
 
 async def test_units_of_a_meter_are_no_requests(world: World) -> None:
-    rows = await report(world.store, Asked(by=(By.METER,), account="acc_a"))
+    rows = await report(world.store, ReportQuery(by=(By.METER,), account="acc_a"))
     assert [(row.meter, row.requests, row.units, row.amount) for row in rows] == [
         ("", 4, 0, 3),
         ("tokens", 0, 320, 56),

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from playkit import Stage
 
-from fastgate.billing.invoices.invoices import Draft, InvoiceLine, Kind
+from fastgate.billing.invoices.invoices import DocumentKind, Draft, InvoiceLine
 from fastgate.billing.notices.notices import Message
 from fastgate.billing.notices.outbox import Delivered
 from fastgate.billing.payments.base import Decline, ProviderUnavailable
@@ -53,7 +53,7 @@ async def test_a_credit_note_is_open(store: Store) -> None:
     account = await stage.account()
     lines = [InvoiceLine("given back", 5 * USD)]
     note = await stage.invoices.issue(
-        Draft(key="k", account=account, currency="USD", lines=lines, kind=Kind.CREDIT)
+        Draft(key="k", account=account, currency="USD", lines=lines, kind=DocumentKind.CREDIT)
     )
     assert await stage.schedule.tick() == Tick(credits=1)
     assert stage.credited == {f"credit:{note.id}": 5 * USD}

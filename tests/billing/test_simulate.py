@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fastgate.billing.simulate import Action, Happening, Scenario, play
+from fastgate.billing.simulate import Action, Scenario, ScenarioEvent, play
 from fastgate.billing.subscriptions.lifecycle import IllegalTransition
 from fastgate.model.billing import Billing
 from fastgate.model.codec import decode
@@ -20,7 +20,7 @@ def plan(name: str = "pro", **price: Any) -> Plan:
     return decode({"name": name, "price": price}, Plan)
 
 
-def rows(timeline: list[Happening], *kinds: str) -> list[tuple[str, str]]:
+def rows(timeline: list[ScenarioEvent], *kinds: str) -> list[tuple[str, str]]:
     return [(one.at.strftime("%m-%d"), one.what) for one in timeline if one.kind in kinds]
 
 

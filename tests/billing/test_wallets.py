@@ -10,7 +10,7 @@ import pytest
 from moneykit import Killed, Tripwire, World, copy_of, move
 
 from fastgate.billing.audit.audit import audit_gateway
-from fastgate.billing.ledger.ledger import InsufficientFundsError, Kind, LedgerError, cell_key
+from fastgate.billing.ledger.ledger import EntryKind, InsufficientFundsError, LedgerError, cell_key
 from fastgate.errors import ConflictError, NotFoundError, StoreError
 from fastgate.store.ledger import WALLETS_MAX, Book
 
@@ -269,7 +269,7 @@ async def test_cells_are_seeded_without_the_store_and_trued_up_with_it(world: Wo
     assert await world.agrees() == 1065
     assert await world.agrees("acc_b") == 40
     kinds = [entry.kind for entry in (await world.ledger.history("acc_a", limit=9)).items]
-    assert kinds.count(Kind.CELL) == 1
+    assert kinds.count(EntryKind.CELL) == 1
     await world.restart()
     assert await world.agrees() == 1065
 

@@ -19,7 +19,7 @@ from x402shop import Clock, Shop, _clean, _facilitator, shop  # noqa: F401
 from fastgate.billing.audit.audit import audit
 from fastgate.billing.audit.report import Check
 from fastgate.billing.ledger.ledger import Ledger
-from fastgate.billing.reports import Asked, By, report
+from fastgate.billing.reports import By, ReportQuery, report
 from fastgate.billing.x402.books import HOUSE, X402Books, decide, entry_id, listed
 from fastgate.billing.x402.claims import ClaimRecord, Claims, Paid, State
 from fastgate.errors import ConflictError, NotFoundError
@@ -193,11 +193,11 @@ async def test_what_an_operator_found_out_is_booked_once(till: Till) -> None:
     assert await till.balance() == (-2000, 2000, 0)
     check = await till.audited()
     assert (check.numbers["doubtful"], check.numbers["owed"]) == (0, 2)
-    assert await report(till.store, Asked(by=[By.ROUTE])) == []
+    assert await report(till.store, ReportQuery(by=[By.ROUTE])) == []
     for _ in range(2):
         assert [await say(first, "refunded"), await say(second, "kept")] == ["refunded", "kept"]
     assert await till.balance() == (-1000, 0, 1000)
-    (row,) = await report(till.store, Asked(by=[By.ROUTE]))
+    (row,) = await report(till.store, ReportQuery(by=[By.ROUTE]))
     assert row.amount == 1000
     for name, outcome in ((first, "kept"), (second, "refunded"), (third, "kept")):
         with pytest.raises(ConflictError, match="cannot be"):
@@ -332,18 +332,18 @@ async def test_it_is_in_reports_where_other_revenue_is(till: Till) -> None:
     till.came(9, "settling", "unknown")
     await till.books.beat()
     day = date(2031, 5, 4)
-    (row,) = await report(till.store, Asked(by=[By.DAY, By.ACCOUNT, By.ROUTE]))
+    (row,) = await report(till.store, ReportQuery(by=[By.DAY, By.ACCOUNT, By.ROUTE]))
     assert (row.day, row.account, row.route, row.currency) == (day, HOUSE, "weather", CURRENCY)
     assert (row.requests, row.failed, row.units, row.amount) == (3, 0, 3, 3000)
-    (row,) = await report(till.store, Asked(by=[By.PLAN], account=HOUSE, route="weather"))
+    (row,) = await report(till.store, ReportQuery(by=[By.PLAN], account=HOUSE, route="weather"))
     assert (row.plan, row.amount) == ("", 3000)
     for asked in (
-        Asked(account="acc_a"),
-        Asked(route="other"),
-        Asked(plan="pro"),
-        Asked(since=date(2031, 5, 5)),
-        Asked(until=date(2031, 5, 3)),
-        Asked(currency="EUR"),
+        ReportQuery(account="acc_a"),
+        ReportQuery(route="other"),
+        ReportQuery(plan="pro"),
+        ReportQuery(since=date(2031, 5, 5)),
+        ReportQuery(until=date(2031, 5, 3)),
+        ReportQuery(currency="EUR"),
     ):
         assert await report(till.store, asked) == []
 

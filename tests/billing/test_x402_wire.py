@@ -19,12 +19,12 @@ from x402.schemas import PaymentPayload
 
 from fastgate.billing.x402.facilitator import (
     MAX_ANSWER,
-    Facilitator,
+    FacilitatorClient,
     Refused,
     Settled,
     Unavailable,
 )
-from fastgate.billing.x402.wire import Invalid, Offer, Payment, Presented, encode
+from fastgate.billing.x402.wire import Invalid, Payment, PaymentOffer, Presented, encode
 from fastgate.model.x402 import Terms, read_terms
 
 NOW = 1_800_000_000
@@ -44,8 +44,8 @@ PAYER = "0x" + "12" * 20
 URLS = st.text("abcxyz0123456789/%._-~", max_size=3000)
 
 
-def offer(path: str = "/w", query: str = "", method: str = "GET") -> Offer:
-    return Offer.of(TERMS, method, "http://shop.test", path, query)
+def offer(path: str = "/w", query: str = "", method: str = "GET") -> PaymentOffer:
+    return PaymentOffer.of(TERMS, method, "http://shop.test", path, query)
 
 
 def signed(**more: str) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def signed(**more: str) -> dict[str, Any]:
     return {"signature": "0x" + "77" * 65, "authorization": authorization}
 
 
-def payment(for_: Offer | None = None, **more: str) -> Payment:
+def payment(for_: PaymentOffer | None = None, **more: str) -> Payment:
     for_ = for_ or offer()
     accepted = for_.requirements
     body = {"x402Version": 2, "payload": signed(**more), "accepted": accepted}
@@ -69,7 +69,7 @@ def payment(for_: Offer | None = None, **more: str) -> Payment:
 @given(path=URLS, query=URLS, description=st.text(max_size=500), error=st.text(max_size=300))
 def test_the_official_library_reads_every_offer_and_the_field_fits(path, query, description, error):
     terms = read_terms(json.dumps({**_plain(), "description": description}))
-    made = Offer.of(terms, "GET", "http://shop.test", "/" + path, query)
+    made = PaymentOffer.of(terms, "GET", "http://shop.test", "/" + path, query)
     field = made.required(error)
     assert len(field) < 8192
     found = decode_payment_required_header(field)
@@ -180,11 +180,11 @@ class answering:
                 status, headers=headers, stream=httpx.ByteStream(content), request=request
             )
 
-        self.facilitator = Facilitator(
+        self.facilitator = FacilitatorClient(
             "http://facilitator.test", {}, 5.0, httpx.MockTransport(answer)
         )
 
-    async def __aenter__(self) -> Facilitator:
+    async def __aenter__(self) -> FacilitatorClient:
         return self.facilitator
 
     async def __aexit__(self, *_: object) -> None:
@@ -248,7 +248,7 @@ async def test_what_a_failure_on_the_way_means(error, state):
     def fail(request: httpx.Request) -> httpx.Response:
         raise error
 
-    facilitator = Facilitator("http://facilitator.test", {}, 5.0, httpx.MockTransport(fail))
+    facilitator = FacilitatorClient("http://facilitator.test", {}, 5.0, httpx.MockTransport(fail))
     assert (await facilitator.settle(payment())).state is state
     with pytest.raises(Unavailable):
         await facilitator.verify(payment())

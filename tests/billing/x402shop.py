@@ -15,7 +15,7 @@ from enginekit import Backend, Plane, Reply
 from x402kit import PRICE, FacilitatorServer, facilitating, paid, sign
 
 from fastgate.billing.x402.claims import Claims
-from fastgate.billing.x402.facilitator import Facilitator
+from fastgate.billing.x402.facilitator import FacilitatorClient
 from fastgate.billing.x402.handler import PaidRoute, secret_headers, settling
 from fastgate.model.x402 import read_terms
 
@@ -112,7 +112,7 @@ async def shop(
         ],
         **(config or {}),
     }
-    made: list[Facilitator] = []
+    made: list[FacilitatorClient] = []
     store = Claims(folder, clock or Clock())
 
     class Handlers(dict[str, Any]):
@@ -122,7 +122,9 @@ async def shop(
             text = name.partition(" ")[2]
             terms = read_terms(text)
             made.append(
-                Facilitator(terms.facilitator, secret_headers(terms), terms.facilitator_timeout)
+                FacilitatorClient(
+                    terms.facilitator, secret_headers(terms), terms.facilitator_timeout
+                )
             )
             return PaidRoute(text, facilitator=made[-1], store=store)
 

@@ -32,8 +32,8 @@ from fastgate._core.snapshot.snapshot import LimitKind, LimitScope, Snapshot, st
 from fastgate.billing.diagnosis.diagnosis import Diagnosis, Question, diagnose
 from fastgate.billing.diagnosis.evidence import (
     AccountFacts,
-    Asked,
     ConsumerFacts,
+    DryRunQuery,
     InvoiceFacts,
     KeyFacts,
     ProviderFacts,
@@ -347,7 +347,7 @@ class World:
     def route(self, name: str) -> RouteFacts | None:
         return route_facts(self.gateway, name)
 
-    def decide(self, asked: Asked) -> Outcome:
+    def decide(self, asked: DryRunQuery) -> Outcome:
         names = self.snapshot.routes()
         route = names.index(asked.route) if asked.route is not None else -1
         run = DryRun(self.segment, self.money, self.snapshot, route=route, address=LOCALHOST)

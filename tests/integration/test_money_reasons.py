@@ -16,7 +16,7 @@ from gatewaykit import PROJECT, Answer, Gateway, Upstream, eventually, fetch, pr
 from paidkit import Customer, audit, customer, made, settled
 
 from fastgate.demo.demopay import BAD_CARD, GOOD_CARD, POOR_CARD, DemoPay
-from fastgate.demo.x402play import ASSET, NETWORK, SELLER, Facilitator, Wallet
+from fastgate.demo.x402_facilitator import ASSET, NETWORK, SELLER, DemoFacilitator, DemoWallet
 from fastgate.errors import REASONS
 
 SECRET = "a secret of tests"
@@ -27,7 +27,7 @@ TESTED: set[str] = set()
 class Shop:
     """A gateway that sells, and who is paid through."""
 
-    def __init__(self, gateway: Gateway, pay: DemoPay, wallet: Wallet) -> None:
+    def __init__(self, gateway: Gateway, pay: DemoPay, wallet: DemoWallet) -> None:
         self.gateway, self.pay, self.wallet = gateway, pay, wallet
         pay.webhook = gateway.url("/_fastgate/webhooks/demo")
 
@@ -132,8 +132,8 @@ def shop(
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fastgate-demo\nVersion: 1\n")
     entry = "[fastgate.payment_providers]\ndemo = fastgate.demo.provider:create\n"
     (info / "entry_points.txt").write_text(entry)
-    pay, wallet = DemoPay(SECRET), Wallet()
-    facilitator = Facilitator(wallet, 1_000_000)
+    pay, wallet = DemoPay(SECRET), DemoWallet()
+    facilitator = DemoFacilitator(wallet, 1_000_000)
     config = proxying(
         shared_upstream,
         {"name": "paid", "path": "/paid/{rest*}", "price": "0.01 USD", "auth": AUTH},

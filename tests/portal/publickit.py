@@ -13,7 +13,7 @@ from factkit import Facts
 from fastgate._core.snapshot.snapshot import stable_hash
 from fastgate.billing.capability import Capabilities
 from fastgate.billing.diagnosis.evidence import BalanceFacts
-from fastgate.billing.self_service import Bill, Offer, Overview, Standing
+from fastgate.billing.self_service import Bill, Overview, PlanOffer, SubscriptionOverview
 from fastgate.model.codec import decode
 from fastgate.model.gateway import Gateway
 from fastgate.model.units import Money
@@ -36,7 +36,7 @@ class Counter:
             account="Acme <& Sons>",
             balances=[BalanceFacts(currency="EUR", available=2_000, settled=2_000)],
             subscriptions=[
-                Standing(
+                SubscriptionOverview(
                     plan="pro", service=None, state="past_due", reason=None, ends=NOW, ending=False
                 )
             ],
@@ -55,10 +55,10 @@ class Counter:
         assert account == "acc-1"
         return self.view
 
-    async def offers(self, account: str) -> list[Offer]:
+    async def offers(self, account: str) -> list[PlanOffer]:
         return [
-            Offer(plan="pro", terms="10 EUR a month", current=True),
-            Offer(plan="large", terms="99 EUR a month", current=False),
+            PlanOffer(plan="pro", terms="10 EUR a month", current=True),
+            PlanOffer(plan="large", terms="99 EUR a month", current=False),
         ]
 
     async def top_up(self, account: str, amount: Money, return_url: str) -> str:

@@ -20,7 +20,7 @@ from fastgate.billing.payments.base import (
     Unsupported,
     WebhookRejected,
 )
-from fastgate.billing.self_service import Overview, Standing
+from fastgate.billing.self_service import Overview, SubscriptionOverview
 from fastgate.errors import REASONS, ConflictError, StoreError
 from fastgate.model.codec import decode
 from fastgate.model.keys import key_digest
@@ -298,7 +298,9 @@ async def test_renewing_is_offered_where_it_would_work(
     renews: bool,
 ) -> None:
     assert world.counter is not None
-    one = Standing(plan="pro", service=None, state=state, reason=reason, ends=NOW, ending=ending)
+    one = SubscriptionOverview(
+        plan="pro", service=None, state=state, reason=reason, ends=NOW, ending=ending
+    )
     view = world.counter.view
     world.counter.view = replace(view, subscriptions=[one], open=view.open[:bills])
     page = Page(await visit.get(world.link("renew")))

@@ -21,7 +21,7 @@ from fastgate.runtime.control.health import (
     Check,
     CheckFailed,
     HealthChecks,
-    Verdict,
+    HealthState,
     ask,
     unpack_sockaddr,
 )
@@ -61,7 +61,7 @@ def naive(results: list[bool], down: int, up: int) -> int:
 
 @given(st.lists(st.booleans(), max_size=60), st.integers(1, 5), st.integers(1, 5))
 def test_a_verdict_is_what_the_history_says(results: list[bool], down: int, up: int) -> None:
-    verdict = Verdict(check(unhealthy_after=down, healthy_after=up))
+    verdict = HealthState(check(unhealthy_after=down, healthy_after=up))
     state = UNKNOWN
     for good in results:
         changed = verdict.result(good)

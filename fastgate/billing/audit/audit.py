@@ -42,7 +42,7 @@ from fastgate.billing.audit.money import (
 )
 from fastgate.billing.audit.report import FINDINGS_MAX as FINDINGS_MAX
 from fastgate.billing.audit.report import AuditReport, Check, check
-from fastgate.billing.ledger.ledger import ASIDE, Kind, settled_id
+from fastgate.billing.ledger.ledger import ASIDE, EntryKind, settled_id
 from fastgate.billing.ledger.names import UNKNOWN
 from fastgate.billing.ledger.pipeline import Pipeline
 from fastgate.billing.x402.books import HOUSE
@@ -172,7 +172,7 @@ async def _least(connection: AsyncConnection, sums: Sums) -> dict[Key, int]:
             ledger_entries.c.currency,
             sa.func.max(ledger_entries.c.amount),
         )
-        .where(ledger_entries.c.kind == Kind.OVERDRAFT)
+        .where(ledger_entries.c.kind == EntryKind.OVERDRAFT)
         .group_by(ledger_entries.c.account, ledger_entries.c.currency)
     )
     overdrafts = {(account, currency): int(amount) for account, currency, amount in rows}
@@ -180,7 +180,7 @@ async def _least(connection: AsyncConnection, sums: Sums) -> dict[Key, int]:
         key: -overdrafts.get(key, 0)
         + sum(
             min(0, parts.get((kind, Book.AVAILABLE), 0))
-            for kind in (Kind.DISPUTE, Kind.CORRECTION, Kind.CREDIT_BACK)
+            for kind in (EntryKind.DISPUTE, EntryKind.CORRECTION, EntryKind.CREDIT_BACK)
         )
         for key, parts in sums.items()
     }
@@ -280,7 +280,7 @@ def _credited(sums: Sums, least: Mapping[Key, int]) -> Check:
 
 async def _held(connection: AsyncConnection, sums: Sums) -> Check:
     settled = sa.select(ledger_entries.c.id).where(
-        ledger_entries.c.kind.in_([Kind.PAY_OUT, Kind.RELEASE])
+        ledger_entries.c.kind.in_([EntryKind.PAY_OUT, EntryKind.RELEASE])
     )
     rows = await connection.execute(
         sa.select(
@@ -297,8 +297,8 @@ async def _held(connection: AsyncConnection, sums: Sums) -> Check:
     for key in sorted(set(aside) | set(sums)):
         parts = sums.get(key, {})
         held = _book(parts, Book.HELD)
-        wanted = aside.get(key, 0) + parts.get((Kind.CORRECTION, Book.HELD), 0)
-        wanted += parts.get((Kind.X402, Book.HELD), 0)  # owed to payers: see the check `x402`
+        wanted = aside.get(key, 0) + parts.get((EntryKind.CORRECTION, Book.HELD), 0)
+        wanted += parts.get((EntryKind.X402, Book.HELD), 0)  # owed to payers: see the check `x402`
         if held != wanted:
             findings.append(f"{key[0]} {key[1]}: {held} held, {wanted} set aside")
     held_in: dict[str, int] = {}
@@ -354,7 +354,7 @@ async def _charges(connection: AsyncConnection) -> Check:
         .group_by(usage_blocks.c.entry)
         .subquery()
     )
-    charge = ledger_entries.c.kind == Kind.CHARGE
+    charge = ledger_entries.c.kind == EntryKind.CHARGE
     pruned = sa.and_(
         usage_pruned.c.account == ledger_entries.c.account,
         usage_pruned.c.currency == ledger_entries.c.currency,

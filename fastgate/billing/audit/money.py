@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fastgate.billing.audit.report import Check, check
-from fastgate.billing.ledger.ledger import ASIDE, Kind, settled_id
+from fastgate.billing.ledger.ledger import ASIDE, EntryKind, settled_id
 from fastgate.billing.payments.base import (
     Capability,
     PaymentError,
@@ -39,7 +39,7 @@ from fastgate.store.ledger import taken_back as ledger_taken_back
 from fastgate.store.money_tables import ledger_entries, ledger_postings, x402_payments
 from fastgate.store.payment_tables import RETURNS_OF_PAYMENTS, payment_returns, payments
 
-IN = (Kind.CREDIT, Kind.FEE)
+IN = (EntryKind.CREDIT, EntryKind.FEE)
 """Entries of what came in."""
 BOOKED = "pay:"
 """How the ids of entries begin that are a payment's."""
@@ -57,7 +57,7 @@ async def payments_check(connection: AsyncConnection) -> Check:
         async for row in rows:
             ident = payment_id(row.provider, row.reference)
             known.add(ident)
-            kind = Kind.CREDIT if row.purpose == Purpose.TOP_UP else Kind.FEE
+            kind = EntryKind.CREDIT if row.purpose == Purpose.TOP_UP else EntryKind.FEE
             wanted = (kind.value, row.account, row.currency, row.amount)
             if entries.get(ident) != wanted:
                 found = entries.get(ident, "nothing")
@@ -76,18 +76,18 @@ async def payments_check(connection: AsyncConnection) -> Check:
     findings += [
         f"entry {ident}: no payment of that name"
         for ident, entry in entries.items()
-        if entry[0] == Kind.FEE and ident.startswith(BOOKED) and ident not in known
+        if entry[0] == EntryKind.FEE and ident.startswith(BOOKED) and ident not in known
     ]
     return check("payments", findings, **totals)
 
 
 Booked = tuple[str, str, str, int]
-"""Kind, account, currency, amount."""
+"""EntryKind, account, currency, amount."""
 
 
 async def _entries(connection: AsyncConnection) -> dict[str, Booked]:
     """All that is about payments, by id."""
-    kinds = [kind.value for kind in (*IN, *ASIDE, Kind.PAY_OUT, Kind.RELEASE)]
+    kinds = [kind.value for kind in (*IN, *ASIDE, EntryKind.PAY_OUT, EntryKind.RELEASE)]
     columns = ledger_entries.c
     query = sa.select(
         columns.id, columns.kind, columns.account, columns.currency, columns.amount
@@ -115,13 +115,13 @@ def _return(row: sa.Row[tuple[object, ...]], entries: dict[str, Booked]) -> list
         return [] if row.state == "kept" else [f"{what}: not booked"]
     settled = entries.get(settled_id(origin))
     ended = None if settled is None else settled[0]
-    wanted = {"contested": None, "returned": Kind.PAY_OUT.value}.get(row.state, ended)
+    wanted = {"contested": None, "returned": EntryKind.PAY_OUT.value}.get(row.state, ended)
     found = []
     if aside[2:] != (row.currency, row.amount):
         found.append(f"{what}: {aside[3]} of {aside[2]} booked, {row.amount} of {row.currency} are")
     if ended != wanted:
         found.append(f"{what}: {row.state}, and booked as {ended or 'set aside'}")
-    if row.state == "kept" and ended == Kind.PAY_OUT and f"{origin}:failed" not in entries:
+    if row.state == "kept" and ended == EntryKind.PAY_OUT and f"{origin}:failed" not in entries:
         found.append(f"{what}: it did not go back, and is booked as paid out")
     return found
 
@@ -176,7 +176,7 @@ async def x402_check(connection: AsyncConnection) -> Check:
             ledger_postings.c.book, ledger_postings.c.amount.label("posted"),
         )
         .outerjoin(ledger_postings, ledger_postings.c.entry == columns.number)
-        .where(columns.kind == Kind.X402.value)
+        .where(columns.kind == EntryKind.X402.value)
     )  # fmt: skip
     booked: dict[str, tuple[str, str, int]] = {}
     sums: dict[str, dict[str, int]] = {}

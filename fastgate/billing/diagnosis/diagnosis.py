@@ -35,7 +35,7 @@ from fastgate.billing.diagnosis.checks import (
     Result,
     Step,
 )
-from fastgate.billing.diagnosis.evidence import Asked, Evidence
+from fastgate.billing.diagnosis.evidence import DryRunQuery, Evidence
 from fastgate.billing.diagnosis.fixes import Fix, fix_of
 from fastgate.billing.x402.refused_payments import PaymentField
 from fastgate.errors import REASON_BY_CODE, StoreError, reason_code
@@ -179,7 +179,7 @@ class _Trace:
         )
         if known and (question.route is None or context.route is not None):
             context.outcome = evidence.decide(
-                Asked(
+                DryRunQuery(
                     digest=question.digest,
                     consumer=context.consumer.id if context.consumer is not None else None,
                     route=question.route,

@@ -108,7 +108,7 @@ class RouteFacts(msgspec.Struct, frozen=True, kw_only=True):
     """It is paid for by request, with a proof of payment."""
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
+class DryRunQuery(msgspec.Struct, frozen=True, kw_only=True):
     """A request that is asked about: by a key, by a consumer with some key, or by neither."""
 
     digest: bytes | None = None
@@ -143,7 +143,7 @@ class Evidence(Protocol):
 
     def route(self, name: str) -> RouteFacts | None: ...
 
-    def decide(self, asked: Asked) -> Outcome | None:
+    def decide(self, asked: DryRunQuery) -> Outcome | None:
         """What the data plane would do with such a request now; None: nothing is served yet."""
 
     def providers(self) -> list[ProviderFacts]: ...

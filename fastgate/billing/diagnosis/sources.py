@@ -15,8 +15,8 @@ from fastgate._core.exchange.dry_run import Outcome
 from fastgate._core.snapshot.snapshot import stable_hash
 from fastgate.billing.diagnosis.evidence import (
     AccountFacts,
-    Asked,
     ConsumerFacts,
+    DryRunQuery,
     InvoiceFacts,
     KeyFacts,
     ProviderFacts,
@@ -65,7 +65,7 @@ class Sources:
         self,
         directory: Directory,
         gateway: Callable[[], Gateway],
-        decide: Callable[[Asked], Outcome | None],
+        decide: Callable[[DryRunQuery], Outcome | None],
         money: MoneySources | None = None,
         refused: RefusedPayments | None = None,
     ) -> None:
@@ -114,7 +114,7 @@ class Sources:
     def route(self, name: str) -> RouteFacts | None:
         return route_facts(self._gateway(), name)
 
-    def decide(self, asked: Asked) -> Outcome | None:
+    def decide(self, asked: DryRunQuery) -> Outcome | None:
         return self._decide(asked)
 
     def providers(self) -> list[ProviderFacts]:

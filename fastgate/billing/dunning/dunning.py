@@ -48,11 +48,11 @@ from fastgate.billing.invoices.cases import (
     wake_cases,
 )
 from fastgate.billing.invoices.invoices import (
+    DocumentKind,
     Draft,
     Invoice,
     InvoiceLine,
     Invoices,
-    Kind,
     Status,
     paid_in,
 )
@@ -103,7 +103,7 @@ class Charger(Protocol):
         """As `PaymentProvider.find_charge`."""
 
 
-class Verdict(NamedTuple):
+class NextStep(NamedTuple):
     """What follows from the outcome of a charge."""
 
     state: CaseState
@@ -116,24 +116,24 @@ class Verdict(NamedTuple):
 
 def decide(
     result: ChargeResult, attempt: int, waits: Sequence[timedelta], now: datetime
-) -> Verdict:
+) -> NextStep:
     """What follows when charge number `attempt` + 1 of an invoice ended like this."""
     failed = (Event.PAYMENT_FAILED,)
     over = (Event.PAYMENT_FAILED, Event.RETRIES_EXHAUSTED)
     match result.status:
         case ChargeStatus.SUCCEEDED:
-            return Verdict(CaseState.DONE, None, (Event.PAYMENT_SUCCEEDED,), "")
+            return NextStep(CaseState.DONE, None, (Event.PAYMENT_SUCCEEDED,), "")
         case ChargeStatus.PENDING:
-            return Verdict(CaseState.PENDING, now + AGAIN, (), "")
+            return NextStep(CaseState.PENDING, now + AGAIN, (), "")
         case ChargeStatus.ACTION_REQUIRED:
-            return Verdict(CaseState.CONFIRMING, None, failed, "payment.action_required")
+            return NextStep(CaseState.CONFIRMING, None, failed, "payment.action_required")
         case ChargeStatus.FAILED:
             pass
     if result.decline is Decline.NEW_METHOD:
-        return Verdict(CaseState.WAITING, None, failed, "payment.method_needed")
+        return NextStep(CaseState.WAITING, None, failed, "payment.method_needed")
     if result.decline is Decline.LATER and attempt < len(waits):
-        return Verdict(CaseState.DUE, now + waits[attempt], failed, "payment.failed")
-    return Verdict(CaseState.EXHAUSTED, None, over, "subscription.grace")
+        return NextStep(CaseState.DUE, now + waits[attempt], failed, "payment.failed")
+    return NextStep(CaseState.EXHAUSTED, None, over, "subscription.grace")
 
 
 class Dunning:
@@ -271,7 +271,7 @@ class Dunning:
         invoice = await self.invoices.get_in(connection, ident)
         draft = Draft(
             key=key,
-            kind=Kind.CREDIT,
+            kind=DocumentKind.CREDIT,
             account=invoice.account,
             subscription=invoice.subscription,
             currency=amount.currency,
@@ -444,7 +444,7 @@ class Dunning:
         connection: AsyncConnection,
         case: Case,
         result: ChargeResult,
-        verdict: Verdict,
+        verdict: NextStep,
         now: datetime,
     ) -> None:
         failed = result.status is ChargeStatus.FAILED
@@ -465,7 +465,7 @@ class Dunning:
             await self.notices.put_in(connection, message)
 
     async def _apply(
-        self, connection: AsyncConnection, invoice: Invoice, case: Case, verdict: Verdict
+        self, connection: AsyncConnection, invoice: Invoice, case: Case, verdict: NextStep
     ) -> Subscription | None:
         """Apply the verdict's events as far as the subscription's state takes them."""
         if case.subscription is None:
@@ -488,7 +488,7 @@ class Dunning:
         invoice: Invoice,
         case: Case,
         result: ChargeResult,
-        verdict: Verdict,
+        verdict: NextStep,
         subscription: Subscription | None,
     ) -> list[Message]:
         amount = show(invoice.total, invoice.currency)

@@ -45,7 +45,7 @@ DUE = timedelta(days=0)
 """Fees are due when they are invoiced: the payment method is charged at once."""
 
 
-class Kind(StrEnum):
+class DocumentKind(StrEnum):
     """What a document is; the letter after the prefix of its number."""
 
     INVOICE = "invoice"
@@ -53,7 +53,7 @@ class Kind(StrEnum):
     CREDIT = "credit"  # gives back
 
 
-_LETTER = {Kind.INVOICE: "", Kind.RECEIPT: "R", Kind.CREDIT: "C"}
+_LETTER = {DocumentKind.INVOICE: "", DocumentKind.RECEIPT: "R", DocumentKind.CREDIT: "C"}
 
 
 class Status(StrEnum):
@@ -63,7 +63,9 @@ class Status(StrEnum):
     RETURNED = "returned"  # paid, and given back: nothing is owed, nothing was paid
 
 
-CREDIT_OPEN = sa.and_(invoices.c.kind == Kind.CREDIT.value, invoices.c.status == Status.OPEN.value)
+CREDIT_OPEN = sa.and_(
+    invoices.c.kind == DocumentKind.CREDIT.value, invoices.c.status == Status.OPEN.value
+)
 """Which are credit notes whose amount has not been given back yet."""
 
 
@@ -83,7 +85,7 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True):
     account: str
     currency: str
     lines: list[InvoiceLine]
-    kind: Kind = Kind.INVOICE
+    kind: DocumentKind = DocumentKind.INVOICE
     tax: int = 0
     """The tax contained in the total, micro-units, to be shown."""
     subscription: str | None = None
@@ -101,7 +103,7 @@ class Invoice(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     number: str
     key: str
-    kind: Kind
+    kind: DocumentKind
     account: str
     subscription: str | None
     currency: str
@@ -179,7 +181,7 @@ class Invoices:
         await connection.execute(sa.insert(invoices).values(values))
         return invoice
 
-    async def _number(self, connection: AsyncConnection, kind: Kind, now: datetime) -> str:
+    async def _number(self, connection: AsyncConnection, kind: DocumentKind, now: datetime) -> str:
         series = f"{self.seller.prefix}{_LETTER[kind]}-{now.year}"
         last = await connection.scalar(
             sa.text(
@@ -274,7 +276,7 @@ async def paid_in(connection: AsyncConnection, ident: str, reference: str, now: 
 
 def _invoice(row: sa.Row[Any]) -> Invoice:
     values = row._asdict()
-    values["kind"] = Kind(values["kind"])
+    values["kind"] = DocumentKind(values["kind"])
     values["status"] = Status(values["status"])
     values["lines"] = msgspec.json.decode(values["lines"], type=list[InvoiceLine])
     return Invoice(**values)
@@ -282,7 +284,11 @@ def _invoice(row: sa.Row[Any]) -> Invoice:
 
 # ---- as a page --------------------------------------------------------------------------
 
-_TITLE = {Kind.INVOICE: "Invoice", Kind.RECEIPT: "Receipt", Kind.CREDIT: "Credit note"}
+_TITLE = {
+    DocumentKind.INVOICE: "Invoice",
+    DocumentKind.RECEIPT: "Receipt",
+    DocumentKind.CREDIT: "Credit note",
+}
 
 
 def render_html(invoice: Invoice, seller: Seller, customer: list[str], zone: str = "UTC") -> str:

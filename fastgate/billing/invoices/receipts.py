@@ -8,7 +8,7 @@ as paid, is one.
 from __future__ import annotations
 
 from fastgate.billing.amounts import show
-from fastgate.billing.invoices.invoices import Draft, Invoice, InvoiceLine, Invoices, Kind
+from fastgate.billing.invoices.invoices import DocumentKind, Draft, Invoice, InvoiceLine, Invoices
 from fastgate.billing.notices.notices import Message, Notices
 from fastgate.errors import ConflictError
 from fastgate.model.units import Money
@@ -31,7 +31,7 @@ class Receipts:
         line = InvoiceLine(f"Top-up by {method}" if method else "Top-up", amount.micros)
         draft = Draft(
             key=f"receipt:{payment}",
-            kind=Kind.RECEIPT,
+            kind=DocumentKind.RECEIPT,
             account=account,
             currency=amount.currency,
             lines=[line],

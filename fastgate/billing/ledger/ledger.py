@@ -80,7 +80,7 @@ Wanted = Callable[[], Awaitable[Mapping[tuple[str, str], int]]]
 """Micro-units by invoice and currency, as they are when it is asked."""
 
 
-class Kind(StrEnum):
+class EntryKind(StrEnum):
     """What an entry is."""
 
     CREDIT = "credit"
@@ -104,7 +104,7 @@ class Kind(StrEnum):
     CELL = "cell"
 
 
-ASIDE = (Kind.FREEZE, Kind.DISPUTE, Kind.FEE_ASIDE)
+ASIDE = (EntryKind.FREEZE, EntryKind.DISPUTE, EntryKind.FEE_ASIDE)
 """Entries that set something aside, which `pay_out` or `release` settles."""
 
 
@@ -197,13 +197,13 @@ class Ledger:
             raise LedgerError(f"A tax is 0 to {MONEY_MOST} micro-units, not {tax!r}.")
         amount = movement.amount
         postings = {Book.AVAILABLE: amount, Book.CLEARING: -amount - tax, Book.TAX: tax}
-        return await self._post(Kind.CREDIT, movement, postings)
+        return await self._post(EntryKind.CREDIT, movement, postings)
 
     async def promo(self, movement: Movement) -> Posted:
         """Given by the house; spent before what was paid in."""
         amount = movement.amount
         postings = {Book.AVAILABLE: amount, Book.PROMOTIONAL: -amount}
-        return await self._post(Kind.PROMO, movement, postings)
+        return await self._post(EntryKind.PROMO, movement, postings)
 
     async def end_promo(self, movement: Movement) -> Posted:
         """Promotional credit expires. No more than is left of it."""
@@ -214,7 +214,7 @@ class Ledger:
                 raise _short(movement, max(0, left))
             return {Book.AVAILABLE: -movement.amount, Book.PROMOTIONAL: movement.amount}
 
-        return await self._post(Kind.PROMO_END, movement, rule)
+        return await self._post(EntryKind.PROMO_END, movement, rule)
 
     async def refund(self, movement: Movement) -> Posted:
         """Usage is given back to the wallet. No more than usage has cost so far."""
@@ -229,12 +229,12 @@ class Ledger:
                 Book.PROMOTIONAL: revenue - movement.amount,
             }
 
-        return await self._post(Kind.REFUND, movement, rule)
+        return await self._post(EntryKind.REFUND, movement, rule)
 
     async def tax(self, movement: Movement) -> Posted:
         """Tax that is contained in what was charged: from revenue to tax."""
         postings = {Book.REVENUE: -movement.amount, Book.TAX: movement.amount}
-        return await self._post(Kind.TAX, movement, postings)
+        return await self._post(EntryKind.TAX, movement, postings)
 
     async def fee(self, movement: Movement, *, tax: int = 0) -> Posted:
         """An invoice was paid through a provider, `tax` contained: earned, no wallet's money."""
@@ -242,34 +242,34 @@ class Ledger:
             raise LedgerError(f"The tax in {movement.amount} is not {tax!r} micro-units.")
         amount = movement.amount
         postings = {Book.CLEARING: -amount, Book.REVENUE: amount - tax, Book.TAX: tax}
-        return await self._post(Kind.FEE, movement, postings)
+        return await self._post(EntryKind.FEE, movement, postings)
 
     async def fee_aside(self, movement: Movement) -> Posted:
         """A fee that was paid is contested, or goes back: it is not earned any more."""
         postings = {Book.REVENUE: -movement.amount, Book.HELD: movement.amount}
-        return await self._post(Kind.FEE_ASIDE, movement, postings)
+        return await self._post(EntryKind.FEE_ASIDE, movement, postings)
 
     async def provider_fee(self, movement: Movement) -> Posted:
         """What the provider of a payment keeps for itself: it has so much less of ours, and so
         much less is earned."""
         postings = {Book.REVENUE: -movement.amount, Book.CLEARING: movement.amount}
-        return await self._post(Kind.PROVIDER_FEE, movement, postings)
+        return await self._post(EntryKind.PROVIDER_FEE, movement, postings)
 
     async def credit_note(self, movement: Movement) -> Posted:
         """A part of a fee that was paid is the account's again, in its wallet."""
         postings = {Book.AVAILABLE: movement.amount, Book.REVENUE: -movement.amount}
-        return await self._post(Kind.CREDIT_NOTE, movement, postings)
+        return await self._post(EntryKind.CREDIT_NOTE, movement, postings)
 
     async def credit_back(self, movement: Movement) -> Posted:
         """The fee that a credit note drew on went back: the credit is taken, also where the
         wallet then owes."""
         postings = {Book.AVAILABLE: -movement.amount, Book.REVENUE: movement.amount}
-        return await self._post(Kind.CREDIT_BACK, movement, postings)
+        return await self._post(EntryKind.CREDIT_BACK, movement, postings)
 
     async def credit_again(self, movement: Movement) -> Posted:
         """What `credit_back` took is the account's again, since the fee is paid after all."""
         postings = {Book.AVAILABLE: movement.amount, Book.REVENUE: -movement.amount}
-        return await self._post(Kind.CREDIT_BACK, movement, postings)
+        return await self._post(EntryKind.CREDIT_BACK, movement, postings)
 
     async def freeze(self, movement: Movement) -> Posted:
         """Set aside what is to be paid back through a provider: no promotional credit."""
@@ -280,26 +280,26 @@ class Ledger:
                 raise _short(movement, max(0, paid))
             return {Book.AVAILABLE: -movement.amount, Book.HELD: movement.amount}
 
-        return await self._post(Kind.FREEZE, movement, rule)
+        return await self._post(EntryKind.FREEZE, movement, rule)
 
     async def dispute(self, movement: Movement) -> Posted:
         """A payment is contested: set aside, also where the wallet then owes."""
         postings = {Book.AVAILABLE: -movement.amount, Book.HELD: movement.amount}
-        return await self._post(Kind.DISPUTE, movement, postings)
+        return await self._post(EntryKind.DISPUTE, movement, postings)
 
     async def pay_out(self, ident: str, *, reference: str = "") -> Posted:
         """What the entry `ident` has set aside has left us. Raises NotFoundError."""
         origin = await self.set_aside(ident)
         postings = {Book.HELD: -origin.amount, Book.CLEARING: origin.amount}
-        return await self._post(Kind.PAY_OUT, self.settlement(origin, reference), postings)
+        return await self._post(EntryKind.PAY_OUT, self.settlement(origin, reference), postings)
 
     async def release(self, ident: str, *, reference: str = "") -> Posted:
         """What the entry `ident` has set aside is the account's again, or earned if it was a fee.
         Raises NotFoundError."""
         origin = await self.set_aside(ident)
-        book = Book.REVENUE if origin.kind == Kind.FEE_ASIDE else Book.AVAILABLE
+        book = Book.REVENUE if origin.kind == EntryKind.FEE_ASIDE else Book.AVAILABLE
         postings = {Book.HELD: -origin.amount, book: origin.amount}
-        return await self._post(Kind.RELEASE, self.settlement(origin, reference), postings)
+        return await self._post(EntryKind.RELEASE, self.settlement(origin, reference), postings)
 
     async def correct(self, movement: Movement, postings: Postings) -> Posted:
         """Any postings, to put something right; `amount` is what they add to the books they
@@ -310,7 +310,7 @@ class Ledger:
                 "A correction's postings add up to zero, and its amount is the sum of those "
                 "above zero."
             )
-        return await self._post(Kind.CORRECTION, movement, postings)
+        return await self._post(EntryKind.CORRECTION, movement, postings)
 
     async def reversal(self, ident: str) -> tuple[Movement, Postings]:
         """The correction that undoes an entry, to be given to `correct`.
@@ -319,7 +319,7 @@ class Ledger:
         set aside is released) or move nothing.
         """
         entry = await self.entry(ident)
-        held = Book.HELD in entry.postings and entry.kind != Kind.CORRECTION
+        held = Book.HELD in entry.postings and entry.kind != EntryKind.CORRECTION
         if not entry.postings or held:
             raise LedgerError(f"An entry of the kind {entry.kind!r} cannot be reversed.")
         postings = {book: -amount for book, amount in entry.postings.items()}
@@ -338,11 +338,11 @@ class Ledger:
         of the new overdraft and 1, since nothing of the movement moves."""
         if not 0 <= overdraft <= MONEY_MOST:
             raise LedgerError(f"An overdraft is 0 to {MONEY_MOST} micro-units, not {overdraft!r}.")
-        return await self._post(Kind.OVERDRAFT, movement, {}, overdraft=overdraft)
+        return await self._post(EntryKind.OVERDRAFT, movement, {}, overdraft=overdraft)
 
     async def repair_cell(self, movement: Movement) -> Posted:
         """Note that a cell was set right by so much, up or down; no money moves."""
-        return await self._post(Kind.CELL, movement, {})
+        return await self._post(EntryKind.CELL, movement, {})
 
     async def set_aside(self, ident: str) -> Entry:
         """The entry that has set something aside. Raises NotFoundError."""
@@ -374,7 +374,7 @@ class Ledger:
                 key: Entry(
                     number=number + at,
                     id=f"use:{first[key]}",
-                    kind=Kind.CHARGE,
+                    kind=EntryKind.CHARGE,
                     account=key[0],
                     currency=key[1],
                     amount=totals[key],
@@ -475,7 +475,7 @@ class Ledger:
 
     async def _post(
         self,
-        kind: Kind,
+        kind: EntryKind,
         movement: Movement,
         rule: Postings | Rule,
         *,
@@ -513,7 +513,7 @@ class Ledger:
         return await self.store.run_write(work)
 
 
-def _check_same(known: Entry, kind: Kind, movement: Movement, rule: Postings | Rule) -> None:
+def _check_same(known: Entry, kind: EntryKind, movement: Movement, rule: Postings | Rule) -> None:
     """Raise ConflictError when the entry is not what this movement would have made."""
     same = (
         known.kind == kind

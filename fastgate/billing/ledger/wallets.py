@@ -55,8 +55,8 @@ from fastgate.billing.ledger.cell_cache import (
 from fastgate.billing.ledger.ledger import (
     Charged,
     Clock,
+    EntryKind,
     InsufficientFundsError,
-    Kind,
     Ledger,
     LedgerError,
     Movement,
@@ -272,7 +272,7 @@ class Wallets:
     async def release(self, ident: str, *, reference: str = "") -> Posted:
         """As `Ledger.release`."""
         origin = await self.ledger.set_aside(ident)
-        if origin.kind == Kind.FEE_ASIDE:
+        if origin.kind == EntryKind.FEE_ASIDE:
             return await self.ledger.release(ident, reference=reference)  # no wallet's money
         movement = self.ledger.settlement(origin, reference)
         return await self._give(movement, lambda: self.ledger.release(ident, reference=reference))

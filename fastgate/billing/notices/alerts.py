@@ -50,7 +50,7 @@ def level_of(used: int, limit: int, levels: Iterable[int]) -> int:
     return max((level for level in levels if used * 100 >= limit * level), default=0)
 
 
-class Sample(NamedTuple):
+class BalanceSample(NamedTuple):
     """What an account had spent in total at a moment, micro-units."""
 
     at: datetime
@@ -61,11 +61,11 @@ class BurnRate:
     """The rate of one account's spending. Feed it samples as time goes on."""
 
     def __init__(self) -> None:
-        self._samples: deque[Sample] = deque()
+        self._samples: deque[BalanceSample] = deque()
 
     def add(self, at: datetime, spent: int) -> None:
         """A sample, not older than the last; a total that falls (a refund) is taken as it is."""
-        self._samples.append(Sample(at, spent))
+        self._samples.append(BalanceSample(at, spent))
         while len(self._samples) > 2 and self._samples[1].at <= at - WINDOW:
             self._samples.popleft()
 
@@ -101,7 +101,7 @@ def in_words(left: timedelta) -> str:
 # ---- told once --------------------------------------------------------------------------
 
 
-class Usage(NamedTuple):
+class LimitUsage(NamedTuple):
     """How much of a limit is used."""
 
     account: str
@@ -115,7 +115,7 @@ class Usage(NamedTuple):
     """Set for amounts of money in micro-units; empty for counts."""
 
 
-class Standing(NamedTuple):
+class AlertState(NamedTuple):
     """What the store says of an account whose balance is looked at."""
 
     account: str
@@ -134,7 +134,7 @@ class Alerts:
         self.rules = notices.billing.notices
         self._rates: dict[tuple[str, str], BurnRate] = {}
 
-    async def usage(self, usage: Usage) -> Notice | None:
+    async def usage(self, usage: LimitUsage) -> Notice | None:
         """Tell the level that the use of a limit has reached, if it is a new one."""
         level = level_of(usage.used, usage.limit, self.rules.levels) if usage.limit > 0 else 0
         if not level:
@@ -169,7 +169,7 @@ class Alerts:
             )
 
     @staticmethod
-    def standings(connection: sa.Connection, accounts: Sequence[str]) -> dict[str, Standing]:
+    def standings(connection: sa.Connection, accounts: Sequence[str]) -> dict[str, AlertState]:
         """For `balance`, of up to 1,000 accounts."""
         given = {"accounts": accounts}
         low = {row.account: row.low_balance for row in connection.execute(_LOW, given)}
@@ -177,12 +177,12 @@ class Alerts:
         for account, subject in connection.execute(_TOLD, given):
             told.setdefault(account, set()).add(subject)
         return {
-            account: Standing(account, low.get(account), frozenset(told.get(account, ())))
+            account: AlertState(account, low.get(account), frozenset(told.get(account, ())))
             for account in accounts
         }
 
     async def balance(
-        self, standing: Standing, currency: str, balance: int, spent: int
+        self, standing: AlertState, currency: str, balance: int, spent: int
     ) -> list[Notice]:
         """Look at a wallet: its balance, and what was spent from it in total so far."""
         rate = self._rates.setdefault((standing.account, currency), BurnRate())
@@ -194,7 +194,7 @@ class Alerts:
         ]
         return [notice for notice in found if notice is not None]
 
-    async def _low(self, standing: Standing, currency: str, balance: int) -> Notice | None:
+    async def _low(self, standing: AlertState, currency: str, balance: int) -> Notice | None:
         threshold = standing.low_balance
         rule = self.rules.low_balance
         if threshold is None and rule is not None and rule.currency == currency:
@@ -206,7 +206,7 @@ class Alerts:
         return await self._episode("balance.low", standing, currency, below, not below, data)
 
     async def _burning(
-        self, standing: Standing, currency: str, balance: int, rate: BurnRate
+        self, standing: AlertState, currency: str, balance: int, rate: BurnRate
     ) -> Notice | None:
         bound = timedelta(microseconds=self.rules.empty_in.ns // 1000)
         left = rate.lasts(balance)
@@ -224,7 +224,7 @@ class Alerts:
     async def _episode(
         self,
         kind: str,
-        standing: Standing,
+        standing: AlertState,
         currency: str,
         begins: bool,
         ends: bool,

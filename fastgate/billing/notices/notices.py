@@ -37,7 +37,7 @@ from fastgate.store.ids import new_id
 from fastgate.store.pages import Page, decode_cursor, page_of
 
 
-class Kind(NamedTuple):
+class NoticeKind(NamedTuple):
     """A kind of notice; its text is the template of its name."""
 
     name: str
@@ -51,28 +51,28 @@ class Kind(NamedTuple):
 
 ACCOUNT = f"{PREFIX}/account"
 
-KINDS: dict[str, Kind] = {
+KINDS: dict[str, NoticeKind] = {
     kind.name: kind
     for kind in (
-        Kind("payment.succeeded"),
-        Kind("payment.failed", f"{ACCOUNT}/pay"),
-        Kind("payment.method_needed", f"{ACCOUNT}/payment-method"),
-        Kind("payment.action_required", f"{ACCOUNT}/pay"),
-        Kind("payment.recovered"),
-        Kind("subscription.grace", f"{ACCOUNT}/pay"),
-        Kind("subscription.suspended", f"{ACCOUNT}/pay"),
-        Kind("subscription.renewing", ACCOUNT),
-        Kind("subscription.ending", ACCOUNT),
-        Kind("subscription.trial_ending", f"{ACCOUNT}/payment-method"),
-        Kind("subscription.paused", f"{ACCOUNT}/payment-method"),
-        Kind("subscription.expired", f"{ACCOUNT}/renew"),
-        Kind("balance.low", f"{ACCOUNT}/top-up"),
-        Kind("balance.burning", f"{ACCOUNT}/top-up"),
-        Kind("usage.quota", f"{ACCOUNT}/plan"),
-        Kind("usage.spending", ACCOUNT),
-        Kind("recharge.failed", f"{ACCOUNT}/payment-method"),
-        Kind("recharge.stopped", f"{ACCOUNT}/payment-method"),
-        Kind("recharge.capped", f"{ACCOUNT}/top-up"),
+        NoticeKind("payment.succeeded"),
+        NoticeKind("payment.failed", f"{ACCOUNT}/pay"),
+        NoticeKind("payment.method_needed", f"{ACCOUNT}/payment-method"),
+        NoticeKind("payment.action_required", f"{ACCOUNT}/pay"),
+        NoticeKind("payment.recovered"),
+        NoticeKind("subscription.grace", f"{ACCOUNT}/pay"),
+        NoticeKind("subscription.suspended", f"{ACCOUNT}/pay"),
+        NoticeKind("subscription.renewing", ACCOUNT),
+        NoticeKind("subscription.ending", ACCOUNT),
+        NoticeKind("subscription.trial_ending", f"{ACCOUNT}/payment-method"),
+        NoticeKind("subscription.paused", f"{ACCOUNT}/payment-method"),
+        NoticeKind("subscription.expired", f"{ACCOUNT}/renew"),
+        NoticeKind("balance.low", f"{ACCOUNT}/top-up"),
+        NoticeKind("balance.burning", f"{ACCOUNT}/top-up"),
+        NoticeKind("usage.quota", f"{ACCOUNT}/plan"),
+        NoticeKind("usage.spending", ACCOUNT),
+        NoticeKind("recharge.failed", f"{ACCOUNT}/payment-method"),
+        NoticeKind("recharge.stopped", f"{ACCOUNT}/payment-method"),
+        NoticeKind("recharge.capped", f"{ACCOUNT}/top-up"),
     )
 }
 """Every kind of notice there is."""

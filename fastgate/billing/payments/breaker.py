@@ -57,7 +57,7 @@ TRANSITIONS: dict[tuple[State, Signal], State] = {
 """What leads where; nothing else changes a state."""
 
 
-class Terms(msgspec.Struct, frozen=True, kw_only=True):
+class BreakerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """When it opens, and for how long."""
 
     failures: int = 5
@@ -69,7 +69,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     """A look that has not come back within this no longer keeps others from looking."""
 
 
-DEFAULT = Terms()
+DEFAULT = BreakerSettings()
 
 
 class CircuitOpen(ProviderUnavailable):
@@ -90,7 +90,7 @@ Listener = Callable[[str, State], None]
 class CircuitBreaker:
     """One provider's breaker. Used on one event loop."""
 
-    def __init__(self, name: str, clock: Clock, terms: Terms = DEFAULT) -> None:
+    def __init__(self, name: str, clock: Clock, terms: BreakerSettings = DEFAULT) -> None:
         self.name = name
         self.terms = terms
         self.state = State.CLOSED

@@ -47,7 +47,7 @@ from fastgate.billing.payments.base import (
     Purpose,
     Unsupported,
 )
-from fastgate.billing.payments.breaker import DEFAULT, CircuitBreaker, State, Terms
+from fastgate.billing.payments.breaker import DEFAULT, BreakerSettings, CircuitBreaker, State
 from fastgate.errors import FastGateError
 from fastgate.model.units import Money
 from fastgate.store.payments import Attempt, AttemptTable
@@ -92,7 +92,7 @@ class Chain:
         providers: Sequence[PaymentProvider],
         attempts: AttemptTable,
         clock: Clock,
-        terms: Terms = DEFAULT,
+        terms: BreakerSettings = DEFAULT,
     ) -> None:
         self.providers = tuple(providers)
         self.breakers = {item.name: CircuitBreaker(item.name, clock, terms) for item in providers}

@@ -54,7 +54,7 @@ class Wallets(Protocol):
         """The account's books in a currency."""
 
 
-class Terms(msgspec.Struct, frozen=True, kw_only=True):
+class GraceTerms(msgspec.Struct, frozen=True, kw_only=True):
     """How much grace, for how long."""
 
     amount: Money
@@ -74,7 +74,7 @@ class GraceLedger:
         overdrafts: Overdrafts,
         wallets: Wallets,
         clock: Clock,
-        terms: Terms,
+        terms: GraceTerms,
     ) -> None:
         self.terms = terms
         self._chain = chain

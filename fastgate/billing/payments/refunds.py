@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Protocol
 
-from fastgate.billing.ledger.ledger import Kind, Movement, settled_id
+from fastgate.billing.ledger.ledger import EntryKind, Movement, settled_id
 from fastgate.billing.payments.base import (
     ChargeStatus,
     Clock,
@@ -119,7 +119,7 @@ class Refunds:
 
     async def _set_aside(self, ident: str, paid: Payment, back: Money) -> None:
         settled = await self._entries.find(settled_id(ident))
-        if settled is not None and settled.kind == Kind.RELEASE:
+        if settled is not None and settled.kind == EntryKind.RELEASE:
             raise ConflictError(
                 "This key was used for a refund that was refused; a new refund needs a new key."
             )

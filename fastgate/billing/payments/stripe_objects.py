@@ -199,7 +199,7 @@ def method_of(method: Object, default: str = "") -> PaymentMethod:
 # ---- subscriptions ----------------------------------------------------------------------
 
 
-class Standing(NamedTuple):
+class MappedStatus(NamedTuple):
     """What a status gives: our state, the reason it is refused with, whether grace comes first."""
 
     state: SubscriptionState
@@ -207,15 +207,15 @@ class Standing(NamedTuple):
     grace: bool = False
 
 
-STATUSES: dict[str, Standing] = {
-    "trialing": Standing(SubscriptionState.TRIALING),
-    "active": Standing(SubscriptionState.ACTIVE),
-    "past_due": Standing(SubscriptionState.PAST_DUE, "payment_failed", grace=True),
-    "unpaid": Standing(SubscriptionState.GRACE, "subscription_past_due"),
-    "incomplete": Standing(SubscriptionState.INCOMPLETE, "payment_action_required"),
-    "incomplete_expired": Standing(SubscriptionState.EXPIRED, "subscription_expired"),
-    "canceled": Standing(SubscriptionState.CANCELED, "subscription_expired"),
-    "paused": Standing(SubscriptionState.PAUSED, "payment_method_missing"),
+STATUSES: dict[str, MappedStatus] = {
+    "trialing": MappedStatus(SubscriptionState.TRIALING),
+    "active": MappedStatus(SubscriptionState.ACTIVE),
+    "past_due": MappedStatus(SubscriptionState.PAST_DUE, "payment_failed", grace=True),
+    "unpaid": MappedStatus(SubscriptionState.GRACE, "subscription_past_due"),
+    "incomplete": MappedStatus(SubscriptionState.INCOMPLETE, "payment_action_required"),
+    "incomplete_expired": MappedStatus(SubscriptionState.EXPIRED, "subscription_expired"),
+    "canceled": MappedStatus(SubscriptionState.CANCELED, "subscription_expired"),
+    "paused": MappedStatus(SubscriptionState.PAUSED, "payment_method_missing"),
 }
 """Stripe's status → ours. A canceled one keeps access until `paid_through`; of an unpaid one
 Stripe has given up, so its grace is over at once."""
@@ -257,7 +257,7 @@ def subscription_of(
     status = str(subscription["status"])
     standing = STATUSES.get(status)
     if standing is None:  # a status younger than this table: as strict as the strictest
-        standing = Standing(SubscriptionState.GRACE, "subscription_past_due")
+        standing = MappedStatus(SubscriptionState.GRACE, "subscription_past_due")
     item = _first_item(subscription)
     begin = time_of(item.get("current_period_start") or subscription.get("current_period_start"))
     end = time_of(item.get("current_period_end") or subscription.get("current_period_end"))

@@ -34,7 +34,7 @@ import msgspec
 
 from fastgate.billing.subscriptions.periods import Period, next_period, period_of
 from fastgate.errors import REASON_BY_CODE, ConflictError, Reason
-from fastgate.model.billing import Period as Kind
+from fastgate.model.billing import Period as PeriodKind
 
 
 class State(StrEnum):
@@ -187,7 +187,7 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     state: State
     zone: str
     """IANA name of the time zone of its calendar."""
-    period: Kind
+    period: PeriodKind
     period_start: datetime
     period_end: datetime
     trial_ends: datetime | None = None

@@ -16,8 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fastgate.billing.amounts import show
 from fastgate.billing.invoices.cases import close_cases, open_case, wake_cases_of
-from fastgate.billing.invoices.invoices import Draft, InvoiceLine, Invoices, Status
-from fastgate.billing.invoices.invoices import Kind as DocumentKind
+from fastgate.billing.invoices.invoices import DocumentKind, Draft, InvoiceLine, Invoices, Status
 from fastgate.billing.notices.notices import Notices
 from fastgate.billing.subscriptions import plan_change, proration
 from fastgate.billing.subscriptions.lifecycle import Subscription

@@ -11,7 +11,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
-from fastgate.model.billing import Period as Kind
+from fastgate.model.billing import Period as PeriodKind
 
 
 class Period(NamedTuple):
@@ -33,7 +33,7 @@ def midnight(day: date, zone: ZoneInfo) -> datetime:
     return datetime(day.year, day.month, day.day, tzinfo=zone).astimezone(UTC)
 
 
-def _first(day: date, kind: Kind) -> date:
+def _first(day: date, kind: PeriodKind) -> date:
     if kind == "day":
         return day
     if kind == "week":
@@ -41,7 +41,7 @@ def _first(day: date, kind: Kind) -> date:
     return day.replace(day=1) if kind == "month" else day.replace(month=1, day=1)
 
 
-def _following(first: date, kind: Kind) -> date:
+def _following(first: date, kind: PeriodKind) -> date:
     if kind == "day":
         return first + timedelta(days=1)
     if kind == "week":
@@ -51,13 +51,13 @@ def _following(first: date, kind: Kind) -> date:
     return first.replace(year=first.year + 1)
 
 
-def period_of(moment: datetime, kind: Kind, zone: ZoneInfo) -> Period:
+def period_of(moment: datetime, kind: PeriodKind, zone: ZoneInfo) -> Period:
     """The period that an aware moment is in."""
     first = _first(moment.astimezone(zone).date(), kind)
     following = _following(first, kind)
     return Period(midnight(first, zone), midnight(following, zone))
 
 
-def next_period(period: Period, kind: Kind, zone: ZoneInfo) -> Period:
+def next_period(period: Period, kind: PeriodKind, zone: ZoneInfo) -> Period:
     """The one that begins where `period` ends."""
     return period_of(period.end, kind, zone)

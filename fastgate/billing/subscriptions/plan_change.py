@@ -26,7 +26,14 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fastgate.billing.invoices.cases import case_of
-from fastgate.billing.invoices.invoices import Draft, Invoice, InvoiceLine, Invoices, Kind, Status
+from fastgate.billing.invoices.invoices import (
+    DocumentKind,
+    Draft,
+    Invoice,
+    InvoiceLine,
+    Invoices,
+    Status,
+)
 from fastgate.billing.subscriptions import fees, proration
 from fastgate.billing.subscriptions.lifecycle import Event, Subscription
 from fastgate.billing.subscriptions.periods import Period, period_of
@@ -39,7 +46,7 @@ Prices = Callable[[str], Flat | None]
 """A plan's flat fee by the plan's name; None: it cannot be priced any more."""
 
 
-class Standing(NamedTuple):
+class FeeBalance(NamedTuple):
     """Where a subscription stands with its fees."""
 
     unused: int
@@ -56,7 +63,7 @@ class Standing(NamedTuple):
 
 async def standing(
     connection: AsyncConnection, found: Subscription, prices: Prices, now: datetime
-) -> Standing:
+) -> FeeBalance:
     """Of a subscription, its time on each plan at that plan's price; its open invoices have been
     given up."""
     period = found.current
@@ -88,7 +95,7 @@ async def standing(
     # No more than is still here of what was paid, and was not credited before.
     left = sum(kept[row.id].left for row in rows)
     unused = min(max(0, rest - short), left)
-    return Standing(
+    return FeeBalance(
         unused=unused,
         carried=min(carried, left - unused),
         owed=max(0, -rest),
@@ -134,7 +141,7 @@ def _fee(found: Subscription, price: Flat | None, start: datetime, end: datetime
     return fee
 
 
-def lines_of(found: Subscription, plan: str, stands: Standing, charge: int) -> list[InvoiceLine]:
+def lines_of(found: Subscription, plan: str, stands: FeeBalance, charge: int) -> list[InvoiceLine]:
     """What a change to another plan comes to, line by line; `charge`: for the rest of its
     period. A sum below zero is to be credited."""
     lines = (
@@ -146,7 +153,7 @@ def lines_of(found: Subscription, plan: str, stands: Standing, charge: int) -> l
     return [line for line in lines if line.micros]
 
 
-def refuse_currency(found: Subscription, stands: Standing, old: Flat, new: Flat) -> None:
+def refuse_currency(found: Subscription, stands: FeeBalance, old: Flat, new: Flat) -> None:
     """Nothing crosses currencies: there is no rate. Raises ConflictError."""
     paid_in = {old.currency if old.micros else new.currency, *stands.currencies}
     others = sorted(paid_in - {new.currency})
@@ -204,7 +211,7 @@ async def _given_up(connection: AsyncConnection, subscription: str) -> list[_Car
         sa.select(invoices)
         .where(
             invoices.c.subscription == subscription,
-            invoices.c.kind == Kind.INVOICE.value,
+            invoices.c.kind == DocumentKind.INVOICE.value,
             invoices.c.status.in_(_UNPAID),
             invoices.c.id.in_(sa.select(invoice_draws.c.document)),
         )
@@ -225,7 +232,7 @@ async def _given_up(connection: AsyncConnection, subscription: str) -> list[_Car
 
 async def forget_carried(connection: AsyncConnection, where: sa.ColumnElement[bool]) -> None:
     """It is used up, or taken into account elsewhere. `where`: which invoices."""
-    documents = sa.select(invoices.c.id).where(invoices.c.kind == Kind.INVOICE.value, where)
+    documents = sa.select(invoices.c.id).where(invoices.c.kind == DocumentKind.INVOICE.value, where)
     await connection.execute(
         sa.delete(invoice_draws).where(invoice_draws.c.document.in_(documents))
     )
@@ -240,7 +247,7 @@ async def give_back_rest(
     connection: AsyncConnection,
     issuer: Invoices,
     found: Subscription,
-    stands: Standing,
+    stands: FeeBalance,
     invoice: Invoice,
 ) -> None:
     """A subscription ends since `invoice` goes back in full: what else was paid for it and is not
@@ -287,7 +294,7 @@ async def _credit(
     """A credit note for the time of a subscription's invoice, drawn on what that was paid with."""
     draft = Draft(
         key=key,
-        kind=Kind.CREDIT,
+        kind=DocumentKind.CREDIT,
         account=invoice.account,
         subscription=invoice.subscription,
         currency=invoice.currency,

@@ -32,8 +32,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fastgate.billing.invoices.cases import open_case
-from fastgate.billing.invoices.invoices import Draft, Invoice, InvoiceLine, Invoices
-from fastgate.billing.invoices.invoices import Kind as DocumentKind
+from fastgate.billing.invoices.invoices import DocumentKind, Draft, Invoice, InvoiceLine, Invoices
 from fastgate.billing.notices.notices import Message, Notices
 from fastgate.billing.payments.base import ProviderSubscription
 from fastgate.billing.subscriptions import fees, plan_change, proration

@@ -30,7 +30,7 @@ from fastgate.billing.x402.refused_payments import (
     RefusedPayments,
     text_of,
 )
-from fastgate.billing.x402.wire import IDENTIFIER, Invalid, Offer, Payment, encode
+from fastgate.billing.x402.wire import IDENTIFIER, Invalid, Payment, PaymentOffer, encode
 from fastgate.errors import REASON_BY_CODE
 from fastgate.model.x402 import Terms
 from fastgate.refusal.remedies import PROBLEMS
@@ -105,7 +105,7 @@ class Answers:
     """The answers to one request."""
 
     def __init__(
-        self, exchange: Exchange, offer: Offer, notes: RefusedPayments | None = None
+        self, exchange: Exchange, offer: PaymentOffer, notes: RefusedPayments | None = None
     ) -> None:
         self.exchange = exchange
         self.offer = offer

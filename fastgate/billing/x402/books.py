@@ -43,7 +43,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from fastgate.billing.ledger.ledger import Clock, Kind
+from fastgate.billing.ledger.ledger import Clock, EntryKind
 from fastgate.billing.x402.claims import NOT_SERVED, ClaimRecord, Claims, Paid
 from fastgate.errors import ConflictError, NotFoundError, StoreError
 from fastgate.store import ledger as table
@@ -252,7 +252,7 @@ def _entry(
     return Entry(
         number=number,
         id=entry_id(row.id) if first else f"{entry_id(row.id)}:{row.state}",
-        kind=Kind.X402,
+        kind=EntryKind.X402,
         account=HOUSE,
         currency=row.currency,
         amount=row.amount,

@@ -86,7 +86,7 @@ class Settlement(NamedTuple):
     """Why not; the facilitator's word, or ours for what went wrong on the way."""
 
 
-class Facilitator:
+class FacilitatorClient:
     """One facilitator. Belongs to one event loop; keeps its connections."""
 
     def __init__(

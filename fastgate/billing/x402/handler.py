@@ -45,7 +45,7 @@ from fastgate.billing.x402.answers import Answers, end_to_end, forwarded, kept_p
 from fastgate.billing.x402.claims import Answer, Busy, Claim, ClaimRecord, Claims, Paid, State
 from fastgate.billing.x402.facilitator import (
     NONCE_USED,
-    Facilitator,
+    FacilitatorClient,
     Refused,
     Settled,
     Settlement,
@@ -53,7 +53,7 @@ from fastgate.billing.x402.facilitator import (
     field_value,
 )
 from fastgate.billing.x402.refused_payments import RefusedPayments
-from fastgate.billing.x402.wire import Invalid, Offer, Payment, Presented
+from fastgate.billing.x402.wire import Invalid, Payment, PaymentOffer, Presented
 from fastgate.handlers import (
     ClientDisconnected,
     Exchange,
@@ -72,16 +72,16 @@ REMEMBER_MOST_S = 30 * 86400
 LATE_READ_S = 4.0
 """How long a body that is to be kept may still take when its client cannot be served."""
 
-_facilitators: dict[tuple[str, tuple[tuple[str, str], ...], float], Facilitator] = {}
+_facilitators: dict[tuple[str, tuple[tuple[str, str], ...], float], FacilitatorClient] = {}
 _tasks: set[asyncio.Task[Settlement]] = set()
 
 
-def facilitator_of(terms: Terms) -> Facilitator:
+def facilitator_of(terms: Terms) -> FacilitatorClient:
     """The facilitator of a route; shared by all routes, over reloads too."""
     headers = tuple(sorted(terms.facilitator_headers.items()))
     key = (terms.facilitator, headers, terms.facilitator_timeout)
     if key not in _facilitators:
-        _facilitators[key] = Facilitator(
+        _facilitators[key] = FacilitatorClient(
             terms.facilitator, secret_headers(terms), terms.facilitator_timeout
         )
     return _facilitators[key]
@@ -99,7 +99,7 @@ class PaidRoute:
         self,
         text: str,
         *,
-        facilitator: Facilitator | None = None,
+        facilitator: FacilitatorClient | None = None,
         store: Claims | None = None,
     ) -> None:
         """text: the route's Terms as JSON. Raises ValueError when they are not that.
@@ -123,7 +123,7 @@ class PaidRoute:
         store = self.store
         if store.time_to_sweep():
             asyncio.get_running_loop().run_in_executor(None, _sweep, store)
-        offer = Offer.of(
+        offer = PaymentOffer.of(
             self.terms,
             exchange.method,
             f"{exchange.scheme}://{exchange.headers.get('host', '')}",
@@ -160,7 +160,7 @@ def presented_in(headers: Headers, *, version1: bool) -> Presented | None:
     return found[0] if found else None
 
 
-def digest_of(exchange: Exchange, offer: Offer) -> str:
+def digest_of(exchange: Exchange, offer: PaymentOffer) -> str:
     """What tells two requests apart that one payment could be presented with."""
     body = hashlib.sha256(exchange.body).hexdigest()
     return hashlib.sha256(f"{offer.binding}\n{body}".encode()).hexdigest()[:32]
@@ -172,7 +172,7 @@ class _Paying:
     def __init__(
         self,
         terms: Terms,
-        facilitator: Facilitator,
+        facilitator: FacilitatorClient,
         store: Claims,
         answers: Answers,
         payment: Payment,

@@ -11,7 +11,7 @@ from html import escape
 from typing import Any
 from urllib.parse import urljoin
 
-from fastgate.billing.x402.wire import Offer
+from fastgate.billing.x402.wire import PaymentOffer
 from fastgate.errors import Reason
 from fastgate.refusal import pages as refusal_pages
 from fastgate.refusal.templates import PHRASES
@@ -32,7 +32,7 @@ _FACTS = (
 
 
 def rendered(
-    form: str, offer: Offer, reason: Reason, problem: dict[str, Any]
+    form: str, offer: PaymentOffer, reason: Reason, problem: dict[str, Any]
 ) -> tuple[list[str], bytes]:
     """Field lines ("Name: value") and body of a refusal, as "html" or "markdown".
 

@@ -45,7 +45,7 @@ _Hex = Annotated[str, Meta(pattern=r"^0x([0-9a-fA-F]{2}){65,4096}$")]
 _Address = Annotated[str, Meta(pattern=ADDRESS)]
 _Identifier = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{16,128}$")]
 
-__all__ = ["IDENTIFIER", "Invalid", "Offer", "Payment", "Presented", "encode", "read"]
+__all__ = ["IDENTIFIER", "Invalid", "Payment", "PaymentOffer", "Presented", "encode", "read"]
 
 
 class Invalid(Exception):
@@ -128,7 +128,7 @@ class Payment(NamedTuple):
         return str(self.requirements["network"])
 
 
-class Offer(NamedTuple):
+class PaymentOffer(NamedTuple):
     """What one request costs. Made for each 402 and for each payment from the same terms."""
 
     terms: Terms
@@ -137,7 +137,7 @@ class Offer(NamedTuple):
     """Origin, path and query: what `resource.url` says."""
 
     @classmethod
-    def of(cls, terms: Terms, method: str, called: str, path: str, query: str) -> Offer:
+    def of(cls, terms: Terms, method: str, called: str, path: str, query: str) -> PaymentOffer:
         """`called`: the origin that the client called."""
         origin = terms.origin or called
         return cls(terms, method, f"{origin}{path}{'?' + query if query else ''}")

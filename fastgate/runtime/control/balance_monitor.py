@@ -21,7 +21,7 @@ from fastgate._core.shared.quota import QuotaTable
 from fastgate._core.shared.segment import Segment
 from fastgate._core.snapshot.snapshot import stable_hash
 from fastgate.billing.auto_recharge import AutoRecharge, AutoRecharges
-from fastgate.billing.notices.alerts import Alerts, Standing, Usage
+from fastgate.billing.notices.alerts import Alerts, AlertState, LimitUsage
 from fastgate.billing.payments.base import ChargeStatus
 from fastgate.errors import FastGateError, NotFoundError, StoreError
 from fastgate.runtime.control.account_rows import PERIODS
@@ -42,7 +42,7 @@ class _Known(NamedTuple):
     """What the store says of the accounts of wallets that have moved."""
 
     books: dict[Key, Wallet]
-    standings: dict[str, Standing]
+    standings: dict[str, AlertState]
     rules: dict[str, AutoRecharge]
 
     @classmethod
@@ -169,7 +169,7 @@ class BalanceMonitor:
         for use in self._limit_sources.of(record.id, record.plan):
             if use.kind == "quota" and "consumer" in use.by:
                 await self._services.alerts.usage(
-                    Usage(
+                    LimitUsage(
                         account=account,
                         subject=f"{use.limit} of {record.name}",
                         used=use.used,
@@ -186,7 +186,7 @@ class BalanceMonitor:
                 spending_key("account", identity + index), PERIODS[period], now, micros
             )
             await self._services.alerts.usage(
-                Usage(
+                LimitUsage(
                     account=account,
                     subject=f"spending a {period}",
                     used=found.used,

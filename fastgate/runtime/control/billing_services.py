@@ -24,8 +24,7 @@ from fastgate.billing.audit.provider_balance import audit_balances
 from fastgate.billing.audit.report import AuditReport
 from fastgate.billing.auto_recharge import AutoRecharges
 from fastgate.billing.dunning.dunning import Dunning, lines_text
-from fastgate.billing.invoices.invoices import Draft, InvoiceLine, Invoices
-from fastgate.billing.invoices.invoices import Kind as DocumentKind
+from fastgate.billing.invoices.invoices import DocumentKind, Draft, InvoiceLine, Invoices
 from fastgate.billing.ledger.ledger import Movement
 from fastgate.billing.ledger.retention import prune_usage
 from fastgate.billing.notices.alerts import Alerts
@@ -45,7 +44,7 @@ from fastgate.billing.payments.base import (
 )
 from fastgate.billing.payments.books import payment_id
 from fastgate.billing.payments.chain import Chain
-from fastgate.billing.payments.grace import GraceLedger, Terms
+from fastgate.billing.payments.grace import GraceLedger, GraceTerms
 from fastgate.billing.payments.provider_poller import ProviderPoller
 from fastgate.billing.payments.reconcile import Reconciler
 from fastgate.billing.payments.refunds import Refunds
@@ -110,7 +109,7 @@ class BillingServices:
             deps.wallets,
             deps.ledger,
             clock,
-            Terms(amount=billing.grace.provider_amount, lasts=seconds(billing.grace.provider)),
+            GraceTerms(amount=billing.grace.provider_amount, lasts=seconds(billing.grace.provider)),
         )
         events = {} if billing.stripe is None else {"stripe": billing.stripe.usage}
         self.poller = ProviderPoller(

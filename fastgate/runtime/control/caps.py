@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from datetime import datetime
-from typing import Literal
 
 import msgspec
 
@@ -21,6 +20,7 @@ from fastgate._core.shared.clock import held_seconds
 from fastgate._core.shared.quota import QuotaTable
 from fastgate._core.shared.segment import Segment
 from fastgate._core.snapshot.snapshot import stable_hash
+from fastgate.api.billing_api import LimitSubject
 from fastgate.billing.diagnosis.evidence import SpendingFacts
 from fastgate.model.billing import Spending, SpendingLimit
 from fastgate.runtime.control.account_rows import PERIODS
@@ -34,7 +34,6 @@ log = logging.getLogger("fastgate.billing")
 FILE = "spending.limits"
 MOST = (1 << 56) - 1  # micro-units that the workers can count to
 
-Kind = Literal["account", "consumer", "credential"]
 Limit = tuple[int, str]
 """Micro-units and a period's name."""
 
@@ -48,7 +47,7 @@ class Caps:
         store: Store,
         state: StateDirectory,
         clock: Callable[[], datetime],
-        changed: Callable[[Kind, str], None],
+        changed: Callable[[LimitSubject, str], None],
     ) -> None:
         self._segment = segment
         self._quotas = QuotaTable(segment)
@@ -105,11 +104,11 @@ class Caps:
 
     # ---- asking -------------------------------------------------------------------------
 
-    def own(self, kind: Kind, subject: str) -> Limit | None:
+    def own(self, kind: LimitSubject, subject: str) -> Limit | None:
         """Its own limit, if it has one."""
         return self._own.get((kind, subject))
 
-    def of(self, kind: Kind, subject: str) -> Limit | None:
+    def of(self, kind: LimitSubject, subject: str) -> Limit | None:
         """The limit in force; None: none is."""
         found = self._own.get((kind, subject))
         if found is None:
@@ -119,12 +118,12 @@ class Caps:
             return None
         return min(found[0], MOST), found[1]
 
-    def cap(self, kind: Kind, subject: str) -> tuple[int, int]:
+    def cap(self, kind: LimitSubject, subject: str) -> tuple[int, int]:
         """The same as the credential index takes it: (0, 0) for none."""
         found = self.of(kind, subject)
         return (0, 0) if found is None else (found[0], PERIODS[found[1]])
 
-    def spent(self, kind: Kind, subject: str) -> SpendingFacts | None:
+    def spent(self, kind: LimitSubject, subject: str) -> SpendingFacts | None:
         """The limit in force, and what is spent of it now; None: there is none."""
         found = self.of(kind, subject)
         if found is None:
@@ -146,7 +145,7 @@ class Caps:
     # ---- changing -----------------------------------------------------------------------
 
     @whole
-    async def put(self, kind: Kind, subject: str, micros: int, period: str) -> None:
+    async def put(self, kind: LimitSubject, subject: str, micros: int, period: str) -> None:
         """Give it a limit of its own (0: nothing may be spent; NO_LIMIT: no limit, whatever is
         configured). Raises StoreError."""
         row = LimitRow(kind, subject, micros, period)
@@ -157,7 +156,7 @@ class Caps:
         self._save()
 
     @whole
-    async def drop(self, kind: Kind, subject: str) -> None:
+    async def drop(self, kind: LimitSubject, subject: str) -> None:
         """Back to the configured limit. Raises StoreError."""
         async with self._store.write() as connection:
             await drop_limit(connection, kind, subject)

@@ -9,7 +9,7 @@ from fastgate._core.exchange.dry_run import DryRun, Outcome
 from fastgate._core.money.money_file import MoneyFile
 from fastgate._core.shared.segment import Segment
 from fastgate._core.snapshot.snapshot import Snapshot
-from fastgate.billing.diagnosis.evidence import Asked
+from fastgate.billing.diagnosis.evidence import DryRunQuery
 from fastgate.identity.directory import Directory
 
 
@@ -28,7 +28,7 @@ class DryRuns:
         self._directory = directory
         self._snapshot = snapshot
 
-    def decide(self, asked: Asked) -> Outcome | None:
+    def decide(self, asked: DryRunQuery) -> Outcome | None:
         """None: nothing is served yet, or not the route, or the consumer is not known."""
         snapshot = self._snapshot()
         if snapshot is None:

@@ -37,7 +37,7 @@ UNKNOWN, HEALTHY, UNHEALTHY = 0, 1, 2
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5]\d\d)(?: |\r)")
 
 
-class Row(Protocol):
+class TargetRow(Protocol):
     """A target's row in the segment."""
 
     health: int
@@ -58,7 +58,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     expect: tuple[str, ...]  # "200", "2xx"
 
 
-class Verdict:
+class HealthState:
     """Counts results and says when they change what is thought of a target."""
 
     __slots__ = ("_check", "_run", "state")
@@ -132,7 +132,7 @@ async def _status_of(check: Check) -> str:
 class _Watched:
     __slots__ = ("check", "row", "task")
 
-    def __init__(self, check: Check, row: Row, task: asyncio.Task[None]) -> None:
+    def __init__(self, check: Check, row: TargetRow, task: asyncio.Task[None]) -> None:
         self.check = check
         self.row = row
         self.task = task
@@ -145,7 +145,7 @@ class HealthChecks:
         self._ask = ask_once
         self._watched: dict[int, _Watched] = {}
 
-    def update(self, wanted: Iterable[tuple[int, Check, Row]]) -> None:
+    def update(self, wanted: Iterable[tuple[int, Check, TargetRow]]) -> None:
         """Check these targets (identity, check, row) from now on, and no others.
 
         One whose check is the same as before goes on undisturbed.
@@ -173,8 +173,8 @@ class HealthChecks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _watch(self, check: Check, row: Row) -> None:
-        verdict = Verdict(check, row.health)
+    async def _watch(self, check: Check, row: TargetRow) -> None:
+        verdict = HealthState(check, row.health)
         # Not all targets in the same instant.
         await asyncio.sleep(random.uniform(0, min(check.interval, 1.0)))
         while True:

@@ -49,7 +49,7 @@ from fastgate.imports import import_late
 from fastgate.runtime.control import account_rows
 from fastgate.runtime.control.account_rows import AccountRow, AccountRows, RowSubscription
 from fastgate.runtime.control.billing_deps import BillingDeps, LimitSources
-from fastgate.runtime.control.caps import Caps, Kind
+from fastgate.runtime.control.caps import Caps, LimitSubject
 from fastgate.runtime.control.publisher import Publisher
 from fastgate.runtime.persist import StateDirectory
 from fastgate.tasks import keep_running
@@ -416,7 +416,7 @@ class MoneySide:
         limit = self.caps.of("account", account)
         return [] if limit is None else [limit]
 
-    def _cap_changed(self, kind: Kind, subject: str) -> None:
+    def _cap_changed(self, kind: LimitSubject, subject: str) -> None:
         """A spending limit is another: the next request is held to it."""
         if kind == "account":
             if subject in self.rows:

@@ -34,7 +34,7 @@ async def system_lookup(host: str, port: int) -> list[Address]:
     return [(family, sockaddr) for family, _, _, _, sockaddr in found]
 
 
-class Name:
+class ResolvedName:
     """A name that is in use, with its last good answer."""
 
     __slots__ = ("addresses", "due", "error", "failures")
@@ -62,7 +62,7 @@ class Resolver:
         self._on_change = on_change
         self._interval = interval
         self._lookup = lookup
-        self._names: dict[tuple[str, int], Name] = {}
+        self._names: dict[tuple[str, int], ResolvedName] = {}
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
 
@@ -86,7 +86,7 @@ class Resolver:
         """Resolve names not known yet, all at once, waiting `patience` seconds at most."""
         new = [key for key in dict.fromkeys(wanted) if key not in self._names]
         for key in new:
-            self._names[key] = Name()
+            self._names[key] = ResolvedName()
         if not new:
             return
         tasks = [asyncio.ensure_future(self._ask(key)) for key in new]

@@ -27,7 +27,7 @@ AWAY_S = 1.5  # without a heartbeat; with a look each half second, noticed withi
 SERVING = 2  # worker_row.state
 
 
-class Row(Protocol):
+class WorkerRow(Protocol):
     """A worker's row in the segment."""
 
     @property
@@ -48,7 +48,7 @@ class Listens(Protocol):
 class Standby:
     """The sockets of all workers, in one of them. `rows`: of all workers, in their order."""
 
-    def __init__(self, index: int, rows: Sequence[Row], engine: Listens) -> None:
+    def __init__(self, index: int, rows: Sequence[WorkerRow], engine: Listens) -> None:
         self._index = index
         self._rows = rows
         self._engine = engine
@@ -101,7 +101,7 @@ class Standby:
         return True
 
     @staticmethod
-    def _accepts(row: Row) -> bool:
+    def _accepts(row: WorkerRow) -> bool:
         age = time.monotonic_ns() - row.heartbeat_ns
         return bool(row.pid) and row.state == SERVING and age < AWAY_S * 1e9
 

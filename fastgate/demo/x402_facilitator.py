@@ -28,7 +28,7 @@ def _sign(secret: bytes, transfer: dict[str, Any]) -> str:
     return "0x" + (half + hashlib.sha256(half).digest() + b"\x1b").hex()
 
 
-class Wallet:
+class DemoWallet:
     """Pays offers."""
 
     def __init__(self) -> None:
@@ -57,10 +57,10 @@ class Wallet:
         return base64.b64encode(json.dumps(payment).encode()).decode()
 
 
-class Facilitator:
+class DemoFacilitator:
     """Verifies and settles payments of one wallet."""
 
-    def __init__(self, wallet: Wallet, balance: int) -> None:
+    def __init__(self, wallet: DemoWallet, balance: int) -> None:
         """balance: in the token's smallest unit."""
         self._wallet = wallet
         self._lock = threading.Lock()
