@@ -49,14 +49,14 @@ from fastgate.imports import import_late
 from fastgate.runtime.control import account_rows
 from fastgate.runtime.control.account_rows import AccountRow, AccountRows, RowSubscription
 from fastgate.runtime.control.billing_deps import BillingDeps, LimitSources
-from fastgate.runtime.control.caps import Caps, LimitSubject
+from fastgate.runtime.control.caps import Caps
 from fastgate.runtime.control.publisher import Publisher
 from fastgate.runtime.persist import StateDirectory
 from fastgate.tasks import keep_running
 from fastgate.ticks import next_tick
 
 if TYPE_CHECKING:
-    from fastgate.api.billing_api import BillingApi
+    from fastgate.api.billing_api import BillingApi, LimitSubject
     from fastgate.billing.subscriptions.subscriptions import Subscriptions
     from fastgate.model.billing import Billing
     from fastgate.model.gateway import Gateway
