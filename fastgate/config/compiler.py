@@ -79,7 +79,7 @@ from fastgate.model.gateway import (
     Upstream,
 )
 from fastgate.model.resolve import Effective, Resolver
-from fastgate.model.upstream import status_numbers
+from fastgate.model.upstream import CLIENT_HOST, TARGET_HOST, status_numbers
 from fastgate.model.x402 import Place, terms_of
 from fastgate.refusal.templates import Links, refusals
 
@@ -113,6 +113,7 @@ _LIMIT_HEADERS = int(RouteFlag.ROUTE_LIMIT_HEADERS)
 _ABANDONED_FREE = int(RouteFlag.ROUTE_ABANDONED_FREE)
 _PLAN_ABANDONED_FREE = int(PlanFlag.PLAN_ABANDONED_FREE)
 _LOG_OFF = int(RouteFlag.ROUTE_LOG_OFF)
+_PRESERVE_HOST = int(RouteFlag.ROUTE_PRESERVE_HOST)
 
 
 class CompiledImage(NamedTuple):
@@ -197,6 +198,7 @@ class _Compilation:
         self.upstreams: dict[str, int] = {}
         self.services: dict[str, int] = {}
         self.service_of: dict[str, Service] = {}
+        self.host_of = {upstream.name: upstream.host for upstream in gateway.upstreams}
         self._shared: dict[tuple[str | None, tuple[str, ...]], _Shared] = {}
 
     def run(self, generation: int) -> CompiledImage:
@@ -276,10 +278,12 @@ class _Compilation:
         found = []
         for target in upstream.targets:
             url = target.url
+            named = upstream.host not in (TARGET_HOST, CLIENT_HOST)
+            authority = upstream.host if named else url.authority
             known = self.addresses.get(f"{url.host}:{url.port}", ())
             for text, packed in sockaddrs(url, known) or [("", b"")]:
                 key = f"{upstream.name} {url} {text}"
-                found.append((key, str(url), packed, target.weight, url.authority, url.base))
+                found.append((key, str(url), packed, target.weight, authority, url.base))
         if len(found) > TARGETS_AN_UPSTREAM:
             self.warnings.append(
                 f"upstreams[{index}]: its names stand for {len(found)} addresses; "
@@ -349,7 +353,7 @@ class _Compilation:
             handle, count = self.rules.predicates(route.match)
             ranking = (route.priority, count, handle)
         strip, replace = (0, "") if route.rewrite is None else self._rewrite(index, route.rewrite)
-        cors = shared.cors
+        cors, host = shared.cors, self._host(route)
         number = self.image.add_route(
             route.name,
             slot=slot,
@@ -360,12 +364,13 @@ class _Compilation:
             static_response=NONE if route.respond is None else self.rules.static(route.respond),
             auth=NONE if route.auth.api_key is None else self.rules.auth(route.auth.api_key),
             cors=NONE if cors is None else self.rules.cors(cors, route.methods),
-            flags=self._flags(route),
+            flags=self._flags(route, host),
             priority=route.priority,
             strip=strip,
             timeout_ms=0 if route.timeout is None else route.timeout.ms,
             idle_ms=0 if route.idle_timeout is None else route.idle_timeout.ms,
             replace=replace,
+            host="" if host is None or host == CLIENT_HOST else host,
             tokens=self.rules.strings(tokens) if tokens else 0,
             limits=shared.limits,
             addresses=shared.addresses,
@@ -459,12 +464,13 @@ class _Compilation:
             body_cap=cap.bytes,
         )
 
-    def _flags(self, route: Route) -> int:
+    def _flags(self, route: Route, host: str | None) -> int:
         shown = route.limit_headers
         if shown is None:
             shown = self.gateway.headers.rate_limits
         flags = (_LIMIT_HEADERS if shown else 0) | (0 if route.log else _LOG_OFF)
         flags |= 0 if route.charge_abandoned else _ABANDONED_FREE
+        flags |= _PRESERVE_HOST if host == CLIENT_HOST else 0
         if (
             route.encoded_slash
             or route.preserve_host
@@ -476,6 +482,16 @@ class _Compilation:
                 if getattr(route, name):
                     flags |= flag
         return flags
+
+    def _host(self, route: Route) -> str | None:
+        """What its service says of Host: "client" or a name. None: the Host of the target, which
+        has the upstream's name where that has one."""
+        if route.service is None or route.preserve_host:
+            return CLIENT_HOST if route.preserve_host else None
+        service = self.service_of[route.service]
+        if service.host is None and self.host_of[service.upstream] == CLIENT_HOST:
+            return CLIENT_HOST
+        return service.host
 
     def _pattern(self, index: int, path: str) -> str:
         pattern = canonical_path(path)

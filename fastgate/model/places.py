@@ -49,6 +49,20 @@ def host_name(text: str) -> bool:
     return _HOST.fullmatch(text) is not None and not _DIGITS_ONLY.fullmatch(text)
 
 
+def check_host_value(text: str, other: str) -> None:
+    """Raise ValueError unless `text` can be a Host. `other`: what else may be written."""
+    bracketed = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]]+)(?::(\d{1,5}))?", text, re.A)
+    name = bracketed[1] if bracketed else ""
+    if (
+        bracketed is None
+        or not (host_name(name.lower()) or _ip(name.strip("[]")) is not None)
+        or (bracketed[2] is not None and not 1 <= int(bracketed[2]) <= 65535)
+    ):
+        raise ValueError(
+            f"host: {text!r} is not {other} a host such as 'api.internal' or 'api.internal:8080'"
+        )
+
+
 class Cidr(Value):
     """A network, or one address: "10.0.0.0/8", "192.0.2.7", "2001:db8::/32"."""
 
@@ -271,6 +285,12 @@ class TargetUrl(Value):
             return "localhost"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == 80 else f"{host}:{self.port}"
+
+    def authority_at(self, port: int | None) -> str:
+        """The same with another port; None: its own."""
+        if port is None or self.is_unix:
+            return self.authority
+        return type(self)(self.host, port).authority
 
     def __str__(self) -> str:
         return f"unix:{self.path}" if self.path else f"http://{self.authority}{self.base}"

@@ -14,10 +14,13 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
-from fastgate.model.base import TOKEN, Model, Name, worded
-from fastgate.model.places import TargetUrl
+from fastgate.model.base import TOKEN, FieldValue, Model, Name, Token, worded
+from fastgate.model.places import TargetUrl, check_host_value
 from fastgate.model.policy import Rules
 from fastgate.model.units import Duration, Percent
+
+TARGET_HOST, CLIENT_HOST = "target", "client"
+_FRAMING = frozenset({"connection", "content-length", "transfer-encoding", "upgrade", "te"})
 
 
 def _any_success() -> list[str]:
@@ -110,11 +113,53 @@ class Health(Model, frozen=True, kw_only=True):
         Meta(min_length=1, description="Statuses that are healthy: `200`, `2xx`."),
     ] = field(default_factory=_any_success)
 
+    host: Annotated[
+        str | None,
+        Meta(
+            description="The `Host` of a check: `target` for the target's own, or a name, with a "
+            "port if wanted. Default: the upstream's `host`, where that is a name; else `target`."
+        ),
+    ] = None
+    port: Annotated[
+        Annotated[int, Meta(ge=1, le=65_535)] | None,
+        Meta(
+            description="The port that is asked, where it is not the one that gets requests. Not "
+            "for Unix sockets."
+        ),
+    ] = None
+    headers: Annotated[
+        dict[Token, FieldValue],
+        Meta(
+            max_length=16,
+            description="Header fields of a check. `User-Agent` and `Accept` replace its own.",
+        ),
+    ] = {}
+
     def __post_init__(self) -> None:
         if self.interval.ns < 100_000_000:
             raise ValueError("interval: at least 100ms")
         if not self.timeout.ns:
             raise ValueError("timeout: more than 0")
+        if self.host is not None and self.host != TARGET_HOST:
+            check_host_value(self.host, "'target' or")
+        seen: set[str] = set()
+        for name in self.headers:
+            if name.lower() == "host":
+                raise ValueError("headers: write `host` for the Host of a check")
+            if name.lower() in _FRAMING:
+                raise ValueError(f"headers: {name!r} is set by the gateway")
+            if name.lower() in seen:
+                raise ValueError(f"headers: {name!r} is there twice")
+            if "\n" in self.headers[name]:
+                raise ValueError(f"headers: the value of {name!r} has a line break")
+            seen.add(name.lower())
+
+    def host_for(self, upstream: str, url: TargetUrl) -> str:
+        """The Host of a check of this target. upstream: its upstream's `host`."""
+        host = self.host
+        if host is None:
+            host = TARGET_HOST if upstream == CLIENT_HOST else upstream
+        return url.authority_at(self.port) if host == TARGET_HOST else host
 
 
 class Eject(Model, frozen=True, kw_only=True):
@@ -220,6 +265,13 @@ class Upstream(Model, frozen=True, kw_only=True):
             "Default: `address`.",
         ),
     ] = None
+    host: Annotated[
+        str,
+        Meta(
+            description="The `Host` of requests: `target` for the target's own host and port, "
+            "`client` for the one that the client sent, or a name, with a port if wanted."
+        ),
+    ] = TARGET_HOST
     health: Annotated[Health | None, Meta(description="Active health checks. Default: none.")] = (
         None
     )
@@ -247,6 +299,12 @@ class Upstream(Model, frozen=True, kw_only=True):
             kind, _, name = self.hash_by.partition(":")
             if kind == "header" and not re.match(TOKEN, name):
                 raise ValueError(f"hash_by: {name!r} is not a header name")
+        if self.host not in (TARGET_HOST, CLIENT_HOST):
+            check_host_value(self.host, "'target', 'client' or")
+        if self.health is not None and self.health.port is not None:
+            for target in self.targets:
+                if target.url.is_unix:
+                    raise ValueError(f"health.port: {target.url} has no port")
         seen: set[TargetUrl] = set()
         for target in self.targets:
             if target.url in seen:
@@ -306,6 +364,13 @@ class Service(Rules, frozen=True, kw_only=True):
             "upstream's `idle`."
         ),
     ] = None
+    host: Annotated[
+        str | None,
+        Meta(
+            description="The `Host` of its requests: `client`, or a name, with a port if wanted. "
+            "Default: what the upstream's `host` says."
+        ),
+    ] = None
     retries: Annotated[Retries, Meta(description="Trying again on failure.")] = Retries()
     plans: Annotated[
         list[str],
@@ -317,3 +382,9 @@ class Service(Rules, frozen=True, kw_only=True):
     policies: Annotated[
         list[str], Meta(description="Policies that apply to all of its routes, by name.")
     ] = []
+
+    def __post_init__(self) -> None:
+        if self.host == TARGET_HOST:
+            raise ValueError("host: leave it out, or write `host: target` at the upstream")
+        if self.host is not None and self.host != CLIENT_HOST:
+            check_host_value(self.host, "'client' or")

@@ -14,6 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastgate.model.codec import decode
+from fastgate.model.gateway import Upstream
 from fastgate.runtime.control.health import (
     HEALTHY,
     UNHEALTHY,
@@ -25,6 +27,7 @@ from fastgate.runtime.control.health import (
     ask,
     unpack_sockaddr,
 )
+from fastgate.runtime.control.publisher import check_of
 
 
 def check(address: Any = ("127.0.0.1", 1), **more: Any) -> Check:
@@ -32,7 +35,7 @@ def check(address: Any = ("127.0.0.1", 1), **more: Any) -> Check:
         "name": "orders: one",
         "family": socket.AF_INET,
         "address": address,
-        "authority": "orders.internal",
+        "host": "orders.internal",
         "path": "/healthz?deep=1",
         "interval": 0.001,
         "timeout": 5.0,
@@ -92,6 +95,57 @@ async def test_a_check_asks_as_a_client_does() -> None:
         await ask(check(address))
     assert asked[0].startswith(b"GET /healthz?deep=1 HTTP/1.1\r\nHost: orders.internal\r\n")
     assert b"Connection: close\r\n" in asked[0]
+
+
+async def test_a_check_has_the_fields_it_is_given() -> None:
+    headers = (("Authorization", "Basic eA=="), ("user-agent", "kube-probe"), ("X-Check", ""))
+    async with answering(b"HTTP/1.1 204 No Content\r\n\r\n") as (address, asked):
+        await ask(check(address, headers=headers, host="[::1]:90"))
+    lines = asked[0].decode().split("\r\n")
+    assert lines == [
+        "GET /healthz?deep=1 HTTP/1.1",
+        "Host: [::1]:90",
+        "Accept: */*",
+        "Authorization: Basic eA==",
+        "user-agent: kube-probe",
+        "X-Check: ",
+        "Connection: close",
+        "",
+        "",
+    ]
+
+
+def checked(upstream_host: str = "target", /, **health: Any) -> Check:
+    """The check of the target http://10.0.0.1:9000."""
+    document = {"name": "u", "targets": ["http://10.0.0.1:9000"], "host": upstream_host}
+    upstream = decode({**document, "health": {"path": "/", **health}}, Upstream)
+    target = {"name": b"http://10.0.0.1:9000"}
+    found = check_of(upstream, target, socket.AF_INET, ("10.0.0.1", 9000))
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("upstream", "health", "expected"),
+    [
+        ("target", {}, "10.0.0.1:9000"),
+        ("client", {}, "10.0.0.1:9000"),
+        ("orders.internal", {}, "orders.internal"),
+        ("orders.internal", {"host": "target"}, "10.0.0.1:9000"),
+        ("orders.internal", {"host": "health.internal:81"}, "health.internal:81"),
+        ("target", {"port": 9100}, "10.0.0.1:9100"),
+        ("target", {"port": 80}, "10.0.0.1"),
+        ("orders.internal", {"port": 9100}, "orders.internal"),
+    ],
+)
+def test_whose_host_a_check_names(upstream: str, health: dict[str, Any], expected: str) -> None:
+    assert checked(upstream, **health).host == expected
+
+
+def test_the_port_of_a_check_may_be_another() -> None:
+    assert checked().address == ("10.0.0.1", 9000)
+    assert checked(port=9100, headers={"X-Check": "1"}).address == ("10.0.0.1", 9100)
+    assert checked(headers={"X-Check": "1"}).headers == (("X-Check", "1"),)
 
 
 @pytest.mark.parametrize(

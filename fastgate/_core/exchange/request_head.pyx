@@ -185,7 +185,7 @@ cdef buf *render_request(exchange *e, call *k, uint32_t extra) noexcept nogil:
     cdef const field *f
     cdef char *p
     cdef size_t size = passing_size(e) + e.path_len + extra + k.target.path.len + k.target.authority.len
-    cdef buf *b = buf_borrow(&e.owner.loop.bufs, size + e.policy.replace.len)
+    cdef buf *b = buf_borrow(&e.owner.loop.bufs, size + e.policy.replace.len + e.policy.host.len)
     if b is NULL:
         return NULL
     p = buf_head(b)
@@ -196,6 +196,8 @@ cdef buf *render_request(exchange *e, call *k, uint32_t extra) noexcept nogil:
     if e.policy.flags & ROUTE_PRESERVE_HOST and has_field(h, F_HOST):
         f = field_of(h, F_HOST)
         p = put(p, e.base + f.value, f.value_len)
+    elif e.policy.host.len:
+        p = put(p, snap_str(s, e.policy.host), e.policy.host.len)
     else:
         p = put(p, snap_str(s, k.target.authority), k.target.authority.len)
     p = put_lit(p, "\r\n")

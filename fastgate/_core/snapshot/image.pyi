@@ -57,6 +57,7 @@ class ImageBuilder:
         pattern: str = "",
         params: int = 0,
         payment_required: str = "",
+        host: str = "",
     ) -> int: ...
     def add_service(
         self,

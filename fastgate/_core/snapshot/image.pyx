@@ -270,7 +270,7 @@ cdef class ImageBuilder:
                   static_response=NONE, auth=NONE, cors=NONE, flags=0, priority=0, strip=0,
                   timeout_ms=0, idle_ms=0, replace="", tokens=0, limits=0, addresses=0, predicates=0,
                   request_rules=0, response_rules=0, notice="", price_micros=0, price_currency="", pattern="",
-                  params=0, payment_required="") -> int:
+                  params=0, payment_required="", host="") -> int:
         """Append a route_rec, with its policy_rec; returns its index. Tables are handles.
 
         `payment_required`: whole lines with their CRLF. Raises ValueError for one over 8 KiB.
@@ -300,6 +300,7 @@ cdef class ImageBuilder:
         p.timeout_ms = timeout_ms
         p.idle_ms = idle_ms
         p.replace = self._string(replace)
+        p.host = self._string(host)
         p.limits = self._handle(limits)
         p.addresses = self._handle(addresses)
         p.request_rules = self._handle(request_rules)

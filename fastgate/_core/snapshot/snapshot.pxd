@@ -9,7 +9,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 cdef enum:
-    SNAPSHOT_VERSION = 7
+    SNAPSHOT_VERSION = 8
     NONE32 = 0xFFFFFFFF       # "no such thing" for an index
 
 cpdef enum SettingFlag:       # of the whole gateway
@@ -180,7 +180,8 @@ cdef struct policy_rec:           # 128 bytes, aligned to 64: equal policies sta
     str_ref payment_required      # rendered lines that its 402s carry: PAYMENT-REQUIRED and the like
     uint32_t price_currency       # three ASCII letters, the first lowest; of price_micros
     uint32_t idle_ms              # between two pieces of the answer's body, or of a tunnel; 0: the service's
-    uint32_t spare[4]
+    str_ref host                  # Host to send, unless ROUTE_PRESERVE_HOST; len 0: the target's
+    uint32_t spare[2]
 
 # A set of statuses: one bit for each from 400 to 599.
 cdef enum:

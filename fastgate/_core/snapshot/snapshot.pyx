@@ -221,7 +221,7 @@ cdef bint _route_out(const snapshot_header *h, const route_rec *r) noexcept nogi
 
 cdef bint _policy_out(const snapshot_header *h, const policy_rec *p) noexcept nogil:
     return (
-        _str_out(h, p.replace) or _str_out(h, p.notice) or _str_out(h, p.payment_required)
+        _str_out(h, p.replace) or _str_out(h, p.notice) or _str_out(h, p.payment_required) or _str_out(h, p.host)
         or _index_out(p.service, h.services) or _index_out(p.handler, h.handlers)
         or _index_out(p.static_response, h.statics) or _index_out(p.auth, h.auths)
         or _index_out(p.cors, h.cors)

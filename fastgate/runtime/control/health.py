@@ -34,6 +34,7 @@ from fastgate.tasks import keep_running
 log = logging.getLogger("fastgate.control")
 
 UNKNOWN, HEALTHY, UNHEALTHY = 0, 1, 2
+_USUAL = (("User-Agent", "fastgate-health"), ("Accept", "*/*"))
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5]\d\d)(?: |\r)")
 
 
@@ -49,13 +50,24 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     name: str  # for the log
     family: int
     address: Any  # what connect() takes
-    authority: str
+    host: str
     path: str
     interval: float
     timeout: float
     unhealthy_after: int
     healthy_after: int
     expect: tuple[str, ...]  # "200", "2xx"
+    headers: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def request(self) -> bytes:
+        """What is sent."""
+        given = {name.lower() for name, _ in self.headers}
+        fields = [("Host", self.host)]
+        fields += [field for field in _USUAL if field[0].lower() not in given]
+        fields += [*self.headers, ("Connection", "close")]
+        lines = [f"GET {self.path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields)]
+        return "\r\n".join([*lines, "", ""]).encode()
 
 
 class HealthState:
@@ -111,10 +123,7 @@ async def _status_of(check: Check) -> str:
         sock.close()
         raise
     try:
-        writer.write(
-            f"GET {check.path} HTTP/1.1\r\nHost: {check.authority}\r\n"
-            "User-Agent: fastgate-health\r\nAccept: */*\r\nConnection: close\r\n\r\n".encode()
-        )
+        writer.write(check.request)
         try:
             line = await reader.readuntil(b"\r\n")
         except (asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:

@@ -369,11 +369,16 @@ def check_of(upstream: Upstream, target: dict[str, Any], family: int, address: A
     health = upstream.health
     if health is None:
         return None
+    name = target["name"].decode()
+    url = next(each.url for each in upstream.targets if str(each.url) == name)
+    if health.port is not None:
+        address = (address[0], health.port, *address[2:])
     return Check(
-        name=f"{upstream.name}: {target['name'].decode()}",
+        name=f"{upstream.name}: {name}",
         family=family,
         address=address,
-        authority=target["authority"].decode(),
+        host=health.host_for(upstream.host, url),
+        headers=tuple(health.headers.items()),
         path=health.path,
         interval=health.interval.seconds,
         timeout=health.timeout.seconds,
