@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 
 LimitSubject = Literal["account", "consumer", "credential"]
+"""What a spending limit can be set for."""
+SPENDING_LIMIT_MOST = (1 << 56) - 1
+"""Micro-units; workers can count no further."""
 
 
 class SpendingLimits(Protocol):

@@ -18,6 +18,7 @@ from fastgate.api.parties import changes_of, consumer_of_store, matched, tagged
 from fastgate.api.problems import invalid
 from fastgate.config import references
 from fastgate.errors import ConfigurationError
+from fastgate.model.values import KEY_CHARACTER, KEY_MOST
 from fastgate.store.cache import KeyRecord
 from fastgate.store.pages import Page
 from fastgate.store.parties import Credential
@@ -36,12 +37,13 @@ Environment = Annotated[
 ]
 
 
+GIVEN_LEAST = 16  # characters; shorter keys only come from configurations
 GivenKey = Annotated[
     str,
     Meta(
-        pattern=r"^[\x21-\x7e]{16,512}$",
-        description="Take this key, of 16 to 512 printable characters, from another gateway "
-        "instead of making one.",
+        pattern=f"^{KEY_CHARACTER}{{{GIVEN_LEAST},{KEY_MOST}}}$",
+        description=f"Take this key, of {GIVEN_LEAST} to {KEY_MOST} printable characters, from "
+        "another gateway instead of making one.",
     ),
 ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 from litestar import delete, get, put
@@ -11,17 +11,16 @@ from litestar.params import FromPath
 from msgspec import Meta
 
 from fastgate.api.billing import Amount, account_of, billing_of
-from fastgate.api.billing_api import LimitSubject
+from fastgate.api.billing_api import SPENDING_LIMIT_MOST, LimitSubject
 from fastgate.api.bodies import read
 from fastgate.api.context import AnyRequest, Context, Ctx
 from fastgate.api.describe import spec
 from fastgate.api.parties import consumer_of
 from fastgate.api.problems import invalid
+from fastgate.model.billing import Period
 from fastgate.model.check import priced_in
 from fastgate.model.units import Money
 from fastgate.store.spending import NO_LIMIT
-
-MOST = 1 << 56  # micro-units that the workers can count to
 
 
 class LimitNew(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -30,7 +29,7 @@ class LimitNew(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     amount: Amount | None
     period: Annotated[
-        Literal["day", "week", "month", "year"],
+        Period,
         Meta(description="The calendar period (UTC) it is counted by."),
     ] = "month"
 
@@ -83,7 +82,7 @@ def _micros(ctx: Context, text: str) -> int:
             f"Spending cannot be limited in {amount.currency} while there are prices in "
             f"{others[0]}: there is no rate.",
         )
-    if amount.micros >= MOST:
+    if amount.micros > SPENDING_LIMIT_MOST:
         raise invalid("amount", "That is more than can be counted.")
     return amount.micros
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from fastgate.billing.payments.base import exponent
-
-MICROS = 1_000_000
-"""Micro-units in one unit of a currency."""
+from fastgate.model.units import MICROS
 
 
 def show(micros: int, currency: str) -> str:

@@ -183,11 +183,3 @@ def _text(value: object) -> str:
     if isinstance(value, str) and text[:1] in ("=", "+", "-", "@", "\t", "\r"):
         return f"'{text}"
     return text
-
-
-def decimal(micros: int) -> str:
-    """Micro-units as a number of units, exact: 1234567 is "1.234567", 2000000 is "2.00"."""
-    sign = "-" if micros < 0 else ""
-    whole, part = divmod(abs(micros), 1_000_000)
-    digits = f"{part:06d}".rstrip("0").ljust(2, "0")
-    return f"{sign}{whole}.{digits}"

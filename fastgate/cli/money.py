@@ -10,8 +10,6 @@ import click
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-MICROS = 1_000_000
-
 account_argument = click.argument("account", metavar="ACCOUNT")
 
 
@@ -22,9 +20,9 @@ def path_of(account: str) -> str:
 
 def shown(micros: int, currency: str = "") -> str:
     """Micro-units as people read them: "-12.50 EUR"; at least two decimals."""
-    whole, rest = divmod(abs(micros), MICROS)
-    decimals = f"{rest:06d}".rstrip("0").ljust(2, "0")
-    return f"{'-' if micros < 0 else ''}{whole}.{decimals} {currency}".rstrip()
+    from fastgate.model.units import decimal_text
+
+    return f"{decimal_text(micros)} {currency}".rstrip()
 
 
 def key_option(command: F) -> F:

@@ -193,7 +193,7 @@ class SpendingLimit(Model, frozen=True, kw_only=True):
         Money, Meta(description="The most that may be spent. `0 EUR`: nothing may be.")
     ]
     period: Annotated[
-        Literal["day", "week", "month", "year"],
+        Period,
         Meta(description="The calendar period (UTC) it is counted by."),
     ] = "month"
 

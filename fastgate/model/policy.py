@@ -28,7 +28,6 @@ Scopes = Annotated[
         "`[consumer, route]` counts each consumer on each route by itself.",
     ),
 ]
-PERIODS = ("second", "minute", "hour", "day", "week", "month", "year")
 
 
 def _consumer() -> list[Scope]:

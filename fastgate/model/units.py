@@ -229,6 +229,17 @@ class Percent(Value):
         return f"{whole}.{tenth}%" if tenth else f"{whole}%"
 
 
+MICROS = 1_000_000
+"""Micro-units in one unit of a currency."""
+
+
+def decimal_text(micros: int) -> str:
+    """Micro-units as units, exact, with at least two decimals: 1234567 is "1.234567"."""
+    whole, rest = divmod(abs(micros), MICROS)
+    decimals = f"{rest:06d}".rstrip("0").ljust(2, "0")
+    return f"{'-' if micros < 0 else ''}{whole}.{decimals}"
+
+
 class Money(Value):
     """An amount in a currency: "0.002 USD". Integer micro-units inside; never negative."""
 
@@ -250,7 +261,7 @@ class Money(Value):
         match = re.fullmatch(r"(\d{1,13}(?:\.\d{1,18})?)\s*([A-Z]{3,8})", cls._text(raw), re.A)
         if match is None:
             raise cls._bad(raw)
-        micros = _exact(match[1], 1_000_000)
+        micros = _exact(match[1], MICROS)
         if micros is None:
             raise ValueError(f"{raw!r} is finer than a millionth of a {match[2]}")
         if micros >= 2**63:
@@ -261,6 +272,6 @@ class Money(Value):
         return (self.micros, self.currency)
 
     def __str__(self) -> str:
-        whole, rest = divmod(self.micros, 1_000_000)
+        whole, rest = divmod(self.micros, MICROS)
         fraction = f".{rest:06d}".rstrip("0") if rest else ""
         return f"{whole}{fraction} {self.currency}"

@@ -169,6 +169,10 @@ class Moment(Value):
         return self.time.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+KEY_CHARACTER = r"[\x21-\x7e]"
+KEY_LEAST, KEY_MOST = 8, 512
+
+
 class KeyDigest(Value):
     """An API key or token, kept only as its SHA-256: "sha256:<64 hex digits>".
 
@@ -178,7 +182,7 @@ class KeyDigest(Value):
 
     __slots__ = ("hex",)
 
-    WHAT = "a key of 8 to 512 printable characters without spaces, or its digest"
+    WHAT = f"a key of {KEY_LEAST} to {KEY_MOST} printable characters without spaces, or its digest"
     EXAMPLES = (
         "${DEMO_KEY}",
         "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
@@ -196,7 +200,7 @@ class KeyDigest(Value):
             if not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
                 raise ValueError("a key digest is 'sha256:' and 64 hex digits")
             return cls(digest.lower())
-        if not re.fullmatch(r"[\x21-\x7e]{8,512}", text):
+        if not re.fullmatch(f"{KEY_CHARACTER}{{{KEY_LEAST},{KEY_MOST}}}", text):
             raise ValueError(f"expected {cls.WHAT}")  # never show a key, not even a bad one
         return cls.of(text)
 

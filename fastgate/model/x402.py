@@ -21,7 +21,7 @@ from msgspec import Meta
 
 from fastgate.model.base import LINK, Model, Token, only_one, worded
 from fastgate.model.secret import Secret
-from fastgate.model.units import Duration, Money, Size
+from fastgate.model.units import MICROS, Duration, Money, Size
 
 if TYPE_CHECKING:
     from fastgate.model.billing import Facilitator
@@ -154,7 +154,7 @@ class X402(Model, frozen=True, kw_only=True):
         if self.amount is not None and int(self.amount) > MAX_ATOMIC:
             raise ValueError("amount: more than a token can count")
         # The books count in millionths of a token, whatever the token can be divided into.
-        micros, rest = divmod(int(self.atomic) * 1_000_000, 10**self.asset_decimals)
+        micros, rest = divmod(int(self.atomic) * MICROS, 10**self.asset_decimals)
         if rest and self.price is None:
             raise ValueError(
                 f"amount: {self.amount} of a token with {self.asset_decimals} decimals is no whole "
@@ -165,7 +165,7 @@ class X402(Model, frozen=True, kw_only=True):
                 f"{'amount' if self.price is None else 'price'}: at most 2^60 millionths of a token"
             )
         if self.price is not None:
-            scaled, rest = divmod(self.price.micros * 10**self.asset_decimals, 1_000_000)
+            scaled, rest = divmod(self.price.micros * 10**self.asset_decimals, MICROS)
             if rest or scaled == 0:
                 raise ValueError(
                     f"price: {self.price} is no whole number above 0 of a token with "
@@ -181,7 +181,7 @@ class X402(Model, frozen=True, kw_only=True):
     def atomic(self) -> str:
         """The price of a request in the token's smallest unit."""
         if self.price is not None:
-            return str(self.price.micros * 10**self.asset_decimals // 1_000_000)
+            return str(self.price.micros * 10**self.asset_decimals // MICROS)
         assert self.amount is not None
         return self.amount
 

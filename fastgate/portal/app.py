@@ -50,6 +50,7 @@ from fastgate.billing.payments.base import (
     WebhookRejected,
 )
 from fastgate.billing.self_service import Overview, SelfService
+from fastgate.config.public_route import BODY_CAP
 from fastgate.errors import (
     REASON_BY_CODE,
     REASONS,
@@ -67,7 +68,6 @@ from fastgate.refusal.remedies import PREFIX
 
 log = logging.getLogger("fastgate.public")
 
-BODY_CAP = 1 << 20
 """Bytes; the built-in route lets no more through."""
 FORM_CAP = 8192
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from fastgate.model.units import decimal_text
 from fastgate.store.billing_tables import invoices, subscriptions
 from fastgate.store.money_tables import ledger_entries, usage_daily, wallets
 from fastgate.store.payment_tables import payments
@@ -56,14 +57,8 @@ def refusal(name: str, found: dict[str, int], money: list[tuple[str, int]]) -> s
         "cancel its subscriptions"
     )
     if money:
-        held = ", ".join(f"{_decimal(micros)} {currency}" for currency, micros in money)
+        held = ", ".join(f"{decimal_text(micros)} {currency}" for currency, micros in money)
         text += (
             f"; its balance is {held}: refund the payment that it came from, or reverse the booking"
         )
     return text + "."
-
-
-def _decimal(micros: int) -> str:
-    whole, part = divmod(abs(micros), 1_000_000)
-    digits = f"{part:06d}".rstrip("0").ljust(2, "0")
-    return f"{'-' if micros < 0 else ''}{whole}.{digits}"

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from moneykit import NOW, copy_of, pack, used
 
 from fastgate.billing.ledger.ledger import Ledger
-from fastgate.billing.reports import By, ReportQuery, ReportRow, columns, decimal, report, write_csv
+from fastgate.billing.reports import By, ReportQuery, ReportRow, columns, report, write_csv
+from fastgate.model.units import decimal_text
 from fastgate.store.engine import Store
 from fastgate.store.parties import Parties
 from fastgate.store.usage_blocks import Usage
@@ -199,4 +200,4 @@ def test_csv_is_read_by_others_and_starts_no_formula() -> None:
     ],
 )
 def test_decimals_are_exact(micros: int, text: str) -> None:
-    assert decimal(micros) == text
+    assert decimal_text(micros) == text

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fastgate.runtime.supervisor.standby import AWAY_S, SERVING, Standby
+from fastgate.runtime.supervisor.standby import SERVING, TAKEOVER_S, Standby
 
 STARTING, DRAINING = 1, 3
 
@@ -20,7 +20,7 @@ class Row:
         self.heartbeat_ns = time.monotonic_ns() + 10**12  # fresh for as long as the test lasts
 
     def stop(self) -> None:
-        self.heartbeat_ns = time.monotonic_ns() - int(AWAY_S * 1e9) - 1
+        self.heartbeat_ns = time.monotonic_ns() - int(TAKEOVER_S * 1e9) - 1
 
 
 class Engine:

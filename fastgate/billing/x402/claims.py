@@ -48,6 +48,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
+from fastgate.model.units import MICROS
 from fastgate.model.x402 import Terms
 
 State = Literal["running", "settling", "settled", "served", "unknown", "unsent", "failed"]
@@ -96,7 +97,7 @@ class Paid(Struct, frozen=True, kw_only=True):
     def micros(self) -> int:
         """Millionths of a token. Raises ValueError where that is no whole number."""
         unit: int = 10**self.decimals
-        found, rest = divmod(int(self.amount) * 1_000_000, unit)
+        found, rest = divmod(int(self.amount) * MICROS, unit)
         if rest:
             raise ValueError(f"{self.amount} of {self.decimals} decimals is finer than a millionth")
         return found

@@ -28,8 +28,8 @@ import msgspec
 
 from fastgate._core.money.wallet import ANY, Accounts, Bill, SpendingLimit, Subscription
 from fastgate._core.reason import Reason
-from fastgate._core.snapshot.snapshot import Period
 from fastgate.billing.ledger.frames import MAGIC_SIZE, FrameFile, pack
+from fastgate.config.rules import PERIODS
 from fastgate.config.slots import SlotBook
 
 log = logging.getLogger("fastgate.billing")
@@ -39,13 +39,6 @@ MAGIC = b"FGROWS01"
 SLACK = 4096  # frames beyond the live ones before the file is written again
 SUBSCRIPTIONS = 8  # that a row has room for
 NO_PLAN = 0xFFFFFFFF
-
-PERIODS = {
-    "day": int(Period.PERIOD_DAY),
-    "week": int(Period.PERIOD_WEEK),
-    "month": int(Period.PERIOD_MONTH),
-    "year": int(Period.PERIOD_YEAR),
-}
 
 
 class RowSubscription(NamedTuple):

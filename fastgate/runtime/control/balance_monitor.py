@@ -23,8 +23,8 @@ from fastgate._core.snapshot.snapshot import stable_hash
 from fastgate.billing.auto_recharge import AutoRecharge, AutoRecharges
 from fastgate.billing.notices.alerts import Alerts, AlertState, LimitUsage
 from fastgate.billing.payments.base import ChargeStatus
+from fastgate.config.rules import PERIODS
 from fastgate.errors import FastGateError, NotFoundError, StoreError
-from fastgate.runtime.control.account_rows import PERIODS
 from fastgate.runtime.control.billing_deps import LimitSources
 from fastgate.runtime.control.billing_services import BillingServices
 from fastgate.store.cache import ConsumerRecord

@@ -20,10 +20,10 @@ from fastgate._core.shared.clock import held_seconds
 from fastgate._core.shared.quota import QuotaTable
 from fastgate._core.shared.segment import Segment
 from fastgate._core.snapshot.snapshot import stable_hash
-from fastgate.api.billing_api import LimitSubject
+from fastgate.api.billing_api import SPENDING_LIMIT_MOST, LimitSubject
 from fastgate.billing.diagnosis.evidence import SpendingFacts
+from fastgate.config.rules import PERIODS
 from fastgate.model.billing import Spending, SpendingLimit
-from fastgate.runtime.control.account_rows import PERIODS
 from fastgate.runtime.persist import StateDirectory, StateError
 from fastgate.serial import Serial, whole
 from fastgate.store.engine import Store
@@ -32,7 +32,6 @@ from fastgate.store.spending import NO_LIMIT, LimitRow, all_limits, drop_limit, 
 log = logging.getLogger("fastgate.billing")
 
 FILE = "spending.limits"
-MOST = (1 << 56) - 1  # micro-units that the workers can count to
 
 Limit = tuple[int, str]
 """Micro-units and a period's name."""
@@ -116,7 +115,7 @@ class Caps:
             found = (configured.amount.micros, configured.period) if configured else None
         if found is None or found[0] == NO_LIMIT:
             return None
-        return min(found[0], MOST), found[1]
+        return min(found[0], SPENDING_LIMIT_MOST), found[1]
 
     def cap(self, kind: LimitSubject, subject: str) -> tuple[int, int]:
         """The same as the credential index takes it: (0, 0) for none."""

@@ -23,7 +23,7 @@ from typing import Protocol
 
 log = logging.getLogger("fastgate.worker")
 
-AWAY_S = 1.5  # without a heartbeat; with a look each half second, noticed within two
+TAKEOVER_S = 1.5  # without a heartbeat; with a look each half second, noticed within two
 SERVING = 2  # worker_row.state
 
 
@@ -103,7 +103,7 @@ class Standby:
     @staticmethod
     def _accepts(row: WorkerRow) -> bool:
         age = time.monotonic_ns() - row.heartbeat_ns
-        return bool(row.pid) and row.state == SERVING and age < AWAY_S * 1e9
+        return bool(row.pid) and row.state == SERVING and age < TAKEOVER_S * 1e9
 
     def _take(self, worker: int) -> None:
         taken = self._taken.setdefault(worker, [])
