@@ -535,7 +535,9 @@ class _Compilation:
     def _answers(self) -> None:
         """What the gateway answers on its own: refusals and the texts of parse faults."""
         gateway = self.gateway
-        for refusal in refusals(gateway.problems.base, gateway.headers.server, self._links):
+        problems = gateway.problems
+        found = refusals(problems.base, gateway.headers.server, self._links, problems.bodies)
+        for refusal in found:
             self.image.set_refusal(
                 refusal.number,
                 head=refusal.head,

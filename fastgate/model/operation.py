@@ -3,15 +3,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, field
 
+from fastgate.errors import REASONS
 from fastgate.model.base import Model, Name, worded
 from fastgate.model.places import Bind
 from fastgate.model.store_url import StoreUrl
 from fastgate.model.units import Duration, Size
 from fastgate.model.values import KeyDigest
+
+MAX_BODY = 32 * 1024
+"""Characters of one body of a refusal."""
 
 
 def _d(text: str) -> Duration:
@@ -346,6 +351,52 @@ class Observability(Model, frozen=True, kw_only=True):
     ] = 10_000
 
 
+ProblemText = Annotated[str, Meta(max_length=MAX_BODY)]
+
+
+class ProblemBody(Model, frozen=True, kw_only=True):
+    """What a refusal says instead of the gateway's own words; `{{name}}` stands for a member."""
+
+    json: Annotated[
+        Any, Meta(description="Data, sent as `application/json`, or as `content_type` says.")
+    ] = None
+    html: Annotated[ProblemText | None, Meta(description="A page, for browsers.")] = None
+    markdown: Annotated[ProblemText | None, Meta(description="Markdown, for agents.")] = None
+    body: Annotated[
+        ProblemText | None,
+        Meta(
+            description="A text for everyone, sent as `text/plain`, or as `content_type` says. Not "
+            "together with the others."
+        ),
+    ] = None
+    content_type: Annotated[
+        Annotated[
+            str,
+            Meta(
+                pattern=worded(
+                    r"^[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+(; ?[a-z]+=[A-Za-z0-9._-]+)*$",
+                    "a media type such as 'application/problem+json' or 'text/xml; charset=utf-8'",
+                ),
+                max_length=200,
+            ),
+        ]
+        | None,
+        Meta(description="The `Content-Type` of `json` or `body`."),
+    ] = None
+
+    def __post_init__(self) -> None:
+        forms = [name for name in ("json", "html", "markdown") if getattr(self, name) is not None]
+        if self.body is not None and forms:
+            raise ValueError(f"body is for everyone; leave out {' and '.join(forms)}, or body")
+        if self.body is None and not forms:
+            raise ValueError("give json, html, markdown or body")
+        if self.content_type is not None:
+            if self.json is None and self.body is None:
+                raise ValueError("content_type: belongs to json or body")
+            if "\n" in self.content_type:
+                raise ValueError("content_type: has a line break")
+
+
 class Problems(Model, frozen=True, kw_only=True):
     """The bodies of refusals."""
 
@@ -361,3 +412,23 @@ class Problems(Model, frozen=True, kw_only=True):
             "types that can be opened.",
         ),
     ] = "urn:fastgate:reason:"
+    bodies: Annotated[
+        dict[str, ProblemBody],
+        Meta(
+            description="Bodies of your own, by reason (`rate_limited`), status (`404`) or class "
+            "of statuses (`4xx`); the first of these that there is counts. A class is not for "
+            "`402`: name it, or the reason. See [refusals](refusals.md#bodies-of-your-own)."
+        ),
+    ] = {}
+
+    def __post_init__(self) -> None:
+        known = {reason.code for reason in REASONS if reason.status}
+        statuses = {str(reason.status) for reason in REASONS if reason.status}
+        classes = {f"{status[0]}xx" for status in statuses}
+        for key in self.bodies:
+            if key not in known | statuses | classes:
+                near = get_close_matches(key, known, 1)
+                raise ValueError(
+                    f"bodies: {key!r} is no reason, status or class of statuses of a refusal"
+                    + (f"; did you mean {near[0]!r}?" if near else "")
+                )

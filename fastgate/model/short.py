@@ -114,6 +114,7 @@ SHORT: dict[type[Model], tuple[Short, ...]] = {
     g.Control: (_text("bind", "the `bind`"),),
     g.Store: (_text("url", "the `url`"),),
     g.AccessLog: (_text("to", "the `to`"),),
+    g.ProblemBody: (_text("body", "the `body`"),),
     g.Metrics: (
         Short((bool,), lambda value: {"enabled": value}, {"type": "boolean"}, "`enabled`"),
     ),

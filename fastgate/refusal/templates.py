@@ -26,12 +26,15 @@ Bodies for programs are RFC 9457, for agents Markdown, for people a page without
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import msgspec
-
 from fastgate.errors import REASONS, Reason
+from fastgate.model.gateway import ProblemBody
+from fastgate.refusal import bodies as chosen_bodies
 from fastgate.refusal import pages as refusal_pages
+from fastgate.refusal.members import Hole, Remedies, When, json_of
 from fastgate.refusal.remedies import DIAGNOSED, PREFIX, PROBLEMS, REMEDIES, WAIT, Remedy, retry_of
 
 DEFAULT_BASE = "urn:fastgate:reason:"
@@ -71,60 +74,45 @@ class Refusal(NamedTuple):
     markdown: tuple[bytes, bytes]
 
 
-class _Hole(NamedTuple):
-    """A member's value that the worker fills in."""
+_LIMIT = Hole("L", False)
+_USED = Hole("U", False)
+_REMAINING = Hole("R", False)
+_RETRY_AFTER = Hole("A", False)
+_RESETS_AT = Hole("T", True)
+_POLICY = Hole("P", True)
+_FAULT = Hole("D", True)
+_ALLOW = Hole("M", True)
 
-    letter: str
-    text: bool
-    """In quotes."""
-
-
-class _When(NamedTuple):
-    """A member that is there only where the section's condition holds."""
-
-    section: str
-    value: Any
-
-
-_LIMIT = _Hole("L", False)
-_USED = _Hole("U", False)
-_REMAINING = _Hole("R", False)
-_RETRY_AFTER = _Hole("A", False)
-_RESETS_AT = _Hole("T", True)
-_POLICY = _Hole("P", True)
-_FAULT = _Hole("D", True)
-_ALLOW = _Hole("M", True)
-
-_PLAN = {"plan": _When("p", _Hole("O", True))}
-_ENDED = {"ended_at": _When("s", _Hole("Z", True))}
+_PLAN = {"plan": When("p", Hole("O", True))}
+_ENDED = {"ended_at": When("s", Hole("Z", True))}
 _OWED = {
-    "amount_due": _When("d", _Hole("J", True)),
-    "currency": _When("d", _Hole("Y", True)),
-    "invoice": _When("d", _Hole("K", True)),
-    "due_at": _When("d", _Hole("X", True)),
+    "amount_due": When("d", Hole("J", True)),
+    "currency": When("d", Hole("Y", True)),
+    "invoice": When("d", Hole("K", True)),
+    "due_at": When("d", Hole("X", True)),
 }
 _UNITS = {
-    "meter": _When("u", _Hole("1", True)),
-    "units": _When("u", _Hole("2", False)),
-    "units_available": _When("u", _Hole("3", False)),
+    "meter": When("u", Hole("1", True)),
+    "units": When("u", Hole("2", False)),
+    "units_available": When("u", Hole("3", False)),
 }
 
 _COUNTED = {
-    "policy": _When("l", _POLICY),
-    "limit": _When("l", _LIMIT),
-    "used": _When("l", _USED),
-    "remaining": _When("l", _REMAINING),
+    "policy": When("l", _POLICY),
+    "limit": When("l", _LIMIT),
+    "used": When("l", _USED),
+    "remaining": When("l", _REMAINING),
 }
 _WAIT = {"retry_after": _RETRY_AFTER}
 _PRICE = {
-    "required": _When("q", _Hole("Q", True)),
-    "currency": _When("q", _Hole("C", True)),
+    "required": When("q", Hole("Q", True)),
+    "currency": When("q", Hole("C", True)),
 }
 _BALANCE = {
-    "balance": _When("b", _Hole("B", True)),
-    "required": _When("q", _Hole("Q", True)),
-    "shortfall": _When("b", _Hole("S", True)),
-    "currency": _When("q", _Hole("C", True)),
+    "balance": When("b", Hole("B", True)),
+    "required": When("q", Hole("Q", True)),
+    "shortfall": When("b", Hole("S", True)),
+    "currency": When("q", Hole("C", True)),
 }
 
 MEMBERS: dict[str, dict[str, Any]] = {
@@ -146,27 +134,27 @@ MEMBERS: dict[str, dict[str, Any]] = {
     "payment_method_missing": {**_PLAN, **_ENDED, **_OWED},
     "not_subscribed": _PLAN,
     "spending_limit_reached": {
-        "limit_of": _When("e", _Hole("V", True)),
-        "limit": _When("e", _Hole("E", True)),
-        "remaining": _When("b", _Hole("B", True)),
+        "limit_of": When("e", Hole("V", True)),
+        "limit": When("e", Hole("E", True)),
+        "remaining": When("b", Hole("B", True)),
         **_PRICE,
         **_UNITS,
-        "resets_at": _When("t", _RESETS_AT),
+        "resets_at": When("t", _RESETS_AT),
     },
     "payment_required": _PRICE,
     "payment_invalid": _PRICE,
-    "quota_exhausted_upgrade": {**_PLAN, **_COUNTED, "resets_at": _When("t", _RESETS_AT)},
-    "rate_limited": {**_COUNTED, **_WAIT, "resets_at": _When("t", _RESETS_AT)},
-    "quota_exhausted": {**_COUNTED, **_WAIT, "resets_at": _When("t", _RESETS_AT)},
+    "quota_exhausted_upgrade": {**_PLAN, **_COUNTED, "resets_at": When("t", _RESETS_AT)},
+    "rate_limited": {**_COUNTED, **_WAIT, "resets_at": When("t", _RESETS_AT)},
+    "quota_exhausted": {**_COUNTED, **_WAIT, "resets_at": When("t", _RESETS_AT)},
     "concurrency_limited": {
-        "policy": _When("l", _POLICY),
-        "limit": _When("l", _LIMIT),
-        "used": _When("l", _USED),
+        "policy": When("l", _POLICY),
+        "limit": When("l", _LIMIT),
+        "used": When("l", _USED),
         **_WAIT,
     },
     "hold_in_flight": {
         **_BALANCE,
-        "held": _When("h", _Hole("F", True)),
+        "held": When("h", Hole("F", True)),
         **_UNITS,
         **_WAIT,
     },
@@ -197,12 +185,6 @@ DETAILS: dict[str, str] = {
 """What follows a reason's text where it is known, with holes: the case at hand, in words."""
 
 _OPENAI_TYPES = {401: "authentication_error", 402: "insufficient_quota", 403: "permission_error"}
-
-
-class _Remedies(NamedTuple):
-    """A list of which some entries are there only where their section's condition holds."""
-
-    entries: list[tuple[str, dict[str, Any]]]
 
 
 class Links(NamedTuple):
@@ -238,13 +220,47 @@ def refusals(
     base: str = DEFAULT_BASE,
     server: str | None = None,
     links: Links = Links("", False),  # noqa: B008 - immutable
+    bodies: Mapping[str, ProblemBody] = MappingProxyType({}),
 ) -> list[Refusal]:
     """The refusal of every reason that has a status.
 
     `base`: what `type` begins with, the reason's code follows. `server`: value of Server. `links`:
-    where the pages are that bodies link to.
+    where the pages are that bodies link to. `bodies`: the operator's own, as configured. Raises
+    ConfigurationError for what is wrong with them.
     """
-    return [_refusal(reason, base, server, links) for reason in REASONS if reason.status]
+
+    def members(reason: Reason) -> dict[str, Any]:
+        problem = _problem(reason, base, links)
+        del problem["error"]  # of OpenAI's API
+        return {**problem, "request_id": Hole("I", True), "route": Hole("N", True)}
+
+    chosen_bodies.check_names(bodies, members)
+    found = []
+    for reason in REASONS:
+        if reason.status:
+            refusal = _refusal(reason, base, server, links)
+            key = chosen_bodies.chosen(reason, bodies)
+            if key is not None:
+                path = f"problems.bodies.{key}"
+                forms = chosen_bodies.forms(bodies[key], members(reason), path)
+                refusal = _replaced(refusal, forms, _fields(reason, server))
+            found.append(refusal)
+    return found
+
+
+def _replaced(refusal: Refusal, forms: chosen_bodies.Forms, fields: list[str]) -> Refusal:
+    """With the forms that the operator wrote."""
+
+    def pair(form: chosen_bodies.Form | None, own: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
+        return own if form is None else (_head(fields, form.fields), form.body)
+
+    head, body = pair(forms.json, (refusal.head, refusal.body))
+    return refusal._replace(
+        head=head,
+        body=body,
+        html=pair(forms.html, refusal.html),
+        markdown=pair(forms.markdown, refusal.markdown),
+    )
 
 
 def _refusal(reason: Reason, base: str, server: str | None, links: Links) -> Refusal:
@@ -267,7 +283,7 @@ def _refusal(reason: Reason, base: str, server: str | None, links: Links) -> Ref
         reason.number,
         reason.status,
         _head(fields, ["Content-Type: application/problem+json"]),
-        _json(_problem(reason, base, links)),
+        json_of(_problem(reason, base, links)),
         reason.close,
         (_head(fields, refusal_pages.HTML_FIELDS), refusal_pages.html(page)),
         (_head(fields, refusal_pages.MARKDOWN_FIELDS), refusal_pages.markdown(page)),
@@ -317,27 +333,27 @@ def _problem(reason: Reason, base: str, links: Links) -> dict[str, Any]:
     }
     remedies = REMEDIES.get(reason.code, ())
     if remedies:
-        body["remedies"] = _Remedies(
+        body["remedies"] = Remedies(
             [(remedy.when, _remedy(remedy, reason.code, links)) for remedy in remedies]
         )
     if _diagnosis(reason):
-        body["diagnose"] = _When("g", f"{links.absolute}{_diagnosis(reason)}")
+        body["diagnose"] = When("g", f"{links.absolute}{_diagnosis(reason)}")
     kind = _OPENAI_TYPES.get(reason.status, "invalid_request_error")
     if reason.status >= 500:
         kind = "server_error"
     elif reason.status == 429:
         kind = "insufficient_quota" if reason.code == "quota_exhausted" else "rate_limit_error"
     error = {"message": _detail(reason), "type": kind, "param": None, "code": reason.code}
-    body["error"] = _When("o", error)
+    body["error"] = When("o", error)
     return body
 
 
 def _remedy(remedy: Remedy, code: str, links: Links) -> dict[str, Any]:
     member: dict[str, Any] = {"action": remedy.action, "title": remedy.title}
     if remedy.action == "wait" and "resets_at" in MEMBERS.get(code, {}):
-        member["until"] = _When("t", _RESETS_AT)
+        member["until"] = When("t", _RESETS_AT)
     if links.pages and remedy.page:
-        member["href"] = _When("g", f"{links.absolute}{links.remedy(remedy, code)}")
+        member["href"] = When("g", f"{links.absolute}{links.remedy(remedy, code)}")
     return member
 
 
@@ -378,7 +394,7 @@ def _facts(reason: Reason) -> list[refusal_pages.Fact]:
     """A reason's members as lines for people."""
     facts = []
     for name, value in MEMBERS.get(reason.code, {}).items():
-        section = value.section if isinstance(value, _When) else ""
+        section = value.section if isinstance(value, When) else ""
         if section == "e" and name == "limit":
             facts.append(refusal_pages.Fact("Spending limit of the \1V", "\1E \1C", section))
         elif section == "b" and name == "remaining":
@@ -386,50 +402,3 @@ def _facts(reason: Reason) -> list[refusal_pages.Fact]:
         elif name in _FACTS:
             facts.append(refusal_pages.Fact(*_FACTS[name], section))
     return facts
-
-
-def _json(value: Any) -> bytes:
-    """JSON with holes left open. A `_When` stands in an object, never as its first member."""
-    if isinstance(value, _Remedies):
-        return b"[" + _listed(value.entries) + b"]"
-    if isinstance(value, _Hole):
-        hole = f"\1{value.letter}".encode()
-        return b'"' + hole + b'"' if value.text else hole
-    if isinstance(value, dict):
-        return b"{" + _members(value) + b"}"
-    if isinstance(value, list):
-        return b"[" + b",".join(_json(inner) for inner in value) + b"]"
-    return msgspec.json.encode(value).replace(b"\\u0001", b"\1")
-
-
-def _listed(entries: list[tuple[str, dict[str, Any]]]) -> bytes:
-    """The entries of a list. Those that are always there come first; one that may be missing
-    brings the comma that parts it from what stands before it."""
-    always = [_json(value) for section, value in entries if not section]
-    out = b",".join(always)
-    before = ""
-    for section, value in entries:
-        if not section:
-            continue
-        comma = b"," if always else b""
-        if not always and before:
-            comma = b"\1" + before.encode() + b",\1."
-        out += b"\1" + section.encode() + comma + _json(value) + b"\1."
-        before = section
-    return out
-
-
-def _members(members: dict[str, Any]) -> bytes:
-    """What stands between the braces; neighbours of one section share it."""
-    out = bytearray()
-    section = ""
-    for name, value in members.items():
-        now = value.section if isinstance(value, _When) else ""
-        if now != section:
-            out += b"\1." if section else b""
-            out += b"\1" + now.encode() if now else b""
-            section = now
-        out += b"," if out else b""
-        out += msgspec.json.encode(name) + b":"
-        out += _json(value.value if isinstance(value, _When) else value)
-    return bytes(out + (b"\1." if section else b""))

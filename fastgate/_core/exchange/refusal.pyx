@@ -52,7 +52,7 @@ from fastgate._core.exchange.number_text cimport put_amount, put_duration, put_l
 
 cdef enum:
     HEAD_MAX = 2048           # of a filled head, before what all answers carry
-    BODY_MAX = 10240          # of a filled body
+    BODY_MAX = 66048          # of a filled body: what a configured one may have, 32 KiB and 64 holes, and one more
     HOLE_MAX = 512            # the most that one hole writes
 
 cdef enum Escape:
@@ -442,25 +442,26 @@ cdef buf *render_refusal(exchange *e, int reason, int connection) noexcept nogil
     cdef char scratch[BODY_MAX]
     cdef char *body_end
     cdef char *p
-    cdef int form = accepted_form(e)
-    cdef size_t size = HEAD_MAX + BODY_MAX + answer_extra(e)
+    cdef int form = accepted_form(e), escape = ESCAPE_JSON
+    cdef str_ref head = r.head, body = r.body
+    cdef size_t size = HEAD_MAX + answer_extra(e)
     cdef bint priced = r.status == 402 and e.policy is not NULL and e.policy.payment_required.len != 0
     cdef buf *b
+    if form == FORM_HTML and r.html_head.len:
+        head = r.html_head
+        body = r.html_body
+        escape = ESCAPE_HTML
+    elif form == FORM_MARKDOWN and r.markdown_head.len:
+        head = r.markdown_head
+        body = r.markdown_body
+        escape = ESCAPE_MARKDOWN
     if priced:
         size += e.policy.payment_required.len
-    b = buf_borrow(&e.owner.loop.bufs, size)
+    body_end = fill(scratch, scratch + BODY_MAX, e, body, escape)
+    b = buf_borrow(&e.owner.loop.bufs, size + (body_end - scratch if body_end is not NULL else 0))
     if b is NULL:
         return NULL
-    p = buf_head(b)
-    if form == FORM_HTML and r.html_head.len:
-        body_end = fill(scratch, scratch + BODY_MAX, e, r.html_body, ESCAPE_HTML)
-        p = fill(p, p + HEAD_MAX, e, r.html_head, ESCAPE_NONE)
-    elif form == FORM_MARKDOWN and r.markdown_head.len:
-        body_end = fill(scratch, scratch + BODY_MAX, e, r.markdown_body, ESCAPE_MARKDOWN)
-        p = fill(p, p + HEAD_MAX, e, r.markdown_head, ESCAPE_NONE)
-    else:
-        body_end = fill(scratch, scratch + BODY_MAX, e, r.body, ESCAPE_JSON)
-        p = fill(p, p + HEAD_MAX, e, r.head, ESCAPE_NONE)
+    p = fill(buf_head(b), buf_head(b) + HEAD_MAX, e, head, ESCAPE_NONE)
     if body_end is NULL or p is NULL:
         body_end = scratch
         p = put_lit(buf_head(b), "HTTP/1.1 500 \r\nContent-Length: ")

@@ -1,0 +1,193 @@
+"""Bodies of refusals that the operator wrote: templates with the same holes as the gateway's own.
+
+    problems:
+      bodies:
+        rate_limited: {json: {code: "{{reason}}", wait: "{{retry_after}}"}, html: {file: 429.html}}
+        no_route: Nothing here. Request {{request_id}}
+
+`{{name}}` is a member of the reason's problem document, and what is not known of a request is left
+out, with the member of an object that is nothing else. So what a body may tell is what the
+gateway's own tells: a balance, for example, only to who has shown a valid credential.
+
+**Escaping.** A worker escapes a value for the form it stands in. In `body`, whose media type may be
+anything, values are escaped as in JSON, which changes none of them: they are numbers, times, words
+of ours and names, and names have letters, digits, dots, dashes and underscores alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from html import escape
+from typing import Any, NamedTuple
+
+from fastgate.errors import REASONS, ConfigurationError, Reason
+from fastgate.model.gateway import ProblemBody
+from fastgate.refusal.members import Hole, Remedies, When, json_of
+
+PLAIN, JSON = "text/plain; charset=utf-8", "application/json"
+HTML_FIELDS = [
+    "Content-Type: text/html; charset=utf-8",
+    "X-Content-Type-Options: nosniff",
+    "Referrer-Policy: no-referrer",
+]
+MOST_BYTES, MOST_HOLES = 32 * 1024, 64
+_MARK = re.compile(rb"\x01[A-Z0-9]")
+_HOLE = re.compile(r"\{\{\s*([A-Za-z_][A-Za-z0-9_]*)\s*\}\}")
+
+Members = dict[str, Any]
+"""The members of a reason's problem document: plain data, `Hole`, `When`, `Remedies`."""
+
+
+class Form(NamedTuple):
+    """One form of a refusal."""
+
+    fields: list[str]
+    body: bytes
+    """A template."""
+
+
+class Forms(NamedTuple):
+    """The forms that are replaced; None: the gateway's own."""
+
+    json: Form | None = None
+    html: Form | None = None
+    markdown: Form | None = None
+
+
+def chosen(reason: Reason, bodies: Mapping[str, ProblemBody]) -> str | None:
+    """The key under which a reason's body stands: its code, its status, its class."""
+    keys = [reason.code, str(reason.status)]
+    if reason.status != 402:  # how to pay is lost on purpose only
+        keys.append(f"{str(reason.status)[0]}xx")
+    return next((key for key in keys if key in bodies), None)
+
+
+def check_names(bodies: Mapping[str, ProblemBody], members: Callable[[Reason], Members]) -> None:
+    """Raise ConfigurationError for a `{{name}}` that no refusal with this body has."""
+    for key, body in bodies.items():
+        covered = [reason for reason in REASONS if reason.status and chosen(reason, bodies) == key]
+        known = {name for reason in covered for name in members(reason)}
+        for part in ("json", "html", "markdown", "body"):
+            for name in _names(getattr(body, part)):
+                if covered and name not in known:
+                    raise ConfigurationError(
+                        f"{{{{{name}}}}} is no member of this refusal",
+                        f"problems.bodies.{key}.{part}",
+                        hint=f"There are {', '.join(sorted(known))}.",
+                    )
+
+
+def forms(body: ProblemBody, members: Members, path: str) -> Forms:
+    """Its templates for one reason. Raises ConfigurationError; path: where it is configured."""
+    if body.body is not None:
+        content_type = body.content_type or PLAIN
+        quote = escape if re.search(r"html|xml", content_type) else str
+        text = _text(body.body, members, f"{path}.body", quote)
+        one = Form([f"Content-Type: {content_type}", "X-Content-Type-Options: nosniff"], text)
+        return Forms(one, one, one)
+    found = Forms()
+    if body.json is not None:
+        data = json_of(_element(body.json, members, f"{path}.json"))
+        _check_size(data, f"{path}.json")
+        fields = [f"Content-Type: {body.content_type or JSON}"]
+        found = found._replace(json=Form(fields, data))
+    if body.html is not None:
+        page = _text(body.html, members, f"{path}.html", escape)
+        found = found._replace(html=Form(HTML_FIELDS, page))
+    if body.markdown is not None:
+        text = _text(body.markdown, members, f"{path}.markdown", str)
+        fields = ["Content-Type: text/markdown; charset=utf-8", "X-Content-Type-Options: nosniff"]
+        found = found._replace(markdown=Form(fields, text))
+    return found
+
+
+def _names(value: Any) -> set[str]:
+    """The holes in texts, anywhere in the data."""
+    if isinstance(value, str):
+        return set(_HOLE.findall(value))
+    if isinstance(value, dict):
+        return {name for inner in value.values() for name in _names(inner)}
+    if isinstance(value, list):
+        return {name for inner in value for name in _names(inner)}
+    return set()
+
+
+def _text(text: str, members: Members, path: str, quote: Callable[[str], str]) -> bytes:
+    out = _filled(text, members, path, quote).encode()
+    _check_size(out, path)
+    return out
+
+
+def _check_size(template: bytes, path: str) -> None:
+    """What a worker has room for: `BODY_MAX` in `_core/exchange/refusal.pyx`."""
+    if len(template) > MOST_BYTES:
+        raise ConfigurationError(f"more than {MOST_BYTES // 1024} KiB", path)
+    if len(_MARK.findall(template)) > MOST_HOLES:
+        raise ConfigurationError(f"more than {MOST_HOLES} values to fill in", path)
+
+
+def _filled(text: str, members: Members, path: str, quote: Callable[[str], str] = str) -> str:
+    """A text with marks for its holes."""
+    if "\1" in text:
+        raise ConfigurationError("a control character, U+0001", path)
+
+    def value(match: re.Match[str]) -> str:
+        return _inline(members.get(match[1], ""), match[1], path, quote)
+
+    return _HOLE.sub(value, text)
+
+
+def _inline(value: Any, name: str, path: str, quote: Callable[[str], str]) -> str:
+    """A member within a text."""
+    if isinstance(value, Hole):
+        return f"\1{value.letter}"
+    if isinstance(value, When):
+        return f"\1{value.section}{_inline(value.value, name, path, quote)}\1."
+    if isinstance(value, (dict, Remedies)):
+        raise ConfigurationError(
+            f"{{{{{name}}}}} is a list",
+            path,
+            hint=f'It can be a member of data: `json: {{{name}: "{{{{{name}}}}}"}}`.',
+        )
+    return quote(str(value))
+
+
+_MISSING = object()
+
+
+def _data(value: Any, members: Members, path: str) -> Any:
+    """Data whose holes are in place. A text that is nothing but a hole is the member itself;
+    _MISSING where the reason has none."""
+    if isinstance(value, str):
+        whole = _HOLE.fullmatch(value)
+        if whole is None:
+            return _filled(value, members, path)
+        return members.get(whole[1], _MISSING)
+    if isinstance(value, list):
+        return [_element(inner, members, path) for inner in value]
+    if isinstance(value, dict):
+        found = {key: _data(inner, members, path) for key, inner in value.items()}
+        return _ordered({key: inner for key, inner in found.items() if inner is not _MISSING}, path)
+    return value
+
+
+def _element(value: Any, members: Members, path: str) -> Any:
+    """An element of a list, where there is no leaving out: a text, which may be empty."""
+    found = _data(value, members, path)
+    if isinstance(found, When):
+        return _inline(found, str(value).strip("{} "), path, str)
+    return "" if found is _MISSING else found
+
+
+def _ordered(members: Members, path: str) -> Members:
+    """With those that are always there first: a worker can leave out only what follows another."""
+    always = {key: value for key, value in members.items() if not isinstance(value, When)}
+    sections = {value.section for value in members.values() if isinstance(value, When)}
+    if not always and len(sections) > 1:
+        raise ConfigurationError(
+            f"all members of an object ({', '.join(members)}) may be unknown",
+            path,
+            hint='Add one that is always there, such as `reason: "{{reason}}"`.',
+        )
+    return {**always, **members}
