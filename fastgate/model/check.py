@@ -13,6 +13,7 @@ from typing import Protocol
 from fastgate.errors import ConfigurationError
 from fastgate.model.faults import did_you_mean
 from fastgate.model.gateway import Duration, Gateway, Route, Service
+from fastgate.model.paths import literal_prefix
 from fastgate.model.policy import Rules, cors_field
 from fastgate.model.resolve import Resolver, own_limits
 from fastgate.model.store_url import NO_DRIVER
@@ -168,7 +169,34 @@ def warnings(gateway: Gateway) -> list[ConfigurationError]:
                 hint="Add a listener with `bind: unix:/path`, or take `unix` out.",
             )
         )
-    return [*found, *_unmetered(gateway)]
+    return [*found, *_around_by_slashes(gateway), *_unmetered(gateway)]
+
+
+def _around_by_slashes(gateway: Gateway) -> Iterator[ConfigurationError]:
+    """Catch-alls without a key that take `//admin/x`, which the upstream may serve as `/admin/x`,
+    for which another route asks for a key."""
+    if gateway.merge_slashes:
+        return
+    upstream_of = {service.name: service.upstream for service in gateway.services}
+    guarded: dict[str, list[Route]] = {}
+    for route in gateway.routes:
+        if route.auth.api_key is not None and route.service is not None:
+            guarded.setdefault(upstream_of.get(route.service, ""), []).append(route)
+    for index, route in enumerate(gateway.routes):
+        if route.auth.api_key is not None or route.service is None or not route.path.endswith("*}"):
+            continue
+        begins = literal_prefix(route.path)
+        for other in guarded.get(upstream_of.get(route.service, ""), ()):
+            if other.path.startswith(begins) and (
+                not route.hosts or not other.hosts or set(route.hosts) & set(other.hosts)
+            ):
+                yield ConfigurationError(
+                    f"{route.name!r} asks for no key, and takes paths with empty segments that the "
+                    f"upstream may read as those of {other.name!r}, which does",
+                    f"routes[{index}]",
+                    hint="Unless the upstream keeps `//`, leave `merge_slashes` on.",
+                )
+                break
 
 
 def _unmetered(gateway: Gateway) -> Iterator[ConfigurationError]:

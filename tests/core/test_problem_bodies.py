@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,9 @@ from test_refusal import BROWSER, CONFIG, MONEY, PAYMENT, REQUEST, refuse, snaps
 
 from fastgate._core.snapshot.image import ImageBuilder
 from fastgate._core.snapshot.snapshot import Snapshot
+from fastgate.config.compiler import compile_gateway
+from fastgate.config.file import load
+from fastgate.config.slots import SlotBook
 from fastgate.errors import REASONS, ConfigurationError
 from fastgate.model.codec import decode
 from fastgate.refusal.templates import refusals
@@ -99,6 +103,16 @@ def test_a_402_is_replaced_on_purpose_only() -> None:
     found = json.loads(refuse(snapshot, "insufficient_balance", consumer=7, **MONEY).text)
     assert found["pay"] == "0.01"
     assert [one["action"] for one in found["how"]] == ["top_up"]
+
+
+def test_a_body_may_be_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "404.html").write_text("<h1>{{title}}</h1>\n")
+    document = tmp_path / "fastgate.yaml"
+    document.write_text("version: 1\nproblems: {bodies: {no_route: {html: {file: 404.html}}}}\n")
+    image = compile_gateway(load(document).gateway, generation=1, slots=SlotBook(), addresses={})
+    shown = refuse(Snapshot(image.fd), "no_route", accept=[BROWSER])
+    os.close(image.fd)
+    assert shown.text == "<h1>No such route</h1>"
 
 
 # ---- what is filled in ---------------------------------------------------------------------

@@ -182,6 +182,33 @@ def test_trust_in_unix_sockets_without_any_looks_unintended() -> None:
     assert warnings(gateway) == []
 
 
+def test_routes_that_unmerged_slashes_lead_around_look_unintended() -> None:
+    def found(merge: bool, *routes: dict[str, Any]) -> list[str]:
+        document = {
+            "version": 1,
+            "merge_slashes": merge,
+            "upstreams": [{"name": name, "targets": f"http://{name}"} for name in ("a", "b")],
+            "services": [{"name": name, "upstream": name} for name in ("a", "b")],
+            "routes": [{"name": f"r{i}", "service": "a", **r} for i, r in enumerate(routes)],
+        }
+        gateway = decode(document)
+        return [w.message for w in warnings(gateway) if w.path.startswith("routes")]
+
+    admin = {"path": "/admin/{rest*}", "auth": "api_key"}
+    rest = {"path": "/{rest*}"}
+    assert found(True, admin, rest) == []
+    assert found(False, admin, rest) == [
+        "'r1' asks for no key, and takes paths with empty segments that the upstream may read as "
+        "those of 'r0', which does"
+    ]
+    assert found(False, admin, {**rest, "auth": "api_key"}) == []
+    assert found(False, admin, {**rest, "service": "b"}) == []
+    assert found(False, admin, {"path": "/open/{rest*}"}) == []
+    assert found(False, {**admin, "hosts": "a.example"}, {**rest, "hosts": "b.example"}) == []
+    assert len(found(False, {**admin, "hosts": "a.example"}, rest)) == 1
+    assert found(False, admin, {"path": "/{name}"}) == []
+
+
 def test_handlers_may_call_any_upstream() -> None:
     gateway = decode(
         {**BASE, "upstreams": [*BASE["upstreams"], {"name": "b", "targets": "http://b"}]}
