@@ -82,7 +82,7 @@ class Signer(FacilitatorWeb3Signer):
 
 
 class Chain:
-    """A chain with one token, a facilitator that has gas, and a shop that is paid."""
+    """A chain with one token, a facilitator that has gas, and a seller that is paid."""
 
     def __init__(self) -> None:
         self.w3 = Web3(EthereumTesterProvider(EthereumTester(PyEVMBackend())))
@@ -93,7 +93,7 @@ class Chain:
         receipt = self.w3.eth.wait_for_transaction_receipt(made.transact({"from": self._bank}))
         self.token = str(receipt["contractAddress"])
         self._contract = self.w3.eth.contract(address=receipt["contractAddress"], abi=_ABI)
-        self.shop = str(Account.create().address)
+        self.seller = str(Account.create().address)
         agent = Account.create()
         self.w3.eth.send_transaction({"from": self._bank, "to": agent.address, "value": 10**20})
         self.signer = Signer(self.w3, agent.key.hex())
@@ -113,8 +113,8 @@ class Chain:
 
     @property
     def earned(self) -> int:
-        """What the shop has been paid."""
-        return self.balance(self.shop)
+        """What the seller has been paid."""
+        return self.balance(self.seller)
 
 
 class Fault(NamedTuple):
@@ -293,7 +293,7 @@ def facilitating() -> Iterator[FacilitatorServer]:
 def paid(server: FacilitatorServer, **more: Any) -> dict[str, Any]:
     """The `x402` of a route that is paid through this facilitator."""
     return {
-        "pay_to": server.chain.shop,
+        "pay_to": server.chain.seller,
         "network": NETWORK,
         "asset": server.chain.token,
         "asset_name": TOKEN_NAME,

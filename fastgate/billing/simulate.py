@@ -8,7 +8,7 @@ The clock leaps from one thing that is due to the next, so a year takes a second
 Scenario(plan, billing, begins, days, outcomes)   outcomes: how each charge ends, in order;
         │                                         the last one for all that follow
         ▼
-     play ──▶ Timeline: what happened and when, as rows
+     simulate ──▶ Timeline: what happened and when, as rows
 ```
 """
 
@@ -94,7 +94,7 @@ class _Clock:
         return self.now
 
 
-class _Player:
+class _ScriptedCharger:
     """Payment provider and mail server of a simulation."""
 
     def __init__(self, clock: _Clock, outcomes: Sequence[Outcome]) -> None:
@@ -161,7 +161,7 @@ class _Player:
         self.add("credit", str(amount), note)
 
 
-async def play(scenario: Scenario) -> list[ScenarioEvent]:
+async def simulate(scenario: Scenario) -> list[ScenarioEvent]:
     """The timeline of a scenario, in the order of time.
 
     Raises ConfigurationError, NotFoundError and IllegalTransition as the real thing does.
@@ -170,17 +170,17 @@ async def play(scenario: Scenario) -> list[ScenarioEvent]:
         store = Store(f"sqlite:///{Path(folder) / 'simulation.db'}")
         await store.connect()
         try:
-            return await _Play(scenario, store).run()
+            return await _Simulation(scenario, store).run()
         finally:
             await store.stop()
 
 
-class _Play:
+class _Simulation:
     def __init__(self, scenario: Scenario, store: Store) -> None:
         self.scenario = scenario
         self.store = store
         self.clock = _Clock(scenario.begins)
-        self.player = _Player(self.clock, scenario.outcomes)
+        self.player = _ScriptedCharger(self.clock, scenario.outcomes)
         smtp = Smtp(host="mail.example", sender="billing@seller.example")
         billing = msgspec.structs.replace(scenario.billing, smtp=smtp, webhooks=[])
         plans = {plan.name: plan for plan in scenario.plans}

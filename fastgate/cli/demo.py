@@ -160,24 +160,24 @@ def payments(stay: bool, port: int, folder: str | None) -> int:
       fastgate demo payments
       fastgate demo payments --stay --folder demo
     """
-    from fastgate.demo.stage import Stage, StageError
-    from fastgate.demo.walk import Walk
+    from fastgate.demo.environment import DemoError, Environment
+    from fastgate.demo.tour import Tour
 
     for number in (signal.SIGINT, signal.SIGTERM):  # either ends the gateway too
         signal.signal(number, signal.default_int_handler)
     began = time.monotonic()
-    with Stage(Path(folder).absolute() if folder else None, port) as stage:
+    with Environment(Path(folder).absolute() if folder else None, port) as environment:
         try:
-            stage.start()
-            click.echo(f"A gateway sells forecasts at {stage.base}.")
-            Walk(stage, click.echo).run()
-        except StageError as error:
+            environment.start()
+            click.echo(f"A gateway sells forecasts at {environment.base}.")
+            Tour(environment, click.echo).run()
+        except DemoError as error:
             click.echo(f"{click.style('Error:', fg='red', bold=True)} {error}", err=True)
             return FAILED
         click.echo(f"\nThat took {time.monotonic() - began:.0f} s.")
         if stay:
-            _say_where(stage.base, stage.state)
-            stage.wait()
+            _say_where(environment.base, environment.state)
+            environment.wait()
     return OK
 
 

@@ -91,7 +91,8 @@ def simulate(
     """
     import asyncio
 
-    from fastgate.billing.simulate import Scenario, play
+    from fastgate.billing.simulate import Scenario
+    from fastgate.billing.simulate import simulate as simulated
     from fastgate.config.file import load
 
     wanted = [part.strip() for part in outcomes.split(",") if part.strip()]
@@ -110,7 +111,7 @@ def simulate(
         outcomes=wanted,  # type: ignore[arg-type]
         has_method=not no_method,
     )
-    timeline = asyncio.run(play(scenario))
+    timeline = asyncio.run(simulated(scenario))
     rows = [(one.at, one.kind, one.what or "given", one.detail) for one in timeline]
     if as_json:
         names = ("at", "kind", "what", "detail")

@@ -5,8 +5,8 @@
     provider    the gateway's side of it: a payment provider like any other
     x402_facilitator    a facilitator without a chain, and a wallet for it
     mailsink    a mail server that keeps what it gets
-    stage       the configuration, and the gateway in a process of its own
-    walk        what a customer does and sees, step by step
+    environment       the configuration, and the gateway in a process of its own
+    tour        what a customer does and sees, step by step
 
 Nothing here is reached by a gateway that was not started by `fastgate demo`: the provider is
 announced by a plugin's metadata that stands in the demonstration's own folder.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from moneykit import World
 from paykit import Scripted
-from playkit import Stage
+from schedulekit import BillingParts
 
 from fastgate.billing.audit.audit import audit_gateway
 from fastgate.billing.invoices.invoices import Invoice
@@ -25,13 +25,13 @@ USD = 1_000_000
 BASIC, BIG = 29_580_000, 88_750_000  # from ten o'clock of the first day on
 
 
-class Till:
+class FeeWorld:
     """Subscriptions on a real ledger, paid by a provider that does as told."""
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.stage = Stage(world.store)
-        clock = self.stage.clock
+        self.parts = BillingParts(world.store)
+        clock = self.parts.clock
         self.provider = Scripted("one", clock)  # type: ignore[arg-type]
         self.payments = PaymentTable(world.store)
         self.chain = Chain([self.provider], AttemptTable(world.store), clock)
@@ -40,14 +40,14 @@ class Till:
             world.wallets,
             self.payments,
             clock,
-            subscriptions=self.stage.subscriptions,
-            dunning=self.stage.dunning,
+            subscriptions=self.parts.subscriptions,
+            dunning=self.parts.dunning,
         )
         self.chain.on_success.append(self.applier.apply)
-        self.stage.dunning.charger = self.chain
-        self.stage.schedule.credit = self.credit
+        self.parts.dunning.charger = self.chain
+        self.parts.schedule.credit = self.credit
         self.refunds = Refunds(
-            self.chain, self.payments, world.wallets, world.ledger, clock, fees=self.stage.dunning
+            self.chain, self.payments, world.wallets, world.ledger, clock, fees=self.parts.dunning
         )
         self.disputes = 0
 
@@ -58,14 +58,14 @@ class Till:
 
     async def begin(self, plan: str = "basic", name: str = "acme") -> str:
         """A paid subscription of a new account; its id."""
-        self.account = await self.stage.account(name, has_method=True)
-        made = await self.stage.subscriptions.create(self.account, plan)
-        await self.stage.settle()
+        self.account = await self.parts.account(name, has_method=True)
+        made = await self.parts.subscriptions.create(self.account, plan)
+        await self.parts.settle()
         return made.id
 
     async def change(self, ident: str, plan: str) -> Invoice | None:
-        document = (await self.stage.subscriptions.change_plan(ident, plan)).document
-        await self.stage.settle()
+        document = (await self.parts.subscriptions.change_plan(ident, plan)).document
+        await self.parts.settle()
         return document
 
     async def paid(self) -> list[Payment]:
@@ -85,7 +85,7 @@ class Till:
                 kind=kind,
                 provider="one",
                 key=f"{reference}:{kind}",
-                at=self.stage.clock(),
+                at=self.parts.clock(),
                 account=payment.account,
                 amount=Money(payment.amount if amount is None else amount, payment.currency),
                 reference=reference,
@@ -114,8 +114,8 @@ class Till:
         )
 
     async def state(self, ident: str) -> tuple[State, str | None]:
-        found = await self.stage.subscriptions.advance(ident)
-        reason = access_of(found, self.stage.clock())
+        found = await self.parts.subscriptions.advance(ident)
+        reason = access_of(found, self.parts.clock())
         return found.state, reason.code if reason is not None else None
 
     async def audited(self) -> None:

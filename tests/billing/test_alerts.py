@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from playkit import BEGIN, Stage
+from schedulekit import BEGIN, BillingParts
 
 from fastgate.billing.notices.alerts import BurnRate, LimitUsage, in_words, level_of
 from fastgate.billing.notices.notices import Notice
@@ -42,10 +42,10 @@ def spent(used: int, limit: int = 100 * USD, **more: object) -> LimitUsage:
 
 
 async def test_each_level_is_told_once_a_period_and_a_leap_tells_the_highest(store: Store) -> None:
-    stage = Stage(store)
+    parts = BillingParts(store)
     told = []
     for percent in (10, 50, 51, 79, 97, 97, 60, 96, 100, 130):
-        notice = await stage.alerts.usage(spent(percent * USD))
+        notice = await parts.alerts.usage(spent(percent * USD))
         if notice is not None:
             told.append((percent, notice.title))
     assert told == [
@@ -53,59 +53,59 @@ async def test_each_level_is_told_once_a_period_and_a_leap_tells_the_highest(sto
         (97, "95 % of spending of the account spent"),
         (100, "100 % of spending of the account spent"),
     ]
-    again = await stage.alerts.usage(spent(55 * USD, ends=DECEMBER + timedelta(days=31)))
+    again = await parts.alerts.usage(spent(55 * USD, ends=DECEMBER + timedelta(days=31)))
     assert again is not None  # the next period
-    assert await stage.alerts.usage(spent(110 * USD, 200 * USD)) is not None  # another limit
-    page = await stage.notices.page("acc_1", cursor=None, limit=9)
+    assert await parts.alerts.usage(spent(110 * USD, 200 * USD)) is not None  # another limit
+    page = await parts.notices.page("acc_1", cursor=None, limit=9)
     assert "97.00 USD of 100.00 USD" in page.items[-2].body
 
 
 async def test_quotas_are_counts(store: Store) -> None:
-    stage = Stage(store)
-    notice = await stage.alerts.usage(
+    parts = BillingParts(store)
+    notice = await parts.alerts.usage(
         spent(850, 1000, subject="requests of plan free", currency="")
     )
     assert notice is not None
     assert notice.kind == "usage.quota"
     assert notice.body == "850 of 1000 are used in the period that ends on 2026-12-01."
-    assert await stage.alerts.usage(spent(5, 0)) is None
+    assert await parts.alerts.usage(spent(5, 0)) is None
 
 
 async def test_two_gateways_tell_it_once(store: Store) -> None:
-    stages = [Stage(store) for _ in range(3)]
+    setups = [BillingParts(store) for _ in range(3)]
     done = await asyncio.gather(
-        *(stage.alerts.usage(spent(85 * USD)) for stage in stages for _ in range(3)),
+        *(parts.alerts.usage(spent(85 * USD)) for parts in setups for _ in range(3)),
         return_exceptions=True,
     )
-    assert len(await stages[0].kinds("acc_1")) == 1
+    assert len(await setups[0].kinds("acc_1")) == 1
     assert sum(not isinstance(one, BaseException) and one is not None for one in done) == 1
 
 
 async def look_at(
-    stage: Stage, account: str, currency: str, balance: int, spent: int = 0
+    parts: BillingParts, account: str, currency: str, balance: int, spent: int = 0
 ) -> list[Notice]:
     """As the watch does it."""
-    known = await stage.alerts.store.run_read(
-        lambda connection: stage.alerts.standings(connection, ["acc_other", account])
+    known = await parts.alerts.store.run_read(
+        lambda connection: parts.alerts.standings(connection, ["acc_other", account])
     )
-    return await stage.alerts.balance(known[account], currency, balance, spent)
+    return await parts.alerts.balance(known[account], currency, balance, spent)
 
 
 async def test_a_low_balance_is_told_once_a_dip(store: Store) -> None:
-    stage = Stage(store, {"notices": {"low_balance": "5 USD"}})
+    parts = BillingParts(store, {"notices": {"low_balance": "5 USD"}})
     told = []
     for balance in (9, 5, 4, 3, 0, 12, 4, 4):
         for _ in range(2):
-            found = await look_at(stage, "acc_1", "USD", balance * USD)
+            found = await look_at(parts, "acc_1", "USD", balance * USD)
             told += [(balance, notice.title) for notice in found]
     assert told == [(4, "Balance low: 4.00 USD"), (4, "Balance low: 4.00 USD")]
-    assert await look_at(stage, "acc_1", "EUR", 0) == []  # the rule is in USD
-    account = await stage.account(low_balance=50 * USD)
-    assert len(await look_at(stage, account, "USD", 49 * USD)) == 1
+    assert await look_at(parts, "acc_1", "EUR", 0) == []  # the rule is in USD
+    account = await parts.account(low_balance=50 * USD)
+    assert len(await look_at(parts, account, "USD", 49 * USD)) == 1
 
 
 async def test_empty_in_three_hours(store: Store) -> None:
-    stage = Stage(store)
+    parts = BillingParts(store)
     balance, total = 100 * USD, 0
     told = []
 
@@ -114,8 +114,8 @@ async def test_empty_in_three_hours(store: Store) -> None:
         nonlocal balance, total
         cost = rate * USD * minutes // 60
         balance, total = balance - cost, total + cost
-        stage.clock.pass_(minutes=minutes)
-        told.extend(await look_at(stage, "acc_1", "USD", balance, total))
+        parts.clock.pass_(minutes=minutes)
+        told.extend(await look_at(parts, "acc_1", "USD", balance, total))
 
     await look(0, 0)
     for _ in range(6):
@@ -171,9 +171,9 @@ def test_times_in_words(seconds: int, words: str) -> None:
 
 
 async def test_what_was_told_long_ago_is_forgotten(store: Store) -> None:
-    stage = Stage(store, {"notices": {"low_balance": "5 USD"}})
-    await stage.alerts.usage(spent(60 * USD))
-    await look_at(stage, "acc_1", "USD", 0)
-    assert await stage.alerts.prune(BEGIN) == 0
-    assert await stage.alerts.prune(BEGIN + timedelta(seconds=1)) == 1
-    assert await look_at(stage, "acc_1", "USD", 0) == []  # the dip goes on
+    parts = BillingParts(store, {"notices": {"low_balance": "5 USD"}})
+    await parts.alerts.usage(spent(60 * USD))
+    await look_at(parts, "acc_1", "USD", 0)
+    assert await parts.alerts.prune(BEGIN) == 0
+    assert await parts.alerts.prune(BEGIN + timedelta(seconds=1)) == 1
+    assert await look_at(parts, "acc_1", "USD", 0) == []  # the dip goes on

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from moneykit import World
 from stripekit import StripeKit
-from test_payments_stripe_books import START, Shop
+from test_payments_stripe_books import START, StripeSetup
 
 from fastgate.billing.audit.provider_balance import audit_balances
 from fastgate.billing.audit.report import Check
@@ -23,7 +23,7 @@ from fastgate.store.payments import PaymentTable
 CENT = 10_000
 
 
-class Audited(Shop):
+class Audited(StripeSetup):
     """A gateway whose Stripe account is looked at."""
 
     async def paid_in(self, text: str = "10 EUR", *, told: bool = True) -> str:
@@ -45,7 +45,7 @@ class Audited(Shop):
 
 
 @pytest.fixture
-async def shop(store_url: str, tmp_path: Path) -> AsyncIterator[Audited]:
+async def setup(store_url: str, tmp_path: Path) -> AsyncIterator[Audited]:
     world = World(store_url, tmp_path)
     await world.pipeline.begin()
     await world.up()
@@ -56,17 +56,17 @@ async def shop(store_url: str, tmp_path: Path) -> AsyncIterator[Audited]:
     await world.close()
 
 
-async def test_clearing_is_balance_and_payouts_and_fees(shop: Audited) -> None:
-    kit = shop.kit
+async def test_clearing_is_balance_and_payouts_and_fees(setup: Audited) -> None:
+    kit = setup.kit
     kit.fee = 30
-    await shop.paid_in()  # with a fee that is booked
+    await setup.paid_in()  # with a fee that is booked
     kit.fee = None
-    payment = await shop.paid_in("20 EUR")
+    payment = await setup.paid_in("20 EUR")
     kit.moved("fee", kit.new("fee", currency="eur"), -7)  # one that is not
     kit.refund(payment, 500)
-    await shop.told()
+    await setup.told()
     kit.pay_out(1100, "eur")
-    check = await shop.audit()
+    check = await setup.audit()
     assert check.passed, check
     assert check.name == "balance stripe"
     assert check.numbers == {
@@ -79,95 +79,95 @@ async def test_clearing_is_balance_and_payouts_and_fees(shop: Audited) -> None:
     }
 
 
-async def test_a_payout_that_fails_is_in_the_balance_again(shop: Audited) -> None:
-    await shop.paid_in()
-    payout = shop.kit.pay_out(400, "eur")
-    shop.kit.moved("payout_reversal", shop.kit.objects[payout["source"]], 400)
-    check = await shop.audit()
+async def test_a_payout_that_fails_is_in_the_balance_again(setup: Audited) -> None:
+    await setup.paid_in()
+    payout = setup.kit.pay_out(400, "eur")
+    setup.kit.moved("payout_reversal", setup.kit.objects[payout["source"]], 400)
+    check = await setup.audit()
     assert check.passed, check
     assert "EUR.payouts" not in check.numbers
 
 
-async def test_a_payment_that_nobody_booked_is_named(shop: Audited) -> None:
-    await shop.paid_in()
-    payment = await shop.paid_in("3 EUR", told=False)
-    check = await shop.audit()
+async def test_a_payment_that_nobody_booked_is_named(setup: Audited) -> None:
+    await setup.paid_in()
+    payment = await setup.paid_in("3 EUR", told=False)
+    check = await setup.audit()
     assert check.findings == [f"payment {payment}: 3000000 micros of EUR there, not booked here"]
     assert check.numbers["EUR.difference"] == -300 * CENT
-    await shop.told()
-    assert (await shop.audit()).passed
+    await setup.told()
+    assert (await setup.audit()).passed
 
 
-async def test_a_refund_that_nobody_booked_is_named(shop: Audited) -> None:
-    refund = shop.kit.refund(await shop.paid_in(), 250)
-    check = await shop.audit()
+async def test_a_refund_that_nobody_booked_is_named(setup: Audited) -> None:
+    refund = setup.kit.refund(await setup.paid_in(), 250)
+    check = await setup.audit()
     assert check.findings == [
         f"refund {refund['id']}: -2500000 micros of EUR there, not booked here"
     ]
     assert check.numbers["EUR.difference"] == 250 * CENT
-    await shop.told()
-    assert (await shop.audit()).passed
+    await setup.told()
+    assert (await setup.audit()).passed
 
 
-async def test_what_is_booked_and_unknown_there_is_named(shop: Audited) -> None:
-    payment = await shop.paid_in()
-    for ident, one in list(shop.kit.objects.items()):
+async def test_what_is_booked_and_unknown_there_is_named(setup: Audited) -> None:
+    payment = await setup.paid_in()
+    for ident, one in list(setup.kit.objects.items()):
         if one["object"] == "balance_transaction":
-            del shop.kit.objects[ident]
-    check = await shop.audit()
+            del setup.kit.objects[ident]
+    check = await setup.audit()
     assert check.findings == [f"payment {payment}: 10000000 micros of EUR here, unknown there"]
     assert check.numbers["EUR.difference"] == 1000 * CENT
 
 
-async def test_an_entry_of_no_payment_is_named(shop: Audited) -> None:
-    await shop.paid_in()
+async def test_an_entry_of_no_payment_is_named(setup: Audited) -> None:
+    await setup.paid_in()
     stray = Movement("pay:stripe:pi_invented", "acc_a", "EUR", 5 * CENT)
-    await shop.world.wallets.credit(stray)
-    check = await shop.audit()
+    await setup.world.wallets.credit(stray)
+    check = await setup.audit()
     assert check.findings == [
         "entry pay:stripe:pi_invented: 50000 micros of EUR booked here, for no payment"
     ]
     assert check.numbers["EUR.difference"] == 5 * CENT
 
 
-async def test_a_balance_that_its_movements_do_not_explain(shop: Audited) -> None:
-    await shop.paid_in()
-    transaction = shop.kit.only("balance_transaction")
+async def test_a_balance_that_its_movements_do_not_explain(setup: Audited) -> None:
+    await setup.paid_in()
+    transaction = setup.kit.only("balance_transaction")
     transaction["net"] -= 100  # its amount and fee do not say so
-    check = await shop.audit()
+    check = await setup.audit()
     assert check.findings == [
         "EUR: the balance there is 9000000 micros, and all that moved it adds up to 10000000"
     ]
     assert check.numbers["EUR.difference"] == 100 * CENT
 
 
-async def test_a_dispute_is_contested_until_it_is_decided(shop: Audited) -> None:
-    kit = shop.kit
+async def test_a_dispute_is_contested_until_it_is_decided(setup: Audited) -> None:
+    kit = setup.kit
     kit.dispute_fee = 15
-    kept, lost = await shop.paid_in(), await shop.paid_in("4 EUR")
+    kept, lost = await setup.paid_in(), await setup.paid_in("4 EUR")
     disputes = [kit.dispute(one)["data"]["object"]["id"] for one in (kept, lost)]
-    await shop.told()
-    check = await shop.audit()
+    await setup.told()
+    check = await setup.audit()
     assert check.passed, check
     assert check.numbers["EUR.clearing"] == 1400 * CENT
     assert check.numbers["EUR.balance"] == -30 * CENT
     assert (check.numbers["EUR.contested"], check.numbers["EUR.fees"]) == (1400 * CENT, 30 * CENT)
     kit.end_dispute(disputes[0], "won")
     kit.end_dispute(disputes[1], "lost")
-    await shop.told()
-    check = await shop.audit()
+    await setup.told()
+    check = await setup.audit()
     assert check.passed, check
     assert "EUR.contested" not in check.numbers
     assert check.numbers["EUR.clearing"] == 1000 * CENT
 
 
-async def test_settled_in_another_currency(shop: Audited) -> None:
-    kit = shop.kit
+async def test_settled_in_another_currency(setup: Audited) -> None:
+    kit = setup.kit
     kit.settles, kit.rate, kit.fee = "usd", 1.2, 40
-    payment = await shop.paid_in()
+    payment = await setup.paid_in()
     kit.refund(payment, 100)
-    await shop.told()
-    check = await shop.audit()
+    await setup.told()
+    check = await setup.audit()
     assert check.passed, check
     assert check.numbers == {
         "EUR.clearing": 900 * CENT,
@@ -182,20 +182,20 @@ async def test_settled_in_another_currency(shop: Audited) -> None:
         "wrong": 0,
     }
     kit.refund(payment, 50)  # and no webhook of it
-    assert not (await shop.audit()).passed
+    assert not (await setup.audit()).passed
 
 
-async def test_other_sales_of_the_account_are_no_business_of_ours(shop: Audited) -> None:
-    await shop.paid_in()
-    shop.kit.sell(700, "eur")
-    check = await shop.audit()
+async def test_other_sales_of_the_account_are_no_business_of_ours(setup: Audited) -> None:
+    await setup.paid_in()
+    setup.kit.sell(700, "eur")
+    check = await setup.audit()
     assert check.passed, check
     assert check.numbers["EUR.other"] == 700 * CENT
 
 
-async def test_what_arrives_while_the_audit_reads_is_no_difference(shop: Audited) -> None:
-    await shop.paid_in()
-    statement = shop.provider.statement
+async def test_what_arrives_while_the_audit_reads_is_no_difference(setup: Audited) -> None:
+    await setup.paid_in()
+    statement = setup.provider.statement
     told = False
 
     async def late() -> object:
@@ -203,46 +203,46 @@ async def test_what_arrives_while_the_audit_reads_is_no_difference(shop: Audited
         found = await statement()
         if not told:
             told = True
-            await shop.paid_in("3 EUR")
+            await setup.paid_in("3 EUR")
         return found
 
-    shop.provider.statement = late  # type: ignore[method-assign, assignment]
-    assert (await shop.audit()).passed
+    setup.provider.statement = late  # type: ignore[method-assign, assignment]
+    assert (await setup.audit()).passed
 
 
-async def test_more_transactions_than_a_page_has(shop: Audited) -> None:
-    await shop.paid_in()
+async def test_more_transactions_than_a_page_has(setup: Audited) -> None:
+    await setup.paid_in()
     for _ in range(205):
-        shop.kit.pay_out(1, "eur")
-    check = await shop.audit()
+        setup.kit.pay_out(1, "eur")
+    check = await setup.audit()
     assert check.passed, check
     assert check.numbers["EUR.payouts"] == 205 * CENT
 
 
-async def test_a_provider_that_cannot_be_asked_is_a_finding(shop: Audited) -> None:
-    await shop.paid_in()
-    shop.kit.faults = ["500"]
-    check = await shop.audit()
+async def test_a_provider_that_cannot_be_asked_is_a_finding(setup: Audited) -> None:
+    await setup.paid_in()
+    setup.kit.faults = ["500"]
+    check = await setup.audit()
     assert check.findings == ["it could not be asked: Stripe failed with status 500."]
 
 
-async def test_a_correction_of_clearing_does_not_pass_for_a_providers(shop: Audited) -> None:
+async def test_a_correction_of_clearing_does_not_pass_for_a_providers(setup: Audited) -> None:
     """It says of no provider that it is about it: it is in the books, and in no balance."""
-    await shop.paid_in()
+    await setup.paid_in()
     movement = Movement("corr", "acc_a", "EUR", 100)
-    await shop.world.wallets.correct(movement, {Book.CLEARING: -100, Book.REVENUE: 100})
-    assert (await shop.audit()).passed
+    await setup.world.wallets.correct(movement, {Book.CLEARING: -100, Book.REVENUE: 100})
+    assert (await setup.audit()).passed
 
 
-async def test_the_manual_provider_has_no_balance_and_says_so(shop: Audited) -> None:
-    payments = PaymentTable(shop.world.store)
-    manual = ManualProvider(payments, shop.clock)
-    applier = Applier(shop.chain, shop.world.wallets, payments, shop.clock)
+async def test_the_manual_provider_has_no_balance_and_says_so(setup: Audited) -> None:
+    payments = PaymentTable(setup.world.store)
+    manual = ManualProvider(payments, setup.clock)
+    applier = Applier(setup.chain, setup.world.wallets, payments, setup.clock)
     event = manual.received("acc_a", Money.parse("7 EUR"), "transfer 1")
     assert isinstance(event, ProviderEvent)
     assert (event.kind, event.purpose) == (EventKind.PAYMENT_SUCCEEDED, Purpose.TOP_UP)
     await applier.apply(event)
-    (check,) = await audit_balances(shop.world.store, [manual])
+    (check,) = await audit_balances(setup.world.store, [manual])
     assert check.passed
     assert check.numbers == {"EUR.clearing": 700 * CENT, "wrong": 0}
     assert check.notes == ["This provider has no balance that could be asked for: compare by hand."]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from moneykit import World, move
 from paykit import Scripted
-from playkit import Stage
+from schedulekit import BillingParts
 
 from fastgate.billing.payments.base import ProviderUnavailable
 from fastgate.billing.payments.chain import Chain
@@ -27,19 +27,19 @@ class Bench:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.stage = Stage(world.store, {"notices": {"low_balance": "5 EUR"}})
+        self.parts = BillingParts(world.store, {"notices": {"low_balance": "5 EUR"}})
         self.down: list[str] = []
         self.graced: list[tuple[str, str]] = []
         self.questions = 0
         billing: Any = SimpleNamespace(
             ledger=world.ledger,
             wallets=world.wallets,
-            recharges=self.stage.recharges,
+            recharges=self.parts.recharges,
             providers=SimpleNamespace(down=lambda: self.down, look=self.look_at_providers),
             payments=SimpleNamespace(of_account=self.payments),
             grace=SimpleNamespace(grant=self.grant),
         )
-        services: Any = SimpleNamespace(api=billing, alerts=self.stage.alerts, look_again=None)
+        services: Any = SimpleNamespace(api=billing, alerts=self.parts.alerts, look_again=None)
         limits: Any = LimitSources(consumers=list, of=lambda consumer, plan: [], rows=None)  # type: ignore[arg-type]
         self.monitor = BalanceMonitor(services, world.segment, limits)
         self._ask = world.store.run_read
@@ -85,30 +85,30 @@ async def test_only_what_moved_is_looked_at_and_all_of_it_at_once(bench: Bench) 
     assert await bench.look() == 1
     assert await bench.look() == 0
     for account in ("acc_a", "acc_b"):
-        assert await bench.stage.kinds(account) == ["balance.low"]
+        assert await bench.parts.kinds(account) == ["balance.low"]
     bench.monitor.look_again("acc_b")
     assert await bench.look() == 1
-    assert await bench.stage.kinds("acc_b") == ["balance.low"]
+    assert await bench.parts.kinds("acc_b") == ["balance.low"]
 
 
 async def test_what_an_account_says_itself_counts_for_it_alone(bench: Bench) -> None:
-    await bench.stage.notices.profiles.update("acc_b", low_balance=1 * EUR)
+    await bench.parts.notices.profiles.update("acc_b", low_balance=1 * EUR)
     for account in ("acc_a", "acc_b"):
         bench.world.use(2 * EUR, account)
     await bench.look()
-    assert await bench.stage.kinds("acc_a") == ["balance.low"]
-    assert await bench.stage.kinds("acc_b") == []
+    assert await bench.parts.kinds("acc_a") == ["balance.low"]
+    assert await bench.parts.kinds("acc_b") == []
 
 
 async def test_a_rule_recharges_its_account_in_its_currency(bench: Bench) -> None:
     threshold, amount, cap = (Money(coins * EUR, "EUR") for coins in (5, 10, 100))
-    await bench.stage.recharges.set("acc_b", threshold, amount, cap)
+    await bench.parts.recharges.set("acc_b", threshold, amount, cap)
     await bench.look()
-    assert bench.stage.charger.calls == []
+    assert bench.parts.charger.calls == []
     for account in ("acc_a", "acc_b"):
         bench.world.use(2 * EUR, account)
     await bench.look()
-    assert [micros for _, micros, _ in bench.stage.charger.calls] == [10 * EUR]
+    assert [micros for _, micros, _ in bench.parts.charger.calls] == [10 * EUR]
     assert bench.graced == []
 
 
@@ -116,10 +116,10 @@ async def test_who_cannot_be_charged_since_nobody_can_be_asked_goes_on(
     bench: Bench,
 ) -> None:
     threshold, amount, cap = (Money(coins * EUR, "EUR") for coins in (5, 10, 10))
-    await bench.stage.recharges.set("acc_b", threshold, amount, cap)
+    await bench.parts.recharges.set("acc_b", threshold, amount, cap)
     bench.world.use(2 * EUR, "acc_b")
     await bench.look()
-    assert len(bench.stage.charger.calls) == 1
+    assert len(bench.parts.charger.calls) == 1
     bench.down = ["play"]
     assert await bench.look() >= 1  # it is looked at again, though it has not moved
     assert bench.graced == [("acc_b", "EUR")]
@@ -128,12 +128,12 @@ async def test_who_cannot_be_charged_since_nobody_can_be_asked_goes_on(
 @pytest.mark.parametrize("mood", ["down", "doubt"])
 async def test_grace_begins_within_seconds_of_an_outage(bench: Bench, mood: str) -> None:
     """The clock stands still: each look is a second, and nothing else goes on."""
-    provider = Scripted("one", bench.stage.clock)  # type: ignore[arg-type]
-    chain = Chain([provider], AttemptTable(bench.world.store), bench.stage.clock)
+    provider = Scripted("one", bench.parts.clock)  # type: ignore[arg-type]
+    chain = Chain([provider], AttemptTable(bench.world.store), bench.parts.clock)
     bench.monitor._billing.providers = chain  # type: ignore[misc]
-    bench.stage.recharges.charger = chain
+    bench.parts.recharges.charger = chain
     threshold, amount, cap = (Money(coins * EUR, "EUR") for coins in (5, 10, 100))
-    await bench.stage.recharges.set("acc_b", threshold, amount, cap)
+    await bench.parts.recharges.set("acc_b", threshold, amount, cap)
     provider.mood = mood
     bench.world.use(2 * EUR, "acc_b")
     looks = 0
@@ -143,16 +143,16 @@ async def test_grace_begins_within_seconds_of_an_outage(bench: Bench, mood: str)
         assert looks <= 6
     assert bench.graced == [("acc_b", "EUR")]
     provider.mood = "up"
-    bench.stage.clock.pass_(minutes=1)  # not an hour
+    bench.parts.clock.pass_(minutes=1)  # not an hour
     await chain.look()
-    await bench.stage.recharges.run()
+    await bench.parts.recharges.run()
     charged = [] if mood == "doubt" else ["recharge:acc_b:1"]  # in doubt it is looked for first
     assert list(provider.charges) == charged
 
 
 async def test_one_failure_that_passes_is_no_outage(bench: Bench) -> None:
-    provider = Scripted("one", bench.stage.clock)  # type: ignore[arg-type]
-    chain = Chain([provider], AttemptTable(bench.world.store), bench.stage.clock)
+    provider = Scripted("one", bench.parts.clock)  # type: ignore[arg-type]
+    chain = Chain([provider], AttemptTable(bench.world.store), bench.parts.clock)
     bench.monitor._billing.providers = chain  # type: ignore[misc]
     provider.mood = "down"
     with pytest.raises(ProviderUnavailable):

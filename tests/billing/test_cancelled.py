@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cancelkit import cancelled_at
 from moneykit import World, copy_of, move, records_in
-from playkit import Stage
+from schedulekit import BillingParts
 
 from fastgate.billing.audit.audit import audit_gateway
 from fastgate.billing.ledger.cell_cache import BalanceRecord, CellCache
@@ -160,26 +160,26 @@ async def test_rows_follow_subscriptions_that_were_committed(
     while reached:
         store = Store(copy_of(sqlite_migrated, tmp_path / str(at)))
         await store.connect()
-        stage = Stage(store)
-        account = await stage.account()
+        parts = BillingParts(store)
+        account = await parts.account()
         heard: list[tuple[str, State]] = []
 
-        async def listen(account: str, stage: Stage = stage, heard: object = heard) -> None:
-            found = await stage.subscriptions.of_account(account)
+        async def listen(account: str, parts: BillingParts = parts, heard: object = heard) -> None:
+            found = await parts.subscriptions.of_account(account)
             heard[:] = [(one.plan, one.state) for one in found]  # type: ignore[index]
 
-        stage.subscriptions.on_change.append(listen)
+        parts.subscriptions.on_change.append(listen)
 
-        async def steps(stage: Stage = stage, account: str = account) -> None:
-            made = await stage.subscriptions.create(account, "usage")
-            await stage.subscriptions.apply(made.id, Event.PAUSE)
-            await stage.subscriptions.apply(made.id, Event.RESUME)
-            await stage.subscriptions.change_plan(made.id, "free")
-            await stage.subscriptions.cancel(made.id, at_period_end=False)
+        async def steps(parts: BillingParts = parts, account: str = account) -> None:
+            made = await parts.subscriptions.create(account, "usage")
+            await parts.subscriptions.apply(made.id, Event.PAUSE)
+            await parts.subscriptions.apply(made.id, Event.RESUME)
+            await parts.subscriptions.change_plan(made.id, "free")
+            await parts.subscriptions.cancel(made.id, at_period_end=False)
 
         reached = await cancelled_at(at, steps())
-        await stage.subscriptions.changes.idle()
-        found = await stage.subscriptions.of_account(account)
+        await parts.subscriptions.changes.idle()
+        found = await parts.subscriptions.of_account(account)
         assert heard == [(one.plan, one.state) for one in found], at
         await store.stop()
         at += 1

@@ -6,7 +6,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from playkit import BEGIN, Stage, result_of
+from schedulekit import BEGIN, BillingParts, result_of
 
 from fastgate.billing.dunning.dunning import decide
 from fastgate.billing.invoices.cases import CaseState
@@ -84,35 +84,35 @@ def test_what_follows_from_an_outcome(
     assert verdict.notice == notice
 
 
-async def subscribed(stage: Stage, plan: str = "basic") -> tuple[str, str]:
+async def subscribed(parts: BillingParts, plan: str = "basic") -> tuple[str, str]:
     """An account with a paid subscription: account, subscription."""
-    account = await stage.account(has_method=True)
-    made = await stage.subscriptions.create(account, plan)
-    await stage.settle()
+    account = await parts.account(has_method=True)
+    made = await parts.subscriptions.create(account, plan)
+    await parts.settle()
     return account, made.id
 
 
-async def code(stage: Stage, ident: str) -> str | None:
-    reason = access_of(await stage.subscriptions.get(ident), stage.clock())
+async def code(parts: BillingParts, ident: str) -> str | None:
+    reason = access_of(await parts.subscriptions.get(ident), parts.clock())
     return reason.code if reason is not None else None
 
 
 async def test_a_card_that_is_short_is_tried_again_then_402_then_the_end(store: Store) -> None:
-    stage = Stage(store)
-    account, ident = await subscribed(stage)
-    stage.charger.outcomes = [Decline.LATER] * 5
-    before = len(stage.charger.calls)
+    parts = BillingParts(store)
+    account, ident = await subscribed(parts)
+    parts.charger.outcomes = [Decline.LATER] * 5
+    before = len(parts.charger.calls)
     tries = {}
     for day in range(45):
-        await stage.until(DECEMBER + day * DAY)
-        if len(stage.charger.calls) != before:
-            tries[day] = len(stage.charger.calls) - before
-            before = len(stage.charger.calls)
+        await parts.until(DECEMBER + day * DAY)
+        if len(parts.charger.calls) != before:
+            tries[day] = len(parts.charger.calls) - before
+            before = len(parts.charger.calls)
         expected = None if day < 7 else "payment_failed" if day < 14 else "subscription_past_due"
-        assert await code(stage, ident) == (expected if day < 37 else "subscription_expired"), day
+        assert await code(parts, ident) == (expected if day < 37 else "subscription_expired"), day
     assert tries == {0: 1, 1: 1, 3: 1, 7: 1, 14: 1}
-    assert len({key for key, _, _ in stage.charger.calls}) == len(stage.charger.calls)
-    told = [kind for kind in await stage.kinds(account) if kind != "subscription.renewing"]
+    assert len({key for key, _, _ in parts.charger.calls}) == len(parts.charger.calls)
+    told = [kind for kind in await parts.kinds(account) if kind != "subscription.renewing"]
     assert told == [
         "payment.succeeded",
         *["payment.failed"] * 3,
@@ -121,164 +121,164 @@ async def test_a_card_that_is_short_is_tried_again_then_402_then_the_end(store: 
         "subscription.grace",
         "subscription.expired",
     ]
-    assert await stage.invoices.open_of(ident) == []
+    assert await parts.invoices.open_of(ident) == []
 
 
 async def test_a_retry_that_succeeds_brings_access_back_at_once(store: Store) -> None:
-    stage = Stage(store)
-    account, ident = await subscribed(stage)
-    stage.charger.outcomes = [Decline.LATER] * 4
-    await stage.until(DECEMBER + 10 * DAY)
-    assert await code(stage, ident) == "payment_failed"
+    parts = BillingParts(store)
+    account, ident = await subscribed(parts)
+    parts.charger.outcomes = [Decline.LATER] * 4
+    await parts.until(DECEMBER + 10 * DAY)
+    assert await code(parts, ident) == "payment_failed"
     changed: list[str] = []
 
     async def listener(told: str) -> None:
         changed.append(told)
 
-    stage.subscriptions.on_change.append(listener)
-    await stage.until(DECEMBER + 14 * DAY)
-    assert await code(stage, ident) is None
+    parts.subscriptions.on_change.append(listener)
+    await parts.until(DECEMBER + 14 * DAY)
+    assert await code(parts, ident) is None
     assert account in changed
-    found = await stage.subscriptions.get(ident)
+    found = await parts.subscriptions.get(ident)
     assert (found.state, found.grace_ends, found.expires) == (State.ACTIVE, None, None)
-    assert (await stage.kinds(account))[-2:] == ["payment.recovered", "payment.succeeded"]
+    assert (await parts.kinds(account))[-2:] == ["payment.recovered", "payment.succeeded"]
 
 
 async def test_a_dead_card_waits_for_another_and_is_charged_then(store: Store) -> None:
-    stage = Stage(store)
-    account, ident = await subscribed(stage)
-    stage.charger.outcomes = [Decline.NEW_METHOD]
-    await stage.until(DECEMBER + 20 * DAY)
-    assert len(stage.charger.calls) == 2
-    assert await code(stage, ident) == "payment_failed"
-    await stage.subscriptions.method_changed(account, True)
-    assert await stage.dunning.method_attached(account) == 1
-    await stage.settle()
-    assert len(stage.charger.calls) == 3
-    assert await code(stage, ident) is None
+    parts = BillingParts(store)
+    account, ident = await subscribed(parts)
+    parts.charger.outcomes = [Decline.NEW_METHOD]
+    await parts.until(DECEMBER + 20 * DAY)
+    assert len(parts.charger.calls) == 2
+    assert await code(parts, ident) == "payment_failed"
+    await parts.subscriptions.method_changed(account, True)
+    assert await parts.dunning.method_attached(account) == 1
+    await parts.settle()
+    assert len(parts.charger.calls) == 3
+    assert await code(parts, ident) is None
 
 
 async def test_where_nobody_can_charge_the_log_says_how_it_is_paid(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
-    stage = Stage(store)
-    _, ident = await subscribed(stage)
-    stage.charger.outcomes = [Unsupported("Nobody can charge saved methods.")] * 5
-    await stage.until(DECEMBER + timedelta(hours=1))
-    (bill,) = await stage.invoices.open_of(ident)
+    parts = BillingParts(store)
+    _, ident = await subscribed(parts)
+    parts.charger.outcomes = [Unsupported("Nobody can charge saved methods.")] * 5
+    await parts.until(DECEMBER + timedelta(hours=1))
+    (bill,) = await parts.invoices.open_of(ident)
     said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert any(bill.number in text and "fastgate subscriptions pay" in text for text in said)
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 async def test_a_customer_who_never_can_is_not_charged_again(store: Store) -> None:
-    stage = Stage(store)
-    _, ident = await subscribed(stage)
-    stage.charger.outcomes = [Decline.NEVER]
-    await stage.until(DECEMBER + 30 * DAY)
-    assert len(stage.charger.calls) == 2
-    assert await code(stage, ident) == "subscription_past_due"
+    parts = BillingParts(store)
+    _, ident = await subscribed(parts)
+    parts.charger.outcomes = [Decline.NEVER]
+    await parts.until(DECEMBER + 30 * DAY)
+    assert len(parts.charger.calls) == 2
+    assert await code(parts, ident) == "subscription_past_due"
 
 
 async def test_a_provider_that_is_down_is_no_decline(store: Store) -> None:
-    stage = Stage(store)
-    account, ident = await subscribed(stage)
-    stage.charger.outcomes = [
+    parts = BillingParts(store)
+    account, ident = await subscribed(parts)
+    parts.charger.outcomes = [
         ProviderUnavailable("down"),
         ProviderUnavailable("down"),
         ProviderRefused("key"),
     ]
-    await stage.until(DECEMBER + timedelta(hours=2))
-    assert await code(stage, ident) is None
-    assert (await stage.subscriptions.get(ident)).state is State.ACTIVE
-    await stage.until(DECEMBER + timedelta(hours=3))
-    keys = [key for key, _, _ in stage.charger.calls[1:]]
+    await parts.until(DECEMBER + timedelta(hours=2))
+    assert await code(parts, ident) is None
+    assert (await parts.subscriptions.get(ident)).state is State.ACTIVE
+    await parts.until(DECEMBER + timedelta(hours=3))
+    keys = [key for key, _, _ in parts.charger.calls[1:]]
     assert len(keys) == 4
     assert len(set(keys)) == 1  # what may have arrived is never charged twice
-    assert stage.charger.taken == 29_580_000 + 30_000_000
-    assert "payment.failed" not in await stage.kinds(account)
+    assert parts.charger.taken == 29_580_000 + 30_000_000
+    assert "payment.failed" not in await parts.kinds(account)
 
 
 async def test_a_crash_between_charge_and_note_charges_once(store: Store) -> None:
-    stage = Stage(store)
-    account = await stage.account(has_method=True)
-    made = await stage.subscriptions.create(account, "basic")
-    settle = stage.dunning.settle
+    parts = BillingParts(store)
+    account = await parts.account(has_method=True)
+    made = await parts.subscriptions.create(account, "basic")
+    settle = parts.dunning.settle
 
     async def crash(*given: object) -> bool:
         raise KeyboardInterrupt
 
-    stage.dunning.settle = crash  # type: ignore[method-assign, assignment]
+    parts.dunning.settle = crash  # type: ignore[method-assign, assignment]
     with pytest.raises(KeyboardInterrupt):
-        await stage.dunning.run()
-    stage.dunning.settle = settle  # type: ignore[method-assign]
-    await stage.settle()
-    assert len(stage.charger.calls) == 2
-    assert len(stage.charger.charged) == 1
-    assert stage.charger.taken == 29_580_000
-    assert (await stage.subscriptions.get(made.id)).state is State.ACTIVE
+        await parts.dunning.run()
+    parts.dunning.settle = settle  # type: ignore[method-assign]
+    await parts.settle()
+    assert len(parts.charger.calls) == 2
+    assert len(parts.charger.charged) == 1
+    assert parts.charger.taken == 29_580_000
+    assert (await parts.subscriptions.get(made.id)).state is State.ACTIVE
 
 
 async def test_many_tellings_of_one_payment_settle_once(store: Store) -> None:
-    stage = Stage(store)
-    account, ident = await subscribed(stage)
-    stage.charger.outcomes = [Decline.LATER]
-    await stage.until(DECEMBER)
-    (invoice,) = await stage.invoices.open_of(ident)
+    parts = BillingParts(store)
+    account, ident = await subscribed(parts)
+    parts.charger.outcomes = [Decline.LATER]
+    await parts.until(DECEMBER)
+    (invoice,) = await parts.invoices.open_of(ident)
     paid = result_of(ChargeStatus.SUCCEEDED, invoice.amount, "pay_web")
-    done = await asyncio.gather(*(stage.dunning.settle(invoice.id, paid) for _ in range(6)))
+    done = await asyncio.gather(*(parts.dunning.settle(invoice.id, paid) for _ in range(6)))
     assert sum(done) == 1
-    assert (await stage.invoices.get(invoice.id)).reference == "pay_web"
-    kinds = await stage.kinds(account)
+    assert (await parts.invoices.get(invoice.id)).reference == "pay_web"
+    kinds = await parts.kinds(account)
     assert kinds.count("payment.succeeded") == 2
     assert kinds.count("payment.recovered") == 1
-    await stage.until(DECEMBER + 20 * DAY)
-    assert len(stage.charger.calls) == 2
+    await parts.until(DECEMBER + 20 * DAY)
+    assert len(parts.charger.calls) == 2
     with pytest.raises(NotFoundError):
-        await stage.dunning.settle("inv_none", paid)
+        await parts.dunning.settle("inv_none", paid)
 
 
 async def test_news_of_an_earlier_attempt_is_dropped(store: Store) -> None:
-    stage = Stage(store)
-    account, ident = await subscribed(stage)
-    stage.charger.outcomes = [Decline.LATER]
-    await stage.until(DECEMBER)
-    (invoice,) = await stage.invoices.open_of(ident)
+    parts = BillingParts(store)
+    account, ident = await subscribed(parts)
+    parts.charger.outcomes = [Decline.LATER]
+    await parts.until(DECEMBER)
+    (invoice,) = await parts.invoices.open_of(ident)
     stale = result_of(Decline.NEVER, invoice.amount)
-    assert not await stage.dunning.settle(invoice.id, stale, f"{invoice.id}:0")
-    assert (await stage.subscriptions.get(ident)).state is State.PAST_DUE
-    assert (await stage.kinds(account)).count("payment.failed") == 1
+    assert not await parts.dunning.settle(invoice.id, stale, f"{invoice.id}:0")
+    assert (await parts.subscriptions.get(ident)).state is State.PAST_DUE
+    assert (await parts.kinds(account)).count("payment.failed") == 1
     # A success is never dropped, whichever attempt it was.
     paid = result_of(ChargeStatus.SUCCEEDED, invoice.amount)
-    assert await stage.dunning.settle(invoice.id, paid, f"{invoice.id}:0")
-    assert (await stage.subscriptions.get(ident)).state is State.ACTIVE
+    assert await parts.dunning.settle(invoice.id, paid, f"{invoice.id}:0")
+    assert (await parts.subscriptions.get(ident)).state is State.ACTIVE
 
 
 async def test_a_pending_charge_is_asked_after_not_repeated(store: Store) -> None:
-    stage = Stage(store)
-    stage.charger.outcomes = [ChargeStatus.PENDING]
-    account = await stage.account(has_method=True)
-    made = await stage.subscriptions.create(account, "basic")
-    await stage.settle()
-    (invoice,) = await stage.invoices.open_of(made.id)
+    parts = BillingParts(store)
+    parts.charger.outcomes = [ChargeStatus.PENDING]
+    account = await parts.account(has_method=True)
+    made = await parts.subscriptions.create(account, "basic")
+    await parts.settle()
+    (invoice,) = await parts.invoices.open_of(made.id)
     key = f"{invoice.id}:0"
-    stage.charger.found[key] = result_of(ChargeStatus.PENDING, invoice.amount)
-    await stage.until(BEGIN + timedelta(hours=3))
-    assert (await stage.subscriptions.get(made.id)).state is State.INCOMPLETE
-    stage.charger.found[key] = result_of(ChargeStatus.SUCCEEDED, invoice.amount)
-    await stage.until(BEGIN + timedelta(hours=4))
-    assert (await stage.subscriptions.get(made.id)).state is State.ACTIVE
-    assert len(stage.charger.calls) == 1
+    parts.charger.found[key] = result_of(ChargeStatus.PENDING, invoice.amount)
+    await parts.until(BEGIN + timedelta(hours=3))
+    assert (await parts.subscriptions.get(made.id)).state is State.INCOMPLETE
+    parts.charger.found[key] = result_of(ChargeStatus.SUCCEEDED, invoice.amount)
+    await parts.until(BEGIN + timedelta(hours=4))
+    assert (await parts.subscriptions.get(made.id)).state is State.ACTIVE
+    assert len(parts.charger.calls) == 1
 
 
 async def test_a_payment_to_be_confirmed_tells_where(store: Store) -> None:
-    stage = Stage(store)
-    stage.charger.outcomes = [ChargeStatus.ACTION_REQUIRED]
-    account = await stage.account(has_method=True)
-    made = await stage.subscriptions.create(account, "basic")
-    await stage.settle()
-    assert await code(stage, made.id) == "payment_action_required"
-    (notice,) = (await stage.notices.page(account, cursor=None, limit=9)).items
+    parts = BillingParts(store)
+    parts.charger.outcomes = [ChargeStatus.ACTION_REQUIRED]
+    account = await parts.account(has_method=True)
+    made = await parts.subscriptions.create(account, "basic")
+    await parts.settle()
+    assert await code(parts, made.id) == "payment_action_required"
+    (notice,) = (await parts.notices.page(account, cursor=None, limit=9)).items
     assert notice.kind == "payment.action_required"
     assert "https://pay.example/a" in notice.body
 
@@ -286,39 +286,39 @@ async def test_a_payment_to_be_confirmed_tells_where(store: Store) -> None:
 async def test_a_payment_that_crosses_with_the_end_of_its_invoice_is_credited(
     store: Store,
 ) -> None:
-    stage = Stage(store)
-    _, ident = await subscribed(stage)
-    stage.charger.outcomes = [ChargeStatus.PENDING]
-    await stage.until(DECEMBER)
-    (invoice,) = await stage.invoices.open_of(ident)
-    await stage.subscriptions.cancel(ident, at_period_end=False)
-    assert (await stage.invoices.get(invoice.id)).status == "void"
+    parts = BillingParts(store)
+    _, ident = await subscribed(parts)
+    parts.charger.outcomes = [ChargeStatus.PENDING]
+    await parts.until(DECEMBER)
+    (invoice,) = await parts.invoices.open_of(ident)
+    await parts.subscriptions.cancel(ident, at_period_end=False)
+    assert (await parts.invoices.get(invoice.id)).status == "void"
     paid = result_of(ChargeStatus.SUCCEEDED, invoice.amount)
-    assert await stage.dunning.settle(invoice.id, paid)
-    assert not await stage.dunning.settle(invoice.id, paid)
-    await stage.settle()
-    assert list(stage.credited.values()) == [30_000_000]
+    assert await parts.dunning.settle(invoice.id, paid)
+    assert not await parts.dunning.settle(invoice.id, paid)
+    await parts.settle()
+    assert list(parts.credited.values()) == [30_000_000]
 
 
 async def test_an_invoice_that_an_operator_gives_up_is_not_charged(store: Store) -> None:
-    stage = Stage(store)
-    _, ident = await subscribed(stage)
-    stage.charger.outcomes = [Decline.LATER]
-    await stage.until(DECEMBER)
-    (invoice,) = await stage.invoices.open_of(ident)
-    await stage.invoices.void(invoice.id)
-    await stage.until(DECEMBER + 5 * DAY)
-    assert len(stage.charger.calls) == 2
-    assert (await stage.invoices.get(invoice.id)).status == "void"
+    parts = BillingParts(store)
+    _, ident = await subscribed(parts)
+    parts.charger.outcomes = [Decline.LATER]
+    await parts.until(DECEMBER)
+    (invoice,) = await parts.invoices.open_of(ident)
+    await parts.invoices.void(invoice.id)
+    await parts.until(DECEMBER + 5 * DAY)
+    assert len(parts.charger.calls) == 2
+    assert (await parts.invoices.get(invoice.id)).status == "void"
 
 
 async def test_a_plan_has_its_own_grace(store: Store) -> None:
-    stage = Stage(store)
-    _, ident = await subscribed(stage, "trial")
-    stage.charger.outcomes = [Decline.NEVER]
-    await stage.until(BEGIN + 9 * DAY - timedelta(seconds=1))
-    assert await code(stage, ident) is None
-    await stage.until(BEGIN + 9 * DAY)
-    assert await code(stage, ident) == "subscription_past_due"
-    history = [record.event for record in await stage.subscriptions.history(ident)]
+    parts = BillingParts(store)
+    _, ident = await subscribed(parts, "trial")
+    parts.charger.outcomes = [Decline.NEVER]
+    await parts.until(BEGIN + 9 * DAY - timedelta(seconds=1))
+    assert await code(parts, ident) is None
+    await parts.until(BEGIN + 9 * DAY)
+    assert await code(parts, ident) == "subscription_past_due"
+    history = [record.event for record in await parts.subscriptions.history(ident)]
     assert history[-2:] == [Event.PAYMENT_FAILED, Event.RETRIES_EXHAUSTED]

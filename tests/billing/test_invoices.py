@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from playkit import BEGIN, PlayClock
+from schedulekit import BEGIN, ManualClock
 
 from fastgate.billing.amounts import coin, show, whole_coins
 from fastgate.billing.invoices.invoices import (
@@ -39,8 +39,8 @@ def draft(key: str, micros: int = 5_000_000, **more: object) -> Draft:
     return Draft(**(values | more))  # type: ignore[arg-type]
 
 
-def invoices(store: Store, clock: PlayClock | None = None) -> Invoices:
-    return Invoices(store, clock or PlayClock(), SELLER)
+def invoices(store: Store, clock: ManualClock | None = None) -> Invoices:
+    return Invoices(store, clock or ManualClock(), SELLER)
 
 
 async def test_numbers_have_no_gaps_whatever_happens_at_once(store: Store) -> None:
@@ -73,7 +73,7 @@ async def test_a_key_is_one_document_however_often_and_by_whomever(store: Store)
 
 
 async def test_kinds_and_years_have_series_of_their_own(store: Store) -> None:
-    clock = PlayClock()
+    clock = ManualClock()
     kept = invoices(store, clock)
     numbers = [(await kept.issue(draft(kind.value, kind=kind))).number for kind in DocumentKind]
     clock.now = datetime(2027, 1, 1, tzinfo=UTC)
@@ -87,7 +87,7 @@ async def test_kinds_and_years_have_series_of_their_own(store: Store) -> None:
 
 
 async def test_a_document_is_paid_once(store: Store) -> None:
-    clock = PlayClock()
+    clock = ManualClock()
     kept = invoices(store, clock)
     made = await kept.issue(draft("k"))
     assert (made.status, made.amount.micros, made.due) == (Status.OPEN, 5_000_000, BEGIN)

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
-from playkit import BEGIN, PLANS, Stage
+from schedulekit import BEGIN, PLANS, BillingParts
 from test_subscriptions import subscription
 
 from fastgate.billing.invoices.receipts import Receipts
@@ -81,85 +81,85 @@ def test_webhooks_choose_kinds(events: list[str], kind: str, wanted: bool) -> No
     assert wants(events, kind) is wanted
 
 
-async def ways(stage: Stage) -> list[tuple[str, str]]:
-    async with stage.store.read() as connection:
+async def ways(parts: BillingParts) -> list[tuple[str, str]]:
+    async with parts.store.read() as connection:
         rows = await connection.execute(sa.select(outbox.c.channel, outbox.c.target))
         return sorted((row.channel, row.target) for row in rows)
 
 
 async def test_a_notice_is_told_once_by_every_way(store: Store) -> None:
-    stage = Stage(store, BILLING)
+    parts = BillingParts(store, BILLING)
     emails = ["a@x.example", "b@x.example", "a@x.example"]
-    account = await stage.account(emails=emails)
-    done = await asyncio.gather(*(stage.notices.put(message("k", account)) for _ in range(6)))
+    account = await parts.account(emails=emails)
+    done = await asyncio.gather(*(parts.notices.put(message("k", account)) for _ in range(6)))
     assert sum(notice is not None for notice in done) == 1
-    assert await ways(stage) == [
+    assert await ways(parts) == [
         ("mail", "a@x.example"),
         ("mail", "b@x.example"),
         ("webhook", "all"),
     ]
-    await stage.notices.put(message("l", "acc_other", "payment.recovered"))
-    assert (await ways(stage))[3:] == [("webhook", "all"), ("webhook", "pay")]
+    await parts.notices.put(message("l", "acc_other", "payment.recovered"))
+    assert (await ways(parts))[3:] == [("webhook", "all"), ("webhook", "pay")]
 
 
 async def test_a_notice_is_told_with_what_it_is_about_or_not_at_all(store: Store) -> None:
-    stage = Stage(store, BILLING)
+    parts = BillingParts(store, BILLING)
 
     async def fails() -> None:
         async with store.write() as connection:
-            await stage.notices.put_in(connection, message())
+            await parts.notices.put_in(connection, message())
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         await fails()
-    assert await stage.kinds("acc_1") == []
-    assert await ways(stage) == []
-    assert await stage.notices.put(message()) is not None
+    assert await parts.kinds("acc_1") == []
+    assert await ways(parts) == []
+    assert await parts.notices.put(message()) is not None
 
 
 async def test_notices_are_read_in_the_api(store: Store) -> None:
-    stage = Stage(store)
-    made = [await stage.notices.put(message(f"k{number}")) for number in range(5)]
-    await stage.notices.put(message("other", "acc_2"))
+    parts = BillingParts(store)
+    made = [await parts.notices.put(message(f"k{number}")) for number in range(5)]
+    await parts.notices.put(message("other", "acc_2"))
     ids = [notice.id for notice in made if notice is not None]
     seen: list[str] = []
     cursor = None
     while True:
-        page = await stage.notices.page("acc_1", cursor=cursor, limit=2)
+        page = await parts.notices.page("acc_1", cursor=cursor, limit=2)
         seen += [notice.id for notice in page.items]
         if (cursor := page.next) is None:
             break
     assert seen == ids[::-1]
-    assert await stage.notices.unread("acc_1") == 5
-    read = await stage.notices.mark_read("acc_1", ids[0])
+    assert await parts.notices.unread("acc_1") == 5
+    read = await parts.notices.mark_read("acc_1", ids[0])
     assert read.read_at == BEGIN
-    stage.clock.pass_(hours=1)
-    assert (await stage.notices.mark_read("acc_1", ids[0])).read_at == BEGIN
-    assert await stage.notices.unread("acc_1") == 4
-    unread = await stage.notices.page("acc_1", cursor=None, limit=9, unread=True)
+    parts.clock.pass_(hours=1)
+    assert (await parts.notices.mark_read("acc_1", ids[0])).read_at == BEGIN
+    assert await parts.notices.unread("acc_1") == 4
+    unread = await parts.notices.page("acc_1", cursor=None, limit=9, unread=True)
     assert ids[0] not in [notice.id for notice in unread.items]
     for account, ident in (("acc_2", ids[1]), ("acc_1", "ntc_none")):
         with pytest.raises(NotFoundError):
-            await stage.notices.mark_read(account, ident)
+            await parts.notices.mark_read(account, ident)
 
 
 async def test_old_notices_go_unless_they_are_still_on_their_way(store: Store) -> None:
-    stage = Stage(store, {**BILLING, "webhooks": []})
-    account = await stage.account(emails=["a@x.example"])
-    await stage.notices.put(message("on its way", account))
-    await stage.notices.put(message("done", "acc_2"))
-    stage.clock.pass_(days=91)
-    await stage.notices.put(message("new", "acc_2"))
-    assert await stage.notices.prune() == 1
-    assert len(await stage.kinds(account)) == len(await stage.kinds("acc_2")) == 1
-    await stage.outbox.deliver()
-    assert await stage.notices.prune() == 1
-    assert await ways(stage) == []
+    parts = BillingParts(store, {**BILLING, "webhooks": []})
+    account = await parts.account(emails=["a@x.example"])
+    await parts.notices.put(message("on its way", account))
+    await parts.notices.put(message("done", "acc_2"))
+    parts.clock.pass_(days=91)
+    await parts.notices.put(message("new", "acc_2"))
+    assert await parts.notices.prune() == 1
+    assert len(await parts.kinds(account)) == len(await parts.kinds("acc_2")) == 1
+    await parts.outbox.deliver()
+    assert await parts.notices.prune() == 1
+    assert await ways(parts) == []
 
 
 async def test_profiles(store: Store) -> None:
-    stage = Stage(store, {"currency": "EUR", "time_zone": "Europe/Berlin"})
-    profiles = stage.notices.profiles
+    parts = BillingParts(store, {"currency": "EUR", "time_zone": "Europe/Berlin"})
+    profiles = parts.notices.profiles
     found = await profiles.get("acc_1")
     assert (found.currency, found.zone, found.emails) == ("EUR", "Europe/Berlin", [])
     await profiles.update("acc_1", emails=["a@x.example"], zone="Asia/Tokyo")
@@ -248,20 +248,20 @@ def test_the_scheduler_looks_again_when_something_is_due(now: datetime) -> None:
 
 
 async def test_reminders_are_sent_once_and_say_how(store: Store) -> None:
-    stage = Stage(store)
+    parts = BillingParts(store)
     assert PLANS["usage"]
-    account = await stage.account(has_method=True)
-    made = await stage.subscriptions.create(account, "basic")
-    await stage.settle()
-    await stage.subscriptions.create(
+    account = await parts.account(has_method=True)
+    made = await parts.subscriptions.create(account, "basic")
+    await parts.settle()
+    await parts.subscriptions.create(
         account, "usage", "search"
     )  # renews for nothing: not announced
-    await stage.until(datetime(2026, 11, 25, tzinfo=UTC))
-    await stage.subscriptions.cancel(made.id)
-    stage.clock.now = datetime(2026, 11, 30, 12, tzinfo=UTC)  # was away over the third day
-    await stage.settle()
-    await stage.settle()
-    page = await stage.notices.page(account, cursor=None, limit=50)
+    await parts.until(datetime(2026, 11, 25, tzinfo=UTC))
+    await parts.subscriptions.cancel(made.id)
+    parts.clock.now = datetime(2026, 11, 30, 12, tzinfo=UTC)  # was away over the third day
+    await parts.settle()
+    await parts.settle()
+    page = await parts.notices.page(account, cursor=None, limit=50)
     titles = [notice.title for notice in reversed(page.items) if "payment" not in notice.kind]
     assert titles == [
         "basic renews in 14 days",
@@ -277,9 +277,9 @@ async def test_reminders_are_sent_once_and_say_how(store: Store) -> None:
 
 
 async def test_a_payment_into_the_wallet_has_one_receipt(store: Store) -> None:
-    stage = Stage(store, {"smtp": BILLING["smtp"]})
-    account = await stage.account(emails=["a@x.example"])
-    receipts = Receipts(stage.invoices, stage.notices)
+    parts = BillingParts(store, {"smtp": BILLING["smtp"]})
+    account = await parts.account(emails=["a@x.example"])
+    receipts = Receipts(parts.invoices, parts.notices)
     money = Money.parse("25 USD")
     done = await asyncio.gather(
         *(receipts.top_up(account, money, "stripe:pi_1", method="Visa 4242") for _ in range(4))
@@ -290,16 +290,16 @@ async def test_a_payment_into_the_wallet_has_one_receipt(store: Store) -> None:
         "paid",
         25_000_000,
     )
-    assert await stage.kinds(account) == ["payment.succeeded"]
-    await stage.outbox.deliver()
-    (mail,) = stage.sender.taken
+    assert await parts.kinds(account) == ["payment.succeeded"]
+    await parts.outbox.deliver()
+    (mail,) = parts.sender.taken
     assert mail.title == "Receipt INVR-2026-000001: 25.00 USD"
     assert "Top-up by Visa 4242: 25.00 USD" in mail.body
 
 
 async def test_receipts_may_be_made_and_not_sent(sqlite_store: Store) -> None:
-    stage = Stage(sqlite_store, {"notices": {"receipts": False}})
-    receipts = Receipts(stage.invoices, stage.notices)
+    parts = BillingParts(sqlite_store, {"notices": {"receipts": False}})
+    receipts = Receipts(parts.invoices, parts.notices)
     made = await receipts.top_up("acc_1", Money.parse("0.005 USD"), "manual:1")
     assert made.total == 5_000  # what was paid, to the micro-unit
-    assert await stage.kinds("acc_1") == []
+    assert await parts.kinds("acc_1") == []

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from playkit import BEGIN, PlayClock, PlaySender, Stage
+from schedulekit import BEGIN, BillingParts, ManualClock, ScriptedSender
 
 from fastgate.billing.notices.mail import Mailer, compose
 from fastgate.billing.notices.notices import Message
@@ -44,59 +44,61 @@ def low(key: str, account: str) -> Message:
     )
 
 
-async def staged(store: Store, *emails: str, billing: dict[str, Any] | None = None) -> Stage:
-    stage = Stage(store, billing or MAIL)
-    account = await stage.account(emails=list(emails) or ["c@x.example"])
-    await stage.notices.put(low("k", account))
-    return stage
+async def parts_of(
+    store: Store, *emails: str, billing: dict[str, Any] | None = None
+) -> BillingParts:
+    parts = BillingParts(store, billing or MAIL)
+    account = await parts.account(emails=list(emails) or ["c@x.example"])
+    await parts.notices.put(low("k", account))
+    return parts
 
 
 # ---- the table --------------------------------------------------------------------------
 
 
 async def test_a_refusal_is_tried_again_ever_later_and_then_given_up(store: Store) -> None:
-    stage = await staged(store, billing={**MAIL, "notices": {"retries": 4}})
-    stage.sender.refusals = [DeliveryError("busy")] * 9
+    parts = await parts_of(store, billing={**MAIL, "notices": {"retries": 4}})
+    parts.sender.refusals = [DeliveryError("busy")] * 9
     tried: list[timedelta] = []
-    while (due := await stage.schedule.next_at()) is not None:
-        stage.clock.now = due
+    while (due := await parts.schedule.next_at()) is not None:
+        parts.clock.now = due
         tried.append(due - BEGIN)
-        await stage.outbox.deliver()
+        await parts.outbox.deliver()
     assert tried == [timedelta(seconds=s) for s in (0, 30, 90, 210, 450)]
-    assert await stage.outbox.counts() == {"failed": 1}
-    stage.sender.refusals = []
-    rows = await stage.outbox.deliver()
+    assert await parts.outbox.counts() == {"failed": 1}
+    parts.sender.refusals = []
+    rows = await parts.outbox.deliver()
     assert rows == Delivered(0, 0, 0)
 
 
 async def test_a_refusal_for_good_ends_it_and_an_operator_may_begin_anew(store: Store) -> None:
-    stage = await staged(store)
-    stage.sender.refusals = [DeliveryError("no such user", permanent=True)]
-    assert await stage.outbox.deliver() == Delivered(0, 0, 1)
-    stage.clock.pass_(days=2)
-    assert await stage.outbox.deliver() == Delivered(0, 0, 0)
+    parts = await parts_of(store)
+    parts.sender.refusals = [DeliveryError("no such user", permanent=True)]
+    assert await parts.outbox.deliver() == Delivered(0, 0, 1)
+    parts.clock.pass_(days=2)
+    assert await parts.outbox.deliver() == Delivered(0, 0, 0)
     async with store.read() as connection:
         ident = (await connection.exec_driver_sql("SELECT id, error FROM outbox")).one()
     assert ident.error == "no such user"
-    assert await stage.outbox.retry(ident.id)
-    assert await stage.outbox.deliver() == Delivered(1, 0, 0)
-    assert not await stage.outbox.retry(ident.id)
+    assert await parts.outbox.retry(ident.id)
+    assert await parts.outbox.deliver() == Delivered(1, 0, 0)
+    assert not await parts.outbox.retry(ident.id)
 
 
 async def test_two_gateways_send_each_notice_once(store: Store) -> None:
-    stage = Stage(store, MAIL)
-    account = await stage.account(emails=[f"m{n}@x.example" for n in range(7)])
+    parts = BillingParts(store, MAIL)
+    account = await parts.account(emails=[f"m{n}@x.example" for n in range(7)])
     for number in range(5):
-        await stage.notices.put(low(f"k{number}", account))
+        await parts.notices.put(low(f"k{number}", account))
     slow = SlowSender()
-    boxes = [Outbox(store, stage.clock, stage.billing, {"mail": slow}) for _ in range(3)]
+    boxes = [Outbox(store, parts.clock, parts.billing, {"mail": slow}) for _ in range(3)]
     done = await asyncio.gather(*(box.deliver(limit=20) for box in boxes for _ in range(2)))
     assert sum(one.sent for one in done) == 35
     assert len(slow.taken) == len({outgoing.id for outgoing in slow.taken}) == 35
-    assert await stage.outbox.counts() == {"sent": 35}
+    assert await parts.outbox.counts() == {"sent": 35}
 
 
-class SlowSender(PlaySender):
+class SlowSender(ScriptedSender):
     """Gives others every chance to come between."""
 
     async def send(self, outgoing: Outgoing) -> None:
@@ -106,8 +108,8 @@ class SlowSender(PlaySender):
 
 
 async def test_a_sender_that_was_killed_sends_again_after_its_lease(store: Store) -> None:
-    stage = await staged(store)
-    box = stage.outbox
+    parts = await parts_of(store)
+    box = parts.outbox
 
     async def killed(*given: object) -> None:
         raise KeyboardInterrupt
@@ -117,19 +119,19 @@ async def test_a_sender_that_was_killed_sends_again_after_its_lease(store: Store
         await box.deliver()
     box._note = note  # type: ignore[method-assign]
     assert await box.deliver() == Delivered(0, 0, 0)
-    stage.clock.pass_(minutes=2)
+    parts.clock.pass_(minutes=2)
     assert await box.deliver() == Delivered(1, 0, 0)
-    first, second = stage.sender.taken
+    first, second = parts.sender.taken
     assert first.id == second.id  # by which a receiver knows it
     assert payload(first) == payload(second._replace(attempts=9))
 
 
 async def test_a_way_that_is_no_longer_configured_is_kept_for_later(store: Store) -> None:
-    stage = await staged(store)
-    nothing = Outbox(store, stage.clock, stage.billing, {})
+    parts = await parts_of(store)
+    nothing = Outbox(store, parts.clock, parts.billing, {})
     assert await nothing.deliver() == Delivered(0, 1, 0)
-    stage.clock.pass_(minutes=1)
-    assert await stage.outbox.deliver() == Delivered(1, 0, 0)
+    parts.clock.pass_(minutes=1)
+    assert await parts.outbox.deliver() == Delivered(1, 0, 0)
 
 
 @given(st.integers(1, 10_000))
@@ -289,13 +291,13 @@ def test_no_header_can_be_slipped_in() -> None:
 
 async def test_the_whole_way_by_mail(store: Store, mailbox: tuple[Mailbox, Smtp]) -> None:
     box, smtp = mailbox
-    stage = await staged(store, "one@x.example", "two@x.example")
+    parts = await parts_of(store, "one@x.example", "two@x.example")
     senders = {"mail": Mailer(smtp)}
-    real = Outbox(store, stage.clock, stage.billing, senders)
+    real = Outbox(store, parts.clock, parts.billing, senders)
     box.answer = "451 Later"
     assert await real.deliver() == Delivered(0, 2, 0)
     box.answer = None
-    stage.clock.pass_(seconds=30)
+    parts.clock.pass_(seconds=30)
     assert await real.deliver() == Delivered(2, 0, 0)
     assert sorted(mail["To"] for mail in box.taken) == ["one@x.example", "two@x.example"]
     assert len({mail["Message-ID"] for mail in box.taken}) == 2
@@ -355,7 +357,7 @@ def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
 @asynccontextmanager
 async def webhooks(url: str, **more: Any) -> AsyncIterator[Webhooks]:
     hook = decode({"name": "shop", "url": url, "secret": "env:HOOK_SECRET", **more}, Webhook)
-    sender = Webhooks([hook], PlayClock())
+    sender = Webhooks([hook], ManualClock())
     try:
         yield sender
     finally:
@@ -417,13 +419,13 @@ async def test_a_webhook_that_cannot_be_sent(
 
 async def test_the_whole_way_by_webhook(store: Store, receiver: Receiver) -> None:
     hook = {"name": "shop", "url": receiver.url, "secret": "env:HOOK_SECRET"}
-    stage = Stage(store, {"webhooks": [hook]})
-    await stage.notices.put(low("k", "acc_1"))
+    parts = BillingParts(store, {"webhooks": [hook]})
+    await parts.notices.put(low("k", "acc_1"))
     receiver.statuses = [500]
-    sender = Webhooks(stage.billing.webhooks, stage.clock)
-    box = Outbox(store, stage.clock, stage.billing, {"webhook": sender})
+    sender = Webhooks(parts.billing.webhooks, parts.clock)
+    box = Outbox(store, parts.clock, parts.billing, {"webhook": sender})
     assert await box.deliver() == Delivered(0, 1, 0)
-    stage.clock.pass_(minutes=1)
+    parts.clock.pass_(minutes=1)
     assert await box.deliver() == Delivered(1, 0, 0)
     await sender.close()
     (first, second) = receiver.got

@@ -33,7 +33,7 @@ START = datetime(2031, 5, 4, 12, 0, tzinfo=UTC)
 ACCOUNTS = ("acc_a", "acc_b", "acc_c")
 
 
-class Shop:
+class StripeSetup:
     """A gateway with Stripe as its provider, and people who pay, regret and contest."""
 
     def __init__(self, kit: StripeKit, world: World, seed: int) -> None:
@@ -223,36 +223,36 @@ async def test_the_books_are_right_in_the_end(
     await world.pipeline.begin()
     await world.up()
     async with StripeKit(int(START.timestamp())).serving() as kit:
-        shop = Shop(kit, world, seed)
+        setup = StripeSetup(kit, world, seed)
         actions: list[Callable[[], Any]] = [
-            shop.top_up,
-            shop.top_up,
-            shop.recharge,
-            shop.refund,
-            shop.dispute,
-            shop.pay_out,
-            shop.sell,
+            setup.top_up,
+            setup.top_up,
+            setup.recharge,
+            setup.refund,
+            setup.dispute,
+            setup.pay_out,
+            setup.sell,
         ]
         kit.dispute_fee = 15
         for _ in range(30):
-            await shop.random.choice(actions)()
-            shop.post()
-            await shop.deliver(shop.random.randint(0, 3))
-            shop.pass_(shop.random.randint(1, 120))
-        await shop.settle()
-        await shop.check()
-        assert sum(shop.paid.values()) > 0
-        numbers = (await shop.balanced()).numbers
-        assert numbers["EUR.clearing"] == sum(shop.paid.values()) * 10_000
-        assert numbers.get("EUR.contested", 0) == sum(shop.contested.values()) * 10_000
+            await setup.random.choice(actions)()
+            setup.post()
+            await setup.deliver(setup.random.randint(0, 3))
+            setup.pass_(setup.random.randint(1, 120))
+        await setup.settle()
+        await setup.check()
+        assert sum(setup.paid.values()) > 0
+        numbers = (await setup.balanced()).numbers
+        assert numbers["EUR.clearing"] == sum(setup.paid.values()) * 10_000
+        assert numbers.get("EUR.contested", 0) == sum(setup.contested.values()) * 10_000
         # Everything is told once more, the oldest last.
         for event in reversed(kit.events):
-            await shop.inbox.revive("stripe", event["id"])
-        while await shop.inbox.work():
+            await setup.inbox.revive("stripe", event["id"])
+        while await setup.inbox.work():
             pass
-        await shop.check()
-        await shop.balanced()
-        await shop.provider.close()
+        await setup.check()
+        await setup.balanced()
+        await setup.provider.close()
     await world.close()
 
 
@@ -262,33 +262,33 @@ async def test_our_own_refund_and_its_news_cross(sqlite_url: str, tmp_path: Path
     await world.pipeline.begin()
     await world.up()
     async with StripeKit(int(START.timestamp())).serving() as kit:
-        shop = Shop(kit, world, 0)
-        shop.provider._timeout = 0.2
-        page = await shop.chain.create_top_up("acc_a", Money.parse("10 EUR"), "https://b")
+        setup = StripeSetup(kit, world, 0)
+        setup.provider._timeout = 0.2
+        page = await setup.chain.create_top_up("acc_a", Money.parse("10 EUR"), "https://b")
         kit.pay(page.reference)
-        await shop.reconciler.run("stripe")
-        await shop.inbox.work()
+        await setup.reconciler.run("stripe")
+        await setup.inbox.work()
         payment = kit.only("payment_intent")["id"]
         kit.faults = ["hang after"]
         part = Money.parse("4 EUR")
         with pytest.raises(ProviderUnavailable):
-            await shop.refunds.refund("stripe", payment, part, "r1")
-        shop.paid["acc_a"], shop.contested["acc_a"] = 1000, 400  # set aside, not yet paid out
-        await shop.check()
-        await shop.reconciler.run("stripe")
-        while await shop.inbox.work():
+            await setup.refunds.refund("stripe", payment, part, "r1")
+        setup.paid["acc_a"], setup.contested["acc_a"] = 1000, 400  # set aside, not yet paid out
+        await setup.check()
+        await setup.reconciler.run("stripe")
+        while await setup.inbox.work():
             pass
-        shop.paid["acc_a"], shop.contested["acc_a"] = 600, 0
-        await shop.check()
-        result = await shop.refunds.refund("stripe", payment, part, "r1")
+        setup.paid["acc_a"], setup.contested["acc_a"] = 600, 0
+        await setup.check()
+        result = await setup.refunds.refund("stripe", payment, part, "r1")
         assert result.reference == kit.only("refund")["id"]
-        await shop.check()
-        together = [shop.refunds.refund("stripe", payment, None, "r2") for _ in range(3)]
+        await setup.check()
+        together = [setup.refunds.refund("stripe", payment, None, "r2") for _ in range(3)]
         done = await asyncio.gather(*together)
         assert {item.reference for item in done} == {done[0].reference}
-        shop.paid["acc_a"] = 0
-        await shop.check()
-        await shop.provider.close()
+        setup.paid["acc_a"] = 0
+        await setup.check()
+        await setup.provider.close()
     await world.close()
 
 
@@ -301,29 +301,29 @@ async def test_what_stripe_keeps_for_itself_is_booked_once(
     await world.pipeline.begin()
     await world.up()
     async with StripeKit(int(START.timestamp())).serving() as kit:
-        shop = Shop(kit, world, 0)
+        setup = StripeSetup(kit, world, 0)
         kit.fee, kit.settles = 89, settles
-        page = await shop.chain.create_top_up("acc_a", Money.parse("10 EUR"), "https://b")
+        page = await setup.chain.create_top_up("acc_a", Money.parse("10 EUR"), "https://b")
         kit.pay(page.reference)
-        await shop.reconciler.run("stripe")
+        await setup.reconciler.run("stripe")
         for _ in range(2):
-            while await shop.inbox.work():
+            while await setup.inbox.work():
                 pass
             for event in kit.events:
-                await shop.inbox.revive("stripe", event["id"])
+                await setup.inbox.revive("stripe", event["id"])
         wallet = await world.ledger.wallet("acc_a", "EUR")
         assert wallet is not None
         assert wallet.customer_available == 1000 * 10_000
         assert -wallet.provider_clearing == (1000 - known) * 10_000
         assert wallet.revenue == -known * 10_000
         since = START - timedelta(days=1)
-        (check,) = await audit_providers(world.store, shop.chain.providers, since)
+        (check,) = await audit_providers(world.store, setup.chain.providers, since)
         assert check.passed, check
         report = await audit_gateway(world.pipeline)
         assert report.passed, report
         payment = kit.only("payment_intent")["id"]
         kit.refund(payment, 300)  # and no webhook of it
-        (check,) = await audit_providers(world.store, shop.chain.providers, since)
+        (check,) = await audit_providers(world.store, setup.chain.providers, since)
         assert check.findings == [f"payment {payment}: 3000000 micros refunded there, 0 here"]
-        await shop.provider.close()
+        await setup.provider.close()
     await world.close()

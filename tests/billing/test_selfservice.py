@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from moneykit import World, move
 from paykit import Clock, Scripted
-from playkit import PLANS, Stage
+from schedulekit import PLANS, BillingParts
 
 from fastgate._core.money.wallet import ANY
 from fastgate._core.shared.credentials import CredentialIndex
@@ -41,14 +41,14 @@ from fastgate.store.payments import AttemptTable
 KEY = "fg_a-key"
 
 
-class Shop:
+class SelfServiceSetup:
     """One account with a key, a subscription service, a wallet and a provider."""
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.stage = Stage(world.store)
+        self.parts = BillingParts(world.store)
         self.provider = Scripted("play", Clock())
-        self.chain = Chain([self.provider], AttemptTable(world.store), self.stage.clock)
+        self.chain = Chain([self.provider], AttemptTable(world.store), self.parts.clock)
         self.gateway: Gateway = decode(
             {
                 "version": 1,
@@ -69,13 +69,13 @@ class Shop:
         )
         self.service = SelfService(
             wallets=world.wallets,
-            subscriptions=self.stage.subscriptions,
-            invoices=self.stage.invoices,
-            dunning=self.stage.dunning,
+            subscriptions=self.parts.subscriptions,
+            invoices=self.parts.invoices,
+            dunning=self.parts.dunning,
             providers=self.chain,
             gateway=lambda: self.gateway,
             open_account=self._open,
-            clock=self.stage.clock,
+            clock=self.parts.clock,
         )
         self.directory = Directory(CredentialIndex.create(64), lambda index: None)
         self.slots = SlotBook()
@@ -88,7 +88,7 @@ class Shop:
         await self.world.wallets.ensure(account)
 
     async def begin(self) -> None:
-        self.account = await self.stage.account("acme")
+        self.account = await self.parts.account("acme")
         self.directory.put_consumer(
             ConsumerRecord("con_1", "acme app", self.account, None, False), seed=False
         )
@@ -105,7 +105,7 @@ class Shop:
                 self.slots.plans[entry.plan],
                 entry.reason.number if entry.reason is not None else 0,
             )
-            for entry in await self.stage.subscriptions.entries(self.account)
+            for entry in await self.parts.subscriptions.entries(self.account)
         ]
         by_service = {entry[0]: entry for entry in reversed(entries)}
         self.world.cells.set_subscriptions(slots[self.account], list(by_service.values()))
@@ -120,190 +120,198 @@ class Shop:
             lambda: self.gateway,
             runs.decide,
             MoneySources(
-                subscriptions=self.stage.subscriptions,
-                invoices=self.stage.invoices,
+                subscriptions=self.parts.subscriptions,
+                invoices=self.parts.invoices,
                 providers=self.chain,
                 account=Parties(self.world.store).account,
-                clock=self.stage.clock,
+                clock=self.parts.clock,
             ),
         )
         question = Question(digest=key_digest(KEY), route="paid")
         if record:
             question = Question.of_request({"consumer": "acme app", "route": "paid", **record})
-        return await diagnose(question, evidence, now=self.stage.clock())
+        return await diagnose(question, evidence, now=self.parts.clock())
 
 
 @pytest.fixture
-async def shop(store_url: str, tmp_path: Path) -> AsyncIterator[Shop]:
+async def setup(store_url: str, tmp_path: Path) -> AsyncIterator[SelfServiceSetup]:
     world = World(store_url, tmp_path)
     await world.pipeline.begin()
     await world.up()
-    shop = Shop(world)
-    await shop.begin()
-    yield shop
+    setup = SelfServiceSetup(world)
+    await setup.begin()
+    yield setup
     await world.close()
 
 
-async def test_a_wallet_that_runs_dry_is_topped_up(shop: Shop) -> None:
-    found = await shop.why()
+async def test_a_wallet_that_runs_dry_is_topped_up(setup: SelfServiceSetup) -> None:
+    found = await setup.why()
     assert (found.cause, found.reason) == ("balance", "insufficient_balance")
-    assert await shop.service.top_up(shop.account, Money.parse("5 EUR"), "http://x/") == (
+    assert await setup.service.top_up(setup.account, Money.parse("5 EUR"), "http://x/") == (
         "https://play.example/pay"
     )
-    assert shop.world.wallets.slot(shop.account) is not None
-    await shop.world.wallets.credit(move("p1", 5_000_000, shop.account))
-    assert (await shop.why()).served
-    assert (await shop.why(reason="insufficient_balance", status=402)).resolved
-    view = await shop.service.overview(shop.account, "Acme")
+    assert setup.world.wallets.slot(setup.account) is not None
+    await setup.world.wallets.credit(move("p1", 5_000_000, setup.account))
+    assert (await setup.why()).served
+    assert (await setup.why(reason="insufficient_balance", status=402)).resolved
+    view = await setup.service.overview(setup.account, "Acme")
     assert [(one.currency, one.available) for one in view.balances] == [("EUR", 5_000_000)]
     assert (view.top_up, view.methods, view.contact) == (True, True, "money@acme.example")
 
 
-async def test_what_requests_hold_is_told_apart_from_what_is_missing(shop: Shop) -> None:
-    await shop.world.wallets.ensure(shop.account)
-    await shop.world.wallets.credit(move("p1", 300_000, shop.account))
-    slot = shop.world.wallets.slot(shop.account)
+async def test_what_requests_hold_is_told_apart_from_what_is_missing(
+    setup: SelfServiceSetup,
+) -> None:
+    await setup.world.wallets.ensure(setup.account)
+    await setup.world.wallets.credit(move("p1", 300_000, setup.account))
+    slot = setup.world.wallets.slot(setup.account)
     assert slot is not None
-    hold = shop.world.money.hold(0, slot, 200_000)
+    hold = setup.world.money.hold(0, slot, 200_000)
     assert hold is not None
-    found = await shop.why()
+    found = await setup.why()
     assert (found.cause, found.reason) == ("holds", "hold_in_flight")
     hold.release()
-    assert (await shop.why()).served
+    assert (await setup.why()).served
 
 
-async def test_a_plan_is_taken_changed_and_renewed(shop: Shop) -> None:
-    await shop.world.wallets.ensure(shop.account)
-    await shop.world.wallets.credit(move("p1", 5_000_000, shop.account))
-    offers = {offer.plan: offer for offer in await shop.service.offers(shop.account)}
+async def test_a_plan_is_taken_changed_and_renewed(setup: SelfServiceSetup) -> None:
+    await setup.world.wallets.ensure(setup.account)
+    await setup.world.wallets.credit(move("p1", 5_000_000, setup.account))
+    offers = {offer.plan: offer for offer in await setup.service.offers(setup.account)}
     assert "free" not in offers
     assert offers["basic"].terms == "30 USD a month"
-    await shop.service.take(shop.account, "basic")
-    found = await shop.why()
+    await setup.service.take(setup.account, "basic")
+    found = await setup.why()
     assert (found.cause, found.reason) == ("subscription", "payment_action_required")
-    assert {o.plan for o in await shop.service.offers(shop.account) if o.current} == {"basic"}
-    (bill,) = (await shop.service.overview(shop.account, "Acme")).open
+    assert {o.plan for o in await setup.service.offers(setup.account) if o.current} == {"basic"}
+    (bill,) = (await setup.service.overview(setup.account, "Acme")).open
     assert bill.amount == "29.58 USD"  # for what is left of the month
-    assert await shop.service.pay(shop.account)
-    assert (await shop.why()).served
+    assert await setup.service.pay(setup.account)
+    assert (await setup.why()).served
     with pytest.raises(ConflictError, match="already"):
-        await shop.service.take(shop.account, "basic")
-    await shop.service.take(shop.account, "big")
-    assert {o.plan for o in await shop.service.offers(shop.account) if o.current} == {"big"}
+        await setup.service.take(setup.account, "basic")
+    await setup.service.take(setup.account, "big")
+    assert {o.plan for o in await setup.service.offers(setup.account) if o.current} == {"big"}
     with pytest.raises(NotFoundError, match="not offered"):
-        await shop.service.take(shop.account, "free")
+        await setup.service.take(setup.account, "free")
 
 
-async def test_what_ended_is_renewed(shop: Shop) -> None:
-    await shop.world.wallets.ensure(shop.account)
-    await shop.world.wallets.credit(move("p1", 5_000_000, shop.account))
+async def test_what_ended_is_renewed(setup: SelfServiceSetup) -> None:
+    await setup.world.wallets.ensure(setup.account)
+    await setup.world.wallets.credit(move("p1", 5_000_000, setup.account))
     with pytest.raises(NotFoundError, match="no subscription"):
-        await shop.service.renew(shop.account)
-    await shop.service.take(shop.account, "basic")
-    assert await shop.service.pay(shop.account)
+        await setup.service.renew(setup.account)
+    await setup.service.take(setup.account, "basic")
+    assert await setup.service.pay(setup.account)
     with pytest.raises(ConflictError, match="automatically"):
-        await shop.service.renew(shop.account)
-    (one,) = await shop.stage.subscriptions.of_account(shop.account)
-    await shop.stage.subscriptions.cancel(one.id)
-    await shop.service.renew(shop.account)
-    (one,) = await shop.stage.subscriptions.of_account(shop.account)
+        await setup.service.renew(setup.account)
+    (one,) = await setup.parts.subscriptions.of_account(setup.account)
+    await setup.parts.subscriptions.cancel(one.id)
+    await setup.service.renew(setup.account)
+    (one,) = await setup.parts.subscriptions.of_account(setup.account)
     assert not one.cancel_at_period_end
-    await shop.stage.subscriptions.cancel(one.id)
-    await shop.stage.until(one.period_end + timedelta(days=1))
-    found = await shop.why()
+    await setup.parts.subscriptions.cancel(one.id)
+    await setup.parts.until(one.period_end + timedelta(days=1))
+    found = await setup.why()
     assert (found.cause, found.reason) == ("subscription", "subscription_expired")
     assert found.steps[4].fix is not None
     assert found.steps[4].fix.page == "renew"
-    await shop.service.renew(shop.account)
-    assert await shop.service.pay(shop.account)
-    assert (await shop.why(reason="subscription_expired", status=402)).resolved
+    await setup.service.renew(setup.account)
+    assert await setup.service.pay(setup.account)
+    assert (await setup.why(reason="subscription_expired", status=402)).resolved
 
 
-async def test_a_declined_card_leaves_it_open(shop: Shop) -> None:
-    await shop.world.wallets.ensure(shop.account)
-    await shop.world.wallets.credit(move("p1", 5_000_000, shop.account))
-    shop.stage.charger.outcomes = [Decline.NEW_METHOD, ChargeStatus.SUCCEEDED]
-    await shop.service.take(shop.account, "basic")
-    assert not await shop.service.pay(shop.account)
-    assert await shop.service.method(shop.account, "http://x/") == "https://play.example/card"
-    assert await shop.service.pay(shop.account)
-    (one,) = (await shop.service.overview(shop.account, "Acme")).subscriptions
+async def test_a_declined_card_leaves_it_open(setup: SelfServiceSetup) -> None:
+    await setup.world.wallets.ensure(setup.account)
+    await setup.world.wallets.credit(move("p1", 5_000_000, setup.account))
+    setup.parts.charger.outcomes = [Decline.NEW_METHOD, ChargeStatus.SUCCEEDED]
+    await setup.service.take(setup.account, "basic")
+    assert not await setup.service.pay(setup.account)
+    assert await setup.service.method(setup.account, "http://x/") == "https://play.example/card"
+    assert await setup.service.pay(setup.account)
+    (one,) = (await setup.service.overview(setup.account, "Acme")).subscriptions
     assert (one.state, one.reason) == (State.ACTIVE.value, None)
 
 
-async def test_without_providers_nothing_is_offered(shop: Shop) -> None:
-    shop.provider.capabilities = frozenset({Capability.REFUNDS})
-    view = await shop.service.overview(shop.account, "Acme")
+async def test_without_providers_nothing_is_offered(setup: SelfServiceSetup) -> None:
+    setup.provider.capabilities = frozenset({Capability.REFUNDS})
+    view = await setup.service.overview(setup.account, "Acme")
     assert not view.top_up
     assert not view.methods
     with pytest.raises(Unsupported):
-        await shop.service.top_up(shop.account, Money.parse("5 EUR"), "http://x/")
+        await setup.service.top_up(setup.account, Money.parse("5 EUR"), "http://x/")
 
 
-async def test_limits_and_spending_come_from_where_they_are_counted(shop: Shop) -> None:
-    await shop.world.wallets.ensure(shop.account)
-    await shop.world.wallets.credit(move("p1", 5_000_000, shop.account))
+async def test_limits_and_spending_come_from_where_they_are_counted(
+    setup: SelfServiceSetup,
+) -> None:
+    await setup.world.wallets.ensure(setup.account)
+    await setup.world.wallets.credit(move("p1", 5_000_000, setup.account))
     caps = {"credential": (249_999, 4), "consumer": (0, 0)}
-    shop.directory.cap = lambda kind, ident: caps[kind]
-    shop.directory.recap()
-    found = await shop.why()
+    setup.directory.cap = lambda kind, ident: caps[kind]
+    setup.directory.recap()
+    found = await setup.why()
     assert found.reason == "spending_limit_reached"
     assert "the key's limit" in found.summary
     # Of a recorded request only the consumer is known, not with which of its keys it was made.
-    assert not (await shop.why(reason="spending_limit_reached", status=402)).resolved
+    assert not (await setup.why(reason="spending_limit_reached", status=402)).resolved
     caps["credential"] = (250_000, 4)
-    shop.directory.recap()
-    assert (await shop.why()).served
+    setup.directory.recap()
+    assert (await setup.why()).served
     caps["consumer"] = (1, 4)
-    shop.directory.recap()
-    assert "the consumer's limit" in (await shop.why()).summary
-    assert not (await shop.why(reason="spending_limit_reached", status=402)).resolved
+    setup.directory.recap()
+    assert "the consumer's limit" in (await setup.why()).summary
+    assert not (await setup.why(reason="spending_limit_reached", status=402)).resolved
 
 
-async def test_a_subscriptions_plan_and_its_allowance_are_what_counts(shop: Shop) -> None:
+async def test_a_subscriptions_plan_and_its_allowance_are_what_counts(
+    setup: SelfServiceSetup,
+) -> None:
     """The consumer is on no plan of its own; its account's subscription makes requests free."""
-    assert (await shop.why()).reason == "insufficient_balance"  # at the route's price
-    await shop.stage.subscriptions.create(shop.account, "allowance")
-    found = await shop.why()
+    assert (await setup.why()).reason == "insufficient_balance"  # at the route's price
+    await setup.parts.subscriptions.create(setup.account, "allowance")
+    found = await setup.why()
     assert found.served
     assert "costs this caller nothing" in next(
         step.text for step in found.steps if step.check == "balance"
     )
 
 
-async def test_a_pause_by_an_operator_is_not_called_a_missing_payment_method(shop: Shop) -> None:
-    await shop.publish()
-    await shop.world.wallets.credit(move("p1", 5_000_000, shop.account))
-    one = await shop.stage.subscriptions.create(shop.account, "allowance")
-    await shop.stage.subscriptions.apply(one.id, Event.PAUSE, "by hand")
-    found = await shop.why()
+async def test_a_pause_by_an_operator_is_not_called_a_missing_payment_method(
+    setup: SelfServiceSetup,
+) -> None:
+    await setup.publish()
+    await setup.world.wallets.credit(move("p1", 5_000_000, setup.account))
+    one = await setup.parts.subscriptions.create(setup.account, "allowance")
+    await setup.parts.subscriptions.apply(one.id, Event.PAUSE, "by hand")
+    found = await setup.why()
     assert (found.cause, found.reason) == ("subscription", "subscription_paused")
     assert found.retry == "never"
     assert "payment" not in found.summary
-    await shop.stage.subscriptions.apply(one.id, Event.RESUME, "by hand")
-    assert (await shop.why()).served
+    await setup.parts.subscriptions.apply(one.id, Event.RESUME, "by hand")
+    assert (await setup.why()).served
 
 
 async def test_a_first_payment_that_was_declined_does_not_wait_for_a_confirmation(
-    shop: Shop,
+    setup: SelfServiceSetup,
 ) -> None:
-    await shop.publish()
-    await shop.world.wallets.credit(move("p1", 5_000_000, shop.account))
-    await shop.service.take(shop.account, "basic")
-    assert (await shop.why()).reason == "payment_action_required"
-    shop.stage.charger.outcomes = [Decline.NEW_METHOD]
-    assert not await shop.service.pay(shop.account)
-    found = await shop.why()
+    await setup.publish()
+    await setup.world.wallets.credit(move("p1", 5_000_000, setup.account))
+    await setup.service.take(setup.account, "basic")
+    assert (await setup.why()).reason == "payment_action_required"
+    setup.parts.charger.outcomes = [Decline.NEW_METHOD]
+    assert not await setup.service.pay(setup.account)
+    found = await setup.why()
     assert found.reason == "payment_failed"
     assert next(step.fix.action for step in found.steps if step.fix) == "update_payment_method"
 
 
-async def test_while_the_store_is_away_the_wallet_is_still_seen(shop: Shop) -> None:
-    await shop.world.wallets.ensure(shop.account)
-    await shop.world.wallets.credit(move("p1", 5_000_000, shop.account))
-    await shop.publish()
-    await shop.world.store.stop()
-    found = await shop.why()
+async def test_while_the_store_is_away_the_wallet_is_still_seen(setup: SelfServiceSetup) -> None:
+    await setup.world.wallets.ensure(setup.account)
+    await setup.world.wallets.credit(move("p1", 5_000_000, setup.account))
+    await setup.publish()
+    await setup.world.store.stop()
+    found = await setup.why()
     assert found.served
     assert [one.check for one in found.steps if "store" in one.text.lower()] == [
         "account",
@@ -342,23 +350,23 @@ def decode_plan(name: str, price: dict[str, str]) -> Plan:
     return decode({"name": name, "price": price}, Plan)
 
 
-async def test_nothing_is_paid_that_the_account_has_no_place_for(shop: Shop) -> None:
+async def test_nothing_is_paid_that_the_account_has_no_place_for(setup: SelfServiceSetup) -> None:
     """An account has wallets in four currencies: a fifth is refused before the page to pay on."""
     for number, currency in enumerate(("EUR", "USD", "GBP")):
-        await shop.world.wallets.credit(move(f"t{number}", 1, shop.account, currency))
-    await shop.service.top_up(shop.account, Money.parse("5 CHF"), "https://back.example/")
-    assert shop.provider.sent == ["top_up"]
+        await setup.world.wallets.credit(move(f"t{number}", 1, setup.account, currency))
+    await setup.service.top_up(setup.account, Money.parse("5 CHF"), "https://back.example/")
+    assert setup.provider.sent == ["top_up"]
     with pytest.raises(LedgerError, match="Use one of its currencies"):
-        await shop.service.top_up(shop.account, Money.parse("5 JPY"), "https://back.example/")
-    assert shop.provider.sent == ["top_up"]
-    shop.stage.subscriptions.plans = lambda name: decode_plan(name, {"flat": "30 SEK"})
+        await setup.service.top_up(setup.account, Money.parse("5 JPY"), "https://back.example/")
+    assert setup.provider.sent == ["top_up"]
+    setup.parts.subscriptions.plans = lambda name: decode_plan(name, {"flat": "30 SEK"})
     with pytest.raises(LedgerError, match="SEK would be another"):
-        await shop.service.take(shop.account, "basic")
-    assert await shop.stage.subscriptions.of_account(shop.account) == []
-    await shop.world.wallets.credit(move("paid", 5, shop.account, "CHF"))  # its place was kept
-    assert [one.currency for one in shop.world.wallets.balances(shop.account)] == [
+        await setup.service.take(setup.account, "basic")
+    assert await setup.parts.subscriptions.of_account(setup.account) == []
+    await setup.world.wallets.credit(move("paid", 5, setup.account, "CHF"))  # its place was kept
+    assert [one.currency for one in setup.world.wallets.balances(setup.account)] == [
         "CHF", "EUR", "GBP", "USD",
     ]  # fmt: skip
-    assert (await audit_gateway(shop.world.pipeline)).passed
-    await shop.world.reboot()
-    assert await shop.world.agrees(shop.account, "CHF") == 5
+    assert (await audit_gateway(setup.world.pipeline)).passed
+    await setup.world.reboot()
+    assert await setup.world.agrees(setup.account, "CHF") == 5

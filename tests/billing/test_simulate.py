@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fastgate.billing.simulate import Action, Scenario, ScenarioEvent, play
+from fastgate.billing.simulate import Action, Scenario, ScenarioEvent, simulate
 from fastgate.billing.subscriptions.lifecycle import IllegalTransition
 from fastgate.model.billing import Billing
 from fastgate.model.codec import decode
@@ -32,7 +32,7 @@ async def test_a_failing_card_from_the_first_decline_to_the_end() -> None:
         outcomes=["ok", "later"],
         billing=decode({"grace": {"payment": "5d", "unpaid": "20d"}}, Billing),
     )
-    timeline = await play(scenario)
+    timeline = await simulate(scenario)
     assert [one.at for one in timeline] == sorted(one.at for one in timeline)
     assert rows(timeline, "charge") == [
         ("11-01", "ok"),
@@ -58,7 +58,7 @@ async def test_a_new_method_brings_it_back() -> None:
         outcomes=["ok", "new_method", "down", "pending", "ok"],
         actions=[Action(after=timedelta(days=40), what="attach_method")],
     )
-    timeline = await play(scenario)
+    timeline = await simulate(scenario)
     assert rows(timeline, "access") == [
         ("11-01", ""),
         ("12-08", "payment_failed"),
@@ -82,7 +82,7 @@ async def test_people_change_their_minds() -> None:
             Action(after=timedelta(days=16), what="cancel"),
         ],
     )
-    timeline = await play(scenario)
+    timeline = await simulate(scenario)
     assert rows(timeline, "access") == [
         ("11-01", ""),
         ("11-08", "payment_method_missing"),
@@ -100,9 +100,9 @@ async def test_what_is_not_possible_raises_here_too() -> None:
         actions=[Action(after=timedelta(days=1), what=what) for what in ("cancel", "keep")],
     )
     with pytest.raises(IllegalTransition):
-        await play(scenario)
+        await simulate(scenario)
 
 
 async def test_the_same_scenario_is_the_same_timeline() -> None:
     scenario = Scenario(plans=[plan(flat="9 EUR", period="week")], begins=BEGIN, days=30)
-    assert await play(scenario) == await play(scenario)
+    assert await simulate(scenario) == await simulate(scenario)

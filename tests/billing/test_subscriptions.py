@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from playkit import BEGIN, Stage
+from schedulekit import BEGIN, BillingParts
 
 from fastgate.billing.payments.base import Decline, ProviderSubscription, SubscriptionState
 from fastgate.billing.subscriptions.lifecycle import (
@@ -217,139 +217,139 @@ def test_late_payers_do_not_pay_for_the_time_they_were_shut_out() -> None:
 
 
 async def test_a_plan_without_a_fee_is_active_at_once(store: Store) -> None:
-    stage = Stage(store)
-    account = await stage.account()
+    parts = BillingParts(store)
+    account = await parts.account()
     for plan, service in (("free", None), ("usage", "search")):
-        made = await stage.subscriptions.create(account, plan, service)
+        made = await parts.subscriptions.create(account, plan, service)
         assert made.state is State.ACTIVE
-    await stage.until(BEGIN + 70 * DAY)
-    assert stage.charger.calls == []
-    assert [entry.reason for entry in await stage.subscriptions.entries(account)] == [None, None]
-    assert await stage.kinds(account) == []
+    await parts.until(BEGIN + 70 * DAY)
+    assert parts.charger.calls == []
+    assert [entry.reason for entry in await parts.subscriptions.entries(account)] == [None, None]
+    assert await parts.kinds(account) == []
 
 
 async def test_a_fee_is_paid_first_and_in_part(store: Store) -> None:
-    stage = Stage(store)
-    account = await stage.account(has_method=True)
+    parts = BillingParts(store)
+    account = await parts.account(has_method=True)
     told: list[str] = []
 
     async def listener(changed: str) -> None:
         told.append(changed)
 
-    stage.subscriptions.on_change.append(listener)
-    made = await stage.subscriptions.create(account, "basic")
+    parts.subscriptions.on_change.append(listener)
+    made = await parts.subscriptions.create(account, "basic")
     assert code(made, BEGIN) == "payment_action_required"
-    await stage.settle()
-    found = await stage.subscriptions.get(made.id)
+    await parts.settle()
+    found = await parts.subscriptions.get(made.id)
     assert found.state is State.ACTIVE
     assert access_of(found, BEGIN) is None
-    assert stage.charger.taken == 29_580_000  # of 30, from ten o'clock of the first day on
+    assert parts.charger.taken == 29_580_000  # of 30, from ten o'clock of the first day on
     assert told.count(account) >= 2
-    steps = [(r.event, r.after) for r in await stage.subscriptions.history(made.id)]
+    steps = [(r.event, r.after) for r in await parts.subscriptions.history(made.id)]
     assert steps == [("created", "incomplete"), ("payment_succeeded", "active")]
 
 
 async def test_a_first_payment_that_is_not_confirmed_ends_it(store: Store) -> None:
-    stage = Stage(store)
-    stage.charger.outcomes = [Decline.NEW_METHOD]
-    account = await stage.account()
-    made = await stage.subscriptions.create(account, "basic")
-    await stage.until(BEGIN + timedelta(hours=22))
-    assert (await stage.subscriptions.get(made.id)).state is State.INCOMPLETE
-    await stage.until(BEGIN + timedelta(hours=23))
-    assert (await stage.subscriptions.get(made.id)).state is State.EXPIRED
-    assert await stage.invoices.open_of(made.id) == []
+    parts = BillingParts(store)
+    parts.charger.outcomes = [Decline.NEW_METHOD]
+    account = await parts.account()
+    made = await parts.subscriptions.create(account, "basic")
+    await parts.until(BEGIN + timedelta(hours=22))
+    assert (await parts.subscriptions.get(made.id)).state is State.INCOMPLETE
+    await parts.until(BEGIN + timedelta(hours=23))
+    assert (await parts.subscriptions.get(made.id)).state is State.EXPIRED
+    assert await parts.invoices.open_of(made.id) == []
 
 
 async def test_what_cannot_be_subscribed_to(sqlite_store: Store) -> None:
-    stage = Stage(sqlite_store)
-    account = await stage.account()
+    parts = BillingParts(sqlite_store)
+    account = await parts.account()
     with pytest.raises(NotFoundError, match="no plan 'gold'"):
-        await stage.subscriptions.create(account, "gold")
+        await parts.subscriptions.create(account, "gold")
     with pytest.raises(ConflictError):
-        await stage.subscriptions.create("acc_nobody", "free")
-    made = await stage.subscriptions.create(account, "free")
+        await parts.subscriptions.create("acc_nobody", "free")
+    made = await parts.subscriptions.create(account, "free")
     for plan in ("free", "basic"):  # only one would count, and both be billed
         with pytest.raises(ConflictError, match=f"all services already.*{made.id}"):
-            await stage.subscriptions.create(account, plan)
-    await stage.subscriptions.create(account, "free", service="search")
+            await parts.subscriptions.create(account, plan)
+    await parts.subscriptions.create(account, "free", service="search")
     with pytest.raises(NotFoundError):
-        await stage.subscriptions.get("sub_none")
+        await parts.subscriptions.get("sub_none")
     with pytest.raises(ConflictError, match=r"2 subscription\(s\).*cancel its subscriptions\."):
         await Parties(sqlite_store).delete_account(account, None)
 
 
 async def test_a_trial_ends_in_a_payment(store: Store) -> None:
-    stage = Stage(store)
-    account = await stage.account(has_method=True)
-    made = await stage.subscriptions.create(account, "trial")
+    parts = BillingParts(store)
+    account = await parts.account(has_method=True)
+    made = await parts.subscriptions.create(account, "trial")
     assert made.state is State.TRIALING
-    await stage.until(BEGIN + 6 * DAY)
-    assert stage.charger.calls == []
-    await stage.until(BEGIN + 7 * DAY)
-    found = await stage.subscriptions.get(made.id)
+    await parts.until(BEGIN + 6 * DAY)
+    assert parts.charger.calls == []
+    await parts.until(BEGIN + 7 * DAY)
+    found = await parts.subscriptions.get(made.id)
     assert (found.state, found.trial_ends) == (State.ACTIVE, None)
-    assert stage.charger.taken == 22_580_000
+    assert parts.charger.taken == 22_580_000
     assert found.paid_through == datetime(2026, 12, 1, tzinfo=UTC)
 
 
 async def test_one_that_was_canceled_does_not_go_on_beside_its_successor(store: Store) -> None:
-    stage = Stage(store)
-    account = await stage.account(has_method=True)
-    first = await stage.subscriptions.create(account, "basic")
-    await stage.settle()
-    await stage.subscriptions.cancel(first.id, at_period_end=False)
-    second = await stage.subscriptions.create(account, "big")
+    parts = BillingParts(store)
+    account = await parts.account(has_method=True)
+    first = await parts.subscriptions.create(account, "basic")
+    await parts.settle()
+    await parts.subscriptions.cancel(first.id, at_period_end=False)
+    second = await parts.subscriptions.create(account, "big")
     with pytest.raises(ConflictError, match=second.id):
-        await stage.subscriptions.apply(first.id, Event.RESUME)
-    await stage.settle()
-    await stage.subscriptions.cancel(second.id, at_period_end=False)
-    assert (await stage.subscriptions.apply(first.id, Event.RESUME)).state is State.ACTIVE
+        await parts.subscriptions.apply(first.id, Event.RESUME)
+    await parts.settle()
+    await parts.subscriptions.cancel(second.id, at_period_end=False)
+    assert (await parts.subscriptions.apply(first.id, Event.RESUME)).state is State.ACTIVE
 
 
 async def test_a_plan_is_tried_once(store: Store) -> None:
     """Whoever has been on it, in whatever way, pays from the beginning."""
-    stage = Stage(store)
-    account = await stage.account(has_method=True)
-    first = await stage.subscriptions.create(account, "trial")
-    await stage.subscriptions.change_plan(first.id, "basic")
-    await stage.subscriptions.change_plan(first.id, "big")
-    await stage.subscriptions.cancel(first.id, at_period_end=False)
+    parts = BillingParts(store)
+    account = await parts.account(has_method=True)
+    first = await parts.subscriptions.create(account, "trial")
+    await parts.subscriptions.change_plan(first.id, "basic")
+    await parts.subscriptions.change_plan(first.id, "big")
+    await parts.subscriptions.cancel(first.id, at_period_end=False)
     for _ in range(3):
-        again = await stage.subscriptions.create(account, "trial")
+        again = await parts.subscriptions.create(account, "trial")
         assert again.state is State.INCOMPLETE
-        await stage.settle()
-        await stage.subscriptions.cancel(again.id, at_period_end=False)
-    assert stage.charger.taken == 3 * 29_580_000
-    other = await stage.account("other")
-    assert (await stage.subscriptions.create(other, "trial")).state is State.TRIALING
+        await parts.settle()
+        await parts.subscriptions.cancel(again.id, at_period_end=False)
+    assert parts.charger.taken == 3 * 29_580_000
+    other = await parts.account("other")
+    assert (await parts.subscriptions.create(other, "trial")).state is State.TRIALING
 
 
 async def test_a_trial_without_a_method_pauses_until_there_is_one(store: Store) -> None:
-    stage = Stage(store)
-    account = await stage.account()
-    made = await stage.subscriptions.create(account, "trial")
-    await stage.until(BEGIN + 10 * DAY)
-    assert code(await stage.subscriptions.get(made.id), stage.clock()) == "payment_method_missing"
-    await stage.subscriptions.method_changed(account, True)
-    await stage.settle()
-    found = await stage.subscriptions.get(made.id)
+    parts = BillingParts(store)
+    account = await parts.account()
+    made = await parts.subscriptions.create(account, "trial")
+    await parts.until(BEGIN + 10 * DAY)
+    assert code(await parts.subscriptions.get(made.id), parts.clock()) == "payment_method_missing"
+    await parts.subscriptions.method_changed(account, True)
+    await parts.settle()
+    found = await parts.subscriptions.get(made.id)
     assert found.state is State.ACTIVE
-    assert stage.charger.taken == 19_580_000  # not for the days it was paused
-    assert (await stage.notices.profiles.get(account)).has_method
+    assert parts.charger.taken == 19_580_000  # not for the days it was paused
+    assert (await parts.notices.profiles.get(account)).has_method
 
 
 async def test_a_gateway_that_was_down_renews_period_by_period(store: Store) -> None:
-    stage = Stage(store)
-    account = await stage.account(has_method=True)
-    made = await stage.subscriptions.create(account, "basic")
-    await stage.settle()
-    stage.clock.now = datetime(2027, 2, 10, tzinfo=UTC)
-    await stage.settle()
-    assert stage.charger.taken == 29_580_000 + 3 * 30_000_000
+    parts = BillingParts(store)
+    account = await parts.account(has_method=True)
+    made = await parts.subscriptions.create(account, "basic")
+    await parts.settle()
+    parts.clock.now = datetime(2027, 2, 10, tzinfo=UTC)
+    await parts.settle()
+    assert parts.charger.taken == 29_580_000 + 3 * 30_000_000
     numbers = [
         (invoice.number, invoice.period_start)
-        for invoice in (await stage.invoices.page(account, cursor=None, limit=9)).items
+        for invoice in (await parts.invoices.page(account, cursor=None, limit=9)).items
     ]
     assert numbers == [
         ("INV-2027-000003", datetime(2027, 2, 1, tzinfo=UTC)),
@@ -357,123 +357,123 @@ async def test_a_gateway_that_was_down_renews_period_by_period(store: Store) -> 
         ("INV-2027-000001", datetime(2026, 12, 1, tzinfo=UTC)),
         ("INV-2026-000001", BEGIN),
     ]
-    renewed = [r for r in await stage.subscriptions.history(made.id) if r.event == "renewed"]
+    renewed = [r for r in await parts.subscriptions.history(made.id) if r.event == "renewed"]
     assert [record.at.month for record in renewed] == [12, 1, 2]
 
 
 async def test_cancelling_with_the_period_and_taking_it_back(store: Store) -> None:
-    stage = Stage(store)
-    account = await stage.account(has_method=True)
-    made = await stage.subscriptions.create(account, "basic")
-    await stage.settle()
-    assert (await stage.subscriptions.cancel(made.id)).cancel_at_period_end
-    await stage.subscriptions.apply(made.id, Event.KEEP)
-    await stage.until(datetime(2026, 12, 5, tzinfo=UTC))
-    assert (await stage.subscriptions.get(made.id)).state is State.ACTIVE
-    await stage.subscriptions.cancel(made.id)
-    await stage.until(datetime(2027, 1, 5, tzinfo=UTC))
-    found = await stage.subscriptions.get(made.id)
+    parts = BillingParts(store)
+    account = await parts.account(has_method=True)
+    made = await parts.subscriptions.create(account, "basic")
+    await parts.settle()
+    assert (await parts.subscriptions.cancel(made.id)).cancel_at_period_end
+    await parts.subscriptions.apply(made.id, Event.KEEP)
+    await parts.until(datetime(2026, 12, 5, tzinfo=UTC))
+    assert (await parts.subscriptions.get(made.id)).state is State.ACTIVE
+    await parts.subscriptions.cancel(made.id)
+    await parts.until(datetime(2027, 1, 5, tzinfo=UTC))
+    found = await parts.subscriptions.get(made.id)
     assert (found.state, found.next_at) == (State.EXPIRED, None)
-    assert stage.charger.taken == 29_580_000 + 30_000_000
+    assert parts.charger.taken == 29_580_000 + 30_000_000
     with pytest.raises(IllegalTransition):
-        await stage.subscriptions.apply(made.id, Event.RESUME)
+        await parts.subscriptions.apply(made.id, Event.RESUME)
 
 
 async def test_cancelling_at_once_leaves_what_was_paid_for(store: Store) -> None:
-    stage = Stage(store)
-    account = await stage.account(has_method=True)
-    made = await stage.subscriptions.create(account, "basic")
-    await stage.settle()
-    found = await stage.subscriptions.cancel(made.id, at_period_end=False)
+    parts = BillingParts(store)
+    account = await parts.account(has_method=True)
+    made = await parts.subscriptions.create(account, "basic")
+    await parts.settle()
+    found = await parts.subscriptions.cancel(made.id, at_period_end=False)
     assert found.state is State.CANCELED
     assert code(found, datetime(2026, 11, 30, tzinfo=UTC)) is None
     assert code(found, datetime(2026, 12, 1, tzinfo=UTC)) == "subscription_expired"
-    await stage.subscriptions.create(account, "basic")  # and one may begin anew
+    await parts.subscriptions.create(account, "basic")  # and one may begin anew
 
 
 async def test_an_upgrade_is_in_effect_at_once_and_costs_the_difference(store: Store) -> None:
-    stage = Stage(store)
-    account = await stage.account(has_method=True)
-    made = await stage.subscriptions.create(account, "basic")
-    await stage.settle()
-    stage.clock.now = datetime(2026, 11, 16, tzinfo=UTC)
-    changed = await stage.subscriptions.change_plan(made.id, "big")
-    (entry,) = await stage.subscriptions.entries(account)
+    parts = BillingParts(store)
+    account = await parts.account(has_method=True)
+    made = await parts.subscriptions.create(account, "basic")
+    await parts.settle()
+    parts.clock.now = datetime(2026, 11, 16, tzinfo=UTC)
+    changed = await parts.subscriptions.change_plan(made.id, "big")
+    (entry,) = await parts.subscriptions.entries(account)
     assert (entry.plan, entry.reason) == ("big", None)  # nothing was paid yet
     assert changed.document is not None
     assert changed.document.total == 45_000_000 - 15_000_000
-    await stage.settle()
-    found = await stage.subscriptions.get(made.id)
+    await parts.settle()
+    found = await parts.subscriptions.get(made.id)
     assert (found.state, found.paid_through) == (State.ACTIVE, found.period_end)
-    assert await stage.invoices.open_of(made.id) == []
+    assert await parts.invoices.open_of(made.id) == []
 
 
 async def test_a_downgrade_credits_the_difference_once(store: Store) -> None:
-    stage = Stage(store)
-    account = await stage.account(has_method=True)
-    made = await stage.subscriptions.create(account, "big")
-    await stage.settle()
-    stage.clock.now = datetime(2026, 11, 16, tzinfo=UTC)
-    changed = await stage.subscriptions.change_plan(made.id, "basic")
+    parts = BillingParts(store)
+    account = await parts.account(has_method=True)
+    made = await parts.subscriptions.create(account, "big")
+    await parts.settle()
+    parts.clock.now = datetime(2026, 11, 16, tzinfo=UTC)
+    changed = await parts.subscriptions.change_plan(made.id, "basic")
     assert changed.document is not None
     assert (changed.document.kind, changed.document.total) == ("credit", 30_000_000)
-    await stage.settle()
-    await stage.settle()
-    assert stage.credited == {f"credit:{changed.document.id}": 30_000_000}
-    assert (await stage.subscriptions.change_plan(made.id, "basic")).document is None
+    await parts.settle()
+    await parts.settle()
+    assert parts.credited == {f"credit:{changed.document.id}": 30_000_000}
+    assert (await parts.subscriptions.change_plan(made.id, "basic")).document is None
 
 
 async def test_a_change_of_plan_while_past_due_asks_for_what_was_used(store: Store) -> None:
-    stage = Stage(store)
-    account = await stage.account(has_method=True)
-    made = await stage.subscriptions.create(account, "big")
-    await stage.settle()
-    stage.charger.outcomes = [Decline.LATER]
-    await stage.until(datetime(2026, 12, 1, tzinfo=UTC))
-    assert (await stage.subscriptions.get(made.id)).state is State.PAST_DUE
-    (old,) = await stage.invoices.open_of(made.id)
-    stage.clock.now = datetime(2026, 12, 1, 12, tzinfo=UTC)
-    changed = await stage.subscriptions.change_plan(made.id, "free")
+    parts = BillingParts(store)
+    account = await parts.account(has_method=True)
+    made = await parts.subscriptions.create(account, "big")
+    await parts.settle()
+    parts.charger.outcomes = [Decline.LATER]
+    await parts.until(datetime(2026, 12, 1, tzinfo=UTC))
+    assert (await parts.subscriptions.get(made.id)).state is State.PAST_DUE
+    (old,) = await parts.invoices.open_of(made.id)
+    parts.clock.now = datetime(2026, 12, 1, 12, tzinfo=UTC)
+    changed = await parts.subscriptions.change_plan(made.id, "free")
     assert changed.document is not None
     assert changed.document.total == 1_450_000  # half of one of 31 days of 90.00
-    assert (await stage.invoices.get(old.id)).status == "void"
-    await stage.settle()
-    assert (await stage.subscriptions.get(made.id)).state is State.ACTIVE
+    assert (await parts.invoices.get(old.id)).status == "void"
+    await parts.settle()
+    assert (await parts.subscriptions.get(made.id)).state is State.ACTIVE
 
 
 async def test_money_is_neither_made_nor_lost_by_changing_plans(sqlite_store: Store) -> None:
     """What is taken, less what is credited, is the fee for the time on each plan."""
-    stage = Stage(sqlite_store)
-    account = await stage.account(has_method=True)
-    stage.clock.now = datetime(2026, 11, 1, tzinfo=UTC)
-    made = await stage.subscriptions.create(account, "basic")
-    await stage.settle()
+    parts = BillingParts(sqlite_store)
+    account = await parts.account(has_method=True)
+    parts.clock.now = datetime(2026, 11, 1, tzinfo=UTC)
+    made = await parts.subscriptions.create(account, "basic")
+    await parts.settle()
     on = {"basic": timedelta(), "big": timedelta()}
     plan = "basic"
     for hours, new in ((37, "big"), (101, "basic"), (5, "big"), (211, "basic"), (1, "big")):
         on[plan] += timedelta(hours=hours)
-        stage.clock.pass_(hours=hours)
-        await stage.subscriptions.change_plan(made.id, new)
-        await stage.settle()
+        parts.clock.pass_(hours=hours)
+        await parts.subscriptions.change_plan(made.id, new)
+        await parts.settle()
         plan = new
-    on[plan] += datetime(2026, 12, 1, tzinfo=UTC) - stage.clock()
+    on[plan] += datetime(2026, 12, 1, tzinfo=UTC) - parts.clock()
     assert sum(on.values(), timedelta()) == 30 * DAY
     due = sum(
         fee * (on[name] / (30 * DAY)) for name, fee in (("basic", 30_000_000), ("big", 90_000_000))
     )
-    got = stage.charger.taken - sum(stage.credited.values())
+    got = parts.charger.taken - sum(parts.credited.values())
     assert abs(got - due) <= 5 * 10_000  # a cent for each document's rounding
 
 
 async def test_a_plan_may_change_its_period(sqlite_store: Store) -> None:
-    stage = Stage(sqlite_store)
-    account = await stage.account(has_method=True)
-    made = await stage.subscriptions.create(account, "basic")
-    await stage.settle()
-    changed = (await stage.subscriptions.change_plan(made.id, "yearly")).subscription
+    parts = BillingParts(sqlite_store)
+    account = await parts.account(has_method=True)
+    made = await parts.subscriptions.create(account, "basic")
+    await parts.settle()
+    changed = (await parts.subscriptions.change_plan(made.id, "yearly")).subscription
     assert changed.current == (datetime(2026, 1, 1, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC))
-    await stage.settle()
-    assert (await stage.subscriptions.get(made.id)).paid_through == changed.period_end
+    await parts.settle()
+    assert (await parts.subscriptions.get(made.id)).paid_through == changed.period_end
 
 
 # ---- kept by a provider -----------------------------------------------------------------
@@ -486,46 +486,46 @@ def theirs(account: str, status: str, state: SubscriptionState, **more: Any) -> 
 
 
 async def test_what_a_provider_keeps_is_taken_over_and_never_billed(store: Store) -> None:
-    stage = Stage(store)
-    account = await stage.account()
+    parts = BillingParts(store)
+    account = await parts.account()
     end = BEGIN + 30 * DAY
     active = theirs(account, "active", SubscriptionState.ACTIVE, paid_through=end)
-    found = await stage.subscriptions.adopt("stripe", active)
+    found = await parts.subscriptions.adopt("stripe", active)
     assert found is not None
     assert (found.state, found.provider, found.period_end) == (State.ACTIVE, "stripe", end)
-    again = await stage.subscriptions.adopt("stripe", active)
+    again = await parts.subscriptions.adopt("stripe", active)
     assert again is not None
     assert again.id == found.id
 
     late = theirs(account, "past_due", SubscriptionState.PAST_DUE, grace=True)
-    found = await stage.subscriptions.adopt("stripe", late)
+    found = await parts.subscriptions.adopt("stripe", late)
     assert found is not None
     assert code(found, BEGIN) is None
     assert found.grace_ends == BEGIN + 7 * DAY
-    stage.clock.pass_(days=3)
-    found = await stage.subscriptions.adopt("stripe", late)
+    parts.clock.pass_(days=3)
+    found = await parts.subscriptions.adopt("stripe", late)
     assert found is not None
     assert found.grace_ends == BEGIN + 7 * DAY  # told again, it does not begin anew
 
     unpaid = theirs(account, "unpaid", SubscriptionState.PAST_DUE)
-    found = await stage.subscriptions.adopt("stripe", unpaid)
+    found = await parts.subscriptions.adopt("stripe", unpaid)
     assert found is not None
-    assert code(found, stage.clock()) == "subscription_past_due"
+    assert code(found, parts.clock()) == "subscription_past_due"
 
     for status, state, reason in (
         ("incomplete", SubscriptionState.INCOMPLETE, "payment_action_required"),
         ("paused", SubscriptionState.PAUSED, "payment_method_missing"),
         ("incomplete_expired", SubscriptionState.EXPIRED, "subscription_expired"),
     ):
-        found = await stage.subscriptions.adopt("stripe", theirs(account, status, state))
+        found = await parts.subscriptions.adopt("stripe", theirs(account, status, state))
         assert found is not None
-        assert code(found, stage.clock()) == reason
+        assert code(found, parts.clock()) == reason
     gone = theirs(account, "canceled", SubscriptionState.CANCELED, paid_through=end)
-    found = await stage.subscriptions.adopt("stripe", gone)
+    found = await parts.subscriptions.adopt("stripe", gone)
     assert found is not None
     assert code(found, end - DAY) is None
     assert code(found, end) == "subscription_expired"
-    await stage.until(end + 40 * DAY)
-    assert stage.charger.calls == []
+    await parts.until(end + 40 * DAY)
+    assert parts.charger.calls == []
     stranger = msgspec.structs.replace(active, account="")
-    assert await stage.subscriptions.adopt("stripe", stranger) is None
+    assert await parts.subscriptions.adopt("stripe", stranger) is None

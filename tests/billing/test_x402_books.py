@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from enginekit import Backend, Seen
+from paidroutekit import Clock, PaidRouteSetup, _clean, _facilitator, setup  # noqa: F401
 from storekit import down_to, up
 from x402kit import PRICE, Fault
-from x402shop import Clock, Shop, _clean, _facilitator, shop  # noqa: F401
 
 from fastgate.billing.audit.audit import audit
 from fastgate.billing.audit.report import Check
@@ -39,7 +39,7 @@ def paid(**more: Any) -> Paid:
     return Paid(**{**fields, **more})
 
 
-class Till:
+class X402World:
     """Claims of workers, and control's books of them."""
 
     def __init__(self, folder: Path, store: Store) -> None:
@@ -97,154 +97,154 @@ class Till:
 
 
 @pytest.fixture
-def till(store: Store, tmp_path: Path) -> Till:
-    return Till(tmp_path / "x402", store)
+def world(store: Store, tmp_path: Path) -> X402World:
+    return X402World(tmp_path / "x402", store)
 
 
-async def test_a_settled_payment_is_an_entry_in_its_token(till: Till) -> None:
-    name = till.came(1, "running", "settling", "settled", "served")
-    assert await till.books.beat() == 1
-    entry = await till.ledger.entry(entry_id(name))
+async def test_a_settled_payment_is_an_entry_in_its_token(world: X402World) -> None:
+    name = world.came(1, "running", "settling", "settled", "served")
+    assert await world.books.beat() == 1
+    entry = await world.ledger.entry(entry_id(name))
     assert (entry.kind, entry.account, entry.currency, entry.amount) == (
         "x402", HOUSE, CURRENCY, 1000,
     )  # fmt: skip
     assert entry.postings == {Book.CLEARING: -1000, Book.REVENUE: 1000}
     assert (entry.reference, entry.note) == ("0xfeed", "weather, paid by 0xab")
-    check = await till.audited()
+    check = await world.audited()
     assert check.numbers == {f"{CURRENCY}.paid": 1000, "doubtful": 0, "owed": 0, "wrong": 0}
-    assert await till.ledger.wallets(HOUSE) == []  # the payer is no customer
-    assert till.due == set()
+    assert await world.ledger.wallets(HOUSE) == []  # the payer is no customer
+    assert world.due == set()
 
 
-async def test_tokens_are_never_added_up(till: Till) -> None:
-    till.came(1, "settling", "settled")
-    till.came(2, "settling", "settled", paid=paid(network="eip155:8453"))
-    till.came(3, "settling", "settled", paid=paid(decimals=18, amount=str(5 * 10**17)))
+async def test_tokens_are_never_added_up(world: X402World) -> None:
+    world.came(1, "settling", "settled")
+    world.came(2, "settling", "settled", paid=paid(network="eip155:8453"))
+    world.came(3, "settling", "settled", paid=paid(decimals=18, amount=str(5 * 10**17)))
     other = "0x" + "A" * 40
-    till.came(4, "settling", "settled", paid=paid(asset=other, decimals=0, amount="2"))
-    await till.books.beat()
-    assert await till.revenue() == {
+    world.came(4, "settling", "settled", paid=paid(asset=other, decimals=0, amount="2"))
+    await world.books.beat()
+    assert await world.revenue() == {
         CURRENCY: 1000 + 500_000,
         CURRENCY.replace("84532", "8453"): 1000,
         f"eip155:84532/erc20:{other.lower()}": 2_000_000,
     }
-    await till.audited()
+    await world.audited()
 
 
-async def test_whatever_is_looked_at_again_is_booked_once(till: Till) -> None:
+async def test_whatever_is_looked_at_again_is_booked_once(world: X402World) -> None:
     for number in range(5):
-        name = till.came(number, "settling", "settled")
-    assert await till.books.beat() == 5
-    assert await till.books.beat() == 0
-    till.came(4, "settling", "settled")  # due once more
-    assert till.due == {name}
-    assert await till.books.beat() == 0
-    assert await till.revenue() == {CURRENCY: 5000}
+        name = world.came(number, "settling", "settled")
+    assert await world.books.beat() == 5
+    assert await world.books.beat() == 0
+    world.came(4, "settling", "settled")  # due once more
+    assert world.due == {name}
+    assert await world.books.beat() == 0
+    assert await world.revenue() == {CURRENCY: 5000}
 
 
 @pytest.mark.parametrize("state", ["settling", "unknown", "unsent"])
 async def test_what_is_in_doubt_waits_and_is_booked_when_it_is_found_out(
-    till: Till, state: State
+    world: X402World, state: State
 ) -> None:
-    name = till.came(1, "settling", state)
-    assert await till.books.beat() == 0
-    assert till.due == {name}
-    till.came(1, "settled", presumed=True)
-    assert await till.books.beat() == 1
-    (payment,) = (await listed(till.store, limit=10)).items
+    name = world.came(1, "settling", state)
+    assert await world.books.beat() == 0
+    assert world.due == {name}
+    world.came(1, "settled", presumed=True)
+    assert await world.books.beat() == 1
+    (payment,) = (await listed(world.store, limit=10)).items
     assert (payment.state, payment.presumed, payment.amount) == ("settled", True, 1000)
 
 
-async def test_what_was_never_found_out_is_listed_and_not_booked(till: Till) -> None:
-    names = {state: till.came(at, "settling", state) for at, state in enumerate(STATES)}
-    till.now += 61
-    assert till.claims.sweep() == 0  # not before the books have looked
-    await till.books.beat()
-    assert till.due == set()
-    found = (await listed(till.store, limit=10)).items
+async def test_what_was_never_found_out_is_listed_and_not_booked(world: X402World) -> None:
+    names = {state: world.came(at, "settling", state) for at, state in enumerate(STATES)}
+    world.now += 61
+    assert world.claims.sweep() == 0  # not before the books have looked
+    await world.books.beat()
+    assert world.due == set()
+    found = (await listed(world.store, limit=10)).items
     assert {one.id: one.state for one in found} == {
         names["settling"]: "unknown", names["unknown"]: "unknown",
         names["settled"]: "settled", names["served"]: "settled",
     }  # fmt: skip
-    assert await till.revenue() == {CURRENCY: 2000}
-    assert (await till.audited()).numbers["doubtful"] == 2
-    assert till.claims.sweep() == len(STATES)
+    assert await world.revenue() == {CURRENCY: 2000}
+    assert (await world.audited()).numbers["doubtful"] == 2
+    assert world.claims.sweep() == len(STATES)
     # It turns out to have been paid after all.
-    till.came(STATES.index("unknown"), "settling", "settled")
-    assert await till.books.beat() == 1
-    assert await till.revenue() == {CURRENCY: 3000}
-    assert (await till.audited()).numbers["doubtful"] == 1
-    unknown = (await listed(till.store, state="unknown", limit=10)).items
+    world.came(STATES.index("unknown"), "settling", "settled")
+    assert await world.books.beat() == 1
+    assert await world.revenue() == {CURRENCY: 3000}
+    assert (await world.audited()).numbers["doubtful"] == 1
+    unknown = (await listed(world.store, state="unknown", limit=10)).items
     assert [one.id for one in unknown] == [names["settling"]]
 
 
-async def test_what_an_operator_found_out_is_booked_once(till: Till) -> None:
+async def test_what_an_operator_found_out_is_booked_once(world: X402World) -> None:
     """It was paid, and nobody was served: that is owed to the payer, until it is decided."""
-    first, second, third = (till.came(at, "settling", "unknown") for at in range(3))
-    till.now += 61
-    await till.books.beat()
+    first, second, third = (world.came(at, "settling", "unknown") for at in range(3))
+    world.now += 61
+    await world.books.beat()
 
     async def say(name: str, outcome: str) -> str:
-        return (await decide(till.store, lambda: NOW, name, outcome, "0xfound")).state
+        return (await decide(world.store, lambda: NOW, name, outcome, "0xfound")).state
 
     for _ in range(2):
         assert [await say(first, "paid"), await say(second, "paid")] == ["owed", "owed"]
         assert await say(third, "unpaid") == "void"
-    assert await till.balance() == (-2000, 2000, 0)
-    check = await till.audited()
+    assert await world.balance() == (-2000, 2000, 0)
+    check = await world.audited()
     assert (check.numbers["doubtful"], check.numbers["owed"]) == (0, 2)
-    assert await report(till.store, ReportQuery(by=[By.ROUTE])) == []
+    assert await report(world.store, ReportQuery(by=[By.ROUTE])) == []
     for _ in range(2):
         assert [await say(first, "refunded"), await say(second, "kept")] == ["refunded", "kept"]
-    assert await till.balance() == (-1000, 0, 1000)
-    (row,) = await report(till.store, ReportQuery(by=[By.ROUTE]))
+    assert await world.balance() == (-1000, 0, 1000)
+    (row,) = await report(world.store, ReportQuery(by=[By.ROUTE]))
     assert row.amount == 1000
     for name, outcome in ((first, "kept"), (second, "refunded"), (third, "kept")):
         with pytest.raises(ConflictError, match="cannot be"):
             await say(name, outcome)
     with pytest.raises(NotFoundError):
         await say("00", "paid")
-    await till.audited()
+    await world.audited()
 
 
-async def test_what_was_paid_and_not_served_is_owed(till: Till) -> None:
-    till.came(1, "settling", "settled")
-    await till.books.beat()
-    assert await till.balance() == (-1000, 0, 1000)
+async def test_what_was_paid_and_not_served_is_owed(world: X402World) -> None:
+    world.came(1, "settling", "settled")
+    await world.books.beat()
+    assert await world.balance() == (-1000, 0, 1000)
     for _ in range(2):
-        name = till.came(1, "settled", code="owed")
-        await till.books.beat()
-        assert await till.balance() == (-1000, 1000, 0)
-        assert (await till.audited()).numbers["owed"] == 1
-    await decide(till.store, lambda: NOW, name, "refunded")
-    till.came(1, "settled", code="owed")  # asked for again
-    await till.books.beat()
-    assert await till.balance() == (0, 0, 0)
-    await till.audited()
+        name = world.came(1, "settled", code="owed")
+        await world.books.beat()
+        assert await world.balance() == (-1000, 1000, 0)
+        assert (await world.audited()).numbers["owed"] == 1
+    await decide(world.store, lambda: NOW, name, "refunded")
+    world.came(1, "settled", code="owed")  # asked for again
+    await world.books.beat()
+    assert await world.balance() == (0, 0, 0)
+    await world.audited()
 
 
 STATES: list[State] = ["settling", "unknown", "unsent", "failed", "settled", "served"]
 
 
-async def test_an_identifiers_record_is_no_payment(till: Till) -> None:
-    till.came(1, "served", paid=None)
-    assert till.due == set()
-    assert await till.books.beat() == 0
+async def test_an_identifiers_record_is_no_payment(world: X402World) -> None:
+    world.came(1, "served", paid=None)
+    assert world.due == set()
+    assert await world.books.beat() == 0
 
 
-async def test_what_cannot_be_counted_stays_due(till: Till) -> None:
-    name = till.came(1, "settling", "settled", paid=paid(decimals=18, amount="1"))
-    till.came(2, "settling", "settled")
-    assert await till.books.beat() == 1
-    assert till.due == {name}
+async def test_what_cannot_be_counted_stays_due(world: X402World) -> None:
+    name = world.came(1, "settling", "settled", paid=paid(decimals=18, amount="1"))
+    world.came(2, "settling", "settled")
+    assert await world.books.beat() == 1
+    assert world.due == {name}
 
 
-async def test_a_payment_is_booked_once_by_two_controls(till: Till, tmp_path: Path) -> None:
+async def test_a_payment_is_booked_once_by_two_controls(world: X402World, tmp_path: Path) -> None:
     for number in range(20):
-        till.came(number, "settling", "settled")
-    other = X402Books(till.claims, till.store, lambda: NOW)
-    assert sum(await asyncio.gather(till.books.beat(), other.beat())) == 20
-    assert await till.revenue() == {CURRENCY: 20_000}
+        world.came(number, "settling", "settled")
+    other = X402Books(world.claims, world.store, lambda: NOW)
+    assert sum(await asyncio.gather(world.books.beat(), other.beat())) == 20
+    assert await world.revenue() == {CURRENCY: 20_000}
 
 
 class Killed(BaseException):
@@ -252,10 +252,10 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("at", range(3))
-async def test_control_killed_at_any_step(till: Till, at: int, monkeypatch: Any) -> None:
+async def test_control_killed_at_any_step(world: X402World, at: int, monkeypatch: Any) -> None:
     """Before the commit, after it, and after the first of the notes was taken away."""
     for number in range(3):
-        till.came(number, "settling", "settled")
+        world.came(number, "settling", "settled")
     with monkeypatch.context() as patch:
         steps = iter(range(99))
 
@@ -263,7 +263,7 @@ async def test_control_killed_at_any_step(till: Till, at: int, monkeypatch: Any)
             if next(steps) == at:
                 raise Killed
 
-        written, looked = till.store.run_write, till.claims.looked_at
+        written, looked = world.store.run_write, world.claims.looked_at
 
         async def run_write(work: Callable[[sa.Connection], Any]) -> Any:
             step()
@@ -275,16 +275,16 @@ async def test_control_killed_at_any_step(till: Till, at: int, monkeypatch: Any)
             looked(name)
             step()
 
-        patch.setattr(till.store, "run_write", run_write)
-        patch.setattr(till.claims, "looked_at", looked_at)
+        patch.setattr(world.store, "run_write", run_write)
+        patch.setattr(world.claims, "looked_at", looked_at)
         with pytest.raises(Killed):
-            await till.books.beat()
-    assert len(till.due) == (2 if at == 2 else 3)
-    again = X402Books(till.claims, till.store, lambda: NOW)
+            await world.books.beat()
+    assert len(world.due) == (2 if at == 2 else 3)
+    again = X402Books(world.claims, world.store, lambda: NOW)
     assert await again.beat() == (3 if at == 0 else 0)
-    assert till.due == set()
-    assert await till.revenue() == {CURRENCY: 3000}
-    await till.audited()
+    assert world.due == set()
+    assert await world.revenue() == {CURRENCY: 3000}
+    await world.audited()
 
 
 # ---- what the audit finds -------------------------------------------------------------------
@@ -306,36 +306,38 @@ async def test_control_killed_at_any_step(till: Till, at: int, monkeypatch: Any)
         ),
     ],
 )
-async def test_the_audit_finds_what_was_broken(till: Till, break_it: str, finding: str) -> None:
-    name = till.came(1, "settling", "settled")
-    await till.books.beat()
-    await till.audited()
-    async with till.store.write() as connection:
+async def test_the_audit_finds_what_was_broken(
+    world: X402World, break_it: str, finding: str
+) -> None:
+    name = world.came(1, "settling", "settled")
+    await world.books.beat()
+    await world.audited()
+    async with world.store.write() as connection:
         await connection.execute(sa.text(break_it))
-    assert any(text.startswith(finding.format(name)) for text in await till.finding())
+    assert any(text.startswith(finding.format(name)) for text in await world.finding())
 
 
-async def test_other_entries_without_a_wallet_are_still_found(till: Till) -> None:
-    till.came(1, "settling", "settled")
-    await till.books.beat()
-    async with till.store.write() as connection:
+async def test_other_entries_without_a_wallet_are_still_found(world: X402World) -> None:
+    world.came(1, "settling", "settled")
+    await world.books.beat()
+    async with world.store.write() as connection:
         await connection.execute(sa.text("UPDATE ledger_entries SET account = 'acc_a'"))
-    assert f"acc_a {CURRENCY}: entries without a wallet" in await till.finding()
+    assert f"acc_a {CURRENCY}: entries without a wallet" in await world.finding()
 
 
 # ---- reports, lists, schema -----------------------------------------------------------------
 
 
-async def test_it_is_in_reports_where_other_revenue_is(till: Till) -> None:
+async def test_it_is_in_reports_where_other_revenue_is(world: X402World) -> None:
     for number in range(3):
-        till.came(number, "settling", "settled")
-    till.came(9, "settling", "unknown")
-    await till.books.beat()
+        world.came(number, "settling", "settled")
+    world.came(9, "settling", "unknown")
+    await world.books.beat()
     day = date(2031, 5, 4)
-    (row,) = await report(till.store, ReportQuery(by=[By.DAY, By.ACCOUNT, By.ROUTE]))
+    (row,) = await report(world.store, ReportQuery(by=[By.DAY, By.ACCOUNT, By.ROUTE]))
     assert (row.day, row.account, row.route, row.currency) == (day, HOUSE, "weather", CURRENCY)
     assert (row.requests, row.failed, row.units, row.amount) == (3, 0, 3, 3000)
-    (row,) = await report(till.store, ReportQuery(by=[By.PLAN], account=HOUSE, route="weather"))
+    (row,) = await report(world.store, ReportQuery(by=[By.PLAN], account=HOUSE, route="weather"))
     assert (row.plan, row.amount) == ("", 3000)
     for asked in (
         ReportQuery(account="acc_a"),
@@ -345,17 +347,17 @@ async def test_it_is_in_reports_where_other_revenue_is(till: Till) -> None:
         ReportQuery(until=date(2031, 5, 3)),
         ReportQuery(currency="EUR"),
     ):
-        assert await report(till.store, asked) == []
+        assert await report(world.store, asked) == []
 
 
-async def test_the_list_has_pages(till: Till) -> None:
+async def test_the_list_has_pages(world: X402World) -> None:
     for number in range(5):
-        till.came(number, "settling", "settled")
-    await till.books.beat()
+        world.came(number, "settling", "settled")
+    await world.books.beat()
     seen: list[str] = []
     cursor = None
     while True:
-        page = await listed(till.store, cursor=cursor, limit=2)
+        page = await listed(world.store, cursor=cursor, limit=2)
         seen += [one.id for one in page.items]
         cursor = page.next
         if cursor is None:
@@ -363,16 +365,16 @@ async def test_the_list_has_pages(till: Till) -> None:
     assert len(seen) == len(set(seen)) == 5
 
 
-async def test_the_step_of_the_schema_goes_both_ways(till: Till) -> None:
-    till.came(1, "settling", "settled")
-    await till.books.beat()
-    async with till.store.write() as connection:
+async def test_the_step_of_the_schema_goes_both_ways(world: X402World) -> None:
+    world.came(1, "settling", "settled")
+    await world.books.beat()
+    async with world.store.write() as connection:
         await connection.run_sync(down_to, "0012")
         left = await connection.execute(sa.text("SELECT count(*) FROM ledger_postings"))
         assert left.scalar() == 0
         await connection.run_sync(up)
-    assert await till.revenue() == {}
-    await till.audited()
+    assert await world.revenue() == {}
+    await world.audited()
 
 
 # ---- through a real engine ------------------------------------------------------------------
@@ -385,9 +387,9 @@ async def test_what_the_shop_got_is_what_the_books_say(
     what the chain says, less what is still in doubt; nothing when it is found out."""
     chance = random.Random(7)
     ways = ["html", "lying", "truncated", "closed", "garbage", "long"]
-    async with shop(facilitator, tmp_path / "x402", clock=Clock(), timeout="20s") as s:
-        till = Till(tmp_path / "x402", sqlite_store)
-        till.now = s.store.clock()
+    async with setup(facilitator, tmp_path / "x402", clock=Clock(), timeout="20s") as s:
+        world = X402World(tmp_path / "x402", sqlite_store)
+        world.now = s.store.clock()
         open_payments: list[str] = []
         for _ in range(40):
             kind = chance.choice(["good", "good", "replay", "doubt", "doubt", "again"])
@@ -409,20 +411,20 @@ async def test_what_the_shop_got_is_what_the_books_say(
                 at = chance.randrange(len(open_payments))
                 assert (await s.ask(open_payments.pop(at))).status == 200
             if chance.random() < 0.5:
-                await till.books.beat()
-        await _agrees(s, till, len(open_payments))
+                await world.books.beat()
+        await _agrees(s, world, len(open_payments))
         for payment in open_payments:
             assert (await s.ask(payment)).status == 200
-        await _agrees(s, till, 0)
+        await _agrees(s, world, 0)
         assert s.sold > 10
 
 
-async def _agrees(s: Shop, till: Till, open_payments: int) -> None:
-    await till.books.beat()
-    earned = sum((await till.revenue()).values())
-    assert len(till.due) == open_payments
+async def _agrees(s: PaidRouteSetup, world: X402World, open_payments: int) -> None:
+    await world.books.beat()
+    earned = sum((await world.revenue()).values())
+    assert len(world.due) == open_payments
     assert earned <= s.sold * PRICE <= earned + open_payments * PRICE
-    await till.audited()
+    await world.audited()
 
 
 async def test_a_client_that_left_is_booked_as_it_owes(
@@ -435,9 +437,9 @@ async def test_a_client_that_left_is_booked_as_it_owes(
         await gate.wait()
         return b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
-    async with shop(facilitator, tmp_path / "x402", respond) as s:
-        till = Till(tmp_path / "x402", sqlite_store)
-        till.now = s.store.clock()
+    async with setup(facilitator, tmp_path / "x402", respond) as s:
+        world = X402World(tmp_path / "x402", sqlite_store)
+        world.now = s.store.clock()
         payment = await s.payment()
         client = await s.plane.client()
         await client.send("GET", "/w/1", headers={"PAYMENT-SIGNATURE": payment})
@@ -446,5 +448,5 @@ async def test_a_client_that_left_is_booked_as_it_owes(
         await s.plane.settled(exchanges=0)
         await s.idle()
         gate.set()
-        await _agrees(s, till, 0)
-        assert list((await till.revenue()).values()) == [PRICE]
+        await _agrees(s, world, 0)
+        assert list((await world.revenue()).values()) == [PRICE]

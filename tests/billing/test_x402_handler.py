@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 import pytest
 from enginekit import Backend, Seen
+from paidroutekit import Clock, PaidRouteSetup, _clean, _facilitator, problem, setup  # noqa: F401
 from x402kit import PRICE, Fault, sign, unpack
-from x402shop import Clock, Shop, _clean, _facilitator, problem, shop  # noqa: F401
 
 from fastgate.billing.x402.refused_payments import RefusedPayments
 
@@ -22,7 +22,7 @@ POOR = "invalid_exact_evm_insufficient_balance"
 
 
 async def test_what_is_asked_for_without_a_payment(facilitator, tmp_path):
-    async with shop(facilitator, tmp_path, description="A forecast.") as s:
+    async with setup(facilitator, tmp_path, description="A forecast.") as s:
         reply = await s.ask(path="/w/1?city=Oslo")
         assert reply.status == 402
         found = problem(reply)
@@ -37,13 +37,13 @@ async def test_what_is_asked_for_without_a_payment(facilitator, tmp_path):
         }
         (accepted,) = offer["accepts"]
         assert accepted["amount"] == str(PRICE)
-        assert accepted["payTo"] == facilitator.chain.shop
+        assert accepted["payTo"] == facilitator.chain.seller
         assert accepted["maxTimeoutSeconds"] == 600
         assert (s.runs, facilitator.seen) == (0, [])
 
 
 async def test_paying_serves_and_settles(facilitator, tmp_path):
-    async with shop(facilitator, tmp_path) as s:
+    async with setup(facilitator, tmp_path) as s:
         reply = await s.ask(await s.payment())
         assert (reply.status, reply.body) == (200, b"GET /w/1")
         receipt = unpack(reply.headers["payment-response"])
@@ -61,7 +61,7 @@ async def test_the_facilitator_gets_its_fields_and_our_own_offer(
 ):
     monkeypatch.setenv("FACILITATOR_KEY", "Bearer t")
     fields = {"Authorization": "env:FACILITATOR_KEY"}
-    async with shop(facilitator, tmp_path, facilitator_headers=fields) as s:
+    async with setup(facilitator, tmp_path, facilitator_headers=fields) as s:
         payment = await s.payment()
         assert (await s.ask(payment)).status == 200
         for _, body, fields in facilitator.seen:
@@ -75,7 +75,7 @@ async def test_the_path_is_rewritten_and_the_key_kept_back(facilitator, tmp_path
         "rewrite": {"strip_prefix": "/w", "replace_prefix": "/v2"},
         "auth": {"api_key": {"optional": True}},
     }
-    async with shop(facilitator, tmp_path, route=route) as s:
+    async with setup(facilitator, tmp_path, route=route) as s:
         payment = await s.payment(path="/w/1?q=2")
         fields = {"Authorization": "Basic eHg6eXk=", "X-Forwarded-For": "6.6.6.6", "X-Own": "1"}
         reply = await s.ask(payment, path="/w/1?q=2", headers=fields)
@@ -86,7 +86,7 @@ async def test_the_path_is_rewritten_and_the_key_kept_back(facilitator, tmp_path
 
 
 async def test_version_1(facilitator, tmp_path):
-    async with shop(facilitator, tmp_path, version1="base-sepolia") as s:
+    async with setup(facilitator, tmp_path, version1="base-sepolia") as s:
         reply = await s.ask()
         body = problem(reply)
         assert body["x402Version"] == 1
@@ -101,7 +101,7 @@ async def test_version_1(facilitator, tmp_path):
 
 
 async def test_version_1_only_where_the_route_asks_for_it(facilitator, tmp_path):
-    async with shop(facilitator, tmp_path) as s:
+    async with setup(facilitator, tmp_path) as s:
         reply = await s.ask(headers={"X-PAYMENT": "eyJ9"})
         assert problem(reply)["reason"] == "payment_required"
 
@@ -152,7 +152,7 @@ def _set(path: str, value: object) -> Callable[[Any], None]:
 async def test_a_payment_that_differs_is_refused_by_member(
     facilitator, tmp_path, path, value, field
 ):
-    async with shop(facilitator, tmp_path) as s:
+    async with setup(facilitator, tmp_path) as s:
         reply = await s.ask(await s.payment(_set(path, value)))
         found = problem(reply)
         assert (reply.status, found["reason"]) == (402, "payment_invalid")
@@ -163,7 +163,7 @@ async def test_a_payment_that_differs_is_refused_by_member(
 
 @pytest.mark.parametrize("field", ["", "e30", "e30=", "!!!!", "bm8=", "e30=" * 4000])
 async def test_what_is_no_payment_at_all(facilitator, tmp_path, field):
-    async with shop(facilitator, tmp_path) as s:
+    async with setup(facilitator, tmp_path) as s:
         reply = await s.ask(field)
         assert reply.status == (431 if len(field) > 8192 else 402)
         if reply.status == 402:
@@ -181,7 +181,7 @@ async def test_what_is_no_payment_at_all(facilitator, tmp_path, field):
     ],
 )
 async def test_a_payment_is_for_one_resource_and_method(facilitator, tmp_path, asked, used):
-    async with shop(facilitator, tmp_path) as s:
+    async with setup(facilitator, tmp_path) as s:
         payment = await s.payment(**asked)
         reply = await s.ask(payment, **used)
         assert (reply.status, problem(reply)["reason"]) == (402, "payment_invalid")
@@ -190,7 +190,7 @@ async def test_a_payment_is_for_one_resource_and_method(facilitator, tmp_path, a
 
 
 async def test_two_payments_in_one_request(facilitator, tmp_path):
-    async with shop(facilitator, tmp_path, version1="base-sepolia") as s:
+    async with setup(facilitator, tmp_path, version1="base-sepolia") as s:
         reply = await s.ask(await s.payment(), headers={"X-PAYMENT": "e30="})
         assert (reply.status, problem(reply)["field"], s.runs) == (402, "payment", 0)
 
@@ -199,7 +199,7 @@ async def test_a_false_signature(facilitator, tmp_path):
     def change(found: Any) -> None:
         found["payload"]["authorization"]["nonce"] = "0x" + "7" * 64
 
-    async with shop(facilitator, tmp_path) as s:
+    async with setup(facilitator, tmp_path) as s:
         reply = await s.ask(await s.payment(change))
         found = problem(reply)
         assert (reply.status, found["reason"]) == (402, "payment_invalid")
@@ -208,7 +208,7 @@ async def test_a_false_signature(facilitator, tmp_path):
 
 
 async def test_a_payer_without_money(facilitator, tmp_path):
-    async with shop(facilitator, tmp_path) as s:
+    async with setup(facilitator, tmp_path) as s:
         payment = sign(facilitator.chain.payer(PRICE - 1), await s.offer())
         reply = await s.ask(payment)
         assert (reply.status, s.runs, s.sold) == (402, 0, 0)
@@ -219,7 +219,7 @@ async def test_a_payer_without_money(facilitator, tmp_path):
 
 
 async def test_twenty_replays_at_once(facilitator, tmp_path):
-    async with shop(facilitator, tmp_path) as s:
+    async with setup(facilitator, tmp_path) as s:
         payment = await s.payment()
         replies = await asyncio.gather(*(s.ask(payment) for _ in range(20)))
         assert sorted(reply.status for reply in replies)[0] == 200
@@ -247,7 +247,7 @@ async def test_an_upstream_that_fails_costs_nothing_and_the_payment_stays_good(
     async def respond(backend: Backend, seen: Seen) -> bytes:
         return answers.pop(0)
 
-    async with shop(facilitator, tmp_path, respond) as s:
+    async with setup(facilitator, tmp_path, respond) as s:
         payment = await s.payment()
         replies = [await s.ask(payment) for _ in range(3)]
         assert [reply.status for reply in replies] == [500, 502, 200]
@@ -261,7 +261,7 @@ async def test_an_answer_that_breaks_off_is_not_paid_for(facilitator, tmp_path):
         seen.writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
         await seen.writer.drain()
 
-    async with shop(facilitator, tmp_path, respond) as s:
+    async with setup(facilitator, tmp_path, respond) as s:
         payment = await s.payment()
         reply = await s.ask(payment)
         assert reply.status == 502
@@ -269,7 +269,7 @@ async def test_an_answer_that_breaks_off_is_not_paid_for(facilitator, tmp_path):
 
 
 async def test_a_settlement_that_is_refused(facilitator, tmp_path):
-    async with shop(facilitator, tmp_path) as s:
+    async with setup(facilitator, tmp_path) as s:
         payment = await s.payment()
         facilitator.faults["/settle"].append(Fault("refused", moved=False))
         reply = await s.ask(payment)
@@ -294,8 +294,8 @@ async def test_a_settlement_that_is_refused(facilitator, tmp_path):
     ],
 )
 async def test_an_offer_has_the_form_that_is_wanted(facilitator, tmp_path, accept, kind, says):
-    paid_to = facilitator.chain.shop
-    async with shop(facilitator, tmp_path) as s:
+    paid_to = facilitator.chain.seller
+    async with setup(facilitator, tmp_path) as s:
         reply = await s.ask(headers={"Accept": accept})
         assert reply.status == 402
         assert reply.headers["content-type"].partition(";")[0] == kind
@@ -316,7 +316,7 @@ async def test_an_offer_has_the_form_that_is_wanted(facilitator, tmp_path, accep
 
 
 async def test_what_was_presented_cannot_become_markup(facilitator, tmp_path):
-    async with shop(facilitator, tmp_path) as s:
+    async with setup(facilitator, tmp_path) as s:
         offer = unpack(await s.offer())
         payment = unpack(await s.payment())
         payment["accepted"]["payTo"] = "<script>`\1I*x*"
@@ -333,7 +333,7 @@ async def test_what_was_presented_cannot_become_markup(facilitator, tmp_path):
 
 
 async def test_what_was_presented_and_not_taken_is_noted(facilitator, tmp_path):
-    async with shop(facilitator, tmp_path) as s:
+    async with setup(facilitator, tmp_path) as s:
         notes = RefusedPayments(s.store.folder)
         reply = await s.ask()
         assert notes.get(reply.headers["x-request-id"]) is None
@@ -355,7 +355,7 @@ async def test_what_was_presented_and_not_taken_is_noted(facilitator, tmp_path):
 async def test_behind_a_trusted_tls_proxy_the_offer_is_for_https(facilitator, tmp_path):
     proxied = {"X-Forwarded-Proto": "https"}
     config = {"trusted_proxies": ["127.0.0.0/8"]}
-    async with shop(facilitator, tmp_path, config=config) as it:
+    async with setup(facilitator, tmp_path, config=config) as it:
         for headers, scheme in ((proxied, "https"), ({}, "http")):
             offer = json.loads(base64.b64decode(await it.offer(headers=headers)))
             assert offer["resource"]["url"] == f"{scheme}://test.example/w/1"

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from enginekit import Backend, Seen
+from paidroutekit import Clock, PaidRouteSetup, _clean, _facilitator, problem, setup  # noqa: F401
 from x402kit import Fault, facilitating, unpack
-from x402shop import Clock, Shop, _clean, _facilitator, problem, shop  # noqa: F401
 
 from fastgate.model.x402 import Terms
 from fastgate.runtime.worker.handlers import HandlerError, resolve
@@ -21,7 +21,7 @@ from fastgate.runtime.worker.handlers import HandlerError, resolve
 )
 async def test_no_answer_to_verify_serves_nothing(facilitator, tmp_path, kind):
     timeout = "300ms" if kind == "hang" else "10s"
-    async with shop(facilitator, tmp_path, timeout=timeout) as s:
+    async with setup(facilitator, tmp_path, timeout=timeout) as s:
         payment = await s.payment()
         facilitator.faults["/verify"].append(Fault(kind, moved=False))
         reply = await s.ask(payment)
@@ -39,7 +39,7 @@ async def test_no_answer_to_verify_serves_nothing(facilitator, tmp_path, kind):
 )
 async def test_a_settlement_that_nobody_knows_of(facilitator, tmp_path, kind, moved):
     timeout = "1s" if kind == "hang" else "10s"
-    async with shop(facilitator, tmp_path, timeout=timeout) as s:
+    async with setup(facilitator, tmp_path, timeout=timeout) as s:
         payment = await s.payment()
         facilitator.faults["/settle"].append(Fault(kind, moved))
         reply = await s.ask(payment)
@@ -58,7 +58,7 @@ async def test_a_settlement_that_nobody_knows_of(facilitator, tmp_path, kind, mo
 
 
 async def test_a_settlement_that_is_pending(facilitator, tmp_path):
-    async with shop(facilitator, tmp_path) as s:
+    async with setup(facilitator, tmp_path) as s:
         payment = await s.payment()
         facilitator.chain.signer.lose_receipts = 2
         reply = await s.ask(payment)
@@ -74,7 +74,7 @@ async def test_a_settlement_that_is_pending(facilitator, tmp_path):
 
 
 async def test_a_facilitator_in_trouble_for_long(facilitator, tmp_path):
-    async with shop(facilitator, tmp_path) as s:
+    async with setup(facilitator, tmp_path) as s:
         payment = await s.payment()
         facilitator.faults["/settle"].append(Fault("html", moved=True))
         assert (await s.ask(payment)).status == 503
@@ -96,7 +96,7 @@ async def test_a_facilitator_that_cannot_be_reached_to_settle(tmp_path):
             await gate.wait()
             return b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
-        async with shop(server, tmp_path, respond) as s:
+        async with setup(server, tmp_path, respond) as s:
             payment = await s.payment()
             asked = asyncio.create_task(s.ask(payment))
             await reached.wait()
@@ -114,7 +114,7 @@ async def test_a_facilitator_that_cannot_be_reached_to_settle(tmp_path):
 
 async def test_what_was_interrupted_before_settling_is_never_settled(facilitator, tmp_path):
     """A worker killed while the upstream ran: its record says so, its lock is gone."""
-    async with shop(facilitator, tmp_path) as s:
+    async with setup(facilitator, tmp_path) as s:
         payment = await s.payment()
         facilitator.faults["/settle"].append(Fault("html", moved=False))
         assert (await s.ask(payment)).status == 503
@@ -136,7 +136,7 @@ async def test_what_was_interrupted_before_settling_is_never_settled(facilitator
 async def test_a_client_that_leaves_while_its_payment_settles_gets_its_answer_later(
     facilitator, tmp_path
 ):
-    async with shop(facilitator, tmp_path, timeout="5s") as s:
+    async with setup(facilitator, tmp_path, timeout="5s") as s:
         payment = await s.payment()
         facilitator.faults["/settle"].append(Fault("hang", moved=True))
         client = await s.plane.client()
@@ -164,7 +164,7 @@ async def test_a_client_that_leaves_while_the_upstream_has_its_request_has_paid(
         return b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate"
 
     route = {"charge_abandoned": charged}
-    async with shop(facilitator, tmp_path, respond, route=route) as s:
+    async with setup(facilitator, tmp_path, respond, route=route) as s:
         payment = await s.payment()
         client = await s.plane.client()
         await client.send("GET", "/w/1", headers={"PAYMENT-SIGNATURE": payment})
@@ -185,7 +185,7 @@ async def test_a_paid_answer_is_kept_from_shared_caches(facilitator, tmp_path, u
         line = f"Cache-Control: {upstream}\r\n" if upstream else ""
         return f"HTTP/1.1 200 OK\r\n{line}Content-Length: 0\r\n\r\n".encode()
 
-    async with shop(facilitator, tmp_path, respond) as s:
+    async with setup(facilitator, tmp_path, respond) as s:
         for method in ("GET", "HEAD"):  # read before it is given; relayed
             reply = await s.ask(await s.payment(method=method), method=method)
             said = [value for name, value in reply.pairs if name.lower() == "cache-control"]
@@ -216,7 +216,7 @@ class Stream:
         await writer.drain()
 
 
-async def _stream(s: Shop, stream: Stream, payment: str, *, early: int = 0) -> bytes:
+async def _stream(s: PaidRouteSetup, stream: Stream, payment: str, *, early: int = 0) -> bytes:
     """Read a paid stream event by event: each is here before the next is sent.
 
     early: so many events are sent before the head is waited for.
@@ -241,7 +241,7 @@ async def _stream(s: Shop, stream: Stream, payment: str, *, early: int = 0) -> b
 
 async def test_events_are_not_delayed(facilitator, tmp_path):
     stream = Stream()
-    async with shop(facilitator, tmp_path, stream.respond) as s:
+    async with setup(facilitator, tmp_path, stream.respond) as s:
         head = await _stream(s, stream, await s.payment())
         assert b"200 OK" in head
         assert b"PAYMENT-RESPONSE:" in head
@@ -250,7 +250,7 @@ async def test_events_are_not_delayed(facilitator, tmp_path):
 
 async def test_a_stream_whose_settlement_is_unknown_is_kept_if_it_ends_soon(facilitator, tmp_path):
     stream = Stream()
-    async with shop(facilitator, tmp_path, stream.respond) as s:
+    async with setup(facilitator, tmp_path, stream.respond) as s:
         payment = await s.payment()
         for event in (b"data: a\n\n", b"data: b\n\n", b""):
             stream.go.put_nowait(event)
@@ -268,7 +268,7 @@ async def test_an_answer_too_long_to_be_kept_is_owed_and_not_made_twice(
     async def respond(backend: Backend, seen: Seen) -> bytes:
         return b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n" + b"x" * 5000
 
-    async with shop(facilitator, tmp_path, respond, keep="4KiB") as s:
+    async with setup(facilitator, tmp_path, respond, keep="4KiB") as s:
         payment = await s.payment()
         facilitator.faults["/settle"].append(Fault("html", moved=True))
         assert (await s.ask(payment)).status == 503
@@ -287,7 +287,7 @@ async def test_heads_and_empty_answers(facilitator, tmp_path):
             return b"HTTP/1.1 200 OK\r\nContent-Length: 70\r\n\r\n"
         return b"HTTP/1.1 204 No Content\r\n\r\n"
 
-    async with shop(facilitator, tmp_path, respond) as s:
+    async with setup(facilitator, tmp_path, respond) as s:
         # A HEAD without payment has the offer in its fields.
         reply = await s.ask(await s.payment(method="HEAD"), method="HEAD")
         assert (reply.status, reply.headers["content-length"]) == (200, "70")
@@ -307,7 +307,7 @@ def _named(found: Any, identifier: str = IDENTIFIER) -> None:
 
 
 async def test_an_identifier_gives_the_same_answer_again(facilitator, tmp_path):
-    async with shop(facilitator, tmp_path) as s:
+    async with setup(facilitator, tmp_path) as s:
         payment = await s.payment(_named)
         first = await s.ask(payment)
         for _ in range(3):
@@ -319,7 +319,7 @@ async def test_an_identifier_gives_the_same_answer_again(facilitator, tmp_path):
 
 async def test_an_identifier_keeps_a_stream_without_delaying_it(facilitator, tmp_path):
     stream = Stream()
-    async with shop(facilitator, tmp_path, stream.respond) as s:
+    async with setup(facilitator, tmp_path, stream.respond) as s:
         payment = await s.payment(_named)
         await _stream(s, stream, payment, early=1)
         await s.plane.settled(upcalls=0)
@@ -329,7 +329,7 @@ async def test_an_identifier_keeps_a_stream_without_delaying_it(facilitator, tmp
 
 
 async def test_an_identifier_with_another_payment(facilitator, tmp_path):
-    async with shop(facilitator, tmp_path) as s:
+    async with setup(facilitator, tmp_path) as s:
         assert (await s.ask(await s.payment(_named))).status == 200
         reply = await s.ask(await s.payment(_named))
         assert reply.status == 409
@@ -339,7 +339,7 @@ async def test_an_identifier_with_another_payment(facilitator, tmp_path):
 
 
 async def test_an_identifier_with_another_body(facilitator, tmp_path):
-    async with shop(facilitator, tmp_path) as s:
+    async with setup(facilitator, tmp_path) as s:
         payment = await s.payment(_named, method="POST", body=b"one")
         assert (await s.ask(payment, method="POST", body=b"one")).status == 200
         assert (await s.ask(payment, method="POST", body=b"two")).status == 409
@@ -348,7 +348,7 @@ async def test_an_identifier_with_another_body(facilitator, tmp_path):
 
 
 async def test_two_payments_race_for_one_identifier(facilitator, tmp_path):
-    async with shop(facilitator, tmp_path) as s:
+    async with setup(facilitator, tmp_path) as s:
         payments = [await s.payment(_named) for _ in range(4)]
         replies = await asyncio.gather(*(s.ask(payment) for payment in payments))
         statuses = sorted(reply.status for reply in replies)
@@ -362,7 +362,7 @@ async def test_two_payments_race_for_one_identifier(facilitator, tmp_path):
 
 async def test_records_are_swept_after_their_time(facilitator, tmp_path):
     clock = Clock()
-    async with shop(facilitator, tmp_path, clock=clock) as s:
+    async with setup(facilitator, tmp_path, clock=clock) as s:
         payment = await s.payment(_named)
         assert (await s.ask(payment)).status == 200
         assert s.store.sweep() == 0
@@ -380,7 +380,7 @@ async def test_records_are_swept_after_their_time(facilitator, tmp_path):
 
 
 async def test_a_payment_that_nobody_remembers_is_refused_by_its_token(facilitator, tmp_path):
-    async with shop(facilitator, tmp_path) as s:
+    async with setup(facilitator, tmp_path) as s:
         payment = await s.payment()
         assert (await s.ask(payment)).status == 200
         for path in tmp_path.glob("??/*"):
@@ -393,7 +393,7 @@ async def test_a_payment_that_nobody_remembers_is_refused_by_its_token(facilitat
 async def test_a_place_for_records_that_cannot_be_used(facilitator, tmp_path):
     place = tmp_path / "claims"
     place.write_text("a file is in the way")
-    async with shop(facilitator, place) as s:
+    async with setup(facilitator, place) as s:
         reply = await s.ask(await s.payment())
         assert (reply.status, s.runs, facilitator.seen) == (503, 0, [])
 
@@ -407,7 +407,7 @@ async def test_a_secret_is_read_with_each_request_and_never_said(
     place = tmp_path / "key"
     place.write_text("Bearer first\n")
     fields = {"Authorization": f"path:{place}"}
-    async with shop(facilitator, tmp_path, facilitator_headers=fields) as s:
+    async with setup(facilitator, tmp_path, facilitator_headers=fields) as s:
         assert (await s.ask(await s.payment())).status == 200
         place.write_text("Bearer second\n")
         assert (await s.ask(await s.payment())).status == 200

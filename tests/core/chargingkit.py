@@ -14,7 +14,7 @@ ANN, BOB = 3, 4
 KEYS = {"ann-key": "ann", "bob-key": "bob", "cy-key": "cy"}
 
 
-class Till:
+class SharedMoney:
     """A segment with accounts, and the money map that belongs to it."""
 
     def __init__(self) -> None:
@@ -68,12 +68,12 @@ def config(backend: Backend | None, **route: object) -> dict[str, object]:
     }
 
 
-def plane(till: Till, document: dict[str, object], **more: object) -> Plane:
+def plane(shared: SharedMoney, document: dict[str, object], **more: object) -> Plane:
     return Plane(
         document,
         keys=KEYS,
-        segment=till.segment,
-        money=till.money,
+        segment=shared.segment,
+        money=shared.money,
         accounts={"ann": ANN, "bob": BOB},
         **more,
     )
@@ -102,9 +102,9 @@ def metered(**route: object) -> dict[str, object]:
     return document
 
 
-def uses(till: Till) -> list[tuple[str, int, int, int]]:
+def uses(shared: SharedMoney) -> list[tuple[str, int, int, int]]:
     """(meter, units, amount, flags) of the usage records, and they are taken out."""
-    records, position = till.money.drain(0)
-    till.money.commit(0, position)
+    records, position = shared.money.drain(0)
+    shared.money.commit(0, position)
     names = {0: "", **{stable_hash(name): name for name in ("tokens", "pages")}}
     return sorted((names[each.meter], each.units, each.amount, each.flags) for each in records)

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bankkit import SIZES, SLOT, Bank, charged
 from memorykit import taken
+from moneymapkit import SIZES, SLOT, SharedWallet, charged
 
 from fastgate._core.money.layout import UsageFlag
 from fastgate._core.money.money_file import MoneyFile
@@ -88,19 +88,19 @@ def test_the_constructor_is_not_for_use() -> None:
 
 
 def test_captured_and_undrained_charges_survive_the_gateway(path: Path) -> None:
-    bank = Bank(100, ring=2, path=path)
+    wallet = SharedWallet(100, ring=2, path=path)
     names = []
     for cost in (1, 2, 3, 4):
-        hold = bank.money.hold(cost % 2, SLOT, 10)
+        hold = wallet.money.hold(cost % 2, SLOT, 10)
         assert hold is not None
         hold.capture(cost)
         names.append(hold.id)
-    hold = bank.money.hold(0, SLOT, 10)
+    hold = wallet.money.hold(0, SLOT, 10)
     assert hold is not None
     hold.capture(5)
     names.append(hold.id)
-    boot = bank.money.boot_id
-    del bank, hold
+    boot = wallet.money.boot_id
+    del wallet, hold
     money, accounts = reopened(path)
     assert (money.boots, money.boot_id == boot) == (2, False)
     accounts.set_balance(SLOT, "EUR", 85)
@@ -114,13 +114,13 @@ def test_captured_and_undrained_charges_survive_the_gateway(path: Path) -> None:
 
 @pytest.mark.parametrize(("policy", "cost"), [("due", 4), ("charge", 10), ("release", 0)])
 def test_holds_of_an_earlier_start(path: Path, policy: str, cost: int) -> None:
-    bank = Bank(100, path=path)
-    hold = bank.money.hold(0, SLOT, 10)
+    wallet = SharedWallet(100, path=path)
+    hold = wallet.money.hold(0, SLOT, 10)
     assert hold is not None
     hold.due(4)
     name = hold.id
-    bank.accounts.prepare(SLOT, "EUR", 5, b"k" * 16)
-    del bank, hold
+    wallet.accounts.prepare(SLOT, "EUR", 5, b"k" * 16)
+    del wallet, hold
     money, accounts = reopened(path, policy=policy)
     accounts.set_balance(SLOT, "EUR", 100)
     [record] = money.drain(0)[0]
@@ -141,21 +141,21 @@ def test_holds_of_an_earlier_start(path: Path, policy: str, cost: int) -> None:
 
 
 def test_positions_go_on(path: Path) -> None:
-    bank = Bank(100, path=path, ring=4)
+    wallet = SharedWallet(100, path=path, ring=4)
     for _ in range(3):
-        bank.money.note(0)
-    bank.collect(0)
-    bank.money.note(0)
-    del bank
+        wallet.money.note(0)
+    wallet.collect(0)
+    wallet.money.note(0)
+    del wallet
     money, _ = reopened(path)
     records, position = money.drain(0)
     assert (len(records), position) == (1, 4)
 
 
 def test_more_workers_than_before(path: Path) -> None:
-    bank = Bank(100, workers=1, path=path, ring=4)
-    bank.money.note(0, units=5)
-    del bank
+    wallet = SharedWallet(100, workers=1, path=path, ring=4)
+    wallet.money.note(0, units=5)
+    del wallet
     money, accounts = reopened(path, 3)
     accounts.set_balance(SLOT, "EUR", 10)
     assert money.workers == 3
@@ -169,9 +169,9 @@ def test_more_workers_than_before(path: Path) -> None:
 
 
 def test_fewer_workers_than_before(path: Path) -> None:
-    bank = Bank(100, workers=3, path=path)
-    bank.money.note(2, units=7)
-    del bank
+    wallet = SharedWallet(100, workers=3, path=path)
+    wallet.money.note(2, units=7)
+    del wallet
     money, _ = reopened(path, 1)
     assert money.workers == 3
     assert [record.units for record in money.drain(2)[0]] == [7]
@@ -223,12 +223,12 @@ def test_cut_files(path: Path) -> None:
 
 
 def test_a_map_outlives_the_one_that_made_it() -> None:
-    bank = Bank(10)
-    other = MoneyMap.attach(bank.money.fd)
-    other.bind(bank.segment)
-    hold = bank.money.hold(0, SLOT, 10)
+    wallet = SharedWallet(10)
+    other = MoneyMap.attach(wallet.money.fd)
+    other.bind(wallet.segment)
+    hold = wallet.money.hold(0, SLOT, 10)
     assert hold is not None
-    del bank
+    del wallet
     assert [entry.taken for entry in other.open_holds()] == [True]
     hold.capture(10)
     assert charged(other.drain(0)[0]) == 10

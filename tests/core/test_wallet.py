@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from bankkit import IDENTITY, SIZES, SLOT, Bank
 from hypothesis import given
 from hypothesis import strategies as st
 from memorykit import taken
+from moneymapkit import IDENTITY, SIZES, SLOT, SharedWallet
 
 from fastgate._core.money.money_map import MoneyMap
 from fastgate._core.money.wallet import ANY, Account, Accounts, SpendingLimit, Subscription
@@ -35,18 +35,18 @@ def test_an_account_in_its_row() -> None:
 
 
 def test_putting_it_again_adds_wallets_only() -> None:
-    bank = Bank(5)
-    bank.accounts.set_access(SLOT, 25)
-    bank.accounts.put(SLOT, IDENTITY, ["USD", "EUR"])
-    account = bank.accounts.get(SLOT)
+    wallet = SharedWallet(5)
+    wallet.accounts.set_access(SLOT, 25)
+    wallet.accounts.put(SLOT, IDENTITY, ["USD", "EUR"])
+    account = wallet.accounts.get(SLOT)
     assert (account.wallets, account.access) == ({"EUR": 5, "USD": 0}, 25)
-    assert bank.accounts.open_wallet(SLOT, "GBP") == 2
-    assert bank.accounts.open_wallet(SLOT, "USD") == bank.accounts.wallet(SLOT, "USD") == 1
-    assert bank.accounts.open_wallet(SLOT, "JPY") == 3
+    assert wallet.accounts.open_wallet(SLOT, "GBP") == 2
+    assert wallet.accounts.open_wallet(SLOT, "USD") == wallet.accounts.wallet(SLOT, "USD") == 1
+    assert wallet.accounts.open_wallet(SLOT, "JPY") == 3
     with pytest.raises(ValueError, match="at most 4"):
-        bank.accounts.open_wallet(SLOT, "CHF")
+        wallet.accounts.open_wallet(SLOT, "CHF")
     with pytest.raises(ValueError, match="at most 4"):
-        bank.accounts.put(SLOT, IDENTITY, ["CHF"])
+        wallet.accounts.put(SLOT, IDENTITY, ["CHF"])
 
 
 def test_rows_that_cannot_be() -> None:
@@ -152,21 +152,21 @@ def test_spending_limits() -> None:
 
 
 def test_credits_and_debits() -> None:
-    bank = Bank(0)
-    assert bank.accounts.credit(SLOT, 100) == 100
-    assert bank.accounts.credit(SLOT, -30, "EUR") == 70
-    assert bank.accounts.credit(SLOT, -71, floor=0) is None
-    assert bank.accounts.credit(SLOT, -70, floor=0) == 0
-    assert bank.accounts.credit(SLOT, -5) == -5
-    assert bank.accounts.credit(SLOT, 3, floor=0) == -2
-    assert bank.accounts.open_credits() == []
+    wallet = SharedWallet(0)
+    assert wallet.accounts.credit(SLOT, 100) == 100
+    assert wallet.accounts.credit(SLOT, -30, "EUR") == 70
+    assert wallet.accounts.credit(SLOT, -71, floor=0) is None
+    assert wallet.accounts.credit(SLOT, -70, floor=0) == 0
+    assert wallet.accounts.credit(SLOT, -5) == -5
+    assert wallet.accounts.credit(SLOT, 3, floor=0) == -2
+    assert wallet.accounts.open_credits() == []
 
 
 def test_balances_need_a_map_of_the_same_segment() -> None:
-    bank = Bank(0)
+    wallet = SharedWallet(0)
     for accounts in (
-        Accounts(bank.segment),
-        Accounts(bank.segment, MoneyMap.create(None, 1, holds=1, ring=1)),
+        Accounts(wallet.segment),
+        Accounts(wallet.segment, MoneyMap.create(None, 1, holds=1, ring=1)),
     ):
         with pytest.raises(TypeError, match="bound"):
             accounts.credit(SLOT, 1)
@@ -176,36 +176,36 @@ def test_balances_need_a_map_of_the_same_segment() -> None:
 
 
 def test_a_credit_step_by_step() -> None:
-    bank = Bank(10)
-    credit = bank.accounts.prepare(SLOT, "EUR", 5, KEY)
-    assert bank.balance == 10
-    assert bank.accounts.open_credits() == [credit]
+    wallet = SharedWallet(10)
+    credit = wallet.accounts.prepare(SLOT, "EUR", 5, KEY)
+    assert wallet.balance == 10
+    assert wallet.accounts.open_credits() == [credit]
     assert credit[2:] == (KEY, SLOT, 0, 5, False)
-    assert bank.accounts.apply(credit) == 15
-    assert bank.accounts.apply(credit) == 15
-    assert bank.again().accounts.open_credits() == [credit._replace(applied=True)]
-    bank.accounts.finish(credit)
-    for step in (bank.accounts.finish, bank.accounts.apply):
+    assert wallet.accounts.apply(credit) == 15
+    assert wallet.accounts.apply(credit) == 15
+    assert wallet.again().accounts.open_credits() == [credit._replace(applied=True)]
+    wallet.accounts.finish(credit)
+    for step in (wallet.accounts.finish, wallet.accounts.apply):
         with pytest.raises(ValueError, match="finished already"):
             step(credit)
-    other = bank.accounts.prepare(SLOT, "EUR", 1, KEY)
+    other = wallet.accounts.prepare(SLOT, "EUR", 1, KEY)
     assert other.row == credit.row
     with pytest.raises(ValueError, match="finished already"):
-        bank.accounts.apply(credit)
+        wallet.accounts.apply(credit)
     with pytest.raises(ValueError, match="no such credit"):
-        bank.accounts.apply(credit._replace(row=8))
-    bank.accounts.finish(other)
-    assert bank.balance == 15
+        wallet.accounts.apply(credit._replace(row=8))
+    wallet.accounts.finish(other)
+    assert wallet.balance == 15
 
 
 def test_a_credit_that_was_used_at_once_is_not_applied_twice() -> None:
     """The tag is gone when control asks; the hold that replaced it has noted it in the row."""
-    bank = Bank(0)
-    credit = bank.accounts.prepare(SLOT, "EUR", 5, KEY)
-    assert bank.accounts.apply(credit) == 5
-    hold = bank.money.hold(0, SLOT, 5)
+    wallet = SharedWallet(0)
+    credit = wallet.accounts.prepare(SLOT, "EUR", 5, KEY)
+    assert wallet.accounts.apply(credit) == 5
+    hold = wallet.money.hold(0, SLOT, 5)
     assert hold is not None
-    heir = bank.again().accounts
+    heir = wallet.again().accounts
     [found] = heir.open_credits()
     assert found.applied
     assert heir.apply(found) == 0
@@ -214,33 +214,33 @@ def test_a_credit_that_was_used_at_once_is_not_applied_twice() -> None:
 
 
 def test_as_many_credits_as_there_are_rows() -> None:
-    bank = Bank(0, holds=3)
-    prepared = [bank.accounts.prepare(SLOT, "EUR", n, KEY) for n in range(3)]
+    wallet = SharedWallet(0, holds=3)
+    prepared = [wallet.accounts.prepare(SLOT, "EUR", n, KEY) for n in range(3)]
     with pytest.raises(RuntimeError, match="3 credits"):
-        bank.accounts.credit(SLOT, 1)
-    bank.accounts.finish(prepared[1])
-    assert bank.accounts.credit(SLOT, 1) == 1
-    assert [credit.delta for credit in bank.accounts.open_credits()] == [0, 2]
+        wallet.accounts.credit(SLOT, 1)
+    wallet.accounts.finish(prepared[1])
+    assert wallet.accounts.credit(SLOT, 1) == 1
+    assert [credit.delta for credit in wallet.accounts.open_credits()] == [0, 2]
 
 
 def test_credits_that_cannot_be() -> None:
-    bank = Bank(0)
+    wallet = SharedWallet(0)
     for delta in (2**60 + 1, -(2**60) - 1):
         with pytest.raises(ValueError, match="micro-units"):
-            bank.accounts.credit(SLOT, delta)
+            wallet.accounts.credit(SLOT, delta)
     with pytest.raises(ValueError, match="16 bytes"):
-        bank.accounts.prepare(SLOT, 0, 1, b"short")
+        wallet.accounts.prepare(SLOT, 0, 1, b"short")
     for balance in (2**62 + 1, -(2**62) - 1):
         with pytest.raises(ValueError, match="micro-units"):
-            bank.accounts.set_balance(SLOT, 0, balance)
-    bank.accounts.set_balance(SLOT, 0, 2**62)
+            wallet.accounts.set_balance(SLOT, 0, balance)
+    wallet.accounts.set_balance(SLOT, 0, 2**62)
     with pytest.raises(OverflowError):
-        bank.accounts.credit(SLOT, 1)
-    bank.accounts.set_balance(SLOT, 0, -(2**62))
+        wallet.accounts.credit(SLOT, 1)
+    wallet.accounts.set_balance(SLOT, 0, -(2**62))
     with pytest.raises(OverflowError):
-        bank.accounts.credit(SLOT, -1)
-    assert bank.balance == -(2**62)
-    assert bank.accounts.open_credits() == []
+        wallet.accounts.credit(SLOT, -1)
+    assert wallet.balance == -(2**62)
+    assert wallet.accounts.open_credits() == []
 
 
 @given(
@@ -249,13 +249,13 @@ def test_credits_that_cannot_be() -> None:
     )
 )
 def test_balances_are_sums(changes: list[tuple[int, int | None]]) -> None:
-    bank = Bank(0)
+    wallet = SharedWallet(0)
     total = 0
     for delta, floor in changes:
-        after = bank.accounts.credit(SLOT, delta, floor=floor)
+        after = wallet.accounts.credit(SLOT, delta, floor=floor)
         if floor is None or delta >= 0 or total + delta >= floor:
             total += delta
             assert after == total
         else:
             assert after is None
-        assert bank.balance == total
+        assert wallet.balance == total

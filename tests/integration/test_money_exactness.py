@@ -16,7 +16,7 @@ from collections.abc import Callable
 from functools import partial
 
 import pytest
-from bankkit import SLOT, Bank, charged
+from moneymapkit import SLOT, SharedWallet, charged
 from test_shared_exactness import Barrier, Words, fork, running
 
 from fastgate._core.money.money_map import Hold, HoldTableFull, OpenHold, UsageRecord
@@ -39,47 +39,47 @@ def spin(seconds: float) -> None:
 
 def test_a_thousand_requests_for_a_balance_of_one() -> None:
     """Turn after turn there is money for one request, and four workers ask 250 times each."""
-    bank = Bank(0, WORKERS, holds=4096, ring=1024)
+    wallet = SharedWallet(0, WORKERS, holds=4096, ring=1024)
     turns = 100
     passed = [Words(turns) for _ in range(WORKERS)]
     barrier = Barrier(WORKERS + 1)
 
     def work(who: int) -> None:
-        bank.money.begin(who)
+        wallet.money.begin(who)
         for turn in range(turns):
             barrier.wait(who, 2 * turn + 1)
-            passed[who][turn] = bank.money.hold_many(who, SLOT, 7, 7, 250)
+            passed[who][turn] = wallet.money.hold_many(who, SLOT, 7, 7, 250)
             barrier.wait(who, 2 * turn + 2)
 
     with running(*(partial(work, who) for who in range(WORKERS))):
         for turn in range(turns):
-            assert bank.accounts.credit(SLOT, 7) == 7
+            assert wallet.accounts.credit(SLOT, 7) == 7
             barrier.wait(WORKERS, 2 * turn + 1)
             barrier.wait(WORKERS, 2 * turn + 2)
             assert sum(words[turn] for words in passed) == 1
-            assert bank.balance == 0
-    records = [record for worker in range(WORKERS) for record in bank.collect(worker)]
+            assert wallet.balance == 0
+    records = [record for worker in range(WORKERS) for record in wallet.collect(worker)]
     assert len(records) == turns
     assert charged(records) == 7 * turns
 
 
 def test_many_amounts_on_one_wallet() -> None:
     """Holds larger than their prices: what passes differs, what it costs adds up."""
-    bank = Bank(100_000, WORKERS, ring=8192)
+    wallet = SharedWallet(100_000, WORKERS, ring=8192)
     passed = Words(WORKERS)
     start = Barrier(WORKERS)
 
     def work(who: int) -> None:
-        bank.money.begin(who)
+        wallet.money.begin(who)
         start.wait(who, 1)
-        passed[who] = bank.money.hold_many(who, SLOT, 10 * (who + 1), who + 1, 8000)
+        passed[who] = wallet.money.hold_many(who, SLOT, 10 * (who + 1), who + 1, 8000)
 
     with running(*(partial(work, who) for who in range(WORKERS))):
         pass
-    spent = [charged(bank.collect(who)) for who in range(WORKERS)]
+    spent = [charged(wallet.collect(who)) for who in range(WORKERS)]
     assert spent == [passed[who] * (who + 1) for who in range(WORKERS)]
-    assert sum(spent) + bank.balance == 100_000
-    assert bank.money.open_holds() == []
+    assert sum(spent) + wallet.balance == 100_000
+    assert wallet.money.open_holds() == []
 
 
 # ---- killed anywhere ---------------------------------------------------------------------------
@@ -112,19 +112,19 @@ class Books:
             assert self.records.setdefault(record.id, record.amount) == record.amount
 
 
-def serve(bank: Bank, worker: int, stop: Words, seed: int) -> None:
+def serve(wallet: SharedWallet, worker: int, stop: Words, seed: int) -> None:
     """What a worker does: many requests at a time, some for long, some that fail."""
     dice = random.Random(seed)
-    bank.money.begin(worker)
+    wallet.money.begin(worker)
     open_now: list[Hold] = []
     while not stop[0] or open_now:
         chance = dice.random()
         if not stop[0] and chance < 0.3:
             amount = dice.randrange(1, 30)
-            bank.money.hold_many(worker, SLOT, amount, dice.randrange(amount + 1), 20)
+            wallet.money.hold_many(worker, SLOT, amount, dice.randrange(amount + 1), 20)
         elif not stop[0] and chance < 0.6 and len(open_now) < 8:
             try:
-                hold = bank.money.hold(worker, SLOT, dice.randrange(1, 30))
+                hold = wallet.money.hold(worker, SLOT, dice.randrange(1, 30))
             except HoldTableFull:
                 hold = None
             if hold is not None:
@@ -140,33 +140,33 @@ def serve(bank: Bank, worker: int, stop: Words, seed: int) -> None:
                 hold.release()
 
 
-def settle_credits(bank: Bank, books: Books) -> None:
+def settle_credits(wallet: SharedWallet, books: Books) -> None:
     """What a new control does: what is written reaches the wallet, the rest is dropped."""
-    for credit in bank.accounts.open_credits():
+    for credit in wallet.accounts.open_credits():
         if books.delta(int.from_bytes(credit.key, "little")):
-            bank.accounts.apply(credit)
+            wallet.accounts.apply(credit)
         else:
             assert not credit.applied
-        bank.accounts.finish(credit)
+        wallet.accounts.finish(credit)
 
 
-def credit(bank: Bank, books: Books, stop: Words, seed: int) -> None:
+def credit(wallet: SharedWallet, books: Books, stop: Words, seed: int) -> None:
     """What a control does: entries in the ledger, then in the wallet."""
     dice = random.Random(seed)
-    settle_credits(bank, books)
+    settle_credits(wallet, books)
     while not stop[0]:
         key = books.entries[books.count]
         if key >= books.count:
             spin(0.001)  # the ledger is full; whoever kills still counts on this process
             continue
         delta = dice.choice((300, 500, 1, -7))
-        prepared = bank.accounts.prepare(SLOT, "EUR", delta, key.to_bytes(16, "little"))
+        prepared = wallet.accounts.prepare(SLOT, "EUR", delta, key.to_bytes(16, "little"))
         if dice.random() < 0.1:
-            bank.accounts.finish(prepared)  # the store refused it
+            wallet.accounts.finish(prepared)  # the store refused it
             continue
         books.write(key, delta)
-        bank.accounts.apply(prepared)
-        bank.accounts.finish(prepared)
+        wallet.accounts.apply(prepared)
+        wallet.accounts.finish(prepared)
         spin(0.0001)
 
 
@@ -175,11 +175,11 @@ def charge_of(entry: OpenHold) -> int:
     return 0 if entry.taken or entry.state == "intent" else entry.record.amount
 
 
-def close_books(bank: Bank, books: Books) -> None:
+def close_books(wallet: SharedWallet, books: Books) -> None:
     """Nobody moves: the wallet is exact."""
-    rows = bank.money.open_holds()
+    rows = wallet.money.open_holds()
     under_way: dict[str, int] = {}
-    found = [(r.id, r.amount) for worker in range(WORKERS) for r in bank.money.drain(worker)[0]]
+    found = [(r.id, r.amount) for worker in range(WORKERS) for r in wallet.money.drain(worker)[0]]
     found += [(entry.record.id, charge_of(entry)) for entry in rows if not entry.taken]
     for name, cost in found:
         known = books.records if name in books.records else under_way
@@ -187,26 +187,26 @@ def close_books(bank: Bank, books: Books) -> None:
     held = sum(entry.record.held for entry in rows if entry.taken)
     waiting = sum(
         books.delta(int.from_bytes(credit.key, "little"))
-        for credit in bank.accounts.open_credits()
+        for credit in wallet.accounts.open_credits()
         if not credit.applied
     )
-    assert bank.balance == books.credited() - waiting - held - books.charged - sum(
+    assert wallet.balance == books.credited() - waiting - held - books.charged - sum(
         under_way.values()
     )
 
 
-def pipeline(bank: Bank, books: Books) -> None:
+def pipeline(wallet: SharedWallet, books: Books) -> None:
     for worker in range(WORKERS):
-        records, position = bank.money.drain(worker, 48)
+        records, position = wallet.money.drain(worker, 48)
         books.enter(records)
-        bank.money.commit(worker, position)
+        wallet.money.commit(worker, position)
 
 
-def resolve(bank: Bank, worker: int, policy: str, seconds: float) -> None:
+def resolve(wallet: SharedWallet, worker: int, policy: str, seconds: float) -> None:
     """Resolve the dead, in a process that is killed meanwhile if it takes longer than that."""
 
     def work() -> None:
-        bank.money.resolve_dead(worker, policy)
+        wallet.money.resolve_dead(worker, policy)
 
     pid = fork(work)
     spin(seconds)
@@ -227,7 +227,7 @@ def resumed(pids: list[int]) -> None:
 
 
 def test_exact_at_every_kill() -> None:
-    bank = Bank(0, WORKERS, holds=24, ring=64)
+    wallet = SharedWallet(0, WORKERS, holds=24, ring=64)
     books = Books(40_000)
     stop = Words(1)
     dice = random.Random(11)
@@ -235,9 +235,9 @@ def test_exact_at_every_kill() -> None:
 
     def start(who: int) -> int:
         """Workers 0 to 3; 4 credits."""
-        work: Callable[[], None] = partial(serve, bank, who, stop, next(seeds))
+        work: Callable[[], None] = partial(serve, wallet, who, stop, next(seeds))
         if who == WORKERS:
-            work = partial(credit, bank, books, stop, next(seeds))
+            work = partial(credit, wallet, books, stop, next(seeds))
         return fork(work)
 
     running_now = {who: start(who) for who in range(WORKERS + 1)}
@@ -245,33 +245,35 @@ def test_exact_at_every_kill() -> None:
         for kill in range(KILLS):
             for _ in range(dice.randrange(3)):
                 spin(dice.random() * 0.002)
-                pipeline(bank, books)
+                pipeline(wallet, books)
             spin(dice.random() * 0.001)
             who = dice.randrange(WORKERS + 1)
             os.kill(running_now[who], signal.SIGKILL)
             os.waitpid(running_now.pop(who), 0)
             paused(list(running_now.values()))
-            close_books(bank, books)
+            close_books(wallet, books)
             if who < WORKERS:
-                bank.money.stopped(who)
+                wallet.money.stopped(who)
                 policy = dice.choice(("due", "charge", "release"))
-                resolve(bank, who, policy, dice.random() * 0.002)
-                close_books(bank, books)
+                resolve(wallet, who, policy, dice.random() * 0.002)
+                close_books(wallet, books)
                 if kill % 2:
                     # The successor serves while its predecessor is being resolved.
                     running_now[who] = start(who)
                     resumed(list(running_now.values()))
-                    bank.money.resolve_dead(who, policy)
+                    wallet.money.resolve_dead(who, policy)
                 else:
-                    bank.money.resolve_dead(who, policy)
-                    assert not any(e.dead and e.state != "parked" for e in bank.money.open_holds())
-                    close_books(bank, books)
+                    wallet.money.resolve_dead(who, policy)
+                    assert not any(
+                        e.dead and e.state != "parked" for e in wallet.money.open_holds()
+                    )
+                    close_books(wallet, books)
             resumed(list(running_now.values()))
             running_now.setdefault(who, 0)
             running_now[who] = running_now[who] or start(who)
         stop[0] = 1
         while running_now:
-            pipeline(bank, books)
+            pipeline(wallet, books)
             for who, pid in list(running_now.items()):
                 done, status = os.waitpid(pid, os.WNOHANG)
                 if done:
@@ -281,17 +283,17 @@ def test_exact_at_every_kill() -> None:
         for pid in running_now.values():
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-    settle_credits(bank, books)
+    settle_credits(wallet, books)
     for worker in range(WORKERS):
-        books.enter(bank.collect(worker))
-    assert bank.money.open_holds() == []
-    assert bank.accounts.open_credits() == []
+        books.enter(wallet.collect(worker))
+    assert wallet.money.open_holds() == []
+    assert wallet.accounts.open_credits() == []
     assert (
-        bank.balance
+        wallet.balance
         == books.credited() - books.charged
         == books.credited() - sum(books.records.values())
     )
-    assert bank.money.damaged == 0
+    assert wallet.money.damaged == 0
     # It was a busy place: each kill hit somebody at work.
     assert len(books.records) > 10 * KILLS
     assert sum(amount > 0 for amount in books.records.values()) > 5 * KILLS

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gatewaykit import PATIENCE, PROJECT
 
-from fastgate.demo.stage import free_port
+from fastgate.demo.environment import free_port
 
 GUIDE = PROJECT / "docs" / "getting-paid.md"
 

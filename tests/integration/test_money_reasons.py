@@ -24,7 +24,7 @@ AUTH = {"api_key": {"header": "X-Api-Key"}}
 TESTED: set[str] = set()
 
 
-class Shop:
+class PaidGateway:
     """A gateway that sells, and who is paid through."""
 
     def __init__(self, gateway: Gateway, pay: DemoPay, wallet: DemoWallet) -> None:
@@ -121,11 +121,11 @@ def _plans() -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def shop(
+def paid(
     shared_gateway: StartGateway,
     shared_upstream: Upstream,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Shop]:
+) -> Iterator[PaidGateway]:
     plugin = tmp_path_factory.mktemp("plugin")
     info = plugin / "fastgate_demo-1.dist-info"
     info.mkdir()
@@ -161,23 +161,23 @@ def shop(
             "FASTGATE_DEMO_SECRET": SECRET,
         },
     )
-    yield Shop(running, pay, wallet)
+    yield PaidGateway(running, pay, wallet)
     pay.close()
     facilitator.close()
 
 
-def test_insufficient_balance(shop: Shop) -> None:
-    who = customer(shop.gateway, "broke")
-    problem = shop.refused(who, "insufficient_balance", "/paid/")
+def test_insufficient_balance(paid: PaidGateway) -> None:
+    who = customer(paid.gateway, "broke")
+    problem = paid.refused(who, "insufficient_balance", "/paid/")
     assert (problem["balance"], problem["required"]) == ("0", "0.01")
-    shop.diagnosed(problem, "balance", "top_up")
-    page = shop.follow(problem, "top_up", amount="5")
+    paid.diagnosed(problem, "balance", "top_up")
+    page = paid.follow(problem, "top_up", amount="5")
     assert httpx.post(page, data={"card": GOOD_CARD}).status_code == 303
-    shop.served(who, "/paid/")
+    paid.served(who, "/paid/")
 
 
-def test_spending_limit_reached(shop: Shop) -> None:
-    who = customer(shop.gateway, "thrifty", 1_000_000)
+def test_spending_limit_reached(paid: PaidGateway) -> None:
+    who = customer(paid.gateway, "thrifty", 1_000_000)
     paths = (
         f"/v1/accounts/{who.account}",
         f"/v1/consumers/{who.consumer}",
@@ -185,123 +185,123 @@ def test_spending_limit_reached(shop: Shop) -> None:
     )
     for path in paths:
         limit = f"{path}/spending-limit"
-        spent = made(shop.gateway.api(limit))["spent"]
+        spent = made(paid.gateway.api(limit))["spent"]
         body = {"amount": f"0.0{spent // 10_000 + 1} USD", "period": "day"}
-        found = made(shop.gateway.api(limit, method="PUT", body=body))
+        found = made(paid.gateway.api(limit, method="PUT", body=body))
         assert found["limit"] > found["spent"] or path != paths[0]
-        problem = shop.refused(who, "spending_limit_reached", "/paid/")
-        shop.diagnosed(problem, "spending", "wait")
+        problem = paid.refused(who, "spending_limit_reached", "/paid/")
+        paid.diagnosed(problem, "spending", "wait")
         body = {"amount": "0.90 USD", "period": "day"}
-        made(shop.gateway.api(limit, method="PUT", body=body))
-        shop.served(who, "/paid/")
+        made(paid.gateway.api(limit, method="PUT", body=body))
+        paid.served(who, "/paid/")
 
 
-def test_quota_exhausted_upgrade(shop: Shop) -> None:
-    who = customer(shop.gateway, "grown")
-    shop.save_card(who)
-    shop.subscribe(who, "small")
-    shop.served(who, "/keyed/")
-    problem = shop.refused(who, "quota_exhausted_upgrade", "/keyed/")
-    shop.diagnosed(problem, "quota", "upgrade")
+def test_quota_exhausted_upgrade(paid: PaidGateway) -> None:
+    who = customer(paid.gateway, "grown")
+    paid.save_card(who)
+    paid.subscribe(who, "small")
+    paid.served(who, "/keyed/")
+    problem = paid.refused(who, "quota_exhausted_upgrade", "/keyed/")
+    paid.diagnosed(problem, "quota", "upgrade")
     link = next(one["href"] for one in problem["remedies"] if one["action"] == "upgrade")
     page = httpx.get(link, headers={"Accept": "application/json"})
     assert {"basic", "large"} <= {offer["plan"] for offer in page.json()["plans"]}
     assert httpx.post(f"{link}&plan=large").status_code == 303
-    shop.served(who, "/keyed/")
+    paid.served(who, "/keyed/")
 
 
-def test_payment_action_required(shop: Shop) -> None:
-    who = customer(shop.gateway, "cardless")
-    subscription = shop.subscribe(who, "basic")
-    problem = shop.refused(who, "payment_action_required", "/keyed/")
-    assert shop.state_of(subscription) == "incomplete"
-    shop.diagnosed(problem, "subscription", "pay_now")
-    page = shop.follow(problem, "update_payment_method")
+def test_payment_action_required(paid: PaidGateway) -> None:
+    who = customer(paid.gateway, "cardless")
+    subscription = paid.subscribe(who, "basic")
+    problem = paid.refused(who, "payment_action_required", "/keyed/")
+    assert paid.state_of(subscription) == "incomplete"
+    paid.diagnosed(problem, "subscription", "pay_now")
+    page = paid.follow(problem, "update_payment_method")
     assert httpx.post(page, data={"card": GOOD_CARD}).status_code == 303
-    shop.served(who, "/keyed/")
-    assert shop.state_of(subscription) == "active"
+    paid.served(who, "/keyed/")
+    assert paid.state_of(subscription) == "active"
 
 
-def _on_large_with(shop: Shop, name: str, card: str) -> tuple[Customer, str]:
+def _on_large_with(paid: PaidGateway, name: str, card: str) -> tuple[Customer, str]:
     """A paying customer on `basic` whose card goes bad, and who then takes `large`."""
-    who = customer(shop.gateway, name)
-    shop.save_card(who)
-    subscription = shop.subscribe(who, "basic")
-    eventually(lambda: shop.state_of(subscription) == "active", "the first fee is paid")
-    shop.pay.spoil(who.account, card)
+    who = customer(paid.gateway, name)
+    paid.save_card(who)
+    subscription = paid.subscribe(who, "basic")
+    eventually(lambda: paid.state_of(subscription) == "active", "the first fee is paid")
+    paid.pay.spoil(who.account, card)
     path = f"/v1/subscriptions/{subscription}"
     body = {"plan": "large"}
-    made(shop.gateway.api(path, method="PATCH", body=body, headers={"If-Match": "*"}))
+    made(paid.gateway.api(path, method="PATCH", body=body, headers={"If-Match": "*"}))
     return who, subscription
 
 
-def test_payment_failed(shop: Shop) -> None:
-    who, subscription = _on_large_with(shop, "declined", BAD_CARD)
-    problem = shop.refused(who, "payment_failed", "/keyed/")
-    shop.diagnosed(problem, "subscription", "update_payment_method")
-    page = shop.follow(problem, "update_payment_method")
+def test_payment_failed(paid: PaidGateway) -> None:
+    who, subscription = _on_large_with(paid, "declined", BAD_CARD)
+    problem = paid.refused(who, "payment_failed", "/keyed/")
+    paid.diagnosed(problem, "subscription", "update_payment_method")
+    page = paid.follow(problem, "update_payment_method")
     assert httpx.post(page, data={"card": GOOD_CARD}).status_code == 303
-    shop.served(who, "/keyed/")
-    assert shop.state_of(subscription) == "active"
+    paid.served(who, "/keyed/")
+    assert paid.state_of(subscription) == "active"
 
 
-def test_subscription_past_due(shop: Shop) -> None:
-    who, subscription = _on_large_with(shop, "late", POOR_CARD)
-    problem = shop.refused(who, "subscription_past_due", "/keyed/")
-    assert shop.state_of(subscription) == "grace"
-    shop.diagnosed(problem, "subscription", "pay_now")
-    shop.pay.spoil(who.account, GOOD_CARD)  # the customer has filled the account of the card
-    shop.follow(problem, "pay_now")
-    shop.served(who, "/keyed/")
+def test_subscription_past_due(paid: PaidGateway) -> None:
+    who, subscription = _on_large_with(paid, "late", POOR_CARD)
+    problem = paid.refused(who, "subscription_past_due", "/keyed/")
+    assert paid.state_of(subscription) == "grace"
+    paid.diagnosed(problem, "subscription", "pay_now")
+    paid.pay.spoil(who.account, GOOD_CARD)  # the customer has filled the account of the card
+    paid.follow(problem, "pay_now")
+    paid.served(who, "/keyed/")
 
 
-def test_payment_method_missing(shop: Shop) -> None:
-    who = customer(shop.gateway, "trying")
-    shop.subscribe(who, "tryout")
-    shop.served(who, "/keyed/")
-    problem = shop.refused(who, "payment_method_missing", "/keyed/")
-    shop.diagnosed(problem, "subscription", "update_payment_method")
-    page = shop.follow(problem, "update_payment_method")
+def test_payment_method_missing(paid: PaidGateway) -> None:
+    who = customer(paid.gateway, "trying")
+    paid.subscribe(who, "tryout")
+    paid.served(who, "/keyed/")
+    problem = paid.refused(who, "payment_method_missing", "/keyed/")
+    paid.diagnosed(problem, "subscription", "update_payment_method")
+    page = paid.follow(problem, "update_payment_method")
     assert httpx.post(page, data={"card": GOOD_CARD}).status_code == 303
-    shop.served(who, "/keyed/")
+    paid.served(who, "/keyed/")
 
 
-def test_subscription_expired(shop: Shop) -> None:
-    who = customer(shop.gateway, "gone")
-    shop.save_card(who)
-    subscription = shop.subscribe(who, "tryout")
-    made(shop.gateway.api(f"/v1/subscriptions/{subscription}/cancel", method="POST"))
-    shop.served(who, "/keyed/")
-    problem = shop.refused(who, "subscription_expired", "/keyed/")
-    shop.diagnosed(problem, "subscription", "renew")
-    shop.follow(problem, "renew")
-    shop.served(who, "/keyed/")
+def test_subscription_expired(paid: PaidGateway) -> None:
+    who = customer(paid.gateway, "gone")
+    paid.save_card(who)
+    subscription = paid.subscribe(who, "tryout")
+    made(paid.gateway.api(f"/v1/subscriptions/{subscription}/cancel", method="POST"))
+    paid.served(who, "/keyed/")
+    problem = paid.refused(who, "subscription_expired", "/keyed/")
+    paid.diagnosed(problem, "subscription", "renew")
+    paid.follow(problem, "renew")
+    paid.served(who, "/keyed/")
 
 
-def test_payment_required_of_a_caller_whom_nobody_pays_for(shop: Shop) -> None:
+def test_payment_required_of_a_caller_whom_nobody_pays_for(paid: PaidGateway) -> None:
     headers = {"X-Api-Key": "a-key-that-nobody-pays-for"}
-    answer = fetch(shop.gateway.address(), "/paid/", headers=headers)
+    answer = fetch(paid.gateway.address(), "/paid/", headers=headers)
     assert (answer.status, answer.json["reason"]) == (402, "payment_required")
     TESTED.add("payment_required")
     ident = answer.json["instance"].rpartition(":")[2]
-    found = made(shop.gateway.api(f"/v1/requests/{ident}/diagnosis"))
+    found = made(paid.gateway.api(f"/v1/requests/{ident}/diagnosis"))
     assert found["cause"] == "payment"
-    who = customer(shop.gateway, "somebody", 1_000_000)
-    shop.served(who, "/paid/")
+    who = customer(paid.gateway, "somebody", 1_000_000)
+    paid.served(who, "/paid/")
 
 
-def test_payment_required_and_payment_invalid_of_x402(shop: Shop) -> None:
-    url = shop.gateway.url("/by-request/echo")
+def test_payment_required_and_payment_invalid_of_x402(paid: PaidGateway) -> None:
+    url = paid.gateway.url("/by-request/echo")
     offered = httpx.get(url)
     assert (offered.status_code, offered.json()["reason"]) == (402, "payment_required")
-    payment = shop.wallet.pay(offered.headers["payment-required"])
+    payment = paid.wallet.pay(offered.headers["payment-required"])
     other = httpx.get(f"{url}?other", headers={"PAYMENT-SIGNATURE": payment})
     assert (other.status_code, other.json()["reason"]) == (402, "payment_invalid")
     TESTED.add("payment_invalid")
     assert httpx.get(url, headers={"PAYMENT-SIGNATURE": payment}).status_code == 200
 
 
-def test_the_books_are_right_after_all_of_it(shop: Shop) -> None:
-    settled(shop.gateway)
-    audit(shop.gateway)
+def test_the_books_are_right_after_all_of_it(paid: PaidGateway) -> None:
+    settled(paid.gateway)
+    audit(paid.gateway)
     assert {reason.code for reason in REASONS if reason.status == 402} == TESTED

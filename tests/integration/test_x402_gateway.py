@@ -58,7 +58,7 @@ def payment_for(gateway: Gateway, server: FacilitatorServer, path: str) -> str:
 
 
 def booked(served: Gateway, server: FacilitatorServer) -> None:
-    """The ledger comes to have what the shop has got, once; and its audit passes."""
+    """The ledger comes to have what the seller has received, once; and its audit passes."""
 
     def entries() -> Any:
         found = served.api("/v1/ledger?account=x402&limit=500")

@@ -25,7 +25,7 @@ BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 CHECKOUT = "https://pay.example/checkout/1"
 
 
-class Counter:
+class FakeSelfService:
     """Self-service that notes what was asked of it, and fails as told."""
 
     def __init__(self) -> None:
@@ -85,7 +85,7 @@ class World:
 
     def __init__(self) -> None:
         self.facts = Facts()
-        self.counter: Counter | None = Counter()
+        self.self_service: FakeSelfService | None = FakeSelfService()
         self.records: dict[str, dict[str, Any]] = {}
         self.received: list[tuple[str, dict[str, str], bytes]] = []
         self.refuse: Exception | None = None
@@ -95,7 +95,7 @@ class World:
             Public(
                 capabilities=self.capabilities,
                 evidence=lambda: self.facts,
-                service=lambda: self.counter,  # type: ignore[arg-type, return-value]
+                service=lambda: self.self_service,  # type: ignore[arg-type, return-value]
                 receive=self.receive,
                 request=self.records.get,
                 gateway=lambda: self.gateway,

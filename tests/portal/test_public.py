@@ -210,8 +210,8 @@ async def test_accounts_are_for_their_owners(
     by_key = await visit.get(address, headers={"authorization": f"Bearer {KEY}"})
     by_header = await visit.get(address, headers={"x-api-key": KEY})
     assert by_link.status_code == by_key.status_code == by_header.status_code == 200
-    assert world.counter is not None
-    assert world.counter.done == []
+    assert world.self_service is not None
+    assert world.self_service.done == []
     assert by_link.headers["cache-control"] == "no-store"
 
 
@@ -273,7 +273,7 @@ async def test_who_has_no_account(world: World, visit: httpx.AsyncClient) -> Non
     world.facts.consumers = []
     assert (await visit.get(world.link())).status_code == 401
     world.facts = Facts()
-    world.counter = None
+    world.self_service = None
     assert (await visit.get(world.link())).status_code == 409
 
 
@@ -297,12 +297,12 @@ async def test_renewing_is_offered_where_it_would_work(
     title: str,
     renews: bool,
 ) -> None:
-    assert world.counter is not None
+    assert world.self_service is not None
     one = SubscriptionOverview(
         plan="pro", service=None, state=state, reason=reason, ends=NOW, ending=ending
     )
-    view = world.counter.view
-    world.counter.view = replace(view, subscriptions=[one], open=view.open[:bills])
+    view = world.self_service.view
+    world.self_service.view = replace(view, subscriptions=[one], open=view.open[:bills])
     page = Page(await visit.get(world.link("renew")))
     assert title in page.said
     assert len(page.forms) == renews
@@ -324,8 +324,8 @@ async def test_topping_up_leads_to_the_provider(
         answer = await visit.post(world.link("top-up"), **how)  # type: ignore[arg-type]
         assert answer.status_code == 303
         assert answer.headers["location"] == CHECKOUT
-    assert world.counter is not None
-    for what, account, money, back in world.counter.done:
+    assert world.self_service is not None
+    for what, account, money, back in world.self_service.done:
         assert (what, account, money) == ("top_up", "acc-1", amount)
         assert back == f"http://api.example{world.link()}"
         assert (await visit.get(back)).status_code == 200
@@ -343,16 +343,16 @@ async def test_the_way_back_is_by_https_where_that_was_called(
         world.link("top-up"), data={"amount": "20"}, headers={"x-forwarded-proto": called}
     )
     assert answer.status_code == 303
-    assert world.counter is not None
-    assert world.counter.done[-1][3] == f"https://api.example{world.link()}"
+    assert world.self_service is not None
+    assert world.self_service.done[-1][3] == f"https://api.example{world.link()}"
 
 
 async def test_the_way_back_is_the_public_address(world: World, visit: httpx.AsyncClient) -> None:
     billing = {"public_url": "https://shop.example/"}
     world.gateway = decode({"version": 1, "billing": billing})
     await visit.post(world.link("top-up"), data={"amount": "1"})
-    assert world.counter is not None
-    assert world.counter.done[0][3].startswith("https://shop.example/_fastgate/account?")
+    assert world.self_service is not None
+    assert world.self_service.done[0][3].startswith("https://shop.example/_fastgate/account?")
 
 
 @pytest.mark.parametrize("amount", ["", "0", "-5", "1e3", "x", "5 USDC", "0.0000001", "1" * 40])
@@ -360,28 +360,28 @@ async def test_what_is_no_amount(world: World, visit: httpx.AsyncClient, amount:
     answer = await visit.post(world.link("top-up"), data={"amount": amount})
     assert answer.status_code == 422
     assert world.link("top-up") in Page(answer).links
-    assert world.counter is not None
-    assert world.counter.done == []
+    assert world.self_service is not None
+    assert world.self_service.done == []
 
 
 async def test_what_cannot_be_charged_asks_for_another_method(
     world: World, visit: httpx.AsyncClient
 ) -> None:
-    assert world.counter is not None
-    world.counter.paid = False
+    assert world.self_service is not None
+    world.self_service.paid = False
     answer = await visit.post(world.link("pay"))
     assert answer.headers["location"] == world.link("payment-method")
     answer = await visit.post(f"{world.link('plan')}&plan=large")
     assert answer.headers["location"] == world.link("pay")
-    assert ("take", "acc-1", "large") in world.counter.done
+    assert ("take", "acc-1", "large") in world.self_service.done
 
 
 async def test_without_providers_the_pages_say_whom_to_ask(
     world: World, visit: httpx.AsyncClient
 ) -> None:
-    assert world.counter is not None
-    view = world.counter.view
-    world.counter.view = Overview(
+    assert world.self_service is not None
+    view = world.self_service.view
+    world.self_service.view = Overview(
         account="Acme",
         balances=[],
         subscriptions=[],
@@ -412,8 +412,8 @@ async def test_without_providers_the_pages_say_whom_to_ask(
 async def test_what_goes_wrong_is_said(
     world: World, visit: httpx.AsyncClient, error: Exception, status: int
 ) -> None:
-    assert world.counter is not None
-    world.counter.fail = error
+    assert world.self_service is not None
+    world.self_service.fail = error
     answer = await visit.post(world.link("top-up"), data={"amount": "5"})
     assert answer.status_code == status
     assert "secret" not in answer.text
@@ -453,8 +453,8 @@ async def test_other_sites_cannot_post(
     ):
         answer = await visit.post(world.link(page), data=data, headers=headers)
         assert answer.status_code == wanted, page
-    assert world.counter is not None
-    assert bool(world.counter.done) == allowed
+    assert world.self_service is not None
+    assert bool(world.self_service.done) == allowed
 
 
 async def test_only_small_forms(world: World, visit: httpx.AsyncClient) -> None:

@@ -1,4 +1,4 @@
-"""What tests of billing play with: a clock, a payment provider that does as told, the whole set."""
+"""Fakes for tests of billing: a clock set by hand, scripted charges and senders, all of billing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from fastgate.store.parties import Parties
 BEGIN = datetime(2026, 11, 1, 10, tzinfo=UTC)
 
 
-class PlayClock:
+class ManualClock:
     """A clock that is set by hand."""
 
     def __init__(self, now: datetime = BEGIN) -> None:
@@ -39,7 +39,7 @@ class PlayClock:
         return self.now
 
 
-class PlayCharger:
+class ScriptedCharger:
     """Charges end as told, one after the other; then they succeed. A key charges once."""
 
     def __init__(self, *outcomes: ChargeStatus | Decline | Exception) -> None:
@@ -94,7 +94,7 @@ def result_of(
     )
 
 
-class PlaySender:
+class ScriptedSender:
     """Takes notices, or refuses as told."""
 
     def __init__(self, *refusals: DeliveryError | None) -> None:
@@ -121,14 +121,14 @@ PLANS = {
 }
 
 
-class Stage:
+class BillingParts:
     """Everything of billing, on one store, one clock and one play provider."""
 
     def __init__(self, store: Store, billing: dict[str, Any] | None = None) -> None:
         self.store = store
-        self.clock = PlayClock()
-        self.charger = PlayCharger()
-        self.sender = PlaySender()
+        self.clock = ManualClock()
+        self.charger = ScriptedCharger()
+        self.sender = ScriptedSender()
         self.billing = decode(billing or {}, Billing)
         plans = {name: decode({"name": name, **more}, Plan) for name, more in PLANS.items()}
         self.plan_of: Callable[[str], Plan | None] = plans.get

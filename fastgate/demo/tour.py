@@ -1,4 +1,4 @@
-"""The walk: what a customer of a paid API does and sees, step by step.
+"""The tour: what a customer of a paid API does and sees, step by step.
 
     call ─▶ 402 that explains ─▶ top up on a card page ─▶ call again ─▶ receipt
     call ─▶ 402 ─▶ pay for this one request (x402) ─▶ the same payment again is refused
@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 
-from fastgate.demo.stage import Stage, StageError
+from fastgate.demo.environment import DemoError, Environment
 
 CARD = "4242 4242 4242 4242"
 MOST_CALLS = 100
@@ -25,29 +25,29 @@ MAIL_S = 15.0
 
 
 def expect(held: bool, what: str) -> None:
-    """Raises StageError when something is not as it is told."""
+    """Raises DemoError when something is not as it is told."""
     if not held:
-        raise StageError(f"The demonstration expected {what}.")
+        raise DemoError(f"The demonstration expected {what}.")
 
 
-class Walk:
+class Tour:
     """One customer's way."""
 
-    def __init__(self, stage: Stage, say: Callable[[str], None]) -> None:
-        self.stage = stage
+    def __init__(self, environment: Environment, say: Callable[[str], None]) -> None:
+        self.environment = environment
         self._say = say
         self._number = 0
-        self._client = httpx.Client(base_url=stage.base, timeout=10)
+        self._client = httpx.Client(base_url=environment.base, timeout=10)
         self._account = self._key = ""
 
     def run(self) -> None:
-        """All of it. Raises StageError."""
+        """All of it. Raises DemoError."""
         try:
             self._open_account()
             refusal = self._refused()
             self._top_up(refusal)
             self._receipt()
-            if self.stage.x402:
+            if self.environment.x402:
                 self._by_request()
             else:
                 self._say("\n(x402 is left out: pip install 'fastgate[x402]' for it.)")
@@ -70,14 +70,14 @@ class Walk:
         return self._client.get("/weather", headers={"X-Api-Key": self._key})
 
     def _balance(self) -> int:
-        found = self.stage.api("GET", f"/v1/accounts/{self._account}/wallets")["items"]
+        found = self.environment.api("GET", f"/v1/accounts/{self._account}/wallets")["items"]
         return int(found[0]["available"]) if found else 0
 
     # ---- the steps ------------------------------------------------------------------------
 
     def _open_account(self) -> None:
         self._step("Acme gets an account, a consumer and a key.")
-        api = self.stage.api
+        api = self.environment.api
         self._account = api("POST", "/v1/accounts", {"name": "Acme"})["id"]
         api("PATCH", f"/v1/accounts/{self._account}/billing", {"emails": ["it@acme.example"]})
         consumer = api("POST", "/v1/consumers", {"name": "Acme Web", "account": self._account})
@@ -110,7 +110,7 @@ class Walk:
         self._tell(f"Card page: {page}")
         paid = httpx.post(page, data={"card": CARD})
         expect(paid.status_code == 303, "the card to be taken")
-        self.stage.until(lambda: self._balance() == 1_000_000, "the payment is credited")
+        self.environment.until(lambda: self._balance() == 1_000_000, "the payment is credited")
         self._tell("The provider's webhook came, the payment was looked up, the wallet has 1 USD.")
         answer = self._call()
         expect(answer.status_code == 200, "to be served")
@@ -118,11 +118,11 @@ class Walk:
 
     def _receipt(self) -> None:
         self._step("A receipt arrives.")
-        mail = self.stage.mails.wait_for("Receipt", MAIL_S)
+        mail = self.environment.mails.wait_for("Receipt", MAIL_S)
         if mail is None:
-            raise StageError("The receipt did not arrive.")
+            raise DemoError("The receipt did not arrive.")
         self._tell(f"To {mail['To']}: {mail['Subject']}")
-        found = self.stage.api("GET", f"/v1/invoices?account={self._account}")["items"]
+        found = self.environment.api("GET", f"/v1/invoices?account={self._account}")["items"]
         expect(len(found) == 1 and found[0]["status"] == "paid", "one paid receipt")
         self._tell(f"It is {found[0]['number']}, also as a page and by the API.")
 
@@ -136,7 +136,7 @@ class Walk:
         self._tell(
             f"402, PAYMENT-REQUIRED: {accepted['amount']} units to {accepted['payTo'][:10]}…"
         )
-        payment = {"PAYMENT-SIGNATURE": self.stage.wallet.pay(required)}
+        payment = {"PAYMENT-SIGNATURE": self.environment.wallet.pay(required)}
         served = self._client.get(path, headers=payment)
         expect(served.status_code == 200, "to be served for the payment")
         receipt = json.loads(base64.b64decode(served.headers["payment-response"]))
@@ -144,7 +144,7 @@ class Walk:
         self._tell(f"PAYMENT-RESPONSE: transaction {receipt['transaction'][:18]}…")
         again = self._client.get(path, headers=payment)
         expect(again.status_code == 402, "a payment to pay once")
-        expect(self.stage.facilitator.received == int(accepted["amount"]), "to be paid once")
+        expect(self.environment.facilitator.received == int(accepted["amount"]), "to be paid once")
         self._tell(
             f"The same payment again: 402 {again.json()['reason']}. One payment, one answer."
         )
@@ -157,16 +157,16 @@ class Walk:
             expect(served < MOST_CALLS, "the wallet to run dry")
         expect(answer.status_code == 402, "a 402 at the end")
         self._tell(f"{served} calls served, then 402 {answer.json()['reason']}: not one too many.")
-        mail = self.stage.mails.wait_for("Balance low", MAIL_S)
+        mail = self.environment.mails.wait_for("Balance low", MAIL_S)
         if mail is None:
-            raise StageError("The alert did not arrive.")
+            raise DemoError("The alert did not arrive.")
         self._tell(f"Meanwhile a mail came: {mail['Subject']}")
 
     def _recharge(self) -> None:
         self._step("It lets the wallet recharge itself: 2 USD when below 0.50, at most 10 a month.")
         rule = {"threshold": "0.50 USD", "amount": "2 USD", "monthly_cap": "10 USD"}
-        self.stage.api("PUT", f"/v1/accounts/{self._account}/recharge", rule)
-        self.stage.until(lambda: self._balance() >= 2_000_000, "the recharge is credited")
+        self.environment.api("PUT", f"/v1/accounts/{self._account}/recharge", rule)
+        self.environment.until(lambda: self._balance() >= 2_000_000, "the recharge is credited")
         self._tell("The saved card was charged, the wallet has 2 USD.")
         expect(self._call().status_code == 200, "to be served")
         self._tell("It calls again: 200.")
@@ -175,11 +175,11 @@ class Walk:
         self._step("The books are audited.")
 
         def settled() -> bool:
-            found = self.stage.api("GET", "/v1/ledger/pipeline")
+            found = self.environment.api("GET", "/v1/ledger/pipeline")
             return not (found["waiting"] or found["spooled"] or found["open_holds"])
 
-        self.stage.until(settled, "all usage is in the ledger")
-        report = self.stage.api("GET", "/v1/ledger/audit")
+        self.environment.until(settled, "all usage is in the ledger")
+        report = self.environment.api("GET", "/v1/ledger/audit")
         wrong = [check["name"] for check in report["checks"] if not check["passed"]]
         expect(not wrong, f"books that are right, not {wrong}")
         self._tell(f"{len(report['checks'])} checks passed, to the millionth of a dollar.")

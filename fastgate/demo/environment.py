@@ -1,4 +1,4 @@
-"""The stage: the players, a configuration of them, and a gateway in a process of its own."""
+"""The environment: the players, a configuration of them, and a gateway in a process of its own."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PATIENCE_S = 60.0
 PLUGIN = "[fastgate.payment_providers]\ndemo = fastgate.demo.provider:create\n"
 
 
-class StageError(FastGateError):
+class DemoError(FastGateError):
     """The demonstration cannot go on."""
 
 
@@ -48,8 +48,8 @@ def free_port() -> int:
         return port
 
 
-class Stage:
-    """Everything that the walk needs; use it as a context."""
+class Environment:
+    """Everything that the tour needs; use it as a context."""
 
     def __init__(self, folder: Path | None = None, port: int = 0) -> None:
         """folder: kept afterwards, if given. port: the gateway's; 0: a free one."""
@@ -133,7 +133,7 @@ class Stage:
         }
 
     def start(self) -> None:
-        """Start the gateway and wait for it. Raises StageError."""
+        """Start the gateway and wait for it. Raises DemoError."""
         self.config.write_text(json.dumps(self.document(), indent=1))
         plugin = self.folder / "plugin" / "fastgate_demo-1.dist-info"
         plugin.mkdir(parents=True, exist_ok=True)
@@ -163,7 +163,7 @@ class Stage:
     def _ready(self) -> bool:
         assert self._gateway is not None
         if self._gateway.poll() is not None:
-            raise StageError(f"The gateway did not start:\n{self._last_words()}")
+            raise DemoError(f"The gateway did not start:\n{self._last_words()}")
         token = self.state / "admin-token"
         if not token.exists():
             return False
@@ -176,23 +176,23 @@ class Stage:
             return False
 
     def _last_words(self) -> str:
-        """The end of the gateway's log: its folder goes with the stage."""
+        """The end of the gateway's log: its folder goes with the environment."""
         return self.log.read_text()[-2000:] if self.log.exists() else ""
 
     def api(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
-        """The control API, as admin. Raises StageError."""
+        """The control API, as admin. Raises DemoError."""
         assert self._api is not None
         answer = self._api.request(method, path, json=body, headers=headers)
         if answer.is_error:
-            raise StageError(f"{method} {path}: {answer.text}")
+            raise DemoError(f"{method} {path}: {answer.text}")
         return answer.json()
 
     def until(self, probe: Any, what: str, seconds: float = PATIENCE_S) -> Any:
-        """The first true answer of a probe. Raises StageError when there is none in time."""
+        """The first true answer of a probe. Raises DemoError when there is none in time."""
         ends = time.monotonic() + seconds
         while not (found := probe()):
             if time.monotonic() > ends:
-                raise StageError(f"{what}: not within {seconds:g} s.\n{self._last_words()}")
+                raise DemoError(f"{what}: not within {seconds:g} s.\n{self._last_words()}")
             time.sleep(0.05)
         return found
 
@@ -218,7 +218,7 @@ class Stage:
         if self._temporary is not None:
             self._temporary.cleanup()
 
-    def __enter__(self) -> Stage:
+    def __enter__(self) -> Environment:
         return self
 
     def __exit__(

@@ -31,7 +31,7 @@ SIZES = {
 SLOT, IDENTITY = 5, 0xACC0
 
 
-class Bank:
+class SharedWallet:
     """A segment, a money map bound to it, and one account with a wallet in euros."""
 
     def __init__(
@@ -57,14 +57,14 @@ class Bank:
     def balance(self) -> int:
         return self.accounts.balance(SLOT)
 
-    def again(self) -> Bank:
+    def again(self) -> SharedWallet:
         """The same memory, as another process sees it that knows nothing yet."""
-        bank = Bank.__new__(Bank)
-        bank.segment = Segment.attach(self.segment.fd)
-        bank.money = MoneyMap.attach(self.money.fd)
-        bank.money.bind(bank.segment)
-        bank.accounts = Accounts(bank.segment, bank.money)
-        return bank
+        wallet = SharedWallet.__new__(SharedWallet)
+        wallet.segment = Segment.attach(self.segment.fd)
+        wallet.money = MoneyMap.attach(self.money.fd)
+        wallet.money.bind(wallet.segment)
+        wallet.accounts = Accounts(wallet.segment, wallet.money)
+        return wallet
 
     def collect(self, worker: int) -> list[UsageRecord]:
         """Drain a worker's area to its end and commit, as the pipeline does."""
@@ -95,12 +95,16 @@ libc.ptrace.restype = ctypes.c_long
 
 
 class Memory:
-    """All shared memory of a bank, to be copied and put back."""
+    """All shared memory of a wallet, to be copied and put back."""
 
-    def __init__(self, bank: Bank) -> None:
+    def __init__(self, wallet: SharedWallet) -> None:
         self.maps = [
-            (mmap.mmap(bank.segment.fd, bank.segment.bytes), bank.segment.layout["accounts"], 2048),
-            (mmap.mmap(bank.money.fd, bank.money.bytes), 0, bank.money.bytes),
+            (
+                mmap.mmap(wallet.segment.fd, wallet.segment.bytes),
+                wallet.segment.layout["accounts"],
+                2048,
+            ),
+            (mmap.mmap(wallet.money.fd, wallet.money.bytes), 0, wallet.money.bytes),
         ]
 
     def read(self) -> tuple[bytes, ...]:
@@ -120,11 +124,11 @@ def can_step() -> bool:
     return os.waitpid(pid, 0)[1] == 0
 
 
-def images(bank: Bank, work: Callable[[], object]) -> list[tuple[bytes, ...]]:
+def images(wallet: SharedWallet, work: Callable[[], object]) -> list[tuple[bytes, ...]]:
     """Every state that memory was in while a child did the work, the first and the last with it."""
     if not can_step():
         pytest.skip("processes cannot be traced here (x86-64 and the right to ptrace are needed)")
-    memory = Memory(bank)
+    memory = Memory(wallet)
     found = [memory.read()]
     pid = os.fork()
     if pid == 0:

@@ -1,4 +1,4 @@
-"""A shop with one paid route, for the tests of paid routes: engine, upstream, facilitator."""
+"""A setup with one paid route, for the tests of paid routes: engine, upstream, facilitator."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Clock:
         return self.now
 
 
-class Shop:
+class PaidRouteSetup:
     """A paid route on an engine, and what its test looks at."""
 
     def __init__(self, plane: Plane, backend: Backend, server: FacilitatorServer) -> None:
@@ -59,7 +59,7 @@ class Shop:
 
     @property
     def sold(self) -> int:
-        """How many payments the shop has got since the test began."""
+        """How many payments the setup has got since the test began."""
         earned = self.server.chain.earned - self.begun
         assert earned % PRICE == 0
         return earned // PRICE
@@ -87,7 +87,7 @@ class Shop:
 
 
 @asynccontextmanager
-async def shop(
+async def setup(
     server: FacilitatorServer,
     folder: Path,
     respond: Any = None,
@@ -96,7 +96,7 @@ async def shop(
     route: dict[str, Any] | None = None,
     config: dict[str, Any] | None = None,
     **x402: Any,
-) -> AsyncIterator[Shop]:
+) -> AsyncIterator[PaidRouteSetup]:
     backend = await Backend(respond).start()
     document = {
         "upstreams": [{"name": "app", "targets": [backend.url]}],
@@ -129,7 +129,7 @@ async def shop(
             return PaidRoute(text, facilitator=made[-1], store=store)
 
     async with Plane(document, handlers=Handlers(made={})) as plane:
-        found = Shop(plane, backend, server)
+        found = PaidRouteSetup(plane, backend, server)
         found.store = store
         yield found
         await plane.settled(exchanges=0, upcalls=0)
