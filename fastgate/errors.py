@@ -1,4 +1,4 @@
-"""What can go wrong, told apart: exceptions for the people who run the gateway, reasons for
+"""What can go wrong: exceptions for the people who run the gateway, reasons for
 those who call it.
 
 **Exceptions** are one tree under `FastGateError`; the control plane and the CLI raise and

@@ -13,7 +13,7 @@ BUFFER = 1 << 16
 def replace_file(path: Path, parts: Iterable[bytes]) -> None:
     """Make these parts the content of a file that only its owner may read (0600).
 
-    Whoever opens it finds all of the old content or all of the new, also after the machine has lost
+    A reader finds all of the old content or all of the new, also after the machine has lost
     power. Raises OSError, and what `parts` raises; then the old one is still there.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}")

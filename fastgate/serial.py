@@ -26,7 +26,7 @@ class Serial:
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
-        """Held by the change that is running; whoever only reads may take it too."""
+        """Held by the running change; readers may take it too."""
         self._running: set[asyncio.Task[Any]] = set()
 
     async def run(self, change: Callable[[], Awaitable[T]]) -> T:

@@ -1,4 +1,4 @@
-"""Invoices, receipts and credit notes; and notices: what customers were told."""
+"""Invoices, receipts and credit notes; and notices sent to customers."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ async def list_notices(
     cursor: Text = None,
     limit: Limit = LIMIT,
 ) -> Page[Notice]:
-    """What an account was told, the newest first; `?unread=true`: what it has not read."""
+    """The notices of an account, the newest first; `?unread=true`: only those it has not read."""
     billing, found = billing_of(ctx), await account_of(ctx, account)
     return await billing.notices.page(found, cursor=cursor, limit=limit, unread=unread)
 

@@ -7,7 +7,7 @@
 ```
 
 `reason` is stable and for programs; `errors` is there when members of a body or query are wrong.
-Exceptions of the whole tree in `fastgate.errors` are told here, once; handlers just raise.
+All exceptions of `fastgate.errors` become responses here; handlers just raise them.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
 
 
 def filled(text: str) -> str:
-    """The document with its sections made anew."""
+    """The document with its sections regenerated."""
 
     def make(match: re.Match[str]) -> str:
         return f"<!-- begin: {match[1]} -->\n{SECTIONS[match[1]]()}\n<!-- end -->"

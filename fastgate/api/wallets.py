@@ -310,13 +310,13 @@ async def set_overdraft(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> 
 
 @get("/v1/accounts/{ident:str}/billing", opt=spec("read", answer=Profile))
 async def get_profile(ctx: Ctx, ident: FromPath[str]) -> Profile:
-    """How an account is billed and told: addresses, time zone, currency, thresholds."""
+    """How an account is billed and notified: addresses, time zone, currency, thresholds."""
     return await billing_of(ctx).profiles.get(await account_of(ctx, ident))
 
 
 @patch("/v1/accounts/{ident:str}/billing", opt=spec("money", body=ProfileChange, answer=Profile))
 async def change_profile(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Profile:
-    """Change how an account is billed and told."""
+    """Change how an account is billed and notified."""
     billing, account = billing_of(ctx), await account_of(ctx, ident)
     changes = changes_of(await read(request, ProfileChange))
     try:

@@ -1,6 +1,6 @@
 """Capabilities: the tokens in the links of refusals, made here and in the core, checked here.
 
-A link such as `/_fastgate/requests/<id>?cap=<token>` lets whoever has it see why one request was
+A link such as `/_fastgate/requests/<id>?cap=<token>` lets anyone who has it see why one request was
 refused, and pay for the account of its caller, without a key and for a limited time.
 
     token = base64url( expires u32, big-endian | consumer u64 | tag[16] )       38 characters

@@ -19,7 +19,7 @@ from fastgate.store.engine import Store
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
-    """How an account is billed and told."""
+    """How an account is billed and notified."""
 
     account: str
     emails: list[str] = []

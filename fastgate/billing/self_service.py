@@ -1,8 +1,8 @@
 """Self-service: what the owner of an account may do alone, from the links of a refusal.
 
-Top up, leave a payment method, pay what is open, renew, take another plan. Whoever holds the key of
-a consumer, or the signed link of one of its refusals, acts for its account: with the key they can
-spend its money anyway, and nothing here pays money out or lowers what is owed.
+Top up, add a payment method, pay open invoices, renew, change the plan. Anyone who holds the key
+of a consumer, or the signed link of one of its refusals, acts for its account: with the key they
+can spend its money anyway, and nothing here pays money out or reduces a debt.
 
 Plans without a price are never offered: those are given by an operator.
 """
@@ -167,7 +167,7 @@ class SelfService:
         return not await self._open(await self._mine(account))
 
     async def renew(self, account: str) -> None:
-        """Take back a cancellation, or subscribe anew to what has ended.
+        """Undo a cancellation, or subscribe again to a plan that has ended.
 
         Raises NotFoundError when there never was a subscription, or its plan is gone.
         """

@@ -290,7 +290,7 @@ class Lines:
         self._toml: dict[str, int] | None = None
 
     def of(self, path: str) -> int | None:
-        """The line of the nearest place that is written out; None where it cannot be told."""
+        """The line of the nearest place that is written out; None if unknown."""
         if self._kind == "toml":
             return self._of_toml(path)
         if self._root is None:

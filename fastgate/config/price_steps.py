@@ -64,7 +64,7 @@ def unit_rates(price: Price) -> tuple[UnitRate, ...]:
 def tariff(
     plans: Iterable[Plan], slots: Mapping[str, int], periods: Mapping[str, int]
 ) -> str | None:
-    """What workers are told of the prices of meters; None: no plan has any.
+    """The prices of meters, as workers get them; None: no plan has any.
 
     `slots`: of plans, by name; `periods`: numbers of `Period`, by name.
     """

@@ -32,7 +32,7 @@ NAME = "_fastgate"
 """Of the route, its service and its upstream; no configured name begins with a sign."""
 PATTERN = f"{PREFIX}/{{rest*}}"
 LINK_PARAM = "cap"
-"""The query parameter with the token of a refusal's links, which lets whoever has it see them."""
+"""The query parameter with the token of a refusal's links. The token alone gives access."""
 BODY_CAP = 1 << 20
 """Bytes; webhooks have some ten thousand."""
 LIMIT = Limit(name="fastgate-pages", rate=Rate.parse("20/s"), burst=100, by=["address"])

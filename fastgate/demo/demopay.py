@@ -9,7 +9,7 @@
     GET  /events?since=…      what happened
 
 The card 4242 4242 4242 4242 pays; any other is declined, 4000 0000 0000 9995 for want of funds
-when it is charged later. What happens is also told to the gateway
+when it is charged later. What happens is also reported to the gateway
 by webhook, signed, as real providers do, and the gateway asks back before it believes it.
 """
 

@@ -25,7 +25,7 @@ MAIL_S = 15.0
 
 
 def expect(held: bool, what: str) -> None:
-    """Raises DemoError when something is not as it is told."""
+    """Raises DemoError when something is not as described."""
     if not held:
         raise DemoError(f"The demonstration expected {what}.")
 

@@ -9,8 +9,8 @@ the configuration lets go of it.
 - A row is immutable: to change a consumer is to write a new row and point its keys at it.
 - A party has a row (`row >= 0`) only while it has keys here, so the index's own count of
   references says when a row may be used again.
-- A revoked key keeps its entry, so that its use is told as `credential_revoked`; so does one
-  that is gone, until the index is made anew.
+- A revoked key keeps its entry, so that its use is refused with `credential_revoked`; so does one
+  that is gone, until the index is rebuilt.
 - When the index is full, a larger one takes over: `on_index` sends it to the workers.
 - **Who pays** is a number in the row too, the account's slot in shared memory (`pay_from`);
   a consumer of an account that has none yet gets it as soon as there is one.

@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("fastgate.identity")
 
 REMEMBERED = timedelta(days=30)
-"""How long a revoked or expired key is told as such; after that it is unknown."""
+"""How long a revoked or expired key is refused as such; after that it is unknown."""
 
 
 class Issued(msgspec.Struct, frozen=True, kw_only=True):

@@ -200,7 +200,7 @@ def _around_by_slashes(gateway: Gateway) -> Iterator[ConfigurationError]:
 
 
 def _unmetered(gateway: Gateway) -> Iterator[ConfigurationError]:
-    """Meters that a payment provider is to be told of, and that nothing can count."""
+    """Meters whose usage is exported to a payment provider, but that nothing can count."""
     if gateway.billing.stripe is None:
         return
     prices = [plan.price for plan in gateway.plans if plan.price is not None]

@@ -29,7 +29,7 @@ from fastgate.model.values import Value, masked
 T = TypeVar("T")
 M = TypeVar("M", bound=Model)
 
-MOST_FAULTS = 100  # that are told beside the first
+MOST_FAULTS = 100  # that are reported beside the first
 
 # ---- decode -----------------------------------------------------------------------------
 

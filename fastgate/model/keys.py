@@ -8,7 +8,7 @@ fg_live_4eC39HqLyjWDarjtT1zdp7dcS3XxQm0aUHhCBn
 ```
 
 190 bits of chance: nothing to guess, and its plain SHA-256 is safe to keep. The checksum lets
-leak scanners and typing errors be told from keys without asking anyone.
+leak scanners recognize keys, and typing errors be found, without asking anyone.
 """
 
 from __future__ import annotations

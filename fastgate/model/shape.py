@@ -1,6 +1,6 @@
 """Shapes: what the fields of the document's structs hold, read from their annotations.
 
-Whoever walks a document by its types (expansion, errors, schema, reference) asks here.
+All code that walks a document by its types (expansion, errors, schema, reference) uses this.
 """
 
 from __future__ import annotations

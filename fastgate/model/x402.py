@@ -1,5 +1,5 @@
 # ruff: noqa: RUF012 - msgspec copies the mutable defaults of a struct for each instance
-"""x402: a route that is paid for request by request, and what its workers are told of it.
+"""x402: a route that is paid for request by request, and what its workers get of it.
 
 `X402` is what a person writes at a route. `Terms` is what the compiler makes of it together
 with the route's service: everything that a worker's handler needs, as one line of JSON behind
@@ -258,7 +258,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def terms_of(x402: X402, place: Place, defaults: Facilitator | None = None) -> Terms:
-    """What the handler of a route with this `x402` is told.
+    """What the handler of a route with this `x402` gets.
 
     defaults: `billing.x402`, for what the route leaves open. Raises ValueError for what neither
     says, or what the defaults say and this scheme cannot use.

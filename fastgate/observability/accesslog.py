@@ -50,7 +50,7 @@ class Destination:
             self.fd = _open(to)
 
     def reopen(self) -> None:
-        """Open a file's path anew; the old file is closed only when that worked."""
+        """Reopen a file's path; the old file is closed only when that worked."""
         if self.is_file:
             fd = _open(self.to)
             os.close(self.fd)
@@ -132,7 +132,7 @@ class AccessLog:
             overtaken.close()
 
     def reopen(self) -> None:
-        """Open the file anew with the next drain, after a rotation moved it away."""
+        """Reopen the file with the next drain, after a rotation moved it away."""
         self._reopen.set()
 
     async def run(self) -> None:

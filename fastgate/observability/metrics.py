@@ -2,7 +2,7 @@
 
 Read straight from shared memory when somebody asks; nothing is computed in between. The counts
 live in the segment, so they survive reloads, killed workers and a restarted control process,
-and start anew only with the gateway itself.
+and are reset only when the gateway itself is restarted.
 
 **Cardinality** is bounded three times: the segment has a fixed number of rows for routes, an
 exposition shows at most `max_routes` of them, and the other labels are small closed sets

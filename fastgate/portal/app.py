@@ -206,7 +206,7 @@ def _key_of(request: AnyRequest) -> str | None:
 
 
 def _visitor(public: Public, request: AnyRequest) -> Visitor:
-    """Whoever shows a link or a key. Raises Refused."""
+    """The visitor who shows a link or a key. Raises Refused."""
     query = request.query_params
     if (token := query.get("cap")) is not None:
         return _linked(public, query.get("request") or "", token)
@@ -312,7 +312,7 @@ async def problem(request: AnyRequest, code: FromPath[str]) -> Response[bytes]:
 
 @get(f"{PREFIX}/requests/{{ident:str}}")
 async def one_request(public: Ports, request: AnyRequest, ident: FromPath[str]) -> Response[bytes]:
-    """What was checked for a refused request, to whoever has its link."""
+    """What was checked for a refused request, for anyone who has its link."""
     visitor = _linked(public, ident, request.query_params.get("cap") or "")
     evidence, consumer = public.evidence(), visitor.consumer
     record = public.request(visitor.capability.request)

@@ -1,7 +1,7 @@
 """The demonstration: a gateway that works with no configuration, and its echo upstream.
 
 `fastgate demo` serves this: an upstream in a small process of its own that
-answers every request with what it saw, an open route, a route with a key (made anew at every
+answers every request with what it saw, an open route, a route with a key (created at every
 start: there is no default credential) and a route that soon says 429.
 """
 

@@ -55,7 +55,7 @@ class Launch:
         return msgspec.structs.replace(gateway, **{name: getattr(kept, name) for name in SETTLED})
 
     def located(self, error: ConfigurationError) -> ConfigurationError:
-        """An error with file and line, where they can be told. The demonstration has no file: its
+        """An error with file and line, if they are known. The demonstration has no file: its
         addresses are options."""
         if self.config is None:
             if option := _OPTIONS.get(error.path):

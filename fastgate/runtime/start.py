@@ -46,7 +46,7 @@ class Extras:
 def run_gateway(
     launch: Launch, gateway: Gateway, workers: int | None = None, extras: Extras | None = None
 ) -> int:
-    """Run a gateway in this process until it is told to end. Returns the exit code.
+    """Run a gateway in this process until it is stopped. Returns the exit code.
 
     gateway: the configuration as read now, for what is settled at the start. workers: how many,
     instead of what the configuration says. Raises StateError, SegmentError.

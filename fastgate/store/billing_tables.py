@@ -1,4 +1,4 @@
-"""The tables of billing: who subscribes to what, what was invoiced, tried, and told.
+"""The tables of billing: who subscribes to what, what was invoiced, charged, and announced.
 
 ```
 billing_profiles      an account's addresses, time zone, thresholds, payment method there or not
@@ -8,11 +8,11 @@ invoices 1──n invoice_draws   what a credit note, or the invoice of a change
                       by subscription: what was left of them at the last change
 invoice_numbers       the last number of each series, given out with the invoice: no gaps
 auto_recharges        one row an account: the rule, the month's sum, the charge under way
-alert_states          the highest level told, so that each is told once
-notices 1──n outbox   what is told, and each way it has to go out
+alert_states          the highest level sent, so that each is sent once
+notices 1──n outbox   notices, and each way they are sent
 ```
 
-Amounts are whole micro-units. `key` columns make an action unique: whoever does it again finds
+Amounts are whole micro-units. `key` columns make an action unique: doing it again finds
 it done. A row that is worked on by time has `next_at`, indexed; null: nothing is due.
 """
 

@@ -8,7 +8,7 @@ It holds hashes, never keys, and is readable by its owner only. Shape:
 
 A change appends a frame and is synced to disk before it is answered. A frame cut off or
 damaged by a crash ends the reading: what came before it stands. When more than half of the
-file is outdated it is written anew beside itself and renamed over, so that at any moment the
+file is outdated it is rewritten beside itself and renamed over, so that at any moment the
 file on disk is whole.
 
 If a change cannot be written, the file is removed: a cache that is missing refuses calls until
@@ -35,7 +35,7 @@ log = logging.getLogger("fastgate.store")
 MAGIC = b"FGCRED1\n"
 _FRAME = struct.Struct("<II")
 FRAME_MAX = 64 * 1024
-SLACK = 1024  # frames beyond the live ones before the file is written anew
+SLACK = 1024  # frames beyond the live ones before the file is rewritten
 
 
 class ConsumerRecord(msgspec.Struct, array_like=True, tag="c", frozen=True):
@@ -151,11 +151,11 @@ class CredentialCache:
                 self._give_up(error)
 
     def outdated(self, live: int) -> bool:
-        """Whether the file should be written anew, `live` records being what matters."""
+        """Whether the file should be rewritten, if `live` records are still needed."""
         return self._frames > 2 * live + SLACK
 
     def replace(self, records: Iterable[CacheRecord]) -> None:
-        """Write the whole file anew, atomically."""
+        """Rewrite the whole file, atomically."""
         self.close()
         count = 0
 

@@ -402,7 +402,7 @@ class Store:
 
     async def run_write(self, work: Work[T]) -> T:
         """The same for one that writes; committed when `work` returns, rolled back when it raises.
-        Raises StoreError, ConflictError. Whoever is cancelled waits for its end."""
+        Raises StoreError, ConflictError. A cancelled caller waits for its end."""
         return await self._run(work, writes=True)
 
     async def _run(self, work: Work[T], *, writes: bool) -> T:
@@ -447,7 +447,7 @@ class Store:
                 async with connection.begin():
                     yield connection
         finally:
-            # As `async with` does it, and not `close`: whoever is cancelled now lets it end.
+            # As `async with` does it, and not `close`: it ends even if the caller is cancelled now.
             with suppress(SQLAlchemyError, OSError):
                 await connection.__aexit__(None, None, None)
 
@@ -475,7 +475,7 @@ class Store:
 
 
 def _see(task: asyncio.Future[Any]) -> None:
-    """Whoever was cancelled does not ask what became of it."""
+    """The result is dropped: its caller was cancelled."""
     if not task.cancelled():
         task.exception()
 

@@ -3,11 +3,11 @@
 ```
 (none) ──begin──▶ open ──finish──▶ answered ──24 h──▶ (none)
                    │  └─abandon──▶ (none)        the write failed on our side: try again
-                   └──60 s───────▶ taken over    whoever began it died on the way
+                   └──60 s───────▶ taken over    the process that began it died
 ```
 
 A key belongs to one principal. It is kept as a hash, with a fingerprint of the request: the
-same key with another request is a mistake, told as such. Answers may hold a secret that is
+same key with another request is refused as a mistake. Answers may hold a secret that is
 shown once (a new API key), so they are sealed by the caller before they come here.
 """
 

@@ -2,7 +2,7 @@
 
 Rows in, structs out, in a transaction of `Store.run_read` or `run_write`; which postings a movement
 makes is `fastgate.billing.ledger.ledger`'s business.
-What is held here, whoever calls:
+Invariants, whatever the caller does:
 
 - an entry's postings add up to zero, per entry; its number comes from the counter of the topic
   "ledger", whose row stays locked until the commit: writers take turns, numbers are in the

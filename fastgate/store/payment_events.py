@@ -6,9 +6,9 @@
              claim  again (next_at)
 ```
 
-`claim` moves `next_at` on by a lease: whoever dies while working on an event leaves it to the next
-one after the lease, and two who work at the same time do not take the same one. Done rows are kept
-for as long as providers may repeat themselves, then pruned.
+`claim` moves `next_at` forward by a lease: if a process dies while working on an event, another
+takes it after the lease, and two processes never work on the same event. Done rows are kept for as
+long as providers may repeat events, then pruned.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The tables of payment providers: who is who there, what was asked of them, what they told.
+"""The tables of payment providers: customers, what was requested of them, what they reported.
 
 ```
 payment_customers   our account ↔ the provider's customer
@@ -127,7 +127,7 @@ usage_exports = sa.Table(
     metadata,
     _provider(primary_key=True),
     sa.Column("event", id_type(100), primary_key=True),  # what the provider calls the meter
-    sa.Column("account", id_type(), primary_key=True),  # "": since which day it is told of
+    sa.Column("account", id_type(), primary_key=True),  # "": the day from which it is exported
     sa.Column("day", sa.Date, primary_key=True),  # UTC
     _amount("told"),  # units
     _amount("sending"),  # on their way, under this number

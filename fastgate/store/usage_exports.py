@@ -1,6 +1,6 @@
-"""Rows of the usage export: by provider, event, account and UTC day, how many units were told.
+"""Rows of the usage export: by provider, event, account and UTC day, how many units were exported.
 
-A row of the account "" says from which day on an event is told of. `sending` units are on their
+A row of the account "" says from which day on an event is exported. `sending` units are on their
 way, since `since`, under the number `number`: they were written down before they were sent, so a
 process that is killed leaves no doubt about what was sent under which number.
 """
@@ -37,7 +37,7 @@ class Export(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def begun(connection: AsyncConnection, first: Export) -> date:
-    """The day from which on an event is told of: `first`'s, if this is the first time."""
+    """The day from which an event is exported: `first`'s, if this is the first time."""
     columns = usage_exports.c
     where = [columns[name] == getattr(first, name) for name in ("provider", "event", "account")]
     found = await connection.scalar(sa.select(sa.func.min(columns.day)).where(*where))
@@ -68,7 +68,7 @@ async def used(
 async def exports(
     connection: AsyncConnection, provider: str, event: str, since: date
 ) -> dict[tuple[str, date], Export]:
-    """What was told from that day on."""
+    """What was exported from that day on."""
     columns = usage_exports.c
     rows = await connection.execute(
         sa.select(usage_exports).where(

@@ -165,7 +165,7 @@ class World:
             bearers=self.tokens,
         )
 
-    def told(self, key: str) -> int | None:
+    def reason_for(self, key: str) -> int | None:
         """What a worker would say to the key: 0, the number of a reason, or None."""
         found = self.identity.index.find(key)
         return None if found is None else found.result

@@ -144,7 +144,7 @@ async def test_references_are_refused_and_never_taken_literally(
     ]
     assert "$${" in problem["errors"][0]["hint"]
     assert world.control.applied == []
-    assert world.told("${GATEWAY_SECRET}") is None
+    assert world.reason_for("${GATEWAY_SECRET}") is None
 
 
 async def test_what_looks_like_a_reference_can_be_read_and_sent_back(

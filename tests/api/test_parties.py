@@ -41,7 +41,7 @@ async def test_life_of_a_consumer(api: Client, world: Any) -> None:
     assert consumer["source"] == "store"
     is_problem(await api.post("/v1/consumers", json={"name": "acme"}), 409, "conflict")
     key = (await api.post("/v1/consumers/acme/credentials")).json()["key"]
-    assert world.told(key) == 0
+    assert world.reason_for(key) == 0
 
     path = f"/v1/consumers/{consumer['id']}"
     is_problem(await api.patch(path, json={"suspended": True}), 428, "precondition_required")
@@ -49,14 +49,14 @@ async def test_life_of_a_consumer(api: Client, world: Any) -> None:
     changed = await api.patch(path, json={"suspended": True}, headers={"if-match": '"1"'})
     assert changed.json()["suspended"] is True
     assert changed.json()["plan"] == "gold"
-    assert world.told(key) == Reason.CONSUMER_SUSPENDED
+    assert world.reason_for(key) == Reason.CONSUMER_SUSPENDED
     body = {"suspended": False, "plan": None}
     changed = await api.patch(path, json=body, headers={"if-match": changed.headers["etag"]})
     assert changed.json()["plan"] is None
-    assert world.told(key) == 0
+    assert world.reason_for(key) == 0
     is_problem(await api.delete(path, headers={"if-match": '"1"'}), 412, "stale")
     assert (await api.delete(path)).status_code == 204
-    assert world.told(key) == Reason.CREDENTIAL_REVOKED
+    assert world.reason_for(key) == Reason.CREDENTIAL_REVOKED
     is_problem(await api.get(path), 404, "not_found")
 
 
@@ -110,10 +110,10 @@ async def test_revoking_is_felt_when_it_answers(api: Client, world: Any) -> None
     made = await api.post("/v1/consumers/acme/credentials")
     path = made.headers["location"]
     is_problem(await api.delete(path, headers={"if-match": '"9"'}), 412, "stale")
-    assert world.told(made.json()["key"]) == 0
+    assert world.reason_for(made.json()["key"]) == 0
     revoked = await api.delete(path)
     assert revoked.json()["state"] == "revoked"
-    assert world.told(made.json()["key"]) == Reason.CREDENTIAL_REVOKED
+    assert world.reason_for(made.json()["key"]) == Reason.CREDENTIAL_REVOKED
     again = await api.delete(path)
     assert again.json()["revoked_at"] == revoked.json()["revoked_at"]
     is_problem(await api.delete(path + "x"), 404, "not_found")
@@ -127,11 +127,11 @@ async def test_rotation_with_overlap(api: Client, world: Any) -> None:
     new = await api.post(f"{path}/rotate", json={"overlap": 3600})
     assert new.status_code == 201
     assert new.json()["label"] == "ci"
-    assert world.told(old.json()["key"]) == world.told(new.json()["key"]) == 0
+    assert world.reason_for(old.json()["key"]) == world.reason_for(new.json()["key"]) == 0
     assert (await api.get(path)).json()["expires_at"] is not None
     third = await api.post(f"{new.headers['location']}/rotate")
-    assert world.told(new.json()["key"]) == Reason.CREDENTIAL_REVOKED
-    assert world.told(third.json()["key"]) == 0
+    assert world.reason_for(new.json()["key"]) == Reason.CREDENTIAL_REVOKED
+    assert world.reason_for(third.json()["key"]) == 0
     is_problem(await api.post(f"{path}/rotate", json={"overlap": -1}), 422, "invalid_member")
 
 
@@ -149,10 +149,10 @@ async def test_expiry_can_be_set_moved_and_taken_back(api: Client, world: Any) -
     path = made.headers["location"]
     done = await api.patch(path, json={"expires_at": past}, headers={"if-match": "*"})
     assert done.json()["state"] == "expired"
-    assert world.told(made.json()["key"]) == Reason.CREDENTIAL_EXPIRED
+    assert world.reason_for(made.json()["key"]) == Reason.CREDENTIAL_EXPIRED
     done = await api.patch(path, json={"expires_at": None}, headers={"if-match": "*"})
     assert done.json()["state"] == "active"
-    assert world.told(made.json()["key"]) == 0
+    assert world.reason_for(made.json()["key"]) == 0
 
 
 async def test_a_key_from_elsewhere(api: Client, world: Any) -> None:
@@ -161,7 +161,7 @@ async def test_a_key_from_elsewhere(api: Client, world: Any) -> None:
     made = await api.post(base, json={"key": "from-another-gateway-1"})
     assert made.status_code == 201
     assert "key" not in made.json()
-    assert world.told("from-another-gateway-1") == 0
+    assert world.reason_for("from-another-gateway-1") == 0
     is_problem(await api.post(base, json={"key": "from-another-gateway-1"}), 409, "conflict")
     is_problem(await api.post(base, json={"key": "short"}), 422, "invalid_member")
     is_problem(await api.post(base, json={"key": "demo-key-0123456789"}), 409, "conflict")
@@ -173,10 +173,10 @@ async def test_many_at_once(api: Client, world: Any) -> None:
     assert {one.status_code for one in made} == {201}
     keys = {one.json()["key"] for one in made}
     assert len(keys) == 30
-    assert {world.told(key) for key in keys} == {0}
+    assert {world.reason_for(key) for key in keys} == {0}
     paths = [one.headers["location"] for one in made]
     await asyncio.gather(*(api.delete(path) for path in paths))
-    assert {world.told(key) for key in keys} == {Reason.CREDENTIAL_REVOKED}
+    assert {world.reason_for(key) for key in keys} == {Reason.CREDENTIAL_REVOKED}
 
 
 async def test_a_reference_is_no_key(api: Client, world: Any) -> None:
@@ -186,7 +186,7 @@ async def test_a_reference_is_no_key(api: Client, world: Any) -> None:
     refused = await api.post(path, json={"key": "${ACME_API_KEY_OLD}"})
     problem = is_problem(refused, 422, "invalid_member")
     assert problem["errors"][0]["path"] == "key"
-    assert world.told("${ACME_API_KEY_OLD}") is None
+    assert world.reason_for("${ACME_API_KEY_OLD}") is None
     made = await api.post(path, json={"key": "$${ACME_API_KEY_OLD}"})
     assert made.status_code == 201, made.text
-    assert world.told("${ACME_API_KEY_OLD}") == 0
+    assert world.reason_for("${ACME_API_KEY_OLD}") == 0

@@ -216,7 +216,7 @@ async def test_a_charge_on_its_way_ends_with_its_news(bench: Bench) -> None:
     attempt = await bench.attempts.get("k")
     assert attempt is not None
     event = event_of(attempt, pending, bench.clock())
-    await bench.chain.told(event)
+    await bench.chain.note(event)
     assert (await bench.chain.charge_saved("acc", EUR, "k")).status is ChargeStatus.SUCCEEDED
     assert bench.one.sent == ["charge k"]
 

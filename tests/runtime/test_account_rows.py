@@ -1,4 +1,4 @@
-"""Account rows: what is told of accounts, over reloads and starts without the store."""
+"""Account rows: what is row_of of accounts, over reloads and starts without the store."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class World:
         )
         self.rows.load()
 
-    def told(self, slot: int) -> list[tuple[int, int, int]]:
+    def row_of(self, slot: int) -> list[tuple[int, int, int]]:
         return [tuple(one)[:3] for one in self.cells.get(slot).subscriptions]
 
     def access(self, slot: int) -> int:
@@ -68,9 +68,9 @@ def later(state: Path, world: World) -> World:
 def test_names_become_slots(world: World) -> None:
     subscriptions = [RowSubscription("maps", "gold", 0), RowSubscription("", "free", 17)]
     world.rows.put("acc_a", AccountRow(subscriptions=subscriptions, limits=[(5_000_000, "day")]))
-    assert sorted(world.told(0)) == [(3, 1, 0), (ANY, 0, 17)]
+    assert sorted(world.row_of(0)) == [(3, 1, 0), (ANY, 0, 17)]
     assert world.cells.get(0).limits == ((5_000_000, Period.PERIOD_DAY),)
-    assert world.told(1) == []
+    assert world.row_of(1) == []
 
 
 def test_refusals_are_given_what_is_owed_and_since_when(world: World) -> None:
@@ -102,15 +102,15 @@ def test_of_two_for_one_service_the_first_counts(world: World) -> None:
             subscriptions=[RowSubscription("maps", "gold", 0), RowSubscription("maps", "free", 17)]
         ),
     )
-    assert world.told(0) == [(3, 1, 0)]
+    assert world.row_of(0) == [(3, 1, 0)]
 
 
 def test_what_the_configuration_does_not_have_is_left_out_until_it_has(world: World) -> None:
     world.rows.put("acc_a", AccountRow(subscriptions=[RowSubscription("tiles", "gold", 0)]))
-    assert world.told(0) == []
+    assert world.row_of(0) == []
     world.book = SlotBook(services={"tiles": 7}, plans={"gold": 4})
     world.rows.rewrite()
-    assert world.told(0) == [(7, 4, 0)]
+    assert world.row_of(0) == [(7, 4, 0)]
 
 
 def test_an_account_without_a_slot_gets_its_row_with_it(world: World) -> None:
@@ -118,7 +118,7 @@ def test_an_account_without_a_slot_gets_its_row_with_it(world: World) -> None:
     world.slots["acc_c"] = 2
     world.cells.put(2, 99)
     world.rows.rewrite()
-    assert world.told(2) == [(ANY, 1, 5)]
+    assert world.row_of(2) == [(ANY, 1, 5)]
 
 
 def test_more_than_there_is_room_for_are_said_so(
@@ -129,7 +129,7 @@ def test_more_than_there_is_room_for_are_said_so(
     world.rows.put(
         "acc_a", AccountRow(subscriptions=[RowSubscription(name, "gold", 0) for name in names])
     )
-    assert len(world.told(0)) == SUBSCRIPTIONS
+    assert len(world.row_of(0)) == SUBSCRIPTIONS
     assert "9 subscriptions; 8 count" in caplog.text
 
 
@@ -152,11 +152,11 @@ def test_a_row_is_refused_until_all_else_is_known_too(world: World) -> None:
 
 def test_a_subscription_to_a_plan_that_is_gone_is_refused(world: World) -> None:
     world.rows.put("acc_a", AccountRow(subscriptions=[RowSubscription("", "silver", 0)]))
-    ((_, _, reason),) = world.told(0)
+    ((_, _, reason),) = world.row_of(0)
     assert reason == Reason.NOT_SUBSCRIBED
     world.book.plans["silver"] = 5
     world.rows.rewrite()
-    assert world.told(0) == [(ANY, 5, 0)]
+    assert world.row_of(0) == [(ANY, 5, 0)]
 
 
 def test_what_was_told_is_there_after_a_kill(world: World, tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_what_was_told_is_there_after_a_kill(world: World, tmp_path: Path) -> No
         "acc_a", AccountRow(subscriptions=[RowSubscription("", "gold", 21)], limits=[(0, "month")])
     )
     found = later(tmp_path, world)
-    assert found.told(0) == [(ANY, 1, 21)]
+    assert found.row_of(0) == [(ANY, 1, 21)]
     assert found.cells.get(0).limits == ((0, Period.PERIOD_MONTH),)
     assert [found.access(slot) for slot in (0, 1)] == [0, 0]
 
@@ -192,7 +192,7 @@ def test_the_file_is_written_again_when_most_of_it_is_outdated(
     for reason in range(20):
         world.rows.put("acc_a", AccountRow(subscriptions=[RowSubscription("", "gold", reason)]))
     assert (tmp_path / FILE).stat().st_size < 10 * 40
-    assert later(tmp_path, world).told(0) == [(ANY, 1, 19)]
+    assert later(tmp_path, world).row_of(0) == [(ANY, 1, 19)]
 
 
 @pytest.mark.parametrize("how", ["no frames", "an octet"])
@@ -227,8 +227,8 @@ def test_a_file_that_cannot_be_written_is_removed(
     with monkeypatch.context() as patch:
         patch.setattr("fastgate.billing.ledger.frames.FrameFile.append", full)
         world.rows.put("acc_a", AccountRow(subscriptions=[RowSubscription("", "gold", 21)]))
-        assert world.told(0) == [(ANY, 1, 21)]
+        assert world.row_of(0) == [(ANY, 1, 21)]
         assert not (tmp_path / FILE).exists()  # what it says is no longer so
         assert "No space left" in caplog.text
     world.rows.put("acc_b", AccountRow())
-    assert later(tmp_path, world).told(0) == [(ANY, 1, 21)]
+    assert later(tmp_path, world).row_of(0) == [(ANY, 1, 21)]

@@ -1,6 +1,6 @@
 """The audit: proof that the ledger is whole and agrees with what was used and with the cells.
 
-Everything is counted anew from the entries, postings and usage records; nothing that is kept
+Everything is recounted from the entries, postings and usage records; nothing that is kept
 beside them is believed. One transaction that sees one state of the store, so it may run under
 traffic; `Pipeline.live` gives shared memory as it is at that state, `audit_gateway` does both.
 
@@ -308,7 +308,7 @@ async def _held(connection: AsyncConnection, sums: Sums) -> Check:
 
 
 async def _usage(connection: AsyncConnection) -> Check:
-    """A block's records are counted anew, in C: there may be millions."""
+    """Recount a block's records, in C: there may be millions."""
     findings: list[str] = []
     blocks = total = 0
     area, near = "", set[int]()  # numbers of a worker's blocks that the next may have as well

@@ -13,7 +13,7 @@ class Fix(msgspec.Struct, frozen=True, kw_only=True):
     action: str
     """A remedy of `remedies.Action`, or: `use_key`, `new_key`, `ask`, `pay`."""
     text: str
-    """One sentence, to whoever calls."""
+    """One sentence, addressed to the caller."""
     page: str = ""
     """Below `/_fastgate/account/`, where it can be done; empty: not on a page."""
 

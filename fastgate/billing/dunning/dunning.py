@@ -111,7 +111,7 @@ class NextStep(NamedTuple):
     events: tuple[Event, ...]
     """For the subscription, in order."""
     notice: str
-    """The kind; empty: nothing is told."""
+    """The kind; empty: no notice."""
 
 
 def decide(
@@ -235,7 +235,7 @@ class Dunning:
             case = await case_of(connection, ident, lock=True)
             success = result.status is ChargeStatus.SUCCEEDED
             if success and await fees.gone(connection, result.provider, result.reference):
-                return False  # told again, of a payment that has gone back since
+                return False  # a repeated event, of a payment that was returned since
             if success and not await self._enough(connection, ident, result):
                 return await self._paid_twice(connection, ident, result, "not paid by it")
             if case is None or case.state in (CaseState.DONE, CaseState.CLOSED):

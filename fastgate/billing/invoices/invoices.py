@@ -11,7 +11,7 @@ issue(draft) ──▶ open ──mark_paid──▶ paid ──refunded──�
   inserts the document: a transaction that fails gives its number back, and two at once queue up
   behind the row. So there are no gaps and no doubles, also over several gateways.
 - **Keys**: a draft names what it is for (`period:<subscription>:<start>`); a second draft with
-  the key finds the first document. Whoever is unsure whether it was done does it again.
+  the key finds the first document. A caller who is unsure whether it was done repeats it.
 - Totals are whole coins of the currency, since that is what can be paid: what is finer is taken
   off in a line of its own, in the customer's favour. What has been paid already is not rounded.
 

@@ -1,8 +1,8 @@
 """Receipts for money that was paid into a wallet.
 
-A receipt is a document of its own series, made and told in one transaction and once for each
-payment, however often the payment is told of. Fees have no receipt besides: their invoice, marked
-as paid, is one.
+A receipt is a document of its own series. It is issued and announced in one transaction, once for
+each payment, however often the payment is reported. Fees have no receipt of their own: their paid
+invoice is one.
 """
 
 from __future__ import annotations

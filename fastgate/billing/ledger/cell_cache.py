@@ -2,7 +2,7 @@
 
 `<state>/accounts.cache`, a file of frames; the last word on each thing counts. From it the cells
 are filled when a gateway starts while its store is down. It is written on with every change and
-anew when more than half of it is outdated.
+again when more than half of it is outdated.
 
 A balance here is the ledger's, with the overdraft: never that of the cell. It is written after the
 ledger's commit and before the ring gives up the records that it contains, so after a kill it is
@@ -27,7 +27,7 @@ from fastgate.billing.ledger.frames import MAGIC_SIZE, FrameFile, pack
 log = logging.getLogger("fastgate.billing")
 
 MAGIC = b"FGACCTS1"
-SLACK = 4096  # frames beyond the live ones before the file is written anew
+SLACK = 4096  # frames beyond the live ones before the file is rewritten
 
 
 class SlotRecord(msgspec.Struct, array_like=True, tag="s", frozen=True):
@@ -110,11 +110,11 @@ class CellCache:
             self._frames += len(frames)
 
     def outdated(self, live: int) -> bool:
-        """Whether it should be written anew, `live` records being what matters."""
+        """Whether it should be rewritten, if `live` records are still needed."""
         return not self._usable or self._frames > 2 * live + SLACK
 
     def replace(self, records: list[CellRecord]) -> None:
-        """Write the whole file anew, synced to disk."""
+        """Rewrite the whole file, synced to disk."""
         try:
             self._file.replace(_encoder.encode(record) for record in records)
         except OSError as error:

@@ -132,7 +132,7 @@ class FrameFile:
         self.end = MAGIC_SIZE
 
     def replace(self, payloads: Iterable[bytes]) -> None:
-        """Write the whole file anew, beside itself and renamed over: whole at any moment."""
+        """Rewrite the whole file beside itself and rename it over: it is whole at any moment."""
         replace_file(self.path, chain([self._magic], map(pack, payloads)))
         self.close()
         self.open()

@@ -1,4 +1,4 @@
-"""The usage pipeline: records from shared memory to the ledger, each once, whoever is killed.
+"""The usage pipeline: records from shared memory to the ledger, each once, despite kills.
 
 ```
  worker's ring, parked holds ──drain──▶ names ──▶ store there:  ledger, one transaction   ─┐

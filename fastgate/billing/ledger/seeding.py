@@ -1,4 +1,4 @@
-"""Seeding: filling the cells of a new boot, each once, whoever is killed meanwhile.
+"""Seeding: filling the cells of a new boot, each once, even if processes are killed meanwhile.
 
 ```
 plan    which cells are to have what               SeedRecord in the cache, on disk
@@ -55,7 +55,7 @@ class Seeding:
             self.clear()
 
     def records(self) -> Iterator[CellRecord]:
-        """What a cache that is written anew must hold of this."""
+        """The records that a rewritten cache must contain."""
         for key, amount in self.seeds.items():
             yield SeedRecord(self.boot, *key, amount)
         for key in self._filled:

@@ -1,20 +1,20 @@
 """Alerts: a balance that is low or soon empty, a quota or spending limit that is filling up.
 
-Each is told once for each time it comes about, and the highest level only:
+Each is sent once each time it occurs, and only at the highest level:
 
 ```
 use of a limit    49 %   51 %   52 %   97 %   97 %   | next period   55 %
-told                      50 %          95 %         |               50 %
+sent                      50 %          95 %         |               50 %
 
 balance           9      4      3      12     4        (threshold 5)
-told                     low                  low
+sent                     low                  low
 ```
 
-What was told last is kept (`alert_states`), so neither a restart nor a second gateway tells it
-again. A level that was passed in a leap is not told afterwards.
+The last alert is kept (`alert_states`), so neither a restart nor a second gateway sends it again.
+A level that was skipped in one jump is not sent afterwards.
 
 **Burn rate**: from samples of what an account has spent in total, the rate is that of the last
-hour (or of what there is, at least five minutes); what comes in does not disturb it. Told when the
+hour (or of what there is, at least five minutes); deposits do not change it. Sent when the
 balance lasts less long than `notices.empty_in`, again only after it lasted twice as long.
 """
 
@@ -98,7 +98,7 @@ def in_words(left: timedelta) -> str:
     return f"{hours} h {rest} min" if rest else f"{hours} h"
 
 
-# ---- told once --------------------------------------------------------------------------
+# ---- sent once --------------------------------------------------------------------------
 
 
 class LimitUsage(NamedTuple):
@@ -121,8 +121,8 @@ class AlertState(NamedTuple):
     account: str
     low_balance: int | None
     """What it calls low, micro-units; None: it has said nothing."""
-    told: frozenset[str]
-    """What was told of its balances and has not ended."""
+    sent: frozenset[str]
+    """The alerts of its balances that were sent and still hold."""
 
 
 class Alerts:
@@ -173,11 +173,11 @@ class Alerts:
         """For `balance`, of up to 1,000 accounts."""
         given = {"accounts": accounts}
         low = {row.account: row.low_balance for row in connection.execute(_LOW, given)}
-        told: dict[str, set[str]] = {}
+        sent: dict[str, set[str]] = {}
         for account, subject in connection.execute(_TOLD, given):
-            told.setdefault(account, set()).add(subject)
+            sent.setdefault(account, set()).add(subject)
         return {
-            account: AlertState(account, low.get(account), frozenset(told.get(account, ())))
+            account: AlertState(account, low.get(account), frozenset(sent.get(account, ())))
             for account in accounts
         }
 
@@ -234,7 +234,7 @@ class Alerts:
         if not begins and not ends:
             return None
         account, subject = standing.account, f"{kind}:{currency}"
-        if begins == (subject in standing.told):
+        if begins == (subject in standing.sent):
             return None
         async with self.store.write() as connection:
             level, episode = await self._state(connection, account, subject)
@@ -252,7 +252,7 @@ class Alerts:
             )
 
     async def _told(self, account: str, subject: str) -> int:
-        """The level told last; looked at first, since most looks find nothing new."""
+        """The level sent last; checked first, since most checks find nothing new."""
         query = sa.select(alert_states.c.level).where(
             alert_states.c.account == account, alert_states.c.subject == subject
         )
@@ -261,8 +261,8 @@ class Alerts:
     async def _rises(
         self, connection: AsyncConnection, account: str, subject: str, level: int
     ) -> bool:
-        told, episode = await self._state(connection, account, subject)
-        if level <= told:
+        sent, episode = await self._state(connection, account, subject)
+        if level <= sent:
             return False
         await self._write(connection, account, subject, level, episode)
         return True
@@ -300,7 +300,7 @@ class Alerts:
         )
 
     async def prune(self, before: datetime) -> int:
-        """Forget what was told last before that moment, a year ago or more; how many."""
+        """Delete the states of alerts older than that moment, a year ago or more; how many."""
         async with self.store.write() as connection:
             done = await connection.execute(
                 sa.delete(alert_states).where(

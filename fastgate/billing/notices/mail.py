@@ -1,6 +1,6 @@
 """Notices by mail: plain text with an HTML twin, through one SMTP server.
 
-The message is made anew for each try from the outbox's row and comes out the same, its
+The message is built from the outbox's row for each try and is the same each time, its
 `Message-ID` included. A connection is made for each message: notices are few, and a connection
 that is kept is one that is dead when it is needed.
 

@@ -1,4 +1,4 @@
-"""Notices: what customers are told, each once.
+"""Notices to customers, each sent once.
 
 ```
 put(message) ─┬─▶ notices   one row: read in the API, marked as read
@@ -6,9 +6,9 @@ put(message) ─┬─▶ notices   one row: read in the API, marked as read
 ```
 
 A message has a **key**, such as `reminder:<subscription>:<end>:7`; a second message with the
-same key is dropped by a unique constraint. So whoever notices something may say so as often as
+same key is dropped by a unique constraint. So a caller may report something as often as
 it is noticed, after a crash too. `put_in` works in the caller's transaction: what happened and
-what is told about it are committed together, or neither.
+its notice are committed together, or neither.
 
 The text is filled in when the notice is made and kept with it: what the API shows is what was
 mailed.
@@ -79,7 +79,7 @@ KINDS: dict[str, NoticeKind] = {
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be told."""
+    """A notice to be sent."""
 
     kind: str
     account: str
@@ -89,7 +89,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Notice(msgspec.Struct, frozen=True, kw_only=True):
-    """What was told."""
+    """A notice that was sent."""
 
     id: str
     key: str
@@ -115,7 +115,7 @@ def needs(kind: str) -> frozenset[str]:
 
 
 def wants(events: list[str], kind: str) -> bool:
-    """Whether a webhook that lists these events is told of the kind."""
+    """Whether a webhook that lists these events receives the kind."""
     return not events or any(
         event == kind or (event.endswith(".*") and kind.startswith(event[:-1])) for event in events
     )
@@ -131,7 +131,7 @@ class Notices:
         self.profiles = Profiles(store, clock, billing)
 
     async def put(self, message: Message) -> Notice | None:
-        """Tell it; None when it was told before."""
+        """Store it; None if it was stored before."""
         async with self.store.write() as connection:
             return await self.put_in(connection, message)
 

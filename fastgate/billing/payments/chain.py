@@ -99,7 +99,7 @@ class Chain:
         if len(self.breakers) != len(self.providers):
             raise ValueError("two payment providers have the same name")
         self.on_success: list[Callable[[ProviderEvent], Awaitable[None]]] = []
-        """Called with the fact when a charge has succeeded; what fails there is told again."""
+        """Called with the fact when a charge has succeeded; what fails there is repeated."""
         self._attempts = attempts
         self._clock = clock
 
@@ -278,7 +278,7 @@ class Chain:
                 continue
             return await self._note(attempt, result)
         if last is not None:
-            # Nothing was sent: whoever asks again with this key starts anew.
+            # Nothing was sent: the next call with this key starts again.
             await self._moved(attempt, state=UNSENT, next_at=None, message=str(last))
             raise last
         assert lacking is not None
@@ -317,7 +317,7 @@ class Chain:
             return None
         return await self.look_up(attempt) if attempt.state in OPEN else result_of(attempt)
 
-    async def told(self, event: ProviderEvent) -> None:
+    async def note(self, event: ProviderEvent) -> None:
         """News of a payment came by itself: if it is one of ours that is open, note its end."""
         status = _ENDS.get(event.kind)
         if status is None or not event.attempt or event.amount is None:
@@ -357,7 +357,7 @@ class Chain:
         """Look up what is open and due; what has ended now, with how it ended.
 
         One that surely never arrived ends as FAILED with code "never_arrived", to be tried again
-        under a new key by whoever wanted it.
+        under a new key by the original caller.
         """
         ended: list[tuple[Attempt, ChargeResult]] = []
         for attempt in await self._attempts.due(self._clock(), limit):
@@ -413,7 +413,7 @@ class Chain:
         for listener in self.on_success:
             try:
                 await listener(event)
-            except FastGateError:  # it is told again, by webhook or reconciliation
+            except FastGateError:  # a webhook or the reconciliation brings it again
                 log.warning("The payment %s waits for its news.", result.reference, exc_info=True)
 
     async def _moved(self, attempt: Attempt, **changes: object) -> Attempt | None:

@@ -529,8 +529,8 @@ def _declined(error: stripe.CardError, amount: Money) -> ChargeResult:
     detail = body.get("error") or {}
     intent = detail.get("payment_intent")
     if isinstance(intent, dict) and intent.get("amount") is not None:
-        told = {**intent, "last_payment_error": intent.get("last_payment_error") or detail}
-        return stripe_objects.charge_result(told)
+        failed = {**intent, "last_payment_error": intent.get("last_payment_error") or detail}
+        return stripe_objects.charge_result(failed)
     code = stripe_objects.error_code(detail) or "card_declined"
     confirm = code in stripe_objects.ACTION
     return ChargeResult(

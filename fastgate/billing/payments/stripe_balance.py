@@ -74,9 +74,9 @@ def line_of(item: Mapping[str, Any]) -> BalanceLine:
     intent = about.get("payment_intent") or ""
     payment = str(intent.get("id") if isinstance(intent, Mapping) else intent)
     converted = None
-    told = about.get("currency")
-    if kind in _PAID and told and str(told).upper() != gross.currency:
-        converted = stripe_objects.money_of(int(about["amount"]), str(told))
+    original = about.get("currency")
+    if kind in _PAID and original and str(original).upper() != gross.currency:
+        converted = stripe_objects.money_of(int(about["amount"]), str(original))
     marked = stripe_objects.purpose_of(about.get("metadata") or {}) is not None
     return BalanceLine(
         reference=str(item["id"]),

@@ -1,4 +1,4 @@
-"""From a Stripe event to facts: what it is about is fetched again, and told as it is now.
+"""From a Stripe event to facts: fetches the object it is about and reports its present state.
 
 ```
 event type                     fetched                        facts
@@ -11,10 +11,10 @@ invoice.*                      invoice                        invoice_…
 payment_method.*               method                         method_…
 ```
 
-The event's own data is read for nothing but ids: it may be days old and out of order. Facts are
-told whole: a refund is told with the payment that it refunds before it, a closed dispute with its
-opening, so that whichever event comes first leads to the same books. Each fact has a key made of
-Stripe's ids and its state, never of the event's, so telling it again changes nothing.
+Only ids are read from the event's own data, which may be days old and out of order. Facts are
+complete: a refund follows the payment that it refunds, a closed dispute its opening, so the books
+are the same whichever event comes first. The key of a fact is made of Stripe's ids and its state,
+never of the event's id, so reporting it twice changes nothing.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _teller(kind: str) -> Teller | None:
 
 
 async def resolve(stripe: StripeApi, news: Notification) -> list[ProviderEvent]:
-    """Fetch what the notification is about, and tell the facts, oldest first."""
+    """Fetch what the notification is about, and return the facts, oldest first."""
     tell = _teller(news.type)
     return [] if tell is None else await tell(stripe, news)
 

@@ -1,19 +1,19 @@
-"""Usage told to payment providers that bill for it: each unit once, and never waited for.
+"""Exports usage to payment providers that bill for it: each unit once, and never waited for.
 
 What is enforced and charged is local; this is for books that a provider keeps as well (Stripe's
-meters). Usage is told by account and UTC day, as what was added since it was told last:
+meters). Usage is exported by account and UTC day, as what was added since the last export:
 
-    the days' sums ── more than was told? ──▶ row: sending n, number k ──▶ provider
+    the days' sums ── more than exported? ──▶ row: sending n, number k ──▶ provider
                                                                               └──▶ row: told + n
 
 The row is committed before anything is sent, and `k` makes the identifier by which the provider
-knows a second copy: whoever is killed in between sends the same once more. Providers remember
-identifiers for a day; what is in doubt for longer than `IN_DOUBT` is taken as told, so that nothing
+knows a second copy: after a kill in between the same is sent once more. Providers remember
+identifiers for a day; what is in doubt for longer than `IN_DOUBT` counts as exported, so nothing
 is ever billed twice. What was refused, or never sent, the first time is in no doubt: it is new
 again.
 
-Only accounts that are the provider's customers are told of, from the day on which the export was
-set up. A day is told of for as long as providers take it (`FARTHEST`).
+Only accounts that are the provider's customers are exported, from the day on which the export was
+set up. A day is exported for as long as providers accept it (`FARTHEST`).
 """
 
 from __future__ import annotations

@@ -206,7 +206,7 @@ class Applier:
 
     async def _settle(self, event: ProviderEvent) -> None:
         """The charge's row, and the invoice it was for."""
-        await self._chain.told(event)
+        await self._chain.note(event)
         if event.purpose is not Purpose.INVOICE or self._dunning is None:
             return
         result = ChargeResult(
@@ -238,7 +238,7 @@ class Applier:
             await self._return(event, "refund", "kept")
             await self._failed(ident, event)
         elif await self._known_as_failed(event):
-            return  # told again, of one that has come back since
+            return  # a repeated event, of one that came back since
         else:
             await self._return(event, "refund", "returned")
             try:
@@ -259,7 +259,7 @@ class Applier:
             with suppress(NotFoundError):  # it was never set aside: nothing is missing
                 try:
                     await self._books.release(origin, reference=event.reference)
-                except ConflictError:  # it was paid out when it was told
+                except ConflictError:  # it was paid out when this event arrived
                     await self._in(event)(_movement(f"{origin}:failed", event))
 
     async def _take(self, ident: str, event: ProviderEvent) -> None:

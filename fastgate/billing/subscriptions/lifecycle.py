@@ -285,21 +285,21 @@ def _runs(period: Period) -> dict[str, object]:
 def _paid(
     subscription: Subscription, after: State, at: datetime, through: datetime | None
 ) -> dict[str, object]:
-    """Late payers are not charged for the time they were shut out: their fee starts anew."""
+    """Late payers are not charged for the time without service: their period starts again."""
     period = subscription.current
     if after is State.PAUSED:
         return {"paid_through": max(subscription.paid_through, through or period.end)}
     if after is not State.ACTIVE:
         return {}
-    anew = subscription.state in (State.INCOMPLETE, State.PAUSED)
+    restarted = subscription.state in (State.INCOMPLETE, State.PAUSED)
     late = subscription.state in (State.PAST_DUE, State.GRACE) and at >= period.end
-    if anew or late:
+    if restarted or late:
         period = period_of(at, subscription.period, ZoneInfo(subscription.zone))
     paid = max(subscription.paid_through, through or period.end)
     if late:  # in grace, the new period was served from its start
         grace = subscription.grace_ends
         paid = period.start if grace is not None and at < grace else at
-    elif anew:
+    elif restarted:
         paid = max(paid, at)
     return _runs(period) | {
         "paid_through": paid,

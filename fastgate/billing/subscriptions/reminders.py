@@ -4,7 +4,7 @@ A reminder for `d` days is due at nine in the morning, in the account's time zon
 the date of the end, which is the date that it shows: "tomorrow" is that date's eve. On the date
 itself it is due an hour before the end at the latest. A period ends as its last midnight strikes:
 of the date that begins then nothing lies before the end, so there is no reminder for 0 days.
-A scheduler that comes late sends only the newest that is due: nobody is told "in 14 days" three
+A scheduler that comes late sends only the newest that is due: nobody reads "in 14 days" three
 days before. Reminders of before the period or trial began are not sent at all, nor are any of
 daily periods.
 """

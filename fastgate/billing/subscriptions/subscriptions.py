@@ -13,7 +13,7 @@ clock  ──▶ advance(id) ──────┴▶ one transaction: lock the 
   up to some moment of its period, the rest of the fee is invoiced and a case opened for it
   (`cases`), in the same transaction, unless an open invoice asks for it. A fee of nothing counts
   as paid (`owed`).
-- `on_change` is called after each commit; whoever keeps the accounts' rows in shared memory
+- `on_change` is called after each commit; the owner of the account rows in shared memory
   reads `access` again, so that a change takes effect at once.
 - Commit and listeners are one change (`Serial`), which a cancellation does not split.
 - A subscription that a payment provider keeps (`provider`) is never billed here: `adopt` takes

@@ -2,7 +2,7 @@
 
 A `.txt` file's first line is the title (a mail's subject), the rest its body. Holes are
 `${name}`; one without a value is an error, so that nobody is sent a text with holes in it. Values
-for `.html` files are escaped by whoever fills them in.
+for `.html` files are escaped by the code that fills them in.
 """
 
 from __future__ import annotations

@@ -282,8 +282,8 @@ async def decide(
                 return found
             raise ConflictError(f"The payment is {found.state!r}: it cannot be {outcome!r}.")
         now = clock()
-        told = reference or found.reference
-        found = msgspec.structs.replace(found, state=after, reference=told, booked_at=now)
+        transaction = reference or found.reference
+        found = msgspec.structs.replace(found, state=after, reference=transaction, booked_at=now)
         _book(connection, [found], now)
         return found
 

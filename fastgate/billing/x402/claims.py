@@ -24,7 +24,7 @@ who presents the payment reads how far it had come (`state`), and goes on from t
 The file of a fresh claim is empty until `run`; an empty file that nobody locks is nobody's.
 Before a record says `settling`, its payment is due: control looks at every payment that is, books
 the ones that were settled, and forgets what came to nothing. So nothing that was paid is ever
-missed, whoever is killed when; and a record that is due is not swept.
+missed, even if processes are killed; and a record that is due is not swept.
 
 A record is written with one write of less than a page, over the last one; readers take the
 first line. Files carry the time until which they are wanted as their modification time, and are

@@ -200,7 +200,7 @@ class _NoSecret(httpx.HTTPError):
 
 
 class _Headers:
-    """The configured fields, as the library wants them: by endpoint. Read anew for each request."""
+    """The configured fields by endpoint, as the library wants them. Read for each request."""
 
     def __init__(self, headers: Mapping[str, Secret]) -> None:
         self._headers = headers

@@ -20,7 +20,7 @@ client or worker is gone by then, has its answer waiting.
 
 **The same payment again** is never forwarded a second time, whatever happened to the first:
 what the claim's record says decides (`_Paying._again`). A settlement that nobody knew of is
-asked for anew: first whether the payment is still good, since a token that has taken the nonce
+requested again: first whether the payment is still good, since a token that has taken the nonce
 has paid; then, where it is good, to settle. Until one of the two says yes, nobody is asked for
 another payment.
 
@@ -449,7 +449,7 @@ class _Paying:
         """What became of a settlement that nobody knew of.
 
         A transaction that is on its way is the facilitator's to find, by settling again. Where
-        none was told, settling again blindly would cost it a transaction that cannot succeed.
+        none was reported, settling again blindly would cost it a transaction that cannot succeed.
         """
         if not record.transaction:
             settlement = await self._look(record)
@@ -470,7 +470,7 @@ class _Paying:
         except Refused as refused:
             if refused.code not in NONCE_USED:
                 return Settlement(Settled.UNKNOWN, record.transaction, refused.code)
-            # Whoever presents a nonce to the token needs the payer's signature, and this one was
+            # Presenting a nonce to the token needs the payer's signature, and this one was
             # good before we asked: it is ours that was taken.
             record.presumed = True
             return Settlement(Settled.YES, record.transaction)
@@ -525,7 +525,7 @@ class _Paying:
         return hashlib.sha256(text.encode()).digest()
 
     async def _identified(self, request: str, *, bind: bool = False) -> bool:
-        """False when the identifier stands for another payment; the client is told.
+        """False when the identifier stands for another payment; the client gets an error.
 
         bind: from now on it stands for this one, which is verified.
         """

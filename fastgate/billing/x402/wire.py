@@ -8,7 +8,7 @@ sends the request again with it (the *payment*). Both travel as base64 of JSON i
 
 What is presented is read strictly (unknown members, other forms of numbers, loose base64 are
 refused) and every member is compared with the offer for *this* request. The facilitator is then
-sent the offer of ours and the payment as it was understood, written anew: never the client's
+sent the offer of ours and the payment as it was understood, written again: never the client's
 bytes, which two parsers could read differently.
 
 A payment is bound to route, method, path and query: by `resource.url`, and by
@@ -50,7 +50,7 @@ __all__ = ["IDENTIFIER", "Invalid", "Payment", "PaymentOffer", "Presented", "enc
 
 class Invalid(Exception):
     """A payment that cannot be taken. `field` is the member that is at fault, `want` and `got`
-    what was offered and presented where that can be told."""
+    what was offered and presented, where known."""
 
     def __init__(self, field: str, detail: str, want: object = None, got: object = None) -> None:
         super().__init__(f"{field}: {detail}")
@@ -110,7 +110,7 @@ class Payment(NamedTuple):
     exact: Exact
     identifier: str | None
     payload: dict[str, Any]
-    """`paymentPayload`: as the facilitator is told."""
+    """`paymentPayload`, as sent to the facilitator."""
     requirements: dict[str, Any]
     """`paymentRequirements`: ours, not the client's copy."""
 

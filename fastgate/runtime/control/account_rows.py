@@ -1,4 +1,4 @@
-"""Account rows: what workers are told of accounts besides their balance.
+"""Account rows: what workers know of accounts besides their balance.
 
     subscriptions, spending limits (store, configuration) ─┬─▶ <state>/accounts.rows
                                                            └─▶ rows in the segment
@@ -9,10 +9,10 @@ configuration is served, and when an account gets its row, everything is written
 **Nobody is served by less than its rules.** A row that shared memory gives an account is refused
 with `account_not_loaded` until what the account may do is known: from the file, or from the store.
 So the file is for starts without the store: an account whose payment failed is not served because
-the database is away. It is written before the segment, so whoever was answered that something
-changed finds it changed after a kill as well.
+the database is unavailable. It is written before the segment, so an acknowledged change survives a
+kill.
 
-The file is one of frames, one for each change; the last word on an account counts.
+The file is one of frames, one for each change; the last frame of an account counts.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class RowSubscription(NamedTuple):
 
 
 class AccountRow(msgspec.Struct, array_like=True, frozen=True):
-    """What is told of one account. Limits: micro-units and a period's name."""
+    """What workers know of one account. Limits: micro-units and a period's name."""
 
     subscriptions: list[RowSubscription] = []
     limits: list[tuple[int, str]] = []
@@ -67,7 +67,7 @@ _decoder: msgspec.msgpack.Decoder[tuple[str, AccountRow]] = msgspec.msgpack.Deco
 
 
 class AccountRows:
-    """What is told of every account, and the one writer of it."""
+    """The rows of all accounts; the only writer of them."""
 
     def __init__(
         self,
@@ -150,7 +150,7 @@ class AccountRows:
         return account in self._rows
 
     def get(self, account: str) -> AccountRow:
-        """What is told of an account."""
+        """The row of an account."""
         return self._rows.get(account, AccountRow())
 
     def plan_of(self, account: str) -> str | None:

@@ -277,7 +277,7 @@ class BillingServices:
             await self.recharges.settle(event.account, result, event.attempt)
 
     async def _receipt(self, event: ProviderEvent) -> None:
-        """Numbered and sent once, however often the payment is told of."""
+        """Numbered and sent once, however often the payment is reported."""
         if not event.account or event.amount is None:
             return
         amount = event.amount

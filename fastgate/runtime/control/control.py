@@ -152,7 +152,7 @@ class Control:
     # ---- life ----------------------------------------------------------------------------
 
     async def run(self) -> int:
-        """Serve until told to end. Returns the exit code."""
+        """Serve until stopped. Returns the exit code."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._ended.set)
         try:

@@ -2,11 +2,11 @@
 
 ::
 
-    before the first publish   caches ─▶ cells seeded, rows told ─▶ requests can be charged, by all
+    before the first publish   caches ─▶ cells seeded, rows set  ─▶ requests can be charged, by all
                                their rules, store or not
     after it                   pipeline: rings ─▶ ledger           every 50 ms, under load 500
                                subscriptions, dunning, notices …   by the clock
-    the store comes (back)     spool replayed, cells compared, rows written anew
+    the store comes (back)     spool replayed, cells compared, rows rewritten
     a worker died              its holds are settled, before anything else of its is read
 
 Nothing of it is imported where nothing costs money. What a request needs of it lies in shared
@@ -390,8 +390,8 @@ class MoneySide:
                 self.rows.put(account, AccountRow(limits=self._limits_of_account(account)))
 
     async def _tell(self, subscriptions: Subscriptions, account: str) -> None:
-        """Read an account's subscriptions and tell its row. One at a time: what was read first must
-        not be told last."""
+        """Read an account's subscriptions and write its row. One at a time, so that an older read
+        never overwrites a newer one."""
         async with self._telling:
             entries = await subscriptions.entries(account)
             held = [

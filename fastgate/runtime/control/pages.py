@@ -93,7 +93,7 @@ class Pages:
             self._changed.set()
 
     def _service(self) -> SelfService | None:
-        """What owners of accounts may do; made anew, as billing may have been."""
+        """What owners of accounts may do; made for each request, as billing may have changed."""
         billing = self._control.billing
         if billing is None:
             return None

@@ -139,7 +139,7 @@ class Publisher:
             return await self._apply(gateway, file, dry_run, patience)
 
     async def republish(self) -> None:
-        """Publish the served configuration anew, with the addresses known now."""
+        """Publish the served configuration again, with the addresses known now."""
         async with self._lock:
             if self.gateway is not None:
                 await self._apply(self.gateway, None, False, 0.0)
@@ -323,7 +323,7 @@ class Publisher:
 
 
 def listeners_of(gateway: Gateway) -> list[Listener]:
-    """The listeners of a configuration, as the supervisor is told."""
+    """The listeners of a configuration, as the supervisor gets them."""
     return [
         Listener(
             name=listener.name,

@@ -2,7 +2,7 @@
 
 Control resolves the host names of upstream targets before it compiles; workers get
 addresses only. The last good answer is kept as long as the name server fails, so an outage of
-DNS changes nothing. A different answer is told by `on_change`, and control publishes a new
+DNS changes nothing. A different answer is passed to `on_change`, and control publishes a new
 generation with it.
 
     name ──getaddrinfo──▶ answer ──▶ cache ──▶ compile

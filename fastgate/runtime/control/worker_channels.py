@@ -192,7 +192,7 @@ class WorkerChannels:
             for worker in self._workers.values():
                 if worker.channel is not None:
                     worker.channel.send(Abort(seq=worker.seq))
-            # Whoever was born meanwhile with something older than what is served.
+            # Workers that started meanwhile with an older generation.
             for worker in self._workers.values():
                 self._catch_up(worker)
             raise

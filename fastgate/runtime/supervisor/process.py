@@ -83,7 +83,7 @@ def _run_child(
             sys.stdout.flush()
             sys.stderr.flush()
         except (OSError, ValueError):
-            pass  # whoever read it is gone
+            pass  # its reader is gone
         os._exit(code)
 
 

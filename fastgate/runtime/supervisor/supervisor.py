@@ -69,7 +69,7 @@ CONTROL_END_S = 5.0  # for control to write what is left to write
 
 
 class Supervisor:
-    """Runs a plan until it is told to end; `run` returns the exit code."""
+    """Runs a plan until it is stopped; `run` returns the exit code."""
 
     def __init__(self, plan: Plan, notifier: Notifier | None = None) -> None:
         self._plan = plan

@@ -48,8 +48,8 @@ class Listener(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def key(self) -> str:
-        """What it is known by: its address, so that renaming one binds nothing anew. Several
-        may leave the port to the system (0): those are told apart by name."""
+        """What it is known by: its address, so that renaming one binds nothing again. Several
+        may leave the port to the system (0): those are distinguished by name."""
         key = f"{self.name} {self.bind}" if self.bind.endswith(":0") else self.bind
         return f"{PRIVATE}{key}" if self.private else key
 

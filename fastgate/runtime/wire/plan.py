@@ -1,4 +1,4 @@
-"""What is to run, as data: how a supervisor is told, and what a child gets at its birth.
+"""What to run, as data: what a supervisor gets, and what a child gets when it starts.
 
 The supervisor knows no configuration and no engine. It gets a `Plan` with the functions that
 its children run, and gives each child a start record. So it can be tested with children of a
@@ -74,9 +74,9 @@ class Plan:
     control_main: Callable[[ControlStart], int]
     companions: list[Companion] = field(default_factory=list)
     inherited: list[tuple[str, socket.socket]] = field(default_factory=list)
-    drain_s: float = 30.0  # until control has told what the configuration says
+    drain_s: float = 30.0  # until control sends the configured value
     drain_delay_s: float = 0.0  # readiness is 503 for so long before accepting stops
     hang_s: float = 60.0  # a child that shows no life for so long is killed; 0: never
     start_failures: int = 5  # deaths in a row before the first readiness: give up
-    money: SharedMoney | None = None  # told of workers that ended
+    money: SharedMoney | None = None  # informed of workers that ended
     on_ready: Callable[[Ready], None] | None = None  # once, when it first serves

@@ -1,7 +1,7 @@
 """A worker: one uvloop, one Engine, and the answers to control. The composition root.
 
 The engine does the work, in C, whenever its epoll descriptor is readable; everything here
-happens between two of its rounds. A worker is told what to serve in two steps
+happens between two of its rounds. A worker receives what to serve in two steps
 (`messages.py`): *prepare* maps the snapshot and imports the handlers, which may fail and
 then touches nothing; *commit* swaps, which cannot fail.
 
@@ -267,7 +267,7 @@ class Worker:
             log.error("worker %d: control cannot be reached: %r", self._index, error)
 
     def _flush(self) -> None:
-        with suppress(ChannelClosed):  # its reader is told as well
+        with suppress(ChannelClosed):  # its reader notices as well
             self._channel.flush()
         if not self._channel.waiting:
             self._loop.remove_writer(self._channel.fileno())
