@@ -20,13 +20,14 @@ import h11
 
 from fastgate._core.engine import Engine
 from fastgate._core.money.money_map import MoneyMap
-from fastgate._core.shared.credentials import CredentialIndex, key_digest
+from fastgate._core.shared.credentials import CredentialIndex, LimitOverride, key_digest
 from fastgate._core.shared.segment import Segment
 from fastgate._core.snapshot.meters import TARIFF
 from fastgate._core.snapshot.snapshot import Snapshot, stable_hash
 from fastgate.config.compiler import compile_gateway
 from fastgate.config.public_route import PublicSide
 from fastgate.config.slots import SlotBook
+from fastgate.identity.overrides import encoded, rows
 from fastgate.model.codec import decode
 from fastgate.runtime.worker.handlers import resolve
 
@@ -348,6 +349,7 @@ class Plane:
                 name=consumer,
                 plan_name=self.plan_of(consumer) or "",
                 **({} if plan is None else {"plan": plan}),
+                overrides=self.overrides_of(consumer),
                 **self.payer_of(consumer),
             )
             self.index.put(key_digest(key), row, identity=hash(key) & (2**64 - 1))
@@ -360,10 +362,16 @@ class Plane:
         slot = self.accounts[consumer]
         return {"account": 100 + slot, "account_slot": slot}
 
+    def overrides_of(self, consumer: str) -> list[LimitOverride]:
+        for each in decode(self.config).consumers:
+            if each.name == consumer:
+                return rows(encoded(each.limits))
+        return []
+
     def plan_of(self, consumer: str) -> str | None:
-        for each in self.config.get("consumers", []):
-            if each["name"] == consumer:
-                return each.get("plan")
+        for each in decode(self.config).consumers:
+            if each.name == consumer:
+                return each.plan
         return None
 
     def install(self, config: dict[str, Any]) -> None:

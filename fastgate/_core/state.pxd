@@ -20,7 +20,8 @@ from fastgate._core.platform.buffer cimport buf
 from fastgate._core.shared.cells cimport cells, decision
 from fastgate._core.shared.layout cimport (
     account_row, route_counters, segment_header, worker_counters, worker_row)
-from fastgate._core.shared.credentials cimport consumer_row, credential_entry
+from fastgate._core.shared.consumer_row cimport consumer_row, limit_override
+from fastgate._core.shared.credentials cimport credential_entry
 from fastgate._core.io.connection cimport conn, delivery, event_loop
 from fastgate._core.http.head cimport caps, head
 from fastgate._core.http1.chunked cimport chunk_state
@@ -233,6 +234,7 @@ cdef enum WakeBit:
 cdef struct taken:            # a limit that the exchange consumed from
     const limit_rec *limit
     uint64_t key
+    uint64_t interval_ns      # of a rate: the limit's, or the consumer's own
 
 cdef struct spent:            # what was counted for money: requests of a period, spending
     uint64_t key
@@ -312,7 +314,9 @@ cdef struct exchange:
     uint8_t meter_len         # of the meter's name
     uint32_t money_resets     # Unix seconds when the period of the spending limit that refused ends; 0: none did
     uint32_t access_ended     # Unix seconds since when the subscription gives no access; 0: not known
+    const limit_override *overrides   # the caller's own numbers, while it is admitted; NULL: it has none
     taken took[MAX_TAKEN]
+    limit_rec own             # `tightest` with the caller's own numbers, where it has any
     spent spent[MAX_SPENT]
     uint8_t client[16]        # the client's address: the peer's, or what a trusted proxy said
     consumer_row consumer

@@ -35,6 +35,24 @@ class AccountNew(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     name: Name
 
 
+class OwnLimit(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
+):
+    """A consumer's own numbers for a limit that has a name and counts by consumer or credential:
+    `rate`, perhaps with `burst`, of a rate limit, `requests` of a quota, `max` of concurrency."""
+
+    rate: Annotated[str | None, Meta(description="Such as 500/s.")] = None
+    burst: Annotated[int, Meta(ge=1, le=1_000_000_000)] | None = None
+    requests: Annotated[int, Meta(ge=1, le=2**40)] | None = None
+    max: Annotated[int, Meta(ge=1, le=10_000_000)] | None = None
+
+
+OwnLimits = Annotated[
+    dict[str, OwnLimit],
+    Meta(description="Its own numbers for limits, by the limit's name; 8 at most."),
+]
+
+
 class ConsumerNew(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A consumer to be made."""
 
@@ -42,15 +60,18 @@ class ConsumerNew(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     account: Annotated[str | None, Meta(description="Who pays: an account's id or name.")] = None
     plan: Annotated[str | None, Meta(description="A plan of the configuration.")] = None
     suspended: bool = False
+    limits: OwnLimits = {}
 
 
 class ConsumerChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What of a consumer is to change; null takes account or plan away."""
+    """What of a consumer is to change; null takes account or plan away, and `limits` replaces all
+    of its own numbers."""
 
     name: Name | UnsetType = UNSET
     account: str | UnsetType | None = UNSET
     plan: str | UnsetType | None = UNSET
     suspended: bool | UnsetType = UNSET
+    limits: OwnLimits | UnsetType = UNSET
 
 
 class ConsumerView(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,6 +84,7 @@ class ConsumerView(msgspec.Struct, frozen=True, kw_only=True):
     plan: str | None
     suspended: bool
     source: Literal["store", "config"]
+    limits: dict[str, OwnLimit] = {}
     created: datetime | None = None
     updated: datetime | None = None
     version: int = 0
@@ -89,8 +111,18 @@ def view_of(consumer: Consumer | ConsumerRecord) -> ConsumerView:
             plan=consumer.plan,
             suspended=consumer.suspended,
             source="config",
+            limits=msgspec.convert(consumer.limits, dict[str, OwnLimit]),
         )
-    return ConsumerView(**msgspec.structs.asdict(consumer), source="store")
+    found = msgspec.structs.asdict(consumer)
+    found["limits"] = msgspec.convert(consumer.limits, dict[str, OwnLimit])
+    return ConsumerView(**found, source="store")
+
+
+def _plain(given: dict[str, Any]) -> dict[str, Any]:
+    """With `limits` as records keep them."""
+    if "limits" in given:
+        given["limits"] = msgspec.to_builtins(given["limits"])
+    return given
 
 
 def tagged(row: Any, content: Any, status: int = 200, **headers: str) -> Response[Any]:
@@ -202,7 +234,7 @@ async def list_consumers(
 async def create_consumer(ctx: Ctx, request: AnyRequest) -> Response[Any]:
     """Create a consumer; its name must be new. It can call once it has a credential."""
     body = await read(request, ConsumerNew)
-    consumer = await ctx.identity.create_consumer(**msgspec.structs.asdict(body))
+    consumer = await ctx.identity.create_consumer(**_plain(msgspec.structs.asdict(body)))
     return tagged(consumer, view_of(consumer), 201, Location=f"/v1/consumers/{consumer.id}")
 
 
@@ -220,7 +252,7 @@ async def get_consumer(ctx: Ctx, ident: FromPath[str]) -> Response[Any]:
 async def change_consumer(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Response[Any]:
     """Change a consumer; every worker feels it when this answers. `suspended: true` refuses
     all its requests with 403 until it is taken back."""
-    changes = changes_of(await read(request, ConsumerChange))
+    changes = _plain(changes_of(await read(request, ConsumerChange)))
     version = matched(request, await consumer_of_store(ctx, ident))
     consumer = await ctx.identity.update_consumer(ident, changes, version)
     return tagged(consumer, view_of(consumer))

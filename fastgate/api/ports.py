@@ -52,6 +52,7 @@ class LimitUse(msgspec.Struct, frozen=True, kw_only=True):
     remaining: int
     resets_at: int  # Unix seconds
     route: str | None = None
+    own: bool = False  # the numbers are the consumer's own
 
 
 class RouteUse(msgspec.Struct, frozen=True, kw_only=True):

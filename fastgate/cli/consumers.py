@@ -167,6 +167,50 @@ def _change(
     return _show(answer.data, as_json)
 
 
+@consumers.command(short_help="Give a consumer its own numbers for a limit.")
+@_who
+@click.argument("limit")
+@click.option("--rate", metavar="RATE", help="Of a rate limit: 500/s.")
+@click.option("--burst", type=int, metavar="N", help="Beside --rate: how many may come at once.")
+@click.option("--requests", type=int, metavar="N", help="Of a quota: requests a period.")
+@click.option("--max", "most", type=int, metavar="N", help="Of concurrency: requests in progress.")
+@click.option("--remove", is_flag=True, help="Go back to the limit's own numbers.")
+@control_options
+def override(
+    consumer: str,
+    limit: str,
+    rate: str | None,
+    burst: int | None,
+    requests: int | None,
+    most: int | None,
+    remove: bool,
+    control: str | None,
+    state_dir: str | None,
+    as_json: bool,
+) -> int:
+    """Give a consumer its own numbers for a limit, by the limit's name.
+
+    They replace those of the route, service, plan or policy for this consumer, at once. The limit
+    needs a name and must count by consumer or credential. See `fastgate consumers limits`.
+
+    \b
+    Examples:
+      fastgate consumers override "Acme Web" burst --rate 500/s --burst 1000
+      fastgate consumers override "Acme Web" monthly --requests 1000000
+      fastgate consumers override "Acme Web" burst --remove
+    """
+    given = {"rate": rate, "burst": burst, "requests": requests, "max": most}
+    own = {name: value for name, value in given.items() if value is not None}
+    if bool(own) == remove:
+        raise click.UsageError("Give the numbers, or --remove.")
+    client = client_of(control, state_dir)
+    found = client.call("GET", path_of(consumer))
+    others = {name: one for name, one in found.data["limits"].items() if name != limit}
+    change = {"limits": others if remove else {**others, limit: own}}
+    etag = {"If-Match": found.headers["etag"]}
+    return _show(client.call("PATCH", path_of(consumer), change, headers=etag).data, as_json)
+
+
 @consumers.command(short_help="Delete a consumer and its keys.")
 @_who
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
@@ -209,7 +253,7 @@ def limits(consumer: str, control: str | None, state_dir: str | None, as_json: b
     rows = [
         (
             one["limit"],
-            one["kind"],
+            f"{one['kind']} (own)" if one["own"] else one["kind"],
             one["by"],
             one["route"],
             one["used"],

@@ -25,6 +25,7 @@ import gc
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
@@ -199,7 +200,8 @@ class _Compilation:
         self.services: dict[str, int] = {}
         self.service_of: dict[str, Service] = {}
         self.host_of = {upstream.name: upstream.host for upstream in gateway.upstreams}
-        self._shared: dict[tuple[str | None, tuple[str, ...]], _Shared] = {}
+        self._shared: dict[tuple[str | None, tuple[str, ...], bool], _Shared] = {}
+        self._places: list[tuple[int, int]] = []  # of each route of the image: route, path
 
     def run(self, generation: int) -> CompiledImage:
         gateway = self.gateway
@@ -345,8 +347,8 @@ class _Compilation:
                 raise ConfigurationError(str(error), f"routes[{index}]") from error
 
     def _route(self, index: int, route: Route, slot: int) -> None:
+        """One record for each of its paths; they share all else: metrics row, policy, name."""
         shared = self._rules_of(index, route)
-        pattern = self._pattern(index, route.path)
         mask, tokens = method_mask(route.methods)
         ranking = (route.priority, 0, 0)
         if route.match is not None:
@@ -354,7 +356,8 @@ class _Compilation:
             ranking = (route.priority, count, handle)
         strip, replace = (0, "") if route.rewrite is None else self._rewrite(index, route.rewrite)
         cors, host = shared.cors, self._host(route)
-        number = self.image.add_route(
+        record = partial(
+            self.image.add_route,
             route.name,
             slot=slot,
             methods=mask if route.methods else 0,
@@ -380,18 +383,21 @@ class _Compilation:
             notice=notice(route),
             price_micros=0 if route.price is None else route.price.micros,
             price_currency="" if route.price is None else route.price.currency,
-            pattern=pattern,
-            params=self.rules.strings(tuple(pattern_params(pattern))) if "{" in pattern else 0,
         )
-        self.router.add(
-            number,
-            route.name,
-            hosts=list(dict.fromkeys(route.hosts)),
-            pattern=pattern,
-            methods=mask,
-            tokens=tokens,
-            ranking=ranking,
-        )
+        hosts = list(dict.fromkeys(route.hosts))
+        for number, path in enumerate(route.patterns):
+            pattern = self._pattern(f"routes[{index}].{route.place_of(number)}", path)
+            params = self.rules.strings(tuple(pattern_params(pattern))) if "{" in pattern else 0
+            self._places.append((index, number))
+            self.router.add(
+                record(pattern=pattern, params=params),
+                route.name,
+                hosts=hosts,
+                pattern=pattern,
+                methods=mask,
+                tokens=tokens,
+                ranking=ranking,
+            )
 
     @property
     def _links(self) -> Links:
@@ -434,7 +440,7 @@ class _Compilation:
             or route.max_body is not None
             or route.headers != _NO_HEADERS
         )
-        key = (route.service, tuple(route.policies))
+        key = (route.service, tuple(route.policies), route.default_policies)
         shared = None if own else self._shared.get(key)
         if shared is None:
             shared = self._share(self.resolver.route(route), route)
@@ -493,11 +499,11 @@ class _Compilation:
             return CLIENT_HOST
         return service.host
 
-    def _pattern(self, index: int, path: str) -> str:
+    def _pattern(self, place: str, path: str) -> str:
         pattern = canonical_path(path)
         if pattern is not path and not {".", ".."}.isdisjoint(pattern.split("/")):
             raise ConfigurationError(
-                f"{path!r} has a dot segment; paths are matched without", f"routes[{index}].path"
+                f"{path!r} has a dot segment; paths are matched without", place
             )
         return pattern
 
@@ -508,13 +514,14 @@ class _Compilation:
         """
         strip = canonical_path(rewrite.strip_prefix or "").rstrip("/")
         replace = canonical_path(rewrite.replace_prefix or "").rstrip("/")
-        pattern = canonical_path(self.gateway.routes[index].path)
-        if strip and pattern[len(strip) :][:1] not in ("", "/"):
-            raise ConfigurationError(
-                f"{rewrite.strip_prefix!r} ends within a segment of {pattern!r}",
-                f"routes[{index}].rewrite.strip_prefix",
-                hint="Strip whole segments.",
-            )
+        for path in self.gateway.routes[index].patterns:
+            pattern = canonical_path(path)
+            if strip and pattern[len(strip) :][:1] not in ("", "/"):
+                raise ConfigurationError(
+                    f"{rewrite.strip_prefix!r} ends within a segment of {pattern!r}",
+                    f"routes[{index}].rewrite.strip_prefix",
+                    hint="Strip whole segments.",
+                )
         return len(strip.encode()), replace
 
     # ---- the whole ------------------------------------------------------------------------
@@ -555,18 +562,32 @@ class _Compilation:
         try:
             return self.router.build(self.image)
         except RouteConflict as error:
-            routes = self.gateway.routes
-            first, second = routes[error.first].name, routes[error.second].name
-            raise ConfigurationError(
-                f"the routes {first!r} and {second!r} match the same requests "
-                f"({error.host or 'any host'}, {error.pattern})",
-                f"routes[{error.second}]",
-                hint="Tell them apart by method, host or match, or give one a higher priority.",
-            ) from error
+            raise self._conflict(error) from error
         except TrieTooBroad as error:
             raise ConfigurationError(
                 str(error), "routes", hint="Use fewer parameters beside literal segments."
             ) from error
+
+    def _conflict(self, error: RouteConflict) -> ConfigurationError:
+        (first, one), (second, other) = self._places[error.first], self._places[error.second]
+        routes = self.gateway.routes
+        mine, theirs = routes[second], routes[first]
+        path, rival = mine.patterns[other], theirs.patterns[one]
+        place = f"routes[{second}]" + (f".{mine.place_of(other)}" if mine.paths else "")
+        if mine is theirs:
+            return ConfigurationError(
+                f"the paths {rival!r} and {path!r} of the route {mine.name!r} match the same "
+                f"requests",
+                place,
+                hint="Leave one of them out: names of parameters tell no paths apart.",
+            )
+        paths = path if path == rival else f"{rival} and {path}"
+        return ConfigurationError(
+            f"the routes {theirs.name!r} and {mine.name!r} match the same requests "
+            f"({error.host or 'any host'}, {paths})",
+            place,
+            hint="Tell them apart by method, host or match, or give one a higher priority.",
+        )
 
 
 def _plan_flags(plan: Plan) -> int:

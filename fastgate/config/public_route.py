@@ -78,12 +78,13 @@ def wanted(gateway: Gateway, public: PublicSide | None) -> PublicSide | None:
             hint="Choose a state directory with a shorter path, or write `public: off`.",
         )
     for index, route in enumerate(gateway.routes):
-        if f"{_canonical(route.path)}/".startswith(f"{PREFIX}/"):
-            raise ConfigurationError(
-                f"paths below {PREFIX}/ are the gateway's own pages",
-                f"routes[{index}].path",
-                hint="Choose another path, or write `billing: {public: off}`.",
-            )
+        for number, path in enumerate(route.patterns):
+            if f"{_canonical(path)}/".startswith(f"{PREFIX}/"):
+                raise ConfigurationError(
+                    f"paths below {PREFIX}/ are the gateway's own pages",
+                    f"routes[{index}].{route.place_of(number)}",
+                    hint="Choose another path, or write `billing: {public: off}`.",
+                )
     return public
 
 
@@ -154,7 +155,7 @@ def hosts_of(gateway: Gateway) -> list[str]:
     hosts = {
         host: None
         for route in gateway.routes
-        if route.path.startswith("/{")
+        if any(path.startswith("/{") for path in route.patterns)
         for host in route.hosts
     }
     return ["", *hosts]

@@ -41,6 +41,7 @@ from fastgate.model.gateway import (
     Quota,
     Respond,
 )
+from fastgate.model.overrides import can_be_overridden, override_name
 from fastgate.model.resolve import OwnedLimit
 
 _SCOPES = {
@@ -51,6 +52,7 @@ _SCOPES = {
     "service": int(LimitScope.BY_SERVICE),
     "credential": int(LimitScope.BY_CREDENTIAL),
 }
+_BY_HEADER = int(LimitScope.BY_HEADER)
 _NEEDS_IDENTITY = _SCOPES["consumer"] | _SCOPES["plan"] | _SCOPES["credential"]
 PERIODS = {
     "minute": int(Period.PERIOD_MINUTE),
@@ -92,6 +94,10 @@ class RuleTables:
         limit = owned.limit
         identity = stable_hash(owned.key)
         policy = policy_member(limit)
+        headers = self.strings(limit.headers)
+        override = 0
+        if limit.name is not None and can_be_overridden(limit):
+            override = stable_hash(override_name(owned.kind, limit.name))
         if isinstance(limit, Limit):
             interval = limit.rate.interval_ns
             return self.image.limit(
@@ -101,6 +107,8 @@ class RuleTables:
                 amount=limit.bucket,
                 name=limit.label,
                 policy=policy,
+                headers=headers,
+                override_key=override,
                 interval_ns=interval,
                 tolerance_ns=min(interval * limit.bucket, _MOST),
                 window_s=rate_window(limit),
@@ -113,6 +121,8 @@ class RuleTables:
                 amount=limit.requests,
                 name=limit.label,
                 policy=policy,
+                headers=headers,
+                override_key=override,
                 window_s=WINDOWS[limit.period],
                 period=PERIODS[limit.period],
                 flags=int(LimitFlag.LIMIT_OFFER_UPGRADE) if limit.then == "offer_upgrade" else 0,
@@ -124,6 +134,8 @@ class RuleTables:
             amount=limit.max,
             name=limit.label,
             policy=policy,
+            headers=headers,
+            override_key=override,
         )
 
     def strings(self, texts: tuple[str, ...]) -> int:
@@ -212,7 +224,9 @@ class RuleTables:
 
 
 def _scope(owned: OwnedLimit) -> int:
-    return sum(_SCOPES[scope] for scope in owned.limit.by)
+    by = owned.limit.by
+    bits = sum(_SCOPES[scope] for scope in by if scope in _SCOPES)
+    return bits | (_BY_HEADER if owned.limit.headers else 0)
 
 
 def _kind(predicate: Predicate) -> tuple[int, str]:

@@ -28,6 +28,7 @@ from typing import Literal, TypeVar
 
 from fastgate._core.shared.credentials import NO_ACCOUNT, NO_PLAN, CredentialIndex, IndexFullError
 from fastgate._core.snapshot.snapshot import stable_hash
+from fastgate.identity import overrides
 from fastgate.store.cache import CacheRecord, ConsumerRecord, KeyRecord
 
 T = TypeVar("T")
@@ -175,6 +176,7 @@ class Directory:
             suspended=record.suspended or self._planless(record),
             name=record.name,
             plan_name=record.plan or "",
+            overrides=overrides.rows(record.limits),
         )
 
     # ---- keys ---------------------------------------------------------------------------

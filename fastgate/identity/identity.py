@@ -38,9 +38,12 @@ from fastgate.errors import (
     FastGateError,
     StoreError,
 )
+from fastgate.identity import overrides
 from fastgate.identity.directory import Directory
 from fastgate.imports import importing
 from fastgate.model.keys import key_digest, new_key, shown_prefix
+from fastgate.model.overrides import Known, overridable, override_faults
+from fastgate.model.policy import MAX_OVERRIDES
 from fastgate.serial import Serial
 from fastgate.store.cache import (
     CacheRecord,
@@ -76,7 +79,12 @@ def _unix(moment: datetime | None) -> int:
 
 def _consumer_record(consumer: Consumer) -> ConsumerRecord:
     return ConsumerRecord(
-        consumer.id, consumer.name, consumer.account, consumer.plan, consumer.suspended
+        consumer.id,
+        consumer.name,
+        consumer.account,
+        consumer.plan,
+        consumer.suspended,
+        consumer.limits,
     )
 
 
@@ -123,6 +131,7 @@ class Identity:
         self._clock = clock
         self._parties: Parties | None = None
         self._changes = Serial()  # what the store has committed must reach the index
+        self._overridable: Known = {}
         self._known = -1  # the store's count of changes that the directory stands for
 
     @property
@@ -161,10 +170,13 @@ class Identity:
         """
         directory = self.directory
         directory.set_slots(plan_slots)
+        self._overridable = overridable(gateway)
+        self._warn_of_lost_overrides()
         wanted: set[str] = set()
         digests: set[bytes] = set()
         for seed in gateway.consumers:
-            record = ConsumerRecord(seed.ident, seed.name, None, seed.plan, seed.suspended)
+            own = overrides.encoded(seed.limits)
+            record = ConsumerRecord(seed.ident, seed.name, None, seed.plan, seed.suspended, own)
             wanted.add(record.id)
             directory.put_consumer(record, seed=True)
             for key in seed.keys:
@@ -181,6 +193,22 @@ class Identity:
         if not self._whole_index:
             self._whole_index = True
             self._on_index(directory.index)
+
+    def _warn_of_lost_overrides(self) -> None:
+        """Own numbers of stored consumers for limits that the configuration does not have."""
+        lost: dict[str, int] = {}
+        for party in self.directory.parties.values():
+            if not party.seed:
+                for name in party.record.limits:
+                    if name not in self._overridable:
+                        lost[name] = lost.get(name, 0) + 1
+        for name, count in sorted(lost.items()):
+            log.warning(
+                "%d consumer(s) have their own numbers for the limit %s, which the configuration "
+                "does not have; they have no effect.",
+                count,
+                name,
+            )
 
     def _grown(self, index: CredentialIndex) -> None:
         if self._whole_index:
@@ -325,26 +353,47 @@ class Identity:
             )
 
     def _check(self, changes: Mapping[str, Any]) -> None:
-        """Raise InvalidMember for a plan that is none, ConflictError for a seed's name."""
+        """Raise InvalidMember for a plan or limit that is none, ConflictError for a seed's name."""
         plan = changes.get("plan")
         plans = self.directory.slots or {}
         if plan is not None and plan not in plans:
             near = difflib.get_close_matches(plan, list(plans), 1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise InvalidMember("plan", f"There is no plan {plan!r}.{hint}")
+        if limits := changes.get("limits"):
+            self._check_limits(limits)
         name = changes.get("name")
         if name is not None and self.seed(name) is not None:
             raise ConflictError(f"The configuration has a consumer named {name!r}.")
 
+    def _check_limits(self, limits: overrides.Numbers) -> None:
+        if len(limits) > MAX_OVERRIDES:
+            raise InvalidMember("limits", f"A consumer has at most {MAX_OVERRIDES} of them.")
+        for name, one in limits.items():
+            try:
+                overrides.decoded({name: one})
+            except ConfigurationError as error:
+                path = f"limits.{name}.{error.path}".rstrip(".")
+                raise InvalidMember(path, f"{error.message}.") from error
+        for name, message, hint in override_faults(overrides.decoded(limits), self._overridable):
+            raise InvalidMember(f"limits.{name}", f"{message[0].upper()}{message[1:]}. {hint}")
+
     async def create_consumer(
-        self, *, name: str, account: str | None, plan: str | None, suspended: bool = False
+        self,
+        *,
+        name: str,
+        account: str | None,
+        plan: str | None,
+        suspended: bool = False,
+        limits: overrides.Numbers | None = None,
     ) -> Consumer:
         """Raises ConflictError, DanglingError, InvalidMember, StoreError."""
-        self._check({"name": name, "plan": plan})
+        limits = limits or {}
+        self._check({"name": name, "plan": plan, "limits": limits})
 
         async def change() -> Consumer:
             consumer, count = await self.parties.create_consumer(
-                name=name, account=account, plan=plan, suspended=suspended
+                name=name, account=account, plan=plan, suspended=suspended, limits=limits
             )
             await self._learn(count, [_consumer_record(consumer)])
             return consumer
@@ -354,7 +403,7 @@ class Identity:
     async def update_consumer(
         self, ident: str, changes: dict[str, Any], version: int | None = None
     ) -> Consumer:
-        """Change name, account, plan or suspended; felt by every worker when it returns.
+        """Change name, account, plan, suspended or limits; felt by every worker when it returns.
 
         Raises NotFoundError, ConflictError, InvalidMember, StoreError.
         """

@@ -13,12 +13,15 @@ from typing import Protocol
 from fastgate.errors import ConfigurationError
 from fastgate.model.faults import did_you_mean
 from fastgate.model.gateway import Duration, Gateway, Route, Service
+from fastgate.model.overrides import overridable, override_faults
 from fastgate.model.paths import literal_prefix
 from fastgate.model.policy import Rules, cors_field
 from fastgate.model.resolve import Resolver, own_limits
 from fastgate.model.store_url import NO_DRIVER
 from fastgate.model.units import Size
 
+_FIELDS = {"rate": "limits", "quota": "quotas", "concurrency": "concurrency"}
+"""Where limits of a kind stand."""
 _NOBODY = frozenset({"consumer", "plan", "credential"})
 """What a request without a credential does not have."""
 _LONGEST = Duration.parse("1d")
@@ -48,6 +51,7 @@ def check(gateway: Gateway) -> list[ConfigurationError]:
             *_currencies(gateway),
             *_open_ended(gateway),
             *_unseen(gateway),
+            *_overrides(gateway),
         ]
     return faults
 
@@ -140,6 +144,7 @@ def warnings(gateway: Gateway) -> list[ConfigurationError]:
         *(route.policies for route in gateway.routes),
         *(service.policies for service in gateway.services),
         *(plan.policies for plan in gateway.plans),
+        gateway.default_policies,
     ):
         named.update(names)
     groups: tuple[tuple[str, Sequence[_Named], set[str | None] | set[str], str], ...] = (
@@ -183,11 +188,11 @@ def _around_by_slashes(gateway: Gateway) -> Iterator[ConfigurationError]:
         if route.auth.api_key is not None and route.service is not None:
             guarded.setdefault(upstream_of.get(route.service, ""), []).append(route)
     for index, route in enumerate(gateway.routes):
-        if route.auth.api_key is not None or route.service is None or not route.path.endswith("*}"):
+        if route.auth.api_key is not None or route.service is None:
             continue
-        begins = literal_prefix(route.path)
+        begins = tuple(literal_prefix(path) for path in route.patterns if path.endswith("*}"))
         for other in guarded.get(upstream_of.get(route.service, ""), ()):
-            if other.path.startswith(begins) and (
+            if any(path.startswith(begins) for path in other.patterns) and (
                 not route.hosts or not other.hosts or set(route.hosts) & set(other.hosts)
             ):
                 yield ConfigurationError(
@@ -284,6 +289,7 @@ def _references(gateway: Gateway) -> Iterator[ConfigurationError]:
         for j, name in enumerate(names):
             yield from missing(kind, name, f"{path}[{j}]")
 
+    yield from each("policy", gateway.default_policies, "default_policies")
     for i, service in enumerate(gateway.services):
         yield from missing("upstream", service.upstream, f"services[{i}].upstream")
         yield from each("plan", service.plans, f"services[{i}].plans")
@@ -369,21 +375,36 @@ def _identity(gateway: Gateway) -> Iterator[ConfigurationError]:
 
 
 def _counts_nobody(resolver: Resolver, i: int, route: Route) -> Iterator[ConfigurationError]:
-    if not (route.limits or route.quotas or route.concurrency or route.policies):
+    said = route.limits or route.quotas or route.concurrency or route.policies
+    if not said and not resolver.gateway.default_policies:
         return  # most routes of a large document
-    fields = {"rate": "limits", "quota": "quotas", "concurrency": "concurrency"}
+    defaults = {f"policy:{name}" for name in resolver.defaults(route)}
     for owned in resolver.route(route).limits:
         nobody = [scope for scope in owned.limit.by if scope in _NOBODY]
         if nobody:
             own = owned.owner.startswith("route:")
-            where = f"{fields[owned.kind]}[{owned.position}].by" if own else "policies"
+            default = owned.owner in defaults
+            where = "default_policies" if default else "policies"
+            where = f"{_FIELDS[owned.kind]}[{owned.position}].by" if own else where
             whose = "" if own else f" of the {owned.owner.replace(':', ' ')}"
             yield ConfigurationError(
                 f"a {owned.kind}{whose} counts by {nobody[0]}, and this route does not ask who "
                 "calls",
                 f"routes[{i}].{where}",
-                hint="Add `auth: api_key`, or count by address.",
+                hint="Add `auth: api_key`, count by address, or write `default_policies: false`."
+                if default
+                else "Add `auth: api_key`, or count by address.",
             )
+
+
+def _overrides(gateway: Gateway) -> Iterator[ConfigurationError]:
+    """Consumers' own numbers are for limits that there are."""
+    if not any(consumer.limits for consumer in gateway.consumers):
+        return
+    known = overridable(gateway)
+    for i, consumer in enumerate(gateway.consumers):
+        for name, message, hint in override_faults(consumer.limits, known):
+            yield ConfigurationError(message, f"consumers[{i}].limits.{name}", hint=hint)
 
 
 def _collected(gateway: Gateway) -> Iterator[ConfigurationError]:
@@ -427,6 +448,7 @@ def _open_ended(gateway: Gateway) -> Iterator[ConfigurationError]:
 
 def _unseen(gateway: Gateway) -> Iterator[ConfigurationError]:
     """What a route says and no request or answer would ever show."""
+    yield from _unseen_headers(gateway)
     resolver = Resolver(gateway)
     for i, route in enumerate(gateway.routes):
         if route.match is not None and gateway.headers.underscores != "allow":
@@ -438,7 +460,9 @@ def _unseen(gateway: Gateway) -> Iterator[ConfigurationError]:
                         f"routes[{i}].match.headers.{name}",
                         hint="Write '-', or `headers: {underscores: allow}`.",
                     )
-        if not (route.cors or route.policies) or resolver.route(route).cors is None:
+        if not (route.cors or route.policies or gateway.default_policies):
+            continue
+        if resolver.route(route).cors is None:
             continue
         said = [] if route.respond is None else list(route.respond.headers)
         for rules in resolver.route(route).response_rules:
@@ -451,13 +475,28 @@ def _unseen(gateway: Gateway) -> Iterator[ConfigurationError]:
             )
 
 
+def _unseen_headers(gateway: Gateway) -> Iterator[ConfigurationError]:
+    """Limits by headers that no request has."""
+    if gateway.headers.underscores == "allow":
+        return
+    for path, owner in _owners(gateway):
+        for owned in own_limits("", owner):
+            if any("_" in name for name in owned.limit.headers):
+                yield ConfigurationError(
+                    "nothing is counted apart: headers with '_' in their name are "
+                    f"{_DROPPED[gateway.headers.underscores]}",
+                    f"{path}.{_FIELDS[owned.kind]}[{owned.position}].by",
+                    hint="Write '-', or `headers: {underscores: allow}`.",
+                )
+
+
 _DROPPED = {"drop": "dropped", "reject": "refused"}
 
 
 def _counted_twice(gateway: Gateway) -> Iterator[ConfigurationError]:
     """A policy's limits are one set of counters: a request must not meet them twice."""
     brings = {p.name for p in gateway.policies if own_limits("", p)}
-    holders: dict[str, str] = {}
+    holders = dict.fromkeys(gateway.default_policies, "default_policies")
     groups: tuple[tuple[str, Sequence[Route | Service]], ...] = (
         ("routes", gateway.routes),
         ("services", gateway.services),

@@ -53,6 +53,7 @@ from fastgate.model.policy import (
     HeaderRules,
     Headers,
     Limit,
+    LimitOverride,
     Policy,
     Quota,
     Scope,
@@ -100,6 +101,14 @@ class Gateway(Model, frozen=True, kw_only=True):
         list[Route], Meta(description="Which requests are meant and where they go.")
     ] = []
     policies: Annotated[list[Policy], Meta(description="Named bundles of rules to refer to.")] = []
+    default_policies: Annotated[
+        list[str],
+        Meta(
+            description="Policies that apply to every route, by name, unless it says "
+            "`default_policies: false`. What a route, its policies or its service's say goes "
+            "before them; limits add up."
+        ),
+    ] = []
     plans: Annotated[
         list[Plan], Meta(description="What groups of consumers may use, and how much.")
     ] = []
@@ -184,6 +193,7 @@ __all__ = [
     "KeepAlive",
     "KeyDigest",
     "Limit",
+    "LimitOverride",
     "Listener",
     "Match",
     "Memory",

@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from fastgate.model.base import Model, Name, worded
 from fastgate.model.billing import Price
-from fastgate.model.policy import Rules
+from fastgate.model.policy import MAX_OVERRIDES, LimitOverride, Rules
 from fastgate.model.values import KeyDigest
 
 
@@ -78,7 +78,19 @@ class Consumer(Model, frozen=True, kw_only=True):
         ),
     ] = []
     plan: Annotated[str | None, Meta(description="Its plan, by name. Default: none.")] = None
+    limits: Annotated[
+        dict[Name, LimitOverride],
+        Meta(
+            description="Its own numbers for limits, quotas and concurrency that count by "
+            "consumer or credential, by their `name`: `{burst: {rate: 500/s, burst: 1000}}`. "
+            "They replace those of the route, service, plan or policy, for this consumer alone."
+        ),
+    ] = {}
     suspended: Annotated[bool, Meta(description="Known, and refused with 403.")] = False
+
+    def __post_init__(self) -> None:
+        if len(self.limits) > MAX_OVERRIDES:
+            raise ValueError(f"limits: {MAX_OVERRIDES} is the most")
 
     @property
     def ident(self) -> str:

@@ -13,18 +13,32 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
-from fastgate.model.base import FieldValue, Model, Name, Token, worded
+from fastgate.model.base import FieldValue, Model, Name, Token, only_one, worded
 from fastgate.model.paths import check_methods
 from fastgate.model.places import Cidr
 from fastgate.model.units import Duration, Rate, Size
 
-Scope = Literal["address", "route", "consumer", "plan", "service", "credential"]
+HEADER = "header:"
+"""How a scope begins that is the value of a header field."""
+SCOPES = ("address", "route", "consumer", "plan", "service", "credential")
+"""The others."""
+Scope = Annotated[
+    str,
+    Meta(
+        pattern=worded(
+            rf"^({'|'.join(SCOPES)}|{HEADER}[!#$%&'*+.^_`|~0-9A-Za-z-]{{1,64}})$",
+            "'address', 'route', 'service', 'consumer', 'credential', 'plan' or 'header:NAME'",
+        ),
+        extra_json_schema={"examples": [*SCOPES, "header:X-Tenant"]},
+    ),
+]
 Scopes = Annotated[
     list[Scope],
     Meta(
         min_length=1,
         description="What is counted apart: any combination of `address` (the client's; of IPv6 "
-        "its /64), `route`, `service`, `consumer`, `credential` (one key of a consumer), `plan`. "
+        "its /64), `route`, `service`, `consumer`, `credential` (one key of a consumer), `plan`, "
+        "`header:X-Tenant` (the value of any header; requests without it share one count). "
         "`[consumer, route]` counts each consumer on each route by itself.",
     ),
 ]
@@ -32,6 +46,11 @@ Scopes = Annotated[
 
 def _consumer() -> list[Scope]:
     return ["consumer"]
+
+
+def _lowered(scope: str) -> str:
+    """Field names are the same in any case."""
+    return scope.lower() if scope.startswith(HEADER) else scope
 
 
 class _Counted(Model, frozen=True, kw_only=True):
@@ -48,8 +67,18 @@ class _Counted(Model, frozen=True, kw_only=True):
     ] = None
 
     def __post_init__(self) -> None:
-        if len(set(self.by)) != len(self.by):
+        if len({_lowered(scope) for scope in self.by}) != len(self.by):
             raise ValueError(f"by: {self.by} names the same thing twice")
+
+    @property
+    def headers(self) -> tuple[str, ...]:
+        """The header fields that it counts by, in lower case."""
+        names = (scope.removeprefix(HEADER) for scope in self.by if scope.startswith(HEADER))
+        return tuple(sorted(name.lower() for name in names))
+
+    def _label(self, kind: str) -> str:
+        scopes = (_lowered(scope).replace(":", "-") for scope in self.by)
+        return self.name or "-".join([*scopes, kind])
 
 
 class Limit(_Counted, frozen=True, kw_only=True):
@@ -76,7 +105,7 @@ class Limit(_Counted, frozen=True, kw_only=True):
     @property
     def label(self) -> str:
         """The name shown to clients."""
-        return self.name or "-".join([*self.by, "rate"])
+        return self._label("rate")
 
 
 class Quota(_Counted, frozen=True, kw_only=True):
@@ -99,7 +128,7 @@ class Quota(_Counted, frozen=True, kw_only=True):
     @property
     def label(self) -> str:
         """The name shown to clients."""
-        return self.name or "-".join([*self.by, self.period])
+        return self._label(self.period)
 
 
 class Concurrency(_Counted, frozen=True, kw_only=True):
@@ -112,7 +141,42 @@ class Concurrency(_Counted, frozen=True, kw_only=True):
     @property
     def label(self) -> str:
         """The name shown to clients."""
-        return self.name or "-".join([*self.by, "concurrency"])
+        return self._label("concurrency")
+
+
+MAX_OVERRIDES = 8
+"""Of one consumer."""
+
+
+class LimitOverride(Model, frozen=True, kw_only=True):
+    """A consumer's own numbers for a limit; its kind says which."""
+
+    rate: Annotated[Rate | None, Meta(description="Of a rate limit: its rate.")] = None
+    burst: Annotated[
+        Annotated[int, Meta(ge=1, le=1_000_000_000)] | None,
+        Meta(description="Beside `rate`: its burst. Default: the rate's own number."),
+    ] = None
+    requests: Annotated[
+        Annotated[int, Meta(ge=1, le=2**40)] | None,
+        Meta(description="Of a quota: how many requests the period has."),
+    ] = None
+    max: Annotated[
+        Annotated[int, Meta(ge=1, le=10_000_000)] | None,
+        Meta(description="Of a concurrency limit: how many may be in progress at once."),
+    ] = None
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("rate", "requests", "max") if getattr(self, name) is not None]
+        only_one("give exactly one of rate, requests, max", given)
+        if self.burst is not None and self.rate is None:
+            raise ValueError("burst: only beside a rate")
+
+    @property
+    def kind(self) -> Literal["rate", "quota", "concurrency"]:
+        """What kind of limit it is for."""
+        if self.rate is not None:
+            return "rate"
+        return "quota" if self.requests is not None else "concurrency"
 
 
 class Addresses(Model, frozen=True, kw_only=True):

@@ -5,9 +5,11 @@
   consumer's plan, and each must have room. What a policy brings is counted once for all
   that name the policy (write `route` or `service` into `by` to count apart).
 - **Addresses, CORS, body cap**: the nearest that says anything decides alone: the route, then
-  its policies in order, then its service's policies.
-- **Header rules** are applied one after the other, the nearest last: the service's policies,
-  the route's policies, the route.
+  its policies in order, then its service's policies, then the gateway's default policies.
+- **Header rules** are applied one after the other, the nearest last: the default policies, the
+  service's policies, the route's policies, the route.
+- **Default policies** are the gateway's, for every route that does not refuse them. One that
+  the route or its service names as well is at that nearer place, and only there.
 - **Plans of a service**: those that the service names and those that name the service. None at
   all: open to every consumer.
 """
@@ -91,12 +93,14 @@ class Resolver:
         mine = self._named(route.policies)
         service = self.services[route.service] if route.service is not None else None
         far = self._named(service.policies) if service is not None else []
-        near: Sequence[Route | Policy] = [route, *mine, *far]
-        order = [policy.headers for policy in (*far, *mine)] + [route.headers]
-        empty = HeaderRules()
         # What the service brings already must not be counted twice for one request.
         theirs = set(service.policies) if service is not None else set()
-        own = [name for name in route.policies if name not in theirs]
+        defaults = self.defaults(route)
+        farthest = self._named(defaults)
+        near: Sequence[Route | Policy] = [route, *mine, *far, *farthest]
+        order = [policy.headers for policy in (*farthest, *far, *mine)] + [route.headers]
+        empty = HeaderRules()
+        own = [*(name for name in route.policies if name not in theirs), *defaults]
         return Effective(
             limits=self._limits(f"route:{route.name}", route, own),
             addresses=next((x.addresses for x in near if x.addresses is not None), None),
@@ -105,6 +109,15 @@ class Resolver:
             response_rules=[h.response for h in order if h.response != empty],
             max_body=next((x.max_body for x in near if x.max_body is not None), None),
         )
+
+    def defaults(self, route: Route) -> list[str]:
+        """The default policies of a route that nothing nearer names."""
+        if not route.default_policies:
+            return []
+        named = set(route.policies)
+        if route.service is not None:
+            named.update(self.services[route.service].policies)
+        return [name for name in self.gateway.default_policies if name not in named]
 
     def service_limits(self, service: Service) -> list[OwnedLimit]:
         """The limits of a service and its policies."""

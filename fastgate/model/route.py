@@ -39,6 +39,11 @@ _QUERY = re.compile(r"[!$%'-;=?-~]*")
 """What may stand in a parameter of a query as it is sent."""
 
 
+MAX_PATHS = 64
+"""Of a route."""
+PathPattern = Annotated[str, Meta(pattern=worded(r"^/", "a path that begins with '/'"))]
+
+
 class Predicate(Model, frozen=True, kw_only=True):
     """What a header or query parameter must be. One of the three."""
 
@@ -128,7 +133,7 @@ class Rewrite(Model, frozen=True, kw_only=True):
         | None,
         Meta(
             description="Taken off the front of the path; must be a literal beginning of the "
-            "route's `path`.",
+            "route's `path`, or of each of its `paths`.",
         ),
     ] = None
     replace_prefix: Annotated[
@@ -216,13 +221,20 @@ class Route(Rules, frozen=True, kw_only=True):
         list[Token], Meta(description="Methods it takes. Empty: any but CONNECT.")
     ] = []
     path: Annotated[
-        str,
+        PathPattern | None,
         Meta(
-            pattern=worded(r"^/", "a path that begins with '/'"),
             description="Its path: literal segments, `{name}` for one segment, `{name*}` at the "
             "end for all the rest, also an empty one.",
         ),
-    ]
+    ] = None
+    paths: Annotated[
+        list[PathPattern],
+        Meta(
+            max_length=MAX_PATHS,
+            description="Several paths instead: it is one route, which is counted, limited and "
+            "measured once, whichever path a request has.",
+        ),
+    ] = []
     match: Annotated[
         Match | None, Meta(description="Further conditions: headers and query parameters.")
     ] = None
@@ -258,6 +270,9 @@ class Route(Rules, frozen=True, kw_only=True):
         Meta(description="What a caller must show: `{api_key: {…}}`, or `none` for nothing."),
     ] = Auth()
     policies: Annotated[list[str], Meta(description="Policies that apply to it, by name.")] = []
+    default_policies: Annotated[
+        bool, Meta(description="Whether the gateway's `default_policies` apply to it.")
+    ] = True
     price: Annotated[
         Money | None,
         Meta(
@@ -352,7 +367,16 @@ class Route(Rules, frozen=True, kw_only=True):
         ]
         if not (self.retired and not kinds):
             only_one("a route has exactly one of service, handler, respond", kinds)
-        check_path(self.path, encoded_slash=self.encoded_slash)
+        given = [name for name in ("path", "paths") if getattr(self, name)]
+        only_one("a route has exactly one of path, paths", given)
+        if len(set(self.paths)) != len(self.paths):
+            raise ValueError("paths: the same path is there twice")
+        for number, path in enumerate(self.patterns):
+            try:
+                check_path(path, encoded_slash=self.encoded_slash)
+            except ValueError as error:
+                said = str(error).removeprefix("path")
+                raise ValueError(f"{self.place_of(number)}{said}") from None
         if self.x402 is not None:
             self._check_x402()
         for host in self.hosts:
@@ -364,17 +388,29 @@ class Route(Rules, frozen=True, kw_only=True):
             if self.service is None and not self.retired:
                 raise ValueError("rewrite: only a route with a service forwards a path")
             check_rewritten(self.rewrite.replace_prefix or "")
-            strip = self.rewrite.strip_prefix
-            literal = literal_prefix(self.path)
-            if strip is not None and not literal.startswith(strip):
-                raise ValueError(
-                    f"rewrite.strip_prefix: {strip!r} is not a literal beginning of the path "
-                    f"{self.path!r} ({literal!r} is its longest)"
-                )
+            self._check_strip(self.rewrite.strip_prefix)
         if self.deprecated and self.sunset and self.sunset.unix < self.deprecated.unix:
             raise ValueError("sunset: not before deprecated")
 
         self._check_unused()
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """Its paths, in the order they are written."""
+        return tuple(self.paths) if self.path is None else (self.path,)
+
+    def place_of(self, number: int) -> str:
+        """Where in the route its path of that number stands: `path`, `paths[1]`."""
+        return f"paths[{number}]" if self.path is None else "path"
+
+    def _check_strip(self, strip: str | None) -> None:
+        for path in self.patterns:
+            literal = literal_prefix(path)
+            if strip is not None and not literal.startswith(strip):
+                raise ValueError(
+                    f"rewrite.strip_prefix: {strip!r} is not a literal beginning of the path "
+                    f"{path!r} ({literal!r} is its longest)"
+                )
 
     def _check_unused(self) -> None:
         """What the route says and nothing would look at."""

@@ -17,7 +17,7 @@ from msgspec import Meta
 
 from fastgate.model.base import Model
 from fastgate.model.codec import encode
-from fastgate.model.gateway import Gateway
+from fastgate.model.gateway import Gateway, Route
 from fastgate.model.shape import Field, fields_of
 from fastgate.model.short import ONE_MAPPING, SHORT
 from fastgate.model.values import Value
@@ -30,6 +30,8 @@ _PLAIN = {
     type(None): {"type": "null"},
     Any: {},
 }
+_ONE_OF: dict[type[Model], tuple[str, ...]] = {Route: ("path", "paths")}
+"""Fields of which one must be there."""
 _SCALARS = ("string", "integer", "number")
 _KEYWORDS = {
     "pattern": "pattern", "ge": "minimum", "le": "maximum", "gt": "exclusiveMinimum",
@@ -119,6 +121,8 @@ def _struct(struct: type[Model], definitions: dict[str, Any]) -> dict[str, Any]:
             "required": [field.name for field in fields if field.required],
             "additionalProperties": False,
         }
+        if struct in _ONE_OF:
+            definitions[name]["anyOf"] = [{"required": [field]} for field in _ONE_OF[struct]]
     reference = {"$ref": f"#/$defs/{name}"}
     short = SHORT.get(struct)
     return {"anyOf": [*(form.schema for form in short), reference]} if short else reference

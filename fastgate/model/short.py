@@ -86,6 +86,7 @@ SHORT: dict[type[Model], tuple[Short, ...]] = {
     ),
     g.ApiKeyAuth: (_text("header", "the `header`"),),
     g.Limit: (_text("rate", "the `rate`, by consumer", examples=["50/s"]),),
+    g.LimitOverride: (_text("rate", "the `rate`", examples=["500/s"]),),
     g.Quota: (
         Short(
             (str,),

@@ -25,6 +25,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -46,6 +47,8 @@ class ConsumerRecord(msgspec.Struct, array_like=True, tag="c", frozen=True):
     account: str | None
     plan: str | None
     suspended: bool
+    limits: dict[str, dict[str, Any]] = {}
+    """Its own numbers for limits, as in the configuration."""
 
 
 class KeyRecord(msgspec.Struct, array_like=True, tag="k", frozen=True):

@@ -8,7 +8,7 @@ knows that nobody else changed anything in between.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -47,6 +47,7 @@ class Consumer(msgspec.Struct, frozen=True, kw_only=True):
     created: datetime
     updated: datetime
     version: int
+    limits: dict[str, dict[str, Any]] = {}
 
 
 class Credential(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,7 +122,13 @@ class Parties:
     # ---- consumers ----------------------------------------------------------------------
 
     async def create_consumer(
-        self, *, name: str, account: str | None, plan: str | None, suspended: bool
+        self,
+        *,
+        name: str,
+        account: str | None,
+        plan: str | None,
+        suspended: bool,
+        limits: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> tuple[Consumer, int]:
         """Raises ConflictError when the name is taken, DanglingError for an unknown account."""
         now = now_utc()
@@ -133,6 +140,7 @@ class Parties:
                 name=name,
                 plan=plan,
                 suspended=suspended,
+                limits={name: dict(each) for name, each in (limits or {}).items()},
                 created=now,
                 updated=now,
                 version=1,
@@ -165,7 +173,7 @@ class Parties:
     async def update_consumer(
         self, ident: str, changes: dict[str, Any], version: int | None
     ) -> tuple[Consumer, int]:
-        """Change name, account, plan, suspended. As create_consumer; NotFoundError."""
+        """Change name, account, plan, suspended, limits. As create_consumer; NotFoundError."""
         async with self.store.write() as connection:
             consumer = await _one(connection, consumers, Consumer, ident)
             if changes.get("account") is not None:

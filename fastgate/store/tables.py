@@ -25,7 +25,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from fastgate.store import billing_tables, money_tables, owner, payment_tables, spending
-from fastgate.store.columns import UtcTime, id_type, metadata
+from fastgate.store.columns import JsonText, UtcTime, id_type, metadata
 
 
 def _created() -> sa.Column[Any]:
@@ -56,6 +56,7 @@ consumers = sa.Table(
     sa.Column("name", id_type(96), nullable=False, unique=True),
     sa.Column("plan", id_type(56), index=True),
     sa.Column("suspended", sa.Boolean, nullable=False),
+    sa.Column("limits", JsonText, nullable=False),  # its own numbers for limits, by name
     _created(),
     *_version(),
 )
@@ -125,7 +126,7 @@ changes = sa.Table(
     sa.Column("value", sa.BigInteger, nullable=False),
 )
 
-HEAD = "0014"
+HEAD = "0015"
 """The migration that `metadata` stands for: the newest in `migrations/versions`."""
 
 __all__ = [

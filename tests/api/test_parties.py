@@ -9,6 +9,9 @@ from typing import Any
 from apikit import Client, is_problem
 
 from fastgate._core.reason import Reason
+from fastgate._core.shared.credentials import CredentialIndex
+from fastgate._core.snapshot.snapshot import stable_hash
+from fastgate.identity.identity import Identity
 
 
 async def test_life_of_an_account(api: Client) -> None:
@@ -58,6 +61,62 @@ async def test_life_of_a_consumer(api: Client, world: Any) -> None:
     assert (await api.delete(path)).status_code == 204
     assert world.reason_for(key) == Reason.CREDENTIAL_REVOKED
     is_problem(await api.get(path), 404, "not_found")
+
+
+def own_of(world: Any, key: str) -> dict[int, int]:
+    """What the workers' index says: the amounts of a caller's own limits."""
+    found = world.identity.index.find(key)
+    return {own.key: own.amount for own in found.consumer.overrides}
+
+
+BURST = stable_hash("override:rate/burst")
+
+
+async def test_own_numbers_for_limits(api: Client, world: Any) -> None:
+    plan = await api.get("/v1/plans/gold")
+    gold = {**plan.json(), "limits": [{"by": ["consumer"], "rate": "5/s", "name": "burst"}]}
+    tag = {"if-match": plan.headers["etag"]}
+    put = await api.put("/v1/plans/gold", json=gold, headers=tag)
+    assert put.status_code == 200, put.text
+
+    body = {"name": "acme", "plan": "gold", "limits": {"burst": {"rate": "500/s", "burst": 900}}}
+    made = await api.post("/v1/consumers", json=body)
+    assert made.json()["limits"] == body["limits"]
+    key = (await api.post("/v1/consumers/acme/credentials")).json()["key"]
+    assert own_of(world, key) == {BURST: 900}
+
+    path = "/v1/consumers/acme"
+    for limits, member, words in [
+        ({"brust": {"rate": "9/s"}}, "limits.brust", "Did you mean 'burst'?"),
+        ({"burst": {"max": 9}}, "limits.burst", "Write 'rate'"),
+        ({"burst": {}}, "limits.burst", "exactly one of rate, requests, max"),
+        ({"burst": {"rate": "often"}}, "limits.burst.rate", "not a rate"),
+    ]:
+        answer = await api.patch(path, json={"limits": limits}, headers={"if-match": "*"})
+        is_problem(answer, 422, "invalid_member")
+        (fault,) = answer.json()["errors"]
+        assert fault["path"] == member
+        assert words in fault["message"]
+    assert own_of(world, key) == {BURST: 900}
+
+    changed = await api.patch(
+        path, json={"limits": {"burst": {"rate": "7/s"}}}, headers={"if-match": "*"}
+    )
+    assert changed.json()["limits"] == {"burst": {"rate": "7/s"}}
+    assert own_of(world, key) == {BURST: 7}
+    await api.patch(path, json={"suspended": True}, headers={"if-match": "*"})
+    assert own_of(world, key) == {BURST: 7}, "a change of something else leaves them"
+
+    await world.identity.sync()
+    assert own_of(world, key) == {BURST: 7}
+    again = Identity(CredentialIndex.create(64), cache=world.identity._cache.path)
+    again.load_cache()
+    again.configure(world.control.gateway, {"gold": 1})
+    assert again.directory.parties[made.json()["id"]].record.limits == {"burst": {"rate": "7/s"}}
+
+    changed = await api.patch(path, json={"limits": {}}, headers={"if-match": "*"})
+    assert changed.json()["limits"] == {}
+    assert own_of(world, key) == {}
 
 
 async def test_seeds_are_listed_first_and_cannot_be_changed(api: Client) -> None:

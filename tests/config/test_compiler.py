@@ -164,10 +164,62 @@ def test_a_conflict_names_both_routes_and_the_place() -> None:
     error = refused({"routes": routes})
     assert error.path == "routes[2]"
     assert "'a' and 'c'" in error.message
-    assert "/o/{param}" in error.message
+    assert "/o/{id} and /o/{other}" in error.message
     routes[2]["priority"] = 1
     with compiled({"routes": routes}) as snapshot:
         assert Router(snapshot).find(path="/o/1", method="PUT").name == "c"
+
+
+# ---- several paths -----------------------------------------------------------------------
+
+
+def test_several_paths_are_one_route() -> None:
+    paths = ["/orders", "/orders/{id}", "/v1/{version}/orders/{number}"]
+    rewrite = {"replace_prefix": "/new"}
+    with compiled(one_route(path=None, paths=paths, rewrite=rewrite)) as snapshot:
+        assert snapshot.routes() == ["r"] * 3
+        first, *others = [snapshot.route(i) for i in range(3)]
+        assert [snapshot.route(i)["pattern"].decode() for i in range(3)] == paths
+        for other in others:
+            for name in ("identity", "slot", "policy", "service", "limits", "replace"):
+                assert other[name] == first[name], name
+        router = Router(snapshot)
+        assert router.find(path="/orders").params == ()
+        assert router.find(path="/orders/5").params == ("5",)
+        assert router.find(path="/v1/2/orders/7").params == ("2", "7")
+        assert router.find(path="/orders/5/6").status == 404
+
+
+def test_a_conflict_of_one_of_several_paths_names_it() -> None:
+    routes = [
+        {"name": "a", "paths": ["/a", "/o/{id}"], "service": "svc"},
+        {"name": "b", "paths": ["/b", "/o/{key}", "/c"], "service": "svc"},
+    ]
+    error = refused({"routes": routes})
+    assert error.path == "routes[1].paths[1]"
+    assert "'a' and 'b' match the same requests (any host, /o/{id} and /o/{key})" in error.message
+
+
+def test_two_paths_of_a_route_that_are_the_same() -> None:
+    error = refused(one_route(path=None, paths=["/o/{id}", "/x", "/o/{key}"]))
+    assert error.path == "routes[0].paths[2]"
+    assert "the paths '/o/{id}' and '/o/{key}' of the route 'r'" in error.message
+    assert "'/%7ex' and '/~x'" in refused(one_route(path=None, paths=["/%7ex", "/~x"])).message
+
+
+def test_each_of_several_paths_is_checked() -> None:
+    both = {"paths": ["/a", "/b/%2e%2e"], "path": None}
+    assert refused(one_route(**both)).path == "routes[0].paths[1]"
+    strip = {"strip_prefix": "/a/b"}
+    assert (
+        "literal beginning of the path '/c'"
+        in refused(one_route(path=None, paths=["/a/b/{rest*}", "/c"], rewrite=strip)).message
+    )
+    error = refused(one_route(path=None, paths=["/a/b/c", "/a/bc"], rewrite=strip))
+    assert (error.path, "ends within a segment of '/a/bc'" in error.message) == (
+        "routes[0].rewrite.strip_prefix",
+        True,
+    )
 
 
 @pytest.mark.parametrize("path", ["/a/%2e%2e/b", "/a/%2E"])

@@ -17,6 +17,7 @@ from fastgate._core.shared.credentials import (
     Consumer,
     CredentialIndex,
     IndexFullError,
+    LimitOverride,
     SpendingCap,
     bench_lookup,
     key_digest,
@@ -33,7 +34,7 @@ def test_who_pays_and_what_may_be_spent() -> None:
     index.put(key_digest("capped"), row, identity=2, spending=own)
     index.put(key_digest("free"), row, identity=3)
     index.put_many([(key_digest("many"), row, 0, 4, own), (key_digest("more"), row, 0, 5)])
-    assert index.consumer(row)[7:] == (65535, cap)
+    assert index.consumer(row)[7:] == (65535, cap, ())
     caps = {key: index.find(key) for key in ("capped", "free", "many", "more")}
     none = SpendingCap()
     assert [found and found.spending for found in caps.values()] == [own, none, own, none]
@@ -466,3 +467,82 @@ class AgainstADictionary(RuleBasedStateMachine):
 
 TestAgainstADictionary = AgainstADictionary.TestCase
 TestAgainstADictionary.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+
+
+# ---- own numbers for limits -----------------------------------------------------------------
+
+OWN = (LimitOverride(7, 100, 10, 1000), LimitOverride(8, 5))
+
+
+def test_own_numbers_stand_beside_the_row() -> None:
+    index = CredentialIndex.create(64)
+    row = index.set_consumer("c", identity=1, overrides=OWN)
+    other = index.set_consumer("d", identity=2)
+    assert index.consumer(row).overrides == OWN
+    assert index.consumer(other).overrides == ()
+    index.put(key_digest("key"), row, identity=1)
+    found = index.find("key")
+    assert found is not None
+    assert found.consumer.overrides == OWN
+    full = tuple(LimitOverride(k, k) for k in range(1, 9))
+    assert index.consumer(index.set_consumer("e", identity=3, overrides=full)).overrides == full
+    with pytest.raises(ValueError, match="at most 8"):
+        index.set_consumer("e", identity=3, overrides=(*full, LimitOverride(9, 9)))
+
+
+def test_the_second_row_is_freed_with_the_first_and_not_before() -> None:
+    clock = Clock()
+    index = CredentialIndex.create(40, grace=10, clock=clock)
+    row = index.set_consumer("c", identity=1, overrides=OWN)
+    index.put(key_digest("key"), row, identity=1)
+    for _ in range(500):  # each change takes two rows, of 64
+        row = index.set_consumer("c", identity=1, overrides=OWN)
+        index.repoint(key_digest("key"), row)
+        clock.now += 11
+        found = index.find("key")
+        assert found is not None
+        assert found.consumer.overrides == OWN
+    index.drop_consumer(index.set_consumer("d", identity=2, overrides=OWN))
+    clock.now += 11
+    assert index.load < 0.2
+
+
+def test_a_new_writer_keeps_own_numbers() -> None:
+    clock = Clock()
+    index = CredentialIndex.create(40, grace=10, clock=clock)
+    kept = index.set_consumer("c", identity=1, overrides=OWN)
+    index.put(key_digest("key"), kept, identity=1)
+    index.set_consumer("lost", identity=2, overrides=OWN)
+    writer = CredentialIndex.attach(index.fd, writable=True, grace=10, clock=clock)
+    clock.now += 11
+    taken = [writer.set_consumer(f"n{i}", identity=i, overrides=OWN) for i in range(31)]
+    assert len({*taken, kept}) == 32
+    assert writer.consumer(kept).overrides == OWN
+    with pytest.raises(IndexFullError):
+        writer.set_consumer("more", identity=9)
+
+
+def test_a_larger_index_keeps_own_numbers() -> None:
+    clock = Clock()
+    index = CredentialIndex.create(40, grace=10, clock=clock)
+    row = index.set_consumer("c", identity=1, overrides=OWN)
+    waiting = index.set_consumer("waiting", identity=2, overrides=OWN)
+    index.put(key_digest("key"), row, identity=1)
+    gone = index.set_consumer("gone", identity=3, overrides=OWN)
+    index.put(key_digest("key-2"), gone, identity=2)
+    index.repoint(key_digest("key-2"), row)
+    new = index.grow()
+    for _ in range(20):
+        new.set_consumer("x", identity=4, overrides=(LimitOverride(1, 1),) * 8)
+    assert new.consumer(row).overrides == new.consumer(waiting).overrides == OWN
+
+
+def test_when_there_is_room_for_one_row_only_none_is_taken() -> None:
+    index = CredentialIndex.create(40)
+    for k in range(63):
+        index.set_consumer(f"c{k}", identity=k)
+    with pytest.raises(IndexFullError):
+        index.set_consumer("d", identity=99, overrides=OWN)
+    index.set_consumer("e", identity=100)
+    with pytest.raises(IndexFullError):
+        index.set_consumer("f", identity=101)

@@ -45,6 +45,7 @@ from fastgate.billing.x402.refused_payments import RefusedPayment
 from fastgate.errors import REASON_BY_CODE, reason_code
 from fastgate.model.codec import decode
 from fastgate.model.gateway import Gateway
+from fastgate.model.overrides import overridable
 
 CASES = int(os.environ.get("FASTGATE_DRYRUN_CASES", "1000"))
 STEPS = 100  # cases to a configuration
@@ -72,7 +73,8 @@ def limits(draw: st.DrawFn) -> dict[str, Any]:
         )
     )
     rate, burst = draw(st.integers(1, 4)), draw(st.integers(1, 4))
-    return {"by": by, "rate": f"{rate}/d", "burst": burst}
+    found = {"by": by, "rate": f"{rate}/d", "burst": burst}
+    return {**found, "name": "named"} if draw(st.booleans()) else found
 
 
 @st.composite
@@ -131,7 +133,7 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
         return found
 
     answer = {"respond": {"status": 200, "body": "x"}}
-    return {
+    document: dict[str, Any] = {
         "upstreams": [{"name": "u", "targets": ["http://127.0.0.1:1"]}],
         "services": [{"name": "s", "upstream": "u"}],
         "plans": [
@@ -152,6 +154,12 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
             for mine in [draw(st.booleans())]
         ],
     }
+    if "named" in overridable(decode({"version": 1, **document})):
+        for consumer in document["consumers"]:
+            if draw(st.booleans()):
+                own = {"rate": f"{draw(st.integers(1, 6))}/d", "burst": draw(st.integers(1, 6))}
+                consumer["limits"] = {"named": own}
+    return document
 
 
 # ---- what happens before a request --------------------------------------------------------

@@ -169,6 +169,28 @@ def test_plans_limits_and_usage_of_a_consumer(running: Gateway) -> None:
     assert use["refused"] == {"quota_exhausted": 1}
 
 
+async def test_own_numbers_of_a_consumer_hold_on_every_worker_at_once(running: Gateway) -> None:
+    running.api("/v1/consumers", method="POST", body={"name": "acme", "plan": "small"})
+    key = cli_done(running, "keys", "create", "acme").strip()
+    generation = running.api("/v1/status").json["generation"]
+    async with on_every_worker(running) as found:
+        assert await statuses(found[:4], "/keyed/echo", key) == {200, 429}
+        cli_done(running, "consumers", "override", "acme", "yearly", "--requests", "1000")
+        assert await statuses(found, "/keyed/echo", key) == {200}
+        (limit,) = running.api("/v1/limits/acme").json["items"]
+        assert (limit["own"], limit["amount"], limit["used"]) == (True, 1000, 3 + len(found))
+        assert "quota (own)" in cli_done(running, "consumers", "limits", "acme")
+        assert f"{997 - len(found)} of 1000 requests a year" in cli_done(
+            running, "why", "acme", "--consumer"
+        )
+        cli_done(running, "consumers", "override", "acme", "yearly", "--remove")
+        assert await statuses(found, "/keyed/echo", key) == {429}
+    code, _, err = cli(running, "consumers", "override", "acme", "hourly", "--requests", "9")
+    assert code != 0
+    assert "no limit 'hourly'" in err
+    assert running.api("/v1/status").json["generation"] == generation
+
+
 def test_a_plan_in_use_cannot_be_removed(running: Gateway) -> None:
     running.api("/v1/consumers", method="POST", body={"name": "acme", "plan": "small"})
     refused = running.api("/v1/plans/small", method="DELETE")

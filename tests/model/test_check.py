@@ -114,6 +114,23 @@ def test_a_sound_document_has_no_faults() -> None:
         (with_route(1, limits="5/s"), "routes[1].limits[0].by", "does not ask who calls"),
         (with_route(1, quotas="5/day"), "routes[1].quotas[0].by", "by consumer"),
         (with_route(1, policies="fair"), "routes[1].policies", "of the policy fair"),
+        ({"default_policies": ["fare"]}, "default_policies[0]", "no policy 'fare'"),
+        (
+            with_route(1, default_policies=True) | {"default_policies": "fair"},
+            "routes[1].default_policies",
+            "write `default_policies: false`",
+        ),
+        (
+            with_route(1, default_policies=False)
+            | {"default_policies": "fair", "plans": [{"name": "starter", "policies": "fair"}]},
+            "plans[0].policies[0]",
+            "named by default_policies too",
+        ),
+        (
+            with_route(0, limits=[{"by": "header:X_Tenant", "rate": "5/s"}]),
+            "routes[0].limits[0].by",
+            "headers with '_' in their name are dropped",
+        ),
         (
             with_route(0, auth="none") | {"plans": [{"name": "starter", "services": "api"}]},
             "routes[0].auth",
@@ -130,6 +147,58 @@ def test_a_fault_is_found_in_its_place(changes: dict[str, Any], path: str, words
     ((found, text),) = faults(**changes)
     assert found == path
     assert words in text
+
+
+def test_a_header_may_have_an_underscore_where_that_is_allowed() -> None:
+    route = with_route(1, limits=[{"by": "header:X_Tenant", "rate": "5/s"}])
+    assert faults(**route, headers={"underscores": "allow"}) == []
+
+
+OWN = {
+    "limits": [{"rate": "5/s", "name": "burst"}],
+    "quotas": [{"period": "day", "requests": 5, "name": "daily"}],
+}
+
+
+@pytest.mark.parametrize(
+    ("own", "words"),
+    [
+        ({"brust": "9/s"}, "no limit 'brust' that counts by consumer. Did you mean 'burst'?"),
+        ({"everyone": "9/s"}, "no limit 'everyone' that counts by consumer"),
+        ({"daily": "9/s"}, "is a quota, and has no 'rate'. Write 'requests'."),
+        ({"burst": {"max": 3}}, "is a rate, and has no 'max'. Write 'rate'."),
+    ],
+)
+def test_own_numbers_are_for_limits_that_there_are(own: dict[str, Any], words: str) -> None:
+    everyone = {"by": "service", "rate": "9/s", "name": "everyone"}
+    plan = {"name": "starter", **OWN, "limits": [*OWN["limits"], everyone]}
+    document = {"plans": [plan], "consumers": [{"name": "demo", "plan": "starter", "limits": own}]}
+    ((path, said),) = faults(**document)
+    assert path == f"consumers[0].limits.{next(iter(own))}"
+    assert words in said
+    document["consumers"][0]["limits"] = {"burst": "9/s", "daily": {"requests": 9}}
+    assert faults(**document) == []
+
+
+@pytest.mark.parametrize(
+    ("own", "words"),
+    [
+        ({"a": {}}, "exactly one of rate, requests, max"),
+        ({"a": {"rate": "1/s", "max": 1}}, "not rate and max together"),
+        ({"a": {"max": 1, "burst": 1}}, "only beside a rate"),
+        ({f"l{i}": "1/s" for i in range(9)}, "8 is the most"),
+        ({"a b": "1/s"}, "a name"),
+    ],
+)
+def test_own_numbers_that_are_none(own: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        decode(BASE | {"consumers": [{"name": "demo", "limits": own}]})
+
+
+def test_default_policies_are_named() -> None:
+    document = copy.deepcopy(BASE) | {"default_policies": ["fair"]}
+    document["routes"][1]["default_policies"] = False
+    assert [found.path for found in warnings(decode(document)) if "fair" in found.message] == []
 
 
 def test_limits_by_address_need_nobody() -> None:

@@ -212,7 +212,12 @@ def test_any_route_survives_the_way_there_and_back(data: dict[str, Any]) -> None
     ("document", "path", "words"),
     [
         (changed("routes", 0, pth="/x"), "routes[0].pth", "Did you mean 'path'?"),
-        (changed("routes", 0, path=...), "routes[0]", "'path' is missing"),
+        (changed("routes", 0, path=...), "routes[0]", "exactly one of path, paths"),
+        (
+            changed("routes", 0, path=..., paths=["/a", "/b?c"]),
+            "routes[0].paths[1]",
+            "'/b?c' has a query",
+        ),
         (changed("routes", 0, path=5), "routes[0].path", 'Put it in quotes: "5"'),
         (changed("routes", 0, path="/a//b"), "routes[0].path", "empty or dot segment"),
         (changed("routes", 0, path="/{a}/{a}"), "routes[0].path", "name twice"),
@@ -234,7 +239,7 @@ def test_any_route_survives_the_way_there_and_back(data: dict[str, Any]) -> None
         (
             changed("routes", 0, limits=[{"rate": "5/s", "by": "user"}]),
             "routes[0].limits[0].by[0]",
-            "Choices: address",
+            "'address', 'route', 'service', 'consumer', 'credential', 'plan' or",
         ),
         (
             changed("routes", 0, limits=[{"rate": "5/s", "by": []}]),

@@ -176,6 +176,24 @@ def test_what_nothing_would_look_at(route: dict[str, Any], says: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("route", "says"),
+    [
+        ({"path": None}, "exactly one of path, paths"),
+        ({"path": None, "paths": []}, "exactly one of path, paths"),
+        ({"paths": ["/b"]}, "not path and paths together"),
+        ({"path": None, "paths": ["/a", "/a"]}, "there twice"),
+        ({"path": None, "paths": ["/a", "b"]}, "begins with '/'"),
+        ({"path": None, "paths": ["/a", "/b*"]}, "/b"),
+        ({"path": None, "paths": [f"/{i}" for i in range(65)]}, "64"),
+    ],
+)
+def test_a_route_has_a_path_or_several(route: dict[str, Any], says: str) -> None:
+    assert says in faults(respond={}, **route)
+    assert faults(respond={}, path=None, paths=["/a", "/b/{id}"]) == ""
+    assert faults(respond={}, path=None, paths="/a") == ""
+
+
+@pytest.mark.parametrize(
     "name", ["X-Forwarded-For", "x-request-id", "X-Consumer-ID", "traceparent"]
 )
 @pytest.mark.parametrize("how", ["set", "add", "default", "remove"])

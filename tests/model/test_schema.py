@@ -117,7 +117,8 @@ def test_what_is_wrong_is_invalid(place: list[Any], value: Any) -> None:
 
 def test_editors_get_descriptions_and_defaults() -> None:
     route = SCHEMA["$defs"]["Route"]
-    assert route["required"] == ["name", "path"]
+    assert route["required"] == ["name"]
+    assert route["anyOf"] == [{"required": ["path"]}, {"required": ["paths"]}]
     assert all(one["description"] for one in route["properties"].values())
     assert SCHEMA["$defs"]["Caps"]["properties"]["head"]["default"] == "16KiB"
 

@@ -16,6 +16,7 @@ from fastgate._core.shared.segment import Segment
 from fastgate._core.snapshot.snapshot import Snapshot, stable_hash
 from fastgate.config.compiler import compile_gateway
 from fastgate.config.slots import SlotBook
+from fastgate.identity.overrides import rows
 from fastgate.model import codec
 from fastgate.runtime.control import view
 
@@ -97,6 +98,7 @@ DOCUMENT: dict[str, Any] = {
                 {"by": "address", "period": "year", "requests": 9, "name": "by-address"},
             ],
             "concurrency": [{"by": "consumer", "max": 4, "name": "parallel"}],
+            "limits": [{"by": ["consumer", "header:X-Tenant"], "rate": "5/s", "name": "tenant"}],
         }
     ],
 }
@@ -141,5 +143,28 @@ def test_limits_show_what_is_left_of_what_the_workers_count(segment: Segment) ->
     assert uses["burst"].remaining < 20
     assert (uses["yearly"].used, uses["yearly"].remaining, uses["yearly"].route) == (0, 100, None)
 
+    numbers = {"yearly": {"requests": 500}, "parallel": {"max": 9}, "burst": {"rate": "100/s"}}
+    own = {
+        use.limit: use
+        for use in view.LimitsView(segment).of(
+            snapshot, "c_1", slots.plans["starter"], rows(numbers)
+        )
+    }
+    assert {name for name, use in own.items() if use.own} == set(numbers)
+    assert (own["yearly"].amount, own["yearly"].remaining) == (500, 500)
+    assert (own["parallel"].amount, own["parallel"].used) == (9, 1)
+    assert own["burst"].amount == 100
+    assert (own["orders"].amount, own["orders"].used) == (5, 2)
+
     others = view.LimitsView(segment).of(snapshot, "c_2", None)
     assert {use.limit: use.used for use in others} == {"orders": 0, "parallel": 0}
+
+
+def test_a_route_with_several_paths_is_shown_once(segment: Segment) -> None:
+    (route,) = DOCUMENT["routes"]
+    document = {**DOCUMENT, "routes": [{**route, "path": None, "paths": ["/a", "/b/{id}"]}]}
+    compiled = compile_gateway(codec.decode(document), generation=1, slots=SlotBook(), addresses={})
+    snapshot = Snapshot(compiled.fd)
+    os.close(compiled.fd)
+    uses = view.LimitsView(segment).of(snapshot, "c_1", None)
+    assert sorted(use.limit for use in uses) == ["orders", "parallel"]

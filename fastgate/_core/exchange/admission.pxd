@@ -2,7 +2,8 @@
 from libc.stdint cimport uint8_t, uint32_t
 
 from fastgate._core.shared.cells cimport decision
-from fastgate._core.shared.credentials cimport consumer_row, credential_entry
+from fastgate._core.shared.consumer_row cimport consumer_row
+from fastgate._core.shared.credentials cimport credential_entry
 from fastgate._core.snapshot.snapshot cimport limit_rec, plan_rec, table_ref
 from fastgate._core.state cimport core, exchange
 
@@ -17,6 +18,8 @@ cdef int includes_service(exchange *e) noexcept nogil                     # 0, o
 cdef const plan_rec *plan_of(exchange *e) noexcept nogil                  # the plan in force; NULL: none
 cdef int limit_take(core *c, exchange *e, const limit_rec *l, decision *d) noexcept nogil
     # Take from one limit. 0, or the Reason: then all that was taken before is given back.
+cdef const limit_rec *in_force(exchange *e, const limit_rec *l, limit_rec *room) noexcept nogil
+    # The limit as it holds for the caller: with the consumer's own numbers it is made in `room`.
 cdef int by_address_alone(const limit_rec *l) noexcept nogil              # it guards what comes before the key
 cdef int admit(core *c, exchange *e) noexcept nogil                       # 0, or the Reason
 cdef void admit_settle(core *c, exchange *e, int failed) noexcept nogil

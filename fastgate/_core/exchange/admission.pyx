@@ -10,14 +10,18 @@ Order, and what a refusal leaves behind:
                       and all that was taken before it (in 1 as well) is given back: a request
                       refused by a limit consumes nothing
 
+Where the consumer has its own numbers for a limit, these hold (`in_force`).
+
 All state is in the shared segment; nothing here belongs to one worker.
 """
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcmp
 
-from fastgate._core.shared.cells cimport address_hash, limit_key
+from fastgate._core.http.head cimport field, named
+from fastgate._core.shared.cells cimport address_hash, hash_bytes, limit_key, mix_key
 from fastgate._core.exchange.charging cimport charge_access
 from fastgate._core.shared.concurrency cimport concurrency_enter, concurrency_leave
+from fastgate._core.shared.consumer_row cimport OVERRIDES, limit_override, overrides_of
 from fastgate._core.shared.credentials cimport KEY_MAX
 from fastgate._core.exchange.key_places cimport find_key
 from fastgate._core.shared.limiter cimport limiter_give_back, limiter_take
@@ -26,9 +30,9 @@ from fastgate._core.reason cimport (
     CONCURRENCY_LIMITED, CREDENTIAL_MISSING, CREDENTIAL_UNKNOWN, NOT_SUBSCRIBED, QUOTA_EXHAUSTED, QUOTA_EXHAUSTED_UPGRADE,
     RATE_LIMITED)
 from fastgate._core.snapshot.snapshot cimport (
-    AUTH_OPTIONAL, BY_ADDRESS, BY_CONSUMER, BY_CREDENTIAL, BY_PLAN, BY_ROUTE, BY_SERVICE,
+    AUTH_OPTIONAL, BY_ADDRESS, BY_CONSUMER, BY_CREDENTIAL, BY_HEADER, BY_PLAN, BY_ROUTE, BY_SERVICE,
     LIMIT_CONCURRENCY, LIMIT_OFFER_UPGRADE, LIMIT_QUOTA, LIMIT_RATE, NONE32, address_rule, auth_rec,
-    snap_auth, snap_table)
+    snap_auth, snap_str, snap_table, str_ref)
 from fastgate._core.state cimport MAX_TAKEN
 
 
@@ -93,6 +97,7 @@ cdef int admit_caller(core *c, exchange *e, int found, const consumer_row *row,
             e.consumer = row[0]          # for the log: whose key it was
         return found
     e.consumer = row[0]
+    e.overrides = overrides_of(row)
     e.has_consumer = 1
     if entry is not NULL:
         e.credential = entry.identity
@@ -116,10 +121,28 @@ cdef int includes_service(exchange *e) noexcept nogil:
 
 # ---- limits ---------------------------------------------------------------------------------
 
+cdef uint64_t header_values(exchange *e, const limit_rec *l) noexcept nogil:
+    """A hash of what the request says in the fields that the limit counts by. A missing field is a value, too."""
+    cdef const str_ref *names = <const str_ref *>snap_table(e.snap, l.headers)
+    cdef const field *f
+    cdef uint64_t all = 0, one
+    cdef uint32_t i, n
+    if e.base is NULL:
+        return e.owner.loop.now          # a dry run, which knows no fields: nobody's value
+    for n in range(l.headers.count):
+        one = 0
+        for i in range(e.req.nfields):
+            f = &e.req.fields[i]
+            if named(e.base, f, snap_str(e.snap, names[n]), names[n].len):
+                one = mix_key(one, hash_bytes(e.base + f.value, f.value_len, 0))
+        all = mix_key(all, one)
+    return all
+
+
 cdef uint64_t key_of(exchange *e, const limit_rec *l) noexcept nogil:
     cdef uint8_t scope = l.scope
     return limit_key(
-        l.identity,
+        mix_key(l.identity, header_values(e, l)) if scope & BY_HEADER else l.identity,
         address_hash(e.client) if scope & BY_ADDRESS else 0,
         e.route.identity if scope & BY_ROUTE else 0,
         e.consumer.identity if scope & BY_CONSUMER and e.has_consumer else 0,
@@ -147,7 +170,7 @@ cdef void admit_undo(core *c, exchange *e) noexcept nogil:
     for i in range(e.ntaken):
         l = e.took[i].limit
         if l.kind == LIMIT_RATE:
-            limiter_give_back(&c.limiter, e.took[i].key, l.interval_ns, 1)
+            limiter_give_back(&c.limiter, e.took[i].key, e.took[i].interval_ns, 1)
         elif l.kind == LIMIT_QUOTA:
             quota_give_back(&c.quota, e.took[i].key, l.period, (<int64_t>c.loop.now + c.window_offset) // 1000000000, 1)
         else:
@@ -155,7 +178,36 @@ cdef void admit_undo(core *c, exchange *e) noexcept nogil:
     e.ntaken = 0
 
 
-cdef int limit_take(core *c, exchange *e, const limit_rec *l, decision *d) noexcept nogil:
+cdef const limit_rec *in_force(exchange *e, const limit_rec *l, limit_rec *room) noexcept nogil:
+    cdef const limit_override *own = e.overrides
+    cdef uint32_t i
+    if own is NULL or l.override_key == 0:
+        return l
+    for i in range(OVERRIDES):
+        if own[i].key == l.override_key:
+            room[0] = l[0]
+            room.amount = own[i].amount
+            room.interval_ns = own[i].interval_ns
+            room.tolerance_ns = own[i].tolerance_ns
+            if l.kind == LIMIT_RATE:
+                # A token's time is rounded up to a nanosecond: without what that adds.
+                room.window_s = max((own[i].tolerance_ns - own[i].amount + 999999999) // 1000000000, <uint64_t>1)
+            room.policy.len = 0          # it tells the limit's own numbers
+            return room
+    return l
+
+
+cdef inline void note_tightest(exchange *e, const limit_rec *l, const limit_rec *with_own, const decision *d) noexcept nogil:
+    e.tightest = l
+    if with_own is not l:
+        e.own = with_own[0]
+        e.tightest = &e.own
+    e.seen = d[0]
+
+
+cdef int limit_take(core *c, exchange *e, const limit_rec *configured, decision *d) noexcept nogil:
+    cdef limit_rec own
+    cdef const limit_rec *l = in_force(e, configured, &own)
     cdef uint64_t key = key_of(e, l), in_flight = 0
     cdef int passed, reason
     cdef int64_t unix_s
@@ -187,22 +239,22 @@ cdef int limit_take(core *c, exchange *e, const limit_rec *l, decision *d) noexc
         if not passed:
             c.counters.concurrency_refused += 1
     if not passed:
-        e.tightest = l
-        e.seen = d[0]
+        note_tightest(e, configured, l, d)
         admit_undo(c, e)
         return reason
     if e.ntaken < MAX_TAKEN:
-        e.took[e.ntaken].limit = l
+        e.took[e.ntaken].limit = configured
         e.took[e.ntaken].key = key
+        e.took[e.ntaken].interval_ns = l.interval_ns
         e.ntaken += 1
     if l.kind != LIMIT_CONCURRENCY and (e.tightest is NULL or d.remaining < e.seen.remaining):
-        e.tightest = l
-        e.seen = d[0]
+        note_tightest(e, configured, l, d)
     return 0
 
 
 cdef int by_address_alone(const limit_rec *l) noexcept nogil:
-    return l.scope & BY_ADDRESS and not l.scope & (BY_CONSUMER | BY_PLAN | BY_CREDENTIAL)
+    # What clients write into a header is not counted before they have shown a key.
+    return l.scope & BY_ADDRESS and not l.scope & (BY_CONSUMER | BY_PLAN | BY_CREDENTIAL | BY_HEADER)
 
 
 cdef int admit_address(core *c, exchange *e) noexcept nogil:

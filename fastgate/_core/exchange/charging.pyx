@@ -26,7 +26,7 @@ from libc.string cimport memcpy
 
 from fastgate._core.platform.atomics cimport fg_load, fg_load32
 from fastgate._core.shared.cells cimport decision, limit_key
-from fastgate._core.shared.credentials cimport cap_micros, cap_period
+from fastgate._core.shared.consumer_row cimport cap_micros, cap_period
 from fastgate._core.money.holds cimport (
     MONEY_MOST, hold_capture, hold_due, hold_open, hold_pending, hold_release, usage_fill, usage_what, usage_who)
 from fastgate._core.shared.quota cimport quota_give_back, quota_peek, quota_take

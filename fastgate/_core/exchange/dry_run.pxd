@@ -1,5 +1,6 @@
 """dry_run: would a request be served? Decided by the data plane's own functions, and nothing changes."""
-from fastgate._core.shared.credentials cimport consumer_row, credential_entry
+from fastgate._core.shared.consumer_row cimport consumer_row
+from fastgate._core.shared.credentials cimport credential_entry
 from fastgate._core.money.money_file cimport MoneyFile
 from fastgate._core.shared.segment cimport Segment
 from fastgate._core.snapshot.snapshot cimport Snapshot, limit_rec

@@ -24,21 +24,21 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from fastgate._core.exchange.admission cimport (
-    admit, admit_address, admit_caller, admit_undo, authenticate, by_address_alone, includes_service, limit_take,
-    plan_of)
+    admit, admit_address, admit_caller, admit_undo, authenticate, by_address_alone, in_force, includes_service,
+    limit_take, plan_of)
 from fastgate._core.platform.atomics cimport fg_load, fg_store
 from fastgate._core.shared.cells cimport cells_of_limiter, cells_of_quota, decision
 from fastgate._core.shared.clock cimport window_offset
 from fastgate._core.exchange.charging cimport (
     SPENDING_LIMITS, charge_access, charge_open, charge_settle, spending_cell, spending_limit, spending_limit_of)
 from fastgate._core.shared.counters cimport counters_worker
-from fastgate._core.shared.credentials cimport (
-    CONSUMER_SUSPENDED_FLAG, CredentialIndex, cap_micros, cap_period, credential_find)
+from fastgate._core.shared.consumer_row cimport CONSUMER_SUSPENDED_FLAG, cap_micros, cap_period
+from fastgate._core.shared.credentials cimport CredentialIndex, credential_find
 from fastgate._core.money.layout cimport rows_scan
 from fastgate._core.shared.quota cimport quota_peek
 from fastgate._core.reason cimport CONSUMER_SUSPENDED, SPENDING_LIMIT_REACHED
 from fastgate._core.snapshot.snapshot cimport (
-    BY_ADDRESS, BY_CREDENTIAL, BY_ROUTE, BY_SERVICE, LIMIT_CONCURRENCY, LIMIT_QUOTA, LIMIT_RATE,
+    BY_ADDRESS, BY_CREDENTIAL, BY_HEADER, BY_ROUTE, BY_SERVICE, LIMIT_CONCURRENCY, LIMIT_QUOTA, LIMIT_RATE,
     NONE32, plan_rec, snap_policy, snap_route, snap_service, snap_str, snap_table)
 from fastgate._core.state cimport lookup_fn
 from fastgate._core.platform.sys cimport boottime_ns, monotonic_ns, realtime_ns
@@ -80,7 +80,7 @@ class Outcome(NamedTuple):
     stands in `spending_reason`). `looks_at_keys`: the route does. `plan`: name of the plan in force.
     `price` with `currency`: of this request; `available`: in the wallet; `held`: of what requests in progress
     hold, as much as the price would need. `spender`: whose spending limit refused, as `SpendingLook.of`.
-    `unseen`: limits that count what was not said (an address, a key).
+    `unseen`: limits that count what was not said (an address, a key, the value of a header).
     """
 
     reason: int
@@ -255,6 +255,7 @@ cdef class DryRun:
         """The exchange as it was before."""
         cdef exchange *e = self.e
         e.has_consumer = 0
+        e.overrides = NULL
         e.account = NULL
         e.credential = e.key_spending = 0
         memset(&e.consumer, 0, sizeof(e.consumer))
@@ -323,15 +324,18 @@ cdef class DryRun:
         admit_undo(self.c, e)
         return [one for one in found if one is not None], found.count(None)
 
-    cdef object limit(self, const limit_rec *l, bint of_plan):
+    cdef object limit(self, const limit_rec *configured, bint of_plan):
         """One limit; None: what it counts is not known."""
         cdef decision d
+        cdef limit_rec own
+        cdef const limit_rec *l = in_force(self.e, configured, &own)
         cdef char text[256]
         cdef int reason
         if l.scope & BY_ADDRESS and not self.by_address or l.scope & BY_CREDENTIAL and not self.by_key \
-                and self.e.has_consumer or l.scope & (BY_ROUTE | BY_SERVICE) and self.e.route is NULL:
+                and self.e.has_consumer or l.scope & (BY_ROUTE | BY_SERVICE) and self.e.route is NULL \
+                or l.scope & BY_HEADER:
             return None
-        reason = limit_take(self.c, self.e, l, &d)
+        reason = limit_take(self.c, self.e, configured, &d)
         # What was counted was the request itself: not used yet.
         used, remaining = d.used, d.remaining
         if reason == 0 and l.kind != LIMIT_CONCURRENCY:

@@ -71,7 +71,7 @@ cdef extern from *:
     static const uint64_t fg_period_ns[] = {
         1000000000ull, 60000000000ull, 3600000000000ull, 86400000000000ull};
     /* By bit of LimitScope. */
-    static const char *const fg_scope_names[] = {"address", "route", "consumer", "plan", "service", "key"};
+    static const char *const fg_scope_names[] = {"address", "route", "consumer", "plan", "service", "key", "header value"};
 
     typedef struct { unsigned year, month, day, weekday, hour, minute, second; } fg_moment;
     /* gmtime_r without its lock, and in a tenth of its time. Years begin in March, so that the leap
@@ -205,7 +205,7 @@ cdef char *put_limit_words(char *p, const limit_rec *l) noexcept nogil:
                 break
         p = put_count(p, count if count else 1, b"request")
         p = put_each(p, i)
-    for i in range(6):
+    for i in range(7):
         if l.scope >> i & 1:
             p = put_lit(p, " and " if named else " for each ")
             named = 1

@@ -178,7 +178,15 @@ cdef char *put_limits(char *p, exchange *e) noexcept nogil:
     # A limit that refused says when to try again; one that let pass, when it is as new.
     p = put_uint(p, e.seen.retry_s if e.flags & EX_REFUSED and e.seen.retry_s else e.seen.reset_s)
     p = put_lit(p, "\r\nRateLimit-Policy: ")
-    p = put(p, snap_str(s, e.tightest.policy), e.tightest.policy.len)
+    if e.tightest.policy.len:
+        p = put(p, snap_str(s, e.tightest.policy), e.tightest.policy.len)
+        return put_lit(p, "\r\n")
+    p = put_lit(p, "\"")                  # the consumer's own numbers
+    p = put(p, snap_str(s, e.tightest.name), e.tightest.name.len)
+    p = put_lit(p, "\";q=")
+    p = put_uint(p, e.tightest.amount)
+    p = put_lit(p, ";w=")
+    p = put_uint(p, e.tightest.window_s)
     return put_lit(p, "\r\n")
 
 
@@ -197,7 +205,7 @@ cdef size_t answer_extra(exchange *e) noexcept nogil:
     if r is not NULL:
         n += <size_t>r.allow_methods.len + r.allow_headers.len + r.expose_headers.len + e.req.size
     if e.tightest is not NULL:
-        n += <size_t>e.tightest.name.len + e.tightest.policy.len
+        n += <size_t>e.tightest.name.len * 2 + e.tightest.policy.len
     if e.extra is not NULL:
         n += buf_len(e.extra)
     return n

@@ -122,7 +122,6 @@ cdef void unpin_retired(core *c, exchange *e) noexcept nogil:
     for i in range(e.ntaken):
         limits[i].kind = e.took[i].limit.kind
         limits[i].period = e.took[i].limit.period
-        limits[i].interval_ns = e.took[i].limit.interval_ns
         e.took[i].limit = &limits[i]
     room = keep_call(s, &e.main, &k.main, k, room)
     if relaying is not NULL:

@@ -37,7 +37,7 @@ cimport cython
 from libc.string cimport memcpy
 
 from fastgate._core.platform.atomics cimport fg_store, fg_write_after
-from fastgate._core.shared.credentials cimport cap_micros, cap_period
+from fastgate._core.shared.consumer_row cimport cap_micros, cap_period
 from fastgate._core.money.holds cimport MONEY_MOST, credit_applied, credit_apply, wallet_set
 from fastgate._core.money.layout cimport (
     HOLD_FREE, HOLD_INTENT, money_record, next_sequence, number_record, area_view)

@@ -23,6 +23,16 @@ class SpendingCap(NamedTuple):
     period: int = 0
 
 
+class LimitOverride(NamedTuple):
+    """A consumer's own numbers for the limits with this `override_key`; the rest as in a limit
+    of the snapshot. Of a rate: `amount` is the burst. Of others, the last two are 0."""
+
+    key: int
+    amount: int
+    interval_ns: int = 0
+    tolerance_ns: int = 0
+
+
 class Consumer(NamedTuple):
     """A consumer row, as the data plane sees it. `account`: identity of who pays, 0: nobody;
     `account_slot`: its row in the shared segment, or NO_ACCOUNT."""
@@ -36,6 +46,7 @@ class Consumer(NamedTuple):
     plan_name: str
     account_slot: int = NO_ACCOUNT
     spending: SpendingCap = SpendingCap()
+    overrides: tuple[LimitOverride, ...] = ()
 
 
 class Found(NamedTuple):

@@ -5,33 +5,17 @@ descriptor to the workers.
 """
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
+from fastgate._core.shared.consumer_row cimport consumer_row
+
 cpdef enum CredentialState:
     CREDENTIAL_FREE = 0
     CREDENTIAL_ACTIVE = 1
     CREDENTIAL_REVOKED_STATE = 2
 
-cpdef enum ConsumerFlag:
-    CONSUMER_SUSPENDED_FLAG = 1
-
 cdef enum:
     KEY_MAX = 1024            # bytes; a longer key is unknown without being hashed
     LOOKUP_OK = 0
     # else a Reason: CREDENTIAL_UNKNOWN, _EXPIRED, _REVOKED, CONSUMER_SUSPENDED
-
-cdef struct consumer_row:     # 256 bytes, immutable once published; a change writes a new row
-    uint64_t identity         # hash of the consumer's id: key of its limits
-    uint64_t account          # hash of the account's id; 0: nobody pays
-    uint32_t plan             # plan slot, or NONE32
-    uint32_t flags            # ConsumerFlag
-    uint8_t id_len
-    uint8_t name_len
-    uint8_t plan_len
-    uint8_t reserved
-    uint32_t account_slot     # row of the account in the segment (wallet.pxd), or NONE32
-    char id[64]
-    char name[96]
-    char plan_name[56]
-    uint64_t spending         # cap: micro-units << 8 | Period (never SECOND, which is 0); 0: none
 
 cdef struct credential_entry: # 64 bytes
     uint8_t digest[32]
@@ -83,16 +67,12 @@ cdef class CredentialIndex:
               uint64_t spending)
     cdef uint64_t _word(self, uint64_t state, uint32_t row) noexcept nogil
     cdef _point(self, credential_entry *e, uint64_t state, uint32_t row)
+    cdef uint32_t _take_row(self) except? 0xFFFFFFFF
+    cdef _free_row(self, uint32_t row)
     cdef _check_row(self, uint32_t row)
     cdef _check_writable(self)
     cdef credential_entry *_existing(self, bytes digest) except NULL
     cdef _recount(self)
-
-cdef inline uint64_t cap_micros(uint64_t spending) noexcept nogil:
-    return spending >> 8
-
-cdef inline uint8_t cap_period(uint64_t spending) noexcept nogil:
-    return <uint8_t>(spending & 0xFF)
 
 # As `lookup`, and gives the entry: its identity and its spending cap. NULL for CREDENTIAL_UNKNOWN.
 cdef int credential_find(CredentialIndex index, const char *key, uint32_t length, int64_t now_s,

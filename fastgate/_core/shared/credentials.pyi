@@ -1,4 +1,4 @@
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from enum import IntEnum
 
 from fastgate._core.shared.callers import NO_ACCOUNT as NO_ACCOUNT
@@ -6,6 +6,7 @@ from fastgate._core.shared.callers import NO_PLAN as NO_PLAN
 from fastgate._core.shared.callers import Consumer as Consumer
 from fastgate._core.shared.callers import Found as Found
 from fastgate._core.shared.callers import IndexFullError as IndexFullError
+from fastgate._core.shared.callers import LimitOverride as LimitOverride
 from fastgate._core.shared.callers import SpendingCap as SpendingCap
 
 KEEP_REVOKED_S: int
@@ -15,9 +16,6 @@ class CredentialState(IntEnum):
     CREDENTIAL_FREE = 0
     CREDENTIAL_ACTIVE = 1
     CREDENTIAL_REVOKED_STATE = 2
-
-class ConsumerFlag(IntEnum):
-    CONSUMER_SUSPENDED_FLAG = 1
 
 def key_digest(key: str | bytes) -> bytes: ...
 
@@ -72,6 +70,7 @@ class CredentialIndex:
         plan_name: str | bytes = "",
         account_slot: int = ...,
         spending: tuple[int, int] = ...,
+        overrides: Sequence[tuple[int, int, int, int]] = ...,
     ) -> int: ...
     def drop_consumer(self, row: int) -> None: ...
     def put(

@@ -31,6 +31,8 @@ rows as slots, so most gateways never come to reuse one. Who holds a row longer 
 **Timing.** Digests are compared whole, without an early exit. Where a key lands follows from its
 SHA-256, which nobody can steer towards a key that they do not have.
 
+**Own limits.** A consumer's own numbers for limits are in a second row, taken and freed with its first.
+
 **Keys** are any bytes up to KEY_MAX; longer ones are unknown without the cost of hashing them.
 """
 import fcntl
@@ -45,9 +47,12 @@ from posix.unistd cimport close
 
 from fastgate._core.platform.atomics cimport fg_load, fg_prefetch, fg_store
 from fastgate._core.reason cimport CONSUMER_SUSPENDED, CREDENTIAL_EXPIRED, CREDENTIAL_REVOKED, CREDENTIAL_UNKNOWN
-from fastgate._core.snapshot.snapshot cimport PERIOD_YEAR
+from fastgate._core.shared.consumer_row cimport (
+    CONSUMER_SUSPENDED_FLAG, OVERRIDES, consumer_of, limit_override, overrides_at, put_overrides, spending_cap,
+    spending_word, text_of)
 
-from fastgate._core.shared.callers import NO_ACCOUNT, NO_PLAN, Consumer, Found, IndexFullError, SpendingCap
+from fastgate._core.shared.callers import (
+    NO_ACCOUNT, NO_PLAN, Consumer, Found, IndexFullError, LimitOverride, SpendingCap)
 
 cdef extern from *:
     """
@@ -64,7 +69,7 @@ cdef extern from *:
 
 cdef enum:
     PAGE = 4096
-    INDEX_VERSION = 2
+    INDEX_VERSION = 3
     DIGEST = 32
     FILL_PERCENT = 70
     SMALLEST = 64                 # slots
@@ -107,35 +112,6 @@ cdef const uint8_t *_digest(bytes digest) except NULL:
     if len(digest) != DIGEST:
         raise ValueError(f"a digest has {DIGEST} bytes, not {len(digest)}")
     return <const uint8_t *><const char *>digest
-
-
-cdef bytes _text(str what, value, int room, bint cut):
-    """UTF-8 that fits; longer is cut between characters where that does no harm."""
-    cdef bytes raw = value.encode() if isinstance(value, str) else value
-    if len(raw) > room:
-        if not cut:
-            raise ValueError(f"{what} has at most {room} bytes, not {len(raw)}: {value!r}")
-        raw = raw[:room].decode("utf-8", "ignore").encode()
-    return raw
-
-
-cdef object _consumer(const consumer_row *row):
-    texts = (&row.id[0])[:row.id_len], (&row.name[0])[:row.name_len], (&row.plan_name[0])[:row.plan_len]
-    ident, name, plan_name = [raw.decode("utf-8", "replace") for raw in texts]
-    suspended = bool(row.flags & CONSUMER_SUSPENDED_FLAG)
-    return Consumer(ident, row.identity, row.account, row.plan, suspended, name, plan_name,
-                    row.account_slot, _cap(row.spending))
-
-
-cdef object _cap(uint64_t spending):
-    return SpendingCap(cap_micros(spending), cap_period(spending))
-
-
-cdef uint64_t _spending(cap) except? 0:
-    micros, period = cap
-    if not 0 <= micros < 1 << 56 or not 0 <= period <= PERIOD_YEAR or (micros and not period):
-        raise ValueError(f"no spending cap: {cap}")
-    return <uint64_t>micros << 8 | <uint64_t>period
 
 
 cdef uint32_t _second(int64_t unix_s) noexcept:
@@ -259,6 +235,8 @@ cdef class CredentialIndex:
                 self.references[word >> 32] += 1
         fg_store(&self.header.used, used)
         fg_store(&self.header.revoked, revoked)
+        for row in overrides_at(self.rows, self.header.rows_used, [row for row in range(self.header.rows_used) if self.references[row]]):
+            self.references[row] = 1
         now = self.clock()
         for row in range(self.header.rows_used):
             if self.references[row] == 0:
@@ -318,12 +296,12 @@ cdef class CredentialIndex:
         cdef int result = self.judge(e, word, <int64_t>int(time.time() if now is None else now), &row)
         if row == NULL:
             return None
-        return Found(result, _consumer(row), e.identity, _cap(e.spending))
+        return Found(result, consumer_of(row), e.identity, spending_cap(e.spending))
 
     def consumer(self, uint32_t row) -> Consumer:
         """What a row holds."""
         self._check_row(row)
-        return _consumer(self.rows + row)
+        return consumer_of(self.rows + row)
 
     @property
     def epoch(self) -> int:
@@ -360,21 +338,24 @@ cdef class CredentialIndex:
 
     def set_consumer(self, id, *, uint64_t identity, uint64_t account=0, uint32_t plan=NO_PLAN,
                      bint suspended=False, name="", plan_name="",
-                     uint32_t account_slot=NO_ACCOUNT, spending=SpendingCap()) -> int:
+                     uint32_t account_slot=NO_ACCOUNT, spending=SpendingCap(), overrides=()) -> int:
         """Write a consumer's row and return its number, for `put` and `repoint`.
 
         `id`: up to 64 bytes of UTF-8 (ValueError); `name` and `plan_name` are for people and cut to
-        96 and 48 bytes. `identity`: the hash that its limits are counted by. `plan`: its
-        plan's slot. `account`, `account_slot`: who pays. `spending`: a SpendingCap. Raises IndexFullError. The row is freed when its last credential is pointed
-        elsewhere; one that never had any, by `drop_consumer`.
+        96 and 48 bytes. `identity`: the hash that its limits are counted by. `plan`: its plan's slot.
+        `account`, `account_slot`: who pays. `spending`: a SpendingCap. `overrides`: LimitOverrides, at
+        most OVERRIDES (ValueError). Raises IndexFullError. The row is freed when its last credential is
+        pointed elsewhere; one that never had any, by `drop_consumer`.
         """
         cdef consumer_row row
-        cdef uint32_t number
+        cdef limit_override own[OVERRIDES]
+        cdef uint32_t number, second = 0
         self._check_writable()
+        put_overrides(own, overrides)
         memset(&row, 0, sizeof(row))
-        for_id = _text("a consumer's id", id, sizeof(row.id), False)
-        for_name = _text("name", name, sizeof(row.name), True)
-        for_plan = _text("plan_name", plan_name, sizeof(row.plan_name), True)
+        for_id = text_of("a consumer's id", id, sizeof(row.id), False)
+        for_name = text_of("name", name, sizeof(row.name), True)
+        for_plan = text_of("plan_name", plan_name, sizeof(row.plan_name), True)
         memcpy(row.id, <const char *>for_id, len(for_id))
         memcpy(row.name, <const char *>for_name, len(for_name))
         memcpy(row.plan_name, <const char *>for_plan, len(for_plan))
@@ -383,17 +364,38 @@ cdef class CredentialIndex:
         row.account = account
         row.plan = plan
         row.account_slot = account_slot
-        row.spending = _spending(spending)
+        row.spending = spending_word(spending)
         row.flags = CONSUMER_SUSPENDED_FLAG if suspended else 0
-        if self.free_rows and self.clock() - self.free_rows[0][0] >= self.grace:
-            number = self.free_rows.popleft()[1]
-        elif self.header.rows_used < self.header.rows:
-            number = <uint32_t>self.header.rows_used
-            fg_store(&self.header.rows_used, number + 1)
-        else:
-            raise IndexFullError(f"all {self.header.rows} consumer rows are in use or resting")
+        number = self._take_row()
+        if overrides:
+            try:
+                second = self._take_row()
+            except IndexFullError:       # nobody has seen the first
+                self.free_rows.appendleft((float("-inf"), number))
+                raise
+            memcpy(&self.rows[second], own, sizeof(own))
+            self.references[second] = 1
+            row.overrides = <int>(<int64_t>second - <int64_t>number)
         self.rows[number] = row
         return number
+
+    cdef uint32_t _take_row(self) except? 0xFFFFFFFF:
+        cdef uint32_t number
+        if self.free_rows and self.clock() - self.free_rows[0][0] >= self.grace:
+            return self.free_rows.popleft()[1]
+        if self.header.rows_used >= self.header.rows:
+            raise IndexFullError(f"all {self.header.rows} consumer rows are in use or resting")
+        number = <uint32_t>self.header.rows_used
+        fg_store(&self.header.rows_used, number + 1)
+        return number
+
+    cdef _free_row(self, uint32_t row):
+        """It rests, with the row of its overrides."""
+        now = self.clock()
+        self.free_rows.append((now, row))
+        for second in overrides_at(self.rows, self.header.rows_used, [row]):
+            self.references[<uint32_t>second] = 0
+            self.free_rows.append((now, second))
 
     def drop_consumer(self, uint32_t row) -> None:
         """Free a row that no credential names. ValueError when one does."""
@@ -401,7 +403,7 @@ cdef class CredentialIndex:
         self._check_row(row)
         if self.references[row]:
             raise ValueError(f"consumer row {row} is named by {self.references[row]} credentials")
-        self.free_rows.append((self.clock(), row))
+        self._free_row(row)
 
     def put(self, bytes digest not None, uint32_t row, *, int64_t expires_at=0,
             uint64_t identity, spending=SpendingCap()) -> None:
@@ -411,7 +413,7 @@ cdef class CredentialIndex:
         credential's own hash, for limits by credential. `spending`: its SpendingCap. Raises IndexFullError.
         """
         self._check_writable()
-        self._put(_digest(digest), row, _second(expires_at), identity, _spending(spending))
+        self._put(_digest(digest), row, _second(expires_at), identity, spending_word(spending))
 
     def put_many(self, credentials) -> int:
         """Publish (digest, row, expires_at, identity[, spending]) one after another; returns how many.
@@ -423,7 +425,7 @@ cdef class CredentialIndex:
         self._check_writable()
         for digest, row, expires_at, identity, *spending in credentials:
             self._put(_digest(digest), row, _second(expires_at), identity,
-                      _spending(spending[0]) if spending else 0)
+                      spending_word(spending[0]) if spending else 0)
             n += 1
         return n
 
@@ -460,7 +462,7 @@ cdef class CredentialIndex:
         if before:
             self.references[row] -= 1
             if self.references[row] == 0:
-                self.free_rows.append((self.clock(), row))
+                self._free_row(row)
 
     def revoke(self, bytes digest not None) -> bool:
         """Refuse the credential from now on; False when it was revoked before.
@@ -519,6 +521,10 @@ cdef class CredentialIndex:
         # Nobody reads the new index yet: rows that were resting are free at once, and so are
         # those that only forgotten credentials named. What never had a credential is kept.
         resting = {row for _, row in self.free_rows}
+        owners = [row for row in range(self.header.rows_used) if new.references[<uint32_t>row]
+                  or self.references[<uint32_t>row] == 0 and row not in resting]
+        for second in overrides_at(new.rows, new.header.rows_used, owners):
+            new.references[<uint32_t>second] = 1
         for i in range(self.header.rows_used):
             if new.references[i] == 0 and (i in resting or self.references[i]):
                 new.free_rows.append((float("-inf"), i))

@@ -211,7 +211,7 @@ cdef class ImageBuilder:
         return (<char *>&r)[:sizeof(str_ref)]
 
     def limit(self, *, identity, kind, scope, amount, name, policy, interval_ns=0,
-              tolerance_ns=0, window_s=0, period=0, flags=0) -> bytes:
+              tolerance_ns=0, window_s=0, period=0, flags=0, headers=0, override_key=0) -> bytes:
         """One limit_rec."""
         cdef limit_rec r
         memset(&r, 0, sizeof(r))
@@ -222,6 +222,8 @@ cdef class ImageBuilder:
         r.window_s = window_s
         r.name = self._string(name)
         r.policy = self._string(policy)
+        r.headers = self._handle(headers)
+        r.override_key = override_key
         r.kind = kind
         r.scope = scope
         r.period = period

@@ -9,7 +9,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 cdef enum:
-    SNAPSHOT_VERSION = 8
+    SNAPSHOT_VERSION = 9
     NONE32 = 0xFFFFFFFF       # "no such thing" for an index
 
 cpdef enum SettingFlag:       # of the whole gateway
@@ -41,6 +41,7 @@ cpdef enum LimitScope:        # what the limit is counted by: any combination
     BY_PLAN = 8
     BY_SERVICE = 16
     BY_CREDENTIAL = 32
+    BY_HEADER = 64            # values of header fields, `limit_rec.headers`
 
 cpdef enum Period:
     PERIOD_SECOND = 0
@@ -63,6 +64,8 @@ cdef struct limit_rec:
     uint64_t window_s         # seconds, for the RateLimit-Policy header
     str_ref name              # policy name shown to clients, e.g. "burst"
     str_ref policy            # rendered member of RateLimit-Policy, e.g. "burst";q=100;w=60
+    table_ref headers         # BY_HEADER: table of str_ref, lower-case field names
+    uint64_t override_key     # what consumers' own numbers for it are found by; 0: they have none
     uint8_t kind              # LimitKind
     uint8_t scope             # LimitScope bits
     uint8_t period            # Period

@@ -24,6 +24,7 @@ class LimitScope(IntFlag):
     BY_PLAN = 8
     BY_SERVICE = 16
     BY_CREDENTIAL = 32
+    BY_HEADER = 64
 
 class Period(IntFlag):
     PERIOD_SECOND = 0

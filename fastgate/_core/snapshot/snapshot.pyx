@@ -165,19 +165,6 @@ cdef str _tables_wrong(const snapshot_header *h):
     return None
 
 
-cdef bint _limits_out(const snapshot_header *h, table_ref t) noexcept nogil:
-    cdef const limit_rec *rows = <const limit_rec *>snap_table(h, t)
-    cdef uint32_t i
-    if _table_out(h, t, sizeof(limit_rec)):
-        return True
-    for i in range(t.count):
-        if _str_out(h, rows[i].name) or _str_out(h, rows[i].policy):
-            return True
-        if rows[i].kind == LIMIT_RATE and rows[i].interval_ns == 0:
-            return True
-    return False
-
-
 cdef bint _strings_out(const snapshot_header *h, table_ref t) noexcept nogil:
     cdef const str_ref *rows = <const str_ref *>snap_table(h, t)
     cdef uint32_t i
@@ -185,6 +172,19 @@ cdef bint _strings_out(const snapshot_header *h, table_ref t) noexcept nogil:
         return True
     for i in range(t.count):
         if _str_out(h, rows[i]):
+            return True
+    return False
+
+
+cdef bint _limits_out(const snapshot_header *h, table_ref t) noexcept nogil:
+    cdef const limit_rec *rows = <const limit_rec *>snap_table(h, t)
+    cdef uint32_t i
+    if _table_out(h, t, sizeof(limit_rec)):
+        return True
+    for i in range(t.count):
+        if _str_out(h, rows[i].name) or _str_out(h, rows[i].policy) or _strings_out(h, rows[i].headers):
+            return True
+        if rows[i].kind == LIMIT_RATE and rows[i].interval_ns == 0:
             return True
     return False
 
@@ -371,7 +371,7 @@ cdef class Snapshot:
 
     cdef list _limits(self, table_ref t):
         cdef const limit_rec *rows = <const limit_rec *>snap_table(self.header, t)
-        return [self._open(rows[i]) for i in range(t.count)]
+        return [self._open(rows[i]) | {"headers": self._strings(rows[i].headers)} for i in range(t.count)]
 
     cdef list _strings(self, table_ref t):
         cdef const str_ref *rows = <const str_ref *>snap_table(self.header, t)

@@ -401,7 +401,11 @@ def _limited(context: CheckContext, check: Check, kinds: tuple[str, ...]) -> Ste
     if refused and context.recorded_limit not in known:
         return context.skipped(check, "How the limit stands for that caller is not known now.")
     if not found:
-        more = " Limits that count by address or key are not looked at." if outcome.unseen else ""
+        more = (
+            " Limits that count by address, key or header are not looked at."
+            if outcome.unseen
+            else ""
+        )
         return context.skipped(check, f"No limit applies.{more}")
     refusing = [each for each in found if each.reason]
     # The one that refused a recorded request, if it does still.

@@ -43,6 +43,7 @@ from fastgate.config.revisions import is_same, say_dropped
 from fastgate.config.slots import SlotBook
 from fastgate.errors import ConfigurationError, FastGateError, OwnedError
 from fastgate.identity.identity import Identity
+from fastgate.identity.overrides import rows
 from fastgate.imports import import_late, importing
 from fastgate.model import codec
 from fastgate.model.gateway import Gateway
@@ -518,7 +519,8 @@ class Control:
         if self._money is not None and party is not None and party.record.account is not None:
             plan = self._money.rows.plan_of(party.record.account) or plan
         slot = self._publisher.slots.plans.get(plan) if plan is not None else None
-        return self._limits.of(snapshot, consumer_id, slot)
+        own = [] if party is None else rows(party.record.limits)
+        return self._limits.of(snapshot, consumer_id, slot, own)
 
     def usage(self) -> list[RouteUse]:
         return self._telemetry.usage()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from fastgate._core.shared.callers import LimitOverride
 from fastgate._core.shared.cells import limit_key_py
 from fastgate._core.shared.clock import held_seconds
 from fastgate._core.shared.concurrency import Concurrency
@@ -20,6 +21,9 @@ from fastgate.runtime.wire.heartbeat import AWAY_S
 _ADDRESS, _ROUTE = LimitScope.BY_ADDRESS, LimitScope.BY_ROUTE
 _CONSUMER, _PLAN = LimitScope.BY_CONSUMER, LimitScope.BY_PLAN
 _SERVICE, _CREDENTIAL = LimitScope.BY_SERVICE, LimitScope.BY_CREDENTIAL
+_HEADER = LimitScope.BY_HEADER
+_MANY = _ADDRESS | _CREDENTIAL | _HEADER
+"""What makes a limit of a consumer have many numbers."""
 SCOPES = {
     _ADDRESS: "address",
     _ROUTE: "route",
@@ -27,6 +31,7 @@ SCOPES = {
     _PLAN: "plan",
     _SERVICE: "service",
     _CREDENTIAL: "credential",
+    _HEADER: "header",
 }
 KINDS = {
     LimitKind.LIMIT_RATE: "rate",
@@ -91,12 +96,20 @@ class LimitsView:
         self._quotas = QuotaTable(segment)
         self._running = Concurrency(segment, 0)
         self._snapshot: Snapshot | None = None
+        self._own: dict[int, LimitOverride] = {}
         self._routes: list[tuple[str, int, int, dict[str, Any]]] = []
 
-    def of(self, snapshot: Snapshot, consumer_id: str, plan_slot: int | None) -> list[LimitUse]:
-        """Limits counted by this consumer or its plan; those that also count addresses or
-        credentials are left out, as they have no one number."""
+    def of(
+        self,
+        snapshot: Snapshot,
+        consumer_id: str,
+        plan_slot: int | None,
+        overrides: Sequence[LimitOverride] = (),
+    ) -> list[LimitUse]:
+        """Limits counted by this consumer or its plan; those that also count addresses,
+        credentials or headers are left out, as they have no one number."""
         consumer = stable_hash(consumer_id)
+        self._own = {override.key: override for override in overrides}
         plan: dict[str, Any] | None = None
         if plan_slot is not None and plan_slot in snapshot.plans():
             plan = snapshot.plan(plan_slot)
@@ -105,7 +118,7 @@ class LimitsView:
         if plan is not None:
             for limit in plan["limits"]:
                 # A plan's limit that also counts by route or service has many numbers.
-                if not limit["scope"] & (_ADDRESS | _CREDENTIAL | _ROUTE | _SERVICE):
+                if not limit["scope"] & (_MANY | _ROUTE | _SERVICE):
                     uses.append(self._use(limit, consumer, plan_identity, None, 0, 0))
         for name, route, service, limit in self._of_routes(snapshot):
             uses.append(self._use(limit, consumer, plan_identity, name, route, service))
@@ -127,6 +140,13 @@ class LimitsView:
         route: int,
         service: int,
     ) -> LimitUse:
+        own = self._own.get(limit["override_key"])
+        if own is not None:
+            limit = limit | {
+                "amount": own.amount,
+                "interval_ns": own.interval_ns,
+                "tolerance_ns": own.tolerance_ns,
+            }
         scope, amount = limit["scope"], limit["amount"]
         key = limit_key_py(
             limit["identity"],
@@ -156,15 +176,21 @@ class LimitsView:
             remaining=remaining,
             resets_at=resets_at,
             route=name,
+            own=own is not None,
         )
 
 
 def _routes_of(snapshot: Snapshot) -> Iterator[tuple[str, int, int, dict[str, Any]]]:
+    seen: set[tuple[int, int]] = set()
     for index, name in enumerate(snapshot.routes()):
         route = snapshot.route(index)
         for limit in route["limits"]:
             scope = limit["scope"]
-            if scope & (_CONSUMER | _PLAN) and not scope & (_ADDRESS | _CREDENTIAL):
+            which = route["identity"], limit["identity"]
+            if which in seen:
+                continue  # another path of the same route
+            seen.add(which)
+            if scope & (_CONSUMER | _PLAN) and not scope & _MANY:
                 service = 0
                 if scope & _SERVICE and route["service"] != NONE32:
                     service = snapshot.service(route["service"])["identity"]
