@@ -79,7 +79,7 @@ class Methods(msgspec.Struct, frozen=True):
 
 
 class Providers(msgspec.Struct, frozen=True):
-    """The payment providers in their order, and the news of theirs that wait."""
+    """The payment providers in their order, and their events that wait."""
 
     items: list[ProviderState]
     backlog: dict[str, Backlog]
@@ -167,7 +167,7 @@ async def top_up(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Respons
 
 @get("/v1/accounts/{ident:str}/payment-methods", opt=spec("read", answer=Methods))
 async def list_methods(ctx: Ctx, ident: FromPath[str]) -> Methods:
-    """An account's saved payment methods, as its providers tell them."""
+    """An account's saved payment methods, from its providers."""
     billing, account = billing_of(ctx), await account_of(ctx, ident)
     return Methods(await billing.providers.list_methods(account))
 

@@ -38,7 +38,7 @@ BODY_CAP = 1 << 20
 LIMIT = Limit(name="fastgate-pages", rate=Rate.parse("20/s"), burst=100, by=["address"])
 WEBHOOKS_PATTERN = f"{PREFIX}/webhooks/{{rest*}}"
 WEBHOOKS = Limit(name="fastgate-webhooks", rate=Rate.parse("100/s"), burst=2000, by=["address"])
-"""A provider tells everything from a few addresses, thousands of events at the turn of a month.
+"""A provider sends everything from a few addresses, thousands of events at the turn of a month.
 Whether a webhook is signed, only the process behind knows: so there is a limit, far above that."""
 FIRST_BYTE_MS = 15_000
 CONNECT_MS = 2_000

@@ -59,7 +59,7 @@ class DemoPay:
         self._cards: dict[str, str] = {}
         self._events: list[dict[str, Any]] = []
         self.webhook = ""
-        """Where the gateway takes news."""
+        """Where the gateway receives events."""
         self.server = WebServer(self._answer)
 
     @property
@@ -79,9 +79,9 @@ class DemoPay:
     def _answer(self, request: Request) -> Reply:
         kind, _, ident = request.path.strip("/").partition("/")
         with self._lock:
-            reply, news = self._do(request, kind, ident)
-        if news is not None:
-            self._tell(news)
+            reply, event = self._do(request, kind, ident)
+        if event is not None:
+            self._send(event)
         return reply
 
     def _do(self, request: Request, kind: str, ident: str) -> tuple[Reply, dict[str, Any] | None]:
@@ -158,8 +158,8 @@ class DemoPay:
             code = "insufficient_funds" if card == POOR_CARD else "card_declined"
             made.update(status="failed", code=code)
         self._charges[wanted["key"]] = made
-        news = self._event(f"payment.{made['status']}", made["id"])
-        return Reply(200, made), news
+        event = self._event(f"payment.{made['status']}", made["id"])
+        return Reply(200, made), event
 
     def _refund(self, wanted: dict[str, Any]) -> Reply:
         known = self._refunds.get(wanted["key"])
@@ -168,7 +168,7 @@ class DemoPay:
             self._refunds[wanted["key"]] = known
         return Reply(200, known)
 
-    # ---- news -----------------------------------------------------------------------------
+    # ---- events ---------------------------------------------------------------------------
 
     def _event(self, kind: str, of: str) -> dict[str, Any]:
         event = {
@@ -180,7 +180,7 @@ class DemoPay:
         self._events.append(event)
         return event
 
-    def _tell(self, event: dict[str, Any]) -> None:
+    def _send(self, event: dict[str, Any]) -> None:
         """Post a webhook; what is not taken is asked for by the gateway later."""
         if not self.webhook:
             return

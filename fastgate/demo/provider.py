@@ -48,7 +48,7 @@ def decline_of(code: str) -> Decline:
     return Decline.LATER if code == "insufficient_funds" else Decline.NEW_METHOD
 
 
-class News(msgspec.Struct):
+class Event(msgspec.Struct):
     """A webhook's body."""
 
     id: str
@@ -171,24 +171,24 @@ class DemoProvider(PaymentProvider):
             status=ChargeStatus.SUCCEEDED, provider=self.name, amount=back, reference=made["id"]
         )
 
-    # ---- news -------------------------------------------------------------------------------
+    # ---- events -----------------------------------------------------------------------------
 
     def verify_webhook(self, headers: Mapping[str, str], body: bytes) -> Notification:
         given = headers.get(SIGNATURE.lower(), "")
         if not given.isascii() or not hmac.compare_digest(given, sign(self._secret, body)):
             raise WebhookRejected("The signature is not that of Demo Pay.")
         try:
-            return self._notification(msgspec.json.decode(body, type=News))
+            return self._notification(msgspec.json.decode(body, type=Event))
         except msgspec.DecodeError as error:
             raise WebhookRejected(str(error)) from error
 
-    def _notification(self, news: News) -> Notification:
+    def _notification(self, event: Event) -> Notification:
         return Notification(
             provider=self.name,
-            id=news.id,
-            type=news.type,
-            object=news.object,
-            created=datetime.fromtimestamp(news.created, UTC),
+            id=event.id,
+            type=event.type,
+            object=event.object,
+            created=datetime.fromtimestamp(event.created, UTC),
         )
 
     async def resolve(self, notification: Notification) -> list[ProviderEvent]:
@@ -232,7 +232,7 @@ class DemoProvider(PaymentProvider):
 
     async def reconcile(self, since: datetime) -> list[Notification]:
         found = await self._ask("GET", "/events", since=str(since.timestamp()))
-        return [self._notification(msgspec.convert(one, News)) for one in found]
+        return [self._notification(msgspec.convert(one, Event)) for one in found]
 
     async def health(self) -> Health:
         try:

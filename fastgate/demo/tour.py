@@ -5,7 +5,7 @@
     call, call, call … ─▶ "balance low" ─▶ dry ─▶ auto-recharge ─▶ call again
     the books are audited
 
-Every step checks what it shows, so that the demonstration either tells the truth or fails.
+Every step checks what it shows, so the demonstration is either correct or fails.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def is_key(text: str) -> bool:
 
 
 def shown_prefix(key: str) -> str:
-    """The part of a key that may be shown and kept, to tell keys apart: "fg_live_4eC39H"."""
+    """The part of a key that may be shown and kept, to distinguish keys: "fg_live_4eC39H"."""
     found = _KEY.fullmatch(key)
     return key[: found.start(3) + 6] if found else key[:4]
 

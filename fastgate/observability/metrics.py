@@ -42,7 +42,7 @@ SERVING = 2  # worker_row.state
 
 
 class Family(NamedTuple):
-    """A metric, declared once: name, type, what it tells."""
+    """A metric, declared once: name, type, meaning."""
 
     name: str
     type: str
@@ -268,7 +268,7 @@ def escape(value: str) -> str:
 
 
 def outcome_labels(status: str, reason: int) -> tuple[str, str]:
-    """Labels status and reason of an outcome as `counters_snapshot` tells it."""
+    """Labels status and reason of an outcome as `counters_snapshot` has it."""
     if reason == 0:
         return status, ""
     if reason < 0:

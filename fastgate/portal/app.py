@@ -4,7 +4,7 @@
     /_fastgate/requests/<id>             what was checked, step by step               link
     /_fastgate/account                   balance, subscriptions, what is open         link or key
     /_fastgate/account/<page>            top-up, payment-method, pay, renew, plan     link or key
-    /_fastgate/webhooks/<provider>       news from payment providers                  signature
+    /_fastgate/webhooks/<provider>       events from payment providers                signature
 
 Served on a Unix socket of the control process; the data plane forwards to it (`public_route`), so
 it is reached on every listener under the same name. People get HTML, agents Markdown, programs
@@ -480,7 +480,7 @@ async def plan(public: Ports, request: AnyRequest) -> Response[bytes]:
 
 @post(f"{PREFIX}/webhooks/{{provider:str}}", status_code=200)
 async def webhook(public: Ports, request: AnyRequest, provider: FromPath[str]) -> Response[bytes]:
-    """News from a payment provider; proved by its signature, answered when it is kept."""
+    """An event from a payment provider: checked by its signature, answered when it is stored."""
     headers = {name.lower(): value for name, value in request.headers.items()}
     try:
         await public.receive(provider, headers, await request.body())

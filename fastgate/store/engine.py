@@ -244,7 +244,7 @@ class Store:
         return None if self.ready else self._problem
 
     async def connect(self) -> None:
-        """Connect, migrate, and tell the listeners. Raises StoreError; may be called again."""
+        """Connect, migrate, and call the listeners. Raises StoreError; may be called again."""
         engine = self._engine
         try:
             if engine is None:

@@ -44,7 +44,7 @@ owners = sa.Table(
 
 
 class Owner(msgspec.Struct, frozen=True, kw_only=True):
-    """A gateway, as others must be able to tell it."""
+    """A gateway, as others identify it."""
 
     boot: str
     """Another one at each start of the gateway."""

@@ -54,7 +54,7 @@ def decode_cursor(cursor: str, kind: type[T]) -> T:
 
 
 def page_of(found: Sequence[T], limit: int, key: Callable[[T], str | int]) -> Page[T]:
-    """A page out of up to `limit` + 1 found items; the one too many only tells of more."""
+    """A page out of up to `limit` + 1 found items; the extra one only shows that there are more."""
     items = list(found[:limit])
     more = len(found) > limit and bool(items)
     return Page(items, encode_cursor(key(items[-1])) if more else None)

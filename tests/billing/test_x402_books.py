@@ -103,7 +103,7 @@ def world(store: Store, tmp_path: Path) -> X402World:
 
 async def test_a_settled_payment_is_an_entry_in_its_token(world: X402World) -> None:
     name = world.came(1, "running", "settling", "settled", "served")
-    assert await world.books.beat() == 1
+    assert await world.books.step() == 1
     entry = await world.ledger.entry(entry_id(name))
     assert (entry.kind, entry.account, entry.currency, entry.amount) == (
         "x402", HOUSE, CURRENCY, 1000,
@@ -122,7 +122,7 @@ async def test_tokens_are_never_added_up(world: X402World) -> None:
     world.came(3, "settling", "settled", paid=paid(decimals=18, amount=str(5 * 10**17)))
     other = "0x" + "A" * 40
     world.came(4, "settling", "settled", paid=paid(asset=other, decimals=0, amount="2"))
-    await world.books.beat()
+    await world.books.step()
     assert await world.revenue() == {
         CURRENCY: 1000 + 500_000,
         CURRENCY.replace("84532", "8453"): 1000,
@@ -134,11 +134,11 @@ async def test_tokens_are_never_added_up(world: X402World) -> None:
 async def test_whatever_is_looked_at_again_is_booked_once(world: X402World) -> None:
     for number in range(5):
         name = world.came(number, "settling", "settled")
-    assert await world.books.beat() == 5
-    assert await world.books.beat() == 0
+    assert await world.books.step() == 5
+    assert await world.books.step() == 0
     world.came(4, "settling", "settled")  # due once more
     assert world.due == {name}
-    assert await world.books.beat() == 0
+    assert await world.books.step() == 0
     assert await world.revenue() == {CURRENCY: 5000}
 
 
@@ -147,10 +147,10 @@ async def test_what_is_in_doubt_waits_and_is_booked_when_it_is_found_out(
     world: X402World, state: State
 ) -> None:
     name = world.came(1, "settling", state)
-    assert await world.books.beat() == 0
+    assert await world.books.step() == 0
     assert world.due == {name}
     world.came(1, "settled", presumed=True)
-    assert await world.books.beat() == 1
+    assert await world.books.step() == 1
     (payment,) = (await listed(world.store, limit=10)).items
     assert (payment.state, payment.presumed, payment.amount) == ("settled", True, 1000)
 
@@ -159,7 +159,7 @@ async def test_what_was_never_found_out_is_listed_and_not_booked(world: X402Worl
     names = {state: world.came(at, "settling", state) for at, state in enumerate(STATES)}
     world.now += 61
     assert world.claims.sweep() == 0  # not before the books have looked
-    await world.books.beat()
+    await world.books.step()
     assert world.due == set()
     found = (await listed(world.store, limit=10)).items
     assert {one.id: one.state for one in found} == {
@@ -171,7 +171,7 @@ async def test_what_was_never_found_out_is_listed_and_not_booked(world: X402Worl
     assert world.claims.sweep() == len(STATES)
     # It turns out to have been paid after all.
     world.came(STATES.index("unknown"), "settling", "settled")
-    assert await world.books.beat() == 1
+    assert await world.books.step() == 1
     assert await world.revenue() == {CURRENCY: 3000}
     assert (await world.audited()).numbers["doubtful"] == 1
     unknown = (await listed(world.store, state="unknown", limit=10)).items
@@ -182,7 +182,7 @@ async def test_what_an_operator_found_out_is_booked_once(world: X402World) -> No
     """It was paid, and nobody was served: that is owed to the payer, until it is decided."""
     first, second, third = (world.came(at, "settling", "unknown") for at in range(3))
     world.now += 61
-    await world.books.beat()
+    await world.books.step()
 
     async def say(name: str, outcome: str) -> str:
         return (await decide(world.store, lambda: NOW, name, outcome, "0xfound")).state
@@ -209,16 +209,16 @@ async def test_what_an_operator_found_out_is_booked_once(world: X402World) -> No
 
 async def test_what_was_paid_and_not_served_is_owed(world: X402World) -> None:
     world.came(1, "settling", "settled")
-    await world.books.beat()
+    await world.books.step()
     assert await world.balance() == (-1000, 0, 1000)
     for _ in range(2):
         name = world.came(1, "settled", code="owed")
-        await world.books.beat()
+        await world.books.step()
         assert await world.balance() == (-1000, 1000, 0)
         assert (await world.audited()).numbers["owed"] == 1
     await decide(world.store, lambda: NOW, name, "refunded")
     world.came(1, "settled", code="owed")  # asked for again
-    await world.books.beat()
+    await world.books.step()
     assert await world.balance() == (0, 0, 0)
     await world.audited()
 
@@ -229,13 +229,13 @@ STATES: list[State] = ["settling", "unknown", "unsent", "failed", "settled", "se
 async def test_an_identifiers_record_is_no_payment(world: X402World) -> None:
     world.came(1, "served", paid=None)
     assert world.due == set()
-    assert await world.books.beat() == 0
+    assert await world.books.step() == 0
 
 
 async def test_what_cannot_be_counted_stays_due(world: X402World) -> None:
     name = world.came(1, "settling", "settled", paid=paid(decimals=18, amount="1"))
     world.came(2, "settling", "settled")
-    assert await world.books.beat() == 1
+    assert await world.books.step() == 1
     assert world.due == {name}
 
 
@@ -243,7 +243,7 @@ async def test_a_payment_is_booked_once_by_two_controls(world: X402World, tmp_pa
     for number in range(20):
         world.came(number, "settling", "settled")
     other = X402Books(world.claims, world.store, lambda: NOW)
-    assert sum(await asyncio.gather(world.books.beat(), other.beat())) == 20
+    assert sum(await asyncio.gather(world.books.step(), other.step())) == 20
     assert await world.revenue() == {CURRENCY: 20_000}
 
 
@@ -278,10 +278,10 @@ async def test_control_killed_at_any_step(world: X402World, at: int, monkeypatch
         patch.setattr(world.store, "run_write", run_write)
         patch.setattr(world.claims, "looked_at", looked_at)
         with pytest.raises(Killed):
-            await world.books.beat()
+            await world.books.step()
     assert len(world.due) == (2 if at == 2 else 3)
     again = X402Books(world.claims, world.store, lambda: NOW)
-    assert await again.beat() == (3 if at == 0 else 0)
+    assert await again.step() == (3 if at == 0 else 0)
     assert world.due == set()
     assert await world.revenue() == {CURRENCY: 3000}
     await world.audited()
@@ -310,7 +310,7 @@ async def test_the_audit_finds_what_was_broken(
     world: X402World, break_it: str, finding: str
 ) -> None:
     name = world.came(1, "settling", "settled")
-    await world.books.beat()
+    await world.books.step()
     await world.audited()
     async with world.store.write() as connection:
         await connection.execute(sa.text(break_it))
@@ -319,7 +319,7 @@ async def test_the_audit_finds_what_was_broken(
 
 async def test_other_entries_without_a_wallet_are_still_found(world: X402World) -> None:
     world.came(1, "settling", "settled")
-    await world.books.beat()
+    await world.books.step()
     async with world.store.write() as connection:
         await connection.execute(sa.text("UPDATE ledger_entries SET account = 'acc_a'"))
     assert f"acc_a {CURRENCY}: entries without a wallet" in await world.finding()
@@ -332,7 +332,7 @@ async def test_it_is_in_reports_where_other_revenue_is(world: X402World) -> None
     for number in range(3):
         world.came(number, "settling", "settled")
     world.came(9, "settling", "unknown")
-    await world.books.beat()
+    await world.books.step()
     day = date(2031, 5, 4)
     (row,) = await report(world.store, ReportQuery(by=[By.DAY, By.ACCOUNT, By.ROUTE]))
     assert (row.day, row.account, row.route, row.currency) == (day, HOUSE, "weather", CURRENCY)
@@ -353,7 +353,7 @@ async def test_it_is_in_reports_where_other_revenue_is(world: X402World) -> None
 async def test_the_list_has_pages(world: X402World) -> None:
     for number in range(5):
         world.came(number, "settling", "settled")
-    await world.books.beat()
+    await world.books.step()
     seen: list[str] = []
     cursor = None
     while True:
@@ -367,7 +367,7 @@ async def test_the_list_has_pages(world: X402World) -> None:
 
 async def test_the_step_of_the_schema_goes_both_ways(world: X402World) -> None:
     world.came(1, "settling", "settled")
-    await world.books.beat()
+    await world.books.step()
     async with world.store.write() as connection:
         await connection.run_sync(down_to, "0012")
         left = await connection.execute(sa.text("SELECT count(*) FROM ledger_postings"))
@@ -411,7 +411,7 @@ async def test_what_the_shop_got_is_what_the_books_say(
                 at = chance.randrange(len(open_payments))
                 assert (await s.ask(open_payments.pop(at))).status == 200
             if chance.random() < 0.5:
-                await world.books.beat()
+                await world.books.step()
         await _agrees(s, world, len(open_payments))
         for payment in open_payments:
             assert (await s.ask(payment)).status == 200
@@ -420,7 +420,7 @@ async def test_what_the_shop_got_is_what_the_books_say(
 
 
 async def _agrees(s: PaidRouteSetup, world: X402World, open_payments: int) -> None:
-    await world.books.beat()
+    await world.books.step()
     earned = sum((await world.revenue()).values())
     assert len(world.due) == open_payments
     assert earned <= s.sold * PRICE <= earned + open_payments * PRICE

@@ -10,7 +10,7 @@ stripe         Stripe by its official library (extra `stripe`)
 breaker        a circuit breaker for each provider
 chain          several providers in order; a charge happens once
 grace          recorded, bounded service while all are down
-webhooks_in    news from providers: verified, kept, resolved, applied once
+webhooks_in    events from providers: verified, kept, resolved, applied once
 reconcile      events that webhooks missed
 provider_poller  the regular round
 refunds        money back through the provider that took it

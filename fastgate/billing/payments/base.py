@@ -10,7 +10,7 @@ PaymentProvider
 ├── plans        subscriptions → ProviderSubscription…
 ├── audit        turnover      → Turnover…          its own books, compared with ours
 │                statement     → Statement          its balance, and what made it so
-└── news         verify_webhook → Notification      local, cheap: is it theirs, what is it about
+└── events       verify_webhook → Notification      local, cheap: is it theirs, what is it about
                  reconcile      → Notification…     the same, asked for: what was missed
                  resolve        → ProviderEvent…    asks the provider how things stand now
 ```
@@ -19,8 +19,8 @@ A provider is a package's entry point in the group `fastgate.payment_providers`,
 `Wanted` to the provider; the built-in ones have no privileges. It subclasses `PaymentProvider` and
 overrides what it can do, which it says in `capabilities`; the rest raises Unsupported.
 
-**News is split in two** because a webhook is a hint, not a fact: it may come late, twice, or
-before its elder. What it says is never acted on; `resolve` fetches the object as it is now, and
+**An event is handled in two steps** because a webhook is a hint, not a fact: it may come late,
+twice, or out of order. Its content is never used; `resolve` fetches the object as it is now, and
 what follows is made idempotent by `ProviderEvent.key` (one payment, one key, however many events
 speak of it). Telling the same thing twice, or in any order, leaves the same books.
 
@@ -162,7 +162,9 @@ class Checkout(msgspec.Struct, frozen=True, kw_only=True):
 
 class ChargeStatus(StrEnum):
     SUCCEEDED = "succeeded"
-    PENDING = "pending"  # news will follow, or `find_charge` tells; never charge again meanwhile
+    PENDING = (
+        "pending"  # an event will follow, or `find_charge` finds it; never charge again meanwhile
+    )
     FAILED = "failed"
     ACTION_REQUIRED = "action_required"  # its owner has to confirm: see `action_url`
 
@@ -300,7 +302,7 @@ class ProviderEvent(msgspec.Struct, frozen=True, kw_only=True):
     kind: EventKind
     provider: str
     key: str
-    """The same for every telling of the same fact: what is done about it is done once."""
+    """The same whenever the same fact is reported: it takes effect once."""
     at: datetime
     account: str = ""
     """Our account; empty where the provider's customer is none of ours."""

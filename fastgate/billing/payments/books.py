@@ -2,7 +2,7 @@
 
 The names are the whole of idempotency: a payment is credited under its own name, whoever hears of
 it first (the caller of the charge, a webhook, the reconciliation), and a refund that we asked for
-is found again under the key it was asked with when the provider's news of it arrives.
+is found again under the key it was asked with when the provider's event arrives.
 """
 
 from __future__ import annotations

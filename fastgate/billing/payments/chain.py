@@ -60,7 +60,7 @@ ARRIVES_WITHIN = timedelta(minutes=15)
 """A request that has not shown at the provider by then never will: far longer than any timeout
 and queue between us."""
 LOOK_AGAIN = timedelta(minutes=1)
-PENDING_LOOK = timedelta(hours=1)  # the bank is at it; news is expected to come by itself
+PENDING_LOOK = timedelta(hours=1)  # the bank works on it; an event will come
 SENT = "sent"  # or about to be: its fate is not known
 UNSENT = "unsent"  # surely nothing was sent
 OPEN = (SENT, ChargeStatus.PENDING.value)
@@ -220,7 +220,7 @@ class Chain:
 
         Raises ProviderUnavailable when nobody could be asked and nothing was sent, Unsupported
         when nobody can, ProviderRefused, AmountError. A charge whose fate is not known is
-        PENDING; ask again with the same key, or wait for the news.
+        PENDING; repeat with the same key, or wait for the event.
         """
         able = self.able(Capability.SAVED_METHODS)
         if not able:
@@ -285,7 +285,7 @@ class Chain:
         return await self._note(attempt, lacking)
 
     async def _continue(self, attempt: Attempt, able: list[PaymentProvider]) -> ChargeResult:
-        """The key is known: tell how it ended, or find out."""
+        """The key is known: return how it ended, or find out."""
         if attempt.state == UNSENT:
             return await self._again(attempt, able)
         if attempt.state not in OPEN:
@@ -318,7 +318,7 @@ class Chain:
         return await self.look_up(attempt) if attempt.state in OPEN else result_of(attempt)
 
     async def note(self, event: ProviderEvent) -> None:
-        """News of a payment came by itself: if it is one of ours that is open, note its end."""
+        """An event of a payment arrived: if it is one of our open charges, note its outcome."""
         status = _ENDS.get(event.kind)
         if status is None or not event.attempt or event.amount is None:
             return
@@ -341,7 +341,7 @@ class Chain:
     async def look_up(self, attempt: Attempt) -> ChargeResult | None:
         """Ask the provider what became of an open attempt, and note it. None: nothing is there.
 
-        A provider that cannot tell leaves the attempt as it is, PENDING.
+        If the provider does not know, the attempt stays PENDING.
         """
         try:
             found = await self.call(
@@ -406,7 +406,7 @@ class Chain:
             attempt = found
 
     async def _tell(self, attempt: Attempt, result: ChargeResult) -> None:
-        """Have a payment that succeeded applied at once, where news of it may take its time."""
+        """Apply a payment that succeeded at once; its event may be late."""
         if result.status is not ChargeStatus.SUCCEEDED:
             return
         event = event_of(attempt, result, self._clock())
@@ -414,7 +414,7 @@ class Chain:
             try:
                 await listener(event)
             except FastGateError:  # a webhook or the reconciliation brings it again
-                log.warning("The payment %s waits for its news.", result.reference, exc_info=True)
+                log.warning("The payment %s waits for its event.", result.reference, exc_info=True)
 
     async def _moved(self, attempt: Attempt, **changes: object) -> Attempt | None:
         """Write the row as it is now; None when someone else has changed it meanwhile."""
@@ -447,7 +447,7 @@ def result_of(attempt: Attempt) -> ChargeResult:
 
 
 def event_of(attempt: Attempt, result: ChargeResult, at: datetime) -> ProviderEvent:
-    """The fact that a charge has succeeded, as the provider's own news would tell it."""
+    """The fact that a charge has succeeded, the same as from the provider's own event."""
     return ProviderEvent(
         kind=EventKind.PAYMENT_SUCCEEDED,
         provider=result.provider,

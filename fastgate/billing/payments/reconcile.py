@@ -63,12 +63,12 @@ class Reconciler:
             last = await events.read_to(provider)
             since = started - FIRST if last is None else last - OVERLAP
         since = max(since, started - FARTHEST)
-        news = await self._chain.call(provider, lambda it: it.reconcile(since))
-        fresh = await self._inbox.keep(news, "reconcile")
+        found = await self._chain.call(provider, lambda it: it.reconcile(since))
+        fresh = await self._inbox.keep(found, "reconcile")
         await events.set_read_to(provider, started, started)
         if fresh:
             log.info("%s: %d events that no webhook had brought.", provider, len(fresh))
-        return Reconciled(provider=provider, since=since, found=len(news), missed=len(fresh))
+        return Reconciled(provider=provider, since=since, found=len(found), missed=len(fresh))
 
     async def due(self, every: timedelta = EVERY) -> list[str]:
         """The providers whose list was not read for so long."""

@@ -9,7 +9,7 @@ freeze (ledger and cell) ─▶ provider ─┬ done or on its way ─▶ pay_ou
 The wallet gives first, so that what is being paid back cannot be spent meanwhile, and no more is
 paid back than is there; a fee is taken out of what was earned, and no more of it is paid back than
 credit notes have left. The same key is one refund. A key whose refund was refused is used up.
-The provider's news of the refund carries the key and meets the same entry.
+The provider's event of the refund carries the key and meets the same entry.
 """
 
 from __future__ import annotations

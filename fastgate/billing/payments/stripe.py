@@ -4,7 +4,7 @@
 top-up        Checkout Session, mode payment   → payment_intent.succeeded credits the wallet
 saved method  Checkout Session, mode setup     → becomes the customer's default
 auto-recharge PaymentIntent, off_session, confirmed at once
-news          webhook or events list → `stripe_events` re-fetches the object
+events        webhook or events list → `stripe_events` re-fetches the object
 words         `stripe_objects`: statuses, declines, currencies
 ```
 
@@ -447,7 +447,7 @@ class StripeProvider(PaymentProvider):
                 return found
             page = await self.call(page.next_page_async())
 
-    # ---- news -----------------------------------------------------------------------------
+    # ---- events ---------------------------------------------------------------------------
 
     def verify_webhook(self, headers: Mapping[str, str], body: bytes) -> Notification:
         header = headers.get("stripe-signature", "")

@@ -37,7 +37,7 @@ from fastgate.billing.payments.stripe_api import StripeApi
 from fastgate.model.units import Money
 
 Object = dict[str, Any]
-Teller = Callable[[StripeApi, Notification], Awaitable[list[ProviderEvent]]]
+Resolver = Callable[[StripeApi, Notification], Awaitable[list[ProviderEvent]]]
 
 
 # ---- which events, and about what ---------------------------------------------------------
@@ -49,7 +49,7 @@ COST = "latest_charge.balance_transaction"
 
 def known(kind: str) -> bool:
     """Whether an event type says something to us."""
-    return _teller(kind) is not None
+    return _resolver_of(kind) is not None
 
 
 def notification_of(event: Object) -> Notification:
@@ -91,14 +91,14 @@ def id_of(value: Any) -> str:
     return str(value or "")
 
 
-def _teller(kind: str) -> Teller | None:
-    return next((tell for prefix, tell in _TELLERS if kind.startswith(prefix)), None)
+def _resolver_of(kind: str) -> Resolver | None:
+    return next((resolver for prefix, resolver in _RESOLVERS if kind.startswith(prefix)), None)
 
 
-async def resolve(stripe: StripeApi, news: Notification) -> list[ProviderEvent]:
+async def resolve(stripe: StripeApi, notification: Notification) -> list[ProviderEvent]:
     """Fetch what the notification is about, and return the facts, oldest first."""
-    tell = _teller(news.type)
-    return [] if tell is None else await tell(stripe, news)
+    resolver = _resolver_of(notification.type)
+    return [] if resolver is None else await resolver(stripe, notification)
 
 
 # ---- payments -----------------------------------------------------------------------------
@@ -120,7 +120,7 @@ _OUTCOMES = {
 
 
 async def _payment(stripe: StripeApi, intent: Object) -> list[ProviderEvent]:
-    """How a PaymentIntent stands. One that has not been tried yet is no news."""
+    """How a PaymentIntent stands. One that has not been tried yet has no event."""
     if intent["status"] == "requires_confirmation" or (
         intent["status"] == "requires_payment_method" and not intent.get("last_payment_error")
     ):
@@ -165,12 +165,14 @@ def _cost(intent: Object, amount: Money) -> Money | None:
     return stripe_objects.money_of(int(balance.get("fee") or 0), str(balance["currency"]))
 
 
-async def _tell_intent(stripe: StripeApi, news: Notification) -> list[ProviderEvent]:
-    return await _payment(stripe, await _intent(stripe, news.object))
+async def _from_intent(stripe: StripeApi, notification: Notification) -> list[ProviderEvent]:
+    return await _payment(stripe, await _intent(stripe, notification.object))
 
 
-async def _tell_checkout(stripe: StripeApi, news: Notification) -> list[ProviderEvent]:
-    found = await stripe.call(stripe.client.v1.checkout.sessions.retrieve_async(news.object))
+async def _from_checkout(stripe: StripeApi, notification: Notification) -> list[ProviderEvent]:
+    found = await stripe.call(
+        stripe.client.v1.checkout.sessions.retrieve_async(notification.object)
+    )
     session = found.to_dict()
     account = await stripe.account_of(id_of(session.get("customer")), session.get("metadata"))
     if session.get("mode") == "setup":
@@ -185,7 +187,7 @@ async def _tell_checkout(stripe: StripeApi, news: Notification) -> list[Provider
             kind=EventKind.CHECKOUT_EXPIRED,
             provider=stripe_objects.NAME,
             key=f"stripe:checkout:{session['id']}:expired",
-            at=stripe_objects.time_of(session.get("expires_at")) or news.created,
+            at=stripe_objects.time_of(session.get("expires_at")) or notification.created,
             account=account,
             reference=str(session["id"]),
             purpose=stripe_objects.purpose_of(session.get("metadata")),
@@ -243,18 +245,18 @@ async def _about(
     )
 
 
-async def _tell_refund(stripe: StripeApi, news: Notification) -> list[ProviderEvent]:
-    if news.object.startswith("re_") or news.object.startswith("pyr_"):
-        one = await stripe.call(stripe.client.v1.refunds.retrieve_async(news.object))
+async def _from_refund(stripe: StripeApi, notification: Notification) -> list[ProviderEvent]:
+    if notification.object.startswith("re_") or notification.object.startswith("pyr_"):
+        one = await stripe.call(stripe.client.v1.refunds.retrieve_async(notification.object))
         refunds = [one.to_dict()]
     else:
         page = await stripe.call(
-            stripe.client.v1.refunds.list_async({"charge": news.object, "limit": 100})
+            stripe.client.v1.refunds.list_async({"charge": notification.object, "limit": 100})
         )
         refunds = [item.to_dict() for item in page.data]
     if not refunds:
         return []
-    told, intent = await _paid(stripe, refunds[0])
+    facts, intent = await _paid(stripe, refunds[0])
     if not intent:
         return []
     for refund in sorted(refunds, key=lambda item: (item.get("created") or 0, item["id"])):
@@ -266,12 +268,12 @@ async def _tell_refund(stripe: StripeApi, news: Notification) -> list[ProviderEv
                 kind=EventKind.REFUND,
                 provider=stripe_objects.NAME,
                 key=f"stripe:refund:{refund['id']}",
-                at=stripe_objects.time_of(refund.get("created")) or news.created,
+                at=stripe_objects.time_of(refund.get("created")) or notification.created,
             ),
         )
-        told.append(fact)
+        facts.append(fact)
         if refund.get("status") in ("failed", "canceled"):
-            told.append(
+            facts.append(
                 replace(
                     fact,
                     kind=EventKind.REFUND_FAILED,
@@ -279,16 +281,16 @@ async def _tell_refund(stripe: StripeApi, news: Notification) -> list[ProviderEv
                     code=str(refund.get("failure_reason") or refund["status"]),
                 )
             )
-    return told
+    return facts
 
 
-async def _tell_dispute(stripe: StripeApi, news: Notification) -> list[ProviderEvent]:
-    found = await stripe.call(stripe.client.v1.disputes.retrieve_async(news.object))
+async def _from_dispute(stripe: StripeApi, notification: Notification) -> list[ProviderEvent]:
+    found = await stripe.call(stripe.client.v1.disputes.retrieve_async(notification.object))
     dispute = found.to_dict()
     status = str(dispute.get("status"))
     if status.startswith("warning") or status == "prevented":
         return []  # an inquiry: no money has moved
-    told, intent = await _paid(stripe, dispute)
+    facts, intent = await _paid(stripe, dispute)
     if not intent:
         return []
     opened = await _about(
@@ -299,15 +301,15 @@ async def _tell_dispute(stripe: StripeApi, news: Notification) -> list[ProviderE
             kind=EventKind.DISPUTE_OPENED,
             provider=stripe_objects.NAME,
             key=f"stripe:dispute:{dispute['id']}",
-            at=stripe_objects.time_of(dispute.get("created")) or news.created,
+            at=stripe_objects.time_of(dispute.get("created")) or notification.created,
             code=str(dispute.get("reason") or ""),
         ),
     )
-    told.append(opened)
+    facts.append(opened)
     closed = {"won": EventKind.DISPUTE_WON, "lost": EventKind.DISPUTE_LOST}.get(status)
     if closed is not None:
-        told.append(replace(opened, kind=closed, key=f"{opened.key}:{status}"))
-    return told
+        facts.append(replace(opened, kind=closed, key=f"{opened.key}:{status}"))
+    return facts
 
 
 # ---- subscriptions and invoices -----------------------------------------------------------
@@ -346,45 +348,51 @@ async def _subscription(stripe: StripeApi, ident: str, at: datetime) -> list[Pro
     ]
 
 
-async def _tell_subscription(stripe: StripeApi, news: Notification) -> list[ProviderEvent]:
-    told = await _subscription(stripe, news.object, news.created)
-    now = told[0].subscription
-    if news.type.endswith("trial_will_end") and now is not None and now.status == "trialing":
+async def _from_subscription(stripe: StripeApi, notification: Notification) -> list[ProviderEvent]:
+    facts = await _subscription(stripe, notification.object, notification.created)
+    now = facts[0].subscription
+    if (
+        notification.type.endswith("trial_will_end")
+        and now is not None
+        and now.status == "trialing"
+    ):
         ends = now.trial_ends.isoformat() if now.trial_ends else ""
-        told.append(
+        facts.append(
             replace(
-                told[0],
+                facts[0],
                 kind=EventKind.SUBSCRIPTION_TRIAL_ENDING,
-                key=f"stripe:trial:{news.object}:{ends}",
+                key=f"stripe:trial:{notification.object}:{ends}",
             )
         )
-    return told
+    return facts
 
 
-async def _tell_invoice(stripe: StripeApi, news: Notification) -> list[ProviderEvent]:
-    if news.type == "invoice.upcoming":
-        if not news.object.startswith("sub_"):
+async def _from_invoice(stripe: StripeApi, notification: Notification) -> list[ProviderEvent]:
+    if notification.type == "invoice.upcoming":
+        if not notification.object.startswith("sub_"):
             return []
-        told = await _subscription(stripe, news.object, news.created)
-        upcoming = replace(told[0], kind=EventKind.INVOICE_UPCOMING, key=f"{told[0].key}:upcoming")
-        return [*told, upcoming]
-    found = await stripe.call(stripe.client.v1.invoices.retrieve_async(news.object))
+        facts = await _subscription(stripe, notification.object, notification.created)
+        upcoming = replace(
+            facts[0], kind=EventKind.INVOICE_UPCOMING, key=f"{facts[0].key}:upcoming"
+        )
+        return [*facts, upcoming]
+    found = await stripe.call(stripe.client.v1.invoices.retrieve_async(notification.object))
     invoice = found.to_dict()
-    kind, state = _invoice_state(invoice, news.type)
-    told = []
+    kind, state = _invoice_state(invoice, notification.type)
+    facts = []
     parent = (invoice.get("parent") or {}).get("subscription_details") or {}
     subscription = id_of(invoice.get("subscription") or parent.get("subscription"))
     if subscription:  # what an invoice does to access, the subscription says
-        told = await _subscription(stripe, subscription, news.created)
+        facts = await _subscription(stripe, subscription, notification.created)
     if kind is not None:
         account = await stripe.account_of(id_of(invoice.get("customer")), invoice.get("metadata"))
-        told.append(
+        facts.append(
             ProviderEvent(
                 kind=kind,
                 provider=stripe_objects.NAME,
                 key=f"stripe:invoice:{invoice['id']}:{state}",
-                at=news.created,
-                account=account or (told[0].account if told else ""),
+                at=notification.created,
+                account=account or (facts[0].account if facts else ""),
                 amount=stripe_objects.money_of(
                     int(invoice.get("amount_due") or invoice.get("total") or 0),
                     str(invoice["currency"]),
@@ -395,11 +403,11 @@ async def _tell_invoice(stripe: StripeApi, news: Notification) -> list[ProviderE
                 url=str(invoice.get("hosted_invoice_url") or ""),
             )
         )
-    return told
+    return facts
 
 
 def _invoice_state(invoice: Object, kind: str) -> tuple[EventKind | None, str]:
-    """What an invoice's state is worth telling as, and its part of the key."""
+    """The event for the state of an invoice, and its part of the key."""
     status = str(invoice.get("status"))
     if status == "paid":
         return EventKind.INVOICE_PAID, "paid"
@@ -439,19 +447,19 @@ async def _method(
     ]
 
 
-async def _tell_method(stripe: StripeApi, news: Notification) -> list[ProviderEvent]:
-    attached = news.type == "payment_method.attached"
+async def _from_method(stripe: StripeApi, notification: Notification) -> list[ProviderEvent]:
+    attached = notification.type == "payment_method.attached"
     kind = EventKind.METHOD_ATTACHED if attached else EventKind.METHOD_UPDATED
-    return await _method(stripe, news.object, kind, "", news.hint)
+    return await _method(stripe, notification.object, kind, "", notification.hint)
 
 
-_TELLERS: tuple[tuple[str, Teller], ...] = (
-    ("checkout.session.", _tell_checkout),
-    ("payment_intent.", _tell_intent),
-    ("charge.refund", _tell_refund),  # charge.refunded, charge.refund.updated
-    ("refund.", _tell_refund),
-    ("charge.dispute.", _tell_dispute),
-    ("customer.subscription.", _tell_subscription),
-    ("invoice.", _tell_invoice),
-    ("payment_method.", _tell_method),
+_RESOLVERS: tuple[tuple[str, Resolver], ...] = (
+    ("checkout.session.", _from_checkout),
+    ("payment_intent.", _from_intent),
+    ("charge.refund", _from_refund),  # charge.refunded, charge.refund.updated
+    ("refund.", _from_refund),
+    ("charge.dispute.", _from_dispute),
+    ("customer.subscription.", _from_subscription),
+    ("invoice.", _from_invoice),
+    ("payment_method.", _from_method),
 )

@@ -127,7 +127,7 @@ def decline_of(code: str) -> Decline:
 
 
 def error_code(error: Object | None) -> str:
-    """The most telling code of an error: the issuer's, else Stripe's."""
+    """The most specific code of an error: the issuer's, else Stripe's."""
     if not error:
         return ""
     return str(error.get("decline_code") or error.get("code") or "")

@@ -1,4 +1,4 @@
-"""News from payment providers: taken in at once, worked on until it is applied, applied once.
+"""Events from payment providers: accepted at once, processed until applied, applied once.
 
 ```
 webhook ──▶ Inbox.receive: signature? ─▶ one row by event id ─▶ 2xx        (store away: 503, and
@@ -11,7 +11,7 @@ reconcile ─▶ Inbox.keep ────────────────▶ 
 **Order is not assumed and repetition is harmless.** A row is one event, however often it comes; a
 fact is applied under a name of its own in the ledger (`books`), so that two events which tell the
 same, a crash between two steps, or an operator who has everything worked on again, change nothing.
-Every fact is fetched as it is now, so an old event applied late tells nothing old.
+Every fact is fetched as it is now, so a late event does not bring back an old state.
 
 What a fact does:
 
@@ -399,11 +399,11 @@ class Inbox:
         """
         if len(body) > BODY_MOST:
             raise WebhookRejected("The webhook is larger than any that a provider sends.")
-        news = self._chain.provider(provider).verify_webhook(headers, body)
-        fresh = await self.keep([news], "webhook")
-        return Receipt(news.id, bool(fresh))
+        notification = self._chain.provider(provider).verify_webhook(headers, body)
+        fresh = await self.keep([notification], "webhook")
+        return Receipt(notification.id, bool(fresh))
 
-    async def keep(self, news: Sequence[Notification], source: str) -> list[str]:
+    async def keep(self, notifications: Sequence[Notification], source: str) -> list[str]:
         """Keep what is new of it; those ids. `source`: "webhook" or "reconcile"."""
         now = self._clock()
         fresh = await self.events.add(
@@ -419,7 +419,7 @@ class Inbox:
                     source=source,
                     next_at=now,
                 )
-                for item in news
+                for item in notifications
             ]
         )
         if fresh:
@@ -435,7 +435,7 @@ class Inbox:
         return len(claimed)
 
     async def _one(self, event: EventRow) -> None:
-        news = Notification(
+        notification = Notification(
             provider=event.provider,
             id=event.id,
             type=event.type,
@@ -444,7 +444,7 @@ class Inbox:
             hint=event.hint,
         )
         try:
-            facts = await self._chain.call(event.provider, lambda it: it.resolve(news))
+            facts = await self._chain.call(event.provider, lambda it: it.resolve(notification))
             for fact in facts:
                 await self.applier.apply(fact)
         except StoreError as error:

@@ -108,7 +108,7 @@ class X402Books:
         self._store = store
         self._clock = clock
 
-    async def beat(self) -> int:
+    async def step(self) -> int:
         """Look at all that is due; how many payments were booked. Raises StoreError, OSError."""
         found = iter(await asyncio.to_thread(lambda: list(self._claims.due())))
         booked = 0
@@ -121,7 +121,7 @@ class X402Books:
         while True:
             try:
                 if self._store.ready:
-                    await self.beat()
+                    await self.step()
             except StoreError as error:
                 log.info("Payments with x402 wait for the store: %s", error)
             except OSError as error:
@@ -202,7 +202,7 @@ _NEWER: dict[str | None, tuple[str, ...]] = {
     SETTLED: (OWED,),
     OWED: (KEPT, REFUNDED),
 }
-"""What may follow a state; anything else is old news."""
+"""What may follow a state; anything else is outdated."""
 _POSTINGS: dict[str, dict[Book, int]] = {
     SETTLED: {Book.CLEARING: -1, Book.REVENUE: 1},
     OWED: {Book.CLEARING: -1, Book.HELD: 1},

@@ -161,7 +161,7 @@ def presented_in(headers: Headers, *, version1: bool) -> Presented | None:
 
 
 def digest_of(exchange: Exchange, offer: PaymentOffer) -> str:
-    """What tells two requests apart that one payment could be presented with."""
+    """Distinguishes two requests that one payment could be presented with."""
     body = hashlib.sha256(exchange.body).hexdigest()
     return hashlib.sha256(f"{offer.binding}\n{body}".encode()).hexdigest()[:32]
 

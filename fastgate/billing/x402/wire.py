@@ -13,7 +13,7 @@ bytes, which two parsers could read differently.
 
 A payment is bound to route, method, path and query: by `resource.url`, and by
 `extra.fastgate`, a digest of all four that a client of version 2 hands back with the offer it
-accepted. Neither is under the signature, so the binding tells a client of its mistake; that one
+accepted. Neither is under the signature, so the binding shows a client its mistake; that one
 payment pays once is the nonce's work, which is (see `fastgate.billing.x402.claims`).
 """
 
@@ -280,7 +280,7 @@ class PaymentOffer(NamedTuple):
             )
 
     def nonce(self, payment: Payment) -> bytes:
-        """What tells this payment from all others: network, token, payer and nonce, 32 bytes."""
+        """Identifies this payment: network, token, payer and nonce, 32 bytes."""
         found = payment.exact.authorization
         text = "\n".join((self.terms.network, self.terms.asset, found.from_, found.nonce)).lower()
         return hashlib.sha256(text.encode()).digest()

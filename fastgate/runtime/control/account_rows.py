@@ -57,7 +57,7 @@ class AccountRow(msgspec.Struct, array_like=True, frozen=True):
     subscriptions: list[RowSubscription] = []
     limits: list[tuple[int, str]] = []
     bill: Bill | None = None
-    """What it owes first, for its refusals to tell."""
+    """The invoice to pay first, for its refusals."""
 
 
 _encoder = msgspec.msgpack.Encoder()

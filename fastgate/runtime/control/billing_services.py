@@ -222,7 +222,7 @@ class BillingServices:
             if gone:
                 log.info("%d usage records were older than %s and are deleted.", gone, keep)
 
-    # ---- what the parts tell each other ---------------------------------------------------
+    # ---- callbacks between the parts ------------------------------------------------------
 
     async def _changed(self, account: str) -> None:
         await self._deps.entries_changed(self.subscriptions, account)
@@ -243,7 +243,7 @@ class BillingServices:
         await self._deps.wallets.credit_note(movement)
 
     async def _recharged(self, account: str, result: ChargeResult, key: str) -> None:
-        """The same entry that the provider's own news of the payment would make."""
+        """The same entry that the provider's own event of the payment would make."""
         movement = Movement(
             id=payment_id(result.provider, result.reference),
             account=account,
@@ -255,7 +255,7 @@ class BillingServices:
         await self._deps.wallets.credit(movement)
 
     async def _heard(self, event: ProviderEvent) -> None:
-        """News of a payment: a receipt, and the end of an automatic recharge."""
+        """After a payment: a receipt, and the end of an automatic recharge."""
         if event.kind is EventKind.PAYMENT_SUCCEEDED and event.purpose is Purpose.TOP_UP:
             await self._receipt(event)
         if not event.attempt.startswith(RECHARGES) or event.amount is None:

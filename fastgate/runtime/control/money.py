@@ -223,7 +223,7 @@ class MoneySide:
     # ---- accounts -----------------------------------------------------------------------
 
     async def open_account(self, account: str) -> None:
-        """Give an account its row in shared memory, and tell its consumers and the row. Raises
+        """Give an account its row in shared memory, and update the row and its consumers. Raises
         StoreError."""
         fresh = self.wallets.slot(account) is None
         await self.wallets.ensure(account)

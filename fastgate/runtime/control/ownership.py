@@ -46,7 +46,7 @@ OVER = 1  # owned_until_ns: long ago
 
 
 class Ownership:
-    """`on_lost` is called once, with what to tell, when another gateway has taken over."""
+    """`on_lost` is called once, with a message, when another gateway has taken over."""
 
     def __init__(
         self, store: Store, money: MoneyMap, me: Owner, on_lost: Callable[[str], None]

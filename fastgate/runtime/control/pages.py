@@ -113,7 +113,7 @@ class Pages:
         )
 
     async def _receive(self, provider: str, headers: Mapping[str, str], body: bytes) -> Any:
-        """News from a payment provider. Raises as `Inbox.receive`."""
+        """An event from a payment provider. Raises as `Inbox.receive`."""
         with importing():
             from fastgate.billing.payments.base import ProviderRefused
 

@@ -93,7 +93,7 @@ class Resolver:
         _, late = await asyncio.wait(tasks, timeout=patience)
         for task, key in zip(tasks, new, strict=True):
             if task in late:
-                # It goes on; when it is answered after all, `on_change` tells.
+                # It continues; when an answer arrives after all, `on_change` is called.
                 self._names[key].error = f"no answer after {patience:g} s"
                 self._names[key].due = self._now() + self._interval
                 task.add_done_callback(self._on_late)
