@@ -128,7 +128,7 @@ def unavailable(detail: str) -> Problem:
 
 
 def problem_of(error: Exception) -> Problem:
-    """The problem that an exception comes to."""
+    """The problem for an exception."""
     if isinstance(error, Problem):
         return error
     if isinstance(error, ConfigurationError):

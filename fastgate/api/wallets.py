@@ -1,4 +1,4 @@
-"""Wallets: what accounts have, what is put in, given back, put right; and how they are billed."""
+"""Wallets: balances, credits, refunds and corrections; and how accounts are billed."""
 
 from __future__ import annotations
 

@@ -11,8 +11,8 @@ balance < threshold ── reserve ──▶ under way ──┬─ succeeded �
   month's cap in the transaction that begins the charge, under the row's lock, whatever the number
   of gateways. The month is the calendar month of the account's time zone, of the moment the charge
   began.
-- **As much as is needed**: so many times `amount` that the balance reaches the threshold, as far
-  as the cap goes.
+- **As much as is needed**: a multiple of `amount`, so that the balance reaches the threshold,
+  within the cap.
 - **Exactly once**: the charge's idempotency key is `recharge:<account>:<sequence>`, and a charge
   that was begun is repeated with it until its outcome is known, also after a crash.
 - The wallet is credited by `credited`, which must be idempotent by the payment: a webhook may

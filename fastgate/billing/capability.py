@@ -54,7 +54,7 @@ class Capabilities:
     def make(
         self, request: str, consumer: int, now: float, seconds: int = CAPABILITY_SECONDS
     ) -> str:
-        """A token for the request with this id (32 hex digits), good for so many seconds."""
+        """A token for the request with this id (32 hex digits), valid for this many seconds."""
         expires = int(now) + seconds
         proof = tag(self._key, bytes.fromhex(request), expires, consumer)
         raw = expires.to_bytes(4, "big") + consumer.to_bytes(8, "little") + proof

@@ -1,6 +1,6 @@
 """StoreUrl: where records are kept, as people write it for SQLite and PostgreSQL.
 
-PostgreSQL's URLs are libpq's: several hosts, `sslmode` and its kin, settings of the session. The
+PostgreSQL's URLs are libpq's: several hosts, `sslmode` and similar, settings of the session. The
 driver understands them itself; here they are judged, so that a mistake shows in `fastgate check`
 and not as a store that cannot be reached. Passwords stay in, since it must be possible to connect;
 `shown` leaves them out.

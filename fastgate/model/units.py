@@ -100,7 +100,7 @@ _RATE_TEXTS = {_S: "s", _MIN: "min", _H: "h", _D: "d"}
 
 
 class Rate(Value):
-    """So many in so long: "50/s", "1000/min", "5/10s". At most one a nanosecond."""
+    """A number per time: "50/s", "1000/min", "5/10s". At most one per nanosecond."""
 
     __slots__ = ("amount", "period_ns")
 
@@ -157,7 +157,7 @@ _SIZE_TEXTS = (
 
 
 class Size(Value):
-    """So many bytes: "16KiB", "1MB", "512B", or a bare number of bytes."""
+    """A number of bytes: "16KiB", "1MB", "512B", or a bare number."""
 
     __slots__ = ("bytes",)
 

@@ -1,4 +1,4 @@
-"""How a gateway was started: what stays the same for all the lives of its processes."""
+"""How a gateway was started: what stays the same when its processes are replaced."""
 
 from __future__ import annotations
 

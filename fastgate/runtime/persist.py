@@ -90,7 +90,7 @@ class StateDirectory:
             raise StateError(f"{path} cannot be locked: {error.strerror}.") from error
 
     def read(self, name: str) -> bytes | None:
-        """A file's content; None when there is none. Raises StateError."""
+        """A file's content; None if there is no such file. Raises StateError."""
         try:
             return (self.path / name).read_bytes()
         except FileNotFoundError:

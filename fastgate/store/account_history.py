@@ -26,7 +26,7 @@ _KEPT = (
 
 
 async def history(connection: AsyncConnection, account: str) -> dict[str, int]:
-    """What there is of an account, by kind; those that there are none of are left out."""
+    """How many records an account has, by kind; kinds without records are omitted."""
     found: dict[str, int] = {}
     for name, table in _KEPT:
         count = sa.select(sa.func.count()).select_from(table).where(table.c.account == account)

@@ -196,7 +196,7 @@ class Store:
     """The database of one gateway. Used on one event loop."""
 
     def __init__(self, url: str) -> None:
-        """Raises StoreError when the URL is none; touches no database."""
+        """Raises StoreError for an invalid URL; does not connect."""
         self._text = url
         self.url = parse_url(url)
         self.kind = self.url.kind

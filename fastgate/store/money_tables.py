@@ -145,7 +145,7 @@ x402_payments = sa.Table(
     "x402_payments",
     metadata,
     sa.Column("id", id_type(64), primary_key=True),  # the nonce's digest: see `billing.x402.claims`
-    sa.Column("state", sa.String(16), nullable=False),  # settled, or unknown for ever
+    sa.Column("state", sa.String(16), nullable=False),  # settled, or unknown permanently
     sa.Column("currency", id_type(80), nullable=False),  # the token, by its CAIP-19 name
     sa.Column("amount", sa.BigInteger, nullable=False),  # micro-units: millionths of a token
     sa.Column("asset_name", sa.String(64), nullable=False),

@@ -127,7 +127,7 @@ def is_alive(owner: Owner) -> bool:
 
 
 def born_at(pid: int) -> int:
-    """When a process began, in ticks since the kernel's start; 0: there is none, or it is dead."""
+    """When a process started, in ticks since the kernel's start; 0: it does not run."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (OSError, ValueError):

@@ -377,7 +377,7 @@ async def _page(
 
 
 class DanglingError(NotFoundError):
-    """The account that a consumer is to belong to is none."""
+    """The account of a consumer does not exist."""
 
 
 class StaleError(ConflictError):

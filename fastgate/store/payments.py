@@ -6,7 +6,7 @@ attempt   (none) ─open─▶ sent ─settle─▶ succeeded | failed | action_
                           └──settle──▶ pending ─settle─▶ …          next_at: look again then
 return    contested ─▶ returned (lost) | kept (won)          a refund is returned at once
 grace     opening ─▶ open ─▶ closing ─▶ ended      a step is written before and after the wallet's
-                                                   limit is changed, so a crash is seen and mended
+                                                   limit is changed, so a crash is seen and repaired
 ```
 
 Rows in, structs out; what they mean is `fastgate.billing.payments`' business. Amounts are whole

@@ -1,4 +1,4 @@
-"""Account slots: which row of shared memory an account has. Its own for ever, never given again:
+"""Account slots: which row of shared memory an account has. It is permanent and never reused:
 usage that was written down under a slot is charged to the account that had it."""
 
 from __future__ import annotations

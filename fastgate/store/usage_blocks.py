@@ -126,7 +126,7 @@ class Block(msgspec.Struct, frozen=True, array_like=True, gc=False):
         return numbers(self.lines)
 
     def without(self, known: Set[int]) -> Block | None:
-        """Its records but for those with these numbers, each once; None: there are none."""
+        """Its records except those with these numbers, each once; None if nothing is left."""
         found = self.numbers()
         fresh = set(found) - known
         if len(fresh) == len(found):

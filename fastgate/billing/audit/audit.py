@@ -268,7 +268,7 @@ def _credited(sums: Sums, least: Mapping[Key, int]) -> Check:
         )
         for name, amount in (("captured", captured), ("held", held), ("credited", credited)):
             if key[0] == HOUSE and not amount:
-                continue  # as it must be: nobody's wallet
+                continue  # as it must be: it belongs to no wallet
             name = f"{key[1]}.{name}"
             numbers[name] = numbers.get(name, 0) + amount
         if captured + held > credited - least[key]:

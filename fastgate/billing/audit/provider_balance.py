@@ -65,7 +65,7 @@ class _Ours(msgspec.Struct):
     booked: dict[Subject, tuple[str, int]]
     """What each payment, refund and dispute moved: a currency, and micro-units."""
     loose: dict[str, tuple[str, int]]
-    """Entries that are none's, by id."""
+    """Entries without a counterpart, by id."""
 
 
 async def audit_balances(store: Store, providers: Sequence[PaymentProvider]) -> list[Check]:

@@ -54,7 +54,7 @@ __all__ = [
 
 
 class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
-    """The trace, and what it comes to."""
+    """The trace and its conclusion."""
 
     served: bool
     """The request was served, or would be now."""
@@ -223,7 +223,7 @@ class _Trace:
         words = next((one.words for one in looks if one.name == name), None)
         return repr(name) if words is None else f"{words} ({name!r})"
 
-    # ---- what it comes to ---------------------------------------------------------------
+    # ---- the conclusion -----------------------------------------------------------------
 
     def _conclude(self) -> Diagnosis:
         if self.question.record is not None:

@@ -22,7 +22,7 @@ the same thing: a case that is due.
 - A charge that succeeds after its invoice was given up (the plan was changed meanwhile) or paid
   otherwise is credited to the wallet, by a credit note.
 - What goes back is not paid: `returned` looks at what is left of an invoice's payments.
-- Whatever pays the invoice (a retry, a webhook, an operator) comes to `settle`: the invoice, the
+- Whatever pays the invoice (a retry, a webhook, an operator) calls `settle`: the invoice, the
   case, the subscription and the notices change in one transaction, and access returns with it.
 """
 

@@ -67,7 +67,7 @@ log = logging.getLogger("fastgate.billing")
 
 INTERVAL_S = 0.05
 LOADED_S, LOADED = 0.5, 500
-"""The interval after a batch of so many records: what a batch costs is shared by more."""
+"""The interval after a batch of that many records: larger batches cost less per record."""
 ENOUGH, PRESSING = 0.375, 0.5
 """The share of a ring that is drained at once under load; and the share at which the store is
 waited for no longer. Between them a batch is written."""
@@ -458,7 +458,7 @@ class _Waiting:
             self._upto.append(position)
 
     def since(self) -> Iterator[Block]:
-        """What has come to the rings meanwhile."""
+        """The records that arrived in the rings meanwhile."""
         for worker, position in enumerate(self._upto):
             yield from map(self._block, self._source.drain_blocks(worker, ALL, after=position)[0])
 

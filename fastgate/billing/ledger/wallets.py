@@ -23,7 +23,7 @@ under the key with its highest bit set.
 spool, so that requests can be charged before the store is there; or with what the store says,
 when there is no cache (`seeding`). They are compared with the ledger when the store is there,
 before usage from after the filling is charged (`true_up`); until then movements are refused with
-StoreError. What is put right is an entry of the kind `cell`.
+StoreError. A correction is an entry of the kind `cell`.
 
 **Whole.** Everything here that changes a balance runs through `Serial`: one at a time, in a task
 of its own. So a caller that is cancelled, by a shutdown too, never leaves a commit without the

@@ -80,12 +80,12 @@ class BurnRate:
         return max(last.spent - first.spent, 0) * HOUR_US // (passed // timedelta(microseconds=1))
 
     def lasts(self, balance: int) -> timedelta | None:
-        """How long the balance lasts at this rate; None: not known, or for ever."""
+        """How long the balance lasts at this rate; None: unknown, or forever."""
         rate = self.per_hour()
         if not rate:
             return None
         micros = max(balance, 0) * HOUR_US // rate
-        # Longer than a timedelta can say is for ever.
+        # Longer than a timedelta can express means forever.
         return timedelta(microseconds=micros) if micros <= MOST_US else None
 
 

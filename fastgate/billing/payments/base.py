@@ -305,7 +305,7 @@ class ProviderEvent(msgspec.Struct, frozen=True, kw_only=True):
     """The same whenever the same fact is reported: it takes effect once."""
     at: datetime
     account: str = ""
-    """Our account; empty where the provider's customer is none of ours."""
+    """Our account; empty if the provider's customer has no account here."""
     amount: Money | None = None
     reference: str = ""
     """The provider's id of the payment, refund, dispute, invoice, subscription or method."""
@@ -391,7 +391,7 @@ class Customers(Protocol):
         """The provider's id for our account; None before there is one."""
 
     async def account_of(self, provider: str, customer: str) -> str | None:
-        """Our account; None where the customer is none of ours."""
+        """Our account; None if the customer has no account here."""
 
     async def link(self, provider: str, account: str, customer: str) -> str:
         """Remember the pair; returns the one that counts if another process was faster."""
@@ -437,13 +437,13 @@ class PaymentProvider(Protocol):
     async def find_charge(
         self, account: str, idempotency_key: str, since: datetime
     ) -> ChargeResult | None:
-        """The charge made with this key at or after `since`; None when there is none."""
+        """The charge made with this key at or after `since`; None if there is no such charge."""
         raise self._cannot("look up charges")
 
     async def refund(
         self, payment: str, amount: Money | None, idempotency_key: str
     ) -> RefundResult:
-        """Give back a payment (its reference), wholly when `amount` is None."""
+        """Refund a payment (its reference), in full if `amount` is None."""
         raise self._cannot("refund")
 
     async def list_methods(self, account: str) -> list[PaymentMethod]:

@@ -109,7 +109,7 @@ class X402Books:
         self._clock = clock
 
     async def step(self) -> int:
-        """Look at all that is due; how many payments were booked. Raises StoreError, OSError."""
+        """Book all due payments; how many were booked. Raises StoreError, OSError."""
         found = iter(await asyncio.to_thread(lambda: list(self._claims.due())))
         booked = 0
         while batch := list(islice(found, BATCH)):
@@ -117,7 +117,7 @@ class X402Books:
         return booked
 
     async def run(self) -> None:
-        """Look for ever."""
+        """Book due payments forever."""
         while True:
             try:
                 if self._store.ready:

@@ -154,7 +154,7 @@ class AccountRows:
         return self._rows.get(account, AccountRow())
 
     def plan_of(self, account: str) -> str | None:
-        """The plan of its subscription for all services: in force where there is none for one."""
+        """The plan of its subscription for all services, for services without their own."""
         return next((one.plan for one in self.get(account).subscriptions if not one.service), None)
 
     def put(self, account: str, row: AccountRow) -> None:

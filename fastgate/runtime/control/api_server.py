@@ -1,12 +1,11 @@
 """The control API as a server: composed and listening, after the gateway serves.
 
-Importing the API takes far longer than publishing a configuration, so it is done in a thread, and
-nothing that serves traffic waits for it. The listening socket is the supervisor's: a new control
-process goes on at the same address, and callers wait in its queue meanwhile. When the
-configuration moves the API to another address, the old one finishes what it has and closes.
+Importing the API takes far longer than publishing a configuration. So it is done in a thread, and
+nothing that serves traffic waits for it. The listening socket belongs to the supervisor: a new
+control process continues at the same address, and callers wait in its queue meanwhile. When the
+configuration moves the API to another address, the old server finishes its requests and closes.
 
-`run` may end by an error at any point and is then called again (`Control._keep`): what was
-composed once is kept.
+If `run` fails at any point, it is called again (`Control._keep`); the composed API is kept.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ class ApiServer:
         self._launch = launch
         self._publisher = publisher
         self.attempted = asyncio.Event()
-        """Set once the API was composed, or could not be: what takes time may begin."""
+        """Set when the API is composed or has failed: slow work may begin."""
         self._moved = asyncio.Event()
         self._app: Any = None
         self._listener: Listener | None = None
@@ -77,7 +76,7 @@ class ApiServer:
             await self._serve(self._app)
 
     async def _compose(self) -> Any:
-        """The application. It is joined to the store by the last steps, which cannot fail."""
+        """The application. The last steps, which connect it to the store, cannot fail."""
         module = await import_late("fastgate.api.app", "fastgate.billing.diagnosis.sources")
         with importing():
             from fastgate.api.auth import Tokens

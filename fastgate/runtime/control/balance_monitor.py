@@ -76,11 +76,11 @@ class BalanceMonitor:
             try:
                 await self.look()
             except StoreError as error:
-                log.info("Watching waits for the store: %s", error)
+                log.info("Balances wait for the store: %s", error)
             except FastGateError as error:
-                log.warning("Watching balances: %s", error)
+                log.warning("Checking balances: %s", error)
             except Exception:
-                log.exception("Watching balances failed.")
+                log.exception("Checking balances failed.")
 
     async def look(self) -> None:
         """One round."""
@@ -129,15 +129,15 @@ class BalanceMonitor:
         return await self._recharged(known.rules.get(account), currency, balance)
 
     async def _recharged(self, rule: AutoRecharge | None, currency: str, balance: int) -> bool:
-        """Whether there is no recharge to be made, or to be tried again when it may be."""
+        """Whether no recharge is needed now, and none has to be repeated."""
         if rule is None or not rule.enabled or rule.currency != currency:
             return True
         if balance >= rule.threshold:
             return True
         account = rule.account
         result = await self._billing.recharges.check(account, balance, currency)
-        # It was not made, or nobody knows. Where that is since nobody can be asked, which one
-        # failure does not prove, who has paid before goes on for a while.
+        # It was not made, or that is unknown. If no provider can be reached (which one failure does
+        # not prove), accounts that have paid before get grace.
         unsure = result is None or result.status is ChargeStatus.PENDING
         if unsure and not self._billing.providers.down():
             await self._billing.providers.look()

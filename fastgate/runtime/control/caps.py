@@ -123,7 +123,7 @@ class Caps:
         return (0, 0) if found is None else (found[0], PERIODS[found[1]])
 
     def spent(self, kind: LimitSubject, subject: str) -> SpendingFacts | None:
-        """The limit in force, and what is spent of it now; None: there is none."""
+        """The limit in force, and what is spent of it now; None: no limit."""
         found = self.of(kind, subject)
         if found is None:
             return None

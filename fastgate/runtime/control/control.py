@@ -1,22 +1,22 @@
 """The control process: everything that is not a request. Composition root and `ControlPort`.
 
-Its first act is to publish: read the configuration, compile, hand it to the workers. Only then
-are the store and the API imported, which takes longer than all of that together, so a gateway
-serves well within a second of its start and does not wait for a database.
+It publishes first: it reads and compiles the configuration and gives it to the workers. Only then
+does it import the store and the API, which takes longer than all the rest. So a gateway serves well
+within a second after its start and does not wait for a database.
 
 ::
 
     read ─ compile ─ publish ─▶ serving        then: health checks, names, quotas, access log
                                     └─▶ import the API, open the store, listen
 
-It may die at any time. The workers go on with what they have; its successor finds the segment
-(counters, quotas, health), its ends of the workers' channels and the sockets at its birth, and
+It may die at any time. The workers continue with what they have; its successor finds the segment
+(counters, quotas, health), its ends of the workers' channels and the sockets when it starts, and
 publishes a generation above all that were ever used.
 
 **Which configuration?** The file's, unless the file is unchanged since it was last read: then
-the one last served, so that changes made through the API survive a restart. A file that
-changed wins. A file that is broken stops a first start with an error; a successor, and a
-reload, go on with what is served.
+the one last served, so that changes made through the API survive a restart. A changed file wins.
+An invalid file stops a first start with an error; a successor, and a reload, keep serving the last
+configuration.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ class Control:
         return 0
 
     async def _begin(self) -> bool:
-        """Publish the first configuration. False when there is none to serve."""
+        """Publish the first configuration. False if there is nothing to serve."""
         # Before anything is waited for: what the supervisor says of workers meanwhile is newer.
         for index, pid, sock in self._start.workers:
             self._workers.add(index, pid, sock, generation=0, binds=set())

@@ -1,7 +1,7 @@
 """Active health checks, made by control, shared with the workers through the segment.
 
 One task a target asks `GET path` at every interval, over TCP or a Unix socket, and reads no
-more of the answer than its status line. The verdict changes after so many equal results in a
+more of the answer than its status line. The verdict changes after a number of equal results in a
 row, and is one word in the target's row, which workers read when they choose a target::
 
     unknown (0) ── healthy_after successes ──▶ healthy (1)

@@ -122,7 +122,7 @@ class Resolver:
     async def _ask(self, key: tuple[str, int]) -> bool:
         try:
             found = await self._lookup(*key)
-        except (OSError, UnicodeError) as error:  # a name that is none raises UnicodeError
+        except (OSError, UnicodeError) as error:  # an invalid name raises UnicodeError
             name = self._names.get(key)
             if name is None:
                 return False

@@ -123,12 +123,12 @@ class WorkerChannels:
         worker = self._workers.get(index)
         return worker.generation if worker is not None else 0
 
-    # ---- births and deaths ---------------------------------------------------------------
+    # ---- starts and ends -----------------------------------------------------------------
 
     def add(
         self, index: int, pid: int, sock: socket.socket, *, generation: int, binds: set[str]
     ) -> None:
-        """A worker was born, or (after our own birth) was there before us."""
+        """A worker has started, or was running before this control process."""
         self.remove(index)
         worker = WorkerState(index, pid, generation, binds)
         worker.channel = AsyncChannel(

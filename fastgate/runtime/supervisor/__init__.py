@@ -1,1 +1,1 @@
-"""The supervisor process: sockets, shared memory and the lives of its children."""
+"""The supervisor process: sockets, shared memory and its child processes."""

@@ -28,8 +28,8 @@ class Child:
 
     name: str
     pid: int = 0  # 0: none now
-    born: float = 0.0
-    due: float = 0.0  # when the next one is started, if there is none now
+    started: float = 0.0
+    due: float = 0.0  # when the next one is started, if none is running
     killed: bool = False  # by us, for not answering
     backoff: Backoff = field(default_factory=Backoff)
 
@@ -39,14 +39,14 @@ class WorkerPlace(Child):
     index: int = 0
     control_end: socket.socket | None = None  # of its channel, kept for the next control
     stalled: bool = False  # it has no heartbeat now, which was logged
-    # Clients wait: one is replaced at once, unless it dies again and again right after its birth.
+    # Clients wait: one is replaced at once, unless it dies repeatedly right after its start.
     backoff: Backoff = field(default_factory=partial(Backoff, free=5, good=5.0, longest=2.0))
 
 
 class Watchdog:
     """Says when a worker stalls, and kills what has no heartbeat for `patience` seconds.
 
-    patience: 0 for ever.
+    patience: 0 means forever.
     """
 
     def __init__(

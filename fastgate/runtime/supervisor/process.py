@@ -1,4 +1,4 @@
-"""Child processes by fork: birth, signals, names, and the end with the parent.
+"""Child processes by fork: start, signals, names, and the end with the parent.
 
 A child is forked, not executed: it shares the pages of everything that the supervisor has
 imported, starts in a millisecond, and gets its arguments as Python objects.

@@ -18,7 +18,7 @@ Signals arrive through the wake-up descriptor as bytes, so that a handler never 
 middle of something. What must outlive any child is kept here: the listening sockets (a dead
 worker's connections wait in the queue of its own, until its successor or, before that, another
 worker takes them), the last published snapshot and credential
-index (a worker born while control is dead starts with them), and control's ends of the
+index (a worker that is forked while control is dead starts with them), and control's ends of the
 worker channels (a new control speaks to the old workers).
 """
 
@@ -222,7 +222,7 @@ class Supervisor:
         now = time.monotonic()
         words = describe_status(status)
         pid, child.pid, child.killed = child.pid, 0, False
-        wait = child.backoff.after(now - child.born)
+        wait = child.backoff.after(now - child.started)
         child.due = now + wait
         if self._state in ("starting", "serving"):
             after = f" in {wait:.1f} s" if wait else ""
@@ -345,7 +345,7 @@ class Supervisor:
 
     def _spawn(self, child: Child, name: str, main: Callable[[], int]) -> None:
         child.pid = spawn(name, main)
-        child.born = time.monotonic()
+        child.started = time.monotonic()
         child.due = 0.0
 
     def _let_go(self, mine: set[int]) -> None:
@@ -372,7 +372,7 @@ class Supervisor:
     # ---- what control says ---------------------------------------------------------------
 
     def _tell(self, message: Message, fds: list[int] | None = None) -> bool:
-        """Send to control; False when there is none."""
+        """Send to control; False if it is not running."""
         if self._channel is None:
             return False
         try:
@@ -410,7 +410,7 @@ class Supervisor:
             self._drop_channel()  # its death follows as SIGCHLD
 
     def _take(self, channel: Channel[ToSupervisor]) -> bool:
-        """Handle the next message, whatever it is; False when there is none."""
+        """Handle the next message; False if there is no message."""
         try:
             received = channel.receive()
         except msgspec.DecodeError as error:
@@ -473,7 +473,7 @@ class Supervisor:
         except listeners.BindError as error:
             self._tell(Bound(id=message.id, error=error.message, hint=error.hint))
             return
-        except (OSError, ValueError) as error:  # a host name that is none, no descriptor left
+        except (OSError, ValueError) as error:  # an invalid host name, no descriptor left
             self._tell(Bound(id=message.id, error=f"listener {listener.name}: {error}"))
             return
         self._tell(

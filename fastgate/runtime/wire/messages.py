@@ -18,7 +18,7 @@ Installing generation G over all workers::
       │ Commit(seq) ──────────▶ swaps, listens, stops listening
       │ ◀── Serving(seq, G)
 
-`seq` is unique over all lives of the control process, so that an answer meant for a dead one
+`seq` is unique over all control processes, so that an answer meant for a dead one
 is recognised and dropped by its successor.
 """
 

@@ -33,7 +33,7 @@ class SharedMoney(Protocol):
 
 @dataclass(slots=True)
 class WorkerStart:
-    """What a worker is born with. Descriptors are its own."""
+    """What a worker starts with. Descriptors are its own."""
 
     index: int
     generation: int  # 0: no snapshot yet
@@ -47,7 +47,7 @@ class WorkerStart:
 
 @dataclass(slots=True)
 class ControlStart:
-    """What a control process is born with."""
+    """What a control process starts with."""
 
     starts: int  # how many came before it
     channel: socket.socket
