@@ -60,7 +60,7 @@ class BillingApi:
 
     config: Billing
     """The `billing` section they were composed for."""
-    money: MoneyMap
+    money_map: MoneyMap
     ledger: Ledger
     wallets: Wallets
     pipeline: Pipeline

@@ -133,7 +133,7 @@ async def audit(ctx: Ctx, providers: FromQuery[bool] = False) -> AuditReport:
 async def pipeline(ctx: Ctx) -> PipelineView:
     """How far usage has got: what waits in shared memory and in the spool."""
     billing = billing_of(ctx)
-    counts, source = billing.pipeline.counts, billing.money
+    counts, source = billing.pipeline.counts, billing.money_map
     states = [source.state(worker) for worker in range(source.workers)]
     holds = source.open_holds()
     # `AreaState.parked` counts all that ever were: those of now are in the hold tables.

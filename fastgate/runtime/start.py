@@ -57,13 +57,15 @@ def run_gateway(
     extras = extras or Extras()
     notifier = Notifier()
     segment = make_segment(gateway, count)
-    money = open_money(launch.state, gateway, segment)
+    money_map = open_money_map(launch.state, gateway, segment)
     plan = Plan(
         workers=count,
         segment=segment,
-        money=money,
-        worker_main=worker_main(segment, launch.handler_paths(), money=money, state=launch.state),
-        control_main=control_main(launch, segment, money),
+        money_map=money_map,
+        worker_main=worker_main(
+            segment, launch.handler_paths(), money=money_map, state=launch.state
+        ),
+        control_main=control_main(launch, segment, money_map),
         companions=extras.companions,
         inherited=inherited_sockets(),
         drain_s=gateway.drain_timeout.seconds,
@@ -96,7 +98,7 @@ def make_segment(gateway: Gateway, workers: int) -> Segment:
     )
 
 
-def open_money(state: Path, gateway: Gateway, segment: Segment) -> MoneyMap | None:
+def open_money_map(state: Path, gateway: Gateway, segment: Segment) -> MoneyMap | None:
     """The money map, where anything costs money, or did when the gateway ran last.
 
     What it holds of an earlier life stays in it until the ledger has it. Raises SegmentError.
@@ -104,9 +106,9 @@ def open_money(state: Path, gateway: Gateway, segment: Segment) -> MoneyMap | No
     path = state / MONEY_FILE
     if not costs_money(gateway) and not path.exists():
         return None
-    money = MoneyMap.open(path, segment.workers)
-    money.bind(segment)
-    return money
+    money_map = MoneyMap.open(path, segment.workers)
+    money_map.bind(segment)
+    return money_map
 
 
 def power_of_two(count: int) -> int:

@@ -70,7 +70,7 @@ class ComposedBilling:
             lambda kind, subject: self.capped.append((kind, subject)),
         )
         deps = BillingDeps(
-            money=self.money,
+            money_map=self.money,
             store=store,
             ledger=ledger,
             wallets=self.wallets,

@@ -16,7 +16,7 @@ from fastgate.model.gateway import Gateway
 from fastgate.runtime.launch import Launch, costs_money
 from fastgate.runtime.start import (
     make_segment,
-    open_money,
+    open_money_map,
     power_of_two,
     workers_of,
 )
@@ -107,13 +107,13 @@ def test_what_costs_money(document: dict[str, object], costs: bool) -> None:
 def test_there_is_a_money_map_only_where_something_costs_money(tmp_path: Path) -> None:
     free: Gateway = codec.decode({"version": 1})
     segment = make_segment(free, 2)
-    assert open_money(tmp_path, free, segment) is None
+    assert open_money_map(tmp_path, free, segment) is None
     assert not (tmp_path / "money.map").exists()
-    money = open_money(tmp_path, codec.decode(PRICED), segment)
+    money = open_money_map(tmp_path, codec.decode(PRICED), segment)
     assert money is not None
     assert (money.workers, money.boots) == (2, 1)
     del money
     # What it may still hold has to reach the ledger, also when nothing costs money any more.
-    again = open_money(tmp_path, free, segment)
+    again = open_money_map(tmp_path, free, segment)
     assert again is not None
     assert again.boots == 2

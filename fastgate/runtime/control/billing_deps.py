@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class BillingDeps(NamedTuple):
     """What `BillingServices` is built from; it outlives each composition."""
 
-    money: MoneyMap
+    money_map: MoneyMap
     store: Store
     ledger: Ledger
     wallets: Wallets

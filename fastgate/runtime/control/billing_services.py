@@ -128,7 +128,7 @@ class BillingServices:
         )
         self.api = BillingApi(
             config=billing,
-            money=deps.money,
+            money_map=deps.money_map,
             ledger=deps.ledger,
             wallets=deps.wallets,
             pipeline=deps.pipeline,

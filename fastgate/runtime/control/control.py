@@ -104,12 +104,16 @@ class Control:
     """The control process, once its loop runs."""
 
     def __init__(
-        self, start: ControlStart, launch: Launch, segment: Segment, money: MoneyMap | None = None
+        self,
+        start: ControlStart,
+        launch: Launch,
+        segment: Segment,
+        money_map: MoneyMap | None = None,
     ) -> None:
         self._start = start
         self._launch = launch
         self._segment = segment
-        self._map = money
+        self._money_map = money_map
         self._money: MoneySide | None = None
         self._store: Store | None = None
         self._owner: Ownership | None = None
@@ -140,7 +144,7 @@ class Control:
             public=self._public,
         )
         self._publisher.started = launch.started
-        if money is None:
+        if money_map is None:
             self._publisher.checks.append(check_free)
         self._telemetry = Telemetry(segment, self._publisher)
         self._reloads = ReloadMetrics()
@@ -188,8 +192,8 @@ class Control:
             self._quotas.restore()
         try:
             gateway, file, newest = self._choose()
-            if self._map is not None:
-                await self._begin_money(self._map, gateway)
+            if self._money_map is not None:
+                await self._begin_money(self._money_map, gateway)
             if not self._start.starts:
                 self._publisher.slots.forget_retired()  # the shared memory is new
             self._identity.load_cache()
@@ -222,12 +226,12 @@ class Control:
             self._supervisor.send(ReloadDone())
         return True
 
-    async def _begin_money(self, money: MoneyMap, gateway: Gateway) -> None:
+    async def _begin_money(self, money_map: MoneyMap, gateway: Gateway) -> None:
         """Be able to charge before anything is served: who has paid is not to be refused."""
         module = await import_late("fastgate.runtime.control.money")
         self._money = module.MoneySide(
             self._segment,
-            money,
+            money_map,
             self._state,
             self._identity,
             self._publisher,
@@ -236,7 +240,7 @@ class Control:
         store = self.open_store(gateway)
         ownership = await import_late("fastgate.runtime.control.ownership")
         me = ownership.this_gateway(self._state, self._segment.boot_id)
-        self._owner = ownership.Ownership(store, money, me, self._on_lost)
+        self._owner = ownership.Ownership(store, money_map, me, self._on_lost)
         await self._owner.begin()
         await self._money.begin(store, gateway)
 
@@ -431,7 +435,7 @@ class Control:
         directory = self._identity.directory
         runs = DryRuns(
             self._segment,
-            self._money.money if self._money is not None else None,
+            self._money.money_map if self._money is not None else None,
             directory,
             lambda: self._publisher.snapshot,
         )
@@ -541,15 +545,15 @@ def check_free(gateway: Gateway) -> None:
 
 
 def control_main(
-    launch: Launch, segment: Segment, money: MoneyMap | None = None
+    launch: Launch, segment: Segment, money_map: MoneyMap | None = None
 ) -> Callable[[ControlStart], int]:
-    """The function that a control process runs. `money`: the money map, if anything costs money."""
+    """The function that a control process runs. `money_map`: set if anything costs money."""
 
     def main(start: ControlStart) -> int:
         gc.enable()
 
         async def run() -> int:
-            return await Control(start, launch, segment, money).run()
+            return await Control(start, launch, segment, money_map).run()
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(run())

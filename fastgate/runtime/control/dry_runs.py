@@ -19,12 +19,12 @@ class DryRuns:
     def __init__(
         self,
         segment: Segment,
-        money: MoneyFile | None,
+        money_map: MoneyFile | None,
         directory: Directory,
         snapshot: Callable[[], Snapshot | None],
     ) -> None:
         self._segment = segment
-        self._money = money
+        self._money_map = money_map
         self._directory = directory
         self._snapshot = snapshot
 
@@ -40,7 +40,7 @@ class DryRuns:
                 return None
             route = names.index(asked.route)
         run = DryRun(
-            self._segment, self._money, snapshot, route=route, address=_packed(asked.address)
+            self._segment, self._money_map, snapshot, route=route, address=_packed(asked.address)
         )
         if asked.digest is not None:
             return run.of_key(self._directory.index, asked.digest)

@@ -83,12 +83,12 @@ class Gauges:
 
     def __init__(
         self,
-        money: MoneyMap,
+        money_map: MoneyMap,
         pipeline: Pipeline,
         billing: Callable[[], BillingApi | None],
         clock: Callable[[], datetime],
     ) -> None:
-        self._money = money
+        self._money_map = money_map
         self._pipeline = pipeline
         self._billing = billing
         self._clock = clock
@@ -137,10 +137,10 @@ class Gauges:
 
     def samples(self) -> Iterator[Sample]:
         """What there is to show now."""
-        workers = range(self._money.workers)
-        states = [self._money.state(worker) for worker in workers]
+        workers = range(self._money_map.workers)
+        states = [self._money_map.state(worker) for worker in workers]
         for worker in workers:
-            held = sum(1 for hold in self._money.open_holds(worker) if hold.taken)
+            held = sum(1 for hold in self._money_map.open_holds(worker) if hold.taken)
             yield Sample(HOLDS, f'worker="{worker}"', held)
         for family, numbers in (
             (REFUSED, [state.refused for state in states]),

@@ -84,7 +84,7 @@ class MoneySide:
     def __init__(
         self,
         segment: Segment,
-        money: MoneyMap,
+        money_map: MoneyMap,
         state: StateDirectory,
         identity: Identity,
         publisher: Publisher,
@@ -95,8 +95,8 @@ class MoneySide:
         self._identity = identity
         self._publisher = publisher
         self._limits_of_consumer = limits_of_consumer
-        self.money = money
-        self.cells = Accounts(segment, money)
+        self.money_map = money_map
+        self.cells = Accounts(segment, money_map)
         self._services: BillingServices | None = None
         self._module: Any = None
         self._monitor_module: Any = None
@@ -129,7 +129,7 @@ class MoneySide:
             unknown=int(Reason.ACCOUNT_NOT_LOADED),
         )
         self.names = self._names()
-        self.pipeline = Pipeline(self.money, self.wallets, self.names, self.spool)
+        self.pipeline = Pipeline(self.money_map, self.wallets, self.names, self.spool)
         self.rows = AccountRows(
             self.cells,
             self.wallets.accounts,
@@ -186,7 +186,7 @@ class MoneySide:
 
     async def _gauge(self) -> None:
         module: Any = await import_late("fastgate.runtime.control.gauges")
-        self._gauges = module.Gauges(self.money, self.pipeline, lambda: self.billing, now_utc)
+        self._gauges = module.Gauges(self.money_map, self.pipeline, lambda: self.billing, now_utc)
         await self._gauges.run()
 
     def samples(self) -> Iterable[Sample]:
@@ -277,7 +277,7 @@ class MoneySide:
 
     def _deps(self) -> BillingDeps:
         return BillingDeps(
-            money=self.money,
+            money_map=self.money_map,
             store=self.ledger.store,
             ledger=self.ledger,
             wallets=self.wallets,

@@ -49,10 +49,10 @@ class Ownership:
     """`on_lost` is called once, with a message, when another gateway has taken over."""
 
     def __init__(
-        self, store: Store, money: MoneyMap, me: Owner, on_lost: Callable[[str], None]
+        self, store: Store, money_map: MoneyMap, me: Owner, on_lost: Callable[[str], None]
     ) -> None:
         self._store = store
-        self._money = money
+        self._money_map = money_map
         self._me = me
         self._on_lost = on_lost
         self._looking: asyncio.Task[None] | None = None
@@ -86,7 +86,7 @@ class Ownership:
                 await self._look(time.monotonic_ns())
             except OwnedError as error:
                 self._lost = True
-                self._money.owned_until_ns = OVER
+                self._money_map.owned_until_ns = OVER
                 log.critical("%s", error)
                 self._on_lost(str(error))
         await asyncio.Event().wait()
@@ -128,7 +128,7 @@ class Ownership:
             log.info("took the store over from the gateway on %s (pid %d)", before.node, before.pid)
 
     def _go_on(self, began: int) -> None:
-        self._money.owned_until_ns = began + int(LEASE_S * 1e9)
+        self._money_map.owned_until_ns = began + int(LEASE_S * 1e9)
 
 
 def this_gateway(state: StateDirectory, boot: str) -> Owner:

@@ -229,8 +229,8 @@ class Supervisor:
             log.error("%s (pid %d) ended: %s; starting another%s", child.name, pid, words, after)
         if isinstance(child, WorkerPlace):
             self._plan.segment.worker_stopped(child.index)
-            if self._plan.money is not None:
-                self._plan.money.stopped(child.index)  # before another begins in its place
+            if self._plan.money_map is not None:
+                self._plan.money_map.stopped(child.index)  # before another begins in its place
             self._tell(WorkerStopped(index=child.index, pid=pid, status=words))
         elif child is self._control:
             self._on_control()  # what it said before it died still holds

@@ -25,7 +25,7 @@ class SharedSegment(Protocol):
     def heartbeat_age(self, index: int) -> float | None: ...
 
 
-class SharedMoney(Protocol):
+class SharedMoneyMap(Protocol):
     """The little that the supervisor does with the money map (see `_core/money/money_map.pyx`)."""
 
     def stopped(self, worker: int) -> None: ...
@@ -78,5 +78,5 @@ class Plan:
     drain_delay_s: float = 0.0  # readiness is 503 for so long before accepting stops
     hang_s: float = 60.0  # a child that shows no life for so long is killed; 0: never
     start_failures: int = 5  # deaths in a row before the first readiness: give up
-    money: SharedMoney | None = None  # informed of workers that ended
+    money_map: SharedMoneyMap | None = None  # informed of workers that ended
     on_ready: Callable[[Ready], None] | None = None  # once, when it first serves
