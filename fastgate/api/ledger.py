@@ -16,7 +16,7 @@ from fastgate.api.describe import spec
 from fastgate.api.paging import LIMIT, Limit, Text
 from fastgate.api.problems import invalid
 from fastgate.billing.audit.report import AuditReport
-from fastgate.billing.x402.books import HOUSE, OWED, UNKNOWN, X402Payment, decide, listed
+from fastgate.billing.x402.books import OWED, UNKNOWN, X402_ACCOUNT, X402Payment, decide, listed
 from fastgate.store import usage
 from fastgate.store.ledger import Entry
 from fastgate.store.pages import Page
@@ -85,10 +85,10 @@ async def list_entries(
     cursor: Text = None,
     limit: Limit = LIMIT,
 ) -> Page[Entry]:
-    """An account's entries, the newest first. The account `x402` is the house's own: what was
+    """An account's entries, the newest first. The account `x402` belongs to no customer: what was
     paid for single requests."""
     billing = billing_of(ctx)
-    found = HOUSE if account == HOUSE else await account_of(ctx, account)
+    found = X402_ACCOUNT if account == X402_ACCOUNT else await account_of(ctx, account)
     return await billing.ledger.history(found, currency=currency, cursor=cursor, limit=limit)
 
 

@@ -16,7 +16,7 @@ from fastgate.api.describe import spec
 from fastgate.api.paging import Text
 from fastgate.api.problems import invalid
 from fastgate.billing.reports import By, ReportQuery, ReportRow, columns, report, write_csv
-from fastgate.billing.x402.books import HOUSE
+from fastgate.billing.x402.books import X402_ACCOUNT
 
 GroupBy = Annotated[
     str,
@@ -83,7 +83,7 @@ async def usage_report(
 
 
 async def _account(ctx: Ctx, ident: str | None) -> str | None:
-    if ident is None or ident == HOUSE:
+    if ident is None or ident == X402_ACCOUNT:
         return ident
     return await account_of(ctx, ident)
 

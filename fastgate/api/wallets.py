@@ -74,7 +74,7 @@ class CreditNew(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     amount: Amount
     kind: Annotated[
         Literal["payment", "promotional"],
-        Meta(description="`promotional`: given by the house; spent first, never paid out."),
+        Meta(description="`promotional`: given for free; spent first, never paid out."),
     ] = "payment"
     reference: Reference = ""
     note: Note = ""

@@ -209,7 +209,7 @@ class AutoRecharges:
             needed = -(-(found.threshold - balance) // found.amount) * found.amount
             amount = min(needed, (found.cap - spent) // found.amount * found.amount)
             if amount <= 0:
-                await self._tell(connection, "capped", found, f"{month}:{found.cap}", balance)
+                await self._notify(connection, "capped", found, f"{month}:{found.cap}", balance)
                 return None
             return await _save(
                 connection,
@@ -289,11 +289,11 @@ class AutoRecharges:
         changed = await _save(connection, found, **(_over(found, now) | changes))
         said = result.message or "no reason given."
         tried = msgspec.structs.replace(changed, amount=found.pending)
-        await self._tell(connection, "failed", tried, str(found.sequence), balance, said)
+        await self._notify(connection, "failed", tried, str(found.sequence), balance, said)
         if stops:
-            await self._tell(connection, "stopped", tried, str(found.sequence), balance)
+            await self._notify(connection, "stopped", tried, str(found.sequence), balance)
 
-    async def _tell(
+    async def _notify(
         self,
         connection: AsyncConnection,
         what: str,

@@ -22,7 +22,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from fastgate.billing.x402.books import EARNED, HOUSE
+from fastgate.billing.x402.books import EARNED, X402_ACCOUNT
 from fastgate.store.engine import Store
 from fastgate.store.money_tables import usage_daily, x402_payments
 from fastgate.store.tables import accounts, consumers, credentials
@@ -132,7 +132,7 @@ async def _x402(
 ) -> list[dict[str, Any]]:
     """The rows of what was paid for single requests, as those of usage."""
     others = (asked.consumer, asked.credential, asked.service, asked.plan, asked.meter)
-    if asked.account not in (None, HOUSE) or any(others):
+    if asked.account not in (None, X402_ACCOUNT) or any(others):
         return []
     table = x402_payments.c
     keys = [table[name] for name in ("day", "route") if name in by] + [table.currency]
@@ -150,7 +150,7 @@ async def _x402(
         wanted = getattr(asked, name)
         if wanted is not None:
             query = query.where(table[name] == wanted)
-    empty = {key.value: HOUSE if key is By.ACCOUNT else "" for key in by}
+    empty = {key.value: X402_ACCOUNT if key is By.ACCOUNT else "" for key in by}
     return [
         {**empty, **row._asdict(), "failed": 0, "units": row.requests}
         for row in await connection.execute(query)

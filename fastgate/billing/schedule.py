@@ -129,7 +129,7 @@ class Schedule:
         try:
             found = await self.subscriptions.get(ident)
             await self._remind(found)
-            await self.dunning.tell_suspended(found)
+            await self.dunning.notify_suspended(found)
             await self.subscriptions.advance(ident)
         except (ConflictError, NotFoundError) as error:
             log.warning("The subscription %s was changed meanwhile: %s", ident, error)

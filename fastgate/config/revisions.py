@@ -280,12 +280,12 @@ class Revisions:
         try:
             applied = await self._changes.run(change)
         except (ConfigurationError, ApplyError):
-            self._tell(source, False, dry_run)
+            self._report(source, False, dry_run)
             raise
-        self._tell(source, True, dry_run)
+        self._report(source, True, dry_run)
         return applied
 
-    def _tell(self, source: Source, applied: bool, dry_run: bool) -> None:
+    def _report(self, source: Source, applied: bool, dry_run: bool) -> None:
         if not dry_run:
             for callback in self.on_change:
                 callback(source, applied)
@@ -297,7 +297,7 @@ class Revisions:
         try:
             gateway = await self._control.load_file()
         except ConfigurationError:
-            self._tell("file", False, dry_run)
+            self._report("file", False, dry_run)
             raise
 
         def edit(current: Gateway) -> Gateway:

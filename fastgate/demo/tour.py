@@ -63,7 +63,7 @@ class Tour:
         self._number += 1
         self._say(f"\n{self._number}. {title}")
 
-    def _tell(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         self._say(f"   {text}")
 
     def _call(self) -> httpx.Response:
@@ -82,7 +82,7 @@ class Tour:
         api("PATCH", f"/v1/accounts/{self._account}/billing", {"emails": ["it@acme.example"]})
         consumer = api("POST", "/v1/consumers", {"name": "Acme Web", "account": self._account})
         self._key = api("POST", f"/v1/consumers/{consumer['id']}/credentials", {})["key"]
-        self._tell("No money yet, and a forecast costs 0.05 USD.")
+        self._print("No money yet, and a forecast costs 0.05 USD.")
 
     def _refused(self) -> dict[str, Any]:
         self._step("It calls.")
@@ -90,15 +90,15 @@ class Tour:
         expect(answer.status_code == 402, "a 402")
         problem: dict[str, Any] = answer.json()
         expect(problem["reason"] == "insufficient_balance", "insufficient_balance")
-        self._tell(f"402 {problem['reason']}: {problem['detail']}")
-        self._tell(f"balance {problem['balance']}, required {problem['required']}")
+        self._print(f"402 {problem['reason']}: {problem['detail']}")
+        self._print(f"balance {problem['balance']}, required {problem['required']}")
         for remedy in problem["remedies"]:
-            self._tell(f"- {remedy['title']}: {_short(remedy.get('href', ''))}")
-        self._tell(f"- why? {_short(problem['diagnose'])}")
+            self._print(f"- {remedy['title']}: {_short(remedy.get('href', ''))}")
+        self._print(f"- why? {_short(problem['diagnose'])}")
         page = self._client.get(problem["diagnose"], headers={"Accept": "application/json"}).json()
         failed = [step["check"] for step in page["steps"] if step["result"] == "failed"]
         expect(failed == ["balance"], "a diagnosis that finds the balance")
-        self._tell("The link says: everything is fine but the balance.")
+        self._print("The link says: everything is fine but the balance.")
         return problem
 
     def _top_up(self, problem: dict[str, Any]) -> None:
@@ -107,24 +107,24 @@ class Tour:
         onward = self._client.post(link, data={"amount": "1 USD"})
         expect(onward.status_code == 303, "to be sent on to the card page")
         page = onward.headers["location"]
-        self._tell(f"Card page: {page}")
+        self._print(f"Card page: {page}")
         paid = httpx.post(page, data={"card": CARD})
         expect(paid.status_code == 303, "the card to be taken")
         self.environment.until(lambda: self._balance() == 1_000_000, "the payment is credited")
-        self._tell("The provider's webhook came, the payment was looked up, the wallet has 1 USD.")
+        self._print("The provider's webhook came, the payment was looked up, the wallet has 1 USD.")
         answer = self._call()
         expect(answer.status_code == 200, "to be served")
-        self._tell(f"It calls again: 200 {answer.text}")
+        self._print(f"It calls again: 200 {answer.text}")
 
     def _receipt(self) -> None:
         self._step("A receipt arrives.")
         mail = self.environment.mails.wait_for("Receipt", MAIL_S)
         if mail is None:
             raise DemoError("The receipt did not arrive.")
-        self._tell(f"To {mail['To']}: {mail['Subject']}")
+        self._print(f"To {mail['To']}: {mail['Subject']}")
         found = self.environment.api("GET", f"/v1/invoices?account={self._account}")["items"]
         expect(len(found) == 1 and found[0]["status"] == "paid", "one paid receipt")
-        self._tell(f"It is {found[0]['number']}, also as a page and by the API.")
+        self._print(f"It is {found[0]['number']}, also as a page and by the API.")
 
     def _by_request(self) -> None:
         self._step("An agent without an account pays for one request, with x402.")
@@ -133,19 +133,19 @@ class Tour:
         expect(refused.status_code == 402, "a 402 with an offer")
         required = refused.headers["payment-required"]
         accepted = json.loads(base64.b64decode(required))["accepts"][0]
-        self._tell(
+        self._print(
             f"402, PAYMENT-REQUIRED: {accepted['amount']} units to {accepted['payTo'][:10]}…"
         )
         payment = {"PAYMENT-SIGNATURE": self.environment.wallet.pay(required)}
         served = self._client.get(path, headers=payment)
         expect(served.status_code == 200, "to be served for the payment")
         receipt = json.loads(base64.b64decode(served.headers["payment-response"]))
-        self._tell(f"200 {served.text}")
-        self._tell(f"PAYMENT-RESPONSE: transaction {receipt['transaction'][:18]}…")
+        self._print(f"200 {served.text}")
+        self._print(f"PAYMENT-RESPONSE: transaction {receipt['transaction'][:18]}…")
         again = self._client.get(path, headers=payment)
         expect(again.status_code == 402, "a payment to pay once")
         expect(self.environment.facilitator.received == int(accepted["amount"]), "to be paid once")
-        self._tell(
+        self._print(
             f"The same payment again: 402 {again.json()['reason']}. One payment, one answer."
         )
 
@@ -156,20 +156,20 @@ class Tour:
             served += 1
             expect(served < MOST_CALLS, "the wallet to run dry")
         expect(answer.status_code == 402, "a 402 at the end")
-        self._tell(f"{served} calls served, then 402 {answer.json()['reason']}: not one too many.")
+        self._print(f"{served} calls served, then 402 {answer.json()['reason']}: not one too many.")
         mail = self.environment.mails.wait_for("Balance low", MAIL_S)
         if mail is None:
             raise DemoError("The alert did not arrive.")
-        self._tell(f"Meanwhile a mail came: {mail['Subject']}")
+        self._print(f"Meanwhile a mail came: {mail['Subject']}")
 
     def _recharge(self) -> None:
         self._step("It lets the wallet recharge itself: 2 USD when below 0.50, at most 10 a month.")
         rule = {"threshold": "0.50 USD", "amount": "2 USD", "monthly_cap": "10 USD"}
         self.environment.api("PUT", f"/v1/accounts/{self._account}/recharge", rule)
         self.environment.until(lambda: self._balance() >= 2_000_000, "the recharge is credited")
-        self._tell("The saved card was charged, the wallet has 2 USD.")
+        self._print("The saved card was charged, the wallet has 2 USD.")
         expect(self._call().status_code == 200, "to be served")
-        self._tell("It calls again: 200.")
+        self._print("It calls again: 200.")
 
     def _audit(self) -> None:
         self._step("The books are audited.")
@@ -182,7 +182,7 @@ class Tour:
         report = self.environment.api("GET", "/v1/ledger/audit")
         wrong = [check["name"] for check in report["checks"] if not check["passed"]]
         expect(not wrong, f"books that are right, not {wrong}")
-        self._tell(f"{len(report['checks'])} checks passed, to the millionth of a dollar.")
+        self._print(f"{len(report['checks'])} checks passed, to the millionth of a dollar.")
 
 
 def _short(url: str) -> str:

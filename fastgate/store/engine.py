@@ -415,7 +415,7 @@ class Store:
             raise StoreError(self._problem)
         task = asyncio.ensure_future(asyncio.to_thread(_transact, engine, work, writes))
         task.add_done_callback(_see)
-        with self._told():
+        with self._translated_errors():
             try:
                 return await asyncio.shield(task)
             except asyncio.CancelledError:
@@ -443,7 +443,7 @@ class Store:
         try:
             if writes:
                 await connection.execution_options(fastgate_writes=True)
-            with self._told():
+            with self._translated_errors():
                 async with connection.begin():
                     yield connection
         finally:
@@ -452,7 +452,7 @@ class Store:
                 await connection.__aexit__(None, None, None)
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _translated_errors(self) -> Iterator[None]:
         """What a driver raises, as what we raise; a store that went away is lost."""
         try:
             yield

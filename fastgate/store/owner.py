@@ -123,10 +123,10 @@ def _may_take(row: _Row, me: Owner, now: datetime) -> bool:
 
 def is_alive(owner: Owner) -> bool:
     """Whether its process is there; asked only on its machine."""
-    return born_at(owner.pid) == owner.born
+    return started_at(owner.pid) == owner.born
 
 
-def born_at(pid: int) -> int:
+def started_at(pid: int) -> int:
     """When a process started, in ticks since the kernel's start; 0: it does not run."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -20,7 +20,7 @@ from fastgate.billing.audit.audit import audit
 from fastgate.billing.audit.report import Check
 from fastgate.billing.ledger.ledger import Ledger
 from fastgate.billing.reports import By, ReportQuery, report
-from fastgate.billing.x402.books import HOUSE, X402Books, decide, entry_id, listed
+from fastgate.billing.x402.books import X402_ACCOUNT, X402Books, decide, entry_id, listed
 from fastgate.billing.x402.claims import ClaimRecord, Claims, Paid, State
 from fastgate.errors import ConflictError, NotFoundError
 from fastgate.store.engine import Store
@@ -70,7 +70,7 @@ class X402World:
     async def revenue(self) -> dict[str, int]:
         """What was earned, by currency."""
         found: dict[str, int] = {}
-        for entry in (await self.ledger.history(HOUSE, limit=500)).items:
+        for entry in (await self.ledger.history(X402_ACCOUNT, limit=500)).items:
             assert entry.postings[Book.CLEARING] == -entry.postings[Book.REVENUE]
             at = entry.currency
             found[at] = found.get(at, 0) + entry.postings[Book.REVENUE]
@@ -79,7 +79,7 @@ class X402World:
     async def balance(self) -> tuple[int, int, int]:
         """Cleared, owed to payers, earned."""
         books = (Book.CLEARING, Book.HELD, Book.REVENUE)
-        entries = (await self.ledger.history(HOUSE, limit=500)).items
+        entries = (await self.ledger.history(X402_ACCOUNT, limit=500)).items
         cleared, owed, earned = (
             sum(entry.postings.get(book, 0) for entry in entries) for book in books
         )
@@ -106,13 +106,13 @@ async def test_a_settled_payment_is_an_entry_in_its_token(world: X402World) -> N
     assert await world.books.step() == 1
     entry = await world.ledger.entry(entry_id(name))
     assert (entry.kind, entry.account, entry.currency, entry.amount) == (
-        "x402", HOUSE, CURRENCY, 1000,
+        "x402", X402_ACCOUNT, CURRENCY, 1000,
     )  # fmt: skip
     assert entry.postings == {Book.CLEARING: -1000, Book.REVENUE: 1000}
     assert (entry.reference, entry.note) == ("0xfeed", "weather, paid by 0xab")
     check = await world.audited()
     assert check.numbers == {f"{CURRENCY}.paid": 1000, "doubtful": 0, "owed": 0, "wrong": 0}
-    assert await world.ledger.wallets(HOUSE) == []  # the payer is no customer
+    assert await world.ledger.wallets(X402_ACCOUNT) == []  # the payer is no customer
     assert world.due == set()
 
 
@@ -335,9 +335,16 @@ async def test_it_is_in_reports_where_other_revenue_is(world: X402World) -> None
     await world.books.step()
     day = date(2031, 5, 4)
     (row,) = await report(world.store, ReportQuery(by=[By.DAY, By.ACCOUNT, By.ROUTE]))
-    assert (row.day, row.account, row.route, row.currency) == (day, HOUSE, "weather", CURRENCY)
+    assert (row.day, row.account, row.route, row.currency) == (
+        day,
+        X402_ACCOUNT,
+        "weather",
+        CURRENCY,
+    )
     assert (row.requests, row.failed, row.units, row.amount) == (3, 0, 3, 3000)
-    (row,) = await report(world.store, ReportQuery(by=[By.PLAN], account=HOUSE, route="weather"))
+    (row,) = await report(
+        world.store, ReportQuery(by=[By.PLAN], account=X402_ACCOUNT, route="weather")
+    )
     assert (row.plan, row.amount) == ("", 3000)
     for asked in (
         ReportQuery(account="acc_a"),

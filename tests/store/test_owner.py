@@ -22,7 +22,7 @@ ME = Owner(
     node="alpha",
     folder="/srv/alpha",
     pid=os.getpid(),
-    born=owner.born_at(os.getpid()),
+    born=owner.started_at(os.getpid()),
 )
 OTHER = msgspec.structs.replace(
     ME, boot="b" * 32, state="state-b:2", machine="another", node="beta", folder="/srv/beta"
@@ -131,6 +131,6 @@ async def test_a_row_that_is_gone_is_made_again(store: Store) -> None:
 
 
 def test_a_dead_process_was_never_born(tmp_path: Path) -> None:
-    assert owner.born_at(2**22 + 1) == 0
-    assert owner.born_at(os.getpid()) > 0
+    assert owner.started_at(2**22 + 1) == 0
+    assert owner.started_at(os.getpid()) > 0
     assert owner.machine() == owner.machine()

@@ -45,7 +45,7 @@ from fastgate.billing.audit.report import AuditReport, Check, check
 from fastgate.billing.ledger.ledger import ASIDE, EntryKind, settled_id
 from fastgate.billing.ledger.names import UNKNOWN
 from fastgate.billing.ledger.pipeline import Pipeline
-from fastgate.billing.x402.books import HOUSE
+from fastgate.billing.x402.books import X402_ACCOUNT
 from fastgate.store import ledger as table
 from fastgate.store.engine import Store
 from fastgate.store.ledger import CAPTURES, Book, Key, Wallet
@@ -224,7 +224,7 @@ def _wallets(wallets: Mapping[Key, Wallet], sums: Sums) -> Check:
     findings = [
         f"{key[0]} {key[1]}: entries without a wallet"
         for key in sums
-        if key not in wallets and key[0] != HOUSE
+        if key not in wallets and key[0] != X402_ACCOUNT
     ]
     for key, wallet in wallets.items():
         parts = sums.get(key, {})
@@ -267,7 +267,7 @@ def _credited(sums: Sums, least: Mapping[Key, int]) -> Check:
             if kind not in CAPTURES and book in (Book.AVAILABLE, Book.HELD)
         )
         for name, amount in (("captured", captured), ("held", held), ("credited", credited)):
-            if key[0] == HOUSE and not amount:
+            if key[0] == X402_ACCOUNT and not amount:
                 continue  # as it must be: it belongs to no wallet
             name = f"{key[1]}.{name}"
             numbers[name] = numbers.get(name, 0) + amount

@@ -32,7 +32,7 @@ from fastgate.billing.payments.base import (
 )
 from fastgate.billing.payments.books import payment_id, refund_id, returned_id
 from fastgate.billing.subscriptions.fees import GONE, taken_back
-from fastgate.billing.x402.books import HOUSE, OWED, UNKNOWN, VOID, entry_id, postings_of
+from fastgate.billing.x402.books import OWED, UNKNOWN, VOID, X402_ACCOUNT, entry_id, postings_of
 from fastgate.store.billing_tables import invoices
 from fastgate.store.engine import Store
 from fastgate.store.ledger import taken_back as ledger_taken_back
@@ -198,7 +198,7 @@ async def x402_check(connection: AsyncConnection) -> Check:
                 if entry is not None:
                     findings.append(f"x402 payment {row.id}: {row.state}, and booked")
                 continue
-            if entry != (HOUSE, row.currency, row.amount):
+            if entry != (X402_ACCOUNT, row.currency, row.amount):
                 findings.append(f"x402 payment {row.id}: booked {entry or 'nothing'}")
                 continue
             wanted = {str(book): sum_ for book, sum_ in postings_of(row.state, row.amount).items()}

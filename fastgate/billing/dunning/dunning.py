@@ -522,7 +522,7 @@ class Dunning:
             for kind in kinds
         ]
 
-    async def tell_suspended(self, subscription: Subscription) -> None:
+    async def notify_suspended(self, subscription: Subscription) -> None:
         """Grace is over and nothing was paid: say so, once."""
         access = ACCESS[subscription.state]
         ends = subscription.grace_ends

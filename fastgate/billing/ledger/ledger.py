@@ -6,7 +6,7 @@ up to zero. A posting above zero means: this book owes, or has earned, so much m
 ```
 kind        available  held  revenue  promotional  clearing  tax    what it is
 credit         +A                                   -(A+T)   +T     paid in; T: tax on top of it
-promo          +A                        -A                         given by the house
+promo          +A                        -A                         given for free
 promo_end      -A                        +A                         what is left of it expires
 charge         -X             +(X-p)     +p                         usage; p: paid by promotion
 refund         +A             -r         -(A-r)                     usage given back to the wallet
@@ -200,7 +200,7 @@ class Ledger:
         return await self._post(EntryKind.CREDIT, movement, postings)
 
     async def promo(self, movement: Movement) -> Posted:
-        """Given by the house; spent before what was paid in."""
+        """Given for free; spent before paid-in money."""
         amount = movement.amount
         postings = {Book.AVAILABLE: amount, Book.PROMOTIONAL: -amount}
         return await self._post(EntryKind.PROMO, movement, postings)

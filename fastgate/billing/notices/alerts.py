@@ -140,7 +140,7 @@ class Alerts:
         if not level:
             return None
         state = f"{usage.subject[:120]}:{usage.limit}:{usage.ends.isoformat()}"
-        if level <= await self._told(usage.account, state):
+        if level <= await self._sent_level(usage.account, state):
             return None
         async with self.store.write() as connection:
             if not await self._rises(connection, usage.account, state, level):
@@ -251,7 +251,7 @@ class Alerts:
                 ),
             )
 
-    async def _told(self, account: str, subject: str) -> int:
+    async def _sent_level(self, account: str, subject: str) -> int:
         """The level sent last; checked first, since most checks find nothing new."""
         query = sa.select(alert_states.c.level).where(
             alert_states.c.account == account, alert_states.c.subject == subject

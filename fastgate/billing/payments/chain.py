@@ -398,14 +398,14 @@ class Chain:
                 next_at=self._clock() + PENDING_LOOK if pending else None,
             )
             if moved is not None:
-                await self._tell(moved, result)
+                await self._report(moved, result)
                 return result
             found = await self._attempts.get(attempt.key)
             if found is None or found.state not in OPEN:
                 return result
             attempt = found
 
-    async def _tell(self, attempt: Attempt, result: ChargeResult) -> None:
+    async def _report(self, attempt: Attempt, result: ChargeResult) -> None:
         """Apply a payment that succeeded at once; its event may be late."""
         if result.status is not ChargeStatus.SUCCEEDED:
             return

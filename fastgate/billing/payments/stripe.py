@@ -376,7 +376,7 @@ class StripeProvider(PaymentProvider):
                 )
             )
         except stripe.CardError as error:
-            raise ProviderRefused(_said(error)) from error
+            raise ProviderRefused(_message_of(error)) from error
         refund = made.to_dict()
         status = {
             "succeeded": ChargeStatus.SUCCEEDED,
@@ -503,7 +503,7 @@ def _with(url: str, **fields: str) -> str:
     return urlunsplit(parts._replace(query=urlencode(query)))
 
 
-def _said(error: stripe.StripeError) -> str:
+def _message_of(error: stripe.StripeError) -> str:
     return " ".join(str(error.user_message or error).split()) or type(error).__name__
 
 
@@ -511,7 +511,8 @@ def _translated(error: stripe.StripeError) -> PaymentError:
     """What an error of the library's means to the caller."""
     if isinstance(error, stripe.APIConnectionError):
         return ProviderUnavailable(
-            f"Stripe cannot be reached: {_said(error)}.", sent=not isinstance(error, NeverSent)
+            f"Stripe cannot be reached: {_message_of(error)}.",
+            sent=not isinstance(error, NeverSent),
         )
     status = error.http_status or 0
     if isinstance(error, stripe.RateLimitError) or status == 429:
@@ -520,7 +521,7 @@ def _translated(error: stripe.StripeError) -> PaymentError:
         return ProviderUnavailable("Stripe is still working on the same request.")
     if status >= 500 or status == 0 or isinstance(error, stripe.APIError):
         return ProviderUnavailable(f"Stripe failed with status {status}.")
-    return ProviderRefused(f"Stripe refused the request: {_said(error)}")
+    return ProviderRefused(f"Stripe refused the request: {_message_of(error)}")
 
 
 def _declined(error: stripe.CardError, amount: Money) -> ChargeResult:
@@ -539,7 +540,7 @@ def _declined(error: stripe.CardError, amount: Money) -> ChargeResult:
         amount=amount,
         decline=None if confirm else stripe_objects.decline_of(code),
         code=code,
-        message=_said(error),
+        message=_message_of(error),
     )
 
 

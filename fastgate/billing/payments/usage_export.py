@@ -128,7 +128,7 @@ class UsageExport:
             "again.",
             row.provider, row.sending, row.event, row.account, row.day,
         )  # fmt: skip
-        return await self._told(row)
+        return await self._exported(row)
 
     async def _send(self, row: Export) -> Export:
         event = f"{stable_hash(row.event):016x}"
@@ -138,9 +138,9 @@ class UsageExport:
             row.provider,
             lambda it: it.report_usage(row.account, row.event, row.sending, at, identifier),
         )
-        return await self._told(row)
+        return await self._exported(row)
 
-    async def _told(self, row: Export) -> Export:
+    async def _exported(self, row: Export) -> Export:
         done = msgspec.structs.replace(row, told=row.told + row.sending, sending=0)
         await self._put(done)
         return done

@@ -14,7 +14,7 @@ claim's record, which outlives it; a payment is *due* from before it may have be
 books have it. Booking is idempotent by the payment's nonce, so control may be killed at any step,
 and a settlement in doubt that is found out after a week is booked then.
 
-The payer is no account of ours. So the entries are those of one account of the house, without
+The payer has no account here. So the entries belong to one special account, without
 wallet or cell; their currency is the token, by its CAIP-19 name, since a token of one network is
 none of another, nor money of a country. Amounts are millionths of a token:
 
@@ -54,8 +54,8 @@ from fastgate.store.pages import Page, decode_cursor, page_of
 
 log = logging.getLogger("fastgate.x402")
 
-HOUSE = "x402"
-"""The account of the entries: the house's own, and nobody's wallet."""
+X402_ACCOUNT = "x402"
+"""The account of the entries. It belongs to no customer and has no wallet."""
 BATCH = 200
 EVERY_S = 2.0
 SETTLED, UNKNOWN = "settled", "unknown"
@@ -253,7 +253,7 @@ def _entry(
         number=number,
         id=entry_id(row.id) if first else f"{entry_id(row.id)}:{row.state}",
         kind=EntryKind.X402,
-        account=HOUSE,
+        account=X402_ACCOUNT,
         currency=row.currency,
         amount=row.amount,
         created=now,

@@ -100,7 +100,7 @@ class BillingServices:
             subscriptions=self.subscriptions,
             dunning=self.dunning,
         )
-        self.applier.on_event.append(self._heard)
+        self.applier.on_event.append(self._on_event)
         self.chain.on_success.append(self.applier.apply)
         self.inbox = Inbox(self.chain, EventTable(store), self.applier, clock)
         self.grace = GraceLedger(
@@ -254,7 +254,7 @@ class BillingServices:
         )
         await self._deps.wallets.credit(movement)
 
-    async def _heard(self, event: ProviderEvent) -> None:
+    async def _on_event(self, event: ProviderEvent) -> None:
         """After a payment: a receipt, and the end of an automatic recharge."""
         if event.kind is EventKind.PAYMENT_SUCCEEDED and event.purpose is Purpose.TOP_UP:
             await self._receipt(event)

@@ -165,7 +165,7 @@ class Control:
                 await self._ended.wait()
                 return EXIT_FAILED
             self._resolver.start()
-            self._keep(self._show_life, "the heartbeat")
+            self._keep(self._send_heartbeats, "the heartbeat")
             self._keep(self._quotas.run, "saving quotas")
             self._keep(self._telemetry.run, "the access log")
             if self._money is not None:
@@ -293,7 +293,7 @@ class Control:
             log.error("what was served last cannot be used (%s); the file is", error)
         return _Choice(gateway, file, newest)
 
-    async def _show_life(self) -> None:
+    async def _send_heartbeats(self) -> None:
         while True:
             self._supervisor.send(Alive())
             await next_tick(ALIVE_S)

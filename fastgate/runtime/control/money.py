@@ -107,8 +107,8 @@ class MoneySide:
         self._stale = asyncio.Event()
         self._seen = 0
         self._meters: set[str] = set()
-        self._telling = asyncio.Lock()
-        self._told: set[str] = set()  # accounts, since the last refresh began
+        self._updating = asyncio.Lock()
+        self._updated: set[str] = set()  # accounts, since the last refresh began
 
     # ---- life ---------------------------------------------------------------------------
 
@@ -231,7 +231,7 @@ class MoneySide:
             return
         self._pay()
         if self._services is not None and self.caps.known:
-            await self._tell(self._services.subscriptions, account)
+            await self._update_row(self._services.subscriptions, account)
         else:
             self._stale.set()
 
@@ -285,7 +285,7 @@ class MoneySide:
             clock=now_utc,
             gateway=self._gateway,
             open_account=self.open_account,
-            entries_changed=self._tell,
+            entries_changed=self._update_row,
             caps=self.caps,
         )
 
@@ -371,7 +371,7 @@ class MoneySide:
     async def _refresh_all(self) -> None:
         if self._services is None or not self.ledger.store.ready:
             return
-        self._told.clear()
+        self._updated.clear()
         await self.caps.load()
         self.names.changed()
         subscriptions = self._services.subscriptions
@@ -384,15 +384,15 @@ class MoneySide:
             if cursor is None:
                 break
         for account in subscribed:
-            await self._tell(subscriptions, account)
+            await self._update_row(subscriptions, account)
         for account in self.wallets.accounts().keys() - subscribed:
-            if account not in self._told:  # else it has subscribed meanwhile
+            if account not in self._updated:  # else it has subscribed meanwhile
                 self.rows.put(account, AccountRow(limits=self._limits_of_account(account)))
 
-    async def _tell(self, subscriptions: Subscriptions, account: str) -> None:
+    async def _update_row(self, subscriptions: Subscriptions, account: str) -> None:
         """Read an account's subscriptions and write its row. One at a time, so that an older read
         never overwrites a newer one."""
-        async with self._telling:
+        async with self._updating:
             entries = await subscriptions.entries(account)
             held = [
                 RowSubscription(
@@ -408,7 +408,7 @@ class MoneySide:
                 for one in (await subscriptions.invoices.open_of(refused.subscription))[:1]:
                     due = int(one.due.timestamp())
                     bill = bill or Bill(one.number, one.total, one.currency, due)
-            self._told.add(account)
+            self._updated.add(account)
             limits = self._limits_of_account(account)
             self.rows.put(account, AccountRow(subscriptions=held, limits=limits, bill=bill))
 

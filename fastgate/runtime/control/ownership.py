@@ -147,5 +147,5 @@ def this_gateway(state: StateDirectory, boot: str) -> Owner:
         node=platform.node() or "unknown",
         folder=str(state.path),
         pid=supervisor,
-        born=owner.born_at(supervisor),
+        born=owner.started_at(supervisor),
     )

@@ -48,12 +48,12 @@ class QuotaSaver:
         """Save every second what has changed, until cancelled."""
         while True:
             await next_tick(EVERY_S)
-            self._tell_of_jumps()
+            self._warn_of_jumps()
             data = export_quotas(self._segment)
             if data != self._saved:
                 await asyncio.to_thread(self._write, data)
 
-    def _tell_of_jumps(self) -> None:
+    def _warn_of_jumps(self) -> None:
         held = held_seconds(self._segment)
         if held and not self._held:
             log.warning(

@@ -201,9 +201,9 @@ class Supervisor:
         elif number == signal.SIGHUP:
             log.info("reload asked for (SIGHUP)")
             self._notifier.reloading()
-            self._reload_due = not self._tell(Reload())
+            self._reload_due = not self._send_to_control(Reload())
         elif number == signal.SIGUSR1:
-            self._tell(ReopenLogs())
+            self._send_to_control(ReopenLogs())
         elif number == signal.SIGUSR2:
             log.warning("SIGUSR2: starting a new binary beside this one is not supported yet")
 
@@ -231,7 +231,7 @@ class Supervisor:
             self._plan.segment.worker_stopped(child.index)
             if self._plan.money_map is not None:
                 self._plan.money_map.stopped(child.index)  # before another begins in its place
-            self._tell(WorkerStopped(index=child.index, pid=pid, status=words))
+            self._send_to_control(WorkerStopped(index=child.index, pid=pid, status=words))
         elif child is self._control:
             self._on_control()  # what it said before it died still holds
             self._drop_channel()
@@ -276,7 +276,7 @@ class Supervisor:
             raise
         self._plan.segment.worker_started(place.index, place.pid)
         theirs.close()
-        self._tell(
+        self._send_to_control(
             WorkerStarted(
                 index=place.index,
                 pid=place.pid,
@@ -371,7 +371,7 @@ class Supervisor:
 
     # ---- what control says ---------------------------------------------------------------
 
-    def _tell(self, message: Message, fds: list[int] | None = None) -> bool:
+    def _send_to_control(self, message: Message, fds: list[int] | None = None) -> bool:
         """Send to control; False if it is not running."""
         if self._channel is None:
             return False
@@ -471,12 +471,12 @@ class Supervisor:
                 bound = listeners.bind(listener, self._plan.workers, self._plan.inherited)
                 self._pending[listener.key] = bound
         except listeners.BindError as error:
-            self._tell(Bound(id=message.id, error=error.message, hint=error.hint))
+            self._send_to_control(Bound(id=message.id, error=error.message, hint=error.hint))
             return
         except (OSError, ValueError) as error:  # an invalid host name, no descriptor left
-            self._tell(Bound(id=message.id, error=f"listener {listener.name}: {error}"))
+            self._send_to_control(Bound(id=message.id, error=f"listener {listener.name}: {error}"))
             return
-        self._tell(
+        self._send_to_control(
             Bound(id=message.id, address=bound.address),
             [sock.fileno() for sock in bound.sockets],
         )
@@ -529,7 +529,7 @@ class Supervisor:
 
     def _stop_accepting(self) -> None:
         self._close_due = 0.0
-        self._tell(StopAccepting())
+        self._send_to_control(StopAccepting())
         for place in self._workers:
             send_signal(place.pid, signal.SIGTERM)
         # Each worker takes what waits in its queue before it closes its own descriptor; the

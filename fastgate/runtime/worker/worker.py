@@ -165,7 +165,7 @@ class Worker:
             sockets = _sockets_of(fds[1:])
         except (SnapshotError, OSError) as error:
             _close_fds(fds)
-            self._say(Prepared(seq=message.seq, problems=[Problem("snapshot", str(error))]))
+            self._send(Prepared(seq=message.seq, problems=[Problem("snapshot", str(error))]))
             return
         os.close(fds[0])
         listen = list(zip(message.listen, sockets, strict=True))
@@ -173,7 +173,7 @@ class Worker:
         self._pending = Pending(
             message.seq, message.generation, message.binds, snapshot, handlers, listen
         )
-        self._say(Prepared(seq=message.seq, problems=problems))
+        self._send(Prepared(seq=message.seq, problems=problems))
 
     def _commit(self, message: Commit) -> None:
         pending, self._pending = self._pending, None
@@ -181,7 +181,7 @@ class Worker:
             log.error("worker %d: asked to commit what was not prepared", self._index)
             return
         self._install(pending)
-        self._say(Serving(seq=pending.seq, generation=pending.generation))
+        self._send(Serving(seq=pending.seq, generation=pending.generation))
 
     def _install(self, new: Pending) -> None:
         self._engine.install(new.snapshot, new.handlers)
@@ -258,7 +258,7 @@ class Worker:
         else:
             self._standby.put(message.bind, sockets)
 
-    def _say(self, message: Message) -> None:
+    def _send(self, message: Message) -> None:
         try:
             self._channel.send(message)
             if self._channel.waiting:
