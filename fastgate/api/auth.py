@@ -8,7 +8,7 @@ Tokens come from three places, all known by their SHA-256 only:
 | `control.tokens` of the configuration | `config:<name>` | changing the configuration |
 | the store, made through the API | `tok_…` | DELETE /v1/tokens/{id} |
 
-The first two work while the store is away. Of the third kind those are known that were there
+The first two work while the store is unavailable. Of the third kind those are known that were there
 when the store was last seen; while it has not been seen since the start, a token that is not known
 might be one, so the answer is 503 and not 401.
 """

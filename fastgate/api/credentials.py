@@ -71,7 +71,9 @@ class Rotation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     overlap: Annotated[
         int,
-        Meta(ge=0, le=90 * 86400, description="Seconds for which the old key goes on; default 0."),
+        Meta(
+            ge=0, le=90 * 86400, description="Seconds for which the old key stays valid; default 0."
+        ),
     ] = 0
     environment: Environment | None = None
 
@@ -223,7 +225,7 @@ async def revoke_credential(
 async def rotate_credential(
     ctx: Ctx, request: AnyRequest, ident: FromPath[str], credential: FromPath[str]
 ) -> Response[Any]:
-    """A new key in the place of an old one, which goes on for `overlap` seconds (default: ends
+    """A new key in the place of an old one, which stays valid for `overlap` seconds (default: ends
     at once). The new key is shown here only."""
     body = await read(request, Rotation, optional=True)
     issued = await ctx.identity.rotate(

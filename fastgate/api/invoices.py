@@ -72,7 +72,7 @@ async def invoice_page(ctx: Ctx, ident: FromPath[str]) -> Response[str]:
     opt=spec("money", body=Paid, answer=Invoice),
 )
 async def pay_invoice(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Invoice:
-    """Note that an invoice was paid otherwise; its subscription goes on at once."""
+    """Note that an invoice was paid otherwise; its subscription continues at once."""
     billing = billing_of(ctx)
     body = await read(request, Paid)
     invoice = await billing.invoices.get(ident)

@@ -271,7 +271,7 @@ def _parameters(one: Operation) -> Iterator[dict[str, Any]]:
 
 
 _WORDS = {
-    "cursor": "Where to go on: `next` of the page before.",
+    "cursor": "Where to continue: `next` of the page before.",
     "dry_run": "Validate, compile and compare, and apply nothing.",
     "ident": "Its id, or its name where it has one.",
     "name": "The resource's name.",

@@ -80,7 +80,7 @@ class ControlPort(Protocol):
     async def apply(self, gateway: Gateway, *, dry_run: bool = False) -> int:
         """Compile, publish, and return the generation when every worker serves it.
 
-        Raises `fastgate.errors.ConfigurationError`; then the old generation goes on serving.
+        Raises `fastgate.errors.ConfigurationError`; then the old generation continues serving.
         With dry_run, compiles only and returns the generation it would have been.
         """
 

@@ -6,11 +6,11 @@
 ```
 
 - Changes come one after another: each is an edit of what is served at that moment, so two
-  callers who each change one route both have their way, and `If-Match` is judged inside.
+  callers who each change one route both succeed, and `If-Match` is judged inside.
 - **Recording.** A change through the API needs the store, and is refused before anything is
-  touched when the store is away. A change of the file does not: a gateway must be able to reload
-  while its database is down. What could not be recorded is kept and recorded when the store is
-  back; what a crash takes from that list is found then as well, since the served document is
+  touched when the store is unavailable. A change of the file does not: a gateway must be able to
+  reload while its database is down. Revisions that could not be recorded are kept and recorded
+  later; if a crash loses them, they are found then as well, since the served document is
   compared with the newest revision.
 - A change that changes nothing makes no revision.
 - **What a document leaves out**: `store` (it may hold a password, and is read at start only).
@@ -185,7 +185,7 @@ def _paths(changes: list[Change]) -> str:
 
 async def _served(gateway: Gateway) -> _Pending:
     """What is served since the start, as a revision."""
-    # In a thread: with 100,000 routes it takes half a second, and the API goes on.
+    # In a thread: with 100,000 routes it takes half a second, and the API continues.
     packed = await asyncio.to_thread(lambda: canonical(document_of(gateway)))
     digest = hashlib.sha256(packed).hexdigest()
     return _Pending(packed, digest, "gateway", "file", "at start", datetime.now(UTC))
@@ -225,8 +225,8 @@ class Revisions:
         """Apply `edit(current)`; returns when every worker serves it.
 
         `edit` runs in a thread, when it is the change's turn; what it raises is raised here. Raises
-        ConfigurationError and ApplyError (the old configuration goes on), StoreError when it could
-        not be recorded (nothing was touched), NeedsAdminError.
+        ConfigurationError and ApplyError (the old configuration stays), StoreError if it could not
+        be recorded (nothing was touched), NeedsAdminError.
         """
 
         async def change() -> Applied:
@@ -325,7 +325,7 @@ class Revisions:
     # ---- recording ----------------------------------------------------------------------
 
     async def _try_to_record(self) -> int | None:
-        """Record what waits; the number of the last, or None when the store is away."""
+        """Record what waits; the number of the last, or None when the store is unavailable."""
         try:
             return await (self._record() if self._caught_up else self._catch_up())
         except StoreError as error:

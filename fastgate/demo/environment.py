@@ -33,7 +33,7 @@ PLUGIN = "[fastgate.payment_providers]\ndemo = fastgate.demo.provider:create\n"
 
 
 class DemoError(FastGateError):
-    """The demonstration cannot go on."""
+    """The demonstration cannot continue."""
 
 
 def has_x402() -> bool:

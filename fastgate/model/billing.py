@@ -130,7 +130,7 @@ class Price(Model, frozen=True, kw_only=True):
     grace: Annotated[
         Duration | None,
         Meta(
-            description="How long access goes on after a payment failed. Default: "
+            description="How long access continues after a failed payment. Default: "
             "`billing.grace.payment`."
         ),
     ] = None
@@ -304,7 +304,7 @@ class UsageKeeping(Model, frozen=True, kw_only=True):
         Meta(
             description="How long single records are kept after they were charged, at least `30d`; "
             "older ones are deleted. Reports, balances, invoices and the audit do not need them. "
-            "Default: for ever."
+            "Default: permanently."
         ),
     ] = None
 
@@ -321,7 +321,7 @@ class Smtp(Model, frozen=True, kw_only=True):
     tls: Annotated[
         Literal["starttls", "implicit", "none"],
         Meta(
-            description="`starttls`: begin in clear, go on encrypted or not at all; `implicit`: "
+            description="`starttls`: begin in clear, continue encrypted or not at all; `implicit`: "
             "encrypted from the start (port 465); `none`: in clear, for a server on this host."
         ),
     ] = "starttls"

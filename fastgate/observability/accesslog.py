@@ -5,8 +5,8 @@ anything waits (a few reads of shared memory) and, if so, hands the work to a th
 rendering and writing happen in C without the GIL, so neither the event loop nor the control API
 notices. The same pass keeps the newest records in `recent` for `fastgate explain`.
 
-Nothing that goes wrong here stops anything: while the destination cannot be written, lines are
-counted as lost, the rings go on being emptied, and it is said once, and once again when it works.
+No error here stops the gateway: while the destination cannot be written, lines are counted as lost
+and the rings are still emptied. The error is logged once, and so is its end.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Pages of a list: a cursor says after which key to go on, so that inserts never shift it.
+"""Pages of a list: a cursor says after which key to continue, so that inserts never shift it.
 
 A cursor is opaque to the caller: base64url of msgpack `[key]`. It names a position, not a
 snapshot: an item that is deleted while one reads on is not shown, none is shown twice.
@@ -25,7 +25,7 @@ class BadCursor(ValueError):
 
 
 class Page(msgspec.Struct, Generic[T], frozen=True):
-    """Some items of a list and where to go on; `next` is None on the last page."""
+    """Some items of a list and where to continue; `next` is None on the last page."""
 
     items: list[T]
     next: str | None = None

@@ -64,7 +64,7 @@ def _is(provider: str, ident: str) -> sa.ColumnElement[bool]:
 
 
 class EventTable:
-    """The table as operations. All raise StoreError while the store is away."""
+    """The table as operations. All raise StoreError while the store is unavailable."""
 
     def __init__(self, store: Store) -> None:
         self.store = store

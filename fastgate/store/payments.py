@@ -10,7 +10,7 @@ grace     opening ─▶ open ─▶ closing ─▶ ended      a step is written
 ```
 
 Rows in, structs out; what they mean is `fastgate.billing.payments`' business. Amounts are whole
-micro-units, times aware and UTC. All raise StoreError while the store is away.
+micro-units, times aware and UTC. All raise StoreError while the store is unavailable.
 """
 
 from __future__ import annotations

@@ -159,7 +159,7 @@ def refuses(running: Gateway, config: dict[str, Any] | str) -> str:
     """Reload with this: nothing changes, and the log says why; returns what it says."""
     before, length = running.generation, len(running.log_text())
     running.reload(config)
-    eventually(lambda: "goes on serving" in running.log_text()[length:], "the refusal is said")
+    eventually(lambda: "keeps serving" in running.log_text()[length:], "the refusal is said")
     said = running.log_text()[length:]
     assert "Traceback" not in said
     assert running.generation == before
@@ -208,7 +208,7 @@ def test_a_missing_file_changes_nothing(gateway: Start, upstream: Upstream) -> N
     running.config.unlink()
     length = len(running.log_text())
     running.reload()
-    eventually(lambda: "goes on serving" in running.log_text()[length:], "the refusal is said")
+    eventually(lambda: "keeps serving" in running.log_text()[length:], "the refusal is said")
     assert fetch(running.address(), "/version").body == b"1"
 
 

@@ -103,7 +103,7 @@ async def audit(
 
 async def audit_gateway(pipeline: Pipeline) -> AuditReport:
     """The audit of a running gateway. Raises StoreError. Usage waits in shared memory meanwhile,
-    balances do not: requests go on.
+    balances do not: requests continue.
 
     Memory that others change cannot be seen at one moment. A wallet that moved while it was looked
     at, or does not agree, is looked at again, up to five times: what one look got wrong another

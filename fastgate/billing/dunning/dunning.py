@@ -505,7 +505,7 @@ class Dunning:
             "message": result.message or "no reason given.",
             "next_try": day(case.next_at, zone) if case.next_at is not None else "",
             "grace_ends": day(ends, zone),
-            "access": f"Your access goes on until {day(ends, zone)}."
+            "access": f"Your access continues until {day(ends, zone)}."
             if goes_on
             else "Until it is paid, requests are answered with 402.",
             "action": result.action_url,

@@ -56,7 +56,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     """The class of the last decline; empty: none."""
     attempt: int = 0
     grace_ends: datetime
-    """Until when access goes on if it is not paid."""
+    """Until when access continues if it is not paid."""
     next_at: datetime | None
     created: datetime
     updated: datetime
@@ -167,7 +167,7 @@ async def wake_cases(connection: AsyncConnection, account: str, now: datetime) -
 async def wake_cases_of(
     connection: AsyncConnection, subscription: str, grace_ends: datetime, now: datetime
 ) -> None:
-    """A subscription goes on: make its cases due at once, with new grace."""
+    """A subscription continues: make its cases due at once, with new grace."""
     await connection.execute(
         _due_again(now)
         .where(dunning_cases.c.subscription == subscription)

@@ -181,7 +181,7 @@ class Ledger:
     """Movements as operations; each is one transaction of the store.
 
     All raise LedgerError for what cannot be, ConflictError when the id stands for another
-    movement, StoreError when the store is away (then nobody knows whether it was booked: ask
+    movement, StoreError when the store is unavailable (then nobody knows whether it was booked: ask
     again with the same id).
     """
 

@@ -2,7 +2,7 @@
 
 ```
  worker's ring, parked holds ──drain──▶ names ──▶ store there:  ledger, one transaction   ─┐
-        ▲                                         store away:   spool, synced to disk     ─┤
+        ▲                                         store down:   spool, synced to disk     ─┤
         └────────────────────────── commit: room again ◀───────────────────────────────────┘
 ```
 
@@ -14,7 +14,7 @@ then lets the rings have the room back:
 |-------------------------------------|--------------------|-------------------------------|
 | before the batch is written         | nothing            |                               |
 | between batch and ring              | drained again      | the record's id, in the store |
-| between batch and ring, store away  | spooled again      | the same, when it is replayed |
+| between batch and ring, store down  | spooled again      | the same, when it is replayed |
 | while the spool is replayed         | replayed again     | the same                      |
 
 A batch whose transaction has an unknown end (the store was lost under it) goes to the spool: if

@@ -17,7 +17,7 @@ from fastgate.store import usage_prune
 async def prune_usage(pipeline: Pipeline, now: datetime, keep: timedelta) -> int:
     """Delete the records of charges that are older than `keep`; how many. Raises StoreError.
 
-    In many short transactions, so that charges go on between them.
+    In many short transactions, so that charges continue between them.
     """
     if not pipeline.caught_up:
         return 0

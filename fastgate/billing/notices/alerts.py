@@ -58,7 +58,7 @@ class BalanceSample(NamedTuple):
 
 
 class BurnRate:
-    """The rate of one account's spending. Feed it samples as time goes on."""
+    """The rate of one account's spending. Feed it samples over time."""
 
     def __init__(self) -> None:
         self._samples: deque[BalanceSample] = deque()

@@ -242,7 +242,7 @@ class ProviderSubscription(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     """Reason code of the 402 that this state leads to, at once or when grace is over; "": none."""
     grace: bool = False
-    """Access goes on for the plan's grace before `reason` holds."""
+    """Access continues for the plan's grace before `reason` holds."""
     plan: str = ""
     service: str = ""
     paid_through: datetime | None = None

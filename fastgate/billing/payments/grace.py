@@ -86,7 +86,7 @@ class GraceLedger:
         self._lock = asyncio.Lock()
 
     async def grant(self, account: str, currency: str) -> Grant | None:
-        """Let the account go on while the providers are down; None: it may not.
+        """Let the account continue while the providers are down; None: it may not.
 
         To be asked for when a charge of a customer who has paid before could not be made. Raises
         StoreError, LedgerError.

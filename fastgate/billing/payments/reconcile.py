@@ -7,7 +7,7 @@
      asked from  read_to               now → the next read_to, once all that was found is kept
 ```
 
-Webhooks are lost: while the gateway was down, its store away, its address wrong. So the list of
+Webhooks are lost: while the gateway was down, its store down, its address wrong. So the list of
 events is read from where it was read to last time, with an overlap (lists are not in order of
 arrival, and clocks differ), and what is not known yet goes the way of any webhook. What is known is
 dropped by its id. The cursor moves only after everything found was kept.

@@ -5,7 +5,7 @@ which is what the balance changed by. Payouts are among them. What one is about 
 `reporting_category` (of `type`, several mean the same); `source` is the charge, refund, dispute or
 payout behind it. The balance is what is available and what is pending, by currency.
 
-Both are read until the balance was the same before and after: payments go on meanwhile.
+Both are read until the balance was the same before and after: payments continue meanwhile.
 """
 
 from __future__ import annotations

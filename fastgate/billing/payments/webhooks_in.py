@@ -1,7 +1,7 @@
 """Events from payment providers: accepted at once, processed until applied, applied once.
 
 ```
-webhook ──▶ Inbox.receive: signature? ─▶ one row by event id ─▶ 2xx        (store away: 503, and
+webhook ──▶ Inbox.receive: signature? ─▶ one row by event id ─▶ 2xx        (store down: 503, and
 reconcile ─▶ Inbox.keep ────────────────▶ the same row                      the provider repeats)
                                              │
              Inbox.work: claim ─▶ resolve (asks the provider) ─▶ Applier.apply, fact by fact ─▶ done

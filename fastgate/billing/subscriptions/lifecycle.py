@@ -12,7 +12,7 @@ incomplete ────────────────▶ active ◀──�
 ```
 
 - **Access is a function of the state and of one moment** that belongs to it: before the moment
-  there is access, after it there is the state's reason. `past_due` (tries go on) and `grace` (no
+  there is access, after it there is the state's reason. `past_due` (tries continue) and `grace` (no
   further tries) give access until `grace_ends`; `canceled` until the date paid through.
 - **What is owed is a function too**: the fee for the part of the period after `paid_through`.
 - **What time alone brings about is computed, not waited for**: `settled(s, now)` applies every
@@ -119,7 +119,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (_S.ACTIVE, _E.RENEWED): _S.ACTIVE,
     (_S.ACTIVE, _E.PERIOD_ENDED): _S.EXPIRED,
     (_S.ACTIVE, _E.PAUSE): _S.PAUSED,
-    # failed payments; periods go on, so that what is owed is not forgotten
+    # failed payments; periods continue, so that what is owed is not forgotten
     (_S.PAST_DUE, _E.PAYMENT_SUCCEEDED): _S.ACTIVE,
     (_S.PAST_DUE, _E.PAYMENT_FAILED): _S.PAST_DUE,
     (_S.PAST_DUE, _E.RETRIES_EXHAUSTED): _S.GRACE,

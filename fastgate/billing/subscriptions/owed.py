@@ -147,7 +147,7 @@ class SubscriptionFees(SubscriptionRows):
         return self._price_or_none(name) or Flat(self.billing.currency, 0, "month")
 
     def grace_of(self, name: str) -> timedelta:
-        """How long access goes on after a payment for the plan failed."""
+        """How long access continues after a payment for the plan failed."""
         plan = self.plans(name)
         price = plan.price if plan is not None else None
         own = price.grace if price is not None else None

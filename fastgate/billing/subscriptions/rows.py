@@ -145,7 +145,7 @@ class SubscriptionRows:
         service: str | None,
         but: str = "",
     ) -> None:
-        """Raise ConflictError when another subscription (not `but`) goes on for the service."""
+        """Raise ConflictError when another subscription (not `but`) continues for the service."""
         query = sa.select(subscriptions).where(
             subscriptions.c.account == account,
             subscriptions.c.id != but,

@@ -583,7 +583,7 @@ def settling() -> list[asyncio.Task[Settlement]]:
 
 
 async def _detached(work: Coroutine[Any, Any, Settlement]) -> Settlement:
-    """The result of something that goes on when the caller is cancelled."""
+    """The result of something that continues when the caller is cancelled."""
     task = asyncio.create_task(work)
     _tasks.add(task)
     task.add_done_callback(_tasks.discard)

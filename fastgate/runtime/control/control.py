@@ -273,7 +273,7 @@ class Control:
             if first or served is None:
                 raise
             log.error("%s", error)
-            log.error("the file is not used: going on with generation %d", served.generation)
+            log.error("the file is not used: keeping generation %d", served.generation)
             self._reloads.count("file", False)
             kept: Gateway = codec.decode(served.document)
             before = codec.decode(served.file_document) if served.file_document else kept
@@ -495,7 +495,7 @@ class Control:
             if self._revisions is None:
                 self._reloads.count("file", False)
             log.error("the reload was refused: %s", error)
-            log.error("generation %d goes on serving", self.generation)
+            log.error("generation %d keeps serving", self.generation)
             self._supervisor.send(ReloadDone(error=str(error)[:4000]))
         else:
             self._supervisor.send(ReloadDone())

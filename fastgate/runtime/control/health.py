@@ -157,7 +157,7 @@ class HealthChecks:
     def update(self, wanted: Iterable[tuple[int, Check, TargetRow]]) -> None:
         """Check these targets (identity, check, row) from now on, and no others.
 
-        One whose check is the same as before goes on undisturbed.
+        One whose check is the same as before continues undisturbed.
         """
         new = {identity: (check, row) for identity, check, row in wanted}
         for identity in list(self._watched):

@@ -10,7 +10,7 @@
     a worker died              its holds are settled, before anything else of its is read
 
 Nothing of it is imported where nothing costs money. What a request needs of it lies in shared
-memory; when this process is killed, requests are charged all the same, and its successor goes on
+memory; when this process is killed, requests are charged all the same, and its successor continues
 from the rings.
 
 `billing` is what the API uses. It belongs to the billing services, which are composed again when
@@ -173,7 +173,7 @@ class MoneySide:
                 self._meters.update(unit.meter for unit in plan.price.per_unit)
 
     def start(self) -> None:
-        """After the first publish: begin everything that goes on by itself."""
+        """After the first publish: start all background tasks."""
         for what, work in (
             ("the usage pipeline", self._pipe),
             ("account rows", self._look),

@@ -5,7 +5,7 @@ the store:
 
     it says we are the owner      by LEASE_S
     it cannot be asked            by LEASE_S too: an outage of the store must not stop the gateway,
-                                  and nobody takes over through a store that is away
+                                  and nobody takes over through an unavailable store
     another has taken over        never again; the gateway ends
 
 So a gateway that was paused, or whose control process was, stops granting LEASE_S after its last
@@ -40,7 +40,7 @@ log = logging.getLogger("fastgate.billing")
 FILE = "owner.id"
 BEAT_S = 2.0
 LEASE_S = 10.0  # less than owner.EXPIRY, by more than a look may take
-LOOK_S = 2.0  # a store that has not answered by then is away
+LOOK_S = 2.0  # a store that has not answered by then is unavailable
 START_S = 4.0  # at a start, for the store to answer
 OVER = 1  # owned_until_ns: long ago
 
@@ -60,8 +60,8 @@ class Ownership:
         self._lost = False
 
     async def begin(self) -> None:
-        """Claim the store before anything is served. Raises OwnedError. While the store is away,
-        it is claimed later (`run`)."""
+        """Claim the store before anything is served. Raises OwnedError. An unavailable store is
+        claimed later (`run`)."""
         began = time.monotonic_ns()
         store = self._store.copy()  # nobody else is to hear yet that it is there
         try:

@@ -13,9 +13,9 @@ starts with an older generation than the newest, it is sent a prepare and a comm
 whether or not an install waits for it (`_catch_up`). An install counts workers by their place, so
 it is enough that the *place* serves the generation in the end.
 
-A worker that is stopped, or that hung before it was asked, delays nobody: once it has had no
-heartbeat for `AWAY_S`, the others go on without it, unless there is no other. The messages wait in
-its channel, and it serves the generation as soon as it continues.
+A worker that is stopped, or that hung before it was asked, does not delay the others: once it has
+had no heartbeat for `AWAY_S`, they continue without it, unless there is no other. The messages wait
+in its channel, and it serves the generation as soon as it continues.
 
 An answer carries the `seq` of its question. Answers to a previous control process, or to an install
 that was given up, are ignored.

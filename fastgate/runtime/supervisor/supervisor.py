@@ -129,7 +129,7 @@ class Supervisor:
         try:
             work()
         except Exception:
-            log.exception("the supervisor goes on after an error of its own")
+            log.exception("the supervisor continues after an internal error")
             time.sleep(ERROR_S)
 
     def _timeout(self) -> float | None:
