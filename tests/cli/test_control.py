@@ -153,7 +153,7 @@ def test_consumers_and_keys(cli: Cli, gateway: Gateway) -> None:
     assert made["plan"] == "free"
     ran = cli("keys", "create", "Acme Web", "--label", "site", "--expires", "90d")
     key = ran.out.strip()
-    assert gateway.world.told(key) == 0
+    assert gateway.world.reason_for(key) == 0
     assert "shown only now" in ran.err
     (listed,) = cli.done("keys", "list", "Acme Web")
     assert listed["label"] == "site"
@@ -161,12 +161,12 @@ def test_consumers_and_keys(cli: Cli, gateway: Gateway) -> None:
     assert key not in cli("keys", "list", "Acme Web").out
     ran = cli("keys", "rotate", "Acme Web", listed["id"], "--overlap", "1h")
     second = ran.out.strip()
-    assert (gateway.world.told(key), gateway.world.told(second)) == (0, 0)
+    assert (gateway.world.reason_for(key), gateway.world.reason_for(second)) == (0, 0)
     assert cli("keys", "revoke", "Acme Web", listed["id"]).code == 0
-    assert gateway.world.told(key) not in (0, None)
-    assert gateway.world.told(second) == 0
+    assert gateway.world.reason_for(key) not in (0, None)
+    assert gateway.world.reason_for(second) == 0
     assert "suspended" in cli("consumers", "suspend", "Acme Web").out
-    assert gateway.world.told(second) != 0
+    assert gateway.world.reason_for(second) != 0
     assert "active" in cli("consumers", "resume", "Acme Web").out
     assert cli.done("consumers", "plan", "Acme Web", "none")["plan"] is None
     names = [one["name"] for one in cli.done("consumers", "list")]
@@ -182,7 +182,7 @@ def test_a_key_from_elsewhere(cli: Cli, gateway: Gateway, monkeypatch: pytest.Mo
     cli.done("consumers", "create", "moved")
     monkeypatch.setattr("sys.stdin", io.StringIO("key-of-the-old-gateway\n"))
     assert cli("keys", "import", "moved").code == 0
-    assert gateway.world.told("key-of-the-old-gateway") == 0
+    assert gateway.world.reason_for("key-of-the-old-gateway") == 0
 
 
 def test_tokens(cli: Cli, gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
