@@ -21,7 +21,7 @@ from fastgate._core.shared.cells cimport cells, decision
 from fastgate._core.shared.layout cimport (
     account_row, route_counters, segment_header, worker_counters, worker_row)
 from fastgate._core.shared.consumer_row cimport consumer_row, limit_override
-from fastgate._core.shared.credentials cimport credential_entry
+from fastgate._core.shared.credentials cimport credential_entry, key_memory
 from fastgate._core.io.connection cimport conn, delivery, event_loop
 from fastgate._core.http.head cimport caps, head
 from fastgate._core.http1.chunked cimport chunk_state
@@ -37,7 +37,7 @@ cdef enum:
     MAX_LISTENERS = 64
     MAX_SPENT = 6             # one count of requests, five spending limits
 
-ctypedef int (*lookup_fn)(void *index, const char *key, uint32_t length, int64_t now_s,
+ctypedef int (*lookup_fn)(void *index, const char *key, uint32_t length, int64_t now_s, key_memory *last,
                           const consumer_row **row, const credential_entry **entry) noexcept nogil
 
 cdef struct core
@@ -65,6 +65,85 @@ cdef struct sinks:
     void (*call_failed)(call *k, int reason) noexcept nogil
     void (*call_writable)(call *k) noexcept nogil                   # request bytes may be queued (again)
     int (*call_render)(call *k) noexcept nogil                      # queue the request on k.up; < 0: no memory
+
+# ---- codecs -----------------------------------------------------------------------------
+# Between a connection and its exchanges or calls stands a codec: it alone knows how the version of
+# HTTP that is spoken puts a message on the wire. What is to be written comes to it as data.
+#
+# Fields are lines (http/lines.pxd). "Verbatim" pieces of a body pass as they came, framing and all,
+# where both sides have the same.
+
+cdef struct answer:           # the head of an answer
+    uint16_t status
+    uint8_t upgrade           # it opens a tunnel
+    uint8_t has_length        # `fields` has a Content-Length among its lines
+    int64_t length            # bytes of the body; -1: not known, or there is none
+    const char *body          # the body, or its beginning, as far as it is here: it is copied
+    uint32_t body_len
+    size_t room               # bytes that `fields` may need
+    char *(*fields)(char *p, exchange *e, const answer *a) noexcept nogil      # writes the lines
+    call *k                   # whose answer it is; NULL: it is ours
+    const char *lines         # for `fields`: lines of ours
+    uint32_t lines_len
+
+cdef struct server_codec:
+    int (*expect_body)(exchange *e) noexcept nogil
+        # The head is complete: what body follows, and how much of it is here. 0, or a Reason.
+    buf *(*take)(exchange *e, int verbatim, int *refused) noexcept nogil
+        # The next piece of the request's body, as a buffer the caller owns; NULL: none now.
+        # *refused: 0, or the Reason why not. Sets body_state, bytes_in and body_bytes.
+    int (*waits)(const exchange *e) noexcept nogil
+        # Whether bytes wait to be taken.
+    void (*read)(exchange *e, int on) noexcept nogil
+        # Back-pressure.
+    int (*verbatim)(const exchange *e, const call *k) noexcept nogil
+        # Whether the body of this call's answer may pass verbatim.
+    void (*interim)(exchange *e, const answer *a) noexcept nogil
+        # 100 or 103, where the client understands that.
+    int (*start)(exchange *e, const answer *a) noexcept nogil
+        # Queue the head; settles whether the connection lives on. 0; -1: no memory.
+    int (*data)(exchange *e, buf *b) noexcept nogil
+        # Queue a piece of the body: takes it over. 0; -1: it cannot be sent.
+    int (*end)(exchange *e) noexcept nogil
+        # The body is whole. 0; -1: no memory.
+    int (*flush)(exchange *e) noexcept nogil
+        # Write what is queued. 1: the queue is empty; 0: the rest follows, then sink.drained; < 0: -errno.
+    void (*deadline)(exchange *e) noexcept nogil
+        # What is waited for has changed.
+    void (*release)(exchange *e) noexcept nogil
+        # The exchange is over, answered or not: what becomes of its connection. Frees e.
+    void (*reset)(exchange *e) noexcept nogil
+        # Break its answer off; e stays.
+
+cdef struct outgoing:         # a request to an upstream
+    const char *method
+    uint32_t method_len
+    uint32_t host_len
+    const char *host          # the authority; host_len 0: `fields` has it among its lines
+    int64_t length            # bytes of the body; -1: not known; -2: there is none
+    uint8_t upgrade
+    const char *body          # the body, or its beginning, as far as it is here: it is copied
+    uint32_t body_len
+    size_t room               # bytes that `target` and `fields` may need
+    const char *path          # the target, where it is in one piece
+    uint32_t path_len
+    char *(*target)(char *p, call *k) noexcept nogil         # else: writes path and query
+    char *(*fields)(char *p, call *k) noexcept nogil         # writes the lines
+
+cdef struct client_codec:
+    int (*request)(call *k, const outgoing *o) noexcept nogil
+        # Queue the head, and what is here of the body. 0; -1: no memory.
+    int (*head)(call *k) noexcept nogil
+        # Read on in what came. > 0: k.resp is a head of so many bytes; 0: more is needed; < 0: it is none.
+    void (*expect_body)(call *k) noexcept nogil
+        # k.resp is the final head, and taken: what body follows. Sets CALL_RESPONSE_DONE and CALL_CLOSE_AFTER.
+    buf *(*take)(call *k, int verbatim, int *bad) noexcept nogil
+        # The body's bytes that are here, as a buffer the caller owns; NULL: none now. *bad: 1: they
+        # are no body. Sets CALL_RESPONSE_DONE.
+    void (*skip)(call *k) noexcept nogil
+        # The answer is not wanted: sets CALL_RESPONSE_DONE if all of its body is here.
+    int (*ends_with_connection)(const call *k) noexcept nogil
+        # Whether the answer is whole when the upstream closes.
 
 # ---- snapshots in use -----------------------------------------------------------------
 cdef struct snapref:
@@ -99,6 +178,8 @@ cdef struct downstream:
     uint8_t secure            # came by TLS
     uint8_t trusted           # 1 + whether the peer is a trusted proxy; 0: not looked up yet
     uint8_t half_closed       # the client sends no more, and is served on
+    const server_codec *codec
+    key_memory key            # that its last request had
     uint8_t text_len
     char text[46]             # address as text
     uint8_t address[16]       # peer's; IPv4 mapped; zero for unix sockets
@@ -121,6 +202,8 @@ cdef struct upstream:
     uint8_t reused            # the current call found it in the pool
     uint8_t pad[2]
     uint32_t pool_generation  # the pool's, when it was opened
+    const client_codec *codec
+    uint64_t keep_ns          # how long it may stay in the pool unused
     delivery out              # whether it reads the request
 
 cdef struct pool:             # of one target, by its slot
@@ -176,7 +259,7 @@ cdef struct call:
     uint64_t first_byte_ns    # response head complete
     uint64_t hash             # for consistent hashing
     uint64_t tried            # bit per target index within the upstream
-    uint64_t resp_remaining   # FRAMING_LENGTH
+    uint64_t resp_remaining   # the codec's: FRAMING_LENGTH
     uint32_t first_byte_ms
     uint32_t idle_ms
     uint16_t flags            # CallFlag
@@ -186,8 +269,12 @@ cdef struct call:
     uint8_t turns             # of the retry loop: attempts, and connections made for stale ones
     uint16_t failure          # the Reason, once CALL_FAILED
     uint8_t interims
-    uint32_t py_line          # bytes of py_request before the place of Host; 0: it has one
-    chunk_state resp_chunks
+    uint32_t py_method        # bytes of py_request: method, path, lines, and the rest is the body
+    uint32_t py_path
+    uint32_t py_lines
+    uint8_t py_host           # Host is among the lines
+    uint8_t py_body           # a body is sent, if only an empty one
+    chunk_state resp_chunks   # the codec's
     head resp
 
 # ---- exchange --------------------------------------------------------------------------
@@ -204,8 +291,7 @@ cdef enum ExFlag:
     EX_KEEP_ALIVE = 1         # the client's connection goes on after this
     EX_RESPONSE_STARTED = 2
     EX_RESPONSE_DONE = 4      # all of the response is queued
-    EX_CHUNK_OUT = 8          # the response is sent chunked
-    EX_CLOSE_OUT = 16         # the response ends with the connection
+    EX_VERBATIM = 8           # the pieces of the answer's body pass as they come, framing and all
     EX_SUSPENDED = 32         # waits for Python
     EX_REFUSED = 64
     EX_TUNNEL = 128
@@ -216,7 +302,6 @@ cdef enum ExFlag:
     EX_AWAIT_BODY = 4096      # collecting the body for a handler
     EX_ABORTED = 8192
     EX_WAKE = 16384           # stands in the wake list
-    EX_DECODE = 32768         # the upstream's chunks are taken off (client speaks HTTP/1.0)
     EX_PREFLIGHT = 65536
     EX_STATIC = 131072
     EX_COUNTED_UPCALL = 262144
@@ -273,7 +358,8 @@ cdef struct exchange:
     int64_t started_unix_ns
     uint64_t bytes_in
     uint64_t bytes_out
-    uint64_t body_left        # FRAMING_LENGTH
+    uint64_t body_bytes       # of the request's body, without framing
+    uint64_t body_left        # the codec's: FRAMING_LENGTH
     uint64_t body_seen        # bytes of the body that its rate was judged by
     uint64_t asked_ns         # since when the client is waited for to send it; 0: it is not
     uint64_t asked_for_ns     # how long it was waited for before that
@@ -282,14 +368,17 @@ cdef struct exchange:
     uint64_t upstream_ns
     uint32_t phase_us[PHASES]
     uint64_t request_id[2]
+    char id_text[32]          # in hex digits, once has_id_text
     uint64_t trace_id[2]
     uint64_t span_id
     uint8_t trace_flags
     uint8_t has_consumer
+    uint8_t has_id_text
     uint8_t id_from_client    # the client's X-Request-ID was good and is kept
     uint8_t upgrading         # asks for a websocket
     uint8_t attempts
     uint8_t log_flags
+    uint8_t out               # the codec's: how the answer's body is framed
     uint32_t wake             # WakeBit: what Python is to be told
     uint8_t hide_query        # parameters of the query hold a key: put_query leaves them out
     uint64_t credential
@@ -315,16 +404,16 @@ cdef struct exchange:
     uint32_t money_resets     # Unix seconds when the period of the spending limit that refused ends; 0: none did
     uint32_t access_ended     # Unix seconds since when the subscription gives no access; 0: not known
     const limit_override *overrides   # the caller's own numbers, while it is admitted; NULL: it has none
+    call *calls               # a handler's calls
+    call *relaying            # the call whose answer goes to the client
+    call main                 # the C path's call; up to its `resp`, a new exchange is cleared
     taken took[MAX_TAKEN]
     limit_rec own             # `tightest` with the caller's own numbers, where it has any
     spent spent[MAX_SPENT]
     uint8_t client[16]        # the client's address: the peer's, or what a trusted proxy said
     consumer_row consumer
-    chunk_state body_chunks
+    chunk_state body_chunks   # the codec's
     route_match match
-    call *calls               # a handler's calls
-    call *relaying            # the call whose answer goes to the client
-    call main                 # the C path's call
     head req
 
 # ---- the whole --------------------------------------------------------------------------
@@ -378,6 +467,11 @@ cdef struct core:
     caps response_caps
     exchange *ahead_of        # whose path `ahead` is of; NULL: nobody's
     route_keys ahead
+
+
+cdef exchange *exchange_new(core *c) noexcept nogil
+cdef void exchange_free(core *c, exchange *e) noexcept nogil
+cdef void call_free(core *c, call *k) noexcept nogil
 
 
 cdef inline core *core_of(const conn *x) noexcept nogil:

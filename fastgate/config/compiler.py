@@ -547,7 +547,7 @@ class _Compilation:
         for refusal in found:
             self.image.set_refusal(
                 refusal.number,
-                head=refusal.head,
+                fields=refusal.fields,
                 body=refusal.body,
                 status=refusal.status,
                 close=refusal.close,

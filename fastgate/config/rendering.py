@@ -24,7 +24,6 @@ from fastgate.model.gateway import (
     Route,
     TargetUrl,
 )
-from fastgate.refusal.templates import PHRASES
 
 WINDOWS = {
     "minute": 60, "hour": 3600, "day": 86_400, "week": 604_800, "month": 2_592_000,
@@ -55,10 +54,9 @@ def policy_member(limit: Limit | Quota | Concurrency) -> str:
 
 
 def static_response(respond: Respond, server: str | None) -> tuple[bytes, bytes]:
-    """Head (without the empty line, Date and X-Request-ID) and body of a fixed response."""
+    """Field lines (without Content-Length, Date and X-Request-ID) and body of a fixed response."""
     given = {name.lower() for name in respond.headers}
-    lines = [f"HTTP/1.1 {respond.status} {PHRASES.get(respond.status, 'Status')}"]
-    lines += [f"{name}: {value}" for name, value in respond.headers.items()]
+    lines = [f"{name}: {value}" for name, value in respond.headers.items()]
     if respond.json is not None:
         body, kind = msgspec.json.encode(respond.json), "application/json"
     else:
@@ -67,8 +65,6 @@ def static_response(respond: Respond, server: str | None) -> tuple[bytes, bytes]
         lines.append(f"Content-Type: {kind}")
     if server and "server" not in given:
         lines.append(f"Server: {server}")
-    if respond.status not in (204, 304):
-        lines.append(f"Content-Length: {len(body)}")
     return "".join(f"{line}\r\n" for line in lines).encode(), body
 
 

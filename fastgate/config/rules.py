@@ -219,8 +219,8 @@ class RuleTables:
         return index
 
     def static(self, respond: Respond) -> int:
-        head, body = static_response(respond, self.server)
-        return self.image.add_static(head=head, body=body, status=respond.status)
+        fields, body = static_response(respond, self.server)
+        return self.image.add_static(fields=fields, body=body, status=respond.status)
 
 
 def _scope(owned: OwnedLimit) -> int:

@@ -5,11 +5,9 @@ here, once for a configuration, and put into the snapshot; a worker copies it an
 holes and leaves out the sections that do not apply (see `_core/exchange/refusal.pyx`: marks are
 byte 0x01 and a letter).
 
-    HTTP/1.1 402 Payment Required           ┐ head: ends right before the length, which
-    Content-Type: application/problem+json  │ depends on what goes into the body's holes.
-    Cache-Control: no-store                 │ The worker appends it, then Date, X-Request-ID,
-    Vary: Accept, Authorization             │ PAYMENT-REQUIRED, RateLimit fields, CORS,
-    Content-Length:                         ┘ Connection and the empty line.
+    Content-Type: application/problem+json  ┐ fields: the worker appends PAYMENT-REQUIRED, Date,
+    Cache-Control: no-store                 │ X-Request-ID, RateLimit fields and CORS; the status
+    Vary: Accept, Authorization             ┘ and the length are told by the version of HTTP.
     {"type":"/_fastgate/problems/insufficient_balance","title":"Insufficient balance",
      "status":402,"detail":"…","instance":"urn:fastgate:request:<I>",
      "reason":"insufficient_balance",
@@ -66,11 +64,12 @@ class Refusal(NamedTuple):
 
     number: int
     status: int
-    head: bytes
+    fields: bytes
+    """Lines, each with its end."""
     body: bytes
     close: bool
     html: tuple[bytes, bytes]
-    """Head and body."""
+    """Fields and body."""
     markdown: tuple[bytes, bytes]
 
 
@@ -252,11 +251,11 @@ def _replaced(refusal: Refusal, forms: chosen_bodies.Forms, fields: list[str]) -
     """With the forms that the operator wrote."""
 
     def pair(form: chosen_bodies.Form | None, own: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
-        return own if form is None else (_head(fields, form.fields), form.body)
+        return own if form is None else (_lines([*form.fields, *fields]), form.body)
 
-    head, body = pair(forms.json, (refusal.head, refusal.body))
+    lines, body = pair(forms.json, (refusal.fields, refusal.body))
     return refusal._replace(
-        head=head,
+        fields=lines,
         body=body,
         html=pair(forms.html, refusal.html),
         markdown=pair(forms.markdown, refusal.markdown),
@@ -282,11 +281,11 @@ def _refusal(reason: Reason, base: str, server: str | None, links: Links) -> Ref
     return Refusal(
         reason.number,
         reason.status,
-        _head(fields, ["Content-Type: application/problem+json"]),
+        _lines(["Content-Type: application/problem+json", *fields]),
         json_of(_problem(reason, base, links)),
         reason.close,
-        (_head(fields, refusal_pages.HTML_FIELDS), refusal_pages.html(page)),
-        (_head(fields, refusal_pages.MARKDOWN_FIELDS), refusal_pages.markdown(page)),
+        (_lines([*refusal_pages.HTML_FIELDS, *fields]), refusal_pages.html(page)),
+        (_lines([*refusal_pages.MARKDOWN_FIELDS, *fields]), refusal_pages.markdown(page)),
     )
 
 
@@ -313,11 +312,11 @@ def _fields(reason: Reason, server: str | None) -> list[str]:
         fields.append("Allow: \1M")
     if "retry_after" in MEMBERS.get(reason.code, {}):
         fields.append("Retry-After: \1A")
-    return [f"HTTP/1.1 {reason.status} {PHRASES[reason.status]}", *fields]
+    return fields
 
 
-def _head(fields: list[str], more: list[str]) -> bytes:
-    return "\r\n".join([fields[0], *more, *fields[1:], "Content-Length: "]).encode("ascii")
+def _lines(fields: list[str]) -> bytes:
+    return "".join(f"{field}\r\n" for field in fields).encode("ascii")
 
 
 def _problem(reason: Reason, base: str, links: Links) -> dict[str, Any]:

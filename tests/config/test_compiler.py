@@ -126,7 +126,7 @@ def test_handlers_fixed_responses_and_notices() -> None:
         static = snapshot.static(snapshot.route(2)["static_response"])
         assert static["status"] == 200
         assert static["body"] == b'{"ok":true}'
-        assert b"\r\nServer: gate\r\n" in static["head"]
+        assert b"\r\nServer: gate\r\n" in static["fields"]
         assert snapshot.route(3)["notice"] == b"Sunset: Thu, 01 Jan 2026 00:00:00 GMT\r\n"
         assert snapshot.route(3)["service"] == NONE
 
@@ -412,7 +412,7 @@ def test_every_reason_with_a_status_has_its_refusal() -> None:
             refusal = snapshot.refusal(reason.number)
             assert refusal["status"] == reason.status
             if reason.status:
-                assert refusal["head"].startswith(b"HTTP/1.1 %d " % reason.status)
+                assert refusal["fields"].startswith(b"Content-Type: application/problem+json\r\n")
                 assert b"https://p.example/%s" % reason.code.encode() in refusal["body"]
                 assert bool(refusal["close"]) == reason.close
         assert len(snapshot.faults()) == len(FAULT_TEXTS)

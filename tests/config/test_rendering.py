@@ -70,28 +70,15 @@ def test_the_policies_of_quotas_and_concurrency() -> None:
 
 
 def test_fixed_responses() -> None:
-    head, body = static_response(Respond(body="hé"), None)
-    assert head.splitlines() == [
-        b"HTTP/1.1 200 OK",
-        b"Content-Type: text/plain; charset=utf-8",
-        b"Content-Length: 3",
-    ]
-    assert head.endswith(b"\r\n")
-    assert not head.endswith(b"\r\n\r\n")
+    fields, body = static_response(Respond(body="hé"), None)
+    assert fields == b"Content-Type: text/plain; charset=utf-8\r\n"
     assert body == "hé".encode()
-    head, body = static_response(
+    fields, body = static_response(
         Respond(status=404, json={"a": [1]}, headers={"content-type": "application/x"}), "gate"
     )
-    assert head.splitlines() == [
-        b"HTTP/1.1 404 Not Found",
-        b"content-type: application/x",
-        b"Server: gate",
-        b"Content-Length: 9",
-    ]
+    assert fields == b"content-type: application/x\r\nServer: gate\r\n"
     assert body == b'{"a":[1]}'
-    assert b"Content-Length" not in static_response(Respond(status=204), None)[0]
-    assert b"Content-Length: 0" in static_response(Respond(status=200), None)[0]
-    assert static_response(Respond(status=299), None)[0].startswith(b"HTTP/1.1 299 Status\r\n")
+    assert static_response(Respond(status=204), None) == (b"", b"")
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,31 @@ async def test_a_key_is_taken_from_header_bearer_and_query_and_never_forwarded(b
         assert seen.headers["x-consumer-name"] == "dee"
 
 
+async def test_on_one_connection_each_request_is_judged_by_its_own_key(backend):
+    """A connection remembers the key of its last request, so that the next one need not hash it."""
+    keys = {"k" * 20: "ann", "k" * 19 + "b": "bob", "k" * 64: "cy", "k" * 65: "dee"}
+    first, second, longest, longer = keys
+    async with Plane(config(backend, limits=[]), keys=keys) as plane:
+        client = await plane.client()
+
+        async def caller(key: str) -> str:
+            answer = await client.request("GET", "/", headers={"X-Api-Key": key})
+            return (
+                backend.requests[-1].headers["x-consumer-id"]
+                if answer.status == 200
+                else reason(answer)
+            )
+
+        for key in (first, first, second, first, longest, longest, longer, longest):
+            assert await caller(key) == keys[key]
+        for key in ("k" * 19, "k" * 63, "k" * 64 + "y", "k" * 66):
+            assert await caller(key) == "credential_unknown"
+        assert await caller(longest) == "cy"
+        plane.index.revoke(key_digest(longest))
+        assert await caller(longest) == "credential_revoked"
+        assert await caller(longer) == "dee"
+
+
 async def test_a_route_may_forward_the_credential(backend):
     auth = {"api_key": {"header": "X-Api-Key", "forward": True}}
     async with Plane(config(backend, auth=auth), keys=KEYS) as plane:

@@ -19,10 +19,10 @@ from fastgate._core.shared.credentials import (
     IndexFullError,
     LimitOverride,
     SpendingCap,
-    bench_lookup,
     key_digest,
 )
 from fastgate._core.snapshot.snapshot import Period
+from fastgate._core.testing.lookup_bench import bench_lookup
 
 # ---- who pays, and caps ------------------------------------------------------------------
 

@@ -276,7 +276,7 @@ def test_payments_are_offered_whatever_the_body_says() -> None:
     for refusal in refusals(bodies=bodies):
         image.set_refusal(
             refusal.number,
-            head=refusal.head,
+            fields=refusal.fields,
             body=refusal.body,
             status=refusal.status,
             close=refusal.close,

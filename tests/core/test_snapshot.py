@@ -62,7 +62,7 @@ def sample() -> ImageBuilder:
             max_age=60,
             flags=0,
         ),
-        static_response=image.add_static(head=b"HTTP/1.1 200 OK\r\n", body=b"hi", status=200),
+        static_response=image.add_static(fields=b"A: b\r\n", body=b"hi", status=200),
         limits=image.table([limit]),
         addresses=image.table(
             [image.address_rule("10.0.0.0/8", False), image.address_rule("2001:db8::/32", True)]
@@ -73,7 +73,7 @@ def sample() -> ImageBuilder:
         params=image.strings(["id"]),
         tokens=image.strings(["PURGE"]),
     )
-    image.set_refusal(60, head=b"HTTP/1.1 429 X\r\n", body=b"{}", status=429, close=False)
+    image.set_refusal(60, fields=b"A: b\r\n", body=b"{}", status=429, close=False)
     image.set_faults(["", "bad"])
     image.set_settings(
         identity=5,
@@ -329,7 +329,7 @@ def test_targets_need_an_upstream_and_a_short_address() -> None:
 @pytest.mark.parametrize("reason", [0, -1, 128])
 def test_a_refusal_needs_a_reason(reason: int) -> None:
     with pytest.raises(ValueError, match="no reason"):
-        ImageBuilder().set_refusal(reason, head=b"", body=b"", status=400, close=True)
+        ImageBuilder().set_refusal(reason, fields=b"", body=b"", status=400, close=True)
 
 
 @pytest.mark.parametrize("network", ["10.0.0.1/8", "host", "1.2.3.4/33"])

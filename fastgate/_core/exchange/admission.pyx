@@ -85,8 +85,8 @@ cdef int authenticate(core *c, exchange *e) noexcept nogil:
         return 0 if a.flags & AUTH_OPTIONAL else CREDENTIAL_MISSING
     if c.credentials is NULL:
         return CREDENTIAL_UNKNOWN
-    result = c.lookup(c.credentials, key, length, (<int64_t>c.loop.now + c.unix_offset) // 1000000000, &row,
-                      &entry)
+    result = c.lookup(c.credentials, key, length, (<int64_t>c.loop.now + c.unix_offset) // 1000000000,
+                      &e.down.key, &row, &entry)
     return admit_caller(c, e, result, row, entry)
 
 

@@ -14,6 +14,7 @@ from fastgate._core.http.head cimport (
     method_of, named)
 from fastgate._core.snapshot.snapshot cimport snap_str, snapshot_header, str_ref
 from fastgate._core.platform.text cimport put, put_lit, put_uint
+from fastgate._core.http.lines cimport end_line
 
 
 cdef int is_preflight(exchange *e) noexcept nogil:
@@ -50,7 +51,7 @@ cdef char *put_cors(char *p, exchange *e) noexcept nogil:
     if r.expose_headers.len:
         p = put_lit(p, "Access-Control-Expose-Headers: ")
         p = put(p, snap_str(s, r.expose_headers), r.expose_headers.len)
-        p = put_lit(p, "\r\n")
+        p = end_line(p)
     return p
 
 
@@ -72,17 +73,17 @@ cdef inline int any_origin(const cors_rec *r) noexcept nogil:
 
 cdef char *put_vary(char *p, const cors_rec *r) noexcept nogil:
     """On every answer, so that a cache gives one origin nothing that was meant for another, or for none."""
-    return p if any_origin(r) else put_lit(p, "Vary: Origin\r\n")
+    return p if any_origin(r) else end_line(put_lit(p, "Vary: Origin"))
 
 
 cdef char *put_origin(char *p, const cors_rec *r, const char *origin, uint32_t n) noexcept nogil:
     if any_origin(r):
-        return put_lit(p, "Access-Control-Allow-Origin: *\r\n")
+        return end_line(put_lit(p, "Access-Control-Allow-Origin: *"))
     p = put_lit(p, "Access-Control-Allow-Origin: ")
     p = put(p, origin, n)
-    p = put_lit(p, "\r\n")
+    p = end_line(p)
     if r.flags & 1:
-        p = put_lit(p, "Access-Control-Allow-Credentials: true\r\n")
+        p = end_line(put_lit(p, "Access-Control-Allow-Credentials: true"))
     return p
 
 
@@ -100,21 +101,21 @@ cdef char *put_preflight(char *p, exchange *e) noexcept nogil:
     if r.allow_methods.len:
         p = put_lit(p, "Access-Control-Allow-Methods: ")
         p = put(p, snap_str(s, r.allow_methods), r.allow_methods.len)
-        p = put_lit(p, "\r\n")
+        p = end_line(p)
     if r.allow_headers.len:
         p = put_lit(p, "Access-Control-Allow-Headers: ")
         p = put(p, snap_str(s, r.allow_headers), r.allow_headers.len)
-        p = put_lit(p, "\r\n")
+        p = end_line(p)
     else:
         for i in range(e.req.nfields):
             g = &e.req.fields[i]
             if named(e.base, g, b"access-control-request-headers", 30):
                 p = put_lit(p, "Access-Control-Allow-Headers: ")
                 p = put(p, e.base + g.value, g.value_len)
-                p = put_lit(p, "\r\n")
+                p = end_line(p)
                 break
     if r.max_age:
         p = put_lit(p, "Access-Control-Max-Age: ")
         p = put_uint(p, r.max_age)
-        p = put_lit(p, "\r\n")
+        p = end_line(p)
     return p

@@ -1,11 +1,9 @@
 """ending: how an exchange comes to its end."""
 from libc.stdint cimport uint32_t
 
-from fastgate._core.platform.buffer cimport buf
 from fastgate._core.state cimport call, exchange
 
-cdef int connection_out(exchange *e) noexcept nogil
-cdef void send_last(exchange *e, buf *b) noexcept nogil
+cdef void send_last(exchange *e, int started) noexcept nogil
 cdef void exchange_refuse(exchange *e, int reason) noexcept nogil
 cdef void end_tunnel(exchange *e, int reason) noexcept nogil
 cdef void wake(exchange *e, uint32_t bit) noexcept nogil

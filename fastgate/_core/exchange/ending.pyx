@@ -16,56 +16,38 @@ from libc.stdint cimport uint8_t, uint16_t, uint64_t
 from libc.string cimport memcpy
 
 from fastgate._core.exchange.admission cimport admit_settle
-from fastgate._core.platform.buffer cimport buf_head, buf_len
 from fastgate._core.exchange.charging cimport charge_abandoned, charge_settle
 from fastgate._core.shared.counters cimport count_outcome, counters_route, observe
-from fastgate._core.http1.server cimport (
-    down_body, down_close, down_flush, down_linger, down_next, down_send)
 
-from fastgate._core.http.head cimport FRAMING_LENGTH, F_USER_AGENT, field, field_of, has_field
-from fastgate._core.http1.chunked cimport CHUNK_END, chunk_decode
+from fastgate._core.http.head cimport F_USER_AGENT, HTTP_1_0, field, field_of, has_field
 from fastgate._core.exchange.intake cimport mark
 from fastgate._core.exchange.key_places cimport loggable_query
 from fastgate._core.shared.log_ring cimport (
     LOG_ABORTED, LOG_HTTP_1_0, LOG_KEEP_ALIVE, PHASE_LOG, PHASE_SETTLE, TEXT_CONSUMER, TEXT_HOST,
     TEXT_LIMIT, TEXT_METHOD, TEXT_PATH, TEXT_QUERY, TEXT_ROUTE, TEXT_TARGET, TEXT_USER_AGENT, log_record,
     log_text, logring_commit, logring_reserve)
-from fastgate._core.io.transport cimport conn_close, conn_drained, conn_more, conn_resets
+from fastgate._core.io.transport cimport conn_drained
 from fastgate._core.reason cimport (
     CLIENT_CLOSED, CLIENT_TIMEOUT, DRAINING, INTERNAL_ERROR, OVERLOADED, REASON_NONE, RESPONSE_TRUNCATED, TUNNEL_CLOSED)
-from fastgate._core.exchange.refusal cimport render_refusal
-from fastgate._core.exchange.render cimport OUT_CLOSE, OUT_KEEP_ALIVE, OUT_PLAIN
+from fastgate._core.exchange.refusal cimport start_refusal
 from fastgate._core.exchange.snapshot_ref cimport leave_snapshot
 from fastgate._core.snapshot.snapshot cimport LOG_QUERY, NONE32, ROUTE_LOG_OFF, refusal_rec, snap_str, snap_table
 from fastgate._core.state cimport (
-    BODY_MORE, BODY_NONE, CALL_REQUEST_DONE, CALL_SEND, EX_ABORTED, EX_CLOSE_OUT, EX_CONTINUE_DUE,
-    EX_COUNTED_STREAM, EX_COUNTED_UPCALL, EX_ENDED, EX_KEEP_ALIVE, EX_METERED, EX_OWED, EX_REFUSED,
-    EX_RESPONSE_DONE, EX_RESPONSE_STARTED, EX_SUSPENDED, EX_TUNNEL, EX_WAKE, WAKE_GONE, core,
-    downstream)
+    CALL_REQUEST_DONE, CALL_SEND, EX_ABORTED, EX_COUNTED_STREAM, EX_COUNTED_UPCALL, EX_ENDED,
+    EX_KEEP_ALIVE, EX_METERED, EX_OWED, EX_REFUSED, EX_RESPONSE_DONE, EX_RESPONSE_STARTED,
+    EX_SUSPENDED, EX_TUNNEL, EX_WAKE, WAKE_GONE, core)
 from fastgate._core.platform.sys cimport monotonic_ns
 from fastgate._core.upstream.call cimport call_abort
 
 
-cdef int connection_out(exchange *e) noexcept nogil:
-    """What to say of the connection; settles whether it lives."""
-    if e.body_state == BODY_MORE and e.flags & EX_CONTINUE_DUE:
-        e.flags &= ~EX_KEEP_ALIVE        # the client may send the body or not: no way to know
-    if not e.flags & EX_KEEP_ALIVE or e.flags & EX_CLOSE_OUT or e.owner.draining:
-        e.flags &= ~EX_KEEP_ALIVE
-        return OUT_CLOSE
-    return OUT_KEEP_ALIVE if e.req.minor == 0 else OUT_PLAIN
-
-
-cdef void send_last(exchange *e, buf *b) noexcept nogil:
-    """The whole answer, in one buffer."""
+cdef void send_last(exchange *e, int started) noexcept nogil:
+    """The whole answer is queued, unless `started` is below 0: there was no memory."""
     cdef int done
-    if b is NULL:
+    if started < 0:
         exchange_abort(e, OVERLOADED)
         return
     e.flags |= EX_RESPONSE_STARTED | EX_RESPONSE_DONE
-    e.bytes_out += buf_len(b)
-    down_send(e.down, b)
-    done = down_flush(e.down)
+    done = e.down.codec.flush(e)
     if done < 0:
         exchange_gone(e)
     elif done == 1:
@@ -86,13 +68,13 @@ cdef void exchange_refuse(exchange *e, int reason) noexcept nogil:
     if r.close:
         e.flags &= ~EX_KEEP_ALIVE
     e.owner.counters.refused += 1
-    send_last(e, render_refusal(e, reason, connection_out(e)))
+    send_last(e, start_refusal(e, reason))
 
 
 cdef void end_tunnel(exchange *e, int reason) noexcept nogil:
     if e.flags & EX_ENDED:
         return
-    down_flush(e.down)
+    e.down.codec.flush(e)
     drop_calls(e)
     e.reason = <uint16_t>reason
     e.flags |= EX_RESPONSE_DONE
@@ -147,7 +129,7 @@ cdef void exchange_abort(exchange *e, int reason) noexcept nogil:
     e.reason = <uint16_t>reason
     e.flags = (e.flags | EX_ABORTED) & ~EX_KEEP_ALIVE
     if e.flags & EX_SUSPENDED:
-        conn_close(&e.down.io)
+        e.down.codec.reset(e)
         wake(e, WAKE_GONE)
     else:
         finish(e)
@@ -201,30 +183,6 @@ cdef void exchange_cut(exchange *e) noexcept nogil:
     exchange_abort(e, DRAINING)
 
 
-cdef int discard_rest(exchange *e) noexcept nogil:
-    """Skip what is here of a body that nobody wanted. 1: all of it."""
-    cdef buf *b
-    cdef uint32_t consumed, produced
-    cdef int result
-    while e.body_state == BODY_MORE:
-        b = down_body(e.down, e)
-        if b is NULL:
-            return 0
-        if e.req.framing == FRAMING_LENGTH:
-            consumed = buf_len(b) if buf_len(b) < e.body_left else <uint32_t>e.body_left
-            e.body_left -= consumed
-            if e.body_left == 0:
-                e.body_state = BODY_NONE
-        else:
-            result = chunk_decode(&e.body_chunks, buf_head(b), buf_len(b), &consumed, &produced)
-            if result < 0:
-                return 0
-            if result == CHUNK_END:
-                e.body_state = BODY_NONE
-        b.start += consumed
-    return 1
-
-
 cdef int served(exchange *e) noexcept nogil:
     """Whether the caller owes for it: it got an answer that did not fail on our side or upstream, or
     left before one began and after the request was handed over."""
@@ -252,15 +210,12 @@ cdef void uncount_handler(exchange *e) noexcept nogil:
 cdef void finish(exchange *e) noexcept nogil:
     """settle, log, and what becomes of the connection."""
     cdef core *c = e.owner
-    cdef downstream *d = e.down
     cdef uint64_t now
     if e.flags & (EX_ENDED | EX_SUSPENDED):
         return                           # a handler still holds it: exchange_release comes back here
     if e.relaying is not NULL and e.relaying.up is not NULL:
         # Answered before the request was wholly sent: the upstream connection is not reused.
         call_abort(c, e.relaying)
-    if e.flags & EX_CLOSE_OUT and not e.flags & EX_ABORTED:
-        conn_resets(&d.io, 0)          # whole: it ends as it should
     e.flags |= EX_ENDED
     now = monotonic_ns()
     if e.ntaken:
@@ -271,17 +226,7 @@ cdef void finish(exchange *e) noexcept nogil:
         uncount_handler(e)
     write_log(e, now)
     leave_snapshot(c, e.ref)
-    if e.flags & EX_ABORTED:
-        down_close(d)
-    elif e.flags & EX_KEEP_ALIVE and not c.draining and discard_rest(e):
-        down_next(d, e)
-    elif e.flags & EX_TUNNEL:
-        down_close(d)
-    elif e.body_state == BODY_MORE or e.flags & EX_REFUSED or conn_more(&d.io) \
-            or down_body(d, e) is not NULL:
-        down_linger(d)
-    else:
-        down_close(d)
+    e.down.codec.release(e)
 
 
 cdef void write_log(exchange *e, uint64_t now) noexcept nogil:
@@ -328,7 +273,7 @@ cdef void write_log(exchange *e, uint64_t now) noexcept nogil:
     r.fault = e.fault
     r.worker = <uint8_t>c.worker
     r.flags = e.log_flags | (LOG_KEEP_ALIVE if e.flags & EX_KEEP_ALIVE else 0)
-    if e.req.size and e.req.minor == 0:
+    if e.req.size and e.req.version == HTTP_1_0:
         r.flags |= LOG_HTTP_1_0
     if e.req.size:
         used = log_text(r, used, TEXT_METHOD, e.base + e.req.method.off, e.req.method.len)

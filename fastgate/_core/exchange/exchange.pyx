@@ -18,22 +18,22 @@ from fastgate._core.exchange.admission cimport (
 from fastgate._core.platform.atomics cimport fg_prefetch
 from fastgate._core.exchange.charging cimport charge_open
 from fastgate._core.exchange.cors cimport asked_method, is_preflight
-from fastgate._core.exchange.ending cimport connection_out, exchange_refuse, send_last
+from fastgate._core.exchange.ending cimport exchange_refuse, send_last
 from fastgate._core.exchange.forward cimport begin_proxy, pump_request
 from fastgate._core.exchange.handling cimport begin_upcall, collect_body, upcall_late
 from fastgate._core.http.head cimport (
-    FRAMING_CHUNKED, F_MAX_FORWARDS, F_TRACEPARENT, F_VIA, F_X_REQUEST_ID, HEAD_BAD_EXPECT,
-    HEAD_HAS_ENCODED_SLASH, HEAD_HAS_UNDERSCORE, HEAD_KEEP_ALIVE, HEAD_PATH_NEEDS_NORMALIZING,
-    HEAD_UPGRADE_WEBSOCKET, METHOD_CONNECT, METHOD_HEAD, TARGET_ASTERISK, has_field, head, span)
+    F_MAX_FORWARDS, F_TRACEPARENT, F_VIA, F_X_REQUEST_ID, HEAD_BAD_EXPECT, HEAD_HAS_ENCODED_SLASH,
+    HEAD_HAS_UNDERSCORE, HEAD_KEEP_ALIVE, HEAD_PATH_NEEDS_NORMALIZING, HEAD_UPGRADE_WEBSOCKET,
+    HTTP_1_1, METHOD_CONNECT, METHOD_HEAD, TARGET_ASTERISK, has_body, has_field, head, span)
 from fastgate._core.exchange.intake cimport (
-    begin, canonical_path, client_address, mark, read_body_framing, read_ids, seen_via)
+    begin, canonical_path, client_address, mark, read_ids, seen_via)
 from fastgate._core.shared.log_ring cimport PHASE_ADMIT, PHASE_AUTHENTICATE, PHASE_HOLD, PHASE_ROUTE
 from fastgate._core.exchange.max_forwards cimport last_hop
 from fastgate._core.reason cimport (
     ADDRESS_DENIED, BAD_TARGET, BODY_TOO_LARGE, EXPECTATION_FAILED, LOOP_DETECTED,
     MALFORMED_REQUEST, METHOD_NOT_ALLOWED, NO_ROUTE, REQUEST_TIMEOUT,
     ROUTE_RETIRED)
-from fastgate._core.exchange.render cimport render_preflight, render_static
+from fastgate._core.exchange.render cimport own_answer, start_own, start_preflight
 from fastgate._core.snapshot.router cimport (
     ROUTE_FOUND, ROUTE_METHOD, route_ahead, route_find, route_keys, route_nearer)
 from fastgate._core.snapshot.snapshot cimport (
@@ -42,6 +42,7 @@ from fastgate._core.snapshot.snapshot cimport (
 from fastgate._core.state cimport (
     EX_AWAIT_BODY, EX_HEAD_ONLY, EX_KEEP_ALIVE, EX_SUSPENDED, EX_TUNNEL, core)
 from fastgate._core.exchange.tunnel cimport tunnel_up
+from fastgate._core.platform.text cimport fg_clear
 
 
 cdef void exchange_line(exchange *e) noexcept nogil:
@@ -68,7 +69,7 @@ cdef void exchange_head(exchange *e) noexcept nogil:
         e.flags |= EX_KEEP_ALIVE
     if h.method_id == METHOD_HEAD:
         e.flags |= EX_HEAD_ONLY
-    reason = read_body_framing(e)
+    reason = e.down.codec.expect_body(e)
     if reason == 0:
         reason = find_route(e)
     if reason == 0:
@@ -130,7 +131,7 @@ cdef int find_route(exchange *e) noexcept nogil:
     if h.form == TARGET_ASTERISK:
         e.path = b"*"
         e.path_len = 1
-        answer_fixed(e, 204, b"HTTP/1.1 204 No Content\r\n", 25, b"", 0)
+        answer_empty(e)
         return -1
     found = canonical_path(e)
     if found != 0:
@@ -173,26 +174,43 @@ cdef int check_route(exchange *e) noexcept nogil:
     if h.content_length > 0 and r.body_cap and <uint64_t>h.content_length > r.body_cap:
         return BODY_TOO_LARGE
     if h.flags & HEAD_UPGRADE_WEBSOCKET and r.flags & ROUTE_WEBSOCKET:
-        if h.framing == FRAMING_CHUNKED or h.content_length > 0:
+        if has_body(h):
             return MALFORMED_REQUEST
         e.upgrading = 1
     return 0
 
 
-cdef void answer_fixed(exchange *e, uint16_t status, const char *head_bytes, uint32_t head_len,
-                       const char *body, uint32_t body_len) noexcept nogil:
-    e.status = status
-    send_last(e, render_static(e, head_bytes, head_len, body, body_len, connection_out(e)))
+cdef void answer_empty(exchange *e) noexcept nogil:
+    """204."""
+    cdef own_answer o
+    fg_clear(&o, sizeof(o))
+    o.status = 204
+    o.length = -1
+    e.status = 204
+    e.flags |= EX_HEAD_ONLY
+    send_last(e, start_own(e, &o))
 
 
 cdef void answer_static(exchange *e) noexcept nogil:
     cdef const static_rec *s = <const static_rec *>snap_table(e.snap, e.snap.statics) + e.policy.static_response
-    answer_fixed(e, <uint16_t>s.status, snap_str(e.snap, s.head), s.head.len, snap_str(e.snap, s.body), s.body.len)
+    cdef own_answer o
+    o.status = <uint16_t>s.status
+    o.lines = snap_str(e.snap, s.fields)
+    o.lines_len = s.fields.len
+    o.body = snap_str(e.snap, s.body)
+    o.body_len = s.body.len
+    o.length = s.body.len
+    if s.status == 204 or s.status == 304:
+        o.length = -1
+        e.flags |= EX_HEAD_ONLY
+    e.status = o.status
+    send_last(e, start_own(e, &o))
 
 
 cdef void answer_preflight(exchange *e) noexcept nogil:
     e.status = 204
-    send_last(e, render_preflight(e, connection_out(e)))
+    e.flags |= EX_HEAD_ONLY
+    send_last(e, start_preflight(e))
 
 
 cdef void exchange_head_bad(exchange *e, int reason) noexcept nogil:
@@ -200,7 +218,7 @@ cdef void exchange_head_bad(exchange *e, int reason) noexcept nogil:
     if e.ref is NULL:
         begin(e)
         e.fault = e.req.fault
-        e.req.minor = 1
+        e.req.version = HTTP_1_1
         e.req.nfields = 0
         memset(e.req.first, 0, sizeof(e.req.first))
         memcpy(e.client, e.down.address, 16)

@@ -9,20 +9,18 @@ from libc.string cimport memcpy
 from fastgate._core.platform.buffer cimport (
     COLLECT_MOST, buf, buf_borrow, buf_data, buf_head, buf_len, buf_return, buf_room)
 from fastgate._core.exchange.charging cimport charge_due
-from fastgate._core.http1.server cimport down_body, down_deadline, down_flush, down_read, down_send
-from fastgate._core.exchange.ending cimport connection_out, exchange_refuse, finish, uncount_handler, wake
-from fastgate._core.exchange.forward cimport (
-    answer_from, queue_literal, send_continue, take_request, wrap_chunk)
+from fastgate._core.exchange.ending cimport exchange_refuse, finish, uncount_handler, wake
+from fastgate._core.exchange.forward cimport answer_from, send_continue, take_request
 from fastgate._core.exchange.intake cimport mark
 from fastgate._core.shared.log_ring cimport LOG_UPCALL, PHASE_FILTER_REQUEST, PHASE_RELAY
-from fastgate._core.io.transport cimport conn_drained, conn_resets
+from fastgate._core.io.transport cimport conn_drained
 from fastgate._core.reason cimport BODY_TOO_LARGE, OVERLOADED, UPSTREAM_TIMEOUT
-from fastgate._core.exchange.render cimport render_start
+from fastgate._core.exchange.render cimport own_answer, start_own
 from fastgate._core.exchange.snapshot_ref cimport unpin
 from fastgate._core.state cimport (
-    BODY_MORE, CALL_PYTHON, EX_ABORTED, EX_AWAIT_BODY, EX_CHUNK_OUT, EX_CLOSE_OUT,
-    EX_COUNTED_STREAM, EX_COUNTED_UPCALL, EX_ENDED, EX_HEAD_ONLY, EX_KEEP_ALIVE, EX_REFUSED,
-    EX_RESPONSE_DONE, EX_RESPONSE_STARTED, EX_SUSPENDED, WAKE_LATE, core, downstream)
+    BODY_MORE, CALL_PYTHON, EX_ABORTED, EX_AWAIT_BODY, EX_COUNTED_STREAM, EX_COUNTED_UPCALL,
+    EX_ENDED, EX_HEAD_ONLY, EX_KEEP_ALIVE, EX_REFUSED, EX_RESPONSE_DONE, EX_RESPONSE_STARTED,
+    EX_SUSPENDED, WAKE_LATE, core, downstream)
 from fastgate._core.platform.sys cimport monotonic_ns
 
 
@@ -49,7 +47,7 @@ cdef void queue_upcall(exchange *e) noexcept nogil:
     e.flags = (e.flags | EX_SUSPENDED) & ~EX_AWAIT_BODY
     if e.policy.timeout_ms and e.service is NULL:    # x402 keeps the deadlines of its service itself
         e.answer_by = c.loop.now + <uint64_t>e.policy.timeout_ms * 1000000
-        down_deadline(c, e.down)
+        e.down.codec.deadline(e)
     mark(e, PHASE_FILTER_REQUEST, monotonic_ns())
     e.next = NULL
     if c.upcall_tail is NULL:
@@ -73,12 +71,12 @@ cdef void collect_body(exchange *e) noexcept nogil:
     cdef buf *larger
     cdef size_t need
     while e.body_state == BODY_MORE:
-        b = take_request(e, 1)
+        b = take_request(e, 0)
         if d.ex is not e or e.flags & (EX_ENDED | EX_REFUSED):
             return
         if b is NULL:
-            if e.body_state == BODY_MORE and down_body(e.down, e) is NULL:
-                down_read(e.down, 1)
+            if e.body_state == BODY_MORE and not e.down.codec.waits(e):
+                e.down.codec.read(e, 1)
                 return
             continue
         if e.body is NULL:
@@ -104,7 +102,7 @@ cdef void collect_body(exchange *e) noexcept nogil:
         memcpy(buf_data(e.body) + e.body.end, buf_head(b), buf_len(b))
         e.body.end += buf_len(b)
         buf_return(&c.loop.bufs, b)
-    down_read(e.down, 0)
+    e.down.codec.read(e, 0)
     queue_upcall(e)
 
 
@@ -123,27 +121,25 @@ cdef int exchange_stream(exchange *e) noexcept nogil:
 
 cdef int exchange_start(exchange *e, uint32_t status, const char *fields, uint32_t fields_len,
                         int64_t length) noexcept nogil:
-    """The head of a handler's answer. length < 0: not known, chunked. 0, or -1: no memory."""
-    cdef buf *b
+    """The head of a handler's answer. length < 0: not known. 0, or -1: no memory."""
+    cdef own_answer o
     if status == 204 or status == 304:
         e.flags |= EX_HEAD_ONLY
-    elif length < 0:
-        e.flags |= EX_CHUNK_OUT if e.req.minor == 1 else EX_CLOSE_OUT
     e.status = <uint16_t>status
     mark(e, PHASE_RELAY, monotonic_ns())
-    b = render_start(e, status, fields, fields_len, -1 if e.flags & EX_HEAD_ONLY and length < 0 else length,
-                     connection_out(e))
-    if b is NULL:
+    o.status = e.status
+    o.length = length
+    o.lines = fields
+    o.lines_len = fields_len
+    o.body = NULL
+    o.body_len = 0
+    if start_own(e, &o) < 0:
         return -1
     e.flags |= EX_RESPONSE_STARTED
-    if e.flags & EX_CLOSE_OUT:
-        conn_resets(&e.down.io, 1)     # until it is whole: its end is the connection's
     if e.answer_by:
-        down_deadline(e.owner, e.down)   # it has begun in time
+        e.down.codec.deadline(e)         # it has begun in time
     if e.hold is not NULL and status < 500:
         charge_due(e)
-    e.bytes_out += buf_len(b)
-    down_send(e.down, b)
     return 0
 
 
@@ -159,21 +155,17 @@ cdef int exchange_write(exchange *e, const char *data, uint32_t length) noexcept
             return -1
         memcpy(buf_head(b), data, length)
         b.end = b.start + length
-        if e.flags & EX_CHUNK_OUT:
-            b = wrap_chunk(b)
-        e.bytes_out += buf_len(b)
-        down_send(e.down, b)
-    return down_flush(e.down)
+        if e.down.codec.data(e, b) < 0:
+            return -1
+    return e.down.codec.flush(e)
 
 
 cdef void exchange_complete(exchange *e) noexcept nogil:
     """The handler's answer is whole."""
     if e.flags & (EX_ABORTED | EX_RESPONSE_DONE):
         return
-    if e.flags & EX_CHUNK_OUT and not e.flags & EX_HEAD_ONLY:
-        queue_literal(e, b"0\r\n\r\n", 5)
     e.flags |= EX_RESPONSE_DONE
-    if down_flush(e.down) < 0:
+    if e.down.codec.end(e) < 0 or e.down.codec.flush(e) < 0:
         e.flags |= EX_ABORTED
 
 

@@ -5,7 +5,6 @@ from fastgate._core.state cimport exchange
 
 cdef void begin(exchange *e) noexcept nogil
 cdef void read_ids(exchange *e) noexcept nogil
-cdef int read_body_framing(exchange *e) noexcept nogil
 cdef void client_address(exchange *e) noexcept nogil
 cdef int canonical_path(exchange *e) noexcept nogil
 cdef int seen_via(exchange *e) noexcept nogil

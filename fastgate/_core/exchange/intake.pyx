@@ -8,17 +8,16 @@ from libc.stdint cimport int64_t
 from libc.string cimport memcmp, memcpy, memset
 
 from fastgate._core.exchange.admission cimport address_matches
-from fastgate._core.platform.buffer cimport buf_borrow, buf_head, buf_len
+from fastgate._core.platform.buffer cimport buf_borrow, buf_head
 from fastgate._core.http.head cimport (
-    FRAMING_CHUNKED, FRAMING_LENGTH, F_TRACEPARENT, F_VIA, F_X_FORWARDED_FOR, F_X_REQUEST_ID,
-    HEAD_EXPECT_CONTINUE, HEAD_PATH_NEEDS_NORMALIZING, field, field_of, has_field, head)
+    F_TRACEPARENT, F_VIA, F_X_FORWARDED_FOR, F_X_REQUEST_ID, HEAD_PATH_NEEDS_NORMALIZING, field,
+    field_of, has_field, head)
 from fastgate._core.http.uri cimport normalize_path
-from fastgate._core.http1.chunked cimport chunk_reset
 from fastgate._core.shared.log_ring cimport PHASE_READ_HEAD
 from fastgate._core.reason cimport BAD_TARGET, OVERLOADED
 from fastgate._core.platform.random cimport random64
 from fastgate._core.snapshot.snapshot cimport KEEP_SLASHES, TRUST_UNIX, snap_str
-from fastgate._core.state cimport BODY_MORE, EX_CONTINUE_DUE, core, downstream
+from fastgate._core.state cimport core, downstream
 
 
 cdef void begin(exchange *e) noexcept nogil:
@@ -98,30 +97,6 @@ cdef void read_ids(exchange *e) noexcept nogil:
             if n == 32 and read_hex(digits, trace, 16, &zero) and not zero:
                 memcpy(e.request_id, trace, 16)
                 e.id_from_client = 1
-
-
-cdef int read_body_framing(exchange *e) noexcept nogil:
-    """What body comes, and how much of it is here. 0, or a Reason."""
-    cdef head *h = &e.req
-    cdef uint32_t have = buf_len(e.headbuf)
-    if h.framing == FRAMING_LENGTH:
-        if h.content_length == 0:
-            return 0
-        if h.content_length <= have:
-            # It came whole. It stays where it is, so that a retry can send it again.
-            e.inline_body = buf_head(e.headbuf)
-            e.inline_len = <uint32_t>h.content_length
-            e.headbuf.start += e.inline_len
-            e.bytes_in = e.inline_len
-            return 0
-        e.body_left = <uint64_t>h.content_length
-        e.body_state = BODY_MORE
-    elif h.framing == FRAMING_CHUNKED:
-        chunk_reset(&e.body_chunks)
-        e.body_state = BODY_MORE
-    if e.body_state == BODY_MORE and h.flags & HEAD_EXPECT_CONTINUE and have == 0 and h.minor == 1:
-        e.flags |= EX_CONTINUE_DUE
-    return 0
 
 
 cdef void client_address(exchange *e) noexcept nogil:

@@ -7,18 +7,20 @@ as it came, less what is secret in it (9.3.8): credentials, cookies. Otherwise `
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from fastgate._core.platform.buffer cimport buf, buf_borrow, buf_data, buf_head, buf_len, buf_return
-from fastgate._core.exchange.ending cimport connection_out, send_last
+from fastgate._core.exchange.ending cimport send_last
 from fastgate._core.http.head cimport (
     FAULT_MAX_FORWARDS, F_AUTHORIZATION, F_COOKIE, METHOD_CONNECT, METHOD_GET, METHOD_PATCH,
     METHOD_TRACE, head)
 from fastgate._core.exchange.key_places cimport hide_keys, put_query
 from fastgate._core.reason cimport MALFORMED_REQUEST, OVERLOADED
 from fastgate._core.exchange.refusal cimport put_allow
-from fastgate._core.exchange.render cimport put_fields, render_static
+from fastgate._core.exchange.render cimport own_answer, put_fields, start_own
 from fastgate._core.exchange.request_head cimport hops_left
 from fastgate._core.snapshot.router cimport ROUTE_FOUND, route_find, route_match
 from fastgate._core.snapshot.snapshot cimport NONE32, snap_auth, table_ref
-from fastgate._core.platform.text cimport put, put_lit, put_uint
+from fastgate._core.platform.text cimport fg_clear, put, put_lit
+from fastgate._core.http.lines cimport end_line, put_request_line
+from fastgate._core.state cimport EX_HEAD_ONLY
 
 
 cdef int last_hop(exchange *e) noexcept nogil:
@@ -33,10 +35,15 @@ cdef int last_hop(exchange *e) noexcept nogil:
 
 cdef int answer_options(exchange *e) noexcept nogil:
     cdef char lines[256]
-    cdef char *p = put_lit(lines, "HTTP/1.1 204 No Content\r\n")
-    p = put_allow(p, methods_here(e))
+    cdef own_answer o
+    fg_clear(&o, sizeof(o))
+    o.status = 204
+    o.length = -1
+    o.lines = lines
+    o.lines_len = <uint32_t>(put_allow(lines, methods_here(e)) - lines)
     e.status = 204
-    send_last(e, render_static(e, lines, <uint32_t>(p - lines), b"", 0, connection_out(e)))
+    e.flags |= EX_HEAD_ONLY
+    send_last(e, start_own(e, &o))
     return -1
 
 
@@ -58,30 +65,32 @@ cdef uint64_t methods_here(exchange *e) noexcept nogil:
 cdef int answer_trace(exchange *e) noexcept nogil:
     cdef core *c = e.owner
     cdef head *h = &e.req
-    cdef char lines[128]
-    cdef char *p
+    cdef char lines[64]
+    cdef own_answer o
     cdef table_ref none
-    cdef buf *b = buf_borrow(&c.loop.bufs, h.size + 16)
+    cdef char *p
+    cdef char *target
+    cdef buf *b = buf_borrow(&c.loop.bufs, 2 * <size_t>h.size + 32)
     if b is NULL:
         return OVERLOADED
     if e.policy.auth != NONE32:
         hide_keys(e, snap_auth(e.snap, e.policy.auth))
     none.count = 0
     none.off = 0
-    p = put(buf_head(b), e.base + h.method.off, h.method.len)
-    p = put_lit(p, " ")
-    p = put(p, e.base + h.path.off, h.path.len)
-    p = put_query(p, e)
-    p = put_lit(p, " HTTP/1.")
-    p = put_uint(p, h.minor)
-    p = put_lit(p, "\r\n")
+    # The target is put together behind the place where the message goes.
+    target = buf_head(b) + h.size + 32
+    p = put_query(put(target, e.base + h.path.off, h.path.len), e)
+    p = put_request_line(buf_head(b), e.base + h.method.off, h.method.len, target, <uint32_t>(p - target), h.version)
     p = put_fields(p, e.base, h, 1ull << F_AUTHORIZATION | 1ull << F_COOKIE, e.snap, none)
-    p = put_lit(p, "\r\n")
+    p = end_line(p)
     b.end = <uint32_t>(p - buf_data(b))
-    p = put_lit(lines, "HTTP/1.1 200 OK\r\nContent-Type: message/http\r\nContent-Length: ")
-    p = put_uint(p, buf_len(b))
-    p = put_lit(p, "\r\n")
+    o.status = 200
+    o.lines = lines
+    o.lines_len = <uint32_t>(end_line(put_lit(lines, "Content-Type: message/http")) - lines)
+    o.body = buf_head(b)
+    o.body_len = buf_len(b)
+    o.length = o.body_len
     e.status = 200
-    send_last(e, render_static(e, lines, <uint32_t>(p - lines), buf_head(b), buf_len(b), connection_out(e)))
+    send_last(e, start_own(e, &o))
     buf_return(&c.loop.bufs, b)               # the exchange may have ended with it
     return -1

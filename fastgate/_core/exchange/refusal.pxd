@@ -1,7 +1,6 @@
 """refusal: the answer when a request is refused, made from the snapshot's templates."""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from fastgate._core.platform.buffer cimport buf
 from fastgate._core.state cimport exchange
 
 cdef enum:
@@ -9,8 +8,8 @@ cdef enum:
     CAPABILITY_TEXT = 38      # in base64url
     CAPABILITY_S = 3600       # how long the links in a refusal work
 
-cdef buf *render_refusal(exchange *e, int reason, int connection) noexcept nogil
-    # the whole answer for that Reason, which has a template; NULL: no memory
+cdef int start_refusal(exchange *e, int reason) noexcept nogil
+    # queue the whole answer for that Reason, which has a template. 0; -1: no memory
 cdef char *put_capability(char *p, exchange *e) noexcept nogil
     # the token of this request, CAPABILITY_TEXT characters; where the snapshot has a key
 cdef char *put_allow(char *p, uint64_t methods) noexcept nogil

@@ -6,8 +6,8 @@ Accept decides (accept.pyx).
 A template is bytes with marks: byte 0x01 and a letter. An upper-case letter is a hole that a value
 goes into, a lower-case one begins a section that stands only where its condition holds, a dot
 ends it (`Hole` and `Section` in snapshot.pxd). One memchr() finds the next mark, so text costs what
-copying it costs. A template is filled in twice: the body first, into a scratch area, since the
-head must tell its length.
+copying it costs. Fields and body are filled in on the stack first, since
+the head must tell the body's length.
 
 Values are escaped for where they stand. Balances are told only to a caller who has shown a valid
 credential: the sections that hold them are left out for everyone else.
@@ -22,36 +22,32 @@ any account. The key is 128 secret bits of the gateway, in the snapshot. SipHash
 Bernstein) is a keyed hash made for short messages: 40 ns, and nobody without the key makes another
 tag but by trying 2^127 times.
 """
-cimport cython
-from libc.stdint cimport int64_t
-from libc.stdlib cimport calloc, free
+from libc.stdint cimport int64_t, uint16_t
 from libc.string cimport memchr, memcpy, strlen
 
 from fastgate._core.exchange.accept cimport FORM_HTML, FORM_MARKDOWN, accepted_form
-from fastgate._core.platform.buffer cimport (
-    buf_borrow, buf_data, buf_head, buf_len, buf_return, buffers_free, buffers_init)
-from fastgate._core.http.head cimport F_ACCEPT, F_HOST, METHOD_HEAD, field, field_of, has_field
-from fastgate._core.exchange.render cimport answer_extra, called_securely, put_additions, put_connection, put_date
-from fastgate._core.reason cimport REASON_COUNT
+from fastgate._core.http.head cimport F_HOST, METHOD_HEAD, field, field_of, has_field
+from fastgate._core.exchange.render cimport answer_extra, called_securely, put_additions, put_date
 from fastgate._core.snapshot.snapshot cimport (
-    HOLE_ALLOW, HOLE_BALANCE, HOLE_CAPABILITY, HOLE_CHALLENGE, HOLE_CURRENCY, HOLE_DETAIL, HOLE_DUE, HOLE_DUE_AT,
-    HOLE_DUE_CURRENCY, HOLE_DUE_WORDS, HOLE_ENDED, HOLE_ENDED_WORDS, HOLE_HELD, HOLE_INVOICE, HOLE_LIMIT, HOLE_LIMIT_WORDS,
-    HOLE_METER,
-    HOLE_ORIGIN, HOLE_PLAN, HOLE_POLICY, HOLE_REMAINING, HOLE_REQUEST_ID, HOLE_REQUIRED, HOLE_RESETS_AT,
-    HOLE_RESETS_WORDS, HOLE_RETRY_AFTER, HOLE_RETRY_WORDS, HOLE_ROUTE, HOLE_SHORTFALL, HOLE_SPENDER, HOLE_SPENDING,
-    HOLE_UNITS, HOLE_UNITS_FIT, HOLE_USED, NONE32, ROUTE_OPENAI_ERRORS, SECTION_CAPABILITY, SECTION_DUE,
-    SECTION_END, SECTION_ENDED, SECTION_FITS, SECTION_HELD, SECTION_LIMIT, SECTION_MONEY, SECTION_OPENAI,
-    SECTION_OWNER, SECTION_PLAN, SECTION_RESETS, SECTION_SPENDING, SECTION_UNITS, SECTION_WAIT, Snapshot, limit_rec, refusal_rec, snap_auth, snap_policy, snap_route, snap_str, snap_table,
-    snapshot_header, str_ref)
-from fastgate._core.state cimport EX_REFUSED, core, downstream
-from fastgate._core.platform.sys cimport monotonic_ns
+    HOLE_ALLOW, HOLE_BALANCE, HOLE_CAPABILITY, HOLE_CHALLENGE, HOLE_CURRENCY, HOLE_DETAIL, HOLE_DUE,
+    HOLE_DUE_AT, HOLE_DUE_CURRENCY, HOLE_DUE_WORDS, HOLE_ENDED, HOLE_ENDED_WORDS, HOLE_HELD,
+    HOLE_INVOICE, HOLE_LIMIT, HOLE_LIMIT_WORDS, HOLE_METER, HOLE_ORIGIN, HOLE_PLAN, HOLE_POLICY,
+    HOLE_REMAINING, HOLE_REQUEST_ID, HOLE_REQUIRED, HOLE_RESETS_AT, HOLE_RESETS_WORDS,
+    HOLE_RETRY_AFTER, HOLE_RETRY_WORDS, HOLE_ROUTE, HOLE_SHORTFALL, HOLE_SPENDER, HOLE_SPENDING,
+    HOLE_UNITS, HOLE_UNITS_FIT, HOLE_USED, NONE32, ROUTE_OPENAI_ERRORS, SECTION_CAPABILITY,
+    SECTION_DUE, SECTION_END, SECTION_ENDED, SECTION_FITS, SECTION_HELD, SECTION_LIMIT,
+    SECTION_MONEY, SECTION_OPENAI, SECTION_OWNER, SECTION_PLAN, SECTION_RESETS, SECTION_SPENDING,
+    SECTION_UNITS, SECTION_WAIT, refusal_rec, snap_auth, snap_str, snap_table, snapshot_header,
+    str_ref)
+from fastgate._core.state cimport answer
 from fastgate._core.platform.text cimport put, put_hex, put_lit, put_uint
 from fastgate._core.money.wallet cimport bill_read
 from fastgate._core.shared.layout cimport owed_bill
 from fastgate._core.exchange.number_text cimport put_amount, put_duration, put_limit_words, put_moment, put_money, put_time
+from fastgate._core.http.lines cimport end_line
 
 cdef enum:
-    HEAD_MAX = 2048           # of a filled head, before what all answers carry
+    FIELDS_MAX = 2048         # of filled fields, before what all answers carry
     BODY_MAX = 66048          # of a filled body: what a configured one may have, 32 KiB and 64 holes, and one more
     HOLE_MAX = 512            # the most that one hole writes
 
@@ -165,7 +161,7 @@ cdef extern from *:
 cdef char *put_allow(char *p, uint64_t methods) noexcept nogil:
     p = put_lit(p, "Allow: ")
     p = put_methods(p, methods)
-    return put_lit(p, "\r\n")
+    return end_line(p)
 
 
 cdef char *put_escaped(char *p, const char *s, uint32_t n, int escape) noexcept nogil:
@@ -437,46 +433,47 @@ cdef char *fill(char *p, char *end, exchange *e, str_ref template, int escape) n
     return p
 
 
-cdef buf *render_refusal(exchange *e, int reason, int connection) noexcept nogil:
-    cdef const refusal_rec *r = <const refusal_rec *>snap_table(e.snap, e.snap.refusals) + reason
-    cdef char scratch[BODY_MAX]
-    cdef char *body_end
-    cdef char *p
-    cdef int form = accepted_form(e), escape = ESCAPE_JSON
-    cdef str_ref head = r.head, body = r.body
-    cdef size_t size = HEAD_MAX + answer_extra(e)
-    cdef bint priced = r.status == 402 and e.policy is not NULL and e.policy.payment_required.len != 0
-    cdef buf *b
-    if form == FORM_HTML and r.html_head.len:
-        head = r.html_head
-        body = r.html_body
-        escape = ESCAPE_HTML
-    elif form == FORM_MARKDOWN and r.markdown_head.len:
-        head = r.markdown_head
-        body = r.markdown_body
-        escape = ESCAPE_MARKDOWN
-    if priced:
-        size += e.policy.payment_required.len
-    body_end = fill(scratch, scratch + BODY_MAX, e, body, escape)
-    b = buf_borrow(&e.owner.loop.bufs, size + (body_end - scratch if body_end is not NULL else 0))
-    if b is NULL:
-        return NULL
-    p = fill(buf_head(b), buf_head(b) + HEAD_MAX, e, head, ESCAPE_NONE)
-    if body_end is NULL or p is NULL:
-        body_end = scratch
-        p = put_lit(buf_head(b), "HTTP/1.1 500 \r\nContent-Length: ")
-    p = put_uint(p, body_end - scratch)
-    p = put_lit(p, "\r\n")
-    if priced:
+cdef char *refusal_fields(char *p, exchange *e, const answer *a) noexcept nogil:
+    p = put(p, a.lines, a.lines_len)
+    if a.status == 402 and e.policy is not NULL:
         p = put(p, snap_str(e.snap, e.policy.payment_required), e.policy.payment_required.len)
     p = put_date(p, e.owner)
-    p = put_additions(p, e)
-    p = put_connection(p, connection)
-    p = put_lit(p, "\r\n")
-    if e.req.method_id != METHOD_HEAD:
-        p = put(p, scratch, body_end - scratch)
-    b.end = <uint32_t>(p - buf_data(b))
-    return b
+    return put_additions(p, e)
+
+
+cdef int start_refusal(exchange *e, int reason) noexcept nogil:
+    cdef const refusal_rec *r = <const refusal_rec *>snap_table(e.snap, e.snap.refusals) + reason
+    cdef char body[BODY_MAX]
+    cdef char lines[FIELDS_MAX]
+    cdef str_ref fields_template = r.fields, body_template = r.body
+    cdef char *body_end
+    cdef char *lines_end
+    cdef int form = accepted_form(e), escape = ESCAPE_JSON
+    cdef answer a
+    if form == FORM_HTML and r.html_fields.len:
+        fields_template, body_template, escape = r.html_fields, r.html_body, ESCAPE_HTML
+    elif form == FORM_MARKDOWN and r.markdown_fields.len:
+        fields_template, body_template, escape = r.markdown_fields, r.markdown_body, ESCAPE_MARKDOWN
+    body_end = fill(body, body + BODY_MAX, e, body_template, escape)
+    lines_end = fill(lines, lines + FIELDS_MAX, e, fields_template, ESCAPE_NONE)
+    a.status = <uint16_t>r.status
+    a.upgrade = 0
+    a.has_length = 0
+    a.k = NULL
+    if body_end is NULL or lines_end is NULL:
+        a.status = 500
+        body_end = body
+        lines_end = lines
+    a.length = body_end - body
+    a.lines = lines
+    a.lines_len = <uint32_t>(lines_end - lines)
+    a.body = body
+    a.body_len = <uint32_t>a.length if e.req.method_id != METHOD_HEAD else 0
+    a.room = a.lines_len + answer_extra(e)
+    if a.status == 402 and e.policy is not NULL:
+        a.room += e.policy.payment_required.len
+    a.fields = refusal_fields
+    return e.down.codec.start(e, &a)
 
 
 # ---- the border ----------------------------------------------------------------------------
@@ -503,97 +500,3 @@ def tag(key: bytes, request_id: bytes, expires: int, consumer: int) -> bytes:
     memcpy(words, <const char *>key, 16)
     capability_tag(words, <const char *>request_id, expires, consumer, out)
     return (<char *>out)[:16]
-
-
-@cython.final
-cdef class Sample:
-    """An exchange without a connection, to see or time what it is refused with.
-
-    `route`: index in the snapshot, -1: none. `consumer`: hash of the caller's id; 0: not known.
-    Amounts in micro-units; `currency` of three letters, "": no money is at stake. `now`: Unix
-    seconds. `limit`: position among the route's limits of the one that refused; -1: none.
-    """
-    cdef core *c
-    cdef downstream *d
-    cdef exchange *e
-    cdef bytes base
-    cdef Snapshot snapshot
-
-    def __cinit__(self):
-        self.c = <core *>calloc(1, sizeof(core))
-        self.d = <downstream *>calloc(1, sizeof(downstream))
-        self.e = <exchange *>calloc(1, sizeof(exchange))
-        if self.c == NULL or self.d == NULL or self.e == NULL:
-            raise MemoryError
-        buffers_init(&self.c.loop.bufs, 4, 4)
-
-    def __dealloc__(self):
-        if self.c != NULL:
-            buffers_free(&self.c.loop.bufs)
-        free(self.c)
-        free(self.d)
-        free(self.e)
-
-    def __init__(self, Snapshot snapshot not None, *, int route=-1, object accept=(), bytes host=b"",
-                 bytes request_id=b"\0" * 16, uint64_t consumer=0, int64_t balance=0, int64_t required=0,
-                 str currency="", int64_t spending=0, uint32_t resets=0, int64_t now=0, int limit=-1):
-        cdef exchange *e = self.e
-        cdef field *f
-        self.snapshot = snapshot
-        self.base = host + b"".join(accept)
-        self.c.loop.now = 0
-        self.c.unix_offset = now * 1000000000
-        self.c.date_second = -1
-        e.owner = self.c
-        e.down = self.d
-        e.snap = snapshot.header
-        e.base = self.base
-        e.flags = EX_REFUSED
-        if route >= 0:
-            snapshot._bounds(route, snapshot.header.routes.count)
-            e.route = snap_route(snapshot.header, route)
-            e.policy = snap_policy(snapshot.header, e.route.policy)
-            if limit >= 0:
-                snapshot._bounds(limit, e.policy.limits.count)
-                e.tightest = <const limit_rec *>snap_table(e.snap, e.policy.limits) + limit
-        if len(request_id) != 16:
-            raise ValueError("a request id has 16 bytes")
-        memcpy(e.request_id, <const char *>request_id, 16)
-        e.consumer.identity = consumer
-        e.has_consumer = consumer != 0
-        e.money_balance, e.money_required = balance, required
-        e.money_limit, e.money_resets = spending, resets
-        for i, letter in enumerate(currency.encode("ascii")):
-            e.money_currency |= <uint32_t>letter << (8 * i)
-        at = 0
-        for name, value in [(F_HOST, host), *((F_ACCEPT, one) for one in accept)]:
-            if value:
-                f = &e.req.fields[e.req.nfields]
-                f.id = name
-                f.value = at
-                f.value_len = len(value)
-                e.req.nfields += 1
-                if not e.req.first[<int>name]:
-                    e.req.first[<int>name] = e.req.nfields
-            at += len(value)
-
-    def render(self, int reason) -> bytes:
-        """The answer, as it goes out. Raises ValueError for a reason without one."""
-        cdef buf *b
-        if not 0 < reason < REASON_COUNT or not self.snapshot.refusal(reason)["status"]:
-            raise ValueError(f"no answer is made for the reason {reason}")
-        b = render_refusal(self.e, reason, 0)
-        if b is NULL:
-            raise MemoryError
-        answer = buf_head(b)[:buf_len(b)]
-        buf_return(&self.c.loop.bufs, b)
-        return answer
-
-    def bench(self, int reason, int n) -> float:
-        """Nanoseconds that one answer takes, over n."""
-        cdef uint64_t began = monotonic_ns()
-        cdef int i
-        with nogil:
-            for i in range(n):
-                buf_return(&self.c.loop.bufs, render_refusal(self.e, reason, 0))
-        return <double>(monotonic_ns() - began) / n

@@ -1,19 +1,19 @@
-"""render: the heads of answers to clients, and what all heads that go out are made of.
+"""render: the fields of answers to clients, and what all fields that go out are made of.
 
-A head is written into one fresh buffer, front to back: the field lines that pass unchanged are
-copied as they came, adjoining ones in one piece, and what the gateway adds stands around
-them. One copy of some hundred bytes and one send() cost less than a writev() of twenty pieces.
+Fields are written front to back: the lines that pass unchanged are copied as they came, adjoining
+ones in one piece, and what the gateway adds stands around them. The codec of the connection puts a head
+around them (state.pxd, `answer`).
 
-What never passes: hop-by-hop fields (and what Connection names) and the framing fields (written
-anew from what the parser understood; an answer's Content-Length passes where that would change
-nothing of it). Where a route has CORS, nothing of what another says about it passes to the client.
+What never passes: hop-by-hop fields (and what Connection names) and what frames the body (the codec's;
+an answer's Content-Length passes where that would change nothing of it). Where a route has CORS, nothing
+of what another says about it passes to the client.
 
 Requests to upstreams are made in request_head.pyx, refusals from templates in refusal.pyx.
 """
 from libc.stdint cimport uint16_t
-from libc.string cimport memchr, memcmp
+from libc.string cimport memchr, memcmp, memcpy
 
-from fastgate._core.platform.buffer cimport buf_borrow, buf_data, buf_head, buf_len
+from fastgate._core.platform.buffer cimport buf_head, buf_len
 from fastgate._core.platform.chars cimport fg_same, fg_same_lowered
 from fastgate._core.exchange.cors cimport cors_of, put_cors, put_preflight
 from fastgate._core.http.head cimport (
@@ -23,9 +23,10 @@ from fastgate._core.http.head cimport (
 from fastgate._core.snapshot.snapshot cimport (
     HEADER_DEFAULT, HEADER_REMOVE, HEADER_SET, LIMIT_CONCURRENCY, LIMIT_SHOW_HEADERS,
     ROUTE_LIMIT_HEADERS, cors_rec, header_rule, snap_str, snap_table)
-from fastgate._core.state cimport EX_CHUNK_OUT, EX_METERED, EX_REFUSED
-from fastgate._core.platform.text cimport put, put_hex, put_lit, put_uint
+from fastgate._core.state cimport EX_METERED, EX_REFUSED, answer
+from fastgate._core.platform.text cimport fg_clear, put, put_hex, put_lit, put_uint
 from fastgate._core.exchange.number_text cimport put_http_date
+from fastgate._core.http.lines cimport end_line
 
 cdef enum:
     ADDED = 2048              # the most that the gateway adds of its own to an answer's head
@@ -48,24 +49,19 @@ cdef char *put_date(char *p, core *c) noexcept nogil:
     refresh_date(c)
     p = put_lit(p, "Date: ")
     p = put(p, c.date, 29)
-    return put_lit(p, "\r\n")
+    return end_line(p)
 
 
 cdef char *put_id(char *p, exchange *e) noexcept nogil:
     p = put_lit(p, "X-Request-ID: ")
     if e.id_from_client:
         p = put(p, e.base + field_of(&e.req, F_X_REQUEST_ID).value, field_of(&e.req, F_X_REQUEST_ID).value_len)
-    else:
-        p = put_hex(p, e.request_id, 16)
-    return put_lit(p, "\r\n")
-
-
-cdef char *put_connection(char *p, int connection) noexcept nogil:
-    if connection == OUT_CLOSE:
-        return put_lit(p, "Connection: close\r\n")
-    if connection == OUT_KEEP_ALIVE:
-        return put_lit(p, "Connection: keep-alive\r\n")
-    return p
+        return end_line(p)
+    if not e.has_id_text:                # it is said twice: to the upstream, and to the client
+        put_hex(e.id_text, e.request_id, 16)
+        e.has_id_text = 1
+    memcpy(p, e.id_text, sizeof(e.id_text))
+    return end_line(p + sizeof(e.id_text))
 
 
 # ---- header rules -------------------------------------------------------------------------
@@ -132,19 +128,15 @@ cdef char *put_fields(char *p, const char *base, const head *h, uint64_t drop,
 
 
 cdef inline int passes_length(const char *base, const head *h) noexcept nogil:
-    """Whether the Content-Length is spelt as put_length would, so that its line may pass."""
+    """Whether the Content-Length is spelt as we would, so that its line may pass.
+
+    A line that passes joins those around it, and all are copied in one piece."""
     cdef const field *f
     if not has_field(h, F_CONTENT_LENGTH):
         return 0
     f = field_of(h, F_CONTENT_LENGTH)
     return f.value == f.name + 16 and base[f.name + 15] == c" " and f.line_end == f.value + f.value_len + 2 and (
         base[f.value] != c"0" or f.value_len == 1)
-
-
-cdef char *put_length(char *p, int64_t length) noexcept nogil:
-    p = put_lit(p, "Content-Length: ")
-    p = put_uint(p, <uint64_t>length)
-    return put_lit(p, "\r\n")
 
 
 cdef int called_securely(exchange *e) noexcept nogil:
@@ -177,17 +169,18 @@ cdef char *put_limits(char *p, exchange *e) noexcept nogil:
     p = put_lit(p, ";t=")
     # A limit that refused says when to try again; one that let pass, when it is as new.
     p = put_uint(p, e.seen.retry_s if e.flags & EX_REFUSED and e.seen.retry_s else e.seen.reset_s)
-    p = put_lit(p, "\r\nRateLimit-Policy: ")
+    p = end_line(p)
+    p = put_lit(p, "RateLimit-Policy: ")
     if e.tightest.policy.len:
         p = put(p, snap_str(s, e.tightest.policy), e.tightest.policy.len)
-        return put_lit(p, "\r\n")
+        return end_line(p)
     p = put_lit(p, "\"")                  # the consumer's own numbers
     p = put(p, snap_str(s, e.tightest.name), e.tightest.name.len)
     p = put_lit(p, "\";q=")
     p = put_uint(p, e.tightest.amount)
     p = put_lit(p, ";w=")
     p = put_uint(p, e.tightest.window_s)
-    return put_lit(p, "\r\n")
+    return end_line(p)
 
 
 cdef inline int shows_limits(exchange *e) noexcept nogil:
@@ -317,171 +310,100 @@ cdef char *put_own(char *p, exchange *e, const char *lines, uint32_t n) noexcept
     p = put_additions(p, e)
     if is_paid(e) and e.policy is not NULL and not says(lines, n, b"cache-control", 13) \
             and keep_private(e, lines, &h):
-        p = put_lit(p, "Cache-Control: private\r\n")
+        p = end_line(put_lit(p, "Cache-Control: private"))
     if rules.count:
         p = put_rules(p, e.snap, rules, lines, &h)
     return p
 
 
-cdef buf *render_response(exchange *e, call *k, int connection, uint32_t extra) noexcept nogil:
+cdef char *response_fields(char *p, exchange *e, const answer *a) noexcept nogil:
+    """The lines of an upstream's answer that pass, and ours."""
     cdef const snapshot_header *s = e.snap
-    cdef const head *h = &k.resp
+    cdef const char *base = a.k.resp_base
+    cdef const head *h = &a.k.resp
     cdef uint64_t drop = RESPONSE_DROP
-    cdef char *p
-    cdef buf *b = buf_borrow(&e.owner.loop.bufs, h.size + answer_extra(e) + extra)
-    if b is NULL:
-        return NULL
-    p = buf_head(b)
-    p = put_lit(p, "HTTP/1.1 ")
-    p = put(p, k.resp_base + 9, 3)       # the status
-    p = put_lit(p, " ")
-    p = put(p, k.resp_base + h.reason.off, h.reason.len)
-    p = put_lit(p, "\r\n")
-    if connection != OUT_UPGRADE and not e.flags & EX_CHUNK_OUT and passes_length(k.resp_base, h):
+    if a.has_length:
         drop &= ~(1ull << F_CONTENT_LENGTH)
     if has_cors(e):
         drop |= CORS_DROP
-    p = put_fields(p, k.resp_base, h, drop, s, e.policy.response_rules)
+    p = put_fields(p, base, h, drop, s, e.policy.response_rules)
     if not has_field(h, F_DATE):
         p = put_date(p, e.owner)
     p = put_lit(p, "Via: 1.1 ")
     p = put(p, snap_str(s, s.via), s.via.len)
-    p = put_lit(p, "\r\n")
+    p = end_line(p)
     p = put_additions(p, e)
-    if is_paid(e) and connection != OUT_UPGRADE and keep_private(e, k.resp_base, h):
-        p = put_lit(p, "Cache-Control: private\r\n")
+    if is_paid(e) and not a.upgrade and keep_private(e, base, h):
+        p = end_line(put_lit(p, "Cache-Control: private"))
     if e.policy.response_rules.count:
-        p = put_rules(p, s, e.policy.response_rules, k.resp_base, h)
-    if connection == OUT_UPGRADE:
-        p = put_lit(p, "Connection: Upgrade\r\nUpgrade: websocket\r\n")
-    elif e.flags & EX_CHUNK_OUT:
-        p = put_lit(p, "Transfer-Encoding: chunked\r\n")
-    elif h.content_length >= 0 and drop >> F_CONTENT_LENGTH & 1:
-        p = put_length(p, h.content_length)
-    p = put_connection(p, connection)
-    p = put_lit(p, "\r\n")
-    b.end = <uint32_t>(p - buf_data(b))
-    return b
+        p = put_rules(p, s, e.policy.response_rules, base, h)
+    return p
 
 
-cdef buf *render_interim(exchange *e, call *k) noexcept nogil:
+cdef int start_response(exchange *e, call *k, const char *body, uint32_t body_len) noexcept nogil:
     cdef const head *h = &k.resp
+    cdef answer a
+    a.status = h.status
+    a.upgrade = h.status == 101
+    a.length = h.content_length
+    a.has_length = not a.upgrade and passes_length(k.resp_base, h)
+    a.body = body
+    a.body_len = body_len
+    a.room = h.size + answer_extra(e)
+    a.fields = response_fields
+    a.k = k
+    return e.down.codec.start(e, &a)
+
+
+cdef char *interim_fields(char *p, exchange *e, const answer *a) noexcept nogil:
     cdef table_ref none
-    cdef char *p
-    cdef buf *b = buf_borrow(&e.owner.loop.bufs, <size_t>h.size + 64)
-    if b is NULL:
-        return NULL
     none.count = 0
     none.off = 0
-    p = put_lit(buf_head(b), "HTTP/1.1 103 Early Hints\r\n")
-    p = put_fields(p, k.resp_base, h, RESPONSE_DROP | (CORS_DROP if has_cors(e) else 0), e.snap, none)
-    p = put_lit(p, "\r\n")
-    b.end = <uint32_t>(p - buf_data(b))
-    return b
+    return put_fields(p, a.k.resp_base, &a.k.resp, RESPONSE_DROP | (CORS_DROP if has_cors(e) else 0), e.snap, none)
 
 
-cdef buf *render_static(exchange *e, const char *head_bytes, uint32_t head_len, const char *body,
-                        uint32_t body_len, int connection) noexcept nogil:
-    cdef char *p
-    cdef buf *b = buf_borrow(&e.owner.loop.bufs, <size_t>head_len + body_len + answer_extra(e))
-    cdef const char *lines
-    if b is NULL:
-        return NULL
-    lines = <const char *>memchr(head_bytes, 10, head_len) + 1
-    p = buf_head(b)
-    p = put(p, head_bytes, <uint32_t>(lines - head_bytes))
-    p = put_own(p, e, lines, head_len - <uint32_t>(lines - head_bytes))
-    p = put_connection(p, connection)
-    p = put_lit(p, "\r\n")
-    if e.req.method_id != METHOD_HEAD:
-        p = put(p, body, body_len)
-    b.end = <uint32_t>(p - buf_data(b))
-    return b
+cdef void send_interim(exchange *e, call *k) noexcept nogil:
+    cdef answer a
+    fg_clear(&a, sizeof(a))
+    a.status = 100 if k is NULL else k.resp.status
+    if k is not NULL:
+        a.room = k.resp.size
+        a.fields = interim_fields
+        a.k = k
+    e.down.codec.interim(e, &a)
 
 
-cdef extern from *:
-    """
-    static inline char *fg_put_reason(char *p, unsigned status) {
-        const char *s = "";
-        switch (status) {
-        case 200: s = "OK"; break;
-        case 201: s = "Created"; break;
-        case 202: s = "Accepted"; break;
-        case 203: s = "Non-Authoritative Information"; break;
-        case 204: s = "No Content"; break;
-        case 205: s = "Reset Content"; break;
-        case 206: s = "Partial Content"; break;
-        case 300: s = "Multiple Choices"; break;
-        case 301: s = "Moved Permanently"; break;
-        case 302: s = "Found"; break;
-        case 303: s = "See Other"; break;
-        case 304: s = "Not Modified"; break;
-        case 307: s = "Temporary Redirect"; break;
-        case 308: s = "Permanent Redirect"; break;
-        case 400: s = "Bad Request"; break;
-        case 401: s = "Unauthorized"; break;
-        case 402: s = "Payment Required"; break;
-        case 403: s = "Forbidden"; break;
-        case 404: s = "Not Found"; break;
-        case 405: s = "Method Not Allowed"; break;
-        case 406: s = "Not Acceptable"; break;
-        case 408: s = "Request Timeout"; break;
-        case 409: s = "Conflict"; break;
-        case 410: s = "Gone"; break;
-        case 412: s = "Precondition Failed"; break;
-        case 413: s = "Content Too Large"; break;
-        case 415: s = "Unsupported Media Type"; break;
-        case 422: s = "Unprocessable Content"; break;
-        case 428: s = "Precondition Required"; break;
-        case 429: s = "Too Many Requests"; break;
-        case 500: s = "Internal Server Error"; break;
-        case 501: s = "Not Implemented"; break;
-        case 502: s = "Bad Gateway"; break;
-        case 503: s = "Service Unavailable"; break;
-        case 504: s = "Gateway Timeout"; break;
-        }
-        size_t n = strlen(s);
-        memcpy(p, s, n);
-        return p + n;
-    }
-    """
-    char *put_reason "fg_put_reason"(char *p, unsigned status) noexcept nogil
+cdef char *own_fields(char *p, exchange *e, const answer *a) noexcept nogil:
+    return put_own(p, e, a.lines, a.lines_len)
 
 
-cdef buf *render_preflight(exchange *e, int connection) noexcept nogil:
-    cdef char *p
-    cdef buf *b = buf_borrow(&e.owner.loop.bufs, answer_extra(e))
-    if b is NULL:
-        return NULL
-    p = put_lit(buf_head(b), "HTTP/1.1 204 No Content\r\n")
+cdef int start_own(exchange *e, const own_answer *o) noexcept nogil:
+    cdef answer a
+    a.status = o.status
+    a.upgrade = 0
+    a.length = o.length
+    a.has_length = 0
+    a.lines = o.lines
+    a.lines_len = o.lines_len
+    a.body = o.body
+    a.body_len = o.body_len if e.req.method_id != METHOD_HEAD else 0
+    a.k = NULL
+    a.room = <size_t>o.lines_len + answer_extra(e)
+    a.fields = own_fields
+    return e.down.codec.start(e, &a)
+
+
+cdef char *preflight_fields(char *p, exchange *e, const answer *a) noexcept nogil:
     p = put_date(p, e.owner)
     p = put_id(p, e)
-    p = put_preflight(p, e)
-    p = put_connection(p, connection)
-    p = put_lit(p, "\r\n")
-    b.end = <uint32_t>(p - buf_data(b))
-    return b
+    return put_preflight(p, e)
 
 
-cdef buf *render_start(exchange *e, uint32_t status, const char *fields, uint32_t fields_len,
-                       int64_t length, int connection) noexcept nogil:
-    cdef char *p
-    cdef buf *b = buf_borrow(&e.owner.loop.bufs, fields_len + answer_extra(e))
-    if b is NULL:
-        return NULL
-    p = put_lit(buf_head(b), "HTTP/1.1 ")
-    p = put_uint(p, status)
-    p = put_lit(p, " ")
-    p = put_reason(p, status)
-    p = put_lit(p, "\r\n")
-    p = put_own(p, e, fields, fields_len)
-    if length >= 0:
-        p = put_length(p, length)
-    elif e.flags & EX_CHUNK_OUT:
-        p = put_lit(p, "Transfer-Encoding: chunked\r\n")
-    p = put_connection(p, connection)
-    p = put_lit(p, "\r\n")
-    b.end = <uint32_t>(p - buf_data(b))
-    return b
-
-
+cdef int start_preflight(exchange *e) noexcept nogil:
+    cdef answer a
+    fg_clear(&a, sizeof(a))
+    a.status = 204
+    a.length = -1
+    a.room = answer_extra(e)
+    a.fields = preflight_fields
+    return e.down.codec.start(e, &a)

@@ -1,11 +1,12 @@
-"""request_head: the heads of requests to upstreams."""
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+"""request_head: requests to upstreams: target, Host and fields, for the codec to write."""
+from libc.stdint cimport int64_t, uint64_t
 
-from fastgate._core.platform.buffer cimport buf
 from fastgate._core.state cimport call, exchange
 
-cdef buf *render_request(exchange *e, call *k, uint32_t extra) noexcept nogil
-    # the head for k.target, with room for `extra` more bytes
+cdef int send_request(exchange *e, call *k) noexcept nogil
+    # queue the head for k.target, and the body if it came whole. 0; -1: no memory
+cdef int send_made(call *k) noexcept nogil
+    # the same for a request that a handler made
 cdef uint64_t unbelieved(const exchange *e) noexcept nogil
     # fields of the request, by FieldName, that nobody behind the gateway is shown
 cdef size_t passing_size(exchange *e) noexcept nogil

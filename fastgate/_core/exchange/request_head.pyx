@@ -1,23 +1,24 @@
-"""request_head: the heads of requests to upstreams.
+"""request_head: requests to upstreams: target, Host and fields, for the codec to write.
 
-Written as render.pyx says. What never passes: the client's X-Consumer-*; the fields by which proxies
-tell whose request it is and which URL is meant (X-Forwarded-*, Forwarded, X-Real-IP, X-Client-IP,
+Fields are written as render.pyx says. What never passes: the client's X-Consumer-*; the fields by which
+proxies tell whose request it is and which URL is meant (X-Forwarded-*, Forwarded, X-Real-IP, X-Client-IP,
 X-Original-URL and the like), unless the peer is a trusted proxy; every place of the credential, unless the
 route forwards it; names with an underscore, unless allowed.
 """
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uint32_t
 
-from fastgate._core.platform.buffer cimport buf_borrow, buf_data, buf_head
+from fastgate._core.platform.buffer cimport buf_head, buf_len
 from fastgate._core.http.head cimport (
-    FRAMING_CHUNKED, FRAMING_LENGTH, F_CONTENT_LENGTH, F_EXPECT, F_FORWARDED, F_HOST,
-    F_MAX_FORWARDS, F_PROXY_CLAIM, F_TRACEPARENT, F_UNDERSCORE, F_X_CONSUMER, F_X_FORWARDED,
-    F_X_FORWARDED_FOR, F_X_FORWARDED_HOST, F_X_FORWARDED_PORT, F_X_FORWARDED_PROTO, F_X_REAL_IP,
-    F_X_REQUEST_ID, METHOD_OPTIONS, METHOD_TRACE, field, field_of, has_field, head)
+    F_CONTENT_LENGTH, F_EXPECT, F_FORWARDED, F_HOST, F_MAX_FORWARDS, F_PROXY_CLAIM, F_TRACEPARENT,
+    F_UNDERSCORE, F_X_CONSUMER, F_X_FORWARDED, F_X_FORWARDED_FOR, F_X_FORWARDED_HOST,
+    F_X_FORWARDED_PORT, F_X_FORWARDED_PROTO, F_X_REAL_IP, F_X_REQUEST_ID, METHOD_OPTIONS,
+    METHOD_TRACE, TARGET_ORIGIN, field, field_of, has_body, has_field, head)
 from fastgate._core.exchange.key_places cimport put_query
-from fastgate._core.exchange.render cimport put_fields, put_id, put_length, put_rules, rules_size
+from fastgate._core.exchange.render cimport put_fields, put_id, put_rules, rules_size
 from fastgate._core.snapshot.snapshot cimport ROUTE_PRESERVE_HOST, policy_rec, snap_str, snapshot_header
-from fastgate._core.state cimport downstream
+from fastgate._core.state cimport downstream, outgoing
 from fastgate._core.platform.text cimport put, put_hex, put_lit, put_uint
+from fastgate._core.http.lines cimport end_line
 
 cdef enum:
     ADDED = 2048              # the most that the gateway adds of its own
@@ -74,7 +75,8 @@ cdef char *put_forwarded(char *p, exchange *e) noexcept nogil:
         p = put(p, d.text, d.text_len)
     else:
         p = put_lit(p, "unknown")        # a unix socket's peer has no address
-    p = put_lit(p, "\r\nX-Forwarded-Proto: ")
+    p = end_line(p)
+    p = put_lit(p, "X-Forwarded-Proto: ")
     if trusted and has_field(h, F_X_FORWARDED_PROTO):
         f = field_of(h, F_X_FORWARDED_PROTO)
         p = put(p, e.base + f.value, f.value_len)
@@ -84,24 +86,28 @@ cdef char *put_forwarded(char *p, exchange *e) noexcept nogil:
         p = put_lit(p, "http")
     if trusted and has_field(h, F_X_FORWARDED_HOST):
         f = field_of(h, F_X_FORWARDED_HOST)
-        p = put_lit(p, "\r\nX-Forwarded-Host: ")
+        p = end_line(p)
+        p = put_lit(p, "X-Forwarded-Host: ")
         p = put(p, e.base + f.value, f.value_len)
     elif has_field(h, F_HOST):
         f = field_of(h, F_HOST)
-        p = put_lit(p, "\r\nX-Forwarded-Host: ")
+        p = end_line(p)
+        p = put_lit(p, "X-Forwarded-Host: ")
         p = put(p, e.base + f.value, f.value_len)
-    return put_lit(p, "\r\n")
+    return end_line(p)
 
 
 cdef char *put_consumer(char *p, exchange *e) noexcept nogil:
     p = put_lit(p, "X-Consumer-ID: ")
     p = put(p, e.consumer.id, e.consumer.id_len)
-    p = put_lit(p, "\r\nX-Consumer-Name: ")
+    p = end_line(p)
+    p = put_lit(p, "X-Consumer-Name: ")
     p = put(p, e.consumer.name, e.consumer.name_len)
     if e.consumer.plan_len:
-        p = put_lit(p, "\r\nX-Consumer-Plan: ")
+        p = end_line(p)
+        p = put_lit(p, "X-Consumer-Plan: ")
         p = put(p, e.consumer.plan_name, e.consumer.plan_len)
-    return put_lit(p, "\r\n")
+    return end_line(p)
 
 
 cdef char *put_trace(char *p, exchange *e) noexcept nogil:
@@ -111,7 +117,7 @@ cdef char *put_trace(char *p, exchange *e) noexcept nogil:
     p = put_hex(p, &e.span_id, 8)
     p = put_lit(p, "-")
     p = put_hex(p, &e.trace_flags, 1)
-    return put_lit(p, "\r\n")
+    return end_line(p)
 
 
 cdef uint64_t unbelieved(const exchange *e) noexcept nogil:
@@ -140,7 +146,7 @@ cdef char *put_passing(char *p, exchange *e) noexcept nogil:
     p = put_forwarded(p, e)
     p = put_lit(p, "Via: 1.1 ")
     p = put(p, snap_str(s, s.via), s.via.len)
-    p = put_lit(p, "\r\n")
+    p = end_line(p)
     p = put_id(p, e)
     p = put_trace(p, e)
     if e.has_consumer:
@@ -148,7 +154,7 @@ cdef char *put_passing(char *p, exchange *e) noexcept nogil:
     if hops > 0:
         p = put_lit(p, "Max-Forwards: ")
         p = put_uint(p, <uint64_t>hops - 1)
-        p = put_lit(p, "\r\n")
+        p = end_line(p)
     if e.policy.request_rules.count:
         p = put_rules(p, s, e.policy.request_rules, e.base, h)
     return p
@@ -179,35 +185,73 @@ cdef int64_t hops_left(exchange *e) noexcept nogil:
     return n
 
 
-cdef buf *render_request(exchange *e, call *k, uint32_t extra) noexcept nogil:
-    cdef const snapshot_header *s = e.snap
+cdef char *request_target(char *p, call *k) noexcept nogil:
+    return put_target(p, k.ex, k)
+
+
+cdef char *request_fields(char *p, call *k) noexcept nogil:
+    return put_passing(p, k.ex)
+
+
+cdef inline int passes_whole(const exchange *e, const call *k) noexcept nogil:
+    """Whether the target goes on as it came: nothing is rewritten, and nothing of it is a secret."""
+    return (e.path == e.base + e.req.path.off and e.req.form == TARGET_ORIGIN and not e.hide_query
+            and k.target.path.len == 0 and e.policy.strip == 0 and e.policy.replace.len == 0)
+
+
+cdef int send_request(exchange *e, call *k) noexcept nogil:
     cdef const head *h = &e.req
     cdef const field *f
-    cdef char *p
-    cdef size_t size = passing_size(e) + e.path_len + extra + k.target.path.len + k.target.authority.len
-    cdef buf *b = buf_borrow(&e.owner.loop.bufs, size + e.policy.replace.len + e.policy.host.len)
-    if b is NULL:
-        return NULL
-    p = buf_head(b)
-    p = put(p, e.base + h.method.off, h.method.len)
-    p = put_lit(p, " ")
-    p = put_target(p, e, k)
-    p = put_lit(p, " HTTP/1.1\r\nHost: ")
+    cdef outgoing o
+    o.method = e.base + h.method.off
+    o.method_len = h.method.len
     if e.policy.flags & ROUTE_PRESERVE_HOST and has_field(h, F_HOST):
         f = field_of(h, F_HOST)
-        p = put(p, e.base + f.value, f.value_len)
+        o.host = e.base + f.value
+        o.host_len = f.value_len
     elif e.policy.host.len:
-        p = put(p, snap_str(s, e.policy.host), e.policy.host.len)
+        o.host = snap_str(e.snap, e.policy.host)
+        o.host_len = e.policy.host.len
     else:
-        p = put(p, snap_str(s, k.target.authority), k.target.authority.len)
-    p = put_lit(p, "\r\n")
-    p = put_passing(p, e)
-    if h.framing == FRAMING_LENGTH:
-        p = put_length(p, h.content_length)
-    elif h.framing == FRAMING_CHUNKED:
-        p = put_lit(p, "Transfer-Encoding: chunked\r\n")
-    if e.upgrading:
-        p = put_lit(p, "Connection: Upgrade\r\nUpgrade: websocket\r\n")
-    p = put_lit(p, "\r\n")
-    b.end = <uint32_t>(p - buf_data(b))
-    return b
+        o.host = snap_str(e.snap, k.target.authority)
+        o.host_len = k.target.authority.len
+    o.length = h.content_length if h.content_length >= 0 else -1 if has_body(h) else -2
+    o.upgrade = e.upgrading
+    o.body = e.inline_body
+    o.body_len = e.inline_len
+    o.room = passing_size(e) + e.path_len + k.target.path.len + e.policy.replace.len
+    o.path = e.base + h.target.off
+    o.path_len = h.target.len
+    o.target = NULL
+    if not passes_whole(e, k):
+        o.path_len = 0
+        o.target = request_target
+    o.fields = request_fields
+    return k.up.codec.request(k, &o)
+
+
+# ---- requests that a handler made -------------------------------------------------------------
+
+cdef char *made_fields(char *p, call *k) noexcept nogil:
+    return put(p, buf_head(k.py_request) + k.py_method + k.py_path, k.py_lines)
+
+
+cdef int send_made(call *k) noexcept nogil:
+    """With the chosen target's Host where the handler named none."""
+    cdef const char *request = buf_head(k.py_request)
+    cdef uint32_t before = k.py_method + k.py_path + k.py_lines
+    cdef outgoing o
+    o.method = request
+    o.method_len = k.py_method
+    o.host = snap_str(k.snap, k.target.authority)
+    o.host_len = 0 if k.py_host else k.target.authority.len
+    o.body = request + before
+    o.body_len = buf_len(k.py_request) - before
+    o.length = o.body_len if k.py_body else -2
+    o.upgrade = 0
+    o.room = k.py_lines
+    o.path = request + k.py_method
+    o.path_len = k.py_path
+    o.target = NULL
+    o.fields = made_fields
+    return k.up.codec.request(k, &o)

@@ -6,30 +6,27 @@
 One side is not read while the other's queue is not empty, as in forward.pyx. If one side closes its
 sending side (a half-close), what it sent goes out, and then our sending side to the other is closed
 too; the opposite direction goes on. The tunnel ends when both have ended and all is sent, or by the
-deadlines of server.pyx and deadline.pyx: a side that says nothing more has the call's `idle_ms`.
+deadlines of http1/deadlines.pyx and upstream/deadlines.pyx: a side that says nothing more has the call's `idle_ms`.
 """
-from libc.string cimport memcpy
 
-from fastgate._core.platform.buffer cimport buf, buf_borrow, buf_head, buf_len
-from fastgate._core.http1.server cimport down_body, down_flush, down_read, down_send
+from fastgate._core.platform.buffer cimport buf
 from fastgate._core.exchange.ending cimport drop_calls, end_tunnel, exchange_abort
 from fastgate._core.shared.log_ring cimport LOG_TUNNEL
 from fastgate._core.io.transport cimport conn_drained, conn_ended, conn_finish
 from fastgate._core.reason cimport OVERLOADED, TUNNEL_CLOSED
-from fastgate._core.exchange.render cimport OUT_UPGRADE, render_response
+from fastgate._core.exchange.render cimport start_response
 from fastgate._core.exchange.snapshot_ref cimport unpin
 from fastgate._core.state cimport (
     CALL_RESPONSE_DONE, DOWN_TUNNEL, EX_KEEP_ALIVE, EX_RESPONSE_STARTED, EX_TUNNEL, core,
     downstream)
-from fastgate._core.upstream.deadline cimport up_deadline
+from fastgate._core.upstream.deadlines cimport up_deadline
 from fastgate._core.upstream.call cimport call_flush, call_queue, call_read, call_take
 
 
 cdef void begin_tunnel(exchange *e, call *k) noexcept nogil:
     cdef downstream *d = e.down
-    cdef buf *b = render_response(e, k, OUT_UPGRADE, 0)
     e.flags &= ~EX_KEEP_ALIVE
-    if b is NULL:
+    if start_response(e, k, NULL, 0) < 0:
         drop_calls(e)
         exchange_abort(e, OVERLOADED)
         return
@@ -37,12 +34,10 @@ cdef void begin_tunnel(exchange *e, call *k) noexcept nogil:
     e.flags |= EX_TUNNEL | EX_RESPONSE_STARTED
     e.log_flags |= LOG_TUNNEL
     d.state = DOWN_TUNNEL
-    e.bytes_out += buf_len(b)
-    down_send(d, b)
     unpin(e.owner, e)
     tunnel_down(e)
     if d.ex is e:
-        down_read(d, 1)
+        d.codec.read(e, 1)
 
 
 cdef int ended(exchange *e) noexcept nogil:
@@ -56,42 +51,33 @@ cdef void tunnel_up(exchange *e) noexcept nogil:
     cdef core *c = e.owner
     cdef downstream *d = e.down
     cdef call *k = e.relaying
-    cdef buf *b = down_body(d, e)
-    cdef buf *copy
-    cdef int done
+    cdef buf *b
+    cdef int done, refused = 0
     if k is NULL or k.up is NULL:
+        end_tunnel(e, TUNNEL_CLOSED)
+        return
+    b = d.codec.take(e, 1, &refused)
+    if refused != 0:
         end_tunnel(e, TUNNEL_CLOSED)
         return
     if b is NULL:
         if conn_ended(&d.io):
-            down_read(d, 0)
+            d.codec.read(e, 0)
             tunnel_up_drained(e)
         return
-    e.bytes_in += buf_len(b)
-    if b is d.io.inb:
-        d.io.inb = NULL
-    else:
-        copy = buf_borrow(&c.loop.bufs, buf_len(b))
-        if copy is NULL:
-            end_tunnel(e, TUNNEL_CLOSED)
-            return
-        memcpy(buf_head(copy), buf_head(b), buf_len(b))
-        copy.end = copy.start + buf_len(b)
-        b.start = b.end
-        b = copy
     call_queue(c, k, b)
     done = call_flush(c, k)
     if done < 0:
         end_tunnel(e, TUNNEL_CLOSED)
     elif done == 0:
-        down_read(d, 0)
+        d.codec.read(e, 0)
 
 
 cdef void tunnel_up_drained(exchange *e) noexcept nogil:
     """The upstream can take more; if there is no more, close our sending side to it."""
     cdef call *k = e.relaying
     if not conn_ended(&e.down.io):
-        down_read(e.down, 1)
+        e.down.codec.read(e, 1)
     elif ended(e):
         end_tunnel(e, TUNNEL_CLOSED)
     elif conn_drained(&k.up.io):
@@ -102,12 +88,12 @@ cdef void tunnel_up_drained(exchange *e) noexcept nogil:
 cdef void tunnel_down(exchange *e) noexcept nogil:
     cdef core *c = e.owner
     cdef call *k = e.relaying
-    cdef buf *b = call_take(c, k, 0)
+    cdef buf *b = call_take(c, k, 1)
     cdef int done
-    if b is not NULL:
-        e.bytes_out += buf_len(b)
-        down_send(e.down, b)
-    done = down_flush(e.down)
+    if b is not NULL and e.down.codec.data(e, b) < 0:
+        end_tunnel(e, TUNNEL_CLOSED)
+        return
+    done = e.down.codec.flush(e)
     if done < 0:
         end_tunnel(e, TUNNEL_CLOSED)
     elif k.flags & CALL_RESPONSE_DONE:

@@ -5,20 +5,28 @@ from fastgate._core.handlers.headers cimport Headers
 from fastgate._core.snapshot.snapshot cimport snapshot_header, upstream_rec
 from fastgate._core.state cimport call, core, exchange
 
+cdef class MadeRequest:
+    cdef str method
+    cdef str path
+    cdef bytes lines          # fields, but those that say how long the body is
+    cdef bytes body
+    cdef bint has_host        # Host is among the lines
+    cdef bint has_body        # a body is sent, if only an empty one
+
 cdef class UpstreamResponse:
     cdef call *k              # NULL when it is over
     cdef Host engine
     cdef object waiter        # a future
     cdef readonly int status
     cdef readonly Headers headers
-    cdef int ask(self, str method, bytes line, bytes rest, double timeout) except -1
+    cdef int ask(self, MadeRequest made, double timeout) except -1
     cdef int told(self) except -1
     cdef int drop(self) except -1
 
 cdef const upstream_rec *upstream_named(const snapshot_header *s, str name) except NULL
     # LookupError: there is none
-cdef tuple call_request(exchange *e, method, path, headers, bytes body)
-    # (what goes before Host, what goes after it); ValueError: a bad method, path or header
+cdef MadeRequest call_request(exchange *e, method, path, headers, bytes body)
+    # ValueError: a bad method, path or header
 cdef UpstreamResponse call_made(Host engine, exchange *e, const upstream_rec *group)
     # a call of the exchange that is yet to be asked
 cdef str query_of(exchange *e)

@@ -8,6 +8,7 @@ The call goes through the engine's own pools, with its retries and deadlines, an
 no faster than the handler takes it. Its memory is the response's until `drop`, or the exchange's,
 once it is relayed.
 """
+cimport cython
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint16_t, uint32_t
@@ -15,15 +16,14 @@ from libc.stdlib cimport calloc
 from libc.string cimport memcmp, memcpy
 
 from fastgate._core.platform.buffer cimport COLLECT_MOST, buf_borrow, buf_head, buf_len, buf_return
-from fastgate._core.http1.server cimport call_free
-from fastgate._core.handlers.headers cimport headers_of, render_fields
+from fastgate._core.state cimport (
+    CALL_FAILED, CALL_IDEMPOTENT, CALL_PYTHON, CALL_REPLAYABLE, CALL_RESPONSE_DONE, call_free)
+from fastgate._core.handlers.headers cimport field_line, headers_of, render_fields
 from fastgate._core.http.head cimport (
     METHOD_DELETE, METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_OTHER, METHOD_PUT, METHOD_TRACE)
 from fastgate._core.exchange.key_places cimport put_query
 from fastgate._core.exchange.request_head cimport passing_size, put_passing
 from fastgate._core.snapshot.snapshot cimport snap_str, snap_upstream
-from fastgate._core.state cimport (
-    CALL_FAILED, CALL_IDEMPOTENT, CALL_PYTHON, CALL_REPLAYABLE, CALL_RESPONSE_DONE)
 from fastgate._core.platform.sys cimport monotonic_ns
 from fastgate._core.upstream.call cimport call_abort, call_end, call_read, call_start, call_take
 
@@ -47,17 +47,21 @@ cdef class UpstreamResponse:
     upstream than is asked for. `await response.read()` gives all of it.
     """
 
-    cdef int ask(self, str method, bytes line, bytes rest, double timeout) except -1:
-        """Send the request. line, rest: of `call_request`; timeout: seconds, as of `forward`."""
+    cdef int ask(self, MadeRequest made, double timeout) except -1:
+        """Send the request. made: of `call_request`; timeout: seconds, as of `forward`."""
         cdef call *k = self.k
         cdef core *c = self.engine.c
         cdef uint16_t reason
-        k.method_id = METHODS.get(method, METHOD_OTHER)
+        k.method_id = METHODS.get(made.method, METHOD_OTHER)
         k.first_byte_ms = <uint32_t>(timeout * 1000)
         k.idle_ms = k.first_byte_ms
-        k.flags = CALL_PYTHON | CALL_REPLAYABLE | (CALL_IDEMPOTENT if method in METHODS else 0)
-        k.py_line = <uint32_t>len(line)
-        k.py_request = buf_of(c, line + rest)
+        k.flags = CALL_PYTHON | CALL_REPLAYABLE | (CALL_IDEMPOTENT if made.method in METHODS else 0)
+        k.py_method = <uint32_t>len(made.method)
+        k.py_path = <uint32_t>len(made.path)
+        k.py_lines = <uint32_t>len(made.lines)
+        k.py_host = made.has_host
+        k.py_body = made.has_body
+        k.py_request = buf_of(c, made.method.encode("ascii") + made.path.encode("ascii") + made.lines + made.body)
         c.loop.now = monotonic_ns()
         reason = call_start(c, k)
         if reason != 0:
@@ -105,7 +109,7 @@ cdef class UpstreamResponse:
                 raise UpstreamError(reason_name(self.k.failure), self.upstream)
             if not self.k.flags & CALL_PYTHON:
                 raise RuntimeError("this response is being relayed; its body cannot be read as well")
-            b = call_take(c, self.k, 1)
+            b = call_take(c, self.k, 0)
             if b is not NULL:
                 data = PyBytes_FromStringAndSize(buf_head(b), buf_len(b))
                 buf_return(&c.loop.bufs, b)
@@ -169,6 +173,11 @@ cdef class UpstreamResponse:
 
 # ---- the request ----------------------------------------------------------------------------
 
+@cython.final
+cdef class MadeRequest:
+    """A request that a handler made, checked."""
+
+
 cdef const upstream_rec *upstream_named(const snapshot_header *s, str name) except NULL:
     cdef const upstream_rec *group
     cdef bytes wanted = name.encode()
@@ -181,10 +190,11 @@ cdef const upstream_rec *upstream_named(const snapshot_header *s, str name) exce
     raise LookupError(f"the configuration has no upstream {name!r}")
 
 
-cdef tuple call_request(exchange *e, method, path, headers, bytes body):
+cdef MadeRequest call_request(exchange *e, method, path, headers, bytes body):
     cdef list left = []
     cdef bytes lines
     cdef set names
+    cdef MadeRequest made
     if not isinstance(method, str) or TOKEN.fullmatch(method) is None:
         raise ValueError(f"{method!r} is not a method")
     if not isinstance(path, str) or not path.startswith("/") or BAD_TARGET.search(path):
@@ -199,15 +209,17 @@ cdef tuple call_request(exchange *e, method, path, headers, bytes body):
         names = {name.lower() for name, _ in headers if isinstance(name, str)}
         lines = render_fields(headers, left)
         if "x-request-id" not in names:
-            lines += f"X-Request-ID: {request_id_of(e)}\r\n".encode()
+            lines += field_line("X-Request-ID", request_id_of(e))
         if "traceparent" not in names:
-            lines += f"traceparent: {traceparent_of(e)}\r\n".encode()
-    if body or method not in ("GET", "HEAD", "DELETE", "OPTIONS", "TRACE"):
-        lines += f"Content-Length: {len(body)}\r\n".encode()
-    line = f"{method} {path} HTTP/1.1\r\n".encode("ascii")
-    if "host" in names:
-        return b"", line + lines + b"\r\n" + body
-    return line, lines + b"\r\n" + body
+            lines += field_line("traceparent", traceparent_of(e))
+    made = MadeRequest.__new__(MadeRequest)
+    made.method = method
+    made.path = path
+    made.lines = lines
+    made.body = body
+    made.has_host = "host" in names
+    made.has_body = bool(body) or method not in ("GET", "HEAD", "DELETE", "OPTIONS", "TRACE")
+    return made
 
 
 cdef bytes passing_lines(exchange *e):

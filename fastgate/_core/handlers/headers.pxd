@@ -7,5 +7,7 @@ cdef class Headers:
     cdef list pairs
 
 cdef Headers headers_of(const head *h, const char *base, uint64_t hidden)
+cdef bytes field_line(str name, str value)
+    # one line, with its end
 cdef bytes render_fields(object headers, list left)
     # field lines, checked; framing fields are put into `left` instead, as (lower-case name, value)

@@ -78,6 +78,10 @@ cdef Headers headers_of(const head *h, const char *base, uint64_t hidden):
     return Headers(pairs)
 
 
+cdef bytes field_line(str name, str value):
+    return f"{name}: {value}\r\n".encode("latin-1")
+
+
 cdef bytes render_fields(object headers, list left):
     """Field lines. Names and values are checked; framing fields are left to the gateway and
     put into `left`, in lower case."""
@@ -95,7 +99,7 @@ cdef bytes render_fields(object headers, list left):
         if name.lower() in FRAMING:
             left.append((name.lower(), value))
             continue
-        lines.append(f"{name}: {value}\r\n".encode("latin-1"))
+        lines.append(field_line(name, value))
     if len(lines) > MAX_FIELDS:
         raise ValueError(f"{len(lines)} header fields are too many; {MAX_FIELDS} is the most")
     written = b"".join(lines)

@@ -33,10 +33,11 @@ from fastgate._core.handlers.calling cimport (
     UpstreamResponse, buf_of, call_made, call_request, query_of, request_id_of, traceparent_of, upstream_named)
 from fastgate._core.exchange.charging cimport (
     charge_capture, charge_hold, charge_release, units_capture, units_open, units_release)
-from fastgate._core.exchange.ending cimport call_handed_over, exchange_abort, exchange_refuse, wake_forget
+from fastgate._core.exchange.ending cimport (
+    call_handed_over, exchange_abort, exchange_refuse, wake_forget)
 from fastgate._core.exchange.handling cimport (
     exchange_complete, exchange_relay, exchange_release, exchange_start, exchange_stream, exchange_write)
-from fastgate._core.handlers.headers cimport headers_of, render_fields
+from fastgate._core.handlers.headers cimport field_line, headers_of, render_fields
 from fastgate._core.money.holds cimport hold_due
 from fastgate._core.http.head cimport METHOD_HEAD
 from fastgate._core.handlers.metering cimport MeterUse, meter_use
@@ -214,7 +215,7 @@ cdef class Exchange:
         left = []
         lines = render_fields(headers, left)
         if (self.e.flags & EX_METERED or self.e.hold is not NULL) and b"cache-control:" not in lines.lower():
-            lines += b"Cache-Control: private\r\n"  # no shared cache gives away what this caller paid for
+            lines += field_line("Cache-Control", "private")  # no shared cache gives away what this caller paid for
         for name, value in left:
             if name == "content-length" and length is None:
                 length = int(value)
@@ -314,11 +315,11 @@ cdef class Exchange:
             body = self.body
         elif isinstance(body, str):
             body = body.encode()
-        line, rest = call_request(self.e, method, path, headers, bytes(body))
+        made = call_request(self.e, method, path, headers, bytes(body))
         r = call_made(self.engine, self.e, group)
         self.responses.append(r)
         try:
-            r.ask(method, line, rest, timeout)
+            r.ask(made, timeout)
             await r.head()
         except BaseException:
             self.handed_over = self.handed_over or call_handed_over(r.k)

@@ -415,7 +415,7 @@ cdef int _transfer_encoding(head *h, const char *buf, field *f, bint repeated) n
     cdef bint chunked = False
     if repeated:
         return FAULT_CODING_REPEATED
-    if h.minor == 0:
+    if h.version == 0:
         return FAULT_CODING_HTTP10
     if h.first[<int>F_CONTENT_LENGTH]:
         return FAULT_LENGTH_WITH_CODING

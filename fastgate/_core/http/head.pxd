@@ -137,6 +137,10 @@ cpdef enum Framing:
     FRAMING_CHUNKED = 2
     FRAMING_CLOSE = 3         # responses only: until the connection closes
 
+cdef enum Version:
+    HTTP_1_0 = 0              # of any version, the oldest first
+    HTTP_1_1 = 1
+
 cpdef enum TargetForm:
     TARGET_ORIGIN = 0
     TARGET_ABSOLUTE = 1
@@ -203,7 +207,7 @@ cdef struct head:
     uint16_t fault            # ParseFault, when refused
     uint16_t host_port        # 0: none given
     uint8_t method_id         # Method
-    uint8_t minor             # HTTP/1.<minor>
+    uint8_t version           # Version
     uint8_t framing           # Framing
     uint8_t form              # TargetForm
     uint8_t has_query
@@ -235,3 +239,7 @@ cdef inline uint8_t lower(uint8_t x) noexcept nogil:
 cdef inline int named(const char *base, const field *f, const char *lowered, uint32_t n) noexcept nogil:
     """Whether a field has this name, given in lower case."""
     return f.name_len == n and fg_same_lowered(base + f.name, lowered, n)
+
+cdef inline int has_body(const head *h) noexcept nogil:
+    """Whether a request has a body with anything in it, as far as its head says."""
+    return h.framing == FRAMING_CHUNKED or h.content_length > 0

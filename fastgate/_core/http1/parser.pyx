@@ -71,9 +71,9 @@ cdef int64_t _first_line(head *h, const char *buf, uint32_t length, const caps *
 cdef inline int _version(head *h, const char *p) noexcept nogil:
     """The eight octets of an HTTP version."""
     if memcmp(p, b"HTTP/1.1", 8) == 0:
-        h.minor = 1
+        h.version = 1
     elif memcmp(p, b"HTTP/1.0", 8) == 0:
-        h.minor = 0
+        h.version = 0
     elif (memcmp(p, b"HTTP/", 5) == 0 and is_class(p[5], CH_DIGIT) and p[6] == c"."
           and is_class(p[7], CH_DIGIT)):
         return FAULT_VERSION_UNSUPPORTED
@@ -117,9 +117,9 @@ cdef int _request_line(head *h, const char *buf, uint32_t end) noexcept nogil:
 cdef void _finish_connection(head *h, const char *buf) noexcept nogil:
     if h.named:
         name_hops(h, buf)
-    if not h.options & OPTION_CLOSE and (h.minor or h.options & OPTION_KEEP_ALIVE):
+    if not h.options & OPTION_CLOSE and (h.version or h.options & OPTION_KEEP_ALIVE):
         h.flags |= HEAD_KEEP_ALIVE
-    if h.minor and h.options & OPTION_UPGRADE and h.options & (OPTION_WEBSOCKET | OPTION_PROTOCOL):
+    if h.version and h.options & OPTION_UPGRADE and h.options & (OPTION_WEBSOCKET | OPTION_PROTOCOL):
         if h.options & OPTION_PROTOCOL:
             h.flags |= HEAD_UPGRADE_OTHER
         else:
@@ -148,7 +148,7 @@ cdef int _finish_request(head *h, const char *buf) noexcept nogil:
     cdef authority a
     _finish_connection(h, buf)
     if not h.first[<int>F_HOST]:
-        if h.minor:
+        if h.version:
             return FAULT_HOST_MISSING
         if h.authority.len:
             parse_authority(buf + h.authority.off, h.authority.len, &a)
@@ -161,7 +161,7 @@ cdef int _finish_request(head *h, const char *buf) noexcept nogil:
         h.framing = FRAMING_CHUNKED
     elif h.content_length >= 0:
         h.framing = FRAMING_LENGTH
-    if h.minor == 0:
+    if h.version == 0:
         # RFC 9110 10.1.1: an expectation of an HTTP/1.0 client is none
         h.flags &= ~<uint32_t>HEAD_EXPECT_CONTINUE
     if h.flags & HEAD_UPGRADE_WEBSOCKET:
@@ -388,7 +388,7 @@ cdef class ParsedHead:
 
     @property
     def minor(self) -> int:
-        return self.h.minor
+        return self.h.version
 
     @property
     def status(self) -> int:

@@ -7,26 +7,7 @@
     LINGER   what the client still sends  thrown away, 256 KiB      close
     TUNNEL   bytes for the other side     sink body                 sink body (half-closed)
 
-Deadlines (`down_deadline` sets them, `down_timeout` ends them). Of those of one state, the first
-that applies:
-
-    state    while                        deadline    starts with           restarts with          when it passes
-    IDLE     no request came yet          head_ms     the connection        –                      close
-    IDLE     part of an answer is unread  write_ms    idle_ms having passed each byte it takes     reset
-    IDLE                                  idle_ms     the last answer       –                      close
-    HEAD                                  head_ms     its first byte        –                      408
-    BUSY     output is stuck              write_ms    output being stuck    each byte it takes     reset
-    BUSY     a body is waited for         body_ms     reading               each piece             408
-    BUSY     a handler has not answered   its route's the body's last byte  –                      504
-    BUSY                                  –
-    TUNNEL   output is stuck              write_ms    output being stuck    each byte it takes     reset
-    TUNNEL                                – (upstream's idle_ms)
-    LINGER                                2 s         the answer's end      –                      close
-
-A body is only waited for while it is read: a client whose upstream takes nothing now has no
-deadline. The minimum rate of senders goes by the same clock (`body_slow`), that of readers by what
-they take while output is stuck (delivery). "Reset": what the kernel still holds is thrown away,
-and the client cannot take what it has for the whole.
+Deadlines have their table in deadlines.pyx; `down_timeout` here does what happens when one passes.
 
 A client that closes its side after its request is served on (the `half_close` setting); one that is
 gone altogether is known by a reset, by what is written to it, or by a keep-alive probe.
@@ -40,37 +21,39 @@ An idle connection owns no buffer and no exchange: the struct here and the kerne
 all it costs.
 """
 from libc.stdint cimport int64_t, uint8_t
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport calloc
 from libc.string cimport memcmp, memcpy, memmove, memset, strlen
 
 from fastgate._core.platform.buffer cimport (
     HEADROOM, buf_borrow, buf_data, buf_head, buf_len, buf_return,
     buf_room)
-from fastgate._core.platform.checks cimport FG_KEEPS, fg_poison
 from fastgate._core.io.delivery cimport (
     SHOWN_NS, TAKEN_ALL, TAKES_NOTHING, delivery_below, delivery_look, delivery_watch)
 from fastgate._core.http1.parser cimport parse_request, parse_request_line
-from fastgate._core.http.head cimport head_reset
 from fastgate._core.io.poller cimport poller_add, poller_add_listener, poller_remove
 from fastgate._core.io.transport cimport (
     conn_accept, conn_again, conn_blocked, conn_close, conn_dead, conn_expect_little, conn_finish,
-    conn_flush, conn_give_up_after, conn_peek, conn_probe, conn_queue, conn_read_start,
+    conn_flush, conn_give_up_after, conn_more, conn_peek, conn_probe, conn_read_start,
     conn_read_stop, conn_reading, conn_resets, conn_unsent)
 from fastgate._core.reason cimport REQUEST_TIMEOUT
-from fastgate._core.snapshot.snapshot cimport NONE32, snapshot_header
+from fastgate._core.snapshot.snapshot cimport snapshot_header
 from fastgate._core.state cimport (
-    DOWN_BUSY, DOWN_CLOSED, DOWN_HEAD, DOWN_IDLE, DOWN_LINGER, DOWN_TUNNEL, EX_RESPONSE_STARTED,
-    core_of)
+    BODY_MORE, DOWN_BUSY, DOWN_CLOSED, DOWN_HEAD, DOWN_IDLE, DOWN_LINGER, DOWN_TUNNEL, EX_ABORTED,
+    EX_KEEP_ALIVE, EX_REFUSED, EX_TUNNEL, core_of, exchange_free, exchange_new, server_codec)
 from fastgate._core.io.connection cimport KIND_DOWN
 from fastgate._core.platform.sys cimport (
     AF_INET, AF_INET6, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, inet_ntop, ntohs,
     sockaddr_in, sockaddr_in6, sockaddr_storage)
 from fastgate._core.platform.text cimport fg_clear
 from fastgate._core.io.timer cimport timer_set
+from fastgate._core.http1.reader cimport read_expect_body, read_skip, read_take, read_waiting
+from fastgate._core.http1.writer cimport (
+    write_data, write_end, write_interim, write_sent, write_start, write_verbatim)
+from fastgate._core.http1.deadlines cimport (
+    PASSES_CLOSE, PASSES_LATE, PASSES_NO_HEAD, PASSES_UNREAD, down_passes, down_until)
 
 cdef enum:
     ACCEPTS = 64              # in one turn
-    LINGER_NS = 2000000000
     PAUSE_NS = 50000000       # how long nothing is accepted when descriptors or places run out
     LINGER_BYTES = 262144
     HALF_CLOSE = 4            # a bit of snapshot_header.flags
@@ -163,6 +146,7 @@ cdef downstream *down_new(core *c, int fd, const sockaddr_storage *peer) noexcep
     d.io.fd = fd
     d.io.kind = KIND_DOWN
     d.io.loop = &c.loop
+    d.codec = &CODEC
     if peer.ss_family == AF_INET:
         v4 = <const sockaddr_in *>peer
         d.address[10] = 0xff
@@ -185,72 +169,6 @@ cdef downstream *down_new(core *c, int fd, const sockaddr_storage *peer) noexcep
     c.downs = d
     c.n_downs += 1
     return d
-
-
-# ---- exchanges' memory --------------------------------------------------------------------
-
-cdef exchange *exchange_new(core *c) noexcept nogil:
-    """A fresh exchange. Only what must be zero is cleared: heads and limits are large."""
-    cdef exchange *e = c.free_exchanges
-    if e is not NULL:
-        c.free_exchanges = e.next
-    else:
-        e = <exchange *>calloc(1, sizeof(exchange))
-        if e is NULL:
-            return NULL
-        fg_poison(e, sizeof(exchange))
-    fg_clear(e, <size_t>(<char *>&e.took - <char *>e))
-    fg_clear(&e.main, <size_t>(<char *>&e.main.resp - <char *>&e.main))
-    e.consumer.id_len = 0
-    e.consumer.plan_len = 0
-    e.consumer.name_len = 0
-    e.consumer.plan = NONE32
-    e.consumer.account_slot = NONE32
-    e.consumer.spending = 0
-    e.calls = NULL
-    e.relaying = NULL
-    e.match.allowed = 0
-    e.owner = c
-    head_reset(&e.req)
-    c.n_exchanges += 1
-    return e
-
-
-cdef void call_free(core *c, call *k) noexcept nogil:
-    """A call that a handler made, and that is over."""
-    if k.py_request is not NULL:
-        buf_return(&c.loop.bufs, k.py_request)
-    if k.py_head is not NULL:
-        buf_return(&c.loop.bufs, k.py_head)
-    c.n_calls -= 1
-    free(k)
-
-
-cdef void exchange_free(core *c, exchange *e) noexcept nogil:
-    cdef call *k
-    if e.headbuf is not NULL:
-        buf_return(&c.loop.bufs, e.headbuf)
-        e.headbuf = NULL
-    if e.pathbuf is not NULL:
-        buf_return(&c.loop.bufs, e.pathbuf)
-        e.pathbuf = NULL
-    if e.body is not NULL:
-        buf_return(&c.loop.bufs, e.body)
-        e.body = NULL
-    if e.extra is not NULL:
-        buf_return(&c.loop.bufs, e.extra)
-        e.extra = NULL
-    while e.calls is not NULL:
-        k = e.calls
-        e.calls = k.next
-        call_free(c, k)
-    c.n_exchanges -= 1
-    if not FG_KEEPS:
-        free(e)
-        return
-    fg_poison(e, sizeof(exchange))
-    e.next = c.free_exchanges
-    c.free_exchanges = e
 
 
 # ---- reading --------------------------------------------------------------------------------
@@ -344,14 +262,6 @@ cdef void read_head(core *c, downstream *d) noexcept nogil:
     c.sink.head(e)
 
 
-cdef buf *down_body(downstream *d, exchange *e) noexcept nogil:
-    if e.headbuf is not NULL and e.headbuf.start != e.headbuf.end:
-        return e.headbuf
-    if d.io.inb is not NULL and d.io.inb.start != d.io.inb.end:
-        return d.io.inb
-    return NULL
-
-
 cdef void down_read(downstream *d, int on) noexcept nogil:
     cdef core *c = core_of(&d.io)
     if on:
@@ -359,7 +269,7 @@ cdef void down_read(downstream *d, int on) noexcept nogil:
             d.ex.asked_ns = c.loop.now
             conn_read_start(&d.io)
             down_deadline(c, d)
-        if down_body(d, d.ex) is not NULL:
+        if read_waiting(d.ex) is not NULL:
             conn_again(&d.io)
     elif conn_reading(&d.io):
         body_slow(c, d)                  # its time stops: now it is the upstream that is waited for
@@ -412,10 +322,6 @@ cdef void down_hup(conn *x) noexcept nogil:
 
 # ---- writing --------------------------------------------------------------------------------
 
-cdef void down_send(downstream *d, buf *b) noexcept nogil:
-    conn_queue(&d.io, b)
-
-
 cdef int down_flush(downstream *d) noexcept nogil:
     cdef core *c = core_of(&d.io)
     cdef int done = conn_flush(&d.io)
@@ -447,37 +353,17 @@ cdef void down_drained(conn *x) noexcept nogil:
 # ---- time ---------------------------------------------------------------------------------------
 
 cdef void down_deadline(core *c, downstream *d) noexcept nogil:
-    """The table at the head of this file."""
-    cdef const snapshot_header *s = c.ref.snap
-    cdef uint64_t at = 0
-    if d.state == DOWN_IDLE:
-        if d.out.look_ns:
-            at = d.out.look_ns
-        else:
-            at = c.loop.now + <uint64_t>(s.idle_ms if d.requests else s.head_ms) * 1000000
-    elif d.state == DOWN_HEAD:
-        at = d.head_started + <uint64_t>s.head_ms * 1000000
-    elif d.state == DOWN_BUSY or d.state == DOWN_TUNNEL:
-        if conn_blocked(&d.io):
-            at = d.out.look_ns
-        elif d.state == DOWN_TUNNEL:
-            at = 0
-        elif conn_reading(&d.io):
-            at = c.loop.now + <uint64_t>s.body_ms * 1000000
-        elif d.ex is not NULL and d.ex.answer_by and not d.ex.flags & EX_RESPONSE_STARTED:
-            at = d.ex.answer_by
-    elif d.state == DOWN_LINGER:
-        at = c.loop.now + LINGER_NS
-    timer_set(&c.loop, &d.io, at)
+    timer_set(&c.loop, &d.io, down_until(d))
 
 
 cdef void down_timeout(downstream *d) noexcept nogil:
     cdef core *c = core_of(&d.io)
-    if d.state == DOWN_IDLE and d.requests:
+    cdef int passes = down_passes(d)
+    if passes == PASSES_UNREAD:
         unread(c, d)
-    elif d.ex is NULL:
-        down_close(d)                    # it never asked, or lingers
-    elif d.state == DOWN_HEAD:
+    elif passes == PASSES_LATE:
+        c.sink.late(d.ex)
+    elif passes == PASSES_NO_HEAD:
         # Some of a head is here: the client is told. It can be read even if it goes on sending.
         d.state = DOWN_BUSY
         conn_read_stop(&d.io)
@@ -485,12 +371,7 @@ cdef void down_timeout(downstream *d) noexcept nogil:
         d.io.inb = NULL
         d.ex.req.nfields = 0
         c.sink.head_bad(d.ex, REQUEST_TIMEOUT)
-    elif d.state == DOWN_BUSY or d.state == DOWN_TUNNEL:
-        if conn_blocked(&d.io):
-            unread(c, d)
-        else:
-            c.sink.late(d.ex)
-    else:
+    elif passes == PASSES_CLOSE:
         down_close(d)
 
 
@@ -555,6 +436,7 @@ cdef void down_close(downstream *d) noexcept nogil:
     if d.ex is not NULL:
         exchange_free(c, d.ex)
         d.ex = NULL
+    fg_clear(&d.key, sizeof(d.key))
     conn_close(&d.io)
     if c.unpin_at is d:
         c.unpin_at = d.next
@@ -589,3 +471,61 @@ cdef void down_linger(downstream *d) noexcept nogil:
         return
     down_deadline(c, d)
     conn_read_start(&d.io)
+
+
+# ---- the codec ----------------------------------------------------------------------------------
+
+cdef int codec_waits(const exchange *e) noexcept nogil:
+    return read_waiting(e) is not NULL
+
+
+cdef void codec_read(exchange *e, int on) noexcept nogil:
+    down_read(e.down, on)
+
+
+cdef int codec_flush(exchange *e) noexcept nogil:
+    return down_flush(e.down)
+
+
+cdef void codec_deadline(exchange *e) noexcept nogil:
+    down_deadline(e.owner, e.down)
+
+
+cdef void codec_release(exchange *e) noexcept nogil:
+    cdef downstream *d = e.down
+    if e.flags & EX_ABORTED:
+        down_close(d)
+        return
+    write_sent(e)
+    if e.flags & EX_KEEP_ALIVE and not e.owner.draining and (e.body_state != BODY_MORE or read_skip(e)):
+        down_next(d, e)
+    elif e.flags & EX_TUNNEL:
+        down_close(d)
+    elif e.body_state == BODY_MORE or e.flags & EX_REFUSED or conn_more(&d.io) or read_waiting(e) is not NULL:
+        down_linger(d)
+    else:
+        down_close(d)
+
+
+cdef void codec_reset(exchange *e) noexcept nogil:
+    conn_close(&e.down.io)
+
+
+cdef server_codec CODEC
+CODEC.expect_body = read_expect_body
+CODEC.take = read_take
+CODEC.waits = codec_waits
+CODEC.read = codec_read
+CODEC.verbatim = write_verbatim
+CODEC.interim = write_interim
+CODEC.start = write_start
+CODEC.data = write_data
+CODEC.end = write_end
+CODEC.flush = codec_flush
+CODEC.deadline = codec_deadline
+CODEC.release = codec_release
+CODEC.reset = codec_reset
+
+
+cdef const server_codec *server_http1() noexcept nogil:
+    return &CODEC

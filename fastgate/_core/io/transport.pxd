@@ -44,6 +44,7 @@ cdef inline void conn_expect_little(conn *x) noexcept nogil:
 cdef void conn_queue(conn *x, buf *b) noexcept nogil              # takes b over; does not write yet
 cdef int conn_write(conn *x) noexcept nogil                       # conn_flush, of a queue that holds something
 cdef uint64_t conn_unsent(conn *x) noexcept nogil                 # bytes that the peer has not taken yet, ours and the kernel's
+cdef void conn_drop(conn *x) noexcept nogil                       # forget what is queued
 
 cdef inline int conn_flush(conn *x) noexcept nogil:
     """Write what is queued. 1: the queue is empty; 0: the rest follows, then the drained sink; < 0: -errno."""

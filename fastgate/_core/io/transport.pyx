@@ -230,7 +230,6 @@ cdef int conn_accept(conn *listener, sockaddr_storage *peer) noexcept nogil:
 
 
 cdef void conn_close(conn *x) noexcept nogil:
-    cdef buf *b
     if x.io & IO_CLOSED:
         return
     x.io |= IO_CLOSED
@@ -239,12 +238,17 @@ cdef void conn_close(conn *x) noexcept nogil:
     if x.fd >= 0:
         close(x.fd)                      # the kernel takes it out of the epoll set
         x.fd = -1
+    conn_drop(x)
+    if x.inb is not NULL:
+        buf_return(&x.loop.bufs, x.inb)
+        x.inb = NULL
+
+
+cdef void conn_drop(conn *x) noexcept nogil:
+    cdef buf *b
     while x.out_head is not NULL:
         b = x.out_head
         x.out_head = b.next
         buf_return(&x.loop.bufs, b)
     x.out_tail = NULL
     x.out_bytes = 0
-    if x.inb is not NULL:
-        buf_return(&x.loop.bufs, x.inb)
-        x.inb = NULL

@@ -7,6 +7,9 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from fastgate._core.shared.consumer_row cimport consumer_row
 
+cdef enum:
+    REMEMBERED = 64           # bytes of the longest key that a connection remembers
+
 cpdef enum CredentialState:
     CREDENTIAL_FREE = 0
     CREDENTIAL_ACTIVE = 1
@@ -74,10 +77,14 @@ cdef class CredentialIndex:
     cdef credential_entry *_existing(self, bytes digest) except NULL
     cdef _recount(self)
 
-# As `lookup`, and gives the entry: its identity and its spending cap. NULL for CREDENTIAL_UNKNOWN.
-cdef int credential_find(CredentialIndex index, const char *key, uint32_t length, int64_t now_s,
-                         const consumer_row **row, const credential_entry **entry) noexcept nogil
+# The key that a connection sent last: the next request mostly has the same one, and need not hash it.
+cdef struct key_memory:
+    uint8_t length            # 0: none
+    uint8_t digest[32]
+    char key[REMEMBERED]
 
-# `lookup` as a plain function: the engine keeps the index as a pointer and calls this without the GIL.
-cdef int credential_lookup(CredentialIndex index, const char *key, uint32_t length, int64_t now_s,
-                           const consumer_row **row, uint64_t *identity) noexcept nogil
+
+# As `lookup`, and gives the entry: its identity and its spending cap. NULL for CREDENTIAL_UNKNOWN.
+# last: NULL, or what the connection remembers.
+cdef int credential_find(CredentialIndex index, const char *key, uint32_t length, int64_t now_s, key_memory *last,
+                         const consumer_row **row, const credential_entry **entry) noexcept nogil

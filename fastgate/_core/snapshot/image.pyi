@@ -132,12 +132,12 @@ class ImageBuilder:
         max_age: int,
         flags: int,
     ) -> int: ...
-    def add_static(self, *, head: bytes, body: bytes, status: int) -> int: ...
+    def add_static(self, *, fields: bytes, body: bytes, status: int) -> int: ...
     def set_refusal(
         self,
         reason: int,
         *,
-        head: bytes,
+        fields: bytes,
         body: bytes,
         status: int,
         close: bool,

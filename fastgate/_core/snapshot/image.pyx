@@ -460,29 +460,29 @@ cdef class ImageBuilder:
         r.flags = flags
         return self._append(&self.cors, &r, sizeof(r), 8) // sizeof(r)
 
-    def add_static(self, *, head: bytes, body: bytes, status: int) -> int:
-        """Append a static_rec; returns its index."""
+    def add_static(self, *, fields: bytes, body: bytes, status: int) -> int:
+        """Append a static_rec; returns its index. `fields`: lines, each with its end."""
         cdef static_rec r
         memset(&r, 0, sizeof(r))
-        r.head = self._string(head)
+        r.fields = self._string(fields)
         r.body = self._string(body)
         r.status = status
         return self._append(&self.statics, &r, sizeof(r), 8) // sizeof(r)
 
-    def set_refusal(self, reason: int, *, head: bytes, body: bytes, status: int, close: bool,
+    def set_refusal(self, reason: int, *, fields: bytes, body: bytes, status: int, close: bool,
                     html=(b"", b""), markdown=(b"", b"")) -> None:
-        """What is answered when an exchange ends for that reason. `html`, `markdown`: head and
-        body of its other forms."""
+        """What is answered when an exchange ends for that reason. `html`, `markdown`: field
+        lines and body of its other forms."""
         cdef refusal_rec r
         if not 0 < reason < REASON_COUNT:
             raise ValueError(f"no reason has the number {reason}")
         memset(&r, 0, sizeof(r))
-        r.head = self._string(head)
+        r.fields = self._string(fields)
         r.body = self._string(body)
         r.status = status
         r.close = 1 if close else 0
-        r.html_head, r.html_body = self._string(html[0]), self._string(html[1])
-        r.markdown_head, r.markdown_body = self._string(markdown[0]), self._string(markdown[1])
+        r.html_fields, r.html_body = self._string(html[0]), self._string(html[1])
+        r.markdown_fields, r.markdown_body = self._string(markdown[0]), self._string(markdown[1])
         self.refusals[reason] = (<char *>&r)[:sizeof(r)]
 
     def set_faults(self, texts: list[str]) -> None:

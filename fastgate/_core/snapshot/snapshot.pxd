@@ -9,7 +9,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 cdef enum:
-    SNAPSHOT_VERSION = 9
+    SNAPSHOT_VERSION = 10
     NONE32 = 0xFFFFFFFF       # "no such thing" for an index
 
 cpdef enum SettingFlag:       # of the whole gateway
@@ -127,7 +127,7 @@ cdef struct cors_rec:
     uint32_t flags            # 1: credentials, 2: any origin
 
 cdef struct static_rec:
-    str_ref head              # status line and fields, without the empty line, without Date and X-Request-ID
+    str_ref fields            # lines, without Content-Length, Date and X-Request-ID
     str_ref body
     uint32_t status
     uint32_t reserved
@@ -273,13 +273,13 @@ cdef struct handler_rec:
     str_ref name                  # "package.module:function"
 
 cdef struct refusal_rec:
-    str_ref head                  # template: status line and fields up to, not with, Content-Length's value
+    str_ref fields                # template: lines, without Content-Length
     str_ref body                  # template
     uint32_t status               # 0: this reason has no refusal
     uint32_t close                # 1: the connection is closed after it
-    str_ref html_head             # the same for a person; len 0: there is none
+    str_ref html_fields           # the same for a person; len 0: there is none
     str_ref html_body
-    str_ref markdown_head         # the same for an agent; len 0: there is none
+    str_ref markdown_fields       # the same for an agent; len 0: there is none
     str_ref markdown_body
 
 # Templates are bytes with holes: byte 0x01 followed by one of these letters. Values are escaped

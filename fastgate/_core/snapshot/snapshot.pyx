@@ -290,13 +290,13 @@ cdef str _records_wrong(const snapshot_header *h):
             return f"cors {i}"
     static = <const static_rec *>snap_table(h, h.statics)
     for i in range(h.statics.count):
-        if _str_out(h, static[i].head) or _str_out(h, static[i].body):
+        if _str_out(h, static[i].fields) or _str_out(h, static[i].body):
             return f"static response {i}"
     refusal = <const refusal_rec *>snap_table(h, h.refusals)
     for i in range(h.refusals.count):
-        if (_str_out(h, refusal[i].head) or _str_out(h, refusal[i].body)
-                or _str_out(h, refusal[i].html_head) or _str_out(h, refusal[i].html_body)
-                or _str_out(h, refusal[i].markdown_head) or _str_out(h, refusal[i].markdown_body)):
+        if (_str_out(h, refusal[i].fields) or _str_out(h, refusal[i].body)
+                or _str_out(h, refusal[i].html_fields) or _str_out(h, refusal[i].html_body)
+                or _str_out(h, refusal[i].markdown_fields) or _str_out(h, refusal[i].markdown_body)):
             return f"refusal {i}"
     if _strings_out(h, h.faults):
         return "faults"

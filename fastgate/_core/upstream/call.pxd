@@ -10,10 +10,21 @@ cdef int call_start(core *c, call *k) noexcept nogil
     # k names snap, service or group. 0: on its way; else the Reason why not (no sink is called)
 cdef void call_queue(core *c, call *k, buf *b) noexcept nogil     # request body bytes
 cdef int call_flush(core *c, call *k) noexcept nogil              # like conn_flush
-cdef buf *call_take(core *c, call *k, int decode) noexcept nogil
-    # the body bytes that are here, as a buffer the caller owns; NULL: none now.
-    # decode 0: chunked bodies stay chunked (canonical); 1: the data alone.
-    # Sets CALL_RESPONSE_DONE, or CALL_FAILED with its reason through the sink.
+cdef void call_bad(core *c, call *k) noexcept nogil               # what came is no body: fails, through the sink
+cdef inline buf *call_take(core *c, call *k, int verbatim) noexcept nogil:
+    """The body bytes that are here, as a buffer the caller owns; NULL: none now.
+
+    verbatim 1: with the framing it came in (canonical); 0: the data alone. Sets CALL_RESPONSE_DONE,
+    or CALL_FAILED with its reason through the sink.
+    """
+    cdef buf *b
+    cdef int bad = 0
+    if k.up is NULL or k.up.io.inb is NULL:
+        return NULL
+    b = k.up.codec.take(k, verbatim, &bad)
+    if bad:
+        call_bad(c, k)
+    return b
 cdef void call_read(core *c, call *k, int on) noexcept nogil      # back-pressure
 cdef void call_end(core *c, call *k) noexcept nogil               # let go of the connection: pool or close
 cdef void call_abort(core *c, call *k) noexcept nogil             # close it whatever stands

@@ -9,7 +9,7 @@ A call's life:
     TUNNEL     bytes, both ways           sink call_body   half-closed: the other way goes on
     DONE, FAILED: the connection has been let go
 
-Deadlines have their table in deadline.pyx; `up_timeout` here says what happens when one passes.
+Deadlines have their table in deadlines.pyx; `up_timeout` here does what happens when one passes.
 
 There is one loop for trying again, `run`. Each failure before the final head becomes a `call_error`
 (in the module of that name), which says on which side it was and whether the request may be sent once
@@ -18,23 +18,19 @@ while its body can be sent from its start: it came with the head, or nothing of 
 client yet. A pooled connection that the upstream had closed meanwhile (`stale`) counts neither as an
 attempt nor as a failure: once for each target that is chosen, the same one is tried by a new connection.
 
-A response's end must be known before a connection is pooled again: bytes beyond it, a
+An answer's end must be known before a connection is pooled again: bytes beyond it, a
 `Connection: close`, or a request that was not wholly sent mean that it is closed instead.
 """
 from libc.stdint cimport uint16_t
 from libc.stdlib cimport calloc
-from libc.string cimport memmove, memset
+from libc.string cimport memset
 
-from fastgate._core.platform.buffer cimport HEADROOM, buf_data, buf_head, buf_len, buf_return, buf_room
+from fastgate._core.platform.buffer cimport buf_len, buf_return
 from fastgate._core.upstream.call_error cimport (
     RETRY_ANY, RETRY_IDEMPOTENT, RETRY_NEVER, SIDE_OURS, SIDE_UPSTREAM, call_error, connect_error, error_of, reset_error)
 from fastgate._core.io.delivery cimport delivery_look, delivery_watch
 from fastgate._core.http1.server cimport down_spare
-from fastgate._core.http1.parser cimport parse_response
-from fastgate._core.http.head cimport (
-    FRAMING_CHUNKED, FRAMING_CLOSE, FRAMING_LENGTH, FRAMING_NONE, HEAD_KEEP_ALIVE,
-    HEAD_UPGRADE_WEBSOCKET, head_reset)
-from fastgate._core.http1.chunked cimport CHUNK_END, chunk_decode, chunk_relay, chunk_reset
+from fastgate._core.http.head cimport HEAD_UPGRADE_WEBSOCKET, head_reset
 from fastgate._core.io.poller cimport poller_connect
 from fastgate._core.io.transport cimport (
     conn_again, conn_close, conn_drained, conn_ended, conn_expect_little, conn_flush, conn_queue,
@@ -53,8 +49,10 @@ from fastgate._core.state cimport (
 from fastgate._core.io.connection cimport KIND_UP
 from fastgate._core.snapshot.snapshot cimport status_in
 from fastgate._core.platform.sys cimport EMFILE, monotonic_ns
-from fastgate._core.io.timer cimport timer_set
-from fastgate._core.upstream.deadline cimport still_reads, up_deadline
+from fastgate._core.upstream.deadlines cimport (
+    PASSES_BROKEN, PASSES_CLOSE, PASSES_CONNECT, PASSES_END, PASSES_SENT, still_reads, up_deadline,
+    up_passes)
+from fastgate._core.http1.client cimport client_http1
 
 cdef enum:
     MAX_INTERIM = 16
@@ -75,6 +73,7 @@ cdef upstream *up_new(core *c) noexcept nogil:
     u.io.kind = KIND_UP
     u.io.fd = -1
     u.io.loop = &c.loop
+    u.codec = client_http1()
     c.n_ups += 1
     return u
 
@@ -322,7 +321,7 @@ cdef void up_data(conn *x, ssize_t n) noexcept nogil:
         if n > 0:
             up_deadline(c, u)
             c.sink.call_body(k)
-        elif n == 0 and (k.resp.framing == FRAMING_CLOSE or k.state == CALL_TUNNEL):
+        elif n == 0 and (k.state == CALL_TUNNEL or u.codec.ends_with_connection(k)):
             k.flags |= CALL_RESPONSE_DONE | CALL_CLOSE_AFTER
             c.sink.call_body(k)
         else:
@@ -356,14 +355,8 @@ cdef void read_head(core *c, call *k) noexcept nogil:
     cdef uint16_t status
     cdef call_error error
     while True:
-        k.resp_base = buf_head(u.io.inb)
-        size = parse_response(&k.resp, k.resp_base, buf_len(u.io.inb), &c.response_caps, k.method_id)
+        size = u.codec.head(k)
         if size == 0:
-            # The caps see to it that a head alone never fills the buffer; after interim ones it may.
-            if buf_room(u.io.inb) == 0 and u.io.inb.start > HEADROOM:
-                memmove(buf_data(u.io.inb) + HEADROOM, k.resp_base, buf_len(u.io.inb))
-                u.io.inb.end = HEADROOM + buf_len(u.io.inb)
-                u.io.inb.start = HEADROOM
             return
         if size < 0:
             broken(c, k, error_of(UPSTREAM_INVALID_RESPONSE, SIDE_UPSTREAM, RETRY_NEVER))
@@ -398,24 +391,13 @@ cdef void read_head(core *c, call *k) noexcept nogil:
         if status < 500:                 # an error that comes fast does not make a target fast
             pool_timed(c, k, k.first_byte_ns - (k.whole_ns if k.whole_ns > k.sent_ns else k.sent_ns))
     u.io.inb.start += size
-    if not k.resp.flags & HEAD_KEEP_ALIVE:
-        k.flags |= CALL_CLOSE_AFTER
     if status == 101:
         succeeded(c, k)
         k.state = CALL_TUNNEL
         k.flags |= CALL_CLOSE_AFTER
     else:
         k.state = CALL_BODY
-        if k.resp.framing == FRAMING_LENGTH:
-            k.resp_remaining = <uint64_t>k.resp.content_length
-            if k.resp_remaining == 0:
-                k.flags |= CALL_RESPONSE_DONE
-        elif k.resp.framing == FRAMING_CHUNKED:
-            chunk_reset(&k.resp_chunks)
-        elif k.resp.framing == FRAMING_NONE:
-            k.flags |= CALL_RESPONSE_DONE
-    if k.flags & CALL_RESPONSE_DONE and buf_len(u.io.inb) != 0:
-        k.flags |= CALL_CLOSE_AFTER      # bytes after the end: never pooled
+        u.codec.expect_body(k)
     if k.service is not NULL and status_in(k.service.retry_statuses, status) and k.interims == 0:
         succeeded(c, k)                  # while k.target is the one that answered
         error = error_of(0, SIDE_UPSTREAM, RETRY_IDEMPOTENT)
@@ -433,53 +415,13 @@ cdef void read_head(core *c, call *k) noexcept nogil:
 
 cdef void discard(core *c, call *k) noexcept nogil:
     """An answer that is not passed on. Its connection is kept if all of it is here already."""
-    if k.resp.framing == FRAMING_LENGTH and k.resp_remaining == buf_len(k.up.io.inb):
-        k.flags |= CALL_RESPONSE_DONE
+    k.up.codec.skip(k)
     call_end(c, k)
 
 
-cdef buf *call_take(core *c, call *k, int decode) noexcept nogil:
-    cdef upstream *u = k.up
-    cdef buf *b
-    cdef uint32_t length, consumed, out_len
-    cdef int result
-    if u is NULL or u.io.inb is NULL or k.flags & CALL_RESPONSE_DONE and k.state != CALL_TUNNEL \
-            and k.resp.framing != FRAMING_CLOSE:
-        return NULL
-    b = u.io.inb
-    length = buf_len(b)
-    if length == 0:
-        return NULL
-    u.io.inb = NULL
-    if k.state == CALL_TUNNEL or k.resp.framing == FRAMING_CLOSE:
-        return b
-    if k.resp.framing == FRAMING_LENGTH:
-        if length > k.resp_remaining:
-            b.end = b.start + <uint32_t>k.resp_remaining
-            length = <uint32_t>k.resp_remaining
-            k.flags |= CALL_CLOSE_AFTER
-        k.resp_remaining -= length
-        if k.resp_remaining == 0:
-            k.flags |= CALL_RESPONSE_DONE
-        return b
-    if decode:
-        result = chunk_decode(&k.resp_chunks, buf_head(b), length, &consumed, &out_len)
-    else:
-        result = chunk_relay(&k.resp_chunks, buf_head(b), length, &consumed, &out_len)
-    if result < 0:
-        buf_return(&c.loop.bufs, b)
-        k.flags |= CALL_TRUNCATED | CALL_CLOSE_AFTER
-        fail(c, k, UPSTREAM_INVALID_RESPONSE)
-        return NULL
-    if result == CHUNK_END:
-        k.flags |= CALL_RESPONSE_DONE
-        if consumed < length:
-            k.flags |= CALL_CLOSE_AFTER
-    b.end = b.start + out_len
-    if out_len == 0:
-        buf_return(&c.loop.bufs, b)
-        return NULL
-    return b
+cdef void call_bad(core *c, call *k) noexcept nogil:
+    k.flags |= CALL_TRUNCATED | CALL_CLOSE_AFTER
+    fail(c, k, UPSTREAM_INVALID_RESPONSE)
 
 
 cdef void call_read(core *c, call *k, int on) noexcept nogil:
@@ -536,17 +478,19 @@ cdef void up_drained(conn *x) noexcept nogil:
 cdef void up_timeout(upstream *u) noexcept nogil:
     cdef core *c = core_of(&u.io)
     cdef call *k = u.k
-    if k is NULL:
-        upstream_close(c, u)                   # idle for long enough
-        return
-    if k.state == CALL_CONNECT:
+    cdef int passes = up_passes(u)
+    if passes == PASSES_CLOSE:
+        upstream_close(c, u)
+    elif passes == PASSES_CONNECT:
         c.counters.upstream_connect_failures += 1
         broken(c, k, error_of(UPSTREAM_CONNECT_FAILED, SIDE_UPSTREAM, RETRY_ANY))
-    elif k.state == CALL_SEND:
+    elif passes == PASSES_SENT:
         if not still_reads(c, u):
             broken(c, k, error_of(UPSTREAM_TIMEOUT, SIDE_UPSTREAM, RETRY_NEVER))
-    else:
-        fail(c, k, UPSTREAM_TIMEOUT if k.state != CALL_TUNNEL else 0)
+    elif passes == PASSES_BROKEN:
+        fail(c, k, UPSTREAM_TIMEOUT)
+    elif passes == PASSES_END:
+        fail(c, k, 0)
 
 
 # ---- ending -----------------------------------------------------------------------------
@@ -555,7 +499,6 @@ cdef void call_end(core *c, call *k) noexcept nogil:
     cdef upstream *u = k.up
     cdef upstream *victim
     cdef uint32_t keep = k.group.keepalive_max
-    cdef uint64_t idle_ns = <uint64_t>k.group.keepalive_idle_ms * 1000000
     k.state = CALL_DONE
     succeeded(c, k)
     if u is NULL:
@@ -570,13 +513,14 @@ cdef void call_end(core *c, call *k) noexcept nogil:
         u.io.inb = NULL
     conn_read_stop(&u.io)           # what was to be looked at again is gone
     u.reused = 0
+    u.keep_ns = <uint64_t>k.group.keepalive_idle_ms * 1000000
     conn_expect_little(&u.io)
     victim = pool_put(c, u.home, u, keep)
     if victim is not NULL:
         upstream_close(c, victim)
         if victim is u:
             return
-    timer_set(&c.loop, &u.io, c.loop.now + idle_ns)
+    up_deadline(c, u)
     conn_read_start(&u.io)
 
 

@@ -1,0 +1,13 @@
+"""deadlines: what a client's connection waits for, and until when (see deadlines.pyx)."""
+from libc.stdint cimport uint64_t
+
+from fastgate._core.state cimport downstream
+
+cdef enum Passing:            # what happens when a deadline passes
+    PASSES_CLOSE = 1
+    PASSES_UNREAD = 2         # a look whether the client takes its answer: more time, a reset, or an idle end
+    PASSES_NO_HEAD = 3        # 408
+    PASSES_LATE = 4           # 408 or 504, or the answer breaks off
+
+cdef uint64_t down_until(const downstream *d) noexcept nogil     # CLOCK_MONOTONIC ns; 0: no deadline
+cdef int down_passes(const downstream *d) noexcept nogil         # Passing; 0: nothing is waited for

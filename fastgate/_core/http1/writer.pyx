@@ -1,0 +1,263 @@
+"""writer: HTTP/1.1 messages on their way out: status and request lines, framing, chunks.
+
+A head is written into one fresh buffer, front to back: the first line, the fields (the exchange's
+part), what frames the body, the state of the connection. One copy of some hundred bytes and one
+send() cost less than a writev() of twenty pieces. The beginning of a body that is here goes into the
+same buffer.
+
+How the end of an answer's body is told, `exchange.out`:
+
+    NOTHING    there is no body, or its length was announced
+    CHUNKED    by a last chunk
+    CLOSE      by the end of the connection: to a client that speaks HTTP/1.0. Until the answer is
+               whole, a close would be a reset: an answer that breaks off must not look whole.
+
+A piece that passes verbatim is chunked already.
+"""
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from fastgate._core.http.head cimport FRAMING_CHUNKED, HTTP_1_0, HTTP_1_1
+from fastgate._core.http.lines cimport end_line, put_line
+from fastgate._core.io.transport cimport conn_queue, conn_resets
+from fastgate._core.platform.buffer cimport (
+    HEADROOM, buf_borrow, buf_data, buf_head, buf_len, buf_return)
+from fastgate._core.platform.text cimport put, put_lit, put_uint
+from fastgate._core.state cimport (
+    BODY_MORE, EX_CONTINUE_DUE, EX_HEAD_ONLY, EX_KEEP_ALIVE, EX_VERBATIM)
+
+cdef enum:
+    AROUND = 256              # bytes of a first line and of what frames the body, without a phrase that came
+    STATUS_LINE = 13          # "HTTP/1.1 200 "
+
+
+cdef extern from *:
+    """
+    static inline char *fg_put_phrase(char *p, unsigned status) {
+        const char *s = "";
+        switch (status) {
+        case 200: s = "OK"; break;
+        case 201: s = "Created"; break;
+        case 202: s = "Accepted"; break;
+        case 203: s = "Non-Authoritative Information"; break;
+        case 204: s = "No Content"; break;
+        case 205: s = "Reset Content"; break;
+        case 206: s = "Partial Content"; break;
+        case 300: s = "Multiple Choices"; break;
+        case 301: s = "Moved Permanently"; break;
+        case 302: s = "Found"; break;
+        case 303: s = "See Other"; break;
+        case 304: s = "Not Modified"; break;
+        case 307: s = "Temporary Redirect"; break;
+        case 308: s = "Permanent Redirect"; break;
+        case 400: s = "Bad Request"; break;
+        case 401: s = "Unauthorized"; break;
+        case 402: s = "Payment Required"; break;
+        case 403: s = "Forbidden"; break;
+        case 404: s = "Not Found"; break;
+        case 405: s = "Method Not Allowed"; break;
+        case 406: s = "Not Acceptable"; break;
+        case 408: s = "Request Timeout"; break;
+        case 409: s = "Conflict"; break;
+        case 410: s = "Gone"; break;
+        case 411: s = "Length Required"; break;
+        case 412: s = "Precondition Failed"; break;
+        case 413: s = "Content Too Large"; break;
+        case 414: s = "URI Too Long"; break;
+        case 415: s = "Unsupported Media Type"; break;
+        case 416: s = "Range Not Satisfiable"; break;
+        case 417: s = "Expectation Failed"; break;
+        case 418: s = "I'm a Teapot"; break;
+        case 421: s = "Misdirected Request"; break;
+        case 422: s = "Unprocessable Content"; break;
+        case 425: s = "Too Early"; break;
+        case 426: s = "Upgrade Required"; break;
+        case 428: s = "Precondition Required"; break;
+        case 429: s = "Too Many Requests"; break;
+        case 431: s = "Request Header Fields Too Large"; break;
+        case 451: s = "Unavailable For Legal Reasons"; break;
+        case 500: s = "Internal Server Error"; break;
+        case 501: s = "Not Implemented"; break;
+        case 502: s = "Bad Gateway"; break;
+        case 503: s = "Service Unavailable"; break;
+        case 504: s = "Gateway Timeout"; break;
+        case 505: s = "HTTP Version Not Supported"; break;
+        case 508: s = "Loop Detected"; break;
+        case 511: s = "Network Authentication Required"; break;
+        }
+        size_t n = strlen(s);
+        memcpy(p, s, n);
+        return p + n;
+    }
+    """
+    char *put_phrase "fg_put_phrase"(char *p, unsigned status) noexcept nogil
+
+
+# ---- pieces of heads ----------------------------------------------------------------------
+
+cdef inline char *put_status_line(char *p, const answer *a) noexcept nogil:
+    cdef char *line = p
+    if a.k is not NULL:
+        # It came by HTTP/1 as well: the line is there already, but that its space may be missing.
+        if a.k.resp.reason.off == STATUS_LINE:
+            p = put(p, a.k.resp_base, STATUS_LINE + a.k.resp.reason.len)
+        else:
+            p = put_lit(put(p, a.k.resp_base, STATUS_LINE - 1), " ")
+        line[7] = 49
+        return end_line(p)
+    p = put_lit(p, "HTTP/1.1 ")
+    p[0] = <char>(48 + a.status // 100)
+    p[1] = <char>(48 + a.status // 10 % 10)
+    p[2] = <char>(48 + a.status % 10)
+    p[3] = 32
+    return end_line(put_phrase(p + 4, a.status))
+
+
+cdef inline char *put_length(char *p, int64_t length) noexcept nogil:
+    p = put_lit(p, "Content-Length: ")
+    return end_line(put_uint(p, <uint64_t>length))
+
+
+cdef char *put_connection(char *p, exchange *e) noexcept nogil:
+    """What to say of the connection; settles whether it lives."""
+    if e.body_state == BODY_MORE and e.flags & EX_CONTINUE_DUE:
+        e.flags &= ~EX_KEEP_ALIVE        # the client may send the body or not: no way to know
+    if not e.flags & EX_KEEP_ALIVE or e.out == OUT_CLOSE or e.owner.draining:
+        e.flags &= ~EX_KEEP_ALIVE
+        return end_line(put_lit(p, "Connection: close"))
+    if e.req.version == HTTP_1_0:
+        return end_line(put_lit(p, "Connection: keep-alive"))
+    return p
+
+
+# ---- answers ----------------------------------------------------------------------------------
+
+cdef int write_verbatim(const exchange *e, const call *k) noexcept nogil:
+    return k.resp.framing == FRAMING_CHUNKED and e.req.version == HTTP_1_1
+
+
+cdef void write_interim(exchange *e, const answer *a) noexcept nogil:
+    cdef buf *b
+    cdef char *p
+    if e.req.version == HTTP_1_0:
+        return
+    b = buf_borrow(&e.owner.loop.bufs, a.room + AROUND)
+    if b is NULL:
+        return
+    if a.status == 100:
+        p = end_line(put_lit(buf_head(b), "HTTP/1.1 100 Continue"))
+    else:
+        p = end_line(put_lit(buf_head(b), "HTTP/1.1 103 Early Hints"))
+    if a.fields is not NULL:
+        p = a.fields(p, e, a)
+    p = end_line(p)
+    b.end = <uint32_t>(p - buf_data(b))
+    conn_queue(&e.down.io, b)
+
+
+cdef int write_start(exchange *e, const answer *a) noexcept nogil:
+    cdef buf *b = buf_borrow(&e.owner.loop.bufs, a.room + a.body_len + AROUND)
+    cdef char *p
+    if b is NULL:
+        return -1
+    if a.upgrade or a.length >= 0 or e.flags & EX_HEAD_ONLY:
+        e.out = OUT_NOTHING
+    else:
+        e.out = OUT_CLOSE if e.req.version == HTTP_1_0 else OUT_CHUNKED
+    p = put_status_line(buf_head(b), a)
+    p = a.fields(p, e, a)
+    if a.upgrade:
+        e.flags &= ~EX_KEEP_ALIVE
+        p = end_line(put_lit(p, "Connection: Upgrade"))
+        p = end_line(put_lit(p, "Upgrade: websocket"))
+    else:
+        if e.out == OUT_CHUNKED:
+            p = end_line(put_lit(p, "Transfer-Encoding: chunked"))
+        elif a.length >= 0 and not a.has_length:
+            p = put_length(p, a.length)
+        p = put_connection(p, e)
+    p = end_line(p)
+    if a.body_len:
+        p = put(p, a.body, a.body_len)
+    b.end = <uint32_t>(p - buf_data(b))
+    e.bytes_out += buf_len(b)
+    conn_queue(&e.down.io, b)
+    if e.out == OUT_CLOSE:
+        conn_resets(&e.down.io, 1)
+    return 0
+
+
+cdef buf *wrap_chunk(buf *b) noexcept nogil:
+    """Write the size line before and the line's end behind the bytes, into the buffer's rooms."""
+    cdef char *p = buf_head(b)
+    cdef uint32_t v = buf_len(b)
+    p -= 2
+    end_line(p)
+    while True:
+        p -= 1
+        p[0] = b"0123456789abcdef"[v & 15]
+        v >>= 4
+        if v == 0:
+            break
+    end_line(buf_data(b) + b.end)
+    b.end += 2
+    b.start = <uint32_t>(p - buf_data(b))
+    return b
+
+
+cdef int write_data(exchange *e, buf *b) noexcept nogil:
+    if e.out == OUT_CHUNKED and not e.flags & EX_VERBATIM:
+        if b.start < HEADROOM:           # never: reads leave the headroom alone
+            buf_return(&e.owner.loop.bufs, b)
+            return -1
+        b = wrap_chunk(b)
+    e.bytes_out += buf_len(b)
+    conn_queue(&e.down.io, b)
+    return 0
+
+
+cdef int write_end(exchange *e) noexcept nogil:
+    cdef buf *b
+    if e.out != OUT_CHUNKED or e.flags & EX_VERBATIM:
+        return 0
+    b = buf_borrow(&e.owner.loop.bufs, 5)
+    if b is NULL:
+        return -1
+    b.end = <uint32_t>(end_line(end_line(put_lit(buf_head(b), "0"))) - buf_data(b))
+    e.bytes_out += 5
+    conn_queue(&e.down.io, b)
+    return 0
+
+
+# ---- requests ---------------------------------------------------------------------------------
+
+cdef int write_request(call *k, const outgoing *o) noexcept nogil:
+    cdef buf *b = buf_borrow(
+        &k.owner.loop.bufs, o.room + o.method_len + o.path_len + o.host_len + o.body_len + AROUND)
+    cdef char *p
+    if b is NULL:
+        return -1
+    if o.target is NULL and o.path == o.method + o.method_len + 1:
+        p = put(buf_head(b), o.method, o.method_len + 1 + o.path_len)     # they stand together, as they came
+    else:
+        p = put(buf_head(b), o.method, o.method_len)
+        p = put_lit(p, " ")
+        p = put(p, o.path, o.path_len) if o.target is NULL else o.target(p, k)
+    p = end_line(put_lit(p, " HTTP/1.1"))
+    if o.host_len:
+        p = put_line(p, b"Host: ", 6, o.host, o.host_len)
+    p = o.fields(p, k)
+    if o.length >= 0:
+        p = put_length(p, o.length)
+    elif o.length == -1:
+        p = end_line(put_lit(p, "Transfer-Encoding: chunked"))
+    if o.upgrade:
+        p = end_line(put_lit(p, "Connection: Upgrade"))
+        p = end_line(put_lit(p, "Upgrade: websocket"))
+    p = end_line(p)
+    if o.body_len:
+        memcpy(p, o.body, o.body_len)
+        p += o.body_len
+    b.end = <uint32_t>(p - buf_data(b))
+    conn_queue(&k.up.io, b)
+    return 0

@@ -1,0 +1,1 @@
+"""lookup_bench: how long the lookup of a key takes (see lookup_bench.pyx)."""

@@ -1,0 +1,3 @@
+from fastgate._core.shared.credentials import CredentialIndex
+
+def bench_lookup(index: CredentialIndex, keys: list[bytes], n: int) -> float: ...

@@ -1,0 +1,1 @@
+"""refusal_sample: refusals without a connection (see refusal_sample.pyx)."""

@@ -1,0 +1,1 @@
+ROWS: list[tuple[str, str, str, str, str, str]]
