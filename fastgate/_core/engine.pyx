@@ -66,9 +66,13 @@ cdef uint32_t descriptors_left() except 0:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if limit == resource.RLIM_INFINITY:
         return 1u << 31
-    lowest_free = os.memfd_create("fastgate-probe")
-    os.close(lowest_free)
-    return max(2, min(1u << 31, limit - lowest_free - min(OTHER_DESCRIPTORS, limit // 8)))
+    try:
+        # Those in use need not be the lowest: they are counted, less the one that the listing takes.
+        used = sum(int(name) < limit for name in os.listdir("/proc/self/fd")) - 1
+    except OSError:                      # no /proc: they mostly are the lowest
+        used = os.memfd_create("fastgate-probe")
+        os.close(used)
+    return max(2, min(1u << 31, limit - used - min(OTHER_DESCRIPTORS, limit // 8)))
 
 
 cdef class Engine(Host):

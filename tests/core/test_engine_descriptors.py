@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import os
 import resource
 import socket
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from enginekit import Plane
 LIMIT = 128
 
 
-def gateway(config: dict[str, Any], pipe: Connection) -> None:
+def gateway(config: dict[str, Any], pipe: Connection, taken: int) -> None:
     async def serve() -> None:
         async with Plane(config) as plane:
             pipe.send(plane.port)
@@ -26,14 +27,21 @@ def gateway(config: dict[str, Any], pipe: Connection) -> None:
     resource.setrlimit(
         resource.RLIMIT_NOFILE, (LIMIT, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     )
+    for descriptor in range(LIMIT - taken, LIMIT):
+        os.dup2(0, descriptor)
     asyncio.run(serve())
 
 
 @contextmanager
-def running(config: dict[str, Any]) -> Iterator[int]:
-    """The port of a gateway in a process of its own, which may have LIMIT descriptors."""
+def running(config: dict[str, Any], taken: int = 0) -> Iterator[int]:
+    """The port of a gateway in a process of its own, which may have LIMIT descriptors.
+
+    taken: how many of the highest of them are in use for something else.
+    """
     ours, theirs = multiprocessing.Pipe()
-    process = multiprocessing.get_context("fork").Process(target=gateway, args=(config, theirs))
+    process = multiprocessing.get_context("fork").Process(
+        target=gateway, args=(config, theirs, taken)
+    )
     process.start()
     try:
         assert ours.poll(30)
@@ -87,8 +95,8 @@ class Caller:
         raise ConnectionError("closed twice")
 
 
-@pytest.mark.parametrize("waiting", [0, 30])
-def test_accepted_requests_reach_their_upstream(waiting):
+@pytest.mark.parametrize(("waiting", "taken"), [(0, 0), (30, 0), (0, 40)])
+def test_accepted_requests_reach_their_upstream(waiting, taken):
     """Three waves over two upstreams, each of them of more clients than there are descriptors.
 
     waiting: how many clients keep their connections meanwhile, and so do the pools.
@@ -123,5 +131,5 @@ def test_accepted_requests_reach_their_upstream(waiting):
 
         return await asyncio.gather(*(one() for _ in range(LIMIT)))
 
-    with running(config) as port:
+    with running(config, taken) as port:
         asyncio.run(scenario(port))

@@ -6,6 +6,7 @@ Where the answer has begun, the exchange takes what it still needs along, and th
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable
@@ -25,7 +26,8 @@ LARGE = bytes(32 << 20)  # more than kernels hold
 
 
 def mapped() -> int:
-    """How many images are mapped in this process."""
+    """How many images are mapped in this process; those that earlier tests left behind are not."""
+    gc.collect()
     lines = Path("/proc/self/maps").read_text().splitlines()
     return sum("fastgate-snapshot" in line for line in lines)
 
