@@ -305,7 +305,8 @@ cdef char *put_own(char *p, exchange *e, const char *lines, uint32_t n) noexcept
         p = put_fields(p, lines, &h, CORS_DROP if has_cors(e) else 0, e.snap, rules)
     else:
         h.nfields = 0
-        p = put(p, lines, n)
+        if n:
+            p = put(p, lines, n)
     p = put_date(p, e.owner)
     p = put_additions(p, e)
     if is_paid(e) and e.policy is not NULL and not says(lines, n, b"cache-control", 13) \
