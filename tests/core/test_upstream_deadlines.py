@@ -354,7 +354,7 @@ async def test_a_bad_chunk_beside_its_head_is_a_502(bad, minor):
 
 
 @pytest.mark.parametrize("minor", [0, 1])
-@pytest.mark.parametrize("first", [b"", b"4\r\nfo", b"4\r\nfour\r\n"])
+@pytest.mark.parametrize("first", [b"", b"4", b"4\r\n", b"4\r\nfo", b"4\r\nfour\r\n"])
 async def test_chunks_beside_their_head(first, minor):
     whole = b"4\r\nfour\r\n3\r\n+++\r\n0\r\n\r\n"
 

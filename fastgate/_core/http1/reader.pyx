@@ -179,7 +179,7 @@ cdef buf *answer_take(call *k, int verbatim, int *bad) noexcept nogil:
             k.flags |= CALL_CLOSE_AFTER
     b.end = b.start + out_len
     if out_len == 0:
-        buf_return(&k.owner.loop.bufs, b)
+        u.io.inb = b                     # empty, but the head may stand in it, and is still to be read
         return NULL
     return b
 
