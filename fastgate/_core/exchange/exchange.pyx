@@ -33,14 +33,14 @@ from fastgate._core.reason cimport (
     ADDRESS_DENIED, BAD_TARGET, BODY_TOO_LARGE, EXPECTATION_FAILED, LOOP_DETECTED,
     MALFORMED_REQUEST, METHOD_NOT_ALLOWED, NO_ROUTE, REQUEST_TIMEOUT,
     ROUTE_RETIRED)
-from fastgate._core.exchange.render cimport own_answer, start_own, start_preflight
+from fastgate._core.exchange.render cimport start_own, start_preflight
 from fastgate._core.snapshot.router cimport (
     ROUTE_FOUND, ROUTE_METHOD, route_ahead, route_find, route_keys, route_nearer)
 from fastgate._core.snapshot.snapshot cimport (
     NONE32, ROUTE_ENCODED_SLASH, ROUTE_RETIRED as FLAG_RETIRED, ROUTE_WEBSOCKET, policy_rec,
     snap_policy, snap_route, snap_service, snap_str, snap_table, static_rec)
 from fastgate._core.state cimport (
-    EX_AWAIT_BODY, EX_HEAD_ONLY, EX_KEEP_ALIVE, EX_SUSPENDED, EX_TUNNEL, core)
+    EX_AWAIT_BODY, EX_HEAD_ONLY, EX_KEEP_ALIVE, EX_SUSPENDED, EX_TUNNEL, answer, core)
 from fastgate._core.exchange.tunnel cimport tunnel_up
 from fastgate._core.platform.text cimport fg_clear
 
@@ -182,29 +182,30 @@ cdef int check_route(exchange *e) noexcept nogil:
 
 cdef void answer_empty(exchange *e) noexcept nogil:
     """204."""
-    cdef own_answer o
-    fg_clear(&o, sizeof(o))
-    o.status = 204
-    o.length = -1
+    cdef answer a
+    fg_clear(&a, sizeof(a))
+    a.status = 204
+    a.length = -1
     e.status = 204
     e.flags |= EX_HEAD_ONLY
-    send_last(e, start_own(e, &o))
+    send_last(e, start_own(e, &a))
 
 
 cdef void answer_static(exchange *e) noexcept nogil:
     cdef const static_rec *s = <const static_rec *>snap_table(e.snap, e.snap.statics) + e.policy.static_response
-    cdef own_answer o
-    o.status = <uint16_t>s.status
-    o.lines = snap_str(e.snap, s.fields)
-    o.lines_len = s.fields.len
-    o.body = snap_str(e.snap, s.body)
-    o.body_len = s.body.len
-    o.length = s.body.len
+    cdef answer a
+    fg_clear(&a, sizeof(a))
+    a.status = <uint16_t>s.status
+    a.lines = snap_str(e.snap, s.fields)
+    a.lines_len = s.fields.len
+    a.body = snap_str(e.snap, s.body)
+    a.body_len = s.body.len
+    a.length = s.body.len
     if s.status == 204 or s.status == 304:
-        o.length = -1
+        a.length = -1
         e.flags |= EX_HEAD_ONLY
-    e.status = o.status
-    send_last(e, start_own(e, &o))
+    e.status = a.status
+    send_last(e, start_own(e, &a))
 
 
 cdef void answer_preflight(exchange *e) noexcept nogil:

@@ -15,13 +15,14 @@ from fastgate._core.exchange.intake cimport mark
 from fastgate._core.shared.log_ring cimport LOG_UPCALL, PHASE_FILTER_REQUEST, PHASE_RELAY
 from fastgate._core.io.transport cimport conn_drained
 from fastgate._core.reason cimport BODY_TOO_LARGE, OVERLOADED, UPSTREAM_TIMEOUT
-from fastgate._core.exchange.render cimport own_answer, start_own
+from fastgate._core.exchange.render cimport start_own
 from fastgate._core.exchange.snapshot_ref cimport unpin
 from fastgate._core.state cimport (
     BODY_MORE, CALL_PYTHON, EX_ABORTED, EX_AWAIT_BODY, EX_COUNTED_STREAM, EX_COUNTED_UPCALL,
     EX_ENDED, EX_HEAD_ONLY, EX_KEEP_ALIVE, EX_REFUSED, EX_RESPONSE_DONE, EX_RESPONSE_STARTED,
-    EX_SUSPENDED, WAKE_LATE, core, downstream)
+    EX_SUSPENDED, WAKE_LATE, answer, core, downstream)
 from fastgate._core.platform.sys cimport monotonic_ns
+from fastgate._core.platform.text cimport fg_clear
 
 
 cdef void begin_upcall(exchange *e) noexcept nogil:
@@ -122,18 +123,17 @@ cdef int exchange_stream(exchange *e) noexcept nogil:
 cdef int exchange_start(exchange *e, uint32_t status, const char *fields, uint32_t fields_len,
                         int64_t length) noexcept nogil:
     """The head of a handler's answer. length < 0: not known. 0, or -1: no memory."""
-    cdef own_answer o
+    cdef answer a
     if status == 204 or status == 304:
         e.flags |= EX_HEAD_ONLY
     e.status = <uint16_t>status
     mark(e, PHASE_RELAY, monotonic_ns())
-    o.status = e.status
-    o.length = length
-    o.lines = fields
-    o.lines_len = fields_len
-    o.body = NULL
-    o.body_len = 0
-    if start_own(e, &o) < 0:
+    fg_clear(&a, sizeof(a))
+    a.status = e.status
+    a.length = length
+    a.lines = fields
+    a.lines_len = fields_len
+    if start_own(e, &a) < 0:
         return -1
     e.flags |= EX_RESPONSE_STARTED
     if e.answer_by:

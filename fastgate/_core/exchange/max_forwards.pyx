@@ -14,13 +14,13 @@ from fastgate._core.http.head cimport (
 from fastgate._core.exchange.key_places cimport hide_keys, put_query
 from fastgate._core.reason cimport MALFORMED_REQUEST, OVERLOADED
 from fastgate._core.exchange.refusal cimport put_allow
-from fastgate._core.exchange.render cimport own_answer, put_fields, start_own
+from fastgate._core.exchange.render cimport put_fields, start_own
 from fastgate._core.exchange.request_head cimport hops_left
 from fastgate._core.snapshot.router cimport ROUTE_FOUND, route_find, route_match
 from fastgate._core.snapshot.snapshot cimport NONE32, snap_auth, table_ref
 from fastgate._core.platform.text cimport fg_clear, put, put_lit
 from fastgate._core.http.lines cimport end_line, put_request_line
-from fastgate._core.state cimport EX_HEAD_ONLY
+from fastgate._core.state cimport EX_HEAD_ONLY, answer
 
 
 cdef int last_hop(exchange *e) noexcept nogil:
@@ -35,15 +35,15 @@ cdef int last_hop(exchange *e) noexcept nogil:
 
 cdef int answer_options(exchange *e) noexcept nogil:
     cdef char lines[256]
-    cdef own_answer o
-    fg_clear(&o, sizeof(o))
-    o.status = 204
-    o.length = -1
-    o.lines = lines
-    o.lines_len = <uint32_t>(put_allow(lines, methods_here(e)) - lines)
+    cdef answer a
+    fg_clear(&a, sizeof(a))
+    a.status = 204
+    a.length = -1
+    a.lines = lines
+    a.lines_len = <uint32_t>(put_allow(lines, methods_here(e)) - lines)
     e.status = 204
     e.flags |= EX_HEAD_ONLY
-    send_last(e, start_own(e, &o))
+    send_last(e, start_own(e, &a))
     return -1
 
 
@@ -66,7 +66,7 @@ cdef int answer_trace(exchange *e) noexcept nogil:
     cdef core *c = e.owner
     cdef head *h = &e.req
     cdef char lines[64]
-    cdef own_answer o
+    cdef answer a
     cdef table_ref none
     cdef char *p
     cdef char *target
@@ -84,13 +84,14 @@ cdef int answer_trace(exchange *e) noexcept nogil:
     p = put_fields(p, e.base, h, 1ull << F_AUTHORIZATION | 1ull << F_COOKIE, e.snap, none)
     p = end_line(p)
     b.end = <uint32_t>(p - buf_data(b))
-    o.status = 200
-    o.lines = lines
-    o.lines_len = <uint32_t>(end_line(put_lit(lines, "Content-Type: message/http")) - lines)
-    o.body = buf_head(b)
-    o.body_len = buf_len(b)
-    o.length = o.body_len
+    fg_clear(&a, sizeof(a))
+    a.status = 200
+    a.lines = lines
+    a.lines_len = <uint32_t>(end_line(put_lit(lines, "Content-Type: message/http")) - lines)
+    a.body = buf_head(b)
+    a.body_len = buf_len(b)
+    a.length = a.body_len
     e.status = 200
-    send_last(e, start_own(e, &o))
+    send_last(e, start_own(e, &a))
     buf_return(&c.loop.bufs, b)               # the exchange may have ended with it
     return -1

@@ -1,22 +1,15 @@
 """render: the fields of answers to clients, and what all fields that go out are made of."""
-from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from fastgate._core.http.head cimport head
 from fastgate._core.snapshot.snapshot cimport snapshot_header, table_ref
-from fastgate._core.state cimport call, core, exchange
-
-cdef struct own_answer:       # an answer of the gateway, or of a handler
-    uint16_t status
-    int64_t length            # of the body; -1: not known, or there is none
-    const char *lines         # its fields
-    uint32_t lines_len
-    const char *body          # as far as it is here
-    uint32_t body_len
+from fastgate._core.state cimport answer, call, core, exchange
 
 # All of these queue a head, and what is here of the body. 0; -1: no memory.
 cdef int start_response(exchange *e, call *k, const char *body, uint32_t body_len) noexcept nogil
     # the answer of k, which opens a tunnel if its status is 101
-cdef int start_own(exchange *e, const own_answer *o) noexcept nogil
+cdef int start_own(exchange *e, answer *a) noexcept nogil
+    # an answer of the gateway or of a handler: `status`, `length`, `lines` and `body` are set, the rest zero
 cdef int start_preflight(exchange *e) noexcept nogil
 cdef void send_interim(exchange *e, call *k) noexcept nogil
     # k's interim answer; NULL: 100

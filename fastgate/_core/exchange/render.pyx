@@ -10,7 +10,7 @@ of what another says about it passes to the client.
 
 Requests to upstreams are made in request_head.pyx, refusals from templates in refusal.pyx.
 """
-from libc.stdint cimport uint16_t
+from libc.stdint cimport int64_t, uint16_t
 from libc.string cimport memchr, memcmp, memcpy
 
 from fastgate._core.platform.buffer cimport buf_head, buf_len
@@ -378,20 +378,12 @@ cdef char *own_fields(char *p, exchange *e, const answer *a) noexcept nogil:
     return put_own(p, e, a.lines, a.lines_len)
 
 
-cdef int start_own(exchange *e, const own_answer *o) noexcept nogil:
-    cdef answer a
-    a.status = o.status
-    a.upgrade = 0
-    a.length = o.length
-    a.has_length = 0
-    a.lines = o.lines
-    a.lines_len = o.lines_len
-    a.body = o.body
-    a.body_len = o.body_len if e.req.method_id != METHOD_HEAD else 0
-    a.k = NULL
-    a.room = <size_t>o.lines_len + answer_extra(e)
+cdef int start_own(exchange *e, answer *a) noexcept nogil:
+    if e.req.method_id == METHOD_HEAD:
+        a.body_len = 0
+    a.room = <size_t>a.lines_len + answer_extra(e)
     a.fields = own_fields
-    return e.down.codec.start(e, &a)
+    return e.down.codec.start(e, a)
 
 
 cdef char *preflight_fields(char *p, exchange *e, const answer *a) noexcept nogil:

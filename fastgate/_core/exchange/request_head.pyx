@@ -219,13 +219,14 @@ cdef int send_request(exchange *e, call *k) noexcept nogil:
     o.upgrade = e.upgrading
     o.body = e.inline_body
     o.body_len = e.inline_len
-    o.room = passing_size(e) + e.path_len + k.target.path.len + e.policy.replace.len
+    o.room = passing_size(e)
     o.path = e.base + h.target.off
     o.path_len = h.target.len
     o.target = NULL
     if not passes_whole(e, k):
         o.path_len = 0
         o.target = request_target
+        o.room += e.path_len + k.target.path.len + e.policy.replace.len
     o.fields = request_fields
     return k.up.codec.request(k, &o)
 

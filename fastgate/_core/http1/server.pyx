@@ -262,18 +262,19 @@ cdef void read_head(core *c, downstream *d) noexcept nogil:
     c.sink.head(e)
 
 
-cdef void down_read(downstream *d, int on) noexcept nogil:
-    cdef core *c = core_of(&d.io)
+cdef void codec_read(exchange *e, int on) noexcept nogil:
+    cdef core *c = e.owner
+    cdef downstream *d = e.down
     if on:
         if not conn_reading(&d.io):
-            d.ex.asked_ns = c.loop.now
+            e.asked_ns = c.loop.now
             conn_read_start(&d.io)
             down_deadline(c, d)
-        if read_waiting(d.ex) is not NULL:
+        if read_waiting(e) is not NULL:
             conn_again(&d.io)
     elif conn_reading(&d.io):
         body_slow(c, d)                  # its time stops: now it is the upstream that is waited for
-        d.ex.asked_ns = 0
+        e.asked_ns = 0
         conn_read_stop(&d.io)
         down_deadline(c, d)
 
@@ -322,8 +323,9 @@ cdef void down_hup(conn *x) noexcept nogil:
 
 # ---- writing --------------------------------------------------------------------------------
 
-cdef int down_flush(downstream *d) noexcept nogil:
-    cdef core *c = core_of(&d.io)
+cdef int codec_flush(exchange *e) noexcept nogil:
+    cdef core *c = e.owner
+    cdef downstream *d = e.down
     cdef int done = conn_flush(&d.io)
     if done == 0 and conn_blocked(&d.io):
         if d.out.look_ns == 0:
@@ -477,14 +479,6 @@ cdef void down_linger(downstream *d) noexcept nogil:
 
 cdef int codec_waits(const exchange *e) noexcept nogil:
     return read_waiting(e) is not NULL
-
-
-cdef void codec_read(exchange *e, int on) noexcept nogil:
-    down_read(e.down, on)
-
-
-cdef int codec_flush(exchange *e) noexcept nogil:
-    return down_flush(e.down)
 
 
 cdef void codec_deadline(exchange *e) noexcept nogil:
