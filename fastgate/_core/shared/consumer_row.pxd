@@ -1,5 +1,5 @@
 """consumer_row: what the credential index says of a consumer: one row, and one more for its own limits."""
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 cpdef enum ConsumerFlag:
     CONSUMER_SUSPENDED_FLAG = 1
@@ -44,5 +44,5 @@ cdef uint64_t spending_word(cap) except? 0                    # of a SpendingCap
 cdef bytes text_of(str what, value, int room, bint cut)
     # UTF-8 that fits; longer is cut between characters, or (not cut) a ValueError.
 cdef int put_overrides(limit_override *own, overrides) except -1   # OVERRIDES of them, the rest zero
-cdef list overrides_at(const consumer_row *rows, uint64_t used, list numbers)
-    # Numbers of the rows that hold the overrides of these rows.
+cdef int64_t overrides_row(const consumer_row *rows, uint64_t used, uint32_t row) noexcept nogil
+    # The number of the row that holds this row's overrides; -1: it has none.

@@ -63,11 +63,6 @@ cdef int put_overrides(limit_override *own, overrides) except -1:
     return 0
 
 
-cdef list overrides_at(const consumer_row *rows, uint64_t used, list numbers):
-    cdef int64_t second
-    found = []
-    for row in numbers:
-        second = <int64_t>row + rows[<uint32_t>row].overrides
-        if second != row and 0 <= second < <int64_t>used:
-            found.append(second)
-    return found
+cdef int64_t overrides_row(const consumer_row *rows, uint64_t used, uint32_t row) noexcept nogil:
+    cdef int64_t second = <int64_t>row + rows[row].overrides
+    return second if second != row and 0 <= second < <int64_t>used else -1

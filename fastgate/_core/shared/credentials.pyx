@@ -48,7 +48,7 @@ from posix.unistd cimport close
 from fastgate._core.platform.atomics cimport fg_load, fg_prefetch, fg_store
 from fastgate._core.reason cimport CONSUMER_SUSPENDED, CREDENTIAL_EXPIRED, CREDENTIAL_REVOKED, CREDENTIAL_UNKNOWN
 from fastgate._core.shared.consumer_row cimport (
-    CONSUMER_SUSPENDED_FLAG, OVERRIDES, consumer_of, limit_override, overrides_at, put_overrides, spending_cap,
+    CONSUMER_SUSPENDED_FLAG, OVERRIDES, consumer_of, limit_override, overrides_row, put_overrides, spending_cap,
     spending_word, text_of)
 
 from fastgate._core.shared.callers import (
@@ -76,6 +76,7 @@ cdef enum:
     WORD_STATE = 0xFF
     WORD_SUSPENDED = 0x100
     LARGEST = 1 << 30             # slots; row numbers have 32 bits
+    HOLDS_OVERRIDES = 0xFFFFFFFF  # instead of a count of credentials: the row is part of another
 
 cdef const char *MAGIC = b"FGCRED\0\0"
 KEEP_REVOKED_S = 30 * 86400
@@ -227,6 +228,7 @@ cdef class CredentialIndex:
     cdef _recount(self):
         cdef uint64_t i, word, used = 0, revoked = 0
         cdef uint32_t row
+        cdef int64_t second
         for i in range(self.header.slots):
             word = self.entries[i].word
             if word:
@@ -235,8 +237,11 @@ cdef class CredentialIndex:
                 self.references[word >> 32] += 1
         fg_store(&self.header.used, used)
         fg_store(&self.header.revoked, revoked)
-        for row in overrides_at(self.rows, self.header.rows_used, [row for row in range(self.header.rows_used) if self.references[row]]):
-            self.references[row] = 1
+        for row in range(self.header.rows_used):
+            if self.references[row] not in (0, HOLDS_OVERRIDES):
+                second = overrides_row(self.rows, self.header.rows_used, row)
+                if second >= 0:
+                    self.references[second] = HOLDS_OVERRIDES
         now = self.clock()
         for row in range(self.header.rows_used):
             if self.references[row] == 0:
@@ -374,7 +379,7 @@ cdef class CredentialIndex:
                 self.free_rows.appendleft((float("-inf"), number))
                 raise
             memcpy(&self.rows[second], own, sizeof(own))
-            self.references[second] = 1
+            self.references[second] = HOLDS_OVERRIDES
             row.overrides = <int>(<int64_t>second - <int64_t>number)
         self.rows[number] = row
         return number
@@ -391,10 +396,11 @@ cdef class CredentialIndex:
 
     cdef _free_row(self, uint32_t row):
         """It rests, with the row of its overrides."""
+        cdef int64_t second = overrides_row(self.rows, self.header.rows_used, row)
         now = self.clock()
         self.free_rows.append((now, row))
-        for second in overrides_at(self.rows, self.header.rows_used, [row]):
-            self.references[<uint32_t>second] = 0
+        if second >= 0:
+            self.references[second] = 0
             self.free_rows.append((now, second))
 
     def drop_consumer(self, uint32_t row) -> None:
@@ -495,6 +501,8 @@ cdef class CredentialIndex:
         cdef credential_entry *e
         cdef credential_entry *to
         cdef uint64_t i, word, kept = 0, revoked = 0
+        cdef uint32_t row
+        cdef int64_t second
         cdef int64_t horizon = <int64_t>time.time() - keep_revoked
         self._check_writable()
         for i in range(self.header.slots):
@@ -521,10 +529,13 @@ cdef class CredentialIndex:
         # Nobody reads the new index yet: rows that were resting are free at once, and so are
         # those that only forgotten credentials named. What never had a credential is kept.
         resting = {row for _, row in self.free_rows}
-        owners = [row for row in range(self.header.rows_used) if new.references[<uint32_t>row]
-                  or self.references[<uint32_t>row] == 0 and row not in resting]
-        for second in overrides_at(new.rows, new.header.rows_used, owners):
-            new.references[<uint32_t>second] = 1
+        for row in range(self.header.rows_used):
+            if new.references[row] == HOLDS_OVERRIDES:
+                continue
+            if new.references[row] or self.references[row] == 0 and row not in resting:
+                second = overrides_row(new.rows, new.header.rows_used, row)
+                if second >= 0:
+                    new.references[second] = HOLDS_OVERRIDES
         for i in range(self.header.rows_used):
             if new.references[i] == 0 and (i in resting or self.references[i]):
                 new.free_rows.append((float("-inf"), i))
@@ -548,6 +559,8 @@ cdef class CredentialIndex:
     cdef _check_row(self, uint32_t row):
         if row >= self.header.rows_used:
             raise IndexError(f"consumer row {row}: {self.header.rows_used} were written")
+        if self.references[row] == HOLDS_OVERRIDES:
+            raise IndexError(f"consumer row {row} holds the overrides of another")
 
 
 cdef bint _forgotten(const credential_entry *e, int64_t horizon) noexcept nogil:
