@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from urllib.parse import quote
 
+from fastgate._core.http.phrases import PHRASES
 from fastgate.billing.amounts import show
 from fastgate.billing.diagnosis.diagnosis import Diagnosis, Step
 from fastgate.billing.moments import day, moment
@@ -20,7 +21,7 @@ from fastgate.model.units import Money
 from fastgate.portal.views import Ask, Input, Mark, View
 from fastgate.refusal.pages import RETRY_TEXTS
 from fastgate.refusal.remedies import PREFIX, PROBLEMS, REMEDIES, retry_of
-from fastgate.refusal.templates import MEMBERS, PHRASES
+from fastgate.refusal.templates import MEMBERS
 
 Path = Callable[[str], str]
 

@@ -6,8 +6,8 @@
         no_route: Nothing here. Request {{request_id}}
 
 `{{name}}` is a member of the reason's problem document, and what is not known of a request is left
-out, with the member of an object that is nothing else. So what a body may tell is what the
-gateway's own tells: a balance, for example, only to who has shown a valid credential.
+out, with the member of an object that is nothing else. So a body can show what the gateway's own
+shows and no more: a balance, for example, only after a valid credential.
 
 **Escaping.** A worker escapes a value for the form it stands in. In `body`, whose media type may be
 anything, values are escaped as in JSON, which changes none of them: they are numbers, times, words
@@ -24,13 +24,9 @@ from typing import Any, NamedTuple
 from fastgate.errors import REASONS, ConfigurationError, Reason
 from fastgate.model.gateway import ProblemBody
 from fastgate.refusal.members import Hole, Remedies, When, json_of
+from fastgate.refusal.pages import HTML_FIELDS, MARKDOWN_FIELDS
 
 PLAIN, JSON = "text/plain; charset=utf-8", "application/json"
-HTML_FIELDS = [
-    "Content-Type: text/html; charset=utf-8",
-    "X-Content-Type-Options: nosniff",
-    "Referrer-Policy: no-referrer",
-]
 MOST_BYTES, MOST_HOLES = 32 * 1024, 64
 _MARK = re.compile(rb"\x01[A-Z0-9]")
 _HOLE = re.compile(r"\{\{\s*([A-Za-z_][A-Za-z0-9_]*)\s*\}\}")
@@ -97,8 +93,7 @@ def forms(body: ProblemBody, members: Members, path: str) -> Forms:
         found = found._replace(html=Form(HTML_FIELDS, page))
     if body.markdown is not None:
         text = _text(body.markdown, members, f"{path}.markdown", str)
-        fields = ["Content-Type: text/markdown; charset=utf-8", "X-Content-Type-Options: nosniff"]
-        found = found._replace(markdown=Form(fields, text))
+        found = found._replace(markdown=Form(MARKDOWN_FIELDS, text))
     return found
 
 

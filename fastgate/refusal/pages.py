@@ -49,10 +49,12 @@ POLICY = (
 
 HTML_FIELDS = [
     "Content-Type: text/html; charset=utf-8",
-    f"Content-Security-Policy: {POLICY}",
     "X-Content-Type-Options: nosniff",
     "Referrer-Policy: no-referrer",
 ]
+"""Of any page in a refusal's place."""
+OWN_HTML_FIELDS = [*HTML_FIELDS, f"Content-Security-Policy: {POLICY}"]
+"""Of the gateway's own pages."""
 MARKDOWN_FIELDS = [
     "Content-Type: text/markdown; charset=utf-8",
     "X-Content-Type-Options: nosniff",

@@ -6,8 +6,8 @@ holes and leaves out the sections that do not apply (see `_core/exchange/refusal
 byte 0x01 and a letter).
 
     Content-Type: application/problem+json  ┐ fields: the worker appends PAYMENT-REQUIRED, Date,
-    Cache-Control: no-store                 │ X-Request-ID, RateLimit fields and CORS; the status
-    Vary: Accept, Authorization             ┘ and the length are told by the version of HTTP.
+    Cache-Control: no-store                 │ X-Request-ID, RateLimit fields and CORS; the
+    Vary: Accept, Authorization             ┘ codec the status and the length.
     {"type":"/_fastgate/problems/insufficient_balance","title":"Insufficient balance",
      "status":402,"detail":"…","instance":"urn:fastgate:request:<I>",
      "reason":"insufficient_balance",
@@ -28,6 +28,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from fastgate._core.http.phrases import PHRASES
 from fastgate.errors import REASONS, Reason
 from fastgate.model.gateway import ProblemBody
 from fastgate.refusal import bodies as chosen_bodies
@@ -38,25 +39,6 @@ from fastgate.refusal.remedies import DIAGNOSED, PREFIX, PROBLEMS, REMEDIES, WAI
 DEFAULT_BASE = "urn:fastgate:reason:"
 """What a problem's `type` begins with, where there are no pages and the configuration says
 nothing."""
-
-PHRASES = {
-    200: "OK", 201: "Created", 202: "Accepted", 203: "Non-Authoritative Information",
-    204: "No Content", 205: "Reset Content", 206: "Partial Content",
-    300: "Multiple Choices", 301: "Moved Permanently", 302: "Found", 303: "See Other",
-    304: "Not Modified", 307: "Temporary Redirect", 308: "Permanent Redirect",
-    400: "Bad Request", 401: "Unauthorized", 402: "Payment Required", 403: "Forbidden",
-    404: "Not Found", 405: "Method Not Allowed", 406: "Not Acceptable", 408: "Request Timeout",
-    409: "Conflict", 410: "Gone", 411: "Length Required", 412: "Precondition Failed",
-    413: "Content Too Large", 414: "URI Too Long", 415: "Unsupported Media Type",
-    416: "Range Not Satisfiable", 417: "Expectation Failed", 418: "I'm a Teapot",
-    421: "Misdirected Request", 422: "Unprocessable Content", 425: "Too Early",
-    426: "Upgrade Required", 428: "Precondition Required", 429: "Too Many Requests",
-    431: "Request Header Fields Too Large", 451: "Unavailable For Legal Reasons",
-    500: "Internal Server Error", 501: "Not Implemented", 502: "Bad Gateway",
-    503: "Service Unavailable", 504: "Gateway Timeout", 505: "HTTP Version Not Supported",
-    508: "Loop Detected", 511: "Network Authentication Required",
-}  # fmt: skip
-"""Reason phrases by status (RFC 9110 and the IANA registry)."""
 
 
 class Refusal(NamedTuple):
@@ -284,7 +266,7 @@ def _refusal(reason: Reason, base: str, server: str | None, links: Links) -> Ref
         _lines(["Content-Type: application/problem+json", *fields]),
         json_of(_problem(reason, base, links)),
         reason.close,
-        (_lines([*refusal_pages.HTML_FIELDS, *fields]), refusal_pages.html(page)),
+        (_lines([*refusal_pages.OWN_HTML_FIELDS, *fields]), refusal_pages.html(page)),
         (_lines([*refusal_pages.MARKDOWN_FIELDS, *fields]), refusal_pages.markdown(page)),
     )
 

@@ -8,10 +8,11 @@ from typing import get_args
 import h11
 import pytest
 
+from fastgate._core.http.phrases import PHRASES
 from fastgate._core.snapshot import snapshot
 from fastgate.errors import REASON_BY_CODE, REASON_BY_NUMBER, REASONS
 from fastgate.refusal.remedies import REMEDIES, Action, Retry
-from fastgate.refusal.templates import MEMBERS, PHRASES, Links, Refusal, refusals
+from fastgate.refusal.templates import MEMBERS, Links, Refusal, refusals
 
 HOLES = {
     "I": "0af7651916cd43dd8448eb211c80319c",

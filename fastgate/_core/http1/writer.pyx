@@ -5,7 +5,7 @@ part), what frames the body, the state of the connection. One copy of some hundr
 send() cost less than a writev() of twenty pieces. The beginning of a body that is here goes into the
 same buffer.
 
-How the end of an answer's body is told, `exchange.out`:
+How the client learns where an answer's body ends, `exchange.out`:
 
     NOTHING    there is no body, or its length was announced
     CHUNKED    by a last chunk
@@ -19,6 +19,7 @@ from libc.string cimport memcpy
 
 from fastgate._core.http.head cimport FRAMING_CHUNKED, HTTP_1_0, HTTP_1_1
 from fastgate._core.http.lines cimport end_line, put_line
+from fastgate._core.http.phrases cimport put_phrase
 from fastgate._core.io.transport cimport conn_queue, conn_resets
 from fastgate._core.platform.buffer cimport (
     HEADROOM, buf_borrow, buf_data, buf_head, buf_len, buf_return)
@@ -29,68 +30,6 @@ from fastgate._core.state cimport (
 cdef enum:
     AROUND = 256              # bytes of a first line and of what frames the body, without a phrase that came
     STATUS_LINE = 13          # "HTTP/1.1 200 "
-
-
-cdef extern from *:
-    """
-    static inline char *fg_put_phrase(char *p, unsigned status) {
-        const char *s = "";
-        switch (status) {
-        case 200: s = "OK"; break;
-        case 201: s = "Created"; break;
-        case 202: s = "Accepted"; break;
-        case 203: s = "Non-Authoritative Information"; break;
-        case 204: s = "No Content"; break;
-        case 205: s = "Reset Content"; break;
-        case 206: s = "Partial Content"; break;
-        case 300: s = "Multiple Choices"; break;
-        case 301: s = "Moved Permanently"; break;
-        case 302: s = "Found"; break;
-        case 303: s = "See Other"; break;
-        case 304: s = "Not Modified"; break;
-        case 307: s = "Temporary Redirect"; break;
-        case 308: s = "Permanent Redirect"; break;
-        case 400: s = "Bad Request"; break;
-        case 401: s = "Unauthorized"; break;
-        case 402: s = "Payment Required"; break;
-        case 403: s = "Forbidden"; break;
-        case 404: s = "Not Found"; break;
-        case 405: s = "Method Not Allowed"; break;
-        case 406: s = "Not Acceptable"; break;
-        case 408: s = "Request Timeout"; break;
-        case 409: s = "Conflict"; break;
-        case 410: s = "Gone"; break;
-        case 411: s = "Length Required"; break;
-        case 412: s = "Precondition Failed"; break;
-        case 413: s = "Content Too Large"; break;
-        case 414: s = "URI Too Long"; break;
-        case 415: s = "Unsupported Media Type"; break;
-        case 416: s = "Range Not Satisfiable"; break;
-        case 417: s = "Expectation Failed"; break;
-        case 418: s = "I'm a Teapot"; break;
-        case 421: s = "Misdirected Request"; break;
-        case 422: s = "Unprocessable Content"; break;
-        case 425: s = "Too Early"; break;
-        case 426: s = "Upgrade Required"; break;
-        case 428: s = "Precondition Required"; break;
-        case 429: s = "Too Many Requests"; break;
-        case 431: s = "Request Header Fields Too Large"; break;
-        case 451: s = "Unavailable For Legal Reasons"; break;
-        case 500: s = "Internal Server Error"; break;
-        case 501: s = "Not Implemented"; break;
-        case 502: s = "Bad Gateway"; break;
-        case 503: s = "Service Unavailable"; break;
-        case 504: s = "Gateway Timeout"; break;
-        case 505: s = "HTTP Version Not Supported"; break;
-        case 508: s = "Loop Detected"; break;
-        case 511: s = "Network Authentication Required"; break;
-        }
-        size_t n = strlen(s);
-        memcpy(p, s, n);
-        return p + n;
-    }
-    """
-    char *put_phrase "fg_put_phrase"(char *p, unsigned status) noexcept nogil
 
 
 # ---- pieces of heads ----------------------------------------------------------------------

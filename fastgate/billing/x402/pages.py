@@ -11,10 +11,10 @@ from html import escape
 from typing import Any
 from urllib.parse import urljoin
 
+from fastgate._core.http.phrases import PHRASES
 from fastgate.billing.x402.wire import PaymentOffer
 from fastgate.errors import Reason
 from fastgate.refusal import pages as refusal_pages
-from fastgate.refusal.templates import PHRASES
 
 HOW = (
     "An x402 client does this automatically: it signs the offer in the PAYMENT-REQUIRED field and "
@@ -64,7 +64,7 @@ def rendered(
     )
     request = problem["instance"].rpartition(":")[2].encode()
     if form == "html":
-        return refusal_pages.HTML_FIELDS, _filled(refusal_pages.html(page), request)
+        return refusal_pages.OWN_HTML_FIELDS, _filled(refusal_pages.html(page), request)
     return refusal_pages.MARKDOWN_FIELDS, _filled(refusal_pages.markdown(page), request)
 
 

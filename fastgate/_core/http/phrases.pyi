@@ -1,0 +1,2 @@
+PHRASES: dict[int, str]
+"""Reason phrases by status."""
