@@ -63,7 +63,6 @@ PERIODS = {
     "year": int(Period.PERIOD_YEAR),
 }
 _CORS_CREDENTIALS, _CORS_ANY = 1, 2  # cors_rec.flags
-_MOST = 2**62  # of a tolerance, in nanoseconds
 
 
 class RuleTables:
@@ -99,7 +98,6 @@ class RuleTables:
         if limit.name is not None and can_be_overridden(limit):
             override = stable_hash(override_name(owned.kind, limit.name))
         if isinstance(limit, Limit):
-            interval = limit.rate.interval_ns
             return self.image.limit(
                 identity=identity,
                 kind=LimitKind.LIMIT_RATE,
@@ -109,8 +107,8 @@ class RuleTables:
                 policy=policy,
                 headers=headers,
                 override_key=override,
-                interval_ns=interval,
-                tolerance_ns=min(interval * limit.bucket, _MOST),
+                interval_ns=limit.rate.interval_ns,
+                tolerance_ns=limit.tolerance_ns,
                 window_s=rate_window(limit),
             )
         if isinstance(limit, Quota):

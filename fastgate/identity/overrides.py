@@ -15,9 +15,6 @@ from fastgate.model import codec
 from fastgate.model.gateway import Limit, LimitOverride
 from fastgate.model.overrides import override_name
 
-LONGEST_NS = 2**62
-"""Of a tolerance, as in `config/rules.py`."""
-
 Numbers = Mapping[str, Mapping[str, Any]]
 """Plain data, by name of the limit."""
 
@@ -32,7 +29,7 @@ def encoded(overrides: Mapping[str, LimitOverride]) -> dict[str, dict[str, Any]]
 
 
 def rows(numbers: Numbers) -> list[Row]:
-    """What the index is told."""
+    """The same numbers, as the index takes them."""
     return [_row(name, override) for name, override in decoded(numbers).items()]
 
 
@@ -40,6 +37,5 @@ def _row(name: str, override: LimitOverride) -> Row:
     key = stable_hash(override_name(override.kind, name))
     if override.rate is None:
         return Row(key, override.requests or override.max or 0)
-    bucket = Limit(rate=override.rate, burst=override.burst).bucket
-    interval = override.rate.interval_ns
-    return Row(key, bucket, interval, min(interval * bucket, LONGEST_NS))
+    limit = Limit(rate=override.rate, burst=override.burst)
+    return Row(key, limit.bucket, override.rate.interval_ns, limit.tolerance_ns)

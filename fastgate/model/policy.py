@@ -103,6 +103,12 @@ class Limit(_Counted, frozen=True, kw_only=True):
         return self.rate.amount if self.burst is None else self.burst
 
     @property
+    def tolerance_ns(self) -> int:
+        """How far ahead of its rate it lets requests come: the time the bucket takes to fill, up
+        to 2**62 ns."""
+        return min(self.rate.interval_ns * self.bucket, 2**62)
+
+    @property
     def label(self) -> str:
         """The name shown to clients."""
         return self._label("rate")
