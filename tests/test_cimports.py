@@ -1,4 +1,4 @@
-"""Floors of the core: imports point down, and no module imports itself by a detour."""
+"""Imports in the core: they point down, by no detour to the module itself, and are used."""
 
 from __future__ import annotations
 
@@ -45,6 +45,18 @@ def imports(module: str) -> Iterator[str]:
             yield from (name for name in found if name != module)
 
 
+def cimported(text: str) -> dict[str, str]:
+    """Name → module, of what a file cimports."""
+    found = {}
+    for module, names in re.findall(r"^from (\S+) cimport (\([^)]*\)|[^\n]*)", text, re.MULTILINE):
+        for each in re.sub(r"#.*", "", names).strip("()").split(","):
+            if each.strip():
+                found[each.split()[-1]] = module
+    for module, alias in re.findall(r"^cimport (\S+)(?: as (\w+))?", text, re.MULTILINE):
+        found[alias or module] = module
+    return found
+
+
 def graph() -> dict[str, set[str]]:
     """Every module of the core with what it imports."""
     modules = {
@@ -88,6 +100,28 @@ def test_every_place_is_taken() -> None:
     modules = set(graph())
     rooms = {module.partition(".")[0] for module in modules}
     assert {name for floor in FLOORS for name in floor.split()} <= modules | rooms
+
+
+def test_what_is_cimported_is_used() -> None:
+    """What a .pxd brings in may be used by its .pyx, or by those that cimport it from there."""
+    unused = []
+    texts = {path: path.read_text() for path in CORE.rglob("*.p[yx][xd]")}
+    passed_on = {(m.rsplit(".")[-1], n) for t in texts.values() for n, m in cimported(t).items()}
+    for path, text in texts.items():
+        code = text
+        if path.suffix == ".pxd" and path.with_suffix(".pyx").exists():
+            code += path.with_suffix(".pyx").read_text()
+        imports = r"^(from \S+ cimport (\([^)]*\)|[^\n]*)|cimport [^\n]*)"
+        code = re.sub(imports, "", code, flags=re.MULTILINE)
+        code = re.sub(r'""".*?"""', "", code, flags=re.DOTALL)
+        code = re.sub(r"#[^\n]*", "", code)
+        unused += [
+            f"{path.relative_to(CORE)}: {each} of {module}"
+            for each, module in cimported(text).items()
+            if not re.search(rf"(?<![\w.]){re.escape(each)}\b", code)
+            and not (path.suffix == ".pxd" and (path.stem, each) in passed_on)
+        ]
+    assert unused == []
 
 
 SYSTEM_CALLS = {
