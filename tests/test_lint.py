@@ -124,6 +124,20 @@ def test_cython_directives_stand_in_setup() -> None:
     assert found == []
 
 
+# ---- patterns of texts -----------------------------------------------------------------------
+
+
+def test_patterns_end_where_the_text_ends() -> None:
+    """msgspec searches with Python's `re`, whose `$` also stands before a last line feed."""
+    open_ended = [
+        f"{name(path)}: {found}"
+        for path in files({".py"})
+        if name(path).startswith("fastgate/")
+        for found in re.findall(r"""pattern=(r?f?"[^"]*\$)\"""", path.read_text())
+    ]
+    assert open_ended == [], "write them with `whole` or `worded` of fastgate.model.base"
+
+
 # ---- files -------------------------------------------------------------------------------
 
 

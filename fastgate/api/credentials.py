@@ -18,6 +18,7 @@ from fastgate.api.parties import changes_of, consumer_of_store, matched, tagged
 from fastgate.api.problems import invalid
 from fastgate.config import references
 from fastgate.errors import ConfigurationError
+from fastgate.model.base import whole
 from fastgate.model.values import KEY_CHARACTER, KEY_MOST
 from fastgate.store.cache import KeyRecord
 from fastgate.store.pages import Page
@@ -27,13 +28,16 @@ Label = Annotated[
     str,
     Meta(
         max_length=200,
-        pattern=r"^[^\x00-\x1f\x7f]*$",
+        pattern=whole(r"^[^\x00-\x1f\x7f]*$"),
         description="For people: where the key is used.",
     ),
 ]
 Environment = Annotated[
     str,
-    Meta(pattern=r"^[a-z0-9]{1,16}$", description="A part of the key that people can see: live."),
+    Meta(
+        pattern=whole(r"^[a-z0-9]{1,16}$"),
+        description="A part of the key that people can see: live.",
+    ),
 ]
 
 
@@ -41,7 +45,7 @@ GIVEN_LEAST = 16  # characters; shorter keys only come from configurations
 GivenKey = Annotated[
     str,
     Meta(
-        pattern=f"^{KEY_CHARACTER}{{{GIVEN_LEAST},{KEY_MOST}}}$",
+        pattern=whole(f"^{KEY_CHARACTER}{{{GIVEN_LEAST},{KEY_MOST}}}$"),
         description=f"Take this key, of {GIVEN_LEAST} to {KEY_MOST} printable characters, from "
         "another gateway instead of making one.",
     ),

@@ -15,15 +15,15 @@ from fastgate.api.context import AnyRequest, Context, Ctx
 from fastgate.api.describe import spec
 from fastgate.api.paging import LIMIT, Limit, Text
 from fastgate.api.problems import invalid
+from fastgate.model.party import PARTY_NAME
 from fastgate.store.cache import ConsumerRecord
 from fastgate.store.pages import Page, decode_cursor, encode_cursor, page_of
 from fastgate.store.parties import Account, Consumer
 
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._@+ -]{0,94}$"
 Name = Annotated[
     str,
     Meta(
-        pattern=NAME,
+        pattern=PARTY_NAME,
         description="1 to 95 letters, digits, spaces and . _ @ + -, a letter or digit first.",
     ),
 ]

@@ -16,6 +16,7 @@ from fastgate.api.describe import spec
 from fastgate.api.paging import LIMIT, Limit, Text
 from fastgate.api.problems import Problem
 from fastgate.api.roles import Role
+from fastgate.model.base import whole
 from fastgate.store.pages import Page
 from fastgate.store.tokens import TokenRow
 
@@ -29,7 +30,7 @@ class TokenNew(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Meta(
             min_length=1,
             max_length=200,
-            pattern=r"^[^\x00-\x1f\x7f]*$",
+            pattern=whole(r"^[^\x00-\x1f\x7f]*$"),
             description="Whose it is; the author in revisions.",
         ),
     ]

@@ -390,11 +390,8 @@ class ProblemBody(Model, frozen=True, kw_only=True):
             raise ValueError(f"body is for everyone; leave out {' and '.join(forms)}, or body")
         if self.body is None and not forms:
             raise ValueError("give json, html, markdown or body")
-        if self.content_type is not None:
-            if self.json is None and self.body is None:
-                raise ValueError("content_type: belongs to json or body")
-            if "\n" in self.content_type:
-                raise ValueError("content_type: has a line break")
+        if self.content_type is not None and self.json is None and self.body is None:
+            raise ValueError("content_type: belongs to json or body")
 
 
 class Problems(Model, frozen=True, kw_only=True):

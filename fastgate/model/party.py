@@ -18,6 +18,12 @@ from fastgate.model.billing import Price
 from fastgate.model.policy import MAX_OVERRIDES, LimitOverride, Rules
 from fastgate.model.values import KeyDigest
 
+PARTY_NAME = worded(
+    r"^[A-Za-z0-9][A-Za-z0-9._@+ -]{0,94}$",
+    "a name: 1 to 95 letters, digits, spaces, '.', '_', '@', '+' or '-', beginning with a letter "
+    "or digit",
+)
+
 
 class Plan(Rules, frozen=True, kw_only=True):
     """What a group of consumers may use, and how much of it."""
@@ -48,11 +54,7 @@ class Consumer(Model, frozen=True, kw_only=True):
     name: Annotated[
         str,
         Meta(
-            pattern=worded(
-                r"^[A-Za-z0-9][A-Za-z0-9._@+ -]{0,94}$",
-                "a name: 1 to 95 letters, digits, spaces, '.', '_', '@', '+' or '-', beginning "
-                "with a letter or digit",
-            ),
+            pattern=PARTY_NAME,
             description="Its name, also towards upstreams (`X-Consumer-Name`).",
         ),
     ]

@@ -223,6 +223,9 @@ async def test_a_key_from_elsewhere(api: Client, world: Any) -> None:
     assert world.reason_for("from-another-gateway-1") == 0
     is_problem(await api.post(base, json={"key": "from-another-gateway-1"}), 409, "conflict")
     is_problem(await api.post(base, json={"key": "short"}), 422, "invalid_member")
+    is_problem(
+        await api.post(base, json={"key": "a-key-of-another-gateway\n"}), 422, "invalid_member"
+    )
     is_problem(await api.post(base, json={"key": "demo-key-0123456789"}), 409, "conflict")
 
 

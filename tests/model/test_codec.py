@@ -16,9 +16,12 @@ from fastgate.model.base import Model
 from fastgate.model.gateway import (
     Addresses,
     Auth,
+    Consumer,
     Cors,
     Duration,
     Gateway,
+    HeaderRules,
+    Health,
     Limit,
     Quota,
     Respond,
@@ -410,3 +413,18 @@ def test_the_model_imports_nothing_heavy() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "says"),
+    [
+        (Consumer, {"name": "acme\n"}, "is not a name"),
+        (HeaderRules, {"set": {"x-by": "us\n"}}, "is not a header value"),
+        (HeaderRules, {"set": {"x-by\n": "us"}}, "is not an HTTP token"),
+        (Health, {"path": "/live\n"}, "is not a path"),
+        (Health, {"path": "/live", "headers": {"x-probe": "1\n"}}, "is not a header value"),
+    ],
+)
+def test_a_line_end_after_a_text_is_no_part_of_it(kind: Any, data: Any, says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        codec.decode(data, kind)

@@ -152,3 +152,9 @@ def _values(kind: type[Value]) -> Iterator[type[Value]]:
     for one in kind.__subclasses__():
         yield one
         yield from _values(one)
+
+
+@pytest.mark.parametrize("pattern", [p for p in PATTERNS if "$" in p])
+def test_no_pattern_takes_a_line_end_after_the_text(pattern: str) -> None:
+    """Python's `$` alone would."""
+    assert pattern.endswith("$(?!\\n)")

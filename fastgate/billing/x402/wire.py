@@ -28,6 +28,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta, Struct
 
+from fastgate.model.base import whole
 from fastgate.model.x402 import ADDRESS, Terms
 
 MAX_FIELD = 8192
@@ -39,11 +40,11 @@ BINDING = "fastgate"
 _LONGEST_URL = 2048
 _T = TypeVar("_T")
 
-Decimal = Annotated[str, Meta(pattern=r"^(0|[1-9][0-9]{0,77})$")]
-_Hex32 = Annotated[str, Meta(pattern=r"^0x[0-9a-fA-F]{64}$")]
-_Hex = Annotated[str, Meta(pattern=r"^0x([0-9a-fA-F]{2}){65,4096}$")]
+Decimal = Annotated[str, Meta(pattern=whole(r"^(0|[1-9][0-9]{0,77})$"))]
+_Hex32 = Annotated[str, Meta(pattern=whole(r"^0x[0-9a-fA-F]{64}$"))]
+_Hex = Annotated[str, Meta(pattern=whole(r"^0x([0-9a-fA-F]{2}){65,4096}$"))]
 _Address = Annotated[str, Meta(pattern=ADDRESS)]
-_Identifier = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{16,128}$")]
+_Identifier = Annotated[str, Meta(pattern=whole(r"^[A-Za-z0-9_-]{16,128}$"))]
 
 __all__ = ["IDENTIFIER", "Invalid", "Payment", "PaymentOffer", "Presented", "encode", "read"]
 
