@@ -96,8 +96,8 @@ class FeeWorld:
             )
         )
 
-    async def told(self, payment: Payment) -> None:
-        """The payment's own news, once more, as providers tell it with whatever is about it."""
+    async def deliver(self, payment: Payment) -> None:
+        """The payment's own event, once more, as providers send it with those about it."""
         await self.fact(EventKind.PAYMENT_SUCCEEDED, payment, payment.reference)
 
     async def books(self, currency: str = "USD") -> tuple[int, int, int, int]:

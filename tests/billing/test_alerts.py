@@ -43,12 +43,12 @@ def spent(used: int, limit: int = 100 * USD, **more: object) -> LimitUsage:
 
 async def test_each_level_is_told_once_a_period_and_a_leap_tells_the_highest(store: Store) -> None:
     parts = BillingParts(store)
-    told = []
+    sent = []
     for percent in (10, 50, 51, 79, 97, 97, 60, 96, 100, 130):
         notice = await parts.alerts.usage(spent(percent * USD))
         if notice is not None:
-            told.append((percent, notice.title))
-    assert told == [
+            sent.append((percent, notice.title))
+    assert sent == [
         (50, "50 % of spending of the account spent"),
         (97, "95 % of spending of the account spent"),
         (100, "100 % of spending of the account spent"),
@@ -93,12 +93,12 @@ async def look_at(
 
 async def test_a_low_balance_is_told_once_a_dip(store: Store) -> None:
     parts = BillingParts(store, {"notices": {"low_balance": "5 USD"}})
-    told = []
+    sent = []
     for balance in (9, 5, 4, 3, 0, 12, 4, 4):
         for _ in range(2):
             found = await look_at(parts, "acc_1", "USD", balance * USD)
-            told += [(balance, notice.title) for notice in found]
-    assert told == [(4, "Balance low: 4.00 USD"), (4, "Balance low: 4.00 USD")]
+            sent += [(balance, notice.title) for notice in found]
+    assert sent == [(4, "Balance low: 4.00 USD"), (4, "Balance low: 4.00 USD")]
     assert await look_at(parts, "acc_1", "EUR", 0) == []  # the rule is in USD
     account = await parts.account(low_balance=50 * USD)
     assert len(await look_at(parts, account, "USD", 49 * USD)) == 1
@@ -107,7 +107,7 @@ async def test_a_low_balance_is_told_once_a_dip(store: Store) -> None:
 async def test_empty_in_three_hours(store: Store) -> None:
     parts = BillingParts(store)
     balance, total = 100 * USD, 0
-    told = []
+    sent = []
 
     async def look(minutes: int, rate: int) -> None:
         """Time passes; `rate` is spent an hour."""
@@ -115,21 +115,21 @@ async def test_empty_in_three_hours(store: Store) -> None:
         cost = rate * USD * minutes // 60
         balance, total = balance - cost, total + cost
         parts.clock.pass_(minutes=minutes)
-        told.extend(await look_at(parts, "acc_1", "USD", balance, total))
+        sent.extend(await look_at(parts, "acc_1", "USD", balance, total))
 
     await look(0, 0)
     for _ in range(6):
         await look(10, 10)  # 90 left, nine hours
-    assert told == []
+    assert sent == []
     for _ in range(6):
         await look(10, 25)  # 65 left, in less than three hours
-    assert [notice.kind for notice in told] == ["balance.burning"]
-    assert "at the rate of" in told[0].body
+    assert [notice.kind for notice in sent] == ["balance.burning"]
+    assert "at the rate of" in sent[0].body
     balance += 1000 * USD  # topped up: the rate is what it was, the balance lasts
     await look(10, 25)
     balance = 20 * USD
     await look(10, 25)
-    assert [notice.kind for notice in told] == ["balance.burning"] * 2
+    assert [notice.kind for notice in sent] == ["balance.burning"] * 2
 
 
 samples = st.lists(st.tuples(st.integers(1, 3600), st.integers(0, 10**9)), min_size=1, max_size=60)

@@ -26,15 +26,15 @@ CENT = 10_000
 class Audited(StripeSetup):
     """A gateway whose Stripe account is looked at."""
 
-    async def paid_in(self, text: str = "10 EUR", *, told: bool = True) -> str:
-        """A top-up is paid; the payment's reference. told: the gateway hears of it."""
+    async def paid_in(self, text: str = "10 EUR", *, delivered: bool = True) -> str:
+        """A top-up is paid; the payment's reference. delivered: the gateway has its webhook."""
         page = await self.chain.create_top_up("acc_a", Money.parse(text), "https://b")
         self.kit.pay(page.reference)
-        if told:
-            await self.told()
+        if delivered:
+            await self.deliver_events()
         return str(self.kit.objects[page.reference]["payment_intent"])
 
-    async def told(self) -> None:
+    async def deliver_events(self) -> None:
         await self.reconciler.run("stripe", START)
         while await self.inbox.work():
             pass
@@ -64,7 +64,7 @@ async def test_clearing_is_balance_and_payouts_and_fees(setup: Audited) -> None:
     payment = await setup.paid_in("20 EUR")
     kit.moved("fee", kit.new("fee", currency="eur"), -7)  # one that is not
     kit.refund(payment, 500)
-    await setup.told()
+    await setup.deliver_events()
     kit.pay_out(1100, "eur")
     check = await setup.audit()
     assert check.passed, check
@@ -90,11 +90,11 @@ async def test_a_payout_that_fails_is_in_the_balance_again(setup: Audited) -> No
 
 async def test_a_payment_that_nobody_booked_is_named(setup: Audited) -> None:
     await setup.paid_in()
-    payment = await setup.paid_in("3 EUR", told=False)
+    payment = await setup.paid_in("3 EUR", delivered=False)
     check = await setup.audit()
     assert check.findings == [f"payment {payment}: 3000000 micros of EUR there, not booked here"]
     assert check.numbers["EUR.difference"] == -300 * CENT
-    await setup.told()
+    await setup.deliver_events()
     assert (await setup.audit()).passed
 
 
@@ -105,7 +105,7 @@ async def test_a_refund_that_nobody_booked_is_named(setup: Audited) -> None:
         f"refund {refund['id']}: -2500000 micros of EUR there, not booked here"
     ]
     assert check.numbers["EUR.difference"] == 250 * CENT
-    await setup.told()
+    await setup.deliver_events()
     assert (await setup.audit()).passed
 
 
@@ -146,7 +146,7 @@ async def test_a_dispute_is_contested_until_it_is_decided(setup: Audited) -> Non
     kit.dispute_fee = 15
     kept, lost = await setup.paid_in(), await setup.paid_in("4 EUR")
     disputes = [kit.dispute(one)["data"]["object"]["id"] for one in (kept, lost)]
-    await setup.told()
+    await setup.deliver_events()
     check = await setup.audit()
     assert check.passed, check
     assert check.numbers["EUR.clearing"] == 1400 * CENT
@@ -154,7 +154,7 @@ async def test_a_dispute_is_contested_until_it_is_decided(setup: Audited) -> Non
     assert (check.numbers["EUR.contested"], check.numbers["EUR.fees"]) == (1400 * CENT, 30 * CENT)
     kit.end_dispute(disputes[0], "won")
     kit.end_dispute(disputes[1], "lost")
-    await setup.told()
+    await setup.deliver_events()
     check = await setup.audit()
     assert check.passed, check
     assert "EUR.contested" not in check.numbers
@@ -166,7 +166,7 @@ async def test_settled_in_another_currency(setup: Audited) -> None:
     kit.settles, kit.rate, kit.fee = "usd", 1.2, 40
     payment = await setup.paid_in()
     kit.refund(payment, 100)
-    await setup.told()
+    await setup.deliver_events()
     check = await setup.audit()
     assert check.passed, check
     assert check.numbers == {
@@ -196,13 +196,13 @@ async def test_other_sales_of_the_account_are_no_business_of_ours(setup: Audited
 async def test_what_arrives_while_the_audit_reads_is_no_difference(setup: Audited) -> None:
     await setup.paid_in()
     statement = setup.provider.statement
-    told = False
+    arrived = False
 
     async def late() -> object:
-        nonlocal told
+        nonlocal arrived
         found = await statement()
-        if not told:
-            told = True
+        if not arrived:
+            arrived = True
             await setup.paid_in("3 EUR")
         return found
 

@@ -86,7 +86,7 @@ async def test_the_cap_is_of_the_calendar_month_of_the_account(store: Store) -> 
     for _ in range(4):
         await parts.recharges.check(account, 0, "USD")
     assert parts.charger.taken == 40 * USD  # a third would make 60 of 50
-    assert await parts.kinds(account) == ["recharge.capped"]  # told once
+    assert await parts.kinds(account) == ["recharge.capped"]  # once
     parts.clock.now = datetime(2026, 11, 30, 14, 59, tzinfo=UTC)
     assert await parts.recharges.check(account, 0, "USD") is None
     parts.clock.pass_(minutes=1)  # December in Tokyo

@@ -112,8 +112,8 @@ async def test_a_card_that_is_short_is_tried_again_then_402_then_the_end(store: 
         assert await code(parts, ident) == (expected if day < 37 else "subscription_expired"), day
     assert tries == {0: 1, 1: 1, 3: 1, 7: 1, 14: 1}
     assert len({key for key, _, _ in parts.charger.calls}) == len(parts.charger.calls)
-    told = [kind for kind in await parts.kinds(account) if kind != "subscription.renewing"]
-    assert told == [
+    notices = [kind for kind in await parts.kinds(account) if kind != "subscription.renewing"]
+    assert notices == [
         "payment.succeeded",
         *["payment.failed"] * 3,
         "subscription.suspended",
@@ -132,8 +132,8 @@ async def test_a_retry_that_succeeds_brings_access_back_at_once(store: Store) ->
     assert await code(parts, ident) == "payment_failed"
     changed: list[str] = []
 
-    async def listener(told: str) -> None:
-        changed.append(told)
+    async def listener(account: str) -> None:
+        changed.append(account)
 
     parts.subscriptions.on_change.append(listener)
     await parts.until(DECEMBER + 14 * DAY)

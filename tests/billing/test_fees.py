@@ -49,7 +49,7 @@ async def test_a_fee_is_earned_and_the_provider_has_it(fees: FeeWorld) -> None:
     assert await fees.books() == (0, 0, BASIC, BASIC)
     (payment,) = await fees.paid()
     for _ in range(2):
-        await fees.told(payment)
+        await fees.deliver(payment)
     assert await fees.books() == (0, 0, BASIC, BASIC)
     await fees.audited()
 
@@ -69,7 +69,7 @@ async def test_a_charge_back_is_a_payment_that_failed_for_good(fees: FeeWorld) -
     assert await fees.books() == (0, BIG, 0, BIG)
     assert await fees.state(ident) == (State.GRACE, None)  # access goes on for the grace
     for _ in range(2):  # whatever is told again, of that payment or of the dispute
-        await fees.told(payment)
+        await fees.deliver(payment)
         await fees.fact(EventKind.DISPUTE_OPENED, payment, "dp_1")
     assert (await fees.parts.invoices.get(payment.subject)).status is Status.OPEN
     await fees.audited()
@@ -102,7 +102,7 @@ async def test_a_dispute_that_is_won_brings_everything_back(fees: FeeWorld) -> N
     assert await fees.state(ident) == (State.ACTIVE, None)
     assert (await fees.parts.subscriptions.get(ident)).paid_through == before.paid_through
     assert (await fees.parts.invoices.get(payment.subject)).status is Status.PAID
-    await fees.told(payment)
+    await fees.deliver(payment)
     await fees.fact(EventKind.DISPUTE_OPENED, payment, "dp_1")  # an old telling
     assert await fees.state(ident) == (State.ACTIVE, None)
     assert await fees.books() == (0, 0, BASIC, BASIC)
@@ -119,7 +119,7 @@ async def test_paid_again_while_contested_and_won_after_all(fees: FeeWorld) -> N
     assert await fees.state(ident) == (State.ACTIVE, None)
     assert len(await fees.paid()) == 2
     await fees.fact(EventKind.DISPUTE_WON, payment, "dp_1")
-    await fees.told(payment)
+    await fees.deliver(payment)
     await fees.parts.settle()
     assert await fees.books() == (BASIC, 0, BASIC, 2 * BASIC)
     await fees.parts.invoices.by_key(twice_key("one", payment.reference))
@@ -136,7 +136,7 @@ async def test_a_fee_that_is_refunded_ends_what_it_was_for(fees: FeeWorld) -> No
     assert (await fees.parts.invoices.get(payment.subject)).status is Status.RETURNED
     with pytest.raises(ConflictError):
         await fees.parts.subscriptions.change_plan(ident, "basic")
-    await fees.told(payment)
+    await fees.deliver(payment)
     await fees.fact(EventKind.REFUND, payment, result.reference, "r1")
     assert await fees.state(ident) == (State.EXPIRED, "subscription_expired")
     assert await fees.books() == (0, 0, 0, 0)
@@ -231,7 +231,7 @@ async def test_a_fee_that_was_paid_twice_goes_back_once(fees: FeeWorld) -> None:
     await fees.parts.dunning.method_attached(fees.account)
     await fees.parts.settle()
     await fees.fact(EventKind.DISPUTE_WON, first, "dp_1")
-    await fees.told(first)
+    await fees.deliver(first)
     await fees.parts.settle()
     (second,) = [one for one in await fees.paid() if one.reference != first.reference]
     note = await fees.change(ident, "free")
@@ -260,7 +260,7 @@ async def test_a_fee_that_was_credited_is_not_credited_again_when_its_dispute_is
     assert (await fees.parts.invoices.get(first.subject)).status is Status.VOID
     await fees.fact(EventKind.DISPUTE_WON, first, "dp_1")
     for _ in range(2):
-        await fees.told(first)
+        await fees.deliver(first)
         await fees.parts.settle()
     available, held, _, _ = await fees.books()
     assert (available, held) == (BIG, 0)  # the note, and the rest of what paid a void invoice
@@ -332,7 +332,7 @@ async def test_a_payment_in_another_currency_or_too_small_pays_no_invoice(fees: 
             paid_at=fees.parts.clock(),
         )
         for _ in range(2):
-            await fees.told(payment)
+            await fees.deliver(payment)
         assert (await fees.parts.invoices.get(bill.id)).status is Status.OPEN
     for note in await fees.parts.invoices.open_credits():
         await fees.parts.schedule._credit(note)

@@ -57,7 +57,7 @@ async def test_a_dispute_takes_the_credit_with_it(fees: FeeWorld) -> None:
     for _ in range(2):
         await fees.fact(EventKind.DISPUTE_LOST, payment, "dp_1")
         assert await fees.books() == (0, 0, 0, 0)
-        await fees.told(payment)
+        await fees.deliver(payment)
     await fees.audited()
 
 
@@ -79,7 +79,7 @@ async def test_a_dispute_that_is_won_gives_the_credit_again(fees: FeeWorld) -> N
     await fees.fact(EventKind.DISPUTE_OPENED, payment, "dp_1")
     for _ in range(2):
         await fees.fact(EventKind.DISPUTE_WON, payment, "dp_1")
-        await fees.told(payment)
+        await fees.deliver(payment)
         assert await fees.books() == (credit, 0, BIG - credit, BIG)
     assert await fees.state(ident) == (State.ACTIVE, None)
     await fees.audited()
@@ -111,7 +111,7 @@ async def test_a_payment_that_was_credited_whole_takes_that_with_it(fees: FeeWor
     await fees.parts.dunning.method_attached(fees.account)
     await fees.parts.settle()
     await fees.fact(EventKind.DISPUTE_WON, first, "dp_1")
-    await fees.told(first)
+    await fees.deliver(first)
     await fees.parts.settle()
     assert await fees.books() == (BASIC, 0, BASIC, 2 * BASIC)
     (second,) = [one for one in await fees.paid() if one.reference != first.reference]

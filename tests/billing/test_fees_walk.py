@@ -146,7 +146,7 @@ class Walk:
     async def tell(self, _: Payment) -> None:
         payments = await self.fees.paid()
         for each in self.random.sample(payments, len(payments)):
-            await self.fees.told(each)
+            await self.fees.deliver(each)
 
     async def leap(self, _: Payment) -> None:
         for _days in range(self.random.randint(3, 20)):

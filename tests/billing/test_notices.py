@@ -1,4 +1,4 @@
-"""Notices: complete texts, each told once, by every way it has to go; reminders in time."""
+"""Notices: complete texts, each sent once, by every way it has to go; reminders in time."""
 
 from __future__ import annotations
 
@@ -227,16 +227,16 @@ def test_whenever_the_scheduler_comes_nobody_is_told_twice_or_late(
     visits: list[datetime], zone: str
 ) -> None:
     found = subscription(State.ACTIVE, zone=zone)
-    told: list[int] = []
+    reminded: list[int] = []
     for now in sorted(visits):
         due = reminder_due(found, DAYS, now)
-        if due is None or (told and told[-1] == due.days):
+        if due is None or (reminded and reminded[-1] == due.days):
             continue
-        told.append(due.days)
+        reminded.append(due.days)
         assert due.at <= now < found.period_end
         later = [one for one in reminders(found, DAYS) if one.days < due.days]
         assert all(one.at > now for one in later)
-    assert told == sorted(set(told), reverse=True)
+    assert reminded == sorted(set(reminded), reverse=True)
 
 
 @given(hours)

@@ -40,11 +40,11 @@ class Bench:
         self.providers = [Scripted(name, self.clock) for name in names]
         self.attempts = AttemptTable(store)
         self.chain = Chain(self.providers, self.attempts, self.clock, TERMS)
-        self.told: list[ProviderEvent] = []
+        self.events: list[ProviderEvent] = []
         self.chain.on_success.append(self._hear)
 
     async def _hear(self, event: ProviderEvent) -> None:
-        self.told.append(event)
+        self.events.append(event)
 
     @property
     def one(self) -> Scripted:
@@ -101,7 +101,7 @@ async def test_a_success_is_told_at_once_and_once_for_the_key(bench: Bench) -> N
     assert (first.status, first.provider) == (ChargeStatus.SUCCEEDED, "one")
     assert await bench.chain.charge_saved("acc", EUR, "k", subject="why") == first
     assert bench.one.sent == ["charge k"]
-    (event,) = bench.told
+    (event,) = bench.events
     assert (event.kind, event.attempt, event.subject) == (EventKind.PAYMENT_SUCCEEDED, "k", "why")
     assert await bench.chain.find_charge("acc", "k", START) == first
     assert await bench.chain.find_charge("acc_b", "k", START) is None
@@ -121,7 +121,7 @@ async def test_what_fails_to_be_applied_does_not_fail_the_charge(bench: Bench) -
 
     bench.chain.on_success.insert(0, fails)
     assert (await bench.chain.charge_saved("acc", EUR, "k")).status is ChargeStatus.SUCCEEDED
-    assert len(bench.told) == 1
+    assert len(bench.events) == 1
 
 
 async def test_the_next_is_charged_only_if_the_first_surely_was_not(bench: Bench) -> None:
@@ -164,11 +164,11 @@ async def test_nothing_sent_is_begun_anew_with_the_same_key(bench: Bench) -> Non
 async def test_a_lost_answer_is_found_and_told(bench: Bench) -> None:
     bench.one.mood = "lost"
     assert (await bench.chain.charge_saved("acc", EUR, "k")).status is ChargeStatus.PENDING
-    assert bench.told == []
+    assert bench.events == []
     bench.one.mood = "up"
     assert (await bench.chain.charge_saved("acc", EUR, "k")).status is ChargeStatus.SUCCEEDED
     assert bench.one.sent == ["charge k", "find k"]
-    assert len(bench.told) == 1
+    assert len(bench.events) == 1
 
 
 async def test_open_charges_are_settled_when_they_are_due(bench: Bench) -> None:
@@ -179,7 +179,7 @@ async def test_open_charges_are_settled_when_they_are_due(bench: Bench) -> None:
     bench.clock.pass_(minutes=1)
     ((attempt, result),) = await bench.chain.settle()
     assert (attempt.key, result.status) == ("k", ChargeStatus.SUCCEEDED)
-    assert len(bench.told) == 1
+    assert len(bench.events) == 1
     bench.clock.pass_(days=1)
     assert await bench.chain.settle() == []
 
@@ -300,12 +300,12 @@ def test_no_key_is_ever_charged_twice(
         bench.clock.pass_(hours=2)
         await bench.chain.look()
         await bench.chain.settle()
-        told = {event.attempt for event in bench.told}
+        charged = {event.attempt for event in bench.events}
         for provider in bench.providers:
             for key, result in provider.charges.items():
                 if result.status is ChargeStatus.SUCCEEDED:
-                    assert key in told
-        assert {event.purpose for event in bench.told} <= {Purpose.TOP_UP}
+                    assert key in charged
+        assert {event.purpose for event in bench.events} <= {Purpose.TOP_UP}
         await store.stop()
 
     asyncio.run(run())

@@ -91,12 +91,12 @@ async def test_a_top_up_is_paid_on_a_page(setup: Setup) -> None:
     assert session["success_url"] == "https://shop.example/back?lang=de&checkout=done"
     assert session["cancel_url"] == "https://shop.example/back?lang=de&checkout=canceled"
     succeeded, completed = setup.kit.pay(checkout.reference)
-    told = await setup.facts(completed)
-    (fact,) = told
+    facts = await setup.facts(completed)
+    (fact,) = facts
     assert fact.kind is EventKind.PAYMENT_SUCCEEDED
     assert (fact.account, fact.amount) == ("acc_a", Money.parse("12.50 EUR"))
     assert fact.purpose is Purpose.TOP_UP
-    assert await setup.facts(succeeded) == told  # two events, one fact
+    assert await setup.facts(succeeded) == facts  # two events, one fact
 
 
 async def test_an_account_is_one_customer(setup: Setup) -> None:
@@ -304,13 +304,13 @@ async def test_refunds_are_told_with_their_payment_and_key(setup: Setup) -> None
     paid = await setup.provider.charge_saved("acc_a", EUR, "k1")
     made = await setup.provider.refund(paid.reference, Money.parse("4 EUR"), "r1")
     charge_refunded, created = setup.kit.events[-2:]
-    told = await setup.facts(created)
-    payment, refund = told
+    facts = await setup.facts(created)
+    payment, refund = facts
     assert (payment.kind, payment.reference) == (EventKind.PAYMENT_SUCCEEDED, paid.reference)
     assert (refund.kind, refund.reference) == (EventKind.REFUND, made.reference)
     assert (refund.payment, refund.attempt) == (paid.reference, "r1")
     assert (refund.account, refund.amount) == ("acc_a", Money.parse("4 EUR"))
-    assert await setup.facts(charge_refunded) == told
+    assert await setup.facts(charge_refunded) == facts
     failed = await setup.facts(setup.kit.fail_refund(made.reference))
     assert [fact.kind for fact in failed] == [
         EventKind.PAYMENT_SUCCEEDED,
@@ -394,8 +394,8 @@ async def test_invoices_are_told_with_the_subscription_they_belong_to(setup: Set
         assert (await setup.facts(needs))[1].kind is kind
     upcoming = {**invoice}
     del upcoming["id"]
-    told = await setup.facts(setup.kit.tell("invoice.upcoming", upcoming))
-    assert told[1].kind is EventKind.INVOICE_UPCOMING
+    facts = await setup.facts(setup.kit.tell("invoice.upcoming", upcoming))
+    assert facts[1].kind is EventKind.INVOICE_UPCOMING
 
 
 async def test_the_end_of_a_trial_is_told_while_it_lasts(setup: Setup) -> None:

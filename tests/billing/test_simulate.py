@@ -44,9 +44,9 @@ async def test_a_failing_card_from_the_first_decline_to_the_end() -> None:
         ("12-15", "subscription_past_due"),
         ("12-26", "subscription_expired"),
     ]
-    told = [what for _, what in rows(timeline, "notice")]
-    assert told.count("subscription.renewing") == 4
-    assert told[-2:] == ["subscription.grace", "subscription.expired"]
+    notices = [what for _, what in rows(timeline, "notice")]
+    assert notices.count("subscription.renewing") == 4
+    assert notices[-2:] == ["subscription.grace", "subscription.expired"]
     assert {one.at.hour for one in timeline if one.what == "subscription.renewing"} == {9}
 
 

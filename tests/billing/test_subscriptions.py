@@ -231,10 +231,10 @@ async def test_a_plan_without_a_fee_is_active_at_once(store: Store) -> None:
 async def test_a_fee_is_paid_first_and_in_part(store: Store) -> None:
     parts = BillingParts(store)
     account = await parts.account(has_method=True)
-    told: list[str] = []
+    changes: list[str] = []
 
     async def listener(changed: str) -> None:
-        told.append(changed)
+        changes.append(changed)
 
     parts.subscriptions.on_change.append(listener)
     made = await parts.subscriptions.create(account, "basic")
@@ -244,7 +244,7 @@ async def test_a_fee_is_paid_first_and_in_part(store: Store) -> None:
     assert found.state is State.ACTIVE
     assert access_of(found, BEGIN) is None
     assert parts.charger.taken == 29_580_000  # of 30, from ten o'clock of the first day on
-    assert told.count(account) >= 2
+    assert changes.count(account) >= 2
     steps = [(r.event, r.after) for r in await parts.subscriptions.history(made.id)]
     assert steps == [("created", "incomplete"), ("payment_succeeded", "active")]
 

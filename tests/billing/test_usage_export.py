@@ -1,4 +1,4 @@
-"""Usage told to a payment provider: each unit once, whoever is killed or does not answer."""
+"""Usage reported to a payment provider: each unit once, whoever is killed or does not answer."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Bench:
         async with self.store.write() as connection:
             await connection.run_sync(usage_table.insert, pack([usage]), {}, moment)
 
-    def told(self) -> dict[tuple[str, str], int]:
+    def reported(self) -> dict[tuple[str, str], int]:
         """Units by account and event, as the provider has them."""
         sums: dict[tuple[str, str], int] = {}
         for account, event, units, _ in self.provider.reported.values():
@@ -80,7 +80,7 @@ async def test_what_was_added_is_told_once(bench: Bench) -> None:
     assert await bench.export.run() == 0
     await bench.use("acc_a", 12, "tokens")
     assert await bench.export.run() == 1
-    assert bench.told() == {
+    assert bench.reported() == {
         ("acc_a", "api_tokens"): 712,
         ("acc_a", "api_requests"): 2,
         ("acc_b", "api_tokens"): 5,
@@ -103,7 +103,7 @@ async def test_usage_that_comes_late_is_told_with_its_day(bench: Bench) -> None:
     bench.clock.pass_(days=3)
     await bench.use("acc_a", 6, "tokens", ago=3)
     await bench.export.run()
-    assert bench.told() == {("acc_a", "api_tokens"): 10}
+    assert bench.reported() == {("acc_a", "api_tokens"): 10}
     assert {at.date() for _, _, _, at in bench.provider.reported.values()} == {TODAY}
 
 
@@ -117,7 +117,7 @@ async def test_a_provider_that_does_not_answer_is_told_later_and_once(
     await bench.use("acc_a", 2, "tokens")
     bench.provider.mood = "up"
     assert await bench.export.run() >= 1
-    assert bench.told() == {("acc_a", "api_tokens"): 9}
+    assert bench.reported() == {("acc_a", "api_tokens"): 9}
 
 
 async def test_what_was_in_doubt_for_too_long_is_not_told_again(
@@ -132,7 +132,7 @@ async def test_what_was_in_doubt_for_too_long_is_not_told_again(
     await bench.use("acc_a", 1, "tokens", ago=1)
     await bench.export.run()
     assert "cannot be found out" in caplog.text
-    assert bench.told() == {("acc_a", "api_tokens"): 8}
+    assert bench.reported() == {("acc_a", "api_tokens"): 8}
 
 
 async def test_random_failures_and_kills_lose_and_double_nothing(bench: Bench) -> None:
@@ -161,7 +161,7 @@ async def test_random_failures_and_kills_lose_and_double_nothing(bench: Bench) -
     bench.provider.mood = "up"
     bench.clock.pass_(minutes=10)
     await bench.export.run()
-    assert bench.told() == {("acc_a", "api_tokens"): wanted}
+    assert bench.reported() == {("acc_a", "api_tokens"): wanted}
 
 
 async def test_a_meter_that_is_not_known_does_not_stop_the_others(
@@ -183,7 +183,7 @@ async def test_what_was_certainly_not_taken_is_told_however_late(bench: Bench, m
     bench.provider.mood = "up"
     bench.clock.pass_(days=3)
     await bench.export.run()
-    assert bench.told() == {("acc_a", "api_tokens"): 7}
+    assert bench.reported() == {("acc_a", "api_tokens"): 7}
 
 
 async def test_one_account_that_is_refused_does_not_stop_the_others(
@@ -200,17 +200,17 @@ async def test_one_account_that_is_refused_does_not_stop_the_others(
     await bench.use("acc_a", 7, "tokens")
     await bench.use("acc_b", 8, "tokens")
     assert await bench.export.run() == 1
-    assert bench.told() == {("acc_b", "api_tokens"): 8}
+    assert bench.reported() == {("acc_b", "api_tokens"): 8}
 
 
 async def test_it_is_looked_at_now_and_then(bench: Bench) -> None:
     await bench.export.step()
     await bench.use("acc_a", 7, "tokens")
     await bench.export.step()
-    assert bench.told() == {}
+    assert bench.reported() == {}
     bench.clock.pass_(minutes=10)
     await bench.export.step()
-    assert bench.told() == {("acc_a", "api_tokens"): 7}
+    assert bench.reported() == {("acc_a", "api_tokens"): 7}
 
 
 # ---- Stripe ----------------------------------------------------------------------------------
