@@ -21,12 +21,13 @@ from typing import NamedTuple
 from fastgate._core.snapshot.image import NONE, ImageBuilder
 from fastgate._core.snapshot.router_build import RouterBuilder, method_mask
 from fastgate._core.snapshot.snapshot import RouteFlag, stable_hash
-from fastgate.config.rendering import canonical_path, pack_unix
+from fastgate.config.rendering import canonical_path
 from fastgate.config.rules import RuleTables
 from fastgate.errors import ConfigurationError
 from fastgate.model.gateway import Gateway, Limit, Rate
 from fastgate.model.resolve import OwnedLimit
 from fastgate.refusal.remedies import PREFIX
+from fastgate.sockaddr import pack_unix
 
 NAME = "_fastgate"
 """Of the route, its service and its upstream; no configured name begins with a sign."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import socket
-import struct
 from collections.abc import Iterable, Sequence
 from email.utils import formatdate
 from typing import Any
@@ -24,6 +23,7 @@ from fastgate.model.gateway import (
     Route,
     TargetUrl,
 )
+from fastgate.sockaddr import pack_sockaddr, pack_unix
 
 WINDOWS = {
     "minute": 60, "hour": 3600, "day": 86_400, "week": 604_800, "month": 2_592_000,
@@ -143,27 +143,6 @@ def canonical_path(path: str) -> str:
 
 Address = tuple[int, tuple[Any, ...]]
 """Family and socket address, as `socket.getaddrinfo` gives them."""
-
-
-def pack_sockaddr(family: int, address: Sequence[Any]) -> bytes:
-    """A struct sockaddr_in or sockaddr_in6 as connect() takes it."""
-    if family == socket.AF_INET:
-        return struct.pack("=H", family) + struct.pack(
-            "!H4s8x", address[1], socket.inet_pton(family, address[0])
-        )
-    if family == socket.AF_INET6:
-        host = address[0].partition("%")[0]
-        flow, scope = (*address[2:], 0, 0)[:2]
-        packed = struct.pack("!HI16s", address[1], flow, socket.inet_pton(family, host))
-        return struct.pack("=H", family) + packed + struct.pack("=I", scope)
-    raise ValueError(f"an address of the family {family} cannot be connected to")
-
-
-def pack_unix(path: str) -> bytes:
-    """A struct sockaddr_un; "@name" is a name of the abstract name space."""
-    raw = path.encode()
-    name = b"\0" + raw[1:] if path.startswith("@") else raw + b"\0"
-    return struct.pack("=H", socket.AF_UNIX) + name
 
 
 def sockaddrs(url: TargetUrl, found: Iterable[Address]) -> list[tuple[str, bytes]]:

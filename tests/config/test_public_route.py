@@ -15,10 +15,10 @@ from fastgate._core.snapshot.router import Router
 from fastgate._core.snapshot.snapshot import RouteFlag, Snapshot
 from fastgate.config.compiler import compile_gateway
 from fastgate.config.public_route import NAME, PublicSide
-from fastgate.config.rendering import pack_unix
 from fastgate.config.slots import SlotBook
 from fastgate.errors import ConfigurationError
 from fastgate.model.codec import decode
+from fastgate.sockaddr import pack_unix
 
 PUBLIC = PublicSide("/run/fastgate/public.sock", bytes(range(16)))
 BASE: dict[str, Any] = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -25,7 +24,6 @@ from fastgate.runtime.control.health import (
     HealthChecks,
     HealthState,
     ask,
-    unpack_sockaddr,
 )
 from fastgate.runtime.control.publisher import check_of
 
@@ -256,17 +254,3 @@ async def test_an_unchanged_check_goes_on_and_a_changed_one_begins_anew() -> Non
     await asyncio.gather(first, return_exceptions=True)
     assert first.cancelled()
     await checks.stop()
-
-
-def test_addresses_are_unpacked_as_connect_takes_them() -> None:
-    v4 = struct.pack("=H", socket.AF_INET) + struct.pack("!H4s8x", 8080, bytes([10, 0, 0, 7]))
-    assert unpack_sockaddr(v4) == (socket.AF_INET, ("10.0.0.7", 8080))
-    loopback = socket.inet_pton(socket.AF_INET6, "::1")
-    v6 = struct.pack("=H", socket.AF_INET6) + struct.pack("!HI16s", 443, 0, loopback)
-    assert unpack_sockaddr(v6 + struct.pack("=I", 2)) == (socket.AF_INET6, ("::1", 443, 0, 2))
-    unix = struct.pack("=H", socket.AF_UNIX)
-    assert unpack_sockaddr(unix + b"/run/app.sock\0") == (socket.AF_UNIX, "/run/app.sock")
-    assert unpack_sockaddr(unix + b"\0name") == (socket.AF_UNIX, b"\0name")
-    assert unpack_sockaddr(b"") is None
-    with pytest.raises(ValueError, match="family"):
-        unpack_sockaddr(struct.pack("=H", 99) + b"xx")

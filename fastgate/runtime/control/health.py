@@ -21,7 +21,6 @@ import os
 import random
 import re
 import socket
-import struct
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
@@ -199,22 +198,3 @@ class HealthChecks:
                 else:
                     log.info("target %s is healthy", check.name)
             await asyncio.sleep(check.interval * random.uniform(0.9, 1.1))
-
-
-def unpack_sockaddr(packed: bytes) -> tuple[int, Any] | None:
-    """A C `struct sockaddr` as (family, what connect() takes); None when it is empty."""
-    if len(packed) < 3:
-        return None
-    (family,) = struct.unpack_from("=H", packed)
-    if family == socket.AF_INET:
-        (port,) = struct.unpack_from("!H", packed, 2)
-        return family, (socket.inet_ntop(family, packed[4:8]), port)
-    if family == socket.AF_INET6:
-        port, flow = struct.unpack_from("!HI", packed, 2)
-        (scope,) = struct.unpack_from("=I", packed, 24)
-        return family, (socket.inet_ntop(family, packed[8:24]), port, flow, scope)
-    if family == socket.AF_UNIX:
-        path = packed[2:]
-        # An abstract address begins with NUL and is as long as it is.
-        return family, path if path[:1] == b"\0" else path.split(b"\0", 1)[0].decode()
-    raise ValueError(f"address family {family}")

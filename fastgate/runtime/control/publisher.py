@@ -29,12 +29,13 @@ from fastgate.config.slots import SlotBook
 from fastgate.errors import ApplyError, ConfigurationError
 from fastgate.identity.identity import Identity
 from fastgate.model.gateway import Gateway, Upstream
-from fastgate.runtime.control.health import Check, HealthChecks, unpack_sockaddr
+from fastgate.runtime.control.health import Check, HealthChecks
 from fastgate.runtime.control.resolver import Resolver
 from fastgate.runtime.control.supervisor_channel import SupervisorChannel
 from fastgate.runtime.control.worker_channels import Image, WorkerChannels
 from fastgate.runtime.supervisor.listeners import BindError
 from fastgate.runtime.wire.messages import PRIVATE, Listener, Published
+from fastgate.sockaddr import unpack_sockaddr
 
 log = logging.getLogger("fastgate.control")
 

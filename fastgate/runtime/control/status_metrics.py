@@ -8,15 +8,15 @@ process.
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from fastgate._core.shared.segment import Segment
 from fastgate.observability.metrics import Family, Sample, escape
-from fastgate.runtime.control.health import HEALTHY, UNHEALTHY, unpack_sockaddr
+from fastgate.runtime.control.health import HEALTHY, UNHEALTHY
 from fastgate.runtime.control.publisher import Publisher, targets_of
+from fastgate.sockaddr import address_text, unpack_sockaddr
 
 if TYPE_CHECKING:
     from fastgate.store.history import Source
@@ -151,9 +151,4 @@ def _address(packed: bytes) -> str:
     where = unpack_sockaddr(packed)
     if where is None:
         return ""
-    family, address = where
-    if family == socket.AF_UNIX:
-        path = address.decode("utf-8", "replace") if isinstance(address, bytes) else address
-        return "unix:" + path.replace("\0", "@", 1)
-    host, port = address[:2]
-    return f"[{host}]:{port}" if family == socket.AF_INET6 else f"{host}:{port}"
+    return address_text(*where)

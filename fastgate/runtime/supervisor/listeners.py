@@ -23,6 +23,7 @@ from contextlib import suppress
 
 from fastgate.errors import ProcessError
 from fastgate.runtime.wire.messages import Listener
+from fastgate.sockaddr import address_text
 
 
 class BindError(ProcessError):
@@ -230,11 +231,7 @@ def _take_inherited(
 
 
 def _address_of(sock: socket.socket) -> str:
-    name = sock.getsockname()
-    if sock.family == socket.AF_UNIX:
-        text = os.fsdecode(name)  # an abstract address comes as bytes
-        return "unix:@" + text[1:] if text[:1] == "\0" else f"unix:{text}"
-    return f"[{name[0]}]:{name[1]}" if sock.family == socket.AF_INET6 else f"{name[0]}:{name[1]}"
+    return address_text(sock.family, sock.getsockname())
 
 
 def _unix_path(bind: str) -> str:
