@@ -298,12 +298,9 @@ cdef enum ExFlag:
     EX_ENDED = 256            # settled and logged
     EX_HEAD_ONLY = 512        # the answer has no body (HEAD, 204, 304)
     EX_CONTINUE_DUE = 1024    # the client waits for 100 Continue
-    EX_SHOW_LIMITS = 2048
     EX_AWAIT_BODY = 4096      # collecting the body for a handler
     EX_ABORTED = 8192
     EX_WAKE = 16384           # stands in the wake list
-    EX_PREFLIGHT = 65536
-    EX_STATIC = 131072
     EX_COUNTED_UPCALL = 262144
     EX_COUNTED_STREAM = 2097152
     EX_METERED = 524288       # it has a price, if only nothing: a usage record is due

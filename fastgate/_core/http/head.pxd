@@ -222,7 +222,6 @@ cdef int fault_reason(int fault) noexcept nogil
     # the Reason that a request with this ParseFault is refused with
 cdef uint8_t method_of(const char *p, uint32_t length) noexcept nogil
     # its Method
-cdef int valid_token(const char *p, uint32_t length) noexcept nogil
 
 
 cdef inline int has_field(const head *h, int name) noexcept nogil:

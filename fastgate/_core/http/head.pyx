@@ -1,7 +1,6 @@
 """head: what is common to all heads: emptying one, methods by their name, a fault's Reason."""
 from libc.string cimport memcmp
 
-from fastgate._core.platform.chars cimport CH_TOKEN, is_class
 from fastgate._core.platform.text cimport fg_clear
 from fastgate._core.reason cimport (
     AMBIGUOUS_FRAMING, BAD_HOST, BAD_TARGET, HEADERS_TOO_LARGE, MALFORMED_REQUEST, NOT_IMPLEMENTED,
@@ -29,14 +28,6 @@ cdef int fault_reason(int fault) noexcept nogil:
     if FAULT_FIELD_TOO_LONG <= fault <= FAULT_HEAD_TOO_LARGE:
         return HEADERS_TOO_LARGE
     return MALFORMED_REQUEST
-
-
-cdef int valid_token(const char *p, uint32_t length) noexcept nogil:
-    cdef uint32_t i
-    for i in range(length):
-        if not is_class(p[i], CH_TOKEN):
-            return 0
-    return length > 0
 
 
 cdef uint8_t method_of(const char *p, uint32_t n) noexcept nogil:

@@ -14,7 +14,6 @@ from fastgate._core.platform.buffer cimport buf, buffers
 
 cdef enum:
     WHEEL_SLOTS = 4096
-    WHEEL_TICK_NS = 16777216  # 2^24 ns, about 17 ms
 
 cdef enum ConnKind:
     KIND_LISTENER = 1

@@ -6,7 +6,7 @@ The theory (how a key never gets two cells, and why a kill is harmless) stands i
 """
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from fastgate._core.platform.atomics cimport fg_load, fg_prefetch_write
+from fastgate._core.platform.atomics cimport fg_load
 from fastgate._core.shared.layout cimport GROUP, cell, segment_header
 
 cdef extern from *:
@@ -106,10 +106,6 @@ cdef inline cell *cell_live(const cells *t, uint64_t hash, uint64_t key, const c
                     return c + i
         c = t.base + cells_second(t, hash)
     return NULL
-
-cdef inline void cells_prefetch(const cells *t, uint64_t key) noexcept nogil:
-    """Ask for the key's first group, some hundred nanoseconds before it is needed."""
-    fg_prefetch_write(t.base + cells_first(t, key))
 
 # ---- keys -----------------------------------------------------------------------------
 cdef uint64_t mix_key(uint64_t a, uint64_t b) noexcept nogil   # never 0
