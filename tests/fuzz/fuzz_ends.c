@@ -16,8 +16,10 @@
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
+#include <linux/sockios.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <time.h>
@@ -26,6 +28,7 @@
 #include "fuzz_bytes.h"
 
 enum { ENDS = 1024, ASKS = 9, DONE_LAST = 256, STUCK = 40000, NUMBERS = 100000 };
+#define STUCK_NS 5000000000u /* TCP sends a lost segment again only after 200 ms, and then after 400 */
 enum { WILD_CLIENT, TAME_CLIENT, WILD_PEER, TAME_PEER, KINDS };
 enum { FZ_TURN = 1, FZ_RELOAD = 2, FZ_SLEEP = 4, FZ_DONE = 8, FZ_FAILED = 16 };
 enum { ASK_GET, ASK_LENGTH, ASK_CHUNKED, ASK_EXPECT, ASK_ECHO, ASK_KINDS, ASK_TUNNEL };
@@ -53,7 +56,7 @@ static epoch now;
 static end *ends[ENDS];
 static int n_ends, left, silent;
 static uint32_t numbers[2];
-static uint64_t steps, moved, clock_ns;
+static uint64_t steps, moved, moved_ns, clock_ns;   /* moved: the step in which something came or went */
 static uint64_t seen[KINDS], answers[6];
 static char failure[200];
 static end *failed;
@@ -61,6 +64,11 @@ static struct { uint32_t number; int kind; const char *what; long size; } last[D
 static uint64_t n_last;
 
 /* ---- what an end can do ------------------------------------------------------------------- */
+
+static void progress(void) {
+    moved = steps;
+    moved_ns = clock_ns;
+}
 
 static void did(end *e, const char *what, long size) {
     unsigned i = n_last++ % DONE_LAST;
@@ -110,7 +118,7 @@ static void push(end *e) {
     did(e, "sends", sent);
     if (sent > 0) {
         e->out.at += (size_t)sent;
-        moved = steps;
+        progress();
     } else if (errno != EAGAIN) {
         shut(e);
     }
@@ -124,7 +132,7 @@ static const char *pull(end *e, size_t size, ssize_t *got, int *ended) {
     *got = recv(e->fd, data, size, 0);
     if (*got > 0) {
         did(e, "receives", *got);
-        moved = steps;
+        progress();
         return data;
     }
     if (*got == 0) *ended = 1;
@@ -410,7 +418,7 @@ static end *made(int fd, int kind, int tcp) {
     e->tcp = tcp;
     e->number = kind >= WILD_PEER ? numbers[1]++ : numbers[0]++;
     seen[kind]++;
-    moved = steps;
+    progress();
     ends[n_ends++] = e;
     did(e, "begins", tcp);
     return e;
@@ -483,7 +491,8 @@ void fz_begin(const epoch *given) {
     state = now.seed;
     left = now.connections;
     silent = 0;
-    steps = moved = n_last = 0;
+    steps = n_last = 0;
+    progress();
     numbers[0] = numbers[1] = 0;
 }
 
@@ -513,7 +522,7 @@ int fz_round(void) {
     if (chance(100)) todo |= FZ_TURN;
     if (chance(2)) todo |= FZ_RELOAD;
     if (now.hasty && chance(2)) todo |= FZ_SLEEP;
-    int stuck = steps - moved > (uint64_t)STUCK * (uint64_t)(n_ends + 1);
+    int stuck = steps - moved > (uint64_t)STUCK * (uint64_t)(n_ends + 1) && clock_ns - moved_ns > STUCK_NS;
     if (left && !stuck) return todo;
     for (int i = 0; i < n_ends && !waiting; i++) {
         waiting = ends[i]->kind == TAME_CLIENT;
@@ -560,6 +569,13 @@ void fz_report(void) {
     for (uint64_t i = from; i < n_last; i++)
         fprintf(stderr, "  %s %u %s %ld\n", NAMES[last[i % DONE_LAST].kind], last[i % DONE_LAST].number,
                 last[i % DONE_LAST].what, last[i % DONE_LAST].size);
+    for (int i = 0; i < n_ends; i++) {
+        int unsent = 0, unread = 0;
+        ioctl(ends[i]->fd, SIOCOUTQ, &unsent);
+        ioctl(ends[i]->fd, SIOCINQ, &unread);
+        fprintf(stderr, "%s %u, %s: the kernel has %d bytes from it and %d for it\n", NAMES[ends[i]->kind],
+                ends[i]->number, ends[i]->tcp ? "TCP" : "Unix", unsent, unread);
+    }
     for (int i = 0; i < n_ends; i++) {
         end *e = ends[i];
         struct pollfd seen_of = {e->fd, POLLRDHUP, 0};
