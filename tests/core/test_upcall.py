@@ -461,3 +461,46 @@ async def test_sizes_that_no_message_has_are_refused(backend):
     async with plane(handler, backend.url) as p:
         assert (await p.get("/h/1")).body == b"ok"
     assert len(said) == 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        *(({"method": x}, "is not a method") for x in ("", "G ET", "GET\r", "GÉT", "G\0", 7)),
+        *(({"path": x}, "is not a path") for x in ("", "x", "/a b", "/a\n", "/\x7f", "/é", 7)),
+        *(
+            ({"headers": {x: "v"}}, "is not the name of a header field")
+            for x in ("", "a b", "a:", "a\n", "é", "a\0", 7)
+        ),
+        *(
+            ({"headers": {"X": x}}, "control character")
+            for x in ("a\r", "\n", "\0", "\x7f", "\x1f")
+        ),
+        ({"headers": {"X": "\u20ac"}}, "the value of X has a character beyond Latin-1 in it"),
+        ({"headers": {"\ud800": "v"}}, "surrogates not allowed"),
+    ],
+)
+async def test_what_cannot_be_asked_of_an_upstream(backend, asked, why):
+    errors = []
+
+    async def handler(x):
+        try:
+            await x.forward("u0", **asked)
+        except ValueError as error:
+            errors.append(str(error))
+        await x.respond(204)
+
+    async with plane(handler, backend.url) as p:
+        assert (await p.get("/h/1")).status == 204
+    assert len(errors) == 1
+    assert why in errors[0]
+
+
+async def test_field_values_may_have_tabs_and_any_octet_of_latin_1():
+    value = "a\tb \x80\xff!~"
+
+    async def handler(x):
+        await x.respond(200, {"X-All": value}, b"")
+
+    async with plane(handler) as p:
+        assert (await p.get("/h/1")).headers["x-all"] == value

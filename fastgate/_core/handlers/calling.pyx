@@ -11,14 +11,15 @@ once it is relayed.
 cimport cython
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdint cimport uint16_t, uint32_t
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport calloc
 from libc.string cimport memcmp, memcpy
 
 from fastgate._core.platform.buffer cimport COLLECT_MOST, buf_borrow, buf_head, buf_len, buf_return
 from fastgate._core.state cimport (
     CALL_FAILED, CALL_IDEMPOTENT, CALL_PYTHON, CALL_REPLAYABLE, CALL_RESPONSE_DONE, call_free)
-from fastgate._core.handlers.headers cimport field_line, headers_of, render_fields
+from fastgate._core.handlers.headers cimport field_line, headers_of, is_token, render_fields
 from fastgate._core.http.head cimport (
     METHOD_DELETE, METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_OTHER, METHOD_PUT, METHOD_TRACE)
 from fastgate._core.exchange.key_places cimport put_query
@@ -27,12 +28,8 @@ from fastgate._core.snapshot.snapshot cimport snap_str, snap_upstream
 from fastgate._core.platform.sys cimport monotonic_ns
 from fastgate._core.upstream.call cimport call_abort, call_end, call_read, call_start, call_take
 
-import re
-
 from fastgate._core.handlers.errors import ClientDisconnected, UpstreamError, reason_name
-from fastgate._core.handlers.headers import TOKEN
 
-cdef object BAD_TARGET = re.compile("[\x00-\x20\x7f-\U0010ffff]")
 cdef dict METHODS = {
     "GET": METHOD_GET, "HEAD": METHOD_HEAD, "PUT": METHOD_PUT, "DELETE": METHOD_DELETE,
     "OPTIONS": METHOD_OPTIONS, "TRACE": METHOD_TRACE}
@@ -190,14 +187,29 @@ cdef const upstream_rec *upstream_named(const snapshot_header *s, str name) exce
     raise LookupError(f"the configuration has no upstream {name!r}")
 
 
+cdef bint is_target(object path) except -1:
+    """Whether it is a str that may be a request's target: what a space or a line ending would end is refused."""
+    cdef Py_ssize_t i, n = 0
+    cdef const char *p
+    if not isinstance(path, str):
+        return False
+    p = PyUnicode_AsUTF8AndSize(path, &n)
+    if n == 0 or p[0] != c"/":
+        return False
+    for i in range(n):
+        if not 0x20 < <uint8_t>p[i] < 0x7f:
+            return False
+    return True
+
+
 cdef MadeRequest call_request(exchange *e, method, path, headers, bytes body):
     cdef list left = []
     cdef bytes lines
     cdef set names
     cdef MadeRequest made
-    if not isinstance(method, str) or TOKEN.fullmatch(method) is None:
+    if not is_token(method):
         raise ValueError(f"{method!r} is not a method")
-    if not isinstance(path, str) or not path.startswith("/") or BAD_TARGET.search(path):
+    if not is_target(path):
         raise ValueError(f"{path!r} is not a path: it starts with '/', without spaces, percent-encoded")
     if len(body) > COLLECT_MOST:
         raise ValueError(f"a body of {len(body)} bytes: {COLLECT_MOST} is the most that is sent at once")

@@ -7,6 +7,8 @@ cdef class Headers:
     cdef list pairs
 
 cdef Headers headers_of(const head *h, const char *base, uint64_t hidden)
+cdef bint is_token(object text) except -1
+    # whether it is a str that may be a method or the name of a field
 cdef bytes field_line(str name, str value)
     # one line, with its end
 cdef bytes render_fields(object headers, list left)

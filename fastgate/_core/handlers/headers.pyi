@@ -1,8 +1,5 @@
-import re
 from collections.abc import Iterable, Iterator
 from typing import overload
-
-TOKEN: re.Pattern[str]
 
 class Headers:
     """Fields of a message in their order; names in any case."""

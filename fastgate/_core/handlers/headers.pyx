@@ -5,17 +5,15 @@ to the character of the same number and loses nothing. What a handler writes is 
 a token, a value has no control characters, so nobody can smuggle a line into a message.
 """
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.stdint cimport uint32_t
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize
+from libc.stdint cimport uint8_t, uint32_t
 
 from fastgate._core.http.head cimport FIELD_CREDENTIAL, MAX_FIELDS, field
+from fastgate._core.platform.chars cimport CH_TEXT, CH_TOKEN, is_class
 
-import re
-
-TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 cdef enum:
     LINES_MOST = 1 << 20      # bytes of the fields that a handler may write: nobody reads so many
 
-cdef object BAD_VALUE = re.compile("[\x00-\x08\x0a-\x1f\x7f]")
 # The gateway frames messages itself.
 cdef frozenset FRAMING = frozenset((
     "connection", "content-length", "transfer-encoding", "keep-alive", "upgrade", "trailer", "te",
@@ -78,6 +76,24 @@ cdef Headers headers_of(const head *h, const char *base, uint64_t hidden):
     return Headers(pairs)
 
 
+cdef bint is_token(object text) except -1:
+    """Whether it is a str that may be a method or the name of a field."""
+    cdef Py_ssize_t n = 0
+    cdef const char *p
+    if not isinstance(text, str):
+        return False
+    p = PyUnicode_AsUTF8AndSize(text, &n)          # no octet of a character beyond ASCII is in the class
+    return n != 0 and all_of(p, n, CH_TOKEN)
+
+
+cdef bint all_of(const char *p, Py_ssize_t n, uint8_t bits) noexcept:
+    cdef Py_ssize_t i
+    for i in range(n):
+        if not is_class(p[i], bits):
+            return False
+    return True
+
+
 cdef bytes field_line(str name, str value):
     return f"{name}: {value}\r\n".encode("latin-1")
 
@@ -86,15 +102,20 @@ cdef bytes render_fields(object headers, list left):
     """Field lines. Names and values are checked; framing fields are left to the gateway and
     put into `left`, in lower case."""
     cdef list lines = []
+    cdef bytes octets
     if headers is None:
         return b""
     if hasattr(headers, "items"):
         headers = headers.items()
     for name, value in headers:
-        if not isinstance(name, str) or TOKEN.fullmatch(name) is None:
+        if not is_token(name):
             raise ValueError(f"{name!r} is not the name of a header field")
         value = str(value)
-        if BAD_VALUE.search(value) is not None:
+        try:
+            octets = value.encode("latin-1")
+        except UnicodeEncodeError:
+            raise ValueError(f"the value of {name} has a character beyond Latin-1 in it: {value!r}") from None
+        if not all_of(octets, len(octets), CH_TEXT):
             raise ValueError(f"the value of {name} has a control character in it: {value!r}")
         if name.lower() in FRAMING:
             left.append((name.lower(), value))
