@@ -80,7 +80,7 @@ if unknown := only - sources.keys():
 JOBS = len(os.sched_getaffinity(0))
 
 # What a module links besides libc.
-LIBRARIES = {"shared.credentials": ["crypto"]}
+LIBRARIES = {"shared.credentials": ["crypto"], "io.libuv": ["dl"]}
 
 Options.docstrings = True
 # A profile belongs to its object file's path: these three have the same C, at the same place.

@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import h11
+import uvloop
 
 from fastgate._core.engine import Engine
 from fastgate._core.money.money_map import MoneyMap
@@ -30,6 +31,9 @@ from fastgate.config.slots import SlotBook
 from fastgate.identity.overrides import encoded, rows
 from fastgate.model.codec import decode
 from fastgate.runtime.worker.handlers import resolve
+
+_WAITED_IN: set[asyncio.AbstractEventLoop] = set()
+"""Loops in whose place an engine waits."""
 
 Responder = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -328,7 +332,7 @@ class Plane:
     async def __aenter__(self) -> Plane:
         loop = asyncio.get_running_loop()
         self.engine = Engine(self.segment, self.worker)
-        loop.add_reader(self.engine.fileno(), self.engine.poll)
+        self.join(loop)
         self.socket = socket.socket()
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -425,6 +429,21 @@ class Plane:
             await asyncio.sleep(0.005)
         raise AssertionError(f"expected {expected}, the engine has {self.engine.stats()}")
 
+    def join(self, loop: asyncio.AbstractEventLoop) -> None:
+        """As in a worker, if it can wait in the loop's place: on uvloop, the first in its loop."""
+        self.waits = isinstance(loop, uvloop.Loop) and loop not in _WAITED_IN
+        if self.waits:
+            _WAITED_IN.add(loop)
+            self.engine.run_in(loop)
+        else:
+            loop.add_reader(self.engine.fileno(), self.engine.poll)
+
+    def leave(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self.waits:
+            _WAITED_IN.discard(loop)
+        else:
+            loop.remove_reader(self.engine.fileno())
+
     async def __aexit__(self, *_: object) -> None:
         for client in self.clients:
             await client.close()
@@ -432,7 +451,7 @@ class Plane:
             await self.settled(connections=0, exchanges=0, upcalls=0, calls=0)
             assert self.engine.stats()["buffers"] == 0, self.engine.stats()
         finally:
-            asyncio.get_running_loop().remove_reader(self.engine.fileno())
+            self.leave(asyncio.get_running_loop())
             self.engine.close()
             self.socket.close()
         stats = self.engine.stats()

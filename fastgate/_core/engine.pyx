@@ -1,25 +1,26 @@
 """engine: one worker's data plane: its listeners, its snapshot, and the poll loop.
 
-The engine's epoll descriptor is itself pollable: uvloop watches it and calls `poll()`, which
-works without the GIL in bounded rounds (until nothing is ready, or 64 rounds, or 1 ms) and
-then returns, so that Python tasks, timers and signals get their turn.
+    one round = epoll_wait → dispatch → ready list → deadlines → free what was closed
 
-    one round = epoll_wait(0) → dispatch → ready list → deadlines → free what was closed
+In a worker the engine waits in uvloop's place (`run_in`; io/libuv.pyx says how). It goes on from round to
+round without the GIL, and without Python, until uvloop has something to do: a signal, a timer, a message
+of control, a handler's task. While it has, rounds are bounded (until nothing is ready, or 64 rounds, or
+1 ms), so that both get their turn. Elsewhere the engine's epoll descriptor can be watched, and `poll()`
+called when it is readable.
 
 Python is met in three places only, all after the rounds: exchanges that a handler must answer
 (`upcall`), exchanges whose handler waits for something that happened, and snapshots that the
 last exchange has let go.
 """
+from cpython.pycapsule cimport PyCapsule_GetPointer
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-
 
 from fastgate._core.platform.atomics cimport fg_store
 from fastgate._core.platform.buffer cimport buf_trim, buffers_free, buffers_init
 from fastgate._core.platform.checks cimport FG_KEEPS, fg_poison
 from fastgate._core.shared.cells cimport cells_of_limiter, cells_of_quota
-
 from fastgate._core.shared.clock cimport window_offset
 from fastgate._core.shared.counters cimport counters_worker
 from fastgate._core.shared.credentials cimport CredentialIndex, credential_find
@@ -34,7 +35,10 @@ from fastgate._core.exchange.forward cimport (
 from fastgate._core.handlers.tasks cimport begin_upcalls, wake_upcalls
 from fastgate._core.http.head cimport MAX_FIELDS
 from fastgate._core.money.money_file cimport MoneyFile
-from fastgate._core.io.poller cimport poller_add_listener, poller_free, poller_init, poller_remove, poller_round
+from fastgate._core.io.libuv cimport hook_close, hook_fd, hook_open, libuv_load
+from fastgate._core.io.outer_loop cimport outer_free, outer_init, outer_leave, outer_timer_set, outer_watch
+from fastgate._core.io.poller cimport (
+    poller_add_listener, poller_free, poller_init, poller_remove, poller_round, poller_wait)
 from fastgate._core.upstream.pool cimport pool_free, pool_init
 from fastgate._core.exchange.snapshot_ref cimport unpin_all, unpin_some
 from fastgate._core.snapshot.snapshot cimport Snapshot
@@ -51,6 +55,8 @@ import asyncio
 import os
 import resource
 
+import uvloop
+
 cdef enum:
     ROUNDS = 64
     ROUND_NS = 1000000
@@ -59,6 +65,13 @@ cdef enum:
     KEEP_LARGE = 32           # 2 MiB
     OTHER_DESCRIPTORS = 64    # for handlers' files, snapshots, modules
     RESPONSE_HEAD = 16000     # bytes of an upstream's head; it fits a small buffer
+
+
+cdef int check(int error) except -1:
+    """Raise OSError for -errno."""
+    if error < 0:
+        raise OSError(-error, os.strerror(-error))
+    return 0
 
 
 cdef uint32_t descriptors_left() except 0:
@@ -78,12 +91,11 @@ cdef uint32_t descriptors_left() except 0:
 cdef class Engine(Host):
     """The data plane of worker `worker`, counting into `segment`.
 
-    Not thread-safe: one event loop owns it. `loop.add_reader(engine.fileno(), engine.poll)`.
+    Not thread-safe: one event loop owns it, in which it waits after `run_in(loop)`.
     """
 
     def __cinit__(self, Segment segment not None, uint32_t worker):
         cdef core *c
-        cdef int error
         if worker >= segment.header.workers:
             raise ValueError(f"the segment has {segment.header.workers} workers; {worker} is none of them")
         self.segment = segment
@@ -103,7 +115,7 @@ cdef class Engine(Host):
         c.loop.now = monotonic_ns()
         c.unix_offset = realtime_ns() - <int64_t>c.loop.now
         c.offset_read = c.loop.now
-        self.read_window_clock()
+        read_window_clock(c)
         if getrandom(c.random, sizeof(c.random), 0) != sizeof(c.random):
             raise OSError(errno, "getrandom")
         c.lookup = <lookup_fn><void *>credential_find
@@ -111,17 +123,15 @@ cdef class Engine(Host):
         c.pause.kind = KIND_TIMER
         c.pause.fd = -1
         c.pause.loop = &c.loop
-        error = poller_init(&c.loop)
-        if error < 0:
-            raise OSError(-error, os.strerror(-error))
+        check(poller_init(&c.loop))
         if timer_init(&c.loop) < 0 or pool_init(c) < 0:
             raise OSError(errno, os.strerror(errno))
         fill_sinks(c)
         c.clock.kind = KIND_TIMER
         c.clock.fd = c.loop.timerfd
         c.clock.loop = &c.loop
-        if poller_add_listener(&c.loop, &c.clock) < 0:
-            raise OSError(errno, os.strerror(errno))
+        check(poller_add_listener(&c.loop, &c.clock))
+        check(outer_init(&c.loop))
 
     def __dealloc__(self):
         cdef core *c = self.c
@@ -130,7 +140,9 @@ cdef class Engine(Host):
         cdef exchange *e
         if c is NULL:
             return
-        self.bury()
+        self.leave()
+        bury(c, 1)
+        outer_free(&c.loop)
         poller_free(&c.loop)
         timer_free(&c.loop)
         pool_free(c)
@@ -149,10 +161,6 @@ cdef class Engine(Host):
             free(e)
         free(c)
         self.c = NULL
-
-    def fileno(self) -> int:
-        """The descriptor to watch for reading."""
-        return self.c.loop.epfd
 
     # ---- configuration ------------------------------------------------------------------
 
@@ -261,9 +269,9 @@ cdef class Engine(Host):
                 else:
                     down_close(d)
             d = following
-        self.bury()
+        bury(c, 0)
         timer_arm(&c.loop)
-        self.publish()
+        publish(c)
 
     @property
     def idle(self) -> bool:
@@ -272,101 +280,57 @@ cdef class Engine(Host):
 
     # ---- the loop -----------------------------------------------------------------------
 
-    def poll(self) -> None:
-        """Handle what is ready. Called by the event loop when `fileno()` is readable."""
+    def run_in(self, loop) -> None:
+        """Wait in the place of this event loop, of uvloop, from its next turn until `close`.
+
+        A loop has one engine that does; another one can be watched: `fileno`, `poll`. Errors: TypeError for
+        another kind of loop; RuntimeError, if libuv cannot be reached; epoll's.
+        """
         cdef core *c = self.c
-        cdef int more
+        cdef const char *missing
+        cdef uv_hook *hook
+        if not isinstance(loop, uvloop.Loop):
+            raise TypeError(f"a {type(loop).__name__} is not a loop of uvloop")
+        if self.hook is not NULL or self.closed:
+            raise RuntimeError("the engine has an event loop, or is closed")
+        path = os.fsencode(uvloop.loop.__file__)
+        missing = libuv_load(path)
+        if missing is not NULL:
+            raise RuntimeError(f"{os.fsdecode(path)} has no function {missing.decode()}; install uvloop 0.21 or newer")
+        hook = hook_open(PyCapsule_GetPointer(uvloop.loop.libuv_get_loop_t_ptr(loop), NULL), turn, c)
+        if hook is NULL:
+            raise MemoryError
+        self.hook = hook
+        self.loop = loop
+        c.engine = <void *>self
+        check(outer_watch(&c.loop, hook_fd(hook)))
+
+    def fileno(self) -> int:
+        """The descriptor to watch for reading, where the engine does not wait itself."""
+        return self.c.loop.epfd
+
+    def poll(self) -> None:
+        """Handle what is ready. Called when `fileno()` is readable."""
+        cdef core *c = self.c
         if self.closed:
             return
         with nogil:
-            more = self.rounds()
+            rounds(c)
+        self.hand_over()
+        if has_more(c):
+            self.kick()
+
+    cdef int hand_over(self) except -1:
+        """What is Python's to do after the rounds."""
+        cdef core *c = self.c
         if c.upcall_head is not NULL or c.wake_head is not NULL:
             if self.loop is None:
                 self.loop = asyncio.get_running_loop()
             begin_upcalls(self, c)
             wake_upcalls(c)
-            more = more or c.loop.ready_head is not NULL or c.loop.graveyard is not NULL
         if c.released is not NULL:
             self.sweep()
-        if more:
-            self.kick()
-
-    cdef int rounds(self) noexcept nogil:
-        """1: something is left that no event will announce."""
-        cdef core *c = self.c
-        cdef int i, n
-        cdef uint64_t start = monotonic_ns()
-        if start - c.offset_read > 1000000000:
-            c.offset_read = start
-            c.unix_offset = realtime_ns() - <int64_t>start
-            self.read_window_clock()
-        c.counters.polls += 1
-        for i in range(ROUNDS):
-            n = poller_round(&c.loop)
-            self.expire()
-            if c.loop.graveyard is not NULL:
-                self.bury()
-            # One event is light traffic: the next one finds uvloop waiting. Another look costs less
-            # than going there and back only where there is a good chance that it sees something.
-            if n <= 1 and c.loop.ready_head is NULL:
-                break
-            if c.loop.now - start > ROUND_NS or c.upcall_head is not NULL or c.wake_head is not NULL:
-                break
-        if c.unpin_at is not NULL:
-            unpin_some(c)
-        timer_arm(&c.loop)
-        self.publish()
-        return c.loop.ready_head is not NULL or c.unpin_at is not NULL
-
-    cdef void read_window_clock(self) noexcept nogil:
-        cdef core *c = self.c
-        cdef uint64_t boot = boottime_ns()
-        cdef int64_t now = <int64_t>boot + window_offset(c.segment, realtime_ns(), boot)
-        c.window_offset = now - <int64_t>monotonic_ns()
-
-    cdef void expire(self) noexcept nogil:
-        cdef core *c = self.c
-        cdef conn *x = timer_expired(&c.loop)
-        while x is not NULL:
-            if x.kind == KIND_DOWN:
-                down_timeout(<downstream *>x)
-            elif x.kind == KIND_UP:
-                up_timeout(<upstream *>x)
-            else:
-                resume_accept(c)
-            x = timer_expired(&c.loop)
-
-    cdef void bury(self) noexcept nogil:
-        """Free what was closed in this round. What still stands in the ready list waits."""
-        cdef core *c = self.c
-        cdef conn *x = c.loop.graveyard
-        cdef conn *following
-        c.loop.graveyard = NULL
-        while x is not NULL:
-            following = x.timer_next
-            if conn_ready_listed(x) and not self.closed:
-                x.timer_next = c.loop.graveyard
-                c.loop.graveyard = x
-            elif not FG_KEEPS:
-                free(x)                  # both kinds begin with it
-            elif x.kind == KIND_DOWN:
-                fg_poison(x, sizeof(downstream))
-                (<downstream *>x).next = c.free_downs
-                c.free_downs = <downstream *>x
-            else:
-                fg_poison(x, sizeof(upstream))
-                (<upstream *>x).next = c.free_ups
-                c.free_ups = <upstream *>x
-            x = following
-
-    cdef void publish(self) noexcept nogil:
-        """The worker's row: plain stores, this worker is the only writer."""
-        cdef core *c = self.c
-        c.row.connections = c.n_downs
-        c.row.in_flight = c.n_exchanges
-        c.row.upstream_idle = c.n_idle
-        c.row.upcalls = c.n_upcalls
-        c.row.streams = c.n_streams
+        return 0
 
     cdef void retire(self) noexcept:
         """The current snapshot is no longer the one for new exchanges; the last that has it lets it go."""
@@ -399,7 +363,7 @@ cdef class Engine(Host):
 
     cdef int kick(self) except -1:
         """Ask the event loop to call poll() again without an event."""
-        if self.kicked or self.closed:
+        if self.kicked or self.closed or self.hook is not NULL:      # its next turn comes anyway
             return 0
         if self.loop is None:
             self.loop = asyncio.get_running_loop()
@@ -412,10 +376,10 @@ cdef class Engine(Host):
         if self.c.released is not NULL:
             self.sweep()
         if self.closed:
-            self.bury()
+            bury(self.c, 1)
             return 0
         timer_arm(&self.c.loop)                # a deadline that was set may be the next event
-        if self.c.loop.ready_head is not NULL or self.c.loop.graveyard is not NULL or self.c.wake_head is not NULL:
+        if has_more(self.c) or self.c.wake_head is not NULL:
             self.kick()
         return 0
 
@@ -475,11 +439,145 @@ cdef class Engine(Host):
                 upstream_close(c, c.pools[i].idle)
         begin_upcalls(self, c)           # those whose handlers were not started yet: all have been given up
         wake_upcalls(c)
-        self.bury()
+        bury(c, 1)
         self.retire()
         self.sweep()
         buf_trim(&c.loop.bufs)
-        self.publish()
+        publish(c)
+        self.leave()
+
+    cdef void leave(self) noexcept:
+        """Let the event loop wait by itself again."""
+        if self.hook is not NULL:
+            hook_close(self.hook)
+            self.hook = NULL
+            self.c.engine = NULL
+            outer_leave(&self.c.loop)
+
+
+# ---- rounds -------------------------------------------------------------------------------
+
+cdef void turn(void *owner, int idle_ms) noexcept nogil:
+    """A turn of the event loop, after its own poll: rounds, and waits between them while it has nothing to do."""
+    cdef core *c = <core *>owner
+    c.loop.outer_due = 0
+    if idle_ms == 0:
+        rounds(c)
+        if for_python(c):
+            with_python(c)
+        return
+    if idle_ms > 0:
+        outer_timer_set(&c.loop, monotonic_ns() + <uint64_t>idle_ms * 1000000)
+    while not c.loop.outer_due:
+        one_round(c, 0 if has_more(c) else -1)
+        finish_rounds(c)
+        if for_python(c):
+            with_python(c)
+            return
+
+
+cdef void rounds(core *c) noexcept nogil:
+    """What is ready, without waiting, and not for too long."""
+    cdef int i, n
+    cdef uint64_t start = 0
+    for i in range(ROUNDS):
+        n = one_round(c, 0)
+        if i == 0:
+            start = c.loop.now
+        # One event is light traffic. Another look costs less than the way through the event loop only
+        # where there is a good chance that it sees something.
+        if (n <= 1 and c.loop.ready_head is NULL) or c.loop.now - start > ROUND_NS or for_python(c):
+            break
+    finish_rounds(c)
+
+
+cdef int one_round(core *c, int timeout) noexcept nogil:
+    """How much there was to do."""
+    cdef int n = poller_wait(&c.loop, timeout)
+    c.counters.polls += 1
+    if c.loop.now - c.offset_read > 1000000000:
+        c.offset_read = c.loop.now
+        c.unix_offset = realtime_ns() - <int64_t>c.loop.now
+        read_window_clock(c)
+    n = poller_round(&c.loop, n)
+    expire(c)
+    if c.loop.graveyard is not NULL:
+        bury(c, 0)
+    return n
+
+
+cdef void finish_rounds(core *c) noexcept nogil:
+    if c.unpin_at is not NULL:
+        unpin_some(c)
+    timer_arm(&c.loop)
+    publish(c)
+
+
+cdef inline int has_more(const core *c) noexcept nogil:
+    """Something is left that no event will announce."""
+    return c.loop.ready_head is not NULL or c.loop.graveyard is not NULL or c.unpin_at is not NULL
+
+
+cdef inline int for_python(const core *c) noexcept nogil:
+    return c.upcall_head is not NULL or c.wake_head is not NULL or c.released is not NULL
+
+
+cdef void with_python(core *c) noexcept with gil:
+    cdef Engine engine = <Engine>c.engine
+    try:
+        engine.hand_over()
+    except BaseException as error:
+        engine.loop.call_exception_handler({"message": "the engine cannot begin a handler", "exception": error})
+
+
+cdef void read_window_clock(core *c) noexcept nogil:
+    cdef uint64_t boot = boottime_ns()
+    cdef int64_t now = <int64_t>boot + window_offset(c.segment, realtime_ns(), boot)
+    c.window_offset = now - <int64_t>monotonic_ns()
+
+
+cdef void expire(core *c) noexcept nogil:
+    cdef conn *x = timer_expired(&c.loop)
+    while x is not NULL:
+        if x.kind == KIND_DOWN:
+            down_timeout(<downstream *>x)
+        elif x.kind == KIND_UP:
+            up_timeout(<upstream *>x)
+        else:
+            resume_accept(c)
+        x = timer_expired(&c.loop)
+
+
+cdef void bury(core *c, int all) noexcept nogil:
+    """Free what was closed in this round. What still stands in the ready list waits, unless nothing comes any more."""
+    cdef conn *x = c.loop.graveyard
+    cdef conn *following
+    c.loop.graveyard = NULL
+    while x is not NULL:
+        following = x.timer_next
+        if conn_ready_listed(x) and not all:
+            x.timer_next = c.loop.graveyard
+            c.loop.graveyard = x
+        elif not FG_KEEPS:
+            free(x)                      # both kinds begin with it
+        elif x.kind == KIND_DOWN:
+            fg_poison(x, sizeof(downstream))
+            (<downstream *>x).next = c.free_downs
+            c.free_downs = <downstream *>x
+        else:
+            fg_poison(x, sizeof(upstream))
+            (<upstream *>x).next = c.free_ups
+            c.free_ups = <upstream *>x
+        x = following
+
+
+cdef void publish(core *c) noexcept nogil:
+    """The worker's row: plain stores, this worker is the only writer."""
+    c.row.connections = c.n_downs
+    c.row.in_flight = c.n_exchanges
+    c.row.upstream_idle = c.n_idle
+    c.row.upcalls = c.n_upcalls
+    c.row.streams = c.n_streams
 
 
 cdef void fill_sinks(core *c) noexcept:

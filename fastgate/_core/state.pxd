@@ -414,6 +414,10 @@ cdef struct exchange:
     head req
 
 # ---- the whole --------------------------------------------------------------------------
+cdef struct accepts:          # how many connections a listener's next event is good for: see server.pyx
+    uint64_t round
+    uint32_t most
+
 cdef struct core:
     event_loop loop           # must be first
     uint32_t worker
@@ -452,7 +456,9 @@ cdef struct core:
     uint32_t n_waiting        # clients' connections between two requests
     conn pause                # its deadline ends a pause
     conn clock                # the timerfd, in the epoll set
+    void *engine              # the Python Engine, while it waits in the event loop's place; else NULL
     conn listeners[MAX_LISTENERS]
+    accepts accepted[MAX_LISTENERS]
     exchange *upcall_head     # to be handed to Python after this round
     exchange *upcall_tail
     exchange *wake_head       # something happened that Python waits for

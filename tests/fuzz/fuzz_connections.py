@@ -258,6 +258,17 @@ def polled(engine: Engine) -> None:
 # ---- the run ----------------------------------------------------------------------------------
 
 
+class Polled(Plane):
+    """A plane whose engine works when the rounds poll it, and at no other time before the end."""
+
+    def join(self, loop: asyncio.AbstractEventLoop) -> None:
+        pass
+
+    async def __aexit__(self, *error: object) -> None:
+        super().join(asyncio.get_running_loop())
+        await super().__aexit__(*error)
+
+
 class Run:
     """One plane, and the ends of its connections. A broken law: AssertionError, after a report."""
 
@@ -283,10 +294,10 @@ class Run:
         handlers = {f"fuzz:{name}": quiet(globals()[name]) for name in HANDLERS}
         first = config(self.places, "1h", True)
         consumers = [{"name": "c"}]
-        self.plane = Plane({**first, "consumers": consumers}, handlers=handlers, keys={"good": "c"})
+        self.plane = Polled(
+            {**first, "consumers": consumers}, handlers=handlers, keys={"good": "c"}
+        )
         await self.plane.__aenter__()
-        # Polled by the rounds alone.
-        asyncio.get_running_loop().remove_reader(self.plane.engine.fileno())
         self.plane.engine.listen(self.listening["web"].fileno(), "web")
         self.concurrency = Concurrency(self.plane.segment, self.plane.worker)
         self.images = {
@@ -306,9 +317,6 @@ class Run:
             os.close(image)
         try:
             if kind is None:
-                asyncio.get_running_loop().add_reader(
-                    self.plane.engine.fileno(), self.plane.engine.poll
-                )
                 await self.plane.__aexit__(kind, *rest)
             else:
                 self.plane.engine.close()

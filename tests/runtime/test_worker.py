@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -45,7 +46,6 @@ class MemoEngine:
     def __init__(self, notes: int, busy: int) -> None:
         self._notes = notes
         self._busy = busy
-        self._poll = os.eventfd(0)
 
     def note(self, what: str, **more: Any) -> None:
         os.write(self._notes, json.dumps({"what": what, **more}).encode() + b"\n")
@@ -54,11 +54,8 @@ class MemoEngine:
     def idle(self) -> bool:
         return not readable(self._busy, 0)
 
-    def fileno(self) -> int:
-        return self._poll
-
-    def poll(self) -> None:
-        raise AssertionError("nothing makes it ready")
+    def run_in(self, loop: asyncio.AbstractEventLoop) -> None:
+        assert loop.is_running() is False
 
     def listen(self, fd: int, name: str) -> None:
         self.note("listen", name=name, port=socket.socket(fileno=os.dup(fd)).getsockname()[1])

@@ -33,13 +33,13 @@ from fastgate._core.http1.parser cimport parse_request, parse_request_line
 from fastgate._core.io.poller cimport poller_add, poller_add_listener, poller_remove
 from fastgate._core.io.transport cimport (
     conn_accept, conn_again, conn_blocked, conn_close, conn_dead, conn_expect_little, conn_finish,
-    conn_flush, conn_give_up_after, conn_more, conn_peek, conn_probe, conn_read_start,
-    conn_read_stop, conn_reading, conn_resets, conn_unsent)
+    conn_flush, conn_give_up_after, conn_more, conn_peek, conn_probe, conn_read_now,
+    conn_read_start, conn_read_stop, conn_reading, conn_resets, conn_unsent)
 from fastgate._core.reason cimport REQUEST_TIMEOUT
 from fastgate._core.snapshot.snapshot cimport snapshot_header
 from fastgate._core.state cimport (
     BODY_MORE, DOWN_BUSY, DOWN_CLOSED, DOWN_HEAD, DOWN_IDLE, DOWN_LINGER, DOWN_TUNNEL, EX_ABORTED,
-    EX_KEEP_ALIVE, EX_REFUSED, EX_TUNNEL, core_of, exchange_free, exchange_new, server_codec)
+    EX_KEEP_ALIVE, EX_REFUSED, EX_TUNNEL, accepts, core_of, exchange_free, exchange_new, server_codec)
 from fastgate._core.io.connection cimport KIND_DOWN
 from fastgate._core.platform.sys cimport (
     AF_INET, AF_INET6, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, inet_ntop, ntohs,
@@ -53,7 +53,7 @@ from fastgate._core.http1.deadlines cimport (
     PASSES_CLOSE, PASSES_LATE, PASSES_NO_HEAD, PASSES_UNREAD, down_passes, down_until)
 
 cdef enum:
-    ACCEPTS = 64              # in one turn
+    ACCEPTS = 64              # at one event
     PAUSE_NS = 50000000       # how long nothing is accepted when descriptors or places run out
     LINGER_BYTES = 262144
     HALF_CLOSE = 4            # a bit of snapshot_header.flags
@@ -63,12 +63,27 @@ cdef const char *MAPPED = b"\0\0\0\0\0\0\0\0\0\0\xff\xff"
 
 # ---- accepting --------------------------------------------------------------------------
 
+cdef uint32_t accepts_now(core *c, accepts *a) noexcept nogil:
+    """How many connections to accept at this event: one, and more if events come one after the other.
+
+    So accept() need not say that there is no more, which costs as much as a connection: if there is,
+    the next round has an event for it.
+    """
+    a.most = 2 * a.most if a.most != 0 and a.round + 1 == c.counters.polls else 1
+    if a.most > ACCEPTS:
+        a.most = ACCEPTS
+    a.round = c.counters.polls
+    return a.most
+
+
 cdef void down_accepted(conn *listener) noexcept nogil:
     cdef core *c = core_of(listener)
     cdef sockaddr_storage peer
     cdef downstream *d
-    cdef int fd, i
-    for i in range(ACCEPTS):
+    cdef accepts *a = &c.accepted[listener - c.listeners]
+    cdef int fd
+    cdef uint32_t i
+    for i in range(accepts_now(c, a)):
         if c.n_downs >= c.ref.snap.max_connections or descriptors_short(c):
             pause_accept(c)              # they wait in the kernel's queue, or for another worker
             return
@@ -79,6 +94,7 @@ cdef void down_accepted(conn *listener) noexcept nogil:
                 return
             if fd == -ECONNABORTED or fd == -EINTR:
                 continue
+            a.most = 1
             return
         d = down_new(c, fd, &peer)
         if d is NULL:
@@ -89,7 +105,7 @@ cdef void down_accepted(conn *listener) noexcept nogil:
         if poller_add(&c.loop, &d.io) < 0:
             down_close(d)
             continue
-        conn_read_start(&d.io)
+        conn_read_now(&d.io)             # most clients send a request at once
         down_deadline(c, d)
 
 

@@ -11,16 +11,20 @@ queues, `timer` the wheel's links. Everybody else asks `transport`.
 from libc.stdint cimport uint8_t, uint16_t, uint64_t
 
 from fastgate._core.platform.buffer cimport buf, buffers
+from fastgate._core.platform.sys cimport epoll_event
 
 cdef enum:
     WHEEL_SLOTS = 4096
+    EVENTS = 256              # taken at once
 
 cdef enum ConnKind:
-    KIND_LISTENER = 1
-    KIND_DOWN = 2
-    KIND_UP = 3
+    KIND_DOWN = 1
+    KIND_UP = 2
+    KINDS = 3                 # of peers; below, what else is in the epoll set
+    KIND_LISTENER = 3
     KIND_TIMER = 4
-    KINDS = 5
+    KIND_OUTER = 5            # the descriptor of the event loop around the engine
+    KIND_OUTER_TIMER = 6      # a timer of that loop
 
 cdef enum IoFlag:
     IO_READABLE = 1           # the kernel may hold bytes for us: an edge not used up yet
@@ -35,6 +39,7 @@ cdef enum IoFlag:
     IO_BULK = 512             # reads have filled buffers: use large ones
     IO_AGAIN = 1024           # the data sink is to be called for what inb already holds
     IO_SHUT = 2048            # our side is closed: we send no more
+    IO_WRITES = 4096          # the epoll set tells when it may be written to
 
 cdef struct event_loop
 cdef struct conn
@@ -82,11 +87,16 @@ cdef struct wheel:
 cdef struct event_loop:
     int epfd
     int timerfd
+    int outer_due             # the event loop around the engine has something to do
     uint64_t now              # CLOCK_MONOTONIC ns, read once a round
     buffers bufs
     wheel *timers
     conn *ready_head
     conn *ready_tail
     conn *graveyard           # closed in this round; freed after it
+    epoll_event events[EVENTS]      # of this round
+    conn outer                # that event loop: see outer_loop.pyx
+    conn outer_timer
+    uint64_t outer_ns         # when the timer goes off
     void (*accepted)(conn *listener) noexcept nogil
     conn_events on[KINDS]     # by ConnKind

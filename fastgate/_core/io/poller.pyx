@@ -1,16 +1,17 @@
 """poller: epoll, edge-triggered, one registration per socket for its whole life.
 
-A socket is added once with EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET and never modified.
-What an edge said is remembered in `conn.io`, and used up by reads and writes: see transport.pyx.
+A socket is added once, edge-triggered. A client's is added without EPOLLOUT, which would be an event at
+once: the first write that falls short adds it (transport.pyx). What an edge said is remembered in
+`conn.io`, and used up by reads and writes: see there.
 
 A closed connection's memory stays until the round is over (graveyard): later events of the
 same round may still point at it, and see IO_CLOSED.
 """
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from fastgate._core.io.connection cimport (
-    IO_AGAIN, IO_BLOCKED, IO_CLOSED, IO_CONNECTING, IO_ERROR, IO_HUP, IO_READABLE, IO_READING,
-    IO_READY, IO_SHUT, KIND_DOWN, KIND_LISTENER, KIND_TIMER)
+    EVENTS, IO_AGAIN, IO_BLOCKED, IO_CLOSED, IO_CONNECTING, IO_ERROR, IO_HUP, IO_READABLE, IO_READING,
+    IO_READY, IO_SHUT, IO_WRITES, KINDS, KIND_DOWN, KIND_OUTER, KIND_LISTENER)
 from fastgate._core.io.transport cimport conn_flush, conn_ready, conn_recv
 from fastgate._core.platform.sys cimport (
     AF_UNIX, EAGAIN, EINPROGRESS, EPOLLERR, EPOLLET, EPOLLEXCLUSIVE, EPOLLHUP, EPOLLIN, EPOLLOUT,
@@ -18,9 +19,6 @@ from fastgate._core.platform.sys cimport (
     SOCK_STREAM, SOL_SOCKET, SO_ERROR, TCP_NODELAY, close, connect, epoll_create1, epoll_ctl,
     epoll_event, epoll_wait, errno, getsockopt, monotonic_ns, read, setsockopt, sockaddr, socket,
     socklen_t)
-
-cdef enum:
-    BATCH = 256               # events taken at once
 
 
 cdef int poller_init(event_loop *l) noexcept nogil:
@@ -36,26 +34,23 @@ cdef void poller_free(event_loop *l) noexcept nogil:
         l.epfd = -1
 
 
-cdef int poller_add(event_loop *l, conn *x) noexcept nogil:
+cdef int add(event_loop *l, conn *x, uint32_t events) noexcept nogil:
     cdef epoll_event event
-    event.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET
+    event.events = events
     event.data.ptr = x
     if epoll_ctl(l.epfd, EPOLL_CTL_ADD, x.fd, &event) != 0:
         return -errno
     return 0
+
+
+cdef int poller_add(event_loop *l, conn *x) noexcept nogil:
+    return add(l, x, EPOLLIN | EPOLLRDHUP | EPOLLET)
 
 
 cdef int poller_add_listener(event_loop *l, conn *x) noexcept nogil:
-    cdef epoll_event event
     # Level-triggered: what one turn did not accept is announced again. EXCLUSIVE, because
     # a unix listener is one socket that all workers wait for.
-    event.events = EPOLLIN
-    if x.kind == KIND_LISTENER:
-        event.events |= EPOLLEXCLUSIVE
-    event.data.ptr = x
-    if epoll_ctl(l.epfd, EPOLL_CTL_ADD, x.fd, &event) != 0:
-        return -errno
-    return 0
+    return add(l, x, EPOLLIN | EPOLLEXCLUSIVE if x.kind == KIND_LISTENER else EPOLLIN)
 
 
 cdef void poller_remove(event_loop *l, conn *x) noexcept nogil:
@@ -77,7 +72,8 @@ cdef int poller_connect(event_loop *l, conn *x, const void *addr, uint32_t lengt
         x.io |= IO_CONNECTING
     else:
         return -errno                    # a unix socket's full backlog comes here as EAGAIN
-    one = poller_add(l, x)
+    x.io |= IO_WRITES
+    one = add(l, x, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET)
     return one if one < 0 else result
 
 
@@ -117,15 +113,22 @@ cdef void drained(event_loop *l, conn *x) noexcept nogil:
         l.on[x.kind].drained(x)
 
 
-cdef void dispatch(event_loop *l, conn *x, uint32_t events) noexcept nogil:
+cdef void dispatch_other(event_loop *l, conn *x) noexcept nogil:
+    """An event of something that is no peer."""
     cdef uint64_t expirations
-    if x.io & IO_CLOSED:
-        return
     if x.kind == KIND_LISTENER:
         l.accepted(x)
-        return
-    if x.kind == KIND_TIMER:
+    elif x.kind != KIND_OUTER:
         read(x.fd, &expirations, sizeof(expirations))
+    if x.kind >= KIND_OUTER:
+        l.outer_due = 1
+
+
+cdef void dispatch(event_loop *l, conn *x, uint32_t events) noexcept nogil:
+    if x.io & IO_CLOSED:
+        return
+    if x.kind >= KINDS:
+        dispatch_other(l, x)
         return
     if events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR):
         x.io |= IO_READABLE
@@ -148,14 +151,18 @@ cdef void dispatch(event_loop *l, conn *x, uint32_t events) noexcept nogil:
             l.on[x.kind].hup(x)
 
 
-cdef int poller_round(event_loop *l) noexcept nogil:
-    cdef epoll_event events[BATCH]
+cdef int poller_wait(event_loop *l, int timeout) noexcept nogil:
+    cdef int n = epoll_wait(l.epfd, l.events, EVENTS, timeout)
+    l.now = monotonic_ns()
+    return n if n > 0 else 0             # EINTR: the event loop around us deals with signals
+
+
+cdef int poller_round(event_loop *l, int n) noexcept nogil:
     cdef conn *x
     cdef conn *last
-    cdef int i, n = epoll_wait(l.epfd, events, BATCH, 0)
-    l.now = monotonic_ns()
+    cdef int i
     for i in range(n):
-        dispatch(l, <conn *>events[i].data.ptr, events[i].events)
+        dispatch(l, <conn *>l.events[i].data.ptr, l.events[i].events)
     # Work off what stands in the ready list now; what is added meanwhile waits for the next round.
     last = l.ready_tail
     while l.ready_head is not NULL and last is not NULL:

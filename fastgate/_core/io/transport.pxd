@@ -12,6 +12,7 @@ from fastgate._core.platform.sys cimport sockaddr_storage
 # ---- reading ----------------------------------------------------------------------------
 cdef ssize_t conn_recv(conn *x) noexcept nogil                    # by poller, which calls the owner
 cdef void conn_read_start(conn *x) noexcept nogil
+cdef void conn_read_now(conn *x) noexcept nogil                   # conn_read_start, and try without waiting for an event
 cdef void conn_read_stop(conn *x) noexcept nogil
 cdef void conn_ready(conn *x) noexcept nogil                      # look at it again in the next turn
 cdef void conn_again(conn *x) noexcept nogil                      # call its data sink (n = 1) for what inb holds

@@ -26,15 +26,15 @@ something is missing. It holds for a process that is killed, too.
 from libc.string cimport memset
 
 from fastgate._core.io.connection cimport (
-    IO_AGAIN, IO_CLOSED, IO_CONNECTING, IO_HUP, IO_READY, IO_SHUT, event_loop)
+    IO_AGAIN, IO_CLOSED, IO_CONNECTING, IO_HUP, IO_READY, IO_SHUT, IO_WRITES, event_loop)
 from fastgate._core.io.timer cimport timer_remove
 from fastgate._core.platform.buffer cimport (
     BUFFER_LARGE, BUFFER_SMALL, HEADROOM, TAILROOM, buf_borrow, buf_data, buf_head, buf_return,
     buf_room)
 from fastgate._core.platform.sys cimport (
-    EAGAIN, EINTR, ENOBUFS, IPPROTO_TCP, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, SHUT_WR, SIOCOUTQ,
-    SOCK_CLOEXEC, SOCK_NONBLOCK, SOL_SOCKET, SO_KEEPALIVE, SO_LINGER, TCP_KEEPCNT, TCP_KEEPIDLE,
-    TCP_KEEPINTVL, TCP_USER_TIMEOUT, accept4, close, errno, ioctl, iovec, linger, msghdr, recv,
+    EAGAIN, EINTR, ENOBUFS, EPOLLET, EPOLLIN, EPOLLOUT, EPOLLRDHUP, EPOLL_CTL_MOD, IPPROTO_TCP,
+    MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, SHUT_WR, SIOCOUTQ, SOCK_CLOEXEC, SOCK_NONBLOCK, SOL_SOCKET, SO_KEEPALIVE, SO_LINGER, TCP_KEEPCNT, TCP_KEEPIDLE,
+    TCP_KEEPINTVL, TCP_USER_TIMEOUT, accept4, close, epoll_ctl, epoll_event, errno, ioctl, iovec, linger, msghdr, recv,
     send, sendmsg, setsockopt, shutdown, sockaddr, socklen_t)
 
 cdef enum:
@@ -109,6 +109,11 @@ cdef void conn_read_start(conn *x) noexcept nogil:
         conn_ready(x)
 
 
+cdef void conn_read_now(conn *x) noexcept nogil:
+    x.io |= IO_READABLE | IO_READING
+    conn_ready(x)
+
+
 cdef void conn_read_stop(conn *x) noexcept nogil:
     x.io &= ~(IO_READING | IO_AGAIN)
 
@@ -121,6 +126,17 @@ cdef void conn_queue(conn *x, buf *b) noexcept nogil:
         x.out_tail.next = b
     x.out_tail = b
     x.out_bytes += b.end - b.start
+
+
+cdef void blocked(conn *x) noexcept nogil:
+    """The socket's buffer is full: wait for the edge that says there is room."""
+    cdef epoll_event event
+    x.io |= IO_BLOCKED
+    if not x.io & IO_WRITES:
+        x.io |= IO_WRITES
+        event.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET
+        event.data.ptr = x
+        epoll_ctl(x.loop.epfd, EPOLL_CTL_MOD, x.fd, &event)
 
 
 cdef int conn_write(conn *x) noexcept nogil:
@@ -152,7 +168,7 @@ cdef int conn_write(conn *x) noexcept nogil:
             n = sendmsg(x.fd, &msg, MSG_NOSIGNAL)
         if n < 0:
             if errno == EAGAIN:
-                x.io |= IO_BLOCKED
+                blocked(x)
                 return 0
             if errno == EINTR:
                 continue
@@ -179,7 +195,7 @@ cdef int conn_write(conn *x) noexcept nogil:
                 n = 0
         if want > 0:
             # It took less than was offered: the socket's buffer is full, an edge will follow.
-            x.io |= IO_BLOCKED
+            blocked(x)
             return 0
     return 1
 

@@ -13,6 +13,11 @@ cdef extern from "<time.h>" nogil:
     int CLOCK_MONOTONIC, CLOCK_REALTIME, CLOCK_BOOTTIME
     int clock_gettime(int clock, timespec *out)
 
+cdef extern from "<dlfcn.h>" nogil:
+    int RTLD_LAZY, RTLD_NOLOAD
+    void *dlopen(const char *path, int flags)
+    void *dlsym(void *object, const char *name)
+
 cdef extern from "<sys/epoll.h>" nogil:
     ctypedef union epoll_data_t:
         void *ptr

@@ -70,8 +70,7 @@ class EngineLike(Protocol):
 
     @property
     def idle(self) -> bool: ...
-    def fileno(self) -> int: ...
-    def poll(self) -> None: ...
+    def run_in(self, loop: asyncio.AbstractEventLoop) -> None: ...
     def listen(self, fd: int, name: str) -> None: ...
     def unlisten(self, fd: int) -> None: ...
     def install(self, snapshot: Snapshot, handlers: list[Handler]) -> None: ...
@@ -116,13 +115,12 @@ class Worker:
         self._row.state = STARTING
         self._beat()
         loop.add_signal_handler(signal.SIGTERM, self._drain)
-        loop.add_reader(self._engine.fileno(), self._engine.poll)
+        self._engine.run_in(loop)
         loop.add_reader(self._channel.fileno(), self._on_channel)
         loop.call_soon(self._try, lambda: self._begin(start))
         try:
             loop.run_forever()
         finally:
-            loop.remove_reader(self._engine.fileno())
             self._engine.close()
             for task in asyncio.all_tasks(loop):
                 task.cancel()

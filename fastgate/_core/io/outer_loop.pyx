@@ -1,0 +1,52 @@
+"""outer_loop: the event loop around the engine, in the engine's epoll set (see libuv.pyx).
+
+When its descriptor is readable, or its next timer is due, `event_loop.outer_due` is set, and the engine
+lets it have its turn. The timer is a timerfd and no timeout of epoll_wait(), which would cost a timer of
+the kernel for each wait. It is set again only if it would go off too late: a turn for nothing is cheaper.
+"""
+from libc.string cimport memset
+
+from fastgate._core.io.connection cimport KIND_OUTER, KIND_OUTER_TIMER
+from fastgate._core.io.poller cimport poller_add_listener, poller_remove
+from fastgate._core.platform.sys cimport (
+    CLOCK_MONOTONIC, TFD_CLOEXEC, TFD_NONBLOCK, TFD_TIMER_ABSTIME, close, errno, itimerspec, timerfd_create,
+    timerfd_settime)
+
+
+cdef int outer_init(event_loop *l) noexcept nogil:
+    l.outer.kind = KIND_OUTER
+    l.outer.fd = -1
+    l.outer.loop = l
+    l.outer_timer.kind = KIND_OUTER_TIMER
+    l.outer_timer.loop = l
+    l.outer_timer.fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC)
+    if l.outer_timer.fd < 0:
+        return -errno
+    return poller_add_listener(l, &l.outer_timer)
+
+
+cdef void outer_free(event_loop *l) noexcept nogil:
+    if l.outer_timer.fd > 0:             # 0: outer_init was never called
+        close(l.outer_timer.fd)
+        l.outer_timer.fd = -1
+
+
+cdef int outer_watch(event_loop *l, int fd) noexcept nogil:
+    l.outer.fd = fd
+    return poller_add_listener(l, &l.outer)
+
+
+cdef void outer_leave(event_loop *l) noexcept nogil:
+    poller_remove(l, &l.outer)
+    l.outer.fd = -1
+
+
+cdef void outer_timer_set(event_loop *l, uint64_t at) noexcept nogil:
+    cdef itimerspec spec
+    if l.outer_ns <= at and l.outer_ns > l.now:
+        return
+    memset(&spec, 0, sizeof(spec))
+    spec.it_value.tv_sec = at // 1000000000ull
+    spec.it_value.tv_nsec = at % 1000000000ull
+    if timerfd_settime(l.outer_timer.fd, TFD_TIMER_ABSTIME, &spec, NULL) == 0:
+        l.outer_ns = at
