@@ -21,6 +21,7 @@ from benchmarks.compare.generator import LoadFailed
 from benchmarks.compare.machine import facts, place
 from benchmarks.compare.paid import run_paid
 from benchmarks.compare.processes import settle
+from benchmarks.compare.ratios import all_ratios
 from benchmarks.compare.scenarios import SUBJECTS, Scenario, table
 from benchmarks.compare.session import Options, Session, say
 from benchmarks.compare.special import run_idle, run_reload
@@ -161,6 +162,7 @@ def run(given: argparse.Namespace, save: Callable[[schema.Report], None]) -> sch
             skipped=session.skipped,
             crosscheck=rates or {},
             verdict=judge(session.points),
+            ratios=all_ratios(session.points, scenarios),
         )
 
     with Session(options, subjects, lambda session: save(so_far(session))) as session:

@@ -34,11 +34,14 @@ class FastGate(Subject):
     reloads = True
     start_patience = 60.0
 
-    def __init__(self, *, policies: bool = False, routes: int = 0) -> None:
+    def __init__(self, *, policies: bool = False, routes: int = 0, unix: bool = False) -> None:
         """With `routes`, it has that many whatever the scenario says, and its name tells."""
         self.policies = policies
         self.routes = routes
+        self.unix = unix
         self.name = "fastgate-policies" if policies else "fastgate"
+        if unix:
+            self.name += "-unix"
         if routes:
             self.name = f"fastgate-{routes}-route{'s' if routes > 1 else ''}"
 
@@ -50,7 +53,8 @@ class FastGate(Subject):
                 "requests, JSON access log to a file"
             )
         many = f", {self.routes:,} route{'s' if self.routes > 1 else ''}" if self.routes else ""
-        return f"FastGate: plain reverse proxy{many}; metrics counted, access log off"
+        target = ", upstream on a Unix socket" if self.unix else ""
+        return f"FastGate: plain reverse proxy{many}{target}; metrics counted, access log off"
 
     def version(self) -> str:
         if importlib.util.find_spec("fastgate._core.engine") is None:
@@ -74,6 +78,7 @@ class FastGate(Subject):
         many = self.routes or setup.routes
         if many > 1:
             table += [{**route, "name": made.name, "path": made.pattern} for made in routes(many)]
+        target = f"unix:{setup.socket}" if self.unix else f"http://127.0.0.1:{setup.backend}"
         return {
             "version": 1,
             "workers": setup.workers,
@@ -81,7 +86,7 @@ class FastGate(Subject):
             "upstreams": [
                 {
                     "name": "backend",
-                    "targets": [{"url": f"http://127.0.0.1:{setup.backend}"}],
+                    "targets": [{"url": target}],
                     "keepalive": {"max": 2048},
                 }
             ],

@@ -38,6 +38,7 @@ class Plan:
     warmup: float = 0.5  # seconds before
     rate: float = 0.0  # requests/s; 0: closed loop
     path: str = "/bytes/100"
+    body: int = 0  # bytes of the request's body: POST; 0: GET
     headers: tuple[str, ...] = ()  # besides HEADERS
     requests: Path | None = None  # a file of paths, in place of `path`
     fresh: bool = False  # a new connection for every request
@@ -54,6 +55,8 @@ class Plan:
         given = ["--target", f"127.0.0.1:{self.port}", "--connections", str(self.connections)]
         given += ["--duration", f"{self.duration:g}", "--warmup", f"{self.warmup:g}"]
         given += ["--timeout", f"{self.timeout:g}"]
+        if self.body:
+            given += ["--body", str(self.body)]
         if self.rate:
             given += ["--rate", f"{self.rate:g}"]
         if self.requests:

@@ -66,8 +66,9 @@ def run_paid(session: Session, scenario: Scenario) -> None:
                 for subject in subjects:
                     session.skip(scenario.name, subject.name, str(e))
             continue
-        for name, outcome, metrics in measured:
-            collected[name].put(metrics)
+        turns = session.turns(scenario)
+        for i, (name, outcome, metrics) in enumerate(measured):
+            collected[name].put(metrics, round_ * turns + i // len(subjects))
             collected[name].count(outcome)
             say(
                 f"  {round_ + 1}/{session.options.rounds} {name:18} {metrics['rps']:9.0f}/s  CPU "
@@ -109,10 +110,13 @@ def one_load(
             raise Void(f"{served} requests were answered with 200, {charged} are charged")
     if outcome.failed or set(outcome.statuses) != {"200"}:
         raise Void(f"answers {outcome.statuses}, {outcome.errors}")
-    metrics["control_cpu_us"] = used.run_ns / 1000 / served
-    metrics["cpu_us"] = metrics["worker_cpu_us"] + metrics["control_cpu_us"]
-    for split in ("cpu_user_us", "cpu_system_us"):  # of the window, not of what came after
-        metrics.pop(split, None)
+    control = used.run_ns / 1000 / served
+    metrics["control_cpu_us"] = control
+    metrics["control_user_us"] = control * used.user_share
+    # In place of those of the window: what control does afterwards is part of them.
+    metrics["cpu_us"] = metrics["worker_cpu_us"] + control
+    metrics["cpu_user_us"] = metrics["worker_user_us"] + metrics["control_user_us"]
+    metrics["cpu_system_us"] = metrics["cpu_us"] - metrics["cpu_user_us"]
     return outcome, metrics
 
 

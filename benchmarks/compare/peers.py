@@ -49,9 +49,10 @@ class Nginx(Subject):
     product = "nginx"
     reloads = True
 
-    def __init__(self, *, policies: bool = False) -> None:
+    def __init__(self, *, policies: bool = False, unix: bool = False) -> None:
         self.policies = policies
-        self.name = "nginx-policies" if policies else "nginx"
+        self.unix = unix
+        self.name = "nginx" + "-policies" * policies + "-unix" * unix
 
     @property
     def description(self) -> str:
@@ -59,7 +60,8 @@ class Nginx(Subject):
             return (
                 "nginx: key map, limit_req by consumer, access log (combined) to a file, buffered"
             )
-        return "nginx: plain reverse proxy, access log off"
+        target = ", upstream on a Unix socket" if self.unix else ""
+        return f"nginx: plain reverse proxy{target}, access log off"
 
     def version(self) -> str:
         return said_by([program("nginx", "nginx"), "-v"], r"nginx/(\S+)")
@@ -89,6 +91,7 @@ class Nginx(Subject):
             policy_server = f"""
         if ($consumer = "") {{ return 401 '{PROBLEM_401}'; }}
         limit_req zone=consumers burst={setup.burst} nodelay;"""
+        target = f"unix:{setup.socket}" if self.unix else f"127.0.0.1:{setup.backend}"
         mark = f'add_header X-Mark "{setup.mark}";' if setup.mark else ""
         conf = f"""
 {"user root;" if os.geteuid() == 0 else ""}
@@ -105,11 +108,12 @@ http {{
     keepalive_timeout 300s;
     keepalive_requests 1000000000;
     map_hash_max_size 8192;
+    client_body_buffer_size 64k;
     proxy_buffers 8 64k;
     proxy_busy_buffers_size 128k;
     proxy_max_temp_file_size 0;
     upstream backend {{
-        server 127.0.0.1:{setup.backend} max_fails=0;
+        server {target} max_fails=0;
         keepalive 2048;
         keepalive_requests 1000000000;
     }}{policy_http}
@@ -314,11 +318,15 @@ class Relay(Subject):
     """tools/relay.c: the limit."""
 
     product = "relay"
-    name = "relay"
+
+    def __init__(self, *, unix: bool = False) -> None:
+        self.unix = unix
+        self.name = "relay-unix" if unix else "relay"
 
     @property
     def description(self) -> str:
-        return "bare epoll relay in C: no parsing, no policies; stands for the limit"
+        target = "; upstream on a Unix socket" if self.unix else ""
+        return f"bare epoll relay in C: no parsing, no policies; stands for the limit{target}"
 
     def version(self) -> str:
         try:
@@ -330,10 +338,11 @@ class Relay(Subject):
         return {}
 
     def command(self, setup: Setup) -> list[str]:
-        return [str(tool("relay")), f"127.0.0.1:{setup.port}", f"127.0.0.1:{setup.backend}"]
+        target = f"unix:{setup.socket}" if self.unix else f"127.0.0.1:{setup.backend}"
+        return [str(tool("relay")), f"127.0.0.1:{setup.port}", target]
 
 
-class Direct(Relay):
+class Direct(Subject):
     """The backend with no proxy before it: what latency is added to."""
 
     product = "backend"
@@ -348,6 +357,9 @@ class Direct(Relay):
             return tool("backend").name.partition("-")[2]
         except NoCompiler as e:
             raise Unavailable(str(e)) from e
+
+    def files(self, setup: Setup) -> dict[str, str]:
+        return {}
 
     def command(self, setup: Setup) -> list[str]:
         return [str(tool("backend")), f"127.0.0.1:{setup.port}"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.compare.schema import Point, Report, Spread
+from benchmarks.compare.schema import Budget, Point, Ratio, Report, Spread
 
 LOAD_COLUMNS = (
     ("rps", "requests/s", "{:,.0f}"),
@@ -12,6 +12,7 @@ LOAD_COLUMNS = (
     ("cpu_user_us", "user", "{:.1f}"),
     ("cpu_system_us", "system", "{:.1f}"),
     ("worker_cpu_us", "worker alone", "{:.2f}"),
+    ("worker_user_us", "its user", "{:.1f}"),
     ("p50_us", "p50 µs", "{:,.0f}"),
     ("p99_us", "p99 µs", "{:,.0f}"),
     ("p999_us", "p99.9 µs", "{:,.0f}"),
@@ -19,6 +20,8 @@ LOAD_COLUMNS = (
 OPEN_COLUMNS = (
     ("rate", "rate/s", "{:,.0f}"),
     ("cpu_us", "CPU µs", "{:.2f}"),
+    ("cpu_user_us", "user", "{:.1f}"),
+    ("cpu_system_us", "system", "{:.1f}"),
     ("p50_us", "p50 µs", "{:,.0f}"),
     ("p99_us", "p99 µs", "{:,.0f}"),
     ("p999_us", "p99.9 µs", "{:,.0f}"),
@@ -44,8 +47,12 @@ IDLE_COLUMNS = (
 PAID_COLUMNS = (
     ("rps", "requests/s", "{:,.0f}"),
     ("worker_cpu_us", "CPU µs, worker", "{:.2f}"),
+    ("worker_user_us", "its user", "{:.1f}"),
     ("control_cpu_us", "control", "{:.2f}"),
+    ("control_user_us", "its user", "{:.2f}"),
     ("cpu_us", "both", "{:.2f}"),
+    ("cpu_user_us", "user", "{:.1f}"),
+    ("cpu_system_us", "system", "{:.1f}"),
     ("p50_us", "p50 µs", "{:,.0f}"),
     ("p99_us", "p99 µs", "{:,.0f}"),
     ("charged", "charged", "{:,.0f}"),
@@ -75,7 +82,25 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in (header, align, *rows)]
 
 
-def section(title: str, points: Sequence[Point]) -> list[str]:
+def ratio_table(ratios: Sequence[Ratio]) -> list[str]:
+    """Ratios of CPU per request, with the spread of the pairs."""
+    if not ratios:
+        return []
+    rows = [
+        [
+            f"{r.over} / {r.under}",
+            f"{r.median:.3f}",
+            f"{r.lower:.3f} to {r.upper:.3f}",
+            f"{r.low:.3f} to {r.high:.3f}",
+            str(r.pairs),
+        ]
+        for r in ratios
+    ]
+    header = ["CPU per request, ratio by pairs", "median", "half of them", "all of them", "pairs"]
+    return ["", *table(header, rows)]
+
+
+def section(title: str, points: Sequence[Point], ratios: Sequence[Ratio] = ()) -> list[str]:
     """One scenario."""
     columns = COLUMNS[points[0].mode]
     lines = [f"## {title}", ""]
@@ -90,6 +115,7 @@ def section(title: str, points: Sequence[Point]) -> list[str]:
             for p in points
         ],
     )
+    lines += ratio_table(ratios)
     for point in points:
         lines += [f"\n{point.subject}: {note}." for note in point.notes]
         bad = {name: n for name, n in point.errors.items() if n}
@@ -97,6 +123,16 @@ def section(title: str, points: Sequence[Point]) -> list[str]:
             listed = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in bad.items())
             lines.append(f"\n{point.subject}: {listed}.")
     return [*lines, ""]
+
+
+def measured(budget: Budget) -> str:
+    """The figure; of a ratio by pairs also between which values half of them are."""
+    if budget.figure is None:
+        return "-"
+    text = f"{budget.figure:,.4g} {budget.unit}".strip()
+    if budget.pairs < 2:
+        return text
+    return f"{text} ({budget.lower:,.4g} to {budget.upper:,.4g})"
 
 
 def verdict_table(report: Report) -> list[str]:
@@ -107,7 +143,7 @@ def verdict_table(report: Report) -> list[str]:
         [
             [
                 b.budget,
-                "-" if b.figure is None else f"{b.figure:,.4g} {b.unit}".strip(),
+                measured(b),
                 f"{'≤' if b.sense == '<=' else '≥'} {b.limit:,.4g} {b.unit}".strip(),
                 marks[b.met],
                 b.note,
@@ -148,7 +184,7 @@ def markdown(report: Report, titles: dict[str, str]) -> str:
     for name, title in titles.items():
         points = [p for p in report.points if p.scenario == name]
         if points:
-            lines += section(title, points)
+            lines += section(title, points, [r for r in report.ratios if r.scenario == name])
     if report.crosscheck:
         lines += ["## Cross-check with wrk", "", "Requests/s, 64 connections, closed loop.", ""]
         subjects = sorted({key.split()[0] for key in report.crosscheck})

@@ -28,6 +28,9 @@ SUBJECTS: dict[str, Subject] = {
         Envoy(),
         Relay(),
         Direct(),
+        FastGate(unix=True),
+        Nginx(unix=True),
+        Relay(unix=True),
         FastGate(routes=1),
         FastGate(routes=MANY_ROUTES),
         Keyed(paid=False),
@@ -49,9 +52,9 @@ SETS_THE_RATE = ("fastgate", "fastgate-policies", "nginx", "nginx-policies", "ha
 class Scenario:
     """One kind of load.
 
-    `closed` finds the saturation; `open` sends half of it at a constant rate. `reload` and `idle`
-    have functions of their own in special.py, `paid` in paid.py. Where a few per cent are asked
-    after, a round visits its subjects several times in turn.
+    `closed` finds the saturation; `open` sends half of it at a constant rate, or `rate`. `reload`
+    and `idle` have functions of their own in special.py, `paid` in paid.py. Where a few per cent
+    are asked after, a round visits its subjects several times in turn.
     """
 
     name: str
@@ -59,7 +62,10 @@ class Scenario:
     subjects: tuple[str, ...]
     mode: Literal["closed", "open", "reload", "idle", "paid"] = "closed"
     connections: int = 64
-    body: int = 100
+    body: int = 100  # bytes of the response's body
+    request_body: int = 0  # bytes of the request's body: POST; 0: GET
+    fresh: bool = False  # a connection for every request
+    rate: float = 0.0  # `open`: requests/s, in place of half of the saturation
     workers: int = 1
     key: bool = True  # whether requests carry the key
     setup: Mapping[str, Any] = field(default_factory=dict)  # fields of Setup that differ
@@ -68,6 +74,7 @@ class Scenario:
     window: float = math.inf  # seconds measured at a time, where the options say more
     quick: bool = True  # part of --quick
     expect: int = 200  # the status that the answers must have, all but a few
+    ratios: tuple[tuple[str, str], ...] = ()  # CPU per request of the first over the second's
 
 
 FLOOD_LIMIT: dict[str, Any] = {"rate": 1, "burst": 1}
@@ -88,9 +95,39 @@ def table() -> list[Scenario]:
             "paid", "a keyed route with a rate limit, and the same route paid", (LIMITED, PAID),
             "paid", turns=12,
         ),
-        Scenario("connections-1", "1 connection, 100 B", PROXIES, connections=1, quick=False),
+        Scenario(
+            "windows", "policies on, policies off and the bare relay, in half-second windows",
+            ("fastgate-policies", "fastgate", "relay"), turns=40, window=0.5,
+            ratios=(
+                ("fastgate-policies", "fastgate"),
+                ("fastgate-policies", "relay"),
+                ("fastgate", "relay"),
+            ),
+        ),
+        Scenario(
+            "connections-1", "1 connection, 100 B", PROXIES, connections=1, turns=2, quick=False
+        ),
+        Scenario(
+            "partial-load", "1,000 connections, 100 B, 8,000 requests/s", (*PROXIES, "direct"),
+            "open", connections=1000, rate=8000.0, turns=2, quick=False,
+        ),
+        Scenario(
+            "connection-per-request", "a connection per request, 64 at a time, 100 B", PROXIES,
+            fresh=True, turns=2, quick=False,
+        ),
         Scenario(
             "connections-1000", "1,000 connections, 100 B", PROXIES, connections=1000, quick=False
+        ),
+        Scenario(
+            "post-16k", "64 connections, POST of 16 KiB", PROXIES, request_body=16_384, quick=False
+        ),
+        Scenario(
+            "upstreams-unix", "upstreams on Unix sockets and over TCP, 64 connections, 100 B",
+            ("fastgate-unix", "fastgate", "nginx-unix", "nginx", "relay-unix", "relay"),
+            turns=12, window=0.5, quick=False,
+            ratios=(
+                ("fastgate-unix", "fastgate"), ("nginx-unix", "nginx"), ("relay-unix", "relay")
+            ),
         ),
         Scenario("body-10k", "64 connections, 10 KiB", PROXIES, body=10_240, quick=False),
         Scenario("body-1m", "64 connections, 1 MiB", PROXIES, body=1 << 20, quick=False),

@@ -21,10 +21,12 @@ METRICS: dict[str, tuple[str, str]] = {
     "cpu_user_us": ("µs", "the user share of cpu_us (split by the kernel's tick sampling)"),
     "cpu_system_us": ("µs", "the system share of cpu_us"),
     "worker_cpu_us": ("µs", "CPU time per response of the worker processes alone"),
+    "worker_user_us": ("µs", "the user share of worker_cpu_us"),
     "control_cpu_us": (
         "µs",
         "paid: CPU time per response of all other processes, until the ledger has all usage",
     ),
+    "control_user_us": ("µs", "paid: the user share of control_cpu_us"),
     "charged": ("", "paid: requests that the ledger has charged; as many as were answered"),
     "settled_s": ("s", "paid: from the end of the load until the ledger had all usage"),
     "p50_us": ("µs", "median latency; open loop: from when the request was due"),
@@ -86,11 +88,28 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     workers: int
     connections: int
     body: int  # bytes of the response's body
+    request_body: int = 0  # bytes of the request's
     mode: str  # closed | open | reload | idle | paid
     metrics: dict[str, Spread]
     statuses: dict[str, int]  # responses by status, all rounds, warm-up included
     errors: dict[str, int]  # connect_errors, resets, timeouts, protocol_errors, unanswered
     notes: list[str] = []
+    visits: list[int] = []  # which visit each value is of: those of one number are neighbours
+
+
+class Ratio(msgspec.Struct, frozen=True, kw_only=True):
+    """One metric of one subject over that of another, formed by pairs of neighbouring visits."""
+
+    scenario: str
+    over: str
+    under: str
+    metric: str
+    median: float
+    lower: float  # the quartiles: half of the pairs are between them
+    upper: float
+    low: float  # the least of the pairs
+    high: float  # the greatest
+    pairs: int
 
 
 class Subject(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,6 +144,9 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
     unit: str
     met: bool | None
     note: str = ""
+    lower: float | None = None  # a ratio by pairs: the quartiles of them
+    upper: float | None = None
+    pairs: int = 0
 
 
 class Skipped(msgspec.Struct, frozen=True, kw_only=True):
@@ -151,6 +173,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     skipped: list[Skipped]
     crosscheck: dict[str, float]  # "<subject> <tool>" → requests/s
     verdict: list[Budget]
+    ratios: list[Ratio] = []
 
 
 def read(text: bytes) -> Report:

@@ -61,9 +61,11 @@ class Collected:
     statuses: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     errors: dict[str, int] = field(default_factory=lambda: dict.fromkeys(generator.ERRORS, 0))
     notes: list[str] = field(default_factory=list)
+    visits: list[int] = field(default_factory=list)
 
-    def put(self, metrics: dict[str, float]) -> None:
-        """Adds a round's figures."""
+    def put(self, metrics: dict[str, float], visit: int) -> None:
+        """Adds a visit's figures; `visit` is the same number for those that are its neighbours."""
+        self.visits.append(visit)
         for name, value in metrics.items():
             self.metrics[name].append(value)
 
@@ -87,11 +89,13 @@ class Collected:
             workers=scenario.workers,
             connections=scenario.connections,
             body=scenario.body,
+            request_body=scenario.request_body,
             mode=scenario.mode,
             metrics={name: Spread.of(values) for name, values in self.metrics.items()},
             statuses=dict(sorted(self.statuses.items())),
             errors=self.errors,
             notes=self.notes,
+            visits=self.visits,
         )
 
 
@@ -118,6 +122,7 @@ class Session:
         self.root = Path(tempfile.mkdtemp(prefix="fastgate-compare-"))
         self.descriptors = raise_descriptors(65_536)
         self.backend_port = free_port()
+        self.socket = self.root / "up" / "s"  # short: the path of a socket has 107 bytes at most
         self.versions: dict[str, str] = {}
         self._wanted = subjects
         self._backend: Tree | None = None
@@ -165,10 +170,11 @@ class Session:
     def backend(self, placement: Placement) -> Tree:
         """The upstream, started when first wanted and moved to its cores by a restart."""
         if self._backend is None or not self._backend.alive():
-            folder = self.root / "backend"
+            folder = self.socket.parent
             folder.mkdir(exist_ok=True)
+            self.socket.unlink(missing_ok=True)  # of one that was killed
             self._backend = Tree(
-                [str(tool("backend")), f"127.0.0.1:{self.backend_port}"],
+                [str(tool("backend")), f"127.0.0.1:{self.backend_port}", f"unix:{self.socket}"],
                 cores=placement.backend,
                 folder=folder,
             )
@@ -184,6 +190,7 @@ class Session:
         fields: dict[str, object] = {
             "port": port,
             "backend": self.backend_port,
+            "socket": str(self.socket),
             "folder": self.root / f"{self._count}-{subject.name}",
             "workers": scenario.workers,
             "policies": subject.policies,
@@ -228,6 +235,8 @@ class Session:
             warmup=self.options.warmup * window / self.options.window,
             rate=rate,
             path=f"/bytes/{scenario.body}",
+            body=scenario.request_body,
+            fresh=scenario.fresh,
             headers=(f"X-Api-Key: {key}",) if scenario.key else (),
             requests=requests,
             spin=bool(rate) and placement.load_is_alone,
@@ -236,7 +245,7 @@ class Session:
     def measure(
         self, subject: Subject, tree: Tree, plan: generator.Plan, placement: Placement, workers: int
     ) -> tuple[generator.Outcome, dict[str, float]]:
-        """One window: the generator's outcome, and the figures of it."""
+        """One window: the generator's outcome, and the figures of it. Raises LoadFailed."""
         samples: list[tuple[dict[int, Cpu], Cpu, Cpu, int, float]] = []
         backend = self.backend(placement)
 
@@ -249,6 +258,8 @@ class Session:
         outcome = generator.run(plan, placement.load, sample, sample)
         if len(samples) != 2:
             raise generator.LoadFailed("the window did not open and shut")
+        if not outcome.responses:
+            raise generator.LoadFailed("no request was answered in the window")
         (cpu0, back0, load0, stolen0, t0), (cpu1, back1, load1, stolen1, t1) = samples
         seconds = t1 - t0
         used = spent(cpu0, cpu1)
@@ -269,16 +280,17 @@ class Session:
         }
         if plan.rate:
             metrics["rate"] = plan.rate
-        if outcome.responses:
-            # The samples are a little further apart than the window: charge by the sampled time.
-            served = outcome.responses * seconds / outcome.window_s
-            cpu = total.run_ns / 1000 / served
-            metrics |= {
-                "cpu_us": cpu,
-                "cpu_user_us": cpu * total.user_share,
-                "cpu_system_us": cpu * (1 - total.user_share),
-                "worker_cpu_us": serving.run_ns / 1000 / served,
-            }
+        # The samples are a little further apart than the window: charge by the sampled time.
+        served = outcome.responses * seconds / outcome.window_s
+        cpu = total.run_ns / 1000 / served
+        worker = serving.run_ns / 1000 / served
+        metrics |= {
+            "cpu_us": cpu,
+            "cpu_user_us": cpu * total.user_share,
+            "cpu_system_us": cpu * (1 - total.user_share),
+            "worker_cpu_us": worker,
+            "worker_user_us": worker * serving.user_share,
+        }
         return outcome, metrics
 
     def half_rate(self, subject: str) -> float:
@@ -308,6 +320,7 @@ class Session:
         say(f"{scenario.name}: {scenario.title}")
         self.backend(placement)
         collected: dict[str, Collected] = {s.name: Collected() for s in subjects}
+        turns = self.turns(scenario)
         for round_ in range(self.options.rounds):
             with contextlib.ExitStack() as stack:
                 started = []
@@ -321,9 +334,9 @@ class Session:
                         continue
                     started.append((subject, tree, setup))
                 settle([tree for _, tree, _ in started])
-                for turn in range(self.turns(scenario)):
-                    label = f"{round_ + 1}/{self.options.rounds}"
-                    self._visit(scenario, placement, rotated(started, turn), collected, label)
+                for turn in range(turns):
+                    visit = round_ * turns + turn
+                    self._visit(scenario, placement, rotated(started, turn), collected, visit)
             if scenario.mode == "open":
                 add_latency(collected)
             self.keep(scenario, collected)
@@ -338,11 +351,14 @@ class Session:
         placement: Placement,
         started: Sequence[tuple[Subject, Tree, Setup]],
         collected: Mapping[str, Collected],
-        label: str,
+        visit: int,
     ) -> None:
         """Each of the subjects once."""
+        label = f"{visit + 1}/{self.options.rounds * self.turns(scenario)}"
         for subject, tree, setup in started:
-            rate = self.half_rate(subject.name) if scenario.mode == "open" else 0.0
+            rate = 0.0
+            if scenario.mode == "open":
+                rate = scenario.rate or self.half_rate(subject.name)
             plan = self.plan(scenario, setup.port, placement, rate)
             try:
                 outcome, metrics = self.measure(subject, tree, plan, placement, scenario.workers)
@@ -350,12 +366,13 @@ class Session:
                 self.skip(scenario.name, subject.name, str(e))
                 continue
             kept = collected[subject.name]
-            kept.put(metrics)
+            kept.put(metrics, visit)
             kept.count(outcome)
             self._remark(kept, scenario, outcome, metrics)
             say(
                 f"  {label} {subject.name:18} "
-                f"{metrics['rps']:9.0f}/s  {metrics.get('cpu_us', 0):6.2f} µs CPU  "
+                f"{metrics['rps']:9.0f}/s  {metrics['cpu_us']:6.2f} µs CPU "
+                f"({metrics['cpu_user_us']:.1f} user)  "
                 f"p50 {metrics['p50_us']:.0f}  p99 {metrics['p99_us']:.0f} µs"
             )
 
@@ -391,8 +408,10 @@ def add_latency(collected: dict[str, Collected]) -> None:
     base = collected.get("direct")
     if base is None:
         return
-    for name, kept in collected.items():
-        for metric in ("p50_us", "p99_us"):
-            mine, bare = kept.metrics.get(metric, []), base.metrics.get(metric, [])
-            if name != "direct" and mine and len(mine) == len(bare):
-                kept.metrics[f"added_{metric}"] = [a - b for a, b in zip(mine, bare, strict=True)]
+    for metric in ("p50_us", "p99_us"):
+        bare = dict(zip(base.visits, base.metrics[metric], strict=True))
+        for name, kept in collected.items():
+            mine = zip(kept.visits, kept.metrics[metric], strict=True)
+            added = [value - bare[visit] for visit, value in mine if visit in bare]
+            if name != "direct" and added:
+                kept.metrics[f"added_{metric}"] = added

@@ -64,7 +64,7 @@ def run_reload(session: Session, scenario: Scenario) -> None:
             except (NotServing, generator.LoadFailed, OSError) as e:
                 session.skip(scenario.name, subject.name, str(e))
                 continue
-            kept.put(metrics)
+            kept.put(metrics, round_)
             say(
                 f"  {round_ + 1}/{session.options.rounds} {subject.name:18} "
                 f"{metrics['reloads']:.0f} reloads, {metrics['reload_s'] * 1000:.0f} ms each, "
@@ -183,7 +183,7 @@ def run_idle(session: Session, scenario: Scenario) -> None:
             except (NotServing, generator.LoadFailed, OSError) as e:
                 session.skip(scenario.name, subject.name, str(e))
                 continue
-            kept.put(metrics)
+            kept.put(metrics, round_)
             say(
                 f"  {round_ + 1} {subject.name:18} serving after {metrics['start_s']:.3f} s, "
                 f"{metrics['idle_pss_mib']:.1f} MiB, "

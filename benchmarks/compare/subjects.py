@@ -44,6 +44,7 @@ class Setup:
     port: int
     backend: int  # port
     folder: Path
+    socket: str = ""  # the path of the backend's Unix socket, for subjects that are `unix`
     workers: int = 1
     policies: bool = False  # key, rate limit, quota where there is one, access log
     rate: int = 1_000_000  # requests/s a consumer may; with policies
@@ -60,6 +61,7 @@ class Subject(ABC):
     product: str
     name: str
     policies = False
+    unix = False  # whether it reaches the backend through its Unix socket, not over TCP
     reloads = False  # whether `reload` works
     start_patience = 20.0  # seconds until it must serve
 

@@ -1,7 +1,8 @@
 /* backend: the cheapest upstream that still speaks HTTP/1.1, so that it never is the bottleneck.
  *
- *     backend 127.0.0.1:9000
+ *     backend 127.0.0.1:9000 [unix:/path …]
  *
+ * It listens on all the addresses.
  * One thread, one epoll set, edge-triggered, keep-alive, requests answered in order. The size of
  * the body is asked for in the path, anywhere in it: "/bytes/10240" answers 10,240 bytes, any
  * other path 100. Responses are rendered when first asked for and kept. A request body with
@@ -11,12 +12,17 @@
 
 #include "net.h"
 
-enum { IN = 16384, MAX_BODY = 16 << 20, KINDS = 64, EVENTS = 256 };
+enum { IN = 16384, MAX_BODY = 16 << 20, KINDS = 64, EVENTS = 256, LISTENERS = 4 };
 
 struct response {
     long long size;
     char *bytes;
     size_t len;
+};
+
+struct listener {
+    int fd;
+    struct address address;
 };
 
 struct conn {
@@ -31,6 +37,7 @@ struct conn {
 
 static struct response kinds[KINDS];
 static unsigned nkinds;
+static struct listener listeners[LISTENERS];
 
 static const struct response *response_of(long long size)
 {
@@ -140,40 +147,55 @@ static int serve(struct conn *c)
     }
 }
 
+/* Whether an event is of a listener, not of a connection. */
+static int is_listener(const void *p)
+{
+    return p >= (void *)listeners && p < (void *)(listeners + LISTENERS);
+}
+
+static void accept_all(const struct listener *l, int ep)
+{
+    int fd;
+    while ((fd = accept4(l->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
+        struct conn *c = malloc(sizeof *c);
+        if (!c)
+            die("malloc");
+        memset(c, 0, offsetof(struct conn, in));
+        c->fd = fd;
+        no_delay(fd, &l->address);
+        struct epoll_event ev = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.ptr = c};
+        epoll_ctl(ep, EPOLL_CTL_ADD, fd, &ev);
+    }
+}
+
 int main(int argc, char **argv)
 {
-    if (argc != 2)
-        die("usage: backend HOST:PORT");
-    struct address a = parse_address(argv[1]);
+    if (argc < 2 || argc > 1 + LISTENERS)
+        die("usage: backend HOST:PORT|unix:PATH …");
     raise_descriptors();
-    int listener = listen_on(&a), ep = epoll_create1(EPOLL_CLOEXEC);
-    struct epoll_event ev = {.events = EPOLLIN, .data.ptr = NULL}, evs[EVENTS];
-    if (ep < 0 || epoll_ctl(ep, EPOLL_CTL_ADD, listener, &ev))
-        die("epoll");
+    int ep = epoll_create1(EPOLL_CLOEXEC);
+    struct epoll_event evs[EVENTS];
+    for (int i = 1; i < argc; i++) {
+        struct listener *l = &listeners[i - 1];
+        l->address = parse_address(argv[i]);
+        l->fd = listen_on(&l->address);
+        struct epoll_event ev = {.events = EPOLLIN, .data.ptr = l};
+        if (ep < 0 || epoll_ctl(ep, EPOLL_CTL_ADD, l->fd, &ev))
+            die("epoll");
+    }
     response_of(100);
     for (;;) {
         int n = epoll_wait(ep, evs, EVENTS, -1);
         for (int i = 0; i < n; i++) {
-            struct conn *c = evs[i].data.ptr;
-            if (c) {
-                /* a peer that has closed its side is gone: nothing here half-closes */
-                if (serve(c) < 0 || evs[i].events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) {
-                    close(c->fd);
-                    free(c);
-                }
+            if (is_listener(evs[i].data.ptr)) {
+                accept_all(evs[i].data.ptr, ep);
                 continue;
             }
-            int fd;
-            while ((fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
-                c = malloc(sizeof *c);
-                if (!c)
-                    die("malloc");
-                memset(c, 0, offsetof(struct conn, in));
-                c->fd = fd;
-                no_delay(fd, &a);
-                ev.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
-                ev.data.ptr = c;
-                epoll_ctl(ep, EPOLL_CTL_ADD, fd, &ev);
+            struct conn *c = evs[i].data.ptr;
+            /* a peer that has closed its side is gone: nothing here half-closes */
+            if (serve(c) < 0 || evs[i].events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) {
+                close(c->fd);
+                free(c);
             }
         }
     }

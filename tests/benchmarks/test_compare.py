@@ -34,7 +34,8 @@ from benchmarks.compare.processes import (
     spent,
     tree_of,
 )
-from benchmarks.compare.report import markdown
+from benchmarks.compare.ratios import all_ratios
+from benchmarks.compare.report import COLUMNS, markdown
 from benchmarks.compare.scenarios import SUBJECTS, table
 from benchmarks.compare.schema import Point, Spread
 from benchmarks.compare.session import Collected, Options, Session, add_latency
@@ -353,18 +354,6 @@ def test_a_charge_is_judged_in_the_workers_and_with_control() -> None:
     assert [(b.figure, b.limit, b.met) for b in found] == [(1.05, 1.05, True), (1.5, 1.05, False)]
 
 
-def test_ratios_are_formed_within_rounds() -> None:
-    """A machine that is twice as slow in one round is so for both sides."""
-    points = [
-        a_point("saturation", "a", {"cpu_us": Spread.of([10, 20, 10])}),
-        a_point("saturation", "b", {"cpu_us": Spread.of([20, 40, 20])}),
-    ]
-    figure = verdict.Figure
-    over, under = figure("saturation", "a", "cpu_us"), figure("saturation", "b", "cpu_us")
-    assert verdict.ratio(points, over, under) == 0.5
-    assert verdict.ratio(points, over, figure("saturation", "c", "cpu_us")) is None
-
-
 @pytest.mark.parametrize(("mine", "met"), [(17.0, True), (19.0, False)])
 def test_a_budget_is_met_or_not(mine: float, met: bool) -> None:
     points = [
@@ -379,8 +368,9 @@ def test_a_budget_is_met_or_not(mine: float, met: bool) -> None:
 
 def test_latency_is_added_to_that_of_the_backend_alone() -> None:
     collected = {name: Collected() for name in ("direct", "nginx")}
-    collected["direct"].put({"p50_us": 50.0, "p99_us": 100.0})
-    collected["nginx"].put({"p50_us": 80.0, "p99_us": 190.0})
+    collected["direct"].put({"p50_us": 50.0, "p99_us": 100.0}, 0)
+    collected["nginx"].put({"p50_us": 80.0, "p99_us": 190.0}, 0)
+    collected["nginx"].put({"p50_us": 81.0, "p99_us": 191.0}, 1)  # `direct` failed in this one
     add_latency(collected)
     assert collected["nginx"].metrics["added_p50_us"] == [30.0]
     assert collected["nginx"].metrics["added_p99_us"] == [90.0]
@@ -418,6 +408,7 @@ def a_report() -> schema.Report:
         skipped=[schema.Skipped(scenario="idle", subject="envoy", reason="not there")],
         crosscheck={"nginx load": 1.0, "nginx wrk": 2.0},
         verdict=verdict.judge(points),
+        ratios=all_ratios(points, table()),
     )
 
 
@@ -436,10 +427,24 @@ def test_every_metric_and_scenario_is_in_the_tables() -> None:
     for scenario in table():
         assert f"## {scenario.title}" in text
     assert "| nginx |" in text
+    for ratio in (r for s in table() for r in s.ratios):
+        assert f"| {' / '.join(ratio)} |" in text
     assert "idle, envoy: not there" in text
     for row in text.splitlines():
         if row.startswith("| ---"):
             assert set(row) <= set("| -:")
+
+
+def test_cpu_is_never_shown_without_its_user_part() -> None:
+    for mode, columns in COLUMNS.items():
+        shown = [metric for metric, _, _ in columns]
+        for total, user in (
+            ("cpu_us", "cpu_user_us"),
+            ("worker_cpu_us", "worker_user_us"),
+            ("control_cpu_us", "control_user_us"),
+        ):
+            assert (total in shown) == (user in shown), mode
+        assert ("cpu_us" in shown) == ("cpu_system_us" in shown), mode
 
 
 def test_the_report_is_drawn(tmp_path: Path) -> None:
@@ -466,8 +471,8 @@ def test_what_rounds_gave_is_kept_after_each(tmp_path: Path) -> None:
     with Session(
         Options(rounds=2), on_points=lambda s: kept.append(report_of(s.points))
     ) as session:
-        for rate in (10.0, 20.0):
-            collected["fastgate"].put({"rps": rate})
+        for visit, rate in enumerate((10.0, 20.0)):
+            collected["fastgate"].put({"rps": rate}, visit)
             session.keep(scenario, collected)
     assert [p.metrics["rps"].rounds for report in kept for p in report.points] == [1, 2]
     command.save_tables(kept[-1], tmp_path)

@@ -1,0 +1,167 @@
+"""Scenarios, really run: a moment each, and the shape of what comes out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.compare.gateway import FastGate
+from benchmarks.compare.machine import available_cores, place
+from benchmarks.compare.peers import Nginx, Relay
+from benchmarks.compare.processes import Tree
+from benchmarks.compare.ratios import all_ratios
+from benchmarks.compare.scenarios import Scenario, table
+from benchmarks.compare.schema import METRICS, Point
+from benchmarks.compare.session import Options, Session
+from benchmarks.compare.subjects import (
+    Setup,
+    Subject,
+    Unavailable,
+    free_port,
+    probe,
+    release_port,
+)
+from benchmarks.tools import NoCompiler, tool
+
+MOMENT = Options(rounds=1, window=0.1, warmup=0.05, quick=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tools() -> None:
+    try:
+        for name in ("load", "backend", "relay"):
+            tool(name)
+    except NoCompiler as e:
+        pytest.skip(str(e))
+
+
+@pytest.fixture
+def session() -> Iterator[Session]:
+    with Session(MOMENT) as session:
+        yield session
+
+
+def scenario(name: str, *subjects: str) -> Scenario:
+    """A scenario of the table, with only these of its subjects."""
+    (found,) = (s for s in table() if s.name == name)
+    assert set(subjects) <= set(found.subjects)
+    return dataclasses.replace(found, subjects=subjects)
+
+
+def run(session: Session, wanted: Scenario) -> dict[str, Point]:
+    """The points of a run, by subject."""
+    if place(session.cores, wanted.workers) is None:
+        pytest.skip("needs two processors")
+    session.run(wanted)
+    assert session.skipped == []
+    points = {p.subject: p for p in session.points}
+    assert set(points) == set(wanted.subjects)
+    for point in points.values():
+        assert set(point.statuses) == {"200"}
+        assert not any(point.errors.values()), point.errors
+        assert set(point.metrics) <= set(METRICS)
+        assert (point.scenario, point.mode) == (wanted.name, wanted.mode)
+    return points
+
+
+def parts_add_up(point: Point) -> None:
+    """User and system make the whole, of the tree and of its workers."""
+    total, user, system, worker, worker_user = (
+        point.metrics[name].median
+        for name in ("cpu_us", "cpu_user_us", "cpu_system_us", "worker_cpu_us", "worker_user_us")
+    )
+    assert user + system == pytest.approx(total, abs=0.001)
+    assert 0 <= worker_user <= worker <= total + 0.001
+
+
+def test_one_connection_is_a_closed_loop_of_one(session: Session) -> None:
+    point = run(session, scenario("connections-1", "relay"))["relay"]
+    assert (point.connections, point.visits) == (1, [0])
+    assert "rate" not in point.metrics
+    parts_add_up(point)
+
+
+def test_partial_load_sends_at_its_own_rate(session: Session) -> None:
+    """Not at half of a saturation, of which there is none."""
+    points = run(session, scenario("partial-load", "relay", "direct"))
+    assert {p.connections for p in points.values()} == {1000}
+    assert {p.metrics["rate"].median for p in points.values()} == {8000}
+    assert points["relay"].metrics["added_p50_us"].rounds == 1
+    # 0.15 s at the rate: what was due was sent, however late the answers came
+    assert sum(points["direct"].statuses.values()) == 1200
+    parts_add_up(points["relay"])
+
+
+def test_a_connection_for_each_request(session: Session) -> None:
+    wanted = scenario("connection-per-request", "relay")
+    placement = place(session.cores, 1)
+    assert placement
+    assert "--close" in session.plan(wanted, 1, placement).arguments()
+    parts_add_up(run(session, wanted)["relay"])
+
+
+def test_bodies_are_posted(session: Session) -> None:
+    wanted = scenario("post-16k", "relay")
+    placement = place(session.cores, 1)
+    assert placement
+    arguments = session.plan(wanted, 1, placement).arguments()
+    assert arguments[arguments.index("--body") + 1] == "16384"
+    point = run(session, wanted)["relay"]
+    assert (point.request_body, point.body) == (16_384, 100)
+    parts_add_up(point)
+
+
+def test_unix_sockets_are_set_beside_tcp_by_pairs() -> None:
+    wanted = dataclasses.replace(scenario("upstreams-unix", "relay-unix", "relay"), turns=3)
+    options = dataclasses.replace(MOMENT, quick=False, window=0.3)
+    with Session(options) as session:
+        points = run(session, wanted)
+    assert [p.visits for p in points.values()] == [[0, 1, 2]] * 2
+    (ratio,) = all_ratios(list(points.values()), [wanted])
+    assert (ratio.over, ratio.under) == ("relay-unix", "relay")
+    assert 1 <= ratio.pairs <= 3
+    assert 0 < ratio.low <= ratio.lower <= ratio.median <= ratio.upper <= ratio.high
+
+
+@pytest.mark.parametrize("subject", [Relay(unix=True), Nginx(unix=True), FastGate(unix=True)])
+def test_a_subject_of_unix_sockets_needs_no_tcp_upstream(subject: Subject, tmp_path: Path) -> None:
+    try:
+        subject.version()
+    except Unavailable as e:
+        pytest.skip(str(e))
+    port, nobody, spare = free_port(), free_port(), free_port()
+    socket = f"{tmp_path}/s"
+    setup = Setup(
+        port=port, backend=nobody, folder=tmp_path / "proxy", socket=socket, spare=spare,
+        descriptors=2000,
+    )  # fmt: skip
+    command = [str(tool("backend")), f"127.0.0.1:{free_port()}", f"unix:{socket}"]
+    cores = tuple(available_cores())
+    with (
+        Tree(command, cores=cores, folder=tmp_path),
+        subject.start(setup, cores),  # NotServing without a 200
+    ):
+        answer = probe(port)
+    assert answer is not None
+    assert answer.status == 200
+    release_port(port, nobody, spare)
+
+
+def test_windows_alternate_among_gateways_that_all_run(session: Session) -> None:
+    """Half a second each at most, however long the other windows are; ratios by pairs."""
+    wanted = scenario("windows", "fastgate-policies", "fastgate", "relay")
+    placement = place(session.cores, 1)
+    assert placement
+    long = Session(Options(window=2.5, warmup=0.5))
+    with long:
+        plan = long.plan(wanted, 1, placement)
+    assert (plan.duration, plan.warmup) == (0.5, 0.1)
+    assert long.turns(wanted) >= 40
+    points = run(session, wanted)
+    found = all_ratios(list(points.values()), [wanted])
+    assert [(r.over, r.under) for r in found] == list(wanted.ratios)
+    for point in points.values():
+        parts_add_up(point)
