@@ -1,4 +1,4 @@
-"""`python -m benchmarks.compare`: FastGate beside nginx, HAProxy, Envoy and a bare relay.
+"""`python -m benchmarks.compare`: FastGate beside other proxies and a bare relay.
 
 One session measures all of them on the same machine, in turns: every scenario runs several
 rounds, every round visits every subject once (each round begins with another one), so what the
@@ -16,9 +16,12 @@ measured window, over the requests answered in it.
     machine    what it runs on, and where each part is pinned
     processes  starting, accounting (CPU, PSS) and ending process trees
     generator  running the load generator and reading its answer
-    subjects   what is compared: configuration written, command, reload; peers, gateway
+    subjects   what is compared: configuration written, command, reload
+               gateway, keyed: FastGate; nginx, envoy, peers: what is installed;
+               built: what is built from source (Pingora, Caddy)
     scenarios  what is measured: a table
-    session    the interleaved rounds; special: reloads, memory, start
+    session    the interleaved rounds; special: reloads, memory, start; paid
+    ratios     ratios by pairs of neighbouring visits
     schema     the result, `results/compare.json`; statistics of rounds
     verdict    the budgets, and whether this run keeps them
     report     `results/compare.md`; plot: `results/compare.png`

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import dataclasses
 import fnmatch
+import os
 import re
 import shutil
 import signal
@@ -17,8 +18,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.compare import plot, report, schema
+from benchmarks.compare.built import Built
 from benchmarks.compare.generator import LoadFailed
 from benchmarks.compare.machine import facts, place
+from benchmarks.compare.nginx import GIVEN
 from benchmarks.compare.paid import run_paid
 from benchmarks.compare.processes import settle
 from benchmarks.compare.ratios import all_ratios
@@ -36,8 +39,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.compare",
-        description="Measures FastGate beside nginx, HAProxy, Envoy and a bare relay.",
-        epilog="A full run takes about 35 minutes and wants the machine for itself.",
+        description="Measures FastGate beside nginx, HAProxy, Envoy, Pingora, Caddy and a relay.",
+        epilog="A full run takes about 80 minutes and wants the machine for itself. The first one "
+        "builds Pingora and Caddy before, where cargo and go are installed.",
     )
     parser.add_argument("--quick", action="store_true", help="about two minutes: fewer, shorter")
     parser.add_argument("--rounds", type=int, help="rounds of each scenario (5; quick: 2)")
@@ -49,6 +53,19 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--subject", action="append", metavar="NAME", help="this subject (a glob); repeatable"
     )
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the results")
+    parser.add_argument(
+        "--nginx",
+        type=Path,
+        metavar="PATH",
+        default=os.environ.get(GIVEN) or None,
+        help="another nginx to measure besides (mainline, OpenResty): its binary; also taken from "
+        f"the environment variable {GIVEN}",
+    )
+    parser.add_argument(
+        "--build",
+        action="store_true",
+        help="only build the peers that are built from source (Pingora by cargo, Caddy by go)",
+    )
     parser.add_argument("--list", action="store_true", help="list scenarios and subjects, and end")
     parser.add_argument(
         "--render",
@@ -60,6 +77,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--rounds: from 1 to 100")
     if given.window is not None and not 0.1 <= given.window <= 60:
         parser.error("--window: from 0.1 to 60 seconds")
+    if given.nginx is not None and not (given.nginx.is_file() and os.access(given.nginx, os.X_OK)):
+        parser.error(f"--nginx: {given.nginx} is not a program; give the path of an nginx binary")
     return given
 
 
@@ -167,6 +186,8 @@ def run(given: argparse.Namespace, save: Callable[[schema.Report], None]) -> sch
 
     with Session(options, subjects, lambda session: save(so_far(session))) as session:
         try:
+            for scenario in scenarios:  # what has to be built is, before anything is measured
+                session.available(scenario)
             for scenario in scenarios:
                 RUNNERS.get(scenario.mode, Session.run)(session, scenario)
             rates = {}
@@ -222,6 +243,20 @@ def listing() -> str:
     return "\n".join(lines)
 
 
+def build() -> int:
+    """Builds the peers that are built from source; 1 when one of them cannot be had."""
+    failed = 0
+    for subject in SUBJECTS.values():
+        if isinstance(subject, Built):
+            try:
+                subject.ready(build=True)
+                print(f"{subject.name} {subject.version()}: {subject.program}")
+            except Unavailable as e:
+                failed = 1
+                print(f"{subject.name}: {e}", file=sys.stderr)
+    return failed
+
+
 class Interruption:
     """Whether the run was asked to end."""
 
@@ -258,9 +293,14 @@ def interruptible() -> Iterator[Interruption]:
 def main(argv: list[str] | None = None) -> int:
     """The command. Exits with 130 when it was interrupted; what was measured is written."""
     given = arguments(argv)
+    if given.nginx is not None:
+        os.environ[GIVEN] = str(given.nginx.resolve())
     if given.list:
         print(listing())
         return 0
+    if given.build:
+        with interruptible():
+            return build()
     try:
         if given.render:
             result = schema.read((given.output / "compare.json").read_bytes())

@@ -198,8 +198,12 @@ def markdown(report: Report, titles: dict[str, str]) -> str:
         lines.append("")
     if report.skipped:
         lines += ["## Not measured", ""]
+        scenarios: dict[tuple[str, str], list[str]] = {}
+        for s in report.skipped:
+            scenarios.setdefault((s.subject, s.reason.splitlines()[0]), []).append(s.scenario)
         lines += [
-            f"- {s.scenario}, {s.subject}: {s.reason.splitlines()[0]}" for s in report.skipped
+            f"- {subject}: {reason} ({', '.join(names)})"
+            for (subject, reason), names in scenarios.items()
         ]
         lines.append("")
     return "\n".join(lines)

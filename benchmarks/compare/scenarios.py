@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from benchmarks.compare.built import Caddy, Pingora
+from benchmarks.compare.envoy import Envoy
 from benchmarks.compare.gateway import FastGate
 from benchmarks.compare.keyed import Keyed
-from benchmarks.compare.peers import Direct, Envoy, HAProxy, Nginx, Relay
+from benchmarks.compare.nginx import GivenNginx, Nginx
+from benchmarks.compare.peers import Direct, HAProxy, Relay
 from benchmarks.compare.subjects import Subject
 
 MANY_ROUTES = 100_000
@@ -23,9 +26,14 @@ SUBJECTS: dict[str, Subject] = {
         FastGate(policies=True),
         Nginx(),
         Nginx(policies=True),
+        GivenNginx(),
+        GivenNginx(policies=True),
         HAProxy(),
         HAProxy(policies=True),
         Envoy(),
+        Envoy(policies=True),
+        Pingora(),
+        Caddy(),
         Relay(),
         Direct(),
         FastGate(unix=True),
@@ -38,12 +46,13 @@ SUBJECTS: dict[str, Subject] = {
     )
 }
 
-PLAIN = ("fastgate", "nginx", "haproxy", "envoy", "relay")
-POLICIES = ("fastgate-policies", "nginx-policies", "haproxy-policies")
-PROXIES = ("fastgate", "fastgate-policies", "nginx", "nginx-policies", "haproxy",
-           "haproxy-policies", "envoy", "relay")  # fmt: skip
+POLICIES = ("fastgate-policies", "nginx-policies", "nginx-given-policies", "haproxy-policies",
+            "envoy-policies")  # fmt: skip
+PROXIES = ("fastgate", "fastgate-policies", "nginx", "nginx-policies", "nginx-given",
+           "nginx-given-policies", "haproxy", "haproxy-policies", "envoy", "envoy-policies",
+           "pingora", "caddy", "relay")  # fmt: skip
 
-# Envoy is slower by so much that half of what the others can do would be overload for it.
+# The others may be slower by so much that half of what these can do would be overload for them.
 SETS_THE_RATE = ("fastgate", "fastgate-policies", "nginx", "nginx-policies", "haproxy",
                  "haproxy-policies")  # fmt: skip
 

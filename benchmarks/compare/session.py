@@ -124,6 +124,7 @@ class Session:
         self.backend_port = free_port()
         self.socket = self.root / "up" / "s"  # short: the path of a socket has 107 bytes at most
         self.versions: dict[str, str] = {}
+        self._asked: dict[str, str] = {}
         self._wanted = subjects
         self._backend: Tree | None = None
         self._count = 0
@@ -158,14 +159,23 @@ class Session:
         for name in scenario.subjects:
             if self._wanted is not None and name not in self._wanted:
                 continue
-            subject = SUBJECTS[name]
-            try:
-                self.versions.setdefault(name, subject.version())
-            except Unavailable as e:
-                self.skip(scenario.name, name, str(e))
-                continue
-            found.append(subject)
+            if reason := self._missing(SUBJECTS[name]):
+                self.skip(scenario.name, name, reason)
+            else:
+                found.append(SUBJECTS[name])
         return found
+
+    def _missing(self, subject: Subject) -> str:
+        """Why a subject cannot be had, "" when it is ready. Asked once: it may have to be built."""
+        if subject.name not in self._asked:
+            reason = ""
+            try:
+                subject.ready(build=not self.options.quick)
+                self.versions[subject.name] = subject.version()
+            except Unavailable as e:
+                reason = str(e)
+            self._asked[subject.name] = reason
+        return self._asked[subject.name]
 
     def backend(self, placement: Placement) -> Tree:
         """The upstream, started when first wanted and moved to its cores by a restart."""

@@ -21,6 +21,10 @@ from benchmarks.compare.processes import Tree
 
 KEY = "bench-key-5c1d2f7e9a4b"
 KEY_HEADER = f"X-Api-Key: {KEY}"
+PROBLEM_401 = (
+    '{"type":"about:blank","title":"Unauthorized","status":401,'
+    '"detail":"This route needs an API key.","reason":"credential_missing"}'
+)
 OTHER_KEYS = 999  # besides KEY: a table of one entry would flatter everybody
 
 
@@ -69,6 +73,11 @@ class Subject(ABC):
     @abstractmethod
     def description(self) -> str:
         """One line for the report."""
+
+    def ready(self, *, build: bool) -> None:
+        """Raises Unavailable unless the program is there. One that is built from source is built
+        for that, if it may be (`build`), which can take minutes."""
+        self.version()
 
     @abstractmethod
     def version(self) -> str:

@@ -19,10 +19,12 @@ from hypothesis import strategies as st
 
 from benchmarks.compare import __main__ as command
 from benchmarks.compare import generator, schema, verdict
+from benchmarks.compare.envoy import Envoy
 from benchmarks.compare.gateway import FastGate
 from benchmarks.compare.keyed import PRICE, Keyed
 from benchmarks.compare.machine import available_cores, facts, place
-from benchmarks.compare.peers import Envoy, HAProxy, Nginx, program
+from benchmarks.compare.nginx import Nginx
+from benchmarks.compare.peers import HAProxy
 from benchmarks.compare.processes import (
     Cpu,
     Tree,
@@ -34,6 +36,7 @@ from benchmarks.compare.processes import (
     spent,
     tree_of,
 )
+from benchmarks.compare.programs import program
 from benchmarks.compare.ratios import all_ratios
 from benchmarks.compare.report import COLUMNS, markdown
 from benchmarks.compare.scenarios import SUBJECTS, table
@@ -405,7 +408,10 @@ def a_report() -> schema.Report:
             schema.Subject(name="nginx", product="nginx", version="1", description="a proxy")
         ],
         points=points,
-        skipped=[schema.Skipped(scenario="idle", subject="envoy", reason="not there")],
+        skipped=[
+            schema.Skipped(scenario=name, subject="envoy", reason="not there")
+            for name in ("idle", "saturation")
+        ],
         crosscheck={"nginx load": 1.0, "nginx wrk": 2.0},
         verdict=verdict.judge(points),
         ratios=all_ratios(points, table()),
@@ -429,7 +435,7 @@ def test_every_metric_and_scenario_is_in_the_tables() -> None:
     assert "| nginx |" in text
     for ratio in (r for s in table() for r in s.ratios):
         assert f"| {' / '.join(ratio)} |" in text
-    assert "idle, envoy: not there" in text
+    assert "- envoy: not there (idle, saturation)" in text
     for row in text.splitlines():
         if row.startswith("| ---"):
             assert set(row) <= set("| -:")

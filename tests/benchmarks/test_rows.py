@@ -10,7 +10,8 @@ import pytest
 
 from benchmarks.compare.gateway import FastGate
 from benchmarks.compare.machine import available_cores, place
-from benchmarks.compare.peers import Nginx, Relay
+from benchmarks.compare.nginx import Nginx
+from benchmarks.compare.peers import Relay
 from benchmarks.compare.processes import Tree
 from benchmarks.compare.ratios import all_ratios
 from benchmarks.compare.scenarios import Scenario, table
