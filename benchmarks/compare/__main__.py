@@ -40,10 +40,10 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.compare",
         description="Measures FastGate beside nginx, HAProxy, Envoy, Pingora, Caddy and a relay.",
-        epilog="A full run takes about 80 minutes and wants the machine for itself. The first one "
+        epilog="A full run takes about 90 minutes and wants the machine for itself. The first one "
         "builds Pingora and Caddy before, where cargo and go are installed.",
     )
-    parser.add_argument("--quick", action="store_true", help="about two minutes: fewer, shorter")
+    parser.add_argument("--quick", action="store_true", help="about four minutes: fewer, shorter")
     parser.add_argument("--rounds", type=int, help="rounds of each scenario (5; quick: 2)")
     parser.add_argument("--window", type=float, help="seconds measured at a time (2.5; quick: 0.7)")
     parser.add_argument(
@@ -299,8 +299,11 @@ def main(argv: list[str] | None = None) -> int:
         print(listing())
         return 0
     if given.build:
-        with interruptible():
-            return build()
+        try:
+            with interruptible():
+                return build()
+        except KeyboardInterrupt:
+            return 130
     try:
         if given.render:
             result = schema.read((given.output / "compare.json").read_bytes())

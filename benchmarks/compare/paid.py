@@ -27,7 +27,7 @@ from benchmarks.compare.keyed import PAUSES, ControlApi, Keyed
 from benchmarks.compare.machine import Placement, place
 from benchmarks.compare.processes import Cpu, Tree, settle, spent
 from benchmarks.compare.scenarios import Scenario
-from benchmarks.compare.session import Collected, Session, rotated, say
+from benchmarks.compare.session import Collected, Session, in_turn, rotated, say
 from benchmarks.compare.subjects import NotServing, Setup
 
 
@@ -54,7 +54,7 @@ def run_paid(session: Session, scenario: Scenario) -> None:
                 ]
                 settle([tree for _, tree, _ in started])
                 for turn in range(1 + session.turns(scenario)):
-                    for subject, tree, setup in rotated(started, turn):
+                    for subject, tree, setup in in_turn(started, turn):
                         load = one_load(session, scenario, subject, (tree, setup), placement)
                         if turn > 0:
                             measured.append((subject.name, *load))

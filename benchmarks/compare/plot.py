@@ -17,7 +17,7 @@ ORDER = ("relay", "fastgate", "fastgate-policies", "nginx", "nginx-policies", "n
 PANELS = (
     ("saturation", "cpu_us", "CPU µs per request, saturated"),
     ("connections-1", "cpu_us", "CPU µs per request, 1 connection"),
-    ("partial-load", "cpu_us", "CPU µs per request, 8,000/s over 1,000 connections"),
+    ("partial-load", "cpu_us", "CPU µs per request, 8,000/s, 1,000 conns"),
     ("connection-per-request", "cpu_us", "CPU µs per request, a connection each"),
     ("post-16k", "cpu_us", "CPU µs per request, POST of 16 KiB"),
     ("body-10k", "cpu_us", "CPU µs per request, 10 KiB bodies"),
@@ -64,6 +64,7 @@ def bars(axis: Any, report: Report, panel: tuple[str, str, str]) -> None:
     axis.errorbar(values, names, xerr=[low, high], fmt="none", ecolor=INK, elinewidth=1, capsize=2)
     top = max(s.high for s in spreads) or 1.0
     axis.set_xlim(0, top * 1.2)
+    axis.locator_params(axis="x", nbins=6)
     for name, value, spread in zip(names, values, spreads, strict=True):
         text = f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
         axis.text(spread.high + top * 0.015, name, text, va="center", fontsize=8, color=INK)

@@ -106,7 +106,7 @@ def table() -> list[Scenario]:
         ),
         Scenario(
             "windows", "policies on, policies off and the bare relay, in half-second windows",
-            ("fastgate-policies", "fastgate", "relay"), turns=40, window=0.5,
+            ("fastgate-policies", "fastgate", "relay"), turns=42, window=0.5,
             ratios=(
                 ("fastgate-policies", "fastgate"),
                 ("fastgate-policies", "relay"),

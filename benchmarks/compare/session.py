@@ -146,8 +146,14 @@ class Session:
             self.skipped.append(Skipped(scenario=scenario, subject=subject, reason=reason))
 
     def keep(self, scenario: Scenario, collected: Mapping[str, Collected]) -> None:
-        """Makes `points` say what the rounds of a scenario have given so far, and tells of it."""
+        """Makes `points` say what the rounds of a scenario have given so far, and reports it. What
+        failed at first and was measured after all is not skipped any more."""
         self.points = [p for p in self.points if p.scenario != scenario.name]
+        self.skipped = [
+            s
+            for s in self.skipped
+            if s.scenario != scenario.name or not collected.get(s.subject, Collected()).metrics
+        ]
         self.points += [
             kept.point(scenario, name) for name, kept in collected.items() if kept.metrics
         ]
@@ -346,7 +352,7 @@ class Session:
                 settle([tree for _, tree, _ in started])
                 for turn in range(turns):
                     visit = round_ * turns + turn
-                    self._visit(scenario, placement, rotated(started, turn), collected, visit)
+                    self._visit(scenario, placement, in_turn(started, turn), collected, visit)
             if scenario.mode == "open":
                 add_latency(collected)
             self.keep(scenario, collected)
@@ -370,12 +376,15 @@ class Session:
             if scenario.mode == "open":
                 rate = scenario.rate or self.half_rate(subject.name)
             plan = self.plan(scenario, setup.port, placement, rate)
+            kept = collected[subject.name]
             try:
                 outcome, metrics = self.measure(subject, tree, plan, placement, scenario.workers)
             except generator.LoadFailed as e:
-                self.skip(scenario.name, subject.name, str(e))
+                say(f"  {label} {subject.name:18} void: {e}")
+                kept.note(f"a visit is void: {e}")
+                if not kept.metrics:
+                    self.skip(scenario.name, subject.name, str(e))
                 continue
-            kept = collected[subject.name]
             kept.put(metrics, visit)
             kept.count(outcome)
             self._remark(kept, scenario, outcome, metrics)
@@ -411,6 +420,13 @@ def rotated(items: Sequence[T], by: int) -> list[T]:
     """The same, beginning with another one each time: none is always first."""
     at = by % max(1, len(items))
     return [*items[at:], *items[:at]]
+
+
+def in_turn(items: Sequence[T], turn: int) -> list[T]:
+    """The order of a turn: each begins once, then each again with the order reversed. So of any
+    two, each goes before the other as often as after it."""
+    order = rotated(items, turn)
+    return order[::-1] if turn // max(1, len(items)) % 2 else order
 
 
 def add_latency(collected: dict[str, Collected]) -> None:

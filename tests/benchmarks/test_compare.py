@@ -369,6 +369,19 @@ def test_a_budget_is_met_or_not(mine: float, met: bool) -> None:
     assert (unknown.met, unknown.figure, unknown.note) == (None, None, "not measured in this run")
 
 
+def test_a_peer_that_had_a_lower_rate_is_not_the_best_one() -> None:
+    def at(rate: float, added: float) -> dict[str, Spread]:
+        return {"rate": Spread.of([rate]), "added_p99_us": Spread.of([added])}
+
+    points = [
+        a_point("half-load", "fastgate-policies", at(9000, 50), "open"),
+        a_point("half-load", "nginx", at(9000, 60), "open"),
+        a_point("half-load", "pingora", at(4000, 10), "open"),
+    ]
+    (judged,) = (b for b in verdict.judge(points) if b.figure is not None)
+    assert (judged.figure, judged.limit, judged.note) == (50, 60, "best: nginx")
+
+
 def test_latency_is_added_to_that_of_the_backend_alone() -> None:
     collected = {name: Collected() for name in ("direct", "nginx")}
     collected["direct"].put({"p50_us": 50.0, "p99_us": 100.0}, 0)

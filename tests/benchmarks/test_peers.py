@@ -12,6 +12,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,7 @@ from benchmarks.compare.gateway import FastGate
 from benchmarks.compare.machine import available_cores
 from benchmarks.compare.nginx import GIVEN, GivenNginx, Nginx
 from benchmarks.compare.peers import HAProxy
+from benchmarks.compare.processes import Tree, runs
 from benchmarks.compare.programs import program, said_by
 from benchmarks.compare.scenarios import PROXIES, SUBJECTS, table
 from benchmarks.compare.session import Options, Session
@@ -252,7 +254,7 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of builders that stands in for all that is installed, and an empty build folder."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    for needed in ("taskset", "sh", "mkdir"):
+    for needed in ("taskset", "sh", "mkdir", "sleep"):
         path = command.shutil.which(needed)
         assert path
         (folder / needed).symlink_to(path)
@@ -307,6 +309,33 @@ def test_what_is_built_can_be_built_alone(tools: Path, capsys: pytest.CaptureFix
     assert "pingora: cargo is not installed" in said.err
     builder(tools, *BUILDERS["pingora"])
     assert command.main(["--build"]) == 0
+
+
+def test_a_build_that_is_interrupted_ends_with_all_its_children(
+    tools: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Waited(Tree):
+        """Leaves a file when its end is waited for: then the builder may interrupt it."""
+
+        def __init__(self, *given: Any, folder: Path, **named: Any) -> None:
+            super().__init__(*given, folder=folder, **named)
+            wait = self.process.wait
+
+            def waiting(timeout: float | None = None) -> int:
+                (folder / "waited-for").touch()
+                return wait(timeout)
+
+            monkeypatch.setattr(self.process, "wait", waiting)
+
+    monkeypatch.setattr(built, "Tree", Waited)
+    builder(
+        tools, "cargo",
+        'cd "$CARGO_TARGET_DIR"; sleep 600 & echo $! > child; '
+        "while [ ! -e waited-for ]; do sleep 0.01; done; kill -TERM $PPID; wait",
+    )  # fmt: skip
+    assert command.main(["--build"]) == 130
+    assert not runs(int((built.BUILD / "pingora-build" / "child").read_text()))
+    assert not Pingora().program.exists()
 
 
 def test_the_lock_has_the_version_that_is_pinned() -> None:

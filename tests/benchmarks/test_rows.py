@@ -5,10 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from benchmarks.compare.gateway import FastGate
+from benchmarks.compare.generator import LoadFailed
 from benchmarks.compare.machine import available_cores, place
 from benchmarks.compare.nginx import Nginx
 from benchmarks.compare.peers import Relay
@@ -16,7 +20,7 @@ from benchmarks.compare.processes import Tree
 from benchmarks.compare.ratios import all_ratios
 from benchmarks.compare.scenarios import Scenario, table
 from benchmarks.compare.schema import METRICS, Point
-from benchmarks.compare.session import Options, Session
+from benchmarks.compare.session import Options, Session, in_turn
 from benchmarks.compare.subjects import (
     Setup,
     Subject,
@@ -151,6 +155,51 @@ def test_a_subject_of_unix_sockets_needs_no_tcp_upstream(subject: Subject, tmp_p
     release_port(port, nobody, spare)
 
 
+def test_a_visit_that_fails_is_void_and_its_neighbours_count(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = dataclasses.replace(scenario("windows", "relay"), turns=3)
+    session.options = dataclasses.replace(session.options, quick=False)
+    failures = iter([True, False, True])
+    measure = session.measure
+
+    def sometimes(*given: Any) -> Any:
+        if next(failures):
+            raise LoadFailed("no request was answered in the window")
+        return measure(*given)
+
+    monkeypatch.setattr(session, "measure", sometimes)
+    point = run(session, wanted)["relay"]
+    assert point.visits == [1]
+    assert "a visit is void: no request was answered in the window" in point.notes
+
+
+def test_what_failed_each_time_is_not_measured(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = dataclasses.replace(scenario("windows", "relay"), turns=2)
+
+    def never(*_: object) -> None:
+        raise LoadFailed("load ended with 2: no word")
+
+    monkeypatch.setattr(session, "measure", never)
+    session.run(wanted)
+    assert session.points == []
+    assert [(s.subject, s.reason) for s in session.skipped] == [
+        ("relay", "load ended with 2: no word")
+    ]
+
+
+@given(st.integers(1, 7))
+def test_nobody_is_always_first(count: int) -> None:
+    orders = [in_turn(range(count), turn) for turn in range(2 * count)]
+    assert all(sorted(order) == list(range(count)) for order in orders)
+    assert [sum(order[0] == one for order in orders) for one in range(count)] == [2] * count
+    for one in range(count):
+        for other in range(one):
+            assert sum(order.index(one) < order.index(other) for order in orders) == count
+
+
 def test_windows_alternate_among_gateways_that_all_run(session: Session) -> None:
     """Half a second each at most, however long the other windows are; ratios by pairs."""
     wanted = scenario("windows", "fastgate-policies", "fastgate", "relay")
@@ -161,6 +210,7 @@ def test_windows_alternate_among_gateways_that_all_run(session: Session) -> None
         plan = long.plan(wanted, 1, placement)
     assert (plan.duration, plan.warmup) == (0.5, 0.1)
     assert long.turns(wanted) >= 40
+    assert long.turns(wanted) % (2 * len(wanted.subjects)) == 0  # every order as often
     points = run(session, wanted)
     found = all_ratios(list(points.values()), [wanted])
     assert [(r.over, r.under) for r in found] == list(wanted.ratios)
