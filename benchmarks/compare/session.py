@@ -435,9 +435,9 @@ def add_latency(collected: dict[str, Collected]) -> None:
     if base is None:
         return
     for metric in ("p50_us", "p99_us"):
-        bare = dict(zip(base.visits, base.metrics[metric], strict=True))
+        bare = dict(zip(base.visits, base.metrics.get(metric, []), strict=True))
         for name, kept in collected.items():
-            mine = zip(kept.visits, kept.metrics[metric], strict=True)
+            mine = zip(kept.visits, kept.metrics.get(metric, []), strict=True)
             added = [value - bare[visit] for visit, value in mine if visit in bare]
             if name != "direct" and added:
                 kept.metrics[f"added_{metric}"] = added

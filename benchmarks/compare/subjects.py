@@ -11,6 +11,7 @@ counts a quota, makes request ids, continues traces and logs JSON. docs/benchmar
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import time
 from abc import ABC, abstractmethod
@@ -175,12 +176,19 @@ def wait_serving(tree: Tree, setup: Setup, patience: float, key: str = KEY) -> f
     raise NotServing(f"no 200 within {patience:g} s (last: {answer}): {tree.last_words()}")
 
 
+PORTS = range(20100, 32000)  # below the ephemeral ones
+APART = 97  # ports between the first ones of two processes with neighbouring ids
 _handed_out: set[int] = set()
 
 
 def free_port() -> int:
-    """A free TCP port below the ephemeral range, not handed out before by this program."""
-    for port in range(20100, 32000):
+    """A free TCP port of PORTS, not handed out before by this program.
+
+    Two programs at once begin at different ones: a port is free until what it is for listens, and
+    then two gateways that share ports among their workers would share one.
+    """
+    first = os.getpid() * APART % len(PORTS)
+    for port in (*PORTS[first:], *PORTS[:first]):
         if port in _handed_out:
             continue
         with socket.socket() as s, contextlib.suppress(OSError):
@@ -188,7 +196,7 @@ def free_port() -> int:
             s.bind(("127.0.0.1", port))
             _handed_out.add(port)
             return port
-    raise RuntimeError("no free port between 20100 and 32000")
+    raise RuntimeError(f"no free port from {PORTS[0]} to {PORTS[-1]}")
 
 
 def release_port(*ports: int) -> None:

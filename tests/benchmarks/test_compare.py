@@ -383,7 +383,7 @@ def test_a_peer_that_had_a_lower_rate_is_not_the_best_one() -> None:
 
 
 def test_latency_is_added_to_that_of_the_backend_alone() -> None:
-    collected = {name: Collected() for name in ("direct", "nginx")}
+    collected = {name: Collected() for name in ("direct", "nginx", "envoy")}
     collected["direct"].put({"p50_us": 50.0, "p99_us": 100.0}, 0)
     collected["nginx"].put({"p50_us": 80.0, "p99_us": 190.0}, 0)
     collected["nginx"].put({"p50_us": 81.0, "p99_us": 191.0}, 1)  # `direct` failed in this one
@@ -391,6 +391,8 @@ def test_latency_is_added_to_that_of_the_backend_alone() -> None:
     assert collected["nginx"].metrics["added_p50_us"] == [30.0]
     assert collected["nginx"].metrics["added_p99_us"] == [90.0]
     assert "added_p50_us" not in collected["direct"].metrics
+    assert not collected["envoy"].metrics  # every visit of it failed
+    add_latency({"direct": Collected(), "nginx": collected["nginx"]})
 
 
 # ---- the report ------------------------------------------------------------------------------
