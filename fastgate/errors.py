@@ -319,8 +319,8 @@ REASONS: tuple[Reason, ...] = (
     ),
     _r(
         56, "target_too_long", 414, "client", "Request target too long",
-        "The request line is longer than the gateway allows. Move data from the query into the "
-        "body.",
+        "The request line, or the address that the route makes of it, is longer than the gateway "
+        "allows. Move data from the query into the body.",
         close=True,
     ),
     _r(

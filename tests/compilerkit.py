@@ -51,7 +51,7 @@ def compiled(
 
 
 def one_route(**fields: Any) -> dict[str, Any]:
-    if not {"handler", "respond", "retired"} & fields.keys():
+    if not {"handler", "respond", "redirect", "retired"} & fields.keys():
         fields.setdefault("service", "svc")
     return {"routes": [{"name": "r", "path": "/x", **fields}]}
 

@@ -355,6 +355,8 @@ class _Compilation:
             handle, count = self.rules.predicates(route.match)
             ranking = (route.priority, count, handle)
         strip, replace = (0, "") if route.rewrite is None else self._rewrite(index, route.rewrite)
+        rewritten, location = route.rewritten, route.location
+        fixed = NONE if route.respond is None else self.rules.static(route.respond)
         cors, host = shared.cors, self._host(route)
         record = partial(
             self.image.add_route,
@@ -363,8 +365,7 @@ class _Compilation:
             methods=mask if route.methods else 0,
             body_cap=shared.body_cap,
             service=NONE if route.service is None else self.services[route.service],
-            handler=self._handler(index, route, strip, replace),
-            static_response=NONE if route.respond is None else self.rules.static(route.respond),
+            handler=self._handler(index, route),
             auth=NONE if route.auth.api_key is None else self.rules.auth(route.auth.api_key),
             cors=NONE if cors is None else self.rules.cors(cors, route.methods),
             flags=self._flags(route, host),
@@ -387,10 +388,18 @@ class _Compilation:
         hosts = list(dict.fromkeys(route.hosts))
         for number, path in enumerate(route.patterns):
             pattern = self._pattern(f"routes[{index}].{route.place_of(number)}", path)
-            params = self.rules.strings(tuple(pattern_params(pattern))) if "{" in pattern else 0
+            names = tuple(pattern_params(pattern)) if "{" in pattern else ()
+            if route.redirect is not None:
+                fixed = self.rules.redirect(route.redirect.status, location, names)
+            added = record(
+                pattern=pattern,
+                params=self.rules.strings(names) if names else 0,
+                static_response=fixed,
+                rewrite=self.rules.url(rewritten, names),
+            )
             self._places.append((index, number))
             self.router.add(
-                record(pattern=pattern, params=params),
+                added,
                 route.name,
                 hosts=hosts,
                 pattern=pattern,
@@ -404,7 +413,7 @@ class _Compilation:
         base = (self.gateway.billing.public_url or "").rstrip("/")
         return Links(base, self.public is not None)
 
-    def _handler(self, index: int, route: Route, strip: int, replace: str) -> int:
+    def _handler(self, index: int, route: Route) -> int:
         """The handler of a route: its own, or the one that takes payments for its service."""
         if route.x402 is None:
             return NONE if route.handler is None else self.image.add_handler(route.handler)
@@ -416,8 +425,6 @@ class _Compilation:
             route=route.name,
             upstream=service.upstream,
             timeout=(route.timeout or service.timeout or upstream.timeouts.first_byte).seconds,
-            strip=strip,
-            replace=replace,
             problem_base=self._links.type_of(self.gateway.problems.base, ""),
             public_url=self._links.base,
             charge_abandoned=route.charge_abandoned,

@@ -1,8 +1,8 @@
 """Rules of the configuration as records and tables of the image.
 
-Limits, address lists, header rules, predicates, credentials, CORS, fixed responses: each method
-takes the model's structs and gives the handle of a table, or the index of a record. Equal rules
-give equal handles, so what many routes share stands in the image once.
+Limits, address lists, header rules, predicates, credentials, CORS, fixed responses, redirects:
+each method takes the model's structs and gives the handle of a table, or the index of a record.
+Equal rules give equal handles, so what many routes share stands in the image once.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from fastgate._core.snapshot.snapshot import (
     LimitKind,
     LimitScope,
     Period,
+    UrlPiece,
     stable_hash,
 )
 from fastgate.config.rendering import (
@@ -43,6 +44,7 @@ from fastgate.model.gateway import (
 )
 from fastgate.model.overrides import can_be_overridden, override_name
 from fastgate.model.resolve import OwnedLimit
+from fastgate.model.url_template import Piece
 
 _SCOPES = {
     "address": int(LimitScope.BY_ADDRESS),
@@ -63,6 +65,15 @@ PERIODS = {
     "year": int(Period.PERIOD_YEAR),
 }
 _CORS_CREDENTIALS, _CORS_ANY = 1, 2  # cors_rec.flags
+_PIECES = {
+    "text": int(UrlPiece.URL_TEXT),
+    "param": int(UrlPiece.URL_PARAM),
+    "path": int(UrlPiece.URL_PATH),
+    "host": int(UrlPiece.URL_HOST),
+    "scheme": int(UrlPiece.URL_SCHEME),
+    "query": int(UrlPiece.URL_QUERY),
+    "query_more": int(UrlPiece.URL_QUERY_MORE),
+}
 
 
 class RuleTables:
@@ -75,6 +86,7 @@ class RuleTables:
         self._auths: dict[ApiKeyAuth, int] = {}
         self._cors: dict[tuple[bytes, str], int] = {}
         self._texts: dict[tuple[str, ...], int] = {}
+        self._redirects: dict[tuple[int, int], int] = {}
 
     @property
     def key_params(self) -> set[str]:
@@ -219,6 +231,33 @@ class RuleTables:
     def static(self, respond: Respond) -> int:
         fields, body = static_response(respond, self.server)
         return self.image.add_static(fields=fields, body=body, status=respond.status)
+
+    def redirect(self, status: int, location: Sequence[Piece], names: Sequence[str]) -> int:
+        """The static response of a redirect; equal ones are one. `names`: as of `url`."""
+        key = (status, self.url(location, names))
+        index = self._redirects.get(key)
+        if index is None:
+            index = self._redirects[key] = self.image.add_static(
+                fields=f"Server: {self.server}\r\n".encode() if self.server else b"",
+                body=b"",
+                status=status,
+                location=key[1],
+            )
+        return index
+
+    def url(self, pieces: Sequence[Piece], names: Sequence[str]) -> int:
+        """The table of a URL's pieces; `names`: the parameters of the path, in order."""
+        return self.image.table(
+            [
+                self.image.url_piece(
+                    _PIECES[piece.kind],
+                    text=piece.value if piece.kind == "text" else "",
+                    param=names.index(piece.value) if piece.kind == "param" else 0,
+                    encode=piece.encode,
+                )
+                for piece in pieces
+            ]
+        )
 
 
 def _scope(owned: OwnedLimit) -> int:

@@ -31,6 +31,11 @@ def literal_prefix(path: str) -> str:
     return path.partition("{")[0]
 
 
+def path_parameters(path: str) -> dict[str, bool]:
+    """The parameters of a route's path, in order: whether each takes all the rest."""
+    return {name: bool(rest) for name, rest in _PARAMETER.findall(path)}
+
+
 def check_path(path: str, *, encoded_slash: bool = False) -> None:
     """Raise ValueError unless `path` is a route's path that some request can have."""
     if _PLAIN_PATH.fullmatch(path) and "/." not in path:
@@ -95,8 +100,8 @@ def check_rewritten(prefix: str) -> None:
     """Raise ValueError unless `prefix` can be put in front of a path."""
     if "{" in prefix or "}" in prefix:
         raise ValueError(
-            f"rewrite.replace_prefix: {prefix!r} is taken literally; parameters of the path cannot "
-            "be put into it"
+            f"rewrite.replace_prefix: {prefix!r} is taken literally; a template with parameters is "
+            "written as rewrite.path"
         )
     for index, segment in enumerate(prefix.split("/")[1:]):
         last = index == prefix.count("/") - 1

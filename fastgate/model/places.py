@@ -49,15 +49,20 @@ def host_name(text: str) -> bool:
     return _HOST.fullmatch(text) is not None and not _DIGITS_ONLY.fullmatch(text)
 
 
-def check_host_value(text: str, other: str) -> None:
-    """Raise ValueError unless `text` can be a Host. `other`: what else may be written."""
+def host_value(text: str) -> bool:
+    """Whether `text` can be a Host: a name or an address, and perhaps a port."""
     bracketed = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]]+)(?::(\d{1,5}))?", text, re.A)
     name = bracketed[1] if bracketed else ""
-    if (
-        bracketed is None
-        or not (host_name(name.lower()) or _ip(name.strip("[]")) is not None)
-        or (bracketed[2] is not None and not 1 <= int(bracketed[2]) <= 65535)
-    ):
+    return (
+        bracketed is not None
+        and (host_name(name.lower()) or _ip(name.strip("[]")) is not None)
+        and (bracketed[2] is None or 1 <= int(bracketed[2]) <= 65535)
+    )
+
+
+def check_host_value(text: str, other: str) -> None:
+    """Raise ValueError unless `text` can be a Host. `other`: what else may be written."""
+    if not host_value(text):
         raise ValueError(
             f"host: {text!r} is not {other} a host such as 'api.internal' or 'api.internal:8080'"
         )

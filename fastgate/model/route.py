@@ -2,14 +2,14 @@
 """Routes: which requests are meant, what they must show, and where they go.
 
 A request is matched by host, then path, then method, then predicates, then priority; see
-`docs/routing.md` for the precedence. What it meets is one of three: a service (forwarded), a
-handler (Python), or a fixed response.
+`docs/routing.md` for the precedence. What it meets is one of four: a service (forwarded), a
+handler (Python), a fixed response, or a redirect.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
@@ -30,6 +30,7 @@ from fastgate.model.policy import (
     Rules,
 )
 from fastgate.model.units import Duration, Money, Size
+from fastgate.model.url_template import Piece, redirect_pieces, rewrite_pieces
 from fastgate.model.values import Moment
 from fastgate.model.x402 import X402
 
@@ -41,6 +42,10 @@ _QUERY = re.compile(r"[!$%'-;=?-~]*")
 
 MAX_PATHS = 64
 """Of a route."""
+MAX_TEMPLATE = 2048
+"""Characters of a template for a path or a Location."""
+KINDS = ("service", "handler", "respond", "redirect")
+"""What a route can lead to."""
 PathPattern = Annotated[str, Meta(pattern=worded(r"^/", "a path that begins with '/'"))]
 
 
@@ -118,9 +123,54 @@ class Respond(Model, frozen=True, kw_only=True):
                 raise ValueError(f"headers: {name!r} is set by the gateway")
 
 
+class Redirect(Model, frozen=True, kw_only=True):
+    """A redirect: where the client is to go instead."""
+
+    to: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            max_length=MAX_TEMPLATE,
+            description="Sent as `Location`: a path (`/new/{id}`, on the same host) or a URL "
+            "(`https://{host}/new/{id}`). `{name}` is a parameter of the route's path, `{host}` "
+            "the host that was called, without port, `{scheme}` http or https, `{path}` the whole "
+            "path.",
+        ),
+    ]
+    status: Annotated[
+        Literal[301, 302, 303, 307, 308],
+        Meta(
+            description="Its status. 301 and 308 are permanent: clients keep them. 307 and 308 "
+            "keep method and body; after 303, and mostly after 301 and 302, a POST becomes a GET."
+        ),
+    ] = 307
+    keep_query: Annotated[
+        bool,
+        Meta(
+            description="Whether the request's query is appended, but for a parameter that holds "
+            "an API key."
+        ),
+    ] = True
+
+
 class Rewrite(Model, frozen=True, kw_only=True):
     """Changes of the path on its way to the upstream."""
 
+    path: Annotated[
+        Annotated[
+            str,
+            Meta(
+                pattern=worded(r"^/", "a path that begins with '/'"),
+                max_length=MAX_TEMPLATE,
+            ),
+        ]
+        | None,
+        Meta(
+            description="The whole path instead, with parameters of the route's path: "
+            "`/v2/orders/{rest}?user={id}`. The request's query follows it. Not together with the "
+            "others.",
+        ),
+    ] = None
     strip_prefix: Annotated[
         Annotated[
             str,
@@ -152,8 +202,13 @@ class Rewrite(Model, frozen=True, kw_only=True):
     ] = None
 
     def __post_init__(self) -> None:
-        if self.strip_prefix is None and self.replace_prefix is None:
-            raise ValueError("give strip_prefix, replace_prefix or both")
+        prefixes = self.strip_prefix is not None or self.replace_prefix is not None
+        if self.path is not None and prefixes:
+            raise ValueError(
+                "path: it is the whole path; leave out strip_prefix and replace_prefix"
+            )
+        if self.path is None and not prefixes:
+            raise ValueError("give path, or strip_prefix, replace_prefix or both")
 
 
 class ApiKeyAuth(Model, frozen=True, kw_only=True):
@@ -262,6 +317,7 @@ class Route(Rules, frozen=True, kw_only=True):
         ),
     ] = None
     respond: Annotated[Respond | None, Meta(description="A fixed response instead.")] = None
+    redirect: Annotated[Redirect | None, Meta(description="A redirect instead.")] = None
     rewrite: Annotated[
         Rewrite | None, Meta(description="Changes of the path on its way to the upstream.")
     ] = None
@@ -362,11 +418,9 @@ class Route(Rules, frozen=True, kw_only=True):
     ] = True
 
     def __post_init__(self) -> None:
-        kinds = [
-            kind for kind in ("service", "handler", "respond") if getattr(self, kind) is not None
-        ]
+        kinds = [kind for kind in KINDS if getattr(self, kind) is not None]
         if not (self.retired and not kinds):
-            only_one("a route has exactly one of service, handler, respond", kinds)
+            only_one(f"a route has exactly one of {', '.join(KINDS)}", kinds)
         given = [name for name in ("path", "paths") if getattr(self, name)]
         only_one("a route has exactly one of path, paths", given)
         if len(set(self.paths)) != len(self.paths):
@@ -389,6 +443,7 @@ class Route(Rules, frozen=True, kw_only=True):
                 raise ValueError("rewrite: only a route with a service forwards a path")
             check_rewritten(self.rewrite.replace_prefix or "")
             self._check_strip(self.rewrite.strip_prefix)
+        self._check_templates()
         if self.deprecated and self.sunset and self.sunset.unix < self.deprecated.unix:
             raise ValueError("sunset: not before deprecated")
 
@@ -412,6 +467,27 @@ class Route(Rules, frozen=True, kw_only=True):
                     f"{path!r} ({literal!r} is its longest)"
                 )
 
+    @property
+    def rewritten(self) -> list[Piece]:
+        """The pieces of the target that is forwarded; none: `rewrite` has no `path`."""
+        if self.rewrite is None or self.rewrite.path is None:
+            return []
+        return rewrite_pieces(self.rewrite.path, self.patterns)
+
+    @property
+    def location(self) -> list[Piece]:
+        """The pieces of Location; none: it is no redirect."""
+        if self.redirect is None:
+            return []
+        return redirect_pieces(self.redirect.to, self.patterns, self.redirect.keep_query)
+
+    def _check_templates(self) -> None:
+        for place, pieces in (("rewrite.path", "rewritten"), ("redirect.to", "location")):
+            try:
+                getattr(self, pieces)
+            except ValueError as error:
+                raise ValueError(f"{place}: {error}") from None
+
     def _check_unused(self) -> None:
         """What the route says and nothing would look at."""
         if self.retired or self.service is not None:
@@ -421,11 +497,12 @@ class Route(Rules, frozen=True, kw_only=True):
                 raise ValueError(f"{name}: only a route with a service forwards requests")
         if self.idle_timeout is not None:
             raise ValueError("idle_timeout: only a route with a service waits for an upstream")
-        if self.respond is not None:
+        if self.handler is None:
+            kind = "a fixed response" if self.redirect is None else "a redirect"
             if self.timeout is not None:
-                raise ValueError("timeout: a fixed response takes no time; leave it out")
+                raise ValueError(f"timeout: {kind} takes no time; leave it out")
             if self.headers.request != HeaderRules():
-                raise ValueError("headers.request: a fixed response forwards no request")
+                raise ValueError(f"headers.request: {kind} forwards no request")
 
     def _check_x402(self) -> None:
         if self.service is None and not self.retired:

@@ -81,6 +81,7 @@ SHORT: dict[type[Model], tuple[Short, ...]] = {
         _number("status", "the `status`, no body"),
         _text("body", "the `body`, status 200"),
     ),
+    g.Redirect: (_text("to", "where `to`"),),
     g.Auth: (
         Short((str,), _auth, {"enum": ["none", "api_key"]}, "`none`; `api_key` with its defaults"),
     ),

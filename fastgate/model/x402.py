@@ -192,10 +192,6 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     route: str
     upstream: str
     """Name of the upstream that is forwarded to."""
-    strip: int = 0
-    """Bytes that go from the front of the path..."""
-    replace: str = ""
-    """... and what comes in their place."""
     timeout: float = 60.0
     """Until the head of the upstream's answer."""
     problem_base: str = "urn:fastgate:reason:"
@@ -249,8 +245,6 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     route: str
     upstream: str
     timeout: float
-    strip: int = 0
-    replace: str = ""
     problem_base: str = "urn:fastgate:reason:"
     public_url: str = ""
     charge_abandoned: bool = True

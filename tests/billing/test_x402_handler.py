@@ -70,16 +70,25 @@ async def test_the_facilitator_gets_its_fields_and_our_own_offer(
             assert body["paymentPayload"]["payload"] == unpack(payment)["payload"]
 
 
-async def test_the_path_is_rewritten_and_the_key_kept_back(facilitator, tmp_path):
+@pytest.mark.parametrize(
+    ("rewrite", "forwarded"),
+    [
+        ({"strip_prefix": "/w", "replace_prefix": "/v2"}, b"/v2/1?q=2"),
+        ({"path": "/v3?rest={rest}"}, b"/v3?rest=1&q=2"),
+    ],
+)
+async def test_the_path_is_rewritten_and_the_key_kept_back(
+    facilitator, tmp_path, rewrite, forwarded
+):
     route = {
-        "rewrite": {"strip_prefix": "/w", "replace_prefix": "/v2"},
+        "rewrite": rewrite,
         "auth": {"api_key": {"optional": True}},
     }
     async with setup(facilitator, tmp_path, route=route) as s:
         payment = await s.payment(path="/w/1?q=2")
         fields = {"Authorization": "Basic eHg6eXk=", "X-Forwarded-For": "6.6.6.6", "X-Own": "1"}
         reply = await s.ask(payment, path="/w/1?q=2", headers=fields)
-        assert reply.body == b"GET /v2/1?q=2"
+        assert reply.body == b"GET " + forwarded
         seen = s.backend.requests[0].headers
         assert seen["authorization"] == "Basic eHg6eXk="
         assert (seen["x-own"], seen["x-forwarded-for"]) == ("1", "127.0.0.1")

@@ -48,13 +48,11 @@ def terms(source: dict[str, Any]) -> Terms:
 
 def test_what_the_handler_is_told():
     more = {
-        "rewrite": {"strip_prefix": "/a", "replace_prefix": "/v2"},
         "auth": {"api_key": {"header": "X-Key"}},
         "timeout": "7s",
     }
     found = terms(document(more, valid_for="90s", timeout="3s", keep="8KiB", description="it"))
     assert (found.route, found.upstream, found.timeout) == ("paid", "app", 7.0)
-    assert (found.strip, found.replace) == (2, "/v2")
     assert (found.valid_for, found.facilitator_timeout, found.keep) == (90, 3.0, 8192)
     assert found.facilitator == "https://facilitator.test/v2"
     assert (found.amount, found.description, found.version1) == ("1000", "it", None)

@@ -31,18 +31,24 @@ from fastgate._core.shared.log_ring cimport PHASE_ADMIT, PHASE_AUTHENTICATE, PHA
 from fastgate._core.exchange.max_forwards cimport last_hop
 from fastgate._core.reason cimport (
     ADDRESS_DENIED, BAD_TARGET, BODY_TOO_LARGE, EXPECTATION_FAILED, LOOP_DETECTED,
-    MALFORMED_REQUEST, METHOD_NOT_ALLOWED, NO_ROUTE, REQUEST_TIMEOUT,
+    MALFORMED_REQUEST, METHOD_NOT_ALLOWED, NO_ROUTE, OVERLOADED, REQUEST_TIMEOUT,
     ROUTE_RETIRED)
 from fastgate._core.exchange.render cimport start_own, start_preflight
 from fastgate._core.snapshot.router cimport (
     ROUTE_FOUND, ROUTE_METHOD, route_ahead, route_find, route_keys, route_nearer)
 from fastgate._core.snapshot.snapshot cimport (
-    NONE32, ROUTE_ENCODED_SLASH, ROUTE_RETIRED as FLAG_RETIRED, ROUTE_WEBSOCKET, policy_rec,
+    NONE32, ROUTE_ENCODED_SLASH, ROUTE_MAKES_URL, ROUTE_RETIRED as FLAG_RETIRED, ROUTE_WEBSOCKET, policy_rec,
     snap_policy, snap_route, snap_service, snap_str, snap_table, static_rec)
 from fastgate._core.state cimport (
     EX_AWAIT_BODY, EX_HEAD_ONLY, EX_KEEP_ALIVE, EX_SUSPENDED, EX_TUNNEL, answer, core)
 from fastgate._core.exchange.tunnel cimport tunnel_up
-from fastgate._core.platform.text cimport fg_clear
+from fastgate._core.exchange.url_pieces cimport put_location, url_refused, url_size
+from fastgate._core.http.lines cimport end_line
+from fastgate._core.platform.buffer cimport buf, buf_borrow, buf_head, buf_return
+from fastgate._core.platform.text cimport fg_clear, put, put_lit
+
+cdef enum:
+    AROUND_LOCATION = 16      # bytes of its name and its line's end
 
 
 cdef void exchange_line(exchange *e) noexcept nogil:
@@ -160,7 +166,7 @@ cdef int check_route(exchange *e) noexcept nogil:
     """As `find_route`."""
     cdef head *h = &e.req
     cdef const policy_rec *r = e.policy
-    cdef int hops
+    cdef int hops, refused
     if r.flags & FLAG_RETIRED:
         return ROUTE_RETIRED
     if h.flags & HEAD_HAS_ENCODED_SLASH and not r.flags & ROUTE_ENCODED_SLASH:
@@ -173,6 +179,10 @@ cdef int check_route(exchange *e) noexcept nogil:
             return hops
     if h.content_length > 0 and r.body_cap and <uint64_t>h.content_length > r.body_cap:
         return BODY_TOO_LARGE
+    if r.flags & ROUTE_MAKES_URL:
+        refused = url_refused(e)
+        if refused != 0:
+            return refused
     if h.flags & HEAD_UPGRADE_WEBSOCKET and r.flags & ROUTE_WEBSOCKET:
         if has_body(h):
             return MALFORMED_REQUEST
@@ -194,6 +204,9 @@ cdef void answer_empty(exchange *e) noexcept nogil:
 cdef void answer_static(exchange *e) noexcept nogil:
     cdef const static_rec *s = <const static_rec *>snap_table(e.snap, e.snap.statics) + e.policy.static_response
     cdef answer a
+    if s.location.count:
+        answer_redirect(e, s)
+        return
     fg_clear(&a, sizeof(a))
     a.status = <uint16_t>s.status
     a.lines = snap_str(e.snap, s.fields)
@@ -206,6 +219,26 @@ cdef void answer_static(exchange *e) noexcept nogil:
         e.flags |= EX_HEAD_ONLY
     e.status = a.status
     send_last(e, start_own(e, &a))
+
+
+cdef void answer_redirect(exchange *e, const static_rec *s) noexcept nogil:
+    cdef core *c = e.owner
+    cdef size_t size = url_size(e, s.location)
+    cdef char *end
+    cdef answer a
+    cdef buf *b = buf_borrow(&c.loop.bufs, s.fields.len + size + AROUND_LOCATION)
+    if b is NULL:
+        exchange_refuse(e, OVERLOADED)
+        return
+    end = put_lit(put(buf_head(b), snap_str(e.snap, s.fields), s.fields.len), "Location: ")
+    end = end_line(put_location(end, e, s.location))
+    fg_clear(&a, sizeof(a))
+    a.status = <uint16_t>s.status
+    a.lines = buf_head(b)
+    a.lines_len = <uint32_t>(end - buf_head(b))
+    e.status = a.status
+    send_last(e, start_own(e, &a))
+    buf_return(&c.loop.bufs, b)           # the exchange may have ended with it
 
 
 cdef void answer_preflight(exchange *e) noexcept nogil:

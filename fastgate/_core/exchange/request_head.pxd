@@ -1,12 +1,17 @@
 """request_head: requests to upstreams: target, Host and fields, for the codec to write."""
 from libc.stdint cimport int64_t, uint64_t
 
+from fastgate._core.snapshot.snapshot cimport str_ref
 from fastgate._core.state cimport call, exchange
 
 cdef int send_request(exchange *e, call *k) noexcept nogil
     # queue the head for k.target, and the body if it came whole. 0; -1: no memory
 cdef int send_made(call *k) noexcept nogil
     # the same for a request that a handler made
+cdef char *put_target(char *p, exchange *e, str_ref base) noexcept nogil
+    # path and query as the route's rewrite makes them, behind a target's base path; at most
+    # target_size bytes and those of the base
+cdef size_t target_size(exchange *e) noexcept nogil
 cdef uint64_t unbelieved(const exchange *e) noexcept nogil
     # fields of the request, by FieldName, that nobody behind the gateway is shown
 cdef size_t passing_size(exchange *e) noexcept nogil

@@ -15,7 +15,9 @@ from fastgate._core.http.head cimport (
     METHOD_TRACE, TARGET_ORIGIN, field, field_of, has_body, has_field, head)
 from fastgate._core.exchange.key_places cimport put_query
 from fastgate._core.exchange.render cimport put_fields, put_id, put_rules, rules_size
-from fastgate._core.snapshot.snapshot cimport ROUTE_PRESERVE_HOST, policy_rec, snap_str, snapshot_header
+from fastgate._core.exchange.url_pieces cimport put_url, url_size
+from fastgate._core.snapshot.snapshot cimport (
+    ROUTE_MAKES_URL, ROUTE_PRESERVE_HOST, policy_rec, snap_str, snapshot_header, str_ref)
 from fastgate._core.state cimport downstream, outgoing
 from fastgate._core.platform.text cimport put, put_hex, put_lit, put_uint
 from fastgate._core.http.lines cimport end_line
@@ -35,13 +37,15 @@ cdef uint64_t CLAIMS = (
     | 1ull << F_PROXY_CLAIM)
 
 
-cdef char *put_target(char *p, exchange *e, call *k) noexcept nogil:
+cdef char *put_target(char *p, exchange *e, str_ref base) noexcept nogil:
     cdef const policy_rec *r = e.policy
     cdef const char *path = e.path
     cdef uint32_t n = e.path_len
     cdef char *start = p
-    if k.target.path.len:
-        p = put(p, snap_str(e.snap, k.target.path), k.target.path.len)
+    if base.len:
+        p = put(p, snap_str(e.snap, base), base.len)
+    if r.rewrite.count:
+        return put_url(p, e, r.rewrite)
     if r.strip or r.replace.len:
         if r.replace.len:
             p = put(p, snap_str(e.snap, r.replace), r.replace.len)
@@ -55,6 +59,12 @@ cdef char *put_target(char *p, exchange *e, call *k) noexcept nogil:
             p = put_lit(p, "/")
     p = put(p, path, n)
     return put_query(p, e)
+
+
+cdef size_t target_size(exchange *e) noexcept nogil:
+    if e.policy.rewrite.count:
+        return url_size(e, e.policy.rewrite)
+    return <size_t>e.path_len + e.policy.replace.len + e.req.query.len + 2
 
 
 cdef char *put_forwarded(char *p, exchange *e) noexcept nogil:
@@ -186,7 +196,7 @@ cdef int64_t hops_left(exchange *e) noexcept nogil:
 
 
 cdef char *request_target(char *p, call *k) noexcept nogil:
-    return put_target(p, k.ex, k)
+    return put_target(p, k.ex, k.target.path)
 
 
 cdef char *request_fields(char *p, call *k) noexcept nogil:
@@ -196,7 +206,7 @@ cdef char *request_fields(char *p, call *k) noexcept nogil:
 cdef inline int passes_whole(const exchange *e, const call *k) noexcept nogil:
     """Whether the target goes on as it came: nothing is rewritten, and nothing of it is a secret."""
     return (e.path == e.base + e.req.path.off and e.req.form == TARGET_ORIGIN and not e.hide_query
-            and k.target.path.len == 0 and e.policy.strip == 0 and e.policy.replace.len == 0)
+            and k.target.path.len == 0 and not e.policy.flags & ROUTE_MAKES_URL)
 
 
 cdef int send_request(exchange *e, call *k) noexcept nogil:
@@ -226,7 +236,7 @@ cdef int send_request(exchange *e, call *k) noexcept nogil:
     if not passes_whole(e, k):
         o.path_len = 0
         o.target = request_target
-        o.room += e.path_len + k.target.path.len + e.policy.replace.len
+        o.room += k.target.path.len + target_size(e)
     o.fields = request_fields
     return k.up.codec.request(k, &o)
 

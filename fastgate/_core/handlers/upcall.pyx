@@ -24,6 +24,7 @@ The exchange's memory stays until the task is over, whatever happened; afterward
 raises `RuntimeError`. A handler that raises gives the client a 500 problem, or, when the
 answer had begun, a broken-off connection; never one that hangs.
 """
+from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.ref cimport Py_DECREF
 from libc.stdint cimport uint16_t
@@ -44,7 +45,7 @@ from fastgate._core.handlers.metering cimport MeterUse, meter_use
 from fastgate._core.reason cimport CLIENT_CLOSED, INTERNAL_ERROR
 from fastgate._core.exchange.refusal cimport CAPABILITY_TEXT, put_capability
 from fastgate._core.exchange.render cimport called_securely
-from fastgate._core.exchange.request_head cimport unbelieved
+from fastgate._core.exchange.request_head cimport put_target, target_size, unbelieved
 from fastgate._core.snapshot.snapshot cimport snap_str, snap_table, str_ref, upstream_rec
 from fastgate._core.state cimport (
     CALL_BODY, EX_ABORTED, EX_COUNTED_STREAM, EX_COUNTED_UPCALL, EX_METERED, EX_OWED,
@@ -100,6 +101,19 @@ cdef class Exchange:
         """The query without "?", percent-encoded; without the credential, unless that is forwarded."""
         self.check()
         return query_of(self.e)[1:]
+
+    @property
+    def target(self) -> str:
+        """Path and query as the route's `rewrite` makes them for the upstream; without the credential,
+        unless that is forwarded."""
+        cdef str_ref none
+        cdef bytearray room
+        cdef char *began
+        self.check()
+        none.off = none.len = 0
+        room = bytearray(target_size(self.e))
+        began = PyByteArray_AS_STRING(room)
+        return room[:put_target(began, self.e, none) - began].decode("ascii")
 
     @property
     def params(self) -> dict[str, str]:

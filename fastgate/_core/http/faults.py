@@ -35,7 +35,7 @@ FAULT_TEXTS: tuple[str, ...] = (
     "A header line is longer than this gateway allows.",
     "There are more headers than this gateway allows.",
     "The head is larger than this gateway allows.",
-    "HTTP/1.1 requires a Host header.",
+    "The Host header is missing.",
     "There is more than one Host header.",
     "The Host header is empty.",
     "The Host header carries user information, which is not allowed.",

@@ -34,6 +34,7 @@ cdef class ImageBuilder:
     cdef str_ref _string(self, object text) except *
     cdef table_ref _handle(self, object handle) except *
     cdef table_ref _place(self, const void *p, uint64_t count, uint64_t item) except *
+    cdef bint _redirects(self, uint32_t index) noexcept
     cdef uint32_t _policy(self, const policy_rec *p) except? 0
     cdef int _place_all(self) except -1
     cdef int _write(self, uint64_t generation) except -1

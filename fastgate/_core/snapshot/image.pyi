@@ -29,6 +29,9 @@ class ImageBuilder:
     def header_rule(self, name: str, value: str, action: int) -> bytes: ...
     def address_rule(self, network: str, allow: bool) -> bytes: ...
     def predicate(self, kind: int, name: str, value: str) -> bytes: ...
+    def url_piece(
+        self, kind: int, *, text: str = "", param: int = 0, encode: bool = False
+    ) -> bytes: ...
     def add_route(
         self,
         name: str,
@@ -60,6 +63,7 @@ class ImageBuilder:
         params: int = 0,
         payment_required: str = "",
         host: str = "",
+        rewrite: int = 0,
     ) -> int: ...
     def add_service(
         self,
@@ -132,7 +136,7 @@ class ImageBuilder:
         max_age: int,
         flags: int,
     ) -> int: ...
-    def add_static(self, *, fields: bytes, body: bytes, status: int) -> int: ...
+    def add_static(self, *, fields: bytes, body: bytes, status: int, location: int = 0) -> int: ...
     def set_refusal(
         self,
         reason: int,

@@ -25,8 +25,8 @@ from fastgate._core.reason cimport REASON_COUNT
 from fastgate._core.snapshot.snapshot cimport (
     HASH_SEED, HEADER_REMOVE, HUGE, SNAPSHOT_VERSION, STATUS_COUNT, STATUS_FIRST, address_rule,
     auth_rec, checksum_without, cors_rec, hash64, header_rule, limit_rec, map_image, plan_rec,
-    predicate, price_step, refusal_rec, route_rec, service_rec, static_rec, target_rec,
-    upstream_rec)
+    ROUTE_MAKES_URL, predicate, price_step, refusal_rec, route_rec, service_rec, static_rec, target_rec,
+    upstream_rec, url_piece)
 
 import fcntl
 import ipaddress
@@ -266,13 +266,23 @@ cdef class ImageBuilder:
         r.kind = kind
         return (<char *>&r)[:sizeof(r)]
 
+    def url_piece(self, kind: int, *, text="", param=0, encode=False) -> bytes:
+        """One url_piece."""
+        cdef url_piece r
+        memset(&r, 0, sizeof(r))
+        r.text = self._string(text)
+        r.kind = kind
+        r.encode = 1 if encode else 0
+        r.param = param
+        return (<char *>&r)[:sizeof(r)]
+
     # ---- main tables ----------------------------------------------------------------------
 
     def add_route(self, name: str, *, slot, methods=0, body_cap=0, service=NONE, handler=NONE,
                   static_response=NONE, auth=NONE, cors=NONE, flags=0, priority=0, strip=0,
                   timeout_ms=0, idle_ms=0, replace="", tokens=0, limits=0, addresses=0, predicates=0,
                   request_rules=0, response_rules=0, notice="", price_micros=0, price_currency="", pattern="",
-                  params=0, payment_required="", host="") -> int:
+                  params=0, payment_required="", host="", rewrite=0) -> int:
         """Append a route_rec, with its policy_rec; returns its index. Tables are handles.
 
         `payment_required`: whole lines with their CRLF. Raises ValueError for one over 8 KiB.
@@ -303,6 +313,9 @@ cdef class ImageBuilder:
         p.idle_ms = idle_ms
         p.replace = self._string(replace)
         p.host = self._string(host)
+        p.rewrite = self._handle(rewrite)
+        if strip or replace or rewrite or self._redirects(static_response):
+            p.flags |= ROUTE_MAKES_URL
         p.limits = self._handle(limits)
         p.addresses = self._handle(addresses)
         p.request_rules = self._handle(request_rules)
@@ -316,6 +329,11 @@ cdef class ImageBuilder:
             p.payment_required = self._string(payment_required)
         r.policy = self._policy(&p)
         return self._append(&self.routes, &r, sizeof(r), 8) // sizeof(r)
+
+    cdef bint _redirects(self, uint32_t index) noexcept:
+        """Whether the static response of that index, which may be none, is a redirect."""
+        cdef const static_rec *statics = <const static_rec *>self.statics.data
+        return index < self.statics.size // sizeof(static_rec) and statics[index].location.count != 0
 
     cdef uint32_t _policy(self, const policy_rec *p) except? 0:
         """The index of a policy; equal ones have the same."""
@@ -460,12 +478,13 @@ cdef class ImageBuilder:
         r.flags = flags
         return self._append(&self.cors, &r, sizeof(r), 8) // sizeof(r)
 
-    def add_static(self, *, fields: bytes, body: bytes, status: int) -> int:
+    def add_static(self, *, fields: bytes, body: bytes, status: int, location=0) -> int:
         """Append a static_rec; returns its index. `fields`: lines, each with its end."""
         cdef static_rec r
         memset(&r, 0, sizeof(r))
         r.fields = self._string(fields)
         r.body = self._string(body)
+        r.location = self._handle(location)
         r.status = status
         return self._append(&self.statics, &r, sizeof(r), 8) // sizeof(r)
 

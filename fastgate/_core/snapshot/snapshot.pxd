@@ -5,11 +5,11 @@ image's start (`str_ref`) or by index into a table; there are no pointers. All t
 8-byte aligned. Built by `image.ImageBuilder` (in control), mapped and checked by `Snapshot` (in
 a worker), read by the exchange and the router.
 """
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 cdef enum:
-    SNAPSHOT_VERSION = 10
+    SNAPSHOT_VERSION = 11
     NONE32 = 0xFFFFFFFF       # "no such thing" for an index
 
 cpdef enum SettingFlag:       # of the whole gateway
@@ -129,8 +129,27 @@ cdef struct cors_rec:
 cdef struct static_rec:
     str_ref fields            # lines, without Content-Length, Date and X-Request-ID
     str_ref body
+    table_ref location        # url_piece: Location of a redirect; empty: it is none
     uint32_t status
     uint32_t reserved
+
+# A URL that is made for each request: the target that an upstream gets, or a Location. It is its
+# pieces, one behind another (exchange/url_pieces.pyx).
+cpdef enum UrlPiece:
+    URL_TEXT = 0
+    URL_PARAM = 1             # a parameter of the path
+    URL_PATH = 2              # the path
+    URL_HOST = 3              # the host that was called, without port
+    URL_SCHEME = 4            # http or https, as it was called
+    URL_QUERY = 5             # "?" and the request's query; nothing where it has none
+    URL_QUERY_MORE = 6        # the same with "&", behind a query
+    URL_PIECES = 7            # how many kinds there are
+
+cdef struct url_piece:
+    str_ref text              # of URL_TEXT
+    uint16_t kind             # UrlPiece
+    uint16_t encode           # percent-encoded, for a query
+    uint32_t param            # of URL_PARAM: which, in the order of the pattern
 
 # ---- routes, services, upstreams, targets, plans --------------------------------------
 cpdef enum RouteFlag:
@@ -139,7 +158,7 @@ cpdef enum RouteFlag:
     ROUTE_WEBSOCKET = 4           # allow Upgrade: websocket
     ROUTE_LIMIT_HEADERS = 8       # RateLimit headers on successes
     ROUTE_LOG_OFF = 16            # no access-log record
-    ROUTE_FORWARD_PARAMS = 32
+    ROUTE_MAKES_URL = 32          # the target that is forwarded is not the client's, or it redirects
     ROUTE_RETIRED = 64            # answer 410
     ROUTE_OPENAI_ERRORS = 128     # refusals carry an `error` member of OpenAI's shape too
     ROUTE_ABANDONED_FREE = 256    # a client that leaves before the answer owes nothing of the route's price
@@ -184,7 +203,7 @@ cdef struct policy_rec:           # 128 bytes, aligned to 64: equal policies sta
     uint32_t price_currency       # three ASCII letters, the first lowest; of price_micros
     uint32_t idle_ms              # between two pieces of the answer's body, or of a tunnel; 0: the service's
     str_ref host                  # Host to send, unless ROUTE_PRESERVE_HOST; len 0: the target's
-    uint32_t spare[2]
+    table_ref rewrite             # url_piece: path and query to forward; empty: strip and replace say it
 
 # A set of statuses: one bit for each from 400 to 599.
 cdef enum:
@@ -398,6 +417,7 @@ cdef class Snapshot:
     cdef list _limits(self, table_ref t)
     cdef list _strings(self, table_ref t)
     cdef list _rules(self, table_ref t)
+    cdef list _pieces(self, table_ref t)
     cdef list _addresses(self, table_ref t)
     cdef int _bounds(self, object index, uint32_t count) except -1
 

@@ -211,12 +211,41 @@ cdef bint _predicates_out(const snapshot_header *h, table_ref t) noexcept nogil:
     return False
 
 
+cdef bint _pieces_out(const snapshot_header *h, table_ref t) noexcept nogil:
+    cdef const url_piece *rows = <const url_piece *>snap_table(h, t)
+    cdef uint32_t i
+    if _table_out(h, t, sizeof(url_piece)):
+        return True
+    for i in range(t.count):
+        if _str_out(h, rows[i].text) or rows[i].kind >= URL_PIECES:
+            return True
+    return False
+
+
+cdef bint _params_out(const snapshot_header *h, table_ref pieces, uint32_t params) noexcept nogil:
+    """Whether a URL of a route has a parameter that the route's path does not have."""
+    cdef const url_piece *rows = <const url_piece *>snap_table(h, pieces)
+    cdef uint32_t i
+    for i in range(pieces.count):
+        if rows[i].kind == URL_PARAM and rows[i].param >= params:
+            return True
+    return False
+
+
 cdef bint _route_out(const snapshot_header *h, const route_rec *r) noexcept nogil:
     return (
         _str_out(h, r.name) or _str_out(h, r.pattern) or r.policy >= h.policies.count
         or _strings_out(h, r.tokens) or _strings_out(h, r.params)
         or _predicates_out(h, r.predicates)
     )
+
+
+cdef bint _urls_out(const snapshot_header *h, const route_rec *r) noexcept nogil:
+    """As _params_out, of all URLs of a route. Policies and static responses were looked at before."""
+    cdef const policy_rec *p = snap_policy(h, r.policy)
+    cdef const static_rec *statics = <const static_rec *>snap_table(h, h.statics)
+    return _params_out(h, p.rewrite, r.params.count) or (
+        p.static_response != NONE32 and _params_out(h, statics[p.static_response].location, r.params.count))
 
 
 cdef bint _policy_out(const snapshot_header *h, const policy_rec *p) noexcept nogil:
@@ -227,6 +256,7 @@ cdef bint _policy_out(const snapshot_header *h, const policy_rec *p) noexcept no
         or _index_out(p.cors, h.cors)
         or _limits_out(h, p.limits) or _table_out(h, p.addresses, sizeof(address_rule))
         or _rules_out(h, p.request_rules) or _rules_out(h, p.response_rules)
+        or _pieces_out(h, p.rewrite)
     )
 
 
@@ -290,8 +320,11 @@ cdef str _records_wrong(const snapshot_header *h):
             return f"cors {i}"
     static = <const static_rec *>snap_table(h, h.statics)
     for i in range(h.statics.count):
-        if _str_out(h, static[i].fields) or _str_out(h, static[i].body):
+        if _str_out(h, static[i].fields) or _str_out(h, static[i].body) or _pieces_out(h, static[i].location):
             return f"static response {i}"
+    for i in range(h.routes.count):
+        if _urls_out(h, snap_route(h, i)):
+            return f"a parameter of route {i}"
     refusal = <const refusal_rec *>snap_table(h, h.refusals)
     for i in range(h.refusals.count):
         if (_str_out(h, refusal[i].fields) or _str_out(h, refusal[i].body)
@@ -381,6 +414,10 @@ cdef class Snapshot:
         cdef const header_rule *rows = <const header_rule *>snap_table(self.header, t)
         return [self._open(rows[i]) for i in range(t.count)]
 
+    cdef list _pieces(self, table_ref t):
+        cdef const url_piece *rows = <const url_piece *>snap_table(self.header, t)
+        return [self._open(rows[i]) for i in range(t.count)]
+
     cdef list _addresses(self, table_ref t):
         cdef const address_rule *rows = <const address_rule *>snap_table(self.header, t)
         return [
@@ -465,6 +502,7 @@ cdef class Snapshot:
         record["predicates"] = [self._open(predicates[i]) for i in range(r.predicates.count)]
         record["request_rules"] = self._rules(p.request_rules)
         record["response_rules"] = self._rules(p.response_rules)
+        record["rewrite"] = self._pieces(p.rewrite)
         return record
 
     def service(self, index: int) -> dict:
@@ -521,7 +559,9 @@ cdef class Snapshot:
         """One static response."""
         self._bounds(index, self.header.statics.count)
         cdef const static_rec *s = <const static_rec *>snap_table(self.header, self.header.statics) + <uint32_t>index
-        return self._open(s[0])
+        record = self._open(s[0])
+        record["location"] = self._pieces(s.location)
+        return record
 
     def refusal(self, reason: int) -> dict:
         """The rendered refusal of a reason; status 0: it has none."""

@@ -257,15 +257,10 @@ class _Paying:
 
     async def _forward(self, exchange: Exchange) -> UpstreamResponse | None:
         terms = self.terms
-        path = exchange.path
-        if terms.strip or terms.replace:
-            path = terms.replace + path[terms.strip :] or "/"
-        if exchange.query:
-            path += "?" + exchange.query
         try:
             return await exchange.forward(
                 terms.upstream,
-                path=path,
+                path=exchange.target,
                 headers=forwarded(exchange, terms),
                 timeout=terms.timeout,
             )

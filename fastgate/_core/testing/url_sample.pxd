@@ -1,0 +1,1 @@
+"""url_sample: URLs that routes make, without a connection."""

@@ -1,0 +1,12 @@
+"""url_sample: URLs that routes make, without a connection (see url_sample.pyx)."""
+
+from fastgate._core.snapshot.snapshot import Snapshot
+
+def made_url(
+    snapshot: Snapshot,
+    path: bytes,
+    *,
+    query: bytes | None = None,
+    host: bytes = b"",
+    secure: bool = False,
+) -> bytes | int: ...
