@@ -70,8 +70,9 @@ def serve(listener: socket.socket) -> None:
                 )
 
 
-@pytest.fixture
-def driven():
+@pytest.fixture(params=[None, "/b/{b}?b={b}"])
+def driven(request):
+    """The engine and the descriptor that says that all is over. The parameter: `rewrite.path`."""
     upstream = socket.create_server(("127.0.0.1", 0))
     listener = socket.create_server(("127.0.0.1", 0), backlog=64)
     listener.setblocking(False)
@@ -91,6 +92,7 @@ def driven():
                 ],
                 "quotas": [{"by": "consumer", "period": "month", "requests": 1000000}],
                 "concurrency": 100,
+                **({"rewrite": {"path": request.param}} if request.param else {}),
             }
         ],
     }
