@@ -10,16 +10,21 @@ import pytest
 
 from benchmarks.micro.conftest import Measure
 
-parser = pytest.importorskip("fastgate._core.http1.parser", reason="the core is not built")
-limiter = pytest.importorskip("fastgate._core.shared.limiter", reason="the core is not built")
-quota = pytest.importorskip("fastgate._core.shared.quota", reason="the core is not built")
+parse_bench = pytest.importorskip(
+    "fastgate._core.testing.parse_bench", reason="the core is not built"
+)
+limit_bench = pytest.importorskip(
+    "fastgate._core.testing.limit_bench", reason="the core is not built"
+)
 credentials = pytest.importorskip(
     "fastgate._core.shared.credentials", reason="the core is not built"
 )
 lookup_bench = pytest.importorskip(
     "fastgate._core.testing.lookup_bench", reason="the core is not built"
 )
-counters = pytest.importorskip("fastgate._core.shared.counters", reason="the core is not built")
+count_bench = pytest.importorskip(
+    "fastgate._core.testing.count_bench", reason="the core is not built"
+)
 segment = pytest.importorskip("fastgate._core.shared.segment", reason="the core is not built")
 
 LOOPS = 200_000
@@ -53,32 +58,32 @@ RESPONSE = (
 
 def test_parse_request_500_bytes(measure: Measure) -> None:
     assert 480 <= len(REQUEST) <= 540
-    measure(lambda: parser.bench_parse(REQUEST, LOOPS), operations=LOOPS, budget_ns=400)
+    measure(lambda: parse_bench.bench_parse(REQUEST, LOOPS), operations=LOOPS, budget_ns=400)
 
 
 def test_parse_response(measure: Measure) -> None:
-    measure(lambda: parser.bench_parse(RESPONSE, LOOPS, True), operations=LOOPS)
+    measure(lambda: parse_bench.bench_parse(RESPONSE, LOOPS, True), operations=LOOPS)
 
 
 def test_limiter_check(measure: Measure) -> None:
-    measure(lambda: limiter.bench_limiter(LOOPS * 5), operations=LOOPS * 5, budget_ns=20)
+    measure(lambda: limit_bench.bench_limiter(LOOPS * 5), operations=LOOPS * 5, budget_ns=20)
 
 
 def test_limiter_check_one_key(measure: Measure) -> None:
-    measure(lambda: limiter.bench_limiter(LOOPS * 5, 1), operations=LOOPS * 5, budget_ns=20)
+    measure(lambda: limit_bench.bench_limiter(LOOPS * 5, 1), operations=LOOPS * 5, budget_ns=20)
 
 
 def test_quota_check(measure: Measure) -> None:
-    measure(lambda: quota.bench_quota(LOOPS * 5), operations=LOOPS * 5, budget_ns=20)
+    measure(lambda: limit_bench.bench_quota(LOOPS * 5), operations=LOOPS * 5, budget_ns=20)
 
 
 def test_quota_check_one_key(measure: Measure) -> None:
-    measure(lambda: quota.bench_quota(LOOPS * 5, 1), operations=LOOPS * 5, budget_ns=20)
+    measure(lambda: limit_bench.bench_quota(LOOPS * 5, 1), operations=LOOPS * 5, budget_ns=20)
 
 
 def test_count_a_request(measure: Measure) -> None:
     made = segment.Segment.create(1)
-    measure(lambda: counters.bench_count(made, 0, LOOPS), operations=LOOPS)
+    measure(lambda: count_bench.bench_count(made, 0, LOOPS), operations=LOOPS)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,9 @@ from benchmarks.micro.conftest import Measure
 from benchmarks.workload import routes, shuffled_paths
 
 snapshot = pytest.importorskip("fastgate._core.snapshot.snapshot", reason="the core is not built")
-router = pytest.importorskip("fastgate._core.snapshot.router", reason="the core is not built")
+route_bench = pytest.importorskip(
+    "fastgate._core.testing.route_bench", reason="the core is not built"
+)
 compiler = pytest.importorskip("fastgate.config.compiler", reason="the core is not built")
 codec = pytest.importorskip("fastgate.model.codec", reason="the model is not there")
 
@@ -55,11 +57,11 @@ def compiled(count: int) -> int:
 def test_route(measure: Measure, count: int) -> None:
     fd = compiled(count)
     try:
-        finder = router.Router(snapshot.Snapshot(fd))
+        opened = snapshot.Snapshot(fd)
         paths = [path.encode() for path in shuffled_paths(routes(count), LOOKUPS)]
 
         def look_up() -> float:
-            ns, found = finder.bench_find(paths)
+            ns, found = route_bench.bench_find(opened, paths)
             assert found == LOOKUPS
             return float(ns)
 

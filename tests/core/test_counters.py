@@ -14,13 +14,13 @@ from fastgate._core.shared.counters import (
     SLOT_LABELS,
     STATUSES,
     WORKER_COUNTERS,
-    bench_count,
     bucket_of,
     count_request,
     count_worker,
     counters_snapshot,
 )
 from fastgate._core.shared.segment import Segment
+from fastgate._core.testing.count_bench import bench_count
 
 ROWS = 6
 REASONS = sorted(

@@ -21,7 +21,8 @@ from hypothesis.stateful import (
 from moneymapkit import IDENTITY, SLOT, Memory, SharedWallet, charged, images
 
 from fastgate._core.money.layout import UsageFlag
-from fastgate._core.money.money_map import NO_SLOT, Hold, HoldTableFull, MoneyMap, bench_hold
+from fastgate._core.money.money_map import NO_SLOT, Hold, HoldTableFull, MoneyMap
+from fastgate._core.testing.hold_bench import bench_hold
 
 # The children do nothing that a thread of the tests' process could have left half done.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")

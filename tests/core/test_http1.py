@@ -14,8 +14,9 @@ from fastgate._core.http.head import (
     ParseFault,
     fault_reason_of,
 )
-from fastgate._core.http1.parser import ParsedHead, bench_parse
+from fastgate._core.http1.parser import ParsedHead
 from fastgate._core.reason import Reason
+from fastgate._core.testing.parse_bench import bench_parse
 
 
 def test_simple_request() -> None:

@@ -14,11 +14,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fastgate._core.http.head import ParseFault
-from fastgate._core.logs.drain import LogDrain, bench_render
+from fastgate._core.logs.drain import LogDrain
 from fastgate._core.logs.drain import RecentRequests as Recent
 from fastgate._core.logs.format import fault_name
 from fastgate._core.shared.log_ring import PHASE_NAMES, TEXT_NAMES, write_record
 from fastgate._core.shared.segment import Segment
+from fastgate._core.testing.render_bench import bench_render
 from fastgate.errors import REASONS, reason_code
 
 SEGMENT = Segment.create(

@@ -16,12 +16,12 @@ from memorykit import taken
 from fastgate._core.shared.cells import mix_key_py
 from fastgate._core.shared.quota import (
     QuotaTable,
-    bench_quota,
     export_quotas,
     import_quotas,
     window_of_py,
 )
 from fastgate._core.shared.segment import Segment
+from fastgate._core.testing.limit_bench import bench_quota
 from fastgate.errors import SegmentError
 
 SECOND, MINUTE, HOUR, DAY, MONTH, WEEK, YEAR = range(7)

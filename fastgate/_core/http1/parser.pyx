@@ -466,27 +466,3 @@ cdef ParsedHead _parse(bytes data, cuts, limits, int method):
         if parsed.code != PARSE_INCOMPLETE:
             break
     return parsed
-
-
-def bench_parse(data: bytes, n: int, response: bool = False) -> int:
-    """Parses the same head n times in C; n, or ValueError if it is none."""
-    cdef head h
-    cdef caps c
-    cdef const char *p = data
-    cdef uint32_t length = <uint32_t>len(data)
-    cdef int64_t i, rounds = n
-    cdef int rc = 0
-    cdef bint answer = response
-    c.line, c.head, c.fields, c.field = DEFAULT_CAPS
-    with nogil:
-        for i in range(rounds):
-            head_reset(&h)
-            if answer:
-                rc = parse_response(&h, p, length, &c, METHOD_GET)
-            else:
-                rc = parse_request(&h, p, length, &c)
-            if rc <= 0:
-                break
-    if rc <= 0:
-        raise ValueError(f"not a complete head: {rc}, fault {h.fault}")
-    return n

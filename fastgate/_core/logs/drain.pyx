@@ -422,22 +422,3 @@ cdef class LogDrain:
         # Lines not written to their end; a line that was cut off is one of them.
         first = first if written < first else <uint32_t>written
         lost[0] += fg_count_lines(self.buffer + first, used - first)
-
-
-def bench_render(LogDrain drain not None, uint64_t n) -> int:
-    """Render the newest kept record n times, in C; returns the bytes of one line."""
-    cdef uint64_t i
-    cdef uint32_t size = 0
-    cdef log_record *r
-    drain._ready()
-    if drain.recent is None or drain.recent.records == NULL:
-        raise ValueError("no record was kept to render")
-    r = drain.recent.records + (drain.recent.kept - 1) % drain.recent.capacity
-    with nogil:
-        for i in range(n):
-            r.started_unix_ns += 1000
-            if drain.kind == KIND_COMBINED:
-                size = format_combined(r, drain.buffer, &drain.clock)
-            else:
-                size = format_json(r, drain.buffer, &drain.clock, drain.phases)
-    return size

@@ -12,7 +12,6 @@ control that follows one that was killed. The ledger takes each record once, by 
 Who may do what follows from holds.pyx: a worker's holds are opened and settled by the process that is that
 worker, on the thread of its engine; a dead worker's are resolved by control, and by it alone.
 """
-import time
 from typing import NamedTuple
 
 cimport cython
@@ -28,7 +27,6 @@ from fastgate._core.money.holds cimport (
 )
 from fastgate._core.money.layout cimport HOLD_FREE, HOLD_PARKED, money_record, rows_scan, area_view
 from fastgate._core.money.money_file cimport MoneyFile
-from fastgate._core.shared.segment cimport Segment
 from fastgate._core.money.usage_block cimport currency_text, pack_blocks
 from fastgate._core.money.usage_ring cimport usage_commit, usage_reserve
 from fastgate._core.money.wallet cimport account_of
@@ -498,35 +496,3 @@ cdef class MoneyMap(MoneyFile):
     def damaged(self) -> int:
         """Records that this object found damaged in the rings (each time that it drained them)."""
         return sum(self.damage.values())
-
-
-def bench_hold(uint64_t n, int64_t price=1, int64_t hold=1) -> float:
-    """Open and capture n holds of `hold` at `price` micro-units, uncontended: nanoseconds for each."""
-    cdef Segment segment = Segment.create(1)
-    cdef MoneyMap money = MoneyMap.create(None, 1)
-    cdef area_view *t
-    cdef account_row *account
-    cdef usage_who who
-    cdef usage_what what
-    cdef money_record *r
-    cdef int64_t balance
-    cdef uint64_t held = 0
-    money.bind(segment)
-    money.begin(0)
-    t = money.worker_view(0)
-    account = <account_row *>(<char *>segment.header + segment.header.accounts_off)
-    account.identity = 1
-    account.currencies[0] = 1
-    account.wallets[0].available = <int64_t>MONEY_MOST
-    memset(&who, 0, sizeof(who))
-    memset(&what, 0, sizeof(what))
-    started = time.perf_counter_ns()
-    with nogil:
-        for _ in range(n):
-            held += hold_open(t, account, 0, hold, &who, &r, &balance) == 1
-            hold_capture(t, r, price, &what)
-            t.head.ring_tail = t.head.ring_head
-    each = (time.perf_counter_ns() - started) / n
-    if held != n:
-        raise AssertionError(f"{n - held} of {n} holds were refused")
-    return each

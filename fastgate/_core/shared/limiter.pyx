@@ -34,13 +34,9 @@ GRACE beyond is cut.
 Ranges: interval 1 ns (10^9/s) to months; tolerance up to 2^62 ns (146 years), more is cut to
 that. A cost above the burst is always refused.
 """
-import time
-from array import array
-
-
 from fastgate._core.platform.atomics cimport fg_cas16, fg_load
 from fastgate._core.shared.cells cimport (
-    cell_live, cells_claim, cells_of_limiter, cells_rule, mix_key)
+    cell_live, cells_claim, cells_of_limiter, cells_rule)
 from fastgate._core.shared.layout cimport cell, cells_head
 from fastgate._core.shared.cells import Decision
 from fastgate._core.shared.segment cimport Segment
@@ -73,7 +69,6 @@ cdef extern from *:
 cdef enum:
     GRACE = 1000000000            # ns; how far behind the clock of another worker may be
     SECOND = 1000000000
-    ORDER = 1 << 18               # bench: length of the random sequence
 
 
 cdef bint _expired(uint64_t state, uint64_t now) noexcept nogil:
@@ -281,26 +276,3 @@ cdef class LimiterTable:
             if word:
                 out.append((word & KEY_BITS, None if state & CLAIM_BIT else state))
         return out
-
-
-def bench_limiter(uint64_t n, uint64_t keys=65536):
-    """Take `n` times, from that many keys in a random order, all allowed. Nanoseconds per take.
-
-    One process, a segment of its own with the default table; the keys are there before.
-    """
-    cdef LimiterTable table = LimiterTable(Segment.create(1))
-    cdef cells *t = &table.table
-    cdef uint64_t[::1] order = array("Q", [mix_key(mix_key(i, 2) % keys, 1) for i in range(ORDER)])
-    cdef decision d
-    cdef uint64_t i, allowed = 0, now = 1 << 40
-    with nogil:
-        for i in range(keys):
-            limiter_take(t, mix_key(i, 1), now, 1000, 1000000, 1, &d)
-    begin = time.perf_counter_ns()
-    with nogil:
-        for i in range(n):
-            allowed += limiter_take(t, order[i % ORDER], now + i * 1000, 1000, 1000000, 1, &d)
-    spent = time.perf_counter_ns() - begin
-    if allowed != n:
-        raise AssertionError(f"{n - allowed} of {n} refused")
-    return spent / n

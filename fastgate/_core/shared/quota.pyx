@@ -36,15 +36,13 @@ dies is at most what was counted since the last export.
 import errno
 import os
 import time
-from array import array
 
 from libc.stdint cimport int32_t
 from libc.string cimport memcmp
 
 from fastgate._core.platform.atomics cimport fg_cas16, fg_load
 from fastgate._core.shared.cells cimport (
-    FG_K2, FG_K3, cell_live, cells_claim, cells_of_quota, cells_rule, fg_read64, hash_bytes,
-    mix_key)
+    FG_K2, FG_K3, cell_live, cells_claim, cells_of_quota, cells_rule, fg_read64, hash_bytes)
 from fastgate._core.shared.layout cimport cell, cells_head
 from fastgate._core.shared.cells import Decision
 from fastgate._core.shared.clock import held_seconds
@@ -72,7 +70,6 @@ cdef enum:
     SLACK = 2                 # seconds that a window's cell stays after its end
     DAY_S = 86400
     FILE_HEAD = 24
-    ORDER = 1 << 18           # bench: length of the random sequence
 
 cdef const char *FILE_MAGIC = b"FGQUOTA1"
 
@@ -468,29 +465,3 @@ cdef class QuotaTable:
             if word:
                 out.append((word, state >> 61, _window_in(state), _count_in(state)))
         return out
-
-
-def bench_quota(uint64_t n, uint64_t keys=65536, int period=PERIOD_MONTH):
-    """Count `n` times, on that many keys in a random order, all allowed. Nanoseconds per count.
-
-    One process, a segment of its own with the default table (which holds half as many keys
-    comfortably); the keys are there before.
-    """
-    cdef QuotaTable table = QuotaTable(Segment.create(1))
-    cdef cells *t = &table.table
-    cdef uint64_t[::1] order = array("Q", [mix_key(mix_key(i, 2) % keys, 1) for i in range(ORDER)])
-    cdef decision d
-    cdef uint8_t p = _checked(period)
-    cdef uint64_t i, allowed = 0
-    cdef int64_t now = 1800000000
-    with nogil:
-        for i in range(keys):
-            quota_take(t, mix_key(i, 1), p, now, 1 << 27, 1, &d)
-    begin = time.perf_counter_ns()
-    with nogil:
-        for i in range(n):
-            allowed += quota_take(t, order[i % ORDER], p, now, 1 << 27, 1, &d)
-    spent = time.perf_counter_ns() - begin
-    if allowed != n:
-        raise AssertionError(f"{n - allowed} of {n} refused")
-    return spent / n

@@ -24,6 +24,3 @@ class Router:
         headers: Sequence[tuple[str, str]] = (),
         query: str | None = None,
     ) -> Found: ...
-    def bench_find(
-        self, paths: list[bytes], rounds: int = 1, host: bytes = b"", method: bytes = b"GET"
-    ) -> tuple[float, int]: ...

@@ -42,9 +42,7 @@ is computed when the router is built, and more than MAX_VISITS is an error there
 visits one node for a static path and two or three for a pattern, independent of the number of
 routes. No prefix longer than the longest that there is gets hashed. Recursion is as deep as the longest pattern has nodes, at most MAX_SEGMENTS.
 """
-from libc.stdlib cimport free, malloc
 from libc.string cimport memchr, memcmp, memset
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from fastgate._core.platform.atomics cimport fg_prefetch
 from fastgate._core.http.head cimport FIELD_UNDERSCORE, MAX_FIELDS, METHOD_OTHER, method_of
@@ -427,7 +425,7 @@ cdef int route_find(const snapshot_header *s, const char *host, uint32_t host_le
     return ROUTE_METHOD if out.allowed else ROUTE_MISSING
 
 
-# ---- the border: tests, benchmarks, `fastgate explain` -------------------------------------
+# ---- the border: tests, `fastgate explain` -------------------------------------
 
 METHODS = ("", "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
 
@@ -481,50 +479,6 @@ cdef class Router:
             return Found(200, m.route, name, params, frozenset())
         allowed = frozenset([text for i, text in enumerate(METHODS) if m.allowed >> i & 1])
         return Found(405 if status == ROUTE_METHOD else 404, None, None, (), allowed)
-
-    def bench_find(self, list paths, rounds=1, bytes host=b"",
-                   bytes method=b"GET"):
-        """Look every path up `rounds` times: (nanoseconds per lookup, how many were found).
-
-        The loop runs in C; what it measures is `route_find` and the fetching of the path.
-        """
-        cdef head h
-        cdef route_match m
-        cdef timespec began, ended
-        cdef uint32_t n = <uint32_t>len(paths), i, found = 0
-        cdef uint32_t host_len = <uint32_t>len(host)
-        cdef int turns = rounds
-        cdef const char *chost = host
-        cdef span *spans = <span *>malloc((n + 1) * sizeof(span))
-        if spans == NULL:
-            raise MemoryError()
-        try:
-            at = 0
-            for i in range(n):
-                spans[i].off = at
-                spans[i].len = <uint32_t>len(paths[i])
-                at += spans[i].len
-            raw = b"".join(paths)
-            buf = fill_head(&h, method, (), None)
-            found = 0
-            clock_gettime(CLOCK_MONOTONIC, &began)
-            found = bench_loop(self.snapshot.header, chost, host_len, raw, spans, n, turns, buf, &h, &m)
-            clock_gettime(CLOCK_MONOTONIC, &ended)
-        finally:
-            free(spans)
-        ns = (ended.tv_sec - began.tv_sec) * 1e9 + (ended.tv_nsec - began.tv_nsec)
-        return ns / max(n * rounds, 1), found
-
-
-cdef uint32_t bench_loop(const snapshot_header *s, const char *host, uint32_t host_len,
-                         const char *paths, const span *spans, uint32_t n, int turns,
-                         const char *buf, const head *h, route_match *m) noexcept nogil:
-    cdef uint32_t i, found = 0
-    cdef int turn
-    for turn in range(turns):
-        for i in range(n):
-            found += route_find(s, host, host_len, paths + spans[i].off, spans[i].len, buf, h, NULL, m) == ROUTE_FOUND
-    return found
 
 
 cdef bytes fill_head(head *h, bytes method, object headers, object query):

@@ -1,0 +1,1 @@
+"""count_bench: what counting one request costs."""

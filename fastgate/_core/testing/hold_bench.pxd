@@ -1,0 +1,1 @@
+"""hold_bench: how long a hold takes, from opening to its capture."""

@@ -1,0 +1,3 @@
+"""hold_bench: how long a hold takes (see hold_bench.pyx)."""
+
+def bench_hold(n: int, price: int = 1, hold: int = 1) -> float: ...

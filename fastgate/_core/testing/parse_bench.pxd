@@ -1,0 +1,1 @@
+"""parse_bench: how long the parse of a head takes."""

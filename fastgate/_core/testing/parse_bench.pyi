@@ -1,0 +1,3 @@
+"""parse_bench: how long the parse of a head takes (see parse_bench.pyx)."""
+
+def bench_parse(data: bytes, n: int, response: bool = False) -> int: ...

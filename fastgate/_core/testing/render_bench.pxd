@@ -1,0 +1,1 @@
+"""render_bench: how long a line of the access log takes."""
