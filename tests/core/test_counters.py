@@ -10,17 +10,15 @@ from hypothesis import strategies as st
 
 from fastgate._core.reason import Reason
 from fastgate._core.shared import counters
-from fastgate._core.shared.counters import (
-    SLOT_LABELS,
-    STATUSES,
+from fastgate._core.shared.counters import SLOT_LABELS, STATUSES, counters_snapshot
+from fastgate._core.shared.segment import Segment
+from fastgate._core.testing.count_bench import bench_count
+from fastgate._core.testing.worker_counts import (
     WORKER_COUNTERS,
     bucket_of,
     count_request,
     count_worker,
-    counters_snapshot,
 )
-from fastgate._core.shared.segment import Segment
-from fastgate._core.testing.count_bench import bench_count
 
 ROWS = 6
 REASONS = sorted(

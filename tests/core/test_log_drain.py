@@ -14,8 +14,9 @@ import orjson
 import pytest
 
 from fastgate._core.logs.drain import LogDrain, RecentRequests
-from fastgate._core.shared.log_ring import ring_state, write_numbered, write_record
+from fastgate._core.shared.log_ring import ring_state
 from fastgate._core.shared.segment import Segment
+from fastgate._core.testing.log_records import write_numbered, write_record
 
 IPV4 = bytes(10) + b"\xff\xff\x0a\x00\x00\x07"
 STARTED = 1_763_640_000_123_456_789  # 2025-11-20T12:00:00.123456Z

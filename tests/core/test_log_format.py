@@ -17,8 +17,9 @@ from fastgate._core.http.head import ParseFault
 from fastgate._core.logs.drain import LogDrain
 from fastgate._core.logs.drain import RecentRequests as Recent
 from fastgate._core.logs.format import fault_name
-from fastgate._core.shared.log_ring import PHASE_NAMES, TEXT_NAMES, write_record
+from fastgate._core.shared.log_ring import PHASE_NAMES, TEXT_NAMES
 from fastgate._core.shared.segment import Segment
+from fastgate._core.testing.log_records import write_record
 from fastgate._core.testing.render_bench import bench_render
 from fastgate.errors import REASONS, reason_code
 

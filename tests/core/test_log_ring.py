@@ -15,20 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastgate._core.logs.drain import LogDrain, RecentRequests
-from fastgate._core.shared.log_ring import (
-    PHASE_NAMES,
-    TEXT_NAMES,
-    ring_state,
-    tear_record,
-    write_numbered,
-    write_record,
-)
+from fastgate._core.shared.log_ring import PHASE_NAMES, TEXT_NAMES, ring_state
 from fastgate._core.shared.segment import Segment
+from fastgate._core.testing.log_records import tear_record, write_numbered, write_record
 
 RECORDS = 16
 PRODUCER = """
 import sys
-from fastgate._core.shared.log_ring import ring_state, write_numbered
+from fastgate._core.shared.log_ring import ring_state
+from fastgate._core.testing.log_records import write_numbered
 from fastgate._core.shared.segment import Segment
 segment = Segment.attach(int(sys.argv[1]))
 number = int(sys.argv[2])

@@ -9,7 +9,8 @@ import orjson
 import pytest
 from enginekit import Backend, Plane, proxied
 
-from fastgate._core.shared.counters import bucket_of, counters_snapshot
+from fastgate._core.shared.counters import counters_snapshot
+from fastgate._core.testing.worker_counts import bucket_of
 from fastgate.handlers import TooManyStreams
 
 

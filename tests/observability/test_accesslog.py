@@ -13,8 +13,9 @@ import orjson
 import pytest
 
 from fastgate._core.logs.drain import LogDrain, RecentRequests
-from fastgate._core.shared.log_ring import PHASE_NAMES, TEXT_NAMES, write_record
+from fastgate._core.shared.log_ring import PHASE_NAMES, TEXT_NAMES
 from fastgate._core.shared.segment import Segment
+from fastgate._core.testing.log_records import write_record
 from fastgate.observability.accesslog import AccessLog
 
 

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastgate import __version__
-from fastgate._core.shared.counters import count_request, count_worker
-from fastgate._core.shared.log_ring import write_numbered
 from fastgate._core.shared.segment import Segment
+from fastgate._core.testing.log_records import write_numbered
+from fastgate._core.testing.worker_counts import count_request, count_worker
 from fastgate.errors import REASONS
 from fastgate.observability import metrics as module
 from fastgate.observability.accesslog import AccessLog

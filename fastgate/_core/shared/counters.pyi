@@ -3,7 +3,6 @@ from fastgate._core.shared.segment import Segment
 STATUSES: tuple[int, ...]
 REASON_RANGES: tuple[tuple[int, int], ...]
 SLOT_LABELS: list[tuple[str, int]]
-WORKER_COUNTERS: tuple[str, ...]
 
 class Histogram:
     @property
@@ -42,18 +41,3 @@ class CountersSnapshot:
     def draining(self) -> int: ...
 
 def counters_snapshot(segment: Segment) -> CountersSnapshot: ...
-def count_request(
-    segment: Segment,
-    worker: int,
-    slot: int,
-    status: int,
-    *,
-    reason: int = 0,
-    gateway_ns: int = 0,
-    total_ns: int = 0,
-    upstream_ns: int = 0,
-    bytes_in: int = 0,
-    bytes_out: int = 0,
-) -> None: ...
-def count_worker(segment: Segment, worker: int, name: str, n: int = 1) -> None: ...
-def bucket_of(ns: int) -> int: ...

@@ -18,7 +18,7 @@ mind: a record that does not carry its position + 1 is counted as damaged, not b
 A full ring drops the newest record and counts it in `dropped`: an access log that cannot keep
 up must not slow down a request.
 """
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
 from fastgate._core.platform.atomics cimport fg_load, fg_store
 from fastgate._core.shared.segment cimport Segment
@@ -78,106 +78,11 @@ cdef uint32_t log_cut(uint32_t used, int which, const char *p, uint32_t n) noexc
     return n
 
 
-# ---- the border for tests and tools ---------------------------------------------------
+# ---- the border for tools -------------------------------------------------------------
 
 cdef _check(Segment segment, uint32_t worker):
     if worker >= segment.header.workers:
         raise IndexError(f"worker {worker} of {segment.header.workers}")
-
-
-cdef _copy_bytes(uint8_t *to, bytes value, Py_ssize_t n, str name):
-    if len(value) != n:
-        raise ValueError(f"{name} is {n} bytes, not {len(value)}")
-    memcpy(to, <const char *>value, n)
-
-
-def write_record(Segment segment not None, uint32_t worker, *, int64_t started_unix_ns=0,
-                 bytes request_id=bytes(16), bytes trace_id=bytes(16), bytes span_id=bytes(8),
-                 bytes address=bytes(16), uint16_t port=0, uint16_t status=0, uint16_t reason=0,
-                 uint16_t fault=0, uint16_t attempts=0, uint8_t flags=0, uint64_t bytes_in=0,
-                 uint64_t bytes_out=0, uint64_t duration_ns=0, uint64_t upstream_ns=0,
-                 uint64_t amount_micros=0, uint32_t generation=0, uint32_t route_slot=0,
-                 dict phases=None, **texts) -> bool:
-    """Write and publish one record as a worker does; False when the ring was full.
-
-    `phases`: phase name → microseconds after the start. `texts`: method, host, path, route,
-    consumer, target, query, user_agent, limit, each str or bytes (bytes need not be UTF-8).
-    """
-    cdef log_record *r
-    cdef uint32_t used = 0
-    cdef bytes raw
-    _check(segment, worker)
-    if unknown := set(texts) - set(TEXT_NAMES):
-        raise TypeError(f"no such field of a log record: {', '.join(sorted(unknown))}")
-    r = logring_reserve(segment.header, worker)
-    if r == NULL:
-        return False
-    _copy_bytes(r.request_id, request_id, 16, "request_id")
-    _copy_bytes(r.trace_id, trace_id, 16, "trace_id")
-    _copy_bytes(r.span_id, span_id, 8, "span_id")
-    _copy_bytes(r.address, address, 16, "address")
-    r.started_unix_ns = started_unix_ns
-    r.bytes_in = bytes_in
-    r.bytes_out = bytes_out
-    r.duration_ns = duration_ns
-    r.upstream_ns = upstream_ns
-    r.amount_micros = amount_micros
-    r.generation = generation
-    r.route_slot = route_slot
-    r.status = status
-    r.reason = reason
-    r.port = port
-    r.attempts = attempts
-    r.fault = fault
-    r.worker = <uint8_t>worker
-    r.flags = flags
-    for name, at in (phases or {}).items():
-        r.phase_us[<int>PHASE_NAMES.index(name)] = at
-    for which, name in enumerate(TEXT_NAMES):
-        value = texts.get(name, b"")
-        raw = value.encode() if isinstance(value, str) else value
-        used = log_text(r, used, which, raw, <uint32_t>len(raw))
-    logring_commit(segment.header, worker, r)
-    return True
-
-
-def write_numbered(Segment segment not None, uint32_t worker, uint64_t first, uint64_t n) -> int:
-    """Publish up to n records in C, as fast as a worker could; returns how many fitted.
-
-    Record k carries k in request_id (twice, little-endian), bytes_in, bytes_out and its path, so
-    that a reader can tell a torn record from a whole one.
-    """
-    cdef uint64_t k
-    cdef uint32_t used
-    cdef log_record *r
-    _check(segment, worker)
-    with nogil:
-        for k in range(first, first + n):
-            r = logring_reserve(segment.header, worker)
-            if r == NULL:
-                n = k - first
-                break
-            r.started_unix_ns = <int64_t>k
-            memcpy(r.request_id, &k, 8)
-            memcpy(r.request_id + 8, &k, 8)
-            r.bytes_in = k
-            r.status = 200
-            r.worker = <uint8_t>worker
-            used = log_text(r, 0, TEXT_METHOD, b"GET", 3)
-            used = log_text(r, used, TEXT_PATH, <const char *>r.request_id, 16)
-            r.bytes_out = k
-            logring_commit(segment.header, worker, r)
-    return n
-
-
-def tear_record(Segment segment not None, uint32_t worker) -> bool:
-    """Fill the next record with rubbish and leave it: a worker killed half-way. False: full."""
-    _check(segment, worker)
-    cdef log_record *r = logring_reserve(segment.header, worker)
-    if r == NULL:
-        return False
-    memset(r, 0xA5, sizeof(log_record))
-    return True
 
 
 def ring_state(Segment segment not None, uint32_t worker) -> tuple[int, int, int]:

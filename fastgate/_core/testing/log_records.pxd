@@ -1,0 +1,1 @@
+"""log_records: log records written as a worker does, without a worker."""

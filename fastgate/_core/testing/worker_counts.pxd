@@ -1,0 +1,1 @@
+"""worker_counts: counting as a worker does, without a worker."""
