@@ -29,9 +29,10 @@ from fastgate._core.exchange.intake cimport (
     begin, canonical_path, client_address, mark, read_ids, seen_via)
 from fastgate._core.shared.log_ring cimport PHASE_ADMIT, PHASE_AUTHENTICATE, PHASE_HOLD, PHASE_ROUTE
 from fastgate._core.exchange.max_forwards cimport last_hop
+from fastgate._core.exchange.redirect cimport answer_redirect
 from fastgate._core.reason cimport (
     ADDRESS_DENIED, BAD_TARGET, BODY_TOO_LARGE, EXPECTATION_FAILED, LOOP_DETECTED,
-    MALFORMED_REQUEST, METHOD_NOT_ALLOWED, NO_ROUTE, OVERLOADED, REQUEST_TIMEOUT,
+    MALFORMED_REQUEST, METHOD_NOT_ALLOWED, NO_ROUTE, REQUEST_TIMEOUT,
     ROUTE_RETIRED)
 from fastgate._core.exchange.render cimport start_own, start_preflight
 from fastgate._core.snapshot.router cimport (
@@ -42,13 +43,8 @@ from fastgate._core.snapshot.snapshot cimport (
 from fastgate._core.state cimport (
     EX_AWAIT_BODY, EX_HEAD_ONLY, EX_KEEP_ALIVE, EX_SUSPENDED, EX_TUNNEL, answer, core)
 from fastgate._core.exchange.tunnel cimport tunnel_up
-from fastgate._core.exchange.url_pieces cimport put_location, url_refused, url_size
-from fastgate._core.http.lines cimport end_line
-from fastgate._core.platform.buffer cimport buf, buf_borrow, buf_head, buf_return
-from fastgate._core.platform.text cimport fg_clear, put, put_lit
-
-cdef enum:
-    AROUND_LOCATION = 16      # bytes of its name and its line's end
+from fastgate._core.exchange.url_pieces cimport url_refused
+from fastgate._core.platform.text cimport fg_clear
 
 
 cdef void exchange_line(exchange *e) noexcept nogil:
@@ -219,26 +215,6 @@ cdef void answer_static(exchange *e) noexcept nogil:
         e.flags |= EX_HEAD_ONLY
     e.status = a.status
     send_last(e, start_own(e, &a))
-
-
-cdef void answer_redirect(exchange *e, const static_rec *s) noexcept nogil:
-    cdef core *c = e.owner
-    cdef size_t size = url_size(e, s.location)
-    cdef char *end
-    cdef answer a
-    cdef buf *b = buf_borrow(&c.loop.bufs, s.fields.len + size + AROUND_LOCATION)
-    if b is NULL:
-        exchange_refuse(e, OVERLOADED)
-        return
-    end = put_lit(put(buf_head(b), snap_str(e.snap, s.fields), s.fields.len), "Location: ")
-    end = end_line(put_location(end, e, s.location))
-    fg_clear(&a, sizeof(a))
-    a.status = <uint16_t>s.status
-    a.lines = buf_head(b)
-    a.lines_len = <uint32_t>(end - buf_head(b))
-    e.status = a.status
-    send_last(e, start_own(e, &a))
-    buf_return(&c.loop.bufs, b)           # the exchange may have ended with it
 
 
 cdef void answer_preflight(exchange *e) noexcept nogil:

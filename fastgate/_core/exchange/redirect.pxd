@@ -1,0 +1,5 @@
+"""redirect: the answer that sends a client elsewhere."""
+from fastgate._core.snapshot.snapshot cimport static_rec
+from fastgate._core.state cimport exchange
+
+cdef void answer_redirect(exchange *e, const static_rec *s) noexcept nogil
