@@ -45,6 +45,11 @@ class Serial:
             task.add_done_callback(_note_error)
             raise
 
+    @property
+    def running(self) -> bool:
+        """Whether a change is running, or waits for its turn."""
+        return bool(self._running)
+
     async def idle(self) -> None:
         """Return when no change is running."""
         while self._running:

@@ -89,6 +89,14 @@ class Wallet(msgspec.Struct, frozen=True, kw_only=True):
         return self.customer_available + self.overdraft
 
 
+class Standing(NamedTuple):
+    """What the cell of a wallet is derived from. Micro-units."""
+
+    spendable: int
+    """What the cell holds when nothing is under way: the balance and the overdraft."""
+    overdraft: int
+
+
 CAPTURES = frozenset({"charge", "refund"})
 """The kinds of entries that change what was captured; the others change what was credited."""
 
@@ -99,6 +107,8 @@ class TooManyWallets(Exception):
 
 Key = tuple[str, str]
 """An account's id and a currency."""
+
+Standings = dict[Key, Standing]
 
 
 # ---- writing ----------------------------------------------------------------------------
@@ -165,6 +175,13 @@ _POSTINGS = sa.insert(ledger_postings)
 _OF_ACCOUNTS = sa.select(wallets).where(
     wallets.c.account.in_(sa.bindparam("accounts", expanding=True))
 )
+_STANDINGS = sa.select(
+    wallets.c.account,
+    wallets.c.currency,
+    wallets.c.customer_available + wallets.c.overdraft,
+    wallets.c.overdraft,
+)
+_STANDINGS_OF = _STANDINGS.where(wallets.c.account.in_(sa.bindparam("accounts", expanding=True)))
 _SUMS = (*(book.value for book in Book), "credited", "captured", "promo_spent")
 
 
@@ -240,6 +257,25 @@ def of_accounts(connection: sa.Connection, accounts: Sequence[str]) -> list[Wall
         rows = connection.execute(_OF_ACCOUNTS, {"accounts": accounts[start : start + 1000]})
         found += [Wallet(**row._asdict()) for row in rows]
     return found
+
+
+def standings(connection: sa.Connection, accounts: Iterable[str] | None = None) -> Standings:
+    """The wallets of these accounts, or all, with what this transaction has written so far."""
+    if accounts is None:
+        return _by_key(connection.execute(_STANDINGS))
+    wanted = sorted(accounts)
+    found: Standings = {}
+    for start in range(0, len(wanted), 1000):
+        some = {"accounts": wanted[start : start + 1000]}
+        found.update(_by_key(connection.execute(_STANDINGS_OF, some)))
+    return found
+
+
+def _by_key(rows: Iterable[Any]) -> Standings:
+    return {
+        (account, currency): Standing(int(spendable), int(overdraft))
+        for account, currency, spendable, overdraft in rows
+    }
 
 
 def all_wallets(connection: sa.Connection) -> list[Wallet]:

@@ -24,7 +24,7 @@ from fastgate.billing.ledger.ledger import (
 from fastgate.errors import ConflictError, NotFoundError, StoreError
 from fastgate.store import usage as usage_table
 from fastgate.store.engine import Store
-from fastgate.store.ledger import WALLETS_MAX, Book, Wallet
+from fastgate.store.ledger import WALLETS_MAX, Book, Standing, Wallet
 from fastgate.store.money_tables import ledger_postings, usage_blocks, usage_daily
 from fastgate.store.usage_blocks import RECOVERED, Usage
 
@@ -79,7 +79,7 @@ async def test_promotional_credit_is_spent_first_and_is_no_revenue(ledger: Ledge
     await ledger.credit(move("t", 100))
     await ledger.promo(move("p", 30))
     charged = await ledger.charge(pack([used(1, 20), used(2, 25)]))
-    assert charged.totals == {("acc_a", "EUR"): 45}
+    assert charged.wallets == {("acc_a", "EUR"): Standing(85, 0)}
     wallet = await wallet_of(ledger)
     assert (wallet.customer_available, wallet.promotional, wallet.revenue) == (85, 0, 15)
     assert (wallet.captured, wallet.promo_spent, wallet.credited) == (45, 30, 130)
@@ -214,10 +214,16 @@ async def test_usage_is_charged_once_whatever_way_it_comes(ledger: Ledger) -> No
     batch = [used(1, 10), used(2, 0, flags=2), used(3, 7, "acc_b", "USD"), used(1, 10)]
     charged = await ledger.charge(pack(batch))
     assert charged.records == 3
-    assert charged.totals == {("acc_a", "EUR"): 10, ("acc_b", "USD"): 7}
+    assert charged.wallets == {
+        ("acc_a", "EUR"): Standing(90, 0),
+        ("acc_b", "USD"): Standing(93, 0),
+    }
     more = pack([used(3, 7, "acc_b", "USD"), used(4, 5)])
     charged = await ledger.charge(more)
-    assert charged.totals == {("acc_a", "EUR"): 5}
+    assert charged.wallets == {  # also of what was there already
+        ("acc_a", "EUR"): Standing(85, 0),
+        ("acc_b", "USD"): Standing(93, 0),
+    }
     assert (await ledger.charge(pack(batch))).records == 0
     assert (await wallet_of(ledger)).customer_available == 85
     async with ledger.store.read() as connection:

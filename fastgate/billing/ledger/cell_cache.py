@@ -4,10 +4,11 @@
 are filled when a gateway starts while its store is down. It is written on with every change and
 again when more than half of it is outdated.
 
-A balance here is the ledger's, with the overdraft: never that of the cell. It is written after the
-ledger's commit and before the ring gives up the records that it contains, so after a kill it is
-right, or too low by the records that the ring still has: never too high. (A machine that loses
-power may lose its last seconds; the true-up when the store is back mends that.)
+A balance here is the ledger's, with the overdraft: never that of the cell. After a kill it is right
+or too low, never too high: what usage cost is written after the ledger's commit and before the ring
+gives up the records; what another change takes is written before its commit; what one gives, after
+it. (A machine that loses power may lose its last seconds; the true-up when the store is back mends
+that.) Only `balances` writes it.
 
 If it cannot be written it is removed: without it the cells stay empty until the store is there,
 with a stale one they could hold what is spent.
@@ -124,6 +125,8 @@ class CellCache:
             self._frames = len(records)
 
     def close(self) -> None:
+        """A change that comes later all the same finds the file outdated, and rewrites it."""
+        self._usable = False
         self._file.close()
 
     def _give_up(self, error: Exception) -> None:

@@ -42,14 +42,14 @@ overdraft, cell                                                     no money: li
 credits brought less what was paid out; what is left is `customer_available`, which charges cannot
 take below zero since the cell does not let them.
 
-Nothing here touches shared memory: `fastgate.billing.ledger.wallets` brings a movement to the cell.
+Nothing here touches shared memory: `balances` brings a movement to the wallet's cell.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 
@@ -60,7 +60,7 @@ from fastgate.errors import ConflictError, FastGateError, NotFoundError
 from fastgate.store import ledger as table
 from fastgate.store import usage as usage_table
 from fastgate.store.engine import Store
-from fastgate.store.ledger import Book, Entry, Key, TakenBack, Wallet
+from fastgate.store.ledger import Book, Entry, Key, Standings, TakenBack, Wallet
 from fastgate.store.pages import Page
 from fastgate.store.usage_blocks import Block
 
@@ -152,17 +152,20 @@ class Movement(msgspec.Struct, frozen=True):
 
 
 class Posted(msgspec.Struct, frozen=True):
-    """The entry; `fresh` is False when it was there already."""
+    """The entry; `fresh` is False when it was there already. `wallets`: those of its account, as
+    the transaction left them."""
 
     entry: Entry
     fresh: bool
+    wallets: Standings
 
 
 class Charged(msgspec.Struct, frozen=True):
-    """What a batch of usage came to: how many records were new, and what each wallet paid."""
+    """A batch of usage: how many records were new, and the wallets of its accounts, as the
+    transaction left them."""
 
     records: int
-    totals: dict[Key, int]
+    wallets: Standings
 
 
 def cell_key(ident: str) -> str:
@@ -386,7 +389,8 @@ class Ledger:
             table.insert(connection, list(entries.values()))
             numbers = {key: entry.number for key, entry in entries.items()}
             usage_table.insert(connection, fresh, numbers, now)
-            return Charged(sum(block.records for block in fresh), totals)
+            after = table.standings(connection, {account for account, _ in keys})
+            return Charged(sum(block.records for block in fresh), after)
 
         return await self.store.run_write(work)
 
@@ -399,16 +403,17 @@ class Ledger:
             raise NotFoundError(f"The ledger has no entry {ident!r}.")
         return entry
 
-    async def open_wallet(self, account: str, currency: str) -> None:
-        """Give the account a wallet in the currency, with nothing in it, unless it has one.
-        Raises LedgerError when it has as many as it can have."""
+    async def open_wallet(self, account: str, currency: str) -> Standings:
+        """Give the account a wallet in the currency, with nothing in it, unless it has one; its
+        wallets. Raises LedgerError when it has as many as it can have."""
         now = self._clock()
 
-        def work(connection: sa.Connection) -> None:
+        def work(connection: sa.Connection) -> Standings:
             table.take_numbers(connection, 0)
             self._open(connection, account, currency, now)
+            return table.standings(connection, [account])
 
-        await self.store.run_write(work)
+        return await self.store.run_write(work)
 
     @staticmethod
     def _open(connection: sa.Connection, account: str, currency: str, now: datetime) -> Wallet:
@@ -421,10 +426,26 @@ class Ledger:
                 f"there can be; {currency} would be another. Use one of its currencies."
             ) from error
 
+    # These two hold the ledger's lock while they look. So a transaction whose answer was lost, and
+    # which the database is still committing, is waited for.
+
     async def has_key(self, key: str) -> bool:
         """Whether an entry with that `cell_key` was committed."""
-        found = await self.store.run_read(lambda connection: table.find(connection, key=key))
-        return found is not None
+
+        def work(connection: sa.Connection) -> bool:
+            table.take_numbers(connection, 0)
+            return table.find(connection, key=key) is not None
+
+        return await self.store.run_write(work)
+
+    async def standings(self, accounts: Collection[str] | None = None) -> Standings:
+        """The wallets of these accounts, or of all."""
+
+        def work(connection: sa.Connection) -> Standings:
+            table.take_numbers(connection, 0)
+            return table.standings(connection, accounts)
+
+        return await self.store.run_write(work)
 
     async def taken_back(self, account: str) -> dict[tuple[str, str], TakenBack]:
         """What `credit_back` took of an account's credits, by invoice and currency."""
@@ -488,7 +509,8 @@ class Ledger:
             known = table.find(connection, id=movement.id)
             if known is not None:
                 _check_same(known, kind, movement, rule)
-                return Posted(known, fresh=False)
+                after = table.standings(connection, [movement.account])
+                return Posted(known, fresh=False, wallets=after)
             key = (movement.account, movement.currency)
             wallet = self._open(connection, *key, now)
             postings = rule(wallet) if callable(rule) else rule
@@ -508,7 +530,8 @@ class Ledger:
             table.insert(connection, [entry])
             if overdraft is not None:
                 table.set_overdraft(connection, key, overdraft)
-            return Posted(entry, fresh=True)
+            after = table.standings(connection, [movement.account])
+            return Posted(entry, fresh=True, wallets=after)
 
         return await self.store.run_write(work)
 

@@ -48,7 +48,7 @@ import logging
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence, Set
 from functools import cached_property
-from typing import Any, Protocol, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 import msgspec
 
@@ -85,6 +85,7 @@ REPLAY_S = 0.5
 """After so long others get the lock, and the rings are looked after."""
 
 T = TypeVar("T")
+P = ParamSpec("P")
 NOTHING: Mapping[str, Set[int]] = {}
 
 
@@ -138,10 +139,12 @@ class Pipeline:
         """Why records are not getting on; None when they are."""
         self.replay_s = REPLAY_S
         self._steps = Serial()
+        self._file = asyncio.Lock()
         self.lock = self._steps.lock
         self._store = wallets.ledger.store
         self._synced = False
         self._doubt = False  # what is in the rings may have been written: no answer said so
+        self._twice = False  # what is in the spool may be in the ledger as well
         self._taken = 0  # records of the last batch
         self._share = 1.0  # of the last batch: blocks for a record
 
@@ -150,13 +153,15 @@ class Pipeline:
     async def begin(self) -> None:
         """Come up without the store: then requests may be charged. Raises OSError."""
         self.spool.open()
-        self.wallets.waiting = self.spool.waiting
-        self.wallets.load_cache(self.source.boot_id)
+        self._twice = not self.spool.empty
+        self.wallets.load(self.source.boot_id, self.spool.waiting)
         self._store.on_ready.append(self._store_is_back)
-        async with self.lock:
-            while await self._drain(to_store=False, skip=self.spool.last):
-                pass
-            await self._seed()
+        await self._steps.run(self._begin)
+
+    async def _begin(self) -> None:
+        while await self._drain(to_store=False, skip=self.spool.last):
+            pass
+        await self.wallets.seed(self._mark)
 
     async def run(self, interval: float = INTERVAL_S) -> None:
         """Until cancelled: one step after another, `interval` seconds apart."""
@@ -189,15 +194,16 @@ class Pipeline:
         return max(BACKOFF_S, interval)
 
     async def close(self) -> None:
-        """Take over what there is, and close the files. Raises OSError. Cancelled, it leaves a step
-        that is under way its files; the end of the process closes them."""
+        """Take over what there is, let changes of balances end, and close the files. Cancelled, it
+        leaves what is under way its files; the end of the process closes them. Raises OSError."""
         try:
             while await self.step():
                 pass
+            await self.wallets.idle()
         finally:
-            if not self.lock.locked():
+            if not self._steps.running:
                 self.spool.close()
-                self.wallets.close()
+            self.wallets.close()
 
     async def _store_is_back(self) -> None:
         self._synced = False
@@ -252,6 +258,8 @@ class Pipeline:
     async def _catch_up(self) -> None:
         """Replay the spool, then make cells and directory equal the store; a part of that, when
         there is much. Raises StoreError."""
+        if self.wallets.unsettled:
+            self._synced = False
         if self._synced and self.spool.empty:
             return
         if self._synced:
@@ -262,19 +270,22 @@ class Pipeline:
             return
         await self._meanwhile(self.wallets.true_up())
         await self._meanwhile(self.wallets.sync())
-        await self._seed()
+        await self._meanwhile(self.wallets.seed(self._mark))
         self._synced = await self._replay()
 
-    async def _seed(self) -> None:
-        """Fill the cells that are empty; in the spool, all their usage stands behind the mark."""
-        if self.wallets.plan_seed():
-            await asyncio.to_thread(self.spool.append, Mark(self.source.boot_id))
-            self.wallets.seed()
+    async def _mark(self) -> None:
+        """In the spool, all usage of the cells that are filled now stands behind it."""
+        await self._spooling(self.spool.append, Mark(self.source.boot_id))
+
+    async def _spooling(self, work: Callable[P, None], *args: P.args, **more: P.kwargs) -> None:
+        """Change the spool's file, in a thread; one at a time."""
+        async with self._file:
+            await asyncio.to_thread(work, *args, **more)
 
     async def _replay(self) -> bool:
         """Charge what is in the spool, in its order, for `replay_s`; whether that was all. Raises
         StoreError."""
-        end = time.monotonic() + self.replay_s
+        end, twice = time.monotonic() + self.replay_s, self._twice
         while (found := self.spool.next()) is not None:
             frame, after = found
             if isinstance(frame, Batch):
@@ -284,9 +295,12 @@ class Pipeline:
                 self.counts.duplicates += _records(blocks) - charged.records
             elif frame.boot == self.source.boot_id:
                 await self._meanwhile(self.wallets.true_up())
-            await asyncio.to_thread(self.spool.take, frame, after)
+            self._twice = True
+            await self._spooling(self.spool.take, frame, after)
+            self._twice = twice
             if time.monotonic() > end:
                 return self.spool.empty
+        self._twice = False
         return True
 
     async def _meanwhile(self, work: Coroutine[Any, Any, T]) -> T:
@@ -349,14 +363,16 @@ class Pipeline:
                 charged = await self._meanwhile(self.wallets.charge(blocks, doubtful=doubtful))
             except StoreError as error:
                 log.warning("Usage goes to %s: %s", self.spool.path, error)
+                self._twice = True
             else:
+                self._twice = not self.spool.empty
                 if self.spool.empty:  # else it went there meanwhile, and is counted
                     self.counts.records += charged.records
                     self.counts.duplicates += records - charged.records
                 return
             if not self.spool.empty:
                 return  # it went there meanwhile
-        await asyncio.to_thread(self.spool.append, Batch(blocks))
+        await self._spooling(self.spool.append, Batch(blocks))
         self.counts.records += records
         self.counts.spooled += records
 
@@ -407,11 +423,13 @@ class Pipeline:
         """Cells, holds and usage on its way at one moment, as far as traffic lets one see that.
         Under the lock: nothing is charged to the ledger meanwhile.
 
-        A wallet is *moving* when its cell changed, or a record of it appeared, while this looked:
-        its numbers may not belong together.
+        A wallet is *moving* when its cell changed, or a record of it appeared, while this looked,
+        or when the ledger may have what is in the spool: its numbers may not belong together.
         """
         cells, found = self.wallets.cell_balances(), _Waiting(self.source, self._block)
         held, waiting, moving = dict[Key, int](), dict(self.spool.waiting), set[Key]()
+        if self._twice:
+            moving.update(waiting)
         for block in found.blocks:
             if block.amount:
                 key = (block.account, block.currency)
