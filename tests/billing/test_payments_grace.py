@@ -38,8 +38,8 @@ class Bench:
         wallets: Any = self.world.wallets
         if wire is not None:
             table = wire.around(table, "open", "move")
-            wallets = wire.around(wallets, "set_overdraft")
-        return GraceLedger(self.chain, table, wallets, self.world.ledger, self.clock, TERMS)
+            wallets = wire.around(wallets, "add_overdraft")
+        return GraceLedger(self.chain, table, wallets, self.clock, TERMS)
 
     async def outage(self) -> None:
         self.provider.mood = "down"

@@ -120,6 +120,17 @@ async def test_an_overdraft_can_be_spent_but_not_paid_back(world: World) -> None
     assert await world.agrees() == -50
 
 
+async def test_an_overdraft_is_added_to_by_several_at_once_and_by_each_once(world: World) -> None:
+    add = world.wallets.add_overdraft
+    await asyncio.gather(
+        add("one", "acc_a", "EUR", 5), add("two", "acc_a", "EUR", 7), add("one", "acc_a", "EUR", 5)
+    )
+    assert world.wallets.balance("acc_a", "EUR").overdraft == 12
+    await add("three", "acc_a", "EUR", -20)
+    assert world.wallets.balance("acc_a", "EUR").overdraft == 0
+    assert await world.agrees() == 0
+
+
 async def test_an_account_has_a_cell_for_each_of_a_few_currencies(lite: World) -> None:
     for number, currency in enumerate(("AAA", "BBB", "CCC", "DDD")[:WALLETS_MAX]):
         await lite.wallets.credit(move(f"t{number}", 1 + number, currency=currency))

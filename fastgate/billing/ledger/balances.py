@@ -22,10 +22,9 @@ Nothing is ever added up here: a balance is what a transaction read back before 
 
 **A change that gives**: noted in shared memory with the entry's key → the ledger's transaction →
 the cell, at once → the note is forgotten → what the ledger says now, here and in the cache. **One
-that takes** where there must be enough: noted → taken from the cell, if it has that much beyond the
-overdraft → the ledger's transaction → and so on; a ledger that refuses has it given back. So the
-cell never has what the ledger has not. Neither has the cache: before the transaction of a change
-that takes, the cache is told the lower balance.
+that takes**: noted → taken from the cell; where there must be enough, if it has that much beyond
+the overdraft → the lower balance in the cache → the ledger's transaction → and so on; a ledger that
+refuses has it given back. So neither the cell nor the cache ever has what the ledger has not.
 
 **Whole.** Everything here that awaits something and changes a balance runs through `Serial`: one at
 a time, in a task of its own, so a caller that is cancelled leaves nothing half-way. What a
@@ -91,8 +90,8 @@ log = logging.getLogger("fastgate.billing")
 UNDO = 0x80
 """The bit of a key's first octet that says: this gives back what was taken for the key."""
 
-BALANCE_MOST = 2 * MONEY_MOST
-"""Micro-units that a change may leave in a cell, or owed: half of what the cell has room for."""
+BALANCE_MOST = MONEY_MOST
+"""Micro-units that a change may leave in a cell, or owed: with more, no start could fill it."""
 
 NOTHING = Standing(0, 0)
 
@@ -151,7 +150,7 @@ class Balances:
         self._accounts: dict[int, str] = {}
         self._standing: Standings = {}  # as the ledger said it
         self._under_way: dict[Key, int] = {}  # what the ledger may take meanwhile, 0 or below
-        self._incomplete = False  # a wallet has money, and no cell
+        self._incomplete = False  # a wallet may be without its cell
         self._unknown = unknown
         self._seeding = Seeding(cells, unknown)
         self._changes = Serial()
@@ -307,8 +306,7 @@ class Balances:
         return posted
 
     def _prepare(self, movement: Movement, delta: int, *, enough: bool) -> Credit:
-        """Note in shared memory what is about to be booked; take it from the cell if there must
-        be enough."""
+        """Note in shared memory what is about to be booked; take what it takes from the cell."""
         slot, currency = self._slots[movement.account], movement.currency
         before = self._cells.balance(slot, currency)
         if abs(before + delta) > BALANCE_MOST:
@@ -319,9 +317,9 @@ class Balances:
         key = bytes.fromhex(cell_key(movement.id))
         note: Credit = self._cells.prepare(slot, currency, delta, key)
         overdraft = self._standing[movement.account, currency].overdraft
-        if not enough:
+        if delta > 0:
             return note
-        if self._cells.apply(note, floor=overdraft) is None:
+        if self._cells.apply(note, floor=overdraft if enough else None) is None:
             self._cells.finish(note)
             raise InsufficientFundsError(
                 movement.account,
@@ -348,7 +346,13 @@ class Balances:
             return
         account, currency = key
         slot = await self._ensure(account)
-        wallets = await self.ledger.open_wallet(account, currency)
+        try:
+            wallets = await self.ledger.open_wallet(account, currency)
+        except LedgerError:
+            raise
+        except Exception:  # it may be there, without a cell
+            self._incomplete = True
+            raise
         if currency not in self._cells.get(slot).wallets:
             if wallets[key].spendable or self._waiting.get(key):
                 self._incomplete = True

@@ -76,7 +76,7 @@ class SlotNames:
 
 
 class Names:
-    """All of them. Accounts are `fastgate.billing.ledger.wallets`' business."""
+    """All of them. Accounts are `balances`' business."""
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ from functools import partial
 
 from fastgate.billing.ledger.balances import Balances, Change
 from fastgate.billing.ledger.ledger import EntryKind, Movement, Posted, Postings, Wanted
-from fastgate.store.ledger import Book, TakenBack
+from fastgate.store.ledger import Book, Key, TakenBack
 
 
 class Wallets(Balances):
@@ -118,13 +118,31 @@ class Wallets(Balances):
     async def set_overdraft(self, ident: str, account: str, currency: str, most: int) -> Posted:
         """The wallet may go to minus `most` from now on (it may be there already when that is
         less than before). `ident`: the id of the entry that notes it."""
-        movement = Movement(ident, account, currency, max(1, most))
 
         async def plan() -> Iterable[Change]:
-            wallet = await self.ledger.wallet(account, currency)
-            before = wallet.overdraft if wallet is not None else 0
-            post = partial(self.ledger.set_overdraft, movement, most)
-            return [Change(movement, post, most - before)]
+            before = await self._overdraft(account, currency)
+            return [self._to_overdraft(ident, (account, currency), before, most)]
 
         (posted,) = await self.change_all(plan)
         return posted
+
+    async def add_overdraft(self, ident: str, account: str, currency: str, more: int) -> None:
+        """The wallet may go further below zero, or, with less than 0, less far. Nothing if there is
+        an entry of that id already."""
+
+        async def plan() -> Iterable[Change]:
+            if await self.ledger.find(ident) is not None:
+                return []
+            before = await self._overdraft(account, currency)
+            most = max(0, before + more)
+            return [self._to_overdraft(ident, (account, currency), before, most)]
+
+        await self.change_all(plan)
+
+    async def _overdraft(self, account: str, currency: str) -> int:
+        wallet = await self.ledger.wallet(account, currency)
+        return wallet.overdraft if wallet is not None else 0
+
+    def _to_overdraft(self, ident: str, key: Key, before: int, most: int) -> Change:
+        movement = Movement(ident, *key, max(1, most))
+        return Change(movement, partial(self.ledger.set_overdraft, movement, most), most - before)

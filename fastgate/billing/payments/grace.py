@@ -22,36 +22,23 @@ ledger entries under the row's own name, and happen once.
 
 from __future__ import annotations
 
-import asyncio
 from datetime import timedelta
 from typing import Protocol
 
 import msgspec
 
-from fastgate.billing.ledger.ledger import Posted
 from fastgate.billing.payments.base import Clock
 from fastgate.billing.payments.chain import Chain
 from fastgate.model.units import Money
 from fastgate.store.ids import new_id
-from fastgate.store.ledger import Entry, Wallet
 from fastgate.store.payments import GraceTable, Grant
 
 
 class Overdrafts(Protocol):
     """`fastgate.billing.ledger.wallets.Wallets`, as far as overdrafts are concerned."""
 
-    async def set_overdraft(self, ident: str, account: str, currency: str, most: int) -> Posted:
-        """The wallet may go to minus `most`."""
-
-
-class Wallets(Protocol):
-    """`fastgate.billing.ledger.ledger.Ledger`, as far as it is read here."""
-
-    async def find(self, ident: str) -> Entry | None:
-        """The entry of that id, if there is one."""
-
-    async def wallet(self, account: str, currency: str) -> Wallet | None:
-        """The account's books in a currency."""
+    async def add_overdraft(self, ident: str, account: str, currency: str, more: int) -> None:
+        """The wallet may go further below zero, or, with less than 0, less far; once."""
 
 
 class GraceTerms(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,7 +59,6 @@ class GraceLedger:
         chain: Chain,
         table: GraceTable,
         overdrafts: Overdrafts,
-        wallets: Wallets,
         clock: Clock,
         terms: GraceTerms,
     ) -> None:
@@ -80,10 +66,7 @@ class GraceLedger:
         self._chain = chain
         self._table = table
         self._overdrafts = overdrafts
-        self._wallets = wallets
         self._clock = clock
-        # An overdraft is read, changed and written: one at a time in this process.
-        self._lock = asyncio.Lock()
 
     async def grant(self, account: str, currency: str) -> Grant | None:
         """Let the account continue while the providers are down; None: it may not.
@@ -108,28 +91,26 @@ class GraceLedger:
             ended=None,
             ended_by="",
         )
-        async with self._lock:
-            opened = await self._table.open(wanted, now - terms.window, terms.amount.micros)
-            if opened is None:
-                return None
-            await self._raise(opened)
+        opened = await self._table.open(wanted, now - terms.window, terms.amount.micros)
+        if opened is None:
+            return None
+        await self._raise(opened)
         return msgspec.structs.replace(opened, state="open")
 
     async def sweep(self) -> list[Grant]:
         """Carry on what was left half-way, and end what is over; what has ended."""
         ended = []
         for grace in await self._table.unended():
-            async with self._lock:
-                if grace.state == "opening":
-                    await self._raise(grace)
-                if grace.state == "closing":
-                    await self._lower(grace)
-                    ended.append(grace)
-                    continue
-                by = self._over(grace)
-                if by and await self._table.move(grace.id, "open", "closing", by=by):
-                    await self._lower(grace)
-                    ended.append(grace)
+            if grace.state == "opening":
+                await self._raise(grace)
+            if grace.state == "closing":
+                await self._lower(grace)
+                ended.append(grace)
+                continue
+            by = self._over(grace)
+            if by and await self._table.move(grace.id, "open", "closing", by=by):
+                await self._lower(grace)
+                ended.append(grace)
         return ended
 
     def _over(self, grace: Grant) -> str:
@@ -141,24 +122,21 @@ class GraceLedger:
     async def end(self, account: str, ident: str) -> bool:
         """End one of an account's by hand; False when it has none of that id that is open."""
         for grace in await self._table.unended():
-            if (grace.account, grace.id) == (account, ident):
-                async with self._lock:
-                    if await self._table.move(ident, "open", "closing", by="operator"):
-                        await self._lower(grace)
-                        return True
+            if (grace.account, grace.id) != (account, ident):
+                continue
+            if await self._table.move(ident, "open", "closing", by="operator"):
+                await self._lower(grace)
+                return True
         return False
 
     async def _raise(self, grace: Grant) -> None:
-        await self._shift(grace, f"grace:{grace.id}:begin", grace.amount)
+        await self._shift(grace, "begin", grace.amount)
         await self._table.move(grace.id, "opening", "open")
 
     async def _lower(self, grace: Grant) -> None:
-        await self._shift(grace, f"grace:{grace.id}:end", -grace.amount)
+        await self._shift(grace, "end", -grace.amount)
         await self._table.move(grace.id, "closing", "ended", now=self._clock())
 
-    async def _shift(self, grace: Grant, ident: str, delta: int) -> None:
-        if await self._wallets.find(ident) is not None:
-            return  # done by someone who did not live to note it
-        wallet = await self._wallets.wallet(grace.account, grace.currency)
-        most = max(0, (wallet.overdraft if wallet is not None else 0) + delta)
-        await self._overdrafts.set_overdraft(ident, grace.account, grace.currency, most)
+    async def _shift(self, grace: Grant, what: str, more: int) -> None:
+        ident = f"grace:{grace.id}:{what}"
+        await self._overdrafts.add_overdraft(ident, grace.account, grace.currency, more)

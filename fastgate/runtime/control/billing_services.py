@@ -107,7 +107,6 @@ class BillingServices:
             self.chain,
             GraceTable(store),
             deps.wallets,
-            deps.ledger,
             clock,
             GraceTerms(amount=billing.grace.provider_amount, lasts=seconds(billing.grace.provider)),
         )
