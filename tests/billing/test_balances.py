@@ -442,6 +442,11 @@ async def test_a_balance_beyond_what_a_cell_takes_is_refused_before_it_is_booked
             await world.wallets.credit(move("b", MONEY_MOST, account))
     assert await world.ledger.find("b") is None
     await homes_agree(world)
+    slot, left = world.wallets.slot("acc_b"), world.wallets.balance("acc_b", "EUR").available
+    world.cells.set_balance(slot, "EUR", 2 * MONEY_MOST)  # as an earlier version let it be
+    await world.wallets.freeze(move("f", 5, "acc_b"))
+    world.cells.set_balance(slot, "EUR", left - 5)
+    await homes_agree(world)
 
 
 @pytest.fixture

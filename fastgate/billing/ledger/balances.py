@@ -309,7 +309,7 @@ class Balances:
         """Note in shared memory what is about to be booked; take what it takes from the cell."""
         slot, currency = self._slots[movement.account], movement.currency
         before = self._cells.balance(slot, currency)
-        if abs(before + delta) > BALANCE_MOST:
+        if abs(before + delta) > max(BALANCE_MOST, abs(before)):
             raise LedgerError(
                 f"The wallet of {movement.account} in {currency} would have {before + delta} "
                 f"micro-units; the most is {BALANCE_MOST}, owed or owned."
