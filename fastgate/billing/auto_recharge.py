@@ -29,7 +29,6 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fastgate.billing.amounts import show, whole_coins
 from fastgate.billing.dunning.dunning import AGAIN, Charger
@@ -44,6 +43,7 @@ from fastgate.billing.payments.base import (
 from fastgate.errors import ConflictError, NotFoundError
 from fastgate.model.units import Money
 from fastgate.store.billing_tables import auto_recharges
+from fastgate.store.connection import AsyncConnection
 from fastgate.store.engine import Store
 
 log = logging.getLogger("fastgate.billing")

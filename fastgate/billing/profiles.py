@@ -10,11 +10,11 @@ from typing import Any
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fastgate.billing.payments.base import Clock
 from fastgate.model.billing import Billing, check_zone
 from fastgate.store.billing_tables import billing_profiles
+from fastgate.store.connection import AsyncConnection
 from fastgate.store.engine import Store
 
 

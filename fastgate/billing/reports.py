@@ -20,9 +20,9 @@ from typing import Any, TextIO
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fastgate.billing.x402.books import EARNED, X402_ACCOUNT
+from fastgate.store.connection import AsyncConnection
 from fastgate.store.engine import Store
 from fastgate.store.money_tables import usage_daily, x402_payments
 from fastgate.store.tables import accounts, consumers, credentials

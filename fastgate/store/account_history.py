@@ -7,10 +7,10 @@ has any of them stays, so that each of their rows still says whose it is.
 from __future__ import annotations
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fastgate.model.units import decimal_text
 from fastgate.store.billing_tables import invoices, subscriptions
+from fastgate.store.connection import AsyncConnection
 from fastgate.store.money_tables import ledger_entries, usage_daily, wallets
 from fastgate.store.payment_tables import payments
 from fastgate.store.tables import consumers

@@ -49,12 +49,12 @@ from sqlalchemy.exc import (
     SQLAlchemyError,
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 import fastgate
 from fastgate.errors import ConflictError, StoreError
 from fastgate.imports import importing
 from fastgate.model.store_url import NO_DRIVER, StoreUrl
+from fastgate.store.connection import AsyncConnection, AsyncEngine
 from fastgate.store.tables import HEAD
 from fastgate.tasks import keep_running
 
@@ -107,14 +107,19 @@ def _postgresql(store: StoreUrl, pool: int) -> AsyncEngine:
         # The driver reads the URL, not SQLAlchemy, which knows nothing of sslmode and the like.
         return await asyncpg.connect(dsn=store.text, timeout=CONNECT_S, command_timeout=COMMAND_S)
 
-    return create_async_engine(
+    def adapted() -> Any:
+        assert engine.dialect.dbapi is not None
+        return engine.dialect.dbapi.connect(async_creator_fn=connect)
+
+    engine = sa.create_engine(
         f"{DRIVERS['postgresql']}://",
-        async_creator=connect,
+        creator=adapted,
         pool_size=pool,
         max_overflow=0,
         pool_timeout=CONNECT_S,
         pool_pre_ping=True,
     )
+    return AsyncEngine(engine)
 
 
 def _sqlite_url(store: StoreUrl) -> URL:
@@ -122,9 +127,9 @@ def _sqlite_url(store: StoreUrl) -> URL:
 
 
 def _sqlite(url: URL, pool: int) -> AsyncEngine:
-    engine = create_async_engine(url, **_sqlite_options(pool))
-    _have_habits(engine.sync_engine)
-    return engine
+    engine = sa.create_engine(url, **_sqlite_options(pool))
+    _have_habits(engine)
+    return AsyncEngine(engine)
 
 
 def _sqlite_direct(url: URL, pool: int = 4) -> sa.Engine:
@@ -447,9 +452,8 @@ class Store:
                 async with connection.begin():
                     yield connection
         finally:
-            # As `async with` does it, and not `close`: it ends even if the caller is cancelled now.
             with suppress(SQLAlchemyError, OSError):
-                await connection.__aexit__(None, None, None)
+                await connection.close()
 
     @contextmanager
     def _translated_errors(self) -> Iterator[None]:

@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fastgate.errors import ConflictError, NotFoundError
 from fastgate.store.account_history import balances, history, refusal
+from fastgate.store.connection import AsyncConnection
 from fastgate.store.engine import Store, count_up, counter
 from fastgate.store.ids import new_id
 from fastgate.store.pages import Page, decode_cursor, page_of

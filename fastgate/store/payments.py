@@ -21,9 +21,8 @@ from typing import Any
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.ext.asyncio import AsyncConnection
 
+from fastgate.store.connection import AsyncConnection, insert_into
 from fastgate.store.engine import Store
 from fastgate.store.payment_tables import (
     RETURNS_OF_PAYMENTS,
@@ -46,8 +45,7 @@ async def insert_new(
     """Insert what is not there yet; the primary keys of what was inserted."""
     if not rows:
         return []
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(table).values(list(rows)).on_conflict_do_nothing()
+    statement = insert_into(connection, table).values(list(rows)).on_conflict_do_nothing()
     found = await connection.execute(statement.returning(*table.primary_key.columns))
     return list(found)
 

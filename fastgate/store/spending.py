@@ -10,10 +10,9 @@ from datetime import datetime
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fastgate.store.columns import UtcTime, id_type, metadata
+from fastgate.store.connection import AsyncConnection, insert_into
 
 NO_LIMIT = -1
 
@@ -46,10 +45,9 @@ async def all_limits(connection: AsyncConnection) -> list[LimitRow]:
 
 async def put_limit(connection: AsyncConnection, row: LimitRow, now: datetime) -> None:
     """Set a limit, in place of what there was."""
-    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
     values = {"amount": row.amount, "period": row.period, "updated": now}
     await connection.execute(
-        dialect.insert(spending_limits)
+        insert_into(connection, spending_limits)
         .values(kind=row.kind, subject=row.subject, **values)
         .on_conflict_do_update(index_elements=["kind", "subject"], set_=values)
     )

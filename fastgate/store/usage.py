@@ -15,10 +15,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fastgate._core.money.usage_block import numbers
+from fastgate.store.connection import AsyncConnection, insert_into
 from fastgate.store.ledger import Key
 from fastgate.store.money_tables import holds_resolved, usage_blocks, usage_daily
 from fastgate.store.pages import BadCursor, Page, decode_cursor, page_of
@@ -188,8 +187,7 @@ def upsert(
     put: Sequence[str] = (),
 ) -> Any:
     """INSERT … ON CONFLICT: `add` to these columns, `put` these in place of the old."""
-    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-    statement = dialect.insert(table)
+    statement = insert_into(connection, table)
     return statement.on_conflict_do_update(
         index_elements=[table.c[name] for name in key],
         set_={

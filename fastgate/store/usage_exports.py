@@ -12,8 +12,8 @@ from datetime import date, datetime
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
+from fastgate.store.connection import AsyncConnection
 from fastgate.store.money_tables import usage_daily
 from fastgate.store.payment_tables import payment_customers, usage_exports
 from fastgate.store.usage import upsert

@@ -16,8 +16,8 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
+from fastgate.store.connection import AsyncConnection
 from fastgate.store.money_tables import ledger_entries, usage_blocks, usage_daily, usage_pruned
 from fastgate.store.usage import upsert
 from fastgate.store.usage_blocks import EPOCH

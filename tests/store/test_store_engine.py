@@ -17,7 +17,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from fastgate.errors import ConflictError, StoreError
-from fastgate.store.engine import Store, count_up, make_engine
+from fastgate.store.engine import Store, count_up, make_engine, writing
 from fastgate.store.migrate import alembic_config, upgrade
 from fastgate.store.tables import HEAD, accounts, metadata
 
@@ -175,7 +175,7 @@ async def test_what_is_no_database_is_told(tmp_path: Path) -> None:
 
 async def test_a_newer_database_is_left_alone(sqlite_url: str) -> None:
     engine = make_engine(sqlite_url)
-    async with engine.begin() as connection:
+    async with writing(engine) as connection:
         await connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
     await engine.dispose()
     store = Store(sqlite_url)
@@ -187,7 +187,7 @@ async def test_a_newer_database_is_left_alone(sqlite_url: str) -> None:
 async def test_a_failing_migration_says_why(tmp_path: Path) -> None:
     path = tmp_path / "fastgate.db"
     engine = make_engine(f"sqlite:///{path}")
-    async with engine.begin() as connection:
+    async with writing(engine) as connection:
         await connection.execute(sa.text("CREATE TABLE accounts (id TEXT)"))
     await engine.dispose()
     store = Store(f"sqlite:///{path}")

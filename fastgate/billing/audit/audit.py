@@ -31,7 +31,6 @@ from collections.abc import Mapping, Set
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fastgate._core.money.usage_block import numbers, sums
 from fastgate.billing.audit.money import (
@@ -47,6 +46,7 @@ from fastgate.billing.ledger.names import UNKNOWN
 from fastgate.billing.ledger.pipeline import Pipeline
 from fastgate.billing.x402.books import X402_ACCOUNT
 from fastgate.store import ledger as table
+from fastgate.store.connection import AsyncConnection
 from fastgate.store.engine import Store
 from fastgate.store.ledger import CAPTURES, Book, Key, Wallet
 from fastgate.store.money_tables import (

@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from datetime import datetime
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fastgate.billing.audit.report import Check, check
 from fastgate.billing.ledger.ledger import ASIDE, EntryKind, settled_id
@@ -34,6 +33,7 @@ from fastgate.billing.payments.books import payment_id, refund_id, returned_id
 from fastgate.billing.subscriptions.fees import GONE, taken_back
 from fastgate.billing.x402.books import OWED, UNKNOWN, VOID, X402_ACCOUNT, entry_id, postings_of
 from fastgate.store.billing_tables import invoices
+from fastgate.store.connection import AsyncConnection
 from fastgate.store.engine import Store
 from fastgate.store.ledger import taken_back as ledger_taken_back
 from fastgate.store.money_tables import ledger_entries, ledger_postings, x402_payments

@@ -35,7 +35,6 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fastgate.billing.amounts import show
 from fastgate.billing.invoices.cases import (
@@ -75,6 +74,7 @@ from fastgate.model.billing import Dunning as Rules
 from fastgate.model.units import Money
 from fastgate.serial import whole
 from fastgate.store.billing_tables import invoices as invoice_table
+from fastgate.store.connection import AsyncConnection
 from fastgate.store.payments import Payment
 
 log = logging.getLogger("fastgate.billing")

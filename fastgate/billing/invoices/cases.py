@@ -12,10 +12,10 @@ from typing import Any
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fastgate.billing.invoices.invoices import Invoice
 from fastgate.store.billing_tables import dunning_cases
+from fastgate.store.connection import AsyncConnection
 from fastgate.store.ids import new_id
 
 

@@ -28,7 +28,6 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fastgate.billing.amounts import coin, show
 from fastgate.billing.payments.base import Clock
@@ -37,6 +36,7 @@ from fastgate.errors import ConflictError, NotFoundError
 from fastgate.model.billing import Seller
 from fastgate.model.units import Money
 from fastgate.store.billing_tables import invoice_numbers, invoices
+from fastgate.store.connection import AsyncConnection
 from fastgate.store.engine import Store
 from fastgate.store.ids import new_id
 from fastgate.store.pages import Page, decode_cursor, page_of

@@ -27,11 +27,11 @@ from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fastgate.billing.amounts import show
 from fastgate.billing.notices.notices import Message, Notice, Notices
 from fastgate.store.billing_tables import alert_states, billing_profiles
+from fastgate.store.connection import AsyncConnection
 from fastgate.store.engine import Store
 
 WINDOW = timedelta(hours=1)

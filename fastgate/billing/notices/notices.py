@@ -22,8 +22,6 @@ from typing import Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fastgate.billing.payments.base import Clock
 from fastgate.billing.profiles import Profiles
@@ -32,6 +30,7 @@ from fastgate.errors import NotFoundError
 from fastgate.model.billing import Billing
 from fastgate.refusal.remedies import PREFIX
 from fastgate.store.billing_tables import notices, outbox
+from fastgate.store.connection import AsyncConnection, insert_into
 from fastgate.store.engine import Store
 from fastgate.store.ids import new_id
 from fastgate.store.pages import Page, decode_cursor, page_of
@@ -152,8 +151,7 @@ class Notices:
         )
         values = msgspec.structs.asdict(notice)
         values["data"] = msgspec.json.encode(notice.data).decode()
-        dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-        insert = dialect.insert(notices).values(values).on_conflict_do_nothing()
+        insert = insert_into(connection, notices).values(values).on_conflict_do_nothing()
         if (await connection.execute(insert)).rowcount == 0:
             return None
         rows = [

@@ -27,9 +27,9 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fastgate.store.billing_tables import invoice_draws, invoices
+from fastgate.store.connection import AsyncConnection
 from fastgate.store.payment_tables import RETURNS_OF_PAYMENTS, payment_returns, payments
 
 INVOICE, CREDIT = "invoice", "credit"  # kinds of documents

@@ -12,7 +12,6 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fastgate.billing.amounts import show
 from fastgate.billing.invoices.cases import close_cases, open_case, wake_cases_of
@@ -27,6 +26,7 @@ from fastgate.model.billing import Billing
 from fastgate.model.party import Plan
 from fastgate.model.units import Duration
 from fastgate.store.billing_tables import invoices as invoice_table
+from fastgate.store.connection import AsyncConnection
 from fastgate.store.engine import Store
 
 Plans = Callable[[str], Plan | None]

@@ -23,7 +23,6 @@ from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fastgate.billing.invoices.cases import case_of
 from fastgate.billing.invoices.invoices import (
@@ -41,6 +40,7 @@ from fastgate.billing.subscriptions.pricing import Flat
 from fastgate.billing.subscriptions.rows import plans_of
 from fastgate.errors import ConflictError
 from fastgate.store.billing_tables import invoice_draws, invoices, subscription_events
+from fastgate.store.connection import AsyncConnection
 
 Prices = Callable[[str], Flat | None]
 """A plan's flat fee by the plan's name; None: it cannot be priced any more."""

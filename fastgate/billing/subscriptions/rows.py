@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fastgate.billing.payments.base import Clock
 from fastgate.billing.subscriptions.lifecycle import Event, State, Subscription, settled
@@ -19,6 +18,7 @@ from fastgate.billing.subscriptions.reminders import next_look
 from fastgate.errors import ConflictError, NotFoundError
 from fastgate.model.billing import Billing
 from fastgate.store.billing_tables import subscription_events, subscriptions
+from fastgate.store.connection import AsyncConnection
 from fastgate.store.engine import Store
 from fastgate.store.ids import new_id
 from fastgate.store.pages import Page, decode_cursor, page_of

@@ -29,7 +29,6 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fastgate.billing.invoices.cases import open_case
 from fastgate.billing.invoices.invoices import DocumentKind, Draft, Invoice, InvoiceLine, Invoices
@@ -54,6 +53,7 @@ from fastgate.billing.subscriptions.rows import change_note, subscription_of, va
 from fastgate.model.billing import Billing
 from fastgate.serial import Serial, whole
 from fastgate.store.billing_tables import subscriptions
+from fastgate.store.connection import AsyncConnection
 from fastgate.store.engine import Store
 from fastgate.store.ids import new_id
 
