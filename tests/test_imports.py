@@ -24,6 +24,7 @@ MAY = {
     ("store/engine.py", "asyncpg"),
     # Before a thread can be there.
     ("runtime/worker/worker.py", "fastgate._core.engine"),
+    ("runtime/control/main.py", "fastgate.runtime.control.control"),
     ("runtime/start.py", "fastgate"),
 }
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from fastgate import settings
-from fastgate.cli.client import Client, find_running, find_token, no_gateway
+
+if TYPE_CHECKING:
+    from fastgate.cli.client import Client
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -70,6 +72,9 @@ def client_of(
     A file that is applied may stand elsewhere than the gateway's own: what is not found beside
     `config` is looked for where the command is run.
     """
+    # Late: `fastgate run` has options, too, and its processes would keep http.client for good.
+    from fastgate.cli.client import Client, find_running, find_token, no_gateway
+
     places = list(
         dict.fromkeys(
             settings.state_dir(beside, state_dir)

@@ -34,6 +34,7 @@ def run(
     fastgate run edge.yaml            # another file
     kill -HUP PID                     # reload the file
     """
+    import gc
     import logging
 
     from fastgate.runtime import logs
@@ -47,7 +48,11 @@ def run(
                 "FastGate without one: fastgate demo"
             )
     logs.set_up(log_format, getattr(logging, log_level.upper()))  # type: ignore[arg-type]
-    return _run_file(config, workers, state_dir)
+    gc.disable()  # nothing of what is imported and read from here on is garbage
+    try:
+        return _run_file(config, workers, state_dir)
+    finally:
+        gc.enable()
 
 
 def _run_file(config: str, workers: int | None, state_dir: str | None) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Iterable, Sequence
-from email.utils import formatdate
 from typing import Any
 
 import msgspec
@@ -89,6 +88,8 @@ def notice(route: Route) -> str:
     if route.deprecated is not None:
         lines.append(f"Deprecation: @{route.deprecated.unix}")
     if route.sunset is not None:
+        from email.utils import formatdate  # for the few routes that have one
+
         lines.append(f"Sunset: {formatdate(route.sunset.unix, usegmt=True)}")
     if route.notice is not None:
         relation = "sunset" if route.deprecated is None and route.sunset else "deprecation"

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import difflib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -357,7 +356,9 @@ class Identity:
         plan = changes.get("plan")
         plans = self.directory.slots or {}
         if plan is not None and plan not in plans:
-            near = difflib.get_close_matches(plan, list(plans), 1)
+            from difflib import get_close_matches  # for errors alone
+
+            near = get_close_matches(plan, list(plans), 1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise InvalidMember("plan", f"There is no plan {plan!r}.{hint}")
         if limits := changes.get("limits"):

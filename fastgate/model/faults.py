@@ -6,7 +6,6 @@ key that is meant is found by trying. Names that are unknown get the nearest one
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -78,6 +77,8 @@ def _bad_entry(spot: _Spot, item: Any) -> _Spot:
 
 def nearest(word: object, allowed: Iterable[str]) -> str | None:
     """The allowed word that `word` was probably meant to be, if any is near."""
+    import difflib  # for errors alone
+
     names = list(allowed)
     close = difflib.get_close_matches(str(word), names, n=1, cutoff=0.6)
     if not close:

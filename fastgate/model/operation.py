@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, field
@@ -424,6 +423,8 @@ class Problems(Model, frozen=True, kw_only=True):
         classes = {f"{status[0]}xx" for status in statuses}
         for key in self.bodies:
             if key not in known | statuses | classes:
+                from difflib import get_close_matches  # for errors alone
+
                 near = get_close_matches(key, known, 1)
                 raise ValueError(
                     f"bodies: {key!r} is no reason, status or class of statuses of a refusal"

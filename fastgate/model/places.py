@@ -243,7 +243,8 @@ class TargetUrl(Value):
         if not text.lower().startswith("http://"):
             raise cls._bad(raw)
         authority, slash, rest = text[7:].partition("/")
-        if re.search(r"[?#\\\x00-\x20\x7f-\U0010ffff]", rest) or "@" in authority:
+        # [^!-~] and not the range up to U+10FFFF, which takes 4 ms to compile.
+        if re.search(r"[^!-~]|[?#\\]", rest) or "@" in authority:
             raise ValueError(f"{raw!r}: a target has no query, fragment, user or odd characters")
         if re.search(r"[{}*]", rest):
             raise ValueError(

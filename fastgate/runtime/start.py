@@ -1,7 +1,7 @@
 """Starting a gateway: from a configuration to a running supervisor.
 
-Everything that a child needs is imported before the first fork and frozen out of the garbage
-collector's sight, so that the processes share its pages for as long as they live.
+What workers need is imported before the first fork and frozen out of the garbage collector's
+sight, so that the processes share its pages for as long as they live. Control imports the rest.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from fastgate._core.money.money_map import MoneyMap
 from fastgate._core.shared.segment import Segment
 from fastgate.model.gateway import Gateway
-from fastgate.runtime.control.control import control_main
+from fastgate.runtime.control.main import control_main
 from fastgate.runtime.launch import Launch, costs_money
 from fastgate.runtime.persist import StateDirectory
 from fastgate.runtime.supervisor.notify import Notifier, inherited_sockets
@@ -127,10 +127,10 @@ def raise_descriptor_limit() -> None:
 
 
 def prepare_to_fork() -> None:
-    """Import what children share, and keep the collector from touching it."""
+    """Import what children share, and keep the collector from touching it. No thread is there."""
     for name in SHARED:
         importlib.import_module(name)
-    gc.collect()
+    # What garbage imports left is not worth the 10 to 20 ms of looking for it.
     gc.freeze()
     gc.disable()  # the supervisor makes no garbage; children enable it again
 

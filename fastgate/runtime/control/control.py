@@ -1,13 +1,14 @@
 """The control process: everything that is not a request. Composition root and `ControlPort`.
 
 It publishes first: it reads and compiles the configuration and gives it to the workers. Only then
-does it import the store and the API, which takes longer than all the rest. So a gateway serves well
-within a second after its start and does not wait for a database.
+does it import the store and the server of its API, which takes longer than all the rest. So a
+gateway serves well within a second after its start and does not wait for a database. The API
+itself, but for health and metrics, is imported with the first request for it.
 
 ::
 
     read ─ compile ─ publish ─▶ serving        then: health checks, names, quotas, access log
-                                    └─▶ import the API, open the store, listen
+                                    └─▶ import and open the store, listen
 
 It may die at any time. The workers continue with what they have; its successor finds the segment
 (counters, quotas, health), its ends of the workers' channels and the sockets when it starts, and
@@ -544,18 +545,15 @@ def check_free(gateway: Gateway) -> None:
         )
 
 
-def control_main(
-    launch: Launch, segment: Segment, money_map: MoneyMap | None = None
-) -> Callable[[ControlStart], int]:
-    """The function that a control process runs. `money_map`: set if anything costs money."""
+def run_control(
+    start: ControlStart, launch: Launch, segment: Segment, money_map: MoneyMap | None
+) -> int:
+    """Run a control process until it is stopped. Returns the exit code. `money_map`: set if
+    anything costs money."""
+    gc.enable()  # what was imported stays
 
-    def main(start: ControlStart) -> int:
-        gc.enable()
+    async def run() -> int:
+        return await Control(start, launch, segment, money_map).run()
 
-        async def run() -> int:
-            return await Control(start, launch, segment, money_map).run()
-
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(run())
-
-    return main
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(run())
