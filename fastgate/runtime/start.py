@@ -13,6 +13,7 @@ import os
 import resource
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from fastgate._core.money.money_map import MoneyMap
@@ -23,6 +24,7 @@ from fastgate.runtime.launch import Launch, costs_money
 from fastgate.runtime.persist import StateDirectory
 from fastgate.runtime.supervisor.notify import Notifier, inherited_sockets
 from fastgate.runtime.supervisor.supervisor import Supervisor
+from fastgate.runtime.trim import trim
 from fastgate.runtime.wire.messages import Ready
 from fastgate.runtime.wire.plan import Companion, Plan
 from fastgate.runtime.worker.worker import worker_main
@@ -69,12 +71,19 @@ def run_gateway(
         companions=extras.companions,
         inherited=inherited_sockets(),
         drain_s=gateway.drain_timeout.seconds,
-        on_ready=extras.on_ready,
+        on_ready=partial(_ready, extras),
     )
     raise_descriptor_limit()
     prepare_to_fork()
     log.info("fastgate %s starts with %d workers (pid %d)", _version(), count, os.getpid())
     return Supervisor(plan, notifier).run()
+
+
+def _ready(extras: Extras, ready: Ready) -> None:
+    """The gateway serves for the first time: all that the supervisor does from now on is wait."""
+    if extras.on_ready is not None:
+        extras.on_ready(ready)
+    trim()
 
 
 def workers_of(gateway: Gateway) -> int:
