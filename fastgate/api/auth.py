@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
-from litestar.types import ASGIApp, Receive, Scope, Send
 
 from fastgate.api.problems import Problem, unavailable
 from fastgate.api.roles import NEEDS, Permission, Role, allows
@@ -32,6 +31,8 @@ from fastgate.model.keys import key_digest, new_key, shown_prefix
 from fastgate.store.tokens import TOPIC, TokenRow, TokenTable
 
 if TYPE_CHECKING:
+    from litestar.types import ASGIApp, Receive, Scope, Send
+
     from fastgate.api.ports import ControlPort
     from fastgate.store.engine import Store
     from fastgate.store.pages import Page
@@ -188,30 +189,16 @@ def bearer_of(headers: list[tuple[bytes, bytes]]) -> str | None:
     return token.strip().decode("latin-1")
 
 
-def authentication(tokens: Tokens, control: ControlPort) -> Any:
-    """The middleware that lets a request through when its token's role allows the handler."""
+def permit(
+    tokens: Tokens, control: ControlPort, scope: Any, permission: Permission
+) -> Principal | None:
+    """Who asks for something that takes the permission; None if it is open to all. Raises Problem.
 
-    def wrap(app: ASGIApp) -> ASGIApp:
-        async def call(scope: Scope, receive: Receive, send: Send) -> None:
-            if cast(Any, scope)["type"] != "http":
-                await app(scope, receive, send)
-                return
-            opt = cast(Any, scope["route_handler"]).opt
-            permission: Permission = opt.get("permission", "read")
-            free = permission == "open" or (
-                permission == "metrics" and control.gateway.control.metrics_open
-            )
-            if not free:
-                scope["user"] = _principal(tokens, scope, permission)
-            await app(scope, receive, send)
-
-        return call
-
-    return wrap
-
-
-def _principal(tokens: Tokens, scope: Scope, permission: Permission) -> Principal:
-    token = bearer_of(cast(Any, scope)["headers"])
+    scope: ASGI's, of the request.
+    """
+    if permission == "open" or (permission == "metrics" and control.gateway.control.metrics_open):
+        return None
+    token = bearer_of(scope["headers"])
     if token is None:
         raise unauthenticated("Send Authorization: Bearer TOKEN.", False)
     principal = tokens.authenticate(token)
@@ -223,3 +210,22 @@ def _principal(tokens: Tokens, scope: Scope, permission: Permission) -> Principa
             required_role=NEEDS[permission],
         )
     return principal
+
+
+def authentication(tokens: Tokens, control: ControlPort) -> Any:
+    """The middleware that lets a request through when its token's role allows the handler."""
+
+    def wrap(app: ASGIApp) -> ASGIApp:
+        async def call(scope: Scope, receive: Receive, send: Send) -> None:
+            if cast(Any, scope)["type"] != "http":
+                await app(scope, receive, send)
+                return
+            permission = cast(Any, scope)["route_handler"].opt.get("permission", "read")
+            principal = permit(tokens, control, scope, permission)
+            if principal is not None:
+                scope["user"] = principal
+            await app(scope, receive, send)
+
+        return call
+
+    return wrap

@@ -1,57 +1,39 @@
-"""Health, readiness and metrics: for machines that ask often."""
+"""Health, readiness and metrics, as the framework knows them. What they answer is in `probes`."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import msgspec
 from litestar import Response, get
 
+from fastgate.api import probes
 from fastgate.api.context import Ctx
 from fastgate.api.describe import spec
 from fastgate.api.ports import Readiness
-from fastgate.api.problems import Problem
-
-METRICS_TYPE = "text/plain; version=0.0.4"  # a charset is added to texts
 
 
-class Alive(msgspec.Struct, frozen=True):
-    """The control process answers."""
-
-    status: str = "ok"
+def _response(reply: probes.Reply) -> Response[bytes]:
+    return Response(reply.body, media_type=reply.media, headers=dict(reply.headers))
 
 
-@get("/healthz", opt=spec("open", answer=Alive))
-async def healthz() -> Response[Any]:
+@get("/healthz", opt=spec("open", answer=probes.Alive))
+async def healthz(ctx: Ctx) -> Response[bytes]:
     """Whether the control process is alive. Says nothing about the workers: see /readyz."""
-    return Response(Alive(), headers={"Cache-Control": "no-store"})
+    return _response(probes.healthz(ctx.control))
 
 
 @get("/readyz", opt=spec("open", answer=Readiness))
-async def readyz(ctx: Ctx) -> Response[Any]:
+async def readyz(ctx: Ctx) -> Response[bytes]:
     """Whether the gateway serves the newest generation; 503 with the reasons when not.
 
     It is ready while one worker serves; `reasons` then names those that are missing. The store
     is not asked: the gateway serves without it.
     """
-    ready = ctx.control.readiness()
-    if not ready.ready:
-        raise Problem(
-            "not_ready",
-            "; ".join(ready.reasons) or "Not ready.",
-            headers={"Retry-After": "1"},
-            generation=ready.generation,
-            reasons=ready.reasons,
-        )
-    return Response(ready, headers={"Cache-Control": "no-store"})
+    return _response(probes.readyz(ctx.control))
 
 
-@get("/metrics", opt=spec("metrics", answer=str, media=METRICS_TYPE))
+@get("/metrics", opt=spec("metrics", answer=str, media=probes.METRICS_TYPE))
 async def metrics(ctx: Ctx) -> Response[bytes]:
     """Prometheus metrics. Open to all who can connect, unless `control.metrics_open` is false."""
-    if not ctx.control.gateway.observability.metrics.enabled:
-        raise Problem("not_found", "Metrics are off: observability.metrics.enabled is false.")
-    return Response(ctx.control.metrics(), media_type=METRICS_TYPE)
+    return _response(probes.metrics(ctx.control))
 
 
 HANDLERS = [healthz, readyz, metrics]

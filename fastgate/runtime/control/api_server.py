@@ -1,11 +1,13 @@
-"""The control API as a server: composed and listening, after the gateway serves.
+"""The control API as a server: listening after the gateway serves, composed when it is asked.
 
-Importing the API takes far longer than publishing a configuration. So it is done in a thread, and
-nothing that serves traffic waits for it. The listening socket belongs to the supervisor: a new
-control process continues at the same address, and callers wait in its queue meanwhile. When the
-configuration moves the API to another address, the old server finishes its requests and closes.
+Importing the store and the server takes far longer than publishing a configuration. So it is done
+in a thread, and nothing that serves traffic waits for it. Health and metrics are answered then;
+the rest of the API is imported with the first request for it (`OnDemand`). The listening socket
+belongs to the supervisor: a new control process continues at the same address, and callers wait
+in its queue meanwhile. When the configuration moves the API to another address, the old server
+finishes its requests and closes.
 
-If `run` fails at any point, it is called again (`Control._keep`); the composed API is kept.
+If `run` fails at any point, it is called again (`Control._keep`); what is prepared is kept.
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from fastgate.api.ports import ControlPort
 from fastgate.errors import FastGateError
 from fastgate.imports import import_late, importing, in_thread
+from fastgate.runtime.control.on_demand import OnDemand
 from fastgate.runtime.control.publisher import Publisher, control_of
-from fastgate.runtime.control.serving import serve_until
+from fastgate.runtime.trim import trim
 from fastgate.runtime.wire.messages import Listener
 
 if TYPE_CHECKING:
@@ -56,16 +59,16 @@ class ApiServer:
         self._launch = launch
         self._publisher = publisher
         self.attempted = asyncio.Event()
-        """Set when the API is composed or has failed: slow work may begin."""
+        """Set when the API is prepared or has failed: slow work may begin."""
         self._moved = asyncio.Event()
         self._app: Any = None
         self._listener: Listener | None = None
 
     async def run(self) -> None:
-        """Compose the API and serve it, until cancelled."""
+        """Prepare the API and serve it, until cancelled."""
         if self._app is None:
             try:
-                self._app = await self._compose()
+                self._app = await self._prepare()
             finally:
                 self.attempted.set()
             self._publisher.on_served.append(self._on_served)
@@ -75,9 +78,11 @@ class ApiServer:
             self._moved.clear()
             await self._serve(self._app)
 
-    async def _compose(self) -> Any:
+    async def _prepare(self) -> Any:
         """The application. The last steps, which connect it to the store, cannot fail."""
-        module = await import_late("fastgate.api.app", "fastgate.billing.diagnosis.sources")
+        module = await import_late(
+            "fastgate.api.probes", "fastgate.store.engine", "fastgate.runtime.control.serving"
+        )
         with importing():
             from fastgate.api.auth import Tokens
             from fastgate.config.revisions import Revisions
@@ -91,26 +96,38 @@ class ApiServer:
         if new:
             log.info("made the first admin token: %s", path)
         revisions = Revisions(self._control, store)
-        app = await in_thread(  # Litestar imports now, too
-            lambda: module.create_app(
-                self._control,
-                store=store,
-                identity=self._identity,
-                revisions=revisions,
-                bearers=tokens,
-            )
-        )
         self._identity.attach(store)
+        store.on_ready.append(lambda: asyncio.to_thread(trim))  # the last: the start is over then
         self._control.use_revisions(revisions)
-        return app
+
+        async def compose() -> Any:
+            app = await import_late(
+                "fastgate.api.app",
+                "fastgate.billing.diagnosis.sources",
+                "fastgate.runtime.control.dry_runs",
+            )
+            composed = await in_thread(  # Litestar imports now, too
+                lambda: app.create_app(
+                    self._control,
+                    store=store,
+                    identity=self._identity,
+                    revisions=revisions,
+                    bearers=tokens,
+                )
+            )
+            await asyncio.to_thread(trim)
+            return composed
+
+        return module.Probes(self._control, tokens, OnDemand(compose))
 
     async def _serve(self, app: Any) -> None:
         """Serve at the present address until it changes."""
         sock = self._publisher.control_socket()
         assert sock is not None, "the control API starts after the first publish"
+        serving = await import_late("fastgate.runtime.control.serving")
         self._listener = control_of(self._control.gateway)
         log.info("control API at %s", self._publisher.address_of(self._listener))
-        await serve_until(self._moved, app, sock)
+        await serving.serve_until(self._moved, app, sock)
 
     def _on_served(self) -> None:
         if control_of(self._control.gateway) != self._listener:

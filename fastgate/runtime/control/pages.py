@@ -1,7 +1,7 @@
 """The gateway's own pages as a server: `fastgate.portal.app` on the socket that workers forward to.
 
-They are composed after the control API, with which they share most imports. The socket is the
-supervisor's, so visitors wait in its queue while control is replaced.
+They are composed when the first visitor asks for one (`OnDemand`). The socket is the supervisor's,
+so visitors wait in its queue while control is replaced.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from fastgate.billing.capability import Capabilities, load_key
 from fastgate.config.public_route import PublicSide
 from fastgate.errors import ProcessError
-from fastgate.imports import import_late, importing
+from fastgate.imports import import_late, importing, in_thread
+from fastgate.runtime.control.on_demand import OnDemand
 from fastgate.runtime.control.publisher import Publisher
-from fastgate.runtime.control.serving import serve_until
 
 if TYPE_CHECKING:
     from fastgate.api.ports import ControlPort
@@ -50,20 +50,19 @@ class Pages:
     def __init__(
         self, control: ControlPort, publisher: Publisher, public: PublicSide, after: asyncio.Event
     ) -> None:
-        """`after`: composed once this is set."""
+        """`after`: served once this is set."""
         self._control = control
         self._publisher = publisher
         self._public = public
         self._after = after
         self._changed = asyncio.Event()
         self._serving: socket.socket | None = None
-        self._app: Any = None
+        self._app = OnDemand(self._compose)
 
     async def run(self) -> None:
         """Until cancelled."""
         await self._after.wait()
-        if self._app is None:
-            self._app = await self._compose()
+        if self._look not in self._publisher.on_served:
             self._publisher.on_served.append(self._look)
         while True:
             self._changed.clear()
@@ -71,22 +70,26 @@ class Pages:
             if self._serving is None:
                 await self._changed.wait()
             else:
-                await serve_until(self._changed, self._app, self._serving)
+                serving = await import_late("fastgate.runtime.control.serving")
+                await serving.serve_until(self._changed, self._app, self._serving)
 
     async def _compose(self) -> Any:
-        module = await import_late("fastgate.portal.app")
-        control = self._control
-        return module.create_public_app(
-            module.Public(
-                capabilities=Capabilities(self._public.key),
-                evidence=control.evidence,
-                service=self._service,
-                receive=self._receive,
-                request=control.request,
-                gateway=lambda: control.gateway,
-                clock=lambda: datetime.now(UTC),
-            )
+        module = await import_late(
+            "fastgate.portal.app",
+            "fastgate.billing.diagnosis.sources",
+            "fastgate.runtime.control.dry_runs",
         )
+        control = self._control
+        public = module.Public(
+            capabilities=Capabilities(self._public.key),
+            evidence=control.evidence,
+            service=self._service,
+            receive=self._receive,
+            request=control.request,
+            gateway=lambda: control.gateway,
+            clock=lambda: datetime.now(UTC),
+        )
+        return await in_thread(lambda: module.create_public_app(public))  # Litestar imports, too
 
     def _look(self) -> None:
         if self._publisher.public_socket() is not self._serving:

@@ -32,7 +32,7 @@ async def serve_until(ended: asyncio.Event, app: Any, sock: socket.socket) -> No
             loop="none",
             http="h11",
             ws="none",
-            lifespan="on",
+            lifespan="off",  # nothing of ours has one
             log_config=None,
             access_log=False,
             server_header=False,
