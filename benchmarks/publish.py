@@ -23,7 +23,7 @@ from benchmarks.compare.schema import Budget, Report
 PROJECT = Path(__file__).resolve().parent.parent
 MARKED = re.compile(r"(<!-- benchmarks -->\n).*?(<!-- /benchmarks -->)", re.DOTALL)
 SHOWN = ("saturation", "windows", "half-load", "partial-load", "connection-per-request",
-         "upstreams-unix", "paid", "reload-10000", "idle")  # fmt: skip
+         "upstreams-unix", "paid", "reload-10000", "idle", "sidecar")  # fmt: skip
 HEADLINES = {
     "CPU per request, policies on / nginx": "CPU per request with key, rate limit, quota and log, "
     "against nginx with key, rate limit and log",
@@ -33,7 +33,7 @@ HEADLINES = {
     "charged and written to the ledger, against one that is not",
     "added latency at half load, p99": "latency added at half load, 99th percentile",
     "requests failed by reloads, 10000 routes": "requests failed by reloads of 10,000 routes",
-    "idle memory": "memory at rest: supervisor, control and two workers",
+    "idle memory": "memory at rest:",
 }
 """The budgets that the README names, by how their names begin, and what it calls them."""
 NOTHING = "No results are in this tree yet; `make compare` makes them."
@@ -72,6 +72,8 @@ def headlines(results: Path) -> str:
     lines = ["| | measured | target |", "| --- | ---: | ---: |"]
     for start, words in HEADLINES.items():
         (found,) = (line for line in report.verdict if line.budget.startswith(start))
+        if words.endswith(":"):  # of what, is in the budget's own name
+            words += f" {found.budget.partition(', ')[2]}"
         lines.append(f"| {words} | {_figure(found)} | {_limit(found)} |")
     measured = [line for line in report.verdict if line.met is not None]
     met = sum(bool(line.met) for line in measured)

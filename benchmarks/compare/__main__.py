@@ -27,6 +27,7 @@ from benchmarks.compare.processes import settle
 from benchmarks.compare.ratios import all_ratios
 from benchmarks.compare.scenarios import SUBJECTS, Scenario, table
 from benchmarks.compare.session import Options, Session, say
+from benchmarks.compare.sidecar import run_sidecar
 from benchmarks.compare.special import run_idle, run_reload
 from benchmarks.compare.subjects import NotServing, Unavailable
 from benchmarks.compare.verdict import judge
@@ -203,6 +204,7 @@ RUNNERS: dict[str, Callable[[Session, Scenario], None]] = {
     "reload": run_reload,
     "idle": run_idle,
     "paid": run_paid,
+    "sidecar": run_sidecar,
 }
 
 

@@ -44,6 +44,15 @@ IDLE_COLUMNS = (
     ("loaded_pss_mib", "after load MiB", "{:.1f}"),
     ("connection_bytes", "bytes per idle connection", "{:,.0f}"),
 )
+SIDECAR_COLUMNS = (
+    ("start_s", "serving after s", "{:.3f}"),
+    ("start_cpu_s", "CPU s until then", "{:.3f}"),
+    ("idle_pss_mib", "at rest MiB", "{:.1f}"),
+    ("supervisor_pss_mib", "supervisor", "{:.1f}"),
+    ("worker_pss_mib", "worker", "{:.1f}"),
+    ("control_pss_mib", "control", "{:.1f}"),
+    ("used_pss_mib", "API used MiB", "{:.1f}"),
+)
 PAID_COLUMNS = (
     ("rps", "requests/s", "{:,.0f}"),
     ("worker_cpu_us", "CPU µs, worker", "{:.2f}"),
@@ -64,6 +73,7 @@ COLUMNS = {
     "reload": RELOAD_COLUMNS,
     "idle": IDLE_COLUMNS,
     "paid": PAID_COLUMNS,
+    "sidecar": SIDECAR_COLUMNS,
 }
 
 

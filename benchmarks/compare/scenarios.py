@@ -62,14 +62,15 @@ class Scenario:
     """One kind of load.
 
     `closed` finds the saturation; `open` sends half of it at a constant rate, or `rate`. `reload`
-    and `idle` have functions of their own in special.py, `paid` in paid.py. Where a few per cent
-    are asked after, a round visits its subjects several times in turn.
+    and `idle` have functions of their own in special.py, `paid` in paid.py, `sidecar` in
+    sidecar.py. Where a few per cent are asked after, a round visits its subjects several times in
+    turn.
     """
 
     name: str
     title: str
     subjects: tuple[str, ...]
-    mode: Literal["closed", "open", "reload", "idle", "paid"] = "closed"
+    mode: Literal["closed", "open", "reload", "idle", "paid", "sidecar"] = "closed"
     connections: int = 64
     body: int = 100  # bytes of the response's body
     request_body: int = 0  # bytes of the request's body: POST; 0: GET
@@ -171,5 +172,9 @@ def table() -> list[Scenario]:
         Scenario(
             "idle", "memory at rest and per idle connection; time to serve", PROXIES, "idle",
             workers=2,
+        ),
+        Scenario(
+            "sidecar", "one worker and one route: memory by process, and time to serve",
+            ("fastgate",), "sidecar",
         ),
     ]  # fmt: skip

@@ -47,7 +47,12 @@ METRICS: dict[str, tuple[str, str]] = {
         "B",
         "memory of the workers per idle kept-alive client connection",
     ),
+    "used_pss_mib": ("MiB", "the same once the control API was asked for more than probes"),
+    "supervisor_pss_mib": ("MiB", "the supervisor's part of idle_pss_mib"),
+    "worker_pss_mib": ("MiB", "the worker's part of idle_pss_mib"),
+    "control_pss_mib": ("MiB", "the control process's part of idle_pss_mib"),
     "start_s": ("s", "from exec to the first proxied response"),
+    "start_cpu_s": ("s", "processor time of all processes until the first proxied response"),
     "quiet_p99_us": ("µs", "99th percentile at the same rate with no reload"),
     "reload_p99_us": ("µs", "99th percentile while reloading"),
     "p99_ratio": ("", "reload_p99_us / quiet_p99_us of the same round"),
@@ -89,7 +94,7 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     connections: int
     body: int  # bytes of the response's body
     request_body: int = 0  # bytes of the request's
-    mode: str  # closed | open | reload | idle | paid
+    mode: str  # closed | open | reload | idle | paid | sidecar
     metrics: dict[str, Spread]
     statuses: dict[str, int]  # responses by status, all rounds, warm-up included
     errors: dict[str, int]  # connect_errors, resets, timeouts, protocol_errors, unanswered

@@ -168,11 +168,13 @@ def judge(points: Sequence[Point]) -> list[Budget]:
             ),
         ]
     verdict += [
-        line("idle memory, supervisor + control + 2 workers",
-             of("idle", "fastgate", "idle_pss_mib"), "<=", 120, "MiB"),
+        line("idle memory, supervisor + control + 1 worker",
+             of("sidecar", "fastgate", "idle_pss_mib"), "<=", 75, "MiB"),
+        line("the same, once the control API was used",
+             of("sidecar", "fastgate", "used_pss_mib"), "<=", 85, "MiB"),
         line("memory per idle connection",
              of("idle", "fastgate", "connection_bytes"), "<=", 1536, "B"),
         line("from start to the first response",
-             of("idle", "fastgate", "start_s"), "<=", 1.0, "s"),
+             of("sidecar", "fastgate", "start_s"), "<=", 0.3, "s"),
     ]  # fmt: skip
     return verdict
