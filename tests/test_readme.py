@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,7 @@ import pytest
 from gatewaykit import PATIENCE, PROJECT, Gateway, Upstream, eventually
 
 from fastgate.config.file import load
+from fastgate.demo.environment import free_port
 
 README = PROJECT / "README.md"
 GUIDE = PROJECT / "docs" / "getting-started.md"
@@ -171,7 +173,42 @@ def test_the_configuration_it_shows_is_valid(page: Path, tmp_path: Path) -> None
 
 def test_the_readme_is_short() -> None:
     """A reader decides in a few minutes; what is longer belongs to a guide."""
-    assert len(README.read_text().split()) <= 1150
+    assert len(README.read_text().split()) <= 950
+
+
+def test_the_commands_that_start_your_own_configuration_work(tmp_path: Path) -> None:
+    """Those below the README's configuration, as they are but for the ports and the directory."""
+    text = README.read_text()
+    (config,) = blocks("yaml", text)
+    setup, commands = blocks("sh", text)[-2:]
+    folder = tmp_path / "shop"
+    upstream = str(free_port())
+    (tmp_path / "bin").mkdir()
+    fastgate = tmp_path / "bin" / "fastgate"
+    fastgate.write_text(f'#!/bin/sh\nexec {sys.executable} -m fastgate "$@"\n')
+    fastgate.chmod(0o755)
+    config = config.replace("9000", upstream)
+    config += 'listeners: [{name: public, bind: "127.0.0.1:0"}]\ncontrol: {bind: "127.0.0.1:0"}\n'
+    script = "\n".join(
+        (
+            "set -e",
+            setup.replace("$PWD/.venv", str(tmp_path)).replace("/tmp/shop", str(folder)),
+            f"cat > fastgate.yaml <<'END'\n{config}END",
+            commands.replace("9000", upstream),
+        )
+    )
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    environment.pop("FASTGATE_STATE_DIR", None)
+    running = subprocess.Popen(
+        ["bash", "-c", script], cwd=tmp_path, env=environment, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        printed, _ = running.communicate(timeout=4 * PATIENCE)
+    finally:
+        os.killpg(running.pid, signal.SIGTERM)  # the gateway and the upstream
+    assert (running.returncode, printed) == (0, "")
+    assert "is ready" in (folder / "status.log").read_text()
 
 
 def test_what_it_says_to_make_can_be_made() -> None:
