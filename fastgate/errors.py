@@ -1,17 +1,16 @@
-"""What can go wrong: exceptions for the people who run the gateway, reasons for
-those who call it.
+"""Errors: exceptions for the people who run the gateway, reasons for those who call it.
 
-**Exceptions** are one tree under `FastGateError`; the control plane and the CLI raise and
-catch them. `str()` of one is a text to show as it is: it names the place, the fault and,
-where there is one, the way out.
+**Exceptions** are one tree under `FastGateError`; the control plane and the CLI raise and catch
+them. `str()` of one is a text that can be shown: it names the place, the error and, if there is
+one, the fix.
 
-**Reasons** are stable codes for why an exchange ended other than with the upstream's answer.
-They stand in problem bodies, logs and metrics, and their numbers (`_core/reason.pxd`) in shared
-memory: append, never renumber. Each says what it means and what to do next, in words meant for
-the caller of the API; `docs/reasons.md` and the refusals in the snapshot are made from them.
+**Reasons** are stable codes for exchanges that ended without the upstream's answer. They appear in
+problem bodies, logs and metrics, and their numbers (`_core/reason.pxd`) in shared memory: append,
+never renumber. Each has a text for the caller of the API: what happened, and what to do next.
+`docs/reasons.md` and the refusals in the snapshot are generated from them.
 
-The status of a reason says what would fix it: 401 show a credential; 402 paying fixes it;
-403 not allowed, paying would not help; 429 waiting fixes it; 5xx it is on our side.
+The status of a reason says what would fix it: 401 send a valid credential; 402 pay; 403 neither
+paying nor waiting helps; 429 wait; 5xx the problem is on our side.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ class FastGateError(Exception):
 
 
 class ConfigurationError(FastGateError):
-    """The configuration document cannot be used; says where, why and what was probably meant.
+    """The configuration document is not valid. Says where, why, and what was probably meant.
 
     `path` is the place in the document ("routes[3].path", empty: the document itself), `line`
-    counts from 1. `others` are further errors that were found in the same pass.
+    counts from 1. `others` are more errors from the same pass.
     """
 
     def __init__(
@@ -106,19 +105,19 @@ class UnreachableError(ControlError):
 
 
 class IdentityError(FastGateError):
-    """A token or key does not prove who it is said to be from, or may not do what was asked."""
+    """A token or key is not valid, or does not allow the request."""
 
 
 class ApplyError(FastGateError):
-    """A valid configuration could not be applied; the old one stays in force."""
+    """A valid configuration could not be applied; the old one stays active."""
 
 
 class ProcessError(FastGateError):
-    """A process of the gateway could not be started, reached or ended as it should."""
+    """A process of the gateway could not be started, reached or stopped."""
 
 
 class OwnedError(ProcessError):
-    """The store belongs to another gateway; the text says to which, since when, what to do."""
+    """The store belongs to another gateway. The text says which one, since when, and what to do."""
 
 
 class SnapshotError(FastGateError):
@@ -142,13 +141,13 @@ class Reason(NamedTuple):
     number: int
     """Stable number: `Reason` in `_core/reason.pxd`."""
     status: int
-    """HTTP status of the refusal; 0: nothing is answered (too late, or nobody there)."""
+    """HTTP status of the refusal; 0: no answer is sent (it is too late, or the client is gone)."""
     title: str
     """One short line, the same for every occurrence."""
     text: str
     """For the caller: what happened, and what to do next."""
     side: Side
-    """Who has to do something about it."""
+    """Who has to fix it."""
     retryable: bool
     """The same request may succeed later without anyone changing anything."""
     close: bool
@@ -325,7 +324,7 @@ REASONS: tuple[Reason, ...] = (
     ),
     _r(
         58, "expectation_failed", 417, "client", "Expectation not supported",
-        "The gateway supports no Expect field but 100-continue. Leave the field out.",
+        "The gateway supports only Expect: 100-continue. Remove the field.",
         close=True,
     ),
     _r(

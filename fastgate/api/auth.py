@@ -41,7 +41,7 @@ ADMIN_FILE = "admin-token"
 
 
 class Principal(msgspec.Struct, frozen=True, kw_only=True):
-    """Who asks. `secret` is the token itself, for sealing; it is never kept or shown."""
+    """The caller. `secret` is the token itself, for sealing; it is never stored or shown."""
 
     id: str
     name: str
@@ -53,7 +53,7 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NewToken(msgspec.Struct, frozen=True, kw_only=True):
-    """A token as made: `token` is shown this once."""
+    """A new token: `token` is shown only this once."""
 
     row: TokenRow
     token: str
@@ -75,7 +75,7 @@ class Tokens:
         store.on_change.append(self._changed)
 
     def ensure_admin_token(self) -> tuple[Path, bool]:
-        """Make the first admin token unless it is there: its file, and whether it is new.
+        """Create the first admin token unless it exists. Returns its file, and whether it is new.
 
         It appears with the token in it, at one stroke: others wait for it. An empty file is as good
         as none. Raises OSError when it can neither be read nor written.
@@ -89,7 +89,7 @@ class Tokens:
     # ---- who is it ----------------------------------------------------------------------
 
     def authenticate(self, token: str) -> Principal:
-        """Whose token it is. Raises Problem: unauthenticated, or store_unavailable."""
+        """The token's principal. Raises Problem: unauthenticated, or store_unavailable."""
         digest = key_digest(token)
         if (known := self._admin_digest()) and secrets.compare_digest(known, digest):
             return Principal(id=ADMIN_FILE, name="admin", role="admin", secret=token)
@@ -100,11 +100,11 @@ class Tokens:
                 )
         if self._rows is None:
             raise unavailable(
-                "This token is not known yet, and the store that may know it cannot be reached."
+                "This token is not known yet, and the store, which may know it, cannot be reached."
             )
         row = self._rows.get(digest)
         if row is None:
-            raise unauthenticated("The token is not known; it may have been withdrawn.", True)
+            raise unauthenticated("The token is unknown. It may have been deleted.", True)
         if row.expires_at is not None and row.expires_at <= datetime.now(UTC):
             raise unauthenticated(f"The token expired at {row.expires_at.isoformat()}.", True)
         return Principal(
@@ -112,7 +112,7 @@ class Tokens:
         )
 
     def _admin_digest(self) -> bytes | None:
-        """Of the token in the file as it is now, so that removing the file withdraws it."""
+        """The digest of the token now in the file, so removing the file revokes the token."""
         try:
             found = self._file.stat()
             seen = (found.st_mtime_ns, found.st_ino, found.st_size)
@@ -159,9 +159,9 @@ class Tokens:
         return await self._table.get(ident)
 
     async def delete(self, ident: str) -> None:
-        """Withdraw a token; it is refused at once. Raises NotFoundError, Problem, StoreError."""
+        """Delete a token; it is refused at once. Raises NotFoundError, Problem, StoreError."""
         if ident == ADMIN_FILE:
-            raise Problem("conflict", f"Remove the file {self._file} to withdraw this token.")
+            raise Problem("conflict", f"Remove the file {self._file} to delete this token.")
         if ident.startswith("config:"):
             raise Problem("conflict", "This token belongs to the configuration; change it there.")
         row = await self._table.get(ident)
@@ -173,7 +173,7 @@ class Tokens:
 
 
 def unauthenticated(detail: str, bad: bool) -> Problem:
-    """A 401; `bad`: a token was shown, and is not good."""
+    """A 401. `bad`: a token was sent and is not valid."""
     challenge = 'Bearer realm="fastgate"' + (', error="invalid_token"' if bad else "")
     return Problem("unauthenticated", detail, headers={"WWW-Authenticate": challenge})
 
@@ -205,7 +205,7 @@ def permit(
     if not allows(principal.role, permission):
         raise Problem(
             "forbidden",
-            f"This takes the role {NEEDS[permission]}; the token has {principal.role}.",
+            f"This needs the role {NEEDS[permission]}; the token has {principal.role}.",
             role=principal.role,
             required_role=NEEDS[permission],
         )

@@ -1,4 +1,4 @@
-"""What the handlers of the billing API share: `BillingApi`, accounts, amounts, ids of bookings.
+"""Shared by the handlers of the billing API: `BillingApi`, accounts, amounts, ids of bookings.
 
 Amounts: in bodies as people write them ("12.50 EUR"), in answers whole micro-units (1 EUR =
 1,000,000). A write's `Idempotency-Key` becomes the id of what it books, so that it is booked once
@@ -30,7 +30,7 @@ Amount = Annotated[
 ]
 Reference = Annotated[
     str,
-    Meta(max_length=200, description="What the outside world calls it: an invoice, a transfer."),
+    Meta(max_length=200, description="The external reference, such as an invoice or a transfer."),
 ]
 Note = Annotated[str, Meta(max_length=500, description="For people.")]
 
@@ -43,8 +43,8 @@ def billing_of(ctx: Context) -> BillingApi:
     if billing is None:
         raise Problem(
             "billing_off",
-            "Nothing cost money when the gateway was started. Give a route or a plan a price, or "
-            "the configuration a `billing` section, and start it again.",
+            "Nothing cost money when the gateway was started. Add a price to a route or plan, or "
+            "a `billing` section to the configuration, and restart the gateway.",
         )
     return billing
 
@@ -55,7 +55,7 @@ async def account_of(ctx: Context, ident: str) -> str:
 
 
 def booking_id(request: AnyRequest, what: str) -> str:
-    """The id of what a write books: made from its Idempotency-Key, or new without one."""
+    """The id of a booking: derived from the Idempotency-Key, or new without one."""
     key = request.headers.get("idempotency-key")
     if key is None:
         return f"{what}:{new_id('api')}"
@@ -65,13 +65,13 @@ def booking_id(request: AnyRequest, what: str) -> str:
 
 
 def amount_of(text: str, path: str = "amount") -> Money:
-    """An amount above zero, in a currency that wallets can be in. Raises Problem."""
+    """An amount above zero, in a currency that wallets can have. Raises Problem."""
     try:
         amount = Money.parse(text)
     except ValueError as error:
         raise invalid(path, str(error)) from None
     if amount.micros == 0:
-        raise invalid(path, "It must be more than nothing.")
+        raise invalid(path, "It must be greater than zero.")
     if len(amount.currency) != 3:
-        raise invalid(path, f"Wallets are in currencies of three letters, not {amount.currency}.")
+        raise invalid(path, f"Wallets have currencies of three letters, not {amount.currency}.")
     return amount

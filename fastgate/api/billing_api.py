@@ -1,4 +1,4 @@
-"""What the API and the public pages need of the money side of the control process.
+"""What the API and the public pages need from the billing part of the control process.
 
 `fastgate.runtime.control.billing_services` composes it. Nothing is imported here: the control
 process composes it before the API and its packages are imported.
@@ -33,19 +33,19 @@ if TYPE_CHECKING:
 
 
 LimitSubject = Literal["account", "consumer", "credential"]
-"""What a spending limit can be set for."""
+"""What can have a spending limit."""
 SPENDING_LIMIT_MOST = (1 << 56) - 1
-"""Micro-units; workers can count no further."""
+"""Micro-units; the maximum that workers can count."""
 
 
 class SpendingLimits(Protocol):
     """Spending limits (`fastgate.runtime.control.caps`). Kinds: account, consumer, credential."""
 
     def own(self, kind: LimitSubject, subject: str) -> tuple[int, str] | None:
-        """Its own limit: micro-units (0: none, whatever is configured) and period."""
+        """Its own limit: micro-units (0: no limit, even if one is configured) and period."""
 
     def spent(self, kind: LimitSubject, subject: str) -> SpendingFacts | None:
-        """The limit in force and what is spent of it now; None: none is."""
+        """The effective limit and what has been spent of it; None: no limit."""
 
     async def put(self, kind: LimitSubject, subject: str, micros: int, period: str) -> None:
         """Give it a limit of its own, at once. Raises StoreError."""
@@ -82,5 +82,5 @@ class BillingApi:
     open_account: Callable[[str], Awaitable[None]]
     """Gives an account its row in shared memory."""
     look_again: Callable[[str], None]
-    """Look at an account's balances now, although they have not moved."""
+    """Check an account's balances now, although they have not changed."""
     audit: Callable[[bool], Awaitable[AuditReport]]

@@ -1,4 +1,4 @@
-"""Bodies in, strictly; conditions and pages of a request.
+"""Bodies of requests, decoded strictly; conditions of requests.
 
 **Conditions.** What can be changed has an ETag. PUT and PATCH of something that exists need
 `If-Match` with the ETag that was read, or `*` for "whatever it is now": without it the answer is
@@ -88,7 +88,7 @@ def _invalid(text: str) -> Problem:
 
 
 def future(when: datetime | None) -> datetime | None:
-    """A time to come, in UTC. Raises Problem for one that is past."""
+    """A time in the future, in UTC. Raises Problem for one in the past."""
     if when is None:
         return None
     if when <= datetime.now(UTC):
@@ -114,7 +114,7 @@ def _tags(value: str) -> list[str]:
 
 
 def require_match(request: AnyRequest, current: str, *, required: bool = True) -> bool:
-    """Check If-Match against the ETag `current`; whether it named that very one (not `*`).
+    """Check If-Match against the ETag `current`. Returns whether it named that ETag (not `*`).
 
     Raises Problem: stale, precondition_required.
     """
@@ -124,7 +124,7 @@ def require_match(request: AnyRequest, current: str, *, required: bool = True) -
             return False
         raise Problem(
             "precondition_required",
-            "Send If-Match with the ETag that you read, or * to change it whatever it is.",
+            "Send If-Match with the ETag that you read, or * to change it in any case.",
             headers={"ETag": current},
         )
     if given.strip() == "*":
@@ -132,7 +132,7 @@ def require_match(request: AnyRequest, current: str, *, required: bool = True) -
     if current not in _tags(given):
         raise Problem(
             "stale",
-            "It was changed since you read it; read it again and repeat the change.",
+            "It has changed since you read it. Read it again and repeat the change.",
             headers={"ETag": current},
             etag=current,
         )

@@ -59,7 +59,7 @@ def _cut(data: Any) -> Any:
 def document_answer(
     request: AnyRequest, document: dict[str, Any], headers: dict[str, str]
 ) -> Response[Any]:
-    """A document as JSON, or as YAML to who asks for that."""
+    """A document as JSON, or as YAML if `Accept` asks for it."""
     document = shown(request, document)
     if "yaml" in request.headers.get("accept", ""):
         return Response(yaml_of(document).encode(), media_type=YAML, headers=headers)
@@ -67,13 +67,13 @@ def document_answer(
 
 
 def applied_answer(applied: Applied, status: int = 200, **headers: str) -> Response[Any]:
-    """What came of a change; the ETag is the configuration's."""
+    """The result of a change; the ETag is the configuration's."""
     return Response(applied, status_code=status, headers={"ETag": etag(applied.digest), **headers})
 
 
 @get("/v1/config", opt=spec("read", answer=Gateway, etag=True, also=[YAML]))
 async def get_config(ctx: Ctx, request: AnyRequest) -> Response[Any]:
-    """The configuration now served, in canonical form: JSON, or YAML by `Accept`.
+    """The configuration that is served now, in canonical form: JSON, or YAML by `Accept`.
 
     `store` is left out. Keys and tokens are shown as digests.
     """
@@ -130,7 +130,8 @@ def _decode(raw: bytes, kind: documents.Format) -> Gateway:
 
 
 def _with_store(wanted: Gateway, current: Gateway) -> Gateway:
-    """A document without a store keeps it; another one takes effect at the next start."""
+    """A document without `store` keeps the current one; another store takes effect at the next
+    start."""
     given = codec.encode(wanted.store)
     if wanted.store == Store() or given == codec.redact(codec.encode(current.store)):
         return msgspec.structs.replace(wanted, store=current.store)
@@ -138,7 +139,7 @@ def _with_store(wanted: Gateway, current: Gateway) -> Gateway:
         raise ConfigurationError(
             "the password is masked",
             path="store.url",
-            hint="Leave `store` out to keep it as it is, or give its whole address.",
+            hint="Leave `store` out to keep it, or give its whole address.",
         )
     return wanted
 
@@ -182,7 +183,7 @@ async def revision(ctx: Ctx, request: AnyRequest, number: FromPath[int]) -> Resp
 async def difference(
     ctx: Ctx, request: AnyRequest, number: FromPath[int], against: FromQuery[int | None] = None
 ) -> Response[Any]:
-    """What revision `number` changed: against the one before it, or `?against=` another."""
+    """What revision `number` changed, compared with the one before it or with `?against=`."""
     found, _ = await ctx.revisions.get(number)
     before = against if against is not None else found.parent or 0
     made = await ctx.revisions.difference(before, number)

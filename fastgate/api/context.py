@@ -1,4 +1,4 @@
-"""What every handler gets: the parts of the gateway that the API speaks for."""
+"""What every handler gets: the parts of the gateway that the API exposes."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Context:
 
 
 Ctx = NamedDependency[SkipValidation[Context]]
-"""The annotation by which a handler asks for it."""
+"""The annotation with which a handler requests it."""
 
 
 def principal(request: AnyRequest) -> Principal:
-    """Who asks; of handlers that are not open."""
+    """The caller; for handlers that are not open."""
     return cast(Principal, request.scope["user"])

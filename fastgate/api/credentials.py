@@ -1,4 +1,4 @@
-"""Credentials: a consumer's keys. A key is shown in the answer that makes it, and never again."""
+"""Credentials: a consumer's keys. A key is shown only in the answer that creates it."""
 
 from __future__ import annotations
 
@@ -53,18 +53,16 @@ GivenKey = Annotated[
 
 
 class CredentialNew(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A credential to be made."""
+    """A credential to create."""
 
     label: Label = ""
-    expires_at: Annotated[
-        When | None, Meta(description="From when on it is refused. Default: never.")
-    ] = None
+    expires_at: Annotated[When | None, Meta(description="When it expires. Default: never.")] = None
     environment: Environment | None = None
     key: GivenKey | None = None
 
 
 class CredentialChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What of a credential is to change; `expires_at: null` means never."""
+    """Changes of a credential; `expires_at: null` means never."""
 
     label: Label | UnsetType = UNSET
     expires_at: When | UnsetType | None = UNSET
@@ -84,7 +82,7 @@ class Rotation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 class CredentialView(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
     """A credential. `prefix` is how its key begins; `key`, the key itself, is there only in the
-    answer that makes it."""
+    answer that creates it."""
 
     id: str
     consumer: str
@@ -144,7 +142,7 @@ SHOWN_ONCE = {"Cache-Control": "no-store"}
 async def list_credentials(
     ctx: Ctx, ident: FromPath[str], cursor: Text = None, limit: Limit = LIMIT
 ) -> Page[CredentialView]:
-    """A consumer's credentials, oldest first, revoked ones among them."""
+    """A consumer's credentials, oldest first, including revoked ones."""
     if (seed := ctx.identity.seed(ident)) is not None:
         keys = ctx.identity.seed_keys(seed.id)
         return page_in_memory(keys, lambda key: key.id, cursor, limit).map(_seed_view)
@@ -157,10 +155,10 @@ async def list_credentials(
     opt=spec("parties", body=CredentialNew, answer=CredentialView, status=201, etag=True),
 )
 async def create_credential(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Response[Any]:
-    """Issue a key. It works on every worker when this answers; it is shown here only."""
+    """Issue a key. When this answers, it works on every worker. It is shown only here."""
     body = await read(request, CredentialNew, optional=True)
     if body.key is not None and body.environment is not None:
-        raise invalid("environment", "It goes into keys that are made here, not into given ones.")
+        raise invalid("environment", "It becomes part of generated keys, not of given ones.")
     given = {**msgspec.structs.asdict(body), "expires_at": future(body.expires_at)}
     try:
         given["key"] = references.literal(body.key)  # "${OLD_KEY}" is no key
@@ -214,7 +212,7 @@ async def change_credential(
 async def revoke_credential(
     ctx: Ctx, request: AnyRequest, ident: FromPath[str], credential: FromPath[str]
 ) -> Response[Any]:
-    """Revoke it: every worker refuses it when this answers. It stays listed, as revoked."""
+    """Revoke a key: when this answers, every worker refuses it. It stays in lists, as revoked."""
     await consumer_of_store(ctx, ident)
     found = await ctx.identity.parties.credential(ident, credential)
     version = matched(request, found, required=False)
@@ -229,8 +227,8 @@ async def revoke_credential(
 async def rotate_credential(
     ctx: Ctx, request: AnyRequest, ident: FromPath[str], credential: FromPath[str]
 ) -> Response[Any]:
-    """A new key in the place of an old one, which stays valid for `overlap` seconds (default: ends
-    at once). The new key is shown here only."""
+    """Replace a key with a new one. The old key stays valid for `overlap` seconds (default: 0). The
+    new key is shown only here."""
     body = await read(request, Rotation, optional=True)
     issued = await ctx.identity.rotate(
         ident,

@@ -1,4 +1,4 @@
-"""What a handler takes and gives, declared beside it; `openapi` makes the document of it.
+"""What a handler accepts and returns, declared beside it; `openapi` generates the document from it.
 
     @get("/v1/accounts/{ident:str}", opt=spec("read", answer=AccountView, etag=True))
 

@@ -23,20 +23,20 @@ Digest = Annotated[str, Meta(pattern=whole(r"^[0-9a-f]{64}$"))]
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Would this be served? Give one of credential, digest and consumer."""
+    """Would a request be served? Give one of credential, digest and consumer."""
 
     credential: Annotated[
         str | None, Meta(description="The key itself; only its digest is looked at.")
     ] = None
     digest: Annotated[Digest | None, Meta(description="Its SHA-256 instead.")] = None
     consumer: Annotated[str | None, Meta(description="A consumer's id or name instead.")] = None
-    route: Annotated[str | None, Meta(description="On this route. Default: on any.")] = None
+    route: Annotated[str | None, Meta(description="For this route. Default: for any.")] = None
 
 
 @get("/v1/requests/{ident:str}/diagnosis", opt=spec("read", answer=Diagnosis))
 async def of_request(ctx: Ctx, ident: FromPath[str]) -> Diagnosis:
-    """Why a request was answered as it was: each check passed, failed or skipped, with its fix,
-    and how it stands now."""
+    """Why a request got its answer: each check passed, failed or skipped, with its fix and its
+    current state."""
     question = Question.of_request(kept_request(ctx, ident))
     return await diagnose(question, ctx.control.evidence(), now=datetime.now(UTC))
 

@@ -1,5 +1,5 @@
-"""The API's reference as one page: made here from the OpenAPI document, with nothing loaded from
-anywhere, no script, and a Content-Security-Policy that says so."""
+"""The API's reference as one page, generated from the OpenAPI document. It loads nothing and has no
+script, and its Content-Security-Policy enforces that."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def page(made: dict[str, Any]) -> str:
 
 
 def handlers() -> list[Any]:
-    """The two handlers; each keeps what it made."""
+    """The two handlers; each caches its document."""
     kept: dict[str, bytes] = {}
 
     def once(app: Litestar) -> dict[str, bytes]:

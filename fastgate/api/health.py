@@ -16,13 +16,13 @@ def _response(reply: probes.Reply) -> Response[bytes]:
 
 @get("/healthz", opt=spec("open", answer=probes.Alive))
 async def healthz(ctx: Ctx) -> Response[bytes]:
-    """Whether the control process is alive. Says nothing about the workers: see /readyz."""
+    """Whether the control process is alive. For the workers, see /readyz."""
     return _response(probes.healthz(ctx.control))
 
 
 @get("/readyz", opt=spec("open", answer=Readiness))
 async def readyz(ctx: Ctx) -> Response[bytes]:
-    """Whether the gateway serves the newest generation; 503 with the reasons when not.
+    """Whether the gateway serves the newest generation; if not, 503 with the reasons.
 
     It is ready while one worker serves; `reasons` then names those that are missing. The store
     is not asked: the gateway serves without it.
@@ -32,7 +32,8 @@ async def readyz(ctx: Ctx) -> Response[bytes]:
 
 @get("/metrics", opt=spec("metrics", answer=str, media=probes.METRICS_TYPE))
 async def metrics(ctx: Ctx) -> Response[bytes]:
-    """Prometheus metrics. Open to all who can connect, unless `control.metrics_open` is false."""
+    """Prometheus metrics. Open to anyone who can connect, unless `control.metrics_open` is
+    false."""
     return _response(probes.metrics(ctx.control))
 
 

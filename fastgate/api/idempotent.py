@@ -1,4 +1,4 @@
-"""Idempotency-Key: a write that is sent again is not done again, and is answered alike.
+"""Idempotency-Key: a write that is sent again is not repeated, and gets the same answer.
 
 The key is the caller's own: 1 to 255 printable characters, unique for each write (a UUID). Its
 answer is kept for 24 hours. The same key with another request is 409 `idempotency_conflict`; while
@@ -35,7 +35,7 @@ TAG = 32
 
 
 class Answer(msgspec.Struct, array_like=True, frozen=True):
-    """An answer as it is kept."""
+    """A stored answer."""
 
     status: int
     headers: list[tuple[bytes, bytes]]
@@ -49,7 +49,7 @@ def _keys(secret: str, nonce: bytes, size: int) -> tuple[bytes, bytes]:
 
 
 def seal(secret: str, plain: bytes) -> bytes:
-    """nonce │ tag │ what only the holder of `secret` can read."""
+    """nonce │ tag │ text that only the holder of `secret` can read."""
     nonce = secrets.token_bytes(NONCE)
     stream, tag_key = _keys(secret, nonce, len(plain))
     hidden = _xor(plain, stream)
@@ -106,7 +106,7 @@ async def _whole(receive: Receive, cap: int) -> bytes:
     while True:
         message = await receive()
         if message["type"] != "http.request":
-            raise Problem("bad_request", "The client went away while it sent the request.")
+            raise Problem("bad_request", "The client disconnected while it sent the request.")
         parts.append(message["body"])
         size += len(message["body"])
         if size > cap:
@@ -116,7 +116,7 @@ async def _whole(receive: Receive, cap: int) -> bytes:
 
 
 def idempotency(table: IdempotencyKeys, body_cap: int) -> Any:
-    """The middleware. Stands behind `auth`, since keys belong to principals."""
+    """The middleware. It runs after `auth`, since keys belong to principals."""
 
     def wrap(app: ASGIApp) -> ASGIApp:
         async def call(scope: Scope, receive: Receive, send: Send) -> None:
@@ -136,12 +136,12 @@ def idempotency(table: IdempotencyKeys, body_cap: int) -> Any:
             if begun.verdict is KeyState.OTHER:
                 raise Problem(
                     "idempotency_conflict",
-                    "This key was sent with another request; every write needs its own.",
+                    "This key was sent with another request. Every write needs its own key.",
                 )
             if begun.verdict is KeyState.OPEN:
                 raise Problem(
                     "idempotency_open",
-                    "A request with this key is being worked on; ask again in a moment.",
+                    "A request with this key is in progress. Try again in a moment.",
                     headers={"Retry-After": "1"},
                 )
             if begun.verdict is KeyState.ANSWERED:
@@ -174,7 +174,7 @@ async def _replay(principal: Principal, sealed: bytes, send: Send) -> None:
 
 
 def _again(body: bytes, receive: Receive) -> Receive:
-    """A receive that gives the body that was read already, then goes on."""
+    """A `receive` that first gives the body that was already read."""
     given = False
 
     async def again() -> Any:

@@ -29,7 +29,7 @@ PAGE_HEADERS = {
 
 
 class Paid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How an invoice was paid outside of the providers."""
+    """How an invoice was paid outside the providers."""
 
     reference: Annotated[str, Meta(min_length=1, max_length=120, description="The transfer's.")]
 
@@ -44,7 +44,7 @@ class OutboxView(msgspec.Struct, frozen=True):
 async def list_invoices(
     ctx: Ctx, account: FromQuery[str], cursor: Text = None, limit: Limit = LIMIT
 ) -> Page[Invoice]:
-    """An account's documents, the newest first."""
+    """An account's documents, newest first."""
     billing, found = billing_of(ctx), await account_of(ctx, account)
     return await billing.invoices.page(found, cursor=cursor, limit=limit)
 
@@ -57,7 +57,7 @@ async def get_invoice(ctx: Ctx, ident: FromPath[str]) -> Invoice:
 
 @get("/v1/invoices/{ident:str}/page", opt=spec("read", answer=str, media="text/html"))
 async def invoice_page(ctx: Ctx, ident: FromPath[str]) -> Response[str]:
-    """The document as a page to print or to send."""
+    """The document as a printable page."""
     billing = billing_of(ctx)
     invoice = await billing.invoices.get(ident)
     account = await ctx.identity.parties.account(invoice.account)
@@ -72,12 +72,12 @@ async def invoice_page(ctx: Ctx, ident: FromPath[str]) -> Response[str]:
     opt=spec("money", body=Paid, answer=Invoice),
 )
 async def pay_invoice(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Invoice:
-    """Note that an invoice was paid otherwise; its subscription continues at once."""
+    """Record that an invoice was paid by other means; its subscription continues at once."""
     billing = billing_of(ctx)
     body = await read(request, Paid)
     invoice = await billing.invoices.get(ident)
     if invoice.kind is not DocumentKind.INVOICE:
-        raise ConflictError(f"{invoice.number} is no invoice that could be paid.")
+        raise ConflictError(f"{invoice.number} is not an invoice that can be paid.")
     if invoice.status is Status.PAID and invoice.reference != body.reference:
         raise ConflictError(f"The invoice {invoice.number} is paid already.")
     if invoice.total:
@@ -96,7 +96,7 @@ async def pay_invoice(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> In
 
 @post("/v1/invoices/{ident:str}/void", status_code=200, opt=spec("money", answer=Invoice))
 async def void_invoice(ctx: Ctx, ident: FromPath[str]) -> Invoice:
-    """Give an open invoice up; its number stays used."""
+    """Void an open invoice; its number is not used again."""
     billing = billing_of(ctx)
     invoice = await billing.invoices.get(ident)
     return (await billing.invoices.void(invoice.id))[0]
@@ -113,21 +113,21 @@ async def list_notices(
     cursor: Text = None,
     limit: Limit = LIMIT,
 ) -> Page[Notice]:
-    """The notices of an account, the newest first; `?unread=true`: only those it has not read."""
+    """The notices of an account, newest first; `?unread=true`: only unread ones."""
     billing, found = billing_of(ctx), await account_of(ctx, account)
     return await billing.notices.page(found, cursor=cursor, limit=limit, unread=unread)
 
 
 @post("/v1/notices/{ident:str}/read", status_code=200, opt=spec("money", answer=Notice))
 async def read_notice(ctx: Ctx, ident: FromPath[str], account: FromQuery[str]) -> Notice:
-    """Note that an account has read a notice."""
+    """Mark a notice as read."""
     billing, found = billing_of(ctx), await account_of(ctx, account)
     return await billing.notices.mark_read(found, ident)
 
 
 @get("/v1/outbox", opt=spec("read", answer=OutboxView))
 async def outbox(ctx: Ctx) -> OutboxView:
-    """Mails and webhooks: how many wait, were sent, and could not be."""
+    """E-mails and webhooks: how many are waiting, sent, and failed."""
     return OutboxView(await billing_of(ctx).outbox.counts())
 
 

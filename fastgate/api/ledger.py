@@ -1,4 +1,4 @@
-"""The ledger: its entries, its proof, what was settled for workers that died."""
+"""The ledger: its entries, its audit, and what was settled for workers that died."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from fastgate.store.usage_blocks import RECOVERED, Usage
 
 
 class UsageView(msgspec.Struct, frozen=True, kw_only=True):
-    """One request that was metered, or units of a `meter` that one used. `amount`: micro-units
+    """One metered request, or the units of a `meter` that a request used. `amount`: micro-units
     charged."""
 
     id: str
@@ -47,7 +47,7 @@ class UsageView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ResolvedHolds(msgspec.Struct, frozen=True):
-    """What became of requests whose worker died, the newest first."""
+    """Requests whose worker died, and how they were settled, newest first."""
 
     items: list[Resolved]
 
@@ -67,14 +67,14 @@ class PipelineView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class X402Outcome(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What an operator has found out about a payment, or done about it."""
+    """What an operator has found out, or done, about a payment."""
 
     outcome: Literal["paid", "unpaid", "refunded", "kept"]
     reference: Annotated[str, msgspec.Meta(max_length=200, description="The transaction.")] = ""
 
 
 FREE = 2
-"""The flag of a usage record that cost nothing."""
+"""The flag of a usage record without a charge."""
 
 
 @get("/v1/ledger", opt=spec("read", answer=Page[Entry]))
@@ -85,8 +85,8 @@ async def list_entries(
     cursor: Text = None,
     limit: Limit = LIMIT,
 ) -> Page[Entry]:
-    """An account's entries, the newest first. The account `x402` belongs to no customer: what was
-    paid for single requests."""
+    """An account's entries, newest first. The account `x402` belongs to no customer: it has the
+    payments for single requests."""
     billing = billing_of(ctx)
     found = X402_ACCOUNT if account == X402_ACCOUNT else await account_of(ctx, account)
     return await billing.ledger.history(found, currency=currency, cursor=cursor, limit=limit)
@@ -100,9 +100,9 @@ async def list_x402(
     cursor: Text = None,
     limit: Limit = LIMIT,
 ) -> Page[X402Payment]:
-    """What was paid for single requests with x402, in no order. `?doubtful=true`: only those of
-    which nobody ever found out whether they were paid; they are in no book. `?owed=true`: only
-    those that were paid and not served."""
+    """Payments for single requests with x402, in no particular order. `?doubtful=true`: only those
+    whose outcome is unknown; they are in no book. `?owed=true`: only those that were paid but not
+    served."""
     state = UNKNOWN if doubtful else OWED if owed else None
     return await listed(billing_of(ctx).ledger.store, state=state, cursor=cursor, limit=limit)
 
@@ -113,8 +113,8 @@ async def list_x402(
     opt=spec("money", body=X402Outcome, answer=X402Payment),
 )
 async def decide_x402(ctx: Ctx, request: AnyRequest, payment: FromPath[str]) -> X402Payment:
-    """Say what became of a payment with x402. One in doubt was `paid`, which is owed to its payer
-    then, or `unpaid`; one that is owed was `refunded`, or is `kept` as revenue."""
+    """Record the outcome of a payment with x402. A doubtful payment was `paid` (it is then owed to
+    its payer) or `unpaid`; an owed payment was `refunded`, or is `kept` as revenue."""
     billing = billing_of(ctx)
     body = await read(request, X402Outcome)
     store, clock = billing.ledger.store, billing.invoices.clock
@@ -123,15 +123,15 @@ async def decide_x402(ctx: Ctx, request: AnyRequest, payment: FromPath[str]) -> 
 
 @get("/v1/ledger/audit", opt=spec("read", answer=AuditReport))
 async def audit(ctx: Ctx, providers: FromQuery[bool] = False) -> AuditReport:
-    """Prove the books: sums, charges, usage records, payments, invoices, cells, holds; each check
-    by name. `?providers=true`: also against what payment providers say of the last 30 days,
-    and against the balance they have."""
+    """Audit the books: sums, charges, usage records, payments, invoices, cells, holds; each check
+    by name. `?providers=true`: also compare them with the payment providers' reports of the last 30
+    days and with their balances."""
     return await billing_of(ctx).audit(providers)
 
 
 @get("/v1/ledger/pipeline", opt=spec("read", answer=PipelineView))
 async def pipeline(ctx: Ctx) -> PipelineView:
-    """How far usage has got: what waits in shared memory and in the spool."""
+    """Usage that is not in the ledger yet: in shared memory and in the spool."""
     billing = billing_of(ctx)
     counts, source = billing.pipeline.counts, billing.money_map
     states = [source.state(worker) for worker in range(source.workers)]
@@ -154,7 +154,7 @@ async def pipeline(ctx: Ctx) -> PipelineView:
 
 @get("/v1/ledger/resolved", opt=spec("read", answer=ResolvedHolds))
 async def resolved(ctx: Ctx, since: FromQuery[datetime], limit: Limit = LIMIT) -> ResolvedHolds:
-    """What was charged or let go for workers that died, since a moment (RFC 3339)."""
+    """What was charged or released for workers that died, since a time (RFC 3339)."""
     billing_of(ctx)
     if since.tzinfo is None:
         raise invalid("since", "It needs a time zone: 2026-11-20T00:00:00Z.")
@@ -172,7 +172,7 @@ async def get_entry(ctx: Ctx, entry: FromPath[str]) -> Entry:
 async def list_usage(
     ctx: Ctx, ident: FromPath[str], cursor: Text = None, limit: Limit = LIMIT
 ) -> Page[UsageView]:
-    """What an account has used, request by request, the newest first."""
+    """An account's usage, request by request, newest first."""
     billing_of(ctx)
     account = await account_of(ctx, ident)
     async with ctx.store.read() as connection:

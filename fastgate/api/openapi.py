@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document, made of what is declared beside the handlers (`describe.spec`).
+"""The OpenAPI 3.1 document, generated from the declarations at the handlers (`describe.spec`).
 
 Structs of the API are described by msgspec, resources of the configuration by the same schema
 that editors use, so the document cannot say other than what is decoded. Made when first asked
@@ -25,14 +25,14 @@ from fastgate.model.schema import json_schema
 
 REFERENCE = "#/components/schemas/"
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
-SUCCESS = {200: "Done.", 201: "Made.", 202: "Begun.", 204: "Done; there is nothing to say."}
+SUCCESS = {200: "Done.", 201: "Created.", 202: "Accepted.", 204: "Done; there is no body."}
 _DESCRIPTION = """\
 The control API of a FastGate gateway.
 
 Authenticate with `Authorization: Bearer TOKEN`. The first admin token is in the file
 `admin-token` of the gateway's state directory. Errors are problem+json (RFC 9457) with a stable
-`reason`. Lists give `next`, the cursor of the next page. Writes take `Idempotency-Key`; PUT and
-PATCH of what exists take `If-Match` with the ETag that was read, or `*`.
+`reason`. Lists give `next`, the cursor of the next page. Writes accept `Idempotency-Key`;
+PUT and PATCH of existing resources need `If-Match` with the ETag that was read, or `*`.
 """
 
 
@@ -46,7 +46,7 @@ class Operation(msgspec.Struct, frozen=True):
 
 
 def operations(routes: Iterable[Any]) -> Iterator[Operation]:
-    """Every operation that is declared, by path and method."""
+    """Every declared operation, by path and method."""
     found = [
         Operation(route.path_format, method, handler, tuple(route.path_parameters))
         for route in routes
@@ -102,7 +102,7 @@ def _types(found: list[Operation]) -> list[Any]:
 
 
 def _own(kinds: list[Any]) -> list[Any]:
-    """Those that msgspec describes: not the configuration's, and not pages of those."""
+    """The types that msgspec describes: not the configuration's, and not pages of those."""
     return [
         kind
         for kind in kinds
@@ -137,7 +137,7 @@ def _name(name: str) -> str:
 
 
 def _relocated(data: Any) -> Any:
-    """References moved to where the components are, with names that may be there."""
+    """References moved to the components, with names that components may have."""
     if isinstance(data, dict):
         return {
             key: REFERENCE + _name(value.rpartition("/")[2])
@@ -200,7 +200,7 @@ def _operation(one: Operation) -> dict[str, Any]:
     text = inspect.cleandoc(handler.fn.__doc__ or "")
     summary = handler.summary or _first(" ".join(text.split()))
     need = NEEDS[opt["permission"]]
-    role = f"Role: `{need}`." if need else "Open to all who can connect."
+    role = f"Role: `{need}`." if need else "Open to anyone who can connect."
     parameters = [*_parameters(one), *_headers(one)]
     made: dict[str, Any] = {
         "operationId": handler.name or handler.fn.__name__,
@@ -221,7 +221,7 @@ def _operation(one: Operation) -> dict[str, Any]:
 
 
 def _first(text: str) -> str:
-    """The first clause of a text that is not within brackets."""
+    """The first clause of a text, outside of brackets."""
     for end in re.finditer(r"(?<=[.;:])\s", text):
         clause = text[: end.start()]
         if clause.count("(") == clause.count(")"):
@@ -302,7 +302,8 @@ def _headers(one: Operation) -> Iterator[dict[str, Any]]:
             "in": "header",
             "required": False,
             "schema": {"type": "string", "minLength": 1, "maxLength": 255},
-            "description": "Sent again with the same key, the write is answered, not repeated.",
+            "description": "If a write is sent again with the same key, it gets the same answer "
+            "and is not repeated.",
         }
 
 

@@ -1,4 +1,4 @@
-"""What the gateway does: workers, requests, use, limits; and draining it."""
+"""The state of the gateway: workers, requests, usage, limits; and draining it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Workers(msgspec.Struct, frozen=True):
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """What was served, by route and in all, since the counters began."""
+    """Requests by route and in total, since the counters began."""
 
     routes: list[RouteUse]
     requests: int
@@ -76,7 +76,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Draining(msgspec.Struct, frozen=True):
-    """The gateway has begun to end."""
+    """The gateway has begun to drain."""
 
     draining: bool = True
 
@@ -108,7 +108,8 @@ async def workers(ctx: Ctx) -> Workers:
 
 @get("/v1/usage", opt=spec("read", answer=Usage))
 async def usage(ctx: Ctx, route: Text = None) -> Usage:
-    """What was served and refused, by route (`?route=` one). See /v1/limits for a consumer's."""
+    """Served and refused requests by route (`?route=`: only this one). For a consumer, see
+    /v1/limits."""
     routes = ctx.control.usage()
     if route is not None:
         routes = [one for one in routes if one.route == route]
@@ -124,19 +125,19 @@ async def usage(ctx: Ctx, route: Text = None) -> Usage:
 
 @get("/v1/requests", opt=spec("read", answer=Requests))
 async def recent(ctx: Ctx, limit: RequestLimit = 50) -> Requests:
-    """The most recent requests, as far as they are kept (`observability.recent`)."""
+    """The most recent requests that are kept (`observability.recent`)."""
     return Requests(ctx.control.recent_requests(limit))
 
 
 @get("/v1/requests/{ident:str}", opt=spec("read", answer=dict[str, Any]))
 async def one_request(ctx: Ctx, ident: FromPath[str]) -> dict[str, Any]:
-    """What happened to a request, phase by phase. The id stands in `X-Request-ID` and in the
-    `instance` of a refusal (`urn:fastgate:request:ID`)."""
+    """What happened to a request, phase by phase. The id is in `X-Request-ID` and in the `instance`
+    of a refusal (`urn:fastgate:request:ID`)."""
     return kept_request(ctx, ident)
 
 
 def kept_request(ctx: Context, ident: str) -> dict[str, Any]:
-    """A recent request by its id, as it is or as it stands in a refusal. Raises Problem."""
+    """A recent request by its id, plain or as in a refusal's `instance`. Raises Problem."""
     wanted = ident.rpartition(":")[2].replace("-", "").lower()
     if re.fullmatch(r"[0-9a-f]{32}", wanted) is None:
         raise Problem(
@@ -156,8 +157,8 @@ def kept_request(ctx: Context, ident: str) -> dict[str, Any]:
 
 @get("/v1/limits/{consumer:str}", opt=spec("read", answer=Limits))
 async def limits(ctx: Ctx, consumer: FromPath[str]) -> Limits:
-    """What is used and left of the rate limits and quotas that count this consumer (id or
-    name). Works without the store."""
+    """What this consumer (id or name) has used of its rate limits and quotas, and what is left.
+    Works without the store."""
     record = ctx.identity.known(consumer)
     if record is None:
         raise NotFoundError(f"There is no consumer {consumer!r}.")
@@ -175,8 +176,8 @@ async def limits(ctx: Ctx, consumer: FromPath[str]) -> Limits:
     opt=spec("operate", answer=Draining, status=202, idempotent=False),
 )
 async def drain(ctx: Ctx, request: AnyRequest) -> Response[Any]:
-    """Begin the graceful end of the whole gateway, as SIGTERM does: readiness turns 503,
-    requests in progress are finished. There is no way back."""
+    """Begin the graceful end of the whole gateway, as SIGTERM does: readiness turns 503, requests
+    in progress are finished. This cannot be undone."""
     await ctx.control.drain()
     return Response(Draining(), status_code=202)
 

@@ -22,7 +22,7 @@ DryRun = FromQuery[bool]
 def page_in_memory(
     items: Sequence[T], key: Callable[[T], str], cursor: str | None, limit: int
 ) -> Page[T]:
-    """A page of a list that is at hand, by its keys. Raises BadCursor."""
+    """A page of a list in memory, by its keys. Raises BadCursor."""
     after = None if cursor is None else decode_cursor(cursor, str)
     ordered = sorted((item for item in items if after is None or key(item) > after), key=key)
     return page_of(ordered[: limit + 1], limit, key)

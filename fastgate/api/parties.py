@@ -1,4 +1,4 @@
-"""Accounts and consumers: records, which take effect on the data plane at once."""
+"""Accounts and consumers: records in the store. Changes take effect on the data plane at once."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Name = Annotated[
 
 
 class AccountNew(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An account to be made or renamed."""
+    """An account to create or rename."""
 
     name: Name
 
@@ -39,7 +39,8 @@ class OwnLimit(
     msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
 ):
     """A consumer's own numbers for a limit that has a name and counts by consumer or credential:
-    `rate`, perhaps with `burst`, of a rate limit, `requests` of a quota, `max` of concurrency."""
+    `rate`, optionally with `burst`, for a rate limit; `requests` for a quota; `max` for
+    concurrency."""
 
     rate: Annotated[str | None, Meta(description="Such as 500/s.")] = None
     burst: Annotated[int, Meta(ge=1, le=1_000_000_000)] | None = None
@@ -49,12 +50,12 @@ class OwnLimit(
 
 OwnLimits = Annotated[
     dict[str, OwnLimit],
-    Meta(description="Its own numbers for limits, by the limit's name; 8 at most."),
+    Meta(description="Its own numbers for limits, by the limit's name; at most 8."),
 ]
 
 
 class ConsumerNew(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A consumer to be made."""
+    """A consumer to create."""
 
     name: Name
     account: Annotated[str | None, Meta(description="Who pays: an account's id or name.")] = None
@@ -64,8 +65,8 @@ class ConsumerNew(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class ConsumerChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What of a consumer is to change; null takes account or plan away, and `limits` replaces all
-    of its own numbers."""
+    """Changes of a consumer; null removes the account or plan, and `limits` replaces all of its own
+    numbers."""
 
     name: Name | UnsetType = UNSET
     account: str | UnsetType | None = UNSET
@@ -75,8 +76,8 @@ class ConsumerChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class ConsumerView(msgspec.Struct, frozen=True, kw_only=True):
-    """A consumer. `source` is `config` for one that the configuration brings, which has no
-    times and can be changed only there."""
+    """A consumer. `source` is `config` for a consumer of the configuration, which has no times and
+    can be changed only there."""
 
     id: str
     name: str
@@ -91,7 +92,7 @@ class ConsumerView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def changes_of(body: msgspec.Struct) -> dict[str, Any]:
-    """The members that a body gives. Raises Problem when it gives none."""
+    """The members of a body. Raises Problem if it has none."""
     given = {
         name: value
         for name in body.__struct_fields__
@@ -119,7 +120,7 @@ def view_of(consumer: Consumer | ConsumerRecord) -> ConsumerView:
 
 
 def _plain(given: dict[str, Any]) -> dict[str, Any]:
-    """With `limits` as records keep them."""
+    """The members, with `limits` as records store them."""
     if "limits" in given:
         given["limits"] = msgspec.to_builtins(given["limits"])
     return given
@@ -133,7 +134,7 @@ def tagged(row: Any, content: Any, status: int = 200, **headers: str) -> Respons
 
 
 def matched(request: AnyRequest, row: Any, *, required: bool = True) -> int | None:
-    """The version that the change must find, or None for any. Raises Problem."""
+    """The version that the record must have, or None for any. Raises Problem."""
     exact = require_match(request, etag(str(row.version)), required=required)
     version: int = row.version
     return version if exact else None
@@ -185,8 +186,8 @@ async def change_account(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) ->
     "/v1/accounts/{ident:str}", status_code=204, opt=spec("parties", status=204, match="optional")
 )
 async def delete_account(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> None:
-    """Delete an account that has no consumers, and no history: what names it in the ledger, usage,
-    invoices and payments is kept, and so is the account then."""
+    """Delete an account. It must have no consumers, and no entries, usage, invoices or payments,
+    which are kept and refer to it."""
     parties = ctx.identity.parties
     version = matched(request, await parties.account(ident), required=False)
     await parties.delete_account(ident, version)
@@ -196,7 +197,8 @@ async def delete_account(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) ->
 
 
 async def consumer_of(ctx: Context, ident: str) -> Consumer | ConsumerRecord:
-    """By id or name, of the configuration or the store. Raises NotFoundError, StoreError."""
+    """A consumer by id or name, from the configuration or the store. Raises NotFoundError,
+    StoreError."""
     return ctx.identity.seed(ident) or await ctx.identity.parties.consumer(ident)
 
 
@@ -208,7 +210,7 @@ async def list_consumers(
     account: Text = None,
     plan: Text = None,
 ) -> Page[ConsumerView]:
-    """The consumers: those of the configuration, then those of the store, oldest first."""
+    """The consumers: those from the configuration, then those from the store, oldest first."""
     # A cursor is "c" or "s" (which of the two lists) and the last id.
     position = decode_cursor(cursor, str) if cursor is not None else "c"
     found: list[ConsumerView] = []
@@ -250,8 +252,8 @@ async def get_consumer(ctx: Ctx, ident: FromPath[str]) -> Response[Any]:
     opt=spec("parties", body=ConsumerChange, answer=ConsumerView, etag=True, match="required"),
 )
 async def change_consumer(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Response[Any]:
-    """Change a consumer; every worker feels it when this answers. `suspended: true` refuses
-    all its requests with 403 until it is taken back."""
+    """Change a consumer. When this answers, the change is in effect on every worker. `suspended:
+    true` refuses all its requests with 403 until it is set back."""
     changes = _plain(changes_of(await read(request, ConsumerChange)))
     version = matched(request, await consumer_of_store(ctx, ident))
     consumer = await ctx.identity.update_consumer(ident, changes, version)
@@ -268,7 +270,7 @@ async def delete_consumer(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -
 
 
 async def consumer_of_store(ctx: Context, ident: str) -> Consumer:
-    """One that can be changed. Raises ConflictError for one of the configuration."""
+    """A consumer that can be changed. Raises ConflictError for one from the configuration."""
     ctx.identity.refuse_seed(ident)
     return await ctx.identity.parties.consumer(ident)
 

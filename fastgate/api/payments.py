@@ -1,4 +1,4 @@
-"""Payments: what was paid, pages to pay on, refunds through providers; dunning; grace."""
+"""Payments, payment pages, refunds through providers; dunning; grace."""
 
 from __future__ import annotations
 
@@ -23,12 +23,16 @@ from fastgate.store.payments import Attempt, Grant, Payment, Return
 
 Url = Annotated[
     str,
-    Meta(pattern=r"^https?://", max_length=2000, description="Where the customer goes afterwards."),
+    Meta(
+        pattern=r"^https?://",
+        max_length=2000,
+        description="The URL to which the customer returns afterwards.",
+    ),
 ]
 
 
 class Payments(msgspec.Struct, frozen=True):
-    """What an account has paid, and the charges that were tried; the newest first."""
+    """What an account has paid, and the attempted charges; newest first."""
 
     payments: list[Payment]
     attempts: list[Attempt]
@@ -36,33 +40,33 @@ class Payments(msgspec.Struct, frozen=True):
 
 
 class OnePayment(msgspec.Struct, frozen=True):
-    """A payment, and what came back of it."""
+    """A payment and its refunds."""
 
     payment: Payment
     returns: list[Return]
 
 
 class TopUpNew(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A page on which an amount is paid into the wallet."""
+    """A page for paying an amount into the wallet."""
 
     amount: Amount
     return_url: Url
 
 
 class MethodNew(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A page on which a payment method is left."""
+    """A page for saving a payment method."""
 
     return_url: Url
 
 
 class PaymentRefund(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How much of a payment goes back."""
+    """How much of a payment is refunded."""
 
-    amount: Annotated[Amount | None, Meta(description="Default: all that is left of it.")] = None
+    amount: Annotated[Amount | None, Meta(description="Default: the rest of it.")] = None
 
 
 class RefundView(msgspec.Struct, frozen=True, kw_only=True):
-    """How a refund stands. `amount`: micro-units; `reference`: the provider's id of it."""
+    """The state of a refund. `amount`: micro-units; `reference`: the provider's id for it."""
 
     status: str
     provider: str
@@ -79,21 +83,22 @@ class Methods(msgspec.Struct, frozen=True):
 
 
 class Providers(msgspec.Struct, frozen=True):
-    """The payment providers in their order, and their events that wait."""
+    """The payment providers in their order, and their waiting events."""
 
     items: list[ProviderState]
     backlog: dict[str, Backlog]
 
 
 class Cases(msgspec.Struct, frozen=True):
-    """Invoices that are being collected, the newest first."""
+    """Invoices that are being collected, newest first."""
 
     items: list[Case]
 
 
 @get("/v1/payments", opt=spec("read", answer=Payments))
 async def list_payments(ctx: Ctx, account: FromQuery[str], limit: Limit = LIMIT) -> Payments:
-    """What an account has paid, was charged, and was granted while no provider answered."""
+    """An account's payments and charges, and the grace it was granted while no provider was
+    available."""
     billing, found = billing_of(ctx), await account_of(ctx, account)
     return Payments(
         await billing.payments.of_account(found, limit),
@@ -119,8 +124,8 @@ async def get_payment(ctx: Ctx, provider: FromPath[str], payment: FromPath[str])
 async def refund_payment(
     ctx: Ctx, request: AnyRequest, provider: FromPath[str], payment: FromPath[str]
 ) -> Response[Any]:
-    """Give a payment back through the provider that took it. The wallet gives first; what was
-    spent cannot be given back."""
+    """Refund a payment through the provider that took it. The amount is taken from the wallet
+    first; money that was spent cannot be refunded."""
     billing = billing_of(ctx)
     body = await read(request, PaymentRefund, optional=True)
     amount = amount_of(body.amount) if body.amount is not None else None
@@ -143,8 +148,7 @@ async def refund_payment(
     opt=spec("money", status=204),
 )
 async def end_grace(ctx: Ctx, ident: FromPath[str], grant: FromPath[str]) -> None:
-    """End what an account was granted while no provider answered, before its time: the wallet may
-    go no lower from now on."""
+    """End the grace of an account early: from now on, its wallet may go no lower."""
     billing, account = billing_of(ctx), await account_of(ctx, ident)
     if not await billing.grace.end(account, grant):
         raise NotFoundError(f"The account {ident} has no open grace {grant!r}.")
@@ -155,7 +159,7 @@ async def end_grace(ctx: Ctx, ident: FromPath[str], grant: FromPath[str]) -> Non
     opt=spec("money", body=TopUpNew, answer=Checkout, status=201),
 )
 async def top_up(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Response[Any]:
-    """A payment provider's page on which the account's owner pays an amount into the wallet."""
+    """A payment provider's page where the account's owner can pay an amount into the wallet."""
     billing, account = billing_of(ctx), await account_of(ctx, ident)
     body = await read(request, TopUpNew)
     amount = amount_of(body.amount)
@@ -177,7 +181,7 @@ async def list_methods(ctx: Ctx, ident: FromPath[str]) -> Methods:
     opt=spec("money", body=MethodNew, answer=Checkout, status=201),
 )
 async def add_method(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Response[Any]:
-    """A payment provider's page on which the account's owner leaves a payment method."""
+    """A payment provider's page where the account's owner can save a payment method."""
     billing, account = billing_of(ctx), await account_of(ctx, ident)
     body = await read(request, MethodNew)
     made = await billing.providers.create_method_link(account, body.return_url)
@@ -186,14 +190,14 @@ async def add_method(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Res
 
 @get("/v1/payment-providers", opt=spec("read", answer=Providers))
 async def providers(ctx: Ctx) -> Providers:
-    """The payment providers: whether they answer, since when, and what waits to be applied."""
+    """The payment providers: whether they are available, since when, and their waiting events."""
     billing = billing_of(ctx)
     return Providers(billing.providers.states(), await billing.inbox.backlog())
 
 
 @get("/v1/dunning", opt=spec("read", answer=Cases))
 async def dunning(ctx: Ctx, account: FromQuery[str]) -> Cases:
-    """How the collection of an account's invoices stands: tries, declines, grace."""
+    """The state of the collection of an account's invoices: attempts, declines, grace."""
     billing, found = billing_of(ctx), await account_of(ctx, account)
     async with billing.ledger.store.read() as connection:
         return Cases(await cases_of(connection, found))

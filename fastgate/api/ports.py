@@ -1,6 +1,6 @@
-"""What the control API needs of the control process, as a protocol.
+"""What the control API needs from the control process, as a protocol.
 
-`fastgate.runtime.control.control` implements it; the API and its tests know nothing else of the
+`fastgate.runtime.control.control` implements it; the API and its tests know nothing else about the
 processes. Everything here is called on the control process's event loop.
 """
 
@@ -28,8 +28,8 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     in_flight: int
     upstream_idle: int
     starts: int
-    heartbeat_age: float  # seconds since the worker last said that it lives
-    memory: int  # bytes, PSS; 0 where it cannot be read
+    heartbeat_age: float  # seconds since the worker's last heartbeat
+    memory: int  # bytes, PSS; 0 if it cannot be read
 
 
 class Readiness(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,7 +42,7 @@ class Readiness(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LimitUse(msgspec.Struct, frozen=True, kw_only=True):
-    """What one limit has left for one consumer."""
+    """What is left of one limit for one consumer."""
 
     limit: str
     kind: str  # rate | quota | concurrency
@@ -71,7 +71,7 @@ class ControlPort(Protocol):
 
     @property
     def gateway(self) -> Gateway:
-        """The configuration now served."""
+        """The configuration that is served now."""
 
     @property
     def generation(self) -> int:
@@ -92,10 +92,10 @@ class ControlPort(Protocol):
 
     @property
     def file_before(self) -> Gateway | None:
-        """What the file said when it was last applied; None when there is no file."""
+        """The text of the file when it was last applied; None if there is no file."""
 
     def pending_restart(self, gateway: Gateway) -> list[str]:
-        """The settings of a configuration that take effect when the gateway is started again."""
+        """The settings of a configuration that take effect at the next start of the gateway."""
 
     def workers(self) -> list[WorkerStatus]: ...
 
@@ -105,7 +105,7 @@ class ControlPort(Protocol):
         """The Prometheus text exposition."""
 
     def request(self, request_id: str) -> dict[str, Any] | None:
-        """A recent request by its id (32 hex digits), phase by phase; None when it is not kept."""
+        """A recent request by its id (32 hex digits), phase by phase; None if it is not kept."""
 
     def recent_requests(self, limit: int) -> list[dict[str, Any]]: ...
 
@@ -117,7 +117,7 @@ class ControlPort(Protocol):
 
     @property
     def billing(self) -> BillingApi | None:
-        """The money side; None while nothing costs money."""
+        """The billing services; None while nothing costs money."""
 
     def evidence(self) -> Evidence:
         """What a diagnosis looks at."""

@@ -2,7 +2,7 @@
 
 ```json
 {"type": "urn:fastgate:control:stale", "title": "Changed in the meantime", "status": 412,
- "detail": "…what happened, and the way out…", "reason": "stale",
+ "detail": "…what happened, and how to fix it…", "reason": "stale",
  "errors": [{"path": "routes[3].path", "message": "…", "line": 12, "hint": "…"}]}
 ```
 
@@ -25,19 +25,19 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "bad_request": (400, "The request cannot be understood"),
     "invalid_json": (400, "The body is not JSON"),
     "unauthenticated": (401, "A token is needed"),
-    "forbidden": (403, "The token's role does not suffice"),
-    "not_found": (404, "There is no such thing"),
+    "forbidden": (403, "The token's role is not sufficient"),
+    "not_found": (404, "Not found"),
     "method_not_allowed": (405, "The method is not for this path"),
-    "conflict": (409, "It cannot be done as things are"),
+    "conflict": (409, "Not possible in the current state"),
     "billing_off": (409, "Nothing costs money here"),
-    "insufficient_funds": (409, "The account has less than that"),
+    "insufficient_funds": (409, "The account does not have that much"),
     "idempotency_conflict": (409, "The idempotency key was used for another request"),
-    "idempotency_open": (409, "The same request is being worked on"),
+    "idempotency_open": (409, "The same request is in progress"),
     "stale": (412, "It was changed in the meantime"),
     "body_too_large": (413, "The body is too large"),
-    "unsupported_media_type": (415, "The body's type is not understood"),
-    "invalid_member": (422, "A member cannot be as it is"),
-    "invalid_configuration": (422, "The configuration cannot be used"),
+    "unsupported_media_type": (415, "The body's type is not supported"),
+    "invalid_member": (422, "A member is not valid"),
+    "invalid_configuration": (422, "The configuration is not valid"),
     "precondition_required": (428, "If-Match is needed"),
     "internal_error": (500, "Error in the gateway"),
     "not_ready": (503, "Not every worker serves the newest configuration"),
@@ -54,13 +54,13 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     path: str
     message: str
     file: str | None = None
-    """The configuration file, where the member is in one."""
+    """The configuration file, if the member is in one."""
     line: int | None = None
     hint: str | None = None
 
 
 class Problem(FastGateError):
-    """An error of the control API, raised to be answered as it is."""
+    """An error of the control API; it is raised and becomes the answer."""
 
     def __init__(
         self,
@@ -114,4 +114,4 @@ def unavailable(detail: str) -> Problem:
 
 def unexpected() -> Problem:
     """For an error that is a fault of ours, and logged."""
-    return Problem("internal_error", "The gateway's log says more.")
+    return Problem("internal_error", "The gateway's log has the details.")

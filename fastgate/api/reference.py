@@ -1,8 +1,8 @@
-"""The tables of docs/control-api.md, made of the code, so that they cannot drift:
+"""The tables of docs/control-api.md, generated from the code:
 
     python -m fastgate.api.reference docs/control-api.md
 
-rewrites what stands between `<!-- begin: NAME -->` and `<!-- end -->`; a test holds the file to it.
+rewrites the text between `<!-- begin: NAME -->` and `<!-- end -->`; a test checks the file.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def problems() -> str:
 
 
 def permissions() -> str:
-    """What each role may."""
+    """What each role may do."""
     rows = ["| permission | from role |", "| --- | --- |"]
     rows += [f"| `{name}` | {role or 'anyone who can connect'} |" for name, role in NEEDS.items()]
     return "\n".join(rows)

@@ -21,8 +21,8 @@ from fastgate.billing.x402.books import X402_ACCOUNT
 GroupBy = Annotated[
     str,
     QueryParameter(
-        description="Any of day, account, consumer, credential, route, service, plan, meter; with "
-        "commas."
+        description="Any of day, account, consumer, credential, route, service, plan, meter; "
+        "separated by commas."
     ),
 ]
 
@@ -56,8 +56,8 @@ async def usage_report(
     meter: Text = None,
     format: FromQuery[Literal["json", "csv"]] = "json",
 ) -> Response[Any]:
-    """What was used and what it cost, from and to a day (UTC, both included), grouped by what
-    `group_by` lists and always by currency; `format=csv` for spreadsheets."""
+    """Usage and its cost between two days (UTC, both included), grouped by `group_by` and always by
+    currency; `format=csv` for spreadsheets."""
     billing = billing_of(ctx)
     by = grouping(group_by)
     asked = ReportQuery(

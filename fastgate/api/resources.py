@@ -30,13 +30,13 @@ Data = dict[str, Any]
 
 
 class AppliedResource(Applied, frozen=True, kw_only=True):
-    """What came of a change, and the resource as it is now (null once deleted)."""
+    """The result of a change, and the resource as it is now (null if deleted)."""
 
     resource: dict[str, Any] | None
 
 
 def merge(old: Any, change: Any) -> Any:
-    """JSON merge patch (RFC 7396): null removes, objects merge, all else replaces."""
+    """JSON merge patch (RFC 7396): null removes, objects merge, anything else replaces."""
     if not isinstance(change, dict):
         return change
     merged = dict(old) if isinstance(old, dict) else {}
@@ -72,7 +72,7 @@ class ResourceKind:
         return found
 
     def put(self, gateway: Gateway, resource: Any) -> Gateway:
-        """The document with the resource in the place of the one of its name, or at the end."""
+        """The document with the resource in place of the one with its name, or at the end."""
         items = self.all(gateway)
         at = next((i for i, one in enumerate(items) if one.name == resource.name), len(items))
         items[at : at + 1] = [resource]

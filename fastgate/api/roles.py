@@ -1,4 +1,4 @@
-"""Roles: who may do what with the control API. This table is the only place that says so."""
+"""Roles: who may do what with the control API. This table is the only place that defines it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ Permission = Literal[
 ]
 
 ROLES: tuple[Role, ...] = ("viewer", "operator", "admin")
-"""From the least to the most; each may what the ones before it may."""
+"""From the least to the most powerful; each may do what the ones before it may do."""
 
 NEEDS: dict[Permission, Role | None] = {
     "open": None,  # anyone who can connect: health and documentation
-    "metrics": "viewer",  # and anyone, where the configuration has control.metrics_open
+    "metrics": "viewer",  # and anyone, if the configuration has control.metrics_open
     "read": "viewer",  # everything but secrets and tokens
     "configure": "operator",  # change, reload and roll back the configuration
     "parties": "operator",  # accounts, consumers, credentials

@@ -1,4 +1,4 @@
-"""Spending limits of single accounts, consumers and keys; the others have the configured ones."""
+"""Spending limits of single accounts, consumers and keys; all others have the configured ones."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from fastgate.store.spending import NO_LIMIT
 
 
 class LimitNew(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A limit of its own. An amount of 0: nothing may be spent. Null: no limit, whatever is
+    """Its own limit. An amount of 0: nothing may be spent. Null: no limit, even if one is
     configured."""
 
     amount: Amount | None
     period: Annotated[
         Period,
-        Meta(description="The calendar period (UTC) it is counted by."),
+        Meta(description="The calendar period (UTC) by which it is counted."),
     ] = "month"
 
 
 class LimitView(msgspec.Struct, frozen=True, kw_only=True):
-    """A spending limit and what is spent of it. Micro-units of the gateway's currency; `limit`
-    null: none. `own`: not the configured one."""
+    """A spending limit and what was spent of it, in micro-units of the gateway's currency. `limit`
+    null: no limit. `own`: not the configured one."""
 
     kind: str
     subject: str
@@ -79,8 +79,8 @@ def _micros(ctx: Context, text: str) -> int:
     if others:
         raise invalid(
             "amount",
-            f"Spending cannot be limited in {amount.currency} while there are prices in "
-            f"{others[0]}: there is no rate.",
+            f"Spending cannot be limited in {amount.currency} because there are prices in "
+            f"{others[0]}: there are no exchange rates.",
         )
     if amount.micros > SPENDING_LIMIT_MOST:
         raise invalid("amount", "That is more than can be counted.")
@@ -117,13 +117,13 @@ async def get_account_limit(ctx: Ctx, ident: FromPath[str]) -> LimitView:
 
 @put(ACCOUNT, opt=WRITE)
 async def put_account_limit(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> LimitView:
-    """Give an account a spending limit of its own; it holds from the next request."""
+    """Give an account its own spending limit; it applies to the next request."""
     return await _put(ctx, request, "account", await account_of(ctx, ident))
 
 
 @delete(ACCOUNT, status_code=200, opt=spec("money", answer=LimitView))
 async def drop_account_limit(ctx: Ctx, ident: FromPath[str]) -> LimitView:
-    """Back to the configured limit."""
+    """Return to the configured limit."""
     return await _drop(ctx, "account", await account_of(ctx, ident))
 
 
@@ -135,13 +135,13 @@ async def get_consumer_limit(ctx: Ctx, ident: FromPath[str]) -> LimitView:
 
 @put(CONSUMER, opt=WRITE)
 async def put_consumer_limit(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> LimitView:
-    """Give a consumer a spending limit of its own; it holds from the next request."""
+    """Give a consumer its own spending limit; it applies to the next request."""
     return await _put(ctx, request, "consumer", (await consumer_of(ctx, ident)).id)
 
 
 @delete(CONSUMER, status_code=200, opt=spec("money", answer=LimitView))
 async def drop_consumer_limit(ctx: Ctx, ident: FromPath[str]) -> LimitView:
-    """Back to the configured limit."""
+    """Return to the configured limit."""
     return await _drop(ctx, "consumer", (await consumer_of(ctx, ident)).id)
 
 
@@ -157,7 +157,7 @@ async def get_credential_limit(
 async def put_credential_limit(
     ctx: Ctx, request: AnyRequest, ident: FromPath[str], credential: FromPath[str]
 ) -> LimitView:
-    """Give a key a spending limit of its own; it holds from the next request."""
+    """Give a key its own spending limit; it applies to the next request."""
     return await _put(ctx, request, "credential", await _credential(ctx, ident, credential))
 
 
@@ -165,7 +165,7 @@ async def put_credential_limit(
 async def drop_credential_limit(
     ctx: Ctx, ident: FromPath[str], credential: FromPath[str]
 ) -> LimitView:
-    """Back to the configured limit."""
+    """Return to the configured limit."""
     return await _drop(ctx, "credential", await _credential(ctx, ident, credential))
 
 

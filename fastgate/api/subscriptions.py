@@ -25,12 +25,12 @@ from fastgate.store.pages import Page
 
 
 class SubscriptionNew(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A subscription to be made."""
+    """A subscription to create."""
 
     account: Annotated[str, Meta(description="An account's id or name.")]
     plan: Annotated[str, Meta(description="A plan of the configuration.")]
     service: Annotated[
-        str | None, Meta(description="For this service alone. Default: all of the plan's.")
+        str | None, Meta(description="Only for this service. Default: all services of the plan.")
     ] = None
     trial: Annotated[bool, Meta(description="Begin with the plan's trial, if it has one.")] = True
 
@@ -51,8 +51,8 @@ class Cancel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class SubscriptionView(msgspec.Struct, frozen=True, kw_only=True):
-    """A subscription. `reason`: why its requests are refused now; null: they are not.
-    `warning`: why they will be, unless something is done."""
+    """A subscription. `reason`: why its requests are refused now; null: they are not refused.
+    `warning`: why they will be refused unless something is done."""
 
     id: str
     account: str
@@ -76,14 +76,14 @@ class SubscriptionView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PlanChanged(msgspec.Struct, frozen=True, kw_only=True):
-    """The subscription, and the invoice or credit note that the change came to."""
+    """The subscription, and the invoice or credit note for the change."""
 
     subscription: SubscriptionView
     document: Invoice | None
 
 
 class History(msgspec.Struct, frozen=True):
-    """Every step in a subscription's life, the first first."""
+    """All changes of a subscription's state, oldest first."""
 
     items: list[HistoryEvent]
 
@@ -123,8 +123,8 @@ async def list_subscriptions(
     opt=spec("money", body=SubscriptionNew, answer=SubscriptionView, status=201, etag=True),
 )
 async def create_subscription(ctx: Ctx, request: AnyRequest) -> Response[Any]:
-    """Subscribe an account to a plan. With a fee it is `incomplete` until the first payment,
-    which is tried at once; with a trial it is `trialing`."""
+    """Subscribe an account to a plan. With a fee, it is `incomplete` until the first payment, which
+    is attempted at once; with a trial, it is `trialing`."""
     billing = billing_of(ctx)
     body = await read(request, SubscriptionNew)
     account = await account_of(ctx, body.account)
@@ -135,8 +135,8 @@ async def create_subscription(ctx: Ctx, request: AnyRequest) -> Response[Any]:
 
 
 async def _make_room(billing: BillingApi, account: str, plan: str) -> None:
-    """The plan's fee needs a place in the account's books, before it is paid. Raises LedgerError
-    when there is none left."""
+    """The plan's fee needs a wallet of the account before it is paid. Raises LedgerError if the
+    account has no place for another one."""
     currency = billing.subscriptions.fee_currency(plan)
     if currency is not None:
         await billing.wallets.open(account, currency)
@@ -152,7 +152,7 @@ async def get_subscription(ctx: Ctx, ident: FromPath[str]) -> Response[Any]:
 
 @get("/v1/subscriptions/{ident:str}/history", opt=spec("read", answer=History))
 async def history(ctx: Ctx, ident: FromPath[str]) -> History:
-    """Every step in its life."""
+    """All changes of its state."""
     billing = billing_of(ctx)
     await billing.subscriptions.get(ident)
     return History(await billing.subscriptions.history(ident))
@@ -163,7 +163,7 @@ async def history(ctx: Ctx, ident: FromPath[str]) -> History:
     opt=spec("money", body=SubscriptionChange, answer=PlanChanged, etag=True, match="required"),
 )
 async def change_plan(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Response[Any]:
-    """Go over to another plan, from now; what was paid and not used is taken into account."""
+    """Change to another plan now; paid time that was not used is credited."""
     billing = billing_of(ctx)
     body = await read(request, SubscriptionChange)
     found = await billing.subscriptions.get(ident)
@@ -198,7 +198,7 @@ async def pause(ctx: Ctx, ident: FromPath[str]) -> Response[Any]:
     opt=spec("money", answer=SubscriptionView, etag=True),
 )
 async def resume(ctx: Ctx, ident: FromPath[str]) -> Response[Any]:
-    """Go on with one that is paused or canceled; a period begins now."""
+    """Resume a paused or canceled subscription; a period begins now."""
     return await _apply(ctx, ident, Event.RESUME)
 
 
@@ -208,7 +208,7 @@ async def resume(ctx: Ctx, ident: FromPath[str]) -> Response[Any]:
     opt=spec("money", answer=SubscriptionView, etag=True),
 )
 async def keep(ctx: Ctx, ident: FromPath[str]) -> Response[Any]:
-    """Take back that it is to end with its period."""
+    """Keep a subscription that would end with its period."""
     return await _apply(ctx, ident, Event.KEEP)
 
 
@@ -218,7 +218,7 @@ async def keep(ctx: Ctx, ident: FromPath[str]) -> Response[Any]:
     opt=spec("money", body=Cancel, answer=SubscriptionView, etag=True),
 )
 async def cancel(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Response[Any]:
-    """End it with its period, or now."""
+    """Cancel it at the end of its period, or now."""
     billing = billing_of(ctx)
     body = await read(request, Cancel, optional=True)
     changed = await billing.subscriptions.cancel(ident, at_period_end=body.at == "period_end")

@@ -1,4 +1,4 @@
-"""Tokens of this API. For admins; a token is shown in the answer that makes it, once."""
+"""Tokens of this API. For admins; a token is shown only in the answer that creates it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fastgate.store.tokens import TokenRow
 
 
 class TokenNew(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A token to be made."""
+    """A token to create."""
 
     role: Role = "viewer"
     label: Annotated[
@@ -31,14 +31,14 @@ class TokenNew(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             min_length=1,
             max_length=200,
             pattern=whole(r"^[^\x00-\x1f\x7f]*$"),
-            description="Whose it is; the author in revisions.",
+            description="The owner's name; the author in revisions.",
         ),
     ]
     expires_at: When | None = None
 
 
 class TokenView(msgspec.Struct, frozen=True, kw_only=True):
-    """A token; `token`, the token itself, is there only in the answer that makes it."""
+    """A token. `token`, the token itself, is there only in the answer that creates it."""
 
     id: str
     prefix: str
@@ -51,7 +51,7 @@ class TokenView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Me(msgspec.Struct, frozen=True, kw_only=True):
-    """Who one is to this API."""
+    """The caller, as this API sees it."""
 
     id: str
     name: str
@@ -66,21 +66,21 @@ def _view(row: TokenRow, token: str | UnsetType = UNSET) -> TokenView:
 
 @get("/v1/me", opt=spec("read", answer=Me))
 async def me(request: AnyRequest) -> Me:
-    """Who the token that is shown belongs to."""
+    """The owner of the token in the request."""
     who = principal(request)
     return Me(id=who.id, name=who.name, role=who.role)
 
 
 @get("/v1/tokens", opt=spec("tokens", answer=Page[TokenView]))
 async def list_tokens(ctx: Ctx, cursor: Text = None, limit: Limit = LIMIT) -> Page[TokenView]:
-    """The tokens made through this API, oldest first. The first admin token (a file in the state
-    directory) and those of `control.tokens` are not among them."""
+    """The tokens that were created through this API, oldest first, without the first admin token (a
+    file in the state directory) and those of `control.tokens`."""
     return (await ctx.tokens.page(cursor=cursor, limit=limit)).map(_view)
 
 
 @post("/v1/tokens", opt=spec("tokens", body=TokenNew, answer=TokenView, status=201))
 async def create_token(ctx: Ctx, request: AnyRequest) -> Response[Any]:
-    """Make a token; it is shown here only."""
+    """Create a token; it is shown only here."""
     body = await read(request, TokenNew)
     made = await ctx.tokens.create(
         role=body.role,
@@ -100,9 +100,9 @@ async def get_token(ctx: Ctx, ident: FromPath[str]) -> TokenView:
 
 @delete("/v1/tokens/{ident:str}", status_code=204, opt=spec("tokens", status=204))
 async def delete_token(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> None:
-    """Withdraw a token; it is refused at once. Not the one that asks for it."""
+    """Delete a token; it is refused at once. The token of the request itself cannot be deleted."""
     if principal(request).id == ident:
-        raise Problem("conflict", "This is the token you use; withdraw it with another one.")
+        raise Problem("conflict", "You are using this token. Delete it with another one.")
     await ctx.tokens.delete(ident)
 
 

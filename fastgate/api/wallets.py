@@ -44,9 +44,9 @@ Micros = Annotated[int, Meta(description="Micro-units.")]
 class WalletView(msgspec.Struct, frozen=True, kw_only=True):
     """A wallet. Amounts are micro-units.
 
-    `available`: what requests can be charged now. `in_flight`: held by requests, or charged and
-    not in the ledger yet. `settled`: what the ledger says, with the overdraft, less the usage that
-    waits for the store. The ledger's own words: `credited` less `captured` is `balance` + `held`.
+    `available`: what requests can be charged now. `in_flight`: held by requests, or charged and not
+    in the ledger yet. `settled`: the ledger's value, with the overdraft, less the usage that waits
+    for the store. The ledger's own words: `credited` less `captured` is `balance` + `held`.
     """
 
     currency: str
@@ -70,7 +70,7 @@ class Wallets(msgspec.Struct, frozen=True):
 
 
 class CreditNew(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Money, or credit that is given away, for a wallet."""
+    """Money or promotional credit for a wallet."""
 
     amount: Amount
     kind: Annotated[
@@ -85,7 +85,7 @@ class CreditNew(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class RefundNew(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Usage given back to the wallet. (A payment is given back at /v1/payments/…/refunds.)"""
+    """Usage refunded to the wallet. (Payments are refunded at /v1/payments/…/refunds.)"""
 
     amount: Amount
     reference: Reference = ""
@@ -93,15 +93,15 @@ class RefundNew(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class CorrectionNew(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An entry that puts something right: postings that add up to zero, or the reversal of
-    another entry."""
+    """An entry that corrects something: postings that add up to zero, or the reversal of another
+    entry."""
 
     currency: Currency | None = None
     postings: Annotated[
         dict[Book, Micros],
         Meta(description="Micro-units by book; they add up to zero."),
     ] = {}
-    reverses: Annotated[str | None, Meta(description="Undo this entry instead.")] = None
+    reverses: Annotated[str | None, Meta(description="Reverse this entry instead.")] = None
     reference: Reference = ""
     note: Note = ""
 
@@ -110,11 +110,11 @@ class OverdraftNew(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """How far below zero a wallet may go."""
 
     currency: Currency
-    micros: Annotated[int, Meta(ge=0, le=1 << 60, description="Micro-units; 0: not at all.")]
+    micros: Annotated[int, Meta(ge=0, le=1 << 60, description="Micro-units; 0: no overdraft.")]
 
 
 class Booked(msgspec.Struct, frozen=True, kw_only=True):
-    """What was booked. `fresh`: false when it had been booked before, with the same key."""
+    """The booking. `fresh`: false if it was booked before, with the same key."""
 
     entry: Entry
     fresh: bool
@@ -122,7 +122,7 @@ class Booked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProfileChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What of an account's billing is to change."""
+    """Changes of an account's billing settings."""
 
     emails: list[str] | UnsetType = UNSET
     zone: Annotated[str, Meta(description="IANA name of its time zone.")] | UnsetType = UNSET
@@ -135,11 +135,11 @@ class ProfileChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class RechargeRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """When and how a wallet tops itself up from the saved payment method."""
+    """When and how a wallet is recharged from the saved payment method."""
 
     threshold: Annotated[Amount, Meta(description="Recharge when the balance is below.")]
-    amount: Annotated[Amount, Meta(description="How much; whole coins.")]
-    monthly_cap: Annotated[Amount, Meta(description="The most in a calendar month.")]
+    amount: Annotated[Amount, Meta(description="The amount; no fractions of a cent.")]
+    monthly_cap: Annotated[Amount, Meta(description="The maximum in a calendar month.")]
 
 
 async def _view(billing: BillingApi, account: str, currency: str) -> WalletView:
@@ -174,7 +174,7 @@ async def _booked(billing: BillingApi, entry: Entry, fresh: bool) -> Response[An
 
 @get("/v1/accounts/{ident:str}/wallets", opt=spec("read", answer=Wallets))
 async def list_wallets(ctx: Ctx, ident: FromPath[str]) -> Wallets:
-    """What an account has: now, and by the ledger."""
+    """An account's balances: now, and in the ledger."""
     billing, account = billing_of(ctx), await account_of(ctx, ident)
     found = await billing.ledger.wallets(account)
     return Wallets(account, [await _view(billing, account, one.currency) for one in found])
@@ -185,9 +185,8 @@ async def list_wallets(ctx: Ctx, ident: FromPath[str]) -> Wallets:
     opt=spec("money", body=CreditNew, answer=Booked, status=201, also=[200]),
 )
 async def credit(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Response[Any]:
-    """Put money, or promotional credit, into a wallet; requests can be charged to it when this
-    answers. 200 and `fresh: false` when the key, or a payment of the reference, has been booked
-    before."""
+    """Credit a wallet with money or promotional credit. When this answers, requests can use it. 200
+    and `fresh: false` if the key, or a payment with this reference, was booked before."""
     billing, account = billing_of(ctx), await account_of(ctx, ident)
     body = await read(request, CreditNew)
     movement = _movement(request, "credit", account, body)
@@ -251,7 +250,7 @@ def _tax(text: str | None, currency: str) -> int:
     opt=spec("money", body=RefundNew, answer=Booked, status=201, also=[200]),
 )
 async def refund_usage(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Response[Any]:
-    """Give usage back to a wallet; no more than it has cost so far."""
+    """Refund usage to a wallet, up to the amount that was charged."""
     billing, account = billing_of(ctx), await account_of(ctx, ident)
     body = await read(request, RefundNew)
     movement = _movement(request, "refund", account, body)
@@ -264,7 +263,7 @@ async def refund_usage(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> R
     opt=spec("money", body=CorrectionNew, answer=Booked, status=201, also=[200]),
 )
 async def correct(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Response[Any]:
-    """Put a wallet's books right by a new entry; nothing is ever changed or deleted."""
+    """Correct a wallet's books with a new entry; entries are never changed or deleted."""
     billing, account = billing_of(ctx), await account_of(ctx, ident)
     body = await read(request, CorrectionNew)
     if body.reverses is not None:
@@ -295,7 +294,7 @@ async def correct(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Respon
     opt=spec("money", body=OverdraftNew, answer=Booked),
 )
 async def set_overdraft(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> Response[Any]:
-    """Let a wallet go below zero, for customers who pay afterwards; at once."""
+    """Allow a wallet to go below zero, for customers who pay later. Applies at once."""
     billing, account = billing_of(ctx), await account_of(ctx, ident)
     body = await read(request, OverdraftNew)
     await billing.open_account(account)
@@ -330,7 +329,7 @@ async def change_profile(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) ->
 
 @get("/v1/accounts/{ident:str}/recharge", opt=spec("read", answer=AutoRecharge))
 async def get_recharge(ctx: Ctx, ident: FromPath[str]) -> AutoRecharge:
-    """The account's automatic recharge, and how it stands."""
+    """The account's automatic recharge and its state."""
     found = await billing_of(ctx).recharges.get(await account_of(ctx, ident))
     if found is None:
         raise Problem("not_found", "The account has no automatic recharge.")
@@ -342,7 +341,7 @@ async def get_recharge(ctx: Ctx, ident: FromPath[str]) -> AutoRecharge:
     opt=spec("money", body=RechargeRule, answer=AutoRecharge),
 )
 async def set_recharge(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> AutoRecharge:
-    """Let a wallet top itself up from the saved payment method, within a monthly cap."""
+    """Recharge a wallet automatically from the saved payment method, within a monthly cap."""
     billing, account = billing_of(ctx), await account_of(ctx, ident)
     body = await read(request, RechargeRule)
     amount = amount_of(body.amount)
@@ -367,7 +366,7 @@ async def set_recharge(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> A
     opt=spec("money", answer=AutoRecharge),
 )
 async def stop_recharge(ctx: Ctx, ident: FromPath[str]) -> AutoRecharge:
-    """Turn the automatic recharge off; one that is under way is still brought to its end."""
+    """Turn automatic recharge off; a charge in progress is still completed."""
     return await billing_of(ctx).recharges.disable(await account_of(ctx, ident))
 
 

@@ -72,9 +72,9 @@ class AutoRecharge(msgspec.Struct, frozen=True, kw_only=True):
     threshold: int
     """Recharge when the balance is below."""
     amount: int
-    """How much; whole coins."""
+    """The amount; no fractions of a cent."""
     cap: int
-    """The most in a calendar month."""
+    """The maximum in a calendar month."""
     month: str = ""
     """The month that `spent` is of, "2026-11"."""
     spent: int = 0

@@ -47,7 +47,7 @@ def _print(found: list[dict[str, Any]], data: Any, as_json: bool) -> int:
         output.print_json(data)
     else:
         rows = [(one["id"], one["name"], output.when(one["created"])) for one in found]
-        empty = "No accounts yet; `fastgate accounts create NAME` makes one."
+        empty = "No accounts yet. To create one: fastgate accounts create NAME"
         output.table(("id", "name", "created"), rows, empty)
     return OK
 
@@ -69,7 +69,7 @@ def create(name: str, control: str | None, state_dir: str | None, as_json: bool)
 @accounts.command(short_help="Show or change billing settings.")
 @account_argument
 @click.option(
-    "--email", "emails", multiple=True, help="Send notices to this address; may be repeated."
+    "--email", "emails", multiple=True, help="Send notices to this address. May be repeated."
 )
 @click.option("--zone", metavar="NAME", help="Its time zone, such as Europe/Berlin.")
 @click.option(

@@ -86,7 +86,7 @@ class Root(click.Group):
     """A group whose commands are imported when they are needed."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """A reader that has enough, such as `head`, is no error; click would make it one."""
+        """A reader that stops reading, such as `head`, is not an error; click would make it one."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError:

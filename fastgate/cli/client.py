@@ -23,8 +23,8 @@ from fastgate.errors import ConfigurationError, ControlError, UnreachableError
 TIMEOUT = 60.0
 """Seconds: applying waits until every worker serves the new generation."""
 REACH_S = 4.0
-"""Seconds for a first sign that the control API is there, before the call itself is sent: its
-socket takes connections also while nobody serves it."""
+"""Seconds for a first answer of the control API, before the call itself is sent: its socket accepts
+connections even while no process serves it."""
 MAX_ANSWER = 256 << 20
 ADVICE = "Is the gateway running? Set FASTGATE_CONTROL or --control if it is elsewhere."
 DEFAULT_PORT = 8081
@@ -61,7 +61,7 @@ class Client:
     def __init__(
         self, control: str, token: str = "", timeout: float = TIMEOUT, hint: str = ""
     ) -> None:
-        """hint: said when nothing is reached, in place of the general advice."""
+        """hint: shown if the API cannot be reached, instead of the general advice."""
         self.control = control
         self._hint = hint or ADVICE
         self._token = token
@@ -72,13 +72,13 @@ class Client:
         parts = urllib.parse.urlsplit(control if "//" in control else f"http://{control}")
         if parts.scheme != "http" or not parts.hostname:
             raise ControlError(
-                f"{control!r} is not the address of a control API; write http://host:port or "
+                f"{control!r} is not the address of a control API. Write http://host:port or "
                 "unix:/path"
             )
         try:
             self._port = parts.port or DEFAULT_PORT
         except ValueError:
-            raise ControlError(f"{control!r}: the port is not a number to 65535") from None
+            raise ControlError(f"{control!r}: the port is not a number up to 65535") from None
         self._host = parts.hostname
 
     def get(self, path: str, **query: Any) -> Any:
@@ -135,7 +135,7 @@ class Client:
         except TimeoutError:
             raise UnreachableError(
                 f"The control API at {self.control} did not answer {method} {target} within "
-                f"{self._timeout:g} s. Whether it was done is not known: look before you repeat it."
+                f"{self._timeout:g} s. It may have been done: check before you repeat it."
             ) from None
         except (OSError, http.client.HTTPException) as error:
             raise self._unreachable(error) from None
@@ -144,7 +144,7 @@ class Client:
         return Answer(response.status, dict(response.getheaders()), text)
 
     def _reach(self) -> None:
-        """Before the first call: is anybody there? Whatever is answered will do."""
+        """Before the first call: does the API answer? Any answer will do."""
         if self._reached:
             return
         limit = min(REACH_S, self._timeout)
@@ -196,8 +196,8 @@ def _refusal(answer: Answer, what: str, had_token: bool) -> ControlError | Confi
     words = str(problem.get("detail") or problem.get("title") or f"{what}: status {answer.status}")
     if answer.status == 401 and not had_token:
         words += (
-            " No token was found: set FASTGATE_TOKEN, or run this where the gateway's state "
-            "directory is (--state-dir)."
+            " No token was found. Set FASTGATE_TOKEN, or name the gateway's state directory with "
+            "--state-dir."
         )
     return ControlError(words, answer.status, problem)
 
@@ -228,7 +228,7 @@ def find_running(state_dir: Path) -> str:
 
 
 def no_gateway(places: Sequence[Path]) -> str:
-    """What to do, for no gateway runs with any of these state directories."""
+    """What to do if no gateway runs with any of these state directories."""
     elsewhere = "Start it, or name another with --state-dir or --control."
     for place in places:
         if (running := _running(place)) is not None:

@@ -35,9 +35,9 @@ def _load(file: str | None) -> Loaded:
 def check(file: str | None, as_json: bool, strict: bool) -> int:
     """Check a configuration.
 
-    Reads and compiles FILE as the gateway would (default: fastgate.yaml; "-": standard input),
-    and changes nothing. Exits 0 if it is valid and 4 if not. Handlers are not imported: only a
-    worker finds out whether they can be.
+    Reads and compiles FILE as the gateway would (default: fastgate.yaml; "-": standard input), and
+    changes nothing. Exits 0 if it is valid and 4 if not. Handlers are not imported: only a worker
+    can check that.
 
     \b
     Examples:
@@ -81,8 +81,8 @@ def _counts(gateway: Gateway) -> dict[str, int]:
 
 
 def _compile(loaded: Loaded) -> list[str]:
-    """The last validation: conflicts of routes and what else only the compiler sees. Names are
-    not resolved. Returns warnings that loading did not have."""
+    """The last validation: conflicts of routes and other errors that only the compiler finds. Names
+    are not resolved. Returns warnings that loading did not have."""
     from fastgate.config.compiler import compile_gateway
     from fastgate.config.slots import SlotBook
     from fastgate.errors import ConfigurationError
@@ -156,7 +156,7 @@ def _cut(data: Any) -> Any:
 
 
 def print_changes(changes: list[Change], as_json: bool) -> None:
-    """Differences, one a line."""
+    """Differences, one per line."""
     if as_json:
         import msgspec
 
@@ -205,7 +205,7 @@ def apply(
 
     loaded = _load(file)
     client = client_of(control, state_dir, file)
-    # What is replaced is what was there a moment ago; a change in between is not trodden on.
+    # Replaces only the configuration that was read a moment ago, so no change in between is lost.
     etag = client.call("GET", CONFIG).headers.get("etag", "*")
     answer = client.call(
         "PUT",
@@ -219,7 +219,7 @@ def apply(
 
 
 def print_applied(answer: dict[str, Any], as_json: bool) -> None:
-    """What came of a change of the configuration."""
+    """The result of a change of the configuration."""
     if as_json:
         output.print_json(answer)
         return

@@ -1,4 +1,4 @@
-"""consumers: who may call, and what they have left."""
+"""consumers: who may call, and how much of their limits is left."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def consumers() -> None:
 
 @consumers.command("list", short_help="List consumers.")
 @control_options
-@click.option("--plan", metavar="NAME", help="Only those on this plan.")
+@click.option("--plan", metavar="NAME", help="Only consumers on this plan.")
 def list_(control: str | None, state_dir: str | None, as_json: bool, plan: str | None) -> int:
-    """List consumers: first those of the configuration, then the others, oldest first.
+    """List consumers: first those from the configuration, then the others, oldest first.
 
     \b
     Example:
@@ -69,7 +69,7 @@ def _print(found: list[dict[str, Any]]) -> None:
         for one in found
     ]
     heads = ("id", "name", "plan", "state", "source", "created")
-    output.table(heads, rows, "No consumers yet; `fastgate consumers create NAME` makes one.")
+    output.table(heads, rows, "No consumers yet. To create one: fastgate consumers create NAME")
 
 
 def _show(data: dict[str, Any], as_json: bool) -> int:
@@ -170,10 +170,14 @@ def _change(
 @consumers.command(short_help="Give a consumer its own numbers for a limit.")
 @_who
 @click.argument("limit")
-@click.option("--rate", metavar="RATE", help="Of a rate limit: 500/s.")
-@click.option("--burst", type=int, metavar="N", help="Beside --rate: how many may come at once.")
-@click.option("--requests", type=int, metavar="N", help="Of a quota: requests a period.")
-@click.option("--max", "most", type=int, metavar="N", help="Of concurrency: requests in progress.")
+@click.option("--rate", metavar="RATE", help="For a rate limit: the rate, such as 500/s.")
+@click.option(
+    "--burst", type=int, metavar="N", help="With --rate: how many requests may come at once."
+)
+@click.option("--requests", type=int, metavar="N", help="For a quota: requests per period.")
+@click.option(
+    "--max", "most", type=int, metavar="N", help="For a concurrency limit: requests in progress."
+)
 @click.option("--remove", is_flag=True, help="Go back to the limit's own numbers.")
 @control_options
 def override(
@@ -265,5 +269,5 @@ def limits(consumer: str, control: str | None, state_dir: str | None, as_json: b
     ]
     output.say(f"{data['name']} ({data['consumer']}), plan {data['plan'] or 'none'}")
     heads = ("limit", "kind", "by", "route", "used", "of", "left", "resets")
-    output.table(heads, rows, "No limit or quota counts this consumer.")
+    output.table(heads, rows, "No limit or quota applies to this consumer.")
     return OK

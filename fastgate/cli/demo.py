@@ -1,4 +1,4 @@
-"""`fastgate demo`: demonstrations that bring along everything outside of the gateway."""
+"""`fastgate demo`: demonstrations that include everything outside the gateway."""
 
 from __future__ import annotations
 
@@ -45,10 +45,11 @@ def demo(
     log_format: str,
     log_level: str,
 ) -> int:
-    """Run a demonstration on this machine. Nothing to sign up for; no network is used.
+    """Run a demonstration on this machine. It needs no account and no network.
 
-    Without a subcommand: a gateway with an echo upstream, an open route, a route with a key and a
-    route with a limit. It prints what to try. Nothing is kept, unless --state-dir names a place.
+    Without a subcommand, it starts a gateway with an echo upstream, an open route, a route that
+    needs a key and a route with a limit, and prints commands to try. Nothing is kept, unless
+    --state-dir names a directory.
 
     \b
     Examples:
@@ -79,7 +80,7 @@ def _run_demonstration(
     key = new_key("demo")
     digest = f"sha256:{key_digest(key).hex()}"
     document = demo.document(upstream.getsockname()[1], digest, listen, control)
-    # Nothing of a demonstration is kept, unless a place was named for it.
+    # A demonstration keeps nothing, unless a directory was named for it.
     state = Path(state_dir or tempfile.mkdtemp(prefix="fastgate-demo-")).absolute()
     launch = Launch(state=state, document=document)
     extras = Extras(
@@ -131,13 +132,13 @@ Ctrl-C stops it.
 
 
 def _program() -> str:
-    """How this program was called, for someone in another directory."""
+    """How this program was called, as a command that works in any directory."""
     path = Path(sys.argv[0]).absolute()
     return f"{sys.executable} -m fastgate" if path.name == "__main__.py" else str(path)
 
 
-@demo.command(short_help="Play a paid API and its customer.")
-@click.option("--stay", is_flag=True, help="Keep everything running afterwards, until Ctrl-C.")
+@demo.command(short_help="Simulate a paid API and its customer.")
+@click.option("--stay", is_flag=True, help="Keep everything running until Ctrl-C.")
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
@@ -149,11 +150,11 @@ def _program() -> str:
     help="Keep the configuration, state and log in this folder. Default: keep nothing.",
 )  # fmt: skip
 def payments(stay: bool, port: int, folder: str | None) -> int:
-    """Play a paid API and its customer.
+    """Simulate a paid API and its customer.
 
-    Simulates a payment provider, an x402 facilitator and a mail server on loopback, and shows the
-    first 402, a top-up, a payment for a single request, a receipt, an alert, an automatic recharge
-    and the audit of the ledger. Takes less than a minute.
+    It simulates a payment provider, an x402 facilitator and a mail server on loopback, and shows
+    the first 402, a top-up, a payment for a single request, a receipt, an alert, an automatic
+    recharge and the audit of the ledger. It takes less than a minute.
 
     \b
     Examples:

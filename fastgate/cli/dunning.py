@@ -1,4 +1,4 @@
-"""dunning: how unpaid invoices are collected, and what would happen if."""
+"""dunning: how unpaid invoices are collected, and a simulation of it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def show(account: str, control: str | None, state_dir: str | None, as_json: bool
         for one in found
     ]
     heads = ("invoice", "state", "declined", "last decline", "next try", "grace ends")
-    output.table(heads, rows, "Nothing is being collected.")
+    output.table(heads, rows, "There is nothing to collect.")
     return OK
 
 
@@ -60,7 +60,8 @@ def show(account: str, control: str | None, state_dir: str | None, as_json: bool
 @click.option("--plan", "plan_name", required=True, metavar="NAME", help="The plan to simulate.")
 @click.option(
     "--outcomes", default="ok", metavar="LIST",
-    help=f"The outcomes of the charges in order, with commas; the last one repeats. Each is one of "
+    help="The outcomes of the charges in order, separated by commas; the last one repeats. Each "
+        "is one of "
     f"{', '.join(OUTCOMES)}. Default: ok.",
 )  # fmt: skip
 @click.option(
@@ -82,8 +83,8 @@ def simulate(
 ) -> int:
     """Simulate a subscription, with the gateway's own code and a simulated clock.
 
-    Takes plans and rules from CONFIG. It needs no gateway and charges nobody. Shows every charge,
-    every notice, and every change of state and access.
+    It takes plans and rules from CONFIG, needs no gateway and charges nobody. It shows every
+    charge, every notice, and every change of state and access.
 
     \b
     Example:

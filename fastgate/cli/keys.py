@@ -1,4 +1,4 @@
-"""keys: API keys of consumers. A key is shown once, when it is made."""
+"""keys: API keys of consumers. A key is shown once, when it is created."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def moment_of(text: str) -> str:
 
 
 def _print_new(data: dict[str, Any], as_json: bool) -> int:
-    """A key that was just made: alone on stdout, so that it can be piped."""
+    """A new key: the only text on stdout, so it can be piped."""
     if as_json:
         output.print_json(data)
         return OK
@@ -168,7 +168,7 @@ def _print(found: list[dict[str, Any]]) -> None:
         for one in found
     ]
     heads = ("id", "begins with", "state", "label", "source", "created", "expires")
-    output.table(heads, rows, "No keys yet; `fastgate keys create` makes one.")
+    output.table(heads, rows, "No keys yet. To create one: fastgate keys create")
 
 
 @keys.command(short_help="Replace a key with a new one.")

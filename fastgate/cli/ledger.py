@@ -73,7 +73,7 @@ def audit(providers: bool, control: str | None, state_dir: str | None, as_json: 
 
 @ledger.command(short_help="List the entries of an account.")
 @account_argument
-@click.option("--currency", metavar="CODE", help="Only of this wallet.")
+@click.option("--currency", metavar="CODE", help="Only this wallet.")
 @click.option(
     "--limit", type=click.IntRange(1, 500), default=50, help="How many to list. Default: 50."
 )
@@ -118,7 +118,7 @@ def _postings(entry: dict[str, Any]) -> str:
     return ", ".join(f"{book} {shown(micros)}" for book, micros in entry["postings"].items())
 
 
-@ledger.command("x402", short_help="List what was paid with x402.")
+@ledger.command("x402", short_help="List payments with x402.")
 @click.option(
     "--doubtful",
     is_flag=True,
@@ -127,7 +127,7 @@ def _postings(entry: dict[str, Any]) -> str:
 @click.option(
     "--limit", type=click.IntRange(1, 500), default=50, help="How many to list. Default: 50."
 )
-@click.option("--owed", is_flag=True, help="Only payments that were made and not served.")
+@click.option("--owed", is_flag=True, help="Only payments that were made but not served.")
 @control_options
 def paid_x402(
     doubtful: bool,
@@ -137,10 +137,10 @@ def paid_x402(
     state_dir: str | None,
     as_json: bool,
 ) -> int:
-    """List payments for single requests with x402, in no particular order. Their entries belong
-    to the account x402; the currency is the token, by network and contract. A payment that is
-    "unknown" is not in the ledger: look up its payer on the network, and say what
-    you found with `fastgate ledger x402-decide`. One that is "owed" was paid and not served.
+    """List payments for single requests with x402, in no particular order. Their entries belong to
+    the account x402; the currency is the token, by network and contract. A payment that is
+    "unknown" is not in the ledger: look up its payer on the network, and record the result with
+    `fastgate ledger x402-decide`. An "owed" payment was made but not served.
 
     \b
     Examples:
@@ -168,11 +168,11 @@ def paid_x402(
         for one in found
     ]
     heads = ("time", "state", "amount", "token", "route", "payer", "transaction", "id")
-    output.table(heads, rows, "Nothing was paid with x402.")
+    output.table(heads, rows, "No payments with x402.")
     return OK
 
 
-@ledger.command("x402-decide", short_help="Say what became of a payment with x402.")
+@ledger.command("x402-decide", short_help="Record the outcome of a payment with x402.")
 @click.argument("payment")
 @click.argument("outcome", type=click.Choice(["paid", "unpaid", "refunded", "kept"]))
 @click.option("--transaction", default="", help="The transaction on the network.")
@@ -187,8 +187,9 @@ def decide_x402(
 ) -> int:
     """Say what became of a payment with x402, by the id that `fastgate ledger x402` shows.
 
-    One that is "unknown" was "paid", and is owed to its payer then, or "unpaid". One that is
-    "owed" you have "refunded" on the network, or it is "kept" as revenue. Booked once.
+    The outcome of an "unknown" payment is "paid" (it is then owed to its payer) or "unpaid". The
+    outcome of an "owed" payment is "refunded" (you have sent it back on the network) or "kept" (as
+    revenue). It is booked once.
 
     \b
     Examples:
@@ -246,9 +247,9 @@ def usage(
 @ledger.command(short_help="Show usage that is not in the ledger yet.")
 @control_options
 def pipeline(control: str | None, state_dir: str | None, as_json: bool) -> int:
-    """Show usage that is not in the ledger yet: what waits in shared memory and in the spool.
+    """Show usage that is not in the ledger yet: in shared memory and in the spool.
 
-    Exits 1 if something keeps it from being written.
+    Exits 1 if it cannot be written.
 
     \b
     Example:

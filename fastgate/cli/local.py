@@ -1,4 +1,4 @@
-"""version, completion, hash, new-key: what needs no running gateway."""
+"""version, completion, hash, new-key: commands that need no running gateway."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _version() -> str:
 @click.command(short_help="Print the version.")
 @json_option
 def version(as_json: bool) -> int:
-    """Print the version of FastGate and what it runs on."""
+    """Print the versions of FastGate and Python, and the system."""
     import platform
 
     if as_json:
@@ -56,7 +56,7 @@ def version(as_json: bool) -> int:
 @click.command(short_help="Print shell completion.")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> int:
-    """Print the script with which a shell completes commands and options of fastgate.
+    """Print a script that lets a shell complete fastgate's commands and options.
 
     \b
     Examples:
@@ -68,7 +68,7 @@ def completion(shell: str) -> int:
 
     root = click.get_current_context().find_root().command
     kind = get_completion_class(shell)
-    assert kind is not None  # the choice is of those that click knows
+    assert kind is not None  # the choices are the shells that click knows
     script = kind(root, {}, "fastgate", "_FASTGATE_COMPLETE")
     values = script.source_vars()
     output.say(script.source_template % values)  # source() would run the shell to ask its version

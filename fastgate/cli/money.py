@@ -1,4 +1,4 @@
-"""Amounts and accounts, as the commands of money show and take them."""
+"""Amounts and accounts, as the commands for money print and parse them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def shown(micros: int, currency: str = "") -> str:
 
 
 def key_option(command: F) -> F:
-    """--key: what makes a booking happen once."""
+    """--key: makes a booking happen only once."""
     return click.option(
         "--key", metavar="TEXT",
         help="An idempotency key: repeating the command with the same key books nothing twice.",
@@ -39,7 +39,7 @@ def headers(key: str | None) -> dict[str, str]:
 
 
 def reference_options(command: F) -> F:
-    """--reference, --note: what stands beside a booking."""
+    """--reference, --note: stored with a booking."""
     for option in (
         click.option("--note", default="", metavar="TEXT", help="A note for people."),
         click.option(

@@ -12,7 +12,7 @@ from fastgate.cli.exit_codes import FAILED, OK
 from fastgate.cli.options import client_of, control_options
 
 SILENT_S = 2
-"""Seconds without a heartbeat from which on it is shown; a worker has one twice a second."""
+"""Seconds without a heartbeat after which this is shown; a worker has one twice a second."""
 
 
 @click.command(short_help="Show the state of the gateway.")
@@ -93,7 +93,7 @@ def explain(request_id: str, control: str | None, state_dir: str | None, as_json
     """
     wanted = request_id.rpartition(":")[2].replace("-", "").lower()
     if not re.fullmatch(r"[0-9a-f]{32}", wanted):
-        raise click.UsageError(f"{request_id!r} is not a request's id: 32 hex digits.")
+        raise click.UsageError(f"{request_id!r} is not a request id, which has 32 hex digits.")
     client = client_of(control, state_dir)
     data = client.get(f"/v1/requests/{wanted}")
     if data.get("reason"):
@@ -111,7 +111,7 @@ def explain(request_id: str, control: str | None, state_dir: str | None, as_json
 
 
 def _print_request(data: dict[str, Any]) -> str:
-    """Print it; returns what the reason was said to mean."""
+    """Print it. Returns the text that was printed for the reason."""
     from fastgate.errors import REASON_BY_CODE
 
     what = " ".join(str(data.get(name) or "-") for name in ("method", "path"))

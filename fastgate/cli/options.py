@@ -41,7 +41,7 @@ def control_options(command: F) -> F:
 
 
 def run_options(command: F) -> F:
-    """--workers, --state-dir, --log-format, --log-level: of what runs a gateway."""
+    """--workers, --state-dir, --log-format, --log-level: for commands that run a gateway."""
     for option in (
         click.option(
             "--log-level", type=click.Choice(LEVELS), envvar="FASTGATE_LOG_LEVEL", default="info",
@@ -56,7 +56,7 @@ def run_options(command: F) -> F:
         ),
         click.option(
             "--workers", type=click.IntRange(1, 64),
-            help="Number of worker processes. Default: what the configuration says.",
+            help="Number of worker processes. Default: `workers` in the configuration.",
         ),
     ):  # fmt: skip
         command = option(command)
@@ -69,8 +69,8 @@ def client_of(
     """A client as the options and the environment say, else of the gateway that runs with the
     state directory.
 
-    A file that is applied may stand elsewhere than the gateway's own: what is not found beside
-    `config` is looked for where the command is run.
+    A file that is applied may be in another directory than the gateway's own: what is not found
+    beside `config` is looked for where the command is run.
     """
     # Late: `fastgate run` has options, too, and its processes would keep http.client for good.
     from fastgate.cli.client import Client, find_running, find_token, no_gateway

@@ -43,7 +43,7 @@ def say(text: str) -> None:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: str) -> None:
-    """Rows under headings; `empty` where there are none. Numbers stand right."""
+    """Rows under headings; `empty` if there are none. Numbers are aligned right."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -86,7 +86,8 @@ def _is_whole(cell: Any) -> bool:
 
 
 def _given(widths: list[tuple[int, int]], spare: int) -> list[int] | None:
-    """The width of each column, where `spare`, if negative, has to be saved; None: it cannot be.
+    """The width of each column. A negative `spare` is how many characters must be saved; None: they
+    cannot be.
 
     Rich saves where a column is widest, which breaks words; here, where most can be saved.
     """
@@ -110,7 +111,7 @@ def _blocks(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
 
 
 def cell_text(value: Any) -> str:
-    """A value in a table: nothing is a dash, lists are joined, times are without fractions."""
+    """A value in a table: None is a dash, lists are joined, times have no fractions."""
     if value is None or value == "" or value == []:
         return "-"
     if isinstance(value, bool):

@@ -17,16 +17,17 @@ DAY = click.DateTime(formats=["%Y-%m-%d"])
 @click.command(short_help="Report usage and its cost.")
 @click.option(
     "--by", default="account", metavar="LIST",
-    help="Grouped by these, with commas: day, account, consumer, credential, route, service, plan, "
+    help="Group by these, separated by commas: day, account, consumer, credential, route, service, "
+        "plan, "
     "meter. Default: account.",
 )  # fmt: skip
 @click.option("--since", type=DAY, help="From this day (UTC).")
 @click.option("--until", type=DAY, help="Up to and including this day (UTC).")
-@click.option("--account", metavar="ID", help="Only of this account, by id or name.")
-@click.option("--consumer", metavar="ID", help="Only of this consumer, by id or name.")
-@click.option("--route", metavar="NAME", help="Only of this route.")
-@click.option("--plan", metavar="NAME", help="Only of this plan.")
-@click.option("--meter", metavar="NAME", help="Only units of this meter.")
+@click.option("--account", metavar="ID", help="Only this account, by id or name.")
+@click.option("--consumer", metavar="ID", help="Only this consumer, by id or name.")
+@click.option("--route", metavar="NAME", help="Only this route.")
+@click.option("--plan", metavar="NAME", help="Only this plan.")
+@click.option("--meter", metavar="NAME", help="Only this meter's units.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV; amounts in micro-units.")
 @control_options
 def report(
@@ -69,7 +70,7 @@ def report(
         output.print_json(data)
         return OK
     rows = [[_cell(row, name) for name in data["columns"]] for row in data["rows"]]
-    output.table(data["columns"], rows, "Nothing was used in that time.")
+    output.table(data["columns"], rows, "No usage in this period.")
     return OK
 
 

@@ -1,4 +1,4 @@
-"""revisions: the configurations that were, what changed between them, and going back."""
+"""revisions: earlier configurations, what changed between them, and rolling back."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def show(number: int, control: str | None, state_dir: str | None, as_json: bool)
 def diff(
     number: int, against: int | None, control: str | None, state_dir: str | None, as_json: bool
 ) -> int:
-    """Show what a revision changed, against the one before it or another.
+    """Show what a revision changed, compared with the one before it or another.
 
     \b
     Examples:

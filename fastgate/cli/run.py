@@ -12,8 +12,8 @@ from fastgate.cli.options import run_options
 
 
 @click.command(
-    epilog="Signals: HUP reloads the file, TERM drains and stops, INT (Ctrl-C) does the same but "
-    "waits for less time, QUIT stops at once, USR1 reopens the access log."
+    epilog="Signals: HUP reloads the file, TERM drains and stops, INT (Ctrl-C) does the same with "
+    "a shorter wait, QUIT stops at once, USR1 reopens the access log."
 )
 @click.argument("config", required=False, type=click.Path(dir_okay=False))
 @run_options
@@ -30,7 +30,7 @@ def run(
     configuration, use `fastgate demo`.
 
     \b
-    fastgate run                      # fastgate.yaml of this directory
+    fastgate run                      # fastgate.yaml in this directory
     fastgate run edge.yaml            # another file
     kill -HUP PID                     # reload the file
     """

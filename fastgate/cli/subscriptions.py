@@ -1,4 +1,4 @@
-"""subscriptions: accounts on plans, and the invoices that come of it."""
+"""subscriptions: accounts on plans, and their invoices."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _show(data: dict[str, Any], as_json: bool) -> int:
 
 
 @subscriptions.command("list", short_help="List subscriptions.")
-@click.option("--account", metavar="ID", help="Only of this account, by id or name.")
+@click.option("--account", metavar="ID", help="Only this account, by id or name.")
 @control_options
 def list_(account: str | None, control: str | None, state_dir: str | None, as_json: bool) -> int:
     """List subscriptions, oldest first.
@@ -195,7 +195,7 @@ def cancel(
     subscription: str, now: bool, control: str | None, state_dir: str | None, as_json: bool
 ) -> int:
     """Cancel a subscription at the end of its period, or now with --now. Either way, access lasts
-    as long as it was paid for.
+    until the end of the paid time.
 
     \b
     Example:

@@ -97,7 +97,7 @@ def list_(control: str | None, state_dir: str | None, as_json: bool) -> int:
         for one in found
     ]
     heads = ("id", "label", "role", "begins with", "made by", "created", "expires")
-    output.table(heads, rows, "No tokens besides the first and the configuration's.")
+    output.table(heads, rows, "No tokens except the first one and the configuration's.")
     return OK
 
 
@@ -115,5 +115,5 @@ def delete(token_id: str, control: str | None, state_dir: str | None, as_json: b
     if as_json:
         output.print_json({"deleted": token_id})
     else:
-        output.say(f"Token {token_id} is withdrawn.")
+        output.say(f"Token {token_id} is deleted.")
     return OK

@@ -1,4 +1,4 @@
-"""wallets: what accounts have, and how it gets there."""
+"""wallets: the balances of accounts, and how they change."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ def wallets() -> None:
 @account_argument
 @control_options
 def show(account: str, control: str | None, state_dir: str | None, as_json: bool) -> int:
-    """Show an account's wallets: the balance, what requests hold of it, and what the ledger says.
+    """Show an account's wallets: the balance, the amount held by requests, and the ledger's
+    balance.
 
     \b
     Example:
@@ -71,7 +72,7 @@ def _print(items: list[dict[str, Any]]) -> None:
     ]
     heads = ("currency", "available", "in flight", "in the ledger", "promotional", "set aside",
              "overdraft", "paid in", "used")  # fmt: skip
-    output.table(heads, rows, "No wallet yet; `fastgate wallets credit` opens one.")
+    output.table(heads, rows, "No wallet yet. To open one: fastgate wallets credit")
 
 
 def _booked(data: dict[str, Any], as_json: bool) -> int:
@@ -99,7 +100,7 @@ def _post(client: Client, account: str, what: str, body: Any, key: str | None) -
 @account_argument
 @click.argument("amount")
 @click.option(
-    "--promotional", is_flag=True, help="A gift from the operator: spent first, never paid out."
+    "--promotional", is_flag=True, help="A gift from the operator: spent first and never paid out."
 )
 @click.option("--tax", metavar="AMOUNT", help="Tax that was paid in addition.")
 @reference_options
@@ -150,7 +151,7 @@ def refund(
     state_dir: str | None,
     as_json: bool,
 ) -> int:
-    """Refund usage to a wallet, at most what it has cost.
+    """Refund usage to a wallet, up to the amount that was charged.
 
     \b
     Example:
@@ -168,7 +169,7 @@ def refund(
 def reverse(
     account: str, entry: str, yes: bool, control: str | None, state_dir: str | None, as_json: bool
 ) -> int:
-    """Reverse an entry by another one. The balance may become negative.
+    """Reverse an entry with another entry. The balance may become negative.
 
     \b
     Example:
@@ -184,7 +185,10 @@ def reverse(
 @account_argument
 @click.argument("amount")
 @click.option(
-    "--return-url", required=True, metavar="URL", help="Where the payer returns to afterwards."
+    "--return-url",
+    required=True,
+    metavar="URL",
+    help="The URL to which the payer returns afterwards.",
 )
 @control_options
 def topup(
@@ -195,7 +199,7 @@ def topup(
     state_dir: str | None,
     as_json: bool,
 ) -> int:
-    """Create a page of the payment provider, on which the amount is paid into the wallet.
+    """Create a page at the payment provider where the amount can be paid into the wallet.
 
     \b
     Example:
@@ -267,10 +271,10 @@ def recharge(
 @click.argument("amount", required=False)
 @click.option(
     "--period", type=click.Choice(["day", "week", "month", "year"]), default="month",
-    help="Counted by this calendar period (UTC). Default: month.",
+    help="The calendar period (UTC). Default: month.",
 )  # fmt: skip
-@click.option("--none", "lift", is_flag=True, help="No limit, whatever is configured.")
-@click.option("--clear", is_flag=True, help="Back to the configured limit.")
+@click.option("--none", "lift", is_flag=True, help="No limit, even if one is configured.")
+@click.option("--clear", is_flag=True, help="Return to the configured limit.")
 @control_options
 def limit(
     account: str,

@@ -59,7 +59,7 @@ def why(
 
 
 def print_diagnosis(data: dict[str, Any], said: str = "") -> None:
-    """The checks as a table, what they come to (unless that was `said`), and what helps."""
+    """The checks as a table, their result (unless it was already `said`), and what helps."""
     rows = []
     for step in data["steps"]:
         result = step["result"]

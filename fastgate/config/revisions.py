@@ -248,7 +248,7 @@ class Revisions:
                 and not as_admin
                 and (gateway.control.tokens, gateway.store) != (before.control.tokens, before.store)
             ):
-                raise NeedsAdminError("Changing control.tokens or store takes the role admin.")
+                raise NeedsAdminError("Changing control.tokens or store needs the role admin.")
             if not changes and gateway.store == before.store and source != "file":
                 return Applied(
                     generation=self._control.generation,

@@ -105,7 +105,7 @@ class DemoPay:
                 return Reply(200, [one for one in self._events if one["created"] >= since]), None
             case "GET", "health":
                 return Reply(200, {}), None
-        return Reply(404, {"error": "There is no such thing."}), None
+        return Reply(404, {"error": "Not found."}), None
 
     def _checkout(self, wanted: dict[str, Any]) -> Reply:
         ident = f"chk_{next(self._numbers)}"
@@ -201,4 +201,4 @@ class DemoPay:
 
 
 def _found(what: dict[str, Any] | None) -> Reply:
-    return Reply(404, {"error": "There is no such thing."}) if what is None else Reply(200, what)
+    return Reply(404, {"error": "Not found."}) if what is None else Reply(200, what)

@@ -315,7 +315,9 @@ class Identity:
             try:
                 await self._sync()
             except StoreError as error:
-                log.warning("The change is done; reading others' changes waits: %s", error)
+                log.warning(
+                    "The change is done, but changes by others could not be read yet: %s", error
+                )
 
     # ---- consumers ----------------------------------------------------------------------
 

@@ -196,7 +196,7 @@ class SpendingLimit(Model, frozen=True, kw_only=True):
     ]
     period: Annotated[
         Period,
-        Meta(description="The calendar period (UTC) it is counted by."),
+        Meta(description="The calendar period (UTC) by which it is counted."),
     ] = "month"
 
 

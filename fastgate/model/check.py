@@ -63,7 +63,7 @@ def _store(gateway: Gateway) -> Iterator[ConfigurationError]:
 
 
 def _currencies(gateway: Gateway) -> Iterator[ConfigurationError]:
-    """Amounts of two currencies that would be taken for each other: there is no rate."""
+    """Amounts of two currencies that would be taken for each other: there are no exchange rates."""
     resolver, first = Resolver(gateway), list[tuple[str, str, bool, set[str]]]()
     for index, plan in enumerate(gateway.plans):
         if plan.price is None or not plan.price.currencies:
@@ -107,7 +107,7 @@ def _limit_currencies(gateway: Gateway) -> Iterator[ConfigurationError]:
             )
         elif others:
             yield ConfigurationError(
-                f"spending cannot be limited in {own} while there are prices in {others[0]}: "
+                f"spending cannot be limited in {own} because there are prices in {others[0]}: "
                 "there is no rate",
                 path,
                 hint="Use one currency for all prices, or leave the limit out.",

@@ -231,7 +231,7 @@ class Memory(Model, frozen=True, kw_only=True):
 class ControlToken(Model, frozen=True, kw_only=True):
     """A token for the control API that the document brings along."""
 
-    name: Annotated[Name, Meta(description="Whose it is; the author in revisions.")]
+    name: Annotated[Name, Meta(description="The owner's name; the author in revisions.")]
     role: Annotated[
         Literal["admin", "operator", "viewer"],
         Meta(

@@ -1,20 +1,19 @@
-"""The public side: the gateway's own pages below `/_fastgate/`, as an ASGI application.
+"""The gateway's own pages under `/_fastgate/`, as an ASGI application.
 
-    /_fastgate/problems[/<reason>]       what a refusal means, and how to get on      open
+    /_fastgate/problems[/<reason>]       what a refusal means, and what helps       open
     /_fastgate/requests/<id>             what was checked, step by step               link
     /_fastgate/account                   balance, subscriptions, what is open         link or key
     /_fastgate/account/<page>            top-up, payment-method, pay, renew, plan     link or key
     /_fastgate/webhooks/<provider>       events from payment providers                signature
 
-Served on a Unix socket of the control process; the data plane forwards to it (`public_route`), so
-it is reached on every listener under the same name. People get HTML, agents Markdown, programs
-JSON.
+The control process serves them on a Unix socket. The data plane forwards to it (`public_route`), so
+they have the same path on every listener. People get HTML, agents Markdown, programs JSON.
 
-**Who may see what.** A *link* carries a token made for one refused request (`capability`): it
-shows that request and, if its caller was known, acts for the caller's account. A *key* is sent in
-`Authorization: Bearer` or `X-API-Key`; a person types it into a form, and gets a link for it.
-Nothing is ever kept in a cookie, so no other site can act in a visitor's name; posts from other
-sites are refused all the same, so that nobody is led into another's account.
+**Who may see what.** A *link* carries a token made for one refused request (`capability`): it shows
+that request and, if its caller was known, acts for the caller's account. A *key* is sent in
+`Authorization: Bearer` or `X-API-Key`; a person types it into a form and gets a link. There are no
+cookies, so no other site can act for a visitor. Posts from other sites are refused anyway, so no
+site can lead a visitor into another account.
 
 A GET changes nothing. A POST that leads to a payment provider answers 303 with its page.
 """
@@ -68,7 +67,7 @@ from fastgate.refusal.remedies import PREFIX
 
 log = logging.getLogger("fastgate.public")
 
-"""Bytes; the built-in route lets no more through."""
+"""Bytes; the built-in route allows no more."""
 FORM_CAP = 8192
 
 AnyRequest = Request[Any, Any, Any]
@@ -76,14 +75,15 @@ AnyRequest = Request[Any, Any, Any]
 
 @dataclass(frozen=True)
 class Public:
-    """What the pages speak for. The callables give what there is now, as configurations change."""
+    """What the pages show. The callables return current values, since configurations change."""
 
     capabilities: Capabilities
     evidence: Callable[[], Evidence]
     service: Callable[[], SelfService | None]
     """None while nothing costs money."""
     receive: Callable[[str, Mapping[str, str], bytes], Awaitable[object]]
-    """Takes in a webhook: provider, headers in lower case, raw body. Raises as `Inbox.receive`."""
+    """Receives a webhook: provider, headers in lower case, raw body. Raises like
+    `Inbox.receive`."""
     request: Callable[[str], dict[str, Any] | None]
     """A recent request by its id (32 hex digits)."""
     gateway: Callable[[], Gateway]
@@ -94,7 +94,7 @@ Ports = NamedDependency[SkipValidation[Public]]
 
 
 def create_public_app(public: Public) -> Litestar:
-    """The application. Everything it is given must live on the event loop that serves it."""
+    """The application. All its arguments must belong to the event loop that serves it."""
 
     def provide() -> Public:
         return public
@@ -126,7 +126,7 @@ _TROUBLES = {
         "The gateway has no page at this address. Check that the link is complete.",
     ),
     405: ("Method not allowed", "This page does not support the request's method."),
-    413: ("Too large", "No page here accepts that much."),
+    413: ("Too large", "The request is larger than any page here accepts."),
 }
 
 
@@ -158,7 +158,7 @@ def _view_of(error: Exception) -> View:
 
 @dataclass(frozen=True)
 class Visitor:
-    """Who asks, and the link that goes on speaking for them."""
+    """The visitor, and the link with which they continue."""
 
     query: str
     """`request=…&cap=…`."""
@@ -171,7 +171,7 @@ class Visitor:
 
 
 def _linked(public: Public, request: str, token: str) -> Visitor:
-    """By a link. Raises Refused."""
+    """The visitor with this link. Raises Refused."""
     try:
         found = public.capabilities.read(request, token, public.clock().timestamp())
     except IdentityError as error:
@@ -181,7 +181,7 @@ def _linked(public: Public, request: str, token: str) -> Visitor:
 
 
 def _keyed(public: Public, key: str) -> Visitor:
-    """By a key: a link is made for it. Raises Refused."""
+    """The visitor with this key; a link is created for it. Raises Refused."""
     evidence, now = public.evidence(), public.clock().timestamp()
     found = evidence.key(key_digest(key))
     consumer = evidence.consumer(found.consumer) if found is not None else None
@@ -206,7 +206,7 @@ def _key_of(request: AnyRequest) -> str | None:
 
 
 def _visitor(public: Public, request: AnyRequest) -> Visitor:
-    """The visitor who shows a link or a key. Raises Refused."""
+    """The visitor of a request with a link or a key. Raises Refused."""
     query = request.query_params
     if (token := query.get("cap")) is not None:
         return _linked(public, query.get("request") or "", token)
@@ -250,7 +250,7 @@ async def _fields(request: AnyRequest) -> dict[str, str]:
     """The fields of a posted form, or the members of a JSON object. Raises Refused."""
     body = await request.body()
     if len(body) > FORM_CAP:
-        raise Refused(pages.trouble(413, "Too large", "No form here has that much."))
+        raise Refused(pages.trouble(413, "Too large", "The request is larger than any form here."))
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     try:
         if kind == "application/json":
@@ -273,10 +273,10 @@ def _base(public: Public, request: AnyRequest) -> str:
 
 
 def _go(request: AnyRequest, where: str) -> Response[bytes]:
-    """On to another page: 303, which is a GET."""
+    """Redirect to another page: 303, so the next request is a GET."""
     view = View(
-        title="Go on",
-        links=(("Go on", where),),
+        title="Continue",
+        links=(("Continue", where),),
         data={"location": where},
         status=303,
         headers={"Location": where},
@@ -343,13 +343,13 @@ def _made_by(record: Mapping[str, Any], consumer: ConsumerFacts | None, evidence
 
 @get(f"{PREFIX}/account")
 async def account(public: Ports, request: AnyRequest) -> Response[bytes]:
-    """Balance, subscriptions, what is open, and what can be done."""
+    """Balance, subscriptions, open invoices, and what can be done."""
     visitor, overview = await _overview(public, request)
     return _show(request, pages.account(overview, visitor.path))
 
 
 async def _overview(public: Public, request: AnyRequest) -> tuple[Visitor, Overview]:
-    """A visitor and how the account stands. Raises Refused."""
+    """A visitor and the state of the account. Raises Refused."""
     visitor, ident, service = _owner(public, request)
     found = await public.evidence().account(ident)
     return visitor, await service.overview(ident, found.name if found is not None else ident)
@@ -357,7 +357,7 @@ async def _overview(public: Public, request: AnyRequest) -> tuple[Visitor, Overv
 
 @post(f"{PREFIX}/account")
 async def sign_in(public: Ports, request: AnyRequest) -> Response[bytes]:
-    """A person typed a key: on with a link."""
+    """A person typed a key: redirect to the account with a link."""
     _same_site(request)
     key = (await _fields(request)).get("key", "").strip()
     if not key:
@@ -367,7 +367,7 @@ async def sign_in(public: Ports, request: AnyRequest) -> Response[bytes]:
 
 @get(f"{PREFIX}/account/top-up")
 async def top_up_page(public: Ports, request: AnyRequest) -> Response[bytes]:
-    """How much?"""
+    """The form for the amount."""
     visitor, overview = await _overview(public, request)
     known = [one.currency for one in overview.balances]
     known.append(public.gateway().billing.currency)
@@ -378,7 +378,7 @@ async def top_up_page(public: Ports, request: AnyRequest) -> Response[bytes]:
 
 
 def _missing(request: AnyRequest) -> Money | None:
-    """What a refusal's link says is missing, in whole coins; None: nothing that is an amount."""
+    """The missing amount in a refusal's link, in whole coins; None if it has no valid one."""
     query = request.query_params
     try:
         found = Money.parse(f"{query.get('amount', '')} {query.get('currency', '')}")
@@ -392,7 +392,7 @@ def _missing(request: AnyRequest) -> Money | None:
 
 @post(f"{PREFIX}/account/top-up")
 async def top_up(public: Ports, request: AnyRequest) -> Response[bytes]:
-    """On to the provider's page. `amount`: "20" or "20 USD"; `currency`, if not in it."""
+    """Redirect to the provider's page. `amount`: "20" or "20 USD"; `currency`, if not in it."""
     _same_site(request)
     visitor, ident, service = _owner(public, request)
     fields = await _fields(request)
@@ -436,7 +436,7 @@ async def pay_page(public: Ports, request: AnyRequest) -> Response[bytes]:
 
 @post(f"{PREFIX}/account/pay")
 async def pay(public: Ports, request: AnyRequest) -> Response[bytes]:
-    """Charge the saved method now; where that is not enough, ask for another one."""
+    """Charge the saved method now; if that fails, ask for another one."""
     _same_site(request)
     visitor, ident, service = _owner(public, request)
     paid = await service.pay(ident)
@@ -445,14 +445,14 @@ async def pay(public: Ports, request: AnyRequest) -> Response[bytes]:
 
 @get(f"{PREFIX}/account/renew")
 async def renew_page(public: Ports, request: AnyRequest) -> Response[bytes]:
-    """What would be renewed."""
+    """The subscription that would be renewed."""
     visitor, overview = await _overview(public, request)
     return _show(request, pages.renew(overview, visitor.path))
 
 
 @post(f"{PREFIX}/account/renew")
 async def renew(public: Ports, request: AnyRequest) -> Response[bytes]:
-    """Renew; what it costs is charged to the saved method."""
+    """Renew; the price is charged to the saved method."""
     _same_site(request)
     visitor, ident, service = _owner(public, request)
     await service.renew(ident)
@@ -461,14 +461,14 @@ async def renew(public: Ports, request: AnyRequest) -> Response[bytes]:
 
 @get(f"{PREFIX}/account/plan")
 async def plan_page(public: Ports, request: AnyRequest) -> Response[bytes]:
-    """Which plans there are."""
+    """The plans to choose from."""
     visitor, ident, service = _owner(public, request)
     return _show(request, pages.plans(await service.offers(ident), visitor.path))
 
 
 @post(f"{PREFIX}/account/plan")
 async def plan(public: Ports, request: AnyRequest) -> Response[bytes]:
-    """Take a plan, at once; what it costs is charged to the saved method."""
+    """Change to a plan at once; the price is charged to the saved method."""
     _same_site(request)
     visitor, ident, service = _owner(public, request)
     await service.take(ident, request.query_params.get("plan") or "")

@@ -1,4 +1,4 @@
-"""The texts of the public pages: from what is the case to a `View`.
+"""The texts of the public pages: each function turns data into a `View`.
 
 `path` is the visitor's own: it turns the name of a page of the account into a path with the token
 of the visitor's link.
@@ -33,7 +33,7 @@ _KEEP = {"Cache-Control": "public, max-age=3600"}
 
 
 def trouble(status: int, title: str, text: str, *, retry: int = 0, back: str = "") -> View:
-    """What went wrong, and nothing else. `retry`: seconds after which to try again."""
+    """A page with an error and nothing else. `retry`: seconds after which to try again."""
     return View(
         title=title,
         kicker=f"{status} {PHRASES.get(status, '')}".strip(),
@@ -46,7 +46,7 @@ def trouble(status: int, title: str, text: str, *, retry: int = 0, back: str = "
 
 
 def denied(text: str) -> View:
-    """A link or key that does not hold, with a way to show another."""
+    """A link or key that is not valid, with a form for another one."""
     view = sign_in(text)
     return View(
         title="This link is not valid",
@@ -59,8 +59,11 @@ def denied(text: str) -> View:
 
 
 def sign_in(text: str = "") -> View:
-    """Who is it?"""
-    said = text or "Enter an API key of the account. It is not stored; you get a link for an hour."
+    """The form for a key."""
+    said = text or (
+        "Enter an API key of the account. It is not stored. You get a link that is valid for "
+        "an hour."
+    )
     return View(
         title="Whose account?",
         kicker="401 Unauthorized",
@@ -75,10 +78,10 @@ def sign_in(text: str = "") -> View:
 
 
 def not_kept(ident: str) -> View:
-    """The request is not in the records any more."""
+    """The request is no longer in the records."""
     text = (
-        "Only the most recent requests are kept, and this one is not. Send it again: the answer "
-        "has a new link."
+        "The gateway keeps only the most recent requests, and this one is no longer among them. "
+        "Send it again: the answer has a new link."
     )
     return trouble(404, "No record of this request", f"{text} (Request {ident}.)")
 
@@ -120,7 +123,7 @@ def reason(one: Reason) -> View:
         ("Retry", retry.replace("_", " ")),
     ]
     if members := MEMBERS.get(one.code):
-        facts.append(("The body also has", ", ".join(members)))
+        facts.append(("Further members of the body", ", ".join(members)))
     texts = [one.text, RETRY_TEXTS[retry]]
     if remedies:
         texts.append(f"What helps: {'; '.join(remedy.title.lower() for remedy in remedies)}.")
@@ -151,7 +154,7 @@ def reason(one: Reason) -> View:
 
 
 def diagnosis(found: Diagnosis, ident: str, path: Path | None) -> View:
-    """What was checked. `path`: where fixes are done, for the owner of an account."""
+    """What was checked. `path`: the pages for fixes, for the owner of an account."""
     facts = [("Request", ident)]
     facts += [
         (name, str(value))
@@ -214,7 +217,7 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 
 def _fails(step: Step) -> bool:
-    """It stands in the way now."""
+    """Whether this check fails now."""
     return step.result == "failed" and (step.now or "failed") == "failed"
 
 
@@ -282,8 +285,8 @@ def account(overview: Overview, path: Path) -> View:
 def top_up(
     overview: Overview, currencies: Sequence[str], missing: Money | None, path: Path
 ) -> View:
-    """How much to pay in. `currencies`: to choose from, the likeliest first; `missing`: what a
-    request was refused for."""
+    """The form for the amount. `currencies`: the choices, the likeliest first; `missing`: the
+    amount that a refused request lacked."""
     hint, value = "For example 20 or 12.50.", ""
     if missing is not None:
         text = show(missing.micros, missing.currency)
@@ -307,7 +310,7 @@ def top_up(
 
 
 def method(overview: Overview, path: Path) -> View:
-    """Leave a payment method."""
+    """Save a payment method."""
     text = "You enter it on the payment provider's page. It is then charged for open invoices."
     return View(
         title="Payment method",
@@ -321,10 +324,10 @@ def method(overview: Overview, path: Path) -> View:
 
 
 def pay(overview: Overview, path: Path) -> View:
-    """Pay what is open."""
+    """Pay open invoices."""
     if not overview.open:
         return View(
-            title="There is nothing to pay",
+            title="Nothing to pay",
             kicker=overview.account,
             links=_home(path),
             data=overview,
@@ -344,11 +347,11 @@ def pay(overview: Overview, path: Path) -> View:
 
 
 def renew(overview: Overview, path: Path) -> View:
-    """Renew what has ended, or go on with what would."""
+    """Renew a subscription that has ended, or keep one that would end."""
     plans = ("Choose a plan", path("plan"))
     if not overview.subscriptions:
         return View(
-            title="There is no subscription",
+            title="No subscription",
             kicker=overview.account,
             acts=(plans,),
             links=_home(path),
@@ -356,7 +359,7 @@ def renew(overview: Overview, path: Path) -> View:
         )
     one = overview.subscriptions[0]
     ended = one.ending or one.state in ("canceled", "expired")
-    title, acts = "It renews automatically", []
+    title, acts = "The subscription renews automatically", []
     if ended:
         title = f"Renew {one.plan}"
     elif overview.open:
@@ -376,7 +379,7 @@ def renew(overview: Overview, path: Path) -> View:
 
 
 def plans(offers: Sequence[PlanOffer], path: Path) -> View:
-    """Which plans there are."""
+    """The plans to choose from."""
     text = "A plan starts when it is paid for. Paid time that you have not used is deducted."
     if not offers:
         text = "No plan can be chosen here. Ask the API's operator."

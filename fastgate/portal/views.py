@@ -1,4 +1,4 @@
-"""Views of the public pages: said once, shown as HTML, as Markdown, or as JSON.
+"""Views of the public pages: defined once, shown as HTML, Markdown or JSON.
 
 A handler makes a `View`: texts, facts, steps, links and at most a few forms. HTML needs no script,
 no picture and no style sheet from elsewhere, and works with a keyboard and a screen reader;
@@ -33,7 +33,7 @@ SECURITY = {
 
 @dataclass(frozen=True)
 class Input:
-    """A field of a form. `value`: as it is filled in before; `secret`: not shown while typed."""
+    """A field of a form. `value`: its initial value; `secret`: not shown while typed."""
 
     name: str
     label: str
@@ -41,7 +41,7 @@ class Input:
     hint: str = ""
     secret: bool = False
     choices: tuple[str, ...] = ()
-    """What there is to choose from; empty: anything may be typed."""
+    """The choices; empty: anything may be typed."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Mark:
     title: str
     text: str
     fix: str = ""
-    """What mends it."""
+    """What fixes it."""
     numbers: str = ""
 
 
@@ -75,7 +75,7 @@ class View:
     facts: tuple[tuple[str, str], ...] = ()
     asks: tuple[Ask, ...] = ()
     acts: tuple[tuple[str, str], ...] = ()
-    """What can be done, the best first: (text, path)."""
+    """What can be done, best first: (text, path)."""
     marks: tuple[Mark, ...] = ()
     entries: tuple[tuple[str, str, str], ...] = ()
     """A list of pages: (name, what it is about, path)."""
@@ -121,7 +121,7 @@ def html(view: View) -> str:
         out.append(f'<ul class="act">{_items(view.acts)}</ul>')
     if view.marks:
         rows = (_mark(mark) for mark in view.marks)
-        out.append(f'<h2>The checks, in their order</h2><ol class="checks">{"".join(rows)}</ol>')
+        out.append(f'<h2>The checks, in order</h2><ol class="checks">{"".join(rows)}</ol>')
     if view.entries:
         rows = (
             f'<li><a href="{escape(path)}"><code>{escape(name)}</code></a>'

@@ -1,17 +1,18 @@
-"""Bodies of refusals that the operator wrote: templates with the same holes as the gateway's own.
+"""Bodies of refusals from the configuration: templates with the same placeholders as the gateway's
+own.
 
     problems:
       bodies:
         rate_limited: {json: {code: "{{reason}}", wait: "{{retry_after}}"}, html: {file: 429.html}}
         no_route: Nothing here. Request {{request_id}}
 
-`{{name}}` is a member of the reason's problem document, and what is not known of a request is left
-out, with the member of an object that is nothing else. So a body can show what the gateway's own
-shows and no more: a balance, for example, only after a valid credential.
+`{{name}}` is a member of the reason's problem document. If a request has no value for it, it is
+left out, together with the object member that consists only of it. So a body can show what the
+gateway's own body shows and no more: a balance, for example, only after a valid credential.
 
-**Escaping.** A worker escapes a value for the form it stands in. In `body`, whose media type may be
-anything, values are escaped as in JSON, which changes none of them: they are numbers, times, words
-of ours and names, and names have letters, digits, dots, dashes and underscores alone.
+**Escaping.** A worker escapes a value for the form in which it appears. In `body`, which may have
+any media type, values are escaped as in JSON. This changes none of them: they are numbers, times,
+fixed words and names, and names have only letters, digits, dots, dashes and underscores.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Form(NamedTuple):
 
 
 class Forms(NamedTuple):
-    """The forms that are replaced; None: the gateway's own."""
+    """The replaced forms; None: the gateway's own form."""
 
     json: Form | None = None
     html: Form | None = None
@@ -52,9 +53,9 @@ class Forms(NamedTuple):
 
 
 def chosen(reason: Reason, bodies: Mapping[str, ProblemBody]) -> str | None:
-    """The key under which a reason's body stands: its code, its status, its class."""
+    """The key that applies to a reason: its code, its status, or its class."""
     keys = [reason.code, str(reason.status)]
-    if reason.status != 402:  # how to pay is lost on purpose only
+    if reason.status != 402:  # removing how to pay must be deliberate
         keys.append(f"{str(reason.status)[0]}xx")
     return next((key for key in keys if key in bodies), None)
 
@@ -68,14 +69,15 @@ def check_names(bodies: Mapping[str, ProblemBody], members: Callable[[Reason], M
             for name in _names(getattr(body, part)):
                 if covered and name not in known:
                     raise ConfigurationError(
-                        f"{{{{{name}}}}} is no member of this refusal",
+                        f"{{{{{name}}}}} is not a member of this refusal",
                         f"problems.bodies.{key}.{part}",
-                        hint=f"There are {', '.join(sorted(known))}.",
+                        hint=f"Its members are {', '.join(sorted(known))}.",
                     )
 
 
 def forms(body: ProblemBody, members: Members, path: str) -> Forms:
-    """Its templates for one reason. Raises ConfigurationError; path: where it is configured."""
+    """The body's templates for one reason. Raises ConfigurationError; `path`: where it is
+    configured."""
     if body.body is not None:
         content_type = body.content_type or PLAIN
         quote = escape if re.search(r"html|xml", content_type) else str
@@ -115,7 +117,7 @@ def _text(text: str, members: Members, path: str, quote: Callable[[str], str]) -
 
 
 def _check_size(template: bytes, path: str) -> None:
-    """What a worker has room for: `BODY_MAX` in `_core/exchange/refusal.pyx`."""
+    """The maximum that a worker has room for: `BODY_MAX` in `_core/exchange/refusal.pyx`."""
     if len(template) > MOST_BYTES:
         raise ConfigurationError(f"more than {MOST_BYTES // 1024} KiB", path)
     if len(_MARK.findall(template)) > MOST_HOLES:
@@ -143,7 +145,7 @@ def _inline(value: Any, name: str, path: str, quote: Callable[[str], str]) -> st
         raise ConfigurationError(
             f"{{{{{name}}}}} is a list",
             path,
-            hint=f'It can be a member of data: `json: {{{name}: "{{{{{name}}}}}"}}`.',
+            hint=f'Use it as a member: `json: {{{name}: "{{{{{name}}}}}"}}`.',
         )
     return quote(str(value))
 
@@ -152,8 +154,8 @@ _MISSING = object()
 
 
 def _data(value: Any, members: Members, path: str) -> Any:
-    """Data whose holes are in place. A text that is nothing but a hole is the member itself;
-    _MISSING where the reason has none."""
+    """Data with its holes filled. A text that consists only of a hole becomes the member itself;
+    _MISSING if the reason has none."""
     if isinstance(value, str):
         whole = _HOLE.fullmatch(value)
         if whole is None:
@@ -168,7 +170,7 @@ def _data(value: Any, members: Members, path: str) -> Any:
 
 
 def _element(value: Any, members: Members, path: str) -> Any:
-    """An element of a list, where there is no leaving out: a text, which may be empty."""
+    """An element of a list. It cannot be left out, so a missing one is an empty text."""
     found = _data(value, members, path)
     if isinstance(found, When):
         return _inline(found, str(value).strip("{} "), path, str)
@@ -176,12 +178,13 @@ def _element(value: Any, members: Members, path: str) -> Any:
 
 
 def _ordered(members: Members, path: str) -> Members:
-    """With those that are always there first: a worker can leave out only what follows another."""
+    """Members that always have a value come first: a worker can leave out only a member after
+    another."""
     always = {key: value for key, value in members.items() if not isinstance(value, When)}
     sections = {value.section for value in members.values() if isinstance(value, When)}
     if not always and len(sections) > 1:
         raise ConfigurationError(
-            f"all members of an object ({', '.join(members)}) may be unknown",
+            f"all members of an object ({', '.join(members)}) may be missing",
             path,
             hint='Add one that is always there, such as `reason: "{{reason}}"`.',
         )

@@ -1,8 +1,8 @@
 """Members of a refusal's body whose values are known only when a request is refused.
 
 A template has marks for them, byte 0x01 and a letter (`Hole` and `Section` in the core's
-snapshot.pxd); the worker that refuses fills the holes, and leaves out the sections whose condition
-does not hold.
+snapshot.pxd); the worker that refuses the request fills the holes, and leaves out sections whose
+condition is false.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ class Hole(NamedTuple):
 
 
 class When(NamedTuple):
-    """A member that is there only where the section's condition holds."""
+    """A member that is there only if the section's condition is true."""
 
     section: str
     value: Any
 
 
 class Remedies(NamedTuple):
-    """A list of which some entries are there only where their section's condition holds."""
+    """A list in which some entries are there only if their section's condition is true."""
 
     entries: list[tuple[str, dict[str, Any]]]
 
 
 def json_of(value: Any) -> bytes:
-    """JSON with holes left open. In an object, a `When` stands behind a member that is always
-    there, or all members are of one section."""
+    """JSON with holes. In an object, a `When` must follow a member that is always there, or all
+    members must belong to one section."""
     if isinstance(value, Remedies):
         return b"[" + _listed(value.entries) + b"]"
     if isinstance(value, Hole):
@@ -49,8 +49,8 @@ def json_of(value: Any) -> bytes:
 
 
 def _listed(entries: list[tuple[str, dict[str, Any]]]) -> bytes:
-    """The entries of a list. Those that are always there come first; one that may be missing
-    brings the comma that parts it from what stands before it."""
+    """The entries of a list. Those that are always there come first. An entry that may be missing
+    includes the comma before it."""
     always = [json_of(value) for section, value in entries if not section]
     out = b",".join(always)
     before = ""
@@ -66,7 +66,7 @@ def _listed(entries: list[tuple[str, dict[str, Any]]]) -> bytes:
 
 
 def _members(members: dict[str, Any]) -> bytes:
-    """What stands between the braces; neighbours of one section share it."""
+    """The text between the braces; adjacent members of one section share it."""
     out = bytearray()
     section, written = "", False
     for name, value in members.items():

@@ -1,9 +1,9 @@
 """Refusals for people and for agents: one page of HTML, one of Markdown, made as templates.
 
-Both say the same as the problem document: what happened, the numbers, what to do, with links.
-The HTML needs no script, no font, no picture and no style sheet from elsewhere, and asks
-browsers to hold it to that. Holes and sections as in `_core/exchange/refusal.pyx`; whatever is
-put into them is escaped for the form it stands in.
+Both have the same content as the problem document: what happened, the numbers, what to do, with
+links. The HTML needs no script, and no font, picture or style sheet from elsewhere; its policy
+makes browsers enforce that. Holes and sections are those of `_core/exchange/refusal.pyx`; the
+worker escapes their values for the form.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ footer{margin-top:2rem;padding-top:1rem;border-top:1px solid var(--line)}
 border-radius:0;min-height:100vh}
 dl{display:block}dd{margin-bottom:.6rem}.act li,.act a{width:100%}.act a{text-align:center}}
 """.replace("\n", "")
-"""The style of every page of the gateway's own."""
+"""The style of all the gateway's own pages."""
 
 POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
@@ -52,9 +52,9 @@ HTML_FIELDS = [
     "X-Content-Type-Options: nosniff",
     "Referrer-Policy: no-referrer",
 ]
-"""Of any page in a refusal's place."""
+"""For any page that is sent as a refusal."""
 OWN_HTML_FIELDS = [*HTML_FIELDS, f"Content-Security-Policy: {POLICY}"]
-"""Of the gateway's own pages."""
+"""For the gateway's own pages."""
 MARKDOWN_FIELDS = [
     "Content-Type: text/markdown; charset=utf-8",
     "X-Content-Type-Options: nosniff",
@@ -76,7 +76,7 @@ class Fact(NamedTuple):
     value: str
     """With holes."""
     section: str = ""
-    """Letter of the section it stands in; empty: always."""
+    """Letter of its section; empty: it is always there."""
 
 
 class Action(NamedTuple):
@@ -85,13 +85,13 @@ class Action(NamedTuple):
     title: str
     """With holes."""
     path: str
-    """Path and query at which it is done, with holes; empty: there is no page for it."""
+    """Path and query of its page, with holes; empty: there is no page for it."""
     section: str = ""
     """Letter of the section without which it would not help; empty: it always does."""
 
 
 class Page(NamedTuple):
-    """What a refusal has to say, whatever its form."""
+    """The content of a refusal, for all forms."""
 
     reason: Reason
     phrase: str
@@ -100,17 +100,17 @@ class Page(NamedTuple):
     facts: list[Fact]
     retry: Retry
     remedies: list[Action]
-    """The best first."""
+    """Best first."""
     diagnosis: str
     """Path and query of the diagnosis; empty: none."""
     about: str
     """Path of the reason's page; empty: there are no pages."""
     base: str
-    """What turns paths into addresses, for a reader who does not know the host."""
+    """The beginning of absolute addresses, for readers who do not know the host."""
 
 
 def document(title: str, content: str, style: str = "") -> str:
-    """A whole HTML page. `style`: what it needs beyond the style of all."""
+    """A whole HTML page. `style`: more styles for this page."""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
@@ -143,7 +143,7 @@ def html(page: Page) -> bytes:
             for one in linked
         )
         content.append(f'\1g<ul class="act">{"".join(items)}</ul>\1.')
-    # What is not done on a page is a sentence, not a button.
+    # An action without a page is a sentence, not a button.
     content += [
         _sections(f"<p>{escape(_sentence(one.title, other=bool(linked)))}.</p>", one.section)
         for one in page.remedies
@@ -161,7 +161,7 @@ def html(page: Page) -> bytes:
 
 
 def _sentence(title: str, *, other: bool) -> str:
-    """`other`: it follows something else that helps."""
+    """`other`: it follows another remedy."""
     return f"Or {title[0].lower()}{title[1:]}" if other else title
 
 

@@ -1,8 +1,8 @@
-"""What helps after each refusal: the one table behind bodies, pages, diagnosis and documents.
+"""What helps after each refusal: one table for bodies, pages, diagnosis and documentation.
 
-A remedy is something that somebody can do. Where the public pages are on, each has an address
-below `/_fastgate/` at which it is done; the pages are opened with the caller's key, or with the
-signed link that the refusal carries (see `_core/exchange/refusal.pyx`).
+A remedy is something that the caller can do. If the public pages are on, a remedy has a page under
+`/_fastgate/`, which opens with the caller's key or with the signed link in the refusal (see
+`_core/exchange/refusal.pyx`).
 """
 
 from __future__ import annotations
@@ -10,25 +10,25 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 PREFIX = "/_fastgate"
-"""Where the gateway's own pages stand, on every listener and host."""
+"""The path of the gateway's own pages, on every listener and host."""
 PROBLEMS = f"{PREFIX}/problems/"
 """One page for each reason; the reason's code follows."""
 
 Action = Literal["top_up", "upgrade", "update_payment_method", "renew", "pay_now", "reduce", "wait"]
 Retry = Literal["never", "after_payment", "after_delay", "same_credential"]
-"""When to send the same request again: when something was changed, when it was paid, after a
-while, or again and again with the same proof of payment."""
+"""When to send the same request again: after something has changed, after a payment, after a delay,
+or repeatedly with the same proof of payment."""
 
 
 class Remedy(NamedTuple):
-    """One way out. In the texts of refusals, `when` is the section
+    """One way to continue. In the texts of refusals, `when` is the section
     (`_core/snapshot/snapshot.pxd`) without which it would not help; empty: it always does."""
 
     action: Action
     title: str
-    """What to do, as a button says it."""
+    """What to do, as the text of a button."""
     page: str = ""
-    """Below `/_fastgate/account/`; empty: there is no page on which it is done."""
+    """The page under `/_fastgate/account/`; empty: there is none."""
     when: str = ""
 
 
@@ -68,7 +68,7 @@ REMEDIES: dict[str, tuple[Remedy, ...]] = {
     "payment_provider_unavailable": (WAIT_SHORTLY,),
     "settlement_unknown": (WAIT_SAME,),
 }
-"""What helps, the best first. Reasons that are not here are explained by their text alone."""
+"""What helps, best first. Reasons that are not here have only their text."""
 
 _RETRY: dict[str, Retry] = {
     "settlement_unknown": "same_credential",
@@ -76,8 +76,8 @@ _RETRY: dict[str, Retry] = {
 }
 
 DIAGNOSED = frozenset({401, 402, 403, 429})
-"""Statuses whose refusals link to a diagnosis: what stood in the way lies with the caller's
-credential, plan or money. So do those of `REMEDIES`."""
+"""Statuses whose refusals link to a diagnosis, because the cause is the caller's credential, plan
+or balance. The reasons in `REMEDIES` link to one too."""
 
 
 def retry_of(code: str, status: int, retryable: bool) -> Retry:

@@ -1,7 +1,7 @@
-"""Refusals, rendered ahead of time: for each reason its answer in three forms, with holes.
+"""Refusals, rendered in advance: for each reason its answer in three forms, with holes.
 
-A refusal must cost less than what it refuses, so everything that is known beforehand is rendered
-here, once for a configuration, and put into the snapshot; a worker copies it and fills the
+A refusal must cost less than the request it refuses. So everything that is known in advance is
+rendered here, once per configuration, and put into the snapshot. A worker copies it, fills the
 holes and leaves out the sections that do not apply (see `_core/exchange/refusal.pyx`: marks are
 byte 0x01 and a letter).
 
@@ -17,9 +17,9 @@ byte 0x01 and a letter).
      "remedies":[{"action":"top_up","title":"Top up the wallet","href":"<H>/_fastgate/account/…"}],
      "diagnose":"<H>/_fastgate/requests/<I>?cap=<G>"}
 
-Bodies for programs are RFC 9457, for agents Markdown, for people a page without scripts
-(`pages`). `instance` is the id that `fastgate explain` takes. All refusals are `no-store`:
-404, 405, 410, 414 and 501 would else be cached by rule of thumb.
+Programs get RFC 9457, agents Markdown, people a page without scripts (`pages`). `instance` contains
+the id that `fastgate explain` takes. All refusals are `no-store`: caches could otherwise store 404,
+405, 410, 414 and 501 heuristically.
 """
 
 from __future__ import annotations
@@ -37,8 +37,7 @@ from fastgate.refusal.members import Hole, Remedies, When, json_of
 from fastgate.refusal.remedies import DIAGNOSED, PREFIX, PROBLEMS, REMEDIES, WAIT, Remedy, retry_of
 
 DEFAULT_BASE = "urn:fastgate:reason:"
-"""What a problem's `type` begins with, where there are no pages and the configuration says
-nothing."""
+"""The beginning of a problem's `type` if there are no pages and the configuration sets none."""
 
 
 class Refusal(NamedTuple):
@@ -47,7 +46,7 @@ class Refusal(NamedTuple):
     number: int
     status: int
     fields: bytes
-    """Lines, each with its end."""
+    """Lines, each with its line ending."""
     body: bytes
     close: bool
     html: tuple[bytes, bytes]
@@ -145,9 +144,9 @@ MEMBERS: dict[str, dict[str, Any]] = {
     "payment_provider_unavailable": _WAIT,
     "settlement_unknown": _WAIT,
 }
-"""Members that a reason's body has besides those that all have."""
+"""Members of a reason's body in addition to those that all bodies have."""
 
-_DUE_DETAIL = "\1d Invoice \1K over \1J \1Y was due on \x015.\1."
+_DUE_DETAIL = "\1d Invoice \1K for \1J \1Y was due on \x015.\1."
 DETAILS: dict[str, str] = {
     "insufficient_balance": "\1f The request needs \x012 units of \x011; the balance covers "
     "\x013.\1.",
@@ -160,16 +159,16 @@ DETAILS: dict[str, str] = {
     "subscription_expired": "\1s It ended on \x016.\1.",
     "subscription_past_due": _DUE_DETAIL,
     "payment_failed": _DUE_DETAIL,
-    "payment_action_required": "\1d The payment is for invoice \1K over \1J \1Y.\1.",
+    "payment_action_required": "\1d The payment is for invoice \1K of \1J \1Y.\1.",
     "payment_method_missing": _DUE_DETAIL,
 }
-"""What follows a reason's text where it is known, with holes: the case at hand, in words."""
+"""Added to a reason's text if the values are known, with holes: this case in words."""
 
 _OPENAI_TYPES = {401: "authentication_error", 402: "insufficient_quota", 403: "permission_error"}
 
 
 class Links(NamedTuple):
-    """Where the gateway's own pages are reached."""
+    """The addresses of the gateway's own pages."""
 
     base: str
     """`https://api.example.com`, or empty: the host that was called."""
@@ -177,13 +176,13 @@ class Links(NamedTuple):
     """Whether there are any."""
 
     def type_of(self, base: str, code: str) -> str:
-        """A problem's `type`: its page, unless the configuration names another place."""
+        """A problem's `type`: its page, unless the configuration sets another base."""
         if self.pages and base == DEFAULT_BASE:
             return f"{self.base}{PROBLEMS}{code}"
         return f"{base}{code}"
 
     def remedy(self, remedy: Remedy, code: str) -> str:
-        """The path and query at which a remedy is put to use, with holes; empty: on no page."""
+        """The path and query of a remedy's page, with holes; empty: it has none."""
         if not remedy.page:
             return ""
         more = ""
@@ -193,7 +192,7 @@ class Links(NamedTuple):
 
     @property
     def absolute(self) -> str:
-        """What links begin with where the reader may not know the host."""
+        """The beginning of links for readers who may not know the host."""
         return self.base or "\1H"
 
 
@@ -205,9 +204,9 @@ def refusals(
 ) -> list[Refusal]:
     """The refusal of every reason that has a status.
 
-    `base`: what `type` begins with, the reason's code follows. `server`: value of Server. `links`:
-    where the pages are that bodies link to. `bodies`: the operator's own, as configured. Raises
-    ConfigurationError for what is wrong with them.
+    `base`: the beginning of `type`, followed by the reason's code. `server`: value of Server.
+    `links`: the addresses of the pages. `bodies`: the configured bodies. Raises ConfigurationError
+    for errors in them.
     """
 
     def members(reason: Reason) -> dict[str, Any]:
@@ -230,7 +229,7 @@ def refusals(
 
 
 def _replaced(refusal: Refusal, forms: chosen_bodies.Forms, fields: list[str]) -> Refusal:
-    """With the forms that the operator wrote."""
+    """The refusal with the configured forms."""
 
     def pair(form: chosen_bodies.Form | None, own: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
         return own if form is None else (_lines([*form.fields, *fields]), form.body)
@@ -276,14 +275,14 @@ def _detail(reason: Reason) -> str:
 
 
 def _title(remedy: Remedy) -> str:
-    """As a page says it: until when to wait, where that is known."""
+    """The title on a page: until when to wait, if that is known."""
     if remedy.title == WAIT.title:
         return f"{remedy.title}\1t on \x014\1."
     return remedy.title
 
 
 def _fields(reason: Reason, server: str | None) -> list[str]:
-    """Field lines that are the same in all forms."""
+    """Fields that are the same in all forms."""
     fields = ["Cache-Control: no-store"]
     fields.append("Vary: Accept, Authorization" if reason.status == 402 else "Vary: Accept")
     if server:
@@ -339,14 +338,14 @@ def _remedy(remedy: Remedy, code: str, links: Links) -> dict[str, Any]:
 
 
 def _diagnosis(reason: Reason) -> str:
-    """Path and query of the diagnosis of a refused request, with holes; empty: none is offered."""
+    """Path and query of the diagnosis of a refused request, with holes; empty: there is none."""
     if reason.status in DIAGNOSED or reason.code in REMEDIES:
         return diagnosis_of("\1I", "\1G")
     return ""
 
 
 def diagnosis_of(request: str, capability: str) -> str:
-    """Path and query of a request's diagnosis, for who has this token."""
+    """Path and query of a request's diagnosis, with its token."""
     return f"{PREFIX}/requests/{request}?cap={capability}"
 
 
@@ -379,7 +378,7 @@ def _facts(reason: Reason) -> list[refusal_pages.Fact]:
         if section == "e" and name == "limit":
             facts.append(refusal_pages.Fact("Spending limit of the \1V", "\1E \1C", section))
         elif section == "b" and name == "remaining":
-            facts.append(refusal_pages.Fact("Left of it", "\1B \1C", section))
+            facts.append(refusal_pages.Fact("Remaining", "\1B \1C", section))
         elif name in _FACTS:
             facts.append(refusal_pages.Fact(*_FACTS[name], section))
     return facts

@@ -291,7 +291,7 @@ async def test_a_refund_that_the_provider_refuses_leaves_the_fee_earned(fees: Fe
 
 
 async def test_no_change_of_plan_crosses_currencies(fees: FeeWorld) -> None:
-    """1,141 yen are not 1,141 dollars: there is no rate."""
+    """1,141 yen are not 1,141 dollars: there are no exchange rates."""
     yen = decode({"name": "yen", "price": {"flat": "1180 JPY"}}, Plan)
     plans = fees.parts.plan_of
 

@@ -194,7 +194,7 @@ def test_tokens(cli: Cli, gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> 
         assert cli("status").code == 0
         ran = cli("reload")
         assert ran.code == 1
-        assert "takes the role operator" in ran.err
+        assert "needs the role operator" in ran.err
     assert cli("tokens", "delete", listed["id"]).code == 0
     monkeypatch.setenv("FASTGATE_TOKEN", token)
     assert cli("status").code == 1
@@ -248,7 +248,7 @@ def test_no_token_and_a_wrong_one(
 ) -> None:
     ran = cli("status", "--state-dir", str(tmp_path / "elsewhere"))
     assert ran.code == 1
-    assert "set FASTGATE_TOKEN" in ran.err
+    assert "Set FASTGATE_TOKEN" in ran.err
     monkeypatch.setenv("FASTGATE_TOKEN", "wrong-token")
     ran = cli("status", "--json")
     assert ran.code == 1

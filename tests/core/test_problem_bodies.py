@@ -248,15 +248,15 @@ def test_what_no_configuration_may_have(bodies: dict[str, Any], says: str) -> No
 @pytest.mark.parametrize(
     ("bodies", "path", "says"),
     [
-        ({"no_route": "{{limit}}"}, "no_route.body", "{{limit}} is no member of this refusal"),
-        ({"404": {"json": {"a": ["{{x}}"]}}}, "404.json", "There are detail, instance"),
-        ({"4xx": {"html": "{{invoice}}"}}, "4xx.html", "{{invoice}} is no member"),
+        ({"no_route": "{{limit}}"}, "no_route.body", "{{limit}} is not a member of this refusal"),
+        ({"404": {"json": {"a": ["{{x}}"]}}}, "404.json", "Its members are detail, instance"),
+        ({"4xx": {"html": "{{invoice}}"}}, "4xx.html", "{{invoice}} is not a member"),
         ({"402": {"html": "{{remedies}}"}}, "402.html", "{{remedies}} is a list"),
         ({"402": {"json": "see {{remedies}}"}}, "402.json", "{{remedies}} is a list"),
         (
             {"rate_limited": {"json": {"a": "{{limit}}", "b": "{{resets_at}}"}}},
             "rate_limited.json",
-            "all members of an object (a, b) may be unknown. Add one that is always there",
+            "all members of an object (a, b) may be missing. Add one that is always there",
         ),
         ({"no_route": "a\1b"}, "no_route.body", "a control character"),
         ({"no_route": "é" * 20_000}, "no_route.body", "more than 32 KiB"),

@@ -280,7 +280,7 @@ async def test_who_has_no_account(world: World, visit: httpx.AsyncClient) -> Non
 @pytest.mark.parametrize(
     ("state", "reason", "ending", "bills", "title", "renews"),
     [
-        ("active", None, False, 0, "It renews automatically", False),
+        ("active", None, False, 0, "The subscription renews automatically", False),
         ("active", None, True, 0, "Renew pro", True),
         ("expired", "subscription_expired", False, 0, "Renew pro", True),
         ("incomplete", "payment_action_required", False, 1, "has to be paid first", False),

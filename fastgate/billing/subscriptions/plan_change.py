@@ -154,7 +154,7 @@ def lines_of(found: Subscription, plan: str, stands: FeeBalance, charge: int) ->
 
 
 def refuse_currency(found: Subscription, stands: FeeBalance, old: Flat, new: Flat) -> None:
-    """Nothing crosses currencies: there is no rate. Raises ConflictError."""
+    """Nothing crosses currencies: there are no exchange rates. Raises ConflictError."""
     paid_in = {old.currency if old.micros else new.currency, *stands.currencies}
     others = sorted(paid_in - {new.currency})
     if others:

@@ -156,7 +156,7 @@ class Caps:
 
     @whole
     async def drop(self, kind: LimitSubject, subject: str) -> None:
-        """Back to the configured limit. Raises StoreError."""
+        """Return to the configured limit. Raises StoreError."""
         async with self._store.write() as connection:
             await drop_limit(connection, kind, subject)
         self._own.pop((kind, subject), None)
