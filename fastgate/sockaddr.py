@@ -8,6 +8,9 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
+UNIX_PATH_MOST = 107
+"""Bytes of a Unix socket's path: sun_path without the NUL at its end."""
+
 
 def pack_sockaddr(family: int, address: Sequence[Any]) -> bytes:
     """A struct sockaddr_in or sockaddr_in6 as connect() takes it."""

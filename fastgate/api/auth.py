@@ -28,6 +28,7 @@ from fastgate.api.roles import NEEDS, Permission, Role, allows
 from fastgate.errors import NotFoundError
 from fastgate.files import replace_file
 from fastgate.model.keys import key_digest, new_key, shown_prefix
+from fastgate.settings import ADMIN_TOKEN
 from fastgate.store.tokens import TOPIC, TokenRow, TokenTable
 
 if TYPE_CHECKING:
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
     from fastgate.api.ports import ControlPort
     from fastgate.store.engine import Store
     from fastgate.store.pages import Page
-
-ADMIN_FILE = "admin-token"
 
 
 class Principal(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,7 +64,7 @@ class Tokens:
     def __init__(self, control: ControlPort, store: Store, state: Path) -> None:
         """`state`: the directory of the gateway's state, where `admin-token` is."""
         self._control = control
-        self._file = state / ADMIN_FILE
+        self._file = state / ADMIN_TOKEN
         self._seen: tuple[int, int, int] | None = None
         self._file_digest: bytes | None = None
         self._table = TokenTable(store)
@@ -92,7 +91,7 @@ class Tokens:
         """The token's principal. Raises Problem: unauthenticated, or store_unavailable."""
         digest = key_digest(token)
         if (known := self._admin_digest()) and secrets.compare_digest(known, digest):
-            return Principal(id=ADMIN_FILE, name="admin", role="admin", secret=token)
+            return Principal(id=ADMIN_TOKEN, name="admin", role="admin", secret=token)
         for one in self._control.gateway.control.tokens:
             if secrets.compare_digest(one.token.digest, digest):
                 return Principal(
@@ -160,7 +159,7 @@ class Tokens:
 
     async def delete(self, ident: str) -> None:
         """Delete a token; it is refused at once. Raises NotFoundError, Problem, StoreError."""
-        if ident == ADMIN_FILE:
+        if ident == ADMIN_TOKEN:
             raise Problem("conflict", f"Remove the file {self._file} to delete this token.")
         if ident.startswith("config:"):
             raise Problem("conflict", "This token belongs to the configuration; change it there.")

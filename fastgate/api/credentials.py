@@ -19,7 +19,7 @@ from fastgate.api.problems import invalid
 from fastgate.config import references
 from fastgate.errors import ConfigurationError
 from fastgate.model.base import whole
-from fastgate.model.values import KEY_CHARACTER, KEY_MOST
+from fastgate.model.values import KEY_LEAST, KEY_MOST, KEY_PATTERN
 from fastgate.store.cache import KeyRecord
 from fastgate.store.pages import Page
 from fastgate.store.parties import Credential
@@ -41,13 +41,12 @@ Environment = Annotated[
 ]
 
 
-GIVEN_LEAST = 16  # characters; shorter keys only come from configurations
 GivenKey = Annotated[
     str,
     Meta(
-        pattern=whole(f"^{KEY_CHARACTER}{{{GIVEN_LEAST},{KEY_MOST}}}$"),
-        description=f"Take this key, of {GIVEN_LEAST} to {KEY_MOST} printable characters, from "
-        "another gateway instead of making one.",
+        pattern=whole(f"^{KEY_PATTERN}$"),
+        description=f"Import this key from another gateway instead of creating one: {KEY_LEAST} to "
+        f"{KEY_MOST} printable characters without spaces.",
     ),
 ]
 

@@ -33,7 +33,7 @@ from fastgate.billing.payments.manual import NAME as MANUAL
 from fastgate.billing.profiles import Profile
 from fastgate.errors import NotFoundError
 from fastgate.model.base import whole
-from fastgate.model.units import Money
+from fastgate.model.units import MONEY_MOST, Money
 from fastgate.store.ledger import Book, Entry
 from fastgate.store.payments import Payment
 
@@ -110,7 +110,7 @@ class OverdraftNew(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """How far below zero a wallet may go."""
 
     currency: Currency
-    micros: Annotated[int, Meta(ge=0, le=1 << 60, description="Micro-units; 0: no overdraft.")]
+    micros: Annotated[int, Meta(ge=0, le=MONEY_MOST, description="Micro-units; 0: no overdraft.")]
 
 
 class Booked(msgspec.Struct, frozen=True, kw_only=True):

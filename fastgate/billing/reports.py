@@ -26,6 +26,7 @@ from fastgate.store.connection import AsyncConnection
 from fastgate.store.engine import Store
 from fastgate.store.money_tables import usage_daily, x402_payments
 from fastgate.store.tables import accounts, consumers, credentials
+from fastgate.store.usage import SUMS
 
 
 class By(StrEnum):
@@ -81,7 +82,6 @@ class ReportRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     amount: int
 
 
-_SUMS = ("requests", "failed", "units", "amount")
 _FILTERS = ("account", "consumer", "credential", "route", "service", "plan", "meter", "currency")
 _LABELS = (
     (By.KEY, credentials.c.label),
@@ -94,7 +94,7 @@ async def report(store: Store, asked: ReportQuery) -> list[ReportRow]:
     """The rows, in the order of what they are grouped by. Raises StoreError."""
     by = list(dict.fromkeys(asked.by))
     keys = [usage_daily.c[name.value] for name in by] + [usage_daily.c.currency]
-    sums = [sa.func.sum(usage_daily.c[name]).label(name) for name in _SUMS]
+    sums = [sa.func.sum(usage_daily.c[name]).label(name) for name in SUMS]
     query = sa.select(*keys, *sums).group_by(*keys).order_by(*keys)
     if asked.since is not None:
         query = query.where(usage_daily.c.day >= asked.since)
@@ -121,7 +121,7 @@ async def report(store: Store, asked: ReportQuery) -> list[ReportRow]:
         found += await _x402(connection, asked, by)
     found.sort(key=lambda row: [row[name] for name in (*(one.value for one in by), "currency")])
     for row in found:
-        row.update((name, int(row[name])) for name in _SUMS)  # PostgreSQL adds up to a Decimal
+        row.update((name, int(row[name])) for name in SUMS)  # PostgreSQL adds up to a Decimal
         if narrowest is not None:
             row["label"] = labels.get(row[narrowest[0].value])
     return [ReportRow(**row) for row in found]
@@ -161,7 +161,7 @@ def columns(by: Sequence[By]) -> list[str]:
     """The names of a report's columns, in their order."""
     labelled = any(key in by for key, _ in _LABELS)
     keys = [key.value for key in dict.fromkeys(by)]
-    return [*keys, *(["label"] if labelled else []), "currency", *_SUMS]
+    return [*keys, *(["label"] if labelled else []), "currency", *SUMS]
 
 
 def write_csv(rows: Iterable[ReportRow], by: Sequence[By], file: TextIO) -> None:

@@ -27,7 +27,7 @@ from fastgate.errors import ConfigurationError
 from fastgate.model.gateway import Gateway, Limit, Rate
 from fastgate.model.resolve import OwnedLimit
 from fastgate.refusal.remedies import PREFIX
-from fastgate.sockaddr import pack_unix
+from fastgate.sockaddr import UNIX_PATH_MOST, pack_unix
 
 NAME = "_fastgate"
 """Of the route, its service and its upstream; no configured name begins with a sign."""
@@ -46,8 +46,6 @@ CONNECT_MS = 2_000
 IDLE_MS = 10_000
 CONNECTIONS = 32
 """At once, to the one process that answers, from each worker."""
-_UNIX_PATH = 107
-"""Bytes of a socket's path."""
 
 
 class PublicSide(NamedTuple):
@@ -72,7 +70,7 @@ def wanted(gateway: Gateway, public: PublicSide | None) -> PublicSide | None:
     """The public side, unless it is off. Raises ConfigurationError."""
     if public is None or gateway.billing.public == "off":
         return None
-    if len(public.socket.encode()) > _UNIX_PATH:
+    if len(public.socket.encode()) > UNIX_PATH_MOST:
         raise ConfigurationError(
             f"the path of the socket {public.socket} is too long for the system",
             "billing.public",

@@ -24,6 +24,7 @@ from fastgate.demo.mailsink import MailSink
 from fastgate.demo.webserver import WebServer, weather
 from fastgate.demo.x402_facilitator import ASSET, NETWORK, SELLER, DemoFacilitator, DemoWallet
 from fastgate.errors import FastGateError
+from fastgate.settings import ADMIN_TOKEN
 
 PRICE = "0.05 USD"
 LOW = "0.50 USD"
@@ -164,7 +165,7 @@ class Environment:
         assert self._gateway is not None
         if self._gateway.poll() is not None:
             raise DemoError(f"The gateway did not start:\n{self._last_words()}")
-        token = self.state / "admin-token"
+        token = self.state / ADMIN_TOKEN
         if not token.exists():
             return False
         headers = {"Authorization": f"Bearer {token.read_text().strip()}"}

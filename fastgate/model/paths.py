@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from fastgate._core.snapshot.router_build import METHOD_NUMBERS
 from fastgate.model.places import host_name
 
 _PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(\*?)\}")
@@ -16,9 +17,6 @@ _PLAIN_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+(/\{[A-Za-z_][A-Za-z0-9_]*(\}/?|\
 """Most paths: literal segments, then at most one parameter."""
 _LITERAL = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@%-]*")
 MAX_PARAMETERS = 16
-METHODS = frozenset(
-    {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH", "CONNECT"}
-)
 _ENCODED_SLASH = re.compile(r"%2f|%5c", re.I)
 _DOTS = re.compile(r"(\.|%2e){1,2}(;.*)?", re.I)
 """A dot segment in any spelling, with or without parameters."""
@@ -116,7 +114,7 @@ def check_rewritten(prefix: str) -> None:
 def check_methods(methods: Iterable[str]) -> None:
     """Raise ValueError for a known method that is not written in capitals."""
     for method in methods:
-        if method != method.upper() and method.upper() in METHODS:
+        if method != method.upper() and method.upper() in METHOD_NUMBERS:
             raise ValueError(
                 f"methods: {method!r}: methods are case-sensitive; write {method.upper()!r}"
             )

@@ -10,8 +10,8 @@ import re
 from typing import Self
 
 from fastgate.model.values import Value
+from fastgate.sockaddr import UNIX_PATH_MOST
 
-_UNIX_PATH_MAX = 107  # sockaddr_un.sun_path, less the terminating NUL
 _HOST = re.compile(
     r"(?=.{1,253}\Z)[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
     r"(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*",
@@ -26,8 +26,8 @@ def _unix_path(text: str, raw: object) -> str:
         raise ValueError(
             f"{raw!r}: a Unix socket is 'unix:' and an absolute path, as in 'unix:/run/app.sock'"
         )
-    if len(path.encode()) > _UNIX_PATH_MAX:
-        raise ValueError(f"{raw!r}: a Unix socket's path has at most {_UNIX_PATH_MAX} bytes")
+    if len(path.encode()) > UNIX_PATH_MOST:
+        raise ValueError(f"{raw!r}: a Unix socket's path has at most {UNIX_PATH_MOST} bytes")
     return path
 
 

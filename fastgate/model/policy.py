@@ -114,11 +114,14 @@ class Limit(_Counted, frozen=True, kw_only=True):
         return self._label("rate")
 
 
+QuotaPeriod = Literal["minute", "hour", "day", "week", "month", "year"]
+
+
 class Quota(_Counted, frozen=True, kw_only=True):
     """A quota: a number of requests in a calendar period (UTC)."""
 
     period: Annotated[
-        Literal["minute", "hour", "day", "week", "month", "year"],
+        QuotaPeriod,
         Meta(description="The calendar period, in UTC; weeks begin on Monday."),
     ]
     requests: Annotated[int, Meta(ge=1, le=2**40, description="How many requests the period has.")]

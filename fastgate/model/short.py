@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from fastgate.model import gateway as g
 from fastgate.model.base import Model
+from fastgate.model.policy import QuotaPeriod
+
+PERIODS = get_args(QuotaPeriod)
 
 
 class Short(NamedTuple):
@@ -50,11 +53,10 @@ def _auth(word: str) -> dict[str, Any]:
 
 
 def _quota(text: str) -> dict[str, Any]:
-    match = re.fullmatch(r"\s*(\d{1,13})\s*/\s*(minute|hour|day|week|month|year)\s*", text, re.A)
+    match = re.fullmatch(rf"\s*(\d{{1,13}})\s*/\s*({'|'.join(PERIODS)})\s*", text, re.A)
     if match is None:
         raise ValueError(
-            f"{text!r} is not a quota such as '100000/month'; periods are minute, hour, day, "
-            "week, month, year"
+            f"{text!r} is not a quota such as '100000/month'; periods are {', '.join(PERIODS)}"
         )
     return {"requests": int(match[1]), "period": match[2]}
 

@@ -231,6 +231,8 @@ class Percent(Value):
 
 MICROS = 1_000_000
 """Micro-units in one unit of a currency."""
+MONEY_MOST = 1 << 60
+"""The most micro-units that one booking can have: shared memory has room for that."""
 
 
 def decimal_text(micros: int) -> str:

@@ -169,8 +169,9 @@ class Moment(Value):
         return self.time.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-KEY_CHARACTER = r"[\x21-\x7e]"
 KEY_LEAST, KEY_MOST = 8, 512
+KEY_PATTERN = rf"[\x21-\x7e]{{{KEY_LEAST},{KEY_MOST}}}"
+"""An API key in clear, wherever it comes from: the configuration or the control API."""
 
 
 class KeyDigest(Value):
@@ -200,7 +201,7 @@ class KeyDigest(Value):
             if not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
                 raise ValueError("a key digest is 'sha256:' and 64 hex digits")
             return cls(digest.lower())
-        if not re.fullmatch(f"{KEY_CHARACTER}{{{KEY_LEAST},{KEY_MOST}}}", text):
+        if not re.fullmatch(KEY_PATTERN, text):
             raise ValueError(f"expected {cls.WHAT}")  # never show a key, not even a bad one
         return cls.of(text)
 

@@ -21,7 +21,7 @@ from msgspec import Meta
 
 from fastgate.model.base import LINK, Model, Token, only_one, worded
 from fastgate.model.secret import Secret
-from fastgate.model.units import MICROS, Duration, Money, Size
+from fastgate.model.units import MICROS, MONEY_MOST, Duration, Money, Size
 
 if TYPE_CHECKING:
     from fastgate.model.billing import Facilitator
@@ -32,8 +32,6 @@ ADDRESS = worded(r"^0x[0-9a-fA-F]{40}$", "an address: '0x' and 40 hexadecimal di
 NETWORK = worded(r"^eip155:[1-9][0-9]{0,18}$", "a network such as 'eip155:8453'")
 TIMEOUT = Duration.parse("15s")
 MAX_ATOMIC = 2**256 - 1
-MOST = 1 << 60
-"""Millionths of a token that one request can cost: what the books take."""
 
 Address = Annotated[str, Meta(pattern=ADDRESS)]
 Origin = Annotated[
@@ -160,7 +158,7 @@ class X402(Model, frozen=True, kw_only=True):
                 f"amount: {self.amount} of a token with {self.asset_decimals} decimals is no whole "
                 "number of millionths of a token"
             )
-        if micros > MOST:
+        if micros > MONEY_MOST:
             raise ValueError(
                 f"{'amount' if self.price is None else 'price'}: at most 2^60 millionths of a token"
             )

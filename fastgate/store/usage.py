@@ -122,7 +122,8 @@ _AREA, _ID = 18, 32  # digits of an id: boot and area, and all
 _COLUMNS = (*Block.__struct_fields__, "entry")
 _DAY_0 = EPOCH.date()
 _DIMENSIONS = tuple(column.name for column in usage_daily.primary_key.columns)
-_SUMS = ("requests", "failed", "units", "amount")
+SUMS = ("requests", "failed", "units", "amount")
+"""The columns of `usage_daily` that add up."""
 
 
 class _Statements(NamedTuple):
@@ -139,8 +140,8 @@ class _Statements(NamedTuple):
             given = ", ".join(parameter.format(at + 1) for at in range(len(names)))
             return f"INSERT INTO {table} ({', '.join(names)}) VALUES ({given})"
 
-        add = ", ".join(f"{name} = usage_daily.{name} + excluded.{name}" for name in _SUMS)
-        days = into("usage_daily", (*_DIMENSIONS, *_SUMS))
+        add = ", ".join(f"{name} = usage_daily.{name} + excluded.{name}" for name in SUMS)
+        days = into("usage_daily", (*_DIMENSIONS, *SUMS))
         days += f" ON CONFLICT ({', '.join(_DIMENSIONS)}) DO UPDATE SET {add}"
         return cls(into("usage_blocks", _COLUMNS), days)
 

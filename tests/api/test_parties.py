@@ -6,12 +6,14 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 from apikit import Client, is_problem
 
 from fastgate._core.reason import Reason
 from fastgate._core.shared.credentials import CredentialIndex
 from fastgate._core.snapshot.snapshot import stable_hash
 from fastgate.identity.identity import Identity
+from fastgate.model.values import KeyDigest
 
 
 async def test_life_of_an_account(api: Client) -> None:
@@ -227,6 +229,29 @@ async def test_a_key_from_elsewhere(api: Client, world: Any) -> None:
         await api.post(base, json={"key": "a-key-of-another-gateway\n"}), 422, "invalid_member"
     )
     is_problem(await api.post(base, json={"key": "demo-key-0123456789"}), 409, "conflict")
+
+
+@pytest.mark.parametrize(
+    ("key", "good"),
+    [
+        ("1234567", False),
+        ("12345678", True),
+        ("k" * 512, True),
+        ("k" * 513, False),
+        ("a key 8", False),
+    ],
+)
+async def test_keys_are_the_same_in_the_configuration_and_here(
+    api: Client, key: str, good: bool
+) -> None:
+    await api.post("/v1/consumers", json={"name": "acme"})
+    made = await api.post("/v1/consumers/acme/credentials", json={"key": key})
+    assert made.status_code == (201 if good else 422)
+    if good:
+        assert KeyDigest.parse(key) == KeyDigest.of(key)
+    else:
+        with pytest.raises(ValueError, match="8 to 512"):
+            KeyDigest.parse(key)
 
 
 async def test_many_at_once(api: Client, world: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,6 +40,19 @@ NOW = datetime(2031, 5, 4, 12, 0, tzinfo=UTC)
 def test_coins_and_back(coins: int, currency: str) -> None:
     assert to_minor(from_minor(coins, currency.lower()), None) == coins
     assert money_of(coins, currency.lower()).currency == currency
+
+
+def test_refusals_write_amounts_with_the_same_decimals() -> None:
+    """The core has its own list of the currencies whose coins are not hundredths."""
+    source = (Path(__file__).parents[2] / "fastgate/_core/exchange/number_text.pyx").read_text()
+    listed = {}
+    for name, decimals in (("none", 0), ("three", 3)):
+        found = re.search(rf'char {name}\[\] = "([A-Z ]+)"', source)
+        assert found is not None
+        listed |= dict.fromkeys(found[1].split(), decimals)
+    letters = [chr(code) for code in range(ord("A"), ord("Z") + 1)]
+    every = ("".join(code) for code in product(letters, repeat=3))
+    assert {code: exponent(code) for code in every if exponent(code) != 2} == listed
 
 
 @given(st.integers(1, 10**15), st.sampled_from(CURRENCIES))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -11,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastgate._core.snapshot.image import ImageBuilder
+from fastgate._core.snapshot.router import METHODS as METHOD_TEXTS
 from fastgate._core.snapshot.router import Found, Router
 from fastgate._core.snapshot.router_build import (
+    METHOD_NUMBERS,
     RouteConflict,
     RouterBuilder,
     TrieTooBroad,
@@ -182,6 +186,16 @@ def find_naively(
         allowed |= (set(rule.methods) & numbered) or (set() if rule.methods else ANY | {""})
         allowed |= {""} if set(rule.methods) - numbered else set()
     return Found(405 if allowed else 404, None, None, (), frozenset(allowed))
+
+
+def test_each_list_of_methods_is_the_same() -> None:
+    """Numbers for the compiler, names for lookups, and names in the Allow of a refusal."""
+    assert list(METHOD_NUMBERS) == [*METHOD_TEXTS][1:]
+    assert list(METHOD_NUMBERS.values()) == list(range(1, len(METHOD_TEXTS)))
+    source = (Path(__file__).parents[2] / "fastgate/_core/exchange/refusal.pyx").read_text()
+    found = re.search(r"fg_method_names\[\] = \{(.*?)\}", source, re.DOTALL)
+    assert found is not None
+    assert tuple(re.findall(r'"(\w*)"', found[1])) == METHOD_TEXTS
 
 
 # ---- properties --------------------------------------------------------------------------

@@ -55,11 +55,11 @@ from fastgate.billing.payments.base import (
 )
 from fastgate.billing.payments.stripe_http import HttpxClient, NeverSent
 from fastgate.errors import ConfigurationError
+from fastgate.model.billing import STRIPE_API
 from fastgate.model.billing import Stripe as Settings
 from fastgate.model.secret import Secret
 from fastgate.model.units import Money
 
-API = "https://api.stripe.com"
 TIMEOUT_S = 10.0
 TOLERANCE_S = 300
 SKEW = timedelta(minutes=5)  # between Stripe's clock and ours
@@ -108,7 +108,7 @@ class StripeProvider(PaymentProvider):
         customers: Customers,
         clock: Clock,
         *,
-        api_base: str = API,
+        api_base: str = STRIPE_API,
         timeout: float = TIMEOUT_S,
     ) -> None:
         """`api_base`: another address of the API, without a path. `timeout`: seconds a call."""

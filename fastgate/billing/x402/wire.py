@@ -29,7 +29,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from fastgate.model.base import whole
-from fastgate.model.x402 import ADDRESS, Terms
+from fastgate.model.x402 import Address, Terms
 
 MAX_FIELD = 8192
 """Bytes of a field, ours and the client's."""
@@ -43,7 +43,6 @@ _T = TypeVar("_T")
 Decimal = Annotated[str, Meta(pattern=whole(r"^(0|[1-9][0-9]{0,77})$"))]
 _Hex32 = Annotated[str, Meta(pattern=whole(r"^0x[0-9a-fA-F]{64}$"))]
 _Hex = Annotated[str, Meta(pattern=whole(r"^0x([0-9a-fA-F]{2}){65,4096}$"))]
-_Address = Annotated[str, Meta(pattern=ADDRESS)]
 _Identifier = Annotated[str, Meta(pattern=whole(r"^[A-Za-z0-9_-]{16,128}$"))]
 
 __all__ = ["IDENTIFIER", "Invalid", "Payment", "PaymentOffer", "Presented", "encode", "read"]
@@ -67,8 +66,8 @@ class Invalid(Exception):
 class Authorization(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """EIP-3009 `TransferWithAuthorization`; times in Unix seconds."""
 
-    from_: _Address = msgspec.field(name="from")
-    to: _Address
+    from_: Address = msgspec.field(name="from")
+    to: Address
     value: Decimal
     valid_after: Decimal
     valid_before: Decimal
