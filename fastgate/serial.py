@@ -80,4 +80,4 @@ def whole(
 def _note_error(task: asyncio.Task[Any]) -> None:
     """The caller has gone and will not ask how it ended."""
     if not task.cancelled() and (error := task.exception()) is not None:
-        log.warning("A change that nobody waits for any more failed: %s", error)
+        log.warning("A change failed after its caller had stopped waiting: %s", error)

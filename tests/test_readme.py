@@ -143,6 +143,7 @@ def printed_now(page: Path, folder: Path) -> list[tuple[str, str, str]]:
             place.mkdir()
             running, key = start(config, place, upstream.url)
             try:
+                running.api("/v1/accounts")  # which waits for the store
                 printed = run_all([command for command, _ in expected], running, key)
             finally:
                 running.stop()

@@ -18,7 +18,7 @@ from fastgate.api.parties import changes_of, consumer_of_store, matched, tagged
 from fastgate.api.problems import invalid
 from fastgate.config import references
 from fastgate.errors import ConfigurationError
-from fastgate.model.base import whole
+from fastgate.model.base import exact_pattern
 from fastgate.model.values import KEY_LEAST, KEY_MOST, KEY_PATTERN
 from fastgate.store.cache import KeyRecord
 from fastgate.store.pages import Page
@@ -28,14 +28,14 @@ Label = Annotated[
     str,
     Meta(
         max_length=200,
-        pattern=whole(r"^[^\x00-\x1f\x7f]*$"),
+        pattern=exact_pattern(r"^[^\x00-\x1f\x7f]*$"),
         description="For people: where the key is used.",
     ),
 ]
 Environment = Annotated[
     str,
     Meta(
-        pattern=whole(r"^[a-z0-9]{1,16}$"),
+        pattern=exact_pattern(r"^[a-z0-9]{1,16}$"),
         description="A part of the key that people can see: live.",
     ),
 ]
@@ -44,7 +44,7 @@ Environment = Annotated[
 GivenKey = Annotated[
     str,
     Meta(
-        pattern=whole(f"^{KEY_PATTERN}$"),
+        pattern=exact_pattern(f"^{KEY_PATTERN}$"),
         description=f"Import this key from another gateway instead of creating one: {KEY_LEAST} to "
         f"{KEY_MOST} printable characters without spaces.",
     ),

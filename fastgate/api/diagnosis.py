@@ -16,10 +16,10 @@ from fastgate.api.describe import spec
 from fastgate.api.operation import kept_request
 from fastgate.api.problems import Problem, invalid
 from fastgate.billing.diagnosis.diagnosis import Diagnosis, Question, diagnose
-from fastgate.model.base import whole
+from fastgate.model.base import exact_pattern
 from fastgate.model.keys import key_digest
 
-Digest = Annotated[str, Meta(pattern=whole(r"^[0-9a-f]{64}$"))]
+Digest = Annotated[str, Meta(pattern=exact_pattern(r"^[0-9a-f]{64}$"))]
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

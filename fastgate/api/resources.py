@@ -203,7 +203,7 @@ def handlers(kind: ResourceKind) -> list[HTTPRouteHandler]:
             if old is not None:
                 require_match(request, etag_of(codec.encode(old)))
             elif request.headers.get("if-match") is not None:
-                raise Problem("stale", f"There is no {singular} {name!r} (any more).")
+                raise Problem("stale", f"There is no {singular} {name!r} now.")
             return kind.put(current, resource)
 
         answer, headers = await _change(ctx, request, edit, kind, name, dry_run)

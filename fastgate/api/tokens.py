@@ -16,7 +16,7 @@ from fastgate.api.describe import spec
 from fastgate.api.paging import LIMIT, Limit, Text
 from fastgate.api.problems import Problem
 from fastgate.api.roles import Role
-from fastgate.model.base import whole
+from fastgate.model.base import exact_pattern
 from fastgate.store.pages import Page
 from fastgate.store.tokens import TokenRow
 
@@ -30,7 +30,7 @@ class TokenNew(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Meta(
             min_length=1,
             max_length=200,
-            pattern=whole(r"^[^\x00-\x1f\x7f]*$"),
+            pattern=exact_pattern(r"^[^\x00-\x1f\x7f]*$"),
             description="The owner's name; the author in revisions.",
         ),
     ]

@@ -32,12 +32,14 @@ from fastgate.billing.payments.books import payment_id
 from fastgate.billing.payments.manual import NAME as MANUAL
 from fastgate.billing.profiles import Profile
 from fastgate.errors import NotFoundError
-from fastgate.model.base import whole
+from fastgate.model.base import exact_pattern
 from fastgate.model.units import MONEY_MOST, Money
 from fastgate.store.ledger import Book, Entry
 from fastgate.store.payments import Payment
 
-Currency = Annotated[str, Meta(pattern=whole(r"^[A-Z]{3}$"), description="Three capital letters.")]
+Currency = Annotated[
+    str, Meta(pattern=exact_pattern(r"^[A-Z]{3}$"), description="Three capital letters.")
+]
 Micros = Annotated[int, Meta(description="Micro-units.")]
 
 

@@ -3,7 +3,7 @@
 ```
 balance < threshold ── reserve ──▶ under way ──┬─ succeeded ─▶ credited; declines := 0
   enabled, none under      spent += amount     ├─ declined ──▶ spent -= amount; declines += 1
-  way, spent + amount      sequence += 1       │               3 in a row: stopped, and told
+  way, spent + amount      sequence += 1       │               3 in a row: stopped, notified
   <= monthly cap                               └─ not known ─▶ asked again, with the same key
 ```
 

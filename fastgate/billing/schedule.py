@@ -9,10 +9,10 @@ tick ─▶ subscriptions that are due    time catches up: renewals, ends of tri
      ─▶ outbox                        sent
 ```
 
-Everything due stands in the store with its time, so `tick` may be called as often or as seldom as
-one likes, by several gateways on one database, and after any outage. Mostly nothing is, which one
-question tells. `next_at` says when there is something to do next; a simulation leaps from one to
-the next.
+The store has everything that is due, with its time, so `tick` may be called as often or as rarely
+as one likes, by several gateways on one database, and after any outage. Mostly nothing is, which
+one question tells. `next_at` says when there is something to do next; a simulation leaps from one
+to the next.
 
 What fails for one subscription or invoice is logged and does not keep the others waiting. A store
 that is down (StoreError) ends the tick.

@@ -56,7 +56,7 @@ def _print_status(data: dict[str, Any]) -> None:
             worker["connections"],
             worker["in_flight"],
             worker["upstream_idle"],
-            output.whole(output.size(worker["memory"])),
+            output.no_wrap(output.size(worker["memory"])),
             max(0, worker["starts"] - 1),
         )
         for worker in data["workers"]

@@ -54,8 +54,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: str) -> 
         return
     screen = console()
     widths = _widths([(name, *(row[at] for row in listed)) for at, name in enumerate(columns)])
-    spare = screen.width - sum(most for _, most in widths) - GAP * (len(columns) - 1)
-    given = _given(widths, spare)
+    slack = screen.width - sum(most for _, most in widths) - GAP * (len(columns) - 1)
+    given = _given(widths, slack)
     if given is None:
         _blocks(columns, listed)
         return
@@ -75,24 +75,24 @@ def _widths(columns: Iterable[Sequence[Any]]) -> list[tuple[int, int]]:
     found = []
     for cells in columns:
         texts = [str(cell_text(cell)) for cell in cells]
-        whole = [text for text, cell in zip(texts, cells, strict=True) if _is_whole(cell)]
+        unwrapped = [text for text, cell in zip(texts, cells, strict=True) if _never_wraps(cell)]
         words = [word for text in texts for word in text.split()]
-        found.append((max(map(len, [*words, *whole, "-"])), max(map(len, texts))))
+        found.append((max(map(len, [*words, *unwrapped, "-"])), max(map(len, texts))))
     return found
 
 
-def _is_whole(cell: Any) -> bool:
+def _never_wraps(cell: Any) -> bool:
     return bool(getattr(cell, "no_wrap", None))
 
 
-def _given(widths: list[tuple[int, int]], spare: int) -> list[int] | None:
-    """The width of each column. A negative `spare` is how many characters must be saved; None: they
+def _given(widths: list[tuple[int, int]], slack: int) -> list[int] | None:
+    """The width of each column. A negative `slack` is how many characters must be saved; None: they
     cannot be.
 
     Rich saves where a column is widest, which breaks words; here, where most can be saved.
     """
     given = [most for _, most in widths]
-    for _ in range(max(0, -spare)):
+    for _ in range(max(0, -slack)):
         at = max(range(len(given)), key=lambda index: given[index] - widths[index][0])
         if given[at] == widths[at][0]:
             return None
@@ -155,7 +155,7 @@ def size(count: Any) -> str:
     return f"{amount:.1f} GiB"
 
 
-def whole(text: str) -> Any:
+def no_wrap(text: str) -> Any:
     """A table's cell that is never broken into lines."""
     from rich.text import Text
 

@@ -4,7 +4,7 @@ A name keeps its number over reloads and over restarts of control (the book is w
 state directory), so that counters, health and consumers' plans stay with their owner.
 
 - A name that leaves the configuration is *retired*: its number is kept for it, in case it comes
-  back, and given to nobody else, because shared memory still holds what it counted.
+  back, and not given to another owner, because shared memory still holds its counts.
 - Targets are the exception: their rows carry the identity of their owner, so the lowest free
   number is given out at once. The engine has only so many (`MAX_TARGETS`).
 - `forget_retired` frees the numbers of retired names, when shared memory is new. Those of plans

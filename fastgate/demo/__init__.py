@@ -9,5 +9,5 @@
     tour        what a customer does and sees, step by step
 
 Nothing here is reached by a gateway that was not started by `fastgate demo`: the provider is
-announced by a plugin's metadata that stands in the demonstration's own folder.
+announced by a plugin's metadata in the demonstration's own folder.
 """

@@ -236,7 +236,7 @@ class Directory:
             self.put_key(lender)
 
     def drop_shadows(self, keep: Container[bytes]) -> None:
-        """Forget the lent keys that the store has no more."""
+        """Forget the lent keys that are no longer in the store."""
         for digest in [digest for digest in self.shadows if digest not in keep]:
             del self.shadows[digest]
 

@@ -9,10 +9,10 @@
 
 - **Order of a change**: the store's transaction, then the index (every worker feels it with
   its next lookup), then the cache, synced to disk; then the caller has its answer. A crash in
-  between is mended by the next `sync`, which makes directory, index and cache equal the store.
+  between is repaired by the next `sync`, which makes directory, index and cache equal the store.
 - **Starting**: `load_cache()` fills the index before the store is reachable, `configure()` adds
   the consumers of the configuration; `attach()` lets the store correct both when it comes.
-- **The seed wins**: a key that stands in the configuration belongs to the consumer there.
+- **The seed wins**: a key in the configuration belongs to the consumer there.
 
 A key is shown once, when it is issued; only its SHA-256 is kept. Keys have 190 bits of chance, so
 an unsalted hash is safe to store. Memory: about 0.6 KiB a credential in the control process.

@@ -16,7 +16,7 @@ PATTERNS: dict[str, str] = {}
 """The patterns in words, for errors."""
 
 
-def whole(pattern: str) -> str:
+def exact_pattern(pattern: str) -> str:
     """A pattern whose `$`, which it ends with, is the end of the text. Python's alone also matches
     before a line feed at the end."""
     return f"{pattern}(?!\\n)"
@@ -26,7 +26,7 @@ def worded(pattern: str, words: str) -> str:
     """A field's pattern, in the syntax that Python and ECMAScript share, and what a text that
     matches it is: errors say "... is not `words`"."""
     if pattern.endswith("$"):
-        pattern = whole(pattern)
+        pattern = exact_pattern(pattern)
     PATTERNS[pattern] = words
     return pattern
 

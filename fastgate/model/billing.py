@@ -60,14 +60,14 @@ class Tier(Model, frozen=True, kw_only=True):
             "price. Left out, on the last tier only: all that follow."
         ),
     ] = None
-    price: Annotated[Money, Meta(description="What each request of this tier costs.")]
+    price: Annotated[Money, Meta(description="The price of each request in this tier.")]
 
 
 class UnitPrice(Model, frozen=True, kw_only=True):
     """The price of a unit of a meter, such as tokens or bytes."""
 
     meter: Annotated[Name, Meta(description="The meter, by name.")]
-    price: Annotated[Money, Meta(description="What `per` units cost.")]
+    price: Annotated[Money, Meta(description="The price of `per` units.")]
     per: Annotated[
         int,
         Meta(
@@ -77,15 +77,13 @@ class UnitPrice(Model, frozen=True, kw_only=True):
             "can be written: `{price: 3 USD, per: 1000000}`.",
         ),
     ] = 1
-    included: Annotated[
-        int, Meta(ge=0, le=2**53, description="Units of each period that cost nothing.")
-    ] = 0
+    included: Annotated[int, Meta(ge=0, le=2**53, description="Free units in each period.")] = 0
 
 
 class Price(Model, frozen=True, kw_only=True):
     """What a plan costs: by request, by unit, by period, or all of these."""
 
-    per_request: Annotated[Money | None, Meta(description="What each request costs.")] = None
+    per_request: Annotated[Money | None, Meta(description="The price of each request.")] = None
     tiers: Annotated[
         list[Tier],
         Meta(
@@ -95,7 +93,9 @@ class Price(Model, frozen=True, kw_only=True):
     ] = []
     included: Annotated[
         int,
-        Meta(ge=0, le=2**53, description="Requests of each period that cost nothing more."),
+        Meta(
+            ge=0, le=2**53, description="Requests in each period that are included in the flat fee."
+        ),
     ] = 0
     overage: Annotated[
         Money | None,
@@ -105,7 +105,8 @@ class Price(Model, frozen=True, kw_only=True):
         ),
     ] = None
     per_unit: Annotated[
-        list[UnitPrice], Meta(description="Prices of meters, beside the price of the request.")
+        list[UnitPrice],
+        Meta(description="Prices of meters, in addition to the price of the request."),
     ] = []
     charge_abandoned: Annotated[
         bool,
@@ -127,7 +128,7 @@ class Price(Model, frozen=True, kw_only=True):
     ] = "month"
     trial: Annotated[
         Duration | None,
-        Meta(description="How long a new subscription is free of its flat fee. Default: not."),
+        Meta(description="How long a new subscription pays no flat fee. Default: no trial."),
     ] = None
     grace: Annotated[
         Duration | None,
@@ -141,7 +142,7 @@ class Price(Model, frozen=True, kw_only=True):
         if self.tiers and (self.per_request is not None or self.overage is not None):
             raise ValueError("tiers: not together with per_request or overage")
         if self.per_request is not None and self.overage is not None:
-            raise ValueError("overage: not together with per_request, which says the same")
+            raise ValueError("overage: not together with per_request, which means the same")
         if self.overage is not None and not self.included:
             raise ValueError("overage: beyond what? Give `included`, or write per_request")
         if self.tiers and self.included:
@@ -160,11 +161,11 @@ class Price(Model, frozen=True, kw_only=True):
                 if index != len(self.tiers) - 1:
                     raise ValueError("tiers: only the last may be without up_to")
             elif tier.up_to <= last:
-                raise ValueError("tiers: each reaches further than the one before it")
+                raise ValueError("tiers: up_to must increase from tier to tier")
             else:
                 last = tier.up_to
         if self.tiers and self.tiers[-1].up_to is not None:
-            raise ValueError("tiers: the last is for all that follow; leave its up_to out")
+            raise ValueError("tiers: the last one is for all further requests; leave its up_to out")
 
     @property
     def open_ended(self) -> bool:
@@ -191,9 +192,7 @@ class Price(Model, frozen=True, kw_only=True):
 class SpendingLimit(Model, frozen=True, kw_only=True):
     """The most that may be spent in a period."""
 
-    amount: Annotated[
-        Money, Meta(description="The most that may be spent. `0 EUR`: nothing may be.")
-    ]
+    amount: Annotated[Money, Meta(description="The maximum that may be spent. `0 EUR`: nothing.")]
     period: Annotated[
         Period,
         Meta(description="The calendar period (UTC) by which it is counted."),
@@ -204,14 +203,14 @@ class Spending(Model, frozen=True, kw_only=True):
     """Spending limits of everyone who has none of their own."""
 
     account: Annotated[
-        SpendingLimit | None, Meta(description="Of each account. Default: none.")
+        SpendingLimit | None, Meta(description="For each account. Default: no limit.")
     ] = None
     consumer: Annotated[
-        SpendingLimit | None, Meta(description="Of each consumer. Default: none.")
+        SpendingLimit | None, Meta(description="For each consumer. Default: no limit.")
     ] = None
-    credential: Annotated[SpendingLimit | None, Meta(description="Of each key. Default: none.")] = (
-        None
-    )
+    credential: Annotated[
+        SpendingLimit | None, Meta(description="For each key. Default: no limit.")
+    ] = None
 
 
 class Grace(Model, frozen=True, kw_only=True):
@@ -223,11 +222,14 @@ class Grace(Model, frozen=True, kw_only=True):
     ] = _d("7d")
     provider: Annotated[
         Duration,
-        Meta(description="While a payment provider is down, for each account. `0`: not at all."),
+        Meta(description="While a payment provider is down, for each account. `0`: no grace."),
     ] = _d("1h")
     provider_amount: Annotated[
         Money,
-        Meta(description="The most that an account is served for while a provider is down."),
+        Meta(
+            description="The maximum value of requests that an account may use while a provider is "
+            "down."
+        ),
     ] = Money.parse("5 USD")
     unpaid: Annotated[
         Duration,
@@ -235,7 +237,7 @@ class Grace(Model, frozen=True, kw_only=True):
     ] = _d("30d")
     incomplete: Annotated[
         Duration,
-        Meta(description="How long a first payment may wait for its owner's confirmation."),
+        Meta(description="How long a first payment may wait for confirmation by its owner."),
     ] = _d("23h")
 
 
@@ -246,9 +248,9 @@ class Dunning(Model, frozen=True, kw_only=True):
         list[Duration],
         Meta(
             max_length=8,
-            description="When to try again: the time from each failure to the next try. A payment "
-            "method that can never work is not tried again; one that needs a new method waits "
-            "for it. At most 8 tries.",
+            description="When to try again: the time from each failure to the next attempt. A "
+            "method that can never work is not tried again; a payment that needs another "
+            "method waits for it. At most 8 attempts.",
         ),
     ] = field(default_factory=lambda: [_d(text) for text in ("1d", "2d", "4d", "7d")])
 
@@ -280,18 +282,23 @@ class Notices(Model, frozen=True, kw_only=True):
     ] = field(default_factory=lambda: [50, 80, 95, 100])
     low_balance: Annotated[
         Money | None,
-        Meta(description="A balance below this is announced, once until it is above again."),
+        Meta(description="A balance below this is announced, once until it is above it again."),
     ] = None
     empty_in: Annotated[
         Duration,
         Meta(
-            description="A balance that will be used up within this time at its present rate is "
-            "announced. `0`: not."
+            description="A balance that will be used up within this time at the current rate is "
+            "announced. `0`: never."
         ),
     ] = _d("3h")
     receipts: Annotated[bool, Meta(description="Send a receipt for every payment.")] = True
     retries: Annotated[
-        int, Meta(ge=0, le=30, description="How often a notice that was not taken is sent again.")
+        int,
+        Meta(
+            ge=0,
+            le=30,
+            description="How often a notice is sent again if the recipient did not accept it.",
+        ),
     ] = 12
     keep: Annotated[
         Duration, Meta(description="How long notices are kept after they were read or sent.")
@@ -323,8 +330,9 @@ class Smtp(Model, frozen=True, kw_only=True):
     tls: Annotated[
         Literal["starttls", "implicit", "none"],
         Meta(
-            description="`starttls`: begin in clear, continue encrypted or not at all; `implicit`: "
-            "encrypted from the start (port 465); `none`: in clear, for a server on this host."
+            description="`starttls`: start unencrypted, then require encryption; `implicit`: "
+            "encrypted from the start (port 465); `none`: without encryption, for a server on "
+            "this host."
         ),
     ] = "starttls"
     user: Annotated[str | None, Meta(description="The user to log in as. Default: none.")] = None
@@ -336,7 +344,7 @@ class Smtp(Model, frozen=True, kw_only=True):
                 r"^[^\r\n]{0,200}[^\s@<>]{1,64}@[^\s@<>]{1,190}>?$",
                 "a mail address, 'billing@acme.example' or 'Acme <billing@acme.example>'",
             ),
-            description="The address that notices come from, `Acme <billing@acme.example>`.",
+            description="The address from which notices are sent, `Acme <billing@acme.example>`.",
         ),
     ]
     timeout: Annotated[Duration, Meta(description="For one message.")] = _d("20s")
@@ -345,18 +353,19 @@ class Smtp(Model, frozen=True, kw_only=True):
         if (self.user is None) != (self.password is None):
             raise ValueError("user: and password go together")
         if self.user is not None and self.tls == "none":
-            raise ValueError("tls: a password is never sent in clear; use starttls or implicit")
+            raise ValueError("tls: a password is never sent unencrypted; use starttls or implicit")
 
 
 class Webhook(Model, frozen=True, kw_only=True):
     """An address that notices are posted to, signed."""
 
-    name: Annotated[Name, Meta(description="Its name, in the record of what was sent.")]
+    name: Annotated[Name, Meta(description="Its name, in the records of sent notices.")]
     url: Annotated[Url, Meta(description="Where to post.")]
     secret: Annotated[
         Secret,
         Meta(
-            description="What to sign with (HMAC-SHA256; `FastGate-Signature: t=…,v1=…`), shared "
+            description="The key for signatures (HMAC-SHA256; `FastGate-Signature: t=…,v1=…`), "
+            "shared "
             "with the receiver."
         ),
     ]
@@ -387,8 +396,8 @@ class Stripe(Model, frozen=True, kw_only=True):
     webhook_secrets: Annotated[
         list[Secret],
         Meta(
-            description="Secrets that Stripe signs its webhooks with (`whsec_…`); several while "
-            "they are changed."
+            description="Secrets with which Stripe signs its webhooks (`whsec_…`); several while "
+            "you change them."
         ),
     ] = []
     usage: Annotated[
@@ -405,8 +414,8 @@ class Stripe(Model, frozen=True, kw_only=True):
             ],
         ],
         Meta(
-            description="Usage to tell Stripe's meters of, for its books: a meter, or `requests`, "
-            "and the meter's event name there. Nothing waits for it. Default: none."
+            description="Usage to report to Stripe's meters: a meter, or `requests`, and the "
+            "meter's event name at Stripe. No request waits for it. Default: none."
         ),
     ] = {}
     api: Annotated[Url, Meta(description="Address of the API.")] = STRIPE_API
@@ -419,7 +428,7 @@ class Facilitator(Model, frozen=True, kw_only=True):
     facilitator: Annotated[Url, Meta(description="Its address.")]
     pay_to: Annotated[
         Annotated[str, Meta(min_length=1, max_length=128)] | None,
-        Meta(description="The address that is paid, on routes that name none."),
+        Meta(description="The address that receives payments, for routes that set none."),
     ] = None
     network: Annotated[
         Annotated[
@@ -431,7 +440,7 @@ class Facilitator(Model, frozen=True, kw_only=True):
             ),
         ]
         | None,
-        Meta(description="The network, such as `eip155:8453`, on routes that name none."),
+        Meta(description="The network, such as `eip155:8453`, for routes that set none."),
     ] = None
     timeout: Annotated[Duration, Meta(description="For one call.")] = _d("10s")
 
@@ -442,12 +451,14 @@ class Seller(Model, frozen=True, kw_only=True):
     name: Annotated[str, Meta(max_length=200, description="The seller's name.")] = ""
     address: Annotated[list[str], Meta(max_length=10, description="The address, in lines.")] = []
     tax_id: Annotated[str, Meta(max_length=64, description="A tax number to show.")] = ""
-    email: Annotated[str, Meta(max_length=254, description="Where to ask about invoices.")] = ""
+    email: Annotated[
+        str, Meta(max_length=254, description="The contact for questions about invoices.")
+    ] = ""
     prefix: Annotated[
         str,
         Meta(
             pattern=worded(r"^[A-Z0-9]{1,12}$", "1 to 12 capital letters and digits"),
-            description="What invoice numbers begin with: `INV-2026-000001`.",
+            description="The beginning of invoice numbers: `INV-2026-000001`.",
         ),
     ] = "INV"
 
@@ -456,13 +467,13 @@ class Billing(Model, frozen=True, kw_only=True):
     """Money: currency, limits, providers, notices. All of it may be left out."""
 
     currency: Annotated[
-        Currency, Meta(description="Currency of wallets where nothing else is said.")
+        Currency, Meta(description="Currency of wallets, unless another one is given.")
     ] = "USD"
     public: Annotated[
         Literal["on", "off"],
         Meta(
-            description="Serve the gateway's own pages below `/_fastgate/` on every listener: what "
-            "refusals mean and how to get on, top-up and account pages, providers' webhooks."
+            description="Serve the gateway's own pages under `/_fastgate/` on every listener: "
+            "explanations of refusals, top-up and account pages, providers' webhooks."
         ),
     ] = "on"
     public_url: Annotated[
@@ -476,16 +487,16 @@ class Billing(Model, frozen=True, kw_only=True):
         str,
         Meta(
             description="Default time zone of accounts, by its IANA name: `Europe/Berlin`. "
-            "Their periods begin at its midnight."
+            "Their periods begin at midnight there."
         ),
     ] = "UTC"
-    seller: Annotated[Seller, Meta(description="Who sells, on invoices.")] = Seller()
+    seller: Annotated[Seller, Meta(description="The seller, as invoices show it.")] = Seller()
     spending: Annotated[
         Spending,
         Meta(description="Default spending limits of accounts, consumers and keys."),
     ] = Spending()
     grace: Annotated[Grace, Meta(description="Service while a payment is in doubt.")] = Grace()
-    dunning: Annotated[Dunning, Meta(description="Tries after a failed payment.")] = Dunning()
+    dunning: Annotated[Dunning, Meta(description="Attempts after a failed payment.")] = Dunning()
     usage: Annotated[UsageKeeping, Meta(description="Keeping usage records.")] = UsageKeeping()
     notices: Annotated[Notices, Meta(description="Notices to customers.")] = Notices()
     smtp: Annotated[
@@ -500,7 +511,7 @@ class Billing(Model, frozen=True, kw_only=True):
         ),
     ] = []
     stripe: Annotated[Stripe | None, Meta(description="Payment through Stripe.")] = None
-    x402: Annotated[Facilitator | None, Meta(description="Payment by request, with x402.")] = None
+    x402: Annotated[Facilitator | None, Meta(description="Payment per request, with x402.")] = None
 
     def __post_init__(self) -> None:
         if self.time_zone != "UTC":

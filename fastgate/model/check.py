@@ -80,9 +80,9 @@ def _currencies(gateway: Gateway) -> Iterator[ConfigurationError]:
             if other != currency and (fee or with_fee) and not apart:
                 yield ConfigurationError(
                     f"the plan {plan.name!r} costs {currency} and the plan {name!r} {other}; a "
-                    "subscription could change between them, and there is no rate",
+                    "subscription could change between them, and there are no exchange rates",
                     f"plans[{index}].price",
-                    hint="Use one currency, or let the plans be for different services.",
+                    hint="Use one currency, or make the plans for different services.",
                 )
                 break
         first.append((plan.name, currency, fee, services))
@@ -133,7 +133,7 @@ def require(gateway: Gateway) -> None:
 
 
 def warnings(gateway: Gateway) -> list[ConfigurationError]:
-    """What is sound and still looks unintended, in the form of errors that nobody raises."""
+    """Warnings: valid configuration that looks unintended, as errors that are not raised."""
     found: list[ConfigurationError] = []
     used = {service.upstream for service in gateway.services}
     if any(route.handler is not None for route in gateway.routes):
@@ -149,7 +149,7 @@ def warnings(gateway: Gateway) -> list[ConfigurationError]:
         named.update(names)
     groups: tuple[tuple[str, Sequence[_Named], set[str | None] | set[str], str], ...] = (
         ("upstreams", gateway.upstreams, used, "no service uses it"),
-        ("services", gateway.services, served, "no route leads to it"),
+        ("services", gateway.services, served, "no route uses it"),
         ("policies", gateway.policies, named, "nothing names it"),
     )
     for where, resources, uses, why in groups:
@@ -169,7 +169,7 @@ def warnings(gateway: Gateway) -> list[ConfigurationError]:
     ):
         found.append(
             ConfigurationError(
-                "'unix' trusts who connects to a Unix socket, and no listener is one",
+                "'unix' trusts peers on Unix sockets, but no listener is a Unix socket",
                 "trusted_proxies",
                 hint="Add a listener with `bind: unix:/path`, or take `unix` out.",
             )
@@ -196,8 +196,8 @@ def _around_by_slashes(gateway: Gateway) -> Iterator[ConfigurationError]:
                 not route.hosts or not other.hosts or set(route.hosts) & set(other.hosts)
             ):
                 yield ConfigurationError(
-                    f"{route.name!r} asks for no key, and takes paths with empty segments that the "
-                    f"upstream may read as those of {other.name!r}, which does",
+                    f"{route.name!r} requires no key and matches paths with empty segments, "
+                    f"which the upstream may treat as paths of {other.name!r}, which does",
                     f"routes[{index}]",
                     hint="Unless the upstream keeps `//`, leave `merge_slashes` on.",
                 )
@@ -230,7 +230,7 @@ def _twice(
     for path, value in values:
         if value in first:
             yield ConfigurationError(
-                f"{what} {value!r} is taken already, by {first[value]}", f"{where}{path}"
+                f"{what} {value!r} is already used by {first[value]}", f"{where}{path}"
             )
         else:
             first[value] = f"{where}{path}".rpartition(".")[0]
@@ -358,7 +358,7 @@ def _times(gateway: Gateway) -> Iterator[ConfigurationError]:
 
 
 def _identity(gateway: Gateway) -> Iterator[ConfigurationError]:
-    """Routes that ask nobody who they are cannot count by it, nor lead to what plans sell."""
+    """Routes that do not identify the caller cannot count by caller, nor use services of plans."""
     resolver = Resolver(gateway)
     for i, route in enumerate(gateway.routes):
         if route.auth.api_key is not None or route.retired:
@@ -366,8 +366,8 @@ def _identity(gateway: Gateway) -> Iterator[ConfigurationError]:
         plans = resolver.plans_of(route.service) if route.service is not None else []
         if plans:
             yield ConfigurationError(
-                f"the service {route.service!r} is for the plans {', '.join(plans)}, and this "
-                "route does not ask who calls",
+                f"the service {route.service!r} is only for the plans {', '.join(plans)}, but "
+                "this route does not identify the caller",
                 f"routes[{i}].auth",
                 hint="Add `auth: api_key`.",
             )
@@ -388,8 +388,8 @@ def _counts_nobody(resolver: Resolver, i: int, route: Route) -> Iterator[Configu
             where = f"{_FIELDS[owned.kind]}[{owned.position}].by" if own else where
             whose = "" if own else f" of the {owned.owner.replace(':', ' ')}"
             yield ConfigurationError(
-                f"a {owned.kind}{whose} counts by {nobody[0]}, and this route does not ask who "
-                "calls",
+                f"a {owned.kind}{whose} counts by {nobody[0]}, but this route does not identify "
+                "the caller",
                 f"routes[{i}].{where}",
                 hint="Add `auth: api_key`, count by address, or write `default_policies: false`."
                 if default
@@ -425,7 +425,8 @@ def _collected(gateway: Gateway) -> Iterator[ConfigurationError]:
         else:
             whose = " as `caps.body` says"
         yield ConfigurationError(
-            f"this route's handler would get bodies {said}{whose}; they are held in memory, and "
+            f"the handler of this route would get bodies {said}{whose}; they are kept in memory, "
+            "and at most "
             f"{MOST_COLLECTED} is the most",
             f"routes[{i}].max_body",
             hint=f"Set `max_body` on the route, to {MOST_COLLECTED} or less.",
@@ -440,7 +441,7 @@ def _open_ended(gateway: Gateway) -> Iterator[ConfigurationError]:
             continue
         if not plan.quotas and with_quotas.isdisjoint(plan.policies):
             yield ConfigurationError(
-                "nothing says what requests beyond these cost, or that they are refused",
+                "there is no price for further requests, and no quota that refuses them",
                 f"plans[{i}].price.included",
                 hint="Give `overage`, or give the plan a quota.",
             )
@@ -469,9 +470,9 @@ def _unseen(gateway: Gateway) -> Iterator[ConfigurationError]:
             said += [*rules.set, *rules.add, *rules.default]
         for name in filter(cors_field, said):
             yield ConfigurationError(
-                f"the route has `cors`, which writes {name!r}; it cannot be set beside it",
+                f"the route has `cors`, which sets {name!r}; it cannot be set twice",
                 f"routes[{i}]",
-                hint="Say it with `cors`, or leave `cors` out.",
+                hint="Set it with `cors`, or leave `cors` out.",
             )
 
 
@@ -483,7 +484,7 @@ def _unseen_headers(gateway: Gateway) -> Iterator[ConfigurationError]:
         for owned in own_limits("", owner):
             if any("_" in name for name in owned.limit.headers):
                 yield ConfigurationError(
-                    "nothing is counted apart: headers with '_' in their name are "
+                    "all requests would share one count: headers with '_' in their name are "
                     f"{_DROPPED[gateway.headers.underscores]}",
                     f"{path}.{_FIELDS[owned.kind]}[{owned.position}].by",
                     hint="Write '-', or `headers: {underscores: allow}`.",
@@ -512,5 +513,5 @@ def _counted_twice(gateway: Gateway) -> Iterator[ConfigurationError]:
                     f"the policy {name!r} has limits and is named by {holders[name]} too, so one "
                     "request would be counted twice",
                     f"plans[{i}].policies[{j}]",
-                    hint="Make a policy of its own for the plan.",
+                    hint="Make a separate policy for the plan.",
                 )

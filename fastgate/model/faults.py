@@ -157,7 +157,7 @@ def _explain_key(message: str, spot: _Spot) -> ConfigurationError:
             bad = [key for key in spot.value if not re.search(pattern, str(key))]
             if bad:
                 return ConfigurationError(f"the key {bad[0]!r} is not {words}", path=spot.path)
-    return ConfigurationError(f"a key is not as it should be: {message}", path=spot.path)
+    return ConfigurationError(f"a key is not valid: {message}", path=spot.path)
 
 
 def _plainly(message: str, spot: _Spot) -> tuple[str, str, None, str | None]:
@@ -174,7 +174,7 @@ def _plainly(message: str, spot: _Spot) -> tuple[str, str, None, str | None]:
             written = str(spot.value).lower() if found[2] == "bool" else spot.value
             hint = f'Put it in quotes: "{written}".'
         elif found[2] == "null":
-            hint = "Nothing stands behind the key; leave the key out, or give it a value."
+            hint = "The key has no value; leave the key out, or give it a value."
         return f"expected {expected}, not {_shown(spot.value)}", spot.path, None, hint
     if found := re.fullmatch(r"Expected `(int|float)` (>=|<=|>|<) (\S+)", message):
         words = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}[found[2]]

@@ -99,22 +99,25 @@ class Gateway(Model, frozen=True, kw_only=True):
     upstreams: Annotated[list[Upstream], Meta(description="Pools of targets.")] = []
     services: Annotated[list[Service], Meta(description="APIs as products.")] = []
     routes: Annotated[
-        list[Route], Meta(description="Which requests are meant and where they go.")
+        list[Route], Meta(description="Which requests match, and where they go.")
     ] = []
-    policies: Annotated[list[Policy], Meta(description="Named bundles of rules to refer to.")] = []
+    policies: Annotated[
+        list[Policy],
+        Meta(description="Named bundles of rules, used by routes, services and plans."),
+    ] = []
     default_policies: Annotated[
         list[str],
         Meta(
-            description="Policies that apply to every route, by name, unless it says "
-            "`default_policies: false`. What a route, its policies or its service's say goes "
-            "before them; limits add up."
+            description="Policies that apply to every route, by name, unless it has "
+            "`default_policies: false`. Settings of a route, its policies or its service's "
+            "policies come first; all limits apply."
         ),
     ] = []
     plans: Annotated[
         list[Plan], Meta(description="What groups of consumers may use, and how much.")
     ] = []
     consumers: Annotated[
-        list[Consumer], Meta(description="Consumers to put in place when this is applied.")
+        list[Consumer], Meta(description="Consumers to create when this is applied.")
     ] = []
     billing: Annotated[Billing, Meta(description="Money: currency, providers, notices.")] = (
         Billing()
@@ -122,21 +125,21 @@ class Gateway(Model, frozen=True, kw_only=True):
     headers: Annotated[GatewayHeaders, Meta(description="Header fields, on every route.")] = (
         GatewayHeaders()
     )
-    caps: Annotated[Caps, Meta(description="Bounds on what clients send.")] = Caps()
+    caps: Annotated[Caps, Meta(description="Limits on what clients send.")] = Caps()
     timeouts: Annotated[Timeouts, Meta(description="How long clients may take.")] = Timeouts()
     trusted_proxies: Annotated[
         list[TrustedPeer],
         Meta(
             description="Proxies in front of the gateway, whose `X-Forwarded-*` and `Forwarded` "
-            "fields are believed: networks, addresses, and `unix` for whatever connects to a "
-            "listener on a Unix socket. From anyone else these fields are replaced."
+            "fields are trusted: networks, addresses, and `unix` for peers on Unix sockets. "
+            "From anyone else these fields are replaced."
         ),
     ] = []
     merge_slashes: Annotated[
         bool,
         Meta(
-            description="Whether `//` in a request's path becomes `/`. `false`: empty segments "
-            "stay, in what is routed and in what is forwarded; see "
+            description="Whether `//` in a request's path becomes `/`. `false`: empty segments are "
+            "kept, for routing and forwarding; see "
             "[routing](routing.md#empty-segments)."
         ),
     ] = True
@@ -144,7 +147,7 @@ class Gateway(Model, frozen=True, kw_only=True):
         bool,
         Meta(
             description="Serve clients that close their sending side after the request. `false`: "
-            "such a client counts as gone, and its request is given up."
+            "such a client counts as gone, and its request is aborted."
         ),
     ] = True
     problems: Annotated[Problems, Meta(description="The bodies of refusals.")] = Problems()
@@ -162,7 +165,7 @@ class Gateway(Model, frozen=True, kw_only=True):
     )
     drain_timeout: Annotated[
         Duration,
-        Meta(description="How long requests in progress may take to end when shutting down."),
+        Meta(description="How long requests in progress may take when the gateway shuts down."),
     ] = Duration.parse("30s")
 
 

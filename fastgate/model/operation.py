@@ -38,7 +38,7 @@ class Listener(Model, frozen=True, kw_only=True):
         ),
     ] = "0660"
     backlog: Annotated[
-        int, Meta(ge=1, le=65_535, description="Connections that may wait to be accepted.")
+        int, Meta(ge=1, le=65_535, description="Connections that may wait in the accept queue.")
     ] = 4096
 
     @property
@@ -73,13 +73,17 @@ class GatewayHeaders(Model, frozen=True, kw_only=True):
     via: Annotated[
         Name,
         Meta(
-            description="This gateway's name in `Via`; also how it knows its own requests. Give "
-            "gateways that stand behind each other different names."
+            description="This gateway's name in `Via`, by which it also recognizes its own "
+            "requests. Give gateways in a chain different names."
         ),
     ] = "fastgate"
     max_loops: Annotated[
         int,
-        Meta(ge=0, le=16, description="How often `Via` may already name this gateway; else 508."),
+        Meta(
+            ge=0,
+            le=16,
+            description="How often `Via` may already name this gateway; beyond that, 508.",
+        ),
     ] = 2
     rate_limits: Annotated[
         bool, Meta(description="Send RateLimit and RateLimit-Policy on successes too.")
@@ -100,7 +104,8 @@ class Caps(Model, frozen=True, kw_only=True):
     body: Annotated[
         Size,
         Meta(
-            description="A request's body, where no route or policy says (413 beyond); 0: any size."
+            description="A request's body, if no route or policy sets a limit (413 beyond); 0: any "
+            "size."
         ),
     ] = Size.parse("10MiB")
     requests: Annotated[
@@ -112,7 +117,7 @@ class Caps(Model, frozen=True, kw_only=True):
         Meta(
             ge=1,
             le=10_000_000,
-            description="Client connections that one worker holds at once, at most. Fewer if the "
+            description="The maximum number of client connections of one worker. Fewer if the "
             "limit of open files leaves no descriptors for their upstream connections.",
         ),
     ] = 100_000
@@ -151,7 +156,7 @@ class Timeouts(Model, frozen=True, kw_only=True):
         Duration,
         Meta(
             description="For a request's head, from its first byte (408 beyond). A new connection "
-            "has as long to send that first byte."
+            "has the same time to send the first byte."
         ),
     ] = _d("10s")
     body: Annotated[
@@ -167,15 +172,16 @@ class Timeouts(Model, frozen=True, kw_only=True):
     write: Annotated[
         Duration,
         Meta(
-            description="For a client that reads nothing of its answer. Beyond it the connection "
-            "is reset."
+            description="For a client that does not read its answer. Beyond it the connection is "
+            "reset."
         ),
     ] = _d("30s")
     min_rate: Annotated[
         Size,
         Meta(
-            description="Bytes a second at which a body must come (else 408) and an answer be read "
-            "(else a reset), after five seconds of waiting for the client; 0: no minimum."
+            description="Minimum speed, in bytes per second, at which a body must arrive (else "
+            "408) and an answer be read (else a reset), after five seconds of waiting for the "
+            "client; 0: no minimum."
         ),
     ] = Size.parse("240B")
 
@@ -214,7 +220,7 @@ class Memory(Model, frozen=True, kw_only=True):
         Meta(
             ge=1,
             le=65_536,
-            description="Routes with metrics of their own; the others are counted together.",
+            description="Routes with their own metrics; the others are counted together.",
         ),
     ] = 256
     log_records: Annotated[
@@ -235,8 +241,8 @@ class ControlToken(Model, frozen=True, kw_only=True):
     role: Annotated[
         Literal["admin", "operator", "viewer"],
         Meta(
-            description="`viewer` reads; `operator` also applies, reloads, drains; `admin` also "
-            "manages tokens."
+            description="`viewer` may read; `operator` may also apply, reload and drain; `admin` "
+            "may also manage tokens."
         ),
     ] = "viewer"
     token: Annotated[
@@ -292,20 +298,22 @@ class AccessLog(Model, frozen=True, kw_only=True):
     ] = "off"
     format: Annotated[
         Literal["json", "combined"],
-        Meta(description="`json`: one object a line; `combined`: as web servers have it."),
+        Meta(
+            description="`json`: one object per line; `combined`: the format of common web servers."
+        ),
     ] = "json"
     phases: Annotated[
         bool,
         Meta(
             description="Whether a JSON line also says when each phase began. `fastgate explain` "
-            "tells it in any case."
+            "always shows it."
         ),
     ] = False
     query: Annotated[
         bool,
         Meta(
             description="Whether the query is logged too, without the parameters of `hide_params` "
-            "and those that API keys are read from. It may hold personal data."
+            "and those from which API keys are read. It may contain personal data."
         ),
     ] = False
     hide_params: Annotated[
@@ -332,7 +340,7 @@ class AccessLog(Model, frozen=True, kw_only=True):
 class Metrics(Model, frozen=True, kw_only=True):
     """Prometheus metrics, at `/metrics` of the control API."""
 
-    enabled: Annotated[bool, Meta(description="Whether they are served.")] = True
+    enabled: Annotated[bool, Meta(description="Whether metrics are served.")] = True
 
 
 class Observability(Model, frozen=True, kw_only=True):
@@ -357,14 +365,14 @@ class ProblemBody(Model, frozen=True, kw_only=True):
     """What a refusal says instead of the gateway's own words; `{{name}}` stands for a member."""
 
     json: Annotated[
-        Any, Meta(description="Data, sent as `application/json`, or as `content_type` says.")
+        Any, Meta(description="Data, sent as `application/json`, or with `content_type`.")
     ] = None
     html: Annotated[ProblemText | None, Meta(description="A page, for browsers.")] = None
     markdown: Annotated[ProblemText | None, Meta(description="Markdown, for agents.")] = None
     body: Annotated[
         ProblemText | None,
         Meta(
-            description="A text for everyone, sent as `text/plain`, or as `content_type` says. Not "
+            description="A text for all clients, sent as `text/plain`, or with `content_type`. Not "
             "together with the others."
         ),
     ] = None
@@ -403,17 +411,17 @@ class Problems(Model, frozen=True, kw_only=True):
                 r"^([A-Za-z][A-Za-z0-9+.-]*:|/)[\x21\x23-\x5b\x5d-\x7e]{0,512}$",
                 "an address or a path that begins with '/', without spaces, quotes or backslashes",
             ),
-            description="What a problem's `type` begins with; the reason's code follows. Give the "
-            "address of a page for each reason, `https://api.example.com/problems/`, to have "
-            "types that can be opened.",
+            description="The beginning of a problem's `type`; the reason's code follows. Give the "
+            "address of a page for each reason, `https://api.example.com/problems/`, so that "
+            "types can be opened.",
         ),
     ] = "urn:fastgate:reason:"
     bodies: Annotated[
         dict[str, ProblemBody],
         Meta(
-            description="Bodies of your own, by reason (`rate_limited`), status (`404`) or class "
-            "of statuses (`4xx`); the first of these that there is counts. A class is not for "
-            "`402`: name it, or the reason. See [refusals](refusals.md#bodies-of-your-own)."
+            description="Your own bodies, by reason (`rate_limited`), status (`404`) or class of "
+            "statuses (`4xx`); the most specific one applies. A class does not include `402`: "
+            "write `402`, or a reason. See [refusals](refusals.md#bodies-of-your-own)."
         ),
     ] = {}
 
@@ -427,6 +435,6 @@ class Problems(Model, frozen=True, kw_only=True):
 
                 near = get_close_matches(key, known, 1)
                 raise ValueError(
-                    f"bodies: {key!r} is no reason, status or class of statuses of a refusal"
+                    f"bodies: {key!r} is not a reason, status or class of statuses of a refusal"
                     + (f"; did you mean {near[0]!r}?" if near else "")
                 )

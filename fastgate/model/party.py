@@ -28,7 +28,7 @@ PARTY_NAME = worded(
 class Plan(Rules, frozen=True, kw_only=True):
     """What a group of consumers may use, and how much of it."""
 
-    name: Annotated[Name, Meta(description="What consumers and services refer to.")]
+    name: Annotated[Name, Meta(description="The name that consumers and services use.")]
     services: Annotated[
         list[str],
         Meta(
@@ -44,7 +44,7 @@ class Plan(Rules, frozen=True, kw_only=True):
         ),
     ] = []
     price: Annotated[
-        Price | None, Meta(description="What it costs. Default: only what its routes cost.")
+        Price | None, Meta(description="Its price. Default: only the prices of its routes.")
     ] = None
 
 
@@ -55,7 +55,7 @@ class Consumer(Model, frozen=True, kw_only=True):
         str,
         Meta(
             pattern=PARTY_NAME,
-            description="Its name, also towards upstreams (`X-Consumer-Name`).",
+            description="Its name, which is also sent to upstreams (`X-Consumer-Name`).",
         ),
     ]
     id: Annotated[
@@ -76,7 +76,7 @@ class Consumer(Model, frozen=True, kw_only=True):
         list[KeyDigest],
         Meta(
             description="Its API keys: in clear from the environment or a file, or as "
-            "`sha256:<hex>` (`fastgate hash` makes one). Kept only as digests."
+            "`sha256:<hex>` (`fastgate hash` prints it). Only digests are stored."
         ),
     ] = []
     plan: Annotated[str | None, Meta(description="Its plan, by name. Default: none.")] = None
@@ -85,10 +85,10 @@ class Consumer(Model, frozen=True, kw_only=True):
         Meta(
             description="Its own numbers for limits, quotas and concurrency that count by "
             "consumer or credential, by their `name`: `{burst: {rate: 500/s, burst: 1000}}`. "
-            "They replace those of the route, service, plan or policy, for this consumer alone."
+            "They replace those of the route, service, plan or policy, for this consumer only."
         ),
     ] = {}
-    suspended: Annotated[bool, Meta(description="Known, and refused with 403.")] = False
+    suspended: Annotated[bool, Meta(description="Refuse its requests with 403.")] = False
 
     def __post_init__(self) -> None:
         if len(self.limits) > MAX_OVERRIDES:

@@ -57,7 +57,9 @@ def check_path(path: str, *, encoded_slash: bool = False) -> None:
                 "'{name}' or '{name*}'"
             )
         if match[2] and not last:
-            raise ValueError(f"path: {segment!r} takes all the rest, so it must come last")
+            raise ValueError(
+                f"path: {segment!r} matches the rest of the path, so it must come last"
+            )
         names.append(match[1])
     if len(set(names)) != len(names):
         raise ValueError(f"path: {path!r} uses a parameter's name twice")
@@ -73,8 +75,8 @@ def _check_spelling(path: str, segment: str, last: bool) -> None:
         raise ValueError(f"path: {segment!r} is literal text, not a wildcard; {hint}")
     if last and segment.endswith("*") and "{" not in segment:
         raise ValueError(
-            f"path: the '*' in {segment!r} is literal text, not a wildcard; prefixes are of whole "
-            f"segments: write {path[: len(path) - len(segment)] + segment.rstrip('*')!r} and "
+            f"path: the '*' in {segment!r} is literal text, not a wildcard; a prefix consists of "
+            f"whole segments: write {path[: len(path) - len(segment)] + segment.rstrip('*')!r} and "
             "'/{rest*}' behind it"
         )
     other = _COLON.fullmatch(segment) or _ANGLES.fullmatch(segment)
@@ -129,9 +131,9 @@ def check_host(host: str) -> None:
             "'api.example.com'"
         )
     if ":" in bare and not re.fullmatch(r"\[[^\]]*\]", bare):
-        raise ValueError(f"hosts: {host!r}: a host has no port here; listeners have ports")
+        raise ValueError(f"hosts: {host!r}: write the host without a port; listeners have ports")
     if "*" in bare:
-        raise ValueError(f"hosts: {host!r}: '*.' may stand in front, once; nothing else")
+        raise ValueError(f"hosts: {host!r}: '*.' may only be at the front, once")
     if bare != bare.lower():
         raise ValueError(f"hosts: {host!r}: write host names in lower case")
     if bare.endswith("."):

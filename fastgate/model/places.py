@@ -84,7 +84,7 @@ class Cidr(Value):
     def parse(cls, raw: object) -> Self:
         text = cls._text(raw)
         if "%" in text:
-            raise ValueError(f"{raw!r}: a network has no zone")
+            raise ValueError(f"{raw!r}: write a network without a zone")
         try:
             loose = ipaddress.ip_network(text, strict=False)
         except ValueError:
@@ -133,8 +133,7 @@ class TrustedPeer(Value):
             return cls(None)
         if text.startswith("unix:"):
             raise ValueError(
-                f"{raw!r}: peers of Unix sockets have no address of their own; write 'unix' for "
-                "whatever connects to a listener on a Unix socket"
+                f"{raw!r}: peers on Unix sockets have no address; write 'unix' for all of them"
             )
         try:
             return cls(Cidr.parse(text))
@@ -245,7 +244,9 @@ class TargetUrl(Value):
         authority, slash, rest = text[7:].partition("/")
         # [^!-~] and not the range up to U+10FFFF, which takes 4 ms to compile.
         if re.search(r"[^!-~]|[?#\\]", rest) or "@" in authority:
-            raise ValueError(f"{raw!r}: a target has no query, fragment, user or odd characters")
+            raise ValueError(
+                f"{raw!r}: a target cannot have a query, a fragment, a user or special characters"
+            )
         if re.search(r"[{}*]", rest):
             raise ValueError(
                 f"{raw!r}: a base path is literal; parameters belong in the paths of routes, "
@@ -253,7 +254,7 @@ class TargetUrl(Value):
             )
         base = f"/{rest}".rstrip("/") if slash else ""
         if any(part in ("", ".", "..") for part in base.split("/")[1:]):
-            raise ValueError(f"{raw!r}: a base path has no empty or dot segments")
+            raise ValueError(f"{raw!r}: a base path cannot have empty or dot segments")
         host, port = cls._authority(authority.lower(), raw)
         return cls(host, port, base)
 

@@ -36,10 +36,10 @@ Scopes = Annotated[
     list[Scope],
     Meta(
         min_length=1,
-        description="What is counted apart: any combination of `address` (the client's; of IPv6 "
+        description="What the limit counts by: any combination of `address` (the client's; of IPv6 "
         "its /64), `route`, `service`, `consumer`, `credential` (one key of a consumer), `plan`, "
         "`header:X-Tenant` (the value of any header; requests without it share one count). "
-        "`[consumer, route]` counts each consumer on each route by itself.",
+        "`[consumer, route]` counts each consumer on each route separately.",
     ),
 ]
 
@@ -60,8 +60,8 @@ class _Counted(Model, frozen=True, kw_only=True):
     name: Annotated[
         Name | None,
         Meta(
-            description="Shown to clients in `RateLimit-Policy` and in refusals, and kept in "
-            "logs. Counts belong to the name and its owner: with a name, they survive a change of "
+            description="Shown to clients in `RateLimit-Policy` and in refusals, and logged. "
+            "Counts belong to the name and its owner: with a name, they survive a change of "
             "order."
         ),
     ] = None
@@ -86,7 +86,7 @@ class Limit(_Counted, frozen=True, kw_only=True):
 
     rate: Annotated[
         Rate,
-        Meta(description="How many requests in how long; refilled evenly, not at once."),
+        Meta(description="The number of requests per time; the bucket is refilled evenly."),
     ]
     burst: Annotated[
         Annotated[int, Meta(ge=1, le=1_000_000_000)] | None,
@@ -124,11 +124,11 @@ class Quota(_Counted, frozen=True, kw_only=True):
         QuotaPeriod,
         Meta(description="The calendar period, in UTC; weeks begin on Monday."),
     ]
-    requests: Annotated[int, Meta(ge=1, le=2**40, description="How many requests the period has.")]
+    requests: Annotated[int, Meta(ge=1, le=2**40, description="The number of requests per period.")]
     then: Annotated[
         Literal["refuse", "offer_upgrade"],
         Meta(
-            description="When it is used up: `refuse` answers 429 `quota_exhausted`; "
+            description="When it is exhausted: `refuse` answers 429 `quota_exhausted`; "
             "`offer_upgrade` answers 402 `quota_exhausted_upgrade`, since a larger plan would "
             "help at once."
         ),
@@ -144,7 +144,7 @@ class Concurrency(_Counted, frozen=True, kw_only=True):
     """A bound on requests in progress at one time."""
 
     max: Annotated[
-        int, Meta(ge=1, le=10_000_000, description="How many may be in progress at once.")
+        int, Meta(ge=1, le=10_000_000, description="How many requests may be in progress at once.")
     ]
 
     @property
@@ -160,25 +160,25 @@ MAX_OVERRIDES = 8
 class LimitOverride(Model, frozen=True, kw_only=True):
     """A consumer's own numbers for a limit; its kind says which."""
 
-    rate: Annotated[Rate | None, Meta(description="Of a rate limit: its rate.")] = None
+    rate: Annotated[Rate | None, Meta(description="For a rate limit: its rate.")] = None
     burst: Annotated[
         Annotated[int, Meta(ge=1, le=1_000_000_000)] | None,
-        Meta(description="Beside `rate`: its burst. Default: the rate's own number."),
+        Meta(description="With `rate`: its burst. Default: the rate's own number."),
     ] = None
     requests: Annotated[
         Annotated[int, Meta(ge=1, le=2**40)] | None,
-        Meta(description="Of a quota: how many requests the period has."),
+        Meta(description="For a quota: the number of requests per period."),
     ] = None
     max: Annotated[
         Annotated[int, Meta(ge=1, le=10_000_000)] | None,
-        Meta(description="Of a concurrency limit: how many may be in progress at once."),
+        Meta(description="For a concurrency limit: how many requests may be in progress at once."),
     ] = None
 
     def __post_init__(self) -> None:
         given = [name for name in ("rate", "requests", "max") if getattr(self, name) is not None]
         only_one("give exactly one of rate, requests, max", given)
         if self.burst is not None and self.rate is None:
-            raise ValueError("burst: only beside a rate")
+            raise ValueError("burst: only with a rate")
 
     @property
     def kind(self) -> Literal["rate", "quota", "concurrency"]:
@@ -193,9 +193,11 @@ class Addresses(Model, frozen=True, kw_only=True):
 
     allow: Annotated[
         list[Cidr],
-        Meta(description="Only these may call. Empty: all that are not denied."),
+        Meta(description="Only these may call. Empty: anyone who is not denied."),
     ] = []
-    deny: Annotated[list[Cidr], Meta(description="These may not call, whatever `allow` says.")] = []
+    deny: Annotated[
+        list[Cidr], Meta(description="These may not call, even if `allow` includes them.")
+    ] = []
 
 
 class Cors(Model, frozen=True, kw_only=True):
@@ -254,7 +256,7 @@ def check_origin(origin: str) -> None:
         return
     scheme, _, authority = origin.partition("://")
     if "*" in authority:
-        raise ValueError(f"origins: {origin!r}: origins have no wildcards; name each")
+        raise ValueError(f"origins: {origin!r}: origins cannot have wildcards; list each one")
     if re.search(r"[@?#\\]", authority):
         raise ValueError(f"origins: {origin!r} is not an origin: scheme, host and port alone")
     if origin != origin.lower():
@@ -266,19 +268,15 @@ def check_origin(origin: str) -> None:
 class HeaderRules(Model, frozen=True, kw_only=True):
     """Changes to header fields, in the order remove, set, add, default."""
 
-    set: Annotated[
-        dict[Token, FieldValue], Meta(description="Put in place of any that are there.")
-    ] = {}
-    add: Annotated[
-        dict[Token, FieldValue], Meta(description="Added beside any that are there.")
-    ] = {}
+    set: Annotated[dict[Token, FieldValue], Meta(description="Set, replacing existing ones.")] = {}
+    add: Annotated[dict[Token, FieldValue], Meta(description="Added to existing ones.")] = {}
     remove: Annotated[list[Token], Meta(description="Taken out.")] = []
-    default: Annotated[dict[Token, FieldValue], Meta(description="Added where there is none.")] = {}
+    default: Annotated[dict[Token, FieldValue], Meta(description="Added if there is none.")] = {}
 
     def __post_init__(self) -> None:
         for name in (*self.set, *self.add, *self.remove, *self.default):
             if name.lower() in UNTOUCHABLE:
-                raise ValueError(f"{name!r} belongs to the connection and cannot be ruled")
+                raise ValueError(f"{name!r} belongs to the connection and cannot have rules")
 
 
 UNTOUCHABLE = frozenset(
@@ -328,23 +326,25 @@ class Rules(Model, frozen=True, kw_only=True):
     """What routes, services, plans and policies can all have."""
 
     limits: Annotated[
-        list[Limit], Meta(description="Rate limits. All of them must have room.")
+        list[Limit], Meta(description="Rate limits. A request must be within all of them.")
     ] = []
-    quotas: Annotated[list[Quota], Meta(description="Quotas. All of them must have room.")] = []
+    quotas: Annotated[
+        list[Quota], Meta(description="Quotas. A request must be within all of them.")
+    ] = []
     concurrency: Annotated[
-        list[Concurrency], Meta(description="Bounds on requests in progress.")
+        list[Concurrency], Meta(description="Limits on requests in progress.")
     ] = []
 
 
 class Policy(Rules, frozen=True, kw_only=True):
     """A named bundle that routes, services and plans take over with `policies: [name]`."""
 
-    name: Annotated[Name, Meta(description="What routes, services and plans refer to.")]
+    name: Annotated[Name, Meta(description="The name that routes, services and plans use.")]
     addresses: Annotated[
         Addresses | None, Meta(description="Who may call, by network address.")
     ] = None
     cors: Annotated[Cors | None, Meta(description="Cross-origin access by browsers.")] = None
     headers: Annotated[Headers, Meta(description="Header rules.")] = Headers()
     max_body: Annotated[
-        Size | None, Meta(description="The largest request body that is taken; 0: any size.")
+        Size | None, Meta(description="The largest request body that is accepted; 0: any size.")
     ] = None

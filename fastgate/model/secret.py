@@ -44,8 +44,8 @@ class Secret(Value):
             return cls(kind, place)
         # What was written may be the secret itself, so it is never repeated.
         raise ValueError(
-            f"expected {cls._expected()}; a secret itself never stands in the document, whose "
-            "revisions are kept and shown"
+            f"expected {cls._expected()}; never write a secret itself into the document, because "
+            "its revisions are stored and shown"
         )
 
     @classmethod

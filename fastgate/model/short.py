@@ -49,7 +49,7 @@ def _auth(word: str) -> dict[str, Any]:
         return {}
     if word == "api_key":
         return {"api_key": {}}
-    raise ValueError(f"{word!r} is no way to authenticate; write none, api_key or a mapping")
+    raise ValueError(f"{word!r} is not a way to authenticate; write none, api_key or a mapping")
 
 
 def _quota(text: str) -> dict[str, Any]:
@@ -98,7 +98,7 @@ SHORT: dict[type[Model], tuple[Short, ...]] = {
             "`<requests>/<period>`, by consumer",
         ),
     ),
-    g.Concurrency: (_number("max", "the `max`; by route or service where written there"),),
+    g.Concurrency: (_number("max", "the `max`; by route or service if written there"),),
     g.Cors: (
         Short((str,), lambda value: {"origins": [value]}, {"type": "string"}, "one origin"),
         Short((list,), lambda value: {"origins": value}, _STRINGS, "the `origins`"),

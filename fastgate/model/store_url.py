@@ -120,7 +120,7 @@ def _check_sqlite(parts: Any) -> None:
 
 def _check_postgresql(parts: Any) -> None:
     if parts.fragment:
-        raise _Fault("'#' begins nothing here; in a user name or password, write it as %23")
+        raise _Fault("'#' has no meaning here; in a user name or password, write it as %23")
     hosts = parts.netloc.rpartition("@")[2]
     for host in hosts.split(","):
         _check_port(re.sub(r"^\[[^\]]*\]|^[^:]*", "", host).removeprefix(":"))

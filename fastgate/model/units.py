@@ -124,9 +124,9 @@ class Rate(Value):
         amount = int(match[1])
         period = int(match[2] or 1) * _RATE_UNITS[match[3]]
         if amount == 0 or period == 0:
-            raise ValueError(f"{raw!r} lets nothing through; use addresses.deny or respond instead")
+            raise ValueError(f"{raw!r} allows no request; use addresses.deny or respond instead")
         if amount > period:
-            raise ValueError(f"{raw!r} is more than one a nanosecond")
+            raise ValueError(f"{raw!r} is more than one per nanosecond")
         if period > 366 * _D:
             raise ValueError(f"{raw!r}: the period is longer than 366 days; use a quota")
         return cls(amount, period)

@@ -58,9 +58,9 @@ class Target(Model, frozen=True, kw_only=True):
     url: Annotated[
         TargetUrl,
         Meta(
-            description="`http://host:port`, with a base path if wanted, or `unix:/path`. A name "
-            "is resolved off the request path and again as it ages; the last good addresses are "
-            "kept while DNS fails."
+            description="`http://host:port`, optionally with a base path, or `unix:/path`. Names "
+            "are resolved in the background and again when they expire; while DNS fails, the "
+            "last known addresses are used."
         ),
     ]
     weight: Annotated[
@@ -68,8 +68,8 @@ class Target(Model, frozen=True, kw_only=True):
         Meta(
             ge=1,
             le=1000,
-            description="Its share, relative to the weights of the others, where the policy sees "
-            "no other difference between them; with `hash`, its share of the keys.",
+            description="Its share of requests, relative to the weights of the others, if the "
+            "policy sees no other difference between them; with `hash`, its share of the keys.",
         ),
     ] = 1
 
@@ -83,20 +83,20 @@ class Health(Model, frozen=True, kw_only=True):
             pattern=worded(
                 r"^/[\x21-z|~]*$", "a path that begins with '/', without spaces or braces"
             ),
-            description="What is asked for.",
+            description="The path of the check.",
         ),
     ]
-    interval: Annotated[Duration, Meta(description="From one check to the next.")] = Duration.parse(
-        "10s"
+    interval: Annotated[Duration, Meta(description="The time between two checks.")] = (
+        Duration.parse("10s")
     )
-    timeout: Annotated[Duration, Meta(description="A check that takes longer has failed.")] = (
+    timeout: Annotated[Duration, Meta(description="A check that takes longer fails.")] = (
         Duration.parse("2s")
     )
     unhealthy_after: Annotated[
-        int, Meta(ge=1, le=100, description="Failures in a row that take a target out.")
+        int, Meta(ge=1, le=100, description="Failures in a row after which a target is unhealthy.")
     ] = 3
     healthy_after: Annotated[
-        int, Meta(ge=1, le=100, description="Successes in a row that bring it back.")
+        int, Meta(ge=1, le=100, description="Successes in a row after which it is healthy again.")
     ] = 2
     expect: Annotated[
         list[
@@ -116,15 +116,16 @@ class Health(Model, frozen=True, kw_only=True):
     host: Annotated[
         str | None,
         Meta(
-            description="The `Host` of a check: `target` for the target's own, or a name, with a "
-            "port if wanted. Default: the upstream's `host`, where that is a name; else `target`."
+            description="The `Host` of a check: `target` for the target's own, or a name, "
+            "optionally with a port. Default: the upstream's `host`, if that is a name; else "
+            "`target`."
         ),
     ] = None
     port: Annotated[
         Annotated[int, Meta(ge=1, le=65_535)] | None,
         Meta(
-            description="The port that is asked, where it is not the one that gets requests. Not "
-            "for Unix sockets."
+            description="The port for checks, if it differs from the target's. Not for Unix "
+            "sockets."
         ),
     ] = None
     headers: Annotated[
@@ -168,16 +169,17 @@ class Eject(Model, frozen=True, kw_only=True):
         Meta(
             ge=0,
             le=10_000,
-            description="Failures in a row, over all workers, that eject a target; 0: never. A "
+            description="Failures in a row, counted by all workers together, that eject a target; "
+            "0: never. A "
             "failure is a connection that cannot be made, a connection that breaks, a timeout or "
-            "an invalid answer, also in the midst of a body, or one of `statuses`.",
+            "an invalid answer, even in the middle of a body, or one of `statuses`.",
         ),
     ] = 5
     within: Annotated[
         Duration,
         Meta(
-            description="Failures count together for this long from the first of them; then "
-            "counting starts again at one."
+            description="The failures must happen within this time, counted from the first of "
+            "them; then counting starts again at one."
         ),
     ] = Duration.parse("1m")
     for_: Annotated[
@@ -190,18 +192,18 @@ class Eject(Model, frozen=True, kw_only=True):
     ] = field(default=Duration.parse("10s"), name="for")
     statuses: Annotated[
         list[ErrorStatus],
-        Meta(description="Answers that count as failures: `503`, `5xx`. `[]`: no answer does."),
+        Meta(description="Statuses that count as failures: `503`, `5xx`. `[]`: none."),
     ] = field(default_factory=_unavailable)
 
 
 class UpstreamTimeouts(Model, frozen=True, kw_only=True):
     """How long an upstream's target may take."""
 
-    connect: Annotated[Duration, Meta(description="For a connection to be made.")] = Duration.parse(
+    connect: Annotated[Duration, Meta(description="For making a connection.")] = Duration.parse(
         "2s"
     )
     write: Annotated[
-        Duration, Meta(description="For a target that takes nothing of the request (504 beyond).")
+        Duration, Meta(description="For a target that accepts no more of the request (504 beyond).")
     ] = Duration.parse("30s")
     first_byte: Annotated[
         Duration,
@@ -211,13 +213,13 @@ class UpstreamTimeouts(Model, frozen=True, kw_only=True):
         Duration,
         Meta(
             description="Between two pieces of the response's body; in a tunnel, between two "
-            "pieces in either direction. Beyond it the answer is broken off, the tunnel closed."
+            "pieces in either direction. Beyond it the answer is cut off, the tunnel closed."
         ),
     ] = Duration.parse("60s")
 
 
 class KeepAlive(Model, frozen=True, kw_only=True):
-    """Connections kept open for the next request."""
+    """Idle connections that are kept open."""
 
     max: Annotated[
         int,
@@ -229,14 +231,17 @@ class KeepAlive(Model, frozen=True, kw_only=True):
     ] = 64
     idle: Annotated[
         Duration,
-        Meta(description="One idle for longer is closed. Keep it shorter than the target's own."),
+        Meta(
+            description="A connection that is idle for longer is closed. Make it shorter than the "
+            "target's own timeout."
+        ),
     ] = Duration.parse("55s")
 
 
 class Upstream(Model, frozen=True, kw_only=True):
     """A pool of targets with a way to choose among them."""
 
-    name: Annotated[Name, Meta(description="What services refer to.")]
+    name: Annotated[Name, Meta(description="The name that services use.")]
     targets: Annotated[list[Target], Meta(min_length=1, description="Its addresses; at least one.")]
     balance: Annotated[
         Literal["round_robin", "least_connections", "p2c_ewma", "hash"],
@@ -267,7 +272,7 @@ class Upstream(Model, frozen=True, kw_only=True):
         str,
         Meta(
             description="The `Host` of requests: `target` for the target's own host and port, "
-            "`client` for the one that the client sent, or a name, with a port if wanted."
+            "`client` for the one that the client sent, or a name, optionally with a port."
         ),
     ] = TARGET_HOST
     health: Annotated[Health | None, Meta(description="Active health checks. Default: none.")] = (
@@ -277,16 +282,16 @@ class Upstream(Model, frozen=True, kw_only=True):
     timeouts: Annotated[UpstreamTimeouts, Meta(description="How long a target may take.")] = (
         UpstreamTimeouts()
     )
-    keepalive: Annotated[
-        KeepAlive, Meta(description="Connections kept open for the next request.")
-    ] = KeepAlive()
+    keepalive: Annotated[KeepAlive, Meta(description="Idle connections that are kept open.")] = (
+        KeepAlive()
+    )
     max_connections: Annotated[
         int,
         Meta(
             ge=0,
             le=1_000_000,
             description="Requests in progress at each target from each worker; beyond it a "
-            "request goes to another target or is refused. 0: no bound.",
+            "request goes to another target or is refused. 0: no limit.",
         ),
     ] = 0
 
@@ -323,22 +328,22 @@ class Retries(Model, frozen=True, kw_only=True):
         Meta(
             ge=1,
             le=10,
-            description="How many times a target is chosen for a request, at most; 1: no retry.",
+            description="The maximum number of targets that are chosen for a request; 1: no retry.",
         ),
     ] = 2
     budget: Annotated[
         Percent,
         Meta(
-            description="Retries as a share of requests, at most, so that a failing upstream is "
-            "not hit with a multiple of its load. Counted by each worker: 3 retries are free, and "
-            "at most 20 are saved up. Where no connection could be made, a retry costs nothing."
+            description="The maximum share of retries, so that a failing upstream does not get a "
+            "multiple of its load. Each worker counts separately: 3 retries are free, and at "
+            "most 20 are saved. If no connection could be made, a retry costs nothing."
         ),
     ] = Percent.parse("20%")
     statuses: Annotated[
         list[ErrorStatus],
         Meta(
-            description="Answers after which the request is sent to another target: `503`, `5xx`. "
-            "The last answer is passed on. Default: none."
+            description="Statuses after which the request is sent to another target: `503`, `5xx`. "
+            "The last answer goes to the client. Default: none."
         ),
     ] = []
 
@@ -346,7 +351,7 @@ class Retries(Model, frozen=True, kw_only=True):
 class Service(Rules, frozen=True, kw_only=True):
     """An API as a product, on one upstream."""
 
-    name: Annotated[Name, Meta(description="What routes and plans refer to.")]
+    name: Annotated[Name, Meta(description="The name that routes and plans use.")]
     upstream: Annotated[str, Meta(description="The upstream that serves it, by name.")]
     timeout: Annotated[
         Duration | None,
@@ -365,16 +370,18 @@ class Service(Rules, frozen=True, kw_only=True):
     host: Annotated[
         str | None,
         Meta(
-            description="The `Host` of its requests: `client`, or a name, with a port if wanted. "
-            "Default: what the upstream's `host` says."
+            description="The `Host` of its requests: `client`, or a name, optionally with a port. "
+            "Default: the upstream's `host`."
         ),
     ] = None
-    retries: Annotated[Retries, Meta(description="Trying again on failure.")] = Retries()
+    retries: Annotated[Retries, Meta(description="When failed requests are sent again.")] = (
+        Retries()
+    )
     plans: Annotated[
         list[str],
         Meta(
             description="Plans whose consumers may use it, by name; plans may name services too. "
-            "Named nowhere: every consumer may."
+            "Default: every consumer may use it."
         ),
     ] = []
     policies: Annotated[

@@ -149,7 +149,7 @@ class Moment(Value):
         try:
             when = datetime.fromisoformat(text.upper().replace(" ", "T"))
         except ValueError as error:
-            raise ValueError(f"{raw!r} is no time of the calendar: {error}") from None
+            raise ValueError(f"{raw!r} is not a valid date or time: {error}") from None
         if when.tzinfo is None:
             when = when.replace(tzinfo=UTC)
         unix = int(when.timestamp())

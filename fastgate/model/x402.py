@@ -63,14 +63,14 @@ class X402(Model, frozen=True, kw_only=True):
     asset: Annotated[Address, Meta(description="The token's contract (EIP-3009, such as USDC).")]
     asset_name: Annotated[
         Annotated[str, Meta(min_length=1, max_length=64)],
-        Meta(description="The token's EIP-712 domain name, which clients sign."),
+        Meta(description="The token's EIP-712 domain name, which is part of the signature."),
     ] = "USD Coin"
     asset_version: Annotated[
         Annotated[str, Meta(min_length=1, max_length=16)],
         Meta(description="The token's EIP-712 domain version."),
     ] = "2"
     asset_decimals: Annotated[
-        int, Meta(ge=0, le=36, description="Decimal places of the token, to count a `price` in.")
+        int, Meta(ge=0, le=36, description="Decimal places of the token, for a `price`.")
     ] = 6
     amount: Annotated[
         Annotated[str, Meta(pattern=worded(r"^[1-9][0-9]{0,77}$", "a positive whole number"))]
@@ -80,8 +80,8 @@ class X402(Model, frozen=True, kw_only=True):
     price: Annotated[
         Money | None,
         Meta(
-            description="The price of a request in money instead, one token taken for one unit of "
-            "its currency."
+            description="The price of a request in money instead, where one token counts as one "
+            "unit of the currency."
         ),
     ] = None
     facilitator: Annotated[
@@ -94,13 +94,14 @@ class X402(Model, frozen=True, kw_only=True):
     facilitator_headers: Annotated[
         dict[Token, Secret],
         Meta(
-            description="Fields sent to the facilitator, such as its API key, by the places of "
-            "their whole values: `{Authorization: env:FACILITATOR_KEY}`."
+            description="Fields sent to the facilitator, such as its API key, with references to "
+            "their values: `{Authorization: env:FACILITATOR_KEY}`."
         ),
     ] = {}
     scheme: Annotated[Literal["exact"], Meta(description="The payment scheme.")] = "exact"
     description: Annotated[
-        Annotated[str, Meta(max_length=500)], Meta(description="What is bought, for the payer.")
+        Annotated[str, Meta(max_length=500)],
+        Meta(description="A description of the resource, for the payer."),
     ] = ""
     version1: Annotated[
         Annotated[
@@ -114,12 +115,12 @@ class X402(Model, frozen=True, kw_only=True):
         ]
         | None,
         Meta(
-            description="Offer version 1 of x402 as well, with the network by its name there "
-            "(`base-sepolia`). Default: version 2 alone."
+            description="Offer version 1 of x402 as well, with its name for the network "
+            "(`base-sepolia`). Default: only version 2."
         ),
     ] = None
     valid_for: Annotated[
-        Duration, Meta(description="How long a payment may take from its signature.")
+        Duration, Meta(description="How long a payment is valid after it is signed.")
     ] = Duration.parse("60s")
     timeout: Annotated[
         Duration | None,
@@ -131,16 +132,16 @@ class X402(Model, frozen=True, kw_only=True):
     keep: Annotated[
         Size,
         Meta(
-            description="The largest answer kept for a payment whose settlement is not known yet, "
-            "or that has a payment identifier."
+            description="The largest answer that is stored for a payment whose settlement is not "
+            "known yet, or that has a payment identifier."
         ),
     ] = Size.parse("1MiB")
     origin: Annotated[
         Origin | None,
         Meta(
-            description="What clients call this gateway, `https://api.example.com`; payments are "
-            "bound to it. Default: the scheme (behind a trusted proxy, what it says) and the "
-            "Host that were called."
+            description="The address at which clients call this gateway, "
+            "`https://api.example.com`; payments are bound to it. Default: the scheme (as "
+            "reported by a trusted proxy) and the Host of the request."
         ),
     ] = None
 
@@ -155,8 +156,8 @@ class X402(Model, frozen=True, kw_only=True):
         micros, rest = divmod(int(self.atomic) * MICROS, 10**self.asset_decimals)
         if rest and self.price is None:
             raise ValueError(
-                f"amount: {self.amount} of a token with {self.asset_decimals} decimals is no whole "
-                "number of millionths of a token"
+                f"amount: {self.amount} of a token with {self.asset_decimals} decimals is not a "
+                "whole number of millionths of a token"
             )
         if micros > MONEY_MOST:
             raise ValueError(
@@ -166,7 +167,7 @@ class X402(Model, frozen=True, kw_only=True):
             scaled, rest = divmod(self.price.micros * 10**self.asset_decimals, MICROS)
             if rest or scaled == 0:
                 raise ValueError(
-                    f"price: {self.price} is no whole number above 0 of a token with "
+                    f"price: {self.price} is not a whole positive number of a token with "
                     f"{self.asset_decimals} decimals"
                 )
         if self.valid_for.ms < 10_000:
@@ -228,7 +229,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
         return f"{whole}.{rest}" if rest else whole
 
     def handler(self) -> str:
-        """The handler's name with these terms, as it stands in a snapshot."""
+        """The handler's name with these terms, as in a snapshot."""
         return f"{HANDLER} {msgspec.json.encode(self).decode()}"
 
 
@@ -286,7 +287,7 @@ def terms_of(x402: X402, place: Place, defaults: Facilitator | None = None) -> T
 def _given(name: str, pattern: str, own: str | None, default: str | None) -> str:
     value = own or default
     if not value:
-        raise ValueError(f"x402.{name}: neither the route nor billing.x402 says it")
+        raise ValueError(f"x402.{name}: set neither by the route nor by billing.x402")
     if not re.match(pattern, value):
         raise ValueError(f"x402.{name}: {value!r} of billing.x402 cannot be used here")
     return value

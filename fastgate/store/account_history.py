@@ -1,4 +1,4 @@
-"""What an account has been through, and who would not know any more if it were deleted.
+"""The history of an account: the records that refer to it and prevent its deletion.
 
 The ledger, usage, invoices and payments name accounts by id and are kept for good: an account that
 has any of them stays, so that each of their rows still says whose it is.
@@ -53,7 +53,7 @@ def refusal(name: str, found: dict[str, int], money: list[tuple[str, int]]) -> s
         return f"The account {name!r} has {what}; delete or move them first."
     text = (
         f"The account {name!r} has {what}, which are kept and name it, so it cannot be deleted. "
-        "Close it instead: delete its consumers, so that no key of it is accepted any more, and "
+        "Close it instead: delete its consumers, so that its keys are no longer accepted, and "
         "cancel its subscriptions"
     )
     if money:

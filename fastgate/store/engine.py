@@ -424,7 +424,7 @@ class Store:
             try:
                 return await asyncio.shield(task)
             except asyncio.CancelledError:
-                # A thread cannot be stopped; nobody is to come after who finds it half-way.
+                # A thread cannot be stopped, and no later caller may find its work half done.
                 await asyncio.wait({task})
                 raise
 

@@ -2,8 +2,8 @@
 
 Rows in, structs out; no rules beyond the tables' own. What a change means for the workers is
 `fastgate.identity`'s business. Every change counts the topic "parties" up in its transaction and
-reports the new count, so that a reader who knows count N and sees N+1 after its own change
-knows that nobody else changed anything in between.
+reports the new count, so that a reader who knows count N and sees N+1 after its own change knows
+that no other process changed anything in between.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Usage records that need not be kept any longer: deleted, with their sums noted.
 
-Reports read the days' sums and balances are the ledger's, which are permanent; a record is there
-to be shown singly, and to make charging exactly-once: one that is offered a second time is known
-by its id. So records are kept long after nobody can offer them again (`KEEP_LEAST`), and go by
-the block and by the time of the *charge*: blocks of an entry made before the cutoff, and those
-that cost nothing.
+Reports read the days' sums and balances are the ledger's, which are permanent; a record is there to
+be shown singly, and to make charging exactly-once: one that is offered a second time is known by
+its id. So records are kept for longer than they can be offered again (`KEEP_LEAST`), and go by the
+block and by the time of the *charge*: blocks of an entry made before the cutoff, and those that
+cost nothing.
 
 What is deleted is added, by wallet, to `usage_pruned`, in the same transaction, from what the
 deletion itself returns: two gateways that prune at once count nothing twice. The audit compares

@@ -73,7 +73,12 @@ def test_a_sound_document_loads() -> None:
         (swap("plan: starter", "plan: stater"), 20, "consumers[0].plan", "Did you mean 'starter'?"),
         (swap("hosts:", "host:"), 10, "routes[0].host", "Did you mean 'hosts'?"),
         (swap("burst: 100", "burst: lots"), 14, "routes[0].limits[0].burst", "a whole number"),
-        (swap("    auth: *auth\n", ""), 13, "routes[0].limits[0].by", "does not ask who calls"),
+        (
+            swap("    auth: *auth\n", ""),
+            13,
+            "routes[0].limits[0].by",
+            "does not identify the caller",
+        ),
         (swap("path: /orders/{id}", "path: orders"), 11, "routes[0].path", "a path that begins"),
         (swap("10/s]", "10]"), 17, "plans[0].limits[0]", "expected a mapping"),
         (

@@ -225,10 +225,10 @@ def test_a_page_may_be_large() -> None:
 @pytest.mark.parametrize(
     ("bodies", "says"),
     [
-        ({"no_rout": "x"}, "'no_rout' is no reason, status or class of statuses of a refusal; did "
-         "you mean 'no_route'?"),
-        ({"200": "x"}, "'200' is no reason"),
-        ({"client_closed": "x"}, "'client_closed' is no reason"),
+        ({"no_rout": "x"}, "'no_rout' is not a reason, status or class of statuses of a refusal"),
+        ({"no_rout": "x"}, "did you mean 'no_route'?"),
+        ({"200": "x"}, "'200' is not a reason"),
+        ({"client_closed": "x"}, "'client_closed' is not a reason"),
         ({"no_route": {}}, "give json, html, markdown or body"),
         ({"no_route": {"body": "x", "html": "x"}}, "body is for everyone; leave out html, or body"),
         ({"no_route": {"html": "x", "content_type": "text/html"}}, "belongs to json or body"),

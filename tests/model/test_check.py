@@ -39,7 +39,10 @@ def with_route(index: int, **values: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"max_body": "1025MiB"}, "bodies up to 1025MiB; they are held in memory, and 1GiB is the"),
+        (
+            {"max_body": "1025MiB"},
+            "bodies up to 1025MiB; they are kept in memory, and at most 1GiB is the",
+        ),
         ({"max_body": "4GiB"}, "bodies up to 4GiB;"),
         ({"max_body": 0}, "bodies of any size (0B);"),
         ({"policies": ["large"]}, "bodies up to 3GiB as its policies say;"),
@@ -81,17 +84,17 @@ def test_a_sound_document_has_no_faults() -> None:
         ),
         ({"plans": [{"name": "starter", "services": "x"}]}, "plans[0].services[0]", "no service"),
         ({"plans": []}, "consumers[0].plan", "no plan 'starter'"),
-        (with_route(1, name="keyed"), "routes[1].name", "is taken already, by routes[0]"),
+        (with_route(1, name="keyed"), "routes[1].name", "is already used by routes[0]"),
         (
             {"listeners": [":80", {"name": "b", "bind": "*:80"}]},
             "listeners[1].bind",
-            "'0.0.0.0:80' is taken",
+            "'0.0.0.0:80' is already used",
         ),
-        ({"listeners": ":8081", "control": ":8081"}, "control.bind", "taken already"),
+        ({"listeners": ":8081", "control": ":8081"}, "control.bind", "already used"),
         (
             {"consumers": [{"name": "a", "id": "x"}, {"name": "b", "id": "x"}]},
             "consumers[1].id",
-            "'x' is taken",
+            "'x' is already used",
         ),
         (
             {"consumers": [{"name": "a", "keys": ["one-key-1", "one-key-1"]}]},
@@ -101,17 +104,17 @@ def test_a_sound_document_has_no_faults() -> None:
         (
             {"control": {"tokens": [{"name": "a", "token": "x" * 9}] * 2}},
             "control.tokens[1].name",
-            "taken",
+            "already used",
         ),
         (
             with_route(0, limits=[{"rate": "1/s", "name": "a"}] * 2),
             "routes[0].limits[1].name",
-            "'a' is taken",
+            "'a' is already used",
         ),
         (with_route(0, timeout="2d"), "routes[0].timeout", "from 1ms to 1d"),
         (with_route(0, timeout="0s"), "routes[0].timeout", "from 1ms to 1d"),
         (with_route(0, idle_timeout="2d"), "routes[0].idle_timeout", "from 1ms to 1d"),
-        (with_route(1, limits="5/s"), "routes[1].limits[0].by", "does not ask who calls"),
+        (with_route(1, limits="5/s"), "routes[1].limits[0].by", "does not identify the caller"),
         (with_route(1, quotas="5/day"), "routes[1].quotas[0].by", "by consumer"),
         (with_route(1, policies="fair"), "routes[1].policies", "of the policy fair"),
         ({"default_policies": ["fare"]}, "default_policies[0]", "no policy 'fare'"),
@@ -185,7 +188,7 @@ def test_own_numbers_are_for_limits_that_there_are(own: dict[str, Any], words: s
     [
         ({"a": {}}, "exactly one of rate, requests, max"),
         ({"a": {"rate": "1/s", "max": 1}}, "not rate and max together"),
-        ({"a": {"max": 1, "burst": 1}}, "only beside a rate"),
+        ({"a": {"max": 1, "burst": 1}}, "only with a rate"),
         ({f"l{i}": "1/s" for i in range(9)}, "8 is the most"),
         ({"a b": "1/s"}, "a name"),
     ],
@@ -234,7 +237,7 @@ def test_warnings() -> None:
     assert check(gateway) == []
     assert [(warning.path, warning.message) for warning in warnings(gateway)] == [
         ("upstreams[1]", "'unused': no service uses it"),
-        ("services[1]", "'idle': no route leads to it"),
+        ("services[1]", "'idle': no route uses it"),
         ("policies[0]", "'fair': nothing names it"),
         ("control.bind", "the control API can be reached from other machines"),
     ]
@@ -243,7 +246,7 @@ def test_warnings() -> None:
 def test_trust_in_unix_sockets_without_any_looks_unintended() -> None:
     gateway = decode({"version": 1, "trusted_proxies": ["unix"]})
     assert [str(warning) for warning in warnings(gateway)] == [
-        "trusted_proxies: 'unix' trusts who connects to a Unix socket, and no listener is one. "
+        "trusted_proxies: 'unix' trusts peers on Unix sockets, but no listener is a Unix socket. "
         "Add a listener with `bind: unix:/path`, or take `unix` out."
     ]
     listeners = [":8080", "unix:/run/fastgate.sock"]
@@ -267,8 +270,8 @@ def test_routes_that_unmerged_slashes_lead_around_look_unintended() -> None:
     rest = {"path": "/{rest*}"}
     assert found(True, admin, rest) == []
     assert found(False, admin, rest) == [
-        "'r1' asks for no key, and takes paths with empty segments that the upstream may read as "
-        "those of 'r0', which does"
+        "'r1' requires no key and matches paths with empty segments, which the upstream may "
+        "treat as paths of 'r0', which does"
     ]
     assert found(False, admin, {**rest, "auth": "api_key"}) == []
     assert found(False, admin, {**rest, "service": "b"}) == []
@@ -331,7 +334,7 @@ def test_plans_that_a_subscription_could_change_between_have_one_currency(
 ) -> None:
     found = faults(**SERVICES, plans=[*USED["plans"], *plans])
     assert [path for path, _ in found] == ([] if sound else ["plans[2].price"])
-    assert sound or "there is no rate" in found[0][1]
+    assert sound or "there are no exchange rates" in found[0][1]
 
 
 @pytest.mark.parametrize(
@@ -368,4 +371,4 @@ def test_included_requests_need_a_price_or_a_quota_for_the_others(where: str) ->
         return
     (fault,) = found
     assert fault.path == "plans[0].price.included"
-    assert "nothing says" in fault.message
+    assert "no price for further requests" in fault.message

@@ -92,7 +92,7 @@ def test_what_is_put_in_front_of_a_path(prefix: str, says: str) -> None:
 @pytest.mark.parametrize(
     ("host", "says"),
     [
-        ("api.example.com:8080", "no port here"),
+        ("api.example.com:8080", "write the host without a port"),
         ("https://api.example.com", "without scheme and path"),
         ("api.example.com/v1", "without scheme and path"),
         ("API.example.com", "lower case"),
@@ -140,7 +140,7 @@ def test_conditions_that_may_hold() -> None:
 @pytest.mark.parametrize(
     ("origin", "says"),
     [
-        ("https://*.example.com", "no wildcards"),
+        ("https://*.example.com", "cannot have wildcards"),
         ("https://App.example.com", "lower case"),
         ("https://app.example.com:443", "own port"),
         ("http://app.example.com:80", "own port"),
@@ -206,8 +206,8 @@ def test_rules_for_what_the_gateway_writes(name: str, how: str) -> None:
 def test_cors_is_said_in_one_place() -> None:
     cors = {"origins": ["*"]}
     own = {"Access-Control-Allow-Origin": "*"}
-    assert "cannot be set beside it" in faults(cors=cors, respond={"headers": own})
-    assert "cannot be set beside it" in faults(cors=cors, headers={"response": {"set": own}})
+    assert "cannot be set twice" in faults(cors=cors, respond={"headers": own})
+    assert "cannot be set twice" in faults(cors=cors, headers={"response": {"set": own}})
     assert faults(cors=cors, headers={"response": {"remove": list(own)}}) == ""
     assert faults(respond={"headers": own}) == ""
 
@@ -240,7 +240,7 @@ def test_one_limit_for_all_names(where: str, entry: dict[str, Any], name: str) -
 
 def test_two_consumers_whose_names_make_one_id() -> None:
     source = {**document(), "consumers": [{"name": "a b"}, {"name": "a-b"}]}
-    with pytest.raises(ConfigurationError, match="the id 'a-b' is taken already"):
+    with pytest.raises(ConfigurationError, match="the id 'a-b' is already used"):
         check.require(codec.decode(source))
     source["consumers"] = [{"name": "a b", "id": "one"}, {"name": "a-b"}]
     check.require(codec.decode(source))

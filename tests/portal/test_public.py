@@ -171,7 +171,7 @@ async def test_without_a_record_the_owner_hears_how_things_stand(
     world: World, visit: httpx.AsyncClient
 ) -> None:
     page = Page(await visit.get(world.diagnosis()))
-    assert "nothing stands in the way" in page.said
+    assert "It would be served" in page.said
     assert (await visit.get(world.diagnosis(consumer=None))).status_code == 404
 
 

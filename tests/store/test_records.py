@@ -67,8 +67,8 @@ async def test_an_account_that_the_ledger_names_is_not_deleted(store: Store) -> 
         await parties.delete_account("Acme", None)
     assert str(refused.value) == (
         "The account 'Acme' has 1 consumer(s), 1 ledger entries, which are kept and name it, so "
-        "it cannot be deleted. Close it instead: delete its consumers, so that no key of it is "
-        "accepted any more, and cancel its subscriptions; its balance is 3.25 EUR: refund the "
+        "it cannot be deleted. Close it instead: delete its consumers, so that its keys are "
+        "no longer accepted, and cancel its subscriptions; its balance is 3.25 EUR: refund the "
         "payment that it came from, or reverse the booking."
     )
     await parties.delete_consumer("app", None)

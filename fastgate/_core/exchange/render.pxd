@@ -1,4 +1,4 @@
-"""render: the fields of answers to clients, and what all fields that go out are made of."""
+"""render: the fields of answers to clients, and the pieces of all outgoing fields."""
 from libc.stdint cimport uint32_t, uint64_t
 
 from fastgate._core.http.head cimport head
@@ -19,7 +19,7 @@ cdef void refresh_date(core *c) noexcept nogil
 cdef size_t answer_extra(exchange *e) noexcept nogil
     # the room that those pieces may need
 cdef int called_securely(exchange *e) noexcept nogil
-    # whether the client called https: by our own TLS, or a trusted proxy says so
+    # whether the client used https: our own TLS, or a trusted proxy reports it
 cdef char *put_date(char *p, core *c) noexcept nogil
 cdef char *put_additions(char *p, exchange *e) noexcept nogil
 cdef char *put_id(char *p, exchange *e) noexcept nogil

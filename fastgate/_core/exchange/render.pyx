@@ -1,14 +1,14 @@
-"""render: the fields of answers to clients, and what all fields that go out are made of.
+"""render: the fields of answers to clients, and the pieces of all outgoing fields.
 
-Fields are written front to back: the lines that pass unchanged are copied as they came, adjoining
-ones in one piece, and what the gateway adds stands around them. The codec of the connection puts a head
-around them (state.pxd, `answer`).
+Fields are written front to back: unchanged lines are copied, adjoining ones in one piece, and the
+gateway's own fields are put around them. The codec of the connection adds the head (state.pxd,
+`answer`).
 
-What never passes: hop-by-hop fields (and what Connection names) and what frames the body (the codec's;
-an answer's Content-Length passes where that would change nothing of it). Where a route has CORS, nothing
-of what another says about it passes to the client.
+Some fields are never forwarded: hop-by-hop fields (and those that Connection names), and framing
+fields, which the codec writes (an answer's Content-Length is copied if the codec would write the
+same). If a route has CORS, CORS fields from upstreams and handlers are not forwarded.
 
-Requests to upstreams are made in request_head.pyx, refusals from templates in refusal.pyx.
+Requests to upstreams are written in request_head.pyx, refusals from templates in refusal.pyx.
 """
 from libc.stdint cimport int64_t, uint16_t
 from libc.string cimport memchr, memcmp, memcpy
@@ -57,7 +57,7 @@ cdef char *put_id(char *p, exchange *e) noexcept nogil:
     if e.id_from_client:
         p = put(p, e.base + field_of(&e.req, F_X_REQUEST_ID).value, field_of(&e.req, F_X_REQUEST_ID).value_len)
         return end_line(p)
-    if not e.has_id_text:                # it is said twice: to the upstream, and to the client
+    if not e.has_id_text:                # it is sent twice: to the upstream and to the client
         put_hex(e.id_text, e.request_id, 16)
         e.has_id_text = 1
     memcpy(p, e.id_text, sizeof(e.id_text))
@@ -107,7 +107,7 @@ cdef char *put_rules(char *p, const snapshot_header *s, table_ref t, const char 
 
 cdef char *put_fields(char *p, const char *base, const head *h, uint64_t drop,
                       const snapshot_header *s, table_ref rules) noexcept nogil:
-    """Copy the lines that pass, adjoining ones at once."""
+    """Copy the lines that are forwarded, adjoining ones at once."""
     cdef const field *f = &h.fields[0]
     cdef const field *end = f + h.nfields
     cdef uint32_t start
@@ -128,9 +128,9 @@ cdef char *put_fields(char *p, const char *base, const head *h, uint64_t drop,
 
 
 cdef inline int passes_length(const char *base, const head *h) noexcept nogil:
-    """Whether the Content-Length is spelt as we would, so that its line may pass.
+    """Whether the Content-Length is written as we would write it, so its line can be copied.
 
-    A line that passes joins those around it, and all are copied in one piece."""
+    A copied line joins its neighbours, and all are copied in one piece."""
     cdef const field *f
     if not has_field(h, F_CONTENT_LENGTH):
         return 0
@@ -167,7 +167,7 @@ cdef char *put_limits(char *p, exchange *e) noexcept nogil:
     p = put_lit(p, "\";r=")
     p = put_uint(p, e.seen.remaining)
     p = put_lit(p, ";t=")
-    # A limit that refused says when to try again; one that let pass, when it is as new.
+    # A limit that refused says when to try again; one that allowed, when it is full again.
     p = put_uint(p, e.seen.retry_s if e.flags & EX_REFUSED and e.seen.retry_s else e.seen.reset_s)
     p = end_line(p)
     p = put_lit(p, "RateLimit-Policy: ")
@@ -205,7 +205,7 @@ cdef size_t answer_extra(exchange *e) noexcept nogil:
 
 
 cdef char *put_additions(char *p, exchange *e) noexcept nogil:
-    """What every answer on a route gets: notices, limits, CORS, the id."""
+    """The fields of every answer on a route: notices, limits, CORS, the id."""
     if e.policy is not NULL and e.policy.notice.len:
         p = put(p, snap_str(e.snap, e.policy.notice), e.policy.notice.len)
     if has_cors(e):
@@ -218,7 +218,7 @@ cdef char *put_additions(char *p, exchange *e) noexcept nogil:
 
 
 cdef inline int is_paid(const exchange *e) noexcept nogil:
-    """Whether this request has a price, if only nothing at the moment."""
+    """Whether this request has a price, even if it is zero at the moment."""
     return e.flags & EX_METERED or e.hold is not NULL
 
 
@@ -292,8 +292,8 @@ cdef void lines_as_head(head *h, const char *lines, uint32_t n) noexcept nogil:
 
 
 cdef char *put_own(char *p, exchange *e, const char *lines, uint32_t n) noexcept nogil:
-    """An answer of ours: its lines, Date, what every answer gets, the route's rules. With CORS, the
-    route's alone counts."""
+    """An answer of the gateway: its lines, Date, the fields of every answer, the route's rules. If
+    the route has CORS, only its own CORS fields are sent."""
     cdef head h
     cdef table_ref rules
     rules.count = 0
@@ -318,7 +318,7 @@ cdef char *put_own(char *p, exchange *e, const char *lines, uint32_t n) noexcept
 
 
 cdef char *response_fields(char *p, exchange *e, const answer *a) noexcept nogil:
-    """The lines of an upstream's answer that pass, and ours."""
+    """The forwarded lines of an upstream's answer, and ours."""
     cdef const snapshot_header *s = e.snap
     cdef const char *base = a.k.resp_base
     cdef const head *h = &a.k.resp

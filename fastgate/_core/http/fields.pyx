@@ -3,22 +3,22 @@
     buf   |GET / HTTP/1.1␍␊|Host: a␍␊|Acce
            0                ▲ line    ▲ scanned
 
-`line` is where the first line not yet parsed begins; `scanned` says that no line end and no
-forbidden octet stands before it. Each call scans on from there, so an octet is scanned
-once however the bytes arrive, and a line is parsed once, when its CRLF is there. What the
-bytes decide does not depend on how they were cut:
+`line` is the beginning of the first line that is not parsed yet. Before `scanned`, there is no line
+end and no forbidden octet. Each call continues from there, so each octet is scanned once, however
+the bytes arrive, and each line is parsed once, when its CRLF is there. The result does not depend
+on how the bytes were split:
 
-- a control character, a bare CR and a bare LF are refused where they stand;
-- a line over its cap, a head over its cap are refused as soon as one octet too many is there;
-- everything else about a line is decided when it is complete.
+- a control character, a bare CR and a bare LF are refused at once;
+- a line or head that is too long is refused as soon as it has one octet too many;
+- everything else about a line is decided when the line is complete.
 
-Speed: the end of a line is found by a vector scanner (chars.pxd), which in the same pass
-checks each octet; a name is scanned with the class that stops at ":" and at "_". A whole line is
-one that passes one test; what is wrong with any other is found out apart from it. Names that
-matter become a FieldName by a switch on length and one or two 8-byte compares.
+Speed: the end of a line is found by a vector scanner (chars.pxd), which in the same pass checks
+each octet; a name is scanned with the class that stops at ":" and at "_". One test accepts a whole
+good line; a separate path finds out what is wrong with a bad one. Known names become a FieldName by
+a switch on length and one or two 8-byte comparisons.
 
-A field that frames the message (Host, Content-Length, Transfer-Encoding) is judged on its
-own line; the only contradiction between two fields, length against coding, on the second.
+A framing field (Host, Content-Length, Transfer-Encoding) is checked on its own line. The only
+contradiction between two fields, length and coding, is found on the second one.
 """
 from libc.stdint cimport uint16_t, uint64_t, uint8_t
 from libc.string cimport memchr, memcmp
@@ -90,7 +90,7 @@ cdef int64_t _not_whole(head *h, const char *buf, uint32_t length, uint32_t s, u
     cdef uint64_t bound = <uint64_t>h.line + cap
     cdef uint8_t c
     h.scanned = s
-    # Of the two caps the one that is met first decides, however many octets are there.
+    # The cap that is reached first decides, however many octets there are.
     if head_cap <= bound:
         if <uint64_t>s + (s < length) > head_cap:
             h.fault = FAULT_HEAD_TOO_LARGE
@@ -254,8 +254,8 @@ cdef uint8_t _name_id(const char *p, uint32_t n) noexcept nogil:
 
 
 cdef uint8_t _underscored_id(const char *p, uint32_t n) noexcept nogil:
-    """A name with "_": what a CGI-like upstream would read as a field that only the gateway or a
-    proxy may set is dropped, whatever is allowed and whoever sent it."""
+    """A name with "_". If a CGI-like upstream would read it as a field that only the gateway or a
+    proxy may set, it is dropped, even if underscores are allowed and the peer is trusted."""
     cdef char dashed[LONGEST_KNOWN]
     cdef uint32_t i, k = n if n < LONGEST_KNOWN else LONGEST_KNOWN
     for i in range(k):
@@ -264,7 +264,8 @@ cdef uint8_t _underscored_id(const char *p, uint32_t n) noexcept nogil:
 
 
 cdef int _name_fault(const char *p, const char *bad, const char *end) noexcept nogil:
-    """Why the name of the line [p, end) is none: `bad` is its first octet that is no tchar."""
+    """Why the name of the line [p, end) is not valid: `bad` is its first octet that is not a
+    tchar."""
     if p[0] == c" " or p[0] == c"\t":
         return FAULT_FOLDING
     if memchr(p, c":", end - p) == NULL:
@@ -344,7 +345,7 @@ cdef int64_t read_fields(head *h, const char *buf, uint32_t length, const caps *
 
 cdef inline int _known_field(head *h, const char *buf, field *f, bint repeated,
                              bint response) noexcept nogil:
-    """What a well-known field means for the parse; a ParseFault, or 0."""
+    """Apply a known field to the parse. Returns a ParseFault, or 0."""
     if f.id == F_HOST:
         return 0 if response else _host(h, buf, f, repeated)
     if f.id == F_CONTENT_LENGTH:
@@ -421,8 +422,8 @@ cdef int _transfer_encoding(head *h, const char *buf, field *f, bint repeated) n
         return FAULT_LENGTH_WITH_CODING
     if f.value_len == 7 and fg_same(p, b"chunked", 7):
         return 0
-    # A list of codings we do not know, chunked at most as its last, is honest: 501. Anything
-    # else (empty elements, parameters, chunked twice or not last) is a trick: 400.
+    # A list of unknown codings, with chunked at most as the last, is legitimate: 501. Anything else
+    # (empty elements, parameters, chunked twice or not last) may be an attack: 400.
     while p < end:
         token = p
         while p < end and is_class(p[0], CH_TOKEN):

@@ -1,18 +1,17 @@
-"""drain: the consumer of the log rings: one pass that keeps the newest records and renders lines.
+"""drain: the consumer of the log rings. It keeps the newest records and renders the lines.
 
     ring of worker 0 --+                 +--> RecentRequests   the last N records, raw
     ring of worker 1 --+--> LogDrain ----+
     ring of worker 2 --+    (no GIL)     +--> one buffer of lines --> write(2), or bytes
 
-Records are taken in runs of up to RUN: copied into `RecentRequests` as they are (they come into
-the cache by that), rendered into the buffer from the ring, and only then is the ring's `tail`
-moved. What is in the buffer when control is killed is lost, at most BUFFER bytes of lines; no
-line is ever written twice.
+Records are taken in runs of up to RUN: copied into `RecentRequests` (which brings them into the
+cache), rendered from the ring into the buffer, and only then is the ring's `tail` moved. If control
+is killed, the lines in the buffer are lost, at most BUFFER bytes; no line is ever written twice.
 
-`write` never waits longer than WRITE_PATIENCE_MS for whoever reads a pipe or terminal, so that
-a stuck reader cannot hold up the end of the process. After an error, the lines that could not be
-written are counted and given up: the rings must go on being emptied. A line that was cut off
-is closed with a newline before the next one, so that only that line is damaged.
+`write` waits at most WRITE_PATIENCE_MS for the reader of a pipe or terminal, so a stuck reader
+cannot delay the end of the process. After an error, the lines that could not be written are counted
+and dropped, since the rings must still be emptied. A line that was cut off is closed with a newline
+before the next one, so only that line is damaged.
 
 Both classes may be used from several threads: control drains in an executor thread while its
 event loop looks requests up.
@@ -104,8 +103,8 @@ cdef inline size_t used_size(const log_record *r) noexcept nogil:
 cdef class RecentRequests:
     """The last `capacity` records, whole, in memory: 512 bytes each.
 
-    The memory (`capacity` * 512 bytes; 10 MB for the default of 20,000) is reserved with the
-    first record and becomes resident as it fills, so a gateway that is idle does not pay for it.
+    The memory (`capacity` * 512 bytes; 5 MB for the default of 10,000) is reserved with the first
+    record and becomes resident as it fills, so an idle gateway does not use it.
     """
 
     def __cinit__(self, uint32_t capacity=20_000):
@@ -198,11 +197,11 @@ def _ended(request):
 
 
 cdef str _outcome(const log_record *r):
-    """In a word, how it ended."""
+    """The outcome, in one word."""
     if r.reason == CLIENT_CLOSED or r.reason == CLIENT_TIMEOUT or r.flags & LOG_ABORTED:
         return "aborted"            # the client left, or did not read
     if r.reason == RESPONSE_TRUNCATED:
-        return "truncated"          # the answer broke off
+        return "truncated"          # the answer was incomplete
     if r.reason == TUNNEL_CLOSED:
         return "tunnelled"
     if r.reason == 0:
@@ -364,7 +363,8 @@ cdef class LogDrain:
             pthread_mutex_lock(&self.mutex)
         try:
             self._ready()
-            # What waits now. Who went on as long as more comes would take it in ever smaller pieces.
+            # Only the records that wait now: continuing while more arrive would take ever smaller
+            # pieces.
             left = min(<uint64_t>most, self.waiting(worker))
             while left:
                 used = 0
@@ -379,7 +379,8 @@ cdef class LogDrain:
         return b"".join(parts)
 
     def write(self, int fd, bint close_line=False) -> tuple[int, int, int, bool]:
-        """Take what waits in all rings, once around, and write the lines to fd. Without the GIL.
+        """Take the waiting records of all rings, once around, and write the lines to fd. Without
+        the GIL.
 
         Returns (records taken, lines lost, errno or 0, whether the last line was cut off).
         `close_line`: what the last call returned for that; a newline is written first.

@@ -9,7 +9,7 @@ from fastgate._core.shared.layout cimport account_row, wallet
 cdef enum:
     MONEY_MOST = 1152921504606846976     # 2^60 micro-units that one operation may move
 
-cdef struct usage_who:            # what a record says of its request, known when the hold is opened
+cdef struct usage_who:            # the record's data about its request, known when the hold is opened
     int64_t time_ns               # Unix time
     uint64_t consumer             # identities; 0: none
     uint64_t credential
@@ -19,7 +19,7 @@ cdef struct usage_who:            # what a record says of its request, known whe
     uint64_t meter                # 0: the request itself
     uint8_t request_id[16]
 
-cdef struct usage_what:           # what it says of the answer, known when it is settled
+cdef struct usage_what:           # the record's data about the answer, known when it is settled
     int64_t time_ns
     uint64_t units
     uint16_t status
@@ -45,7 +45,7 @@ cdef int64_t hold_pending(money_header *m, const account_row *account, int index
 
 # ---- what control does ------------------------------------------------------------------
 cdef int hold_resolve(area_view *t, money_record *hold, int policy) noexcept nogil
-    # Bring a dead worker's hold to its end. 1: its record is parked; 0: the row is free, or not of the dead.
+    # Settle a dead worker's hold. 1: its record is parked; 0: the row is free, or not of the dead.
 cdef int hold_taken(area_view *t, const money_record *hold) noexcept nogil
     # Whether the wallet is without the held amount now: looks only.
 cdef int credit_apply(area_view *t, money_record *row, int64_t floor, int64_t *balance) noexcept nogil

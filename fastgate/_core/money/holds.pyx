@@ -1,15 +1,15 @@
-"""holds: money reserved, taken and given back: exact when anybody is killed at any instruction.
+"""holds: reserve, capture and release money, exact even if a process is killed at any instruction.
 
-A wallet is 16 bytes in the segment, a hold a row in the money map. Two places in memory cannot be
-changed by one instruction, so each wallet carries the *tag* of who changed it last, and whoever
-changes it next finishes that one's bookkeeping first.
+A wallet is 16 bytes in the segment; a hold is a row in the money map. One instruction cannot change
+both places, so each wallet has the *tag* of its last change, and the next change first finishes the
+bookkeeping of that one.
 
     wallet   | available | tag |                  changed as a whole, by one 16-byte exchange
     tag      | area 7 | row 12 | op 1 | sequence 44 |       op: 0 take, 1 give back. All 0: nobody
     row      | word: sequence 56, state 8 | held | amount | ...
 
-The way of a hold; `q` is its sequence, drawn for it and never again, so that no word of a row and no tag
-ever comes twice
+The states of a hold. `q` is its sequence number, which is never reused, so no word of a row and no
+tag ever occurs twice:
 
     FREE ── row filled, word = {q, INTENT} ──▶ INTENT
     INTENT ── wallet: {available - held, tag(q, take)} ──▶ taken; then word = {q, HELD} ──▶ HELD
@@ -20,9 +20,10 @@ ever comes twice
     SETTLED ── the ring is full ──▶ PARKED ── control, when the ledger has it ──▶ FREE
     INTENT ── not enough in the wallet ──▶ FREE
 
-The rule of helping: before the exchange that replaces a tag, whoever makes it reads the row that the
-tag names, and if its word still is {q, INTENT} (take) or {q, SETTLING} (give), moves it on to
-{q, HELD} or {q, SETTLED} by a compare-and-swap. A word with another sequence or state needs nothing.
+The helping rule: before an exchange that replaces a tag, the process that makes it reads the row
+that the tag names, and if its word still is {q, INTENT} (take) or {q, SETTLING} (give), moves it on
+to {q, HELD} or {q, SETTLED} by a compare-and-swap. A word with another sequence or state needs
+nothing.
 
 Claim. For a row whose owner is dead and whose word is {q, INTENT}: the wallet was charged if and only
 if its tag is tag(q, take). The same for {q, SETTLING} and tag(q, give).
@@ -34,23 +35,25 @@ replacing the tag. No transition leads back to {q, INTENT}, so it is not {q, INT
 ∎ The reader must look in that order: the tag, then the word again. (The word first, and between
 the two looks a helper may have moved it on and replaced the tag.)
 
-So `hold_resolve` brings every row to its end: it helps, looks again, and then knows what was done and what was
-not; it gives back by the same tagged exchange, and may itself be killed anywhere and be run
-again. Of two rows in one wallet at most one is in doubt about its tag; the others were helped.
+So `hold_resolve` settles every row: it helps, looks again, and then knows what was done and what
+was not. It releases by the same tagged exchange, and may itself be killed anywhere and run again.
+Of the rows of one wallet, at most one can be in doubt about its tag; the others were helped.
 
 Progress. An exchange fails only because another's succeeded; helping is one exchange. No locks.
 
-What a dead worker's hold costs. `hold_due` notes, while a request runs, what is owed so far (one store;
-the engine calls it when the first byte of the answer is relayed). A captured hold is charged as
-captured. One that was only held is settled by HoldPolicy: what was due, all, or nothing.
+The charge for a dead worker's hold. While a request runs, `hold_due` records what is owed so far
+(one store; the engine calls it when the first byte of the answer is relayed). A captured hold is
+charged as captured. A hold that was not captured is settled by HoldPolicy: the due amount, all of
+it, or nothing.
 
-Overspending. `available` goes below zero only by what control decides (`credit_apply` with a
-floor below zero); a hold takes only what is there, in the same exchange that proves it is there.
+Overspending. Only control can make `available` negative (`credit_apply` with a floor below zero). A
+hold takes only what is available, in the same exchange that proves it.
 
-Credits go the same way, in control's area: a row INTENT with the negated delta and the ledger
-entry's key, *before* the entry is committed; after that the exchange, HELD ("the wallet has it"), FREE.
-A control that was killed finds its rows, asks the ledger about each key, and `credit_apply` tells by the
-claim above whether the wallet has it already. Applied once, however often it is asked.
+Credits work the same way, in control's area: a row INTENT with the negated delta and the ledger
+entry's key, *before* the entry is committed; then the exchange, HELD ("the wallet has it"), FREE.
+After a kill, the next control process finds the rows and asks the ledger about each key, and
+`credit_apply` determines by the claim above whether the wallet already has the credit. It is
+applied once, however often it is called.
 
 Cost: one 16-byte exchange, and stores into a line or two that this core has had before.
 A refused hold reads one word and writes nothing.
@@ -130,7 +133,7 @@ cdef inline void _move(money_record *r, uint64_t sequence, uint64_t state) noexc
     fg_store(&r.word, sequence << 8 | state)
 
 
-# ---- the way of a hold ------------------------------------------------------------------
+# ---- the states of a hold ---------------------------------------------------------------
 
 cdef inline void _fill(money_record *r, const account_row *account, const usage_who *who) noexcept nogil:
     r.time_ns = who.time_ns
@@ -173,7 +176,7 @@ cdef int hold_open(area_view *t, account_row *account, int index, int64_t amount
         _move(r, sequence, HOLD_FREE)
         row_give(t, r)
         return 0
-    # Whoever helped has stored the same; so this needs no compare-and-swap.
+    # A helper has stored the same value, so this needs no compare-and-swap.
     _move(r, sequence, HOLD_HELD)
     hold[0] = r
     return 1
@@ -278,7 +281,7 @@ cdef int _known(area_view *t, money_record *r, uint64_t sequence, int op) noexce
 
 
 cdef int hold_resolve(area_view *t, money_record *hold, int policy) noexcept nogil:
-    # Who is dead first: then a row of the dead has no owner any more when its word is read, and
+    # First determine who is dead: then a dead worker's row has no owner when its word is read, and
     # no successor can have taken it in between.
     cdef uint64_t dead_upto = fg_load(&t.head.dead_upto)
     cdef uint64_t word = fg_load(&hold.word)

@@ -1,4 +1,4 @@
-"""money_file: a file in memory that outlives every process: what is on its way between wallet and ledger.
+"""money_file: a mapped file that survives every process: money between wallets and the ledger.
 
     offset 0      money_header                                              one page
     control_off   area_head | rows of control: credits under way            one page, then 128 bytes each
@@ -6,29 +6,30 @@
     + area_size   area_head | holds of worker 1 | usage ring of worker 1
     ...
 
-A row of the hold table and a record of the ring are the same 128 bytes, so that settling a hold is
-copying it. Every word has one writer, or moves by one atomic operation (holds.pyx, usage_ring.pyx).
+A row of the hold table and a record of the ring have the same 128 bytes, so a settled hold is just
+copied. Every word has one writer, or is changed by one atomic operation (holds.pyx,
+usage_ring.pyx).
 
-**Why a file.** The segment dies with the supervisor; charges must not. The file is mapped shared, so what
-a process wrote is there after it was killed, and after all were. Its blocks are allocated when it is made:
-a full disk is an error at the start, and never a bus error in a request. Without a path the map is
-a memfd, for tests and for gateways that keep no state.
+**Why a file.** The segment ends with the supervisor; charges must not. The file is mapped shared,
+so data of a process stays after the process is killed, and after all of them are. Its blocks are
+allocated when it is created: a full disk is an error at the start, and never a bus error in a
+request. Without a path the map is a memfd, for tests and for gateways that keep no state.
 
-**When the machine loses power**, pages that the kernel had not written are gone: the last usage
-records, in the customer's favour. What is read back is checked (`word`), and ids do not come twice,
-for each start draws another `boot`.
+**When the machine loses power**, pages that the kernel had not written are lost: the last usage
+records, in the customer's favour. Records are checked when they are read back (`word`), and ids are
+never reused, since each start has another `boot`.
 
-**Starting again** (`open`). Wallets are rebuilt from the ledger by then, and no worker runs. So nothing is
-given back: a hold that was captured becomes PARKED and is drained; one that was only held is settled by
-policy (charged what was due, which also parks it, or dropped); rows of credits are dropped, since the
-ledger knows which entries it has. Rings keep what was not drained. The file never shrinks: a gateway
-with fewer workers drains the areas of those it has no more.
+**Restart** (`open`). At this time, wallets are rebuilt from the ledger, and no worker runs. So
+nothing is released: a captured hold becomes PARKED and is drained; a hold that was not captured is
+settled by policy (the due amount is charged, which also parks it, or it is dropped); rows of
+credits are dropped, since the ledger knows which of them it has. Rings keep records not drained.
+The file never shrinks: a gateway with fewer workers also drains the areas of the others.
 
-**One gateway a file**: it is locked (flock) for as long as any process of the gateway has it open.
+**One gateway per file**: it is locked (flock) while any process of the gateway has it open.
 
-**Who is dead.** A worker that begins, and the supervisor that has reaped one, note in `dead_upto`
-the last sequence that was drawn. Holds up to there have no owner any more; later ones are the
-successor's. So control may resolve the dead while the successor serves.
+**Dead owners.** A worker that starts, and the supervisor after it has reaped one, record the last
+used sequence in `dead_upto`. Holds up to this sequence have no owner; later ones belong to the
+successor. So control may resolve the holds of dead workers while the successors serve.
 """
 import fcntl
 import os
@@ -160,7 +161,7 @@ cdef class MoneyFile:
                 fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
                 os.pwrite(self.fd, (<char *>&h)[:sizeof(h)], 0)
             else:
-                # Under another name until it is whole: whoever is killed here leaves no half map.
+                # Under another name until it is complete, so a kill here leaves no incomplete map.
                 path = os.fspath(path)
                 draft = f"{path}.new"
                 self.fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -251,8 +252,8 @@ cdef class MoneyFile:
                                "one still run") from error
 
     def private_copy(self, Segment segment not None):
-        """The map as it is now, for one process alone, bound to that segment: what is done to it changes
-        nothing for anybody else (see `Segment.private_copy`)."""
+        """A private copy of the map, bound to that segment: changes of it are not visible to other processes (see
+`Segment.private_copy`)."""
         cdef MoneyFile copy = type(self).__new__(type(self))
         cdef int fd = self.fd
         copy.fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
@@ -268,7 +269,7 @@ cdef class MoneyFile:
         self.base = <char *>p
         self.size = size
         self.header = <money_header *>p
-        # Wishes; a kernel that does not know them serves as well.
+        # Hints; it works on a kernel without them too.
         madvise(self.base, size, MADV_NOHUGEPAGE)
         madvise(self.base, size, MADV_DONTDUMP)
 
@@ -310,7 +311,8 @@ cdef class MoneyFile:
 
     @property
     def boot_id(self) -> str:
-        """16 hex digits, other ones after each start: what the ids of this start's records begin with."""
+        """16 hex digits, different after each start: the beginning of the ids of this start's
+        records."""
         return f"{self.header.boot:016x}"
 
     @property

@@ -1,14 +1,14 @@
-"""usage_ring: usage records on their way from a worker to the ledger.
+"""usage_ring: usage records between a worker and the ledger.
 
     worker's area     ring_head: published ever           ring_tail: in the ledger
     +-----------+-----------+--------------------------------------------+
     | record 0  | record 1  | ...  position p stands at p & (count - 1)   |
     +-----------+-----------+--------------------------------------------+
 
-The worker publishes by one release store of `ring_head`; before it the record does not exist, after it
-it is whole. Control reads what lies between tail and head as often as it likes and moves `ring_tail`
-only when the ledger has it on disk: so a record is seen at least once, whoever is killed, and the ledger
-takes it once, by its id.
+The worker publishes a record by one release store of `ring_head`: before the store it does not
+exist, after it it is complete. Control may read the records between tail and head any number of
+times, and moves `ring_tail` only when the ledger has them on disk. So a record is seen at least
+once, even if processes are killed, and the ledger takes it once, by its id.
 
 **The id** is {boot, area, sequence}: drawn before anything else is done with a hold or record, noted in
 the area's head before it is used, and so never given twice, also by a worker's successor. It is the
@@ -19,8 +19,8 @@ a free row for that. Control fetches parked rows with the others and makes them 
 them. Only when the rows are used up as well is a record without money dropped, and counted; a
 hold is refused then, before anything was served.
 
-A record's own `word` is its position + 1. One that carries another (the machine lost power, and the
-file holds a newer head than records) is counted as damaged and not believed.
+A record's own `word` is its position + 1. If it differs (the machine lost power, and the file has a
+newer head than records), the record is counted as damaged and ignored.
 """
 from libc.string cimport memcpy, memset
 
@@ -40,8 +40,8 @@ cdef inline void _commit(area_view *t, money_record *r) noexcept nogil:
     cdef uint64_t head = t.head.ring_head + 1
     r.word = head
     fg_store(&t.head.ring_head, head)
-    # The next record's two lines are with control, which read them last, or nowhere near: 300 cycles
-    # that the request after this one need not wait for.
+    # The next record's two lines are in control's cache or in memory: prefetching saves the next
+    # request 300 cycles.
     r = t.ring + (head & t.ring_mask)
     fg_prefetch_write(r)
     fg_prefetch_write(<char *>r + 64)
@@ -63,7 +63,7 @@ cdef money_record *usage_reserve(area_view *t) noexcept nogil:
         if r is NULL:
             fg_store(&t.head.dropped, t.head.dropped + 1)
             return NULL
-    # A row's word stays as it is: until the commit the row is free for everybody else.
+    # The row's word does not change: for all others, the row is free until the commit.
     memset(<char *>r + sizeof(uint64_t), 0, sizeof(money_record) - sizeof(uint64_t))
     number_record(t, r, next_sequence(t))
     return r

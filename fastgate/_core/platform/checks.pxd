@@ -1,8 +1,8 @@
-"""checks: what only the checked builds do: assertions, and making unusable what is free.
+"""checks: assertions and poisoning of free memory, in checked builds only.
 
-In a release build nothing of it is left. In the debug build what goes into a free list is overwritten, so
-that whoever still uses it reads nonsense at once. Under the address sanitizer nothing is kept in free
-lists: all memory comes from malloc, as large as it was asked for, and goes back to free.
+A release build contains none of this. The debug build overwrites memory that goes into a free list,
+so code that still uses it reads garbage at once. Under the address sanitizer there are no free
+lists: all memory comes from malloc, in the requested size, and goes back to free.
 """
 cdef extern from *:
     """
@@ -32,4 +32,4 @@ cdef extern from *:
     void fg_check(bint holds, const char *text) noexcept nogil
     void fg_poison(void *p, size_t n) noexcept nogil
     enum:
-        FG_KEEPS              # 1: what is free may be kept for the next who needs it
+        FG_KEEPS              # 1: free memory may be kept for reuse

@@ -1,8 +1,8 @@
 """cells: a lock-free table of {key, state} double words in shared memory.
 
-What limiter and quota keep their state in. A cell is 16 bytes, changed as a whole by one
-compare-and-swap, so a key's cell can be reclaimed for another key without a lock.
-The theory (how a key never gets two cells, and why a kill is harmless) stands in cells.pyx.
+The limiter and the quotas keep their state here. A cell is 16 bytes, changed as a whole by one
+compare-and-swap, so a key's cell can be reused for another key without a lock. The theory (why a
+key never gets two cells, and why a kill is harmless) is in cells.pyx.
 """
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
@@ -52,7 +52,7 @@ cdef extern from *:
 cdef struct cells:            # a view; lives in the process, points into the segment
     cell *base
     uint64_t mask             # count - 1
-    uint64_t full             # how often no cell could be had (fail open), for metrics
+    uint64_t full             # how often there was no cell (fail open), for metrics
 
 cdef struct decision:
     uint64_t remaining        # requests left now
@@ -61,9 +61,9 @@ cdef struct decision:
     uint64_t retry_s          # refused: whole seconds until a retry can succeed, >= 1
     uint64_t resets_at        # Unix time, seconds (rate: 0, the caller adds reset_s to its clock)
 
-# What sets the tables of limiter and quota apart.
+# The differences between the tables of the limiter and the quotas.
 ctypedef bint (*expired_fn)(uint64_t state, uint64_t now) noexcept nogil
-    # the state says nothing any more: its cell may be given to another key
+    # the state no longer matters: its cell may be given to another key
 
 cdef struct cells_rule:
     uint64_t key_mask         # bits of the key word that are the key

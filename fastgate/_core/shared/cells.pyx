@@ -2,38 +2,39 @@
 
     | head 64 B | group: 8 cells, 2 cache lines | group | group | ...     cell = { key 8, state 8 }
 
-A key's hash chooses two groups; their 16 cells, in this order, are its window. The key stands in
-one of them, anywhere; nothing is ever moved and nothing has to be contiguous, so a search looks
-at the whole window before it says "absent", and a cell may be emptied or given away at any
-time. New keys go where more is free (the power of two choices): a window is full for one key in
-100,000 when the table is 70 % full, one in 10,000 at 75 %, and practically never at half load,
-while most keys are found in their first group. All changes are 16-byte compare-and-swaps of
-{key, state}: whoever changes a state proves by the same operation that the cell is the key's.
+A key's hash selects two groups; their 16 cells, in this order, are its window. The key is in one of
+them, at any position. Nothing is ever moved and nothing has to be contiguous, so a search looks at
+the whole window before it reports "absent", and a cell may be emptied or reused at any time. New
+keys go where more is free (the power of two choices): a window is full for one key in 100,000 when
+the table is 70 % full, one in 10,000 at 75 %, and practically never at half load, while most keys
+are found in their first group. All changes are 16-byte compare-and-swaps of {key, state}: whoever
+changes a state proves by the same operation that the cell is the key's.
 
 What a cell can be
 
     EMPTY        {0, 0}
     CLAIM(K, n)  {K, claim | n}   reserved, worth nothing. n: a number drawn once from the head
-    LIVE(K)      {K, state}       the state counts. expired(state): it says nothing any more
+    LIVE(K)      {K, state}       the state counts. expired(state): it no longer matters
 
     EMPTY, expired LIVE(other) ──claim──▶ CLAIM(K, n) ──promote──▶ LIVE(K) ──▶ LIVE(K) ...
           ▲                                   │                       │ expired: claimed by others
           └───────────── withdraw ────────────┘                       ▼
 
-Expired states carry no consumption by the caller's rule (a full bucket; a window gone by), so
-giving their cells away loses nothing. Rules leave some time of grace, so that a worker that
-still reads an older clock does not see a cell vanish that counts for it.
+By the caller's rule, expired states have no consumption (a full bucket; a window that has ended),
+so reusing their cells loses nothing. Rules wait some time before a state counts as expired, because
+a worker with an older clock may still count with the cell.
 
 One key, one live cell
 
-Two workers may want a cell for K at once, and choose different ones, since between their searches
-a third may have freed or taken a cell. If both became live, K would have two budgets. So:
+Two workers may need a cell for K at the same time and choose different ones, since a third worker
+may have freed or taken a cell between their searches. If both became live, K would have two
+budgets. So:
 
  1. *Claim*: put CLAIM(K, n), n fresh, in a free cell i. It has no consumption, so any number of
     claims is harmless.
  2. *Look again*, now with the claim in place, at all other cells of the window:
     LIVE(K) found: withdraw the claim, use that. CLAIM(K) further on: empty it. CLAIM(K) before
-    i: withdraw, and begin again with that one (whosever it is: claims of the dead serve too).
+    i: withdraw, and start again with that one (even if its owner is dead).
  3. *Promote*: exchange exactly {K, n} for {K, first state}; if it fails, begin again.
 
 Claim. At no moment are there two LIVE(K).
@@ -52,15 +53,15 @@ A promotion is also the first consumption, in the same exchange; so all consumpt
 chain of exchanges on one cell at a time, and N workers pass exactly what one would.
 
 Progress: the lowest claim is never emptied by its own key's rivals, so one of them is promoted. A
-process killed at any point leaves at most a claim: worth nothing, helped along by whoever
-wants the same key, and taken over by other keys when nothing else in the window is free.
-A search that finds all 16 cells alive lets the request through and counts that (`full`): a
-limiter that cannot remember must not turn clients away. With twice as many cells as keys that are
-alive at once this does not happen; metrics tell if it does.
+process that is killed at any point leaves at most a claim. A claim has no consumption, any worker
+that needs the same key can promote it, and other keys may take it when nothing else in the window
+is free. If all 16 cells are alive, the request is allowed and counted (`full`): a limiter that has
+no memory left must not turn clients away. This does not happen while there are twice as many cells
+as live keys; metrics show if it does.
 
-Hashing: folded 64 x 64 → 128-bit multiplications with constants of SHA-512's (nothing up the
-sleeve). Stable for ever: exported quotas are known by these hashes. Not secret: whoever
-can choose a billion identities can make collide what is his own.
+Hashing: folded 64 x 64 → 128-bit multiplications with constants of SHA-512's (nothing-up-my-sleeve
+numbers). They must never change: exported quotas are identified by these hashes. They are not
+secret: someone who can choose a billion identities can make their own identities collide.
 """
 from typing import NamedTuple
 
@@ -69,7 +70,7 @@ from fastgate._core.platform.atomics cimport fg_add, fg_cas16, fg_fence
 from fastgate._core.shared.layout cimport WINDOW, cells_head
 
 cdef enum:
-    CLAIM_ROUNDS = 64             # lost races until it is given up; each was another's success
+    CLAIM_ROUNDS = 64             # lost races before giving up; each one was another worker's success
     FIRST_BEFORE = 2              # more free cells must be in the second group, while the first has some
 
 

@@ -1,7 +1,7 @@
-"""segment: the shared segment, the one piece of memory that all processes of a gateway have in common.
+"""segment: the shared segment, the memory that all processes of a gateway share.
 
     offset 0        segment_header                      one page
-    workers_off     worker_row[MAX_WORKERS]             who runs, how it stands
+    workers_off     worker_row[MAX_WORKERS]             each worker and its state
     accounts_off    account_row[accounts_count]         access, wallets           (wallet.pyx)
                     ---- page: head of the limiter's table in its last 64 bytes ----
     limiter_off     cell[limiter_count]                 token buckets             (limiter.pyx)
@@ -19,17 +19,16 @@ growing and shrinking, so that no mapping can ever be cut short under a reader.
 
 Invariants
 
-- **No locks.** A word has one writer who stores it, or is changed by one atomic operation by
-  whoever. A process killed between any two instructions leaves nothing held and nothing
-  half-written. What a dead *worker* was counting as its own (in flight, connections) is
-  dropped whole by the supervisor: `worker_stopped`.
+- **No locks.** A word either has one writer, or any process changes it by one atomic operation. A
+  process that is killed between any two instructions leaves nothing locked and nothing half-written.
+  The supervisor clears the counts of a dead *worker* (in flight, connections): `worker_stopped`.
 - **The layout follows from the counts** in the header alone; `attach` computes it again and
   refuses a segment in which a single offset differs, as one of another build would.
 - **Untouched pages take no memory.** Sizes are generous (the defaults map 30 MiB for two workers)
   and a page becomes resident when it is first touched, also by reading; huge pages are
   declined, for they would make the whole resident at once. So code that walks an area walks
   only what was used.
-- The segment dies with the gateway. What has to outlive it (quotas) is exported by control.
+- The segment ends with the gateway. Control exports what must survive it (quotas).
 
 Worker indexes and target slots are checked at the Python border; the C methods trust their caller.
 """
@@ -372,7 +371,7 @@ cdef class Segment:
         _check_counts(&h)
         _lay_out(&h)
         if memcmp(&h, self.base, sizeof(h)) != 0:
-            # Generation and draining may have moved meanwhile; only the layout counts.
+            # Generation and draining may have changed since; only the layout counts.
             memcpy(&h.generation, &self.header.generation, 16)
             if memcmp(&h, self.base, sizeof(h)) != 0:
                 raise SegmentError("the shared segment is laid out differently: made by another build")
@@ -399,7 +398,7 @@ cdef class Segment:
         self.header = <segment_header *>p
 
     cdef _advise(self):
-        # Both are wishes; a kernel that does not know them serves as well.
+        # Both are hints; it works on a kernel without them too.
         madvise(self.base, self.size, MADV_NOHUGEPAGE)
         madvise(self.base, self.size, MADV_DONTDUMP)
 

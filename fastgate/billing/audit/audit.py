@@ -8,7 +8,7 @@ traffic; `Pipeline.live` gives shared memory as it is at that state, `audit_gate
 entries    the postings of each entry add up to zero
 books      the books of all entries together add up to zero
 wallets    each wallet's sums are those of its postings
-overdrawn  nobody has less than minus the largest overdraft that he was ever given, but for what
+overdrawn  no wallet is below minus the largest overdraft that it ever had, except for what
            disputes, corrections and fees that went back took
 credited   captured + held <= credited, for each wallet, but for the same
 held       what is held is what was set aside and not yet settled, and what corrections say
@@ -20,7 +20,7 @@ accounts   every charge is to an account that is known
 payments   each payment, and what came back of it, is booked once; nothing else is (`money`)
 invoices   each paid invoice has its payment, each credit note its credit (`money`)
 x402       each payment for a request is booked once; nothing else is (`money`)
-credits    what went back is credited to nobody (`money`)
+credits    returned payments are not credited as well (`money`)
 cells      each cell is ledger + overdraft - what is on its way - what requests hold
 ```
 """

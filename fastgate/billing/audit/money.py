@@ -111,7 +111,7 @@ def _return(row: sa.Row[tuple[object, ...]], entries: dict[str, Booked]) -> list
         origin = late
     aside = entries.get(origin)
     if aside is None:
-        # A refund that failed was never set aside, if nobody here had asked for it.
+        # A failed refund was never set aside if it was not requested here.
         return [] if row.state == "kept" else [f"{what}: not booked"]
     settled = entries.get(settled_id(origin))
     ended = None if settled is None else settled[0]

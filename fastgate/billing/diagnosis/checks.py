@@ -230,7 +230,7 @@ def _credential(context: CheckContext) -> Step:
         return context.failed(
             "credential",
             "credential_unknown",
-            f"There is no consumer {context.asked_consumer!r} any more.",
+            f"The consumer {context.asked_consumer!r} no longer exists.",
         )
     if outcome is not None and outcome.key == _MISSING:
         return context.failed(

@@ -121,7 +121,7 @@ def for_strangers(diagnosis: Diagnosis) -> Diagnosis:
 
 def _hidden(step: Step, cause: Check | None) -> dict[str, Any]:
     if step.check in ("credential", "key") and step.result == "failed":
-        return {}  # about what was shown, by whoever showed it
+        return {}  # about the presented credential only
     if step.check == cause and step.reason is not None:
         return {"text": REASON_BY_CODE[step.reason].text, "now": None}
     return {
@@ -242,7 +242,7 @@ class _Trace:
                 if self.context.route is not None
                 else ""
             )
-            return self._diagnosis(True, f"It would be served{where}: nothing stands in the way.")
+            return self._diagnosis(True, f"It would be served{where}.")
         return self._diagnosis(False, f"{first.text} {_fix_text(first)}".strip(), first)
 
     def _of_record(self) -> Diagnosis:

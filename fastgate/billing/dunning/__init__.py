@@ -1,1 +1,1 @@
-"""Dunning: charging an invoice again after a failure, and what follows when it is never paid."""
+"""Dunning: charging an invoice again after a failure, and what happens if it is never paid."""

@@ -1,4 +1,4 @@
-"""Dunning: getting an invoice paid, kindly and to an end.
+"""Dunning: charging an invoice until it is paid or given up.
 
 ```
  invoice ─▶ DUE ──charge──┬─ succeeded ───────────────▶ DONE        access at once, receipt
@@ -11,14 +11,14 @@
              └── a method is attached ── WAITING, EXHAUSTED, DUE (at once)
 ```
 
-`decide` is that picture as a pure function. The first charge of an invoice and its retries are
-the same thing: a case that is due.
+`decide` is this diagram as a pure function. The first charge of an invoice and its retries are the
+same thing: a case that is due.
 
-- **One charge, one key** (`<invoice>:<attempt>`): the charge is made outside of any transaction,
-  its outcome noted in one. A process killed between the two charges again with the same key,
-  which the provider answers with the first outcome. An outcome for another attempt than the
-  case's is dropped; a success never is.
-- A provider that cannot be reached is no decline: the case stays due, an hour later.
+- **One charge, one key** (`<invoice>:<attempt>`): the charge is made outside any transaction, and
+  its outcome recorded in one. If the process is killed between the two, the next one charges again
+  with the same key, and the provider answers with the first outcome. An outcome of an attempt that
+  is not the case's current one is dropped, unless it is a success.
+- A provider that cannot be reached is not a decline: the case is due again an hour later.
 - A charge that succeeds after its invoice was given up (the plan was changed meanwhile) or paid
   otherwise is credited to the wallet, by a credit note.
 - What goes back is not paid: `returned` looks at what is left of an invoice's payments.
@@ -80,11 +80,11 @@ from fastgate.store.payments import Payment
 log = logging.getLogger("fastgate.billing")
 
 AGAIN = timedelta(hours=1)
-"""After a provider did not answer, or did not know yet."""
+"""The delay after a provider did not answer, or did not know the outcome yet."""
 
 
 class Charger(Protocol):
-    """Who charges: a payment provider, or several in order."""
+    """Makes charges: a payment provider, or several in order."""
 
     async def charge_saved(
         self,
@@ -104,12 +104,12 @@ class Charger(Protocol):
 
 
 class NextStep(NamedTuple):
-    """What follows from the outcome of a charge."""
+    """The next step after the outcome of a charge."""
 
     state: CaseState
     next_at: datetime | None
     events: tuple[Event, ...]
-    """For the subscription, in order."""
+    """Events of the subscription, in order."""
     notice: str
     """The kind; empty: no notice."""
 
@@ -117,7 +117,7 @@ class NextStep(NamedTuple):
 def decide(
     result: ChargeResult, attempt: int, waits: Sequence[timedelta], now: datetime
 ) -> NextStep:
-    """What follows when charge number `attempt` + 1 of an invoice ended like this."""
+    """The next step after charge number `attempt` + 1 of an invoice had this outcome."""
     failed = (Event.PAYMENT_FAILED,)
     over = (Event.PAYMENT_FAILED, Event.RETRIES_EXHAUSTED)
     match result.status:
@@ -155,7 +155,7 @@ class Dunning:
         self.waits = [seconds(wait) for wait in rules.retries]
 
     async def run(self, limit: int = 50) -> int:
-        """Work on the cases that are due; how many."""
+        """Work on the cases that are due. Returns how many."""
         async with self.store.read() as connection:
             cases = await due_cases(connection, self.clock(), limit)
         for case in cases:
@@ -163,7 +163,7 @@ class Dunning:
         return len(cases)
 
     async def method_attached(self, account: str) -> int:
-        """Another payment method is there: everything unpaid is charged at the next `run`."""
+        """Another payment method was attached: everything unpaid is charged at the next `run`."""
         async with self.store.write() as connection:
             return await wake_cases(connection, account, self.clock())
 
@@ -221,9 +221,8 @@ class Dunning:
 
     @whole
     async def settle(self, ident: str, result: ChargeResult, key: str = "") -> bool:
-        """The outcome of a charge of an invoice; whether it changed anything.
-
-        `key`: the charge's idempotency key, where known. Raises NotFoundError.
+        """Record the outcome of a charge of an invoice. Returns whether it changed anything. `key`:
+        the charge's idempotency key, if it is known. Raises NotFoundError.
         """
         now = self.clock()
         async with self.store.write() as connection:
@@ -253,7 +252,8 @@ class Dunning:
         return True
 
     async def _enough(self, connection: AsyncConnection, ident: str, result: ChargeResult) -> bool:
-        """Whether a payment pays its invoice: of its currency, and as much. Never by a rate."""
+        """Whether a payment covers its invoice: the same currency and at least the amount.
+        Currencies are never converted."""
         invoice = await self.invoices.get_in(connection, ident)
         paid = result.amount
         enough = paid.currency == invoice.currency and paid.micros >= invoice.total
@@ -267,7 +267,7 @@ class Dunning:
     async def _give_back(
         self, connection: AsyncConnection, ident: str, key: str, was: str, amount: Money
     ) -> Invoice:
-        """What was paid for an invoice and is not owed for it goes to the wallet."""
+        """Credit a payment that its invoice does not need to the wallet."""
         invoice = await self.invoices.get_in(connection, ident)
         draft = Draft(
             key=key,
@@ -291,7 +291,9 @@ class Dunning:
         if not micros:
             return
         amount = Money(micros, result.amount.currency)
-        if await fees.paid_late(connection, rows):  # that payment went back, and this is another
+        if await fees.paid_late(
+            connection, rows
+        ):  # that payment was returned, and this is another one
             key = fees.twice_key(result.provider, result.reference)
             await self._give_back(connection, ident, key, "void", result.amount)
             return
@@ -305,7 +307,7 @@ class Dunning:
         result: ChargeResult,
         was: str = "paid already",
     ) -> bool:
-        """A payment that its invoice does not need goes to the wallet, once."""
+        """Credit a second payment of an invoice to the wallet, once."""
         invoice = await self.invoices.get_in(connection, ident)
         if not result.provider or result.reference in ("", invoice.reference):
             return False
@@ -354,7 +356,9 @@ class Dunning:
             kept = (await fees.kept_of(connection, [row]))[ident]
             whole = kept.here >= invoice.total > 0
             if invoice.status is Status.PAID and kept.returned and kept.here <= 0:
-                if await fees.paid_late(connection, [row]):  # of what was given up, nothing is owed
+                if await fees.paid_late(
+                    connection, [row]
+                ):  # nothing is owed for an invoice that was given up
                     await self._mark(connection, invoice, Status.VOID)
                 else:
                     await self._taken_back(connection, invoice, now)
@@ -397,7 +401,9 @@ class Dunning:
             message="The bank took the payment back.",
         )
         verdict = decide(result, case.attempt, self.waits, now)
-        if covered is None:  # of a time that is over: owed, and no reason to end another's access
+        if (
+            covered is None
+        ):  # for a past period: it is owed, but does not end the access of the current one
             verdict = verdict._replace(events=())
         await self._note(connection, case, result, verdict, now)
 
@@ -467,7 +473,7 @@ class Dunning:
     async def _apply(
         self, connection: AsyncConnection, invoice: Invoice, case: Case, verdict: NextStep
     ) -> Subscription | None:
-        """Apply the verdict's events as far as the subscription's state takes them."""
+        """Apply the events of the step that the subscription's state allows."""
         if case.subscription is None:
             return None
         now_is = await self.subscriptions.get_in(connection, case.subscription)
@@ -523,7 +529,7 @@ class Dunning:
         ]
 
     async def notify_suspended(self, subscription: Subscription) -> None:
-        """Grace is over and nothing was paid: say so, once."""
+        """Grace is over and nothing was paid: send one notice."""
         access = ACCESS[subscription.state]
         ends = subscription.grace_ends
         if subscription.state not in (State.PAST_DUE, State.GRACE) or ends is None:
@@ -531,7 +537,7 @@ class Dunning:
         if ends > self.clock():
             return
         owed = await self.invoices.open_of(subscription.id)
-        sums: dict[str, int] = {}  # what is owed in two currencies is not one amount
+        sums: dict[str, int] = {}  # amounts in two currencies cannot be added
         for one in owed:
             sums[one.currency] = sums.get(one.currency, 0) + one.total
         if not sums:

@@ -26,7 +26,7 @@ class CaseState(StrEnum):
     PENDING = "pending"  # charged; the provider does not know yet
     CONFIRMING = "confirming"  # its owner has to confirm
     WAITING = "waiting"  # for another payment method
-    EXHAUSTED = "exhausted"  # no more tries by itself
+    EXHAUSTED = "exhausted"  # no more automatic attempts
     DONE = "done"  # paid
     CLOSED = "closed"  # the invoice was given up
 

@@ -224,7 +224,8 @@ class Notices:
         return _notice(row)
 
     async def prune(self) -> int:
-        """Delete what is older than configured and not on its way any more; how many."""
+        """Delete notices that are older than configured and no longer being sent; returns how
+        many."""
         before = self.clock() - timedelta(microseconds=self.billing.notices.keep.ns // 1000)
         under_way = sa.select(outbox.c.notice).where(outbox.c.state == "pending")
         async with self.store.write() as connection:

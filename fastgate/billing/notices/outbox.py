@@ -7,9 +7,9 @@ pending ────────────────────────
    └── the lease runs out: the sender died          └─ never / too often ──▶ failed
 ```
 
-A row is claimed by moving its `next_at`, under the condition that nobody else has: two gateways
-on one database never send the same row at once. A process killed between the mail server's yes
-and our note of it sends again after the lease; the message has the same id then (`Message-ID`,
+A row is claimed by moving its `next_at`, on condition that no other process has moved it: two
+gateways on one database never send the same row at once. A process killed between the mail server's
+yes and our note of it sends again after the lease; the message has the same id then (`Message-ID`,
 `FastGate-Id`), by which receivers drop it.
 
 Back-off: 30 s, doubled for each try, at most 6 h. `notices.retries` bounds the tries; after the

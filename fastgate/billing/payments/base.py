@@ -275,7 +275,7 @@ class EventKind(StrEnum):
     INVOICE_PAID = "invoice_paid"
     INVOICE_FAILED = "invoice_failed"
     INVOICE_ACTION_REQUIRED = "invoice_action_required"
-    INVOICE_CLOSED = "invoice_closed"  # unpaid, and nobody will ask for it again: see `code`
+    INVOICE_CLOSED = "invoice_closed"  # unpaid, and it will not be charged again: see `code`
     METHOD_ATTACHED = "method_attached"
     METHOD_UPDATED = "method_updated"
     METHOD_DETACHED = "method_detached"
@@ -293,7 +293,7 @@ class Notification(msgspec.Struct, frozen=True, kw_only=True):
     """The id of what it is about; `resolve` fetches that."""
     created: datetime
     hint: str = ""
-    """What `resolve` cannot learn from the object any more, e.g. whose a detached card was."""
+    """What `resolve` can no longer learn from the object, such as the owner of a detached card."""
 
 
 class ProviderEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -427,7 +427,7 @@ class PaymentProvider(Protocol):
         purpose: Purpose = Purpose.TOP_UP,
         subject: str = "",
     ) -> ChargeResult:
-        """Charge the account's default payment method, nobody being there.
+        """Charge the account's default payment method without its owner being present.
 
         The same key charges once. A decline is a result, not an error; where there is no method
         at all, the result is FAILED with `decline` NEW_METHOD and code "no_payment_method".

@@ -169,7 +169,8 @@ class Chain:
     async def _first(
         self, capability: Capability, what: str, function: Callable[[PaymentProvider], Awaitable[T]]
     ) -> T:
-        """The first answer, for calls that move no money. Raises Unsupported when nobody can."""
+        """The first answer, for calls that move no money. Raises Unsupported if no provider can do
+        it."""
         last: ProviderUnavailable | None = None
         for provider in self.able(capability):
             try:
@@ -270,7 +271,7 @@ class Chain:
                     await self._moved(attempt, message=str(error))
                     return result_of(attempt)
                 continue
-            except PaymentError as error:  # it was not even tried: ask again when that is mended
+            except PaymentError as error:  # it was not attempted: try again when this is fixed
                 await self._moved(attempt, state=UNSENT, next_at=None, message=str(error))
                 raise
             if result.code == "no_payment_method":  # perhaps the next provider has one

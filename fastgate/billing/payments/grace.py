@@ -6,10 +6,10 @@
 ```
 
 Grace is no money: it is an overdraft of the wallet for a while. Nobody is credited, nothing is
-written off: what was used in that time is owed, stands in the ledger as usage, and the next payment
-covers it. When the provider is back (or time is over) the overdraft ends, and a wallet below zero
-refuses with `insufficient_balance` until it is paid; auto-recharge, which grace stood in for, has
-its chance first, since `grant` is asked for when a charge could not be made.
+written off: usage in that time is owed and in the ledger, and the next payment covers it. When the
+provider is back (or time is over) the overdraft ends, and a wallet below zero refuses with
+`insufficient_balance` until it is paid; auto-recharge, which grace stood in for, has its chance
+first, since `grant` is asked for when a charge could not be made.
 
 Bounds, per account and currency: at most `amount` in any `window`, and each grant for at most
 `lasts`; given only while the chain is down. Both hold across restarts and several gateways, since

@@ -1,8 +1,8 @@
 """The manual provider: money that an operator has seen arrive, with a reference to find it by.
 
-For bank transfers, cash, invoices paid elsewhere. It asks nobody and is never down. What it is
-reported becomes the same facts as any other provider's, so receipts, limits and audits do not know
-the difference. A reference is booked once: entering the same transfer twice credits once, and
+For bank transfers, cash, invoices paid elsewhere. It needs no other service and is never down. What
+it is reported becomes the same facts as any other provider's, so receipts, limits and audits do not
+know the difference. A reference is booked once: entering the same transfer twice credits once, and
 entering it with another amount or account is refused by the ledger.
 """
 

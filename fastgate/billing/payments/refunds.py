@@ -3,7 +3,7 @@
 ```
 freeze (ledger and cell) ─▶ provider ─┬ done or on its way ─▶ pay_out
                                       ├ refused ───────────▶ release
-                                      └ nobody knows ──────▶ stays set aside; ask again, same key
+                                      └ unknown ───────────▶ stays set aside; ask again, same key
 ```
 
 The wallet gives first, so that what is being paid back cannot be spent meanwhile, and no more is

@@ -243,7 +243,7 @@ class Applier:
             await self._return(event, "refund", "returned")
             try:
                 await self._books.pay_out(ident, reference=event.reference)
-            except NotFoundError:  # nobody asked us: it was made at the provider
+            except NotFoundError:  # it was not requested here: it was made at the provider
                 await self._take(ident, event)
             except ConflictError:  # we took it for refused, and released it
                 await self._take(f"{ident}:late", event)
@@ -483,7 +483,7 @@ class Inbox:
         return await self.events.backlog()
 
     async def prune(self) -> int:
-        """Forget events that no provider can repeat any more; how many."""
+        """Delete events that no provider can repeat; returns how many."""
         return await self.events.prune(self._clock() - KEEP)
 
 

@@ -1,1 +1,2 @@
-"""What an account has bought, for how long, what it costs, and what a change of plan costs."""
+"""Subscriptions: what an account has bought, for how long, its price, and the price of a change of
+plan."""

@@ -1,4 +1,4 @@
-"""What a subscription means for the data plane, and why it is refused."""
+"""The effect of a subscription on the data plane: access, or the reason of the refusal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Entry(NamedTuple):
     reason: Reason | None
     """Why its requests are refused; None: they are not."""
     until: datetime | None
-    """When this may change by itself; None: it will not."""
+    """When this may change with time alone; None: never."""
     ended: datetime | None = None
     """Since when they are refused, where there was access before."""
 

@@ -1,8 +1,8 @@
-"""What was really paid for subscriptions: payments of invoices, less what came back of them, less
-what credit notes have given to the wallet.
+"""What is left of the payments for subscriptions: payments of invoices, less refunds and
+charge-backs, less what credit notes have added to the wallet.
 
-Whether an invoice *was* paid, its status says; whether the money is still here, only payments and
-returns do. What is credited or refunded is never more than what is still here.
+The status of an invoice says whether it *was* paid; only payments and returns say whether the money
+is still here. Credits and refunds are never more than what is still here.
 
 ```
 payments of an invoice  ─┬─ went back, or contested       payment_returns
@@ -10,14 +10,14 @@ payments of an invoice  ─┬─ went back, or contested       payment_returns
                          └─ left: may be credited, or refunded
 ```
 
-A document that uses what was paid for older invoices says of which, and how much, when it is
-issued (`draw`): a credit note, which gives it to the wallet; and the invoice of a change of plan,
-which takes into account what is not used of the old plan. The second is used up when that invoice
-is paid; if it never is, it is the customer's (`plan_change`).
+A document that uses money paid for older invoices records which invoices, and how much, when it is
+issued (`draw`). There are two kinds: a credit note, which adds the money to the wallet; and the
+invoice of a change of plan, which deducts the unused value of the old plan. The second is used up
+when that invoice is paid; if it never is, the customer keeps the value (`plan_change`).
 
-When a payment goes back that a credit note has drawn on, the credit goes back as well, as far as
-what is still here does not cover it: `taken_back` says how much of the credits of an invoice is to
-be out of the wallet. If the invoice is paid after all, that is 0 again.
+If a payment is returned after a credit note has drawn on it, the part of the credit that is no
+longer covered is taken back: `taken_back` says how much of an invoice's credits must be out of the
+wallet. If the invoice is paid after all, that is 0 again.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ from fastgate.store.payment_tables import RETURNS_OF_PAYMENTS, payment_returns, 
 
 INVOICE, CREDIT = "invoice", "credit"  # kinds of documents
 GONE = ("returned", "contested")
-"""States of a return whose money is not here."""
+"""States of a return in which the money is not here."""
 
 Invoiced = sa.Row[Any]
 """A row of `invoices`."""
 
 
 class Kept(NamedTuple):
-    """What an invoice has got. Micro-units of its currency; without the payments that it did not
-    need, which credit notes of their own gave to the wallet."""
+    """What is left of an invoice's payments, in micro-units of its currency; without the payments
+    that it did not need, which separate credit notes have added to the wallet."""
 
     paid: int
     returned: int
     """Refunded or contested."""
     credited: int
-    """Given to the wallet by credit notes."""
+    """Added to the wallet by credit notes."""
 
     @property
     def here(self) -> int:
@@ -78,7 +78,7 @@ def _of_payment(provider: str, reference: str) -> tuple[sa.ColumnElement[bool], 
 
 
 async def returned_of(connection: AsyncConnection, provider: str, reference: str) -> int:
-    """How much of a payment is not here any more."""
+    """How much of a payment is no longer here."""
     amount = await connection.scalar(
         sa.select(sa.func.sum(payment_returns.c.amount)).where(*_of_payment(provider, reference))
     )
@@ -86,7 +86,7 @@ async def returned_of(connection: AsyncConnection, provider: str, reference: str
 
 
 async def gone(connection: AsyncConnection, provider: str, reference: str) -> bool:
-    """Whether nothing of a payment is here any more."""
+    """Whether nothing of a payment is left."""
     amount = await connection.scalar(
         sa.select(payments.c.amount).filter_by(provider=provider, reference=reference)
     )
@@ -110,7 +110,7 @@ async def payment_here(connection: AsyncConnection, invoice: str) -> tuple[str, 
 
 
 async def charged_back(connection: AsyncConnection, invoice: str) -> bool:
-    """Whether the bank took something of what was paid for the invoice."""
+    """Whether the bank took back any payment of the invoice."""
     query = (
         sa.select(payment_returns.c.reference)
         .join(payments, RETURNS_OF_PAYMENTS)
@@ -149,7 +149,7 @@ async def kept_of(connection: AsyncConnection, rows: Iterable[Invoiced]) -> dict
 async def invoices_for(
     connection: AsyncConnection, subscription: str, start: datetime, end: datetime
 ) -> list[Invoiced]:
-    """The invoices for a subscription's time between two moments, the newest first."""
+    """The invoices for a subscription's time between two moments, newest first."""
     query = (
         sa.select(invoices)
         .where(
@@ -166,8 +166,8 @@ async def invoices_for(
 async def refundable(
     connection: AsyncConnection, provider: str, reference: str, invoice: str
 ) -> int | None:
-    """The most of a payment of an invoice that may go back, as far as credit notes have not given
-    it to the wallet; None: there is no such invoice.
+    """How much of a payment of an invoice may be refunded at most: what credit notes have not added
+    to the wallet; None: there is no such invoice.
 
     A payment that its invoice did not need has a credit note of its own; the others of the
     invoice answer together for the rest.
@@ -189,8 +189,8 @@ async def refundable(
 async def taken_back(
     connection: AsyncConnection, rows: Iterable[Invoiced]
 ) -> dict[tuple[str, str], int]:
-    """How much of what credit notes gave to the wallet is to be out of it again, since what they
-    drew on went back: micro-units by invoice and currency, also where it is 0."""
+    """How much of the credits must be out of the wallet again, since the payments they drew on were
+    returned: micro-units by invoice and currency, including zeros."""
     by_id = {row.id: row for row in rows}
     takings = await _takings(connection, by_id.values())
     twice = await _twice(connection, takings)
@@ -224,7 +224,8 @@ class _Taking(NamedTuple):
 async def _takings(
     connection: AsyncConnection, rows: Iterable[Invoiced]
 ) -> dict[str, list[_Taking]]:
-    """By invoice. One that was paid before payments were noted for it counts with its total."""
+    """The payments by invoice. An invoice from before payments were recorded counts with its
+    total."""
     by_id = {row.id: row for row in rows}
     found: dict[str, list[_Taking]] = {ident: [] for ident in by_id}
     mine = (payments.c.purpose == INVOICE, payments.c.subject.in_(list(by_id)))
@@ -265,8 +266,8 @@ async def _twice(
 async def draw(
     connection: AsyncConnection, document: str, amount: int, rows: Iterable[Invoiced]
 ) -> None:
-    """Note that a document uses `amount` of what is left of these invoices, of the first first;
-    to be done when it is issued. No more is noted than is left."""
+    """Record that a document uses `amount` of what is left of these invoices, in their order. Call
+    this when it is issued. Never records more than is left."""
     by_id = {row.id: row for row in rows}
     kept = await kept_of(connection, by_id.values())
     for ident in by_id:
@@ -279,7 +280,7 @@ async def draw(
 
 
 async def drawn_of(connection: AsyncConnection, ids: Iterable[str]) -> dict[str, int]:
-    """What credit notes have given to the wallet, by the invoice that it was paid for."""
+    """What credit notes have added to the wallet, by the invoice whose payment they used."""
     rows = await connection.execute(
         sa.select(invoice_draws.c.invoice, sa.func.sum(invoice_draws.c.amount))
         .join(invoices, invoices.c.id == invoice_draws.c.document)
@@ -290,8 +291,8 @@ async def drawn_of(connection: AsyncConnection, ids: Iterable[str]) -> dict[str,
 
 
 async def paid_late(connection: AsyncConnection, rows: Iterable[Invoiced]) -> set[str]:
-    """Those of the invoices that were given up and paid all the same: credit notes of their own
-    gave that to the wallet."""
+    """The invoices that were given up and paid nevertheless: separate credit notes have added these
+    payments to the wallet."""
     keys = {late_key(row.id): row.id for row in rows}
     query = sa.select(invoices.c.key).where(invoices.c.key.in_(list(keys)))
     return {keys[key] for key in (await connection.execute(query)).scalars()}

@@ -1,4 +1,4 @@
-"""The life of a subscription as two tables: what each state gives, and what leads where.
+"""The lifecycle of a subscription as two tables: the access in each state, and the transitions.
 
 ```
            payment_succeeded            payment_failed              retries_exhausted
@@ -15,10 +15,10 @@ incomplete ────────────────▶ active ◀──�
   there is access, after it there is the state's reason. `past_due` (tries continue) and `grace` (no
   further tries) give access until `grace_ends`; `canceled` until the date paid through.
 - **What is owed is a function too**: the fee for the part of the period after `paid_through`.
-- **What time alone brings about is computed, not waited for**: `settled(s, now)` applies every
-  event that is due by the clock. `access_of` looks at that, so that access is right at every
-  instant, whether or not the scheduler has been around.
-- What is not in `TRANSITIONS` is illegal and raises; nothing else changes a state.
+- **Changes by time alone are computed, not waited for**: `settled(s, now)` applies every event that
+  is due by the clock. `access_of` uses it, so access is always correct, even if the scheduler has
+  not run.
+- A transition that is not in `TRANSITIONS` raises; nothing else changes a state.
 
 Pure: no store, no clock. `subscriptions.py` keeps them.
 """
@@ -38,13 +38,13 @@ from fastgate.model.billing import Period as PeriodKind
 
 
 class State(StrEnum):
-    """Where a subscription stands."""
+    """The state of a subscription."""
 
     INCOMPLETE = "incomplete"  # the first payment waits for its owner
     TRIALING = "trialing"
     ACTIVE = "active"
     PAST_DUE = "past_due"  # a payment failed and is tried again
-    GRACE = "grace"  # a payment failed and is not tried again by itself
+    GRACE = "grace"  # a payment failed and is not tried again automatically
     PAUSED = "paused"  # nothing to pay with, or paused by an operator
     CANCELED = "canceled"  # ends at the date paid through
     EXPIRED = "expired"  # the end
@@ -74,11 +74,11 @@ class Event(StrEnum):
 
 
 class Access(NamedTuple):
-    """What a state gives."""
+    """The access in a state."""
 
     allowed: bool
     until: str | None
-    """The field with the moment at which access ends; None: it does not end by itself."""
+    """The field with the moment at which access ends; None: it does not end with time."""
     reason: Reason | None
     """Why it is refused, or will be after the moment; None: never."""
 
@@ -177,13 +177,13 @@ class IllegalTransition(ConflictError):
 
 
 class Subscription(msgspec.Struct, frozen=True, kw_only=True):
-    """An account's claim to a plan. Times are aware and UTC."""
+    """An account on a plan. Times are aware and UTC."""
 
     id: str
     account: str
     plan: str
     service: str | None = None
-    """The one service it is for; None: all of the plan's."""
+    """The only service it is for; None: all services of the plan."""
     state: State
     zone: str
     """IANA name of the time zone of its calendar."""
@@ -199,13 +199,13 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     """When it ends for good if nothing is paid: incomplete, past_due, grace."""
     cancel_at_period_end: bool = False
     has_method: bool = False
-    """Whether there is something to charge, or nothing to be charged."""
+    """Whether there is a payment method, or nothing to charge."""
     provider: str | None = None
-    """The payment provider that keeps it; None: FastGate does."""
+    """The payment provider that manages it; None: FastGate does."""
     reference: str | None = None
     """The provider's id for it."""
     next_at: datetime | None = None
-    """When the scheduler has to look again."""
+    """When the scheduler must check it again."""
     created: datetime
     updated: datetime
     version: int = 1
@@ -285,7 +285,7 @@ def _runs(period: Period) -> dict[str, object]:
 def _paid(
     subscription: Subscription, after: State, at: datetime, through: datetime | None
 ) -> dict[str, object]:
-    """Late payers are not charged for the time without service: their period starts again."""
+    """A late payment does not pay for the time without service: the period starts again."""
     period = subscription.current
     if after is State.PAUSED:
         return {"paid_through": max(subscription.paid_through, through or period.end)}
@@ -313,7 +313,7 @@ def _paid(
 
 
 def due_event(subscription: Subscription, now: datetime) -> tuple[Event, datetime] | None:
-    """What time alone has brought about and when; None: nothing."""
+    """The event that is due by time alone, and its moment; None: there is none."""
     state = subscription.state
     if state is State.TRIALING:
         ends = subscription.trial_ends
@@ -362,8 +362,8 @@ def _paused_by_operator(subscription: Subscription) -> bool:
 
 
 def _why(subscription: Subscription) -> Reason | None:
-    """Of two kinds of pauses, a payment method ends only one: that of a trial which ended without
-    one. A provider pauses what it keeps for this reason alone."""
+    """A payment method ends only one of the two kinds of pauses: that of a trial that ended without
+    one. A provider pauses its subscriptions only for this reason."""
     if _paused_by_operator(subscription):
         return BY_OPERATOR
     return ACCESS[subscription.state].reason
@@ -380,7 +380,7 @@ def access_ended(subscription: Subscription, now: datetime) -> datetime | None:
 
 
 def warning_of(subscription: Subscription, now: datetime) -> Reason | None:
-    """Why access will end soon unless something is done, while there still is access."""
+    """Why access will end soon unless something is done; only while there is access."""
     now_is = settled(subscription, now)
     if now_is.state in (State.PAST_DUE, State.GRACE) and access_of(subscription, now) is None:
         return ACCESS[now_is.state].reason

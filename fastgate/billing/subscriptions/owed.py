@@ -1,5 +1,5 @@
-"""What subscriptions owe: plans and their prices, invoices for the part of a period that is not
-paid, and giving invoices up.
+"""What subscriptions owe: plans and their prices, invoices for the unpaid part of a period, and
+giving invoices up.
 
 `subscriptions` (the rules) builds on this, and this on the rows. In the caller's transaction.
 """
@@ -30,7 +30,7 @@ from fastgate.store.connection import AsyncConnection
 from fastgate.store.engine import Store
 
 Plans = Callable[[str], Plan | None]
-"""The plan of a name in the configuration in force; None: there is none."""
+"""The plan with this name in the current configuration; None: there is none."""
 
 
 def seconds(duration: Duration) -> timedelta:
@@ -54,8 +54,8 @@ class SubscriptionFees(SubscriptionRows):
     async def _owe(
         self, connection: AsyncConnection, found: Subscription, since: datetime
     ) -> Subscription:
-        """Invoice what is not paid of the period, but no time before `since`; what costs nothing
-        is paid. What an open invoice asks for is not invoiced again."""
+        """Invoice the unpaid part of the period, but no time before `since`. A fee of zero counts
+        as paid. Time that an open invoice already covers is not invoiced again."""
         if found.provider is not None:
             return found
         price = self._price_or_none(found.plan)
@@ -73,7 +73,7 @@ class SubscriptionFees(SubscriptionRows):
     async def _asked_for(
         connection: AsyncConnection, found: Subscription, moment: datetime
     ) -> bool:
-        """Whether an open invoice asks for the time from the moment on."""
+        """Whether an open invoice covers the time from this moment on."""
         query = sa.select(invoice_table.c.id).where(
             invoice_table.c.subscription == found.id,
             invoice_table.c.kind == DocumentKind.INVOICE.value,
@@ -106,15 +106,16 @@ class SubscriptionFees(SubscriptionRows):
     async def _resumed(
         self, connection: AsyncConnection, found: Subscription, at: datetime
     ) -> Subscription:
-        """The time of the pause is not billed; what was invoiced before it is charged again, since
-        it would be served for nothing else."""
+        """The time of the pause is not billed. An invoice from before the pause is charged again;
+        otherwise its time would be served for free."""
         await wake_cases_of(connection, found.id, at + self.grace_of(found.plan), at)
         return await self._owe(connection, found, at)
 
     async def _give_up_invoices(
         self, connection: AsyncConnection, found: Subscription, now: datetime
     ) -> None:
-        """It has ended: nothing is owed any more, and what unpaid invoices carry is credited."""
+        """The subscription has ended: nothing is owed any more, and the value carried by unpaid
+        invoices is credited."""
         await self._void_invoices(connection, found, now)
         await plan_change.give_back_carried(connection, self.invoices, found, now)
 
@@ -138,7 +139,8 @@ class SubscriptionFees(SubscriptionRows):
         return plan
 
     def _price_or_none(self, name: str) -> Flat | None:
-        """None also for a plan that is gone: what cannot be priced is not billed."""
+        """The price; None also if the plan no longer exists: a plan without a price is not
+        billed."""
         plan = self.plans(name)
         return flat_price(plan, self.billing.currency) if plan is not None else None
 
@@ -154,16 +156,16 @@ class SubscriptionFees(SubscriptionRows):
         return seconds(own if own is not None else self.billing.grace.payment)
 
     def fee_currency(self, name: str) -> str | None:
-        """What the plan's flat fee is paid in; None: it has none."""
+        """The currency of the plan's flat fee; None: it has none."""
         price = self._price_or_none(name)
         return price.currency if price is not None and price.micros else None
 
     def fee(self, name: str) -> str:
-        """The plan's flat fee, to be read; empty: it has none."""
+        """The plan's flat fee as text; empty: it has none."""
         price = self._price_or_none(name)
         return show(price.micros, price.currency) if price is not None and price.micros else ""
 
     @staticmethod
     def day(moment: datetime, zone: str) -> str:
-        """A date to be read, in the account's time zone."""
+        """A date as text, in the account's time zone."""
         return moment.astimezone(ZoneInfo(zone)).strftime("%Y-%m-%d")

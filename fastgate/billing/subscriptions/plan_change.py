@@ -1,4 +1,4 @@
-"""What a change of plan comes to, and what is left of the old plan when the new one is never paid.
+"""The price of a change of plan, and what is left of the old plan if the new one is never paid.
 
 ```
                     change                        given up
@@ -6,11 +6,12 @@ paid  ├─── used ──────┼─────── unused ──
 new                   ├─ used, not paid: grace ──────┤
 ```
 
-At a change, what was paid and is not used is set against the rest of the new plan's period: the
-difference is invoiced, or credited to the wallet. An invoice of a change notes what it has taken
-into account, and of which invoices (`fees.draw`): **what it carries**. Paid, that is used up. Given
-up or given back, it is the customer's as before: the next change takes it into account, and when
-the subscription ends it is credited, less the time that was used on the new plan meanwhile.
+At a change, the unused part of what was paid is deducted from the price of the rest of the new
+plan's period. The difference is invoiced, or credited to the wallet. The invoice of a change
+records how much it has deducted, and from which invoices (`fees.draw`): this is **the value that it
+carries**. When the invoice is paid, the value is used up. If the invoice is given up or its payment
+returned, the value belongs to the customer again: the next change deducts it, and when the
+subscription ends it is credited, less the time used on the new plan.
 
 In the caller's transaction. Amounts are micro-units.
 """
@@ -43,11 +44,11 @@ from fastgate.store.billing_tables import invoice_draws, invoices, subscription_
 from fastgate.store.connection import AsyncConnection
 
 Prices = Callable[[str], Flat | None]
-"""A plan's flat fee by the plan's name; None: it cannot be priced any more."""
+"""A plan's flat fee by the plan's name; None: it no longer has a price."""
 
 
 class FeeBalance(NamedTuple):
-    """Where a subscription stands with its fees."""
+    """The balance of a subscription's fees."""
 
     unused: int
     """Paid for the plan and not used."""
@@ -71,7 +72,7 @@ async def standing(
     through = min(max(found.paid_through, period.start), period.end)
     if any(row.period_start == found.paid_through for row in rows):
         through = found.paid_through  # that invoice was charged back: it may be of a longer period
-    served = min(now, found.grace_ends or now)  # who was shut out has used nothing
+    served = min(now, found.grace_ends or now)  # time without access was not used
     # Paid for and not used; below zero, used and not paid.
     rest = await _cost(connection, found, prices, served, through)
     carried = 0

@@ -1,4 +1,4 @@
-"""What a plan costs a period, whatever is used.
+"""The price of a plan per period, independent of usage.
 
 How requests are priced is in `fastgate.config.price_steps`, how units are in
 `fastgate._core.snapshot.meters`.

@@ -1,12 +1,11 @@
-"""Reminders: what ends or renews, announced some days before.
+"""Reminders: an end or a renewal is announced some days before.
 
 A reminder for `d` days is due at nine in the morning, in the account's time zone, `d` days before
 the date of the end, which is the date that it shows: "tomorrow" is that date's eve. On the date
 itself it is due an hour before the end at the latest. A period ends as its last midnight strikes:
-of the date that begins then nothing lies before the end, so there is no reminder for 0 days.
-A scheduler that comes late sends only the newest that is due: nobody reads "in 14 days" three
-days before. Reminders of before the period or trial began are not sent at all, nor are any of
-daily periods.
+of the date that begins then nothing lies before the end, so there is no reminder for 0 days. A late
+scheduler sends only the newest reminder that is due: "in 14 days" is wrong three days before.
+Reminders of before the period or trial began are not sent at all, nor are any of daily periods.
 """
 
 from __future__ import annotations
@@ -70,7 +69,7 @@ def reminder_due(subscription: Subscription, days: Iterable[int], now: datetime)
 
 
 def next_look(subscription: Subscription, days: Iterable[int], now: datetime) -> datetime | None:
-    """When something about the subscription is due next; None: nothing will be by itself."""
+    """When something about the subscription is due next; None: nothing is."""
     if due_event(subscription, now) is not None:
         return now
     state = subscription.state

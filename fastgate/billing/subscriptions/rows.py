@@ -24,7 +24,7 @@ from fastgate.store.ids import new_id
 from fastgate.store.pages import Page, decode_cursor, page_of
 
 SUBSCRIPTION_DUE = subscriptions.c.next_at <= sa.bindparam("now")
-"""Which of them time has something to do with."""
+"""The states that can change with time."""
 
 
 class HistoryEvent(NamedTuple):
@@ -97,7 +97,7 @@ class SubscriptionRows:
             ]
 
     async def due(self, limit: int = 100) -> list[str]:
-        """Ids of those that time has something to do with now."""
+        """Ids of the subscriptions that are due now."""
         query = (
             sa.select(subscriptions.c.id)
             .where(SUBSCRIPTION_DUE)

@@ -3,12 +3,12 @@
 ```
 caller ──▶ apply(id, event) ─┐
 clock  ──▶ advance(id) ──────┴▶ one transaction: lock the row, let time catch up (`lifecycle`),
-                                take the step, issue what is owed, tell, write the record
+                                take the step, issue what is owed, notify, write the record
                                       └▶ after the commit: `on_change(account)`
 ```
 
-- What time has brought about is applied before anything else, one step after the other, each at
-  the moment it was due: a gateway that was down for a month renews and bills in order.
+- Events that are due by time are applied before anything else, one after the other, each at the
+  moment at which it was due: a gateway that was down for a month renews and bills in order.
 - **Billing**: whenever a step leaves a subscription that gives service and whose fee is paid only
   up to some moment of its period, the rest of the fee is invoiced and a case opened for it
   (`cases`), in the same transaction, unless an open invoice asks for it. A fee of nothing counts
@@ -16,8 +16,8 @@ clock  ──▶ advance(id) ──────┴▶ one transaction: lock the 
 - `on_change` is called after each commit; the owner of the account rows in shared memory
   reads `access` again, so that a change takes effect at once.
 - Commit and listeners are one change (`Serial`), which a cancellation does not split.
-- A subscription that a payment provider keeps (`provider`) is never billed here: `adopt` takes
-  over what the provider says.
+- A subscription that a payment provider manages (`provider`) is never billed here: `adopt` copies
+  the provider's state.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ Listener = Callable[[str], Awaitable[None]]
 
 
 class Changed(NamedTuple):
-    """What a change of plan came to."""
+    """The result of a change of plan."""
 
     subscription: Subscription
     document: Invoice | None
@@ -157,7 +157,7 @@ class Subscriptions(SubscriptionFees):
 
     @whole
     async def apply(self, ident: str, event: Event, note: str = "") -> Subscription:
-        """Something happened to it, now. Raises NotFoundError, IllegalTransition."""
+        """Apply an event now. Raises NotFoundError, IllegalTransition."""
         async with self.store.write() as connection:
             changed = await self.apply_in(connection, ident, event, note=note)
         await self.changed(changed.account)
@@ -187,7 +187,7 @@ class Subscriptions(SubscriptionFees):
 
     @whole
     async def advance(self, ident: str) -> Subscription:
-        """Let time catch up with it. Raises NotFoundError."""
+        """Apply everything that is due by time. Raises NotFoundError."""
         async with self.store.write() as connection:
             found = await self.get_in(connection, ident, lock=True)
             now = self.clock()
@@ -198,7 +198,7 @@ class Subscriptions(SubscriptionFees):
 
     @whole
     async def cancel(self, ident: str, *, at_period_end: bool = True) -> Subscription:
-        """End it with its period, or at once (then access lasts as long as it was paid for)."""
+        """End it with its period, or at once (access lasts until the end of the paid time)."""
         event = Event.CANCEL_AT_PERIOD_END if at_period_end else Event.CANCEL
         async with self.store.write() as connection:
             changed = await self.apply_in(connection, ident, event)
@@ -209,7 +209,7 @@ class Subscriptions(SubscriptionFees):
 
     @whole
     async def change_plan(self, ident: str, plan: str) -> Changed:
-        """Go over to another plan now; what is paid and not used is taken into account.
+        """Change to another plan now; the unused part of what was paid is deducted.
 
         In effect at once, before anything is paid. Raises NotFoundError for the plan,
         IllegalTransition when the subscription is over.
@@ -252,15 +252,15 @@ class Subscriptions(SubscriptionFees):
     async def unpaid_in(
         self, connection: AsyncConnection, found: Subscription, invoice: Invoice
     ) -> None:
-        """The fee of the invoice that it is `paid_by` went back: its time is not paid for."""
+        """The fee of the invoice that pays for it was returned: its time is not paid for."""
         through = invoice.period_start or found.paid_through
         await self.save(connection, msgspec.structs.replace(found, paid_through=through))
 
     async def end_in(
         self, connection: AsyncConnection, found: Subscription, invoice: Invoice
     ) -> None:
-        """The fee of the invoice that it is `paid_by` was given back, and still counts as paid:
-        it ends now, unless it has ended."""
+        """The fee of the invoice that pays for it was refunded and still counts as paid: it ends
+        now, unless it has ended."""
         if self._price_or_none(found.plan) is not None:
             now = self.clock()
             stands = await plan_change.standing(connection, found, self._price_or_none, now)
@@ -283,7 +283,9 @@ class Subscriptions(SubscriptionFees):
         old = self._price(found.plan)
         stands = await plan_change.standing(connection, found, self._price_or_none, now)
         plan_change.refuse_currency(found, stands, old, new)
-        runs = new.period == found.period and now < found.period_end  # who owes is not renewed
+        runs = (
+            new.period == found.period and now < found.period_end
+        )  # a subscription that owes is not renewed
         kept = found.current if runs else None
         ahead = kept or period_of(now, new.period, ZoneInfo(found.zone))
         charge = proration.unused(new.micros, ahead, now)
@@ -352,9 +354,8 @@ class Subscriptions(SubscriptionFees):
 
     @whole
     async def adopt(self, provider: str, theirs: ProviderSubscription) -> Subscription | None:
-        """Take over how a subscription stands at a payment provider.
-
-        None when it is of no account or plan of ours. The provider decides; no table is asked.
+        """Copy a subscription's state from a payment provider. None if its account or plan is
+        unknown here. The provider decides; the table of transitions is not used.
         """
         if not theirs.account or self.plans(theirs.plan) is None:
             return None
@@ -487,6 +488,6 @@ class Subscriptions(SubscriptionFees):
     # ---- listeners ----------------------------------------------------------------------
 
     async def changed(self, account: str) -> None:
-        """Tell the listeners that an account's subscriptions are no longer what they were."""
+        """Notify the listeners that an account's subscriptions have changed."""
         for listener in self.on_change:
             await listener(account)

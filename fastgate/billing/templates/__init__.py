@@ -1,8 +1,8 @@
 """The texts that people get: one file a notice, a frame for mails, the invoice.
 
-A `.txt` file's first line is the title (a mail's subject), the rest its body. Holes are
-`${name}`; one without a value is an error, so that nobody is sent a text with holes in it. Values
-for `.html` files are escaped by the code that fills them in.
+A `.txt` file's first line is the title (a mail's subject), the rest its body. Holes are `${name}`;
+one without a value is an error, so no incomplete text is sent. Values for `.html` files are escaped
+by the code that fills them in.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a paid route says to its client, and to its upstream.
+"""The messages of a paid route to its client and its upstream.
 
 Refusals are RFC 9457 problems with the reasons of `fastgate.errors`; a 402 carries the offer in
 PAYMENT-REQUIRED (and, where the route offers version 1, in its body), except where paying again
@@ -6,10 +6,10 @@ would be wrong: a payment that was used, or whose outcome is not known. `retry` 
 
     after_payment    sign a payment for the offer and send the request with it
     same_credential  send the same request with the same payment once more, after Retry-After
-    never            this payment is of no use any more
+    never            this payment cannot be used again
 
-`Accept` decides on the form, as of all refusals. Which reason it was stands in logs, metrics and
-`fastgate explain`; what was presented is noted for the diagnosis (`refused_payments`).
+`Accept` selects the form, as for all refusals. The reason is in logs, metrics and `fastgate
+explain`; what was presented is noted for the diagnosis (`refused_payments`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from fastgate.refusal.remedies import PROBLEMS
 from fastgate.refusal.templates import diagnosis_of
 
 RETRY_S = 2
-"""Retry-After where the same payment should be presented again."""
+"""Retry-After if the same payment should be sent again."""
 PAYMENT_FIELDS = frozenset({"payment-signature", "x-payment"})
 HOP = frozenset(
     {
@@ -46,20 +46,20 @@ HOP = frozenset(
     }
 )  # fmt: skip
 _OURS = frozenset({"content-length", "expect", "forwarded", "host", "via", "x-real-ip"})
-"""Fields of a request that the gateway says itself, or that nobody else may."""
+"""Fields of a request that only the gateway sets."""
 _RESPONSE_OURS = frozenset({"content-length", "date", "x-request-id"})
 
 
 def end_to_end(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The fields of an answer that are not about a connection."""
+    """The end-to-end fields of an answer."""
     pairs = list(headers)
     dropped = HOP | _RESPONSE_OURS | _named(pairs)
     return [(name, value) for name, value in pairs if name.lower() not in dropped]
 
 
 def kept_private(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The field that keeps shared caches from giving away what was paid for, unless the upstream
-    says itself what they may do."""
+    """The field that stops shared caches from serving a paid answer to others, unless the upstream
+    already says what they may do."""
     said = ",".join(value.lower() for name, value in headers if name.lower() == "cache-control")
     words = ("public", "s-maxage", "private", "no-store")
     return [] if any(word in said for word in words) else [("Cache-Control", "private")]
@@ -110,7 +110,7 @@ class Answers:
         self.exchange = exchange
         self.offer = offer
         self.payment: Payment | None = None
-        """What was presented, once it is known to agree with the offer."""
+        """The payment, once it is known to match the offer."""
         self._notes = notes
         version1 = offer.terms.version1 is not None
         self._vary = "Accept, Authorization, PAYMENT-SIGNATURE" + (
@@ -120,11 +120,11 @@ class Answers:
     # ---- 402 ------------------------------------------------------------------------------
 
     async def payment_required(self) -> None:
-        """Nothing was presented."""
+        """There was no payment."""
         await self._ask("payment_required", "PAYMENT-SIGNATURE header is required", {})
 
     async def payment_invalid(self, fault: Invalid) -> None:
-        """What was presented is not for this offer."""
+        """The payment does not match this offer."""
         members: dict[str, Any] = {"field": fault.field}
         compared: list[PaymentField] = []
         if fault.want is not None:
@@ -134,7 +134,7 @@ class Answers:
         await self._ask("payment_invalid", f"{fault.field}: {fault.detail}", members)
 
     async def refused(self, code: str, message: str = "") -> None:
-        """The facilitator says that the payment is not good."""
+        """The facilitator reports that the payment is not valid."""
         text = code or "refused by the facilitator"
         self._note(text, facilitator=text, message=text_of(message))
         await self._ask(
@@ -142,7 +142,7 @@ class Answers:
         )
 
     async def not_settled(self, code: str) -> None:
-        """The facilitator says that the payment was not taken, or nothing was ever asked."""
+        """The facilitator reports that the payment was not taken, or it was never asked."""
         if code == "interrupted":
             detail = "the request was interrupted before anything was settled; nothing was taken"
         else:
@@ -157,8 +157,8 @@ class Answers:
         )
 
     async def used(self, why: str) -> None:
-        """Another presentation of a payment that has done its work. No offer: whoever wants to
-        pay again asks without a payment."""
+        """A payment that was already used. There is no offer: to pay again, the client sends a
+        request without a payment."""
         self._note(f"it has been used: {why}", facilitator="nonce_already_used")
         await self._problem(
             "payment_invalid",
@@ -175,8 +175,7 @@ class Answers:
         *,
         detail: str | None = None,
     ) -> None:
-        """`error`: for programs, in PAYMENT-REQUIRED. `detail`: for people, where it is not the
-        same."""
+        """`error`: for programs, in PAYMENT-REQUIRED. `detail`: for people, if it differs."""
         terms = self.offer.terms
         offered = {
             **members,
@@ -211,7 +210,7 @@ class Answers:
     # ---- 409, 5xx ---------------------------------------------------------------------------
 
     async def identifier_conflict(self) -> None:
-        """The payment identifier stands for another payment or request."""
+        """The payment identifier belongs to another payment or request."""
         await self._problem(
             "payment_invalid",
             "This payment identifier was used with another payment or request.",
@@ -220,18 +219,18 @@ class Answers:
         )
 
     async def in_progress(self) -> None:
-        """The payment is being worked on just now, here or in another worker."""
+        """The payment is in progress, here or in another worker."""
         await self._same_again(
             "settlement_unknown", "A request with this payment is in progress. Do not pay again."
         )
 
     async def settlement_unknown(self, transaction: str) -> None:
-        """The facilitator was asked to settle, and nobody knows what it did."""
+        """The facilitator was asked to settle, and the result is unknown."""
         members = {"transaction": transaction} if transaction else {}
         await self._same_again("settlement_unknown", None, members)
 
     async def unavailable(self, why: str) -> None:
-        """Nothing was taken, and nothing can be said about the payment."""
+        """Nothing was taken, and the validity of the payment is unknown."""
         detail = f"{why[:1].upper()}{why[1:]}. You have not been charged."
         await self._same_again("payment_provider_unavailable", detail)
 
@@ -246,14 +245,14 @@ class Answers:
         )
 
     async def upstream_failed(self, reason: str) -> None:
-        """The upstream gave no answer that could be passed on. Nothing was settled."""
+        """The upstream gave no valid answer. Nothing was settled."""
         known = REASON_BY_CODE.get(reason)
         code = reason if known is not None and known.status >= 500 else "upstream_reset"
         text = f"{REASON_BY_CODE[code].text} The payment was not settled and can be used again."
         await self._problem(code, text, {"retry": "same_credential"})
 
     async def owed(self, transaction: str) -> None:
-        """The payment was settled, and its answer, too long to be kept, is gone."""
+        """The payment was settled, but its answer was too long to be stored."""
         await self._problem(
             "internal_error",
             "This payment was settled, but its answer could not be kept, and the request is not "
@@ -264,13 +263,13 @@ class Answers:
     # ---- served -------------------------------------------------------------------------------
 
     async def give(self, answer: Answer, transaction: str) -> None:
-        """An answer that was kept, with the receipt."""
+        """A stored answer, with the receipt."""
         receipt = self.receipt(transaction)
         headers = [*answer.headers, *receipt, *kept_private(answer.headers)]
         await self.exchange.respond(answer.status, headers, answer.body)
 
     def receipt(self, transaction: str) -> list[tuple[str, str]]:
-        """The fields that a paid answer gets."""
+        """The fields of a paid answer."""
         return [*self._receipt(success=True, transaction=transaction), ("Vary", self._vary)]
 
     def _receipt(self, *, success: bool, transaction: str, code: str = "") -> list[tuple[str, str]]:
@@ -318,14 +317,14 @@ class Answers:
         await self.exchange.respond(code, fields, content)
 
     def _how(self) -> dict[str, str]:
-        """The link to the page that says what the refusal means, where the gateway has pages."""
+        """The link to the page about the refusal's reason, if the gateway has pages."""
         if self.exchange.capability is None:
             return {}
         base = self.offer.terms.public_url or self.offer.called
         return {"href": f"{base}{PROBLEMS}payment_required"}
 
     def _diagnose(self) -> dict[str, str]:
-        """The link to what was checked, where the gateway has pages."""
+        """The link to the diagnosis, if the gateway has pages."""
         capability = self.exchange.capability
         if capability is None:
             return {}
@@ -340,7 +339,7 @@ class Answers:
         message: str = "",
         fields: list[PaymentField] | None = None,
     ) -> None:
-        """Keep for the diagnosis why what was presented was not taken."""
+        """Store for the diagnosis why the payment was not accepted."""
         if self._notes is None:
             return
         terms = self.offer.terms
@@ -361,7 +360,7 @@ class Answers:
 
 
 def _compared(payment: Payment | None) -> list[PaymentField]:
-    """The members of a payment that agreed with the offer."""
+    """The members of a payment that matched the offer."""
     if payment is None:
         return []
     one = payment.exact.authorization
@@ -370,7 +369,7 @@ def _compared(payment: Payment | None) -> list[PaymentField]:
 
 
 def _words(code: str) -> str | None:
-    """What a facilitator's code means, and what mends it; None: nothing is known of it."""
+    """The meaning of a facilitator's code and its fix; None: the code is unknown."""
     words = words_of(code)
     return None if words is None else f"{words.text} {words.fix}"
 

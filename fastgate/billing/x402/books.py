@@ -73,8 +73,8 @@ _MONEY = ("settled", "served")
 
 
 class X402Payment(msgspec.Struct, frozen=True, kw_only=True):
-    """A payment for a request. `state`: "settled"; "unknown" when nobody ever found out; "owed"
-    when it was paid and not served, and then "kept" or "refunded"; "void" when it never was
+    """A payment for a request. `state`: "settled"; "unknown" if its outcome was never found out;
+    "owed" when it was paid and not served, and then "kept" or "refunded"; "void" when it never was
     paid."""
 
     id: str

@@ -21,10 +21,10 @@ who presents the payment reads how far it had come (`state`), and goes on from t
                  ├──► unsent ────┘
                  └──► failed
 
-The file of a fresh claim is empty until `run`; an empty file that nobody locks is nobody's.
-Before a record says `settling`, its payment is due: control looks at every payment that is, books
-the ones that were settled, and forgets what came to nothing. So nothing that was paid is ever
-missed, even if processes are killed; and a record that is due is not swept.
+The file of a new claim is empty until `run`; an empty file without a lock has no owner. Before a
+record says `settling`, its payment is due: control looks at every payment that is, books the ones
+that were settled, and forgets what came to nothing. So nothing that was paid is ever missed, even
+if processes are killed; and a record that is due is not swept.
 
 A record is written with one write of less than a page, over the last one; readers take the
 first line. Files carry the time until which they are wanted as their modification time, and are
@@ -185,7 +185,7 @@ class Claim:
             return None
 
     def forget_answer(self) -> None:
-        """The answer is not wanted any more."""
+        """The answer is no longer needed."""
         with contextlib.suppress(FileNotFoundError):
             self._answer.unlink()
         if self.record is not None:
@@ -306,8 +306,8 @@ class Claims:
             (self.folder / DUE / name).unlink()
 
     def sweep(self) -> int:
-        """Remove what is not wanted any more; how many files. Files in use are left alone, and
-        those of payments that the books have not looked at."""
+        """Remove files that are no longer needed; returns how many. Files in use are left alone,
+        and those of payments that the books have not looked at."""
         now = self.clock()
         removed = 0
         for path in self.folder.glob("??/*"):

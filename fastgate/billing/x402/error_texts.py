@@ -1,4 +1,4 @@
-"""What facilitators of x402 say when they refuse a payment, in words, and what mends it.
+"""The codes with which facilitators of x402 refuse a payment: their meaning and their fix.
 
 The codes are those of the official schemas for `exact` on EVM networks; one that is not here is
 shown as it came.

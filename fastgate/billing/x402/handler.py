@@ -1,4 +1,4 @@
-"""The handler of a route that is paid for by x402.
+"""The handler of a route with x402.
 
 ::
 
@@ -6,28 +6,27 @@
     read, compare with the offer for this request ───────► 402 payment_invalid, the member named
     claim the nonce, over all workers ──── in progress ──► 503 settlement_unknown
     ask the facilitator: valid? ──────── no / no answer ─► 402 payment_invalid / 503
-    forward to the upstream ── fails, or answers ≥ 400 ──► as it is; the claim is given back
+    forward to the upstream ── fails, or answers ≥ 400 ──► unchanged; the claim is released
     ask the facilitator to settle
         yes ─────────────────────────────────────────────► the answer, with PAYMENT-RESPONSE
         no ──────────────────────────────────────────────► 402 payment_invalid, no answer
-        nobody knows ────────────────────────────────────► 503 settlement_unknown
+        unknown ─────────────────────────────────────────► 503 settlement_unknown
 
-Settling comes before the first byte of the answer and after the head of the upstream's, so
-nothing is served unpaid and nothing is paid for that failed. The body of a stream is not
-touched: it is relayed in C as it comes. A body of known and bounded length is read *before*
-settling and written beside the claim, so that a payment whose outcome is unknown, or whose
-client or worker is gone by then, has its answer waiting.
+The payment is settled after the head of the upstream's answer and before the first byte of ours, so
+nothing is served unpaid, and nothing that failed is paid for. The body of a stream is relayed in C
+as it arrives. A body of known and limited length is read *before* the settlement and stored beside
+the claim. So the answer is available later if the outcome of the payment is unknown, or if the
+client or the worker is gone.
 
-**The same payment again** is never forwarded a second time, whatever happened to the first:
-what the claim's record says decides (`_Paying._again`). A settlement that nobody knew of is
-requested again: first whether the payment is still good, since a token that has taken the nonce
-has paid; then, where it is good, to settle. Until one of the two says yes, nobody is asked for
-another payment.
+**The same payment again** is never forwarded a second time: the record of the claim decides
+(`_Paying._again`). If its settlement is unknown, the facilitator is asked again: first whether the
+payment is still valid, since a spent nonce means that it was paid; then, if it is valid, to settle
+it. Until one of the two succeeds, the client is not asked for another payment.
 
-**Settling outlives its client.** Once the facilitator is asked, the rest runs as a task of its
-own: a client that leaves, or a handler that is cancelled, changes nothing about what is recorded.
-A client that leaves before that, while the upstream has its request, owes as well: its payment
-is settled, unless the route says `charge_abandoned: false`.
+**A settlement continues without its client.** Once the facilitator is asked, the rest runs as a
+separate task: if the client leaves, or the handler is cancelled, the result is still recorded. A
+client that leaves earlier, while the upstream has its request, owes too: its payment is settled,
+unless the route has `charge_abandoned: false`.
 """
 
 from __future__ import annotations
@@ -70,14 +69,14 @@ REMEMBER_S = 3600
 """How long a record is kept after its payment has expired."""
 REMEMBER_MOST_S = 30 * 86400
 LATE_READ_S = 4.0
-"""How long a body that is to be kept may still take when its client cannot be served."""
+"""How long a body that is stored may still take if its client cannot be served."""
 
 _facilitators: dict[tuple[str, tuple[tuple[str, str], ...], float], FacilitatorClient] = {}
 _tasks: set[asyncio.Task[Settlement]] = set()
 
 
 def facilitator_of(terms: Terms) -> FacilitatorClient:
-    """The facilitator of a route; shared by all routes, over reloads too."""
+    """The facilitator of a route; shared by all routes, also across reloads."""
     headers = tuple(sorted(terms.facilitator_headers.items()))
     key = (terms.facilitator, headers, terms.facilitator_timeout)
     if key not in _facilitators:
@@ -88,7 +87,7 @@ def facilitator_of(terms: Terms) -> FacilitatorClient:
 
 
 def secret_headers(terms: Terms) -> dict[str, Secret]:
-    """The fields that its facilitator is sent, by the places of their values."""
+    """The fields for the facilitator, with references to their values."""
     return {name: Secret.parse(place) for name, place in terms.facilitator_headers.items()}
 
 
@@ -109,7 +108,7 @@ class PaidRoute:
         self.terms = read_terms(text)
         for secret in secret_headers(self.terms).values():
             try:
-                field_value(secret)  # at the start or reload, rather than with the first payment
+                field_value(secret)  # at the start or reload, not at the first payment
             except httpx.HTTPError as error:
                 raise ValueError(f"x402.facilitator_headers: {error}") from error
         self._facilitator = facilitator or facilitator_of(self.terms)
@@ -161,7 +160,7 @@ def presented_in(headers: Headers, *, version1: bool) -> Presented | None:
 
 
 def digest_of(exchange: Exchange, offer: PaymentOffer) -> str:
-    """Distinguishes two requests that one payment could be presented with."""
+    """Distinguishes requests to which the same payment could be attached."""
     body = hashlib.sha256(exchange.body).hexdigest()
     return hashlib.sha256(f"{offer.binding}\n{body}".encode()).hexdigest()[:32]
 
@@ -202,11 +201,11 @@ class _Paying:
         finally:
             claim.close()
 
-    # ---- a payment that was never seen ---------------------------------------------------------
+    # ---- a new payment -------------------------------------------------------------------------
 
     async def _first(self, exchange: Exchange, claim: Claim, request: str) -> None:
-        """Serve it. Whatever ends before anything is settled gives the claim back, but for a client
-        that leaves when the upstream has its request: it owes."""
+        """Serve the request. If it ends before the settlement, the claim is released, unless the
+        client left after the upstream had received the request: then it owes."""
         try:
             if not await self._begin(claim, request):
                 claim.release()
@@ -240,7 +239,7 @@ class _Paying:
             claim.close()
 
     async def _begin(self, claim: Claim, request: str) -> bool:
-        """Verify and record; False when it is answered already."""
+        """Verify and record. False if the request is already answered."""
         if not await self._identified(request):
             return False
         try:
@@ -277,7 +276,7 @@ class _Paying:
         try:
             settlement = await _detached(self._settle(claim.share()))
         except asyncio.CancelledError:
-            # The client left. What it pays for is kept, as far as it can still be had.
+            # The client left. The answer that it pays for is stored if it still arrives.
             if early is None:
                 await self._keep_late(claim, response)
             raise
@@ -290,7 +289,7 @@ class _Paying:
         await self._answer_unsettled(settlement)
 
     async def _settle_abandoned(self, claim: Claim) -> None:
-        """The client left while the upstream was at its request."""
+        """The client left while the upstream worked on its request."""
         record = _record_of(claim)
         record.state = "settling"
         claim.write(record)
@@ -300,7 +299,7 @@ class _Paying:
             claim.close()
 
     async def _settle_served(self, claim: Claim) -> Settlement:
-        """As `_settle`, and there will be no answer. A holder of the claim."""
+        """Like `_settle`, but no answer will be sent. The caller holds the claim."""
         try:
             settlement = await self.facilitator.settle(self.payment)
             self._note(claim, settlement)
@@ -311,7 +310,7 @@ class _Paying:
         return settlement
 
     async def _settle(self, claim: Claim) -> Settlement:
-        """Ask for the money and record what came of it. A holder of the claim."""
+        """Request the settlement and record the result. The caller holds the claim."""
         try:
             settlement = await self.facilitator.settle(self.payment)
             self._note(claim, settlement)
@@ -356,7 +355,7 @@ class _Paying:
     # ---- the upstream's body -------------------------------------------------------------------
 
     def _bounded(self, exchange: Exchange, response: UpstreamResponse) -> bool:
-        """Whether the body is short and of known length, so that it can be read at once."""
+        """Whether the body is short and has a known length, so it can be read at once."""
         length = response.headers.get("content-length", "")
         kind = response.headers.get("content-type", "").lower()
         return (
@@ -368,7 +367,7 @@ class _Paying:
         )
 
     async def _read(self, response: UpstreamResponse) -> Answer | None:
-        """The whole answer; None when it breaks off or is too long to be kept."""
+        """The whole answer; None if it is incomplete or too long to store."""
         headers = end_to_end(response.headers)
         try:
             return Answer(response.status, headers, await response.read(self.terms.keep))
@@ -376,7 +375,7 @@ class _Paying:
             return None
 
     async def _keep_late(self, claim: Claim, response: UpstreamResponse) -> None:
-        """Keep what can be had of a stream whose client cannot be served now."""
+        """Store a stream whose client cannot be served now, if it ends in time."""
         try:
             async with asyncio.timeout(LATE_READ_S):
                 answer = await self._read(response)
@@ -402,7 +401,7 @@ class _Paying:
                 await self.answers.give(answer, record.transaction)
             return
         if record.state == "running":
-            # Its worker died before anything was settled, so nothing ever will be.
+            # Its worker died before the settlement, so it will never be settled.
             record.state, record.code = "failed", "interrupted"
             claim.forget_answer()
             claim.write(record)
@@ -428,7 +427,7 @@ class _Paying:
         await self.answers.owed(record.transaction)
 
     async def _settle_again(self, claim: Claim) -> Settlement:
-        """Find out about a settlement and record it. A holder of the claim."""
+        """Find out the result of a settlement and record it. The caller holds the claim."""
         record = _record_of(claim)
         try:
             if record.state == "unsent":
@@ -441,10 +440,11 @@ class _Paying:
         return settlement
 
     async def _inquire(self, record: ClaimRecord) -> Settlement:
-        """What became of a settlement that nobody knew of.
+        """The result of an unknown settlement.
 
-        A transaction that is on its way is the facilitator's to find, by settling again. Where
-        none was reported, settling again blindly would cost it a transaction that cannot succeed.
+        If a transaction was reported, the facilitator finds it by settling again. If none
+        was reported, settling again without asking would cost the facilitator a transaction
+        that cannot succeed.
         """
         if not record.transaction:
             settlement = await self._look(record)
@@ -453,20 +453,20 @@ class _Paying:
         settlement = await self.facilitator.settle(self.payment)
         if settlement.state is Settled.YES:
             return settlement
-        # A "no" to the second may mean a "yes" to the first.
+        # If the second was refused, the first may have succeeded.
         return await self._look(record) or Settlement(
             Settled.UNKNOWN, settlement.transaction or record.transaction, settlement.code
         )
 
     async def _look(self, record: ClaimRecord) -> Settlement | None:
-        """What asking whether the payment is good says about its settlement. None: it is."""
+        """What the validity of the payment says about its settlement. None: it is still valid."""
         try:
             await self.facilitator.verify(self.payment)
         except Refused as refused:
             if refused.code not in NONCE_USED:
                 return Settlement(Settled.UNKNOWN, record.transaction, refused.code)
-            # Presenting a nonce to the token needs the payer's signature, and this one was
-            # good before we asked: it is ours that was taken.
+            # Using a nonce needs the payer's signature, and this one was valid before we asked: so
+            # our settlement has used it.
             record.presumed = True
             return Settlement(Settled.YES, record.transaction)
         except Unavailable as error:
@@ -501,7 +501,8 @@ class _Paying:
         claim.write(record)
 
     async def _deliver(self, claim: Claim, answer: Answer) -> None:
-        """Give the answer; where the client leaves before it has it, it stays to be asked for."""
+        """Send the answer. If the client leaves before it has the answer, the answer stays
+        available."""
         await self.answers.give(answer, _record_of(claim).transaction)
         self._served(claim)
 
@@ -520,9 +521,8 @@ class _Paying:
         return hashlib.sha256(text.encode()).digest()
 
     async def _identified(self, request: str, *, bind: bool = False) -> bool:
-        """False when the identifier stands for another payment; the client gets an error.
-
-        bind: from now on it stands for this one, which is verified.
+        """False if the identifier belongs to another payment; the client gets an error. `bind`:
+        from now on it belongs to this verified payment.
         """
         if self.payment.identifier is None:
             return True
@@ -573,7 +573,7 @@ def _record_of(claim: Claim) -> ClaimRecord:
 
 
 def settling() -> list[asyncio.Task[Settlement]]:
-    """Settlements in progress in this process, those whose clients have gone included."""
+    """Settlements in progress in this process, including those whose clients have left."""
     return list(_tasks)
 
 

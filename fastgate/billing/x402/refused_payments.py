@@ -2,9 +2,9 @@
 
 A worker that refuses an x402 payment writes a note of it for the diagnosis of that request, which
 control reads. Notes stand in a folder of `SLOTS` files, a request's in the one that its id says;
-the next that falls there takes its place. So there is a bound, nothing is swept, and whoever
-floods a route with bad payments displaces notes and does no more. A note that two workers write
-at once, or that is read half written, is none.
+the next that falls there takes its place. So the size is limited, no cleanup is needed, and a
+client that floods a route with bad payments only displaces notes. A note that two workers write at
+once, or that is read half written, is none.
 
 Nothing secret is in it: addresses, amounts, times and the nonce are what a chain shows everybody,
 and signatures are left out.
@@ -97,7 +97,7 @@ class RefusedPayments:
             os.close(fd)
 
     def get(self, request: str) -> RefusedPayment | None:
-        """The note of a request; None: there is none, or none any more."""
+        """The note of a request; None: there is none, or it was displaced."""
         slot = self._slot(request)
         if slot is None:
             return None

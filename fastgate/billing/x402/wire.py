@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta, Struct
 
-from fastgate.model.base import whole
+from fastgate.model.base import exact_pattern
 from fastgate.model.x402 import Address, Terms
 
 MAX_FIELD = 8192
@@ -40,10 +40,10 @@ BINDING = "fastgate"
 _LONGEST_URL = 2048
 _T = TypeVar("_T")
 
-Decimal = Annotated[str, Meta(pattern=whole(r"^(0|[1-9][0-9]{0,77})$"))]
-_Hex32 = Annotated[str, Meta(pattern=whole(r"^0x[0-9a-fA-F]{64}$"))]
-_Hex = Annotated[str, Meta(pattern=whole(r"^0x([0-9a-fA-F]{2}){65,4096}$"))]
-_Identifier = Annotated[str, Meta(pattern=whole(r"^[A-Za-z0-9_-]{16,128}$"))]
+Decimal = Annotated[str, Meta(pattern=exact_pattern(r"^(0|[1-9][0-9]{0,77})$"))]
+_Hex32 = Annotated[str, Meta(pattern=exact_pattern(r"^0x[0-9a-fA-F]{64}$"))]
+_Hex = Annotated[str, Meta(pattern=exact_pattern(r"^0x([0-9a-fA-F]{2}){65,4096}$"))]
+_Identifier = Annotated[str, Meta(pattern=exact_pattern(r"^[A-Za-z0-9_-]{16,128}$"))]
 
 __all__ = ["IDENTIFIER", "Invalid", "Payment", "PaymentOffer", "Presented", "encode", "read"]
 
