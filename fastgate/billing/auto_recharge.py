@@ -150,7 +150,9 @@ class AutoRecharges:
         async with self.store.write() as connection:
             found = await _locked(connection, account)
             if found is not None and found.pending and found.currency != currency:
-                raise ConflictError("A recharge in another currency is under way; wait for it.")
+                raise ConflictError(
+                    "A recharge in another currency is in progress. Wait until it ends."
+                )
             if found is None:
                 found = AutoRecharge(account=account, created=now, **values)
                 await connection.execute(

@@ -288,6 +288,6 @@ def _say_invoice(data: dict[str, Any], as_json: bool) -> int:
         output.print_json(data)
     else:
         output.say(
-            f"{data['number']} over {shown(data['total'], data['currency'])}: {data['status']}."
+            f"{data['number']} for {shown(data['total'], data['currency'])}: {data['status']}."
         )
     return OK

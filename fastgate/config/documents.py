@@ -122,7 +122,7 @@ def _yaml_hint(text: str, line: int | None) -> str | None:
         return None
     lines = text.splitlines()
     if any("\t" in found[: len(found) - len(found.lstrip())] for found in lines[line - 2 : line]):
-        return "YAML is indented with spaces; there is a tab here."
+        return "YAML must be indented with spaces; there is a tab here."
     return None
 
 

@@ -1,4 +1,4 @@
 """Who may call: consumers and their keys, in the store, in memory, and in the workers' index.
 
-How a key looks is in `fastgate.model.keys`; who may use the control API is in `fastgate.api`.
+The form of keys is in `fastgate.model.keys`; tokens of the control API are in `fastgate.api`.
 """

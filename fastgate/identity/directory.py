@@ -36,8 +36,8 @@ T = TypeVar("T")
 log = logging.getLogger("fastgate.identity")
 
 PAST = 1
-"""An expiry long ago: a revoked key is put in as expired, then revoked, so that it is at no
-moment valid."""
+"""An expiry long ago: a revoked key is inserted as expired and then revoked, so it is at no moment
+valid."""
 
 
 def _no_cap(kind: str, ident: str) -> tuple[int, int]:
@@ -94,7 +94,7 @@ class Directory:
             del self.parties[ident]
 
     def set_slots(self, slots: Mapping[str, int]) -> None:
-        """The plans' slot numbers changed: rewrite the consumers for whom that matters."""
+        """The plans' slot numbers have changed: rewrite the affected consumers."""
         first = self.slots is None
         self.slots = dict(slots)
         for party in self.parties.values():
@@ -102,15 +102,14 @@ class Directory:
                 self._rewrite(party)
 
     def pay_from(self, accounts: Mapping[str, int]) -> None:
-        """The slots of accounts in shared memory, all that there are: rewrite the consumers for
-        whom that is news."""
+        """Set the slots of all accounts in shared memory, and rewrite the affected consumers."""
         self.account_slots = accounts
         for party in self.parties.values():
             if party.row >= 0 and party.account_slot != self._account_slot(party.record):
                 self._rewrite(party)
 
     def without_slot(self) -> set[str]:
-        """The accounts of consumers that have keys, and no slot to be charged to."""
+        """The accounts that have consumers with keys, but no slot."""
         return {
             party.record.account
             for party in self.parties.values()
@@ -160,7 +159,7 @@ class Directory:
         return party.row
 
     def _planless(self, record: ConsumerRecord) -> bool:
-        """It is on a plan that the configuration does not have."""
+        """Whether it is on a plan that the configuration does not have."""
         return record.plan is not None and self._slot(record) is None and self.slots is not None
 
     def _write(self, index: CredentialIndex, record: ConsumerRecord) -> int:
@@ -214,7 +213,7 @@ class Directory:
             self.index.revoke(record.digest)
 
     def recap(self, consumer: str | None = None, credential: str | None = None) -> None:
-        """Spending limits are others: of one consumer, of one key, or (neither) of all."""
+        """Spending limits have changed: of one consumer, of one key, or (neither given) of all."""
         for party in list(self.parties.values()):
             mine = consumer in (None, party.record.id) and credential is None
             if party.row >= 0 and mine:
@@ -254,7 +253,7 @@ class Directory:
         except IndexFullError:
             self.index = self.index.grow()
         for digest, record in list(self.keys.items()):
-            # Revoked long ago: the larger index has left it behind.
+            # Revoked long ago: it was not copied into the larger index.
             if record.revoked_at and self.index.find_digest(digest) is None:
                 del self.keys[digest]
                 self._forget(self.parties[record.consumer], digest)
@@ -263,7 +262,7 @@ class Directory:
         return done
 
     def stored(self) -> Iterator[CacheRecord]:
-        """The records of all that came from the store: what the cache must hold."""
+        """The records of everything that came from the store: the cache must have these."""
         for party in self.parties.values():
             if not party.seed:
                 yield party.record

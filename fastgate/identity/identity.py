@@ -11,11 +11,11 @@
   its next lookup), then the cache, synced to disk; then the caller has its answer. A crash in
   between is repaired by the next `sync`, which makes directory, index and cache equal the store.
 - **Starting**: `load_cache()` fills the index before the store is reachable, `configure()` adds
-  the consumers of the configuration; `attach()` lets the store correct both when it comes.
+  the consumers of the configuration; `attach()` lets the store correct both when it is available.
 - **The seed wins**: a key in the configuration belongs to the consumer there.
 
-A key is shown once, when it is issued; only its SHA-256 is kept. Keys have 190 bits of chance, so
-an unsalted hash is safe to store. Memory: about 0.6 KiB a credential in the control process.
+A key is shown once, when it is issued; only its SHA-256 is kept. Keys have 190 random bits, so an
+unsalted hash is safe to store. Memory: about 0.6 KiB a credential in the control process.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ REMEMBERED = timedelta(days=30)
 
 
 class Issued(msgspec.Struct, frozen=True, kw_only=True):
-    """A credential and its key, which is nowhere else. `replaces`: the one it was rotated from."""
+    """A credential and its key, which is stored nowhere. `replaces`: the credential that it
+    replaces."""
 
     credential: Credential
     key: str
@@ -101,7 +102,7 @@ def _key_record(credential: Credential) -> KeyRecord:
 
 
 class InvalidMember(FastGateError):
-    """A member of a request cannot be; `path` names it."""
+    """A member of a request is not valid; `path` names it."""
 
     def __init__(self, path: str, message: str) -> None:
         super().__init__(message)
@@ -140,7 +141,7 @@ class Identity:
     # ---- coming up ----------------------------------------------------------------------
 
     def load_cache(self) -> int:
-        """Fill the index from the local cache; the number of credentials found."""
+        """Fill the index from the local cache. Returns the number of credentials."""
         if self._cache is None:
             return 0
         directory = self.directory
@@ -194,7 +195,8 @@ class Identity:
             self._on_index(directory.index)
 
     def _warn_of_lost_overrides(self) -> None:
-        """Own numbers of stored consumers for limits that the configuration does not have."""
+        """Warn about overrides of stored consumers for limits that the configuration does not
+        have."""
         lost: dict[str, int] = {}
         for party in self.directory.parties.values():
             if not party.seed:
@@ -236,7 +238,7 @@ class Identity:
             )
 
     def attach(self, store: Store) -> None:
-        """Give it the store; directory and cache follow the store whenever it is there."""
+        """Set the store. Directory and cache follow the store whenever it is available."""
         with importing():
             from fastgate.store.parties import TOPIC, Parties
 
@@ -339,7 +341,7 @@ class Identity:
         return sorted((self.directory.keys[d] for d in party.digests), key=lambda key: key.id)
 
     def known(self, ident: str) -> ConsumerRecord | None:
-        """Any consumer, by id or name, as far as it is known without asking the store."""
+        """Any consumer, by id or name, if it is known without the store."""
         party = self.directory.parties.get(ident)
         if party is not None:
             return party.record
@@ -354,7 +356,7 @@ class Identity:
             )
 
     def _check(self, changes: Mapping[str, Any]) -> None:
-        """Raise InvalidMember for a plan or limit that is none, ConflictError for a seed's name."""
+        """Raise InvalidMember for an unknown plan or limit, ConflictError for a seed's name."""
         plan = changes.get("plan")
         plans = self.directory.slots or {}
         if plan is not None and plan not in plans:
@@ -421,7 +423,8 @@ class Identity:
         return await self._changes.run(change)
 
     async def delete_consumer(self, ident: str, version: int | None = None) -> None:
-        """Its keys are refused when this returns. Raises NotFoundError, ConflictError."""
+        """Delete a consumer. When this returns, its keys are refused. Raises NotFoundError,
+        ConflictError."""
         self.refuse_seed(ident)
 
         async def change() -> None:
@@ -516,7 +519,8 @@ class Identity:
         return await self._changes.run(change)
 
     async def revoke(self, consumer: str, ident: str, version: int | None = None) -> Credential:
-        """Refused by every worker when this returns. Revoking twice keeps the first time.
+        """Revoke a key. When this returns, every worker refuses it. Revoking twice keeps the first
+        time.
 
         Raises NotFoundError, ConflictError, StoreError.
         """

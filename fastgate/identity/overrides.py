@@ -20,7 +20,7 @@ Numbers = Mapping[str, Mapping[str, Any]]
 
 
 def decoded(numbers: Numbers) -> dict[str, LimitOverride]:
-    """Raises ConfigurationError for what is no override."""
+    """Raises ConfigurationError for data that is not an override."""
     return {name: codec.decode(dict(each), LimitOverride) for name, each in numbers.items()}
 
 

@@ -68,7 +68,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "fastgate_gateway_seconds",
         "histogram",
-        "Time a request spent in the gateway: all of it less the wait for the upstream.",
+        "Time a request spent in the gateway: the whole time less the wait for the upstream.",
     ),
     Family(
         "fastgate_upstream_seconds",
@@ -120,8 +120,8 @@ FAMILIES: tuple[Family, ...] = (
         "counter",
         "Requests refused because too many handlers run.",
     ),
-    Family("fastgate_upcalls", "gauge", "Python handlers now that have not begun to answer."),
-    Family("fastgate_streams", "gauge", "Python handlers now that answer as a stream."),
+    Family("fastgate_upcalls", "gauge", "Running Python handlers that have not begun to answer."),
+    Family("fastgate_streams", "gauge", "Running Python handlers that answer as a stream."),
     Family("fastgate_streams_total", "counter", "Answers of Python handlers that were streams."),
     Family(
         "fastgate_streams_rejected_total",
@@ -131,7 +131,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "fastgate_units_beyond_hold_micros_total",
         "counter",
-        "Price, in millionths, of units that handlers reported beyond what they had held for.",
+        "Price, in millionths, of units that handlers reported beyond what they held.",
     ),
     Family(
         "fastgate_upcall_lag_seconds",
@@ -141,9 +141,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("fastgate_polls_total", "counter", "Rounds of the workers' poll loops."),
     Family("fastgate_log_records_total", "counter", "Records written to the log rings."),
     Family("fastgate_log_dropped_total", "counter", "Records dropped because a log ring was full."),
-    Family(
-        "fastgate_log_damaged_total", "counter", "Records that were not whole and were passed over."
-    ),
+    Family("fastgate_log_damaged_total", "counter", "Incomplete records that were skipped."),
     Family(
         "fastgate_log_lost_lines_total", "counter", "Lines lost because they could not be written."
     ),
@@ -157,13 +155,13 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "fastgate_worker_heartbeat_age_seconds",
         "gauge",
-        "Time since a running worker last said that it lives; it does twice a second.",
+        "Time since a worker's last heartbeat; there are two a second.",
     ),
     Family("fastgate_draining", "gauge", "1 while the gateway is going down."),
     Family(
         "fastgate_process_memory_bytes",
         "gauge",
-        "Proportional set size: memory of its own plus its share of what is shared.",
+        "Proportional set size: the process's own memory plus its share of shared memory.",
     ),
 )
 

@@ -1,7 +1,8 @@
 """The store: accounts, consumers, credentials, revisions, tokens; SQLite or PostgreSQL.
 
-Nothing in the request path reads it. It may be down when the gateway starts, go away and come
-back; what needs it meanwhile fails with `fastgate.errors.StoreError` and nothing else does.
+Nothing in the request path reads it. It may be down when the gateway starts, or become unavailable
+and return. In that time, operations that need it raise `fastgate.errors.StoreError`; everything
+else works.
 
 ```
 connection   SQLAlchemy's connections for asyncio, without its ORM

@@ -6,10 +6,9 @@ It holds hashes, never keys, and is readable by its owner only. Shape:
 "FGCRED1\\n"  frame  frame  frame …        frame = length u32 │ crc32 u32 │ msgpack record
 ```
 
-A change appends a frame and is synced to disk before it is answered. A frame cut off or
-damaged by a crash ends the reading: what came before it stands. When more than half of the
-file is outdated it is rewritten beside itself and renamed over, so that at any moment the
-file on disk is whole.
+A change appends a frame and is synced to disk before it is answered. Reading stops at a frame that
+a crash has truncated or damaged; the frames before it are used. If more than half of the file is
+outdated, it is rewritten as a new file and renamed, so the file on disk is always complete.
 
 If a change cannot be written, the file is removed: a cache that is missing refuses calls until
 the store is back, one that is stale would let a revoked key in.
@@ -40,7 +39,7 @@ SLACK = 1024  # frames beyond the live ones before the file is rewritten
 
 
 class ConsumerRecord(msgspec.Struct, array_like=True, tag="c", frozen=True):
-    """A consumer as the workers know it."""
+    """A consumer, as the workers see it."""
 
     id: str
     name: str
@@ -118,7 +117,7 @@ class CredentialCache:
             records.append(record)
         if end != len(data) or not data.startswith(MAGIC):
             log.warning("The credential cache ends in a damaged record, which is dropped.")
-            try:  # what is appended must stand behind what is whole
+            try:  # append only after complete frames
                 if records:
                     os.truncate(self.path, end)
                 else:
@@ -145,7 +144,7 @@ class CredentialCache:
             self._frames += len(frames)
 
     def sync(self) -> None:
-        """Bring what was appended to the disk; blocks, so call it from a thread."""
+        """Sync appended frames to disk. It blocks, so call it from a thread."""
         fd = self._fd
         if fd is not None:
             try:

@@ -1,4 +1,4 @@
-"""What every table is made with: the metadata they register in, and the column types.
+"""Shared by all tables: the metadata that they register in, and the column types.
 
 Kept apart from the tables so that each family of them (`tables`, `money_tables`, …) can be
 declared in a module of its own without importing the others.

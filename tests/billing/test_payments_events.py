@@ -469,7 +469,7 @@ async def test_a_refund_leaves_the_wallet_first_and_is_made_once(bench: Bench) -
     for event in (PAID, told):  # the provider's own news of it
         await bench.applier.apply(event)
     assert await bench.books() == (70, 0, 70)
-    with pytest.raises(ProviderRefused, match=r"0\.00007 EUR can be given back"):
+    with pytest.raises(ProviderRefused, match=r"0\.00007 EUR can be refunded"):
         await bench.refunds.refund("one", "pi_1", Money(71, "EUR"), "r2")
     rest = await bench.refunds.refund("one", "pi_1", None, "r3")
     assert rest.amount == Money(70, "EUR")

@@ -61,18 +61,18 @@ def test_a_price_in_short_is_the_price_of_a_request() -> None:
 @pytest.mark.parametrize(
     ("price", "words"),
     [
-        ({"tiers": [{"up_to": 5, "price": "1 USD"}]}, "the last is for all that follow"),
+        ({"tiers": [{"up_to": 5, "price": "1 USD"}]}, "the last one is for all further requests"),
         (
             {"tiers": [{"price": "1 USD"}, {"up_to": 5, "price": "1 USD"}]},
             "only the last may be without up_to",
         ),
         (
             {"tiers": [{"up_to": 5, "price": "1 USD"}] * 2 + [{"price": "1 USD"}]},
-            "further than the one before",
+            "up_to must increase",
         ),
         ({"tiers": [{"price": "1 USD"}], "per_request": "1 USD"}, "not together"),
         ({"tiers": [{"price": "1 USD"}], "included": 3}, "first tier free"),
-        ({"per_request": "1 USD", "overage": "1 USD", "included": 2}, "says the same"),
+        ({"per_request": "1 USD", "overage": "1 USD", "included": 2}, "means the same"),
         ({"overage": "1 USD"}, "beyond what"),
         ({"per_request": "1 USD", "flat": "1 EUR"}, "one currency"),
         ({"per_unit": [{"meter": "t", "price": "1 USD"}] * 2}, "one price"),

@@ -74,7 +74,7 @@ async def test_a_refused_subscription_says_what_is_owed(shared, backend):
         assert problem["invoice"] == "INV-2026-000007"
         assert problem["due_at"] == "2026-09-21T14:13:20Z"
         assert problem["ended_at"] == "2026-11-18T11:06:40Z"
-        assert "Invoice INV-2026-000007 over 50 EUR was due on 21 September" in problem["detail"]
+        assert "Invoice INV-2026-000007 for 50 EUR was due on 21 September" in problem["detail"]
         shared.accounts.set_bill(ANN, None)
         problem = orjson.loads((await call(p)).body)
         assert not {"amount_due", "currency", "invoice", "due_at"} & problem.keys()

@@ -137,7 +137,7 @@ def test_subscriptions(paid: Gateway, run: Run) -> None:
     changed = done(run("subscriptions", "plan", made["id"], "huge"))
     given_up = changed["document"]["number"]
     said = done(run("subscriptions", "void", given_up, text=True))
-    assert said.startswith(f"{given_up} over ")
+    assert said.startswith(f"{given_up} for ")
     assert said.endswith(": void.\n")
     assert done(run("subscriptions", "pause", made["id"]))["reason"] == "subscription_paused"
     assert done(run("subscriptions", "resume", made["id"]))["reason"] is None

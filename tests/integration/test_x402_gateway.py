@@ -230,7 +230,7 @@ def test_what_the_facilitator_is_sent_is_written_down_nowhere(
     clear = selling(upstream, facilitator, facilitator_headers={"Authorization": secret})
     refused = gateway(clear, workers=1, state=tmp_path / "other", wait=False)
     refused.wait()
-    assert "a secret itself never stands in the document" in refused.log_text()
+    assert "never write a secret itself into the document" in refused.log_text()
     assert "not-for-others" not in refused.log_text()
 
 

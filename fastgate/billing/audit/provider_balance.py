@@ -15,7 +15,7 @@ converted  payments that are settled in another currency: out of the one, into t
 other      what was not done through us: other sales of the same account, reserves, top-ups
 ```
 
-What does not agree is named: each payment, refund and dispute is looked for on both sides, and each
+Difference is named: each payment, refund and dispute is looked for on both sides, and each
 entry must be one's. What is left after that is a finding as well, so nothing can hide in a sum.
 Asked for apart, since every movement is read (`audit --providers`).
 """

@@ -357,7 +357,7 @@ def _invoice(context: CheckContext) -> Step:
         "due": _when(int(first.due.timestamp())),
         "open": len(mine),
     }
-    text = f"Invoice {first.number} over {numbers['amount']} is open."
+    text = f"Invoice {first.number} for {numbers['amount']} is open."
     if code:
         fix = Fix(action="pay_now", text="Pay the open invoice.", page="pay")
         return context.failed("invoice", code, text, numbers, fix)
@@ -399,10 +399,10 @@ def _limited(context: CheckContext, check: Check, kinds: tuple[str, ...]) -> Ste
     refused = CHECK_OF.get(context.recorded or "") == check
     known = {None, *(each.name for each in outcome.limits)}
     if refused and context.recorded_limit not in known:
-        return context.skipped(check, "How the limit stands for that caller is not known now.")
+        return context.skipped(check, "The state of the limit for that caller is unknown now.")
     if not found:
         more = (
-            " Limits that count by address, key or header are not looked at."
+            " Limits that count by address, key or header are not checked."
             if outcome.unseen
             else ""
         )
@@ -559,7 +559,7 @@ def _payment(context: CheckContext) -> Step:
             )
     if context.refused_payment is not None:
         return _refused_payment(context, context.refused_payment)
-    return context.passed("payment", f"All {len(fields)} fields are as they were asked for.")
+    return context.passed("payment", f"All {len(fields)} fields match the offer.")
 
 
 def _refused_payment(context: CheckContext, note: RefusedPayment) -> Step:

@@ -317,7 +317,7 @@ def render_html(invoice: Invoice, seller: Seller, customer: list[str], zone: str
         Status.OPEN: f"Due {day(invoice.due)}",
         Status.PAID: f"Paid {day(invoice.paid_at)}" if invoice.paid_at else "Paid",
         Status.VOID: "Void",
-        Status.RETURNED: "Paid, and given back",
+        Status.RETURNED: "Paid and refunded",
     }[invoice.status]
     tax = f"<tr><td colspan=2>of which tax</td><td class=n>{money(invoice.tax)}</td></tr>"
     return fill(

@@ -483,11 +483,11 @@ class PaymentProvider(Protocol):
 
     async def turnover(self, since: datetime) -> list[Turnover]:
         """Every payment that was made through us at or after `since`, for the audit."""
-        raise self._cannot("say what was paid through it")
+        raise self._cannot("list its payments")
 
     async def statement(self) -> Statement:
         """The provider's balance now and every movement in it, for the audit."""
-        raise self._cannot("say what balance it has")
+        raise self._cannot("report its balance")
 
     async def health(self) -> Health:
         """Whether the provider answers. Does not raise."""

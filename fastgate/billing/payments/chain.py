@@ -248,7 +248,7 @@ class Chain:
             amount.micros,
         ):
             raise ProviderRefused(
-                f"The key {idempotency_key!r} was used for another charge; a new charge needs a "
+                f"The key {idempotency_key!r} was used for another charge. A new charge needs a "
                 "new key."
             )
         return await self._continue(attempt, able)
@@ -477,4 +477,4 @@ def _charge(provider: PaymentProvider, attempt: Attempt) -> Awaitable[ChargeResu
 async def _healthy(provider: PaymentProvider) -> None:
     health = await provider.health()
     if not health.ok:
-        raise ProviderUnavailable(health.message or "It says that it is not well.", sent=False)
+        raise ProviderUnavailable(health.message or "It reports a problem.", sent=False)

@@ -70,7 +70,7 @@ class ManualProvider(PaymentProvider):
                 "as the bank's for the transfer."
             )
         if amount.micros <= 0:
-            raise AmountError("A credit is more than nothing.")
+            raise AmountError("A credit must be greater than zero.")
         return ProviderEvent(
             kind=EventKind.PAYMENT_SUCCEEDED,
             provider=self.name,
@@ -93,7 +93,7 @@ class ManualProvider(PaymentProvider):
         """
         paid = await self._payments.get(self.name, payment)
         if paid is None:
-            raise ProviderRefused(f"No payment {payment!r} was entered.")
+            raise ProviderRefused(f"No payment {payment!r} was recorded.")
         mark = hashlib.blake2b(idempotency_key.encode(), digest_size=12).hexdigest()
         reference = f"refund-{mark}"
         return RefundResult(

@@ -153,7 +153,7 @@ class Refunds:
         micros = left if amount is None else amount.micros
         if not 0 < micros <= left:
             raise ProviderRefused(
-                f"Of this payment {Money(max(0, left), paid.currency)} can be given back at most: "
-                "the rest was given back already, or credited to the wallet by a credit note."
+                f"Of this payment {Money(max(0, left), paid.currency)} can be refunded at most: "
+                "the rest was already refunded, or credited to the wallet by a credit note."
             )
         return Money(micros, paid.currency)

@@ -148,7 +148,7 @@ class StripeProvider(PaymentProvider):
         except stripe.StripeError as error:
             raise _translated(error) from error
         except (ValueError, KeyError, TypeError) as error:  # an answer that is not Stripe's
-            raise ProviderUnavailable("Stripe answered with something unreadable.") from error
+            raise ProviderUnavailable("Stripe's answer cannot be read.") from error
 
     async def close(self) -> None:
         http, self._http, self._made = self._http, None, None
@@ -454,9 +454,9 @@ class StripeProvider(PaymentProvider):
         signed_at = _time_signed(header)
         secrets = self.secrets.webhook_secrets()
         if not secrets:
-            raise WebhookRejected("No secret is set up to check Stripe's webhooks with.")
+            raise WebhookRejected("No secret is configured for Stripe's webhooks.")
         if not any(_signed(body, header, secret) for secret in secrets):
-            raise WebhookRejected("The webhook's signature does not hold.")
+            raise WebhookRejected("The webhook's signature is not valid.")
         # The library would read the system's clock; ours is injected, and the future is as
         # suspicious as the past.
         if abs(self.clock().timestamp() - signed_at) > TOLERANCE_S:

@@ -52,7 +52,7 @@ class HttpxClient(stripe.HTTPClient):
             async for chunk in answer.aiter_bytes():
                 body += chunk
                 if len(body) > ANSWER_MOST:
-                    raise _failed("the answer is larger than any of Stripe's")
+                    raise _failed("the answer is too large")
             return bytes(body), answer.status_code, answer.headers
 
     async def sleep_async(self, secs: float) -> None:

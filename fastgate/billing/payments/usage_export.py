@@ -124,8 +124,7 @@ class UsageExport:
         if self._clock() - row.since < IN_DOUBT:
             return await self._send(row)
         log.warning(
-            "Whether %s knows of %d units of %s (%s, %s) cannot be found out; they are not told "
-            "again.",
+            "Whether %s knows of %d units of %s (%s, %s) is unknown; they are not reported again.",
             row.provider, row.sending, row.event, row.account, row.day,
         )  # fmt: skip
         return await self._exported(row)

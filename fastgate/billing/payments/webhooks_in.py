@@ -223,7 +223,7 @@ class Applier:
             await self._dunning.settle(event.subject, result, event.attempt)
         except NotFoundError:
             log.error(
-                "The payment %s names the invoice %s, which there is not.",
+                "The payment %s names the invoice %s, which does not exist.",
                 event.payment,
                 event.subject,
             )
@@ -272,7 +272,9 @@ class Applier:
             try:
                 await self._dunning.returned(event.subject)
             except NotFoundError:
-                log.error("What came back names the invoice %s, which is none.", event.subject)
+                log.error(
+                    "A returned payment names the invoice %s, which does not exist.", event.subject
+                )
         await self._match_credits(event)
 
     async def _match_credits(self, event: ProviderEvent) -> None:
@@ -347,7 +349,7 @@ def _ours(event: ProviderEvent) -> bool:
     if event.purpose is None:
         return False
     if not event.account:
-        log.error("The payment %s is marked as ours and is no account's.", event.payment)
+        log.error("The payment %s is marked as ours but belongs to no account.", event.payment)
         return False
     return True
 
@@ -398,7 +400,7 @@ class Inbox:
         StoreError (503: the provider sends it again).
         """
         if len(body) > BODY_MOST:
-            raise WebhookRejected("The webhook is larger than any that a provider sends.")
+            raise WebhookRejected("The webhook is larger than the maximum.")
         notification = self._chain.provider(provider).verify_webhook(headers, body)
         fresh = await self.keep([notification], "webhook")
         return Receipt(notification.id, bool(fresh))

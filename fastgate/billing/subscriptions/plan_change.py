@@ -160,8 +160,8 @@ def refuse_currency(found: Subscription, stands: FeeBalance, old: Flat, new: Fla
     others = sorted(paid_in - {new.currency})
     if others:
         raise ConflictError(
-            f"The subscription is paid in {others[0]}, and the plan costs {new.currency}: what "
-            f"was paid cannot be taken into account. Cancel it, and subscribe to the plan."
+            f"The subscription is paid in {others[0]}, and the plan costs {new.currency}: paid "
+            "amounts cannot be converted. Cancel it, and subscribe to the plan."
         )
 
 

@@ -144,7 +144,7 @@ class Answers:
     async def not_settled(self, code: str) -> None:
         """The facilitator reports that the payment was not taken, or it was never asked."""
         if code == "interrupted":
-            detail = "the request was interrupted before anything was settled; nothing was taken"
+            detail = "the request was interrupted before the settlement; nothing was taken"
         else:
             detail = f"the payment was not settled: {code or 'refused'}"
         self._note(detail, facilitator=text_of(code))

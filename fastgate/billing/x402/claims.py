@@ -158,7 +158,7 @@ class Claim:
         if record.state == "settling":
             self._make_due()
         if os.pwrite(self._fd, line, 0) != len(line):
-            raise OSError(errno.ENOSPC, "the record of a payment could not be written whole")
+            raise OSError(errno.ENOSPC, "the record of a payment could not be written completely")
         os.utime(self._fd, (record.expires, record.expires))
         self.record = record
         if record.state == "settled" and record.paid is not None:

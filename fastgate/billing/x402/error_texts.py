@@ -32,7 +32,7 @@ _SIGNATURE = ErrorText(
     "Sign with the payer's own key, and check that `asset_name`, `asset_version` and `network` of "
     "the route are those of the token's contract: they are signed as well.",
 )
-_AMOUNT = ErrorText("The amount is not the one that was asked for.", _NEW)
+_AMOUNT = ErrorText("The amount differs from the offer.", _NEW)
 _NETWORK = ErrorText(
     "The facilitator does not serve this network.",
     "The API's operator has to name a facilitator that supports the network.",
@@ -72,9 +72,7 @@ _BY_END: tuple[tuple[str, ErrorText], ...] = (
     ),
     (
         "simulation_failed",
-        ErrorText(
-            "The token would refuse the transfer.", "Find out from the token's contract why."
-        ),
+        ErrorText("The token would refuse the transfer.", "The token's contract shows why."),
     ),
     ("invalid_network", _NETWORK),
     ("network_mismatch", _NETWORK),

@@ -191,7 +191,7 @@ class _Paying:
             return
         except OSError as error:
             log.error("x402: payments cannot be recorded: %s", error)
-            await self.answers.unavailable("payments cannot be recorded just now")
+            await self.answers.unavailable("payments cannot be recorded now")
             return
         if claim.record is None:
             await self._first(exchange, claim, request)
@@ -249,7 +249,7 @@ class _Paying:
             return False
         except Unavailable as error:
             log.warning("x402: route %s: verify: %s", self.terms.route, error)
-            await self.answers.unavailable("the facilitator gave no answer to go by")
+            await self.answers.unavailable("the facilitator gave no usable answer")
             return False
         claim.write(self._new_record(request, paid=Paid.of(self.terms)))
         return await self._identified(request, bind=True)

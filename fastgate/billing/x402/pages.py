@@ -21,7 +21,7 @@ HOW = (
     "sends the request again with PAYMENT-SIGNATURE."
 )
 _FACTS = (
-    ("field", "What does not agree"),
+    ("field", "Difference"),
     ("expected", "Asked for"),
     ("presented", "Presented"),
     ("facilitator", "The facilitator says"),
