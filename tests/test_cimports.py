@@ -10,6 +10,7 @@ CORE = Path(__file__).resolve().parent.parent / "fastgate" / "_core"
 
 FLOORS = (
     "engine testing",
+    "rounds",
     "handlers",
     "exchange",
     "upstream http1.server http1.client http1.deadlines http1.reader http1.writer",

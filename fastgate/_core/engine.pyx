@@ -19,14 +19,11 @@ from libc.stdlib cimport calloc, free
 
 from fastgate._core.platform.atomics cimport fg_store
 from fastgate._core.platform.buffer cimport buf_trim, buffers_free, buffers_init
-from fastgate._core.platform.checks cimport FG_KEEPS, fg_poison
 from fastgate._core.shared.cells cimport cells_of_limiter, cells_of_quota
-from fastgate._core.shared.clock cimport window_offset
 from fastgate._core.shared.counters cimport counters_worker
 from fastgate._core.shared.credentials cimport CredentialIndex, credential_find
 from fastgate._core.http1.server cimport (
-    down_accepted, down_close, down_data, down_drained, down_hup, down_progress, down_timeout,
-    pause_accept, resume_accept)
+    down_accepted, down_close, down_data, down_drained, down_hup, down_progress, pause_accept, resume_accept)
 from fastgate._core.exchange.ending cimport exchange_cut, exchange_gone, exchange_unread
 from fastgate._core.exchange.exchange cimport exchange_body, exchange_head, exchange_head_bad, exchange_late, exchange_line
 from fastgate._core.exchange.forward cimport (
@@ -37,19 +34,20 @@ from fastgate._core.http.head cimport MAX_FIELDS
 from fastgate._core.money.money_file cimport MoneyFile
 from fastgate._core.io.libuv cimport hook_close, hook_fd, hook_open, libuv_load
 from fastgate._core.io.outer_loop cimport outer_free, outer_init, outer_leave, outer_timer_set, outer_watch
-from fastgate._core.io.poller cimport (
-    poller_add_listener, poller_free, poller_init, poller_remove, poller_round, poller_wait)
+from fastgate._core.io.poller cimport poller_add_listener, poller_free, poller_init, poller_remove
+from fastgate._core.rounds cimport (
+    bury, finish_rounds, for_python, has_more, one_round, publish, read_window_clock, rounds)
 from fastgate._core.upstream.pool cimport pool_free, pool_init
-from fastgate._core.exchange.snapshot_ref cimport unpin_all, unpin_some
+from fastgate._core.exchange.snapshot_ref cimport unpin_all
 from fastgate._core.snapshot.snapshot cimport Snapshot
 from fastgate._core.state cimport (
     DOWN_IDLE, MAX_LISTENERS, MAX_POOLS, core, downstream, exchange, lookup_fn, snapref, upstream)
 from fastgate._core.io.connection cimport (
     KIND_DOWN, KIND_LISTENER, KIND_TIMER, KIND_UP, conn, conn_events)
-from fastgate._core.platform.sys cimport boottime_ns, errno, getrandom, monotonic_ns, realtime_ns
-from fastgate._core.io.timer cimport timer_arm, timer_expired, timer_free, timer_init, timer_set
-from fastgate._core.upstream.call cimport up_connected, up_data, up_drained, up_progress, up_timeout, upstream_close
-from fastgate._core.io.transport cimport conn_peek, conn_ready_listed
+from fastgate._core.platform.sys cimport errno, getrandom, monotonic_ns, realtime_ns
+from fastgate._core.io.timer cimport timer_arm, timer_free, timer_init, timer_set
+from fastgate._core.upstream.call cimport up_connected, up_data, up_drained, up_progress, upstream_close
+from fastgate._core.io.transport cimport conn_peek
 
 import asyncio
 import os
@@ -58,8 +56,6 @@ import resource
 import uvloop
 
 cdef enum:
-    ROUNDS = 64
-    ROUND_NS = 1000000
     FIRST_REQUEST_NS = 1000000000
     KEEP_SMALL = 512          # free buffers kept: 8 MiB
     KEEP_LARGE = 32           # 2 MiB
@@ -476,108 +472,12 @@ cdef void turn(void *owner, int idle_ms) noexcept nogil:
             return
 
 
-cdef void rounds(core *c) noexcept nogil:
-    """What is ready, without waiting, and not for too long."""
-    cdef int i, n
-    cdef uint64_t start = 0
-    for i in range(ROUNDS):
-        n = one_round(c, 0)
-        if i == 0:
-            start = c.loop.now
-        # One event is light traffic. Another look costs less than the way through the event loop only
-        # where there is a good chance that it sees something.
-        if (n <= 1 and c.loop.ready_head is NULL) or c.loop.now - start > ROUND_NS or for_python(c):
-            break
-    finish_rounds(c)
-
-
-cdef int one_round(core *c, int timeout) noexcept nogil:
-    """How much there was to do."""
-    cdef int n = poller_wait(&c.loop, timeout)
-    c.counters.polls += 1
-    if c.loop.now - c.offset_read > 1000000000:
-        c.offset_read = c.loop.now
-        c.unix_offset = realtime_ns() - <int64_t>c.loop.now
-        read_window_clock(c)
-    n = poller_round(&c.loop, n)
-    expire(c)
-    if c.loop.graveyard is not NULL:
-        bury(c, 0)
-    return n
-
-
-cdef void finish_rounds(core *c) noexcept nogil:
-    if c.unpin_at is not NULL:
-        unpin_some(c)
-    timer_arm(&c.loop)
-    publish(c)
-
-
-cdef inline int has_more(const core *c) noexcept nogil:
-    """Something is left that no event will announce."""
-    return c.loop.ready_head is not NULL or c.loop.graveyard is not NULL or c.unpin_at is not NULL
-
-
-cdef inline int for_python(const core *c) noexcept nogil:
-    return c.upcall_head is not NULL or c.wake_head is not NULL or c.released is not NULL
-
-
 cdef void with_python(core *c) noexcept with gil:
     cdef Engine engine = <Engine>c.engine
     try:
         engine.hand_over()
     except BaseException as error:
         engine.loop.call_exception_handler({"message": "the engine cannot begin a handler", "exception": error})
-
-
-cdef void read_window_clock(core *c) noexcept nogil:
-    cdef uint64_t boot = boottime_ns()
-    cdef int64_t now = <int64_t>boot + window_offset(c.segment, realtime_ns(), boot)
-    c.window_offset = now - <int64_t>monotonic_ns()
-
-
-cdef void expire(core *c) noexcept nogil:
-    cdef conn *x = timer_expired(&c.loop)
-    while x is not NULL:
-        if x.kind == KIND_DOWN:
-            down_timeout(<downstream *>x)
-        elif x.kind == KIND_UP:
-            up_timeout(<upstream *>x)
-        else:
-            resume_accept(c)
-        x = timer_expired(&c.loop)
-
-
-cdef void bury(core *c, int all) noexcept nogil:
-    """Free what was closed in this round. What still stands in the ready list waits, unless nothing comes any more."""
-    cdef conn *x = c.loop.graveyard
-    cdef conn *following
-    c.loop.graveyard = NULL
-    while x is not NULL:
-        following = x.timer_next
-        if conn_ready_listed(x) and not all:
-            x.timer_next = c.loop.graveyard
-            c.loop.graveyard = x
-        elif not FG_KEEPS:
-            free(x)                      # both kinds begin with it
-        elif x.kind == KIND_DOWN:
-            fg_poison(x, sizeof(downstream))
-            (<downstream *>x).next = c.free_downs
-            c.free_downs = <downstream *>x
-        else:
-            fg_poison(x, sizeof(upstream))
-            (<upstream *>x).next = c.free_ups
-            c.free_ups = <upstream *>x
-        x = following
-
-
-cdef void publish(core *c) noexcept nogil:
-    """The worker's row: plain stores, this worker is the only writer."""
-    c.row.connections = c.n_downs
-    c.row.in_flight = c.n_exchanges
-    c.row.upstream_idle = c.n_idle
-    c.row.upcalls = c.n_upcalls
-    c.row.streams = c.n_streams
 
 
 cdef void fill_sinks(core *c) noexcept:

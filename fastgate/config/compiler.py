@@ -61,6 +61,7 @@ from fastgate.config.rendering import (
     Address,
     canonical_path,
     notice,
+    prefixes,
     sockaddrs,
 )
 from fastgate.config.rules import PERIODS, RuleTables
@@ -74,7 +75,6 @@ from fastgate.model.gateway import (
     Headers,
     Listener,
     Plan,
-    Rewrite,
     Route,
     Service,
     Upstream,
@@ -354,7 +354,7 @@ class _Compilation:
         if route.match is not None:
             handle, count = self.rules.predicates(route.match)
             ranking = (route.priority, count, handle)
-        strip, replace = (0, "") if route.rewrite is None else self._rewrite(index, route.rewrite)
+        strip, replace = prefixes(route, f"routes[{index}].rewrite.strip_prefix")
         rewritten, location = route.rewritten, route.location
         fixed = NONE if route.respond is None else self.rules.static(route.respond)
         cors, host = shared.cors, self._host(route)
@@ -513,23 +513,6 @@ class _Compilation:
                 f"{path!r} has a dot segment; paths are matched without", place
             )
         return pattern
-
-    def _rewrite(self, index: int, rewrite: Rewrite) -> tuple[int, str]:
-        """(bytes that go from the front, text that takes their place).
-
-        What is left begins with "/" or is empty, so neither ends with one.
-        """
-        strip = canonical_path(rewrite.strip_prefix or "").rstrip("/")
-        replace = canonical_path(rewrite.replace_prefix or "").rstrip("/")
-        for path in self.gateway.routes[index].patterns:
-            pattern = canonical_path(path)
-            if strip and pattern[len(strip) :][:1] not in ("", "/"):
-                raise ConfigurationError(
-                    f"{rewrite.strip_prefix!r} ends within a segment of {pattern!r}",
-                    f"routes[{index}].rewrite.strip_prefix",
-                    hint="Strip whole segments.",
-                )
-        return len(strip.encode()), replace
 
     # ---- the whole ------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from fastgate.errors import ConfigurationError
 from fastgate.model.gateway import (
     ApiKeyAuth,
     Concurrency,
@@ -141,6 +142,27 @@ def canonical_path(path: str) -> str:
 
 
 # ---- addresses --------------------------------------------------------------------------
+
+
+def prefixes(route: Route, place: str) -> tuple[int, str]:
+    """A rewrite's prefixes: (bytes to remove from the front, text to put there).
+
+    What is left begins with "/" or is empty, so neither ends with one. Raises ConfigurationError,
+    with `place` as its path.
+    """
+    if route.rewrite is None:
+        return 0, ""
+    strip = canonical_path(route.rewrite.strip_prefix or "").rstrip("/")
+    for path in route.patterns:
+        pattern = canonical_path(path)
+        if strip and pattern[len(strip) :][:1] not in ("", "/"):
+            raise ConfigurationError(
+                f"{route.rewrite.strip_prefix!r} ends within a segment of {pattern!r}",
+                place,
+                hint="Strip whole segments.",
+            )
+    return len(strip.encode()), canonical_path(route.rewrite.replace_prefix or "").rstrip("/")
+
 
 Address = tuple[int, tuple[Any, ...]]
 """Family and socket address, as `socket.getaddrinfo` gives them."""

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastgate._core.snapshot.image import ImageBuilder, seal
+from fastgate._core.snapshot.image import ImageBuilder
 from fastgate._core.snapshot.snapshot import (
     HEADER_SIZE,
     ROUTE_SIZE,
@@ -192,6 +192,16 @@ def test_routes_share_a_policy_and_keep_what_is_their_own() -> None:
 
 
 # ---- what is refused -----------------------------------------------------------------------
+
+
+def seal(data: bytes) -> int:
+    """A sealed memfd that holds these bytes; the caller closes it."""
+    fd = os.memfd_create("fastgate-snapshot", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    with open(fd, "wb", closefd=False) as file:
+        file.write(data)
+    seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+    return fd
 
 
 def opened(raw: bytes, verify: bool = False) -> Snapshot:

@@ -1,4 +1,5 @@
 /* Chance, strings of bytes, and messages that are damaged: for the fuzzer of connections. */
+#include <ctype.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -91,5 +92,19 @@ static void mutate(bytes *b, size_t from, text other) {
             put(b, &octet, 1);
             put(b, other.p + half + 1, other.n - half - 1);
         }
+    }
+}
+
+/* Bytes as a person can read them; twenty equal ones or more as a count. */
+static void escaped(FILE *to, const char *p, size_t n) {
+    for (size_t i = 0, same; i < n; i += same) {
+        for (same = 1; i + same < n && p[i + same] == p[i]; same++) {}
+        if (same < 20) same = 1;
+        if (p[i] == '\r') fputs("\\r", to);
+        else if (p[i] == '\n') fputs("\\n", to);
+        else if (p[i] == '\\' || p[i] == '\'') fprintf(to, "\\%c", p[i]);
+        else if (isprint((unsigned char)p[i])) fputc(p[i], to);
+        else fprintf(to, "\\x%02x", (unsigned char)p[i]);
+        if (same > 1) fprintf(to, "{%zu times}", same);
     }
 }

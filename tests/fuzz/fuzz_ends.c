@@ -12,7 +12,6 @@
    same run back, but for epochs whose timeouts are short: there they are up to 4 ms of real time. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
-#include <ctype.h>
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
@@ -548,19 +547,6 @@ void fz_counts(uint64_t *to) {
 }
 
 /* ---- what went wrong ------------------------------------------------------------------------ */
-
-static void escaped(FILE *to, const char *p, size_t n) {
-    for (size_t i = 0, same; i < n; i += same) {
-        for (same = 1; i + same < n && p[i + same] == p[i]; same++) {}
-        if (same < 20) same = 1;
-        if (p[i] == '\r') fputs("\\r", to);
-        else if (p[i] == '\n') fputs("\\n", to);
-        else if (p[i] == '\\' || p[i] == '\'') fprintf(to, "\\%c", p[i]);
-        else if (isprint((unsigned char)p[i])) fputc(p[i], to);
-        else fprintf(to, "\\x%02x", (unsigned char)p[i]);
-        if (same > 1) fprintf(to, "{%zu times}", same);
-    }
-}
 
 void fz_report(void) {
     uint64_t from = n_last > DONE_LAST ? n_last - DONE_LAST : 0;

@@ -42,7 +42,7 @@ from fastgate._core.snapshot.snapshot cimport (
     NONE32, plan_rec, snap_policy, snap_route, snap_service, snap_str, snap_table)
 from fastgate._core.state cimport lookup_fn
 from fastgate._core.platform.sys cimport boottime_ns, monotonic_ns, realtime_ns
-from fastgate._core.money.usage_block cimport currency_text
+from fastgate._core.snapshot.currency cimport currency_text
 from fastgate._core.shared.layout cimport ACCOUNT_LIMITS, SUBSCRIPTIONS
 from fastgate._core.exchange.number_text cimport put_limit_words
 

@@ -27,7 +27,8 @@ from fastgate._core.money.holds cimport (
 )
 from fastgate._core.money.layout cimport HOLD_FREE, HOLD_PARKED, money_record, rows_scan, area_view
 from fastgate._core.money.money_file cimport MoneyFile
-from fastgate._core.money.usage_block cimport currency_text, pack_blocks
+from fastgate._core.money.usage_block cimport pack_blocks
+from fastgate._core.snapshot.currency cimport currency_text
 from fastgate._core.money.usage_ring cimport usage_commit, usage_reserve
 from fastgate._core.money.wallet cimport account_of
 from fastgate._core.shared.layout cimport WALLETS, account_row

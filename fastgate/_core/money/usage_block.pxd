@@ -4,4 +4,3 @@ from libc.stdint cimport uint32_t
 from fastgate._core.money.layout cimport money_record
 
 cdef list pack_blocks(const money_record **records, size_t count)
-cdef str currency_text(uint32_t code)

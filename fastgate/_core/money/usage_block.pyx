@@ -24,6 +24,7 @@ from libc.stdint cimport int64_t, uint16_t, uint64_t, uint8_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 
+from fastgate._core.snapshot.currency cimport currency_text
 from fastgate._core.platform.atomics cimport fg_prefetch
 from fastgate._core.money.layout cimport NUMBER_BITS, USAGE_CAPTURED, USAGE_RECOVERED
 
@@ -240,15 +241,6 @@ cdef int _write(group *g, const money_record *r, int64_t time_us) except -1 nogi
 
 
 # ---- blocks -----------------------------------------------------------------------------
-
-cdef str currency_text(uint32_t code):
-    """Three letters; "" for 0."""
-    cdef char text[4]
-    if code == 0:
-        return ""
-    memcpy(text, &code, 4)
-    return (&text[0])[:3].decode("ascii", "replace")
-
 
 cdef list _finished(group *groups, size_t used):
     cdef group *g

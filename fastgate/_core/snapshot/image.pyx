@@ -22,6 +22,7 @@ from libc.string cimport memcpy, memset
 from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, madvise, munmap
 
 from fastgate._core.reason cimport REASON_COUNT
+from fastgate._core.snapshot.currency cimport currency_code
 from fastgate._core.snapshot.snapshot cimport (
     HASH_SEED, HEADER_REMOVE, HUGE, SNAPSHOT_VERSION, STATUS_COUNT, STATUS_FIRST, address_rule,
     auth_rec, checksum_without, cors_rec, hash64, header_rule, limit_rec, map_image, plan_rec,
@@ -43,30 +44,6 @@ cdef enum:
 cdef uint64_t LARGEST = 0xFFFFFF00
 cdef const char *NOTHING = b"\0" * 64
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
-
-
-cdef uint32_t currency_code(str text) except? 0:
-    """Three letters as shared memory knows them, the first lowest; "": 0."""
-    cdef bytes raw = text.encode("ascii")
-    if not raw:
-        return 0
-    if len(raw) != 3:
-        raise ValueError(f"{text!r} is not a currency of three letters")
-    return raw[0] | <uint32_t>raw[1] << 8 | <uint32_t>raw[2] << 16
-
-
-def seal(data: bytes) -> int:
-    """A sealed memfd that holds these bytes; the caller closes it."""
-    fd = os.memfd_create("fastgate-snapshot", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view):]
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
 
 
 cdef inline object _packed(uint32_t off, uint32_t length):

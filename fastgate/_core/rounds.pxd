@@ -1,0 +1,20 @@
+"""rounds: the poll loop of an engine."""
+from fastgate._core.state cimport core
+
+cdef void rounds(core *c) noexcept nogil
+    # deal with what is ready, without waiting, and not for too long
+cdef int one_round(core *c, int timeout) noexcept nogil
+    # one round, which waits for `timeout` ms (-1: without end); how much there was to do
+cdef void finish_rounds(core *c) noexcept nogil     # after the last one, before the next wait
+cdef void read_window_clock(core *c) noexcept nogil
+cdef void bury(core *c, int all) noexcept nogil
+    # free the connections that are closed. all: also those in the ready list, as no round follows
+cdef void publish(core *c) noexcept nogil           # the worker's row in the segment
+
+cdef inline int has_more(const core *c) noexcept nogil:
+    """Something is left that no event will announce."""
+    return c.loop.ready_head is not NULL or c.loop.graveyard is not NULL or c.unpin_at is not NULL
+
+
+cdef inline int for_python(const core *c) noexcept nogil:
+    return c.upcall_head is not NULL or c.wake_head is not NULL or c.released is not NULL
