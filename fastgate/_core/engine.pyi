@@ -10,7 +10,7 @@ from fastgate._core.snapshot.snapshot import Snapshot
 class Engine:
     """The data plane of worker `worker`, counting into `segment`.
 
-    Not thread-safe: one event loop owns it, in which it waits after `run_in(loop)`.
+    Not thread-safe: one event loop owns it. After `run_in(loop)` it waits in that loop.
     """
 
     closed: bool

@@ -2,15 +2,15 @@
 
     one round = epoll_wait → dispatch → ready list → deadlines → free what was closed
 
-In a worker the engine waits in uvloop's place (`run_in`; io/libuv.pyx says how). It goes on from round to
+In a worker the engine waits for events in place of uvloop (`run_in`; see io/libuv.pyx). It runs round after
 round without the GIL, and without Python, until uvloop has something to do: a signal, a timer, a message
-of control, a handler's task. While it has, rounds are bounded (until nothing is ready, or 64 rounds, or
-1 ms), so that both get their turn. Elsewhere the engine's epoll descriptor can be watched, and `poll()`
-called when it is readable.
+from the control process, a handler's task. While uvloop has work, the engine's turns are bounded (until
+nothing is ready, or 64 rounds, or 1 ms), so that both make progress. Outside a worker, the engine's epoll
+descriptor can be watched, and `poll()` called when it is readable.
 
-Python is met in three places only, all after the rounds: exchanges that a handler must answer
-(`upcall`), exchanges whose handler waits for something that happened, and snapshots that the
-last exchange has let go.
+Python runs for three things only, all after the rounds: to start a handler for an exchange (`upcall`), to
+resume a handler when something it waits for has happened, and to release snapshots that no exchange uses
+any longer.
 """
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from cpython.ref cimport Py_DECREF, Py_INCREF
@@ -71,14 +71,14 @@ cdef int check(int error) except -1:
 
 
 cdef uint32_t descriptors_left() except 0:
-    """For how many connections there are descriptors; some are set aside for all else."""
+    """How many connections the free descriptors allow for; some are reserved for everything else."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if limit == resource.RLIM_INFINITY:
         return 1u << 31
     try:
-        # Those in use need not be the lowest: they are counted, less the one that the listing takes.
+        # Descriptors in use are not always the lowest, so they are counted, less the one used for the listing.
         used = sum(int(name) < limit for name in os.listdir("/proc/self/fd")) - 1
-    except OSError:                      # no /proc: they mostly are the lowest
+    except OSError:                      # no /proc: assume that they are the lowest
         used = os.memfd_create("fastgate-probe")
         os.close(used)
     return max(2, min(1u << 31, limit - used - min(OTHER_DESCRIPTORS, limit // 8)))
@@ -87,7 +87,7 @@ cdef uint32_t descriptors_left() except 0:
 cdef class Engine(Host):
     """The data plane of worker `worker`, counting into `segment`.
 
-    Not thread-safe: one event loop owns it, in which it waits after `run_in(loop)`.
+    Not thread-safe: one event loop owns it. After `run_in(loop)` it waits in that loop.
     """
 
     def __cinit__(self, Segment segment not None, uint32_t worker):
@@ -161,7 +161,8 @@ cdef class Engine(Host):
     # ---- configuration ------------------------------------------------------------------
 
     def listen(self, int fd, str name) -> None:
-        """Accept from a listening socket; the caller keeps it open. Errors: too many, epoll's."""
+        """Accept connections from a listening socket; the caller keeps it open. Raises ValueError if there are too many
+        listeners, OSError if epoll fails."""
         cdef core *c = self.c
         cdef conn *x = NULL
         cdef uint32_t i
@@ -184,7 +185,7 @@ cdef class Engine(Host):
                 raise OSError(-error, os.strerror(-error), name)
 
     def unlisten(self, int fd) -> None:
-        """Accept no more from this socket."""
+        """Stop accepting from this socket."""
         cdef core *c = self.c
         cdef uint32_t i
         for i in range(c.n_listeners):
@@ -196,7 +197,7 @@ cdef class Engine(Host):
         raise ValueError(f"no listener has descriptor {fd}")
 
     def install(self, Snapshot snapshot not None, list handlers not None) -> None:
-        """Serve this snapshot from now on; exchanges in flight keep the one they have, or what they need of it.
+        """Serve this snapshot from now on. Exchanges in flight keep theirs, or a copy of what they still need.
 
         handlers: one callable for each name of `snapshot.handlers()`, in that order.
         """
@@ -219,7 +220,7 @@ cdef class Engine(Host):
         c.response_caps.head = RESPONSE_HEAD
         c.response_caps.fields = MAX_FIELDS
         c.response_caps.field = RESPONSE_HEAD
-        fg_store(&c.row.generation, r.snap.generation)    # that it is served: after all that serving takes
+        fg_store(&c.row.generation, r.snap.generation)    # reported as served: after everything that serving needs
         self.sweep()
         unpin_all(c)
         if c.unpin_at is not NULL:
@@ -227,20 +228,20 @@ cdef class Engine(Host):
         resume_accept(c)
 
     def set_credentials(self, CredentialIndex index not None) -> None:
-        """Look keys up here from now on."""
+        """Look keys up in this index from now on."""
         self.credentials = index
         self.c.credentials = <void *>index
 
     def set_money(self, MoneyFile money not None) -> None:
-        """Charge through this map, bound to the engine's segment. Without one, priced routes refuse."""
+        """Charge through this map, bound to the engine's segment. Without a map, priced routes refuse."""
         self.money = money
         self.c.money = money.worker_view(self.c.worker)
 
     def drain(self) -> None:
-        """Accept no more, close idle connections, let the rest finish with Connection: close.
+        """Stop accepting, close idle connections, let the rest finish with Connection: close.
 
-        What waits in the accept queues is accepted first, and a connection that has not sent
-        its first request yet gets a second to do so: every connection that was accepted is served.
+        Connections in the accept queues are accepted first, and a connection that has not sent its
+        first request yet gets a second to do so: every accepted connection is served.
         """
         cdef core *c = self.c
         cdef downstream *d
@@ -271,16 +272,16 @@ cdef class Engine(Host):
 
     @property
     def idle(self) -> bool:
-        """No connection and no exchange is left."""
+        """Whether no connection and no exchange is left."""
         return self.c.n_downs == 0 and self.c.n_exchanges == 0
 
     # ---- the loop -----------------------------------------------------------------------
 
     def run_in(self, loop) -> None:
-        """Wait in the place of this event loop, of uvloop, from its next turn until `close`.
+        """Wait in place of this uvloop event loop, from its next turn until `close`.
 
-        A loop has one engine that does; another one can be watched: `fileno`, `poll`. Errors: TypeError for
-        another kind of loop; RuntimeError, if libuv cannot be reached; epoll's.
+        Only one engine can do this for a loop; others can be watched: see `fileno` and `poll`. Raises TypeError for
+        another kind of loop, RuntimeError if libuv cannot be reached, OSError if epoll fails.
         """
         cdef core *c = self.c
         cdef const char *missing
@@ -302,7 +303,7 @@ cdef class Engine(Host):
         check(outer_watch(&c.loop, hook_fd(hook)))
 
     def fileno(self) -> int:
-        """The descriptor to watch for reading, where the engine does not wait itself."""
+        """The descriptor to watch for reading, if the engine does not wait itself."""
         return self.c.loop.epfd
 
     def poll(self) -> None:
@@ -317,7 +318,7 @@ cdef class Engine(Host):
             self.kick()
 
     cdef int hand_over(self) except -1:
-        """What is Python's to do after the rounds."""
+        """Do what is left for Python after the rounds."""
         cdef core *c = self.c
         if c.upcall_head is not NULL or c.wake_head is not NULL:
             if self.loop is None:
@@ -329,7 +330,7 @@ cdef class Engine(Host):
         return 0
 
     cdef void retire(self) noexcept:
-        """The current snapshot is no longer the one for new exchanges; the last that has it lets it go."""
+        """Stop using the current snapshot for new exchanges; its last exchange releases it."""
         cdef core *c = self.c
         cdef snapref *r = c.ref
         if r is NULL:
@@ -346,7 +347,7 @@ cdef class Engine(Host):
         c.retired = r
 
     cdef int sweep(self) except -1:
-        """Let go of the snapshots that no exchange uses any more; that unmaps them."""
+        """Release the snapshots that no exchange uses any longer, which unmaps them."""
         cdef snapref *r
         while self.c.released is not NULL:
             r = self.c.released
@@ -368,13 +369,13 @@ cdef class Engine(Host):
         return 0
 
     cdef int follow_up(self) except -1:
-        """After a call into the engine: what it left to do will be done by the next poll."""
+        """After a call into the engine: leave to the next poll what is left to do."""
         if self.c.released is not NULL:
             self.sweep()
         if self.closed:
             bury(self.c, 1)
             return 0
-        timer_arm(&self.c.loop)                # a deadline that was set may be the next event
+        timer_arm(&self.c.loop)                # a new deadline may be the next event
         if has_more(self.c) or self.c.wake_head is not NULL:
             self.kick()
         return 0
@@ -384,10 +385,10 @@ cdef class Engine(Host):
         self.kicked = False
         self.poll()
 
-    # ---- looking in, and the end --------------------------------------------------------
+    # ---- counts, and the end ------------------------------------------------------------
 
     def stats(self) -> dict[str, int]:
-        """What is alive now; all but `idle_upstreams` and the connections are 0 when nothing runs."""
+        """What is alive now. When nothing runs, all but `idle_upstreams` and the connections are 0."""
         cdef core *c = self.c
         return {
             "connections": c.n_downs,
@@ -433,7 +434,7 @@ cdef class Engine(Host):
         for i in range(MAX_POOLS):
             while c.pools[i].idle is not NULL:
                 upstream_close(c, c.pools[i].idle)
-        begin_upcalls(self, c)           # those whose handlers were not started yet: all have been given up
+        begin_upcalls(self, c)           # the handlers that have not started: their exchanges have been abandoned
         wake_upcalls(c)
         bury(c, 1)
         self.retire()
@@ -454,7 +455,7 @@ cdef class Engine(Host):
 # ---- rounds -------------------------------------------------------------------------------
 
 cdef void turn(void *owner, int idle_ms) noexcept nogil:
-    """A turn of the event loop, after its own poll: rounds, and waits between them while it has nothing to do."""
+    """A turn of the event loop, after its own poll: rounds, and waits between them while the loop has nothing to do."""
     cdef core *c = <core *>owner
     c.loop.outer_due = 0
     if idle_ms == 0:

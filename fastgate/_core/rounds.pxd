@@ -2,9 +2,9 @@
 from fastgate._core.state cimport core
 
 cdef void rounds(core *c) noexcept nogil
-    # deal with what is ready, without waiting, and not for too long
+    # handle what is ready, without waiting, within a time limit
 cdef int one_round(core *c, int timeout) noexcept nogil
-    # one round, which waits for `timeout` ms (-1: without end); how much there was to do
+    # one round, which waits for up to `timeout` ms (-1: no limit); how many events there were
 cdef void finish_rounds(core *c) noexcept nogil     # after the last one, before the next wait
 cdef void read_window_clock(core *c) noexcept nogil
 cdef void bury(core *c, int all) noexcept nogil
@@ -12,7 +12,7 @@ cdef void bury(core *c, int all) noexcept nogil
 cdef void publish(core *c) noexcept nogil           # the worker's row in the segment
 
 cdef inline int has_more(const core *c) noexcept nogil:
-    """Something is left that no event will announce."""
+    """Whether something is left that no event will announce."""
     return c.loop.ready_head is not NULL or c.loop.graveyard is not NULL or c.unpin_at is not NULL
 
 

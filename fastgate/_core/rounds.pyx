@@ -2,8 +2,8 @@
 
     one round = wait → dispatch → ready list → deadlines → free what was closed
 
-No Python runs in a round. What Python has to do is left in queues (`for_python`), which the engine
-works off between two rounds.
+No Python runs in a round. What Python has to do is put into queues (`for_python`), which the engine
+empties between two rounds.
 """
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free
@@ -32,8 +32,8 @@ cdef void rounds(core *c) noexcept nogil:
         n = one_round(c, 0)
         if i == 0:
             start = c.loop.now
-        # One event is light traffic. Another look costs less than the way through the event loop only
-        # where there is a good chance that it sees something.
+        # One event is light traffic. Another poll costs less than a turn of the event loop only if it is
+        # likely to find something.
         if (n <= 1 and c.loop.ready_head is NULL) or c.loop.now - start > ROUND_NS or for_python(c):
             break
     finish_rounds(c)
@@ -88,7 +88,7 @@ cdef void bury(core *c, int all) noexcept nogil:
             x.timer_next = c.loop.graveyard
             c.loop.graveyard = x
         elif not FG_KEEPS:
-            free(x)                      # both kinds begin with it
+            free(x)                      # both kinds start with a conn
         elif x.kind == KIND_DOWN:
             fg_poison(x, sizeof(downstream))
             (<downstream *>x).next = c.free_downs

@@ -1,4 +1,4 @@
 """One request with its response, phase by phase.
 
-Who calls, what it costs, where it goes, how it is answered or refused.
+Who calls, what the request costs, where it goes, how it is answered or refused.
 """

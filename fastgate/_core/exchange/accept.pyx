@@ -1,8 +1,8 @@
 """accept: which form of a refusal the client reads best, by its Accept fields (RFC 9110, 12.5.1).
 
-    each form is worth the q of the most specific range that names it
-    the highest q wins; then what was named more specifically; then JSON, Markdown, HTML
-    nothing acceptable, or no Accept at all: JSON, since a refusal is said in any case
+        each form has the q of the most specific range that names it
+        the highest q wins; then the most specific range; then JSON, Markdown, HTML in this order
+        if nothing is acceptable, or there is no Accept: JSON, since a refusal is sent in any case
 
     Accept                                             answered with
     (none), */*, application/json                      JSON
@@ -10,8 +10,8 @@
     text/markdown, text/html;q=0.9, */*;q=0.1          Markdown  (agents)
     text/html;q=0.5, application/json                  JSON
 
-A range with parameters counts as one without; what is no q-value counts as 1; several fields count
-as one. Looked at only when something is refused.
+A range with parameters counts as one without. An invalid q-value counts as 1. Several fields count
+as one. This runs only when a request is refused.
 """
 from libc.stdint cimport uint32_t
 
@@ -21,8 +21,8 @@ cdef extern from *:
     """
     #include <stdint.h>
     #include <string.h>
-    /* What one Accept says of the three forms: q in thousandths, and how specific the range was
-       that said so: 1 any, 2 any text (or application), 3 the type itself; 0: none did. */
+    /* What one Accept field says about the three forms: q in thousandths, and how specific the range was
+       that gave it: 1 any, 2 any text (or application), 3 the type itself; 0: no range matched. */
     typedef struct { int q[3]; int rank[3]; } fg_wishes;
 
     static inline char fg_lowered(char x) { return x >= 'A' && x <= 'Z' ? (char)(x | 0x20) : x; }
@@ -40,7 +40,7 @@ cdef extern from *:
         }
     }
 
-    /* The q of a range's parameters, in thousandths; what is no q-value counts as 1. */
+    /* The q among a range's parameters, in thousandths; an invalid q-value counts as 1. */
     static int fg_quality(const char *p, const char *end) {
         while (p < end) {
             while (p < end && (*p == ';' || *p == ' ' || *p == '\\t')) p++;
@@ -113,7 +113,7 @@ cdef extern from *:
 
 
 cdef int accepted_form(exchange *e) noexcept nogil:
-    """The Form that the request's Accept fields ask for."""
+    """The Form that the request's Accept fields prefer."""
     cdef fg_wishes w
     cdef const field *f
     cdef uint32_t i
@@ -135,7 +135,7 @@ _FORMS = ("json", "markdown", "html")
 
 
 def form_for(accept: bytes) -> str:
-    """"json", "markdown" or "html": what a refusal is answered with to this Accept field."""
+    """"json", "markdown" or "html": the form of a refusal for this Accept field."""
     cdef fg_wishes w
     cdef int i
     for i in range(3):

@@ -1,4 +1,4 @@
-"""admission: who calls, and may they: credentials, address lists, limits."""
+"""admission: who calls, and whether they may: credentials, address lists, limits."""
 from libc.stdint cimport uint8_t, uint32_t
 
 from fastgate._core.shared.cells cimport decision
@@ -13,15 +13,15 @@ cdef int admit_address(core *c, exchange *e) noexcept nogil               # 0, o
 cdef int authenticate(core *c, exchange *e) noexcept nogil                # 0, or the Reason
 cdef int admit_caller(core *c, exchange *e, int found, const consumer_row *row,
                       const credential_entry *entry) noexcept nogil       # 0, or the Reason
-    # What follows from a key that was looked up (found: 0, or why it is refused; entry NULL: no key's).
+    # Admit the caller after a lookup of the key. found: 0, or why the key is refused; entry NULL: there is no key.
 cdef int includes_service(exchange *e) noexcept nogil                     # 0, or the Reason
 cdef const plan_rec *plan_of(exchange *e) noexcept nogil                  # the plan in force; NULL: none
 cdef int limit_take(core *c, exchange *e, const limit_rec *l, decision *d) noexcept nogil
-    # Take from one limit. 0, or the Reason: then all that was taken before is given back.
+    # Take from one limit. Returns 0, or the Reason; then everything taken before is given back.
 cdef const limit_rec *in_force(exchange *e, const limit_rec *l, limit_rec *room) noexcept nogil
-    # The limit as it holds for the caller: with the consumer's own numbers it is made in `room`.
-cdef int by_address_alone(const limit_rec *l) noexcept nogil              # it guards what comes before the key
+    # The limit as it applies to the caller. With the consumer's own numbers, it is built in `room`.
+cdef int by_address_alone(const limit_rec *l) noexcept nogil              # it protects the steps before the key is checked
 cdef int admit(core *c, exchange *e) noexcept nogil                       # 0, or the Reason
 cdef void admit_settle(core *c, exchange *e, int failed) noexcept nogil
-    # leave what counts in flight; failed: give back what counts against quotas
-cdef void admit_undo(core *c, exchange *e) noexcept nogil                # give back what was taken
+    # the request leaves the concurrency limits; failed: quotas get back what it took
+cdef void admit_undo(core *c, exchange *e) noexcept nogil                # give back everything that was taken

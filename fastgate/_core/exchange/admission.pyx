@@ -1,18 +1,18 @@
-"""admission: who calls, and may they: credentials, address lists, limits.
+"""admission: who calls, and whether they may: credentials, address lists, limits.
 
-Order, and what a refusal leaves behind:
+The order, and what remains after a refusal:
 
-    1 admit_address   limits counted by address alone (with route or service): they guard what
-                      follows, so an exchange that is refused later for its credential keeps
-                      what it took here
-    2 authenticate    credential → consumer, account and plan
-    3 admit           the route's other limits, then the plan's. The first that refuses ends it,
-                      and all that was taken before it (in 1 as well) is given back: a request
-                      refused by a limit consumes nothing
+        1 admit_address   limits that count by address alone (with route or service). They protect
+                          the steps that follow, so an exchange that is refused later for its
+                          credential keeps what it took here
+        2 authenticate    credential → consumer, account and plan
+        3 admit           the route's other limits, then the plan's. The first limit that refuses
+                          ends the exchange, and everything taken before (in 1 as well) is given
+                          back: a request refused by a limit uses up nothing
 
-Where the consumer has its own numbers for a limit, these hold (`in_force`).
+If the consumer has its own numbers for a limit, those apply (`in_force`).
 
-All state is in the shared segment; nothing here belongs to one worker.
+All state is in the shared segment. No state here belongs to one worker.
 """
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcmp
@@ -39,7 +39,7 @@ from fastgate._core.state cimport MAX_TAKEN
 # ---- addresses ----------------------------------------------------------------------------
 
 cdef int address_matches(exchange *e, table_ref rules, const uint8_t *address) noexcept nogil:
-    """Index + 1 of the first rule whose network holds the address; 0: none."""
+    """Index + 1 of the first rule whose network contains the address; 0: none."""
     cdef const address_rule *r = <const address_rule *>snap_table(e.snap, rules)
     cdef uint32_t i, whole
     cdef uint8_t mask
@@ -63,7 +63,7 @@ cdef int address_allowed(exchange *e, table_ref rules) noexcept nogil:
         return r[hit - 1].allow
     for i in range(rules.count):
         if r[i].allow:
-            return 0                     # a list that allows some denies the rest
+            return 0                     # a list that allows some addresses denies the rest
     return 1
 
 
@@ -107,7 +107,7 @@ cdef int admit_caller(core *c, exchange *e, int found, const consumer_row *row,
 
 
 cdef int includes_service(exchange *e) noexcept nogil:
-    """Whether the caller's plan has the route's service."""
+    """0 if the caller's plan includes the route's service, else the Reason."""
     cdef const uint32_t *plans
     cdef uint32_t i
     if e.service is not NULL and e.service.plans.count != 0:
@@ -122,13 +122,13 @@ cdef int includes_service(exchange *e) noexcept nogil:
 # ---- limits ---------------------------------------------------------------------------------
 
 cdef uint64_t header_values(exchange *e, const limit_rec *l) noexcept nogil:
-    """A hash of what the request says in the fields that the limit counts by. A missing field is a value, too."""
+    """A hash of the values of the fields that the limit counts by. A missing field counts as a value, too."""
     cdef const str_ref *names = <const str_ref *>snap_table(e.snap, l.headers)
     cdef const field *f
     cdef uint64_t all = 0, one
     cdef uint32_t i, n
     if e.base is NULL:
-        return e.owner.loop.now          # a dry run, which knows no fields: nobody's value
+        return e.owner.loop.now          # a dry run has no fields: a value that no request has
     for n in range(l.headers.count):
         one = 0
         for i in range(e.req.nfields):
@@ -190,9 +190,9 @@ cdef const limit_rec *in_force(exchange *e, const limit_rec *l, limit_rec *room)
             room.interval_ns = own[i].interval_ns
             room.tolerance_ns = own[i].tolerance_ns
             if l.kind == LIMIT_RATE:
-                # A token's time is rounded up to a nanosecond: without what that adds.
+                # The time of a token was rounded up to a nanosecond; subtract what that added.
                 room.window_s = max((own[i].tolerance_ns - own[i].amount + 999999999) // 1000000000, <uint64_t>1)
-            room.policy.len = 0          # it tells the limit's own numbers
+            room.policy.len = 0          # its text has the limit's own numbers
             return room
     return l
 
@@ -253,7 +253,7 @@ cdef int limit_take(core *c, exchange *e, const limit_rec *configured, decision 
 
 
 cdef int by_address_alone(const limit_rec *l) noexcept nogil:
-    # What clients write into a header is not counted before they have shown a key.
+    # A client can write anything into a header, so headers are not counted before the key is checked.
     return l.scope & BY_ADDRESS and not l.scope & (BY_CONSUMER | BY_PLAN | BY_CREDENTIAL | BY_HEADER)
 
 
@@ -292,7 +292,7 @@ cdef int admit(core *c, exchange *e) noexcept nogil:
 
 
 cdef void admit_settle(core *c, exchange *e, int failed) noexcept nogil:
-    """The end: it is in progress no more, and if it failed, it counts against no quota."""
+    """At the end: the exchange leaves its concurrency limits; if it failed, it counts against no quota."""
     cdef const limit_rec *l
     cdef uint32_t i
     for i in range(e.ntaken):

@@ -1,26 +1,26 @@
-"""charging: what a request costs, and that it is paid for: access, spending limits, holds.
+"""charging: what a request costs, and how it is paid for: access, spending limits, holds.
 
 Three moments of an exchange:
 
-    authenticate   charge_access: may the account call at all? Its row in shared memory says why
-                   not (suspended, past due, ...), and so does its subscription to the service,
-                   which also names the plan that holds. An account without a row is refused: its
-                   rules are not known yet.
-    hold           charge_open: the price is found, counted against the spending limits, and
-                   held on the wallet. Whatever refuses gives back what was counted before it.
-    settle         charge_settle: an answer that was served is captured and its usage record
-                   published; anything else is released, and what was counted is given back.
+        authenticate   charge_access: may the account call at all? Its row in shared memory holds the
+                       reason if not (suspended, past due, ...). So does its subscription to the
+                       service, which also names the plan that applies. An account without a row is
+                       refused: its rules are not loaded yet.
+        hold           charge_open: the price is found, counted against the spending limits, and
+                       held on the wallet. A step that refuses gives back what was counted before.
+        settle         charge_settle: if an answer was served, the hold is captured and the usage
+                       record published. Otherwise the hold is released, and the counts are given back.
 
-The price of a request is the step of the caller's plan at the request's number in its calendar
-period (UTC), where the plan prices requests; else what the route says; else nothing. The numbers
-are counted by account in the same cells as quotas, and so are spending limits, in micro-units.
+The price of a request comes from the caller's plan, if the plan prices requests: from the step that the
+request's number in its calendar period (UTC) falls into. Otherwise the route sets the price; otherwise the
+request is free. Requests are counted by account in the same cells as quotas, and so is spending, in micro-units.
 
-Units of meters, which only a handler knows, are held for and captured beside that, each meter with a
+Only a handler knows the units of meters. They are held for and captured separately, each meter with a
 hold and a usage record of its own (`units_*`; metering.pyx).
 
-Between `charge_due` (the answer's head goes out) and the settlement the hold says that it is
-owed, so a worker that is killed in between has charged for what was relayed, and for nothing
-that was not. How that stays exact: holds.pyx.
+Between `charge_due` (the answer's head goes out) and the settlement the hold is marked as owed. So if a
+worker is killed in between, what was relayed is charged for, and nothing else. holds.pyx explains how
+that stays exact.
 """
 from libc.string cimport memcpy
 
@@ -39,16 +39,16 @@ from fastgate._core.money.usage_ring cimport usage_commit, usage_reserve
 from fastgate._core.money.wallet cimport access_word, account_of, subscription_of, wallet_index
 from fastgate._core.shared.layout cimport ACCOUNT_LIMITS, account_row, subscription
 
-# More requests than a period has.
+# More requests than any period has.
 cdef uint64_t COUNT_MOST = <uint64_t>1 << 34
 
-# In spent.period: it counts money, not requests.
+# In spent.period: money is counted, not requests.
 cdef uint64_t SPENT_MONEY = 1 << 8
 
 if SPENDING_LIMITS != 2 + ACCOUNT_LIMITS:
     raise AssertionError("a request meets other spending limits than there are")
 
-# What spending is counted under, beside the Spender and its identity.
+# Mixed into the key of a spending cell, with the Spender and its identity.
 cdef uint64_t SPENDING = 0x9f3b1c5a7d2e4f61
 
 
@@ -87,10 +87,10 @@ cdef int charge_access(core *c, exchange *e) noexcept nogil:
     cdef uint64_t word
     cdef uint32_t plan, access
     if e.consumer.account == 0 or c.money is NULL:
-        return 0                         # nobody pays, or nothing costs money here
+        return 0                         # no account pays, or nothing here costs money
     row = account_of(c.segment, e.consumer.account_slot)
     if row is NULL or row.identity != e.consumer.account:
-        return ACCOUNT_NOT_LOADED        # what the account may do is not known yet
+        return ACCOUNT_NOT_LOADED        # the account's rules are not loaded yet
     e.account = row
     access = <uint32_t>(fg_load(&row.access) & 0xffff)
     if access != 0:
@@ -119,7 +119,7 @@ cdef int64_t unix_now(core *c) noexcept nogil:
 
 cdef int count(core *c, exchange *e, uint64_t key, uint8_t period, uint64_t amount, uint64_t cost,
                decision *d) noexcept nogil:
-    """Take from a cell, and remember it for giving back."""
+    """Take from a cell, and note it so that it can be given back."""
     cdef int64_t now = unix_now(c)
     if not quota_take(&c.quota, key, period, now, amount, cost, d):
         return 0
@@ -133,7 +133,7 @@ cdef int count(core *c, exchange *e, uint64_t key, uint8_t period, uint64_t amou
 
 
 cdef inline uint64_t payer_of(exchange *e) noexcept nogil:
-    """Under whom a plan's requests and units are counted: the account, else the consumer."""
+    """Who a plan's requests and units are counted for: the account, else the consumer."""
     return e.account.identity if e.account is not NULL else e.consumer.identity
 
 
@@ -146,7 +146,7 @@ cdef void uncount(core *c, exchange *e) noexcept nogil:
 
 
 cdef void uncount_money(core *c, exchange *e, uint64_t micros) noexcept nogil:
-    """Give back so much of what was counted against each spending limit; that is settled then."""
+    """Give this much of what was counted back to each spending limit, which settles those counts."""
     cdef uint32_t i, kept = 0
     for i in range(e.nspent):
         if e.spent[i].period & SPENT_MONEY:
@@ -178,7 +178,7 @@ cdef uint64_t spending_cell(const spending_limit *l) noexcept nogil:
 
 
 cdef int spend(core *c, exchange *e, const spending_limit *l, uint64_t micros) noexcept nogil:
-    """Count against one spending limit. 1, or 0: it refuses."""
+    """Count against one spending limit. 1; 0: it refuses."""
     cdef decision d
     cdef uint32_t at = e.nspent
     cdef uint64_t limit = cap_micros(l.cap)
@@ -194,7 +194,7 @@ cdef int spend(core *c, exchange *e, const spending_limit *l, uint64_t micros) n
 
 
 cdef int within_limits(core *c, exchange *e, uint64_t micros) noexcept nogil:
-    """Count against all spending limits that there are: mostly none. 1, or 0: one refuses."""
+    """Count against all spending limits that apply; mostly there are none. 1; 0: one of them refuses."""
     cdef spending_limit l
     cdef uint32_t i
     for i in range(SPENDING_LIMITS):
@@ -205,7 +205,7 @@ cdef int within_limits(core *c, exchange *e, uint64_t micros) noexcept nogil:
 
 
 cdef int64_t price_of(core *c, exchange *e, uint32_t *currency) noexcept nogil:
-    """What this request costs, in micro-units; 0: nothing."""
+    """What this request costs, in micro-units; 0: it is free."""
     cdef const plan_rec *p
     cdef const price_step *steps
     cdef decision d
@@ -256,13 +256,13 @@ cdef int charge_open(core *c, exchange *e) noexcept nogil:
 
 
 cdef inline int still_owned(core *c) noexcept nogil:
-    """Whether the balances are still ours: another gateway may have them when we were stopped."""
+    """Whether this gateway still owns the balances: another one may have taken over while we were stopped."""
     cdef uint64_t until = fg_load(&c.money.money.owned_until_ns)
     return until == 0 or c.loop.now < until
 
 
 cdef int charge_hold(core *c, exchange *e, int64_t micros, uint32_t currency) noexcept nogil:
-    """Hold an amount on the caller's wallet. 0, or the Reason; then nothing is held."""
+    """Hold an amount on the caller's wallet. Returns 0, or the Reason; then nothing is held."""
     return reserve(c, e, micros, currency, 0, &e.hold)
 
 
@@ -282,7 +282,7 @@ cdef int reserve(core *c, exchange *e, int64_t micros, uint32_t currency, uint64
     if not e.has_consumer or e.account is NULL:
         return PAYMENT_REQUIRED
     if c.money is NULL:
-        return OVERLOADED                # no money map: nothing can be charged exactly
+        return OVERLOADED                # no money map: exact charging is impossible
     if not still_owned(c):
         return OVERLOADED
     wallet = wallet_index(e.account, currency)
@@ -290,7 +290,7 @@ cdef int reserve(core *c, exchange *e, int64_t micros, uint32_t currency, uint64
         return INSUFFICIENT_BALANCE
     if micros > <int64_t>MONEY_MOST:
         e.money_balance = e.account.wallets[wallet].available
-        return INSUFFICIENT_BALANCE      # no wallet has so much
+        return INSUFFICIENT_BALANCE      # no wallet has that much
     if not within_limits(c, e, <uint64_t>micros):
         uncount_from(c, e, before)
         return SPENDING_LIMIT_REACHED
@@ -309,7 +309,7 @@ cdef int reserve(core *c, exchange *e, int64_t micros, uint32_t currency, uint64
 
 
 cdef void uncount_from(core *c, exchange *e, uint32_t first) noexcept nogil:
-    """Give back what was counted since there were `first` entries."""
+    """Give back what was counted after the first `first` entries."""
     while e.nspent > first:
         e.nspent -= 1
         give_back(c, &e.spent[e.nspent], e.spent[e.nspent].cost)
@@ -321,7 +321,7 @@ cdef void charge_due(exchange *e) noexcept nogil:
 
 
 cdef int charge_abandoned(exchange *e) noexcept nogil:
-    """Whether a client that leaves now, before an answer began, owes what the request costs."""
+    """Whether a client that leaves now, before the answer began, owes what the request costs."""
     cdef const plan_rec *p
     if not e.flags & EX_METERED:
         return 0
@@ -330,7 +330,7 @@ cdef int charge_abandoned(exchange *e) noexcept nogil:
         if p.prices.count != 0 and p.flags & PLAN_ABANDONED_FREE:
             return 0
         if p.prices.count != 0:
-            return 1                     # the plan's price, by the plan's rule
+            return 1                     # the plan's price, so the plan's rule
     return not e.policy.flags & ROUTE_ABANDONED_FREE
 
 
@@ -367,7 +367,7 @@ cdef void charge_release(core *c, exchange *e) noexcept nogil:
 
 
 cdef void charge_settle(core *c, exchange *e, int served) noexcept nogil:
-    """The end of an exchange. served: an answer that its caller owes for was relayed."""
+    """The end of an exchange. served: an answer was relayed that its caller owes for."""
     if e.hold is not NULL:
         if served and not e.flags_hold_by_handler:
             charge_capture(c, e, e.hold.held, 1)
@@ -376,11 +376,11 @@ cdef void charge_settle(core *c, exchange *e, int served) noexcept nogil:
     if not served:
         uncount(c, e)
     elif e.flags & EX_METERED and e.has_consumer:
-        note_usage(c, e, 0, 1)           # it cost nothing (an allowance, a free tier): usage all the same
+        note_usage(c, e, 0, 1)           # free (an allowance, a free tier), but still usage
 
 
 cdef void note_usage(core *c, exchange *e, uint64_t meter, uint64_t units) noexcept nogil:
-    """Publish a usage record without money, as far as there is room."""
+    """Publish a usage record without money, if there is room."""
     cdef usage_who who
     cdef usage_what what
     cdef money_record *r
@@ -401,7 +401,7 @@ cdef int units_open(core *c, exchange *e, units_hold *u, int64_t micros, uint32_
     cdef spent kept[MAX_SPENT]
     cdef uint32_t n = e.nspent
     cdef int reason
-    # What is counted for them is remembered apart from what is counted for the request.
+    # What is counted for units is kept apart from what is counted for the request.
     memcpy(kept, e.spent, sizeof(kept))
     e.nspent = 0
     reason = reserve(c, e, micros, currency, u.meter, &u.hold)
@@ -455,4 +455,4 @@ cdef uint64_t units_count(core *c, exchange *e, uint64_t identity, uint8_t perio
     cdef decision d
     if quota_take(&c.quota, count_key(identity, payer_of(e)), period, unix_now(c), ~<uint64_t>0, units, &d):
         return d.used - units
-    return d.used                        # more than a cell counts: it stands still
+    return d.used                        # more than a cell can count: it stays at the maximum

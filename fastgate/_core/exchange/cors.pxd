@@ -1,4 +1,4 @@
-"""cors: cross-origin requests: what is said to browsers."""
+"""cors: cross-origin requests: what browsers are allowed."""
 from libc.stdint cimport uint8_t, uint32_t
 
 from fastgate._core.http.head cimport span
@@ -6,7 +6,7 @@ from fastgate._core.snapshot.snapshot cimport NONE32, cors_rec, snap_policy, sna
 from fastgate._core.state cimport exchange
 
 cdef inline const cors_rec *cors_of(const exchange *e) noexcept nogil:
-    """The route's; of a request whose method no route of its path takes, that of the first of them. NULL: none."""
+    """The policy of the route. If no route of the path takes the method: of the path's first route. NULL: none."""
     cdef uint32_t i = NONE32
     if e.policy is not NULL:
         i = e.policy.cors
@@ -17,5 +17,5 @@ cdef inline const cors_rec *cors_of(const exchange *e) noexcept nogil:
 
 cdef int is_preflight(exchange *e) noexcept nogil
 cdef span asked_method(exchange *e, uint8_t *method_id) noexcept nogil
-cdef char *put_cors(char *p, exchange *e) noexcept nogil         # for an answer, not a preflight
+cdef char *put_cors(char *p, exchange *e) noexcept nogil         # for an answer other than a preflight's
 cdef char *put_preflight(char *p, exchange *e) noexcept nogil

@@ -1,11 +1,11 @@
-"""cors: cross-origin requests: what is said to browsers (the Fetch standard's CORS protocol).
+"""cors: cross-origin requests: what browsers are allowed (the Fetch standard's CORS protocol).
 
-A preflight (OPTIONS with Origin and Access-Control-Request-Method) is answered by the gateway, as
-the route of the method that it asks for says; it is not counted against limits and needs no
-credential, since browsers send none. Every other answer on such a route, refusals too, tells the
-origin whether it may read it; so does a 405 on its path. What is refused before a path is known, or
-where no route has it (400, 404, 431), cannot. What an upstream or a handler says about it itself (Access-Control-*)
-is left out by `render`: two answers would contradict each other, and browsers then refuse both.
+The gateway answers a preflight (OPTIONS with Origin and Access-Control-Request-Method) itself, by the
+policy of the route that takes the requested method. A preflight is not counted against limits and needs
+no credential, since browsers send none. Every other answer on such a route, including refusals, tells the
+browser whether the origin may read it; so does a 405 on its path. Refusals before the path is known, or
+on a path without a route (400, 404, 431), cannot. Access-Control-* fields from an upstream or a handler
+are dropped by `render`: two answers would contradict each other, and browsers would refuse both.
 """
 from libc.string cimport memcmp
 
@@ -23,7 +23,7 @@ cdef int is_preflight(exchange *e) noexcept nogil:
 
 
 cdef span asked_method(exchange *e, uint8_t *method_id) noexcept nogil:
-    """The method that a preflight asks for, as the router wants it."""
+    """The method that a preflight asks for, in the form that the router takes."""
     cdef const field *f = field_of(&e.req, F_ACCESS_CONTROL_REQUEST_METHOD)
     cdef span method
     method.off = f.value
@@ -33,12 +33,12 @@ cdef span asked_method(exchange *e, uint8_t *method_id) noexcept nogil:
 
 
 cdef char *put_cors(char *p, exchange *e) noexcept nogil:
-    """For an answer (not a preflight) on a route with CORS."""
+    """Write the fields of an answer (not a preflight's) on a route with CORS."""
     cdef const snapshot_header *s = e.snap
     cdef const cors_rec *r = cors_of(e)
     cdef const field *f
     if any_origin(r):
-        # To a request without Origin too: a cache may keep this answer for one that has it.
+        # Sent without an Origin, too: a cache may reuse this answer for a request that has one.
         p = put_origin(p, r, NULL, 0)
     else:
         p = put_vary(p, r)
@@ -67,12 +67,12 @@ cdef int origin_allowed(exchange *e, const cors_rec *r, const char *origin, uint
 
 
 cdef inline int any_origin(const cors_rec *r) noexcept nogil:
-    """Whether every origin is answered the same: "*"."""
+    """Whether all origins get the same answer: "*"."""
     return (r.flags & 2 or r.origins.count == 0) and not r.flags & 1
 
 
 cdef char *put_vary(char *p, const cors_rec *r) noexcept nogil:
-    """On every answer, so that a cache gives one origin nothing that was meant for another, or for none."""
+    """Sent on every answer, so that a cache gives an origin only what was meant for it."""
     return p if any_origin(r) else end_line(put_lit(p, "Vary: Origin"))
 
 
@@ -88,7 +88,7 @@ cdef char *put_origin(char *p, const cors_rec *r, const char *origin, uint32_t n
 
 
 cdef char *put_preflight(char *p, exchange *e) noexcept nogil:
-    """What a preflight is told: nothing, when the origin is not allowed."""
+    """Write the fields of a preflight's answer; none if the origin is not allowed."""
     cdef const snapshot_header *s = e.snap
     cdef const cors_rec *r = cors_of(e)
     cdef const field *f = field_of(&e.req, F_ORIGIN)

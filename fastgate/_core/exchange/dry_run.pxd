@@ -1,4 +1,4 @@
-"""dry_run: would a request be served? Decided by the data plane's own functions, and nothing changes."""
+"""dry_run: would a request be served? The data plane's own functions decide, and nothing changes."""
 from fastgate._core.shared.consumer_row cimport consumer_row
 from fastgate._core.shared.credentials cimport credential_entry
 from fastgate._core.money.money_file cimport MoneyFile
@@ -10,7 +10,7 @@ cdef class DryRun:
     cdef Segment segment          # private copies
     cdef MoneyFile money
     cdef Snapshot snapshot
-    cdef object index             # keeps the row that is looked at
+    cdef object index             # keeps the row in use alive
     cdef bint by_address          # the client's address is known
     cdef bint by_key              # the key is known
     cdef core *c

@@ -1,19 +1,19 @@
-"""dry_run: would a request be served? Decided by the data plane's own functions, and nothing changes.
+"""dry_run: would a request be served? The data plane's own functions decide, and nothing changes.
 
-A second description of the rules would drift from the first. So there is none: the exchange of a request
+A second description of the rules would drift from the first, so there is none. An exchange for a request
 that was never sent goes through the functions that a worker calls, over *private copies* of shared
-memory (`Segment.private_copy`): pages are shared until they are written to, and what is written to
-them (counts, holds) nobody else sees.
+memory (`Segment.private_copy`): pages are shared until they are written to, and no other process sees
+what is written (counts, holds).
 
     1 admit_address      limits that count by address alone
     2 admit_caller       key, account, subscription, plan
     3 admit              the other limits
     4 charge_open        price, spending limits, wallet
 
-`Outcome.reason` is what they say. The rest tells why, also of what comes after the first obstacle: as the
-copy is ours alone, an obstacle is taken out of it, and the next function is called.
+`Outcome.reason` is their result. The other fields explain it, including what comes after the first obstacle:
+since the copy is private, the obstacle is removed from it, and the next function is called.
 
-One DryRun answers one question: it is made for it and thrown away.
+A DryRun answers one question: create one for each.
 """
 from typing import NamedTuple
 
@@ -48,8 +48,8 @@ from fastgate._core.exchange.number_text cimport put_limit_words
 
 
 class LimitLook(NamedTuple):
-    """A limit that the request meets. `words`: what it allows, for people. `reason`: the number of the Reason with which it refuses, 0: it
-    does not. `resets_at`: Unix seconds. `of_plan`: it is the plan's, not the route's."""
+    """A limit that the request meets. `words`: what it allows, for people. `reason`: the number of the Reason
+    if it refuses, else 0. `resets_at`: Unix seconds. `of_plan`: it is the plan's, not the route's."""
 
     name: str
     words: str
@@ -72,15 +72,15 @@ class SpendingLook(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What would become of the request. Reasons are numbers, 0: none; amounts are micro-units.
+    """What would happen to the request. Reasons are numbers, 0: none; amounts are micro-units.
 
-    `reason`: with which it would be refused, 0: it would be served. The others say what each check
-    comes to, whichever refused first: `key` (the credential), `account` and `subscription` (their
-    access), `service` (the plan includes it), `charge` (price and wallet; `spending_limit_reached`
-    stands in `spending_reason`). `looks_at_keys`: the route does. `plan`: name of the plan in force.
-    `price` with `currency`: of this request; `available`: in the wallet; `held`: of what requests in progress
-    hold, as much as the price would need. `spender`: whose spending limit refused, as `SpendingLook.of`.
-    `unseen`: limits that count what was not said (an address, a key, the value of a header).
+    `reason`: why it would be refused; 0: it would be served. Each check has its own result, even after
+    another one refused: `key` (the credential), `account` and `subscription` (their access), `service`
+    (whether the plan includes it), `charge` (price and wallet; `spending_limit_reached` is in
+    `spending_reason`). `looks_at_keys`: whether the route does. `plan`: name of the plan in force.
+    `price` with `currency`: of this request; `available`: in the wallet; `held`: what requests in progress
+    hold, as far as the price would need it. `spender`: whose spending limit refused, as `SpendingLook.of`.
+    `unseen`: limits that count by something not given (an address, a key, the value of a header).
     """
 
     reason: int
@@ -108,10 +108,10 @@ KINDS = {LIMIT_RATE: "rate", LIMIT_QUOTA: "quota", LIMIT_CONCURRENCY: "concurren
 
 @cython.final
 cdef class DryRun:
-    """A request that is not made.
+    """A request that is not sent.
 
-    `route`: index in the snapshot, -1: none, then only what concerns the caller is looked at. `address`:
-    16 bytes, IPv4 mapped; empty: not known. Raises IndexError for a route that is not there.
+    `route`: index in the snapshot; -1: none, then only the checks of the caller are made. `address`:
+    16 bytes, IPv4 mapped; empty: not known. Raises IndexError if there is no such route.
     """
 
     def __cinit__(self):
@@ -150,7 +150,7 @@ cdef class DryRun:
         self.by_address = bool(address)
         if address and len(address) != 16:
             raise ValueError(f"an address has 16 bytes, not {len(address)}")
-        # Not known: one that nobody has, so that nothing was counted for it.
+        # Not known: use an address that no client has, so that nothing was counted for it.
         address = address or b"\x20\x01\x0d\xb8" + (<object>c.loop.now).to_bytes(12, "big")
         memcpy(e.client, <const char *>address, 16)
         if route >= 0:
@@ -160,10 +160,10 @@ cdef class DryRun:
             if e.policy.service != NONE32:
                 e.service = snap_service(e.snap, e.policy.service)
 
-    # ---- who asks -------------------------------------------------------------------------
+    # ---- the caller -----------------------------------------------------------------------
 
     def of_key(self, CredentialIndex index not None, bytes digest not None) -> Outcome:
-        """For a caller who presents the key with this SHA-256."""
+        """Decide for a caller with the key that has this SHA-256."""
         cdef const consumer_row *row = NULL
         cdef uint64_t word = 0
         cdef const credential_entry *entry
@@ -177,19 +177,19 @@ cdef class DryRun:
         return self.outcome(found, row, entry if word else NULL, 1)
 
     def of_consumer(self, CredentialIndex index not None, uint32_t row) -> Outcome:
-        """For a consumer, the row of an index, with a key of which nothing else is known."""
+        """Decide for a consumer, a row of an index, with a key of which nothing else is known."""
         cdef const consumer_row *consumer
         cdef credential_entry entry
         index._check_row(row)
         self.index = index
         consumer = index.rows + row
         memset(&entry, 0, sizeof(entry))
-        entry.identity = self.c.loop.now      # nobody's: nothing was counted for it
+        entry.identity = self.c.loop.now      # no key has it, so nothing was counted for it
         return self.outcome(
             CONSUMER_SUSPENDED if consumer.flags & CONSUMER_SUSPENDED_FLAG else 0, consumer, &entry, 1)
 
     def of_nobody(self) -> Outcome:
-        """For a caller who presents no key."""
+        """Decide for a caller without a key."""
         return self.outcome(0, NULL, NULL, 0)
 
     # ---- the decision -----------------------------------------------------------------------
@@ -252,7 +252,7 @@ cdef class DryRun:
         return reason
 
     cdef fresh(self):
-        """The exchange as it was before."""
+        """Restore the exchange to its state before."""
         cdef exchange *e = self.e
         e.has_consumer = 0
         e.overrides = NULL
@@ -267,10 +267,10 @@ cdef class DryRun:
         e.money_currency = e.money_resets = e.access_ended = 0
         e.money_limit_of = 0
 
-    # ---- obstacles, taken out of the copy -----------------------------------------------------
+    # ---- obstacles, removed from the copy -----------------------------------------------------
 
     cdef int lift_account(self):
-        """Why the account's requests are refused; they are not any more."""
+        """Why the account's requests are refused; removes that reason from the copy."""
         cdef exchange *e = self.e
         cdef int access
         if e.account is NULL:
@@ -280,7 +280,7 @@ cdef class DryRun:
         return access
 
     cdef int lift_subscription(self):
-        """Why the subscription gives no access; it does now, and its plan is in force."""
+        """Why the subscription gives no access; afterwards it does, and its plan is in force."""
         cdef exchange *e = self.e
         cdef int access, i
         if e.account is NULL:
@@ -293,18 +293,18 @@ cdef class DryRun:
         return access
 
     cdef lift_spending(self):
-        """No spending limit is met any more."""
+        """Remove all spending limits."""
         cdef exchange *e = self.e
         cdef int i
         e.key_spending = e.consumer.spending = 0
         for i in range(ACCOUNT_LIMITS):
             fg_store(&e.account.limits[i], 0)
 
-    # ---- what is seen -------------------------------------------------------------------------
+    # ---- what is reported ---------------------------------------------------------------------
 
     cdef tuple limits(self, bint known):
-        """Every limit that the request meets, in the order in which they are taken from, and how many
-        count what is not known. not known: the caller is refused for its key, after the first limits."""
+        """Every limit that the request meets, in the order in which they are taken from, and how many count by
+        something unknown. Not `known`: the caller's key is refused, so only the limits before it are met."""
         cdef exchange *e = self.e
         cdef const limit_rec *l
         cdef const plan_rec *p = plan_of(e)
@@ -325,7 +325,7 @@ cdef class DryRun:
         return [one for one in found if one is not None], found.count(None)
 
     cdef object limit(self, const limit_rec *configured, bint of_plan):
-        """One limit; None: what it counts is not known."""
+        """One limit; None: what it counts by is not known."""
         cdef decision d
         cdef limit_rec own
         cdef const limit_rec *l = in_force(self.e, configured, &own)
@@ -336,7 +336,7 @@ cdef class DryRun:
                 or l.scope & BY_HEADER:
             return None
         reason = limit_take(self.c, self.e, configured, &d)
-        # What was counted was the request itself: not used yet.
+        # The count was the request itself: it is not used yet.
         used, remaining = d.used, d.remaining
         if reason == 0 and l.kind != LIMIT_CONCURRENCY:
             used, remaining = used - 1, remaining + 1
@@ -348,7 +348,7 @@ cdef class DryRun:
         return LimitLook(name, words, KINDS[l.kind], l.amount, used, remaining, d.resets_at, reason, of_plan)
 
     cdef list spending(self):
-        """Every spending limit that the request meets, in the order in which they are counted against."""
+        """Every spending limit that the request meets, in the order in which they are checked."""
         cdef spending_limit l
         cdef decision d
         cdef uint32_t i

@@ -1,4 +1,4 @@
-"""ending: how an exchange comes to its end."""
+"""ending: how an exchange ends."""
 from libc.stdint cimport uint32_t
 
 from fastgate._core.state cimport call, exchange
@@ -15,6 +15,6 @@ cdef void exchange_unread(exchange *e) noexcept nogil
 cdef int call_handed_over(const call *k) noexcept nogil
 cdef void exchange_cut(exchange *e) noexcept nogil
 cdef void uncount_handler(exchange *e) noexcept nogil
-    # its handler is over, or never ran: neither an upcall nor a stream
+    # its handler has finished or never ran: neither an upcall nor a stream any longer
 cdef void finish(exchange *e) noexcept nogil
-    # settle, log, and what becomes of the connection
+    # settle, log, and continue or close the connection

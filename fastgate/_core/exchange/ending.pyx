@@ -1,16 +1,16 @@
-"""ending: how an exchange comes to its end: answered by us, refused, broken off, or served.
+"""ending: how an exchange ends: answered by us, refused, broken off, or served.
 
-All ways lead through `finish`, once:
+All ways go through `finish`, once:
 
     send_last   the whole answer is in one buffer (static, refusal, preflight)
-    refuse      the problem of a reason; where an answer has begun, it is broken off instead
-    abort       the client's connection is closed without anything that looks like an end
+        refuse      the answer for a reason; if an answer has begun, it is broken off instead
+        abort       the client's connection is closed without anything that looks like the end of an answer
     gone        the client left
     unread      the client reads its answer too slowly
 
-There what counts in flight is left, money is captured or given back, the record is written, the
-snapshot is let go, and the connection goes on, is closed, or lingers. While a Python handler still
-holds the exchange, `finish` does nothing: `exchange_release` comes back to it.
+`finish` leaves the concurrency limits, captures or releases money, writes the record and releases the
+snapshot; then the connection is reused, closed, or lingers. While a Python handler still holds the
+exchange, `finish` does nothing: `exchange_release` calls it again.
 """
 from libc.stdint cimport uint8_t, uint16_t, uint64_t
 from libc.string cimport memcpy
@@ -41,7 +41,7 @@ from fastgate._core.upstream.call cimport call_abort
 
 
 cdef void send_last(exchange *e, int started) noexcept nogil:
-    """The whole answer is queued, unless `started` is below 0: there was no memory."""
+    """The whole answer is queued, unless `started` is negative: then there was no memory."""
     cdef int done
     if started < 0:
         exchange_abort(e, OVERLOADED)
@@ -55,7 +55,7 @@ cdef void send_last(exchange *e, int started) noexcept nogil:
 
 
 cdef void exchange_refuse(exchange *e, int reason) noexcept nogil:
-    """Answer with the problem of that reason; where an answer has begun, break it off."""
+    """Answer with the problem for this reason; if an answer has begun, break it off."""
     cdef const refusal_rec *r
     drop_calls(e)
     if e.flags & EX_RESPONSE_STARTED:
@@ -85,7 +85,7 @@ cdef void wake(exchange *e, uint32_t bit) noexcept nogil:
     cdef core *c = e.owner
     e.wake |= bit
     if e.flags & EX_WAKE or e.py is NULL:
-        return                           # queued already, or Python has not begun: it will look
+        return                           # queued already, or the handler has not begun and will look itself
     e.flags |= EX_WAKE
     e.next = NULL
     if c.wake_tail is NULL:
@@ -96,7 +96,7 @@ cdef void wake(exchange *e, uint32_t bit) noexcept nogil:
 
 
 cdef void wake_forget(exchange *e) noexcept nogil:
-    """Python is done with it: whatever it was to be woken for."""
+    """Python has finished with the exchange: drop any pending wake-up."""
     cdef core *c = e.owner
     cdef exchange **at = &c.wake_head
     cdef exchange *last = NULL
@@ -122,7 +122,7 @@ cdef void drop_calls(exchange *e) noexcept nogil:
 
 
 cdef void exchange_abort(exchange *e, int reason) noexcept nogil:
-    """Break off: the client's connection is closed without anything that looks like an end."""
+    """Break off: the client's connection is closed without anything that looks like the end of an answer."""
     drop_calls(e)
     if e.flags & EX_ENDED:
         return
@@ -151,7 +151,7 @@ cdef void exchange_gone(exchange *e) noexcept nogil:
 
 
 cdef void exchange_unread(exchange *e) noexcept nogil:
-    """The client took nothing for its time, or less than the minimum rate; its connection will be reset."""
+    """The client took nothing for too long, or less than the minimum rate; its connection will be reset."""
     if e.flags & (EX_ENDED | EX_ABORTED):
         return
     if e.flags & EX_TUNNEL:
@@ -162,20 +162,20 @@ cdef void exchange_unread(exchange *e) noexcept nogil:
 
 
 cdef int executing(exchange *e) noexcept nogil:
-    """Whether the request is with what answers it, whole: the upstream's kernel, or a handler that runs."""
+    """Whether the whole request is with what answers it: the upstream's kernel, or a running handler."""
     if e.flags & EX_SUSPENDED:
         return e.py is not NULL
     return call_handed_over(&e.main)
 
 
 cdef int call_handed_over(const call *k) noexcept nogil:
-    """Whether the upstream's kernel has the whole request, and no answer has come."""
+    """Whether the upstream's kernel has the whole request, and no answer has come yet."""
     return k is not NULL and k.state == CALL_SEND and k.flags & CALL_REQUEST_DONE and k.up is not NULL \
         and conn_drained(&k.up.io)
 
 
 cdef void exchange_cut(exchange *e) noexcept nogil:
-    """This worker ends: what is under way is broken off, and fails on our side."""
+    """This worker ends: exchanges in progress are broken off, and fail on our side."""
     if e.flags & EX_TUNNEL:
         end_tunnel(e, TUNNEL_CLOSED)
         return
@@ -184,8 +184,8 @@ cdef void exchange_cut(exchange *e) noexcept nogil:
 
 
 cdef int served(exchange *e) noexcept nogil:
-    """Whether the caller owes for it: it got an answer that did not fail on our side or upstream, or
-    left before one began and after the request was handed over."""
+    """Whether the caller owes for it: it got an answer that did not fail on our side or upstream, or it
+    left before an answer began but after the request was handed over."""
     if e.flags & EX_OWED:
         return 1
     if not e.flags & EX_RESPONSE_STARTED or e.flags & EX_REFUSED or e.status >= 500:
@@ -195,7 +195,7 @@ cdef int served(exchange *e) noexcept nogil:
 
 
 cdef int failed(exchange *e) noexcept nogil:
-    """Whether it failed on our side or upstream: then it uses up nothing of a quota."""
+    """Whether it failed on our side or upstream: then it does not count against a quota."""
     return e.status >= 500 or INTERNAL_ERROR <= e.reason < CLIENT_CLOSED or e.reason == RESPONSE_TRUNCATED
 
 
@@ -208,13 +208,13 @@ cdef void uncount_handler(exchange *e) noexcept nogil:
 
 
 cdef void finish(exchange *e) noexcept nogil:
-    """settle, log, and what becomes of the connection."""
+    """Settle, log, and continue or close the connection."""
     cdef core *c = e.owner
     cdef uint64_t now
     if e.flags & (EX_ENDED | EX_SUSPENDED):
         return                           # a handler still holds it: exchange_release comes back here
     if e.relaying is not NULL and e.relaying.up is not NULL:
-        # Answered before the request was wholly sent: the upstream connection is not reused.
+        # Answered before the whole request was sent: the upstream connection cannot be reused.
         call_abort(c, e.relaying)
     e.flags |= EX_ENDED
     now = monotonic_ns()

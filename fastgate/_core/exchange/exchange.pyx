@@ -1,4 +1,4 @@
-"""exchange: the phases of one request with its response, in order. The only module that knows them.
+"""exchange: the phases of one request with its response, in order. Only this module knows the order.
 
     head ──► route ─► authenticate ─► admit ─► hold ─┬─► static answer ───────────────┐
       │         │           │           │       │    ├─► handler (handling, upcall) ──┤
@@ -7,7 +7,7 @@
       │                                                                               │
       └──────────────────────────────► settle ─► log ◄────────────────────────────────┘
 
-`intake` reads what the head says, `admission` and `charging` decide, `forward` and `handling` get
+`intake` reads what the head contains, `admission` and `charging` decide, `forward` and `handling` get
 the answer, `ending` settles and logs.
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -48,7 +48,7 @@ from fastgate._core.platform.text cimport fg_clear
 
 
 cdef void exchange_line(exchange *e) noexcept nogil:
-    """While the fields are read, the router's tables are on their way from memory."""
+    """Prefetch the router's tables while the fields are read."""
     cdef core *c = e.owner
     cdef head *h = &e.req
     c.ahead_of = NULL
@@ -102,10 +102,10 @@ cdef void exchange_head(exchange *e) noexcept nogil:
 
 
 cdef inline void take_route(exchange *e) noexcept nogil:
-    """The route that was found becomes the exchange's."""
+    """Use the route that was found for this exchange."""
     e.route = snap_route(e.snap, e.match.route)
     e.policy = snap_policy(e.snap, e.match.policy)
-    # One wait for memory, not one for each line of a policy that is cold as no other route has it.
+    # One wait for memory instead of one for each line of a policy, which is cold if no other route uses it.
     fg_prefetch(<const char *>e.policy + 64)
     if e.snap.flags & 2:
         fg_prefetch(e.route)             # its name will be logged
@@ -122,7 +122,7 @@ cdef int find_route(exchange *e) noexcept nogil:
     mark(e, PHASE_ROUTE, e.started_ns)
     client_address(e)
     if h.method_id == METHOD_CONNECT:
-        e.flags &= ~EX_KEEP_ALIVE        # what follows may be meant for the tunnel
+        e.flags &= ~EX_KEEP_ALIVE        # the bytes that follow may be meant for the tunnel
         return METHOD_NOT_ALLOWED
     if h.flags & HEAD_BAD_EXPECT:
         return EXPECTATION_FAILED
@@ -187,7 +187,7 @@ cdef int check_route(exchange *e) noexcept nogil:
 
 
 cdef void answer_empty(exchange *e) noexcept nogil:
-    """204."""
+    """Answer 204."""
     cdef answer a
     fg_clear(&a, sizeof(a))
     a.status = 204
@@ -224,7 +224,7 @@ cdef void answer_preflight(exchange *e) noexcept nogil:
 
 
 cdef void exchange_head_bad(exchange *e, int reason) noexcept nogil:
-    """A head that cannot be understood, or does not come."""
+    """The head is invalid, or did not come in time."""
     if e.ref is NULL:
         begin(e)
         e.fault = e.req.fault
@@ -237,7 +237,7 @@ cdef void exchange_head_bad(exchange *e, int reason) noexcept nogil:
 
 
 cdef void exchange_late(exchange *e) noexcept nogil:
-    """The client's body does not come, or the handler's answer."""
+    """The client's body, or the handler's answer, did not come in time."""
     e.flags &= ~EX_KEEP_ALIVE
     if e.flags & EX_SUSPENDED:
         upcall_late(e)
@@ -246,7 +246,7 @@ cdef void exchange_late(exchange *e) noexcept nogil:
 
 
 cdef void exchange_body(exchange *e) noexcept nogil:
-    """Request bytes came, or (tunnel) the client's end."""
+    """Request bytes came or, in a tunnel, the client's end."""
     if e.flags & EX_TUNNEL:
         tunnel_up(e)
     elif e.flags & EX_AWAIT_BODY:

@@ -1,15 +1,15 @@
-"""forward: the exchange's request to an upstream, and the answer's way back.
+"""forward: the exchange's request to an upstream, and the way back of the answer.
 
 The two directions are independent. Request bytes go
 
-    downstream.inb ─ pump_request ─► upstream's queue     stops when the queue does not empty
+        downstream.inb ─ pump_request ─► upstream's queue     stops while the queue is not empty
 
 and response bytes
 
-    upstream.inb ─ pump_response ─► downstream's queue    stops when the queue does not empty
+        upstream.inb ─ pump_response ─► downstream's queue    stops while the queue is not empty
 
-Stopping is not reading; the queue's `drained` sink starts it again. So at most one buffer a
-direction is held, and the slower side sets the pace. After a 101 it is a tunnel (tunnel.pyx).
+To stop means not to read; the queue's `drained` sink resumes reading. So each direction holds at
+most one buffer, and the slower side sets the pace. After a 101 it is a tunnel (tunnel.pyx).
 """
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
@@ -42,7 +42,7 @@ from fastgate._core.upstream.call cimport (
 
 
 cdef enum:
-    INLINE_BODY = 4096        # response bytes up to this are put behind the head in its buffer
+    INLINE_BODY = 4096        # response bytes up to this are put after the head, in its buffer
 
 
 cdef uint64_t IDEMPOTENT = (
@@ -73,7 +73,7 @@ cdef void begin_proxy(exchange *e) noexcept nogil:
     cdef call *k = &e.main
     cdef int reason
     if e.service is NULL:
-        exchange_refuse(e, NO_ROUTE)     # never: a route has a service, a handler or an answer
+        exchange_refuse(e, NO_ROUTE)     # cannot happen: a route has a service, a handler or an answer
         return
     k.owner = c
     k.ex = e
@@ -85,7 +85,7 @@ cdef void begin_proxy(exchange *e) noexcept nogil:
     k.idle_ms = e.policy.idle_ms if e.policy.idle_ms else e.service.idle_ms
     if IDEMPOTENT >> k.method_id & 1:
         k.flags |= CALL_IDEMPOTENT
-    k.flags |= CALL_REPLAYABLE           # until some of a body that did not come whole is taken
+    k.flags |= CALL_REPLAYABLE           # until part of a body that did not come whole is consumed
     if e.upgrading:
         k.flags |= CALL_UPGRADE
     if k.group.balance == 3:
@@ -105,7 +105,7 @@ cdef int call_must_render(call *k) noexcept nogil:
             return -1
         k.flags |= CALL_REQUEST_DONE
         return 0
-    if k.first_byte_ns:                  # it was answered, and is asked for again elsewhere
+    if k.first_byte_ns:                  # it was answered, and is now retried elsewhere
         e.upstream_ns += k.first_byte_ns - k.sent_ns
         k.first_byte_ns = 0
     if send_request(e, k) < 0:
@@ -118,8 +118,8 @@ cdef int call_must_render(call *k) noexcept nogil:
 
 
 cdef buf *take_request(exchange *e, int verbatim) noexcept nogil:
-    """The next piece of the request's body, as a buffer of its own; NULL: none now. Ends
-    body_state, or refuses: then e may have ended, and is no longer its connection's."""
+    """The next piece of the request's body, as a buffer of its own; NULL: none yet. Updates
+    body_state, or refuses: then e may have ended, and no longer be its connection's exchange."""
     cdef int refused = 0
     cdef buf *b = e.down.codec.take(e, verbatim, &refused)
     if refused == 0 and e.policy.body_cap and e.body_bytes > e.policy.body_cap:
@@ -151,13 +151,13 @@ cdef void pump_request(exchange *e) noexcept nogil:
     if k.up is NULL or e.body_state != BODY_MORE:
         return
     if k.state == CALL_CONNECT:
-        e.down.codec.read(e, 0)             # it is tried again elsewhere: call_can_write goes on
+        e.down.codec.read(e, 0)             # it is retried elsewhere: call_can_write resumes
         return
     send_continue(e)
     while True:
         b = take_request(e, 1)
         if d.ex is not e or e.relaying is not k:
-            return                       # refused meanwhile
+            return                       # refused in take_request
         if b is not NULL:
             k.flags &= ~CALL_REPLAYABLE
             if k.up is NULL:
@@ -173,8 +173,8 @@ cdef void pump_request(exchange *e) noexcept nogil:
             e.down.codec.read(e, 0)
         done = call_flush(c, k)
         if done < 0:
-            # The upstream takes no more. It may have answered already: its answer, or its
-            # end, will be read and settle the matter.
+            # The upstream takes no more for now. It may have answered already: reading its answer, or
+            # its end, will settle that.
             e.down.codec.read(e, 0)
             return
         if e.body_state == BODY_NONE:
@@ -182,7 +182,7 @@ cdef void pump_request(exchange *e) noexcept nogil:
                 call_end(c, k)
             return
         if done == 0:
-            e.down.codec.read(e, 0)         # the rest when the queue is empty
+            e.down.codec.read(e, 0)         # the rest follows when the queue is empty
             return
     e.down.codec.read(e, 1)
 
@@ -210,7 +210,7 @@ cdef void call_got_head(call *k) noexcept nogil:
     cdef exchange *e = k.ex
     cdef buf *b
     if k.flags & CALL_PYTHON:
-        # Python looks at it later: the head is kept.
+        # Python reads it later, so the head is kept.
         b = buf_borrow(&k.owner.loop.bufs, k.resp.size)
         if b is NULL:
             call_abort(k.owner, k)
@@ -228,7 +228,7 @@ cdef void call_got_head(call *k) noexcept nogil:
 
 
 cdef void answer_from(exchange *e, call *k) noexcept nogil:
-    """Filter the answer's head, send it, and let the body follow."""
+    """Filter the answer's head, send it, and send the body after it."""
     cdef core *c = e.owner
     cdef downstream *d = e.down
     cdef head *r = &k.resp
@@ -244,14 +244,14 @@ cdef void answer_from(exchange *e, call *k) noexcept nogil:
     if not e.flags & EX_HEAD_ONLY:
         if d.codec.verbatim(e, k):
             e.flags |= EX_VERBATIM
-        # What came with the head is read before the head goes out: if it is bad, that is a 502.
+        # The body bytes that came with the head are read before the head is sent: if invalid, it is a 502.
         body = call_take(c, k, e.flags & EX_VERBATIM)
         if d.ex is not e or e.relaying is not k:
             if body is not NULL:
                 buf_return(&c.loop.bufs, body)
             return
     if body is not NULL and r.content_length >= 0 and buf_len(body) <= INLINE_BODY:
-        # A short body, or its beginning, goes out in one piece with the head.
+        # A short body, or its beginning, is sent in one piece with the head.
         joined = 1
         result = start_response(e, k, buf_head(body), buf_len(body))
         buf_return(&c.loop.bufs, body)
@@ -267,7 +267,7 @@ cdef void answer_from(exchange *e, call *k) noexcept nogil:
     e.flags &= ~EX_CONTINUE_DUE
     if e.hold is not NULL and e.status < 500:
         charge_due(e)
-    unpin(c, e)                          # its snapshot may have been replaced meanwhile
+    unpin(c, e)                          # its snapshot may have been replaced while it waited
     pump_response(e, k)
 
 
@@ -281,7 +281,7 @@ cdef void pump_response(exchange *e, call *k) noexcept nogil:
     if d.ex is not e or e.relaying is not k:
         if b is not NULL:
             buf_return(&c.loop.bufs, b)
-        return                           # it failed meanwhile, and that has been dealt with
+        return                           # it failed in between, which was handled there
     if b is not NULL and d.codec.data(e, b) < 0:
         exchange_abort(e, OVERLOADED)
         return

@@ -7,7 +7,7 @@ cdef void begin_upcall(exchange *e) noexcept nogil
 cdef void upcall_late(exchange *e) noexcept nogil
 cdef void collect_body(exchange *e) noexcept nogil
 cdef int exchange_stream(exchange *e) noexcept nogil
-    # 0: counted as a stream from here on; -1: there are too many
+    # 0: counted as a stream from now on; -1: there are too many
 cdef int exchange_start(exchange *e, uint32_t status, const char *fields, uint32_t fields_len,
                         int64_t length) noexcept nogil
     # 0, or -1: no memory

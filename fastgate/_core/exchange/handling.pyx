@@ -1,7 +1,7 @@
-"""handling: the C half of Python handlers: what stands between an exchange and its upcall.
+"""handling: the C half of Python handlers, between an exchange and its upcall.
 
 The body is collected, up to the route's cap; then the exchange is suspended and queued for
-`upcall`, which runs the handler. What the handler does to its exchange ends up here.
+`upcall`, which runs the handler. The handler's operations on its exchange are implemented here.
 """
 from libc.stdint cimport uint16_t, uint64_t
 from libc.string cimport memcpy
@@ -46,7 +46,7 @@ cdef void queue_upcall(exchange *e) noexcept nogil:
     cdef core *c = e.owner
     c.counters.upcalls += 1
     e.flags = (e.flags | EX_SUSPENDED) & ~EX_AWAIT_BODY
-    if e.policy.timeout_ms and e.service is NULL:    # x402 keeps the deadlines of its service itself
+    if e.policy.timeout_ms and e.service is NULL:    # x402 applies its service's deadlines itself
         e.answer_by = c.loop.now + <uint64_t>e.policy.timeout_ms * 1000000
         e.down.codec.deadline(e)
     mark(e, PHASE_FILTER_REQUEST, monotonic_ns())
@@ -59,13 +59,13 @@ cdef void queue_upcall(exchange *e) noexcept nogil:
 
 
 cdef void upcall_late(exchange *e) noexcept nogil:
-    """The handler's time is over: the client is answered, and the handler cancelled."""
+    """The handler is out of time: answer the client, and cancel the handler."""
     exchange_refuse(e, UPSTREAM_TIMEOUT)
     wake(e, WAKE_LATE)
 
 
 cdef void collect_body(exchange *e) noexcept nogil:
-    """A handler is given the whole body: gather it, up to the route's cap."""
+    """A handler gets the whole body: collect it, up to the route's cap."""
     cdef core *c = e.owner
     cdef downstream *d = e.down
     cdef buf *b
@@ -85,7 +85,7 @@ cdef void collect_body(exchange *e) noexcept nogil:
             continue
         need = <size_t>buf_len(e.body) + buf_len(b)
         if need > COLLECT_MOST:
-            # The compiler lets no route have a larger cap: this is the belt.
+            # The compiler rejects a larger cap; this is a second check.
             buf_return(&c.loop.bufs, b)
             e.flags &= ~EX_KEEP_ALIVE
             exchange_refuse(e, BODY_TOO_LARGE)
@@ -108,7 +108,7 @@ cdef void collect_body(exchange *e) noexcept nogil:
 
 
 cdef int exchange_stream(exchange *e) noexcept nogil:
-    """The answer becomes a stream: one more of these, one upcall less. 0, or -1: there are too many."""
+    """The answer becomes a stream: one more stream, one upcall less. 0; -1: there are too many."""
     cdef core *c = e.owner
     if c.n_streams >= e.snap.max_streams:
         c.counters.streams_rejected += 1
@@ -122,7 +122,7 @@ cdef int exchange_stream(exchange *e) noexcept nogil:
 
 cdef int exchange_start(exchange *e, uint32_t status, const char *fields, uint32_t fields_len,
                         int64_t length) noexcept nogil:
-    """The head of a handler's answer. length < 0: not known. 0, or -1: no memory."""
+    """The head of a handler's answer. length < 0: not known. 0; -1: no memory."""
     cdef answer a
     if status == 204 or status == 304:
         e.flags |= EX_HEAD_ONLY
@@ -144,7 +144,7 @@ cdef int exchange_start(exchange *e, uint32_t status, const char *fields, uint32
 
 
 cdef int exchange_write(exchange *e, const char *data, uint32_t length) noexcept nogil:
-    """Body bytes of a handler's answer; written at once as far as the kernel takes them.
+    """Body bytes of a handler's answer; written at once, as far as the kernel takes them.
     1: the queue is empty; 0: it is not; -1: the client is gone."""
     cdef buf *b
     if e.flags & EX_ABORTED:
@@ -170,7 +170,7 @@ cdef void exchange_complete(exchange *e) noexcept nogil:
 
 
 cdef void exchange_relay(exchange *e, call *k) noexcept nogil:
-    """Hand the answer of a handler's call to the client, in C from here on."""
+    """Relay the answer of a handler's call to the client, in C from now on."""
     k.flags &= ~CALL_PYTHON
     e.relaying = k
     e.upstream_ns += k.first_byte_ns - k.sent_ns
@@ -178,7 +178,7 @@ cdef void exchange_relay(exchange *e, call *k) noexcept nogil:
 
 
 cdef void exchange_release(exchange *e) noexcept nogil:
-    """Python is done with the exchange. What is still being relayed needs no handler."""
+    """Python has finished with the exchange. An answer that is still being relayed needs no handler."""
     uncount_handler(e)
     e.flags &= ~EX_SUSPENDED
     if e.flags & EX_ABORTED:

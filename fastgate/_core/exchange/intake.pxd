@@ -1,4 +1,4 @@
-"""intake: what a request's head says that every exchange needs."""
+"""intake: what every exchange needs from a request's head."""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from fastgate._core.state cimport exchange

@@ -1,8 +1,8 @@
-"""intake: what a request's head says that every exchange needs: ids, client, path, body.
+"""intake: what every exchange needs from a request's head: ids, client, path, body.
 
-Called once for each complete head, before anything is decided. It copies little: the canonical
-path is a span of the request where it was canonical already, and a body that came whole with the
-head stays where it is, so that a retry can send it again.
+Called once for each complete head, before any decision. It copies little: the canonical path is a
+span of the request if it was canonical already, and a body that came whole with the head stays
+where it is, so that a retry can send it again.
 """
 from libc.stdint cimport int64_t
 from libc.string cimport memcmp, memcpy, memset
@@ -48,7 +48,7 @@ cdef int hex_value(uint8_t x) noexcept nogil:
 
 
 cdef int read_hex(const char *p, uint8_t *out, uint32_t n, int *zero) noexcept nogil:
-    """2n lower-case hex digits; 0 when there is something else."""
+    """Parse 2n lower-case hex digits; 0: it is something else."""
     cdef uint32_t i
     cdef int hi, lo
     zero[0] = 1
@@ -64,7 +64,7 @@ cdef int read_hex(const char *p, uint8_t *out, uint32_t n, int *zero) noexcept n
 
 
 cdef void read_ids(exchange *e) noexcept nogil:
-    """Continue the client's trace and keep its request id, where they are well-formed."""
+    """Continue the client's trace and keep its request id, if they are well-formed."""
     cdef const field *f
     cdef const char *p
     cdef uint8_t trace[16]
@@ -100,7 +100,7 @@ cdef void read_ids(exchange *e) noexcept nogil:
 
 
 cdef void client_address(exchange *e) noexcept nogil:
-    """The client's address: the peer's; behind trusted proxies, the last one they do not vouch for."""
+    """The client's address: the peer's or, behind trusted proxies, the last address that is not a trusted proxy."""
     cdef downstream *d = e.down
     cdef const field *f
     cdef const char *p
@@ -136,7 +136,7 @@ cdef void client_address(exchange *e) noexcept nogil:
             while start < end and (p[start] == 32 or p[start] == 9):
                 start += 1
             if not parse_address(p + start, end - start, address):
-                return                   # not an address: nothing before it can be believed
+                return                   # not an address: nothing before it can be trusted
             memcpy(e.client, address, 16)
             if not address_matches(e, e.snap.trusted_proxies, address):
                 return
@@ -147,7 +147,7 @@ cdef extern from *:
     """
     #include <arpa/inet.h>
     #include <string.h>
-    /* An address as X-Forwarded-For has it (a port may follow, brackets may be around); 16 bytes mapped. */
+    /* An address as in X-Forwarded-For (a port may follow; it may be in brackets); 16 bytes, IPv4 mapped. */
     static int fg_parse_address(const char *p, unsigned n, unsigned char *out) {
         char tmp[64];
         if (n == 0 || n >= sizeof tmp) return 0;
@@ -190,7 +190,7 @@ cdef int canonical_path(exchange *e) noexcept nogil:
 
 
 cdef int seen_via(exchange *e) noexcept nogil:
-    """How often this gateway stands in the request's Via."""
+    """How many times this gateway occurs in the request's Via."""
     cdef const char *name = snap_str(e.snap, e.snap.via)
     cdef uint32_t n = e.snap.via.len, i, j
     cdef const field *f

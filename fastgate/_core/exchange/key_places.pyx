@@ -4,10 +4,10 @@
     Authorization, if taken    Authorization: Bearer KEY
     the route's parameter      ?name=KEY                   name and value may be percent-encoded
 
-The first place in this order that holds a key is the one that counts. **All** of them are hidden, not
-only that one: a second field, a Bearer beside the header, a repeated parameter or one in another
-spelling would take the same key to the upstream. Hidden fields carry FIELD_CREDENTIAL; the query is
-filtered as it is written, and most requests have no parameter to filter.
+The first place in this order that holds a key counts. **All** of them are hidden, not only that one: a
+second field, a Bearer beside the header, a repeated parameter or one in another spelling would carry the
+same key to the upstream. Hidden fields have FIELD_CREDENTIAL. The query is filtered as it is written;
+most requests have no parameter to filter.
 """
 from libc.stdint cimport uint8_t
 
@@ -22,7 +22,7 @@ from fastgate._core.platform.text cimport put, put_lit
 # ---- fields ---------------------------------------------------------------------------------
 
 cdef inline int reads_as(const char *p, const char *lowered, uint32_t n) noexcept nogil:
-    """Whether a name is this one for an upstream that does not tell "_" from "-"."""
+    """Whether an upstream that does not distinguish "_" from "-" would read this as the name."""
     cdef uint32_t i
     for i in range(n):
         if lower(<uint8_t>p[i]) != <uint8_t>lowered[i] and not (p[i] == c"_" and lowered[i] == c"-"):
@@ -31,7 +31,7 @@ cdef inline int reads_as(const char *p, const char *lowered, uint32_t n) noexcep
 
 
 cdef inline int bearer(const char *p, uint32_t n) noexcept nogil:
-    """How many octets of a value are the scheme Bearer and what divides it from the key; 0: another."""
+    """How many octets of a value are the scheme Bearer and the whitespace after it; 0: another scheme."""
     cdef uint32_t i = 6
     if n < 6 or not same_ci(p, b"bearer", 6) or (n > 6 and p[6] != c" " and p[6] != c"\t"):
         return 0
@@ -41,7 +41,7 @@ cdef inline int bearer(const char *p, uint32_t n) noexcept nogil:
 
 
 cdef const char *field_key(exchange *e, const auth_rec *a, int hide, uint32_t *length) noexcept nogil:
-    """The key in the fields: in the route's header, else behind Bearer."""
+    """The key in the fields: in the route's header, else after Bearer."""
     cdef const char *name = snap_str(e.snap, a.header)
     cdef const char *found = NULL
     cdef const char *behind = NULL
@@ -51,11 +51,11 @@ cdef const char *field_key(exchange *e, const auth_rec *a, int hide, uint32_t *l
     for i in range(e.req.nfields):
         f = &e.req.fields[i]
         if f.name_len != a.header.len and f.id != F_AUTHORIZATION:
-            continue                     # most differ in length
+            continue                     # most names differ in length
         own = a.header.len != 0 and named(e.base, f, name, a.header.len)
         scheme = bearer(e.base + f.value, f.value_len) if f.id == F_AUTHORIZATION and a.flags & AUTH_BEARER else 0
         if own:
-            # "Bearer KEY" in the route's own header, where that is Authorization, is the key alone.
+            # "Bearer KEY" in the route's own header counts as KEY alone if that header is Authorization.
             if found is NULL and f.value_len > <uint32_t>scheme:
                 found = e.base + f.value + scheme
                 length[0] = f.value_len - scheme
@@ -84,7 +84,7 @@ cdef inline int digit(char c) noexcept nogil:
 
 
 cdef inline int octet(const char *p, uint32_t n, uint32_t *at) noexcept nogil:
-    """The octet that stands at `at`, decoded; moves on behind it."""
+    """The octet at `at`, decoded; moves past it."""
     cdef int high, low
     if p[at[0]] == c"%" and at[0] + 2 < n:
         high = digit(p[at[0] + 1])
@@ -97,8 +97,8 @@ cdef inline int octet(const char *p, uint32_t n, uint32_t *at) noexcept nogil:
 
 
 cdef int is_named(const char *p, uint32_t n, const char *name, uint32_t name_len) noexcept nogil:
-    """Whether a parameter [p, p + n) has this name, in any spelling: where its value begins (n: it has
-    none), or 0."""
+    """Where the value of a parameter [p, p + n) begins, if its name is this one in any spelling (n: it
+    has no value); else 0."""
     cdef uint32_t at = 0, i = 0
     while at < n and p[at] != c"=":
         if i == name_len or octet(p, n, &at) != <uint8_t>name[i]:
@@ -116,7 +116,7 @@ cdef inline uint32_t parameter_end(const char *q, uint32_t start, uint32_t n) no
 
 
 cdef const char *query_key(exchange *e, const auth_rec *a, char *room, uint32_t *length) noexcept nogil:
-    """The key in the query, decoded into `room`. One that is longer than any key has KEY_MAX + 1 octets."""
+    """The key in the query, decoded into `room`. A key longer than any valid one gets the length KEY_MAX + 1."""
     cdef const char *q = e.base + e.req.query.off
     cdef const char *name = snap_str(e.snap, a.query)
     cdef uint32_t n = e.req.query.len, start = 0, end, at, k
@@ -159,7 +159,7 @@ cdef char *put_visible_query(char *p, exchange *e) noexcept nogil:
 
 
 cdef inline int is_hidden(const char *p, uint32_t n, const char *names, uint32_t names_len) noexcept nogil:
-    """Whether a parameter [p, p + n) has one of these names, in any case and spelling."""
+    """Whether the name of a parameter [p, p + n) is one of these, in any case and spelling."""
     cdef uint32_t at, i = 0
     while i < names_len:
         at = 0
@@ -195,7 +195,7 @@ cdef uint32_t loggable_query(exchange *e, char *out, uint32_t room) noexcept nog
 # ---- both -----------------------------------------------------------------------------------
 
 cdef int query_may_hold(exchange *e, const auth_rec *a) noexcept nogil:
-    """Whether a parameter has the name."""
+    """Whether a parameter has this name."""
     cdef const char *q = e.base + e.req.query.off
     cdef const char *name = snap_str(e.snap, a.query)
     cdef uint32_t n = e.req.query.len, start = 0, end

@@ -1,8 +1,8 @@
-"""max_forwards: OPTIONS and TRACE that may go no further (RFC 9110, 7.6.2).
+"""max_forwards: OPTIONS and TRACE that must not be forwarded further (RFC 9110, 7.6.2).
 
-A client that looks for where a chain of proxies breaks says how many may forward its request. At 0
-the gateway answers as if it were the origin: OPTIONS with what the path allows, TRACE with the request
-as it came, less what is secret in it (9.3.8): credentials, cookies. Otherwise `render` writes one less.
+To find where a chain of proxies breaks, a client limits how many of them may forward its request. At 0
+the gateway answers as if it were the origin: OPTIONS with the methods that the path allows, TRACE with the
+request as it came, without its secrets (9.3.8): credentials and cookies. Otherwise `render` decrements it.
 """
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
@@ -48,7 +48,7 @@ cdef int answer_options(exchange *e) noexcept nogil:
 
 
 cdef uint64_t methods_here(exchange *e) noexcept nogil:
-    """Bits (1 << Method) of what some route takes at this host and path."""
+    """Bits (1 << Method) of the methods that some route takes at this host and path."""
     cdef head *h = &e.req
     cdef uint8_t asked = h.method_id, method
     cdef route_match found
@@ -77,7 +77,7 @@ cdef int answer_trace(exchange *e) noexcept nogil:
         hide_keys(e, snap_auth(e.snap, e.policy.auth))
     none.count = 0
     none.off = 0
-    # The target is put together behind the place where the message goes.
+    # The target is assembled after the place where the message goes.
     target = buf_head(b) + h.size + 32
     p = put_query(put(target, e.base + h.path.off, h.path.len), e)
     p = put_request_line(buf_head(b), e.base + h.method.off, h.method.len, target, <uint32_t>(p - target), h.version)

@@ -1,13 +1,13 @@
-"""number_text: numbers, times and limits as refusals say them to people; money and times also as programs read them."""
+"""number_text: numbers, times and limits as refusals show them to people; money and times also for programs."""
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from fastgate._core.snapshot.snapshot cimport limit_rec
 
-# Each writes at p, at most 160 bytes, and returns the place behind.
+# Each writes at p, at most 160 bytes, and returns the position after it.
 cdef char *put_money(char *p, int64_t micros) noexcept nogil
     # Micro-units as a decimal number without needless zeros: 0.002, 12, -1.5
 cdef char *put_amount(char *p, int64_t micros, uint32_t currency) noexcept nogil
-    # The same with the decimals that the currency's coins have, at least: 5.00
+    # The same, with at least as many decimals as the currency's coins have: 5.00
 cdef char *put_time(char *p, uint64_t unix_s) noexcept nogil
     # RFC 3339: 2026-11-30T00:00:00Z
 cdef char *put_http_date(char *p, uint64_t unix_s) noexcept nogil

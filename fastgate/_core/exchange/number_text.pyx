@@ -1,4 +1,4 @@
-"""number_text: numbers, times and limits as refusals say them to people; money and times also as programs read them."""
+"""number_text: numbers, times and limits as refusals show them to people; money and times also for programs."""
 from libc.string cimport memchr, strlen
 
 from fastgate._core.snapshot.snapshot cimport LIMIT_CONCURRENCY, LIMIT_QUOTA, PERIOD_HOUR
@@ -30,7 +30,7 @@ cdef char *put_money(char *p, int64_t micros) noexcept nogil:
 
 cdef extern from *:
     """
-    /* Decimals that amounts of a currency are written with (ISO 4217), for people. */
+    /* How many decimals amounts of a currency are written with (ISO 4217), for people. */
     static int fg_coin_decimals(uint32_t currency) {
         static const char none[] = "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX VND VUV XAF XOF XPF";
         static const char three[] = "BHD IQD JOD KWD LYD OMR TND";
@@ -74,9 +74,9 @@ cdef extern from *:
     static const char *const fg_scope_names[] = {"address", "route", "consumer", "plan", "service", "key", "header value"};
 
     typedef struct { unsigned year, month, day, weekday, hour, minute, second; } fg_moment;
-    /* gmtime_r without its lock, and in a tenth of its time. Years begin in March, so that the leap
-       day is the last of a year, and are counted in eras of 400 (Hinnant, "chrono-Compatible Low-Level
-       Date Algorithms"). From 1970 on, which began on a Thursday. */
+    /* gmtime_r without its lock, in a tenth of the time. Years begin in March, so that the leap day is the
+       last day of a year, and are counted in eras of 400 (Hinnant, "chrono-Compatible Low-Level Date
+       Algorithms"). From 1970, which began on a Thursday. */
     static fg_moment fg_moment_of(uint64_t unix_s) {
         uint64_t days = unix_s / 86400 + 719468, era = days / 146097;
         unsigned s = unix_s % 86400, in_era = days % 146097;

@@ -1,4 +1,4 @@
-"""redirect: the answer that sends a client elsewhere."""
+"""redirect: the answer that sends a client to another URL."""
 from fastgate._core.snapshot.snapshot cimport static_rec
 from fastgate._core.state cimport exchange
 

@@ -1,4 +1,4 @@
-"""redirect: the answer that sends a client elsewhere: a fixed response with a Location made for the request."""
+"""redirect: the answer that sends a client to another URL: a fixed response with a Location for the request."""
 from libc.stdint cimport uint16_t, uint32_t
 
 from fastgate._core.exchange.ending cimport exchange_refuse, send_last
@@ -12,7 +12,7 @@ from fastgate._core.snapshot.snapshot cimport snap_str
 from fastgate._core.state cimport answer, core
 
 cdef enum:
-    AROUND_LOCATION = 16      # bytes of its name and its line's end
+    AROUND_LOCATION = 16      # bytes of its name and its line end
 
 
 cdef void answer_redirect(exchange *e, const static_rec *s) noexcept nogil:

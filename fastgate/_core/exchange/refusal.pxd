@@ -9,11 +9,11 @@ cdef enum:
     CAPABILITY_S = 3600       # how long the links in a refusal work
 
 cdef int start_refusal(exchange *e, int reason) noexcept nogil
-    # queue the whole answer for that Reason, which has a template. 0; -1: no memory
+    # Queue the whole answer for this Reason, which has a template. 0; -1: no memory
 cdef char *put_capability(char *p, exchange *e) noexcept nogil
-    # the token of this request, CAPABILITY_TEXT characters; where the snapshot has a key
+    # The token of this request, CAPABILITY_TEXT characters. The snapshot must have a key
 cdef char *put_allow(char *p, uint64_t methods) noexcept nogil
-    # the line of these methods, bits (1 << Method)
+    # The Allow line for these methods, bits (1 << Method)
 cdef void capability_tag(const uint64_t *key, const void *request_id, uint32_t expires, uint64_t consumer,
                          uint8_t *out) noexcept nogil
-    # 16 bytes that only who has the key can make
+    # 16 bytes that nobody can make without the key

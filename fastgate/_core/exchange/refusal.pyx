@@ -1,26 +1,25 @@
 """refusal: the answer when a request is refused, made from the snapshot's templates.
 
 Each reason has up to three templates, for programs (JSON), agents (Markdown) and people (HTML);
-Accept decides (accept.pyx).
+the Accept field decides (accept.pyx).
 
-A template is bytes with marks: byte 0x01 and a letter. An upper-case letter is a hole that a value
-goes into, a lower-case one begins a section that stands only where its condition holds, a dot
-ends it (`Hole` and `Section` in snapshot.pxd). One memchr() finds the next mark, so text costs what
-copying it costs. Fields and body are filled in on the stack first, since
-the head must tell the body's length.
+A template is bytes with marks: byte 0x01 and a letter. An upper-case letter is a hole for a value. A
+lower-case letter begins a section, which is included only if its condition holds; a dot ends it (`Hole`
+and `Section` in snapshot.pxd). One memchr() finds the next mark, so text costs no more than copying it.
+Fields and body are filled in on the stack first, since the head must have the body's length.
 
-Values are escaped for where they stand. Balances are told only to a caller who has shown a valid
-credential: the sections that hold them are left out for everyone else.
+Values are escaped for their context. Balances are shown only to a caller with a valid credential:
+for others, the sections that hold them are left out.
 
-**Capabilities.** The links of a refusal carry a token that lets its bearer see why this one request
-was refused, and pay for the account of who made it, without a key, for an hour:
+**Capabilities.** The links of a refusal carry a token. For an hour, its bearer can see why this one
+request was refused, and pay for the caller's account, without a key:
 
     base64url( expires u32, big-endian | consumer u64 | SipHash-2-4-128(key, request id, expires, consumer) )
 
-The consumer is 0 where the caller is not known: then the token shows the refusal and nothing of
-any account. The key is 128 secret bits of the gateway, in the snapshot. SipHash (Aumasson and
-Bernstein) is a keyed hash made for short messages: 40 ns, and nobody without the key makes another
-tag but by trying 2^127 times.
+The consumer is 0 if the caller is not known: then the token shows the refusal, but nothing about any
+account. The key is 128 secret bits of the gateway, in the snapshot. SipHash (Aumasson and Bernstein)
+is a keyed hash made for short messages: 40 ns, and without the key the only way to make a valid tag
+is to try about 2^127 of them.
 """
 from libc.stdint cimport int64_t, uint16_t
 from libc.string cimport memchr, memcpy, strlen
@@ -47,12 +46,12 @@ from fastgate._core.exchange.number_text cimport put_amount, put_duration, put_l
 from fastgate._core.http.lines cimport end_line
 
 cdef enum:
-    FIELDS_MAX = 2048         # of filled fields, before what all answers carry
-    BODY_MAX = 66048          # of a filled body: what a configured one may have, 32 KiB and 64 holes, and one more
-    HOLE_MAX = 512            # the most that one hole writes
+    FIELDS_MAX = 2048         # of filled fields, before those that all answers have
+    BODY_MAX = 66048          # of a filled body: the most that a configured one may have, 32 KiB and 64 holes, and one more
+    HOLE_MAX = 512            # the most that one hole may write
 
 cdef enum Escape:
-    ESCAPE_NONE = 0           # header fields: their values were checked when they were configured
+    ESCAPE_NONE = 0           # header fields: their values were checked in the configuration
     ESCAPE_JSON = 1
     ESCAPE_MARKDOWN = 2
     ESCAPE_HTML = 3
@@ -165,8 +164,8 @@ cdef char *put_allow(char *p, uint64_t methods) noexcept nogil:
 
 
 cdef char *put_escaped(char *p, const char *s, uint32_t n, int escape) noexcept nogil:
-    """Names and texts of ours, which were checked when they were configured; this is the belt. At
-    most six bytes for one, and no more of them than a hole may write."""
+    """Write names and texts of ours. They were checked in the configuration; this is a second check. At
+    most six bytes for one, and in total no more than a hole may write."""
     cdef uint32_t i
     cdef uint8_t x
     if n > HOLE_MAX // 6:
@@ -190,14 +189,14 @@ cdef char *put_escaped(char *p, const char *s, uint32_t n, int escape) noexcept 
 
 
 cdef char *put_sum(char *p, int64_t micros, uint32_t currency, int escape) noexcept nogil:
-    """Money, for programs without needless zeros, on pages with those that its coins have."""
+    """Money: for programs without needless zeros, on pages with the currency's decimals."""
     if escape == ESCAPE_HTML or escape == ESCAPE_MARKDOWN:
         return put_amount(p, micros, currency)
     return put_money(p, micros)
 
 
 cdef int64_t shortfall(int64_t required, int64_t balance) noexcept nogil:
-    """What is missing, 0 at least; the largest number where it is larger than that."""
+    """What is missing: at least 0; the largest number if it would overflow."""
     if balance >= required:
         return 0
     if balance < 0 and required > <int64_t>0x7fffffffffffffff + balance:
@@ -222,8 +221,8 @@ cdef extern from *:
 
 
 cdef char *put_origin(char *p, exchange *e) noexcept nogil:
-    """Scheme and authority as the client called them, so that links can be absolute. Where the Host
-    is anything but letters, digits and ":.-[]", nothing: the links are then relative."""
+    """Scheme and authority as the client addressed them, so that links can be absolute. Nothing, so that
+    links are relative, if the Host has anything but letters, digits and ":.-[]"."""
     cdef const field *f
     cdef const char *host
     cdef uint32_t i, n
@@ -256,17 +255,17 @@ cdef int64_t resets_at(exchange *e) noexcept nogil:
 
 
 cdef uint64_t retry_after(exchange *e) noexcept nogil:
-    """Seconds. What was seen of a limit that let the request pass says nothing about this refusal."""
+    """Seconds. The state of a limit that let the request pass is irrelevant to this refusal."""
     return e.seen.retry_s if e.tightest is not NULL and e.seen.retry_s > 0 else 1
 
 
 cdef int owed(exchange *e, owed_bill *out) noexcept nogil:
-    """What the caller's account owes first. 0: nothing, or the caller is not known."""
+    """The bill of the caller's account that is due first. 0: none, or the caller is not known."""
     return e.has_consumer and e.account is not NULL and bill_read(e.account, out)
 
 
 cdef int holds(exchange *e, int section) noexcept nogil:
-    """Whether a section stands in this answer."""
+    """Whether a section is included in this answer."""
     cdef owed_bill due
     if section == SECTION_PLAN:
         return e.has_consumer and e.consumer.plan_len != 0
@@ -300,7 +299,7 @@ cdef int holds(exchange *e, int section) noexcept nogil:
 
 
 cdef const char *end_of_section(const char *t, const char *stop) noexcept nogil:
-    """Right behind the mark that ends the section t stands in; sections may stand within it."""
+    """The position after the mark that ends the section at t; sections may be nested."""
     cdef int depth = 1
     while t < stop:
         t = <const char *>memchr(t, 1, stop - t)
@@ -319,7 +318,7 @@ cdef const char *end_of_section(const char *t, const char *stop) noexcept nogil:
 cdef char *put_owed(char *p, exchange *e, int letter, int escape) noexcept nogil:
     cdef owed_bill due
     if not owed(e, &due):
-        return p                         # paid between this hole and the section's beginning
+        return p                         # paid since the section began
     if letter == HOLE_DUE:
         return put_sum(p, due.micros, due.currency, escape)
     if letter == HOLE_DUE_CURRENCY:
@@ -358,7 +357,7 @@ cdef char *put_hole(char *p, exchange *e, int letter, int escape) noexcept nogil
         if e.fault >= s.faults.count:
             return p
         texts = <const str_ref *>snap_table(s, s.faults)
-        # Sentences of ours, with nothing in them that any form would escape but apostrophes.
+        # Our own sentences: apostrophes are the only characters in them that any form would escape.
         return put(p, snap_str(s, texts[e.fault]), texts[e.fault].len) if texts[e.fault].len < HOLE_MAX else p
     if letter == HOLE_ALLOW:
         return put_methods(p, e.match.allowed)
@@ -482,16 +481,16 @@ CAPABILITY_SECONDS = CAPABILITY_S
 
 
 def money_text(micros: int) -> str:
-    """Micro-units as a decimal number, as refusals tell money: "0.002"."""
+    """Micro-units as a decimal number, as refusals write money: "0.002"."""
     cdef char text[32]
     return text[:put_money(text, micros) - text].decode("ascii")
 
 
 def tag(key: bytes, request_id: bytes, expires: int, consumer: int) -> bytes:
-    """The 16 bytes that prove a capability. `key` and `request_id` have 16 bytes, `expires` is
-    Unix seconds below 2^32, `consumer` the 64-bit hash of a consumer's id or 0.
+    """The 16 bytes that authenticate a capability. `key` and `request_id` have 16 bytes, `expires` is
+    Unix seconds below 2^32, `consumer` the 64-bit hash of a consumer's id, or 0.
 
-    Raises ValueError for another length, OverflowError for a number that does not fit.
+    Raises ValueError for any other length, OverflowError for a number that does not fit.
     """
     cdef uint64_t words[2]
     cdef uint8_t out[16]

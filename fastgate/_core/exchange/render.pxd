@@ -5,7 +5,7 @@ from fastgate._core.http.head cimport head
 from fastgate._core.snapshot.snapshot cimport snapshot_header, table_ref
 from fastgate._core.state cimport answer, call, core, exchange
 
-# All of these queue a head, and what is here of the body. 0; -1: no memory.
+# All of these queue a head, and the part of the body that is here. 0; -1: no memory.
 cdef int start_response(exchange *e, call *k, const char *body, uint32_t body_len) noexcept nogil
     # the answer of k, which opens a tunnel if its status is 101
 cdef int start_own(exchange *e, answer *a) noexcept nogil
@@ -15,7 +15,7 @@ cdef void send_interim(exchange *e, call *k) noexcept nogil
     # k's interim answer; NULL: 100
 cdef void refresh_date(core *c) noexcept nogil
 
-# Pieces of a head, for those that are made elsewhere (refusal.pyx, request_head.pyx).
+# Pieces of a head, for those written elsewhere (refusal.pyx, request_head.pyx).
 cdef size_t answer_extra(exchange *e) noexcept nogil
     # the room that those pieces may need
 cdef int called_securely(exchange *e) noexcept nogil
@@ -28,4 +28,4 @@ cdef char *put_fields(char *p, const char *base, const head *h, uint64_t drop,
     # the lines that pass: not hop-by-hop, not in `drop`, not replaced by a rule
 cdef size_t rules_size(const snapshot_header *s, table_ref t) noexcept nogil
 cdef char *put_rules(char *p, const snapshot_header *s, table_ref t, const char *base, const head *h) noexcept nogil
-    # the lines that header rules set and add; h: what came, for those that are a default
+    # the lines that header rules set and add; h: the fields that came, for rules that set a default

@@ -29,13 +29,13 @@ from fastgate._core.exchange.number_text cimport put_http_date
 from fastgate._core.http.lines cimport end_line
 
 cdef enum:
-    ADDED = 2048              # the most that the gateway adds of its own to an answer's head
+    ADDED = 2048              # the most that the gateway itself adds to an answer's head
 
 cdef uint64_t RESPONSE_DROP = 1ull << F_CONTENT_LENGTH | 1ull << F_X_REQUEST_ID
 cdef uint64_t CORS_DROP = 1ull << F_ACCESS_CONTROL | 1ull << F_ACCESS_CONTROL_REQUEST_METHOD
 
 
-# ---- small things -------------------------------------------------------------------------
+# ---- helpers ------------------------------------------------------------------------------
 
 cdef void refresh_date(core *c) noexcept nogil:
     """Render the Date of this second, once."""
@@ -57,7 +57,7 @@ cdef char *put_id(char *p, exchange *e) noexcept nogil:
     if e.id_from_client:
         p = put(p, e.base + field_of(&e.req, F_X_REQUEST_ID).value, field_of(&e.req, F_X_REQUEST_ID).value_len)
         return end_line(p)
-    if not e.has_id_text:                # it is sent twice: to the upstream and to the client
+    if not e.has_id_text:                # sent twice: to the upstream and to the client
         put_hex(e.id_text, e.request_id, 16)
         e.has_id_text = 1
     memcpy(p, e.id_text, sizeof(e.id_text))
@@ -150,7 +150,7 @@ cdef int called_securely(exchange *e) noexcept nogil:
     f = field_of(&e.req, F_X_FORWARDED_PROTO)
     p = e.base + f.value
     n = f.value_len
-    if n < 5 or (n > 5 and p[5] != 44 and p[5] != 32):      # of a list: the first, the client's own
+    if n < 5 or (n > 5 and p[5] != 44 and p[5] != 32):      # of a list: the first, which is the client's own
         return 0
     return ((p[0] | 32) == 104 and (p[1] | 32) == 116 and (p[2] | 32) == 116 and (p[3] | 32) == 112
             and (p[4] | 32) == 115)
@@ -167,14 +167,14 @@ cdef char *put_limits(char *p, exchange *e) noexcept nogil:
     p = put_lit(p, "\";r=")
     p = put_uint(p, e.seen.remaining)
     p = put_lit(p, ";t=")
-    # A limit that refused says when to try again; one that allowed, when it is full again.
+    # A limit that refused gives the time of the next try; one that allowed, the time when it is full again.
     p = put_uint(p, e.seen.retry_s if e.flags & EX_REFUSED and e.seen.retry_s else e.seen.reset_s)
     p = end_line(p)
     p = put_lit(p, "RateLimit-Policy: ")
     if e.tightest.policy.len:
         p = put(p, snap_str(s, e.tightest.policy), e.tightest.policy.len)
         return end_line(p)
-    p = put_lit(p, "\"")                  # the consumer's own numbers
+    p = put_lit(p, "\"")                  # with the consumer's own numbers
     p = put(p, snap_str(s, e.tightest.name), e.tightest.name.len)
     p = put_lit(p, "\";q=")
     p = put_uint(p, e.tightest.amount)
@@ -205,7 +205,7 @@ cdef size_t answer_extra(exchange *e) noexcept nogil:
 
 
 cdef char *put_additions(char *p, exchange *e) noexcept nogil:
-    """The fields of every answer on a route: notices, limits, CORS, the id."""
+    """The fields that every answer on a route has: notices, limits, CORS, the id."""
     if e.policy is not NULL and e.policy.notice.len:
         p = put(p, snap_str(e.snap, e.policy.notice), e.policy.notice.len)
     if has_cors(e):
@@ -232,14 +232,14 @@ cdef int says(const char *value, uint32_t length, const char *word, uint32_t n) 
 
 
 cdef int names_shared_caches(const char *value, uint32_t length) noexcept nogil:
-    """Whether a Cache-Control says itself what a shared cache may do."""
+    """Whether a Cache-Control itself sets what a shared cache may do."""
     return (says(value, length, b"public", 6) or says(value, length, b"s-maxage", 8)
             or says(value, length, b"private", 7) or says(value, length, b"no-store", 8))
 
 
 cdef int keep_private(exchange *e, const char *base, const head *h) noexcept nogil:
-    """Whether `private` must be added to a paid answer, so that no shared cache gives away what this
-    caller paid for."""
+    """Whether `private` must be added to a paid answer, so that no shared cache serves to others what
+    this caller paid for."""
     cdef const header_rule *r
     cdef uint32_t i
     if e.extra is not NULL and says(buf_head(e.extra), buf_len(e.extra), b"cache-control", 13):
@@ -273,8 +273,8 @@ cdef inline int has_cors(const exchange *e) noexcept nogil:
 
 
 cdef void lines_as_head(head *h, const char *lines, uint32_t n) noexcept nogil:
-    """Whole field lines of ours or a handler's as put_fields and put_rules take them; at most MAX_FIELDS,
-    which whoever made them kept to."""
+    """Whole field lines of ours or a handler's, in the form that put_fields and put_rules take; at most
+    MAX_FIELDS, which was ensured when they were made."""
     cdef const char *end
     cdef field *f
     cdef uint32_t at = 0
@@ -318,7 +318,7 @@ cdef char *put_own(char *p, exchange *e, const char *lines, uint32_t n) noexcept
 
 
 cdef char *response_fields(char *p, exchange *e, const answer *a) noexcept nogil:
-    """The forwarded lines of an upstream's answer, and ours."""
+    """The forwarded lines of an upstream's answer, and our own."""
     cdef const snapshot_header *s = e.snap
     cdef const char *base = a.k.resp_base
     cdef const head *h = &a.k.resp

@@ -9,13 +9,13 @@ cdef int send_request(exchange *e, call *k) noexcept nogil
 cdef int send_made(call *k) noexcept nogil
     # the same for a request that a handler made
 cdef char *put_target(char *p, exchange *e, str_ref base) noexcept nogil
-    # path and query as the route's rewrite makes them, behind a target's base path; at most
-    # target_size bytes and those of the base
+    # Path and query after the route's rewrite, following a target's base path; at most
+    # target_size bytes plus those of the base
 cdef size_t target_size(exchange *e) noexcept nogil
 cdef uint64_t unbelieved(const exchange *e) noexcept nogil
-    # fields of the request, by FieldName, that nobody behind the gateway is shown
+    # Fields of the request, by FieldName, that are never shown to anything behind the gateway
 cdef size_t passing_size(exchange *e) noexcept nogil
 cdef char *put_passing(char *p, exchange *e) noexcept nogil
-    # the fields of a request to an upstream, but Host and framing; at most passing_size bytes
+    # The fields of a request to an upstream, except Host and framing; at most passing_size bytes
 cdef int64_t hops_left(exchange *e) noexcept nogil
     # Max-Forwards of an OPTIONS or TRACE; -1: none; -2: not a number

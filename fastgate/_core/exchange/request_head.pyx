@@ -1,7 +1,7 @@
 """request_head: requests to upstreams: target, Host and fields, for the codec to write.
 
-Fields are written as render.pyx says. What never passes: the client's X-Consumer-*; the fields by which
-proxies tell whose request it is and which URL is meant (X-Forwarded-*, Forwarded, X-Real-IP, X-Client-IP,
+Fields are written as render.pyx describes. Never forwarded: the client's X-Consumer-*; the fields by which
+proxies report the client and the requested URL (X-Forwarded-*, Forwarded, X-Real-IP, X-Client-IP,
 X-Original-URL and the like), unless the peer is a trusted proxy; every place of the credential, unless the
 route forwards it; names with an underscore, unless allowed.
 """
@@ -23,14 +23,14 @@ from fastgate._core.platform.text cimport put, put_hex, put_lit, put_uint
 from fastgate._core.http.lines cimport end_line
 
 cdef enum:
-    ADDED = 2048              # the most that the gateway adds of its own
-    MOST_HOPS = 255           # that Max-Forwards lets a request take
+    ADDED = 2048              # the most that the gateway itself adds
+    MOST_HOPS = 255           # the largest Max-Forwards of a forwarded request
 
-# Fields by FieldName that are never copied from a request: written anew or dropped.
+# Fields by FieldName that are never copied from a request: rewritten or dropped.
 cdef uint64_t WRITTEN = (
     1ull << F_HOST | 1ull << F_CONTENT_LENGTH | 1ull << F_EXPECT | 1ull << F_X_REQUEST_ID | 1ull << F_TRACEPARENT
     | 1ull << F_X_FORWARDED_FOR | 1ull << F_X_FORWARDED_PROTO | 1ull << F_X_FORWARDED_HOST)
-# By which proxies tell whose request it is, and to which URL: believed from a trusted proxy alone.
+# Fields by which proxies report the client and the requested URL: trusted only from a trusted proxy.
 cdef uint64_t CLAIMS = (
     1ull << F_X_FORWARDED_FOR | 1ull << F_X_FORWARDED_PROTO | 1ull << F_X_FORWARDED_HOST
     | 1ull << F_X_FORWARDED_PORT | 1ull << F_X_FORWARDED | 1ull << F_X_REAL_IP | 1ull << F_FORWARDED
@@ -51,7 +51,7 @@ cdef char *put_target(char *p, exchange *e, str_ref base) noexcept nogil:
             p = put(p, snap_str(e.snap, r.replace), r.replace.len)
         path += r.strip
         n -= r.strip
-        # Exactly one slash where the two parts meet, and one at the front.
+        # Exactly one slash where the two parts meet, and one at the start.
         if p > start and (p - 1)[0] == 47 and n and path[0] == 47:
             path += 1
             n -= 1
@@ -68,7 +68,7 @@ cdef size_t target_size(exchange *e) noexcept nogil:
 
 
 cdef char *put_forwarded(char *p, exchange *e) noexcept nogil:
-    """X-Forwarded-*: a trusted proxy's values are kept and added to; anybody else's are not."""
+    """X-Forwarded-*: a trusted proxy's values are kept and added to; all others are replaced."""
     cdef downstream *d = e.down
     cdef const head *h = &e.req
     cdef const field *f
@@ -84,7 +84,7 @@ cdef char *put_forwarded(char *p, exchange *e) noexcept nogil:
     if d.text_len:
         p = put(p, d.text, d.text_len)
     else:
-        p = put_lit(p, "unknown")        # a unix socket's peer has no address
+        p = put_lit(p, "unknown")        # a Unix socket's peer has no address
     p = end_line(p)
     p = put_lit(p, "X-Forwarded-Proto: ")
     if trusted and has_field(h, F_X_FORWARDED_PROTO):
@@ -171,7 +171,7 @@ cdef char *put_passing(char *p, exchange *e) noexcept nogil:
 
 
 cdef int64_t hops_left(exchange *e) noexcept nogil:
-    """What Max-Forwards says, where it counts (RFC 9110, 7.6.2); -1: nothing; -2: not a number, or twice."""
+    """The value of Max-Forwards, if the method uses it (RFC 9110, 7.6.2); -1: none; -2: not a number, or repeated."""
     cdef const head *h = &e.req
     cdef const field *f
     cdef int64_t n = 0
@@ -191,7 +191,7 @@ cdef int64_t hops_left(exchange *e) noexcept nogil:
             return -2
         n = n * 10 + digit
         if n > MOST_HOPS:
-            n = MOST_HOPS                # more than any path has; it may be lowered (7.6.2)
+            n = MOST_HOPS                # more than any path has; lowering it is allowed (7.6.2)
     return n
 
 
@@ -204,7 +204,7 @@ cdef char *request_fields(char *p, call *k) noexcept nogil:
 
 
 cdef inline int passes_whole(const exchange *e, const call *k) noexcept nogil:
-    """Whether the target goes on as it came: nothing is rewritten, and nothing of it is a secret."""
+    """Whether the target is forwarded as it came: nothing is rewritten, and nothing in it is secret."""
     return (e.path == e.base + e.req.path.off and e.req.form == TARGET_ORIGIN and not e.hide_query
             and k.target.path.len == 0 and not e.policy.flags & ROUTE_MAKES_URL)
 
@@ -248,7 +248,7 @@ cdef char *made_fields(char *p, call *k) noexcept nogil:
 
 
 cdef int send_made(call *k) noexcept nogil:
-    """With the chosen target's Host where the handler named none."""
+    """With the chosen target's Host, if the handler set none."""
     cdef const char *request = buf_head(k.py_request)
     cdef uint32_t before = k.py_method + k.py_path + k.py_lines
     cdef outgoing o

@@ -1,21 +1,21 @@
-"""snapshot_ref: which configuration an exchange holds, and how it lets go of it.
+"""snapshot_ref: which configuration an exchange holds, and how it releases it.
 
-An exchange is served with the snapshot that it was routed with, and a snapshot that was replaced
-stays mapped until the last of its exchanges has left. A tunnel, an event stream or a long download
-may last for days, and would keep a whole image for each generation in which one began. So once the
-answer has begun, what can still be read of the image is copied:
+An exchange keeps the snapshot that it was routed with, and a replaced snapshot stays mapped until the
+last of its exchanges has released it. A tunnel, an event stream or a long download may last for days. It
+would keep a whole image mapped for each generation in which one began. So once the answer has begun,
+everything that may still be read from the image is copied:
 
-    the exchange      generation, flags and hidden parameters, for the log; the name, cap and flags
+        the exchange      generation, flags and hidden parameters, for the log; name, cap and flags
                       of the route
-    its calls         deadlines, pooling and ejection rules of the upstream; the target and its name
-    at the end        kind and period of each limit that it took from; the service's slot
+        its calls         deadlines, pooling and ejection rules of the upstream; the target with its name
+        for the end       kind and period of each limit that it took from; the service's slot
 
-and the exchange leaves the image. The copy is about 1.5 KiB, made once for an exchange, and only
-when its snapshot has been replaced: by a walk over all connections after `install`, a few hundred in a turn
-of the loop, and at the beginning of an answer that was still awaited then.
+and the exchange releases the image. The copy is about 1.5 KiB. It is made at most once for an exchange, and
+only if its snapshot has been replaced: by a walk over all connections after `install`, a few hundred in a
+turn of the loop, or, if the answer was not there yet, when it begins.
 
 An exchange that waits for its answer needs the whole image (to retry, and for the rules of the
-answer), and so does one whose Python handler runs: it may ask for any upstream by name.
+answer). So does one with a running Python handler, which may ask for any upstream by name.
 """
 from libc.stdint cimport uint32_t
 from libc.stdlib cimport calloc
@@ -34,7 +34,7 @@ cdef struct called:           # of one call
     upstream_rec group
     target_rec target
 
-cdef struct kept:             # stands in for an image: strings are found from `head` on
+cdef struct kept:             # takes the place of an image: strings are found from `head` on
     snapref ref               # must be first: the engine frees it
     snapshot_header head
     route_rec route
@@ -42,7 +42,7 @@ cdef struct kept:             # stands in for an image: strings are found from `
     service_rec service
     called main
     called relaying
-    # then a limit_rec for each limit that was taken from, and the names
+    # followed by a limit_rec for each limit that was taken from, and the names
 
 
 cdef inline uint32_t name_size(const target_rec *t) noexcept nogil:
@@ -50,7 +50,7 @@ cdef inline uint32_t name_size(const target_rec *t) noexcept nogil:
 
 
 cdef char *keep_name(const snapshot_header *s, str_ref *name, kept *k, char *room) noexcept nogil:
-    """`name` still refers into the image `s`; afterwards, into the copy. Returns what is left of the room."""
+    """`name` refers into the image `s`; afterwards, into the copy. Returns the room that is left."""
     memcpy(room, snap_str(s, name[0]), name.len)
     name.off = <uint32_t>(room - <char *>&k.head)
     return room + name.len
@@ -94,7 +94,7 @@ cdef void unpin_retired(core *c, exchange *e) noexcept nogil:
         size += name_size(relaying.target)
     k = <kept *>calloc(1, size)
     if k is NULL:
-        return                           # it holds the image, as before
+        return                           # it keeps the image
     k.ref.snap = &k.head
     k.ref.in_flight = 1
     k.head.generation = s.generation

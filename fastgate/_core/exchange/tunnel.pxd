@@ -1,4 +1,4 @@
-"""tunnel: what follows a 101: bytes both ways, until both sides have ended."""
+"""tunnel: what follows a 101: bytes in both directions, until both sides have ended."""
 from fastgate._core.state cimport call, exchange
 
 cdef void begin_tunnel(exchange *e, call *k) noexcept nogil

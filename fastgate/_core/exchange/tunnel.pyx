@@ -1,12 +1,12 @@
-"""tunnel: what follows a 101: bytes both ways, until both sides have ended.
+"""tunnel: what follows a 101: bytes in both directions, until both sides have ended.
 
     client ──► upstream    tunnel_up, tunnel_up_drained
     upstream ──► client    tunnel_down, tunnel_down_drained
 
 One side is not read while the other's queue is not empty, as in forward.pyx. If one side closes its
-sending side (a half-close), what it sent goes out, and then our sending side to the other is closed
-too; the opposite direction goes on. The tunnel ends when both have ended and all is sent, or by the
-deadlines of http1/deadlines.pyx and upstream/deadlines.pyx: a side that says nothing more has the call's `idle_ms`.
+sending direction (a half-close), what it sent is delivered, and then our sending direction to the other
+is closed too; the opposite direction goes on. The tunnel ends when both have ended and all is sent, or by
+the deadlines of http1/deadlines.pyx and upstream/deadlines.pyx: an idle tunnel has the call's `idle_ms`.
 """
 
 from fastgate._core.platform.buffer cimport buf
@@ -41,7 +41,7 @@ cdef void begin_tunnel(exchange *e, call *k) noexcept nogil:
 
 
 cdef int ended(exchange *e) noexcept nogil:
-    """Both sides have ended, and have been sent all."""
+    """Both sides have ended, and everything was sent to both."""
     cdef call *k = e.relaying
     return conn_ended(&e.down.io) and k.flags & CALL_RESPONSE_DONE and conn_drained(&k.up.io) \
         and conn_drained(&e.down.io)
@@ -74,7 +74,7 @@ cdef void tunnel_up(exchange *e) noexcept nogil:
 
 
 cdef void tunnel_up_drained(exchange *e) noexcept nogil:
-    """The upstream can take more; if there is no more, close our sending side to it."""
+    """The upstream can take more; if nothing is left, close our sending direction to it."""
     cdef call *k = e.relaying
     if not conn_ended(&e.down.io):
         e.down.codec.read(e, 1)
@@ -105,7 +105,7 @@ cdef void tunnel_down(exchange *e) noexcept nogil:
 
 
 cdef void tunnel_down_drained(exchange *e) noexcept nogil:
-    """The client can take more; if there is no more, close our sending side to it."""
+    """The client can take more; if nothing is left, close our sending direction to it."""
     cdef call *k = e.relaying
     if not k.flags & CALL_RESPONSE_DONE:
         call_read(e.owner, k, 1)

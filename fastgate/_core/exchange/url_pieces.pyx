@@ -1,21 +1,21 @@
-"""url_pieces: URLs that are made for a request: the target of a rewrite, the Location of a redirect.
+"""url_pieces: URLs built for a request: the target of a rewrite, the Location of a redirect.
 
-The compiler turns a template into a list of pieces, which are written one behind another:
+The compiler turns a template into a list of pieces, which are written one after another:
 
     /v2/orders/{rest}?user={id}
     TEXT "/v2/orders/" │ PARAM rest │ TEXT "?user=" │ PARAM id, encoded │ QUERY_MORE
 
-What a request contributes can change nothing but its own place:
+What a request contributes can only change its own place in the URL:
 
 - The path is canonical, so a parameter has no "?", "#", "%" without two digits, control character
-  or dot segment. Nor can one come of it and the text beside it: the model refuses templates with a
-  text of dots next to a parameter (model/url_template.py).
-- In a query, everything but unreserved characters and escapes that are there already is encoded:
-  no parameter ends there or begins.
-- The host has passed `parse_authority`, and no other piece stands in a Location's authority. A Location
-  without an authority gets none from a parameter either: it begins with one slash.
+  or dot segment. None of these can arise from a parameter and the text beside it either: the model
+  refuses templates with a text of dots next to a parameter (model/url_template.py).
+- In a query, everything is encoded except unreserved characters and existing escapes: no parameter
+  can end there, or begin.
+- The host has passed `parse_authority`, and a Location's authority contains no other piece. A Location
+  without an authority cannot get one from a parameter: it begins with one slash.
 
-A URL longer than the longest request line that is accepted is not made.
+A URL longer than the longest accepted request line is not built.
 """
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memmove
@@ -32,7 +32,7 @@ from fastgate._core.snapshot.snapshot cimport (
 
 
 cdef inline const char *piece_text(exchange *e, const url_piece *u, uint32_t *n) noexcept nogil:
-    """What stands for a piece, but for the query: where it is, and how long."""
+    """The text of a piece (other than the query): where it is, and its length."""
     if u.kind == URL_PARAM:
         n[0] = e.match.params[u.param].len if u.param < e.match.nparams else 0
         return e.path + e.match.params[u.param].off if n[0] else NULL
@@ -50,7 +50,7 @@ cdef inline const char *piece_text(exchange *e, const url_piece *u, uint32_t *n)
 
 
 cdef inline int stays(char x) noexcept nogil:
-    """Whether an octet stands in a query as it is: unreserved, or of an escape."""
+    """Whether an octet is kept as it is in a query: unreserved, or part of an escape."""
     return is_class(x, CH_UNRESERVED) or x == c"%"
 
 
@@ -138,6 +138,6 @@ cdef int url_refused(exchange *e) noexcept nogil:
     if e.policy.static_response != NONE32:
         pieces = statics[e.policy.static_response].location
     if e.req.host.len == 0 and asks_for_host(e, pieces):
-        e.fault = FAULT_HOST_MISSING     # an old client may go without
+        e.fault = FAULT_HOST_MISSING     # old clients may send none
         return BAD_HOST
     return TARGET_TOO_LONG if url_size(e, pieces) > e.snap.max_line else 0
