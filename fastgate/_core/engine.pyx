@@ -93,7 +93,7 @@ cdef class Engine(Host):
     def __cinit__(self, Segment segment not None, uint32_t worker):
         cdef core *c
         if worker >= segment.header.workers:
-            raise ValueError(f"the segment has {segment.header.workers} workers; {worker} is none of them")
+            raise ValueError(f"there is no worker {worker}: the segment has {segment.header.workers}, counted from 0")
         self.segment = segment
         self.c = <core *>calloc(1, sizeof(core))
         if self.c is NULL:
@@ -287,9 +287,9 @@ cdef class Engine(Host):
         cdef const char *missing
         cdef uv_hook *hook
         if not isinstance(loop, uvloop.Loop):
-            raise TypeError(f"a {type(loop).__name__} is not a loop of uvloop")
+            raise TypeError(f"a {type(loop).__name__} is not a uvloop event loop")
         if self.hook is not NULL or self.closed:
-            raise RuntimeError("the engine has an event loop, or is closed")
+            raise RuntimeError("the engine already has an event loop, or is closed")
         path = os.fsencode(uvloop.loop.__file__)
         missing = libuv_load(path)
         if missing is not NULL:
@@ -478,7 +478,7 @@ cdef void with_python(core *c) noexcept with gil:
     try:
         engine.hand_over()
     except BaseException as error:
-        engine.loop.call_exception_handler({"message": "the engine cannot begin a handler", "exception": error})
+        engine.loop.call_exception_handler({"message": "the engine cannot start a handler", "exception": error})
 
 
 cdef void fill_sinks(core *c) noexcept:

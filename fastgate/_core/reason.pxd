@@ -1,6 +1,6 @@
 """Reasons: why an exchange ended, as stable numbers. `fastgate/errors.py` gives each its
-name, status and words; a test holds the two lists together. Append only; never renumber:
-the numbers stand in shared memory and in logs."""
+name, status and text; a test compares the two lists. Append only; never renumber: the numbers
+are in shared memory and in logs."""
 from libc.stdint cimport uint8_t, uint32_t
 
 cpdef enum Reason:
@@ -64,13 +64,13 @@ cpdef enum Reason:
     SETTLEMENT_UNKNOWN = 87
     UPSTREAM_TIMEOUT = 88
     LOOP_DETECTED = 89
-    # Ends with no answer of ours: the client left, or the relayed answer broke off.
+    # Ends without an answer of ours: the client left, or the relayed answer broke off.
     CLIENT_CLOSED = 100
     RESPONSE_TRUNCATED = 101
     TUNNEL_CLOSED = 102
     CLIENT_TIMEOUT = 103
     REASON_COUNT = 128
 
-# The stable name ("rate_limited") of a reason, for texts written in C: NUL-terminated, valid for
-# ever, its length in *length. "" for REASON_NONE; "reason_<n>" for a number that has no name.
+# The stable name ("rate_limited") of a reason, for text written in C: NUL-terminated, always
+# valid, its length in *length. "" for REASON_NONE; "reason_<n>" for a number without a name.
 cdef const char *reason_text(uint32_t reason, uint32_t *length) noexcept nogil

@@ -1,6 +1,6 @@
 """The reasons as a Python enum (`fastgate._core.reason.Reason`); see reason.pxd.
 
-And their names for code that has no Python: `reason_text` reads a table of REASON_COUNT short
+Code without Python gets the names from `reason_text`: it reads a table of REASON_COUNT short
 texts, filled once at import from the enum's own members, so that no second list can drift.
 """
 from libc.string cimport memcpy
@@ -42,7 +42,7 @@ cdef _fill():
     for number in range(REASON_COUNT):
         _set_name(number, f"reason_{number}")
     _set_name(REASON_COUNT, "reason_other")
-    # By way of globals(): inside this module, the bare name is the C type.
+    # Through globals(): inside this module, the bare name is the C type.
     for name, member in globals()["Reason"].__members__.items():
         if int(member) < REASON_COUNT:
             _set_name(int(member), name.lower())

@@ -1,9 +1,9 @@
-"""state: the C state of one worker's engine; who points at whom.
+"""state: the C state of one worker's engine, and which struct points at which.
 
     core ──┬── snap (current snapshot; exchanges keep the one they were routed with)
            ├── pools[target slot] ── idle upstream connections, last in first out
            └── loop: epoll, deadlines, buffers, time (io/connection.pxd)
-    conn   first member of downstream and upstream; what `io` knows of them
+        conn   first member of downstream and upstream; the part that `io` knows
     downstream ── exchange ── call ── upstream
                      └─ more calls, made by a Python handler
 
@@ -11,8 +11,8 @@ One exchange at a time per downstream connection, one call at a time per upstrea
 connection. A call is one request to an upstream and its answer. The C path uses the call
 embedded in the exchange; a Python handler makes calls of its own.
 
-Only struct definitions stand here. Who may change what: `pool` the pools, `downstream`, `upstream`
-and `exchange` their own.
+Only struct definitions belong here. Who may change what: `pool` changes the pools; `downstream`,
+`upstream` and `exchange` their own structs.
 """
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -47,13 +47,13 @@ cdef struct pool
 cdef struct call
 cdef struct exchange
 
-# What the floors below call; filled in once, by engine. What `io` calls stands in io/connection.pxd.
+# What the floors below call; filled in once, by engine. What `io` calls is in io/connection.pxd.
 cdef struct sinks:
     # downstream → exchange
     void (*line)(exchange *e) noexcept nogil                        # the request line is complete
     void (*head)(exchange *e) noexcept nogil                        # e.req is complete
     void (*head_bad)(exchange *e, int reason) noexcept nogil
-    void (*late)(exchange *e) noexcept nogil                        # body, or the handler, too slow
+    void (*late)(exchange *e) noexcept nogil                        # the body, or the handler, is too slow
     void (*body)(exchange *e) noexcept nogil                        # request bytes wait in the connection
     void (*drained)(exchange *e) noexcept nogil                     # response bytes may be queued (again)
     void (*gone)(exchange *e) noexcept nogil                        # the client left
@@ -67,31 +67,31 @@ cdef struct sinks:
     int (*call_render)(call *k) noexcept nogil                      # queue the request on k.up; < 0: no memory
 
 # ---- codecs -----------------------------------------------------------------------------
-# Between a connection and its exchanges or calls stands a codec: it alone knows how the version of
-# HTTP that is spoken puts a message on the wire. What is to be written comes to it as data.
+# A codec sits between a connection and its exchanges or calls. Only the codec knows how its version of
+# HTTP puts a message on the wire. What is to be written is passed to it as data.
 #
-# Fields are lines (http/lines.pxd). "Verbatim" pieces of a body pass as they came, framing and all,
-# where both sides have the same.
+# Fields are lines (http/lines.pxd). "Verbatim" pieces of a body pass as they came, framing included,
+# if both sides use the same framing.
 
 cdef struct answer:           # the head of an answer
     uint16_t status
     uint8_t upgrade           # it opens a tunnel
-    uint8_t has_length        # `fields` has a Content-Length among its lines
+    uint8_t has_length        # `fields` includes a Content-Length line
     int64_t length            # bytes of the body; -1: not known, or there is none
-    const char *body          # the body, or its beginning, as far as it is here: it is copied
+    const char *body          # the body, or the part of it that is here: it is copied
     uint32_t body_len
     size_t room               # bytes that `fields` may need
     char *(*fields)(char *p, exchange *e, const answer *a) noexcept nogil      # writes the lines
-    call *k                   # whose answer it is; NULL: it is ours
-    const char *lines         # for `fields`: lines of ours
+    call *k                   # whose answer it is; NULL: our own
+    const char *lines         # for `fields`: lines of our own
     uint32_t lines_len
 
 cdef struct server_codec:
     int (*expect_body)(exchange *e) noexcept nogil
-        # The head is complete: what body follows, and how much of it is here. 0, or a Reason.
+        # The head is complete: which body follows, and how much of it is here. 0, or a Reason.
     buf *(*take)(exchange *e, int verbatim, int *refused) noexcept nogil
-        # The next piece of the request's body, as a buffer the caller owns; NULL: none now.
-        # *refused: 0, or the Reason why not. Sets body_state, bytes_in and body_bytes.
+        # The next piece of the request's body, as a buffer that the caller owns; NULL: none yet.
+        # *refused: 0, or the Reason why it is refused. Sets body_state, bytes_in and body_bytes.
     int (*waits)(const exchange *e) noexcept nogil
         # Whether bytes wait to be taken.
     void (*read)(exchange *e, int on) noexcept nogil
@@ -99,51 +99,51 @@ cdef struct server_codec:
     int (*verbatim)(const exchange *e, const call *k) noexcept nogil
         # Whether the body of this call's answer may pass verbatim.
     void (*interim)(exchange *e, const answer *a) noexcept nogil
-        # 100 or 103, where the client understands that.
+        # Send 100 or 103, if the client understands it.
     int (*start)(exchange *e, const answer *a) noexcept nogil
-        # Queue the head; settles whether the connection lives on. 0; -1: no memory.
+        # Queue the head; decides whether the connection stays open. 0; -1: no memory.
     int (*data)(exchange *e, buf *b) noexcept nogil
-        # Queue a piece of the body: takes it over. 0; -1: it cannot be sent.
+        # Queue a piece of the body, and take it over. 0; -1: it cannot be sent.
     int (*end)(exchange *e) noexcept nogil
-        # The body is whole. 0; -1: no memory.
+        # The body is complete. 0; -1: no memory.
     int (*flush)(exchange *e) noexcept nogil
         # Write what is queued. 1: the queue is empty; 0: the rest follows, then sink.drained; < 0: -errno.
     void (*deadline)(exchange *e) noexcept nogil
-        # What is waited for has changed.
+        # What the exchange waits for has changed.
     void (*release)(exchange *e) noexcept nogil
-        # The exchange is over, answered or not: what becomes of its connection. Frees e.
+        # The exchange is over, answered or not: continue or close its connection. Frees e.
     void (*reset)(exchange *e) noexcept nogil
-        # Break its answer off; e stays.
+        # Break its answer off; e remains.
 
 cdef struct outgoing:         # a request to an upstream
     const char *method
     uint32_t method_len
     uint32_t host_len
-    const char *host          # the authority; host_len 0: `fields` has it among its lines
+    const char *host          # the authority; host_len 0: it is among the lines of `fields`
     int64_t length            # bytes of the body; -1: not known; -2: there is none
     uint8_t upgrade
-    const char *body          # the body, or its beginning, as far as it is here: it is copied
+    const char *body          # the body, or the part of it that is here: it is copied
     uint32_t body_len
     size_t room               # bytes that `target` and `fields` may need
-    const char *path          # the target, where it is in one piece
+    const char *path          # the target, if it is in one piece
     uint32_t path_len
-    char *(*target)(char *p, call *k) noexcept nogil         # else: writes path and query
+    char *(*target)(char *p, call *k) noexcept nogil         # otherwise: writes path and query
     char *(*fields)(char *p, call *k) noexcept nogil         # writes the lines
 
 cdef struct client_codec:
     int (*request)(call *k, const outgoing *o) noexcept nogil
-        # Queue the head, and what is here of the body. 0; -1: no memory.
+        # Queue the head, and the part of the body that is here. 0; -1: no memory.
     int (*head)(call *k) noexcept nogil
-        # Read on in what came. > 0: k.resp is a head of so many bytes; 0: more is needed; < 0: it is none.
+        # Parse what has come. > 0: k.resp is a head of that many bytes; 0: more is needed; < 0: it is not a head.
     void (*expect_body)(call *k) noexcept nogil
-        # k.resp is the final head, and taken: what body follows. Sets CALL_RESPONSE_DONE and CALL_CLOSE_AFTER.
+        # k.resp is the final head, and accepted: which body follows. Sets CALL_RESPONSE_DONE and CALL_CLOSE_AFTER.
     buf *(*take)(call *k, int verbatim, int *bad) noexcept nogil
-        # The body's bytes that are here, as a buffer the caller owns; NULL: none now. *bad: 1: they
-        # are no body. Sets CALL_RESPONSE_DONE.
+        # The body's bytes that are here, as a buffer that the caller owns; NULL: none yet. *bad: 1: they
+        # are not a valid body. Sets CALL_RESPONSE_DONE.
     void (*skip)(call *k) noexcept nogil
-        # The answer is not wanted: sets CALL_RESPONSE_DONE if all of its body is here.
+        # The answer is not wanted: sets CALL_RESPONSE_DONE if its whole body is here.
     int (*ends_with_connection)(const call *k) noexcept nogil
-        # Whether the answer is whole when the upstream closes.
+        # Whether the answer is complete when the upstream closes.
 
 # ---- snapshots in use -----------------------------------------------------------------
 cdef struct snapref:
@@ -151,15 +151,15 @@ cdef struct snapref:
     void *object              # the Python Snapshot that keeps the mapping; NULL: a copy (snapshot_ref.pyx)
     void *handlers            # the Python list of handlers
     uint64_t in_flight
-    snapref *next             # in the list of the retired, or of those to let go
-    snapref *prev             # in the list of the retired
+    snapref *next             # in the list of those retired, or of those to release
+    snapref *prev             # in the list of those retired
 
 # ---- downstream ------------------------------------------------------------------------
 cdef enum DownState:
     DOWN_IDLE = 0             # between requests
     DOWN_HEAD = 1             # some bytes of a head are here
     DOWN_BUSY = 2             # an exchange runs
-    DOWN_LINGER = 3           # we said our last; reading off what the client still sends
+    DOWN_LINGER = 3           # our last byte is sent; reading and discarding what the client still sends
     DOWN_TUNNEL = 4
     DOWN_CLOSED = 5
 
@@ -169,17 +169,17 @@ cdef struct downstream:
     downstream *next          # free list, or the list of all
     downstream *prev
     uint64_t head_started     # when the first byte of the head came
-    delivery out              # whether it reads its answer
+    delivery out              # whether the client reads its answer
     uint32_t requests         # served on this connection
     uint32_t lingered         # bytes read off while lingering
     uint16_t port             # client's, host order
     uint8_t state             # DownState
     uint8_t listener
-    uint8_t secure            # came by TLS
+    uint8_t secure            # came over TLS
     uint8_t trusted           # 1 + whether the peer is a trusted proxy; 0: not looked up yet
-    uint8_t half_closed       # the client sends no more, and is served on
+    uint8_t half_closed       # the client sends no more, but is still served
     const server_codec *codec
-    key_memory key            # that its last request had
+    key_memory key            # the key of its last request
     uint8_t text_len
     char text[46]             # address as text
     uint8_t address[16]       # peer's; IPv4 mapped; zero for unix sockets
@@ -201,13 +201,13 @@ cdef struct upstream:
     uint8_t state             # UpState
     uint8_t reused            # the current call found it in the pool
     uint8_t pad[2]
-    uint32_t pool_generation  # the pool's, when it was opened
+    uint32_t pool_generation  # the pool's, when the connection was opened
     const client_codec *codec
     uint64_t keep_ns          # how long it may stay in the pool unused
-    delivery out              # whether it reads the request
+    delivery out              # whether the upstream reads the request
 
 cdef struct pool:             # of one target, by its slot
-    uint64_t identity         # target_rec.identity; another one: the slot has a new owner
+    uint64_t identity         # target_rec.identity; if it differs, the slot has a new owner
     upstream *idle            # most recently used first
     upstream *oldest
     uint32_t idle_count
@@ -216,7 +216,7 @@ cdef struct pool:             # of one target, by its slot
     uint32_t retry_credit     # thousandths of a retry; the upstream's, kept by its first target
     int64_t current           # smooth weighted round robin
     uint64_t ewma_ns          # of the time to the answer's head; 0: not known
-    uint64_t sampled_ns       # when ewma_ns was last told something
+    uint64_t sampled_ns       # when ewma_ns was last updated
 
 # ---- call ------------------------------------------------------------------------------
 cdef enum CallState:
@@ -230,7 +230,7 @@ cdef enum CallState:
 
 cdef enum CallFlag:
     CALL_IDEMPOTENT = 1
-    CALL_REPLAYABLE = 2       # nothing of the body was consumed for good
+    CALL_REPLAYABLE = 2       # no part of the body was consumed for good
     CALL_REQUEST_DONE = 4     # the whole request is queued or sent
     CALL_RESPONSE_DONE = 8    # the whole response was read
     CALL_CLOSE_AFTER = 16     # the upstream connection must not be pooled
@@ -239,7 +239,7 @@ cdef enum CallFlag:
     CALL_COUNTED = 256        # counted in pool.active
     CALL_FRESH = 512          # the chosen target's pooled connection was stale: open a new one
     CALL_TRUNCATED = 1024     # the answer broke off
-    CALL_GOOD = 2048          # its head was no failure: so far the target has done well
+    CALL_GOOD = 2048          # its head was no failure: so far the target did well
 
 cdef struct call:
     core *owner
@@ -255,7 +255,7 @@ cdef struct call:
     const char *resp_base     # where resp's spans count from; valid during call_head
     call *next                # other calls of the exchange
     uint64_t sent_ns          # the request's head was handed over
-    uint64_t whole_ns         # its last byte was; 0: not yet
+    uint64_t whole_ns         # its last byte was handed over; 0: not yet
     uint64_t first_byte_ns    # response head complete
     uint64_t hash             # for consistent hashing
     uint64_t tried            # bit per target index within the upstream
@@ -266,19 +266,19 @@ cdef struct call:
     uint8_t state             # CallState
     uint8_t method_id
     uint8_t attempts          # targets chosen for it
-    uint8_t turns             # of the retry loop: attempts, and connections made for stale ones
+    uint8_t turns             # of the retry loop: attempts, and new connections in place of stale ones
     uint16_t failure          # the Reason, once CALL_FAILED
     uint8_t interims
-    uint32_t py_method        # bytes of py_request: method, path, lines, and the rest is the body
+    uint32_t py_method        # bytes of py_request: method, path, lines; the rest is the body
     uint32_t py_path
     uint32_t py_lines
     uint8_t py_host           # Host is among the lines
-    uint8_t py_body           # a body is sent, if only an empty one
+    uint8_t py_body           # a body is sent, even if it is empty
     chunk_state resp_chunks   # the codec's
     head resp
 
 # ---- exchange --------------------------------------------------------------------------
-cdef enum Spender:            # who has a spending limit; also what its spending is counted under
+cdef enum Spender:            # who has a spending limit; also part of the key that its spending is counted under
     SPENDER_ACCOUNT = 1
     SPENDER_CONSUMER = 2
     SPENDER_KEY = 3
@@ -300,17 +300,17 @@ cdef enum ExFlag:
     EX_CONTINUE_DUE = 1024    # the client waits for 100 Continue
     EX_AWAIT_BODY = 4096      # collecting the body for a handler
     EX_ABORTED = 8192
-    EX_WAKE = 16384           # stands in the wake list
+    EX_WAKE = 16384           # is in the wake list
     EX_COUNTED_UPCALL = 262144
     EX_COUNTED_STREAM = 2097152
-    EX_METERED = 524288       # it has a price, if only nothing: a usage record is due
-    EX_OWED = 4194304         # its client left before an answer began, and owes for it all the same
+    EX_METERED = 524288       # it has a price, even if zero: a usage record is due
+    EX_OWED = 4194304         # its client left before an answer began, and still owes for it
 
 cdef enum WakeBit:
     WAKE_GONE = 1             # the client left
     WAKE_WRITABLE = 2         # its output queue is empty
     WAKE_CALL = 4             # one of its calls has something
-    WAKE_DONE = 8             # the answer was handed to the kernel whole
+    WAKE_DONE = 8             # the whole answer was handed to the kernel
     WAKE_LATE = 16            # its time is over: the client has been answered
 
 cdef struct taken:            # a limit that the exchange consumed from
@@ -318,7 +318,7 @@ cdef struct taken:            # a limit that the exchange consumed from
     uint64_t key
     uint64_t interval_ns      # of a rate: the limit's, or the consumer's own
 
-cdef struct spent:            # what was counted for money: requests of a period, spending
+cdef struct spent:            # what was counted for money: requests of a period, or spending
     uint64_t key
     uint64_t cost
     int64_t unix_s
@@ -329,13 +329,13 @@ cdef struct exchange:
     downstream *down
     snapref *ref
     const snapshot_header *snap
-    const route_rec *route    # cold among many: read for names, identities and the like only
+    const route_rec *route    # rarely in the cache: read for names, identities and the like only
     const policy_rec *policy  # of the route; NULL with it
     const service_rec *service
     exchange *next            # free list; upcall and wake queues
     void *py                  # the Python Exchange, when a handler runs
     buf *headbuf              # holds the request head while the exchange lives
-    buf *pathbuf              # canonical path, where it differs from what was sent
+    buf *pathbuf              # canonical path, if it differs from what was sent
     buf *body                 # collected body, for a handler
     buf *extra                # field lines that a handler adds to the answer it relays
     const char *base          # start of the request head
@@ -357,10 +357,10 @@ cdef struct exchange:
     uint64_t bytes_out
     uint64_t body_bytes       # of the request's body, without framing
     uint64_t body_left        # the codec's: FRAMING_LENGTH
-    uint64_t body_seen        # bytes of the body that its rate was judged by
-    uint64_t asked_ns         # since when the client is waited for to send it; 0: it is not
-    uint64_t asked_for_ns     # how long it was waited for before that
-    int64_t body_credit       # ns that it may still take, at the minimum rate
+    uint64_t body_seen        # bytes of the body when its rate was last judged
+    uint64_t asked_ns         # since when we have waited for the client to send it; 0: we do not
+    uint64_t asked_for_ns     # how long we waited for it before that
+    int64_t body_credit       # ns that it may still take at the minimum rate
     uint64_t answer_by        # a handler's deadline for the first byte; 0: none
     uint64_t upstream_ns
     uint32_t phase_us[PHASES]
@@ -371,50 +371,50 @@ cdef struct exchange:
     uint8_t trace_flags
     uint8_t has_consumer
     uint8_t has_id_text
-    uint8_t id_from_client    # the client's X-Request-ID was good and is kept
+    uint8_t id_from_client    # the client's X-Request-ID was valid and is kept
     uint8_t upgrading         # asks for a websocket
     uint8_t attempts
     uint8_t log_flags
     uint8_t out               # the codec's: how the answer's body is framed
-    uint32_t wake             # WakeBit: what Python is to be told
-    uint8_t hide_query        # parameters of the query hold a key: put_query leaves them out
+    uint32_t wake             # WakeBit: what to report to Python
+    uint8_t hide_query        # parameters of the query hold a key: put_query omits them
     uint64_t credential
-    const limit_rec *tightest # the limit whose state `seen` tells
+    const limit_rec *tightest # the limit whose state is in `seen`
     decision seen
-    # What a 402 tells, in micro-units; currency 0: no money is at stake.
-    int64_t money_balance     # that the wallet had, or the spending limit had left
-    int64_t money_required    # that the request needs
+    # What a 402 reports, in micro-units; currency 0: the request costs no money.
+    int64_t money_balance     # what the wallet had, or the spending limit had left
+    int64_t money_required    # what the request needs
     int64_t money_limit       # the spending limit that refused, if money_resets is not 0
-    uint32_t money_currency   # three ASCII letters, the first lowest
+    uint32_t money_currency   # three ASCII letters, the first in the lowest byte
     int64_t money_held        # what requests in progress hold of the wallet and may give back
-    uint64_t units_asked      # units of a meter that could not be held for
-    uint64_t units_fit        # so many would have fitted
+    uint64_t units_asked      # units of a meter that could not be held
+    uint64_t units_fit        # how many would have fitted
     char meter[48]            # its name
     int64_t charged           # captured so far
     uint64_t key_spending     # the credential's cap, as in credential_entry
-    account_row *account      # who pays; NULL: nobody known
-    money_record *hold        # what is held on the wallet for this request
+    account_row *account      # who pays; NULL: not known
+    money_record *hold        # the hold on the wallet for this request
     uint32_t nspent
-    uint8_t flags_hold_by_handler   # the hold is a handler's: it captures, or it is released
+    uint8_t flags_hold_by_handler   # a handler placed the hold: it captures it, or it is released
     uint8_t money_limit_of    # Spender: whose spending limit refused; 0: none did
     uint8_t meter_len         # of the meter's name
     uint32_t money_resets     # Unix seconds when the period of the spending limit that refused ends; 0: none did
-    uint32_t access_ended     # Unix seconds since when the subscription gives no access; 0: not known
-    const limit_override *overrides   # the caller's own numbers, while it is admitted; NULL: it has none
+    uint32_t access_ended     # Unix seconds when the subscription's access ended; 0: not known
+    const limit_override *overrides   # the caller's own numbers, while it is admitted; NULL: none
     call *calls               # a handler's calls
     call *relaying            # the call whose answer goes to the client
     call main                 # the C path's call; up to its `resp`, a new exchange is cleared
     taken took[MAX_TAKEN]
-    limit_rec own             # `tightest` with the caller's own numbers, where it has any
+    limit_rec own             # `tightest` with the caller's own numbers, if it has any
     spent spent[MAX_SPENT]
-    uint8_t client[16]        # the client's address: the peer's, or what a trusted proxy said
+    uint8_t client[16]        # the client's address: the peer's, or what a trusted proxy reported
     consumer_row consumer
     chunk_state body_chunks   # the codec's
     route_match match
     head req
 
 # ---- the whole --------------------------------------------------------------------------
-cdef struct accepts:          # how many connections a listener's next event is good for: see server.pyx
+cdef struct accepts:          # how many connections to accept at a listener's next event: see server.pyx
     uint64_t round
     uint32_t most
 
@@ -423,13 +423,13 @@ cdef struct core:
     uint32_t worker
     uint32_t draining
     int64_t unix_offset       # CLOCK_REALTIME - CLOCK_MONOTONIC, refreshed each second
-    int64_t window_offset     # the same for the time that windows go by (clock.pyx)
+    int64_t window_offset     # the same for the clock that windows use (clock.pyx)
     uint64_t offset_read
     sinks sink
     snapref *ref
     snapref *retired          # replaced, in_flight not yet 0
-    snapref *released         # replaced, in_flight 0: Python lets go of them
-    downstream *unpin_at      # where the walk after an install has come to; NULL: it is over
+    snapref *released         # replaced, in_flight 0: Python releases them
+    downstream *unpin_at      # where the walk after an install is; NULL: it is over
     segment_header *segment
     worker_row *row
     worker_counters *counters
@@ -437,7 +437,7 @@ cdef struct core:
     cells quota
     area_view *money          # this worker's part of the money map; NULL: none
     void *credentials         # the Python CredentialIndex; NULL: none
-    lookup_fn lookup          # credential_find, callable with that pointer
+    lookup_fn lookup          # credential_find, to be called with that pointer
     pool *pools
     downstream *downs         # all of them
     downstream *free_downs
@@ -448,7 +448,7 @@ cdef struct core:
     uint32_t n_ups
     uint32_t n_idle
     uint32_t n_upcalls        # exchanges with a handler that has not begun to answer
-    uint32_t n_streams        # with one that answers as a stream
+    uint32_t n_streams        # exchanges with a handler that answers as a stream
     uint32_t n_calls          # made by handlers, alive
     uint32_t n_listeners
     uint32_t accepting        # 0: paused
@@ -456,7 +456,7 @@ cdef struct core:
     uint32_t n_waiting        # clients' connections between two requests
     conn pause                # its deadline ends a pause
     conn clock                # the timerfd, in the epoll set
-    void *engine              # the Python Engine, while it waits in the event loop's place; else NULL
+    void *engine              # the Python Engine, while it waits in place of the event loop; else NULL
     conn listeners[MAX_LISTENERS]
     accepts accepted[MAX_LISTENERS]
     exchange *upcall_head     # to be handed to Python after this round
@@ -468,7 +468,7 @@ cdef struct core:
     char date[32]             # "Date: Sun, 06 Nov 1994 08:49:37 GMT" without the name
     caps request_caps
     caps response_caps
-    exchange *ahead_of        # whose path `ahead` is of; NULL: nobody's
+    exchange *ahead_of        # whose path is in `ahead`; NULL: none
     route_keys ahead
 
 
@@ -478,5 +478,5 @@ cdef void call_free(core *c, call *k) noexcept nogil
 
 
 cdef inline core *core_of(const conn *x) noexcept nogil:
-    """The engine's state that a connection belongs to."""
+    """The core of the engine that a connection belongs to."""
     return <core *>x.loop

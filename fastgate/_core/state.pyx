@@ -33,7 +33,7 @@ cdef exchange *exchange_new(core *c) noexcept nogil:
 
 
 cdef void call_free(core *c, call *k) noexcept nogil:
-    """A call that a handler made, and that is over."""
+    """Free a call that a handler made, after it is over."""
     if k.py_request is not NULL:
         buf_return(&c.loop.bufs, k.py_request)
     if k.py_head is not NULL:

@@ -470,10 +470,10 @@ async def test_mistakes_with_meters_are_told(shared):
     async with plane(shared, metered(), handlers={"test:handler": handler}) as p:
         assert (await call(p)).status == 200
     assert said == [
-        "hold_units('tokens', most) first",
-        "no plan prices units of 'tokns' (plans[].price.per_unit); meters that are priced: "
+        "call hold_units('tokens', most) first",
+        "no plan prices units of 'tokns' (plans[].price.per_unit); priced meters: "
         "pages, tokens",
         "0 units of 'tokens': give the most that the request can use, 1 or more",
-        "units of 'tokens' are held for already",
-        "-1 units of 'tokens': what was used cannot be taken back",
+        "units of 'tokens' are already held",
+        "-1 units of 'tokens': used units cannot be negative",
     ]

@@ -227,7 +227,7 @@ async def test_units_beyond_the_hold_are_recorded_and_the_operators(shared, capl
     assert shared.balance() == PLENTY - 10_000 - 1_000_000
     assert ("pages", 5, 1_000_000, UsageFlag.USAGE_CAPTURED) in uses(shared)
     assert worker["beyond_micros"] == 1_500_000
-    assert "5 units of pages and had held for 2; 1500000 micro-units of USD" in caplog.text
+    assert "5 units of pages and had held 2; 1500000 micro-units of USD" in caplog.text
 
 
 async def test_more_units_than_anybody_can_pay_for_are_a_402(shared):
@@ -308,7 +308,7 @@ async def test_what_was_captured_is_owed_by_who_left(shared):
     async def handler(x):
         x.hold(1_000_000)
         x.capture(400_000)
-        with pytest.raises(RuntimeError, match="captured already"):
+        with pytest.raises(RuntimeError, match="already been captured"):
             x.capture(1)
         begun.set()
         await asyncio.get_running_loop().create_future()

@@ -183,7 +183,7 @@ def test_what_it_cannot_wait_in_is_an_error():
     other = asyncio.SelectorEventLoop()
     loop = uvloop.new_event_loop()
     try:
-        with pytest.raises(TypeError, match="a _UnixSelectorEventLoop is not a loop of uvloop"):
+        with pytest.raises(TypeError, match="a _UnixSelectorEventLoop is not a uvloop event loop"):
             engine.run_in(other)
         engine.run_in(loop)
         with pytest.raises(RuntimeError, match="has an event loop"):

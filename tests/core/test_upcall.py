@@ -448,11 +448,11 @@ async def test_sizes_that_no_message_has_are_refused(backend):
     said = []
 
     async def handler(x):
-        with pytest.raises(ValueError, match="1073741825 bytes: 1073741824 is the most") as large:
+        with pytest.raises(ValueError, match="1073741825 bytes; at most 1073741824 can be sent") as large:
             await x.forward("u0", body=bytes((1 << 30) + 1))
         said.append(large)
         with pytest.raises(
-            ValueError, match="bytes of header fields: 1048576 is the most"
+            ValueError, match="bytes of header fields are too many; at most 1048576 are allowed"
         ) as large:
             await x.start(200, {"X-Large": "y" * (1 << 20)})
         said.append(large)
@@ -476,7 +476,7 @@ async def test_sizes_that_no_message_has_are_refused(backend):
             ({"headers": {"X": x}}, "control character")
             for x in ("a\r", "\n", "\0", "\x7f", "\x1f")
         ),
-        ({"headers": {"X": "\u20ac"}}, "the value of X has a character beyond Latin-1 in it"),
+        ({"headers": {"X": "\u20ac"}}, "the value of X has a character that is not in Latin-1"),
         ({"headers": {"\ud800": "v"}}, "surrogates not allowed"),
     ],
 )

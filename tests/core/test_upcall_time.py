@@ -92,7 +92,7 @@ async def test_calls_of_a_handler_whose_time_is_over_are_given_up(backend):
 @pytest.mark.parametrize("seconds", [0, -1, 1e6, float("nan")])
 async def test_a_call_needs_a_timeout_that_makes_sense(backend, seconds):
     async def handler(x):
-        with pytest.raises(ValueError, match=r"is not from 0\.001 to 86400 seconds"):
+        with pytest.raises(ValueError, match=r"is not between 0\.001 and 86400 seconds"):
             await x.forward("u0", timeout=seconds)
         await x.respond(200)
 

@@ -1,1 +1,1 @@
-"""Python handlers: how a request is given to Python, and what Python may ask of the engine."""
+"""Python handlers: how a request reaches Python, and what Python may ask of the engine."""

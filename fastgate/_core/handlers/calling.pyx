@@ -1,12 +1,12 @@
-"""calling: what a Python handler asks of upstreams: one call, and its answer read as a stream.
+"""calling: what a Python handler asks of upstreams: a call, and its answer read as a stream.
 
     upstream_named ─► call_request ─► call_made ─► ask ─► head ─► read_chunk ... ─► None
                                                     │      │          │
                                                     └──────┴──────────┴─► UpstreamError
 
-The call goes through the engine's own pools, with its retries and deadlines, and the body is read
-no faster than the handler takes it. Its memory is the response's until `drop`, or the exchange's,
-once it is relayed.
+The call goes through the engine's own pools, with the engine's retries and deadlines, and the body is
+read no faster than the handler takes it. The call's memory belongs to the response until `drop` or,
+once it is relayed, to the exchange.
 """
 cimport cython
 from cpython.bytearray cimport PyByteArray_AS_STRING
@@ -38,14 +38,14 @@ cdef dict METHODS = {
 # ---- the answer -----------------------------------------------------------------------------
 
 cdef class UpstreamResponse:
-    """The answer of an upstream: `status`, `headers`, and the body, read as a stream.
+    """The answer of an upstream: `status`, `headers`, and the body, which is read as a stream.
 
-    `async for chunk in response` gives bytes as they come; nothing more is read from the
-    upstream than is asked for. `await response.read()` gives all of it.
+    `async for chunk in response` gives bytes as they come. Nothing is read from the upstream before the
+    handler asks for it. `await response.read()` gives the whole body.
     """
 
     cdef int ask(self, MadeRequest made, double timeout) except -1:
-        """Send the request. made: of `call_request`; timeout: seconds, as of `forward`."""
+        """Send the request. made: from `call_request`; timeout: seconds, as for `forward`."""
         cdef call *k = self.k
         cdef core *c = self.engine.c
         cdef uint16_t reason
@@ -67,7 +67,7 @@ cdef class UpstreamResponse:
         return 0
 
     async def head(self):
-        """Wait until the answer's head is here. UpstreamError says why there will be none."""
+        """Wait for the answer's head. Raises UpstreamError with the reason if there will be none."""
         while self.k.py_head is NULL:
             if self.k.state == CALL_FAILED:
                 raise UpstreamError(reason_name(self.k.failure), self.upstream)
@@ -78,7 +78,7 @@ cdef class UpstreamResponse:
         self.headers = headers_of(&self.k.resp, self.k.resp_base, 0)
 
     async def wait(self):
-        """Until there is something new of the call."""
+        """Wait until something about the call has changed."""
         self.waiter = self.engine.loop.create_future()
         try:
             await self.waiter
@@ -95,7 +95,7 @@ cdef class UpstreamResponse:
         return chunk
 
     async def read_chunk(self):
-        """The next bytes of the body; None at its end. UpstreamError when it breaks off."""
+        """The next bytes of the body; None at its end. Raises UpstreamError if it breaks off."""
         cdef core *c = self.engine.c
         cdef buf *b
         cdef bytes data
@@ -105,7 +105,7 @@ cdef class UpstreamResponse:
             if self.k.state == CALL_FAILED:
                 raise UpstreamError(reason_name(self.k.failure), self.upstream)
             if not self.k.flags & CALL_PYTHON:
-                raise RuntimeError("this response is being relayed; its body cannot be read as well")
+                raise RuntimeError("this response is being relayed, so its body cannot be read")
             b = call_take(c, self.k, 0)
             if b is not NULL:
                 data = PyBytes_FromStringAndSize(buf_head(b), buf_len(b))
@@ -124,7 +124,7 @@ cdef class UpstreamResponse:
             await self.wait()
 
     async def read(self, limit: int = 16777216):
-        """The whole body. ValueError when it is longer than `limit` bytes."""
+        """The whole body. Raises ValueError if it is longer than `limit` bytes."""
         parts = []
         size = 0
         async for chunk in self:
@@ -137,14 +137,14 @@ cdef class UpstreamResponse:
 
     @property
     def upstream(self):
-        """Name of the upstream that was asked."""
+        """Name of the upstream that was called."""
         if self.k is NULL:
             return ""
         return PyBytes_FromStringAndSize(
             snap_str(self.k.snap, self.k.group.name), self.k.group.name.len).decode()
 
     def close(self):
-        """Give up the rest of the body."""
+        """Discard the rest of the body."""
         if self.k is not NULL:
             self.drop()
             self.engine.follow_up()
@@ -188,7 +188,7 @@ cdef const upstream_rec *upstream_named(const snapshot_header *s, str name) exce
 
 
 cdef bint is_target(object path) except -1:
-    """Whether it is a str that may be a request's target: what a space or a line ending would end is refused."""
+    """Whether this is a str that may be a request's target: a space or line ending would end it, so it is refused."""
     cdef Py_ssize_t i, n = 0
     cdef const char *p
     if not isinstance(path, str):
@@ -210,9 +210,9 @@ cdef MadeRequest call_request(exchange *e, method, path, headers, bytes body):
     if not is_token(method):
         raise ValueError(f"{method!r} is not a method")
     if not is_target(path):
-        raise ValueError(f"{path!r} is not a path: it starts with '/', without spaces, percent-encoded")
+        raise ValueError(f"{path!r} is not a path: it must start with '/' and be percent-encoded, without spaces")
     if len(body) > COLLECT_MOST:
-        raise ValueError(f"a body of {len(body)} bytes: {COLLECT_MOST} is the most that is sent at once")
+        raise ValueError(f"the body has {len(body)} bytes; at most {COLLECT_MOST} can be sent")
     if headers is None:
         names = set()
         lines = passing_lines(e)
@@ -235,7 +235,7 @@ cdef MadeRequest call_request(exchange *e, method, path, headers, bytes body):
 
 
 cdef bytes passing_lines(exchange *e):
-    """What an upstream would get of the request, were it forwarded without a handler: but Host and framing."""
+    """The fields that an upstream would get if the request were forwarded, except Host and framing."""
     cdef buf *b = buf_borrow(&e.owner.loop.bufs, passing_size(e))
     cdef char *end
     if b is NULL:
@@ -257,7 +257,7 @@ cdef UpstreamResponse call_made(Host engine, exchange *e, const upstream_rec *gr
     k.ex = e
     k.snap = e.snap
     k.group = group
-    k.flags = CALL_PYTHON                # ours to free: see drop
+    k.flags = CALL_PYTHON                # drop frees it
     k.hash = e.consumer.identity
     k.py = <void *>r
     r.engine = engine
@@ -280,7 +280,7 @@ cdef str query_of(exchange *e):
     return room[:put_query(began, e) - began].decode("ascii")
 
 
-# ---- what names the request -----------------------------------------------------------------
+# ---- names of the request -------------------------------------------------------------------
 
 cdef str request_id_of(exchange *e):
     return PyBytes_FromStringAndSize(<const char *>e.request_id, 16).hex()

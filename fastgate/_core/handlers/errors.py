@@ -1,4 +1,4 @@
-"""What a Python handler's calls raise."""
+"""The exceptions that a Python handler's calls raise."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ def reason_name(number: int) -> str:
 
 
 class ClientDisconnected(ConnectionError):
-    """The client left while its handler was at work."""
+    """The client left while its handler was running."""
 
 
 class PaymentRefused(RuntimeError):
     """The caller cannot pay for the request. `reason` is the code, e.g. "insufficient_balance".
 
-    `balance` and `required` are micro-units; `number` is the reason's number in `Reason`. `fits`:
-    how many of the meter's units could be held for, where units were asked for.
+    `balance` and `required` are micro-units; `number` is the reason's number in `Reason`. `fits`: if
+    units of a meter were asked for, how many of them could be held.
     """
 
     def __init__(self, number: int, balance: int, required: int, fits: int | None = None) -> None:
@@ -30,11 +30,11 @@ class PaymentRefused(RuntimeError):
         self.balance = balance
         self.required = required
         self.fits = fits
-        super().__init__(f"{self.reason}: {required} micro-units are needed, {balance} are there")
+        super().__init__(f"{self.reason}: {required} micro-units are needed, {balance} are available")
 
 
 class TooManyStreams(RuntimeError):
-    """As many handlers answer as streams as one worker may have; uncaught, a 503 `overloaded`."""
+    """Too many handlers of this worker already answer as streams. Uncaught, it becomes a 503 `overloaded`."""
 
 
 class UpstreamError(ConnectionError):

@@ -1,4 +1,4 @@
-"""headers: fields of messages as Python handlers see and write them."""
+"""headers: the fields of messages as Python handlers read and write them."""
 from libc.stdint cimport uint64_t
 
 from fastgate._core.http.head cimport head
@@ -8,7 +8,7 @@ cdef class Headers:
 
 cdef Headers headers_of(const head *h, const char *base, uint64_t hidden)
 cdef bint is_token(object text) except -1
-    # whether it is a str that may be a method or the name of a field
+    # whether this is a str that may be a method or the name of a field
 cdef bytes field_line(str name, str value)
     # one line, with its end
 cdef bytes render_fields(object headers, list left)

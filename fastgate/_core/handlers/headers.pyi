@@ -2,7 +2,7 @@ from collections.abc import Iterable, Iterator
 from typing import overload
 
 class Headers:
-    """Fields of a message in their order; names in any case."""
+    """The fields of a message in order; names are case-insensitive."""
 
     def __init__(self, pairs: Iterable[tuple[str, str]]) -> None: ...
     def __iter__(self) -> Iterator[tuple[str, str]]: ...

@@ -1,8 +1,8 @@
-"""headers: fields of messages as Python handlers see and write them.
+"""headers: the fields of messages as Python handlers read and write them.
 
-Field names and values are bytes on the wire and str here, by way of Latin-1, which maps each byte
-to the character of the same number and loses nothing. What a handler writes is checked: a name is
-a token, a value has no control characters, so nobody can smuggle a line into a message.
+Field names and values are bytes on the wire and str here, in Latin-1, which maps each byte to the
+character with the same number and loses nothing. What a handler writes is checked: a name is a
+token, a value has no control characters, so no one can inject a line into a message.
 """
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
@@ -12,7 +12,7 @@ from fastgate._core.http.head cimport FIELD_CREDENTIAL, MAX_FIELDS, field
 from fastgate._core.platform.chars cimport CH_TEXT, CH_TOKEN, is_class
 
 cdef enum:
-    LINES_MOST = 1 << 20      # bytes of the fields that a handler may write: nobody reads so many
+    LINES_MOST = 1 << 20      # bytes of the fields that a handler may write: no client reads more
 
 # The gateway frames messages itself.
 cdef frozenset FRAMING = frozenset((
@@ -21,7 +21,7 @@ cdef frozenset FRAMING = frozenset((
 
 
 cdef class Headers:
-    """Fields of a message in their order: (name, value) pairs of str; names in any case.
+    """The fields of a message in order: (name, value) pairs of str; names are case-insensitive.
 
     `headers["name"]` is the first value, `get_all` all of them; iterating gives the pairs.
     """
@@ -62,7 +62,7 @@ cdef class Headers:
 
 
 cdef Headers headers_of(const head *h, const char *base, uint64_t hidden):
-    """hidden: fields to leave out, by FieldName; credentials are in any case."""
+    """hidden: fields to leave out, by FieldName; credentials are always left out."""
     cdef list pairs = []
     cdef uint32_t i
     cdef const field *f
@@ -77,12 +77,12 @@ cdef Headers headers_of(const head *h, const char *base, uint64_t hidden):
 
 
 cdef bint is_token(object text) except -1:
-    """Whether it is a str that may be a method or the name of a field."""
+    """Whether this is a str that may be a method or the name of a field."""
     cdef Py_ssize_t n = 0
     cdef const char *p
     if not isinstance(text, str):
         return False
-    p = PyUnicode_AsUTF8AndSize(text, &n)          # no octet of a character beyond ASCII is in the class
+    p = PyUnicode_AsUTF8AndSize(text, &n)          # no octet of a non-ASCII character is in the class
     return n != 0 and all_of(p, n, CH_TOKEN)
 
 
@@ -99,8 +99,8 @@ cdef bytes field_line(str name, str value):
 
 
 cdef bytes render_fields(object headers, list left):
-    """Field lines. Names and values are checked; framing fields are left to the gateway and
-    put into `left`, in lower case."""
+    """Field lines. Names and values are checked; framing fields are the gateway's, so they are put
+    into `left` instead, in lower case."""
     cdef list lines = []
     cdef bytes octets
     if headers is None:
@@ -114,16 +114,16 @@ cdef bytes render_fields(object headers, list left):
         try:
             octets = value.encode("latin-1")
         except UnicodeEncodeError:
-            raise ValueError(f"the value of {name} has a character beyond Latin-1 in it: {value!r}") from None
+            raise ValueError(f"the value of {name} has a character that is not in Latin-1: {value!r}") from None
         if not all_of(octets, len(octets), CH_TEXT):
-            raise ValueError(f"the value of {name} has a control character in it: {value!r}")
+            raise ValueError(f"the value of {name} has a control character: {value!r}")
         if name.lower() in FRAMING:
             left.append((name.lower(), value))
             continue
         lines.append(field_line(name, value))
     if len(lines) > MAX_FIELDS:
-        raise ValueError(f"{len(lines)} header fields are too many; {MAX_FIELDS} is the most")
+        raise ValueError(f"{len(lines)} header fields are too many; at most {MAX_FIELDS} are allowed")
     written = b"".join(lines)
     if len(written) > LINES_MOST:
-        raise ValueError(f"{len(written)} bytes of header fields: {LINES_MOST} is the most")
+        raise ValueError(f"{len(written)} bytes of header fields are too many; at most {LINES_MOST} are allowed")
     return written

@@ -1,8 +1,8 @@
-"""host: the engine as handlers see it, so that it can stand above them."""
+"""host: the engine as handlers see it, so that the engine can be on a higher floor."""
 
 
 cdef class Host:
-    """Made as an `Engine` only."""
+    """Only created as an `Engine`."""
 
     cdef int follow_up(self) except -1:
-        raise NotImplementedError("the engine says what follows")
+        raise NotImplementedError("implemented by Engine")

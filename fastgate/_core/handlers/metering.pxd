@@ -1,4 +1,4 @@
-"""metering: units of meters that a handler reports, held for and charged by the caller's plan."""
+"""metering: units of meters that a handler reports: held, and charged by the caller's plan."""
 from libc.stdint cimport int64_t, uint64_t
 
 from fastgate._core.exchange.charging cimport units_hold
@@ -6,9 +6,9 @@ from fastgate._core.state cimport core, exchange
 
 cdef class MeterUse:
     cdef readonly str meter
-    cdef readonly uint64_t most       # units that are held for
+    cdef readonly uint64_t most       # units that are held
     cdef readonly uint64_t units      # used so far
-    cdef object price                 # MeterPrice; None: it costs the caller nothing
+    cdef object price                 # MeterPrice; None: it is free for the caller
     cdef units_hold at
     cdef int64_t hold(self, core *c, exchange *e) except -1
     cdef uint64_t refused(self, exchange *e) except? 0

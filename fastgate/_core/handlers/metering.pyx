@@ -1,21 +1,21 @@
-"""metering: units of meters that a handler reports, held for and charged by the caller's plan.
+"""metering: units of meters that a handler reports: held, and charged by the caller's plan.
 
-What a request uses beyond itself (tokens, pages, bytes) only its handler knows, and often only at
-the end. So it names the maximum first, which is held at the plan's price for so many, and then what it was:
+Only the handler knows what a request uses (tokens, pages, bytes), and often only at the end. So it first
+reserves the maximum, which is held at the plan's price, and then reports the actual use:
 
-    hold_units("tokens", 4000)     units_most: held, beside the request's own price      or PaymentRefused
-    use_units("tokens", 700)       price so far: due, should the worker be killed
-    use_units("tokens", 112)
-    the handler returns            812 are counted in the period, their price is captured, a usage
-                                   record with the meter is published; the rest is given back
+        hold_units("tokens", 4000)     units_most: held, besides the request's own price      or PaymentRefused
+        use_units("tokens", 700)       the price so far: owed, even if the worker is killed
+        use_units("tokens", 112)
+        the handler returns            812 are counted in the period, their price is captured, and a usage
+                                       record with the meter is published; the rest is given back
 
-Reported is owed, up to what is held, also by a client that has left. What was reported beyond that is
-in the usage record and in metrics (`beyond_micros`), and the operator's loss. A handler that fails releases
-them, as all that fails on our side costs nothing. The units of a period are counted by who pays, in the same cells as
-quotas, when they are captured: one exchange says how many came before them, so that the charges of
-a period add up to the price of its units, to the micro-unit, over all workers.
+Reported units are owed, up to what is held, even if the client has left. Units beyond that are in the usage
+record and in metrics (`beyond_micros`), and are the operator's loss. If the handler fails, the hold is
+released: a failure on our side costs the caller nothing. The units of a period are counted by payer, in the
+same cells as quotas, when they are captured. Each exchange learns how many came before its own, so that the
+charges of a period add up, over all workers, to the exact price of its units.
 
-Prices: meters.py, which is Python: this is a handler's side, not the proxied path.
+Prices: meters.py. It is Python, since only handlers need it, not the proxied path.
 """
 from libc.stdint cimport uint32_t, uint8_t
 from libc.string cimport memcpy, memset
@@ -35,11 +35,11 @@ log = logging.getLogger("fastgate.handler")
 HELD_MOST = <int64_t>MONEY_MOST
 
 cdef uint64_t UNITS_MOST = <uint64_t>1 << 40
-"""Units of a meter that are held for, and recorded, of one request: more than any uses."""
+"""How many units of a meter may be held and recorded for one request: more than any request uses."""
 
 
 cdef class MeterUse:
-    """One meter in one exchange: what is held for it, and what was used."""
+    """One meter in one exchange: what is held, and what was used."""
 
     cdef int64_t hold(self, core *c, exchange *e) except -1:
         """Hold the most that it can cost; returns that. Raises PaymentRefused."""
@@ -62,7 +62,7 @@ cdef class MeterUse:
         """Note for the refusal how many units would fit into what is left; returns that."""
         cdef bytes name = self.meter.encode()[:sizeof(e.meter)]
         rate = self.price.rate
-        # No more than was refused: what is held meanwhile by others does not count as room.
+        # Never more than the number that was refused, even if others have released money since.
         e.units_fit = min(max(e.money_balance, 0) * rate.per // rate.micros, self.most)
         e.units_asked = self.most
         e.meter_len = <uint8_t>len(name)
@@ -70,7 +70,7 @@ cdef class MeterUse:
         return e.units_fit
 
     cdef int use(self, core *c, exchange *e, uint64_t units) except -1:
-        """Further units were used: owed, up to what is held for. What goes beyond is counted as well."""
+        """Count more used units: owed, up to what is held. Units beyond that are counted as well."""
         self.units = min(UNITS_MOST, self.units + min(UNITS_MOST, units))
         if self.at.hold is not NULL:
             before = units_counted(c, e, self.price.counted_under, <uint8_t>self.price.period)
@@ -78,7 +78,7 @@ cdef class MeterUse:
         return 0
 
     cdef int capture(self, core *c, exchange *e) except -1:
-        """Charge for what was used, at most what is held; the rest of that is given back."""
+        """Charge for what was used, at most what is held; the rest is given back."""
         cdef int64_t micros = 0
         if self.units == 0:
             return self.release(c, e)
@@ -93,16 +93,16 @@ cdef class MeterUse:
         return 0
 
     cdef int release(self, core *c, exchange *e) except -1:
-        """Nothing is charged, and there is no usage record."""
+        """Charge nothing, and write no usage record."""
         units_release(c, e, &self.at)
         return 0
 
 
 cdef beyond(core *c, exchange *e, MeterUse use, micros):
-    """More was used than was held for: the operator's loss, which metrics and the log show."""
+    """More was used than was held: the operator's loss, which metrics and the log show."""
     c.counters.beyond_micros += <uint64_t>min(micros, HELD_MOST)
     log.warning(
-        "request %s: its handler reported %d units of %s and had held for %d; %d micro-units of %s are not charged",
+        "request %s: its handler reported %d units of %s and had held %d; %d micro-units of %s are not charged",
         request_id_of(e), use.units, use.meter, use.most, micros, use.price.currency)
 
 
@@ -115,7 +115,7 @@ cdef MeterUse meter_use(exchange *e, str meter, most):
     if identity is None:
         known = ", ".join(tariff.meters) if tariff is not None else "none"
         raise ValueError(
-            f"no plan prices units of {meter!r} (plans[].price.per_unit); meters that are priced: {known}")
+            f"no plan prices units of {meter!r} (plans[].price.per_unit); priced meters: {known}")
     if most < 1:
         raise ValueError(f"{most} units of {meter!r}: give the most that the request can use, 1 or more")
     use = MeterUse.__new__(MeterUse)

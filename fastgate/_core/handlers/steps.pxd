@@ -3,7 +3,7 @@ from fastgate._core.handlers.host cimport Host
 
 cdef class Steps:
     cdef object coroutine
-    cdef Host engine        # its counters are where the time is kept
+    cdef Host engine        # its counters hold the times
 
 cdef Steps steps_of(Host engine, coroutine)
-    # for `await`; coroutine: what calling an async function gave
+    # To be awaited; coroutine: the result of calling an async function

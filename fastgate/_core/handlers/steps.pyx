@@ -1,7 +1,7 @@
 """steps: how long each step of a Python handler keeps its worker from polling.
 
-A handler runs on the worker's own thread. From where it goes on to its next `await`, the worker serves
-nobody: that is a step, whether it computes or blocks. `await steps_of(...)` drives a handler's
+A handler runs on the worker's own thread. From the moment it resumes to its next `await`, the worker
+serves no one: that is a step, whether it computes or blocks. `await steps_of(...)` drives a handler's
 coroutine as `await` would, and counts each step in the histogram `upcall_lag`.
 """
 from libc.stdint cimport uint64_t
@@ -11,7 +11,7 @@ from fastgate._core.platform.sys cimport monotonic_ns
 
 
 cdef class Steps:
-    """A handler's coroutine with its steps timed. What an `await` asks of an iterator, and no more."""
+    """A handler's coroutine with its steps timed. It implements only what `await` needs of an iterator."""
 
     def __await__(self):
         return self

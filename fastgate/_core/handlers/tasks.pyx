@@ -1,13 +1,13 @@
-"""tasks: a task of the loop for each handler, from its call to the exchange's release.
+"""tasks: a task of the event loop for each handler, from its call to the exchange's release.
 
-The engine calls `begin_upcalls` and `wake_upcalls` after its rounds. A task ends in one of these ways,
-and whatever happens its money is settled and the exchange let go:
+The engine calls `begin_upcalls` and `wake_upcalls` after its rounds. A task ends in one of these ways.
+In each of them, its money is settled and the exchange released:
 
-    it returns                  the answer it gave stands; none is a 500
+    it returns                  its answer is kept; if there is none, the answer is a 500
     the client left             cancelled, with a bounded time to settle; nothing is answered
-    its time was over           cancelled in the same way; the client has got its 504
-    it raises                   500, or a broken-off answer where one had begun
-    the worker ends             cancelled: the same
+    it ran out of time          cancelled in the same way; the client has got its 504
+    it raises                   500 or, if an answer had begun, it is broken off
+    the worker ends             cancelled, with the same answers
 """
 from cpython.ref cimport Py_INCREF
 from libc.stdint cimport uint32_t
@@ -56,7 +56,7 @@ async def run_handler(Exchange x not None, handler):
 
 
 cdef inline exchange *pop(exchange **first, exchange **last) noexcept:
-    """Take the first exchange out of a queue that has one."""
+    """Remove the first exchange from a non-empty queue."""
     cdef exchange *e = first[0]
     first[0] = e.next
     if first[0] is NULL:
@@ -71,7 +71,7 @@ cdef int begin_upcalls(Host engine, core *c) except -1:
     while c.upcall_head is not NULL:
         e = pop(&c.upcall_head, &c.upcall_tail)
         if e.flags & (EX_ABORTED | EX_RESPONSE_DONE):
-            exchange_release(e)          # the client left, or its time was over, before Python began
+            exchange_release(e)          # the client left, or the time was over, before Python began
             continue
         x = Exchange.__new__(Exchange)
         x.e = e

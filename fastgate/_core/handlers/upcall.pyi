@@ -1,4 +1,4 @@
-"""What a Python handler is given: `async def handler(exchange: Exchange) -> None`."""
+"""What a Python handler gets: `async def handler(exchange: Exchange) -> None`."""
 
 from collections.abc import Iterable, Mapping
 from typing import TypedDict
@@ -14,7 +14,7 @@ class Consumer(TypedDict):
     plan: str
 
 class Exchange:
-    """One request, and the means to answer it. Valid until the handler ends."""
+    """One request, and the methods to answer it. Valid until the handler ends."""
 
     @property
     def method(self) -> str: ...
@@ -67,7 +67,7 @@ class Exchange:
     def refuse(self, reason: int) -> None: ...
     def refused_for(self, reason: int) -> None: ...
     handed_over: bool
-    """Whether an upstream has the whole of a request that was forwarded."""
+    """Whether an upstream has the whole of a forwarded request."""
     def hold(self, micros: int, currency: str = "USD") -> int: ...
     def capture(self, micros: int, units: int = 1) -> None: ...
     def release(self) -> None: ...

@@ -1,28 +1,28 @@
-"""upcall: the one door to Python: exchanges whose answer a Python handler gives.
+"""upcall: the only way into Python: exchanges that a Python handler answers.
 
-After its rounds `poll()` hands each suspended exchange to its handler as a task of the
-worker's event loop:
+After its rounds, `poll()` starts the handler of each suspended exchange as a task of the worker's
+event loop:
 
     async def handler(exchange): ...
 
-The handler reads the request (it is whole: the body was collected, up to the route's cap),
-and then answers in one of three ways: `respond` at once; `start`, `write`..., `finish` as a
-stream; or `forward` to an upstream and `relay` what comes back, in C from there on. It may
-make any number of calls to upstreams, at the same time too, through the engine's own pools (calling.pyx).
+The handler reads the request (it is complete: the body was collected, up to the route's cap). Then it
+answers in one of three ways: `respond` at once; `start`, `write`..., `finish` as a stream; or `forward`
+to an upstream and `relay` the response, which from there on runs in C. It may make any number of calls
+to upstreams, concurrently too, through the engine's own pools (calling.pyx).
 
-Waiting is done on futures. What the engine has to tell is kept in bits of the exchange
-(`wake`); after its rounds the engine calls `wake_upcalls`, which resolves them:
+The handler waits on futures. The engine keeps what it has to report in bits of the exchange (`wake`);
+after its rounds it calls `wake_upcalls`, which resolves the futures:
 
-    WAKE_GONE      the client left: the task is cancelled. It may await in its `finally` for a
-                   bounded time (5 s), then it is cancelled again
-    WAKE_WRITABLE  what was written is with the kernel: `write` returns
-    WAKE_LATE      it did not answer within the route's timeout: the client has got a 504, and the task
+        WAKE_GONE      the client left: the task is cancelled. It may await in its `finally` for a
+                       bounded time (5 s), then it is cancelled again
+        WAKE_WRITABLE  the kernel has what was written: `write` returns
+        WAKE_LATE      it did not answer within the route's timeout: the client has got a 504, and the task
                    is cancelled in the same way
     WAKE_CALL      one of its calls has a head, body bytes, an end or a failure
 
-The exchange's memory stays until the task is over, whatever happened; afterwards every method
-raises `RuntimeError`. A handler that raises gives the client a 500 problem, or, when the
-answer had begun, a broken-off connection; never one that hangs.
+The exchange's memory stays until the task is over, whatever happens; afterwards every method raises
+`RuntimeError`. If a handler raises, the client gets a 500 problem or, if the answer had begun, a broken-off
+connection; never one that hangs.
 """
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_FromStringAndSize
@@ -61,7 +61,7 @@ from fastgate._core.snapshot.snapshot import stable_hash
 
 log = logging.getLogger("fastgate.handler")
 
-cdef double SETTLE_S = 5.0    # what a cancelled handler may still take
+cdef double SETTLE_S = 5.0    # how long a cancelled handler may still run
 cdef uint32_t WRITE_MAX = 1 << 20
 cdef uint64_t MOST = <uint64_t>1 << 62
 
@@ -71,7 +71,7 @@ AMOUNT = stable_hash(AMOUNT_METER)
 # ---- the exchange -----------------------------------------------------------------------------
 
 cdef class Exchange:
-    """One request, and the means to answer it. Made by the engine; valid until the handler ends."""
+    """One request, and the methods to answer it. Created by the engine; valid until the handler ends."""
 
     cdef int check(self) except -1:
         if self.e is NULL:
@@ -92,20 +92,20 @@ cdef class Exchange:
 
     @property
     def path(self) -> str:
-        """The canonical path, as it was routed; still percent-encoded."""
+        """The canonical path, as the router matched it; still percent-encoded."""
         self.check()
         return PyBytes_FromStringAndSize(self.e.path, self.e.path_len).decode("ascii")
 
     @property
     def query(self) -> str:
-        """The query without "?", percent-encoded; without the credential, unless that is forwarded."""
+        """The query without "?", percent-encoded; without the credential, unless the route forwards it."""
         self.check()
         return query_of(self.e)[1:]
 
     @property
     def target(self) -> str:
-        """Path and query as the route's `rewrite` makes them for the upstream; without the credential,
-        unless that is forwarded."""
+        """Path and query for the upstream, after the route's `rewrite`; without the credential, unless the
+        route forwards it."""
         cdef str_ref none
         cdef bytearray room
         cdef char *began
@@ -117,7 +117,7 @@ cdef class Exchange:
 
     @property
     def params(self) -> dict[str, str]:
-        """What the route's `{name}`s matched; percent-encoded."""
+        """The values that the route's `{name}`s matched; percent-encoded."""
         cdef dict found = {}
         cdef const str_ref *names
         cdef uint32_t i
@@ -132,7 +132,7 @@ cdef class Exchange:
 
     @property
     def headers(self) -> Headers:
-        """Without what an upstream is not shown either: the credential, what strangers may not say."""
+        """The request's fields, without those that are not forwarded: the credential, claims of untrusted clients."""
         self.check()
         if self._headers is None:
             self._headers = headers_of(&self.e.req, self.e.base, unbelieved(self.e))
@@ -149,7 +149,7 @@ cdef class Exchange:
 
     @property
     def consumer(self) -> dict[str, str] | None:
-        """Who calls: id, name and plan; None when the route is open and nobody said."""
+        """The caller: id, name and plan; None if the route is open and the caller gave no key."""
         self.check()
         if not self.e.has_consumer:
             return None
@@ -179,7 +179,7 @@ cdef class Exchange:
 
     @property
     def capability(self) -> str | None:
-        """The token of links that show for an hour why this request was refused; None without pages."""
+        """The token of links that show, for an hour, why this request was refused; None without pages."""
         cdef char text[CAPABILITY_TEXT]
         self.check()
         if self.e.snap.capability_key[0] == 0 and self.e.snap.capability_key[1] == 0:
@@ -189,13 +189,13 @@ cdef class Exchange:
 
     @property
     def trace(self) -> str:
-        """The traceparent for what this exchange causes (W3C trace context)."""
+        """The traceparent for calls made for this exchange (W3C trace context)."""
         self.check()
         return traceparent_of(self.e)
 
     @property
     def address(self) -> str:
-        """The client's address, behind trusted proxies too."""
+        """The client's address, also behind trusted proxies."""
         import ipaddress
         self.check()
         found = ipaddress.IPv6Address(PyBytes_FromStringAndSize(<const char *>self.e.client, 16))
@@ -203,17 +203,18 @@ cdef class Exchange:
 
     @property
     def scheme(self) -> str:
-        """"https" or "http", as the client called it; behind a trusted proxy, what that says."""
+        """"https" or "http", as used by the client; behind a trusted proxy, as reported by it."""
         self.check()
         return "https" if called_securely(self.e) else "http"
 
     # ---- the answer
 
     async def start(self, int status, headers=None, length=None):
-        """Begin the answer. length: bytes of the body, where known; else it is sent chunked.
+        """Begin the answer. length: bytes of the body, if known; otherwise it is sent chunked.
 
-        A Content-Length among the headers is the same as `length`. ValueError: a bad status, name or value.
-        RuntimeError: it had begun. ClientDisconnected: the client left. TooManyStreams: `caps.streams` are open.
+        A Content-Length among the headers has the same effect as `length`. Raises ValueError for a bad status,
+        name or value; RuntimeError if the answer had begun; ClientDisconnected if the client left; TooManyStreams
+        if `caps.streams` are open.
         """
         self.check()
         if not self.e.flags & (EX_COUNTED_STREAM | EX_RESPONSE_STARTED) and exchange_stream(self.e) < 0:
@@ -229,7 +230,7 @@ cdef class Exchange:
         left = []
         lines = render_fields(headers, left)
         if (self.e.flags & EX_METERED or self.e.hold is not NULL) and b"cache-control:" not in lines.lower():
-            lines += field_line("Cache-Control", "private")  # no shared cache gives away what this caller paid for
+            lines += field_line("Cache-Control", "private")  # shared caches must not serve what this caller paid for
         for name, value in left:
             if name == "content-length" and length is None:
                 length = int(value)
@@ -241,7 +242,7 @@ cdef class Exchange:
             raise MemoryError
         self.written = 0
         if self.declared < 0 and exchange_write(self.e, NULL, 0) < 0:
-            # A stream's head goes out before its first piece, which may be long in coming.
+            # A stream's head is sent before its first piece, which may take long to come.
             exchange_abort(self.e, CLIENT_CLOSED)
             self.gone = True
             raise ClientDisconnected("the client closed the connection")
@@ -277,7 +278,7 @@ cdef class Exchange:
             if done == 0:
                 self.engine.follow_up()
                 if self.e.flags & EX_COUNTED_UPCALL and self.c.n_streams < self.e.snap.max_streams:
-                    exchange_stream(self.e)      # a slow reader of a whole answer is no better
+                    exchange_stream(self.e)      # a slow reader of a whole answer occupies as much
                 self.drained = self.loop.create_future()
                 try:
                     await self.drained
@@ -286,7 +287,7 @@ cdef class Exchange:
                 self.check()
 
     def finish(self):
-        """The answer is whole. RuntimeError when fewer bytes were written than announced."""
+        """The answer is complete. Raises RuntimeError if fewer bytes were written than announced."""
         self.check()
         if not self.e.flags & EX_RESPONSE_STARTED:
             raise RuntimeError("start() the answer first")
@@ -298,7 +299,7 @@ cdef class Exchange:
         exchange_complete(self.e)
 
     async def respond(self, int status, headers=None, body=b""):
-        """A whole answer at once. body: bytes, or str (sent as UTF-8)."""
+        """Send a whole answer. body: bytes, or str (sent as UTF-8)."""
         body = body.encode() if isinstance(body, str) else body
         self.begin(status, headers, len(body))
         await self.write(body)
@@ -310,17 +311,17 @@ cdef class Exchange:
                       double timeout=60.0):
         """Send a request to an upstream of the configuration, through the engine's pools.
 
-        What is not given is taken from this exchange: its method, path with query, end-to-end
-        header fields (without the credential), body. timeout: seconds until the head of the
-        answer, and between two parts of its body. Returns an UpstreamResponse once the head
-        of the answer is here. UpstreamError says why there is none; LookupError: no such
-        upstream; ValueError: a bad method, path, header or timeout.
+        Arguments that are not given are taken from this exchange: method, path with query, end-to-end header
+        fields (without the credential), body. timeout: seconds until the head of the answer, and between two
+        parts of its body. Returns an UpstreamResponse once the head of the answer is here. Raises UpstreamError
+        with the reason if there is none; LookupError if there is no such upstream; ValueError for a bad method,
+        path, header or timeout.
         """
         cdef UpstreamResponse r
         cdef const upstream_rec *group
         self.check()
         if not 0.001 <= timeout <= 86400:
-            raise ValueError(f"timeout: {timeout} is not from 0.001 to 86400 seconds")
+            raise ValueError(f"timeout: {timeout} is not between 0.001 and 86400 seconds")
         group = upstream_named(self.e.snap, upstream)
         method = self.method if method is None else method
         if path is None:
@@ -348,9 +349,9 @@ cdef class Exchange:
             self.responses.remove(r)
 
     def relay(self, UpstreamResponse response not None, headers=None):
-        """Answer with this response; from here on no Python per chunk. The handler may return.
+        """Answer with this response; no Python runs per chunk from here on. The handler may return.
 
-        headers: fields to add to the answer's own.
+        headers: fields to add to the answer's own fields.
         """
         cdef call *k = response.k
         self.check()
@@ -362,7 +363,7 @@ cdef class Exchange:
         self.e.extra = buf_of(self.c, lines) if lines else NULL
         self.c.loop.now = monotonic_ns()
         k.next = self.e.calls
-        self.e.calls = k                 # the exchange's memory now
+        self.e.calls = k                 # its memory now belongs to the exchange
         exchange_relay(self.e, k)
         response.k = NULL
         self.engine.follow_up()
@@ -370,25 +371,25 @@ cdef class Exchange:
     # ---- money
 
     def hold(self, int64_t micros, str currency="USD") -> int:
-        """Hold the most that this request can cost, beside the price that it has, in micro-units.
+        """Hold the most that this request can cost, besides its price, in micro-units.
 
-        Returns what the wallet has left. `capture` says what it did cost; what is not captured
-        when the handler ends is given back. PaymentRefused: the wallet, a spending limit or the
-        account says no; a handler that lets it pass answers with the 402 that explains it.
-        RuntimeError: the handler holds something already. ValueError: not a positive amount, or
-        no currency.
+        Returns what the wallet has left. `capture` sets the actual cost; what is not captured when the
+        handler ends is given back. Raises PaymentRefused if the wallet, a spending limit or the account
+        refuses; if the handler does not catch it, the answer is the 402 that explains it. Raises RuntimeError
+        if the handler holds something already; ValueError if the amount is not positive, or the currency is
+        invalid.
         """
         cdef bytes code = currency.encode("ascii")
         cdef uint32_t number
         cdef int reason
         self.check()
-        self.c.loop.now = monotonic_ns()      # the lease on the store may be over
+        self.c.loop.now = monotonic_ns()      # the lease on the store may have expired
         if micros <= 0:
-            raise ValueError(f"{micros}: an amount to hold is more than 0")
+            raise ValueError(f"{micros}: an amount to hold must be more than 0")
         if len(code) != 3:
-            raise ValueError(f"{currency!r} is not a currency of three letters")
+            raise ValueError(f"{currency!r} is not a currency: use three letters, such as USD")
         if self.held() is not NULL:
-            raise RuntimeError("something is held for this request already")
+            raise RuntimeError("an amount is already held for this request")
         number = code[0] | <uint32_t>code[1] << 8 | <uint32_t>code[2] << 16
         self.c.loop.now = monotonic_ns()
         if self.e.hold is NULL:
@@ -402,16 +403,16 @@ cdef class Exchange:
         return self.e.money_balance
 
     cdef money_record *held(self) noexcept:
-        """What `hold` holds; NULL: nothing."""
+        """The hold placed by `hold`; NULL: none."""
         return self.e.hold if self.e.flags_hold_by_handler else self.amount.hold
 
     def capture(self, int64_t micros, uint64_t units=1) -> None:
-        """What the request did cost, at most what is held. It is charged, and the rest given back,
-        when the handler ends; one that fails costs nothing.
+        """Set what the request actually cost, at most what is held. When the handler ends, that is charged, and
+        the rest given back; a handler that fails costs nothing.
 
-        units: for the usage record. It may be called when the client has left: what was consumed
-        is owed. RuntimeError: nothing is held, or it was captured before; ValueError: more
-        than is held.
+        units: for the usage record. It may be called after the client has left: what was consumed is owed.
+        Raises RuntimeError if nothing is held, or it was captured before; ValueError if it is more than is
+        held.
         """
         cdef money_record *hold
         if self.e is NULL:
@@ -420,9 +421,9 @@ cdef class Exchange:
         if hold is NULL:
             raise RuntimeError("nothing is held for this request")
         if self.captured >= 0:
-            raise RuntimeError("this request's cost has been captured already")
+            raise RuntimeError("this request's cost has already been captured")
         if not 0 <= micros <= hold.held:
-            raise ValueError(f"{micros}: at most what is held, {hold.held}, can be captured")
+            raise ValueError(f"{micros}: at most the held amount, {hold.held}, can be captured")
         self.captured = micros
         self.captured_units = units
         hold_due(hold, micros)
@@ -440,12 +441,12 @@ cdef class Exchange:
             units_release(self.c, self.e, &self.amount)
 
     def hold_units(self, str meter, most) -> int:
-        """Hold what so many units of a meter can cost at most, beside what the request costs.
+        """Hold the most that this many units of a meter can cost, besides what the request costs.
 
-        Returns the micro-units that are held; 0 when the caller's plan does not price the meter, which
-        is recorded all the same. What `use_units` says is charged when the handler has ended, and
-        the rest given back. PaymentRefused: as of `hold`. ValueError: no plan prices the
-        meter, or `most` is below 1. RuntimeError: the meter is held for already.
+        Returns the micro-units that are held; 0 if the caller's plan does not price the meter, but the units are
+        recorded all the same. When the handler has ended, the units reported by `use_units` are charged, and the
+        rest given back. Raises PaymentRefused as `hold` does; ValueError if no plan prices the meter, or `most`
+        is below 1; RuntimeError if units of the meter are held already.
         """
         cdef MeterUse use
         cdef int64_t held
@@ -454,7 +455,7 @@ cdef class Exchange:
         if self.meters is None:
             self.meters = {}
         if meter in self.meters:
-            raise RuntimeError(f"units of {meter!r} are held for already")
+            raise RuntimeError(f"units of {meter!r} are already held")
         use = meter_use(self.e, meter, most)
         self.c.loop.now = monotonic_ns()
         held = use.hold(self.c, self.e)
@@ -463,24 +464,23 @@ cdef class Exchange:
         return held
 
     def use_units(self, str meter, units) -> None:
-        """So many more units of the meter were used: they are owed, up to what is held for.
+        """Report that more units of the meter were used: they are owed, up to what is held.
 
-        What is beyond that is recorded, and not charged. It may be called when the client has left.
-        RuntimeError: nothing is held for the meter; ValueError: below 0.
+        Units beyond that are recorded, and not charged. It may be called after the client has left.
+        Raises RuntimeError if nothing is held for the meter; ValueError if `units` is negative.
         """
         if self.e is NULL:
             raise RuntimeError("the exchange is over: its handler has returned")
         use = None if self.meters is None else self.meters.get(meter)
         if use is None:
-            raise RuntimeError(f"hold_units({meter!r}, most) first")
+            raise RuntimeError(f"call hold_units({meter!r}, most) first")
         if units < 0:
-            raise ValueError(f"{units} units of {meter!r}: what was used cannot be taken back")
+            raise ValueError(f"{units} units of {meter!r}: used units cannot be negative")
         self.c.loop.now = monotonic_ns()
         (<MeterUse>use).use(self.c, self.e, min(units, MOST))
 
     cdef int settle_money(self) except -1:
-        """Charge for what the handler captured and for the units that were used, unless all that came
-        of it was a failure."""
+        """Charge for what the handler captured and for the units that were used; nothing if it failed."""
         cdef int failure
         if self.e is NULL:
             return 0
@@ -503,7 +503,7 @@ cdef class Exchange:
             self.meters = None
         return 0
 
-    # ---- what the engine tells, and the end
+    # ---- what the engine reports, and the end
 
     cdef int told(self, uint32_t bits) except -1:
         if bits & WAKE_GONE:
@@ -541,22 +541,22 @@ cdef class Exchange:
         return 0
 
     def refuse(self, int reason) -> None:
-        """Answer with the problem of that reason (its number in `Reason`), or break off."""
+        """Answer with the problem for this reason (its number in `Reason`), or break off."""
         self.broke = True
         if self.e is not NULL and not self.e.flags & EX_ABORTED:
             self.c.loop.now = monotonic_ns()
             exchange_refuse(self.e, reason)
 
     def refused_for(self, int reason) -> None:
-        """What the handler answers now is a refusal for that reason (its number in `Reason`): so it
-        stands in the log, in metrics and in `fastgate explain`, and costs nothing."""
+        """Mark the handler's answer as a refusal for this reason (its number in `Reason`): it is recorded so in
+        the log, in metrics and in `fastgate explain`, and costs nothing."""
         self.check()
         self.broke = True
         self.e.reason = <uint16_t>reason
         self.c.counters.refused += 1
 
     cdef int failed(self) except -1:
-        """Tell the client, or break off what had begun."""
+        """Answer the client with the failure, or break off an answer that had begun."""
         self.broke = True
         if not self.late and not self.e.flags & EX_ABORTED:
             self.c.loop.now = monotonic_ns()
@@ -581,7 +581,7 @@ cdef class Exchange:
 
 
 def cancel_again(task):
-    """A cancelled handler has had its time to settle."""
+    """The time in which a cancelled handler may settle is over."""
     if not task.done():
         log.warning("a handler did not end %g s after it was cancelled; it is cancelled again", SETTLE_S)
         task.cancel()

@@ -1,1 +1,1 @@
-"""HTTP/1.1 on the wire: heads, chunked bodies, and the connection that clients send them on."""
+"""HTTP/1.1 on the wire: heads, chunked bodies, and the connections that they are sent on."""

@@ -1,7 +1,7 @@
 """chunked: the chunked transfer coding, in place (see chunked.pyx)."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-# Chunked bodies. In-place: `buf` in, canonical bytes out at the same `buf`.
+# Chunked bodies, decoded in place: `buf` comes in, canonical bytes go out at the same `buf`.
 cdef enum:
     CHUNK_MORE = 0            # everything consumed, the body goes on
     CHUNK_END = 1             # the body ended at *consumed
@@ -11,12 +11,12 @@ cdef enum:
 # Why a body was refused; for logs and tests.
 cpdef enum ChunkFault:
     CHUNK_FAULT_NONE = 0
-    CHUNK_FAULT_SIZE = 1      # no digit where the size begins, or something else after it
+    CHUNK_FAULT_SIZE = 1      # no digit where the size must begin, or something else after it
     CHUNK_FAULT_OVERFLOW = 2  # more than 16 digits, or more than 2^62
-    CHUNK_FAULT_EXTENSION = 3 # bare ";", white space, control character, open quote
+    CHUNK_FAULT_EXTENSION = 3 # bare ";", whitespace, control character, open quote
     CHUNK_FAULT_LINE = 4      # a line that does not end with CRLF
     CHUNK_FAULT_DATA = 5      # no CRLF where the chunk's data must end
-    CHUNK_FAULT_TRAILER = 6   # a trailer that is no field line
+    CHUNK_FAULT_TRAILER = 6   # a trailer that is not a field line
     CHUNK_FAULT_EXTRA = 7     # extensions and trailers over CHUNK_EXTRA_MAX
 
 cdef struct chunk_state:
@@ -30,9 +30,9 @@ cdef struct chunk_state:
 cdef void chunk_reset(chunk_state *s) noexcept nogil
 cdef int chunk_relay(chunk_state *s, char *buf, uint32_t length,
                      uint32_t *consumed, uint32_t *out_len) noexcept nogil
-    # out: still chunked, canonical: sizes re-emitted as they came less leading zeros (lower or
-    # upper hex kept; of a size that began with zeros one zero stays), extensions and trailers
-    # dropped, ends with 0 CRLF CRLF. out_len <= consumed.
+    # out: still chunked, canonical: sizes are kept as they came without leading zeros (hex digits keep
+    # their case; a size that began with zeros keeps one), extensions and trailers are dropped; ends
+    # with 0 CRLF CRLF. out_len <= consumed.
 cdef int chunk_decode(chunk_state *s, char *buf, uint32_t length,
                       uint32_t *consumed, uint32_t *out_len) noexcept nogil
     # out: the data bytes alone.

@@ -1,6 +1,6 @@
 """chunked: the chunked transfer coding (RFC 9112 7.1), strict, resumable, in place.
 
-One step machine reads the body; two faces write what it found back over the same buffer:
+One state machine reads the body; two functions write what it found back over the same buffer:
 
     chunk_decode   the data alone
     chunk_relay    the same body, canonical: no extensions, no trailers, no padding
@@ -12,17 +12,17 @@ One step machine reads the body; two faces write what it found back over the sam
                                                                  └─ size = 0 ─► TRAILER
     TRAILER ──tchar──► NAME ──":"──► VALUE ──CR LF──► TRAILER        TRAILER ──CR LF──► DONE
 
-Writing in place is safe because the writer never overtakes the reader, in any split of the
-input: each octet read lets at most one be written. The end of a size line shows how: its CR
-is written when the first octet after the digits is read (";" or CR), its LF when LF is. That
-is also why of a zero-padded size one zero stays: the first digit must be written when it is
-read, and "0" may still become the last chunk.
+Writing in place is safe because the writer never overtakes the reader, however the input is split:
+each octet read allows at most one octet to be written. The end of a size line is an example: its CR
+is written when the first octet after the digits is read (";" or CR), its LF when the LF is read. This
+is also why a zero-padded size keeps one zero: its first digit must be written when it is read, and
+"0" may still turn out to be the last chunk.
 
-Refused (-MALFORMED_REQUEST): white space, sign or "0x" at a size, a size over 2^62 or of more
-than 16 digits, an extension that is not *( ";" token [ "=" ( token / quoted-string ) ] )
-without white space, any line end but CRLF, control characters, a trailer that is no field
-line, and more than CHUNK_EXTRA_MAX octets of extensions and trailers in one body, so that
-a sender cannot make the gateway read for ever what nobody will get.
+Refused (-MALFORMED_REQUEST): whitespace, a sign or "0x" at a size; a size over 2^62 or with more
+than 16 digits; an extension other than *( ";" token [ "=" ( token / quoted-string ) ] ) without
+whitespace; any line end but CRLF; control characters; a trailer that is not a field line; and more
+than CHUNK_EXTRA_MAX octets of extensions and trailers in one body. Without that limit, a sender
+could make the gateway read forever what is never forwarded.
 """
 cimport cython
 from libc.string cimport memmove, memset
@@ -63,14 +63,14 @@ cdef void chunk_reset(chunk_state *s) noexcept nogil:
 
 
 cdef inline int _extra(chunk_state *s, uint8_t state) noexcept nogil:
-    """Goes on to `state` after one more octet of an extension or a trailer."""
+    """Go on to `state` after one more octet of an extension or a trailer."""
     s.extension += 1
     s.state = state
     return CHUNK_FAULT_EXTRA if s.extension > CHUNK_EXTRA_MAX else 0
 
 
 cdef int _step(chunk_state *s, char c) noexcept nogil:
-    """Takes one octet outside of data; a ChunkFault, or 0. State machine, no output."""
+    """Take one octet outside of data; returns a ChunkFault, or 0. A state machine without output."""
     cdef uint8_t digit
     if s.state == SIZE or s.state == DIGITS:
         digit = fg_hex(<uint8_t>c)
@@ -184,12 +184,12 @@ cdef int _run(chunk_state *s, char *buf, uint32_t length, uint32_t *consumed,
         i += 1
         if not relay:
             continue
-        # what the octet lets out; see the module's words on never overtaking
+        # what the octet allows to be written; see the module's docstring on never overtaking
         if before == DIGITS and s.state == DIGITS:
             if s.remaining == 0:
-                continue              # padding: the first zero is out already
+                continue              # padding: the first zero is already written
         elif before == DIGITS:
-            c = c"\r"                 # the digits are over: ";" or CR
+            c = c"\r"                 # the digits have ended: ";" or CR
         elif EXT_NAME <= before <= EXT_DONE or TRAILER <= before <= TRAILER_LF:
             if s.state != END_LF:
                 continue
@@ -214,9 +214,9 @@ cdef int chunk_decode(chunk_state *s, char *buf, uint32_t length,
 
 @cython.final
 cdef class ChunkDecoder:
-    """The machine for tests and tools: `feed` octets, get (code, consumed, output).
+    """The state machine for tests and tools: `feed` octets, get (code, consumed, output).
 
-    `relay` chooses the canonical chunked form for the output, else it is the data alone.
+    With `relay` the output is the canonical chunked form, otherwise the data alone.
     """
     cdef chunk_state s
     cdef readonly bint relay
@@ -236,8 +236,8 @@ cdef class ChunkDecoder:
         return self.s.fault
 
     def feed(self, data: bytes) -> tuple[int, int, bytes]:
-        """code: 0 more, 1 ended, negative minus a Reason; consumed and output so far count
-        also when the body is refused."""
+        """code: 0 more, 1 ended, negative: minus a Reason; consumed and output are valid even if the
+        body is refused."""
         cdef bytearray buf = bytearray(data)
         cdef uint32_t consumed, out_len
         cdef int code

@@ -1,6 +1,6 @@
-"""client: HTTP/1.1 as upstreams are spoken to: one call at a time on a connection.
+"""client: HTTP/1.1 with upstreams: one call at a time on a connection.
 
-Requests are written by `writer`, answers read by `reader`; this is the table of both.
+Requests are written by `writer`, answers read by `reader`; this table combines the two.
 """
 from fastgate._core.http1.reader cimport (
     answer_ends_with_connection, answer_expect_body, answer_head, answer_skip, answer_take)

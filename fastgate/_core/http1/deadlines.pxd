@@ -5,7 +5,7 @@ from fastgate._core.state cimport downstream
 
 cdef enum Passing:            # what happens when a deadline passes
     PASSES_CLOSE = 1
-    PASSES_UNREAD = 2         # a look whether the client takes its answer: more time, a reset, or an idle end
+    PASSES_UNREAD = 2         # check whether the client takes its answer: more time, a reset, or a close when idle
     PASSES_NO_HEAD = 3        # 408
     PASSES_LATE = 4           # 408 or 504, or the answer breaks off
 

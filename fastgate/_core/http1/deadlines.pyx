@@ -1,9 +1,9 @@
 """deadlines: what a client's connection waits for, and until when: a table, and the function that reads it.
 
-A body is only waited for while it is read: a client whose upstream takes nothing now has no
-deadline. The minimum rate of senders goes by the same clock (`body_slow`), that of readers by what
-they take while output is stuck (delivery). "Reset": what the kernel still holds is thrown away,
-and the client cannot take what it has for the whole.
+A client has a deadline for its body only while the body is read, not while its upstream takes nothing.
+The minimum rate of senders uses the same clock (`body_slow`); the rate of readers is measured by what
+they take while output is stuck (delivery). "Reset" means that what the kernel still holds is discarded,
+and the client cannot mistake what it has for the whole answer.
 """
 from fastgate._core.io.deadline_table cimport deadline_row, deadline_table, row_for, table_of
 from fastgate._core.io.transport cimport conn_blocked, conn_reading
@@ -16,8 +16,8 @@ cdef enum:
 
 cdef enum Situation:
     ANY = 0
-    NEW = 1                   # no request came yet
-    UNREAD = 2                # part of an answer is unread: it is watched
+    NEW = 1                   # no request has come yet
+    UNREAD = 2                # part of an answer is unread: reading is watched
     STUCK = 4                 # a write fell short
     READING = 8               # a body is waited for
     HANDLED = 16              # a handler has not answered, and has a deadline
@@ -53,7 +53,7 @@ ROWS = table_of([
     (DOWN_LINGER, ANY, LINGER, PASSES_CLOSE,
      "LINGER", "", "2 s", "the answer's end", "", "close"),
 ], &TABLE)
-"""Rows as texts; of those of a state, the first that applies counts. A state without one waits without end."""
+"""Rows as texts. The first row of a state that applies is used. A state without one waits forever."""
 
 
 cdef inline const deadline_row *row_of(const downstream *d) noexcept nogil:

@@ -1,8 +1,8 @@
-"""parser: the strict HTTP/1.1 message-head parser and body framing. Law: docs/http.md.
+"""parser: the strict HTTP/1.1 message-head parser and body framing. Rules: docs/http.md.
 
 The caller owns all memory. Results are spans: offsets into the caller's buffer. A parse is
-resumable: call again with the same head and the same buffer grown; whole or byte by byte,
-the result is the same.
+resumable: call it again with the same head and the same buffer with more bytes. Whole or byte by
+byte, the result is the same.
 """
 from libc.stdint cimport uint8_t, uint32_t
 
@@ -14,8 +14,8 @@ cdef enum:
     # < 0: minus a Reason of reason.pxd, e.g. -MALFORMED_REQUEST, -HEADERS_TOO_LARGE.
 
 cdef int parse_request_line(head *h, const char *buf, uint32_t length, const caps *c) noexcept nogil
-    # 1: it is there now (method, target and version are set, of the flags those of the path);
-    # 0: not yet, or it was before; < 0 as parse_request, which need not be preceded by this.
+    # 1: it is complete now (method, target, version and the path's flags are set); 0: not yet, or it was
+    # before; < 0 as parse_request. Calling this before parse_request is optional.
 cdef int parse_request(head *h, const char *buf, uint32_t length, const caps *c) noexcept nogil
 cdef int parse_response(head *h, const char *buf, uint32_t length, const caps *c,
                         uint8_t request_method) noexcept nogil

@@ -1,18 +1,18 @@
-"""parser: the strict HTTP/1.1 head parser, for requests and responses. Law: docs/http.md.
+"""parser: the strict HTTP/1.1 head parser, for requests and responses. Rules: docs/http.md.
 
 The caller owns the buffer and the `head`. A parse goes line by line:
 
     START ──(one empty line)──► BLANK ──request line──► FIELDS ──empty line──► DONE
       └────────────── request or status line ──────────────▲          any fault ► FAILED
 
-Lines and fields are read in fields.pyx, targets in target.pyx, both straight into the same
-`head`. Here stands what makes them one message: the first line, and at the empty line what
-concerns several fields at once (Host present and agreeing with the target, framing,
-keep-alive, upgrade). Errors come as early as the line that carries them is complete.
+Lines and fields are read in fields.pyx, targets in target.pyx, both directly into the same
+`head`. This module makes one message of them: the first line and, at the empty line, the checks
+across fields (Host is present and agrees with the target, framing, keep-alive, upgrade). A fault
+is reported as soon as its line is complete.
 
-A response goes through the same lines, with its own first line, its own rules of framing
-(RFC 9112 6.3, by status and by the method that was asked), and one Reason for every fault.
-A head that was refused or completed stays so: calling again gives the same answer.
+A response goes through the same lines, with its own first line, its own framing rules (RFC 9112
+6.3, by status and by the request's method), and one Reason for every fault. A head that was
+refused or completed stays so: calling again gives the same result.
 """
 cimport cython
 from libc.stdint cimport int64_t, uint16_t
@@ -96,7 +96,7 @@ cdef int _request_line(head *h, const char *buf, uint32_t end) noexcept nogil:
     i += 1
     h.target.off = i
     if end - i < 9 or buf[end - 9] != c" " or memcmp(buf + end - 8, b"HTTP/1.", 7) != 0:
-        # the rare ways, to name what is wrong: the version is what follows the last space
+        # the rare ways to fail, to name the fault: the version is what follows the last space
         last = end
         while last > i and buf[last - 1] != c" ":
             last -= 1
@@ -133,7 +133,7 @@ cdef int _refuse(head *h, int fault) noexcept nogil:
 
 
 cdef int _same_authority(head *h, const char *buf) noexcept nogil:
-    """Whether Host says the same as an absolute-form target, the scheme's port understood."""
+    """Whether Host agrees with an absolute-form target, taking the scheme's default port into account."""
     cdef authority a, b
     cdef int port = 443 if buf[h.authority.off - 4] | 0x20 == c"s" else 80
     cdef field *f = &h.fields[h.first[<int>F_HOST] - 1]
@@ -162,7 +162,7 @@ cdef int _finish_request(head *h, const char *buf) noexcept nogil:
     elif h.content_length >= 0:
         h.framing = FRAMING_LENGTH
     if h.version == 0:
-        # RFC 9110 10.1.1: an expectation of an HTTP/1.0 client is none
+        # RFC 9110 10.1.1: an expectation from an HTTP/1.0 client is ignored
         h.flags &= ~<uint32_t>HEAD_EXPECT_CONTINUE
     if h.flags & HEAD_UPGRADE_WEBSOCKET:
         if h.method_id != METHOD_GET:
@@ -210,7 +210,7 @@ cdef int parse_request(head *h, const char *buf, uint32_t length, const caps *c)
 
 
 cdef int _status_line(head *h, const char *buf, uint32_t end) noexcept nogil:
-    """HTTP-version SP 3DIGIT SP [reason]; the second space may be missing with the reason."""
+    """HTTP-version SP 3DIGIT SP [reason]; without a reason, the second space may be missing."""
     cdef int fault
     cdef uint32_t i
     if end < 12 or buf[8] != c" " or (end > 12 and buf[12] != c" "):
@@ -290,7 +290,7 @@ def scanner() -> str:
 
 
 def use_scanner(name: str) -> None:
-    """Makes one scanner do all scanning in this process. ValueError: it cannot run here."""
+    """Use one scanner for all scanning in this process. Raises ValueError if it cannot run here."""
     global _scanner_name
     cdef fg_scanner chosen = fg_scanner_named(name.encode())
     if chosen == NULL:
@@ -304,8 +304,8 @@ use_scanner(scanners()[0])
 
 
 def scan_class(data: bytes, bit: int) -> int:
-    """Offset of the first octet of `data` outside of the class (a CH_* bit of chars.pxd), by
-    the scanner in use; the length if there is none."""
+    """Offset of the first octet of `data` outside of the class (a CH_* bit of chars.pxd), found by the
+    scanner in use; the length if there is none."""
     cdef fg_cset s
     cdef const char *p = data
     if not fg_cset_make(&s, <uint8_t>bit):
@@ -313,7 +313,7 @@ def scan_class(data: bytes, bit: int) -> int:
     return fg_scanner_named((<str>_scanner_name).encode())(p, p + len(data), &s) - p
 
 
-# line, head, fields, field: roomy, for callers that do not test caps
+# line, head, fields, field: large, for callers that do not test caps
 DEFAULT_CAPS = (8192, 32768, 100, 16384)
 
 
@@ -321,7 +321,7 @@ DEFAULT_CAPS = (8192, 32768, 100, 16384)
 cdef class ParsedHead:
     """A head and the octets it was parsed from, as Python objects.
 
-    `code`: > 0 the head's size, 0 incomplete, < 0 minus a Reason; then `fault` says why.
+    `code`: > 0 the head's size, 0 incomplete, < 0 minus a Reason; then `fault` is the fault.
     """
     cdef head h
     cdef bytes data
@@ -329,14 +329,14 @@ cdef class ParsedHead:
 
     @staticmethod
     def request(data: bytes, cuts: Iterable[int] = (), limits: tuple = DEFAULT_CAPS) -> ParsedHead:
-        """Parses a request head that arrives up to each of the growing offsets `cuts` in turn,
+        """Parse a request head that arrives up to each of the growing offsets `cuts` in turn,
         then whole. `limits`: the caps line, head, fields, field of parser.pxd."""
         return _parse(data, cuts, limits, -1)
 
     @staticmethod
     def response(data: bytes, method: int = METHOD_GET, cuts: Iterable[int] = (),
                  limits: tuple = DEFAULT_CAPS) -> ParsedHead:
-        """The same for the head of a response to a request with that Method."""
+        """The same for the head of a response to a request with this Method."""
         return _parse(data, cuts, limits, method)
 
     cdef bytes _cut(self, span s):
@@ -408,7 +408,7 @@ cdef class ParsedHead:
 
     @property
     def fields(self) -> list[tuple[bytes, bytes, int, int]]:
-        """(name, value, FieldName, FIELD_* flags) in the order they came."""
+        """(name, value, FieldName, FIELD_* flags) in the order in which they came."""
         cdef uint32_t i
         cdef field *f
         cdef list out = []
@@ -428,12 +428,12 @@ cdef class ParsedHead:
 
     @property
     def first(self) -> dict[int, int]:
-        """FieldName to index of its first field."""
+        """FieldName to the index of its first field."""
         return {i: self.h.first[i] - 1 for i in range(64) if self.h.first[i]}
 
     @property
     def summary(self) -> tuple[object, ...]:
-        """All there is to a result; equal for equal parses."""
+        """Everything in the result; equal for equal parses."""
         return (
             self.code, self.fault, self.flags, self.method, self.method_id, self.form,
             self.target, self.authority, self.path, self.query, self.host, self.host_port,
@@ -442,7 +442,7 @@ cdef class ParsedHead:
 
 
 cdef ParsedHead _parse(bytes data, cuts, limits, int method):
-    """Parses `data` as it grows; method < 0: a request."""
+    """Parse `data` as it grows; method < 0: a request."""
     cdef ParsedHead parsed = ParsedHead.__new__(ParsedHead)
     cdef const char *whole = data
     cdef char *seen
@@ -453,7 +453,7 @@ cdef ParsedHead _parse(bytes data, cuts, limits, int method):
     parsed.data = data
     for cut in (*cuts, len(data)):
         length = <uint32_t>min(cut, len(data))
-        # a block that ends where the octets end, so that a sanitizer sees any read beyond
+        # a block that ends where the octets end, so that a sanitizer finds any read beyond it
         seen = <char *>malloc(length)
         if seen == NULL and length:
             raise MemoryError

@@ -1,7 +1,7 @@
 """reader: HTTP/1.1 messages on their way in: where a body ends, and taking its pieces.
 
-What frames a body stands in its head: a length, chunks, or (answers alone) the end of the connection.
-Bodies are taken in place: a buffer whose bytes all belong to the body goes over whole, without a copy.
+A message's head determines its body's framing: a length, chunks, or (only for answers) the end of the
+connection. Bodies are taken in place: a buffer with nothing but body bytes is passed on without a copy.
 """
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memmove
@@ -45,7 +45,7 @@ cdef int read_expect_body(exchange *e) noexcept nogil:
 
 
 cdef int consume(exchange *e, buf *b, int verbatim, uint32_t *consumed, uint32_t *produced) noexcept nogil:
-    """How many bytes of b belong to the body, and what is left of them without their framing. 0, or a Reason."""
+    """How many bytes of b belong to the body, and how many of them are data without the framing. 0, or a Reason."""
     cdef uint32_t length = buf_len(b)
     cdef int result
     if e.down.state == DOWN_TUNNEL:
@@ -86,7 +86,7 @@ cdef buf *read_take(exchange *e, int verbatim, int *refused) noexcept nogil:
         return NULL
     e.bytes_in += consumed
     if b is d.io.inb and consumed == length:
-        d.io.inb = NULL                  # goes over whole
+        d.io.inb = NULL                  # passed on whole
         b.end = b.start + produced
         out = b
     else:
@@ -123,7 +123,7 @@ cdef int answer_head(call *k) noexcept nogil:
     k.resp_base = buf_head(b)
     size = parse_response(&k.resp, k.resp_base, buf_len(b), &k.owner.response_caps, k.method_id)
     if size == 0 and buf_room(b) == 0 and b.start > HEADROOM:
-        # The caps see to it that a head alone never fills the buffer; after interim ones it may.
+        # The caps ensure that one head never fills the buffer, but interim heads before it may.
         memmove(buf_data(b) + HEADROOM, k.resp_base, buf_len(b))
         b.end = HEADROOM + buf_len(b)
         b.start = HEADROOM
@@ -179,7 +179,7 @@ cdef buf *answer_take(call *k, int verbatim, int *bad) noexcept nogil:
             k.flags |= CALL_CLOSE_AFTER
     b.end = b.start + out_len
     if out_len == 0:
-        u.io.inb = b                     # empty, but the head may stand in it, and is still to be read
+        u.io.inb = b                     # empty, but it may hold the head, which is still to be read
         return NULL
     return b
 

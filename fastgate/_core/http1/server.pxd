@@ -1,4 +1,4 @@
-"""server: clients' connections: accept, read heads, keep alive, write, close."""
+"""server: client connections: accept, read heads, keep alive, write, close."""
 from libc.stdint cimport uint32_t, uint64_t
 
 from fastgate._core.platform.buffer cimport buf
@@ -15,5 +15,5 @@ cdef void down_close(downstream *d) noexcept nogil                # at once
 cdef void resume_accept(core *c) noexcept nogil
 cdef void pause_accept(core *c) noexcept nogil
 cdef int down_spare(core *c) noexcept nogil
-    # closes a connection that waits for its next request, for the sake of its descriptor; 0: there is none
+    # closes a connection that waits for its next request, to free its descriptor; 0: there is none
 cdef const server_codec *server_http1() noexcept nogil

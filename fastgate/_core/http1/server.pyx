@@ -1,24 +1,24 @@
-"""server: clients' connections: accept, read heads, keep alive, write, close.
+"""server: client connections: accept, read heads, keep alive, write, close.
 
     state    waits for                    bytes                     end
     IDLE     a request                    → HEAD                    close
     HEAD     the rest of a head           parse                     close
-    BUSY     its exchange                 sink body                 sink gone, or served on
-    LINGER   what the client still sends  thrown away, 256 KiB      close
+        BUSY     its exchange                 sink body                 sink gone, or served as half-closed
+        LINGER   what the client still sends  discarded, 256 KiB        close
     TUNNEL   bytes for the other side     sink body                 sink body (half-closed)
 
-Deadlines have their table in deadlines.pyx; `down_timeout` here does what happens when one passes.
+The table of deadlines is in deadlines.pyx; `down_timeout` here handles a deadline that passes.
 
-A client that closes its side after its request is served on (the `half_close` setting); one that is
-gone altogether is known by a reset, by what is written to it, or by a keep-alive probe.
+A client that closes its side after its request is still served (the `half_close` setting). A client that
+has gone is detected by a reset, by a failed write, or by a keep-alive probe.
 
-When a head is complete its buffer goes over to the exchange (spans point into it until the
-exchange ends). What follows the head in that buffer is the start of the body, or the next
-request; it is read from there first. At the exchange's end an unread rest becomes the
-connection's input again, so pipelined requests are served in order, one at a time.
+When a head is complete, the exchange takes over its buffer (spans point into it until the exchange
+ends). What follows the head in that buffer is the start of the body, or the next request; it is
+read from there first. When the exchange ends, unread bytes become the connection's input again,
+so pipelined requests are served in order, one at a time.
 
-An idle connection owns no buffer and no exchange: the struct here and the kernel's socket are
-all it costs.
+An idle connection owns no buffer and no exchange: it costs only the struct here and the kernel's
+socket.
 """
 from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport calloc
@@ -53,8 +53,8 @@ from fastgate._core.http1.deadlines cimport (
     PASSES_CLOSE, PASSES_LATE, PASSES_NO_HEAD, PASSES_UNREAD, down_passes, down_until)
 
 cdef enum:
-    ACCEPTS = 64              # at one event
-    PAUSE_NS = 50000000       # how long nothing is accepted when descriptors or places run out
+    ACCEPTS = 64              # per event
+    PAUSE_NS = 50000000       # how long accepting pauses when descriptors or connections run out
     LINGER_BYTES = 262144
     HALF_CLOSE = 4            # a bit of snapshot_header.flags
 
@@ -64,10 +64,10 @@ cdef const char *MAPPED = b"\0\0\0\0\0\0\0\0\0\0\xff\xff"
 # ---- accepting --------------------------------------------------------------------------
 
 cdef uint32_t accepts_now(core *c, accepts *a) noexcept nogil:
-    """How many connections to accept at this event: one, and more if events come one after the other.
+    """How many connections to accept at this event: one, or more if events come one after the other.
 
-    So accept() need not say that there is no more, which costs as much as a connection: if there is,
-    the next round has an event for it.
+    So no accept() is needed to learn that there are no more, which costs as much as a connection: if there
+    are more, the next round has an event for them.
     """
     a.most = 2 * a.most if a.most != 0 and a.round + 1 == c.counters.polls else 1
     if a.most > ACCEPTS:
@@ -110,9 +110,9 @@ cdef void down_accepted(conn *listener) noexcept nogil:
 
 
 cdef inline int descriptors_short(core *c) noexcept nogil:
-    """Whether one more client might find no descriptor left for its connection to an upstream.
+    """Whether one more client might leave no descriptor for its connection to an upstream.
 
-    Each needs two, but one that waits for its next request: it is closed if the other is missed.
+    Each client needs two, except one that waits for its next request: it is closed if a descriptor is missing.
     """
     return 2 * (c.n_downs + 1) - c.n_waiting > c.descriptors
 
@@ -208,7 +208,7 @@ cdef void down_data(conn *x, ssize_t n) noexcept nogil:
         down_close(d)
     elif d.state == DOWN_BUSY:
         if n <= 0:
-            c.sink.gone(d.ex)            # in the midst of its body
+            c.sink.gone(d.ex)            # in the middle of its body
         elif body_slow(c, d):
             c.sink.late(d.ex)
         else:
@@ -239,7 +239,7 @@ cdef void read_head(core *c, downstream *d) noexcept nogil:
         if d.requests != 0:
             c.n_waiting -= 1
         d.state = DOWN_HEAD
-        d.head_started = c.loop.now           # when its bytes were there, not when their turn came
+        d.head_started = c.loop.now           # when its bytes arrived, not when they were read
     e.base = buf_head(b)
     if parse_request_line(&e.req, e.base, buf_len(b), &c.request_caps) > 0:
         c.sink.line(e)
@@ -247,7 +247,7 @@ cdef void read_head(core *c, downstream *d) noexcept nogil:
     if size == 0:
         down_deadline(c, d)
         if buf_room(b) == 0:
-            # Pipelined before it, or a head longer than a small buffer: make room.
+            # It was pipelined, or the head is longer than a small buffer: make room.
             length = buf_len(b)
             if b.start > HEADROOM:
                 memmove(buf_data(b) + HEADROOM, buf_head(b), length)
@@ -289,18 +289,18 @@ cdef void codec_read(exchange *e, int on) noexcept nogil:
         if read_waiting(e) is not NULL:
             conn_again(&d.io)
     elif conn_reading(&d.io):
-        body_slow(c, d)                  # its time stops: now it is the upstream that is waited for
+        body_slow(c, d)                  # its time stops: now we wait for the upstream
         e.asked_ns = 0
         conn_read_stop(&d.io)
         down_deadline(c, d)
 
 
 cdef int body_slow(core *c, downstream *d) noexcept nogil:
-    """Whether the client sends below the minimum rate. Only the time counts in which it was waited for.
+    """Whether the client sends below the minimum rate. Only the time in which we waited for it counts.
 
-    A byte is worth the time that it may take at that rate, so that fast pieces pay for pauses; but
-    never for more than one pause of the full length between two pieces, or a large body would buy
-    hours at a byte a second.
+    Each byte earns the time that it may take at that rate, so that fast pieces make up for pauses. The
+    credit is capped at one pause of the full length between two pieces, or a large body would earn hours
+    at a byte a second.
     """
     cdef exchange *e = d.ex
     cdef const snapshot_header *s = c.ref.snap
@@ -324,7 +324,7 @@ cdef int body_slow(core *c, downstream *d) noexcept nogil:
 
 
 cdef void down_hup(conn *x) noexcept nogil:
-    """The client closed its side while nobody reads from it, or the connection is dead."""
+    """The client closed its side while we do not read from it, or the connection is dead."""
     cdef downstream *d = <downstream *>x
     cdef core *c = core_of(&d.io)
     if (d.state != DOWN_BUSY and d.state != DOWN_TUNNEL) or d.ex is NULL:
@@ -333,7 +333,7 @@ cdef void down_hup(conn *x) noexcept nogil:
         c.sink.gone(d.ex)
     elif d.state == DOWN_BUSY and not d.half_closed:
         d.half_closed = 1
-        # It may wait for its answer, or be gone: the kernel finds out once its own has forgotten it.
+        # It may wait for its answer, or be gone: a probe makes the kernel find out which.
         conn_probe(&d.io)
 
 
@@ -354,7 +354,7 @@ cdef int codec_flush(exchange *e) noexcept nogil:
 
 
 cdef void down_progress(conn *x) noexcept nogil:
-    """A slow reader took some of what is queued, not all."""
+    """A slow reader took part of what is queued."""
     cdef downstream *d = <downstream *>x
     unread(core_of(&d.io), d)
 
@@ -382,7 +382,7 @@ cdef void down_timeout(downstream *d) noexcept nogil:
     elif passes == PASSES_LATE:
         c.sink.late(d.ex)
     elif passes == PASSES_NO_HEAD:
-        # Some of a head is here: the client is told. It can be read even if it goes on sending.
+        # Part of a head is here: answer the client. It can read the answer even if it keeps sending.
         d.state = DOWN_BUSY
         conn_read_stop(&d.io)
         d.ex.headbuf = d.io.inb
@@ -394,13 +394,13 @@ cdef void down_timeout(downstream *d) noexcept nogil:
 
 
 cdef void unread(core *c, downstream *d) noexcept nogil:
-    """A look at a client that has not read all of its answer: more time for it, or a reset."""
+    """Check a client that has not read all of its answer: more time for it, or a reset."""
     cdef uint32_t ms = c.ref.snap.write_ms
     cdef int watched = d.out.look_ns != 0
     cdef int taking = delivery_look(&c.loop, &d.io, &d.out, ms)
     if d.state == DOWN_IDLE:
         if taking == TAKEN_ALL and not watched:
-            down_close(d)                # idle for as long as it may be
+            down_close(d)                # idle for as long as is allowed
             return
         if taking != TAKES_NOTHING:
             down_deadline(c, d)
@@ -448,7 +448,7 @@ cdef void down_close(downstream *d) noexcept nogil:
         c.n_waiting -= 1
     d.state = DOWN_CLOSED
     if conn_unsent(&d.io):
-        # The kernel sends on what is left of the last answer, but not for ever.
+        # The kernel keeps sending the rest of the last answer, but not forever.
         ms = c.ref.snap.write_ms
         conn_give_up_after(&d.io, ms)
     if d.ex is not NULL:
@@ -473,8 +473,8 @@ cdef void down_close(downstream *d) noexcept nogil:
 
 
 cdef void down_linger(downstream *d) noexcept nogil:
-    """All of the answer is in the kernel. Closing with unread input would reset the
-    connection and could destroy the answer on its way, so: half-close, read off, close."""
+    """The whole answer is in the kernel. Closing with unread input would reset the connection, and
+    could destroy the answer on its way. So: half-close, read the rest, close."""
     cdef core *c = core_of(&d.io)
     if d.ex is not NULL:
         exchange_free(c, d.ex)
@@ -483,7 +483,7 @@ cdef void down_linger(downstream *d) noexcept nogil:
         buf_return(&c.loop.bufs, d.io.inb)
         d.io.inb = NULL
     d.state = DOWN_LINGER
-    conn_read_stop(&d.io)           # what was to be looked at again is gone
+    conn_read_stop(&d.io)           # nothing is left to read again
     if conn_finish(&d.io) != 0:
         down_close(d)
         return

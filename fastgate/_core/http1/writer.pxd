@@ -9,9 +9,9 @@ cdef enum Out:                # exchange.out
     OUT_CLOSE = 2
 
 cdef inline void write_sent(exchange *e) noexcept nogil:
-    """All of the answer is in the kernel."""
+    """The whole answer is in the kernel."""
     if e.out == OUT_CLOSE:
-        conn_resets(&e.down.io, 0)       # whole: it ends as it should
+        conn_resets(&e.down.io, 0)       # complete: it ends normally
 
 cdef void write_interim(exchange *e, const answer *a) noexcept nogil
 cdef int write_start(exchange *e, const answer *a) noexcept nogil

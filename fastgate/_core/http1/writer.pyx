@@ -1,18 +1,18 @@
 """writer: HTTP/1.1 messages on their way out: status and request lines, framing, chunks.
 
 A head is written into one fresh buffer, front to back: the first line, the fields (the exchange's
-part), what frames the body, the state of the connection. One copy of some hundred bytes and one
-send() cost less than a writev() of twenty pieces. The beginning of a body that is here goes into the
-same buffer.
+part), the framing, the state of the connection. One copy of some hundred bytes and one send() cost
+less than a writev() of twenty pieces. If the beginning of the body is here, it goes into the same
+buffer.
 
 How the client learns where an answer's body ends, `exchange.out`:
 
     NOTHING    there is no body, or its length was announced
     CHUNKED    by a last chunk
-    CLOSE      by the end of the connection: to a client that speaks HTTP/1.0. Until the answer is
-               whole, a close would be a reset: an answer that breaks off must not look whole.
+        CLOSE      by the end of the connection: for a client with HTTP/1.0. Until the answer is complete,
+                   a close would be a reset: an answer that breaks off must not look complete.
 
-A piece that passes verbatim is chunked already.
+A piece that passes verbatim is already chunked.
 """
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
@@ -28,7 +28,7 @@ from fastgate._core.state cimport (
     BODY_MORE, EX_CONTINUE_DUE, EX_HEAD_ONLY, EX_KEEP_ALIVE, EX_VERBATIM)
 
 cdef enum:
-    AROUND = 256              # bytes of a first line and of what frames the body, without a phrase that came
+    AROUND = 256              # bytes of a first line (without a received phrase) and of the framing
     STATUS_LINE = 13          # "HTTP/1.1 200 "
 
 
@@ -37,7 +37,7 @@ cdef enum:
 cdef inline char *put_status_line(char *p, const answer *a) noexcept nogil:
     cdef char *line = p
     if a.k is not NULL:
-        # It came by HTTP/1 as well: the line is there already, but that its space may be missing.
+        # It came over HTTP/1 as well: the line is there already, but its space may be missing.
         if a.k.resp.reason.off == STATUS_LINE:
             p = put(p, a.k.resp_base, STATUS_LINE + a.k.resp.reason.len)
         else:
@@ -58,9 +58,9 @@ cdef inline char *put_length(char *p, int64_t length) noexcept nogil:
 
 
 cdef char *put_connection(char *p, exchange *e) noexcept nogil:
-    """What to say of the connection; settles whether it lives."""
+    """Write the Connection field; decides whether the connection stays open."""
     if e.body_state == BODY_MORE and e.flags & EX_CONTINUE_DUE:
-        e.flags &= ~EX_KEEP_ALIVE        # the client may send the body or not: no way to know
+        e.flags &= ~EX_KEEP_ALIVE        # whether the client still sends the body cannot be known
     if not e.flags & EX_KEEP_ALIVE or e.out == OUT_CLOSE or e.owner.draining:
         e.flags &= ~EX_KEEP_ALIVE
         return end_line(put_lit(p, "Connection: close"))
@@ -127,7 +127,7 @@ cdef int write_start(exchange *e, const answer *a) noexcept nogil:
 
 
 cdef buf *wrap_chunk(buf *b) noexcept nogil:
-    """Write the size line before and the line's end behind the bytes, into the buffer's rooms."""
+    """Write the size line before the bytes and the line's end after them, in the buffer's reserved space."""
     cdef char *p = buf_head(b)
     cdef uint32_t v = buf_len(b)
     p -= 2
@@ -146,7 +146,7 @@ cdef buf *wrap_chunk(buf *b) noexcept nogil:
 
 cdef int write_data(exchange *e, buf *b) noexcept nogil:
     if e.out == OUT_CHUNKED and not e.flags & EX_VERBATIM:
-        if b.start < HEADROOM:           # never: reads leave the headroom alone
+        if b.start < HEADROOM:           # cannot happen: reads leave the headroom free
             buf_return(&e.owner.loop.bufs, b)
             return -1
         b = wrap_chunk(b)
@@ -177,7 +177,7 @@ cdef int write_request(call *k, const outgoing *o) noexcept nogil:
     if b is NULL:
         return -1
     if o.target is NULL and o.path == o.method + o.method_len + 1:
-        p = put(buf_head(b), o.method, o.method_len + 1 + o.path_len)     # they stand together, as they came
+        p = put(buf_head(b), o.method, o.method_len + 1 + o.path_len)     # adjacent in the request as it came
     else:
         p = put(buf_head(b), o.method, o.method_len)
         p = put_lit(p, " ")

@@ -1,12 +1,12 @@
-"""connection: one peer's socket, and the loop that it belongs to, as `io` knows them.
+"""connection: one peer's socket, and the loop that it belongs to, as `io` sees them.
 
     event_loop ──┬── ready list: connections with work that no epoll event will announce
                  ├── wheel: connections by deadline
                  └── graveyard: connections closed in this round
-    conn         first member of what knows more of the peer (downstream, upstream)
+        conn         first member of the larger structs for a peer (downstream, upstream)
 
-Only struct definitions stand here. Who may change what: `transport` and `poller` the flags and
-queues, `timer` the wheel's links. Everybody else asks `transport`.
+Only struct definitions belong here. Who may change what: `transport` and `poller` change the flags and
+queues, `timer` the wheel's links. All other modules call `transport`.
 """
 from libc.stdint cimport uint8_t, uint16_t, uint64_t
 
@@ -15,42 +15,42 @@ from fastgate._core.platform.sys cimport epoll_event
 
 cdef enum:
     WHEEL_SLOTS = 4096
-    EVENTS = 256              # taken at once
+    EVENTS = 256              # taken in one epoll_wait()
 
 cdef enum ConnKind:
     KIND_DOWN = 1
     KIND_UP = 2
-    KINDS = 3                 # of peers; below, what else is in the epoll set
+    KINDS = 3                 # of peers; the following kinds are other members of the epoll set
     KIND_LISTENER = 3
     KIND_TIMER = 4
     KIND_OUTER = 5            # the descriptor of the event loop around the engine
     KIND_OUTER_TIMER = 6      # a timer of that loop
 
 cdef enum IoFlag:
-    IO_READABLE = 1           # the kernel may hold bytes for us: an edge not used up yet
+    IO_READABLE = 1           # the kernel may hold bytes for us: an edge that is not used up yet
     IO_READING = 2            # the owner wants bytes
-    IO_BLOCKED = 4            # a write fell short; EPOLLOUT will tell
-    IO_HUP = 8                # the peer sends no more after what is readable
-    IO_ERROR = 16             # a read or a write failed, or the kernel says that the connection is dead
+    IO_BLOCKED = 4            # a write fell short; EPOLLOUT will follow
+    IO_HUP = 8                # the peer sends nothing more after what is readable
+    IO_ERROR = 16             # a read or a write failed, or the kernel reports that the connection is dead
     IO_CONNECTING = 32
     IO_CLOSED = 64
-    IO_READY = 128            # stands in the ready list
-    IO_EOF = 256              # recv said 0
+    IO_READY = 128            # is in the ready list
+    IO_EOF = 256              # recv returned 0
     IO_BULK = 512             # reads have filled buffers: use large ones
     IO_AGAIN = 1024           # the data sink is to be called for what inb already holds
     IO_SHUT = 2048            # our side is closed: we send no more
-    IO_WRITES = 4096          # the epoll set tells when it may be written to
+    IO_WRITES = 4096          # the epoll set reports when it can be written to
 
 cdef struct event_loop
 cdef struct conn
 
-# Whether a peer takes what it is sent, looked at from time to time: see delivery.pyx.
+# Whether a peer takes what it is sent, checked from time to time: see delivery.pyx.
 cdef struct delivery:
-    uint64_t look_ns          # when to look next; 0: it is not watched
-    uint64_t moved_ns         # when the peer was last seen to have taken something
-    uint64_t first_ns         # the first look; 0: there was none yet
-    uint64_t first            # bytes that it had taken then
-    uint64_t last             # and at the last look
+    uint64_t look_ns          # when to check next; 0: it is not watched
+    uint64_t moved_ns         # when the peer last took something, as far as was seen
+    uint64_t first_ns         # the first check; 0: there was none yet
+    uint64_t first            # bytes that it had taken by then
+    uint64_t last             # and by the last check
 
 cdef struct conn:
     int fd
@@ -62,18 +62,18 @@ cdef struct conn:
     conn *timer_prev
     conn *timer_next
     uint64_t deadline         # CLOCK_MONOTONIC ns; 0: none
-    uint64_t tick             # wheel tick it stands in; 0: not in the wheel
+    uint64_t tick             # wheel tick that it is in; 0: not in the wheel
     uint64_t out_bytes        # queued, not yet taken by the kernel
-    uint64_t out_taken        # taken by the kernel, in all
+    uint64_t out_taken        # taken by the kernel, in total
     buf *inb                  # borrowed while bytes are unread
     buf *out_head
     buf *out_tail
 
-# What the loop calls when something happened; filled in once, by engine.
+# What the loop calls when something has happened; filled in once, by engine.
 cdef struct conn_events:
     void (*data)(conn *x, ssize_t n) noexcept nogil       # n > 0: bytes in inb; 0: end; < 0: -errno
     void (*drained)(conn *x) noexcept nogil               # the output queue is empty again
-    void (*progress)(conn *x) noexcept nogil              # some of it went, not all
+    void (*progress)(conn *x) noexcept nogil              # part of the queue was written
     void (*hup)(conn *x) noexcept nogil                   # the peer closed, or it is dead, while nobody reads
     void (*connected)(conn *x, int error) noexcept nogil
 
@@ -97,6 +97,6 @@ cdef struct event_loop:
     epoll_event events[EVENTS]      # of this round
     conn outer                # that event loop: see outer_loop.pyx
     conn outer_timer
-    uint64_t outer_ns         # when the timer goes off
+    uint64_t outer_ns         # when the timer fires
     void (*accepted)(conn *listener) noexcept nogil
     conn_events on[KINDS]     # by ConnKind

@@ -1,4 +1,4 @@
-"""deadline_table: making a table of deadlines from rows that people can read, too."""
+"""deadline_table: builds a table of deadlines from rows that people can read, too."""
 
 
 cdef list table_of(list rows, deadline_table *t):

@@ -1,14 +1,12 @@
 """delivery: whether a peer takes what it is sent.
 
-A full socket tells nothing of its peer for a long time: the kernel asks for more only when a third
+A full socket reveals nothing about its peer for a long time: the kernel asks for more only when a third
 of its buffer, which may have grown to megabytes, is free again. At 10 KiB a second that takes
-minutes. So whether a peer reads is told by what the *peer's* kernel has acknowledged:
+minutes. So what counts is how much the *peer's* kernel has acknowledged:
 
-    taken = bytes that our kernel took - bytes that it still holds (SIOCOUTQ)
-
-A connection with something stuck is looked at eight times within the time that its peer may take
-nothing. It costs nothing while all is taken at once. The first look is the yardstick, as nobody
-knows what was taken before it; so a peer that takes nothing is found after 9/8 of its time.
+A connection with stuck output is checked eight times within the time in which its peer may take
+nothing. While everything is taken at once, this costs nothing. The first check is the baseline, as what
+was taken before it is unknown; so a peer that takes nothing is found after 9/8 of its time.
 """
 
 from fastgate._core.io.transport cimport conn_unsent
@@ -47,8 +45,8 @@ cdef int delivery_look(event_loop *l, conn *x, delivery *w, uint32_t ms) noexcep
 
 
 cdef int delivery_below(event_loop *l, const delivery *w, uint64_t rate) noexcept nogil:
-    # Judged when something was taken just now. Between two such times nothing can be said: a peer's
-    # kernel makes room in steps of a segment (64 KiB on loopback) however evenly its owner reads.
+    # The rate is judged only right after something was taken. Between two such times it means nothing: a
+    # peer's kernel makes room in steps of a segment (64 KiB on loopback) however evenly its owner reads.
     if w.moved_ns != l.now or w.first_ns == 0 or l.now - w.first_ns < <uint64_t>SHOWN_NS:
         return 0
     return (w.last - w.first) < (l.now - w.first_ns) // 1000000 * rate // 1000

@@ -1,7 +1,7 @@
 """libuv: the event loop below uvloop, as far as the engine needs it to wait in its place.
 
-A loop that waits in its own epoll set, with the engine's nested in it, pays twice for each wake-up: two
-epoll_wait() and a way through Python. So it is the other way round. The engine waits, and the loop's
+If the loop waited in its own epoll set, with the engine's nested in it, each wake-up would cost two
+epoll_wait() and a pass through Python. So it is the other way round: the engine waits, and the loop's
 descriptor is one of those that it waits for:
 
     a turn of the loop    timers → Python's callbacks → poll, without waiting → check → closed handles
@@ -9,11 +9,11 @@ descriptor is one of those that it waits for:
                           the engine's rounds. It waits between them while the loop has nothing to do.
 
 An idle handle keeps libuv from waiting. The check handle comes after the poll, in which libuv tells the
-kernel what it wants to watch. `uv_backend_timeout` says for how long there is nothing to do: 0 when a
-callback is due, when the kernel does not know of a descriptor yet, or when the loop is to stop.
+kernel what it wants to watch. `uv_backend_timeout` returns for how long there is nothing to do: 0 if a
+callback is due, if the kernel does not know a descriptor yet, or if the loop is to stop.
 
-libuv is linked into uvloop's module, where its functions are looked up by name. Its binary interface is
-stable within version 1; the numbers of handle types are part of it.
+libuv is linked into uvloop's module, and its functions are looked up there by name. Its binary interface
+is stable within version 1, including the numbers of handle types.
 """
 from libc.stdlib cimport calloc, free
 
@@ -22,7 +22,7 @@ from fastgate._core.platform.sys cimport RTLD_LAZY, RTLD_NOLOAD, dlopen, dlsym
 cdef enum:
     UV_CHECK = 2              # uv_handle_type
     UV_IDLE = 6
-    BEFORE = 16               # bytes before a handle, for the way back to its hook; a handle stays aligned
+    BEFORE = 16               # before a handle, to find its hook; a handle stays aligned
 
 ctypedef void (*handle_fn)(void *handle) noexcept nogil
 
@@ -71,7 +71,7 @@ cdef inline uv_hook *hook_of(void *handle) noexcept nogil:
 
 
 cdef char *new_handle(uv_hook *h, int type) noexcept:
-    # Zeros: a handle begins with a pointer to data, in which uvloop looks for an object of its own.
+    # Zeroed: a handle begins with a pointer to data, in which uvloop looks for an object of its own.
     cdef char *p = <char *>calloc(1, BEFORE + uv.handle_size(type))
     if p is NULL:
         return NULL
@@ -85,7 +85,7 @@ cdef void free_handle(char *handle) noexcept nogil:
 
 
 cdef void on_idle(void *handle) noexcept nogil:
-    """Only that there is an idle handle matters: libuv does not wait then."""
+    """An idle handle only has to exist: libuv does not wait then."""
 
 
 cdef void on_check(void *handle) noexcept nogil:
@@ -93,7 +93,7 @@ cdef void on_check(void *handle) noexcept nogil:
     cdef int idle_ms
     if h.owner is NULL:
         return
-    uv.idle_stop(h.idle)                 # or libuv never had nothing to do
+    uv.idle_stop(h.idle)                 # otherwise libuv would never be idle
     idle_ms = uv.backend_timeout(h.loop)
     uv.idle_start(h.idle, on_idle)
     h.turn(h.owner, idle_ms)
@@ -122,7 +122,7 @@ cdef uv_hook *hook_open(void *uv_loop, turn_fn turn, void *owner) noexcept:
     h.turn = turn
     h.owner = owner
     h.handles = 2
-    # None of these four fails, in any version.
+    # None of these four can fail, in any version.
     uv.check_init(uv_loop, h.check)
     uv.idle_init(uv_loop, h.idle)
     uv.check_start(h.check, on_check)

@@ -1,8 +1,8 @@
 """outer_loop: the event loop around the engine, in the engine's epoll set (see libuv.pyx).
 
 When its descriptor is readable, or its next timer is due, `event_loop.outer_due` is set, and the engine
-lets it have its turn. The timer is a timerfd and no timeout of epoll_wait(), which would cost a timer of
-the kernel for each wait. It is set again only if it would go off too late: a turn for nothing is cheaper.
+gives it a turn. The timer is a timerfd rather than a timeout of epoll_wait(), which would cost a kernel
+timer for each wait. It is set again only if it would fire too late: a needless turn is cheaper.
 """
 from libc.string cimport memset
 

@@ -1,11 +1,11 @@
 """poller: epoll, edge-triggered, one registration per socket for its whole life.
 
 A socket is added once, edge-triggered. A client's is added without EPOLLOUT, which would be an event at
-once: the first write that falls short adds it (transport.pyx). What an edge said is remembered in
-`conn.io`, and used up by reads and writes: see there.
+once: the first write that falls short adds it (transport.pyx). What an edge reported is kept in
+`conn.io`, and used up by reads and writes: see transport.pyx.
 
 A closed connection's memory stays until the round is over (graveyard): later events of the
-same round may still point at it, and see IO_CLOSED.
+same round may still point to it, and find IO_CLOSED.
 """
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -48,8 +48,8 @@ cdef int poller_add(event_loop *l, conn *x) noexcept nogil:
 
 
 cdef int poller_add_listener(event_loop *l, conn *x) noexcept nogil:
-    # Level-triggered: what one turn did not accept is announced again. EXCLUSIVE, because
-    # a unix listener is one socket that all workers wait for.
+    # Level-triggered: what one turn did not accept is announced again. EXCLUSIVE because
+    # all workers wait for a unix listener, which is one socket.
     return add(l, x, EPOLLIN | EPOLLEXCLUSIVE if x.kind == KIND_LISTENER else EPOLLIN)
 
 
@@ -71,7 +71,7 @@ cdef int poller_connect(event_loop *l, conn *x, const void *addr, uint32_t lengt
         result = 0
         x.io |= IO_CONNECTING
     else:
-        return -errno                    # a unix socket's full backlog comes here as EAGAIN
+        return -errno                    # EAGAIN: a unix socket's backlog is full
     x.io |= IO_WRITES
     one = add(l, x, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET)
     return one if one < 0 else result
@@ -87,10 +87,10 @@ cdef void connected(event_loop *l, conn *x) noexcept nogil:
 
 
 cdef void readable(event_loop *l, conn *x) noexcept nogil:
-    """Use up an edge: one read, one call of the sink; more from the ready list."""
+    """Use up an edge: one read, one call of the sink; the ready list does the rest."""
     cdef ssize_t n
     if x.io & IO_AGAIN:
-        return                           # what is here comes first; IO_READABLE stays
+        return                           # the bytes here come first; IO_READABLE stays
     n = conn_recv(x)
     if n == -EAGAIN:
         return
@@ -114,7 +114,7 @@ cdef void drained(event_loop *l, conn *x) noexcept nogil:
 
 
 cdef void dispatch_other(event_loop *l, conn *x) noexcept nogil:
-    """An event of something that is no peer."""
+    """Handle an event of something other than a peer."""
     cdef uint64_t expirations
     if x.kind == KIND_LISTENER:
         l.accepted(x)
@@ -135,7 +135,7 @@ cdef void dispatch(event_loop *l, conn *x, uint32_t events) noexcept nogil:
         if events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
             x.io |= IO_HUP
         if events & EPOLLERR or (events & EPOLLHUP and not x.io & IO_SHUT):
-            x.io |= IO_ERROR             # not one side closed, nor one after the other: it is dead
+            x.io |= IO_ERROR             # not just one side closed: it is dead
     if x.io & IO_CONNECTING:
         if events & (EPOLLOUT | EPOLLHUP | EPOLLERR):
             connected(l, x)
@@ -154,7 +154,7 @@ cdef void dispatch(event_loop *l, conn *x, uint32_t events) noexcept nogil:
 cdef int poller_wait(event_loop *l, int timeout) noexcept nogil:
     cdef int n = epoll_wait(l.epfd, l.events, EVENTS, timeout)
     l.now = monotonic_ns()
-    return n if n > 0 else 0             # EINTR: the event loop around us deals with signals
+    return n if n > 0 else 0             # EINTR: the event loop around us handles signals
 
 
 cdef int poller_round(event_loop *l, int n) noexcept nogil:
@@ -163,7 +163,7 @@ cdef int poller_round(event_loop *l, int n) noexcept nogil:
     cdef int i
     for i in range(n):
         dispatch(l, <conn *>l.events[i].data.ptr, l.events[i].events)
-    # Work off what stands in the ready list now; what is added meanwhile waits for the next round.
+    # Handle what is in the ready list now; what is added in the process waits for the next round.
     last = l.ready_tail
     while l.ready_head is not NULL and last is not NULL:
         x = l.ready_head

@@ -1,18 +1,18 @@
 """timer: deadlines of connections in a hashed wheel on one timerfd.
 
 Ticks are 2^24 ns (about 17 ms) of CLOCK_MONOTONIC; the wheel has 4096 slots, 69 s. A
-connection stands in at most one slot, the one where it was put *at some time*; its deadline
-is a plain word that may have moved on since. So the common case, a deadline that moves
-later with every request, costs one store: when the slot comes round, the connection whose
-deadline is still ahead is put where it belongs now, and one without a deadline drops out.
-A deadline further ahead than the wheel is long simply comes round more than once.
+connection is in at most one slot, the one where it was put *at some time*; its deadline is a
+plain word that may have moved since. So the common case, a deadline that moves later with
+every request, costs one store. When the wheel reaches the slot, a connection whose deadline is
+still ahead moves to its present slot, and one without a deadline is removed. A deadline beyond
+the wheel's length simply passes a slot more than once.
 
-    invariant: x.deadline != 0  ⇒  x stands in a slot not later than its deadline's
-    a closed connection stands in none, and is put into none: the graveyard has its links
-    a deadline fires at most one tick late, never early
+        invariant: x.deadline != 0  ⇒  x is in a slot not later than its deadline's
+        a closed connection is in no slot and is added to none: the graveyard uses its links
+        a deadline fires at most one tick late, never early
 
-A bitmap of occupied slots gives the next tick to wake for; the timerfd is set only when that
-is earlier than what it is set for, so a busy worker makes no timer system calls to speak of.
+A bitmap of occupied slots gives the next tick to wake for. The timerfd is set only if that is
+earlier than its present time, so a busy worker makes hardly any timer system calls.
 """
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
@@ -50,7 +50,7 @@ cdef void timer_insert(event_loop *l, conn *x) noexcept nogil:
     cdef uint64_t slot
     fg_check(not x.io & IO_CLOSED, b"a deadline for a closed connection")
     if x.io & IO_CLOSED:
-        return                           # its links are the graveyard's
+        return                           # the graveyard uses its links
     if x.tick != 0:
         timer_remove(l, x)
     if tick <= w.tick:
@@ -108,7 +108,7 @@ cdef conn *timer_expired(event_loop *l) noexcept nogil:
 
 
 cdef uint64_t next_tick(wheel *w) noexcept nogil:
-    """The next occupied tick after w.tick; 0 when the wheel is empty."""
+    """The next occupied tick after w.tick; 0 if the wheel is empty."""
     cdef uint64_t slot = (w.tick + 1) & (WHEEL_SLOTS - 1)
     cdef uint64_t word, bits
     cdef int i

@@ -1,6 +1,6 @@
 """transport: what the rest of the engine may do with a connection (see transport.pyx).
 
-Nothing outside of `io` reads or writes a descriptor, or looks at `conn.io` and the queue itself.
+Only `io` reads or writes a descriptor, or looks at `conn.io` and the queue directly.
 """
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -10,13 +10,13 @@ from fastgate._core.platform.buffer cimport buf
 from fastgate._core.platform.sys cimport sockaddr_storage
 
 # ---- reading ----------------------------------------------------------------------------
-cdef ssize_t conn_recv(conn *x) noexcept nogil                    # by poller, which calls the owner
+cdef ssize_t conn_recv(conn *x) noexcept nogil                    # called by poller, which calls the owner
 cdef void conn_read_start(conn *x) noexcept nogil
 cdef void conn_read_now(conn *x) noexcept nogil                   # conn_read_start, and try without waiting for an event
 cdef void conn_read_stop(conn *x) noexcept nogil
-cdef void conn_ready(conn *x) noexcept nogil                      # look at it again in the next turn
+cdef void conn_ready(conn *x) noexcept nogil                      # check it again in the next turn
 cdef void conn_again(conn *x) noexcept nogil                      # call its data sink (n = 1) for what inb holds
-cdef int conn_peek(conn *x) noexcept nogil                        # whether the kernel holds bytes that no edge has told of yet
+cdef int conn_peek(conn *x) noexcept nogil                        # whether the kernel holds bytes not announced yet
 
 cdef inline int conn_reading(const conn *x) noexcept nogil:
     return x.io & IO_READING
@@ -30,11 +30,11 @@ cdef inline int conn_ended(const conn *x) noexcept nogil:
     return x.io & IO_EOF
 
 cdef inline int conn_dead(const conn *x) noexcept nogil:
-    """Whether a read or a write failed, or the kernel says that the connection is dead."""
+    """Whether a read or a write failed, or the kernel reports that the connection is dead."""
     return x.io & IO_ERROR
 
 cdef inline int conn_ready_listed(const conn *x) noexcept nogil:
-    """Whether it stands in the ready list: its memory must stay."""
+    """Whether it is in the ready list: its memory must stay."""
     return x.io & IO_READY
 
 cdef inline void conn_expect_little(conn *x) noexcept nogil:
@@ -43,9 +43,9 @@ cdef inline void conn_expect_little(conn *x) noexcept nogil:
 
 # ---- writing ----------------------------------------------------------------------------
 cdef void conn_queue(conn *x, buf *b) noexcept nogil              # takes b over; does not write yet
-cdef int conn_write(conn *x) noexcept nogil                       # conn_flush, of a queue that holds something
-cdef uint64_t conn_unsent(conn *x) noexcept nogil                 # bytes that the peer has not taken yet, ours and the kernel's
-cdef void conn_drop(conn *x) noexcept nogil                       # forget what is queued
+cdef int conn_write(conn *x) noexcept nogil                       # conn_flush, for a queue that is not empty
+cdef uint64_t conn_unsent(conn *x) noexcept nogil                 # bytes the peer has not taken yet: our queue and the kernel's
+cdef void conn_drop(conn *x) noexcept nogil                       # discard what is queued
 
 cdef inline int conn_flush(conn *x) noexcept nogil:
     """Write what is queued. 1: the queue is empty; 0: the rest follows, then the drained sink; < 0: -errno."""
@@ -60,10 +60,10 @@ cdef inline int conn_blocked(const conn *x) noexcept nogil:
     return x.io & IO_BLOCKED
 
 # ---- the end ----------------------------------------------------------------------------
-cdef int conn_finish(conn *x) noexcept nogil                      # we send no more, and go on reading; 0, or -errno
-cdef void conn_resets(conn *x, int on) noexcept nogil             # whether its close is a reset, which throws away what is unsent
-cdef void conn_give_up_after(conn *x, uint32_t ms) noexcept nogil # how long the kernel goes on trying to send what is left
-cdef void conn_probe(conn *x) noexcept nogil                      # have the kernel find out whether the peer is still there
+cdef int conn_finish(conn *x) noexcept nogil                      # send no more, but keep reading; 0, or -errno
+cdef void conn_resets(conn *x, int on) noexcept nogil             # whether a close is a reset, which discards unsent bytes
+cdef void conn_give_up_after(conn *x, uint32_t ms) noexcept nogil # how long the kernel keeps trying to send the rest
+cdef void conn_probe(conn *x) noexcept nogil                      # make the kernel check that the peer is there
 cdef void conn_close(conn *x) noexcept nogil                      # at once; frees queue and buffer; memory is freed after the round
 
 # ---- the beginning ----------------------------------------------------------------------

@@ -1,27 +1,27 @@
 """transport: bytes in and bytes out of one connection, and how it ends.
 
-What an edge of epoll said (poller.pyx) is remembered in `conn.io`:
+What an epoll edge reported (poller.pyx) is kept in `conn.io`:
 
     IO_READABLE   there may be something to read. Set by an edge, or when a read filled its buffer;
                   cleared by a short read: a short read means the socket is empty, so there is no
                   extra recv() that only returns EAGAIN. After IO_HUP a short read does not clear it:
                   the end itself is still to be read.
-    IO_READING    the owner wants bytes. Without it an edge is only remembered.
+        IO_READING    the owner wants bytes. Without it, an edge is only noted.
     IO_BLOCKED    a write fell short; the next EPOLLOUT flushes the queue.
 
-A reader that stops (back-pressure) and starts again with IO_READABLE set gets no new edge,
-so it is put in the *ready list*, which a round works off after its events. The same list
-bounds unfairness: a connection that always has more to read gets one buffer a turn.
+A reader that stops (back-pressure) and starts again with IO_READABLE set gets no new edge, so it is
+put in the *ready list*, which a round handles after its events. The same list keeps reading fair: a
+connection that always has more to read gets one buffer a turn.
 
-IO_AGAIN says that bytes which were read before are to be looked at once more, from the ready list. Until
-then nothing is read after them: they may fill the buffer, and a reader that gets new bytes first would
-deal with the old ones as well, and leave the flag behind for a state that does not expect it.
+IO_AGAIN means that bytes which were read before must be handled again, from the ready list. Until then
+nothing is read after them: they may fill the buffer, and a reader that got new bytes first would handle
+the old ones as well, and leave the flag set in a state that does not expect it.
 
     invariant: IO_AGAIN ⇒ IO_READING and IO_READY. conn_read_stop clears the flag.
 
-**How a connection ends.** `conn_finish` is a whole end: everything queued was sent, then our side is
-closed. A close after `conn_resets` is a broken one: the peer gets a reset, and so learns that
-something is missing. It holds for a process that is killed, too.
+**How a connection ends.** `conn_finish` ends it normally: everything queued was sent, then our side is
+closed. A close after `conn_resets` breaks it off: the peer gets a reset, and so learns that
+something is missing. This also works if the process is killed.
 """
 from libc.string cimport memset
 
@@ -40,11 +40,11 @@ from fastgate._core.platform.sys cimport (
 cdef enum:
     IOVS = 16
     PROBE_S = 15              # seconds between two probes of a peer
-    PROBES = 4                # unanswered ones until it counts as gone
+    PROBES = 4                # unanswered ones before it counts as gone
 
 
 cdef ssize_t conn_recv(conn *x) noexcept nogil:
-    """One read into x.inb (borrowed if need be): > 0 bytes, 0 end, -errno; -EAGAIN: nothing there."""
+    """One read into x.inb (borrowed if needed): > 0 bytes, 0 end, -errno; -EAGAIN: nothing to read."""
     cdef buf *b = x.inb
     cdef uint32_t room
     cdef ssize_t n
@@ -73,7 +73,7 @@ cdef ssize_t conn_recv(conn *x) noexcept nogil:
     else:
         n = -errno
         if n == -EINTR:
-            n = -EAGAIN                  # IO_READABLE stays: tried again from the ready list
+            n = -EAGAIN                  # IO_READABLE stays: the ready list tries again
             conn_ready(x)
         elif n == -EAGAIN:
             x.io &= ~IO_READABLE
@@ -129,7 +129,7 @@ cdef void conn_queue(conn *x, buf *b) noexcept nogil:
 
 
 cdef void blocked(conn *x) noexcept nogil:
-    """The socket's buffer is full: wait for the edge that says there is room."""
+    """The socket's buffer is full: wait for the edge that announces room."""
     cdef epoll_event event
     x.io |= IO_BLOCKED
     if not x.io & IO_WRITES:
@@ -177,7 +177,7 @@ cdef int conn_write(conn *x) noexcept nogil:
         x.out_bytes -= n
         x.out_taken += n
         if x.out_head is x.out_tail and <size_t>n == want:
-            x.out_head = NULL            # one buffer, and it is gone: most answers are
+            x.out_head = NULL            # the only buffer, and it is sent: the usual answer
             x.out_tail = NULL
             buf_return(&x.loop.bufs, b)
             return 1
@@ -194,7 +194,7 @@ cdef int conn_write(conn *x) noexcept nogil:
                 b.start += <uint32_t>n
                 n = 0
         if want > 0:
-            # It took less than was offered: the socket's buffer is full, an edge will follow.
+            # It took less than was offered: the socket's buffer is full, and an edge will follow.
             blocked(x)
             return 0
     return 1
@@ -252,7 +252,7 @@ cdef void conn_close(conn *x) noexcept nogil:
     timer_remove(x.loop, x)
     x.deadline = 0
     if x.fd >= 0:
-        close(x.fd)                      # the kernel takes it out of the epoll set
+        close(x.fd)                      # the kernel removes it from the epoll set
         x.fd = -1
     conn_drop(x)
     if x.inb is not NULL:

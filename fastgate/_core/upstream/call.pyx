@@ -1,25 +1,25 @@
-"""call: calls: connect or reuse, send, read the answer; retry, time out, give up.
+"""call: calls to upstreams: connect or reuse, send, read the answer; retry, time out, give up.
 
 A call's life:
 
     state      what is awaited            data             end / error
     CONNECT    the connection             –                retry, else connect failed
-    SEND       the final response head    parse; 1xx stay  retry if that is safe, else reset
+        SEND       the final response head    parse; 1xx stay  retry if that is safe, else reset
     BODY       the rest of the body       sink call_body   done (close-delimited) or truncated
     TUNNEL     bytes, both ways           sink call_body   half-closed: the other way goes on
-    DONE, FAILED: the connection has been let go
+        DONE, FAILED: the connection has been released
 
-Deadlines have their table in deadlines.pyx; `up_timeout` here does what happens when one passes.
+The table of deadlines is in deadlines.pyx; `up_timeout` here handles a deadline that passes.
 
-There is one loop for trying again, `run`. Each failure before the final head becomes a `call_error`
-(in the module of that name), which says on which side it was and whether the request may be sent once
-more; `next_try` at the head of the loop counts every turn and decides. A request is sent again only
-while its body can be sent from its start: it came with the head, or nothing of it was taken from the
-client yet. A pooled connection that the upstream had closed meanwhile (`stale`) counts neither as an
-attempt nor as a failure: once for each target that is chosen, the same one is tried by a new connection.
+One loop makes all retries, `run`. Each failure before the final head becomes a `call_error` (see
+call_error.pyx), which holds the side that failed and whether the request may be sent again; `next_try`
+at the head of the loop counts every turn and decides. A request is sent again only while its body can be
+sent from its start: it came with the head, or none of it has been taken from the client yet. A pooled
+connection that the upstream had already closed (`stale`) counts neither as an attempt nor as a failure:
+once for each chosen target, the same target is tried over a new connection.
 
-An answer's end must be known before a connection is pooled again: bytes beyond it, a
-`Connection: close`, or a request that was not wholly sent mean that it is closed instead.
+An answer's end must be known before a connection is pooled again: after bytes beyond it, a
+`Connection: close`, or a request that was not sent completely, it is closed instead.
 """
 from libc.stdint cimport uint16_t
 from libc.stdlib cimport calloc
@@ -92,7 +92,7 @@ cdef void upstream_close(core *c, upstream *u) noexcept nogil:
 
 
 cdef void detach(core *c, call *k) noexcept nogil:
-    """The call and its connection part; the connection's fate is the caller's business."""
+    """Separate the call from its connection; the caller decides what becomes of the connection."""
     cdef upstream *u = k.up
     if k.flags & CALL_COUNTED:
         k.flags &= ~CALL_COUNTED
@@ -104,7 +104,7 @@ cdef void detach(core *c, call *k) noexcept nogil:
 
 
 cdef void cut(core *c, call *k) noexcept nogil:
-    """Detach the call from its connection, and close that."""
+    """Separate the call from its connection, and close the connection."""
     cdef upstream *u = k.up
     detach(c, k)
     upstream_close(c, u)
@@ -126,10 +126,10 @@ cdef int call_start(core *c, call *k) noexcept nogil:
 
 
 cdef int run(core *c, call *k, call_error *error) noexcept nogil:
-    """The loop of tries. 1: the call is on its way; 0: `error` says why not.
+    """The loop of tries. 1: the call is on its way; 0: `error` is the reason why not.
 
-    At first `error` is why the last try failed. k.up then still has an answer whose status is to be
-    retried: it is given up only once there is another target, else it stays the answer.
+    On entry, `error` is the reason why the last try failed. If an answer's status is to be retried, k.up still
+    has that answer: it is discarded only when there is another target; otherwise it stays the answer.
     """
     while next_try(c, k, error):
         if k.up is not NULL:
@@ -140,11 +140,11 @@ cdef int run(core *c, call *k, call_error *error) noexcept nogil:
 
 
 cdef int next_try(core *c, call *k, call_error *error) noexcept nogil:
-    """Whether to try (again), and where: k.target."""
+    """Whether to try (again), and which target: k.target."""
     cdef uint32_t most = k.service.attempts if k.service is not NULL else 2
     cdef int reason
     if k.turns >= 2 * most:
-        return 0                         # each target chosen, and a new connection to each
+        return 0                         # each chosen target, and a new connection to each
     k.turns += 1
     if k.attempts != 0:
         if not k.flags & CALL_REPLAYABLE or error.retryable == RETRY_NEVER or (
@@ -153,7 +153,7 @@ cdef int next_try(core *c, call *k, call_error *error) noexcept nogil:
         if error.stale and not k.flags & CALL_FRESH:
             k.flags |= CALL_FRESH
             return 1
-        # A try that reached no target added no load to any: the next one costs nothing.
+        # A try that reached no target put no load on any: the next one costs no retry credit.
         if k.attempts >= most or (error.retryable == RETRY_IDEMPOTENT and not pool_affords(c, k)):
             return 0
     reason = pool_select(c, k)
@@ -171,7 +171,7 @@ cdef int next_try(core *c, call *k, call_error *error) noexcept nogil:
 
 
 cdef int attempt(core *c, call *k, call_error *error) noexcept nogil:
-    """One try at the chosen target: take or open a connection, queue the request. As `run`."""
+    """One try at the chosen target: take or open a connection, queue the request. Returns as `run`."""
     cdef upstream *u = NULL
     cdef pool *p = pool_of(c, k.target)
     cdef int result
@@ -179,7 +179,7 @@ cdef int attempt(core *c, call *k, call_error *error) noexcept nogil:
     if not k.flags & CALL_FRESH:
         u = pool_take(c, p)
         while u is not NULL and u.pool_generation != p.generation:
-            upstream_close(c, u)         # the slot had another owner: this one leads elsewhere
+            upstream_close(c, u)         # the slot had another owner: this connection leads elsewhere
             u = pool_take(c, p)
     if u is not NULL:
         c.counters.upstream_reused += 1
@@ -216,7 +216,7 @@ cdef int attempt(core *c, call *k, call_error *error) noexcept nogil:
 
 
 cdef int free_descriptor(core *c) noexcept nogil:
-    """Close a connection that nobody uses: to an upstream, or else of a client."""
+    """Close an unused connection: to an upstream or, if there is none, of a client."""
     cdef upstream *u = pool_oldest(c)
     if u is not NULL:
         upstream_close(c, u)
@@ -288,7 +288,7 @@ cdef void broken(core *c, call *k, call_error error) noexcept nogil:
 
 
 cdef void try_again(core *c, call *k, call_error error) noexcept nogil:
-    """Or say why not."""
+    """Continue, or fail with the reason."""
     if run(c, k, &error):
         go_on(c, k)
     else:
@@ -309,7 +309,7 @@ cdef void up_data(conn *x, ssize_t n) noexcept nogil:
     cdef core *c = core_of(&u.io)
     cdef call *k = u.k
     if k is NULL:
-        upstream_close(c, u)                   # idle: the upstream closed it, or spoke unasked
+        upstream_close(c, u)                   # idle: the upstream closed it, or sent bytes without a request
         return
     if k.state == CALL_SEND:
         if n > 0:
@@ -332,16 +332,16 @@ cdef void up_data(conn *x, ssize_t n) noexcept nogil:
 
 
 cdef inline void succeeded(core *c, call *k) noexcept nogil:
-    """The target did well: it answered as it should, and the answer's end was no fault of it."""
+    """The target did well: its answer was good, and if that ended early, it was not the target's fault."""
     if k.flags & CALL_GOOD:
         k.flags &= ~CALL_GOOD
         pool_succeeded(c, k)
 
 
 cdef void fail(core *c, call *k, int reason) noexcept nogil:
-    """After the head: nothing can be tried again."""
+    """A failure after the head: no retry is possible."""
     if k.state != CALL_TUNNEL and k.flags & CALL_GOOD:
-        pool_failed(c, k)                # else its head was a failure, and has been counted
+        pool_failed(c, k)                # otherwise its head was a failure, which has been counted
     k.flags &= ~CALL_GOOD
     k.state = CALL_FAILED
     if k.up is not NULL:
@@ -376,7 +376,7 @@ cdef void read_head(core *c, call *k) noexcept nogil:
         if status == 103:
             c.sink.call_interim(k)
             if u.k is not k:
-                return                   # it ended meanwhile, and its memory with it
+                return                   # the call ended in the sink, and its memory is gone
         u.io.inb.start += size
         head_reset(&k.resp)
         if buf_len(u.io.inb) == 0:
@@ -388,7 +388,7 @@ cdef void read_head(core *c, call *k) noexcept nogil:
         pool_failed(c, k)
     else:
         k.flags |= CALL_GOOD
-        if status < 500:                 # an error that comes fast does not make a target fast
+        if status < 500:                 # a fast error does not make a target fast
             pool_timed(c, k, k.first_byte_ns - (k.whole_ns if k.whole_ns > k.sent_ns else k.sent_ns))
     u.io.inb.start += size
     if status == 101:
@@ -399,7 +399,7 @@ cdef void read_head(core *c, call *k) noexcept nogil:
         k.state = CALL_BODY
         u.codec.expect_body(k)
     if k.service is not NULL and status_in(k.service.retry_statuses, status) and k.interims == 0:
-        succeeded(c, k)                  # while k.target is the one that answered
+        succeeded(c, k)                  # while k.target is still the one that answered
         error = error_of(0, SIDE_UPSTREAM, RETRY_IDEMPOTENT)
         if run(c, k, &error):
             go_on(c, k)
@@ -409,12 +409,12 @@ cdef void read_head(core *c, call *k) noexcept nogil:
             c.sink.call_failed(k, error.reason)
             return
     c.sink.call_head(k)
-    if u.k is not NULL:                  # not for an answer that was here whole
+    if u.k is not NULL:                  # else the answer was here as a whole
         up_deadline(c, u)
 
 
 cdef void discard(core *c, call *k) noexcept nogil:
-    """An answer that is not passed on. Its connection is kept if all of it is here already."""
+    """Discard an answer that is not passed on. Its connection is kept if all of the answer is here already."""
     k.up.codec.skip(k)
     call_end(c, k)
 
@@ -436,7 +436,7 @@ cdef void call_read(core *c, call *k, int on) noexcept nogil:
                 conn_again(&u.io)
     elif conn_reading(&u.io):
         conn_read_stop(&u.io)
-        up_deadline(c, u)                # none: now it is the reader of the answer who is waited for
+        up_deadline(c, u)                # none: now we wait for the reader of the answer
 
 
 # ---- sending ----------------------------------------------------------------------------
@@ -457,7 +457,7 @@ cdef int call_flush(core *c, call *k) noexcept nogil:
 
 
 cdef void up_progress(conn *x) noexcept nogil:
-    """It took some of what is queued, not all."""
+    """It took part of what is queued."""
     cdef upstream *u = <upstream *>x
     cdef core *c = core_of(&u.io)
     if u.k is not NULL:
@@ -511,7 +511,7 @@ cdef void call_end(core *c, call *k) noexcept nogil:
     if u.io.inb is not NULL:
         buf_return(&c.loop.bufs, u.io.inb)
         u.io.inb = NULL
-    conn_read_stop(&u.io)           # what was to be looked at again is gone
+    conn_read_stop(&u.io)           # nothing is left to read again
     u.reused = 0
     u.keep_ns = <uint64_t>k.group.keepalive_idle_ms * 1000000
     conn_expect_little(&u.io)

@@ -3,21 +3,21 @@ from libc.stdint cimport uint8_t, uint16_t
 
 from fastgate._core.state cimport call
 
-# A client that is slow or gone is none of these: the exchange ends the call itself.
+# A slow or disconnected client is not among these: the exchange ends the call itself.
 cdef enum Side:
     SIDE_OURS = 0             # the target did nothing wrong
     SIDE_UPSTREAM = 1         # counts as one of its failures
 
 cdef enum Retryable:
     RETRY_NEVER = 0
-    RETRY_IDEMPOTENT = 1      # the request may have been carried out
-    RETRY_ANY = 2             # nothing of it was sent
+    RETRY_IDEMPOTENT = 1      # the request may have been processed
+    RETRY_ANY = 2             # none of it was sent
 
 cdef struct call_error:
-    uint16_t reason           # a Reason: what the client gets, if the call is not tried again
+    uint16_t reason           # a Reason: what the client gets if the call is not retried
     uint8_t side              # Side
     uint8_t retryable         # Retryable
-    uint8_t stale             # of a pooled connection that the upstream had closed
+    uint8_t stale             # of a pooled connection that the upstream had already closed
 
 
 cdef inline call_error error_of(int reason, int side, int retryable) noexcept nogil:
@@ -28,5 +28,5 @@ cdef inline call_error error_of(int reason, int side, int retryable) noexcept no
     error.stale = 0
     return error
 
-cdef call_error connect_error(int number) noexcept nogil         # what an errno of connect() means
-cdef call_error reset_error(const call *k) noexcept nogil        # closed, and the answer's head is not complete
+cdef call_error connect_error(int number) noexcept nogil         # the meaning of an errno of connect()
+cdef call_error reset_error(const call *k) noexcept nogil        # it closed before the answer's head was complete

@@ -1,15 +1,15 @@
 """call_error: why a call to an upstream failed, whose fault it was, and whether it may be sent again.
 
-    what happened                                         may be sent again      counts for the target
+        what happened                                         may be sent again      counts against the target
     no connection could be made, or it refused the        any request            yes
       request's first byte
     the connection broke before any byte of an answer     idempotent requests    yes
-    a status of `retries.statuses`                        idempotent requests    as `eject.statuses` says
+        a status of `retries.statuses`                        idempotent requests    as `eject.statuses` sets
     part of an answer, an invalid one, or none in time    none                   yes
     no memory, no descriptor                              none                   no
     no local port                                         any request            no
 
-What is done about it is the business of `upstream`, in its one loop.
+`call` acts on it, in its one loop.
 """
 from fastgate._core.reason cimport OVERLOADED, UPSTREAM_CONNECT_FAILED, UPSTREAM_RESET
 from fastgate._core.platform.sys cimport EADDRNOTAVAIL, EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOSPC
@@ -19,7 +19,7 @@ cdef call_error connect_error(int number) noexcept nogil:
     if number == EMFILE or number == ENFILE or number == ENOBUFS or number == ENOMEM or number == ENOSPC:
         return error_of(OVERLOADED, SIDE_OURS, RETRY_NEVER)
     if number == EADDRNOTAVAIL:
-        # Local ports are used up for each target by itself: another one may be reached.
+        # Local ports run out for each target separately: another one may still be reached.
         return error_of(UPSTREAM_CONNECT_FAILED, SIDE_OURS, RETRY_ANY)
     return error_of(UPSTREAM_CONNECT_FAILED, SIDE_UPSTREAM, RETRY_ANY)
 

@@ -1,9 +1,9 @@
 """deadlines: what an upstream connection waits for, and until when: a table, and the function that reads it.
 
-"Taken" is what the target's kernel has acknowledged. It is asked for (delivery) while output is stuck, and
-when first_byte has passed: a target still reading a long request then is given its time from the last byte.
-While the client takes nothing of its answer, or has not sent the rest of its body, it has a deadline,
-and the target has none.
+"Taken" means acknowledged by the target's kernel. This is checked (delivery) while output is stuck, and
+when first_byte has passed: a target that is still reading a long request gets its time from the last byte.
+While the client takes nothing of its answer, or has not sent the rest of its body, the client has a
+deadline, and the target has none.
 """
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -16,10 +16,10 @@ from fastgate._core.state cimport (
 
 cdef enum Situation:
     ANY = 0
-    STUCK = 1                 # the request is not all taken: it is watched
-    SENT = 2                  # the request is whole
+    STUCK = 1                 # the request is not all taken: its delivery is watched
+    SENT = 2                  # the request is complete
     READING = 4               # the client takes what comes
-    LAST = 8                  # of a tunnel: the target has ended, and the client has all
+    LAST = 8                  # of a tunnel: the target has ended, and the client has everything
 
 cdef enum Deadline:
     CONNECT = 1
@@ -45,7 +45,7 @@ ROWS = table_of([
     (CALL_NONE, ANY, KEEPALIVE, PASSES_CLOSE,
      "POOLED", "", "keepalive.idle", "the last answer", "", "close"),
 ], &TABLE)
-"""Rows as texts; of those of a state, the first that applies counts. A state without one waits without end."""
+"""Rows as texts. The first row of a state that applies is used. A state without one waits forever."""
 
 
 cdef inline const deadline_row *row_of(const upstream *u) noexcept nogil:

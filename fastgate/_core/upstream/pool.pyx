@@ -1,28 +1,28 @@
 """pool: which target takes a call, and the idle connections to each.
 
-A worker has one pool per target slot (a slot stays with its target over reloads, so a reload
-closes no connection). Idle connections are kept last in, first out: the warmest is used, the
-oldest age out.
+A worker has one pool per target slot (a target keeps its slot when the configuration is reloaded, so a
+reload closes no connection). Idle connections are kept last in, first out: the most recent one is used,
+and the oldest age out.
 
-Selection looks at the targets that are *usable*: resolved, not found unhealthy by the active
-checks, not ejected, not tried yet for this call, with room under `max_connections`.
+Selection considers the *usable* targets: resolved, not found unhealthy by the active checks, not
+ejected, not yet tried for this call, and with room under `max_connections`.
 
-    round_robin         smooth weighted: each target's credit grows by its weight, the
-                        richest is chosen and pays the sum
-    least_connections   round robin among those with the fewest calls in progress per weight
-    p2c_ewma            round robin, but another one, drawn at random by weight, takes the turn
-                        when it is clearly faster: EWMA of the time to the head × load
-    hash                weighted rendezvous: -ln(u) / weight, with u in (0, 1] from hash(key, target),
-                        is exponentially distributed with rate weight; the least of such numbers
-                        is a target's with the probability of its weight
+        round_robin         smooth weighted: each target's credit grows by its weight, the one with
+                            the most credit is chosen and pays the sum
+        least_connections   round robin among those with the fewest calls in progress per weight
+        p2c_ewma            round robin, but another target, drawn at random by weight, takes the turn
+                            if it is clearly faster: EWMA of the time to the head × load
+        hash                weighted rendezvous: -ln(u) / weight, with u in (0, 1] from hash(key, target),
+                            is exponentially distributed with rate weight. The probability that a
+                            target has the smallest of these numbers is proportional to its weight
 
-So where nothing else distinguishes targets, each policy gives them shares by weight.
+So if nothing else distinguishes targets, each policy gives them shares by weight.
 
-When every target that is left is only *ejected* (by failures seen in traffic), the ejection is
-set aside: some answer may come, and refusing for certain is no better. A verdict of the
-active checks is not set aside: `no_healthy_target`.
+If every target that is left is only *ejected* (because of failures in traffic), the ejection is
+ignored: an answer may come, and a certain refusal is no better. A verdict of the active checks is
+not ignored: `no_healthy_target`.
 
-Ejections and verdicts stand in the shared segment: what one worker learns, all know.
+Ejections and verdicts are in the shared segment: what one worker learns, all workers know.
 
     in turn ── `eject_after` failures in a row, within `eject_within` ──▶ ejected for `eject_ms`
        ▲                                                                        │
@@ -44,15 +44,15 @@ from fastgate._core.snapshot.snapshot cimport (
 from fastgate._core.state cimport MAX_POOLS, UP_BUSY, UP_IDLE
 
 cdef enum:
-    RETRY_COST = 1000         # the budget counts thousandths of a retry
-    RETRY_START = 3000        # a fresh pool may retry three times before it has earned it
+    RETRY_COST = 1000         # the budget is counted in thousandths of a retry
+    RETRY_START = 3000        # a new pool may retry three times before it has earned any
     RETRY_MOST = 20000
 
 
-# A target that is passed over gives no samples: each time this passes, what is known of it counts half,
-# until it is asked again.
+# A target that is passed over gives no samples. Each time this period passes, what is known of it counts
+# half, until it is chosen again.
 cdef uint64_t HALF_LIFE_NS = 1000000000
-# Clearly faster: by a third of the time, and by a millisecond. Less is noise.
+# Clearly faster: in two thirds of the time, and by a millisecond. A smaller difference is noise.
 cdef double CLEARLY = 2.0 / 3.0
 cdef double CLEARLY_NS = 1000000.0
 
@@ -77,8 +77,8 @@ cdef inline target_row *row_of(core *c, const target_rec *t) noexcept nogil:
 cdef pool *pool_of(core *c, const target_rec *t) noexcept nogil:
     cdef pool *p = c.pools + (t.slot & (MAX_POOLS - 1))
     if p.identity != t.identity:
-        # The slot has a new owner. Connections of the old one find their pool's generation
-        # changed when they come home, and are closed.
+        # The slot has a new owner. Connections of the old one find that their pool's generation has changed
+        # when they return, and are closed.
         p.generation += 1
         p.identity = t.identity
         p.current = 0
@@ -118,7 +118,7 @@ cdef inline const target_rec *target_at(call *k, uint32_t i) noexcept nogil:
 
 
 cdef uint64_t usable(core *c, call *k, int worst) noexcept nogil:
-    """Bits of the targets not tried yet whose judgement is at most `worst`. The compiler allows 64."""
+    """Bits of the targets not tried yet whose judgement is at most `worst`. The compiler allows 64 targets."""
     cdef uint64_t mask = 0
     cdef uint32_t i
     for i in range(k.group.targets.count):
@@ -128,7 +128,7 @@ cdef uint64_t usable(core *c, call *k, int worst) noexcept nogil:
 
 
 cdef int by_turns(core *c, call *k, uint64_t mask) noexcept nogil:
-    """Smooth weighted round robin among these, of which there is one at least."""
+    """Smooth weighted round robin among these targets, of which there is at least one."""
     cdef const target_rec *t
     cdef pool *p
     cdef pool *chosen = NULL
@@ -149,7 +149,7 @@ cdef int by_turns(core *c, call *k, uint64_t mask) noexcept nogil:
 
 
 cdef uint64_t least_busy(core *c, call *k, uint64_t mask) noexcept nogil:
-    """Those of them with the fewest calls in progress per weight."""
+    """Those with the fewest calls in progress per weight."""
     cdef const target_rec *t
     cdef uint64_t busy, least = 0, weight = 0, found = 0
     cdef int i
@@ -168,7 +168,7 @@ cdef uint64_t least_busy(core *c, call *k, uint64_t mask) noexcept nogil:
 
 
 cdef int by_hash(core *c, call *k, uint64_t mask) noexcept nogil:
-    """Weighted rendezvous: the same key finds the same target while that can be used."""
+    """Weighted rendezvous: the same key finds the same target as long as that is usable."""
     cdef const target_rec *t
     cdef double score, least = 0
     cdef int i, best = -1
@@ -191,14 +191,14 @@ cdef double cost(core *c, const target_rec *t, double mean) noexcept nogil:
     """How long an answer takes, times the load; 0: not known. mean: of the weights."""
     cdef pool *p = pool_of(c, t)
     cdef uint64_t age
-    if p.active == 0:                    # else it is being asked
+    if p.active == 0:                    # with calls in progress, a sample will follow
         age = half_lives(c, p)
         return <double>(p.ewma_ns >> age if age < 64 else 0)
     return <double>p.ewma_ns * (1.0 + p.active * mean / t.weight)
 
 
 cdef int by_speed(core *c, call *k, uint64_t mask) noexcept nogil:
-    """Power of two choices: whose turn it is, and another one drawn at random by weight."""
+    """Power of two choices: the target whose turn it is, and another one drawn at random by weight."""
     cdef int first = by_turns(c, k, mask), second = first
     cdef uint64_t others = mask & ~(1ull << first), rest = others
     cdef uint64_t total = 0
@@ -225,7 +225,7 @@ cdef int by_speed(core *c, call *k, uint64_t mask) noexcept nogil:
 
 
 cdef int choose(core *c, call *k, uint64_t mask) noexcept nogil:
-    """Index of the target, by the upstream's balancing."""
+    """Index of the target, by the upstream's balancing policy."""
     cdef uint32_t balance = k.group.balance
     if balance == BALANCE_HASH:
         return by_hash(c, k, mask)
@@ -249,7 +249,7 @@ cdef int pool_select(core *c, call *k) noexcept nogil:
         if mask == 0:
             mask = usable(c, k, EJECTED)
         if mask == 0 and k.tried != 0:
-            k.tried = 0                  # all were tried: begin again
+            k.tried = 0                  # all were tried: start again
             mask = usable(c, k, USABLE)
             if mask == 0:
                 mask = usable(c, k, EJECTED)
@@ -318,7 +318,7 @@ cdef upstream *pool_put(core *c, pool *p, upstream *u, uint32_t keep) noexcept n
 
 
 cdef void claim(target_row *row, const target_rec *t) noexcept nogil:
-    """Make the shared row this target's. Two that do it at once write the same."""
+    """Make the shared row this target's. Two workers that do it at once write the same."""
     if fg_load(&row.identity) != t.identity:
         fg_store(&row.health, 0)
         fg_store(&row.failures, 0)
@@ -337,11 +337,11 @@ cdef void pool_failed(core *c, call *k) noexcept nogil:
         return
     claim(row, k.target)
     if fg_load(&row.ejected_until_ns) > c.loop.now:
-        return                           # it was asked before, or for want of any other
+        return                           # it was asked before, or because no other was left
     if fg_load(&row.failures) == 0 or c.loop.now > fg_load(&row.failing_since_ns) + g.eject_within_ms * 1000000ull:
         fg_store(&row.failures, 0)
         fg_store(&row.failing_since_ns, c.loop.now)
-    # After an ejection the first request shows whether it was long enough.
+    # After an ejection, the first request shows whether it lasted long enough.
     if fg_add(&row.failures, 1) + 1 < g.eject_after and fg_load(&row.ejections) == 0:
         return
     fg_store(&row.failures, 0)
