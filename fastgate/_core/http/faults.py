@@ -1,5 +1,5 @@
-"""One sentence for each ParseFault of parser.pxd, by its number: for the API client, who has to fix
-the request, or (status lines) for the owner of the upstream."""
+"""One sentence for each ParseFault of head.pxd, by its number: for the API client who has to fix
+the request or (status lines) for the owner of the upstream."""
 
 from __future__ import annotations
 

@@ -6,9 +6,9 @@ from fastgate._core.http.head cimport caps, head
 
 cdef enum:
     LINE_MORE = -1            # not complete yet
-    LINE_FAULT = -2           # h.fault says why
+    LINE_FAULT = -2           # h.fault is the reason
 
-# What Connection and Upgrade said, in head.options.
+# What Connection and Upgrade contained, in head.options.
 cdef enum:
     OPTION_CLOSE = 1
     OPTION_KEEP_ALIVE = 2
@@ -22,9 +22,9 @@ cdef int64_t read_line(head *h, const char *buf, uint32_t length, uint32_t cap,
 
 cdef int64_t read_fields(head *h, const char *buf, uint32_t length, const caps *c,
                          bint response) noexcept nogil
-    # Reads field lines up to the empty one: its CR, or LINE_*.
+    # Reads field lines up to the empty one. Returns its CR, or LINE_*.
 
 cdef void name_hops(head *h, const char *buf) noexcept nogil
-    # Marks the fields that Connection names, but those it has no say over.
+    # Marks the fields that Connection names, except the protected ones.
 
 cdef void fields_use_scanner(fg_scanner scanner) noexcept nogil

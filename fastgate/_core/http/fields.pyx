@@ -49,9 +49,9 @@ cdef enum:
     MAX_NAMED = 32            # elements of all Connection fields together
 
     LONGEST_KNOWN = 64        # octets; every known name, and every known prefix, is shorter
-    NEVER_OVER = 18           # so many digits are always below MAX_LENGTH
+    NEVER_OVER = 18           # this many digits are always below MAX_LENGTH
 
-# Fields that only the gateway, or a proxy that is trusted, may set.
+# Fields that only the gateway, or a trusted proxy, may set.
 cdef uint64_t GATEWAY_SETS = (
     <uint64_t>1 << F_X_CONSUMER | <uint64_t>1 << F_FORWARDED | <uint64_t>1 << F_X_FORWARDED_FOR
     | <uint64_t>1 << F_X_FORWARDED_PROTO | <uint64_t>1 << F_X_FORWARDED_HOST
@@ -86,11 +86,11 @@ cdef void fields_use_scanner(fg_scanner scanner) noexcept nogil:
 
 cdef int64_t _not_whole(head *h, const char *buf, uint32_t length, uint32_t s, uint32_t cap,
                         uint32_t head_cap, int too_long) noexcept nogil:
-    """LINE_*, for the line at h.line whose text ends at s: it is not complete, or not good."""
+    """LINE_*, for the line at h.line whose text ends at s: it is incomplete or invalid."""
     cdef uint64_t bound = <uint64_t>h.line + cap
     cdef uint8_t c
     h.scanned = s
-    # The cap that is reached first decides, however many octets there are.
+    # The cap that is reached first applies, however many octets there are.
     if head_cap <= bound:
         if <uint64_t>s + (s < length) > head_cap:
             h.fault = FAULT_HEAD_TOO_LARGE
@@ -289,7 +289,7 @@ cdef int64_t read_fields(head *h, const char *buf, uint32_t length, const caps *
     cdef int fault
     cdef uint8_t flags, repeated
     while True:
-        # Not from the name's end on: the next line would have to wait for two scans, not one.
+        # Not from the name's end: the next line would have to wait for two scans instead of one.
         end = scan(scanned, limit, &TEXT_SET)
         if stop - end < 2 or end - begin > c.field or memcmp(end, b"\r\n", 2) != 0:
             return _not_whole(h, buf, length, <uint32_t>(end - buf), c.field, c.head, FAULT_FIELD_TOO_LONG)
@@ -298,7 +298,7 @@ cdef int64_t read_fields(head *h, const char *buf, uint32_t length, const caps *
         if f >= full:
             h.fault = FAULT_FIELDS_TOO_MANY
             return LINE_FAULT
-        # The scan may run to the buffer's end: CR, which is no tchar, stops it at the line's.
+        # The scan may run to the buffer's end: CR is not a tchar, so it stops at the line's end.
         p = scan(begin, limit, &NAME_SET)
         flags = 0
         if p[0] == c"_":
@@ -317,7 +317,7 @@ cdef int64_t read_fields(head *h, const char *buf, uint32_t length, const caps *
         f.line_end = <uint32_t>(scanned - buf)
         h.line = f.line_end
         h.scanned = f.line_end
-        # The colon and the CR are no white space, and of text nothing else is below "!".
+        # The colon and the CR are not whitespace, and no other text octet is below "!".
         p += 1
         while <uint8_t>(end - 1)[0] <= c" ":
             end -= 1
@@ -422,7 +422,7 @@ cdef int _transfer_encoding(head *h, const char *buf, field *f, bint repeated) n
         return FAULT_LENGTH_WITH_CODING
     if f.value_len == 7 and fg_same(p, b"chunked", 7):
         return 0
-    # A list of unknown codings, with chunked at most as the last, is legitimate: 501. Anything else
+    # A list of unknown codings, with chunked at most as the last, is valid: 501. Anything else
     # (empty elements, parameters, chunked twice or not last) may be an attack: 400.
     while p < end:
         token = p
@@ -444,7 +444,7 @@ cdef int _transfer_encoding(head *h, const char *buf, field *f, bint repeated) n
 
 
 cdef inline int _element(const char **at, const char *end, const char **token) noexcept nogil:
-    """The next element of a list of tokens: its length; 0 at the end; -1: no list of tokens."""
+    """The next element of a list of tokens: its length; 0 at the end; -1: not a list of tokens."""
     cdef const char *p = at[0]
     while p < end and (p[0] == c"," or p[0] == c" " or p[0] == c"\t"):
         p += 1

@@ -1,4 +1,4 @@
-"""head: what the head of a message says, whichever version of HTTP it came in. Law: docs/http.md.
+"""head: the head of a message, whatever version of HTTP it came in. Rules: docs/http.md.
 
 The caller owns all memory. Results are spans: offsets into the caller's buffer.
 """
@@ -9,8 +9,8 @@ from fastgate._core.platform.chars cimport fg_same_lowered
 cdef enum:
     MAX_FIELDS = 128          # fields a head can hold; the configured cap may be lower
 
-# Why a head was refused, finer than the Reason; for `detail`, logs and tests. Append only:
-# the numbers stand in logs. FAULT_TEXTS (Python, faults.py) has a sentence for each.
+# Why a head was refused, in more detail than the Reason; for `detail`, logs and tests. Append only:
+# the numbers are in logs. FAULT_TEXTS (Python, faults.py) has a sentence for each.
 cpdef enum ParseFault:
     FAULT_NONE = 0
     # the request line
@@ -87,7 +87,7 @@ cpdef enum Method:
     METHOD_TRACE = 8
     METHOD_PATCH = 9
 
-# Well-known fields, recognised while parsing so that nobody compares names again.
+# Well-known fields, recognised while parsing so that names are compared only once.
 cpdef enum FieldName:
     F_OTHER = 0
     F_HOST = 1
@@ -114,8 +114,8 @@ cpdef enum FieldName:
     F_ACCEPT = 22
     F_ORIGIN = 23
     F_USER_AGENT = 24
-    F_X_CONSUMER = 25         # any X-Consumer-*: identity that only the gateway may set; also names with
-                              # "_" that read as one of the fields that proxies set once "_" is "-"
+    F_X_CONSUMER = 25         # any X-Consumer-*: identity that only the gateway may set; also names that
+                              # become a field set by proxies if "_" is read as "-"
     F_DATE = 26
     F_SERVER = 27
     F_HTTP2_SETTINGS = 28
@@ -129,16 +129,16 @@ cpdef enum FieldName:
     F_X_FORWARDED = 36        # any other X-Forwarded*
     F_PROXY_CLAIM = 37        # another field by which proxies name the client or the URL (X-Client-IP, ...)
     F_MAX_FORWARDS = 38
-    F_UNDERSCORE = 63         # a name with "_" in it (policy: drop, reject, allow)
+    F_UNDERSCORE = 63         # a name with "_" (policy: drop, reject, allow)
 
 cpdef enum Framing:
     FRAMING_NONE = 0          # no body
-    FRAMING_LENGTH = 1        # content_length bytes (0 too: Content-Length was there)
+    FRAMING_LENGTH = 1        # content_length bytes (possibly 0: there was a Content-Length)
     FRAMING_CHUNKED = 2
     FRAMING_CLOSE = 3         # responses only: until the connection closes
 
 cdef enum Version:
-    HTTP_1_0 = 0              # of any version, the oldest first
+    HTTP_1_0 = 0              # for any version, the oldest first
     HTTP_1_1 = 1
 
 cpdef enum TargetForm:
@@ -148,12 +148,12 @@ cpdef enum TargetForm:
     TARGET_AUTHORITY = 3      # CONNECT
 
 cpdef enum HeadFlag:
-    HEAD_KEEP_ALIVE = 1       # the peer lets the connection live after this message
+    HEAD_KEEP_ALIVE = 1       # the peer lets the connection stay open after this message
     HEAD_EXPECT_CONTINUE = 2
-    HEAD_UPGRADE_WEBSOCKET = 4    # Connection names Upgrade and Upgrade is websocket
-    HEAD_PATH_NEEDS_NORMALIZING = 8   # has // or dot segment or %-escape or such: see normalize_path
+    HEAD_UPGRADE_WEBSOCKET = 4    # Connection names Upgrade, and Upgrade is websocket
+    HEAD_PATH_NEEDS_NORMALIZING = 8   # has "//", a dot segment, an escape or the like: see normalize_path
     HEAD_HAS_UNDERSCORE = 16
-    HEAD_CONNECTION_NAMES = 32    # Connection names fields besides close/keep-alive/upgrade/te: they carry FIELD_HOP
+    HEAD_CONNECTION_NAMES = 32    # Connection names fields other than close/keep-alive/upgrade/te: they get FIELD_HOP
     HEAD_BAD_EXPECT = 64      # an Expect other than 100-continue: answer 417
     HEAD_HAS_ENCODED_SLASH = 128  # %2f, %5c or a backslash in the path
     HEAD_UPGRADE_OTHER = 256
@@ -174,44 +174,44 @@ cdef struct field:
     uint16_t name_len
     uint8_t id                # FieldName
     uint8_t flags             # FIELD_*
-    uint32_t value_len        # without the white space around it
+    uint32_t value_len        # without the whitespace around it
 
 cdef struct caps:
-    # lines are measured without their CRLF, the head with everything
+    # lines are measured without their CRLF, the head as a whole
     uint32_t line             # request line / status line, bytes   (414 / 502)
     uint32_t head             # whole head, bytes                   (431 / 502)
     uint32_t fields           # number of fields, at most MAX_FIELDS (431 / 502)
     uint32_t field            # one field line, bytes               (431 / 502)
 
 cdef struct head:
-    # where the parse stands (resumable); zero all of it with head_reset
+    # how far the parse is (resumable); zero all of it with head_reset
     uint32_t line             # offset of the first line not yet parsed
     uint32_t scanned          # no CRLF before this offset
     uint32_t state
     # the result
-    uint32_t size             # bytes of the head, with the empty line
+    uint32_t size             # bytes of the head, including the empty line
     uint32_t flags            # HeadFlag
     span method
     span target               # as received
     span authority            # of an absolute-form target (len 0: none)
-    span path                 # without query, starts with "/" always: of "*", of CONNECT and of
-                              # an absolute-form target without path it is a "/" borrowed
-                              # from elsewhere in the request line
-    span query                # without "?"; has_query tells "" from none
+    span path                 # without query; always starts with "/": if the target has no path
+                              # ("*", CONNECT, some absolute forms), a "/" elsewhere in the
+                              # request line is used
+    span query                # without "?"; has_query distinguishes "" from none
     span host                 # value of Host (HTTP/1.0 without Host: the target's authority),
                               # without port, without a final dot; len 0: none (HTTP/1.0)
     span reason               # response: reason phrase
-    int64_t content_length    # -1: none; also set where framing says that no body follows (HEAD)
+    int64_t content_length    # -1: none; also set if framing excludes a body (HEAD)
     uint16_t nfields
     uint16_t status           # response
     uint16_t fault            # ParseFault, when refused
-    uint16_t host_port        # 0: none given
+    uint16_t host_port        # 0: none
     uint8_t method_id         # Method
     uint8_t version           # Version
     uint8_t framing           # Framing
     uint8_t form              # TargetForm
     uint8_t has_query
-    uint8_t options           # private: what Connection and Upgrade said (parser.pyx, OPTION_*)
+    uint8_t options           # private: what Connection and Upgrade contained (parser.pyx, OPTION_*)
     uint16_t named            # private: fields that Connection names
     uint8_t first[64]         # FieldName → index + 1 of its first field; 0: absent
     field fields[MAX_FIELDS]
@@ -219,17 +219,17 @@ cdef struct head:
 cdef void head_reset(head *h) noexcept nogil
     # cheap: does not touch fields[]
 cdef int fault_reason(int fault) noexcept nogil
-    # the Reason that a request with this ParseFault is refused with
+    # the Reason for refusing a request with this ParseFault
 cdef uint8_t method_of(const char *p, uint32_t length) noexcept nogil
     # its Method
 
 
 cdef inline int has_field(const head *h, int name) noexcept nogil:
-    """1 + index of the first field with that FieldName; 0: absent."""
+    """1 + index of the first field with this FieldName; 0: absent."""
     return h.first[name]
 
 cdef inline const field *field_of(const head *h, int name) noexcept nogil:
-    """That field; only where has_field says that it is there."""
+    """That field; only valid if has_field returned true."""
     return &h.fields[h.first[name] - 1]
 
 cdef inline uint8_t lower(uint8_t x) noexcept nogil:
@@ -240,5 +240,5 @@ cdef inline int named(const char *base, const field *f, const char *lowered, uin
     return f.name_len == n and fg_same_lowered(base + f.name, lowered, n)
 
 cdef inline int has_body(const head *h) noexcept nogil:
-    """Whether a request has a body with anything in it, as far as its head says."""
+    """Whether a request has a non-empty body, according to its head."""
     return h.framing == FRAMING_CHUNKED or h.content_length > 0

@@ -1,4 +1,4 @@
-"""head: what is common to all heads: emptying one, methods by their name, a fault's Reason."""
+"""head: what all heads have in common: resetting one, methods by name, a fault's Reason."""
 from libc.string cimport memcmp
 
 from fastgate._core.platform.text cimport fg_clear
@@ -58,5 +58,5 @@ cdef uint8_t method_of(const char *p, uint32_t n) noexcept nogil:
 
 
 def fault_reason_of(fault: int) -> int:
-    """The Reason that a request with this ParseFault is refused with."""
+    """The Reason for refusing a request with this ParseFault."""
     return fault_reason(fault)

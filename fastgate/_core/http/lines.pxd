@@ -1,6 +1,6 @@
-"""lines: fields as lines, `Name: value` and an end: how they are kept until a codec writes a head.
+"""lines: fields as lines, `Name: value` and a line end, which is how they are kept until a codec writes a head.
 
-HTTP/1.1 sends such lines as they are. What writes or copies fields uses `end_line`, and so need not
+HTTP/1.1 sends such lines as they are. Code that writes or copies fields uses `end_line`, so it need not
 know how a version of HTTP puts them on the wire.
 """
 from libc.stdint cimport uint32_t
@@ -22,7 +22,7 @@ cdef inline char *put_line(char *p, const char *name, uint32_t name_len, const c
 
 cdef inline char *put_request_line(char *p, const char *method, uint32_t method_len, const char *target,
                                    uint32_t target_len, int version) noexcept nogil:
-    """The first line of a request as text (message/http), whatever it came by."""
+    """The first line of a request as text (message/http), whatever version it came in."""
     p = put(p, method, method_len)
     p = put_lit(p, " ")
     p = put(p, target, target_len)

@@ -1,6 +1,6 @@
 """phrases: the reason phrases of HTTP statuses (RFC 9110 and the IANA registry).
 
-HTTP/1.1 sends them in status lines; pages show them beside the number, whatever version they are sent by.
+HTTP/1.1 sends them in status lines; pages show them next to the number in any version.
 """
 
 cdef extern from *:
@@ -66,5 +66,5 @@ cdef extern from *:
         return p + n;
     }
     """
-    const char *phrase_of "fg_phrase"(unsigned status) noexcept nogil        # "": it has none here
+    const char *phrase_of "fg_phrase"(unsigned status) noexcept nogil        # "" if it has none here
     char *put_phrase "fg_put_phrase"(char *p, unsigned status) noexcept nogil

@@ -3,20 +3,20 @@
     origin      /path?query              any method but CONNECT
     absolute    http://host/path?query   the same; http and https only, no userinfo
     asterisk    *                        OPTIONS only
-    authority   host:port                CONNECT only, and CONNECT takes no other
+        authority   host:port                CONNECT only, which takes no other form
 
-Every octet is checked. Raw in a path: what RFC 3986 allows there, and "[", "]", "|", which
-browsers do not escape. Raw in a query: these, and "{", "}", "^", "`" and backslash, for the
-same reason. "%" always begins an escape of two digits and never "%00". A fragment, white
-space, quotes, "<", ">", control characters and anything that is not ASCII are refused.
+Every octet is checked. Allowed raw in a path: what RFC 3986 allows there, and "[", "]", "|", which
+browsers do not escape. Allowed raw in a query: the same and, for the same reason, "{", "}", "^", "`"
+and backslash. "%" must begin an escape of two digits other than "%00". A fragment, whitespace,
+quotes, "<", ">", control characters and anything that is not ASCII are refused.
 
-On the way the path is classified, so that a plain one is used as it stands and only the
+At the same time the path is classified, so that a plain path is used as it is and only the
 others go through normalize_path: HEAD_PATH_NEEDS_NORMALIZING for "//", "%", backslash, "." and
-".." segments (also with parameters), and with it HEAD_HAS_ENCODED_SLASH for %2f, %5c and backslash.
+".." segments (also with parameters); in addition HEAD_HAS_ENCODED_SLASH for %2f, %5c and backslash.
 
-`path` always begins with "/". Where the target has none (asterisk, authority, absolute form
-without a path), it is one octet borrowed from "://" or from the "/" of "HTTP/1.1". OPTIONS in
-absolute form with neither path nor query means the asterisk (RFC 9112 3.2.4).
+`path` always begins with "/". If the target has no path (asterisk, authority, absolute form without
+one), it is one octet borrowed from "://" or from the "/" of "HTTP/1.1". OPTIONS in absolute form with
+neither path nor query means the asterisk (RFC 9112 3.2.4).
 """
 from libc.stdint cimport uint8_t
 from libc.string cimport memcmp
@@ -67,7 +67,7 @@ cdef int parse_target(head *h, const char *buf, uint32_t i, uint32_t end) noexce
     while i < end and buf[i] != c":" and buf[i] != c"/" and buf[i] != c"?":
         i += 1
     if end - i < 3 or memcmp(buf + i, b"://", 3) != 0:
-        # no scheme and no slash in front: say what an octet is wrong with, if one is
+        # no scheme and no slash at the start: report an invalid octet, if there is one
         while begin < end and is_class(buf[begin], CH_QUERY):
             begin += 1
         return FAULT_TARGET_FORM if begin == end else _bad_octet(buf[begin])
@@ -84,7 +84,7 @@ cdef int parse_target(head *h, const char *buf, uint32_t i, uint32_t end) noexce
         return fault
     if i < end and buf[i] == c"/":
         return _path(h, buf, i, end)
-    # No path: it is "/", borrowed from "://". OPTIONS without a query means the asterisk.
+    # No path: use the "/" of "://". OPTIONS without a query means the asterisk.
     fault = _path(h, buf, i, end)
     h.path.off = begin - 1
     h.path.len = 1
@@ -106,7 +106,7 @@ cdef int _target_authority(head *h, const char *buf, uint32_t i, uint32_t end) n
 
 
 cdef int _bad_octet(char c) noexcept nogil:
-    """Names what an octet that no target may hold is."""
+    """The fault for an octet that no target may contain."""
     if c == c"#":
         return FAULT_TARGET_FRAGMENT
     if c == c" ":
@@ -116,7 +116,7 @@ cdef int _bad_octet(char c) noexcept nogil:
 
 cdef inline bint _dot_segment(const char *p, const char *end) noexcept nogil:
     """Whether the segment at p (which starts with a dot) is "." or "..", perhaps with
-    parameters. Escapes need no look: they call for normalizing anyway."""
+    parameters. Escapes need no check: they require normalizing anyway."""
     p += 1
     if p < end and p[0] == c".":
         p += 1
@@ -131,7 +131,7 @@ cdef int _path(head *h, const char *buf, uint32_t offset, uint32_t limit) noexce
     cdef uint8_t value
     h.path.off = offset
     while True:
-        # The space behind the target is in no class: it ends this at the latest.
+        # The space after the target is in no class, so it ends this loop at the latest.
         while is_class(p[0], CH_UNRESERVED):
             p += 1
         if p == end:

@@ -5,7 +5,7 @@ cdef enum:
     AUTHORITY_OK = 0
     AUTHORITY_EMPTY = -1
     AUTHORITY_USERINFO = -2
-    AUTHORITY_HOST = -3       # an octet or a shape that no host has
+    AUTHORITY_HOST = -3       # an octet or a form that no host has
     AUTHORITY_PORT = -4
 
 cdef struct authority:
@@ -13,11 +13,11 @@ cdef struct authority:
     int32_t port              # -1: none given
 
 cdef int parse_authority(const char *p, uint32_t length, authority *out) noexcept nogil
-    # AUTHORITY_*; *out is set on AUTHORITY_OK only. p[length] must be there, and be none of the
-    # letters, digits, "-", ".", "_" and "~" that a name is made of: what ends a value is none
+    # AUTHORITY_*; *out is set for AUTHORITY_OK only. p[length] must be readable, and must not be a
+    # name character (a letter, digit, "-", ".", "_" or "~"): the octet after a value never is
 
 cdef int normalize_path(const char *path, uint32_t length, char *out, uint32_t cap,
                         int allow_encoded_slash, int merge_slashes) noexcept nogil
-    # The one canonical path. > 0: its length (never more than `length`, but that a raw
-    # backslash, where allowed, grows to "%5C"); < 0: minus a Reason: -BAD_TARGET, or
-    # -TARGET_TOO_LONG when it does not fit `cap`. `out` must not overlap `path`.
+    # The canonical path. > 0: its length (at most `length`, except that a raw backslash, if
+    # allowed, grows to "%5C"); < 0: minus a Reason: -BAD_TARGET, or -TARGET_TOO_LONG if it
+    # does not fit `cap`. `out` must not overlap `path`.

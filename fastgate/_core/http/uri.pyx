@@ -1,20 +1,20 @@
-"""uri: what names a host, and the one canonical spelling of a path.
+"""uri: hosts and ports, and the one canonical spelling of a path.
 
 Authorities (Host, absolute-form and authority-form targets) are `host [":" port]`:
 
     name      letters, digits, "-", ".", "_", "~"; no empty label; at most 255 octets; one
-              final dot is taken and left out of `host_len`, so that "a.example." is routed
-              as "a.example"
+                            final dot is accepted and left out of `host_len`, so that "a.example." is
+                            routed as "a.example"
     IPv4      is spelt like a name
-    IPv6      "[" eight groups, or fewer with one "::", the last two perhaps as IPv4 "]";
+        IPv6      "[" eight groups, or fewer with one "::", the last two optionally as IPv4 "]";
               zone identifiers and IPvFuture are refused
     port      1 to 5 digits, 0..65535; a colon without digits is refused
 
-Percent-escapes, sub-delimiters ("a,b"), userinfo, paths and white space are no host here,
-stricter than RFC 3986's reg-name: two peers must never read two hosts from one value.
+Percent-escapes, sub-delimiters ("a,b"), userinfo, paths and whitespace are refused. This is
+stricter than RFC 3986's reg-name: two peers must never read different hosts from one value.
 
 The canonical path is what FastGate routes, limits, logs and forwards, so that no two parts
-of a deployment can disagree about which resource was asked for:
+of a deployment can disagree about which resource was requested:
 
     escape of an unreserved character      decoded            /%61 → /a
     any other escape                       upper-cased        /%c3%a9 → /%C3%A9
@@ -24,11 +24,11 @@ of a deployment can disagree about which resource was asked for:
     above the root                         refused            /a/../../b
     "..;x" and ".;x", also escaped         refused (some servers drop the parameter and
                                            then see a dot segment)
-    %00, incomplete escape, raw octet that RFC 3986 and the URL standard escape: refused
-    %2f, %5c, "\\"                          refused; where a route allows them: %2F, %5C, and a
-                                           dot segment between them is refused still
+        %00, incomplete escape, raw octet that RFC 3986 and the URL standard escape: refused
+        %2f, %5c, "\\"                          refused; if a route allows them: %2F, %5C, and a
+                                               dot segment between them is still refused
 
-Everything else stays, `;params` too. Escapes are decoded once: "%252e" stays. The result is a
+Everything else stays, including `;params`. Escapes are decoded once: "%252e" stays. The result is a
 fixed point: its own canonical path is itself.
 """
 from libc.stdint cimport uint8_t
@@ -41,7 +41,7 @@ cdef enum:
 
 
 cdef int _ipv4(const char *p, uint32_t length) noexcept nogil:
-    """Whether all of it is four decimal octets without leading zeros."""
+    """Whether the whole text is four decimal octets without leading zeros."""
     cdef uint32_t i = 0, start, value
     cdef int part
     for part in range(4):
@@ -60,7 +60,7 @@ cdef int _ipv4(const char *p, uint32_t length) noexcept nogil:
 
 
 cdef int _ipv6(const char *p, uint32_t length) noexcept nogil:
-    """Whether all of it is an IPv6 address, without brackets."""
+    """Whether the whole text is an IPv6 address, without brackets."""
     cdef uint32_t i = 0, start
     cdef int groups = 0, gap = 0
     if length >= 2 and p[0] == c":" and p[1] == c":":
@@ -112,7 +112,7 @@ cdef int parse_authority(const char *p, uint32_t length, authority *out) noexcep
     else:
         at = p
         while is_class(at[0], CH_HOST):
-            # an empty label: a dot first, or after a dot
+            # an empty label: a dot at the start, or after a dot
             if at[0] == c"." and (at == p or (at - 1)[0] == c"."):
                 return AUTHORITY_HOST
             at += 1
@@ -175,8 +175,8 @@ cdef inline uint32_t _escaped(const char *p, uint32_t length, char c) noexcept n
 
 
 cdef int _hides_dots(const char *p, uint32_t length) noexcept nogil:
-    """Whether a segment, not itself a dot segment, may be read as one by somebody: a part
-    of it between kept %2F, %5C and ";" is "." or ".."; of parameters only the name counts."""
+    """Whether a server may read a segment, not itself a dot segment, as one: a part of it
+    between kept %2F, %5C and ";" is "." or ".."; of parameters only the name counts."""
     cdef uint32_t i = 0, start = 0, n
     cdef bint parameters = False
     while True:
@@ -207,7 +207,7 @@ cdef int normalize_path(const char *path, uint32_t length, char *out, uint32_t c
     if length == 0 or path[0] != c"/":
         return -BAD_TARGET
     while i < length:
-        # here path[i] is a slash: it begins a segment, and is there already after a dot segment
+        # path[i] is a slash: it begins a segment; after a dot segment it is already written
         if due:
             if o >= cap:
                 return -TARGET_TOO_LONG
@@ -276,7 +276,7 @@ cdef int normalize_path(const char *path, uint32_t length, char *out, uint32_t c
 
 
 cdef bint _decodes(const char *p, uint32_t length) noexcept nogil:
-    """Whether an escape at p stands for an unreserved character."""
+    """Whether an escape at p represents an unreserved character."""
     cdef uint8_t hi, lo
     if length < 3:
         return False
@@ -289,7 +289,7 @@ def normalize(path: bytes, allow_encoded_slash: bool = False, cap: int = -1,
               merge_slashes: bool = True) -> bytes | int:
     """The canonical path, or minus the Reason why there is none.
 
-    `cap` is the room for the result in octets; by default it is as much as is ever needed.
+    `cap` is the room for the result in octets; the default is always enough.
     """
     cdef uint32_t room = 3 * <uint32_t>len(path) + 1 if cap < 0 else <uint32_t>cap
     cdef bytearray out = bytearray(room + 1)

@@ -17,7 +17,7 @@ cdef extern from "<pthread.h>" nogil:
 cdef class RecentRequests:
     cdef readonly uint32_t capacity
     cdef log_record *records      # NULL until the first record is kept
-    cdef uint64_t kept            # ever; the newest is at (kept - 1) % capacity
+    cdef uint64_t kept            # in total; the newest is at (kept - 1) % capacity
     cdef pthread_mutex_t mutex
     cdef void keep(self, const log_record *r, uint32_t n) noexcept nogil
 
@@ -27,7 +27,7 @@ cdef class LogDrain:
     cdef readonly str format
     cdef readonly bint phases
     cdef readonly uint64_t taken      # records taken out of the rings
-    cdef readonly uint64_t damaged    # of these, such that did not carry their position
+    cdef readonly uint64_t damaged    # how many of these did not carry their position
     cdef int kind
     cdef line_clock clock
     cdef char *buffer

@@ -50,7 +50,7 @@ cdef extern from *:
         struct stat st;
         return fstat(fd, &st) == 0 && !S_ISREG(st.st_mode);
     }
-    /* Write all of it. 0 or an errno; *written says how far it came. */
+    /* Write all of it. Returns 0 or an errno; *written is how much was written. */
     static int fg_write_all(int fd, const char *p, size_t n, int patience_ms, size_t *written) {
         int paced = fg_may_block(fd);
         *written = 0;
@@ -82,7 +82,7 @@ cdef extern from *:
     uint64_t fg_count_lines(const char *p, size_t n) nogil
 
 cdef enum:
-    RUN = 16                      # records a run: with their copies well within a core's first-level cache
+    RUN = 16                      # records per run: with their copies well within a core's first-level cache
     BUFFER = 262144
     WRITE_PATIENCE_MS = 1000
     KIND_NONE = 0
@@ -93,7 +93,7 @@ FORMATS = {"none": KIND_NONE, "json": KIND_JSON, "combined": KIND_COMBINED}
 
 
 cdef inline size_t used_size(const log_record *r) noexcept nogil:
-    """Bytes of a record up to the end of its texts; its size at most, whatever is in it."""
+    """Bytes of a record up to the end of its texts; at most its size, whatever is in it."""
     cdef uint32_t i, used = 0
     for i in range(<uint32_t>TEXTS):
         used += r.lens[i]
@@ -101,7 +101,7 @@ cdef inline size_t used_size(const log_record *r) noexcept nogil:
 
 
 cdef class RecentRequests:
-    """The last `capacity` records, whole, in memory: 512 bytes each.
+    """The last `capacity` complete records, in memory: 512 bytes each.
 
     The memory (`capacity` * 512 bytes; 5 MB for the default of 10,000) is reserved with the first
     record and becomes resident as it fills, so an idle gateway does not use it.
@@ -121,9 +121,9 @@ cdef class RecentRequests:
         pthread_mutex_destroy(&self.mutex)
 
     cdef void keep(self, const log_record *r, uint32_t n) noexcept nogil:
-        """Copy n records that lie one after another. Without memory for them: nothing is kept.
+        """Copy n adjacent records. If there is no memory for them, nothing is kept.
 
-        Of the texts' room only what is used: the rest of a record is memory that nobody fetched yet.
+        Only the used part of the texts' room is copied: the rest of a record is not in the cache yet.
         """
         cdef uint32_t at, i
         cdef void *p
@@ -148,9 +148,9 @@ cdef class RecentRequests:
         return min(self.kept, self.capacity)
 
     def find(self, str request_id not None) -> dict | None:
-        """The newest request with that id (32 hex digits, any case), phase by phase, or None.
+        """The newest request with this id (32 hex digits, any case), phase by phase, or None.
 
-        Raises ValueError when it is no request id.
+        Raises ValueError if it is not a request id.
         """
         cdef bytes wanted = bytes.fromhex(request_id)
         cdef const char *id = wanted
@@ -187,7 +187,7 @@ cdef class RecentRequests:
             out = [_explain(&copy[i]) for i in range(have)]
         finally:
             free(copy)
-        # Rings are drained one after another; by their times, the records of all are in order.
+        # Rings are drained one after another; sorting by time puts the records of all in order.
         out.sort(key=_ended, reverse=True)
         return out
 
@@ -210,7 +210,7 @@ cdef str _outcome(const log_record *r):
 
 
 cdef list _phases(const log_record *r):
-    """The phases that were entered, in the order of time, each up to the next one's beginning."""
+    """The phases that were entered, in order of time, each up to the beginning of the next one."""
     cdef int i
     begun = [(r.phase_us[i], i) for i in range(len(PHASE_NAMES)) if r.phase_us[i] != PHASE_NEVER]
     begun.sort()
@@ -271,7 +271,7 @@ cdef class LogDrain:
     """Empties the rings of a segment: records into `recent`, lines to a descriptor or as bytes.
 
     `format`: "json", "combined", or "none" (nothing is rendered, records are only kept).
-    `phases`: whether JSON lines say when each phase began.
+    `phases`: whether JSON lines include when each phase began.
     """
 
     def __cinit__(self, Segment segment not None, *, str format="json",
@@ -294,7 +294,7 @@ cdef class LogDrain:
         pthread_mutex_destroy(&self.mutex)
 
     cdef uint32_t take(self, uint32_t worker, uint32_t most, uint32_t *used) noexcept nogil:
-        """Take up to `most` records as long as the buffer has room; returns how many."""
+        """Take up to `most` records, as long as the buffer has room; returns how many."""
         cdef segment_header *s = self.segment.header
         cdef ring_header *h = logring_header(s, worker)
         cdef log_record *records = logring_records(s, worker)
@@ -303,13 +303,13 @@ cdef class LogDrain:
         cdef uint64_t waiting = fg_load(&h.head) - tail
         cdef uint32_t n, i, done = 0
         cdef log_record *r
-        if waiting > s.logring_count:       # no worker of ours wrote this head
+        if waiting > s.logring_count:       # not written by any worker of ours
             self.damaged += waiting
             fg_store(&h.tail, tail + waiting)
             return 0
         most = <uint32_t>min(<uint64_t>most, waiting)
         while done < most:
-            # A run does not cross the end of the ring, nor what is left of the buffer.
+            # A run crosses neither the end of the ring nor the room left in the buffer.
             n = min(min(<uint32_t>RUN, most - done), <uint32_t>(s.logring_count - (tail & mask)))
             if self.kind != KIND_NONE:
                 n = min(n, (BUFFER - used[0]) // LINE_MAX)
@@ -332,7 +332,7 @@ cdef class LogDrain:
         return done
 
     cdef uint64_t waiting(self, uint32_t worker) noexcept nogil:
-        """How many records wait in a worker's ring; at most what a ring holds."""
+        """How many records wait in a worker's ring; at most the size of a ring."""
         cdef ring_header *h = logring_header(self.segment.header, worker)
         return min(fg_load(&h.head) - h.tail, self.segment.header.logring_count)
 
@@ -353,7 +353,7 @@ cdef class LogDrain:
         return n
 
     def drain(self, uint32_t worker, uint32_t most=0xFFFFFFFF) -> bytes:
-        """Take up to `most` of the records that wait in one worker's ring; returns their lines."""
+        """Take up to `most` of the waiting records of one worker's ring; returns their lines."""
         cdef uint32_t used, n
         cdef uint64_t left
         if worker >= self.segment.header.workers:
@@ -379,11 +379,11 @@ cdef class LogDrain:
         return b"".join(parts)
 
     def write(self, int fd, bint close_line=False) -> tuple[int, int, int, bool]:
-        """Take the waiting records of all rings, once around, and write the lines to fd. Without
+        """Take the waiting records of all rings, one pass, and write the lines to fd. Runs without
         the GIL.
 
         Returns (records taken, lines lost, errno or 0, whether the last line was cut off).
-        `close_line`: what the last call returned for that; a newline is written first.
+        `close_line`: what the last call returned for that; if true, a newline is written first.
         """
         cdef uint64_t left, taken = 0, lost = 0
         cdef uint32_t worker, n, used
@@ -413,13 +413,13 @@ cdef class LogDrain:
         return taken, lost, error, cut
 
     cdef void send(self, int fd, uint32_t used, uint64_t *lost, int *error, bint *cut) noexcept nogil:
-        """Write the buffer; after an error in the same call, only count what it held."""
+        """Write the buffer; after an error in the same call, only count its lines."""
         cdef size_t written = 0
         cdef uint32_t first = 1 if cut[0] else 0      # the newline that closes a cut line
         if error[0] == 0:
             error[0] = fg_write_all(fd, self.buffer, used, WRITE_PATIENCE_MS, &written)
         if written > 0:
             cut[0] = self.buffer[written - 1] != c'\n'
-        # Lines not written to their end; a line that was cut off is one of them.
+        # Lines not written completely; a line that was cut off is one of them.
         first = first if written < first else <uint32_t>written
         lost[0] += fg_count_lines(self.buffer + first, used - first)

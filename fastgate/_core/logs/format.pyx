@@ -1,19 +1,18 @@
-"""format: log records as text, fast enough not to be noticed beside the requests.
+"""format: log records as text, fast enough that requests do not slow down.
 
-Rendering is the larger part of what a request's log line costs, and it is charged to the gateway
-like anything else; so it is C over one output buffer: literals and numbers are copied, the
-date is rendered once a second, and text is scanned eight bytes at a time for anything that
-needs escaping.
+Rendering is the larger part of the cost of a request's log line, so it is C over one output buffer:
+literals and numbers are copied, the date is rendered once a second, and text is scanned eight bytes
+at a time for anything that needs escaping.
 
-**JSON.** One object a line. Always there: time, id, client, port, method, host, path, status,
-bytes_in, bytes_out, duration_ms, worker, generation. The others only where they apply. Times
+**JSON.** One object a line. Always included: time, id, client, port, method, host, path, status,
+bytes_in, bytes_out, duration_ms, worker, generation. Other fields only if they apply. Times
 are RFC 3339 in UTC with microseconds, durations are milliseconds with three decimals, phases
-are microseconds after the start. What arrives in texts is anybody's bytes: quotes, backslashes
-and control characters are escaped, and what is not UTF-8 becomes U+FFFD, one for each maximal
-part of a sequence (as Python's "replace" has it), so that every line is valid JSON in UTF-8.
+are microseconds after the start. Texts may contain any bytes: quotes, backslashes and control
+characters are escaped, and what is not UTF-8 becomes U+FFFD, one for each maximal part of a
+sequence (as in Python's "replace"), so that every line is valid JSON in UTF-8.
 
 **Combined.** The format that every log tool reads. The referer is not recorded. Quotes, backslashes
-and all that is not printable ASCII is written as \\xHH.
+and everything that is not printable ASCII are written as \\xHH.
 """
 from libc.stdint cimport uint16_t, uint64_t, uint8_t
 from libc.string cimport memcpy, memset, strlen
@@ -39,7 +38,7 @@ cdef enum:
     DAY_S = 86400
 
 cdef char DIGITS[200]                        # "00" to "99"
-cdef uint8_t PLAIN[256]                      # 1: stands for itself within a JSON string
+cdef uint8_t PLAIN[256]                      # 1: may appear unescaped within a JSON string
 cdef char PHASE_KEYS[PHASES][PHASE_ROOM]     # '"read_head":'
 cdef uint8_t PHASE_KEY_LENS[PHASES]
 cdef char FAULTS[KNOWN_FAULTS][FAULT_ROOM]
@@ -76,7 +75,7 @@ _fill()
 
 
 def fault_name(number: int) -> str:
-    """The name of a ParseFault, as it stands in log lines; "" for 0."""
+    """The name of a ParseFault as in log lines; "" for 0."""
     if number == 0:
         return ""
     return FAULTS[min(number, KNOWN_FAULTS - 1)].decode("ascii")
@@ -90,7 +89,7 @@ cdef inline char *put_two(char *p, uint32_t n) noexcept nogil:
 
 
 cdef inline char *put_number(char *p, uint64_t n) noexcept nogil:
-    """Most are short: written where they belong at once, without a detour and a copy."""
+    """Most are short: those are written in place directly, without a second copy."""
     cdef uint32_t high, low
     if n >= 10000:
         return put_long(p, n)
@@ -127,7 +126,7 @@ cdef char *put_long(char *p, uint64_t n) noexcept nogil:
 
 
 cdef inline char *put_ms(char *p, uint64_t ns) noexcept nogil:
-    """Nanoseconds as milliseconds with three decimals, cut."""
+    """Nanoseconds as milliseconds with three decimals, truncated."""
     cdef uint64_t us = ns // 1000
     cdef uint32_t rest = <uint32_t>(us % 1000)
     p = put_number(p, us // 1000)
@@ -137,8 +136,8 @@ cdef inline char *put_ms(char *p, uint64_t ns) noexcept nogil:
 
 
 cdef uint32_t utf8_length(const uint8_t *s, uint32_t n, bint *valid) noexcept nogil:
-    """Length of the UTF-8 sequence at s (its first byte is >= 0x80), or of the part that a
-    single U+FFFD stands for when it is not one (Unicode 3.9, table 3-7)."""
+    """Length of the UTF-8 sequence at s (its first byte is >= 0x80) or, if it is invalid, of the part
+    that is replaced by a single U+FFFD (Unicode 3.9, table 3-7)."""
     cdef uint8_t first = s[0], low = 0x80, high = 0xBF
     cdef uint32_t want, i
     valid[0] = False
@@ -168,7 +167,7 @@ cdef uint32_t utf8_length(const uint8_t *s, uint32_t n, bint *valid) noexcept no
 
 
 cdef char *put_escaped(char *p, const uint8_t *s, uint32_t n) noexcept nogil:
-    """The slow way of put_text: byte by byte, with everything that may come."""
+    """The slow path of put_text: byte by byte, for any input."""
     cdef uint32_t i = 0, length
     cdef uint8_t c
     cdef bint valid
@@ -210,7 +209,7 @@ cdef inline uint64_t needs_escape(uint64_t w) noexcept nogil:
     """Non-zero if one of the eight bytes is below 0x20, a quote, a backslash, or above 0x7f.
 
     Each term sets the top bit of a byte that is zero after the exclusive or, or too small; a
-    borrow can only come out of a byte that is itself marked, so no word is passed wrongly.
+    borrow can only come from a byte that is itself marked, so no bad word is missed.
     """
     cdef uint64_t ones = 0x0101010101010101, tops = 0x8080808080808080
     cdef uint64_t quote = w ^ (ones * 0x22), slash = w ^ (ones * 0x5C)
@@ -228,7 +227,7 @@ cdef inline char *put_text(char *p, const char *s, uint32_t n) noexcept nogil:
             return put_escaped(p + i, <const uint8_t *>s + i, n - i)
         i += 8
     if i and i < n:
-        # The rest once more with some of what was seen, as one word that ends with the text.
+        # The remaining bytes, together with some before them, as one word that ends with the text.
         memcpy(&w, s + n - 8, 8)
         if not needs_escape(w):
             memcpy(p + n - 8, &w, 8)
@@ -242,7 +241,7 @@ cdef inline char *put_text(char *p, const char *s, uint32_t n) noexcept nogil:
 
 
 cdef char *put_visible(char *p, const uint8_t *s, uint32_t n) noexcept nogil:
-    """A text within the quotes of the combined format; "-" when there is none."""
+    """A text within the quotes of the combined format; "-" if it is empty."""
     cdef uint32_t i
     if n == 0:
         return put_lit(p, b"-")
@@ -278,7 +277,7 @@ cdef uint32_t format_address(const log_record *r, char *out) noexcept nogil:
 # ---- the date -------------------------------------------------------------------------
 
 cdef void set_clock(line_clock *clock, int64_t second) noexcept nogil:
-    """Days to year, month, day by eras of 400 years that begin on the first of March."""
+    """Days to year, month, day, in eras of 400 years that begin on the first of March."""
     cdef int64_t days = second // DAY_S + 719468
     cdef uint32_t of_day = <uint32_t>(second % DAY_S)
     cdef int64_t era = days // 146097
@@ -313,7 +312,7 @@ cdef void set_clock(line_clock *clock, int64_t second) noexcept nogil:
 
 
 cdef inline uint32_t tick(line_clock *clock, int64_t unix_ns) noexcept nogil:
-    """Bring the clock to that time; returns its microseconds. Times before 1970 count as 1970."""
+    """Set the clock to this time; returns its microseconds. Times before 1970 count as 1970."""
     cdef int64_t second
     if unix_ns < 0:
         unix_ns = 0
@@ -360,7 +359,7 @@ cdef inline void find_texts(const log_record *r, texts_of *t) noexcept nogil:
 
 
 cdef inline char *put_member(char *p, const char *key, const texts_of *t, int which) noexcept nogil:
-    """`key` (with all its punctuation) and text `which` as a string; nothing when it is empty."""
+    """`key` (with all its punctuation) and text `which` as a string; nothing if it is empty."""
     if t.len[which] == 0:
         return p
     p = put_text(put_lit(p, key), t.at[which], t.len[which])
@@ -369,7 +368,7 @@ cdef inline char *put_member(char *p, const char *key, const texts_of *t, int wh
 
 
 cdef inline char *put_required(char *p, const char *key, const texts_of *t, int which) noexcept nogil:
-    """The same, also when it is empty, and without the closing quote."""
+    """The same, even if it is empty, and without the closing quote."""
     return put_text(put_lit(p, key), t.at[which], t.len[which])
 
 

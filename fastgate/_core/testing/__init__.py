@@ -1,1 +1,1 @@
-"""What only tests and benchmarks need of the core. No gateway imports it."""
+"""What only tests and benchmarks need of the core. The gateway never imports it."""

@@ -1,7 +1,7 @@
 """limit_bench: how long it takes to take from a rate limit or to count a quota, as in a request.
 
-One process and a segment of its own with tables of the default size. The keys are there before, and
-are asked for in a random order.
+One process and a segment of its own with tables of the default size. The keys exist beforehand, and
+are taken in random order.
 """
 from libc.stdint cimport int64_t, uint64_t
 
@@ -23,7 +23,7 @@ cdef object in_random_order(uint64_t keys):
 
 
 def bench_limiter(uint64_t n, uint64_t keys=65536) -> float:
-    """Take `n` times, all allowed: nanoseconds for each."""
+    """Take `n` times, all allowed: nanoseconds per operation."""
     cdef Segment segment = Segment.create(1)
     cdef cells t = cells_of_limiter(segment.header)
     cdef uint64_t[::1] order = in_random_order(keys)
@@ -43,8 +43,8 @@ def bench_limiter(uint64_t n, uint64_t keys=65536) -> float:
 
 
 def bench_quota(uint64_t n, uint64_t keys=65536) -> float:
-    """Count `n` times for a month, all allowed: nanoseconds for each. The table holds half as many
-    keys comfortably."""
+    """Count `n` times for a month, all allowed: nanoseconds per operation. The number of keys is half
+    of what the table holds comfortably."""
     cdef Segment segment = Segment.create(1)
     cdef cells t = cells_of_quota(segment.header)
     cdef uint64_t[::1] order = in_random_order(keys)

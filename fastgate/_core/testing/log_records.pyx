@@ -27,7 +27,7 @@ def write_record(Segment segment not None, uint32_t worker, *, int64_t started_u
                  uint64_t bytes_out=0, uint64_t duration_ns=0, uint64_t upstream_ns=0,
                  uint64_t amount_micros=0, uint32_t generation=0, uint32_t route_slot=0,
                  dict phases=None, **texts) -> bool:
-    """Write and publish one record as a worker does; False when the ring was full.
+    """Write and publish one record as a worker does; False if the ring was full.
 
     `phases`: phase name → microseconds after the start. `texts`: method, host, path, route,
     consumer, target, query, user_agent, limit, each str or bytes (bytes need not be UTF-8).
@@ -100,7 +100,7 @@ def write_numbered(Segment segment not None, uint32_t worker, uint64_t first, ui
 
 
 def tear_record(Segment segment not None, uint32_t worker) -> bool:
-    """Fill the next record with rubbish and leave it: a worker killed half-way. False: full."""
+    """Fill the next record with garbage and do not publish it, like a worker killed half-way. False: full."""
     _check(segment, worker)
     cdef log_record *r = logring_reserve(segment.header, worker)
     if r == NULL:

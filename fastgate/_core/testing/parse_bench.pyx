@@ -8,7 +8,7 @@ from fastgate._core.http1.parser import DEFAULT_CAPS
 
 
 def bench_parse(bytes data not None, uint64_t n, bint response=False) -> int:
-    """Parse the same head n times in C; n. Raises ValueError if it is none."""
+    """Parse the same head n times in C; returns n. Raises ValueError if it is not a complete head."""
     cdef head h
     cdef caps c
     cdef const char *p = data

@@ -19,10 +19,10 @@ from fastgate._core.snapshot.snapshot cimport (
 
 @cython.final
 cdef class Sample:
-    """An exchange without a connection, to see or time what it is refused with.
+    """An exchange without a connection, to see or time a refusal of it.
 
     `route`: index in the snapshot, -1: none. `consumer`: hash of the caller's id; 0: not known.
-    Amounts in micro-units; `currency` of three letters, "": no money is at stake. `now`: Unix
+    Amounts in micro-units; `currency` of three letters, "": the request costs no money. `now`: Unix
     seconds. `limit`: position among the route's limits of the one that refused; -1: none.
     """
     cdef core *c
@@ -93,9 +93,9 @@ cdef class Sample:
             at += len(value)
 
     def render(self, int reason) -> bytes:
-        """The answer, as it goes out. Raises ValueError for a reason without one."""
+        """The answer, as it is sent. Raises ValueError for a reason without one."""
         if not 0 < reason < REASON_COUNT or not self.snapshot.refusal(reason)["status"]:
-            raise ValueError(f"no answer is made for the reason {reason}")
+            raise ValueError(f"the reason {reason} has no answer")
         if start_refusal(self.e, reason) < 0:
             raise MemoryError
         answer = buf_head(self.d.io.out_head)[:buf_len(self.d.io.out_head)]
@@ -103,7 +103,7 @@ cdef class Sample:
         return answer
 
     def bench(self, int reason, int n) -> float:
-        """Nanoseconds that one answer takes, over n."""
+        """Nanoseconds per answer, over n."""
         cdef uint64_t began = monotonic_ns()
         cdef int i
         with nogil:

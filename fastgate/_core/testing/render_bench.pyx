@@ -7,7 +7,7 @@ from fastgate._core.shared.log_ring cimport log_record
 
 
 def bench_render(LogDrain drain not None, uint64_t n) -> int:
-    """Render the newest kept record n times, in C; the bytes of one line."""
+    """Render the newest kept record n times, in C; returns the bytes of one line."""
     cdef bint combined = drain.format == "combined"
     cdef uint64_t i
     cdef uint32_t size = 0

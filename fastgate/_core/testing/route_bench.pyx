@@ -14,7 +14,7 @@ def bench_find(Snapshot snapshot not None, list paths not None, uint32_t rounds=
                bytes method=b"GET") -> tuple[float, int]:
     """Look every path up `rounds` times: (nanoseconds per lookup, how many were found).
 
-    The loop runs in C; what it measures is `route_find` and the fetching of the path.
+    The loop runs in C; it measures `route_find` and fetching the path.
     """
     cdef head h
     cdef uint32_t n = <uint32_t>len(paths), i, at = 0, found

@@ -1,1 +1,1 @@
-"""url_sample: URLs that routes make, without a connection."""
+"""url_sample: the URLs that routes build, without a connection."""

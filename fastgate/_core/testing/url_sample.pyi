@@ -1,4 +1,4 @@
-"""url_sample: URLs that routes make, without a connection (see url_sample.pyx)."""
+"""url_sample: the URLs that routes build, without a connection (see url_sample.pyx)."""
 
 from fastgate._core.snapshot.snapshot import Snapshot
 

@@ -1,4 +1,4 @@
-"""url_sample: what the route of a path makes of it, target or Location, without a connection."""
+"""url_sample: the URL that a path's route builds, target or Location, without a connection."""
 from libc.stdint cimport uint32_t
 from libc.stdlib cimport calloc, free
 
@@ -13,7 +13,7 @@ from fastgate._core.state cimport downstream, exchange
 
 def made_url(Snapshot snapshot not None, bytes path not None, *, query=None, bytes host=b"",
              bint secure=False) -> bytes | int:
-    """The target that is forwarded for this canonical path, or the Location, or the Reason why there
+    """The forwarded target for this canonical path, or the Location, or the Reason why there
     is none.
 
     Raises KeyError if no route has the path.

@@ -38,7 +38,7 @@ def count_request(Segment segment not None, uint32_t worker, uint32_t slot, uint
 
 
 def count_worker(Segment segment not None, uint32_t worker, str name, uint64_t n=1) -> None:
-    """Add n to one of a worker's own counters, by the name it has in `CountersSnapshot.workers`.
+    """Add n to one of a worker's own counters, by its name in `CountersSnapshot.workers`.
 
     "upcall_lag" observes n nanoseconds.
     """
