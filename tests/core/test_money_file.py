@@ -75,7 +75,7 @@ def test_counts_that_cannot_be(workers: int, sizes: dict[str, int], name: str) -
 
 
 def test_where_no_file_can_be(tmp_path: Path) -> None:
-    with pytest.raises(SegmentError, match="cannot be made"):
+    with pytest.raises(SegmentError, match="cannot be created"):
         MoneyMap.create(tmp_path / "missing" / "money.map", 1)
     with pytest.raises(SegmentError, match="cannot be opened"):
         MoneyMap.open(tmp_path, 1)
@@ -218,7 +218,7 @@ def test_cut_files(path: Path) -> None:
     os.truncate(path, 50)
     with pytest.raises(SegmentError, match="50 bytes"):
         MoneyMap.open(path, 1)
-    with pytest.raises(SegmentError, match="no money map"):
+    with pytest.raises(SegmentError, match="not a money map"):
         MoneyMap.attach(9999)
 
 

@@ -5,7 +5,7 @@ both places, so each wallet has the *tag* of its last change, and the next chang
 bookkeeping of that one.
 
     wallet   | available | tag |                  changed as a whole, by one 16-byte exchange
-    tag      | area 7 | row 12 | op 1 | sequence 44 |       op: 0 take, 1 give back. All 0: nobody
+        tag      | area 7 | row 12 | op 1 | sequence 44 |       op: 0 take, 1 give back. All 0: no change yet
     row      | word: sequence 56, state 8 | held | amount | ...
 
 The states of a hold. `q` is its sequence number, which is never reused, so no word of a row and no
@@ -20,26 +20,27 @@ tag ever occurs twice:
     SETTLED ── the ring is full ──▶ PARKED ── control, when the ledger has it ──▶ FREE
     INTENT ── not enough in the wallet ──▶ FREE
 
-The helping rule: before an exchange that replaces a tag, the process that makes it reads the row
-that the tag names, and if its word still is {q, INTENT} (take) or {q, SETTLING} (give), moves it on
-to {q, HELD} or {q, SETTLED} by a compare-and-swap. A word with another sequence or state needs
+The helping rule: before a process makes an exchange that replaces a tag, it reads the row that the tag
+names. If the row's word is still {q, INTENT} (take) or {q, SETTLING} (give), it moves the word on to
+{q, HELD} or {q, SETTLED} by a compare-and-swap. A word with another sequence or state needs
 nothing.
 
 Claim. For a row whose owner is dead and whose word is {q, INTENT}: the wallet was charged if and only
 if its tag is tag(q, take). The same for {q, SETTLING} and tag(q, give).
-Proof. If the tag is there, the exchange that put it there was made, and no other puts it. Conversely
-let the exchange have been made and the tag be gone. Then somebody replaced it, by an exchange that
-expected it and hence came after that somebody had read it and, after that, looked at the row: the
-word was {q, INTENT} or later, for it was stored before the exchange. Somebody left it at HELD or later, before
-replacing the tag. No transition leads back to {q, INTENT}, so it is not {q, INTENT} now.
-∎ The reader must look in that order: the tag, then the word again. (The word first, and between
-the two looks a helper may have moved it on and replaced the tag.)
+Proof. If the tag is there, its exchange was made, and only that exchange puts it there. Conversely,
+suppose that the exchange was made and the tag is gone. Then some process replaced it, by an exchange
+that expected the tag; so that process had read the tag before, and after that read the row. The word
+was then {q, INTENT} or later, since it was stored before the exchange, and the process left it at HELD
+or later before it replaced the tag. No transition leads back to {q, INTENT}, so the word is not
+{q, INTENT} now.
+∎ The reader must look in this order: the tag, then the word again. (With the word first, a helper may
+move it on and replace the tag between the two looks.)
 
-So `hold_resolve` settles every row: it helps, looks again, and then knows what was done and what
-was not. It releases by the same tagged exchange, and may itself be killed anywhere and run again.
-Of the rows of one wallet, at most one can be in doubt about its tag; the others were helped.
+So `hold_resolve` settles every row: it helps, looks again, and then knows what was done and what was
+not. It releases by the same tagged exchange; it may be killed at any point, and run again. Of one
+wallet's rows, at most one can be in doubt about its tag; the others were helped.
 
-Progress. An exchange fails only because another's succeeded; helping is one exchange. No locks.
+Progress. An exchange fails only if another one succeeded; helping is one exchange. There are no locks.
 
 The charge for a dead worker's hold. While a request runs, `hold_due` records what is owed so far
 (one store; the engine calls it when the first byte of the answer is relayed). A captured hold is
@@ -53,9 +54,9 @@ Credits work the same way, in control's area: a row INTENT with the negated delt
 entry's key, *before* the entry is committed; then the exchange, HELD ("the wallet has it"), FREE.
 After a kill, the next control process finds the rows and asks the ledger about each key, and
 `credit_apply` determines by the claim above whether the wallet already has the credit. It is
-applied once, however often it is called.
+applied once, however often `credit_apply` is called.
 
-Cost: one 16-byte exchange, and stores into a line or two that this core has had before.
+Cost: one 16-byte exchange, and stores into a line or two that this core used recently.
 A refused hold reads one word and writes nothing.
 """
 from libc.string cimport memcpy
@@ -72,7 +73,7 @@ cdef enum:
     TAKE = 0
     GIVE = 1
     STATE_BITS = 0xFF
-    SEQUENCE_BITS = 44            # of a sequence that a tag has room for
+    SEQUENCE_BITS = 44            # how much of a sequence a tag has room for
 
 
 # ---- tags and helping -------------------------------------------------------------------
@@ -84,7 +85,7 @@ cdef inline uint64_t tag_of(const area_view *t, const money_record *r, uint64_t 
 
 
 cdef inline void _advance(money_record *r, uint64_t sequence, int op) noexcept nogil:
-    """Note in the row that the wallet has seen it, if the row does not know yet."""
+    """Record in the row that the wallet has seen it, if the row does not know yet."""
     cdef uint64_t word = fg_load(&r.word)
     cdef uint64_t doing = HOLD_SETTLING if op else HOLD_INTENT
     cdef uint64_t done = HOLD_SETTLED if op else HOLD_HELD
@@ -104,7 +105,7 @@ cdef inline void _help(money_header *m, uint64_t tag) noexcept nogil:
 
 cdef inline int _exchange(money_header *m, wallet *w, int64_t less, int64_t floor, uint64_t tag,
                           int64_t *balance) noexcept nogil:
-    """Take `less` from the wallet (less than 0: give) under a tag. 0: below the floor, untouched.
+    """Take `less` from the wallet (negative: give) under a tag. 0: it would fall below the floor; unchanged.
 
     The two words are read one after the other: the exchange proves that they belonged together."""
     cdef uint64_t before
@@ -122,7 +123,7 @@ cdef inline int _exchange(money_header *m, wallet *w, int64_t less, int64_t floo
 
 
 cdef inline wallet *_wallet(const area_view *t, const money_record *r) noexcept nogil:
-    """The wallet that a row names; NULL when it names none, as a damaged one may."""
+    """The wallet that a row names; NULL if it names none, as a damaged row may."""
     cdef segment_header *s = t.segment
     if r.account_slot >= s.accounts_count or r.wallet >= WALLETS:
         return NULL
@@ -189,7 +190,7 @@ cdef void hold_due(money_record *hold, int64_t amount) noexcept nogil:
 
 
 cdef inline void _give_back(area_view *t, money_record *r, uint64_t sequence) noexcept nogil:
-    """SETTLING: the wallet gets what is not charged. A row that names no wallet has nothing to give."""
+    """SETTLING: the wallet gets what is not charged. A row without a wallet has nothing to give back."""
     cdef wallet *w = _wallet(t, r)
     cdef int64_t balance
     if w is not NULL:
@@ -198,7 +199,7 @@ cdef inline void _give_back(area_view *t, money_record *r, uint64_t sequence) no
 
 
 cdef inline void _settle(area_view *t, money_record *r, uint64_t sequence) noexcept nogil:
-    """HELD, its amount and flags written: on to SETTLED."""
+    """HELD, with its amount and flags written: move on to SETTLED."""
     if r.amount == r.held:
         _move(r, sequence, HOLD_SETTLED)
         return
@@ -269,10 +270,10 @@ cdef int64_t hold_pending(money_header *m, const account_row *account, int index
     return sum
 
 
-# ---- for the dead -----------------------------------------------------------------------
+# ---- for dead workers -------------------------------------------------------------------
 
 cdef int _known(area_view *t, money_record *r, uint64_t sequence, int op) noexcept nogil:
-    """Whether the wallet has seen this operation of a dead owner: the claim above."""
+    """Whether the wallet has seen this operation of a dead owner: see the claim above."""
     cdef wallet *w = _wallet(t, r)
     cdef uint64_t doing = HOLD_SETTLING if op else HOLD_INTENT
     if w is not NULL and fg_load(&w.tag) == tag_of(t, r, sequence, op):

@@ -1,8 +1,8 @@
-"""layout: the file-backed memory in which money is under way: holds and usage records.
+"""layout: the file-backed memory for money in progress: holds and usage records.
 
     header | control's area: head, holds | worker 0: head, holds, usage ring | worker 1 ...
 
-Layout, file and recovery: layout.pyx. What happens to a hold: holds.pyx. The ring: usage_ring.pyx.
+Layout, file and recovery: money_file.pyx. The life of a hold: holds.pyx. The ring: usage_ring.pyx.
 """
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -17,7 +17,7 @@ cdef enum:
     AREAS_MAX = 65                # control and 64 workers
     CONTROL_AREA = 0              # worker w has area w + 1
     HOLDS_MAX = 4096              # rows of an area, at most
-    NUMBER_BITS = 56              # of a usage id's second word; the area stands above them
+    NUMBER_BITS = 56              # of a usage id's second word; the area is above them
 
 cpdef enum HoldState:             # transitions: holds.pyx
     HOLD_FREE = 0
@@ -27,14 +27,14 @@ cpdef enum HoldState:             # transitions: holds.pyx
     HOLD_SETTLED = 4
     HOLD_PARKED = 5
 
-cpdef enum HoldPolicy:            # what becomes of a hold whose worker died before it settled it
-    POLICY_DUE = 0                # what hold_due had noted is charged, the rest given back
-    POLICY_CHARGE = 1             # all of it is charged
-    POLICY_RELEASE = 2            # nothing is
+cpdef enum HoldPolicy:            # what happens to a hold whose worker died before settling it
+    POLICY_DUE = 0                # charge what hold_due recorded, give back the rest
+    POLICY_CHARGE = 1             # charge all of it
+    POLICY_RELEASE = 2            # charge nothing
 
 cpdef enum UsageFlag:
     USAGE_CAPTURED = 1            # it was charged for
-    USAGE_FREE = 2                # it cost nothing
+    USAGE_FREE = 2                # it was free
     USAGE_REFUNDED = 4            # set by control, never here
     USAGE_RECOVERED = 8           # its worker died before it could settle it
 
@@ -54,27 +54,27 @@ cdef struct money_record:         # 128 bytes: a row of the hold table, and a re
     uint32_t plan_slot
     uint32_t currency             # as in account_row; 0: no money
     uint16_t status               # of the answer
-    uint8_t flags                 # UsageFlag; 0 in a settling hold: released, nothing to tell
+    uint8_t flags                 # UsageFlag; 0 in a settling hold: released, without a record
     uint8_t wallet                # index of the wallet
-    uint64_t units                # of the meter; of the request itself: 1, or what its handler says
+    uint64_t units                # of the meter; for the request itself: 1, or what its handler reported
     uint8_t request_id[16]        # credits: the key of the ledger's entry
     uint64_t meter                # identity of the meter; 0: the request itself
 
 cdef struct area_head:            # one page; a cache line for each writer
     # the worker's
-    uint64_t sequence             # the last that was given to a hold or a record
+    uint64_t sequence             # the last one given to a hold or a record
     uint64_t ring_head            # records ever published
     uint64_t parked               # holds ever parked because the ring was full
-    uint64_t dropped              # usage records that found no room at all
+    uint64_t dropped              # usage records for which there was no room at all
     uint64_t refused              # holds that found no free row
-    uint64_t top                  # rows from this one on have not been in use since the table was scanned
+    uint64_t top                  # rows from this one on have not been used since the table was scanned
     uint64_t _1[2]
     # control's
     uint64_t ring_tail            # records that the ledger has
-    uint64_t returned             # rows that others than the worker made free
+    uint64_t returned             # rows that processes other than the worker freed
     uint64_t _2[6]
     # the supervisor's, and the worker's when it begins
-    uint64_t dead_upto            # holds up to this sequence are of the dead
+    uint64_t dead_upto            # holds up to this sequence belong to dead workers
     uint64_t _3[7]
 
 cdef struct money_header:         # 4096 bytes
@@ -82,8 +82,8 @@ cdef struct money_header:         # 4096 bytes
     uint32_t version
     uint32_t workers
     uint64_t size
-    uint64_t boot                 # drawn anew each time that a gateway starts; never 0
-    uint64_t boots                # how often
+    uint64_t boot                 # random, new each time a gateway starts; never 0
+    uint64_t boots                # how often a gateway started
     uint64_t holds                # rows of each area
     uint64_t ring                 # records of each ring, a power of two
     uint64_t control_off          # control's area
@@ -91,7 +91,7 @@ cdef struct money_header:         # 4096 bytes
     uint64_t area_size
     uint64_t holds_at             # within an area
     uint64_t ring_at
-    uint64_t owned_until_ns       # CLOCK_MONOTONIC: after it, nothing is held; 0: no such end
+    uint64_t owned_until_ns       # CLOCK_MONOTONIC: after it, nothing may be held; 0: no limit
 
 cdef struct area_view:                 # a process's view of one area; only its owner may open and settle holds
     money_header *money
@@ -102,8 +102,8 @@ cdef struct area_view:                 # a process's view of one area; only its 
     uint64_t ring_mask
     uint32_t area
     uint32_t rows
-    int begun                     # the bits below are right
-    uint64_t returned             # what head.returned was when they were made
+    int begun                     # the bits below are valid
+    uint64_t returned             # head.returned when the bits were built
     uint64_t some                 # bit i: free[i] is not 0
     uint64_t free[64]
 
@@ -122,9 +122,9 @@ cdef inline money_record *ring_of(money_header *m, uint32_t area) noexcept nogil
 cdef void rows_scan(area_view *t) noexcept nogil
 
 cdef inline money_record *row_take(area_view *t) noexcept nogil:
-    """A free row, the lowest, so that the same few stay in the caches; NULL: all are in use.
+    """The lowest free row, so that the same few stay in the caches; NULL: all are in use.
 
-    Rows that control made free are found when the others are used up: rarely, and then once."""
+    Rows that control freed are looked for when the others are used up: rarely, and then once."""
     cdef int i, j
     if t.some == 0:
         if fg_load(&t.head.returned) == t.returned:
@@ -139,7 +139,7 @@ cdef inline money_record *row_take(area_view *t) noexcept nogil:
         t.some &= t.some - 1
     if <uint64_t>(i * 64 + j) >= t.head.top:
         fg_store(&t.head.top, <uint64_t>(i * 64 + j + 1))
-    fg_write_after()       # who reads what is filled in now finds the word that freed the row, or a later one
+    fg_write_after()       # a reader of what is filled in now finds the word that freed the row, or a later one
     return t.holds + (i * 64 + j)
 
 cdef inline void row_give(area_view *t, money_record *r) noexcept nogil:
@@ -148,7 +148,7 @@ cdef inline void row_give(area_view *t, money_record *r) noexcept nogil:
     t.some |= <uint64_t>1 << (n >> 6)
 
 cdef inline uint64_t next_sequence(area_view *t) noexcept nogil:
-    """Noted before it is used: a successor never uses it again."""
+    """Recorded before it is used, so a successor never uses it again."""
     cdef uint64_t sequence = t.head.sequence + 1
     fg_store(&t.head.sequence, sequence)
     return sequence

@@ -1,4 +1,4 @@
-"""layout: what lies in the money map (layout.pxd), as numbers for Python, and the scan for free rows."""
+"""layout: the constants of the money map (layout.pxd) for Python, and the scan for free rows."""
 from libc.string cimport memset
 
 

@@ -1,4 +1,4 @@
-"""money_file: making, opening and mapping the file that holds money under way (see money_file.pyx)."""
+"""money_file: creating, opening and mapping the file for money in progress (see money_file.pyx)."""
 from libc.stdint cimport uint32_t
 
 from fastgate._core.money.layout cimport money_header, area_view

@@ -1,7 +1,7 @@
 """money_file: a mapped file that survives every process: money between wallets and the ledger.
 
     offset 0      money_header                                              one page
-    control_off   area_head | rows of control: credits under way            one page, then 128 bytes each
+        control_off   area_head | rows of control: credits in progress          one page, then 128 bytes each
     workers_off   area_head | holds of worker 0 | usage ring of worker 0    one page, 128 bytes, 128 bytes
     + area_size   area_head | holds of worker 1 | usage ring of worker 1
     ...
@@ -58,7 +58,7 @@ if sizeof(money_record) != 128 or sizeof(area_head) != 192 or AREAS_MAX != MAX_W
 
 cdef const char *MAGIC = b"FGMONEY\0"
 cdef enum:
-    RING_MOST = 1 << 24           # records; 2 GiB of a worker's
+    RING_MOST = 1 << 24           # records; 2 GiB per worker
     STATE_BITS = 0xFF
 
 
@@ -79,9 +79,9 @@ cdef void _lay_out(money_header *h) noexcept nogil:
 
 cdef _check_counts(const money_header *h):
     if not 1 <= h.workers <= MAX_WORKERS:
-        raise SegmentError(f"workers={h.workers}: a money map is for 1 to {MAX_WORKERS} workers")
+        raise SegmentError(f"workers={h.workers}: a money map has 1 to {MAX_WORKERS} workers")
     if not 1 <= h.holds <= HOLDS_MAX:
-        raise SegmentError(f"holds={h.holds}: from 1 to {HOLDS_MAX}")
+        raise SegmentError(f"holds={h.holds}: must be between 1 and {HOLDS_MAX}")
     if not 1 <= h.ring <= RING_MOST or h.ring & (h.ring - 1):
         raise SegmentError(f"ring={h.ring}: must be a power of two, at most {RING_MOST}")
 
@@ -106,12 +106,12 @@ cdef uint64_t _draw_boot() except? 0:
 
 
 cdef _check_header(const money_header *h, uint64_t size, str where):
-    """Raises SegmentError unless it is the header of a map of this build and that size."""
+    """Raises SegmentError unless it is the header of a map of this build and size."""
     cdef money_header same = h[0]
     if memcmp(h.magic, MAGIC, 8) != 0:
-        raise SegmentError(f"{where} is no money map: it begins with other bytes")
+        raise SegmentError(f"{where} is not a money map: it begins with other bytes")
     if h.version != MONEY_VERSION:
-        raise SegmentError(f"{where} is a money map of version {h.version}, this build knows "
+        raise SegmentError(f"{where} is a money map of version {h.version}, but this build reads version "
                            f"{MONEY_VERSION}: let the build that made it write its records to the "
                            "ledger, then move the file away")
     _check_counts(h)
@@ -121,9 +121,9 @@ cdef _check_header(const money_header *h, uint64_t size, str where):
 
 
 cdef class MoneyFile:
-    """The mapped file. `Money` is what is used; this is the mapping alone.
+    """The mapped file. This class is the mapping alone; use `MoneyMap`.
 
-    `fd` is close-on-exec, the object's own; forked children inherit the mapping.
+    `fd` is close-on-exec and owned by the object; forked children inherit the mapping.
     """
 
     def __cinit__(self):
@@ -146,11 +146,11 @@ cdef class MoneyFile:
 
     @classmethod
     def create(cls, path, uint32_t workers, *, uint64_t holds=HOLDS_MAX, uint64_t ring=2**16):
-        """Make a new map: a file at `path`, or a memfd when that is None.
+        """Create a new map: a file at `path`, or a memfd if that is None.
 
-        `holds`: rows of each worker, 1 to 4,096: how many paid requests it may have under way.
+        `holds`: rows of each worker, 1 to 4,096: how many paid requests it may have in progress.
         `ring`: usage records that a worker may have waiting, a power of two. Raises SegmentError,
-        also when there is a file already.
+        also if the file exists already.
         """
         cdef MoneyFile self = cls.__new__(cls)
         cdef money_header h = _header(workers, holds, ring)
@@ -175,9 +175,9 @@ cdef class MoneyFile:
                 finally:
                     os.unlink(draft)
         except FileExistsError as error:
-            raise SegmentError(f"there is a money map at {path} already: open() it") from error
+            raise SegmentError(f"there is already a money map at {path}: open() it") from error
         except OSError as error:
-            raise SegmentError(f"the money map {path} ({h.size} bytes) cannot be made: {error}") from error
+            raise SegmentError(f"the money map {path} ({h.size} bytes) cannot be created: {error}") from error
         self._map(h.size, MAP_SHARED)
         self._open_views()
         return self
@@ -185,11 +185,11 @@ cdef class MoneyFile:
     @classmethod
     def open(cls, path, uint32_t workers, *, policy="due", uint64_t holds=HOLDS_MAX,
              uint64_t ring=2**16):
-        """Map the file of an earlier start, or make it. No worker may run yet.
+        """Map the file of an earlier start, or create it. No worker may run yet.
 
-        What the earlier start left under way is settled by `policy` (as `Money.resolve_dead`; see
-        "Starting again" in the module), and `drain` gives it. `holds` and `ring` are for a new file.
-        Raises SegmentError, also when another gateway has the file.
+        What the earlier start left in progress is settled by `policy` (as in `MoneyMap.resolve_dead`; see
+        "Restart" in the module), and `drain` returns it. `holds` and `ring` are for a new file.
+        Raises SegmentError, also if another gateway has the file open.
         """
         cdef MoneyFile self
         cdef money_header h
@@ -203,7 +203,7 @@ cdef class MoneyFile:
             self._lock()
             head = os.pread(self.fd, sizeof(money_header), 0)
             if len(head) < <int>sizeof(money_header):
-                raise SegmentError(f"{path} is no money map: it has {len(head)} bytes")
+                raise SegmentError(f"{path} is not a money map: it has {len(head)} bytes")
             memcpy(&h, <const char *>head, sizeof(h))
             _check_header(&h, os.fstat(self.fd).st_size, path)
             if workers > h.workers:
@@ -225,9 +225,9 @@ cdef class MoneyFile:
 
     @classmethod
     def attach(cls, int fd):
-        """Map what another process of this gateway has made. The descriptor is duplicated.
+        """Map what another process of this gateway created. The descriptor is duplicated.
 
-        Raises SegmentError when it is no map of this build."""
+        Raises SegmentError if it is not a map of this build."""
         cdef MoneyFile self = cls.__new__(cls)
         cdef money_header h
         try:
@@ -235,9 +235,9 @@ cdef class MoneyFile:
             head = os.pread(self.fd, sizeof(money_header), 0)
             size = os.fstat(self.fd).st_size
         except OSError as error:
-            raise SegmentError(f"descriptor {fd} is no money map: {error}") from error
+            raise SegmentError(f"descriptor {fd} is not a money map: {error}") from error
         if len(head) < <int>sizeof(money_header):
-            raise SegmentError(f"descriptor {fd} is no money map: it has {len(head)} bytes")
+            raise SegmentError(f"descriptor {fd} is not a money map: it has {len(head)} bytes")
         memcpy(&h, <const char *>head, sizeof(h))
         _check_header(&h, size, f"descriptor {fd}")
         self._map(h.size, MAP_SHARED)
@@ -252,8 +252,8 @@ cdef class MoneyFile:
                                "one still run") from error
 
     def private_copy(self, Segment segment not None):
-        """A private copy of the map, bound to that segment: changes of it are not visible to other processes (see
-`Segment.private_copy`)."""
+        """A private copy of the map, bound to that segment: no other process sees changes to it (see
+        `Segment.private_copy`)."""
         cdef MoneyFile copy = type(self).__new__(type(self))
         cdef int fd = self.fd
         copy.fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
@@ -269,7 +269,7 @@ cdef class MoneyFile:
         self.base = <char *>p
         self.size = size
         self.header = <money_header *>p
-        # Hints; it works on a kernel without them too.
+        # These are hints: a kernel without them works, too.
         madvise(self.base, size, MADV_NOHUGEPAGE)
         madvise(self.base, size, MADV_DONTDUMP)
 
@@ -298,7 +298,7 @@ cdef class MoneyFile:
             raise IndexError(f"worker {worker} of {self.header.workers}")
 
     def bind(self, Segment segment not None) -> None:
-        """Say which segment has the wallets. Before anything is held, credited or resolved."""
+        """Set the segment that has the wallets. Call it before anything is held, credited or resolved."""
         cdef uint32_t area
         self.segment = segment
         for area in range(self.header.workers + 1):
@@ -306,7 +306,7 @@ cdef class MoneyFile:
 
     @property
     def workers(self) -> int:
-        """Areas of workers; more than there are workers, if an earlier start had more."""
+        """Areas of workers; more than the number of workers if an earlier start had more."""
         return self.header.workers
 
     @property
@@ -317,7 +317,7 @@ cdef class MoneyFile:
 
     @property
     def owned_until_ns(self) -> int:
-        """CLOCK_MONOTONIC: until when workers may hold money; 0: for ever. Of this start."""
+        """CLOCK_MONOTONIC: until when workers of this start may hold money; 0: no limit."""
         return fg_load(&self.header.owned_until_ns)
 
     @owned_until_ns.setter
@@ -346,7 +346,7 @@ cdef class MoneyFile:
 
 
 cdef void _start_again(area_view *t, int policy) noexcept nogil:
-    """Settle the rows of an earlier start, when no wallet is concerned any more."""
+    """Settle the rows of an earlier start, when they no longer affect any wallet."""
     cdef money_record *r
     cdef uint64_t state, sequence
     cdef uint32_t i

@@ -1,1 +1,1 @@
-"""money_map: money under way, for Python: what workers held and took, and what control collects."""
+"""money_map: money in progress, for Python: what workers held and took, and what control collects."""

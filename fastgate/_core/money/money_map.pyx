@@ -1,16 +1,16 @@
-"""money_map: holds and usage records, as Python sees them: control, handlers, tests.
+"""money_map: holds and usage records for Python: control, handlers, tests.
 
-    control     drain → ledger → commit, for each worker, again and again
-                resolve_dead, when a worker has died; open_holds, to look
+        control     drain → ledger → commit, for each worker, repeatedly
+                    resolve_dead, when a worker has died; open_holds, to inspect
     worker      begin, once, before it serves; then the engine, or hold() for a Python handler
-    supervisor  create or open; stopped, when it has reaped a worker
+        supervisor  create or open; stopped, when it has reaped a worker
 
-Draining is *at least once*: what was drained and not committed is drained again, also by a
-control that follows one that was killed. The ledger takes each record once, by its id. Between
-`drain` from the start and its `commit` there is no other such drain of the same worker.
+Draining is *at least once*: what was drained and not committed is drained again, also by the successor
+of a control process that was killed. The ledger takes each record once, by its id. A worker must not be
+drained from the start a second time between a `drain` from the start and its `commit`.
 
-Who may do what follows from holds.pyx: a worker's holds are opened and settled by the process that is that
-worker, on the thread of its engine; a dead worker's are resolved by control, and by it alone.
+holds.pyx determines who may do what: a worker's holds are opened and settled by the worker's own process,
+on the thread of its engine; a dead worker's holds are resolved by control only.
 """
 from typing import NamedTuple
 
@@ -44,18 +44,18 @@ STATES = ("free", "intent", "held", "settling", "settled", "parked")
 
 
 class HoldTableFull(RuntimeError):
-    """The worker has as many paid requests under way as its table has rows, or their records wait
-    for a ledger that takes none: the gateway answers 503 `overloaded`."""
+    """The worker has as many paid requests in progress as its table has rows, or their records wait
+    for a ledger that accepts none: the gateway answers 503 `overloaded`."""
 
 
 class UsageRecord(NamedTuple):
-    """One thing that was used, and what it cost.
+    """One use, and what it cost.
 
-    `id`: 32 hex digits (boot 16, area 2, sequence 14), unique for ever. `time_ns`: Unix time of
+    `id`: 32 hex digits (boot 16, area 2, sequence 14), never reused. `time_ns`: Unix time of
     settling. `account`, `consumer`, `credential`: identities (hashes of ids), 0: none. `route`,
     `service`, `plan`: slots, NO_SLOT: none. `amount`, `held`: micro-units of `currency` (three
     letters; "" without money). `units`: of the meter. `request_id`: 32 hex digits. `flags`: UsageFlag.
-    `meter`: the meter's identity; 0: the record is of the request itself.
+    `meter`: the meter's identity; 0: the record is for the request itself.
     """
 
     id: str
@@ -79,8 +79,8 @@ class UsageRecord(NamedTuple):
 
 
 class OpenHold(NamedTuple):
-    """A row of a hold table that is in use. `state`: see STATES. `taken`: whether the wallet is
-    without `record.held` now; while it is held, `record.amount` is what is due if the worker dies."""
+    """A row of a hold table that is in use. `state`: see STATES. `taken`: whether `record.held` is currently
+    taken from the wallet; while it is held, `record.amount` is what is owed if the worker dies."""
 
     worker: int
     state: str
@@ -90,7 +90,7 @@ class OpenHold(NamedTuple):
 
 
 class AreaState(NamedTuple):
-    """Numbers of a worker's area, since the map was made. Waiting in the ring: `published - committed`;
+    """Numbers of a worker's area, since the map was created. Waiting in the ring: `published - committed`;
     parked now: see `open_holds`."""
 
     published: int
@@ -129,9 +129,9 @@ cdef int _who(usage_who *who, dict fields) except -1:
 
 @cython.final
 cdef class Hold:
-    """MoneyMap that is held for one request. Settle it once, by `capture` or `release`.
+    """Money held for one request. Settle it once, by `capture` or `release`.
 
-    One that is neither, because its handler failed, stays until its worker dies and control resolves
+    If neither is called, because the handler failed, it stays until its worker dies and control resolves
     it; so settle in a `finally`.
     """
 
@@ -146,29 +146,29 @@ cdef class Hold:
 
     cdef _check(self):
         if self.row == NULL or fg_load(&self.row.word) != self.word:
-            raise ValueError(f"hold {self.id} is settled already")
+            raise ValueError(f"hold {self.id} is already settled")
 
     @property
     def open(self) -> bool:
-        """Whether it is still to be settled."""
+        """Whether it still has to be settled."""
         return self.row != NULL and fg_load(&self.row.word) == self.word
 
     def due(self, int64_t amount) -> None:
-        """Note what is owed so far, micro-units: charged if the worker dies before it settles."""
+        """Record what is owed so far, micro-units: charged if the worker dies before it settles."""
         self._check()
         hold_due(self.row, amount)
 
     def capture(self, int64_t actual, *, int64_t now_ns=0, uint64_t units=0, uint16_t status=200) -> bool:
         """Charge `actual` micro-units, at most what was held, and give back the rest.
 
-        False: the ring is full, and the record waits in the hold's row; nothing is lost by it.
-        Raises ValueError when it was settled before, or for an amount below 0 or above `held`.
+        False: the ring is full, and the record waits in the hold's row; nothing is lost.
+        Raises ValueError if it is already settled, or for an amount below 0 or above `held`.
         """
         cdef usage_what what
         cdef int published
         self._check()
         if not 0 <= actual <= self.held:
-            raise ValueError(f"capture of {actual}: {self.held} are held")
+            raise ValueError(f"capture of {actual}: only {self.held} are held")
         what.time_ns = now_ns
         what.units = units
         what.status = status
@@ -177,7 +177,7 @@ cdef class Hold:
         return published != 0
 
     def release(self) -> None:
-        """Give all of it back; there is no usage record. Raises ValueError when it was settled before."""
+        """Give all of it back; there is no usage record. Raises ValueError if it is already settled."""
         self._check()
         hold_release(self.at, self.row)
         self.row = NULL
@@ -186,19 +186,19 @@ cdef class Hold:
 cdef struct gathered:             # by one drain
     const money_record **records
     size_t count
-    uint64_t parked               # so many of them, the last
+    uint64_t parked               # how many of them are parked; these come last
     uint64_t position
 
 
 cdef class MoneyMap(MoneyFile):
-    """The money map with everything that is done to it. Made by `create`, `open` or `attach`.
+    """The money map with all its operations. Created by `create`, `open` or `attach`.
 
     `worker` is an index, checked (IndexError). `bind` it to the segment before holds are
     opened or resolved (TypeError).
     """
 
-    cdef dict given               # worker → (position, rows that the last drain handed out)
-    cdef dict seen_parked         # worker → area_head.parked when its rows were searched last
+    cdef dict given               # worker → (position, rows that the last drain returned)
+    cdef dict seen_parked         # worker → area_head.parked when its rows were last searched
     cdef dict damage
 
     def __cinit__(self):
@@ -216,7 +216,7 @@ cdef class MoneyMap(MoneyFile):
         self._check_bound()
         t = self.worker_view(worker)
         if not t.begun:
-            raise TypeError(f"worker {worker} has not begun in this process")
+            raise TypeError(f"begin({worker}) was not called in this process")
         return t
 
     cdef account_row *_account(self, uint32_t slot, int wallet) except NULL:
@@ -230,7 +230,7 @@ cdef class MoneyMap(MoneyFile):
     # ---- workers and handlers -----------------------------------------------------------
 
     def begin(self, uint32_t worker) -> None:
-        """This process is that worker from now on; what its predecessor left is of the dead."""
+        """This process is that worker from now on; what its predecessor left has no owner."""
         cdef area_view *t
         self._check_worker(worker)
         self._check_bound()
@@ -241,11 +241,11 @@ cdef class MoneyMap(MoneyFile):
 
     def hold(self, uint32_t worker, uint32_t account, int64_t amount, *, int wallet=0,
              **fields) -> Hold | None:
-        """Hold `amount` micro-units (0 to 2^60) of an account slot's wallet; None: it has not that much.
+        """Hold `amount` micro-units (0 to 2^60) of an account slot's wallet; None: the wallet has less.
 
         Fields of the usage record: consumer, credential, meter (identities), route, service, plan
-        (slots), now_ns (Unix time), request_id (16 bytes). Raises HoldTableFull, KeyError for an
-        account or wallet that is not there.
+        (slots), now_ns (Unix time), request_id (16 bytes). Raises HoldTableFull, or KeyError if there is no
+        such account or wallet.
         """
         cdef area_view *t = self._begun(worker)
         cdef account_row *row = self._account(account, wallet)
@@ -255,7 +255,7 @@ cdef class MoneyMap(MoneyFile):
         cdef int result
         cdef Hold hold
         if not 0 <= amount <= <int64_t>MONEY_MOST:
-            raise ValueError(f"a hold of {amount} micro-units")
+            raise ValueError(f"cannot hold {amount} micro-units: use 0 to 2^60")
         _who(&who, fields)
         result = hold_open(t, row, wallet, amount, &who, &r, &balance)
         if result < 0:
@@ -275,9 +275,9 @@ cdef class MoneyMap(MoneyFile):
 
     def note(self, uint32_t worker, uint32_t account=NO_SLOT, *, uint64_t units=0, uint16_t status=200,
              **fields) -> str | None:
-        """A usage record of something without a price; returns its id, None when there is no room for it.
+        """Record the use of something without a price; returns the record's id, or None if there is no room for it.
 
-        Fields as of `hold`."""
+        Fields as for `hold`."""
         cdef area_view *t = self._begun(worker)
         cdef usage_who who
         cdef usage_what what
@@ -303,7 +303,7 @@ cdef class MoneyMap(MoneyFile):
                   *, int wallet=0) -> int:
         """Hold `amount` and capture `price`, n times, in C; returns how often there was enough.
 
-        For tests and tools that need a worker's speed; ends early when no row is free.
+        For tests and tools that need a worker's speed; ends early if no row is free.
         """
         cdef area_view *t = self._begun(worker)
         cdef account_row *row = self._account(account, wallet)
@@ -330,11 +330,11 @@ cdef class MoneyMap(MoneyFile):
     # ---- control --------------------------------------------------------------------------
 
     def drain(self, uint32_t worker, uint64_t most=1024, *, after=None) -> tuple[list[UsageRecord], int]:
-        """Up to `most` records that are not committed, oldest first, and the position behind them.
+        """Up to `most` records that are not committed, oldest first, and the position after them.
 
-        With the last of the ring come those that had no room in it, however many. `after`: a
-        position of an earlier drain to go on from, for a pipeline that reads ahead of its commits;
-        parked records come only without. Nothing is freed before `commit`.
+        With the last records of the ring come those for which it had no room, however many. `after`: a
+        position of an earlier drain to continue from, for a pipeline that reads ahead of its commits;
+        parked records come only without it. Nothing is freed before `commit`.
         """
         cdef gathered g
         cdef size_t i
@@ -346,10 +346,10 @@ cdef class MoneyMap(MoneyFile):
 
     def drain_blocks(self, uint32_t worker, uint64_t most=1024, *,
                      after=None) -> tuple[list[UsageBlock], int, int]:
-        """As `drain`, put together by what records have in common; and how many of them were parked.
+        """As `drain`, with the records grouped by what they have in common; and how many of them were parked.
 
-        A parked record may be one that came by the ring as well: its worker was killed between
-        publishing it and freeing its row."""
+        A parked record may be in the ring as well: its worker was killed between publishing it and
+        freeing its row."""
         cdef gathered g
         try:
             self._gather(&g, worker, most, after)
@@ -358,7 +358,7 @@ cdef class MoneyMap(MoneyFile):
             PyMem_Free(g.records)
 
     cdef int _gather(self, gathered *g, uint32_t worker, uint64_t most, after) except -1:
-        """Find what is to be drained. The caller frees `g.records`, whatever happens."""
+        """Find what is to be drained. The caller frees `g.records` in any case."""
         cdef area_view *t
         cdef uint64_t head, position, end
         cdef const money_record *r
@@ -369,7 +369,7 @@ cdef class MoneyMap(MoneyFile):
         position = t.head.ring_tail
         if after is not None:
             if not position <= after <= head:
-                raise ValueError(f"position {after} of worker {worker}: from {position} to {head}")
+                raise ValueError(f"position {after} of worker {worker} is not between {position} and {head}")
             position = after
         end = min(head, position + most)
         g.records = <const money_record **>PyMem_Malloc((end - position + t.rows) * sizeof(void *))
@@ -408,9 +408,9 @@ cdef class MoneyMap(MoneyFile):
         return rows
 
     def commit(self, uint32_t worker, uint64_t position) -> None:
-        """The ledger has everything up to a position that `drain` gave: make room.
+        """The ledger has everything up to a position returned by `drain`: make room.
 
-        A position that was committed before does nothing; one that was never published is a
+        Committing a position again does nothing; a position that was never published is a
         ValueError.
         """
         cdef area_view *t
@@ -438,9 +438,9 @@ cdef class MoneyMap(MoneyFile):
         fg_store(&t.head.dead_upto, t.head.sequence)
 
     def resolve_dead(self, uint32_t worker, policy="due") -> list[UsageRecord]:
-        """Bring the holds of dead incarnations of a worker to their end, and return their records.
+        """Settle the holds of a worker's dead predecessors, and return their records.
 
-        `policy`, for those that were only held: "due" (charge what the worker had noted as owed, else
+        `policy`, for those that were only held: "due" (charge what the worker had recorded as owed, else
         nothing), "charge" (all that was held) or "release". The records are flagged
         USAGE_RECOVERED, wait in their rows, and come with the next `drain`; until they are committed
         each call returns them again, with the same ids. A live worker's holds are not touched.
@@ -459,9 +459,9 @@ cdef class MoneyMap(MoneyFile):
         return records
 
     def open_holds(self, worker=None) -> list[OpenHold]:
-        """What stands in the hold tables (of one worker), dead ones and parked records among it.
+        """The rows in use of the hold tables (of one worker), including dead and parked ones.
 
-        Of a worker that runs it is a picture of a moment ago.
+        For a running worker, this is a snapshot of a moment ago.
         """
         cdef area_view *t
         cdef money_record row
@@ -495,5 +495,5 @@ cdef class MoneyMap(MoneyFile):
 
     @property
     def damaged(self) -> int:
-        """Records that this object found damaged in the rings (each time that it drained them)."""
+        """Damaged records that this object found in the rings (counted again at each drain)."""
         return sum(self.damage.values())

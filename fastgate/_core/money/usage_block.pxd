@@ -1,4 +1,4 @@
-"""usage_block: usage records of one drain, put together by what they have in common."""
+"""usage_block: usage records of one drain, grouped by what they have in common."""
 from libc.stdint cimport uint32_t
 
 from fastgate._core.money.layout cimport money_record

@@ -1,20 +1,20 @@
-"""usage_block: usage records of one drain, put together by what they have in common.
+"""usage_block: usage records of one drain, grouped by what they have in common.
 
 A consumer calls the same route with the same key again and again, so the records of a moment differ in
-little. What they share stands once, in the block; what each has for itself is a *line*:
+little. What they share is stored once, in the block; the rest of each record is a *line*:
 
     block   boot, area, day, account, consumer, credential, route, service, plan, currency, meter | sums
     lines   number | time_us | amount | units | status, flags | request id 16
             number ...
 
-Lines stand in the order of the ring. Their numbers are written as differences to those of the line
-before (the first: to 0), which are small: most take an octet, and most lines 22. A difference is taken
+Lines are in the order of the ring. Each number is written as the difference from the line before (for the
+first line: from 0). The differences are small: most take one octet, and most lines 22. A difference is taken
 modulo 2^64, its sign moved to the lowest bit (0, -1, 1, -2 ... become 0, 1, 2, 3), and written seven bits
-an octet, the lowest first; the highest bit of an octet says that more follow. Status and flags are one
+per octet, the lowest first; the highest bit of an octet means that more follow. Status and flags are one
 number, status << 16 | flags.
 
-The ledger stores blocks, not records: control spends a fraction of a microsecond on a request that was
-charged, in place of a row. A day is of UTC, so that a block belongs to one.
+The ledger stores blocks, not records: a charged request costs control a fraction of a microsecond instead
+of a row. A day is in UTC, so that a block belongs to one day.
 """
 from typing import NamedTuple
 
@@ -29,17 +29,17 @@ from fastgate._core.platform.atomics cimport fg_prefetch
 from fastgate._core.money.layout cimport NUMBER_BITS, USAGE_CAPTURED, USAGE_RECOVERED
 
 cdef enum:
-    FAILED = 500                  # from this status on
-    LINE_MOST = 64                # octets of a line: four differences of 10 at most, one of 5, an id of 16
-    LINES_FIRST = 256             # octets that a block begins with
-    AHEAD = 8                     # records whose memory is asked for before their turn
+    FAILED = 500                  # statuses from this one on
+    LINE_MOST = 64                # octets of a line: at most four differences of 10, one of 5, an id of 16
+    LINES_FIRST = 256             # initial octets of a block
+    AHEAD = 8                     # how many records ahead memory is prefetched
     ID_SIZE = 16
 
 cdef int64_t DAY_US = 86_400_000_000
 
 
 class Line(NamedTuple):
-    """What a record has for itself.
+    """The part of a record that is not shared.
 
     `number`: the second word of its id. `time_us`: Unix time in microseconds. `amount`: micro-units
     charged; `units`: of the meter. `request`: the request's id, 16 octets. `status`: of the answer;
@@ -56,13 +56,13 @@ class Line(NamedTuple):
 
 
 class UsageBlock(NamedTuple):
-    """Records that have everything here in common, and their sums.
+    """Records that have all of this in common, and their sums.
 
     `boot`, and `low` to `high`: their ids are the boot (16 hex digits) and a number between these
     (16 more). `first_us`, `last_us`: Unix times in microseconds; `day`: days since 1970. `account`,
     `consumer`, `credential`, `meter`: identities, 0: none. `route`, `service`, `plan`: slots.
-    `records`: how many; of them `failed` were answered with 500 or more, `recovered` are of dead
-    workers. `amount`: micro-units. `lines`: see the module.
+    `records`: how many; `failed`: how many were answered with 500 or more; `recovered`: how many are of
+    dead workers. `amount`: micro-units. `lines`: see the module.
     """
 
     boot: int
@@ -97,7 +97,7 @@ cdef struct line:
 
 
 cdef struct group:
-    const money_record *like      # its first record: what all have in common
+    const money_record *like      # its first record, for what all have in common
     uint64_t hash
     int64_t day
     uint64_t low
@@ -109,10 +109,10 @@ cdef struct group:
     uint64_t recovered
     uint64_t units
     int64_t amount
-    line before                   # the last one that was written
+    line before                   # the last line that was written
     uint8_t *lines
-    size_t size                   # octets of them
-    size_t room                   # that there are for them
+    size_t size                   # octets of the lines
+    size_t room                   # octets allocated for them
 
 
 cdef inline uint64_t _mix(uint64_t h, uint64_t value) noexcept nogil:
@@ -164,7 +164,7 @@ cdef inline void _count(group *g, const money_record *r, int64_t time_us) noexce
 # ---- lines ------------------------------------------------------------------------------
 
 cdef inline uint8_t *_put(uint8_t *p, uint64_t value, uint64_t before) noexcept nogil:
-    """Write a difference; where the next one goes."""
+    """Write a difference; returns the position after it."""
     cdef int64_t signed = <int64_t>(value - before)
     cdef uint64_t left = <uint64_t>signed << 1 ^ <uint64_t>(signed >> 63)
     while left >= 0x80:
@@ -176,7 +176,7 @@ cdef inline uint8_t *_put(uint8_t *p, uint64_t value, uint64_t before) noexcept 
 
 
 cdef inline uint8_t *_put_line(uint8_t *p, const line *l, const line *before) noexcept nogil:
-    """Write a line, of LINE_MOST octets at most; where the next one goes."""
+    """Write a line, at most LINE_MOST octets; returns the position after it."""
     p = _put(p, l.number, before.number)
     p = _put(p, l.time_us, before.time_us)
     p = _put(p, l.amount, before.amount)
@@ -187,7 +187,7 @@ cdef inline uint8_t *_put_line(uint8_t *p, const line *l, const line *before) no
 
 
 cdef inline const uint8_t *_get(const uint8_t *p, const uint8_t *end, uint64_t *value) noexcept nogil:
-    """Add a difference to the value; where the next one is. NULL: it is none."""
+    """Add a difference to the value; returns the position after it. NULL: it is invalid."""
     cdef uint64_t found = 0
     cdef int shift = 0
     cdef uint8_t octet
@@ -205,7 +205,7 @@ cdef inline const uint8_t *_get(const uint8_t *p, const uint8_t *end, uint64_t *
 
 
 cdef inline const uint8_t *_get_line(const uint8_t *p, const uint8_t *end, line *l) noexcept nogil:
-    """Make the line before this one the next; where the one after that is. NULL: it is none."""
+    """Turn the line before this one into the next; returns the position after it. NULL: it is invalid."""
     p = _get(p, end, &l.number)
     p = _get(p, end, &l.time_us)
     p = _get(p, end, &l.amount)
@@ -263,7 +263,7 @@ cdef inline bint _belongs(const group *g, const money_record *r, int64_t day) no
 
 
 cdef list pack_blocks(const money_record **records, size_t count):
-    """The records as blocks, in the order in which their first ones stand. Raises MemoryError."""
+    """The records as blocks, in the order of their first records. Raises MemoryError."""
     cdef size_t slots = 16, used = 0, i, at
     cdef uint32_t *table
     cdef group *groups
@@ -284,10 +284,10 @@ cdef list pack_blocks(const money_record **records, size_t count):
             for i in range(count):
                 if i + AHEAD < count:
                     fg_prefetch(records[i + AHEAD])
-                    fg_prefetch(&records[i + AHEAD].units)          # its other cache line
+                    fg_prefetch(&records[i + AHEAD].units)          # its second cache line
                 time_us = _time_us(records[i])
                 day = time_us // DAY_US
-                if g == NULL or not _belongs(g, records[i], day):     # not of the last one's block
+                if g == NULL or not _belongs(g, records[i], day):     # not in the last record's block
                     h = _hash(records[i], day)
                     at = h & (slots - 1)
                     while True:
@@ -317,7 +317,7 @@ cdef list pack_blocks(const money_record **records, size_t count):
 # ---- for Python -------------------------------------------------------------------------
 
 def pack_lines(lines) -> bytes:
-    """Lines as a block has them. Raises ValueError, TypeError, OverflowError for what is no `Line`."""
+    """Lines in the form that a block has. Raises ValueError, TypeError or OverflowError for an invalid `Line`."""
     cdef line l, before
     cdef uint8_t text[LINE_MOST]
     cdef bytes request
@@ -354,20 +354,20 @@ cdef class _Lines:
         memset(&self.now, 0, sizeof(line))
 
     cdef bint next(self) except -1:
-        """Whether there is one more; it is `now`. Raises ValueError."""
+        """Whether there is one more; if so, it is `now`. Raises ValueError."""
         if self.at == self.end:
             return False
         cdef const uint8_t *after = _get_line(self.at, self.end, &self.now)
         if after == NULL:
             start = self.end - self.octets.shape[0]
             raise ValueError(
-                f"these are no lines of usage: octet {self.at - start} of {self.octets.shape[0]} begins none")
+                f"these are not lines of usage: octet {self.at - start} of {self.octets.shape[0]} begins no line")
         self.at = after
         return True
 
 
 def unpack_lines(const unsigned char[::1] lines not None) -> list[Line]:
-    """A block's lines, in their order. Raises ValueError for octets that are none."""
+    """A block's lines, in order. Raises ValueError for invalid octets."""
     cdef _Lines each = _Lines(lines)
     found = []
     while each.next():
@@ -379,8 +379,8 @@ def unpack_lines(const unsigned char[::1] lines not None) -> list[Line]:
 
 
 def sums(const unsigned char[::1] lines not None, *, bint meter=False) -> tuple[int, int, int, int]:
-    """Records, failed, units and amount of a block's lines, counted anew. `meter`: they are of units
-    that were used beside requests, of which none fails. Raises ValueError as `unpack_lines`."""
+    """Records, failed, units and amount of a block's lines, counted again. `meter`: they are units used
+    besides requests, and none of them fails. Raises ValueError as `unpack_lines` does."""
     cdef _Lines each = _Lines(lines)
     cdef uint64_t count = 0, failed = 0, units = 0
     cdef int64_t amount = 0
@@ -393,8 +393,8 @@ def sums(const unsigned char[::1] lines not None, *, bint meter=False) -> tuple[
 
 
 def numbers(const unsigned char[::1] lines not None) -> list[int]:
-    """The second words of the ids in a block's lines, in their order. Raises ValueError as
-    `unpack_lines`."""
+    """The second words of the ids in a block's lines, in order. Raises ValueError as
+    `unpack_lines` does."""
     cdef _Lines each = _Lines(lines)
     found = []
     while each.next():

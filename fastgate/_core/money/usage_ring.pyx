@@ -1,8 +1,8 @@
 """usage_ring: usage records between a worker and the ledger.
 
-    worker's area     ring_head: published ever           ring_tail: in the ledger
+        worker's area     ring_head: total published         ring_tail: in the ledger
     +-----------+-----------+--------------------------------------------+
-    | record 0  | record 1  | ...  position p stands at p & (count - 1)   |
+        | record 0  | record 1  | ...  position p is at p & (count - 1)       |
     +-----------+-----------+--------------------------------------------+
 
 The worker publishes a record by one release store of `ring_head`: before the store it does not
@@ -10,14 +10,14 @@ exist, after it it is complete. Control may read the records between tail and he
 times, and moves `ring_tail` only when the ledger has them on disk. So a record is seen at least
 once, even if processes are killed, and the ledger takes it once, by its id.
 
-**The id** is {boot, area, sequence}: drawn before anything else is done with a hold or record, noted in
-the area's head before it is used, and so never given twice, also by a worker's successor. It is the
-same in the hold table and in the ring.
+**The id** is {boot, area, sequence}. It is drawn before anything else is done with a hold or record, and
+recorded in the area's head before it is used, so it is never given twice, not even by a worker's
+successor. It is the same in the hold table and in the ring.
 
 **A full ring loses nothing.** The record of a hold stays in its row, PARKED; a record without money takes
-a free row for that. Control fetches parked rows with the others and makes them free when the ledger has
-them. Only when the rows are used up as well is a record without money dropped, and counted; a
-hold is refused then, before anything was served.
+a free row instead. Control drains parked rows together with the ring, and frees them when the ledger has
+them. Only if the rows are used up as well is a record without money dropped, and counted; a hold is then
+refused before anything is served.
 
 A record's own `word` is its position + 1. If it differs (the machine lost power, and the file has a
 newer head than records), the record is counted as damaged and ignored.

@@ -1,34 +1,34 @@
-"""wallet: accounts in the shared segment: may it call, what has it left, what has it subscribed to.
+"""wallet: accounts in the shared segment: may they call, what is their balance, what have they subscribed to.
 
     account_row, 320 bytes, row number = the account's slot
     +----------+--------+---------------------------+--------------+------------------+--------+
     | identity | access | wallets: 4 × {avail, tag} | currencies 4 | subscriptions: 8 | limits | bill |
     +----------+--------+---------------------------+--------------+------------------+--------+
 
-Control allots slots and an account keeps its own for as long as the segment lives: a hold names the
+Control assigns slots, and an account keeps its slot for the life of the segment, since holds name the
 account by it. A row appears with the store of `identity`, after the rest.
 
 **One writer, no lock.** Everything but the wallets is written by control alone, each fact by one store:
-`access` refuses and readmits the account with the next request of any worker; a subscription's
-{service, plan} and {access, flags} are two words. A subscription stays where it is while its service
-stays, so that a worker never finds it missing because another one was added.
+`access` refuses or readmits the account with the next request of any worker; a subscription's
+{service, plan} and {access, flags} are two words. A subscription keeps its place as long as its service
+is subscribed, so a worker never misses it because another one was added.
 
 **Wallets** are changed by workers (holds) and by control (credits), each time by one exchange of 16
 bytes; the theory and the proof are in holds.pyx. Balances are micro-units (10^-6) of the
-currency, signed: below zero is owed, which only control brings about.
+currency, signed: a negative balance is owed, and only control can cause one.
 
-**A credit is exact, also when control is killed in the middle of it**:
+**A credit is exact, even if control is killed in the middle of it**:
 
-    credit = accounts.prepare(...)      noted in the money map, with the ledger entry's key
+        credit = accounts.prepare(...)      recorded in the money map, with the ledger entry's key
     (the ledger commits the entry)
     accounts.apply(credit)              now the wallet has it
     accounts.finish(credit)             forgotten
 
-A control that starts anew asks `open_credits` what was under way, and for each the ledger whether it has the
-key: yes → `apply` (which does nothing if the wallet has it already) and `finish`; no → `finish` alone
-if it was not applied, else the entry has to be written first. `credit` is all three at once.
+When control restarts, it calls `open_credits` for what was in progress, and asks the ledger whether it has
+each key: yes → `apply` (which does nothing if the wallet already has it) and `finish`; no → only `finish`
+if it was not applied, otherwise the entry has to be written first. `credit` does all three steps.
 
-Limits of amounts: a balance stays within ±2^62, one credit or hold within 2^60, micro-units.
+Ranges, in micro-units: a balance stays within ±2^62, one credit or hold within 2^60.
 """
 from typing import NamedTuple
 
@@ -58,8 +58,8 @@ ANY = 0xFFFFFFFF
 
 
 class Subscription(NamedTuple):
-    """`service` and `plan` are slots; service ANY: whichever has no subscription of its own.
-    `access`: number of the Reason with which it is refused, 0: none. `ended`: Unix seconds since when,
+    """`service` and `plan` are slots; service ANY: every service without a subscription of its own.
+    `access`: number of the Reason for refusing it, 0: none. `ended`: since when, in Unix seconds,
     0: not known."""
 
     service: int
@@ -69,7 +69,7 @@ class Subscription(NamedTuple):
 
 
 class Bill(NamedTuple):
-    """What an account owes first: an open invoice. `due`: Unix seconds."""
+    """The bill that an account owes first: an open invoice. `due`: Unix seconds."""
 
     number: str
     micros: int
@@ -78,7 +78,7 @@ class Bill(NamedTuple):
 
 
 class SpendingLimit(NamedTuple):
-    """At most `micros` micro-units a calendar `period` (Period) may be spent."""
+    """At most `micros` micro-units may be spent per calendar `period` (Period)."""
 
     micros: int
     period: int
@@ -96,8 +96,8 @@ class Account(NamedTuple):
 
 
 class Credit(NamedTuple):
-    """A credit under way. `delta`: micro-units, below 0: taken. `key`: of the ledger's entry.
-    `applied`: whether the wallet had it when this was made."""
+    """A credit in progress. `delta`: micro-units, negative: taken. `key`: of the ledger's entry.
+    `applied`: whether the wallet had it when this object was created."""
 
     row: int
     sequence: int
@@ -123,10 +123,10 @@ cdef str _letters(uint32_t code):
 
 @cython.final
 cdef class Accounts:
-    """The accounts of a segment. Its writer is control; anybody may look.
+    """The accounts of a segment. Control writes them; any process may read them.
 
-    `slot` is checked everywhere (KeyError when no account has it), `wallet` is an index or a currency
-    (KeyError likewise). `money` is needed to change balances (TypeError); it has to be bound.
+    `slot` is checked everywhere (KeyError if no account has it); `wallet` is an index or a currency
+    (KeyError likewise). Changing balances needs `money` (TypeError), bound to this segment.
     """
 
     cdef readonly Segment segment
@@ -163,21 +163,21 @@ cdef class Accounts:
 
     @property
     def capacity(self) -> int:
-        """Account slots that there are."""
+        """Number of account slots."""
         return self.segment.header.accounts_count
 
     def put(self, uint32_t slot, uint64_t identity, currencies=(), *, access=0) -> None:
-        """Give a slot to an account, with an empty wallet for each currency (three letters, at most 4).
+        """Assign a slot to an account, with an empty wallet for each currency (three letters, at most 4).
 
-        For an account that has the slot already, wallets that it has not are added. Raises
-        ValueError for the slot of another account, IndexError for no slot.
+        If the account already has the slot, missing wallets are added. Raises ValueError if the slot
+        belongs to another account, IndexError if there is no such slot.
         """
         cdef account_row *row
         if slot >= self.segment.header.accounts_count:
             raise IndexError(f"account slot {slot}: there are {self.segment.header.accounts_count}")
         row = self._row(slot)
         if identity == 0:
-            raise ValueError("an account's identity is not 0")
+            raise ValueError("an account's identity cannot be 0")
         if row.identity not in (0, identity):
             raise ValueError(f"account slot {slot} belongs to another account")
         codes = [_code(currency) for currency in currencies]
@@ -202,7 +202,7 @@ cdef class Accounts:
         raise ValueError(f"an account has at most {WALLETS} wallets")
 
     def open_wallet(self, slot, str currency) -> int:
-        """The index of the account's wallet in a currency, made if it has none (ValueError: it has 4)."""
+        """The index of the account's wallet in a currency, created if missing (ValueError: it has 4)."""
         return self._open_wallet(self._known(slot), _code(currency))
 
     def wallet(self, slot, str currency) -> int:
@@ -210,7 +210,7 @@ cdef class Accounts:
         return self._index(self._known(slot), currency)
 
     def get(self, slot) -> Account:
-        """What the row holds."""
+        """The content of the row."""
         cdef account_row *row = self._known(slot)
         cdef int i
         wallets = {_letters(row.currencies[i]): row.wallets[i].available
@@ -227,14 +227,14 @@ cdef class Accounts:
         return 0 <= slot < self.segment.header.accounts_count and self._row(slot).identity != 0
 
     def slots(self) -> list[int]:
-        """All slots that are given to accounts. Looks at every row: not for the request path."""
+        """All slots that are assigned to accounts. Reads every row: not for the request path."""
         cdef uint64_t i
         return [i for i in range(self.segment.header.accounts_count) if self._row(i).identity]
 
     def set_access(self, slot, uint32_t reason) -> None:
-        """Refuse all requests of the account with a Reason; 0: readmit it. At once."""
+        """Refuse all requests of the account with a Reason, at once; 0: readmit it."""
         if reason > ACCESS_BITS:
-            raise ValueError(f"reason {reason}")
+            raise ValueError(f"reason {reason} does not exist")
         fg_store(&self._known(slot).access, reason)
 
     def set_subscriptions(self, slot, subscriptions) -> None:
@@ -254,12 +254,12 @@ cdef class Accounts:
                 self._subscribe(&row.subscriptions[i], wanted.pop(next(iter(wanted))))
 
     def subscription_for(self, slot, uint32_t service) -> Subscription | None:
-        """The subscription by which the account may use a service, as a worker finds it; None: it has none."""
+        """The subscription by which the account may use a service, as a worker looks it up; None: it has none."""
         cdef const subscription *it = subscription_of(self._known(slot), service)
         return None if it == NULL else Subscription(it.service, it.plan, it.access, it.ended)
 
     cdef _subscribe(self, subscription *to, entry):
-        """None: unused. Else its plan before its access: of an unused one the latter shows it."""
+        """None: unused. The plan is stored before the access, whose word shows whether the entry is used."""
         cdef subscription it = to[0]
         cdef uint64_t words[2]
         if entry is None:
@@ -280,13 +280,13 @@ cdef class Accounts:
             raise ValueError(f"at most {ACCOUNT_LIMITS} spending limits")
         for limit in wanted:
             if not 0 <= limit.micros < 1 << 56 or not PERIOD_MINUTE <= limit.period <= PERIOD_YEAR:
-                raise ValueError(f"no spending limit: {limit}")
+                raise ValueError(f"not a spending limit: {limit}")
         for i in range(ACCOUNT_LIMITS):
             micros, period = wanted[i] if i < len(wanted) else (0, 0)
             fg_store(&row.limits[i], <uint64_t>micros << 8 | <uint64_t>period)
 
     def set_bill(self, slot, entry) -> None:
-        """Say what the account owes first, a Bill; None: nothing is open. For its refusals to tell."""
+        """Set the bill that the account owes first, for its refusals to show; None: nothing is open."""
         cdef account_row *row = self._known(slot)
         cdef owed_bill *to = &row.owed
         cdef bytes number = b""
@@ -305,7 +305,7 @@ cdef class Accounts:
         fg_store(&to.version, (to.version | 1) + 1)
 
     def bill(self, slot) -> Bill | None:
-        """What the account owes first, as its refusals tell it."""
+        """The bill that the account owes first, as its refusals show it."""
         cdef owed_bill found
         if not bill_read(self._known(slot), &found):
             return None
@@ -324,18 +324,18 @@ cdef class Accounts:
         return self.money.control_view()
 
     def set_balance(self, slot, wallet, int64_t micros) -> None:
-        """Set a balance, at the start, before any worker runs: it forgets what is under way."""
+        """Set a balance at the start, before any worker runs: it discards what is in progress."""
         cdef account_row *row = self._known(slot)
         cdef int index = self._index(row, wallet)
         cdef area_view *t = self._view()
         if not -<int64_t>BALANCE_MOST <= micros <= <int64_t>BALANCE_MOST:
-            raise ValueError(f"a balance of {micros} micro-units")
+            raise ValueError(f"a balance of {micros} micro-units is out of range")
         wallet_set(t.money, &row.wallets[index], micros)
 
     def prepare(self, slot, wallet, int64_t delta, bytes key not None) -> Credit:
-        """Note a change of a balance that is about to be made; `key` (16 bytes): of the ledger's entry.
+        """Record a change of a balance that is about to be made; `key` (16 bytes): of the ledger's entry.
 
-        Raises RuntimeError when all rows are in use: finish some.
+        Raises RuntimeError if all rows are in use: finish some.
         """
         cdef account_row *account = self._known(slot)
         cdef int index = self._index(account, wallet)
@@ -346,13 +346,13 @@ cdef class Accounts:
         if len(key) != 16:
             raise ValueError(f"a key has 16 bytes, not {len(key)}")
         if not -<int64_t>MONEY_MOST <= delta <= <int64_t>MONEY_MOST:
-            raise ValueError(f"a credit of {delta} micro-units")
+            raise ValueError(f"a credit of {delta} micro-units is out of range")
         for i in range(t.rows):
             r = t.holds + i
             if (r.word & STATE_BITS) == HOLD_FREE:
                 break
         else:
-            raise RuntimeError(f"{t.rows} credits are under way")
+            raise RuntimeError(f"all {t.rows} rows for credits are in use")
         sequence = next_sequence(t)
         number_record(t, r, sequence)
         r.held = -delta
@@ -372,20 +372,20 @@ cdef class Accounts:
             raise ValueError(f"no such credit: {credit}")
         r = t.holds + <uint32_t>credit.row
         if r.word >> 8 != credit.sequence or (r.word & STATE_BITS) == HOLD_FREE:
-            raise ValueError(f"finished already: {credit}")
+            raise ValueError(f"already finished: {credit}")
         return r
 
     def apply(self, credit, *, floor=None) -> int | None:
-        """Let the wallet have it; returns the balance. Once, however often this is called.
+        """Apply the credit to the wallet; returns the balance. It is applied once, however often this is called.
 
-        `floor`: a change that takes is made only if the balance does not fall below it, and None
-        is returned when it would. Raises OverflowError beyond ±2^62, ValueError when it is finished.
+        `floor`: a negative change is made only if the balance does not fall below it; otherwise None is
+        returned. Raises OverflowError beyond ±2^62, ValueError if it is already finished.
         """
         cdef money_record *r = self._credit(credit)
         cdef int64_t least = -<int64_t>BALANCE_MOST if floor is None else floor
         cdef int64_t balance = 0, now = self.balance(credit.account, credit.wallet)
         if now - r.held > <int64_t>BALANCE_MOST:
-            raise OverflowError(f"a balance of {now} micro-units takes no {credit.delta} more")
+            raise OverflowError(f"a balance of {now} micro-units cannot grow by {credit.delta}")
         if credit_apply(self._view(), r, least, &balance):
             return balance
         if floor is None:
@@ -393,11 +393,11 @@ cdef class Accounts:
         return None
 
     def finish(self, credit) -> None:
-        """Forget it, applied or not. ValueError when that was done before."""
+        """Remove it, applied or not. Raises ValueError if that was done before."""
         fg_store(&self._credit(credit).word, <uint64_t>credit.sequence << 8 | HOLD_FREE)
 
     def credit(self, slot, int64_t delta, wallet=0, *, floor=None, bytes key=bytes(16)) -> int | None:
-        """Prepare, apply and finish: for changes whose ledger entry is on disk. As `apply`."""
+        """Prepare, apply and finish: for changes whose ledger entry is on disk. Returns as `apply`."""
         it = self.prepare(slot, wallet, delta, key)
         try:
             return self.apply(it, floor=floor)
@@ -405,7 +405,7 @@ cdef class Accounts:
             self.finish(it)
 
     def open_credits(self) -> list[Credit]:
-        """What was prepared and not finished: of this control, or of one that was killed."""
+        """What was prepared and not finished, by this control process or one that was killed."""
         cdef area_view *t = self._view()
         cdef money_record *r
         cdef uint32_t i
