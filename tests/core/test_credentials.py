@@ -278,7 +278,7 @@ def test_rows_run_out_only_while_all_are_in_use_or_resting() -> None:
     index.put(key_digest("k"), index.set_consumer("c", identity=0), identity=0)
     for n in range(63):
         index.repoint(key_digest("k"), index.set_consumer("c", identity=n))
-    with pytest.raises(IndexFullError, match="in use or resting"):
+    with pytest.raises(IndexFullError, match="in use or waiting for reuse"):
         index.set_consumer("c", identity=63)
     clock.now += 10
     index.repoint(key_digest("k"), index.set_consumer("again", identity=1))
@@ -345,7 +345,7 @@ def test_rows_that_rested_are_free_in_the_grown_index() -> None:
 
 def test_too_small_a_capacity_to_grow_to_is_an_error() -> None:
     index = filled(100)
-    with pytest.raises(ValueError, match="have to fit"):
+    with pytest.raises(ValueError, match="too small for"):
         index.grow(10)
 
 

@@ -165,10 +165,10 @@ def test_the_constructor_is_not_for_use() -> None:
 def test_attaching_to_something_else() -> None:
     reader, writer = os.pipe()
     os.close(writer)
-    with pytest.raises(SegmentError, match="no shared segment"):
+    with pytest.raises(SegmentError, match="not a shared segment"):
         Segment.attach(reader)
     os.close(reader)
-    with pytest.raises(SegmentError, match="no shared segment"):
+    with pytest.raises(SegmentError, match="not a shared segment"):
         Segment.attach(reader)
     fd = os.memfd_create("empty")
     os.ftruncate(fd, 1 << 20)

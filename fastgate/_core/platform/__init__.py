@@ -1,4 +1,4 @@
-"""What the machine and the C library give: system calls, atomic operations, buffers, bytes.
+"""What the machine and the C library provide: system calls, atomic operations, buffers, bytes.
 
-Nothing here knows what a connection, a request or an amount of money is.
+Nothing here knows about connections, requests or amounts of money.
 """

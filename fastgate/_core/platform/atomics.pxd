@@ -1,15 +1,16 @@
-"""Atomics: Cython has no <stdatomic.h>, so these few lines are all there is of it.
+"""Atomics: Cython has no <stdatomic.h>, so everything it needs is declared here.
 
-Every word that two processes share is touched through these functions only. The names say
+Every word that two processes share is accessed only through these functions. The names give
 the order: `load`/`store` are acquire/release, the others sequentially consistent.
 
-What several words say together has to be read and written in an order, and arm64 keeps none that
-is not asked for: neither of plain loads and stores, nor of a plain load before a `fg_load`, nor of a
-plain store after a `fg_store`. For the last two there are `fg_read_before` and `fg_write_after`.
+Several words that belong together must be read and written in an order, and arm64 keeps no order that
+is not requested: neither between plain loads and stores, nor between a plain load and a later `fg_load`,
+nor between a `fg_store` and a later plain store. For the last two, use `fg_read_before` and
+`fg_write_after`.
 
-`fg_cas16` is `cmpxchg16b` on x86-64 (-mcx16) and CASP or LDXP/STXP on arm64, whichever the processor
-has (gcc's outline atomics choose). It is written with `__sync` since gcc makes of `__atomic` on
-16 bytes a call into libatomic, which may take a lock, and a lock does not survive a kill.
+`fg_cas16` is `cmpxchg16b` on x86-64 (-mcx16) and CASP or LDXP/STXP on arm64, depending on the processor
+(gcc's outline atomics choose). It uses `__sync` since gcc turns `__atomic` on 16 bytes into a call to
+libatomic, which may take a lock, and a lock does not survive a kill.
 """
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -41,7 +42,7 @@ cdef extern from *:
     }
     static inline void fg_prefetch(const void *p) { __builtin_prefetch(p); }
     static inline void fg_prefetch_write(const void *p) { __builtin_prefetch(p, 1); }
-    /* One 16-byte word {lo, hi}: expected and desired by value; 1 when it was exchanged. */
+    /* One 16-byte word {lo, hi}: expected and desired by value; 1 if it was exchanged. */
     static inline int fg_cas16(void *p, uint64_t expected_lo, uint64_t expected_hi,
                                uint64_t desired_lo, uint64_t desired_hi) {
         unsigned __int128 e = ((unsigned __int128)expected_hi << 64) | expected_lo;
@@ -62,6 +63,6 @@ cdef extern from *:
     void fg_pause() noexcept nogil
     int fg_cas16(void *p, uint64_t expected_lo, uint64_t expected_hi,
                  uint64_t desired_lo, uint64_t desired_hi) noexcept nogil
-    # Ask for a cache line that will be read, or written, some hundred instructions later.
+    # Fetch a cache line that will be read, or written, some hundred instructions later.
     void fg_prefetch(const void *p) noexcept nogil
     void fg_prefetch_write(const void *p) noexcept nogil

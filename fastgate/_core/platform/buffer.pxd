@@ -3,7 +3,7 @@
     | buf header | headroom 32 | ... [start, end) unread ... | tailroom 8 |
 
 The headroom and the tailroom let a chunk's size line and its CRLF be written around bytes
-that are already there, so that relaying never copies a body.
+that are already in the buffer, so that relaying never copies a body.
 """
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -14,12 +14,12 @@ cdef enum:
     BUFFER_LARGE = 65536
     HEADROOM = 32
     TAILROOM = 8
-    COLLECT_MOST = 1 << 30    # the most that is ever gathered in one buffer: a body for a handler
-    BUFFER_MOST = 0x7ffff000  # the most that one is made for: room to grow, and 32 bits suffice
+    COLLECT_MOST = 1 << 30    # the most that is collected in one buffer: a body for a handler
+    BUFFER_MOST = 0x7ffff000  # the largest buffer: leaves room to grow within 32 bits
 
 cdef struct buf:
     buf *next                 # in a free list, or in a connection's output queue
-    uint32_t cap              # bytes of data[], rooms included
+    uint32_t cap              # bytes of data[], including the headroom and tailroom
     uint32_t start            # unread bytes: data[start:end]
     uint32_t end
     uint32_t reserved
@@ -31,7 +31,7 @@ cdef struct buffers:
     uint32_t large_free
     uint32_t keep_small       # how many free ones are kept at most
     uint32_t keep_large
-    uint64_t alive            # borrowed now
+    uint64_t alive            # currently borrowed
 
 cdef void buffers_init(buffers *b, uint32_t keep_small, uint32_t keep_large) noexcept nogil
 cdef void buffers_free(buffers *b) noexcept nogil
@@ -52,8 +52,8 @@ cdef inline uint32_t buf_room(const buf *b) noexcept nogil:
     return b.cap - TAILROOM - b.end
 
 cdef inline buf *buf_borrow(buffers *b, size_t size) noexcept nogil:
-    """A buffer with room for `size` bytes (larger than BUFFER_LARGE: made for it). NULL: no memory,
-    or more than BUFFER_MOST. Sums of sizes are made in size_t, so that they are refused, not wrapped."""
+    """A buffer with room for `size` bytes (above BUFFER_LARGE, allocated in that size). NULL: no memory,
+    or more than BUFFER_MOST. Sums of sizes are size_t, so that too large a sum is refused, not wrapped."""
     cdef buf *r = b.small
     if r is not NULL and size <= BUFFER_SMALL - HEADROOM - TAILROOM:
         b.small = r.next

@@ -1,4 +1,4 @@
-"""buffer: the slow half of buffer.pxd (what misses the free list of small buffers)."""
+"""buffer: the slow half of buffer.pxd, for what the free list of small buffers cannot serve."""
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
@@ -36,7 +36,7 @@ cdef buf *buf_alloc(buffers *b, size_t size) noexcept nogil:
     cdef uint32_t cap
     cdef buf *r = NULL
     if not FG_KEEPS and size <= <size_t>BUFFER_MOST:
-        cap = <uint32_t>(size + HEADROOM + TAILROOM)     # not a byte more: see checks
+        cap = <uint32_t>(size + HEADROOM + TAILROOM)     # exactly this size: see checks
     elif size <= BUFFER_SMALL - HEADROOM - TAILROOM:
         cap = BUFFER_SMALL
     elif size <= BUFFER_LARGE - HEADROOM - TAILROOM:
@@ -75,11 +75,11 @@ cdef void buf_return_other(buffers *b, buf *r) noexcept nogil:
 # ---- the border ---------------------------------------------------------------------------
 
 MOST_COLLECTED = <size_t>COLLECT_MOST
-"""Bytes of the largest request body that can be gathered for a handler."""
+"""Bytes of the largest request body that can be collected for a handler."""
 
 
 def room(size_t size) -> int | None:
-    """Bytes that a buffer borrowed for `size` can take; None where none that large is made."""
+    """Bytes that a buffer borrowed for `size` can hold; None if there is no buffer that large."""
     cdef buffers b
     cdef buf *r
     buffers_init(&b, 0, 0)

@@ -1,7 +1,7 @@
 """chars: character classes of HTTP, and the scanners that run over them.
 
 A class is a set of octets. One constant table gives each octet its classes as bits; a `cset`
-is one class made ready for vector scanning. A scanner answers one question: where is the
+is one class prepared for vector scanning. A scanner answers one question: where is the
 first octet in [p, end) that is not in the set? (`end`, if all are.)
 
 How the vector scanners work. Split an octet into its high and low nibble. For each of the
@@ -12,8 +12,8 @@ eight bits (no class here has more than eight different non-empty rows), so
     high[h]  the one bit of row h (0: the row is empty)
     member   low[l] & high[h] != 0
 
-and both look-ups are one byte shuffle for 16 or 32 octets at a time. Nothing is read at or
-after `end`; the last octets that fill no vector go through the table.
+and the two look-ups are one byte shuffle each for 16 or 32 octets at a time. Nothing is read at
+or after `end`; the last octets, which fill no vector, are looked up in the table.
 
 Scanners: avx2 and sse4.2 (chosen by what the processor reports), neon (any arm64), word
 (eight octets at a time for text, portable), table. All give the same answers.
@@ -29,10 +29,10 @@ cdef extern from *:
 
     enum {
         CH_TOKEN = 1,        /* tchar, RFC 9110 5.6.2 */
-        CH_TEXT = 2,         /* field-vchar, SP, HTAB: what a line may hold */
-        CH_PATH = 4,         /* raw in a path, '/' with it, '%' not */
-        CH_QUERY = 8,        /* raw in a query, '%' not */
-        CH_UNRESERVED = 16,  /* RFC 3986 2.3: escaping them says nothing */
+        CH_TEXT = 2,         /* field-vchar, SP, HTAB: what a line may contain */
+        CH_PATH = 4,         /* raw in a path, including '/', not '%' */
+        CH_QUERY = 8,        /* raw in a query, not '%' */
+        CH_UNRESERVED = 16,  /* RFC 3986 2.3: escaping them changes nothing */
         CH_HOST = 32,        /* a registered name */
         CH_NAME = 64,        /* tchar but '_' */
         CH_DIGIT = 128
@@ -68,11 +68,11 @@ cdef extern from *:
         return d < 10 ? d : a < 6 ? (uint8_t)(a + 10) : 0xff;
     }
 
-    /* Both tables twice over, so that a 32-octet vector is one load. */
+    /* Both tables twice, so that a 32-octet vector is one load. */
     typedef struct { uint8_t low[32], high[32], nibble[32], bit; } fg_cset;
     typedef const char *(*fg_scanner)(const char *, const char *, const fg_cset *);
 
-    /* Fills a cset from one class of the table; 0: the class has too many different rows. */
+    /* Fill a cset from one class of the table; 0: the class has too many different rows. */
     static int fg_cset_make(fg_cset *s, uint8_t bit) {
         uint16_t rows[8];
         int used = 0, h, l, r;
@@ -94,7 +94,7 @@ cdef extern from *:
         }
         memcpy(s->low + 16, s->low, 16);
         memcpy(s->high + 16, s->high, 16);
-        memset(s->nibble, 15, sizeof s->nibble);   /* loaded, it is one instruction; as a constant, three */
+        memset(s->nibble, 15, sizeof s->nibble);   /* one instruction when loaded; three as a constant */
         return 1;
     }
 
@@ -104,7 +104,7 @@ cdef extern from *:
     }
 
     /* Text only: a word without an octet below 0x20 and without 0x7f is all text. A word with
-       one (HTAB is below 0x20, and text) is asked octet by octet. */
+       one (HTAB is below 0x20, but text) is checked octet by octet. */
     static const char *fg_scan_word(const char *p, const char *end, const fg_cset *s) {
         const uint64_t ones = 0x0101010101010101ull;
         uint64_t w, x;
@@ -144,7 +144,7 @@ cdef extern from *:
         const __m256i low = _mm256_loadu_si256((const __m256i *)s->low);
         const __m256i high = _mm256_loadu_si256((const __m256i *)s->high);
         const __m256i nibble = _mm256_loadu_si256((const __m256i *)s->nibble), zero = _mm256_setzero_si256();
-        if (end - p >= 32) do {      /* one jump less than a while, for most lines are short */
+        if (end - p >= 32) do {      /* one jump less than a while, since most lines are short */
             __m256i x = _mm256_loadu_si256((const __m256i *)p);
             __m256i l = _mm256_shuffle_epi8(low, _mm256_and_si256(x, nibble));
             __m256i h = _mm256_shuffle_epi8(high, _mm256_and_si256(_mm256_srli_epi16(x, 4), nibble));
@@ -191,9 +191,9 @@ cdef extern from *:
     }
     #endif
 
-    /* Whether n octets at p are, in any case, the lower-case literal `lit` of letters, digits
-       and '-'. Setting bit 5 lowers letters and leaves digits and '-' alone; an octet that it
-       turns into one of them without being it is no tchar, which is what p must hold. */
+    /* Whether n octets at p equal, ignoring case, the lower-case literal `lit` of letters, digits
+       and '-'. Setting bit 5 lowers letters and leaves digits and '-' unchanged. An octet that only
+       becomes one of them by it is not a tchar, and p must hold tchars. */
     static inline int fg_same(const char *p, const char *lit, size_t n) {
         uint64_t a, b, diff = 0;
         const uint64_t lower = 0x2020202020202020ull;
@@ -211,8 +211,8 @@ cdef extern from *:
         return diff == 0;
     }
 
-    /* A token made ready to be compared with many literals: its first and its last eight octets
-       with bit 5 set, as words; of a shorter one all octets, in both. */
+    /* A token prepared for comparison with many literals: its first and its last eight octets
+       with bit 5 set, as words; for a shorter one all octets, in both. */
     typedef struct { const char *p; uint64_t first, last; } fg_token;
     static inline __attribute__((always_inline)) fg_token fg_token_of(const char *p, size_t n) {
         const uint64_t lower = 0x2020202020202020ull;
@@ -242,7 +242,7 @@ cdef extern from *:
         return t->first == fg_token_of(lit, n).first && fg_same(t->p + 8, lit + 8, n - 8);
     }
 
-    /* Eight octets, the ASCII capitals among them lowered. */
+    /* Eight octets, with the ASCII capitals lowered. */
     static inline uint64_t fg_lower8(uint64_t w) {
         const uint64_t ones = 0x0101010101010101ull, low = w & ones * 0x7f;
         const uint64_t from_a = low + ones * (0x80 - 'A'), past_z = low + ones * (0x80 - 'Z' - 1);
@@ -253,7 +253,7 @@ cdef extern from *:
         memcpy(&a, p, 8); memcpy(&b, lowered, 8);
         return fg_lower8(a) == b;
     }
-    /* Whether n octets at p are, in any case, those at `lowered`. */
+    /* Whether n octets at p equal those at `lowered`, ignoring case. */
     static inline int fg_same_lowered(const char *p, const char *lowered, size_t n) {
         size_t i = 0;
         if (n < 8) {
@@ -296,7 +296,7 @@ cdef inline bint is_class(char c, uint8_t bits) noexcept nogil:
 
 
 cdef inline bint same_ci(const char *a, const char *b, uint32_t n) noexcept nogil:
-    """Two runs of n octets, equal but for the case of ASCII letters."""
+    """Whether two runs of n octets are equal, ignoring the case of ASCII letters."""
     cdef uint32_t i
     cdef uint8_t x, y
     for i in range(n):

@@ -1,4 +1,4 @@
-"""sys: what the core needs of Linux, declared once. No code of ours."""
+"""sys: the parts of Linux that the core needs, declared once. No code of ours."""
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef extern from "<errno.h>" nogil:
@@ -115,7 +115,7 @@ cdef inline uint64_t monotonic_ns() noexcept nogil:
     return <uint64_t>ts.tv_sec * 1000000000ull + <uint64_t>ts.tv_nsec
 
 cdef inline uint64_t boottime_ns() noexcept nogil:
-    """As monotonic_ns, and it goes on while the machine sleeps."""
+    """As monotonic_ns, but it continues while the machine sleeps."""
     cdef timespec ts
     clock_gettime(CLOCK_BOOTTIME, &ts)
     return <uint64_t>ts.tv_sec * 1000000000ull + <uint64_t>ts.tv_nsec

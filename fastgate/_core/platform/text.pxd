@@ -1,4 +1,4 @@
-"""text: putting bytes, numbers and hex one after another. Inlined; the caller saw to the room."""
+"""text: putting bytes, numbers and hex one after another. Inlined; the caller ensures that there is room."""
 from libc.stdint cimport uint32_t, uint64_t
 
 cdef extern from *:
@@ -10,8 +10,8 @@ cdef extern from *:
     #ifdef __SSE2__
     #include <emmintrin.h>
     #endif
-    /* memcpy and memset by the library. Where the compiler knows a bound of n, it writes `rep movs`
-       and `rep stos` in their place, and these take some forty cycles to begin. */
+    /* The library's memcpy and memset. If the compiler knows a bound of n, it uses `rep movs` and
+       `rep stos` instead, which take some forty cycles to start. */
     static inline void fg_copy(char *p, const char *s, size_t n) {
         if (!__builtin_constant_p(n)) __asm__("" : "+r"(n));
         memcpy(p, s, n);
@@ -21,7 +21,7 @@ cdef extern from *:
         memset(p, 0, n);
     }
     static const char fg_hex_digits[] = "0123456789abcdef";
-    /* n bytes as 2n hex digits; eight at a time where the processor has SSE2. */
+    /* n bytes as 2n hex digits; eight at a time if the processor has SSE2. */
     static inline char *fg_put_hex(char *p, const void *bytes, unsigned n) {
         const uint8_t *b = (const uint8_t *)bytes;
     #ifdef __SSE2__
@@ -47,7 +47,7 @@ cdef extern from *:
         memcpy(p, tmp + i, 20 - i);
         return p + (20 - i);
     }
-    /* Inlined, so that the literal's length is known when it is compiled. */
+    /* Inlined, so that the literal's length is a compile-time constant. */
     static inline __attribute__((always_inline)) char *fg_put_lit(char *p, const char *s) {
         size_t n = __builtin_strlen(s);
         memcpy(p, s, n);

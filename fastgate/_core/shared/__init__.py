@@ -1,4 +1,4 @@
-"""Shared memory of all processes: the segment, and what is counted and limited in it.
+"""Memory shared by all processes: the segment, and what is counted and limited in it.
 
 Each word has one writer, or is changed by one atomic operation; there are no locks. Money is in
 `money`.

@@ -1,4 +1,4 @@
-"""What the credential index (credentials.pyx) tells about who calls."""
+"""What the credential index (credentials.pyx) knows about callers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ NO_ACCOUNT = 0xFFFFFFFF
 
 
 class IndexFullError(RuntimeError):
-    """No room for another credential or consumer: `grow` the index and send out the new one."""
+    """No room for another credential or consumer: `grow` the index and distribute the new one."""
 
 
 class SpendingCap(NamedTuple):
-    """At most `micros` micro-units of the account's currency a calendar `period` (`Period`).
+    """At most `micros` micro-units of the account's currency per calendar `period` (`Period`).
 
-    `micros` is below 2^56 (72 thousand million units); 0 of a period: nothing may be spent.
+    `micros` is below 2^56 (72 billion units); 0 with a period: nothing may be spent.
     (0, 0): no cap.
     """
 
@@ -24,8 +24,8 @@ class SpendingCap(NamedTuple):
 
 
 class LimitOverride(NamedTuple):
-    """A consumer's own numbers for the limits with this `override_key`; the rest as in a limit
-    of the snapshot. Of a rate: `amount` is the burst. Of others, the last two are 0."""
+    """A consumer's own numbers for the limits with this `override_key`; other values are as in a limit
+    of the snapshot. For a rate, `amount` is the burst. For others, the last two are 0."""
 
     key: int
     amount: int
@@ -34,7 +34,7 @@ class LimitOverride(NamedTuple):
 
 
 class Consumer(NamedTuple):
-    """A consumer row, as the data plane sees it. `account`: identity of who pays, 0: nobody;
+    """A consumer row, as the data plane sees it. `account`: identity of the payer, 0: none;
     `account_slot`: its row in the shared segment, or NO_ACCOUNT."""
 
     id: str
@@ -50,7 +50,7 @@ class Consumer(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a lookup gives. `result`: 0, or the number of the Reason why it is refused.
+    """The result of a lookup. `result`: 0, or the number of the Reason for refusing it.
     `spending` is the credential's own cap."""
 
     result: int

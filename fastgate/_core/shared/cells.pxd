@@ -15,7 +15,7 @@ cdef extern from *:
     #define FASTGATE_FOLD
     #include <stdint.h>
     #include <string.h>
-    /* The 128-bit product's halves, one over the other: every bit of both depends on all. */
+    /* The 128-bit product's halves, exclusive-or: every bit depends on all bits of both. */
     static inline uint64_t fg_fold(uint64_t a, uint64_t b) {
         unsigned __int128 r = (unsigned __int128)a * b;
         return (uint64_t)r ^ (uint64_t)(r >> 64);
@@ -52,23 +52,23 @@ cdef extern from *:
 cdef struct cells:            # a view; lives in the process, points into the segment
     cell *base
     uint64_t mask             # count - 1
-    uint64_t full             # how often there was no cell (fail open), for metrics
+    uint64_t full             # how often there was no cell (the request is allowed), for metrics
 
 cdef struct decision:
     uint64_t remaining        # requests left now
     uint64_t used
-    uint64_t reset_s          # seconds until the limit is whole again (rate) or the window ends (quota)
+    uint64_t reset_s          # seconds until the limit is full again (rate) or the window ends (quota)
     uint64_t retry_s          # refused: whole seconds until a retry can succeed, >= 1
     uint64_t resets_at        # Unix time, seconds (rate: 0, the caller adds reset_s to its clock)
 
 # The differences between the tables of the limiter and the quotas.
 ctypedef bint (*expired_fn)(uint64_t state, uint64_t now) noexcept nogil
-    # the state no longer matters: its cell may be given to another key
+    # whether the state no longer matters: then its cell may be given to another key
 
 cdef struct cells_rule:
     uint64_t key_mask         # bits of the key word that are the key
-    uint64_t claim_mask       # a state whose bits under this mask ...
-    uint64_t claim            # ... are these is a claim; the other bits are its number
+    uint64_t claim_mask       # a state with these bits ...
+    uint64_t claim            # ... equal to this is a claim; its other bits are the claim's number
     expired_fn expired
 
 cdef cells cells_of_limiter(segment_header *s) noexcept nogil
@@ -76,25 +76,25 @@ cdef cells cells_of_quota(segment_header *s) noexcept nogil
 
 cdef cell *cells_claim(cells *t, uint64_t hash, uint64_t key, const cells_rule *rule, uint64_t now,
                        uint64_t *claim) noexcept nogil
-    # For a key that cell_live did not find. key: the hash under key_mask, not 0. NULL: no cell can
-    # be had (counted). *claim == 0: the cell held the key alive when it was looked at. Else: a claim of
-    # this key; it becomes alive by one fg_cas16 from {key, *claim}; when that fails, begin again.
+    # For a key that cell_live did not find. key: the hash under key_mask, not 0. NULL: there is no cell
+    # (counted). *claim == 0: the cell was found live for this key. Otherwise: a claim of this key; it
+    # becomes live by one fg_cas16 from {key, *claim}; if that fails, start again.
 
 cdef inline uint64_t cells_first(const cells *t, uint64_t hash) noexcept nogil:
-    """Index of the first group's first cell. The bits that key_mask may drop (the upper 16) come
-    first, so that they still tell keys apart."""
+    """Index of the first group's first cell. The upper 16 bits, which key_mask may drop, come
+    first, so that they still distinguish keys."""
     return ((hash << 16) | (hash >> 48)) & t.mask & ~<uint64_t>(GROUP - 1)
 
 cdef inline uint64_t cells_second(const cells *t, uint64_t hash) noexcept nogil:
-    """The same of the second group: any but the first."""
+    """The same for the second group: any group but the first."""
     return (cells_first(t, hash) ^ (((hash * FG_K1) >> 16) | GROUP)) & t.mask & ~<uint64_t>(GROUP - 1)
 
 cdef inline cell *cell_live(const cells *t, uint64_t hash, uint64_t key, const cells_rule *rule,
                             uint64_t *word, uint64_t *state) noexcept nogil:
-    """The cell of the window where the key lives, and what was read there; NULL: none seen.
+    """The cell of the window where the key is live, and what was read there; NULL: not found.
 
-    The two words are read one after the other: believe them only after an fg_cas16 from them, or
-    (where a rare wrong answer does no harm) after finding the key word unchanged."""
+    The two words are read one after the other: trust them only after an fg_cas16 from them or, if a
+    rare wrong answer does no harm, after finding the key word unchanged."""
     cdef cell *c = t.base + cells_first(t, hash)
     cdef int i, group
     for group in range(2):
@@ -110,10 +110,10 @@ cdef inline cell *cell_live(const cells *t, uint64_t hash, uint64_t key, const c
 # ---- keys -----------------------------------------------------------------------------
 cdef uint64_t mix_key(uint64_t a, uint64_t b) noexcept nogil   # never 0
 cdef uint64_t hash_bytes(const void *p, uint32_t length, uint64_t seed) noexcept nogil
-    # Same answer in every process and over restarts (quotas are persisted by it).
+    # The same in every process and after a restart (saved quotas depend on it).
 cdef uint64_t address_hash(const uint8_t *address) noexcept nogil
-    # 16 bytes, IPv4 mapped. IPv6 by its /64: a client owns all of it. Never 0.
+    # 16 bytes, IPv4 mapped. IPv6 by its /64, since a client owns all of it. Never 0.
 cdef uint64_t limit_key(uint64_t identity, uint64_t address_hash, uint64_t route, uint64_t consumer,
                         uint64_t plan, uint64_t service, uint64_t credential) noexcept nogil
-    # The key that a limit is counted under. identity: of the limit. The rest: what its scope
-    # names; 0 for what is not in the scope. Never 0. The one function for this, in C and Python.
+    # The key that a limit is counted under. identity: of the limit. The rest: the elements of its
+    # scope; 0 for those not in the scope. Never 0. The one function for this, in C and Python.

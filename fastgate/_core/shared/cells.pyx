@@ -5,15 +5,15 @@
 A key's hash selects two groups; their 16 cells, in this order, are its window. The key is in one of
 them, at any position. Nothing is ever moved and nothing has to be contiguous, so a search looks at
 the whole window before it reports "absent", and a cell may be emptied or reused at any time. New
-keys go where more is free (the power of two choices): a window is full for one key in 100,000 when
-the table is 70 % full, one in 10,000 at 75 %, and practically never at half load, while most keys
-are found in their first group. All changes are 16-byte compare-and-swaps of {key, state}: whoever
-changes a state proves by the same operation that the cell is the key's.
+keys go to the group with more free cells (the power of two choices): a window is full for one key in
+100,000 when the table is 70 % full, one in 10,000 at 75 %, and practically never at half load, while most
+keys are found in their first group. All changes are 16-byte compare-and-swaps of {key, state}: a change
+of a state proves in the same operation that the cell belongs to the key.
 
-What a cell can be
+The states of a cell
 
     EMPTY        {0, 0}
-    CLAIM(K, n)  {K, claim | n}   reserved, worth nothing. n: a number drawn once from the head
+        CLAIM(K, n)  {K, claim | n}   reserved, without consumption. n: a number drawn once from the head
     LIVE(K)      {K, state}       the state counts. expired(state): it no longer matters
 
     EMPTY, expired LIVE(other) ──claim──▶ CLAIM(K, n) ──promote──▶ LIVE(K) ──▶ LIVE(K) ...
@@ -22,7 +22,7 @@ What a cell can be
 
 By the caller's rule, expired states have no consumption (a full bucket; a window that has ended),
 so reusing their cells loses nothing. Rules wait some time before a state counts as expired, because
-a worker with an older clock may still count with the cell.
+a worker with an older clock may still count in the cell.
 
 One key, one live cell
 
@@ -35,33 +35,33 @@ budgets. So:
  2. *Look again*, now with the claim in place, at all other cells of the window:
     LIVE(K) found: withdraw the claim, use that. CLAIM(K) further on: empty it. CLAIM(K) before
     i: withdraw, and start again with that one (even if its owner is dead).
- 3. *Promote*: exchange exactly {K, n} for {K, first state}; if it fails, begin again.
+  3. *Promote*: exchange exactly {K, n} for {K, first state}; if it fails, start again.
 
 Claim. At no moment are there two LIVE(K).
 Proof. Suppose j is promoted at time b while i has been LIVE(K) since its promotion at a < b. Let
-m be j's claim number and n be i's. Numbers are never reused, so m stood in j from before its
+m be j's claim number and n be i's. Numbers are never reused, so m was in j from before its
 promoter's step 2 until b, and n in i from before its promoter's step 2 until a. j's promoter looked
-at i at a time b' < b. If b' > a, it saw LIVE(K) and did not promote. So b' < a, and at b' it
-did not let {K, n} be: either n was not there yet, or it emptied i (and n is gone), or it saw n,
-before j, and did not promote. So n was put into i after b', hence after m into j. i's promoter
-looked at j after n was put there, thus while m stood there (m stands until b > a). It saw m: then it
-emptied j, and j's promotion fails, or it withdrew and did not promote i. Contradiction. The
-looks are single 8-byte loads after a sequentially consistent exchange, so "before" and "after" mean
-what they say. ∎  (tests/core/test_cells_protocol.py searches every interleaving as well.)
+at i at a time b' < b. If b' > a, it saw LIVE(K) and did not promote. So b' < a, and at b' there are
+three cases: n was not there yet; or it emptied i (and n is gone); or it saw n, before j, and did not
+promote. The last two contradict the promotions, so n was put into i after b', hence after m into j.
+i's promoter looked at j after n was put there, thus while m was there (m stays until b > a). It saw m:
+then it emptied j, and j's promotion fails, or it withdrew and did not promote i. Contradiction. The
+looks are single 8-byte loads after a sequentially consistent exchange, so "before" and "after" are
+well defined. ∎  (tests/core/test_cells_protocol.py also searches every interleaving.)
 
 A promotion is also the first consumption, in the same exchange; so all consumption of K is a
 chain of exchanges on one cell at a time, and N workers pass exactly what one would.
 
 Progress: the lowest claim is never emptied by its own key's rivals, so one of them is promoted. A
 process that is killed at any point leaves at most a claim. A claim has no consumption, any worker
-that needs the same key can promote it, and other keys may take it when nothing else in the window
-is free. If all 16 cells are alive, the request is allowed and counted (`full`): a limiter that has
+that needs the same key can promote it, and other keys may take it if nothing else in the window
+is free. If all 16 cells are live, the request is allowed and counted (`full`): a limiter that has
 no memory left must not turn clients away. This does not happen while there are twice as many cells
 as live keys; metrics show if it does.
 
-Hashing: folded 64 x 64 → 128-bit multiplications with constants of SHA-512's (nothing-up-my-sleeve
+Hashing: folded 64 x 64 → 128-bit multiplications with SHA-512's constants (nothing-up-my-sleeve
 numbers). They must never change: exported quotas are identified by these hashes. They are not
-secret: someone who can choose a billion identities can make their own identities collide.
+secret: someone who can choose a billion identities can make some of their own collide.
 """
 from typing import NamedTuple
 
@@ -71,7 +71,7 @@ from fastgate._core.shared.layout cimport WINDOW, cells_head
 
 cdef enum:
     CLAIM_ROUNDS = 64             # lost races before giving up; each one was another worker's success
-    FIRST_BEFORE = 2              # more free cells must be in the second group, while the first has some
+    FIRST_BEFORE = 2              # how many more free cells the second group must have, while the first has some
 
 
 cdef cells cells_of_limiter(segment_header *s) noexcept nogil:
@@ -93,7 +93,7 @@ cdef cells cells_of_quota(segment_header *s) noexcept nogil:
 # ---- claiming a cell --------------------------------------------------------------------
 
 cdef inline cell *_at(const cells *t, uint64_t hash, int i) noexcept nogil:
-    """Cell i of the window, 0 to WINDOW - 1: the order is the same for everybody."""
+    """Cell i of the window, 0 to WINDOW - 1: the order is the same for all workers."""
     if i < GROUP:
         return t.base + cells_first(t, hash) + i
     return t.base + cells_second(t, hash) + (i - GROUP)
@@ -101,7 +101,7 @@ cdef inline cell *_at(const cells *t, uint64_t hash, int i) noexcept nogil:
 
 cdef cell *_settle(cells *t, uint64_t hash, uint64_t key, const cells_rule *rule, int place,
                    uint64_t claim, bint *again) noexcept nogil:
-    """Step 2 for the claim at `place`. NULL: it may be promoted, or *again. Else: the key lives there."""
+    """Step 2 for the claim at `place`. NULL: it may be promoted, or *again is set. Else: the live cell of the key."""
     cdef cell *mine = _at(t, hash, place)
     cdef cell *c
     cdef uint64_t word, state
@@ -124,7 +124,7 @@ cdef cell *_settle(cells *t, uint64_t hash, uint64_t key, const cells_rule *rule
             again[0] = True
             return NULL
         if not fg_cas16(c, word, state, 0, 0):
-            again[0] = True         # it moved: whatever it is now has to be looked at
+            again[0] = True         # it changed: look at its new state
             return NULL
     return NULL
 
@@ -145,10 +145,10 @@ cdef inline void _note(place_seen *p, cell *c, uint64_t word, uint64_t state, in
 
 cdef bint _look(cells *t, uint64_t hash, uint64_t key, const cells_rule *rule, uint64_t now,
                 place_seen *seen) noexcept nogil:
-    """Look at the whole window. 1: the key lives or is claimed at *seen. 0: the best cell for it.
+    """Look at the whole window. 1: the key lives or is claimed at *seen. 0: *seen is the best cell for it.
 
-    Best: an empty or expired one, in the group that has more of them, but rather in the first, which
-    is read first; failing that, another key's claim, which is worth nothing; failing that, NULL.
+    Best: an empty or expired one, in the group that has more of them, with a preference for the first,
+    which is read first; otherwise another key's claim, which has no consumption; otherwise NULL.
     """
     cdef place_seen free[2]
     cdef place_seen claimed
@@ -264,7 +264,7 @@ cdef uint64_t address_hash(const uint8_t *address) noexcept nogil:
 
 cdef uint64_t limit_key(uint64_t identity, uint64_t address_hash, uint64_t route, uint64_t consumer,
                         uint64_t plan, uint64_t service, uint64_t credential) noexcept nogil:
-    # Four products that do not wait for one another, then one over their sum.
+    # Four products that do not depend on one another, then one over their sum.
     cdef uint64_t h = fg_fold(identity ^ FG_K0, address_hash ^ FG_K1)
     h += fg_fold(route ^ FG_K2, consumer ^ FG_K3)
     h ^= fg_fold(plan ^ FG_K4, service ^ FG_K5)
@@ -275,7 +275,7 @@ cdef uint64_t limit_key(uint64_t identity, uint64_t address_hash, uint64_t route
 # ---- the border ---------------------------------------------------------------------------
 
 class Decision(NamedTuple):
-    """What a limit answered. Seconds are whole, rounded up; `resets_at` is Unix time (rates: 0)."""
+    """The answer of a limit. Seconds are whole, rounded up; `resets_at` is Unix time (rates: 0)."""
 
     allowed: bool
     remaining: int
@@ -286,7 +286,7 @@ class Decision(NamedTuple):
 
 
 def mix_key_py(uint64_t a, uint64_t b):
-    """mix_key: one 64-bit key of two, never 0; the order counts."""
+    """mix_key: one 64-bit key from two, never 0; the order matters."""
     return mix_key(a, b)
 
 
@@ -304,8 +304,8 @@ def address_hash_py(bytes address not None):
 
 def limit_key_py(uint64_t identity, *, uint64_t address=0, uint64_t route=0, uint64_t consumer=0,
                  uint64_t plan=0, uint64_t service=0, uint64_t credential=0):
-    """The key a limit is counted under: its identity, and what its scope names (hashes, 64 bits).
+    """The key a limit is counted under: its identity, and the elements of its scope (hashes, 64 bits).
 
-    Leave out what is not in the scope. `address` is an `address_hash_py`.
+    Omit what is not in the scope. `address` is an `address_hash_py`.
     """
     return limit_key(identity, address, route, consumer, plan, service, credential)

@@ -1,16 +1,16 @@
-"""clock: the time that windows of quotas and of spending limits go by.
+"""clock: the clock for the windows of quotas and spending limits.
 
-A window begins when the clock says so. Were that the system's clock, one that jumps to tomorrow and
-back would give everybody tomorrow's quota today, and today's once more. So a jump, a change of more
-than STEP_S at once, is believed only when it has lasted HOLD_S; until then windows go on by the old time.
-Small corrections are followed at once. Against CLOCK_BOOTTIME a machine that slept has not jumped.
+A window begins at a time of the clock. With the system's clock, a jump to tomorrow and back would give
+every caller tomorrow's quota today, and today's quota again. So a jump, a sudden change of more than
+STEP_S, is accepted only after it has lasted HOLD_S; until then windows continue on the old time. Small
+corrections are followed at once. Relative to CLOCK_BOOTTIME, a machine that slept has not jumped.
 
-    clock_offset   what is added to CLOCK_BOOTTIME; 0: nobody has looked at the clock yet
-    clock_jump     the offset that a jump led to
-    clock_since    CLOCK_BOOTTIME when it was first seen; 0: the clock is where it should be
+        clock_offset   what is added to CLOCK_BOOTTIME; 0: no worker has read the clock yet
+        clock_jump     the offset after a jump
+        clock_since    CLOCK_BOOTTIME when the jump was first seen; 0: there is no jump
 
-The three words stand in the segment, so that workers agree and a new one does not believe what the others
-do not. Each writes what it sees with plain stores: at worst a jump is seen a second later.
+The three words are in the segment, so that workers agree, and a new worker does not accept a jump that the
+others do not. Each writes what it sees with plain stores: at worst a jump is seen a second later.
 """
 from fastgate._core.platform.atomics cimport fg_load, fg_store
 from fastgate._core.shared.segment cimport Segment
@@ -50,12 +50,12 @@ HOLD_SECONDS = HOLD_S
 
 
 def window_time(Segment segment not None, int64_t real_ns, uint64_t boot_ns) -> int:
-    """One look at the clock, as each worker does it every second: nanoseconds of the time in force."""
+    """Read the clock, as each worker does every second: nanoseconds of the time in force."""
     return <int64_t>boot_ns + window_offset(segment.header, real_ns, boot_ns)
 
 
 def held_seconds(Segment segment not None) -> int:
-    """By how much the system's clock is ahead of the time in force now; 0 unless a jump is being held."""
+    """By how much the system's clock is ahead of the time in force; 0 unless a jump is being held."""
     cdef int64_t used = <int64_t>fg_load(&segment.header.clock_offset)
     cdef int64_t seen = realtime_ns() - <int64_t>boottime_ns()
     return 0 if used == 0 or near(seen, used) else (seen - used) // SECOND

@@ -3,37 +3,37 @@
     worker 0:  | head | row row row ... |     row = { key 8, word 8 }     word = entering << 32 | in flight
     worker 1:  | head | row row row ... |     only worker 1 writes here
 
-Each worker counts in a table of its own, so a worker that dies takes along nothing of the others',
-and what it held is dropped by clearing its table. A key's total is the sum over all tables.
+Each worker counts in a table of its own, so a worker that dies does not affect the others' counts,
+and its own are dropped by clearing its table. A key's total is the sum over all tables.
 
 Entering, as worker w
 
- 1. Mark: `entering` = 1 in the own row, then a full fence.
+  1. Mark: `entering` = 1 in its own row, then a full fence.
  2. Sum over all tables: C in flight, and the others that are entering: L with a lower index, H
     with a higher one.
  3. C + L + H + 1 <= limit: enter (one store turns the mark into a count).
-    C + L + 1 > limit: refused, take the mark back.
-    Else the last places depend on workers of a higher index, which are deciding this very
-    moment, and which give way: look again. After SPINS looks (one of them was stopped or
-    killed in the middle), refused.
+        C + L + 1 > limit: refused; remove the mark.
+        Otherwise the last places depend on workers of a higher index, which are deciding at this
+        moment and give way: look again. Refused after SPINS looks (one of them was stopped or
+        killed in the middle).
 
 Never above the limit. Suppose more than `limit` are in flight at some moment. Take the one of them
-whose mark was stored last. When it summed, all the others' marks had been stored and none had left,
-and a mark turns into a count by one store: so it saw every one of them as one or the other, hence
+whose mark was stored last. When it summed, all the others' marks had been stored and none of them had
+left, and a mark turns into a count by one store: so it saw every one of them as one or the other, hence
 more than the limit, and did not enter. Contradiction.
 
-Never refused for nothing, among live workers: the highest of those who are entering decides at once,
-the lower ones know its answer soon after. (The plain "count in, sum, count out" can refuse both
+Never refused without need, among live workers: the highest of those entering decides at once, and
+the lower ones see its decision soon after. (The plain "count in, sum, count out" can refuse both
 of two rivals for one free place.)
 
-The rows are an open hash table with linear probing. The writer notes in `bound` how far from its
-home a key may stand, and never moves a row, so readers look at `bound` rows and miss none that
-has been there since before they looked. A row is freed at zero; `bound` starts anew when the table
-is empty. A reader may catch a row between two keys; it believes a word only if the key is
-still there after it was read.
+The rows are an open hash table with linear probing. The writer keeps in `bound` how far from its
+home a key may be, and never moves a row, so readers look at `bound` rows and miss none that
+was there before they looked. A row is freed at zero; `bound` is reset when the table is
+empty. A reader may catch a row between two keys; it trusts a word only if the key is
+still there after the word was read.
 
-A table that is full (as many different keys in flight in one worker as it has rows) refuses,
-and counts that: letting through what cannot be counted would break the limit.
+A full table (as many different keys in flight in one worker as it has rows) refuses, and
+counts that: admitting what cannot be counted would break the limit.
 """
 
 from fastgate._core.platform.atomics cimport fg_fence, fg_load, fg_pause, fg_store
@@ -79,7 +79,7 @@ cdef inline uint64_t _word(segment_header *s, uint32_t worker, uint64_t key) noe
 
 
 cdef concurrency_row *_insert(segment_header *s, concurrency_head *head, uint64_t key) noexcept nogil:
-    """A row for a key that has none. NULL: the table is full."""
+    """A row for a key that has none yet. NULL: the table is full."""
     cdef concurrency_row *rows = <concurrency_row *>(head + 1)
     cdef uint64_t mask = s.concurrency_count - 1
     cdef uint64_t i
@@ -169,7 +169,7 @@ cdef void concurrency_clear(segment_header *s, uint32_t worker) noexcept nogil:
 # ---- the border -----------------------------------------------------------------------------
 
 cdef class Concurrency:
-    """The in-flight counts of a segment, as one worker writes them and everybody reads them.
+    """The in-flight counts of a segment: written as one worker, read over all workers.
 
     Only one process at a time may write as a worker.
     """
@@ -184,10 +184,10 @@ cdef class Concurrency:
         self.worker = worker
 
     def enter(self, uint64_t key, uint64_t amount):
-        """(entered, in flight): count one more in, if at most `amount` run then over all workers."""
+        """(entered, in flight): count one more in, if at most `amount` are then in flight in all workers."""
         cdef uint64_t running = 0
         if key == 0:
-            raise ValueError("key 0 is no key")
+            raise ValueError("a key cannot be 0")
         cdef int entered = concurrency_enter(self.segment.header, self.worker, key, amount, &running)
         return entered == 1, running
 
@@ -196,9 +196,9 @@ cdef class Concurrency:
         concurrency_leave(self.segment.header, self.worker, key)
 
     def enter_all(self, const uint64_t[::1] keys not None, uint64_t amount, uint64_t[::1] entered not None):
-        """Enter for each key in turn, no Python in between; how many did.
+        """Enter for each key in turn, with no Python in between; returns how many entered.
 
-        `entered`: one word for each key, to which 1 is added when it did.
+        `entered`: one word for each key; 1 is added to it if the key entered.
         """
         cdef Py_ssize_t i
         cdef uint64_t n = 0, running
@@ -217,7 +217,7 @@ cdef class Concurrency:
         return concurrency_count(self.segment.header, key)
 
     def clear(self):
-        """Drop all that this worker counted. Only when it is dead."""
+        """Drop everything this worker counted. Only when it is dead."""
         concurrency_clear(self.segment.header, self.worker)
 
     @property

@@ -1,4 +1,4 @@
-"""consumer_row: what the credential index says of a consumer: one row, and one more for its own limits."""
+"""consumer_row: a consumer in the credential index: one row, and a second one for its own limits."""
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 cpdef enum ConsumerFlag:
@@ -11,13 +11,13 @@ cdef struct limit_override:   # 32 bytes: a consumer's own numbers for limits of
     uint64_t tolerance_ns
 
 cdef enum:
-    OVERRIDES = 8             # of a consumer: a row of its own is full of them
+    OVERRIDES = 8             # per consumer: they fill a row of their own
 
 cdef struct consumer_row:     # 256 bytes, immutable once published; a change writes a new row
     uint64_t identity         # hash of the consumer's id: key of its limits
     uint64_t account          # hash of the account's id; 0: nobody pays
     uint32_t plan             # plan slot, or NONE32
-    int32_t overrides         # rows from this one to the one that holds its limit_override's; 0: it has none
+    int32_t overrides         # how many rows further its limit_override's are; 0: it has none
     uint8_t id_len
     uint8_t name_len
     uint8_t plan_len
@@ -42,7 +42,7 @@ cdef object consumer_of(const consumer_row *row)              # a Consumer
 cdef object spending_cap(uint64_t spending)                   # a SpendingCap
 cdef uint64_t spending_word(cap) except? 0                    # of a SpendingCap
 cdef bytes text_of(str what, value, int room, bint cut)
-    # UTF-8 that fits; longer is cut between characters, or (not cut) a ValueError.
-cdef int put_overrides(limit_override *own, overrides) except -1   # OVERRIDES of them, the rest zero
+    # UTF-8 that fits; if `cut`, longer text is cut between characters, otherwise it is a ValueError.
+cdef int put_overrides(limit_override *own, overrides) except -1   # OVERRIDES of them; unused ones are zero
 cdef int64_t overrides_row(const consumer_row *rows, uint64_t used, uint32_t row) noexcept nogil
-    # The number of the row that holds this row's overrides; -1: it has none.
+    # The number of the row with this row's overrides; -1: it has none.

@@ -1,9 +1,9 @@
-"""consumer_row: what the credential index says of a consumer, as Python writes and reads it.
+"""consumer_row: a consumer in the credential index, as Python writes and reads it.
 
     consumer_row ── overrides: rows from here ──▶ limit_override * 8      for the few that have any
 
-Both are one row of the index (256 bytes), immutable once published. How they come and go is described in
-credentials.pyx.
+Both are rows of the index (256 bytes), immutable once published. credentials.pyx describes how they are
+added and freed.
 """
 from libc.stdint cimport int64_t
 from libc.string cimport memset
@@ -48,14 +48,14 @@ cdef object spending_cap(uint64_t spending):
 cdef uint64_t spending_word(cap) except? 0:
     micros, period = cap
     if not 0 <= micros < 1 << 56 or not 0 <= period <= PERIOD_YEAR or (micros and not period):
-        raise ValueError(f"no spending cap: {cap}")
+        raise ValueError(f"not a spending cap: {cap}")
     return <uint64_t>micros << 8 | <uint64_t>period
 
 
 cdef int put_overrides(limit_override *own, overrides) except -1:
     cdef int i
     if len(overrides) > OVERRIDES:
-        raise ValueError(f"a consumer has its own numbers for at most {OVERRIDES} limits, not {len(overrides)}")
+        raise ValueError(f"a consumer may have its own numbers for at most {OVERRIDES} limits, not {len(overrides)}")
     memset(own, 0, OVERRIDES * sizeof(limit_override))
     for i, (key, amount, interval_ns, tolerance_ns) in enumerate(overrides):
         own[i].key, own[i].amount = key, amount

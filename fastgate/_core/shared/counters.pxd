@@ -12,7 +12,7 @@ cdef extern from *:
     #ifndef FASTGATE_COUNT
     #define FASTGATE_COUNT
     #include <stdint.h>
-    /* One writer, any readers: the word is never seen half-written, and no bus lock is paid. */
+    /* One writer, any readers: a word is never seen half-written, and no bus lock is needed. */
     static inline void fg_count(uint64_t *p, uint64_t n) {
         __atomic_store_n(p, __atomic_load_n(p, __ATOMIC_RELAXED) + n, __ATOMIC_RELAXED);
     }

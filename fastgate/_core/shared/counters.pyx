@@ -1,4 +1,4 @@
-"""counters: what each worker counts, and one quick way to read all of it.
+"""counters: what each worker counts, and a quick way to read all of it.
 
     a worker's counter area                       one route_counters row
     +----------------------------+ counters_at    +--------------------------------+
@@ -11,24 +11,24 @@
     +----------------------------+
 
 Every word has one writer, its worker, which adds with a plain load and store: no bus lock, no
-shared line, and a reader never sees half a word. The area lives in the segment, not in the
-worker, so the counts of a killed worker stay and its successor adds to them: nothing that is
-exported ever runs backwards. A request is counted in several words; a scrape in between may
-see some of them one behind the others, never wrong for longer than that.
+shared line, and a reader never sees half a word. The area is in the segment, not in the
+worker, so the counts of a killed worker remain and its successor adds to them: nothing that is
+exported ever decreases. A request is counted in several words; a scrape in between may see
+some of them before others, for no longer than that.
 
-Rows are allotted from 0 upwards, so `rows_used` (the highest row touched, plus one) bounds what
-a scrape has to read; it also keeps the scrape from touching, and by that from allocating,
-shared memory that no worker ever used.
+Rows are assigned from 0 upwards, so `rows_used` (the highest used row, plus one) limits what a
+scrape has to read. It also keeps the scrape from touching, and so from allocating, shared memory
+that no worker ever used.
 
 **Outcomes.** An exchange without a Reason is counted by its status: the common statuses have
-a slot each, the rest share one slot a class ("2xx"), and what is no status is "other". One with
-a Reason is counted by the reason alone, which implies the status. Slot numbers never change
-while a segment lives, also under newer code: reasons map by fixed ranges, statuses are
+a slot each, the others share one slot per class ("2xx"), and an invalid status is "other". An
+exchange with a Reason is counted by the reason alone, which implies the status. Slot numbers never
+change while a segment lives, even under newer code: reasons map by fixed ranges, statuses are
 appended.
 
 **Histograms.** Bucket i counts durations below 16 us * 2^i: its number is the bit length of
-the duration in units of 16 us. Powers of two lose less than people expect: quantiles are
-interpolated, and latency is read by its order of magnitude.
+the duration in units of 16 us. Powers of two lose less precision than people expect: quantiles are
+interpolated, and latency is judged by its order of magnitude.
 """
 from libc.stdint cimport uint8_t
 from libc.string cimport memset
@@ -52,8 +52,8 @@ STATUSES = (
     426, 428, 429, 431, 451, 500, 501, 502, 503, 504, 505, 507, 508, 511, 499, 203, 205, 300,
     100, 103, 226, 529,
 )
-# First and last reason of a range; slots follow one another from 64 on, and all are given away. What
-# is added takes the place of a number that no reason has, as 103 did of 65: then no slot moves.
+# First and last reason of a range. Slots follow one another from 64 on, and all are assigned. A new reason
+# takes the place of a number that no reason has, as 103 did for 65, so that no slot moves.
 REASON_RANGES = (
     (1, 6), (10, 15), (20, 29), (40, 45), (50, 59), (60, 64), (103, 103), (70, 75), (80, 89), (100, 102),
 )
@@ -127,7 +127,7 @@ cdef void observe(histogram *h, uint64_t ns) noexcept nogil:
 # ---- the reading side -----------------------------------------------------------------
 
 cdef class Histogram:
-    """Durations, counted by size. `buckets[i]` holds those below 16 µs * 2**i, the last the rest.
+    """Durations, counted by size. `buckets[i]` holds those below 16 µs * 2**i, the last one the rest.
 
     `count` is the sum of the buckets as they were read; `sum_ns` the sum of the durations.
     """
@@ -141,11 +141,11 @@ cdef class RouteCounts:
     """One route's counts, over all workers.
 
     `outcomes`: (status, reason, count) for each that occurred. Without a reason (0), status
-    is a number, a class ("2xx") or "other". With one, status is "" and follows from the reason;
+    is a number, a class ("2xx") or "other". With one, status is "", as the reason implies it;
     -1 is any reason newer than this code.
     """
 
-    cdef readonly object slot          # None: the row of everything that has no other
+    cdef readonly object slot          # None: the row for everything without a row of its own
     cdef readonly tuple outcomes
     cdef readonly Histogram gateway
     cdef readonly Histogram total
@@ -155,13 +155,13 @@ cdef class RouteCounts:
 
 
 cdef class CountersSnapshot:
-    """What all workers have counted and how they stand, read once.
+    """What all workers have counted, and their state, read once.
 
     `workers`: a dict for each worker: its counters (the fields of worker_counters) and its
     row in the segment (pid, generation, heartbeat_ns, connections, in_flight, upstream_idle,
-    upcalls_now, streams_now, starts, state, credentials_epoch). `routes`: the rows in which anything was counted, in the
-    order of their slots; the row "other" comes last, with slot None.
-    `generation`: the newest published one. `draining`: 1 while the gateway goes down.
+    upcalls_now, streams_now, starts, state, credentials_epoch). `routes`: the rows in which anything was
+    counted, in the order of their slots; the row "other" comes last, with slot None.
+    `generation`: the newest published one. `draining`: 1 while the gateway shuts down.
     """
 
     cdef readonly list workers
@@ -263,7 +263,7 @@ cdef dict _worker(const worker_counters *c, const worker_row *row):
 
 
 def counters_snapshot(Segment segment not None) -> CountersSnapshot:
-    """Read all counters of all workers, summed by route. Takes time only for rows in use."""
+    """Read all counters of all workers, summed by route. Only rows in use cost time."""
     cdef segment_header *s = segment.header
     cdef CountersSnapshot out = CountersSnapshot.__new__(CountersSnapshot)
     cdef worker_counters *w

@@ -1,6 +1,6 @@
-"""credentials: SHA-256 of a key → who calls. Written by control, read by workers, no lock.
+"""credentials: SHA-256 of a key → the caller. Written by control, read by workers, without a lock.
 
-Its own memfd, not the segment: control makes a larger one when it fills and sends its
+It has its own memfd, not the segment: when it fills, control creates a larger one and sends its
 descriptor to the workers.
 """
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -16,16 +16,16 @@ cpdef enum CredentialState:
     CREDENTIAL_REVOKED_STATE = 2
 
 cdef enum:
-    KEY_MAX = 1024            # bytes; a longer key is unknown without being hashed
+    KEY_MAX = 1024            # bytes; a longer key is rejected as unknown without being hashed
     LOOKUP_OK = 0
     # else a Reason: CREDENTIAL_UNKNOWN, _EXPIRED, _REVOKED, CONSUMER_SUSPENDED
 
 cdef struct credential_entry: # 64 bytes
     uint8_t digest[32]
     uint64_t word             # state in the low 8 bits, then the consumer's flags that refuse it
-                              # (credentials.pyx), consumer row << 32; stored last, release
+                              # (credentials.pyx), consumer row << 32; stored last, with release
     uint32_t expires_at       # Unix seconds, until 2106; 0: never
-    uint32_t changed_at       # Unix seconds when it was put, revoked or repointed last
+    uint32_t changed_at       # Unix seconds when it was last put, revoked or repointed
     uint64_t spending         # cap of this credential: micro-units << 8 | Period; 0: none
     uint64_t identity         # of the credential
 
@@ -33,15 +33,15 @@ cdef struct index_header:     # 4096 bytes
     uint8_t magic[8]          # "FGCRED\0\0"
     uint32_t version
     uint32_t reserved
-    uint64_t epoch            # grows with every index that follows another
+    uint64_t epoch            # larger for each index that replaces another
     uint64_t slots            # credential_entry's, a power of two
     uint64_t rows             # consumer_row's
     uint64_t entries_off
     uint64_t rows_off
     uint64_t size
-    uint64_t used             # entries published, revoked ones among them
+    uint64_t used             # entries published, including revoked ones
     uint64_t revoked
-    uint64_t rows_used        # rows below this one were handed out at least once
+    uint64_t rows_used        # rows below this one were assigned at least once
 
 cdef class CredentialIndex:
     cdef readonly int fd
@@ -50,18 +50,18 @@ cdef class CredentialIndex:
     cdef readonly bint writable
     cdef int lookup(self, const char *key, uint32_t length, int64_t now_s,
                     const consumer_row **row, uint64_t *identity) noexcept nogil
-        # *row: the consumer, also of a refused credential; NULL for CREDENTIAL_UNKNOWN. Valid as
-        # long as this object lives, but see "grace" in credentials.pyx.
+        # *row: the consumer, also for a refused credential; NULL for CREDENTIAL_UNKNOWN. Valid as
+        # long as this object lives, but see "Grace" in credentials.pyx.
     # private
     cdef index_header *header
     cdef credential_entry *entries
     cdef consumer_row *rows
     cdef uint64_t mask
-    cdef uint64_t room        # entries it takes
+    cdef uint64_t room        # how many entries it takes
     cdef uint32_t *references # writer only: entries that name a row
     cdef object free_rows     # writer only: deque of (when freed, row), oldest first
     cdef object clock
-    cdef public double grace  # seconds a freed row rests before it is written anew
+    cdef public double grace  # seconds before a freed row may be rewritten
     cdef int judge(self, const credential_entry *e, uint64_t word, int64_t now_s,
                    const consumer_row **row) noexcept nogil
     cdef credential_entry *slot_of(self, const uint8_t *digest, uint64_t *word) noexcept nogil
@@ -77,14 +77,14 @@ cdef class CredentialIndex:
     cdef credential_entry *_existing(self, bytes digest) except NULL
     cdef _recount(self)
 
-# The key that a connection sent last: the next request mostly has the same one, and need not hash it.
+# The key that a connection sent last: the next request mostly has the same key, which need not be hashed again.
 cdef struct key_memory:
     uint8_t length            # 0: none
     uint8_t digest[32]
     char key[REMEMBERED]
 
 
-# As `lookup`, and gives the entry: its identity and its spending cap. NULL for CREDENTIAL_UNKNOWN.
-# last: NULL, or what the connection remembers.
+# As `lookup`, and returns the entry with its identity and spending cap. NULL for CREDENTIAL_UNKNOWN.
+# last: NULL, or the key that the connection remembers.
 cdef int credential_find(CredentialIndex index, const char *key, uint32_t length, int64_t now_s, key_memory *last,
                          const consumer_row **row, const credential_entry **entry) noexcept nogil

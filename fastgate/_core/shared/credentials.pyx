@@ -1,4 +1,4 @@
-"""credentials: the index of API keys: SHA-256 of a key → its consumer, in memory that all map.
+"""credentials: the index of API keys: SHA-256 of a key → its consumer, in memory that all processes map.
 
     one memfd, sealed against shrinking and growing
     +--------+-----------------------------------------------+---------------------------+
@@ -7,33 +7,33 @@
     entry:  digest (32) | word | expires_at 4 | changed_at 4 | spending cap | identity
     word:   state (low 8 bits: 0 free, 1 active, 2 revoked) | suspended << 8 | consumer row << 32
 
-Open addressing: a digest's home is its first eight bytes, modulo slots; the next free entry
-after that takes it. An entry never moves and never becomes free again, so a search may stop at
-the first free one. At most 70 % are in use; then control makes a larger index (`grow`) and sends
-its descriptor to the workers. Only what was touched is resident: a small gateway's index
-takes a few pages.
+Open addressing: a digest's home is its first eight bytes, modulo slots; it takes the first free
+entry from there. An entry never moves and never becomes free again, so a search may stop at
+the first free one. At most 70 % are in use; then control creates a larger index (`grow`) and sends
+its descriptor to the workers. Only the used part is resident: a small gateway's index takes a
+few pages.
 
 **One writer, many readers, no lock.** Control writes. An entry appears with the release store
-of its `word`, after everything else in it; a change of state or consumer is one store of `word`
-again, and so is felt by every worker with its next lookup. Consumer rows are immutable: a
-changed consumer gets a new row, and its entries are pointed there. A writer killed between any
-two instructions leaves at most an entry whose word is still 0 (nobody sees it, the next writer
-fills it anew) or a row that no entry names.
+of its `word`, after everything else in it. A change of state or consumer is another store of
+`word`, so every worker sees it with its next lookup. Consumer rows are immutable: a changed
+consumer gets a new row, and its entries are repointed to it. A writer killed between any two
+instructions leaves at most an entry whose word is still 0 (no reader sees it, and the next writer
+refills it) or a row that no entry names.
 
-**Cost.** One hash and, with more keys than the caches hold, one miss: the entry says all that
-decides (so it repeats the row's flag `suspended`), and the row is only prefetched, for later.
+**Cost.** One hash and, if there are more keys than fit the caches, one miss: the entry has everything
+that decides (so it repeats the row's flag `suspended`), and the row is only prefetched, for later.
 
 **Grace.** A reader may hold a row for as long as its exchange lasts. A row that lost its last
-entry rests `grace` seconds (an hour by default) before it is written anew, and there are as many
-rows as slots, so most gateways never come to reuse one. Who holds a row longer than that
-(streams that stay open for hours) copies what it needs.
+entry is not rewritten for `grace` seconds (an hour by default), and there are as many rows as
+slots, so most gateways never reuse one. A reader that holds a row longer than that (streams that
+stay open for hours) copies what it needs.
 
-**Timing.** Digests are compared whole, without an early exit. Where a key lands follows from its
+**Timing.** Digests are compared as a whole, without an early exit. A key's place follows from its
 SHA-256, which nobody can steer towards a key that they do not have.
 
 **Own limits.** A consumer's own numbers for limits are in a second row, taken and freed with its first.
 
-**Keys** are any bytes up to KEY_MAX; longer ones are unknown without the cost of hashing them.
+**Keys** are any bytes up to KEY_MAX; longer ones are unknown, without being hashed.
 """
 import fcntl
 import os
@@ -76,7 +76,7 @@ cdef enum:
     WORD_STATE = 0xFF
     WORD_SUSPENDED = 0x100
     LARGEST = 1 << 30             # slots; row numbers have 32 bits
-    HOLDS_OVERRIDES = 0xFFFFFFFF  # instead of a count of credentials: the row is part of another
+    HOLDS_OVERRIDES = 0xFFFFFFFF  # instead of a count of credentials: the row holds another row's overrides
 
 cdef const char *MAGIC = b"FGCRED\0\0"
 KEEP_REVOKED_S = 30 * 86400
@@ -84,7 +84,7 @@ LAST_SECOND = 0xFFFFFFFF          # of an entry's times: in the year 2106
 
 
 def key_digest(key) -> bytes:
-    """SHA-256 of a key (str is taken as UTF-8): what is stored, and what the index is asked by.
+    """SHA-256 of a key (str is encoded as UTF-8): this is what is stored, and what is looked up.
 
     Raises ValueError for an empty key, or one longer than 1,024 bytes.
     """
@@ -101,7 +101,7 @@ cdef uint64_t _pages(uint64_t n):
 
 
 cdef inline uint64_t difference(const uint8_t *a, const uint8_t *b) noexcept nogil:
-    """0 for equal digests; takes the same time for all."""
+    """0 for equal digests; takes the same time for any digests."""
     cdef uint64_t x[4]
     cdef uint64_t y[4]
     memcpy(x, a, DIGEST)
@@ -120,11 +120,11 @@ cdef uint32_t _second(int64_t unix_s) noexcept:
 
 
 cdef class CredentialIndex:
-    """The mapped index. Made by `create`, `grow` or `attach`; the mapping lives with the object.
+    """The mapped index. Created by `create`, `grow` or `attach`; the mapping lives as long as the object.
 
-    `fd` is the memfd, close-on-exec, the object's own. All writing methods are for the one
+    `fd` is the memfd, close-on-exec, owned by the object. All writing methods are for the one
     writer, on one thread; on an index attached read-only they raise TypeError. A digest is 32 bytes
-    (`key_digest`), a row the number that `set_consumer` gave; both are checked (ValueError,
+    (`key_digest`), a row the number returned by `set_consumer`; both are checked (ValueError,
     IndexError), and a digest that is not in the index is a KeyError.
     """
 
@@ -141,25 +141,25 @@ cdef class CredentialIndex:
         if self.base != NULL:
             munmap(self.base, self.size)
         if self.fd >= 0:
-            close(self.fd)  # libc's: at the interpreter's end there is no module `os` any more
+            close(self.fd)  # libc's: at the interpreter's exit the module `os` is gone
         free(self.references)
 
-    # ---- making and mapping -----------------------------------------------------------
+    # ---- creating and mapping ---------------------------------------------------------
 
     @classmethod
     def create(cls, uint64_t capacity=1024, *, uint64_t epoch=1, double grace=3600.0,
                clock=time.monotonic):
         """A new, empty, writable index with room for at least `capacity` credentials.
 
-        `epoch` tells indexes that replace one another apart. `grace` and `clock` (seconds): see
-        "Grace" above. Raises OSError when there is no memory for it.
+        `epoch` distinguishes indexes that replace one another. `grace` and `clock` (seconds): see
+        "Grace" above. Raises OSError if there is no memory for it.
         """
         cdef CredentialIndex self = CredentialIndex.__new__(CredentialIndex)
         cdef index_header h
         cdef uint64_t slots = SMALLEST
         cdef uint64_t most = <uint64_t>LARGEST * <uint64_t>FILL_PERCENT // 100
         if not 1 <= capacity <= most:
-            raise ValueError(f"capacity={capacity}: from 1 to {most}")
+            raise ValueError(f"capacity={capacity}: must be between 1 and {most}")
         while slots * FILL_PERCENT // 100 < capacity:
             slots *= 2
         memset(&h, 0, sizeof(h))
@@ -182,17 +182,17 @@ cdef class CredentialIndex:
 
     @classmethod
     def attach(cls, int fd, *, bint writable=False, double grace=3600.0, clock=time.monotonic):
-        """Map the index behind a descriptor, which is duplicated and stays the caller's.
+        """Map the index behind a descriptor, which is duplicated and remains the caller's.
 
-        `writable`: become its writer, after the one before has died; what that one may have left
-        half-done is put right, and rows that no entry names rest and then become free. Raises
-        ValueError when it is no index of this build.
+        `writable`: become its writer, after the previous one has died. What that one may have left
+        half-done is repaired, and rows that no entry names become free after the grace time. Raises
+        ValueError if it is not an index of this build.
         """
         cdef CredentialIndex self = CredentialIndex.__new__(CredentialIndex)
         cdef index_header h
         head = os.pread(fd, sizeof(index_header), 0)
         if len(head) < <int>sizeof(index_header) or not head.startswith(MAGIC[:8]):
-            raise ValueError(f"descriptor {fd} is no credential index")
+            raise ValueError(f"descriptor {fd} is not a credential index")
         memcpy(&h, <const char *>head, sizeof(h))
         if h.version != INDEX_VERSION or not h.slots or h.slots & (h.slots - 1) \
                 or h.size != <uint64_t>os.fstat(fd).st_size \
@@ -273,10 +273,10 @@ cdef class CredentialIndex:
         return LOOKUP_OK
 
     cdef credential_entry *slot_of(self, const uint8_t *digest, uint64_t *word) noexcept nogil:
-        """The digest's entry, or the free one where it belongs; NULL when all are taken.
+        """The digest's entry, or the free one where it belongs; NULL if all are taken.
 
-        *word is the entry's, as it was when the entry was judged: a free one may be taken, by
-        another digest, a moment later, and must not be believed then.
+        *word is the entry's word when the entry was examined: another digest may take a free entry a
+        moment later, so do not rely on it then.
         """
         cdef uint64_t at, probes
         cdef credential_entry *e
@@ -304,7 +304,7 @@ cdef class CredentialIndex:
         return Found(result, consumer_of(row), e.identity, spending_cap(e.spending))
 
     def consumer(self, uint32_t row) -> Consumer:
-        """What a row holds."""
+        """The content of a row."""
         self._check_row(row)
         return consumer_of(self.rows + row)
 
@@ -320,23 +320,23 @@ cdef class CredentialIndex:
 
     @property
     def revoked(self) -> int:
-        """Revoked credentials that are still told apart from unknown ones."""
+        """Revoked credentials that are still distinguished from unknown ones."""
         return fg_load(&self.header.revoked)
 
     @property
     def capacity(self) -> int:
-        """Credentials, revoked ones included, that it takes at most."""
+        """The most credentials that it takes, including revoked ones."""
         return self.room
 
     @property
     def load(self) -> float:
-        """How full it is, 0 to 1, by credentials or consumer rows, whichever is worse."""
+        """How full it is, 0 to 1, by credentials or consumer rows, whichever is fuller."""
         rows = self.header.rows_used - len(self.free_rows or ())
         return max(<double>fg_load(&self.header.used) / self.room, rows / <double>self.header.rows)
 
     @property
     def mapped(self) -> int:
-        """Size of the mapping, bytes. Only what was touched is resident."""
+        """Size of the mapping, bytes. Only the used part is resident."""
         return self.size
 
     # ---- writing ----------------------------------------------------------------------
@@ -350,7 +350,7 @@ cdef class CredentialIndex:
         96 and 48 bytes. `identity`: the hash that its limits are counted by. `plan`: its plan's slot.
         `account`, `account_slot`: who pays. `spending`: a SpendingCap. `overrides`: LimitOverrides, at
         most OVERRIDES (ValueError). Raises IndexFullError. The row is freed when its last credential is
-        pointed elsewhere; one that never had any, by `drop_consumer`.
+        repointed; a row that never had a credential is freed by `drop_consumer`.
         """
         cdef consumer_row row
         cdef limit_override own[OVERRIDES]
@@ -375,7 +375,7 @@ cdef class CredentialIndex:
         if overrides:
             try:
                 second = self._take_row()
-            except IndexFullError:       # nobody has seen the first
+            except IndexFullError:       # no reader has seen the first row
                 self.free_rows.appendleft((float("-inf"), number))
                 raise
             memcpy(&self.rows[second], own, sizeof(own))
@@ -389,13 +389,13 @@ cdef class CredentialIndex:
         if self.free_rows and self.clock() - self.free_rows[0][0] >= self.grace:
             return self.free_rows.popleft()[1]
         if self.header.rows_used >= self.header.rows:
-            raise IndexFullError(f"all {self.header.rows} consumer rows are in use or resting")
+            raise IndexFullError(f"all {self.header.rows} consumer rows are in use or waiting for reuse")
         number = <uint32_t>self.header.rows_used
         fg_store(&self.header.rows_used, number + 1)
         return number
 
     cdef _free_row(self, uint32_t row):
-        """It rests, with the row of its overrides."""
+        """The row waits for the grace time, together with the row of its overrides."""
         cdef int64_t second = overrides_row(self.rows, self.header.rows_used, row)
         now = self.clock()
         self.free_rows.append((now, row))
@@ -404,7 +404,7 @@ cdef class CredentialIndex:
             self.free_rows.append((now, second))
 
     def drop_consumer(self, uint32_t row) -> None:
-        """Free a row that no credential names. ValueError when one does."""
+        """Free a row that no credential names. Raises ValueError if one does."""
         self._check_writable()
         self._check_row(row)
         if self.references[row]:
@@ -413,7 +413,7 @@ cdef class CredentialIndex:
 
     def put(self, bytes digest not None, uint32_t row, *, int64_t expires_at=0,
             uint64_t identity, spending=SpendingCap()) -> None:
-        """Publish a credential: active from now on, whatever it was before.
+        """Publish a credential: it is active from now on, whatever its state was before.
 
         `expires_at`: Unix seconds from which it is refused, at most in 2106; 0: never. `identity`: the
         credential's own hash, for limits by credential. `spending`: its SpendingCap. Raises IndexFullError.
@@ -424,7 +424,7 @@ cdef class CredentialIndex:
     def put_many(self, credentials) -> int:
         """Publish (digest, row, expires_at, identity[, spending]) one after another; returns how many.
 
-        On an error those before it are in; doing it again is harmless.
+        If there is an error, those before it are published; repeating the call is harmless.
         """
         cdef bytes digest
         cdef uint64_t n = 0
@@ -442,8 +442,8 @@ cdef class CredentialIndex:
         self._check_row(row)
         e = self.slot_of(digest, &before)
         if before == 0 and (e == NULL or self.header.used >= self.room):
-            raise IndexFullError(f"the index holds {self.header.used} credentials, all it takes")
-        # In a live entry each of these is one store, valid with the old word and with the new.
+            raise IndexFullError(f"the index is full: it holds {self.header.used} credentials")
+        # In a live entry, each of these is one store, valid with the old word and with the new one.
         e.expires_at = expires_at
         e.spending = spending
         e.identity = identity
@@ -460,7 +460,7 @@ cdef class CredentialIndex:
         return state | suspended * WORD_SUSPENDED | <uint64_t>row << 32
 
     cdef _point(self, credential_entry *e, uint64_t state, uint32_t row):
-        """Give the entry that state and row, by one store; the row it named has one entry less."""
+        """Give the entry this state and row, by one store; the row that it named loses an entry."""
         cdef uint64_t before = e.word
         self.references[row] += 1
         fg_store(&e.word, self._word(state, row))
@@ -471,9 +471,9 @@ cdef class CredentialIndex:
                 self._free_row(row)
 
     def revoke(self, bytes digest not None) -> bool:
-        """Refuse the credential from now on; False when it was revoked before.
+        """Refuse the credential from now on; False if it was already revoked.
 
-        It keeps its place and its consumer, so that its use can be told and explained.
+        It keeps its place and its consumer, so that its use can be recognised and explained.
         """
         cdef credential_entry *e = self._existing(digest)
         if (e.word & WORD_STATE) == CREDENTIAL_REVOKED_STATE:
@@ -484,18 +484,18 @@ cdef class CredentialIndex:
         return True
 
     def repoint(self, bytes digest not None, uint32_t row) -> None:
-        """Let the credential, active or revoked, name another consumer row."""
+        """Make the credential, active or revoked, name another consumer row."""
         cdef credential_entry *e = self._existing(digest)
         self._check_row(row)
         e.changed_at = _second(<int64_t>time.time())
         self._point(e, e.word & WORD_STATE, row)
 
     def grow(self, capacity=None, *, int64_t keep_revoked=KEEP_REVOKED_S) -> CredentialIndex:
-        """A new index with everything of this one, the next epoch, and room for more.
+        """A new index with the content of this one, the next epoch, and room for more.
 
-        `capacity`: credentials; by default twice those that are kept. Credentials revoked more
-        than `keep_revoked` seconds ago (30 days) are left behind and become unknown. Consumer rows
-        keep their numbers. This index stays as it is, for those who still read it.
+        `capacity`: credentials; the default is twice the number that is kept. Credentials revoked more
+        than `keep_revoked` seconds ago (30 days) are dropped and become unknown. Consumer rows
+        keep their numbers. This index stays unchanged, for its remaining readers.
         """
         cdef CredentialIndex new
         cdef credential_entry *e
@@ -512,8 +512,8 @@ cdef class CredentialIndex:
         new = CredentialIndex.create(capacity, epoch=self.header.epoch + 1, grace=self.grace,
                                      clock=self.clock)
         if kept > new.capacity or self.header.rows_used > new.header.rows:
-            raise ValueError(f"capacity={capacity}: {kept} credentials and {self.header.rows_used} "
-                             "consumer rows have to fit")
+            raise ValueError(f"capacity={capacity}: too small for {kept} credentials and "
+                             f"{self.header.rows_used} consumer rows")
         memcpy(new.rows, self.rows, self.header.rows_used * sizeof(consumer_row))
         new.header.rows_used = self.header.rows_used
         for i in range(self.header.slots):
@@ -526,8 +526,8 @@ cdef class CredentialIndex:
             revoked += (e.word & WORD_STATE) == CREDENTIAL_REVOKED_STATE
         new.header.used = kept
         new.header.revoked = revoked
-        # Nobody reads the new index yet: rows that were resting are free at once, and so are
-        # those that only forgotten credentials named. What never had a credential is kept.
+        # The new index has no readers yet: rows that were waiting for reuse are free at once, and so are
+        # those that only dropped credentials named. Rows that never had a credential are kept.
         resting = {row for _, row in self.free_rows}
         for row in range(self.header.rows_used):
             if new.references[row] == HOLDS_OVERRIDES:
@@ -568,7 +568,7 @@ cdef bint _forgotten(const credential_entry *e, int64_t horizon) noexcept nogil:
 
 
 cdef inline int is_remembered(const key_memory *last, const char *key, uint32_t length) noexcept nogil:
-    """Takes as long whatever the bytes are: behind a proxy, a connection may carry the keys of many."""
+    """Takes the same time for any bytes: behind a proxy, a connection may carry the keys of many clients."""
     cdef uint32_t i
     cdef uint8_t differ = 0
     if last.length != length:

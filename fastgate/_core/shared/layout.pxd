@@ -1,10 +1,10 @@
-"""layout: what lies in the shared segment, and where: every struct of it, none of its code.
+"""layout: what is in the shared segment, and where: all of its structs, and no code.
 
     header | worker rows | accounts | limiter cells | quota cells | targets
            | per worker: counters, concurrency cells, log ring
 
-No locks anywhere: each word has one writer, or is changed by one atomic operation. The drawing
-and the invariants: segment.pyx. Records of the log ring stand in log_ring.pxd.
+There are no locks: each word has one writer, or is changed by one atomic operation. Drawing and
+invariants: segment.pyx. The records of the log ring are in log_ring.pxd.
 """
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -12,31 +12,31 @@ cdef enum:
     MAX_WORKERS = 64
     SEGMENT_VERSION = 4
     PAGE = 4096
-    LOGRING_HEAD = 4096           # bytes set aside in front of the log ring's records, at most
+    LOGRING_HEAD = 4096           # bytes reserved before the log ring's records, at most
     LOG_RECORD = 512              # bytes: sizeof(log_record)
 
 cdef struct worker_row:           # 128 bytes; writer: the worker (pid, starts: supervisor)
     uint64_t pid                  # 0: not running
-    uint64_t generation           # of the snapshot it serves
+    uint64_t generation           # of the snapshot that it serves
     uint64_t heartbeat_ns         # CLOCK_MONOTONIC, refreshed every half second
     uint64_t connections          # downstream connections now
     uint64_t in_flight            # exchanges now
     uint64_t upstream_idle        # pooled connections now
-    uint64_t starts               # how often a worker of this index was started
+    uint64_t starts               # how often a worker with this index was started
     uint64_t state                # 0 none, 1 starting, 2 serving, 3 draining
-    uint64_t credentials_epoch    # of the credential index it uses
-    uint64_t upcalls              # handlers now that have not begun to answer
-    uint64_t streams              # handlers now that answer as a stream
+    uint64_t credentials_epoch    # of the credential index that it uses
+    uint64_t upcalls              # handlers that have not begun to answer
+    uint64_t streams              # handlers that answer as a stream
     uint64_t reserved[5]
 
 cdef struct target_row:           # 64 bytes; shared health of one upstream target
-    uint64_t identity             # target_rec.identity it belongs to
+    uint64_t identity             # target_rec.identity that it belongs to
     uint64_t health               # 0 unknown (usable), 1 healthy, 2 unhealthy. Writer: control
-    uint64_t failures             # in a row, over all workers; a success sets 0
+    uint64_t failures             # in a row, over all workers; a success resets it
     uint64_t ejected_until_ns     # CLOCK_MONOTONIC; passive ejection
-    uint64_t ejections            # without a success since
-    uint64_t failing_since_ns     # when the row of failures began
-    uint64_t ejected              # how often it was, since the row is its own
+    uint64_t ejections            # since the last success
+    uint64_t failing_since_ns     # when the series of failures began
+    uint64_t ejected              # how often it was ejected since it got this row
     uint64_t reserved[1]
 
 cdef struct segment_header:       # 4096 bytes
@@ -70,21 +70,21 @@ cdef struct segment_header:       # 4096 bytes
 
 # ---- limits: cells.pyx -----------------------------------------------------------------
 cdef enum:
-    GROUP = 8                 # cells that lie together: two cache lines
-    WINDOW = 16               # cells a key may stand in: two groups
+    GROUP = 8                 # adjacent cells: two cache lines
+    WINDOW = 16               # cells that a key may be in: two groups
 
 cdef struct cell:
     uint64_t key              # 0: empty
     uint64_t state
 
-cdef struct cells_head:       # the 64 bytes in front of a table's first cell
+cdef struct cells_head:       # the 64 bytes before a table's first cell
     uint64_t ticket           # the next claim's number
-    uint64_t full             # how often no cell could be had, over all processes
+    uint64_t full             # how often there was no free cell, over all processes
     uint64_t reserved[6]
 
 # ---- requests in flight: concurrency.pyx ------------------------------------------------
-cdef struct concurrency_head:     # 64 bytes, in front of a worker's rows; writer: the worker
-    uint64_t bound                # a key in use stands at most bound - 1 rows behind its home
+cdef struct concurrency_head:     # 64 bytes, before a worker's rows; writer: the worker
+    uint64_t bound                # a key in use is at most bound - 1 rows after its home
     uint64_t used                 # rows in use
     uint64_t full                 # entries refused because the table was full
     uint64_t reserved[5]
@@ -134,8 +134,8 @@ cdef struct worker_counters:
     uint64_t ejections
     uint64_t streams
     uint64_t streams_rejected
-    uint64_t rows_used            # route rows below this one may hold counts (kept by counters_route)
-    uint64_t beyond_micros        # price of what handlers reported beyond what they had held for
+    uint64_t rows_used            # route rows below this one may hold counts (set by counters_route)
+    uint64_t beyond_micros        # price of what handlers reported beyond what they held
     uint64_t reserved[8]
     histogram upcall_lag          # how long each step of a handler kept the worker from polling
 
@@ -149,17 +149,17 @@ cdef enum:
     BILL_NUMBER = 39
 
 cdef struct wallet:               # 16 bytes, aligned to 16; changed as a whole by one fg_cas16
-    int64_t available             # micro-units of the wallet's currency; below 0: owed
-    uint64_t tag                  # who changed it last: see holds.pyx
+    int64_t available             # micro-units of the wallet's currency; negative: owed
+    uint64_t tag                  # the last change: see holds.pyx
 
 cdef struct subscription:         # 16 bytes, two words, each replaced by one store
     uint32_t service              # slot, or ANY_SERVICE
     uint32_t plan                 # slot
-    uint16_t access               # a Reason with which it is refused; 0: none
-    uint16_t flags                # SUBSCRIPTION_USED, then what control likes
+    uint16_t access               # the Reason for refusing it; 0: none
+    uint16_t flags                # SUBSCRIPTION_USED; the rest is for control
     uint32_t ended                # Unix seconds since when it is refused; 0: not known
 
-cdef struct owed_bill:                # 64 bytes: what an account owes first, for its refusals to tell
+cdef struct owed_bill:                # 64 bytes: the bill that an account owes first, for its refusals to show
     uint64_t version              # odd while it is being written
     int64_t micros                # 0: nothing is open
     uint32_t currency             # as in account_row
@@ -167,11 +167,11 @@ cdef struct owed_bill:                # 64 bytes: what an account owes first, fo
     uint8_t number_len
     char number[BILL_NUMBER]      # of the invoice
 
-cdef struct account_row:          # 320 bytes. Writer: control, but for `wallets`
+cdef struct account_row:          # 320 bytes. Writer: control, except for `wallets`
     uint64_t identity             # hash of the account's id; 0: a free row
-    uint64_t access               # low 16 bits: a Reason with which all its requests are refused
+    uint64_t access               # low 16 bits: the Reason for refusing all its requests
     wallet wallets[WALLETS]
-    uint32_t currencies[WALLETS]  # three ASCII letters, the first lowest; 0: no such wallet
+    uint32_t currencies[WALLETS]  # three ASCII letters, the first in the lowest byte; 0: no such wallet
     subscription subscriptions[SUBSCRIPTIONS]
     uint64_t limits[ACCOUNT_LIMITS]         # spending limits, as caps in credentials.pxd; 0: none
     uint32_t reserved

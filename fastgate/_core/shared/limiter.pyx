@@ -13,26 +13,26 @@ theoretical arrival time TAT: when the bucket would be full again.
     A TAT in the past is a full bucket; it needs no cell.
 
 So one exchange of one word is the whole transaction: it refills and takes at once, is exact to the
-nanosecond, and N workers on one cell pass what one would. A refused request writes nothing
-(save for the adaptations below, which take nothing away).
+nanosecond, and N workers on one cell pass exactly what one would. A refused request writes nothing
+(except for the adaptations below, which consume nothing).
 
     cell word   | tag 16: the interval, as a float | key: lower 48 bits of the hash |
     state       | 1: claim | TAT, or the claim's number, 63 |
 
-**A changed rate takes effect at once**, and what was used stays used. TAT counts a debt in time at
-the rate that held when it was written; the tag remembers that rate (6 bits of exponent, 10 of
+**A changed rate takes effect at once**, and what was used stays used. TAT is a debt in time at the
+rate that applied when it was written; the tag holds that rate (6 bits of exponent, 10 of
 mantissa: within 0.05 %). Read under another rate, the debt is converted: `used` tokens of the old
-interval are `used` of the new one; the next decision, also a refusal, writes it down. The
-upper 16 bits of the hash, which the tag displaces, choose the window instead (`cells_first`), so
-they still tell keys apart.
+interval are `used` of the new one; the next decision, also a refusal, stores it. The upper 16
+bits of the hash, whose place the tag takes, choose the window instead (`cells_first`), so they
+still distinguish keys.
 
 **A bucket made smaller** may owe more than it can hold. It is then set to just empty, so that nobody
-waits for a debt that the new limit does not know. Workers read their clocks once a round, so a
-TAT may be a little more than the tolerance ahead of a clock that is behind; only what is more than
+waits for a debt that is impossible under the new limit. Workers read their clocks once a round, so a
+TAT may be a little more than the tolerance ahead of a clock that is behind; only the part more than
 GRACE beyond is cut.
 
-Ranges: interval 1 ns (10^9/s) to months; tolerance up to 2^62 ns (146 years), more is cut to
-that. A cost above the burst is always refused.
+Ranges: interval 1 ns (10^9/s) to months; tolerance up to 2^62 ns (146 years), reduced to that if
+larger. A cost above the burst is always refused.
 """
 from fastgate._core.platform.atomics cimport fg_cas16, fg_load
 from fastgate._core.shared.cells cimport (
@@ -67,7 +67,7 @@ cdef extern from *:
     const uint64_t HORIZON "FG_HORIZON"
 
 cdef enum:
-    GRACE = 1000000000            # ns; how far behind the clock of another worker may be
+    GRACE = 1000000000            # ns; how far another worker's clock may be behind
     SECOND = 1000000000
 
 
@@ -90,7 +90,7 @@ cdef inline uint64_t _tag(uint64_t interval) noexcept nogil:
 
 
 cdef inline uint64_t _interval(uint64_t word) noexcept nogil:
-    """The middle of the intervals that have this tag; below 2048 ns there is but one."""
+    """The middle of the intervals that have this tag; below 2048 ns there is only one."""
     cdef uint32_t e = word >> 58
     cdef uint64_t m = 1024 | ((word >> 48) & 1023)
     if e <= 10:
@@ -231,20 +231,20 @@ cdef class LimiterTable:
         return Decision(allowed == 1, d.remaining, d.used, d.reset_s, d.retry_s, d.resets_at)
 
     def peek(self, uint64_t key, uint64_t now_ns, uint64_t interval_ns, uint64_t tolerance_ns):
-        """What `take` of one token would find; nothing is taken. `allowed`: it would be."""
+        """What `take` of one token would return, without taking it. `allowed`: whether it would succeed."""
         cdef decision d
         limiter_peek(&self.table, key, now_ns, interval_ns, tolerance_ns, &d)
         return Decision(d.retry_s == 0, d.remaining, d.used, d.reset_s, d.retry_s, d.resets_at)
 
     def give_back(self, uint64_t key, uint64_t interval_ns, uint64_t cost=1):
-        """Undo a take that was not used after all."""
+        """Undo a take that was not used."""
         limiter_give_back(&self.table, key, interval_ns, cost)
 
     def take_all(self, const uint64_t[::1] keys not None, uint64_t now_ns, uint64_t interval_ns,
                  uint64_t tolerance_ns, uint64_t[::1] passed=None):
-        """Take one token of each key in turn; how many were had. No Python in between.
+        """Take one token of each key in turn, with no Python in between; returns how many were taken.
 
-        `passed`: one word for each key, to which 1 is added when its token was had.
+        `passed`: one word for each key; 1 is added to it if its token was taken.
         """
         cdef decision d
         cdef Py_ssize_t i
@@ -263,7 +263,7 @@ cdef class LimiterTable:
 
     @property
     def full(self):
-        """How often, over all processes, a request was let through for want of a cell."""
+        """How often, over all processes, a request was allowed because there was no free cell."""
         return fg_load(&(<cells_head *>self.table.base - 1).full)
 
     def cells(self):

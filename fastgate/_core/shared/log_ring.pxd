@@ -1,6 +1,6 @@
 """log_ring: one ring of fixed-size records per worker; the worker writes, control drains.
 
-Single producer, single consumer. Full: the record is dropped and counted, never waited for.
+Single producer, single consumer. If the ring is full, the record is dropped and counted; nothing waits.
 """
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -10,13 +10,13 @@ from fastgate._core.platform.text cimport fg_copy
 cdef enum:
     PHASES = 16
     LOG_TEXT = 307
-    LOGRING_HEADER = 256      # bytes in front of the records: sizeof(ring_header)
+    LOGRING_HEADER = 256      # bytes before the records: sizeof(ring_header)
     PHASE_NEVER = 0xFFFFFFFF  # in phase_us
 
 cdef struct ring_header:      # at logring_at of a worker's area; then logring_count records
-    uint64_t head             # records ever published. Writer: the worker
+    uint64_t head             # total of records published. Writer: the worker
     uint64_t pad_head[7]
-    uint64_t tail             # records ever taken. Writer: control
+    uint64_t tail             # total of records taken. Writer: control
     uint64_t pad_tail[7]
     uint64_t dropped          # records that found the ring full. Writer: the worker
     uint64_t pad_dropped[15]
@@ -42,10 +42,10 @@ cpdef enum LogFlag:
     LOG_UPCALL = 4
     LOG_TUNNEL = 8
     LOG_ABORTED = 16          # the client left before the end
-    LOG_SAMPLED = 32          # traceparent said so
+    LOG_SAMPLED = 32          # set by the client's traceparent
     LOG_HTTP_1_0 = 64         # the request was HTTP/1.0
 
-# Texts packed one after another in `text`, cut to fit; lengths in `lens`.
+# Texts packed one after another in `text`, cut to fit; their lengths in `lens`.
 cpdef enum LogText:
     TEXT_METHOD = 0
     TEXT_HOST = 1
@@ -53,7 +53,7 @@ cpdef enum LogText:
     TEXT_ROUTE = 3
     TEXT_CONSUMER = 4
     TEXT_TARGET = 5
-    TEXT_QUERY = 6            # where the configuration asks for it, without hidden parameters
+    TEXT_QUERY = 6            # if the configuration asks for it, without hidden parameters
     TEXT_USER_AGENT = 7
     TEXT_LIMIT = 8            # name of the limit that refused
     TEXTS = 9
@@ -81,33 +81,33 @@ cdef struct log_record:       # 512 bytes
     uint8_t worker
     uint8_t flags             # LogFlag
     uint8_t lens[TEXTS]
-    char text[LOG_TEXT]       # LOG_TEXT is what is left of 512 bytes
+    char text[LOG_TEXT]       # LOG_TEXT is the rest of 512 bytes
 
 cdef ring_header *logring_header(segment_header *s, uint32_t worker) noexcept nogil
 cdef log_record *logring_records(segment_header *s, uint32_t worker) noexcept nogil
 
 cdef log_record *logring_reserve(segment_header *s, uint32_t worker) noexcept nogil
-    # The next record to fill: all zero but for the phases (PHASE_NEVER) and the text's bytes; the
-    # same again until it is committed. NULL when the ring is full: already counted, in the ring.
+    # The next record to fill: all zero except the phases (PHASE_NEVER) and the text's bytes; the
+    # same one until it is committed. NULL if the ring is full: already counted, in the ring.
 cdef void logring_commit(segment_header *s, uint32_t worker, log_record *r) noexcept nogil
 cdef uint32_t log_cut(uint32_t used, int which, const char *p, uint32_t n) noexcept nogil
-    # how much of a text that is too long is taken: whole characters
+    # how much of a text that is too long is kept: whole characters
 
 cdef extern from *:
     """
     #ifndef FASTGATE_LOG_LEAVE
     #define FASTGATE_LOG_LEAVE
     /* Octets of the text area that text i must leave to the texts after it: enough for a route's
-       name (32), a consumer's id (36), a target (28) and a limit's name (16) behind an endless path, and
-       for some of the user agent (40) behind an endless query. */
+       name (32), a consumer's id (36), a target (28) and a limit's name (16) after a very long path, and
+       for part of the user agent (40) after a very long query. */
     static const unsigned char FG_LOG_LEAVE[] = {240, 190, 112, 80, 44, 16, 56, 16, 0};
     #endif
     """
     const uint8_t *LEAVE "FG_LOG_LEAVE"
 
 cdef inline uint32_t log_text(log_record *r, uint32_t used, int which, const char *p, uint32_t n) noexcept nogil:
-    """Append text `which`; the new `used`. Call in the order of LogText. Too long a text is cut
-    between characters; some room is always left for the texts after it."""
+    """Append text `which`; returns the new `used`. Call in the order of LogText. A text that is too long is
+    cut between characters; some room is always left for the texts after it."""
     if n > 255 or used + n + LEAVE[which] > LOG_TEXT:
         n = log_cut(used, which, p, n)
     fg_copy(r.text + used, p, n)

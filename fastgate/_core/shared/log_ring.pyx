@@ -1,4 +1,4 @@
-"""log_ring: how a worker hands its access records to control without ever waiting.
+"""log_ring: how a worker passes its access records to control without ever waiting.
 
     worker's ring area                     (logring_at; logring_count is a power of two)
     +---------+---------+---------+----------------------------------------------------+
@@ -6,17 +6,17 @@
     +---------+---------+---------+----------------------------------------------------+
       worker    control   worker    512 bytes each, record of position p at p & (count - 1)
 
-`head` and `tail` are positions that only grow: `head` records were ever published, `tail` ever
-taken, `head - tail` wait. Each has one writer and a cache line of its own.
+`head` and `tail` are positions that only grow: `head` is the total of published records, `tail` of taken
+ones, and `head - tail` records wait. Each has one writer and a cache line of its own.
 
 Publication is one release store of `head`. Before it the record does not exist: a worker
-that is killed while it fills one leaves garbage in a slot that nobody looks at, and the next
-worker of that index, which finds `head` in the segment, fills the same slot anew. After it the
-record is complete, whatever becomes of its writer. `sequence` is for the reader's peace of
-mind: a record that does not carry its position + 1 is counted as damaged, not believed.
+that is killed while it fills one leaves garbage in a slot that nobody reads, and its successor,
+which finds `head` in the segment, fills the same slot again. After it the record is complete,
+whatever happens to its writer. `sequence` is a second check: a record that does not carry its
+position + 1 is counted as damaged and ignored.
 
-A full ring drops the newest record and counts it in `dropped`: an access log that cannot keep
-up must not slow down a request.
+A full ring drops the newest record and counts it in `dropped`: an access log that is too slow
+must not slow down a request.
 """
 from libc.string cimport memset
 
@@ -86,7 +86,7 @@ cdef _check(Segment segment, uint32_t worker):
 
 
 def ring_state(Segment segment not None, uint32_t worker) -> tuple[int, int, int]:
-    """A ring's (published, taken, dropped): records ever, since the segment was made."""
+    """A ring's totals of records (published, taken, dropped), since the segment was created."""
     _check(segment, worker)
     cdef ring_header *h = logring_header(segment.header, worker)
     return fg_load(&h.head), fg_load(&h.tail), fg_load(&h.dropped)

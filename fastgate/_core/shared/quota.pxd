@@ -9,6 +9,6 @@ cdef int quota_take(cells *t, uint64_t key, uint8_t period, int64_t unix_s,
                     uint64_t amount, uint64_t cost, decision *d) noexcept nogil
     # 1: counted; 0: refused, nothing consumed.
 cdef void quota_give_back(cells *t, uint64_t key, uint8_t period, int64_t unix_s, uint64_t cost) noexcept nogil
-    # unix_s: of the take. Nothing happens when its window is gone.
+    # unix_s: of the take. Does nothing if its window is over.
 cdef void quota_peek(const cells *t, uint64_t key, uint8_t period, int64_t unix_s,
                      uint64_t amount, decision *d) noexcept nogil

@@ -4,7 +4,7 @@
 
     period    window is the number of the     bits        lasts until    count up to
     second    second since 1970               33 + 28     2242           268 million
-    minute    minute                          26 + 35     2097           34 thousand million
+        minute    minute                          26 + 35     2097           34 billion
     hour      hour                            21 + 40     2209           10^12
     day       day                             17 + 44     2328           10^13
     week      ISO week (Monday 00:00)         14 + 47     2284           10^14
@@ -12,24 +12,24 @@
     year      year                             9 + 52     2311           10^15
 
 All windows are of the UTC calendar; months come from a table of their first days. A window is
-not "the last 60 seconds": the count starts anew at the boundary, for everybody at the same moment.
+not "the last 60 seconds": the count resets at the boundary, for everybody at the same moment.
 
-Taking is one exchange of the cell: the same window, count + cost; another, cost alone. A refused
-request writes nothing, a lowered or raised amount holds from the next request on, and a key's
-quotas of different periods are different cells (the period is mixed into the key), so that while
-a period is being changed no window starts twice.
+Taking is one exchange of the cell: within the same window to count + cost, in a new one to cost. A
+refused request writes nothing, a lowered or raised amount applies from the next request on, and a key's
+quotas of different periods are different cells (the period is mixed into the key), so that no window
+starts twice while a period is being changed.
 
 Clocks. Workers read theirs once a round; at a boundary one may still be in the old window when
-another has opened the new one. A cell never goes back for that: a request counts in the newer
-window that it finds. If the system's clock was set back, a window can lie further ahead than any
-worker can be behind; such a cell starts anew. A count given back after its window is over
-changes nothing.
+another has opened the new one. A cell never returns to the old one: a request counts in the newer
+window that it finds. If the system's clock was set back, a window can be further ahead than any
+worker can be behind; such a cell is reset. Giving back a count after its window is over does
+nothing.
 
-Cells of windows gone by are free for other keys, SLACK seconds later.
+Cells of past windows are free for other keys, SLACK seconds later.
 
-Persistence. `export_quotas` writes every count that still matters, `import_quotas` puts them back;
-control does the one each second, the other when the gateway starts. What is lost when the machine
-dies is at most what was counted since the last export.
+Persistence. `export_quotas` writes every count that still matters, `import_quotas` restores them.
+Control exports every second, and imports when the gateway starts. If the machine dies, at most what
+was counted since the last export is lost.
 
     "FGQUOTA1" | entries 8 | hash of the rest 8 | { key 8, state 8 } * entries      little-endian
 """
@@ -66,8 +66,8 @@ cdef extern from *:
 
 cdef enum:
     PERIODS = 7
-    CLAIMED = 7               # in place of a period
-    SLACK = 2                 # seconds that a window's cell stays after its end
+    CLAIMED = 7               # in the place of a period
+    SLACK = 2                 # seconds that a window's cell is kept after its end
     DAY_S = 86400
     FILE_HEAD = 24
 
@@ -78,7 +78,7 @@ cdef const char *FILE_MAGIC = b"FGQUOTA1"
 
 cdef enum:
     MONTHS = 4096                 # of the table: to April 2311
-    # Months in a day, 4800 / 146097, times 2^32. Rounding days times that gives the month or
+    # Months per day, 4800 / 146097, times 2^32. Multiplying days by that and rounding gives the month or
     # the next one, for every day of the table.
     MONTHS_PER_DAY = 141110653
     HALF = 0x80000000
@@ -104,7 +104,7 @@ _fill_months()
 
 
 cdef inline uint64_t _month_of(uint64_t day) noexcept nogil:
-    """Months since January 1970 of the day with that number."""
+    """Months since January 1970 of the day with this number."""
     cdef uint64_t month = (day * MONTHS_PER_DAY + HALF) >> 32
     if month > MONTHS:
         return MONTHS - 1
@@ -170,7 +170,7 @@ cdef inline uint64_t _count_in(uint64_t state) noexcept nogil:
 
 
 cdef inline bint _counts(uint64_t stored, uint64_t window, uint8_t period) noexcept nogil:
-    """The stored window is this one, or one that a clock not quite as far back has opened."""
+    """The stored window is this one, or one that a slightly faster clock has opened."""
     return window <= stored <= window + (60 if period == PERIOD_SECOND else 1)
 
 
@@ -189,7 +189,7 @@ RULE.expired = _expired
 
 
 cdef inline uint64_t _key(uint64_t key, uint8_t period) noexcept nogil:
-    """The cell's key: the caller's and the period. The caller's is well mixed already."""
+    """The cell's key: the caller's and the period. The caller's is already well mixed."""
     cdef uint64_t k = key ^ (<uint64_t>period * FG_K2)
     return k if k else FG_K3
 
@@ -276,7 +276,7 @@ cdef void quota_peek(const cells *t, uint64_t key, uint8_t period, int64_t unix_
 
 cdef uint64_t _collect(const cell *base, uint64_t first, uint64_t last, int64_t unix_s,
                        uint64_t *out) noexcept nogil:
-    """Copy what counts among the cells [first, last) to `out`; how many."""
+    """Copy the counts that matter in the cells [first, last) to `out`; returns how many."""
     cdef uint64_t i, key, state, n = 0
     for i in range(first, last):
         key = fg_load(&base[i].key)
@@ -292,7 +292,7 @@ cdef uint64_t _collect(const cell *base, uint64_t first, uint64_t last, int64_t 
 
 def _used_ranges(int fd, uint64_t begin, uint64_t end):
     """The parts of the file that were ever written. A page that was not is not even read, unless
-    the kernel does not say which these are (gVisor's does not): then all of it."""
+    the kernel does not report them (gVisor's does not): then everything is read."""
     while begin < end:
         try:
             data = os.lseek(fd, begin, os.SEEK_DATA)
@@ -307,9 +307,9 @@ def _used_ranges(int fd, uint64_t begin, uint64_t end):
 
 
 def export_quotas(Segment segment not None, unix_s=None):
-    """All counts of windows that are not over at `unix_s` (default: now, by clock.pyx), as bytes to keep.
+    """All counts of windows that are not over at `unix_s` (default: now, by clock.pyx), as bytes to save.
 
-    Takes counting as it goes on: each count is one that held at some moment of the call.
+    Counting continues meanwhile: each count was valid at some moment of the call.
     """
     cdef int64_t now = int(time.time()) - held_seconds(segment) if unix_s is None else unix_s
     cdef const cell *base = cells_of_quota(segment.header).base
@@ -334,7 +334,7 @@ def export_quotas(Segment segment not None, unix_s=None):
 
 
 cdef int _restore(cells *t, uint64_t key, uint64_t state, int64_t unix_s) noexcept nogil:
-    """1: the cell counts at least that now; 0: no cell."""
+    """1: the cell counts at least that now; 0: there is no cell."""
     cdef cell *c
     cdef uint64_t word, held, claim
     while True:
@@ -350,11 +350,11 @@ cdef int _restore(cells *t, uint64_t key, uint64_t state, int64_t unix_s) noexce
 
 
 def import_quotas(Segment segment not None, bytes data not None, unix_s=None):
-    """Put exported counts back; returns how many still mattered at `unix_s` (default: now).
+    """Restore exported counts; returns how many still mattered at `unix_s` (default: now).
 
-    Windows that are over are skipped. Where something is counted already, the higher count
-    stays, so doing it twice does no harm. Raises SegmentError when the data is damaged; then
-    nothing was put back.
+    Windows that are over are skipped. If something is already counted, the higher count is
+    kept, so repeating the call does no harm. Raises SegmentError if the data is damaged; then
+    nothing was restored.
     """
     cdef int64_t now = int(time.time()) if unix_s is None else unix_s
     cdef cells table = cells_of_quota(segment.header)
@@ -363,17 +363,17 @@ def import_quotas(Segment segment not None, bytes data not None, unix_s=None):
     cdef uint64_t n, i, key, state, restored = 0
     cdef uint8_t period
     if size < FILE_HEAD or memcmp(at, FILE_MAGIC, 8) != 0:
-        raise SegmentError("the saved quotas cannot be used: this is no quota file of this version")
+        raise SegmentError("the saved quotas cannot be used: this is not a quota file of this version")
     n = fg_read64(at + 8)
     if n != (size - FILE_HEAD) // sizeof(cell) or (size - FILE_HEAD) % sizeof(cell):
         raise SegmentError(
-            f"the saved quotas cannot be used: {n} entries are announced, {size} bytes are there")
+            f"the saved quotas cannot be used: {n} entries are announced, but there are {size} bytes")
     check = n.to_bytes(8, "little") + data[FILE_HEAD:]
     if hash_bytes(<const char *>check, <uint32_t>len(check), 0) != fg_read64(at + 16):
         raise SegmentError("the saved quotas cannot be used: the file is damaged (its checksum differs)")
     for i in range(n):
         if fg_read64(at + FILE_HEAD + 16 * i) == 0 or fg_read64(at + FILE_HEAD + 16 * i + 8) >> 61 >= PERIODS:
-            raise SegmentError(f"the saved quotas cannot be used: entry {i} is none")
+            raise SegmentError(f"the saved quotas cannot be used: entry {i} is invalid")
     with nogil:
         for i in range(n):
             key = fg_read64(at + FILE_HEAD + 16 * i)
@@ -388,12 +388,12 @@ def import_quotas(Segment segment not None, bytes data not None, unix_s=None):
 
 cdef uint8_t _checked(int period) except? 255:
     if not 0 <= period < PERIODS:
-        raise ValueError(f"period {period}: a fastgate._core.snapshot.snapshot.Period was expected")
+        raise ValueError(f"period {period}: expected a fastgate._core.snapshot.snapshot.Period")
     return <uint8_t>period
 
 
 def window_of_py(int period, int64_t unix_s):
-    """(number, end in Unix seconds) of the calendar window that holds a moment, UTC."""
+    """(number, end in Unix seconds) of the calendar window that contains a moment, UTC."""
     cdef int64_t ends
     cdef uint64_t window = window_of(_checked(period), unix_s, &ends)
     return window, ends
@@ -402,7 +402,7 @@ def window_of_py(int period, int64_t unix_s):
 cdef class QuotaTable:
     """The quota cells of a segment, with explicit times: for control, tests and tools.
 
-    `period` is a Period, `unix_s` Unix time in seconds, `amount` the requests a window allows.
+    `period` is a Period, `unix_s` Unix time in seconds, `amount` the requests that a window allows.
     """
 
     cdef readonly Segment segment
@@ -419,20 +419,20 @@ cdef class QuotaTable:
         return Decision(allowed == 1, d.remaining, d.used, d.reset_s, d.retry_s, d.resets_at)
 
     def peek(self, uint64_t key, int period, int64_t unix_s, uint64_t amount):
-        """What is counted; nothing changes. `allowed`: one more would be."""
+        """What is counted, without a change. `allowed`: whether one more would be."""
         cdef decision d
         quota_peek(&self.table, key, _checked(period), unix_s, amount, &d)
         return Decision(d.retry_s == 0, d.remaining, d.used, d.reset_s, d.retry_s, d.resets_at)
 
     def give_back(self, uint64_t key, int period, int64_t unix_s, uint64_t cost=1):
-        """Undo a take of that time. When its window is gone: nothing."""
+        """Undo a take of that time. Does nothing if its window is over."""
         quota_give_back(&self.table, key, _checked(period), unix_s, cost)
 
     def take_all(self, const uint64_t[::1] keys not None, int period, int64_t unix_s, uint64_t amount,
                  uint64_t[::1] passed=None):
-        """Count one for each key in turn; how many were allowed. No Python in between.
+        """Count one for each key in turn, with no Python in between; returns how many were allowed.
 
-        `passed`: one word for each key, to which 1 is added when it was allowed.
+        `passed`: one word for each key; 1 is added to it if it was allowed.
         """
         cdef decision d
         cdef Py_ssize_t i
@@ -452,7 +452,7 @@ cdef class QuotaTable:
 
     @property
     def full(self):
-        """How often, over all processes, a request was let through for want of a cell."""
+        """How often, over all processes, a request was allowed because there was no free cell."""
         return fg_load(&(<cells_head *>self.table.base - 1).full)
 
     def cells(self):

@@ -1,6 +1,6 @@
-"""segment: the shared segment. One memfd made by the supervisor, mapped by every process.
+"""segment: the shared segment. One memfd, created by the supervisor and mapped by every process.
 
-What lies in it: layout.pxd. Drawing and invariants: segment.pyx.
+Content: layout.pxd. Drawing and invariants: segment.pyx.
 """
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -18,4 +18,4 @@ cdef class Segment:
     cdef _advise(self)
 
 cdef void zero_pages(char *p, uint64_t size) noexcept nogil
-    # They read as zero afterwards, and where p and size are whole pages take no memory any more.
+    # They read as zero afterwards; whole pages no longer take memory.

@@ -13,9 +13,9 @@
                                logring_at      head, then log records             (log_ring.pyx)
     + per_worker_size          worker 1 ...
 
-Every area begins on a page of its own. The supervisor makes the segment as a memfd before it forks;
+Every area begins on its own page. The supervisor creates the segment as a memfd before it forks;
 children inherit the mapping, others `attach` to the descriptor. The file is sealed against
-growing and shrinking, so that no mapping can ever be cut short under a reader.
+growing and shrinking, so that no mapping can be truncated under a reader.
 
 Invariants
 
@@ -23,11 +23,11 @@ Invariants
   process that is killed between any two instructions leaves nothing locked and nothing half-written.
   The supervisor clears the counts of a dead *worker* (in flight, connections): `worker_stopped`.
 - **The layout follows from the counts** in the header alone; `attach` computes it again and
-  refuses a segment in which a single offset differs, as one of another build would.
-- **Untouched pages take no memory.** Sizes are generous (the defaults map 30 MiB for two workers)
-  and a page becomes resident when it is first touched, also by reading; huge pages are
-  declined, for they would make the whole resident at once. So code that walks an area walks
-  only what was used.
+  refuses a segment with any different offset, such as one of another build.
+- **Untouched pages take no memory.** Sizes are generous (the defaults map 30 MiB for two workers),
+  and a page becomes resident when it is first touched, even by reading. Huge pages are
+  declined, since they would make all of it resident at once. So code that walks an area
+  reads only the used part.
 - The segment ends with the gateway. Control exports what must survive it (quotas).
 
 Worker indexes and target slots are checked at the Python border; the C methods trust their caller.
@@ -58,8 +58,8 @@ STATES = ("down", "starting", "serving", "draining")    # worker_row.state, in w
 
 
 cdef void zero_pages(char *p, uint64_t size) noexcept nogil:
-    # The hole punched reads as zeros; where the kernel will not, zeros are written. It rounds the size
-    # up to its own pages, which are larger than ours on some arm64: never let it.
+    # A punched hole reads as zeros; if the kernel refuses, zeros are written. The kernel rounds the size up to
+    # its own pages, which are larger than ours on some arm64: prevent that.
     cdef uint64_t part = <uint64_t>sysconf(_SC_PAGESIZE) - 1
     if (<uint64_t>p | size) & part or madvise(p, size, MADV_REMOVE) != 0:
         memset(p, 0, size)
@@ -102,7 +102,7 @@ cdef void _lay_out(segment_header *h) noexcept nogil:
 
 cdef _check_counts(const segment_header *h):
     if not 1 <= h.workers <= MAX_WORKERS:
-        raise SegmentError(f"workers={h.workers}: a segment is for 1 to {MAX_WORKERS} workers")
+        raise SegmentError(f"workers={h.workers}: a segment has 1 to {MAX_WORKERS} workers")
     for name, count, least in (
         ("limiter_cells", h.limiter_count, WINDOW),
         ("quota_cells", h.quota_count, WINDOW),
@@ -227,9 +227,10 @@ cdef class WorkerRow:
 cdef class TargetRow:
     """One upstream target's shared health, live.
 
-    `health`: 0 unknown (usable), 1 healthy, 2 unhealthy; its writer is control. `failures` (one
-    after another, over all workers), `ejected_until_ns` (CLOCK_MONOTONIC), `ejections` (without a
-    success since) and `ejected` (ejections ever) are the workers'. `identity` says whose row it is: `claim` it before the rest is believed.
+    `health`: 0 unknown (usable), 1 healthy, 2 unhealthy; its writer is control. `failures` (in a row,
+    over all workers), `ejected_until_ns` (CLOCK_MONOTONIC), `ejections` (since the last success) and
+    `ejected` (total of ejections) are written by workers. `identity`: the target that has the row; `claim`
+    it before using the rest.
     """
 
     cdef readonly Segment segment
@@ -237,7 +238,7 @@ cdef class TargetRow:
     cdef target_row *row
 
     def claim(self, uint64_t identity):
-        """Make it the row of this target; what an earlier owner left is cleared. Writer: control."""
+        """Assign the row to this target; an earlier owner's values are cleared. Writer: control."""
         if fg_load(&self.row.identity) != identity:
             fg_store(&self.row.health, 0)
             fg_store(&self.row.failures, 0)
@@ -287,7 +288,7 @@ cdef class TargetRow:
 
 
 cdef class Segment:
-    """The mapped segment. Made by `create` or `attach`; the mapping lives as long as the object.
+    """The mapped segment. Created by `create` or `attach`; the mapping lives as long as the object.
 
     `fd` is the memfd, close-on-exec; forked children inherit the mapping itself.
     """
@@ -312,10 +313,10 @@ cdef class Segment:
                uint64_t targets=4096, uint64_t route_rows=1024,
                uint64_t concurrency_cells=4096, uint64_t log_records=4096,
                uint64_t accounts=65536):
-        """Make a segment, all zero, for that many workers (1 to 64).
+        """Create a segment, all zero, for this many workers (1 to 64).
 
-        The counts of cells and log records are powers of two; of cells, take twice the keys
-        that are alive at once. `concurrency_cells` and `log_records` are per worker. Raises SegmentError.
+        The counts of cells and log records are powers of two; use twice as many cells as there are keys
+        alive at once. `concurrency_cells` and `log_records` are per worker. Raises SegmentError.
         """
         cdef segment_header h
         cdef Segment self = Segment.__new__(Segment)
@@ -340,7 +341,7 @@ cdef class Segment:
             fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS,
                         fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
         except OSError as error:
-            raise SegmentError(f"the shared segment ({h.size} bytes) cannot be made: {error}") from error
+            raise SegmentError(f"the shared segment ({h.size} bytes) cannot be created: {error}") from error
         self._map(h.size, MAP_SHARED)
         memcpy(self.base, &h, sizeof(h))
         self._advise()
@@ -350,7 +351,7 @@ cdef class Segment:
     def attach(cls, int fd):
         """Map the segment behind a descriptor. The descriptor is duplicated, not taken over.
 
-        Raises SegmentError when it is no segment, not whole, or of another build.
+        Raises SegmentError if it is not a segment, is incomplete, or is of another build.
         """
         cdef Segment self = Segment.__new__(Segment)
         cdef segment_header h
@@ -358,31 +359,31 @@ cdef class Segment:
             self.fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
             size = os.fstat(self.fd).st_size
         except OSError as error:
-            raise SegmentError(f"descriptor {fd} is no shared segment: {error}") from error
+            raise SegmentError(f"descriptor {fd} is not a shared segment: {error}") from error
         if size < PAGE:
-            raise SegmentError(f"descriptor {fd} is no shared segment: it has {size} bytes")
+            raise SegmentError(f"descriptor {fd} is not a shared segment: it has {size} bytes")
         self._map(size, MAP_SHARED)
         memcpy(&h, self.base, sizeof(h))
         if memcmp(h.magic, MAGIC, 8) != 0:
-            raise SegmentError(f"descriptor {fd} is no shared segment: it begins with other bytes")
+            raise SegmentError(f"descriptor {fd} is not a shared segment: it begins with other bytes")
         if h.version != SEGMENT_VERSION:
             raise SegmentError(
-                f"the shared segment is of version {h.version}, this build knows {SEGMENT_VERSION}")
+                f"the shared segment is of version {h.version}, but this build reads version {SEGMENT_VERSION}")
         _check_counts(&h)
         _lay_out(&h)
         if memcmp(&h, self.base, sizeof(h)) != 0:
             # Generation and draining may have changed since; only the layout counts.
             memcpy(&h.generation, &self.header.generation, 16)
             if memcmp(&h, self.base, sizeof(h)) != 0:
-                raise SegmentError("the shared segment is laid out differently: made by another build")
+                raise SegmentError("the shared segment has another layout: it was made by another build")
         if h.size != <uint64_t>size:
-            raise SegmentError(f"the shared segment has {size} bytes, {h.size} were expected")
+            raise SegmentError(f"the shared segment has {size} bytes instead of {h.size}")
         self._advise()
         return self
 
     def private_copy(self):
         """The segment as it is now, for one process alone: pages are shared until this object's owner
-        writes to them, and what it writes nobody else sees. Gone with the object."""
+        writes to them, and no other process sees the changes. Freed with the object."""
         cdef Segment copy = Segment.__new__(Segment)
         copy.fd = fcntl.fcntl(self.fd, fcntl.F_DUPFD_CLOEXEC, 3)
         copy._map(self.size, MAP_PRIVATE)
@@ -398,7 +399,7 @@ cdef class Segment:
         self.header = <segment_header *>p
 
     cdef _advise(self):
-        # Both are hints; it works on a kernel without them too.
+        # Both are hints: a kernel without them works, too.
         madvise(self.base, self.size, MADV_NOHUGEPAGE)
         madvise(self.base, self.size, MADV_DONTDUMP)
 
@@ -424,7 +425,7 @@ cdef class Segment:
 
     @property
     def boot_id(self):
-        """16 random bytes, in hex: another gateway start, another id."""
+        """16 random bytes, in hex, different for each start of a gateway."""
         return (<char *>self.header.boot_id)[:16].hex()
 
     @property
@@ -466,7 +467,7 @@ cdef class Segment:
 
     @property
     def draining(self):
-        """1 while the gateway goes down: readiness answers 503. Writer: supervisor."""
+        """1 while the gateway shuts down: readiness answers 503. Writer: supervisor."""
         return fg_load(&self.header.draining)
 
     @draining.setter
@@ -475,7 +476,7 @@ cdef class Segment:
 
     @property
     def layout(self):
-        """Where the areas begin: offset in the segment by name. Those of worker i's own areas lie
+        """Where the areas begin: offset in the segment by name. Worker i's own areas are
         i * "per_worker_size" further."""
         cdef segment_header *h = self.header
         return {
@@ -514,12 +515,12 @@ cdef class Segment:
         view.row = self.target(slot)
         return view
 
-    # ---- what the supervisor does ---------------------------------------------------------
+    # ---- for the supervisor ---------------------------------------------------------------
 
     def worker_started(self, uint32_t index, uint64_t pid):
-        """Note a worker's birth. It may already be running: its own words are not touched.
+        """Record a worker's start. It may already be running: its own words are not changed.
 
-        Its heartbeat counts from now on, so that one which hangs before its first is noticed.
+        Its heartbeat counts from now on, so that a worker that hangs before its first one is noticed.
         """
         cdef worker_row *row
         cdef uint64_t none = 0
@@ -533,10 +534,10 @@ cdef class Segment:
         fg_store(&row.pid, pid)
 
     def worker_stopped(self, uint32_t index):
-        """Drop what a worker that is dead (reaped: it cannot write any more) counted as its own.
+        """Drop the state that a dead worker (reaped: it cannot write any more) counted as its own.
 
         Its in-flight counts, connections, generation and heartbeat become zero; counters,
-        histograms, log records and `starts` stay, its successor goes on with them.
+        histograms, log records and `starts` stay, and its successor continues them.
         """
         cdef worker_row *row
         if index >= self.header.workers:
@@ -560,7 +561,7 @@ cdef class Segment:
         self.worker_stopped(index)
 
     def heartbeat_age(self, uint32_t index):
-        """Seconds since the worker last showed that it lives; None: no worker, or none since its start."""
+        """Seconds since the worker's last heartbeat; None: there is no worker, or no heartbeat since its start."""
         cdef uint64_t beat, now = now_ns()
         if index >= self.header.workers:
             raise IndexError(f"worker {index} of {self.header.workers}")
