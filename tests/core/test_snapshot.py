@@ -248,7 +248,7 @@ def test_shorter_than_its_header(raw: bytes, cut: int) -> None:
 
 
 def test_cut_short(raw: bytes) -> None:
-    with pytest.raises(SnapshotError, match="says it has"):
+    with pytest.raises(SnapshotError, match="but it has"):
         opened(raw[:-32])
 
 
@@ -323,7 +323,7 @@ def test_numbers_that_do_not_fit() -> None:
 def test_a_builder_is_used_once() -> None:
     image = ImageBuilder()
     os.close(image.finish(1))
-    with pytest.raises(ValueError, match="has made its image"):
+    with pytest.raises(ValueError, match="has already built its image"):
         image.finish(2)
 
 

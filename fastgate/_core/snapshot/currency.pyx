@@ -7,7 +7,7 @@ cdef uint32_t currency_code(str text) except? 0:
     if not raw:
         return 0
     if len(raw) != 3:
-        raise ValueError(f"{text!r} is not a currency of three letters")
+        raise ValueError(f"{text!r} is not a currency: use three letters")
     return raw[0] | <uint32_t>raw[1] << 8 | <uint32_t>raw[2] << 16
 
 

@@ -1,4 +1,4 @@
-"""image: builds the snapshot's image, in control. Records in, a sealed memfd out."""
+"""image: builds the snapshot's image, in control: records in, a sealed memfd out."""
 from libc.stdint cimport uint32_t, uint64_t
 
 from fastgate._core.snapshot.snapshot cimport policy_rec, snapshot_header, str_ref, table_ref
@@ -10,7 +10,7 @@ cdef struct growing:          # a block of bytes that grows; freed by ImageBuild
 
 cdef class ImageBuilder:
     cdef snapshot_header head
-    cdef growing heap             # from sizeof(snapshot_header) on: offsets into it are final at once
+    cdef growing heap             # from sizeof(snapshot_header) on: offsets into it never change
     cdef growing routes
     cdef growing policies
     cdef dict policy_index        # policy_rec as bytes → index

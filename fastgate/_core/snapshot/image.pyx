@@ -1,20 +1,20 @@
 """image: builds the image that `snapshot` maps. Used by the compiler, in control only.
 
-    builder = ImageBuilder()
+        builder = ImageBuilder()
     limits = builder.table([builder.limit(...), builder.limit(...)])
     builder.add_route("orders-read", slot=0, service=0, limits=limits, ...)
     fd = builder.finish(generation)              # a sealed memfd, the caller's to close
 
-- A **string** is interned: the same bytes stand in the image once.
-- A **record** maker (`limit`, `header_rule`, ...) gives the bytes of one C struct; `table` puts
-  a list of them into the image and gives its handle, an opaque number (0: the empty table).
-  Equal tables stand in the image once, so that 100,000 routes that share their rules share
-  them in memory, too. So do equal policies of routes.
-- `add_*` appends to one of the image's main tables and gives the index (or takes the slot).
+- A **string** is interned: equal strings are in the image once.
+- A **record** method (`limit`, `header_rule`, ...) returns the bytes of one C struct; `table` puts
+  a list of them into the image and returns its handle, an opaque number (0: the empty table).
+  Equal tables are in the image once, so that 100,000 routes that share their rules also share
+  them in memory. The same holds for equal policies of routes.
+- `add_*` appends to one of the image's main tables and returns the index (or takes the slot).
 - Strings and sub-tables go to the *heap*, which begins right after the header: their offsets
-  are final when they are made, and nothing needs fixing up but the targets of the upstreams.
+  are final when they are created, and only the targets of the upstreams need fixing up.
 
-The keyword arguments of a record are its fields; `snapshot.pxd` says what they mean. Numbers
+The keyword arguments of a record are its fields; `snapshot.pxd` describes them. Numbers
 that do not fit their field raise OverflowError; an image over 4 GiB raises SnapshotError.
 """
 from libc.stdlib cimport free, realloc
@@ -60,14 +60,14 @@ cdef int _set_statuses(uint64_t *words, object statuses) except -1:
     cdef uint32_t i
     for status in statuses:
         if not STATUS_FIRST <= status < STATUS_FIRST + STATUS_COUNT:
-            raise ValueError(f"{status} is not a status from 400 to 599")
+            raise ValueError(f"{status} is not a status between 400 and 599")
         i = status - STATUS_FIRST
         words[i >> 6] |= 1ull << (i & 63)
     return 0
 
 
 cdef class ImageBuilder:
-    """Collects records and makes one image of them. Used once: `finish` ends it."""
+    """Collects records and builds one image from them. It can be used once: `finish` ends it."""
 
     def __cinit__(self):
         self.interned = {}
@@ -108,7 +108,7 @@ cdef class ImageBuilder:
         return 0
 
     cdef uint64_t _append(self, growing *g, const void *p, uint64_t size, uint64_t align) except? 0:
-        """Copy in; returns where it stands within the block."""
+        """Copy data in; returns its offset within the block."""
         cdef uint64_t at = (g.size + align - 1) & ~(align - 1)
         self._grow(g, at - g.size + size)
         memset(g.data + g.size, 0, at - g.size)
@@ -145,7 +145,7 @@ cdef class ImageBuilder:
         return t
 
     cdef table_ref _place(self, const void *p, uint64_t count, uint64_t item) except *:
-        """A block of records, from now on in the heap."""
+        """Move a block of records to the heap."""
         cdef table_ref t
         t.off = t.count = 0
         if count:
@@ -157,7 +157,7 @@ cdef class ImageBuilder:
     # ---- sub-tables -----------------------------------------------------------------------
 
     def table(self, records: list[bytes]) -> int:
-        """The handle of a table of these records, all of one kind."""
+        """The handle of a table of these records, which are all of one kind."""
         if not records:
             return 0
         cdef bytes raw = b"".join(records)
@@ -208,7 +208,7 @@ cdef class ImageBuilder:
         return (<char *>&r)[:sizeof(r)]
 
     def header_rule(self, name: str, value: str, action: int) -> bytes:
-        """One header_rule; the line, if one is put in, has the name as it is written here."""
+        """One header_rule; its line, if it has one, spells the name as given here."""
         cdef header_rule r
         memset(&r, 0, sizeof(r))
         r.name = self._string(name.lower())
@@ -221,7 +221,7 @@ cdef class ImageBuilder:
     def address_rule(self, network: str, allow: bool) -> bytes:
         """One address_rule of a network or an address in any usual notation.
 
-        Raises ValueError when it is none, or has bits set right of its prefix.
+        Raises ValueError if it is invalid, or has bits set to the right of its prefix.
         """
         cdef address_rule r
         net = ipaddress.ip_network(network)
@@ -262,7 +262,7 @@ cdef class ImageBuilder:
                   params=0, payment_required="", host="", rewrite=0) -> int:
         """Append a route_rec, with its policy_rec; returns its index. Tables are handles.
 
-        `payment_required`: whole lines with their CRLF. Raises ValueError for one over 8 KiB.
+        `payment_required`: whole lines with their CRLF. Raises ValueError for a line over 8 KiB.
         """
         cdef route_rec r
         cdef policy_rec p
@@ -308,12 +308,12 @@ cdef class ImageBuilder:
         return self._append(&self.routes, &r, sizeof(r), 8) // sizeof(r)
 
     cdef bint _redirects(self, uint32_t index) noexcept:
-        """Whether the static response of that index, which may be none, is a redirect."""
+        """Whether the static response with this index, if there is one, is a redirect."""
         cdef const static_rec *statics = <const static_rec *>self.statics.data
         return index < self.statics.size // sizeof(static_rec) and statics[index].location.count != 0
 
     cdef uint32_t _policy(self, const policy_rec *p) except? 0:
-        """The index of a policy; equal ones have the same."""
+        """The index of a policy; equal policies have the same index."""
         cdef bytes raw = (<const char *>p)[:sizeof(policy_rec)]
         found = self.policy_index.get(raw)
         if found is None:
@@ -343,7 +343,7 @@ cdef class ImageBuilder:
     def add_upstream(self, name: str, *, slot, balance=0, hash_by=0, hash_header="", connect_ms=0, write_ms=0,
                      keepalive_idle_ms=0, keepalive_max=0, max_connections=0, eject_after=0,
                      eject_within_ms=0, eject_ms=0, eject_statuses=(), flags=0) -> int:
-        """Append an upstream_rec; returns its index. Its targets are those added next."""
+        """Append an upstream_rec; returns its index. Its targets are those that are added next."""
         cdef upstream_rec r
         memset(&r, 0, sizeof(r))
         r.name = self._string(name)
@@ -404,7 +404,7 @@ cdef class ImageBuilder:
 
     def add_plan(self, name: str, *, slot: int, limits=0, flags=0, prices=0, price_currency="",
                  price_period=0) -> None:
-        """Put a plan_rec at its slot; the slots between are holes."""
+        """Store a plan_rec in its slot; the slots in between are holes."""
         cdef plan_rec r
         cdef uint32_t at = slot
         cdef uint64_t needed = (<uint64_t>at + 1) * sizeof(plan_rec)
@@ -425,7 +425,7 @@ cdef class ImageBuilder:
         memcpy(self.plans.data + at * sizeof(plan_rec), &r, sizeof(r))
 
     def add_handler(self, name: str) -> int:
-        """The index of that Python handler ("package.module:function")."""
+        """The index of a Python handler ("package.module:function")."""
         index = self.handler_index.get(name)
         if index is None:
             index = self.handler_index[name] = len(self.handlers)
@@ -456,7 +456,7 @@ cdef class ImageBuilder:
         return self._append(&self.cors, &r, sizeof(r), 8) // sizeof(r)
 
     def add_static(self, *, fields: bytes, body: bytes, status: int, location=0) -> int:
-        """Append a static_rec; returns its index. `fields`: lines, each with its end."""
+        """Append a static_rec; returns its index. `fields`: lines, each with its line end."""
         cdef static_rec r
         memset(&r, 0, sizeof(r))
         r.fields = self._string(fields)
@@ -467,11 +467,11 @@ cdef class ImageBuilder:
 
     def set_refusal(self, reason: int, *, fields: bytes, body: bytes, status: int, close: bool,
                     html=(b"", b""), markdown=(b"", b"")) -> None:
-        """What is answered when an exchange ends for that reason. `html`, `markdown`: field
+        """Set the answer for exchanges that end for this reason. `html`, `markdown`: field
         lines and body of its other forms."""
         cdef refusal_rec r
         if not 0 < reason < REASON_COUNT:
-            raise ValueError(f"no reason has the number {reason}")
+            raise ValueError(f"there is no reason with the number {reason}")
         memset(&r, 0, sizeof(r))
         r.fields = self._string(fields)
         r.body = self._string(body)
@@ -486,20 +486,20 @@ cdef class ImageBuilder:
         self.faults = [self.string(text) for text in texts]
 
     def set_capability_key(self, key: bytes) -> None:
-        """The 16 secret bytes that tokens in the links of refusals are made with."""
+        """Set the 16 secret bytes for the tokens in the links of refusals."""
         if len(key) != 16:
             raise ValueError(f"a capability key has 16 bytes, not {len(key)}")
         memcpy(self.head.capability_key, <const char *>key, 16)
 
     def set_router(self, blob: bytes) -> None:
-        """The router's tables, as `trie.RouterBuilder` made them."""
+        """Set the router's tables, as built by `router_build.RouterBuilder`."""
         self.router = blob
 
     def set_settings(self, *, identity, via, server, trusted_proxies=0, max_line=0, max_head=0,
                      max_fields=0, max_field=0, head_ms=0, body_ms=0, idle_ms=0, write_ms=0,
                      min_rate=0, max_requests=0, max_connections=0, max_upcalls=0, max_streams=0,
                      underscores=0, loop_max=0, flags=0, hidden_params=()) -> None:
-        """The header's caps, timeouts and names. `hidden_params`: names in lower case."""
+        """Set the header's caps, timeouts and names. `hidden_params`: names in lower case."""
         cdef snapshot_header *h = &self.head
         h.identity = identity
         h.via = self._string(via)
@@ -526,9 +526,9 @@ cdef class ImageBuilder:
     # ---- the end --------------------------------------------------------------------------
 
     def finish(self, generation: int) -> int:
-        """Make the image: returns a sealed memfd, which the caller closes."""
+        """Build the image: returns a sealed memfd, which the caller closes."""
         if self.finished:
-            raise ValueError("this builder has made its image")
+            raise ValueError("this builder has already built its image")
         self.finished = True
         self._place_all()
         return self._write(generation)
@@ -555,7 +555,7 @@ cdef class ImageBuilder:
         h.auths = self._place(self.auths.data, self.auths.size // sizeof(auth_rec), sizeof(auth_rec))
         h.cors = self._place(self.cors.data, self.cors.size // sizeof(cors_rec), sizeof(cors_rec))
         h.statics = self._place(self.statics.data, self.statics.size // sizeof(static_rec), sizeof(static_rec))
-        # To a cache line's start, so that a policy is two lines and not three, and a route one.
+        # Align to a cache line, so that a policy takes two lines instead of three, and a route one.
         self._append(&self.heap, NOTHING, -(self.heap.size + sizeof(snapshot_header)) & 63, 1)
         h.policies = self._place(self.policies.data, self.policies.size // sizeof(policy_rec), sizeof(policy_rec))
         h.routes = self._place(self.routes.data, self.routes.size // sizeof(route_rec), sizeof(route_rec))
@@ -587,7 +587,7 @@ cdef class ImageBuilder:
                 memcpy(<char *>at + sizeof(snapshot_header), self.heap.data, self.heap.size)
             (<snapshot_header *>at).checksum = checksum_without(<const char *>at, size, True)
             if size >= 2 * HUGE:
-                madvise(at, size, MADV_COLLAPSE)    # a wish: older kernels do not know it
+                madvise(at, size, MADV_COLLAPSE)    # best effort: older kernels do not know it
             munmap(at, size)
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
         except BaseException:

@@ -1,15 +1,15 @@
-"""meters: what units of a meter cost, and the tariff that workers charge them by.
+"""meters: what units of a meter cost, and the tariff by which workers charge for them.
 
-A unit's price is finer than money may be (3 USD for a million tokens), so units are priced by their
+A unit's price may be finer than money (3 USD for a million tokens), so units are priced by their
 *total* in the period, rounded down, and a charge is the difference of two totals:
 
     total(u) = max(u - included, 0) * price // per
     charge   = total(before + units) - total(before)
 
-However usage is split into charges, they add up to the same. `units_most` bounds every charge for
-so many units, wherever in the period they fall: what is held.
+However usage is split into charges, they add up to the same amount. `units_most` is an upper bound of
+a charge for that many units, wherever in the period they fall: this is what is held.
 
-A snapshot carries the tariff of all plans as an entry of its handlers, the first:
+A snapshot carries the tariff of all plans as the first entry of its handlers:
 
     fastgate._core.snapshot.meters:Tariff {"meters": ["tokens"], "plans": {"2": {"plan": "pro",
         "currency": "USD", "period": 4, "rates": [["tokens", 3000000, 1000000, 0]]}}}
@@ -26,10 +26,10 @@ from typing import NamedTuple
 from fastgate._core.snapshot.snapshot import stable_hash
 
 AMOUNT = "amount"
-"""The meter of what a handler charges beside a request's price as an amount (`Exchange.hold`)."""
+"""The meter for an amount that a handler charges besides a request's price (`Exchange.hold`)."""
 
 TARIFF = "fastgate._core.snapshot.meters:Tariff"
-"""What the entry of a snapshot's handlers begins with that is no handler but the tariff."""
+"""The prefix of the entry in a snapshot's handlers that is the tariff, not a handler."""
 
 
 class UnitRate(NamedTuple):
@@ -42,33 +42,33 @@ class UnitRate(NamedTuple):
 
 
 def units_total(rate: UnitRate, units: int) -> int:
-    """What `units` of a period cost altogether, rounded down to the micro-unit."""
+    """The total cost of `units` in a period, rounded down to the micro-unit."""
     return max(units - rate.included, 0) * rate.micros // rate.per
 
 
 def units_price(rate: UnitRate, before: int, units: int) -> int:
-    """What further `units` cost, when `before` were used in the period."""
+    """The cost of `units` more, after `before` were used in the period."""
     return units_total(rate, before + units) - units_total(rate, before)
 
 
 def units_most(rate: UnitRate, units: int) -> int:
-    """The most that up to `units` can cost wherever in a period they fall: what to hold."""
+    """The most that up to `units` can cost, wherever in a period they fall: the amount to hold."""
     return -(-units * rate.micros // rate.per)
 
 
 class MeterPrice(NamedTuple):
-    """A plan's price of a meter, as a worker needs it."""
+    """A plan's price for a meter, as a worker needs it."""
 
     rate: UnitRate
     currency: str
     period: int
     """`Period`, UTC."""
     counted_under: int
-    """Hash that the units of a period are counted under, with who pays."""
+    """Hash that the units of the period are counted under, together with the payer."""
 
 
 class PlanRates(NamedTuple):
-    """The rates of one plan, as the compiler gives them."""
+    """The rates of one plan, as the compiler passes them."""
 
     slot: int
     plan: str
@@ -78,7 +78,7 @@ class PlanRates(NamedTuple):
 
 
 def tariff_text(plans: Iterable[PlanRates]) -> str:
-    """The entry of a snapshot's handlers that carries these plans' rates."""
+    """The entry with these plans' rates for a snapshot's handlers."""
     found = list(plans)
     document = {
         "meters": sorted({rate.meter for plan in found for rate in plan.rates}),
@@ -96,12 +96,12 @@ def tariff_text(plans: Iterable[PlanRates]) -> str:
 
 
 class Tariff:
-    """The prices of meters on all plans. Made of what `tariff_text` wrote; raises ValueError."""
+    """The prices of meters on all plans. Parses the text of `tariff_text`; raises ValueError."""
 
     def __init__(self, text: str) -> None:
         document = json.loads(text)
         self.meters: dict[str, int] = {name: stable_hash(name) for name in document["meters"]}
-        """Every meter that some plan prices, with the identity its usage records carry."""
+        """Every meter that some plan prices, with the identity in its usage records."""
         self._prices: dict[tuple[int, str], MeterPrice] = {}
         for slot, plan in document["plans"].items():
             for rate in (UnitRate(*each) for each in plan["rates"]):
@@ -113,10 +113,10 @@ class Tariff:
                 )
 
     def price(self, plan: int, meter: str) -> MeterPrice | None:
-        """What a plan (by slot) asks for a meter; None: nothing, it prices others."""
+        """A plan's price (by slot) for a meter; None: the plan does not price it."""
         return self._prices.get((plan, meter))
 
 
 def counted_under(plan: str, meter: str) -> int:
-    """The hash that a meter's units at a plan's price are counted under, with who pays."""
+    """The hash that a meter's units at a plan's price are counted under, together with the payer."""
     return stable_hash(f"units of {meter} at the price of plan {plan}")

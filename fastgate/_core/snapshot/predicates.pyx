@@ -1,7 +1,7 @@
-"""predicates: what a route asks of a request besides host, path and method: header fields and query.
+"""predicates: what a route requires of a request besides host, path and method: header fields and query.
 
-All of a route's predicates must hold. Names of fields are compared without regard to case, all
-else as it was sent.
+All of a route's predicates must hold. Names of fields are compared ignoring case, everything else
+exactly as it was sent.
 """
 from libc.stdint cimport uint32_t
 from libc.string cimport memchr, memcmp
@@ -25,7 +25,7 @@ cdef inline bint value_holds(const char *wanted, uint32_t wanted_len, const char
 
 cdef bint header_holds(const snapshot_header *s, const predicate *p, uint32_t how, const char *buf,
                        const head *h) noexcept nogil:
-    """One field of that name is enough."""
+    """Whether one of the fields with this name matches; one is enough."""
     cdef const field *f
     cdef uint32_t i
     cdef const char *name = snap_str(s, p.name)
@@ -35,7 +35,7 @@ cdef bint header_holds(const snapshot_header *s, const predicate *p, uint32_t ho
         if f.name_len != p.name.len or not fg_same_lowered(buf + f.name, name, f.name_len):
             continue
         if f.flags & FIELD_UNDERSCORE and s.underscores != 2:
-            continue                    # dropped before the upstream sees it: not there
+            continue                    # dropped before the upstream sees it, so it is absent
         if value_holds(wanted, p.value.len, buf + f.value, f.value_len, how):
             return True
     return False
@@ -43,7 +43,7 @@ cdef bint header_holds(const snapshot_header *s, const predicate *p, uint32_t ho
 
 cdef bint query_holds(const snapshot_header *s, const predicate *p, uint32_t how, const char *buf,
                       const head *h) noexcept nogil:
-    """One `name=value` (or `name` alone: an empty value) is enough. Compared as sent."""
+    """Whether one `name=value` (or `name` alone: an empty value) matches. Compared as sent."""
     cdef const char *at = buf + h.query.off
     cdef const char *end = at + h.query.len
     cdef const char *stop

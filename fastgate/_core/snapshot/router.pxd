@@ -7,8 +7,8 @@ from fastgate._core.snapshot.snapshot cimport Snapshot, snapshot_header
 cdef enum:
     MAX_PARAMS = 16
     MAX_SEGMENTS = 128        # of a pattern
-    MAX_DEPTH = 31            # segments of a prefix that is hashed; what is deeper stands in its trie
-    MAX_VISITS = 4096         # trie nodes that one lookup may come by, at worst; checked when built
+    MAX_DEPTH = 31            # segments of a prefix that is hashed; deeper segments are in its trie
+    MAX_VISITS = 4096         # trie nodes that one lookup may visit at most; checked when the tables are built
     ROUTE_FOUND = 1
     ROUTE_MISSING = 0         # 404
     ROUTE_METHOD = -1         # 405: out.allowed is set
@@ -19,31 +19,31 @@ cdef struct route_match:
     uint32_t policy           # of the route: index into the snapshot's policies; for 405: of the first such route
     uint32_t slot             # of the route: its metrics row
     uint64_t allowed          # for 405: bits (1 << Method) of all routes of this host and path
-    uint32_t token_route      # for 405: a route whose `tokens` are allowed too, or NONE32
+    uint32_t token_route      # for 405: a route whose `tokens` are also allowed, or NONE32
     uint32_t reserved
     span params[MAX_PARAMS]   # within `path`, in the order of the pattern
 
 cdef struct probing:          # a key in a slot table
     uint64_t key
-    uint32_t entry            # the first that may be its; 0: none is
-    uint32_t next             # slot to go on from
+    uint32_t entry            # the first that may be the key's; 0: none
+    uint32_t next             # slot to continue from
 
-cdef struct route_keys:       # where a path's entries are in the tables, at one host
-    uint64_t generation       # of the snapshot that they are of; 0: of none
-    uint32_t fetched          # the entries are asked for: `route_find` can go on from here
+cdef struct route_keys:       # where a path's entries are in the tables, for one host
+    uint64_t generation       # of the snapshot that they belong to; 0: none
+    uint32_t fetched          # the entries are being fetched: `route_find` can continue from here
     uint32_t reserved
-    probing whole             # of the path as a static one
-    uint32_t statics          # 0: no static path is so long
-    uint32_t depth            # segments that ends and prefixes tell of
-    uint32_t ends[MAX_DEPTH]  # where the path's first d + 1 segments end, and they as a prefix,
-    probing prefixes[MAX_DEPTH]   # where the host has prefixes of so many
+    probing whole             # the path as a static one
+    uint32_t statics          # 0: no static path is that long
+    uint32_t depth            # how many segments ends and prefixes cover
+    uint32_t ends[MAX_DEPTH]  # where the path's first d + 1 segments end, and these as a prefix,
+    probing prefixes[MAX_DEPTH]   # if the host has prefixes of that length
 
 cdef void route_ahead(const snapshot_header *s, const char *path, uint32_t path_len,
                       route_keys *keys) noexcept nogil
-    # A lookup's first wait for memory, begun when no more than the path is known. path: canonical.
+    # A lookup's first wait for memory, started when only the path is known. path: canonical.
 cdef void route_nearer(const snapshot_header *s, route_keys *keys) noexcept nogil
-    # The second one, some hundred instructions later. Both are of use among many routes, and
-    # where a path's host makes no difference; a lookup may go without them.
+    # The second wait, some hundred instructions later. Both help if there are many routes, and if a
+    # path's host makes no difference; a lookup works without them.
 cdef int route_find(const snapshot_header *s,
                     const char *host, uint32_t host_len,
                     const char *path, uint32_t path_len,
@@ -53,7 +53,7 @@ cdef int route_find(const snapshot_header *s,
     # (method, fields and query for predicates). ahead: of this path, by route_ahead, or NULL.
     # For a CORS preflight, call it with method_id and method of the announced request.
 
-# ---- the tables, as `trie` writes them; offsets in bytes from the first of router_head ----
+# ---- the tables, as `router_build` writes them; offsets in bytes from router_head ---------
 cdef enum:
     ROUTER_HOSTS = 1          # router_head.flags: there are exact hosts
     ROUTER_WILDCARDS = 2
@@ -65,17 +65,17 @@ cdef enum:
     SEED_PATH = 4
     SEED_PREFIX = 5
 
-# A slot is 8 bits of a key and 24 that say where its entry is, in steps of ENTRY bytes. So few, that
-# the slots of 100,000 routes have room in a processor's second cache.
+# A slot has 8 bits of a key and 24 bits of its entry's position, in steps of ENTRY bytes. This is small
+# enough for the slots of 100,000 routes to fit into a processor's second-level cache.
 cdef enum:
     ENTRY = 16
 
 cdef struct slot_table:       # open addressing, linear probing, at most two thirds full
-    uint32_t off              # of its slots, 4 bytes each; 0 in a slot: it is empty
+    uint32_t off              # of its slots, 4 bytes each; a slot of 0 is empty
     uint32_t count
 
 cdef inline uint32_t slot_of(uint64_t key, uint32_t count) noexcept nogil:
-    # where to begin
+    # where to start
     return <uint32_t>(<uint64_t><uint32_t>key * count >> 32)
 
 cdef inline uint32_t slot_tag(uint64_t key) noexcept nogil:
@@ -88,7 +88,7 @@ cdef struct router_head:
     slot_table prefixes       # of prefix_rec, by prefix and host
     uint32_t longest          # static path, bytes
     uint32_t longest_prefix
-    uint32_t any              # host_rec of routes without hosts; 0: none
+    uint32_t any              # host_rec of the routes without hosts; 0: none
     uint32_t shortest_suffix  # of a wildcard, with its dot
     uint32_t longest_suffix
 
@@ -102,7 +102,7 @@ cdef struct host_rec:         # key follows
 
 cdef struct candidate:
     uint32_t route
-    uint32_t policy           # the route's own; here, so that a request need not read its record
+    uint32_t policy           # the route's own; repeated here so that a request need not read its record
     uint32_t slot
     uint16_t methods          # bits (1 << Method); bit METHOD_OTHER: every other token
     uint16_t flags            # CANDIDATE_*
@@ -125,10 +125,10 @@ cdef struct node:             # label follows
     uint32_t leaf             # a pattern ends here
     uint32_t rest             # leaf of a final {rest*}
     uint32_t param            # node below a {param}
-    slot_table kids           # of literal children, by first segment; count 0: off is the only one
+    slot_table kids           # of literal children, by first segment; count 0: off is the only child
 
 cdef inline uint64_t path_key(uint64_t path_hash, uint32_t host) noexcept nogil:
-    # of a static path: its hash, told apart by host
+    # of a static path: its hash, distinguished by host
     cdef uint64_t h = path_hash + <uint64_t>host * <uint64_t>0x9E3779B97F4A7C15
     return h ^ (h >> 31)
 

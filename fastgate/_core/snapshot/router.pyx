@@ -1,46 +1,47 @@
 """router: host, path, method, predicates → route. No allocation, no pointer, no lock.
 
-What a lookup does (`docs/routing.md` is the same for people who write routes):
+How a lookup works (`docs/routing.md` describes it for people who write routes):
 
 1. **Hosts**, in this order, until a route is found: the exact host, wildcards from the longest
    to the shortest, the routes without hosts.
-2. Within a host, **static paths** through one hash table, then the patterns that have parameters.
-   A static path is literal in every segment, so it goes before any of these.
-3. Patterns by their **literal prefix**, the segments in front of the first parameter, through
-   another hash table: the longest prefix that the path begins with, then the next shorter, at last
-   those that begin with a parameter. Which lengths occur at all, in segments, the host knows.
+2. Within a host, **static paths** through one hash table, then the patterns with parameters.
+   A static path is literal in every segment, so it takes precedence over all of these.
+3. Patterns by their **literal prefix**, the segments before the first parameter, through another
+   hash table: the longest prefix of the path, then the next shorter one, and finally the patterns
+   that begin with a parameter. The host knows which lengths, in segments, occur at all.
 4. From the prefix on through a **trie**. At each segment: the literal child, then `{param}`, then
-   `{rest*}`. What does not lead to a route is left again (backtracking), up to a shorter prefix.
-5. At the end of a pattern stand its **candidates**, in the order of precedence: priority, listed
-   methods before any, more predicates first, name. The first whose method and predicates hold is
-   the route.
+   `{rest*}`. If a way does not lead to a route, the lookup backtracks, up to a shorter prefix.
+5. At the end of a pattern are its **candidates**, in the order of precedence: priority, listed
+   methods before any method, more predicates first, name. The first whose method and predicates
+   hold is the route.
 
-        hosts ────► host_rec ─► node of what begins with a parameter
+                hosts ────► host_rec ─► node of the patterns that begin with a parameter
         (slots)
         statics ──► static_path: host, candidates, "/orders"
         (slots: hash of path and host)
         prefixes ─► prefix_rec: host, "/v1/orders" ─► node ─┬─ param ─► node ─┬─ kids ──► node "items"
         (slots: hash of prefix and host)                    └─ rest ──► leaf  └─ leaf ──► candidates
 
-**The trie is one of segments**, and compressed: a chain of literal segments with nothing else at
+**The trie is a trie of segments**, and compressed: a chain of literal segments with nothing else at
 any of its nodes is one node, whose label is the chain ("items/open"). The literal children of a
-node stand in a small open-addressing table by the hash of their first segment, so a node with
-100,000 children costs one probe like a node with ten. A node lies directly in front of what it
-leads to, so that a step is mostly within the cache line just read, or the next.
+node are in a small open-addressing table by the hash of their first segment, so a node with
+100,000 children costs one probe, like a node with ten. A node is directly before what it leads
+to, so that a step is mostly within the cache line just read, or the next.
 
-**Memory takes the time** among very many routes: on random paths nothing of the tables is in the
-cache. So a lookup waits for it twice, however deep the pattern: for the slots, which are all fetched
-at once since their places follow from the path alone, and for what the right one of them leads to,
-two lines of which are fetched at once. Where no route names a host, the first of these begins as soon
-as the request line is there, and is over when the fields are read (`route_ahead`); the second goes on
-while ids and addresses are seen to (`route_nearer`). A candidate carries all of its route that an
-exchange needs to go on, so that the route's record is not waited for.
+**Memory dominates the time** with very many routes: on random paths, nothing of the tables is in the
+cache. So a lookup waits for memory twice, however deep the pattern: for the slots, which are all
+fetched at once since their places depend on the path alone, and for what the right slot leads to, two
+lines of which are fetched at once. If no route names a host, the first fetch starts as soon as the
+request line is there, and is complete when the fields are read (`route_ahead`); the second runs while ids
+and addresses are handled (`route_nearer`). A candidate has everything of its route that an exchange needs
+to continue, so that it need not wait for the route's record.
 
-**Bounds.** A node of a trie stands for one way through the segments, so a lookup visits each at
-most once. How many it can visit at worst (one literal child and the parameter at every level)
-is computed when the router is built, and more than MAX_VISITS is an error there. The usual lookup
+**Bounds.** A node of a trie corresponds to one way through the segments, so a lookup visits each node
+at most once. The largest number of visits (one literal child and the parameter at every level) is
+computed when the router is built, and more than MAX_VISITS is an error there. The usual lookup
 visits one node for a static path and two or three for a pattern, independent of the number of
-routes. No prefix longer than the longest that there is gets hashed. Recursion is as deep as the longest pattern has nodes, at most MAX_SEGMENTS.
+routes. No prefix longer than the longest existing one is hashed. Recursion is as deep as the longest
+pattern has nodes, at most MAX_SEGMENTS.
 """
 from libc.string cimport memchr, memcmp, memset
 
@@ -56,7 +57,7 @@ cdef enum:
     HOST_MAX = 255
     LINE = 64                 # bytes of a cache line
 
-# What one lookup carries from step to step.
+# The state of one lookup.
 cdef struct lookup:
     const snapshot_header *snap
     const char *base              # of the router's tables
@@ -90,7 +91,7 @@ cdef bint takes_method(const lookup *k, const candidate *c) noexcept nogil:
 
 
 cdef bint choose(lookup *k, const candidate *c, uint32_t count) noexcept nogil:
-    """The first candidate whose method and predicates hold; notes what a 405 will say."""
+    """The first candidate whose method and predicates hold; collects the methods for a 405."""
     cdef uint32_t i
     cdef bint method
     for i in range(count):
@@ -120,7 +121,7 @@ cdef inline bint choose_leaf(lookup *k, uint32_t at) noexcept nogil:
 # ---- paths --------------------------------------------------------------------------------
 
 cdef inline uint32_t probe(const char *base, const slot_table *t, probing *p) noexcept nogil:
-    """The next entry that may be the key's, 0 if there is none."""
+    """The next entry that may be the key's; 0: none."""
     cdef const uint32_t *slots = <const uint32_t *>(base + t.off)
     cdef uint32_t found
     while True:
@@ -144,7 +145,7 @@ cdef inline uint32_t probe_first(const char *base, const slot_table *t, uint64_t
 
 cdef inline const node *child_of(const lookup *k, const node *n, const char *segment,
                                  uint32_t size, uint32_t left) noexcept nogil:
-    """The literal child that the path goes on with, or NULL. left: bytes of path from segment."""
+    """The literal child with which the path continues, or NULL. left: bytes of path from segment."""
     cdef const node *child
     cdef probing p
     cdef uint32_t at
@@ -181,7 +182,7 @@ cdef bint walk(lookup *k, const node *n, uint32_t at, uint32_t nparams) noexcept
                 k.out.nparams = nparams
                 if choose_leaf(k, n.leaf):
                     return True
-            if n.rest:                  # "/files/{rest*}" takes "/files" too
+            if n.rest:                  # "/files/{rest*}" matches "/files", too
                 k.out.params[nparams].off = k.path_len
                 k.out.params[nparams].len = 0
                 k.out.nparams = nparams + 1
@@ -251,7 +252,7 @@ cdef const host_rec *find_host(const char *base, const router_head *r, const cha
 
 
 cdef inline uint32_t lower_host(const char *host, uint32_t n, char *out) noexcept nogil:
-    """Without the root's dot; 0 when it is longer than a host can be."""
+    """Without the root's dot; 0 if it is longer than any host."""
     cdef uint32_t i
     cdef uint8_t c
     if n and host[n - 1] == c'.':
@@ -291,7 +292,7 @@ cdef inline void fetch_entry(const char *base, const slot_table *t, probing *p) 
 
 cdef void make_keys(const char *base, const router_head *r, const host_rec *host, const char *path,
                     uint32_t path_len, uint64_t path_hash, route_keys *keys) noexcept nogil:
-    """What a path is looked up by at a host; all slots that it can be in are on their way then."""
+    """Compute the keys of a path at a host, and start fetching all slots that they can be in."""
     cdef uint32_t at = 0, depth = 0, depths = host.depths
     cdef const char *slash
     keys.statics = host.statics != 0 and path_len <= r.longest
@@ -311,7 +312,7 @@ cdef void make_keys(const char *base, const router_head *r, const host_rec *host
 
 
 cdef void fetch_entries(const char *base, const router_head *r, const host_rec *host, route_keys *keys) noexcept nogil:
-    """What is in the slots is on its way then, all at once."""
+    """Start fetching everything that the slots refer to, at once."""
     cdef uint32_t depth = keys.depth
     if keys.statics:
         fetch_entry(base, &r.statics, &keys.whole)
@@ -431,24 +432,24 @@ METHODS = ("", "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TR
 
 
 class Found(NamedTuple):
-    """What a lookup came to."""
+    """The result of a lookup."""
 
     status: int
-    """200 found, 404 nothing, 405 only the method does not fit."""
+    """200 found, 404 nothing, 405 only the method does not match."""
     route: int | None
     """Index of the route."""
     name: str | None
     params: tuple[str, ...]
     """Values of the pattern's parameters, in its order, not decoded."""
     allowed: frozenset[str]
-    """With 405: the methods that are taken; "" stands for tokens that have no number."""
+    """For 405: the allowed methods; "" for tokens without a number."""
 
 
 cdef class Router:
     """Looks routes up in a snapshot, as the engine does, from Python.
 
-    `ahead`: begin with the path alone, as the engine does while a request's fields are yet to be
-    read; what is found is the same.
+    `ahead`: start with the path alone, as the engine does before a request's fields are read; the
+    result is the same.
     """
 
     def __init__(self, Snapshot snapshot not None, bint ahead=False):
@@ -482,7 +483,7 @@ cdef class Router:
 
 
 cdef bytes fill_head(head *h, bytes method, object headers, object query):
-    """A request's head as the parser leaves it, as far as routes look at it; its buffer."""
+    """A request's head as the parser leaves it, with the parts that routes check; returns its buffer."""
     cdef uint32_t at
     memset(h, 0, sizeof(head))
     if len(headers) > MAX_FIELDS:

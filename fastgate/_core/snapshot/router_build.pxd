@@ -4,7 +4,7 @@ from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
 from fastgate._core.snapshot.router cimport router_head, slot_table
 from fastgate._core.snapshot.snapshot cimport route_rec
 
-cdef struct info:             # what is known of one route that was added
+cdef struct info:             # what is known about a route that was added
     uint32_t route
     int32_t priority
     uint64_t predicates       # handle of its table: equal handles, equal predicates
@@ -36,7 +36,7 @@ cdef class RouterBuilder:
     cdef uint64_t size
     cdef uint64_t room
     cdef object host_now      # for errors
-    cdef uint32_t trie_now    # of the host that is written
+    cdef uint32_t trie_now    # of the host that is being written
     cdef uint32_t depths_now
     cdef uint32_t _remember(self, uint32_t route, str name, object methods, tuple tokens,
                             object ranking) except? 0xFFFFFFFF

@@ -5,14 +5,14 @@
     blob = builder.build(image)
 
 `add` keeps patterns in Python objects: a dict of static paths, and for each host a tree of
-segments for the patterns that have parameters. `build` ranks the routes of each pattern, finds
-conflicts, cuts the tree where its first parameters are (what leads there becomes a prefix), and
-writes each piece depth first into one block, so that what a lookup reads next lies behind what it
-has just read. `router.pxd` has the structs, `router.pyx` the picture.
+segments for the patterns with parameters. `build` ranks the routes of each pattern, finds
+conflicts, cuts the tree at its first parameters (the way there becomes a prefix), and
+writes each piece depth first into one block, so that what a lookup reads next follows what it
+has just read. The structs are in `router.pxd`, the drawing in `router.pyx`.
 
-Two routes are in **conflict** when nothing but their names tells which one a request meets: same
+Two routes are in **conflict** if only their names could decide which of them takes a request: same
 host, equivalent pattern (names of parameters do not count), same predicates, same priority, and
-methods that overlap (or both take any method). `build` raises `RouteConflict`.
+overlapping methods (or both take any method). `build` raises `RouteConflict`.
 """
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
@@ -38,7 +38,7 @@ ANY_METHOD = 0x3FF & ~(1 << METHOD_CONNECT)
 
 
 class RouteConflict(ValueError):
-    """Two routes that only their names tell apart: `first` and `second`, as they were added."""
+    """Two routes that differ only in their names: `first` and `second`, in the order of adding."""
 
     def __init__(self, first: int, second: int, host: str, pattern: str) -> None:
         super().__init__(f"routes {first} and {second} both answer {host or 'any host'} {pattern}")
@@ -49,7 +49,7 @@ class RouteConflict(ValueError):
 
 
 class TrieTooBroad(ValueError):
-    """The patterns of one host allow a lookup that tries too many ways."""
+    """The patterns of one host allow a lookup that visits too many nodes."""
 
     def __init__(self, host: str, visits: int) -> None:
         super().__init__(
@@ -75,7 +75,7 @@ def method_mask(methods: list[str]) -> tuple[int, tuple[str, ...]]:
 
 
 def pattern_params(pattern: str) -> list[str]:
-    """Names of a pattern's parameters, in order; raises ValueError when it is no pattern."""
+    """Names of a pattern's parameters, in order; raises ValueError if the pattern is invalid."""
     if "{" not in pattern and "}" not in pattern:
         return []
     names = []
@@ -104,7 +104,7 @@ cdef class _Host:
 
 
 cdef object _with(object entries, uint32_t index):
-    """One more of the routes that share a pattern; mostly there is one."""
+    """Add a route to those that share a pattern; mostly there is only one."""
     if entries is None:
         return index
     if isinstance(entries, list):
@@ -114,7 +114,7 @@ cdef object _with(object entries, uint32_t index):
 
 
 cdef class RouterBuilder:
-    """Collects routes and makes the router's tables of them."""
+    """Collects routes and builds the router's tables from them."""
 
     def __init__(self):
         self.names = []
@@ -128,12 +128,12 @@ cdef class RouterBuilder:
 
     def add(self, route: int, name: str, *, hosts: list[str], pattern: str, methods: int,
             tokens: tuple[str, ...] = (), ranking: tuple[int, int, int] = (0, 0, 0)) -> None:
-        """One route.
+        """Add a route.
 
         `hosts`: lower-case, exact or "*.example.com"; empty: any. `pattern`: canonical path with
-        `{param}` segments and a final `{rest*}`. `methods`: bits, as `method_mask` gives them.
+        `{param}` segments and a final `{rest*}`. `methods`: bits, as `method_mask` returns them.
         `ranking`: priority, number of predicates, handle of the table of predicates.
-        `pattern_params` says whether it is a pattern; it is believed here.
+        The pattern is trusted here; `pattern_params` validates one.
         """
         cdef uint32_t index = self._remember(route, name, methods, tokens, ranking)
         cdef _Host host
@@ -231,7 +231,7 @@ cdef class RouterBuilder:
     # ---- writing --------------------------------------------------------------------------
 
     cdef uint32_t _space(self, uint64_t size, uint64_t step=4) except? 0:
-        """Room for `size` bytes, zeroed, at a multiple of `step` (ENTRY: slots can lead there)."""
+        """Allocate `size` bytes, zeroed, at a multiple of `step` (ENTRY: slots can refer to it)."""
         cdef uint64_t at = (self.size + step - 1) & ~(step - 1)
         cdef uint64_t end = at + size
         if end > TABLES_MAX:
@@ -274,7 +274,7 @@ cdef class RouterBuilder:
         return at
 
     cdef int _slots(self, object entries, slot_table *t) except -1:
-        """An empty slot table for that many entries, at most two thirds full."""
+        """An empty slot table for this many entries, at most two thirds full."""
         cdef uint64_t count = <uint64_t>len(entries)
         t.count = <uint32_t>(count + count // 2 + 1)
         t.off = self._space(t.count * sizeof(uint32_t))
@@ -289,16 +289,16 @@ cdef class RouterBuilder:
         return 0
 
     cdef uint32_t _node(self, object tree, bytes label, str pattern, uint64_t *worst) except 0:
-        """Write a node and all below it. `worst`: the most nodes that a lookup visits here.
+        """Write a node and everything below it. `worst`: the most nodes that a lookup can visit here.
 
-        `label` is None where no literal leads to the node: at the root, below a parameter.
+        `label` is None if no literal leads to the node: at the root, below a parameter.
         """
         cdef _Tree t = tree
         cdef _Tree child
         cdef slot_table table
         cdef uint32_t at, off
         cdef uint64_t below = 0, most = 0
-        # A chain of literal segments with nothing else at them is one node.
+        # A chain of literal segments with nothing else at them becomes one node.
         while label is not None and t.kids is not None and len(t.kids) == 1 \
                 and t.param is None and t.leaf is None and t.rest is None:
             for segment, child in t.kids.items():
@@ -341,7 +341,7 @@ cdef class RouterBuilder:
         return at
 
     def build(self, ImageBuilder image not None) -> bytes:
-        """The tables for the routes as they are in that image.
+        """The tables for the routes as they are in this image.
 
         Raises RouteConflict, TrieTooBroad, SnapshotError (over 256 MiB), ValueError for a route that
         is not in the image.
@@ -412,8 +412,8 @@ cdef class RouterBuilder:
         return off
 
     cdef uint64_t _prefix(self, _Host host, _Tree tree, bytes path, list found) except? 0:
-        """Write the patterns whose literal prefix is `path` or longer; how many nodes a lookup visits
-        there at worst. `found` gets (hash, offset, length) of each prefix."""
+        """Write the patterns whose literal prefix is `path` or longer; returns how many nodes a lookup can
+        visit there at most. `found` gets (hash, offset, length) of each prefix."""
         cdef uint32_t depth = path.count(b"/"), at
         cdef uint64_t own = 0, most = 0
         cdef bint last = depth == MAX_DEPTH
@@ -479,14 +479,14 @@ cdef bint slots_out(uint64_t size, const slot_table *t) noexcept nogil:
 
 
 cdef inline uint32_t entry_at(const char *base, const slot_table *t, uint32_t i) noexcept nogil:
-    """0: the slot is empty; what nothing can be at, where its offset is 0 and it is not."""
+    """0: the slot is empty. A slot that is not empty, but has the offset 0, gives an offset that no entry has."""
     cdef uint32_t found = (<const uint32_t *>(base + t.off))[i]
     return (found & 0xFFFFFF) * ENTRY if found == 0 or found & 0xFFFFFF else <uint32_t>TABLES_MAX
 
 
 cdef bint node_out(const snapshot_header *s, const char *base, uint32_t at, uint32_t depth,
                    uint32_t nparams) noexcept nogil:
-    """Offsets grow from a node to what is below it, so that no walk can go in circles."""
+    """Offsets grow from a node to the nodes below it, so that no walk can be circular."""
     cdef uint64_t size = s.router.count
     cdef const node *n = <const node *>(base + at)
     cdef uint32_t i, below, empty = 0
@@ -550,8 +550,8 @@ cdef enum:
 
 
 cdef int64_t table_wrong(const snapshot_header *s, const slot_table *t, entry_out out) noexcept nogil:
-    """The first slot of a table whose entry is out, TABLE_OUT (a lookup needs an empty slot to end at),
-    or ALL_RIGHT."""
+    """The first slot of a table whose entry is out of bounds, TABLE_OUT (a lookup needs an empty slot to
+    end at), or ALL_RIGHT."""
     cdef const char *base = <const char *>s + s.router.off
     cdef uint32_t i, at, empty = 0
     if slots_out(s.router.count, t):
@@ -589,7 +589,7 @@ cdef str router_wrong(const snapshot_header *s):
 
 
 def verify_router(Snapshot snapshot not None) -> None:
-    """Check that nothing in the router's tables refers outside them. Raises SnapshotError."""
+    """Check that nothing in the router's tables refers to anything outside them. Raises SnapshotError."""
     wrong = router_wrong(snapshot.header)
     if wrong is not None:
         raise SnapshotError(f"the router's tables refer outside themselves: {wrong}")

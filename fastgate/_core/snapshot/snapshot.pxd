@@ -1,7 +1,7 @@
 """snapshot: the immutable, position-independent image that workers serve from.
 
-One contiguous block of memory in a sealed memfd. Everything refers by 32-bit offset from the
-image's start (`str_ref`) or by index into a table; there are no pointers. All tables are
+One contiguous block of memory in a sealed memfd. Everything is referenced by a 32-bit offset from the
+image's start (`str_ref`) or by an index into a table; there are no pointers. All tables are
 8-byte aligned. Built by `image.ImageBuilder` (in control), mapped and checked by `Snapshot` (in
 a worker), read by the exchange and the router.
 """
@@ -15,10 +15,10 @@ cdef enum:
 cpdef enum SettingFlag:       # of the whole gateway
     LIMITS_ON_SUCCESS = 1     # RateLimit headers on all successes
     ACCESS_LOG = 2            # on
-    HALF_CLOSE = 4            # clients that close their sending side are served
-    LOG_QUERY = 8             # the access log has the query
+    HALF_CLOSE = 4            # clients that close their sending side are still served
+    LOG_QUERY = 8             # the access log includes the query
     TRUST_UNIX = 16           # peers on Unix sockets are trusted proxies
-    KEEP_SLASHES = 32         # "//" in a path stays
+    KEEP_SLASHES = 32         # "//" in a path is kept
 
 cdef struct str_ref:
     uint32_t off
@@ -41,7 +41,7 @@ cpdef enum LimitScope:        # what the limit is counted by: any combination
     BY_PLAN = 8
     BY_SERVICE = 16
     BY_CREDENTIAL = 32
-    BY_HEADER = 64            # values of header fields, `limit_rec.headers`
+    BY_HEADER = 64            # values of the header fields `limit_rec.headers`
 
 cpdef enum Period:
     PERIOD_SECOND = 0
@@ -53,11 +53,11 @@ cpdef enum Period:
     PERIOD_YEAR = 6
 
 cpdef enum LimitFlag:
-    LIMIT_SHOW_HEADERS = 1    # RateLimit headers on successes too
-    LIMIT_OFFER_UPGRADE = 2   # exhausted: 402 quota_exhausted_upgrade instead of 429
+    LIMIT_SHOW_HEADERS = 1    # RateLimit headers also on successes
+    LIMIT_OFFER_UPGRADE = 2   # when exhausted: 402 quota_exhausted_upgrade instead of 429
 
 cdef struct limit_rec:
-    uint64_t identity         # hash of what makes it this limit (policy or owner name + position); stable over reloads
+    uint64_t identity         # hash of the policy's or owner's name and the position; stable over reloads
     uint64_t interval_ns      # rate: nanoseconds per request
     uint64_t tolerance_ns     # rate: interval_ns * burst
     uint64_t amount           # rate: burst; quota: requests a period; concurrency: at most in flight
@@ -65,7 +65,7 @@ cdef struct limit_rec:
     str_ref name              # policy name shown to clients, e.g. "burst"
     str_ref policy            # rendered member of RateLimit-Policy, e.g. "burst";q=100;w=60
     table_ref headers         # BY_HEADER: table of str_ref, lower-case field names
-    uint64_t override_key     # what consumers' own numbers for it are found by; 0: they have none
+    uint64_t override_key     # the key of consumers' own numbers for it; 0: they cannot have any
     uint8_t kind              # LimitKind
     uint8_t scope             # LimitScope bits
     uint8_t period            # Period
@@ -75,13 +75,13 @@ cdef struct limit_rec:
 # ---- authentication -------------------------------------------------------------------
 cpdef enum AuthFlag:
     AUTH_BEARER = 1           # accept Authorization: Bearer KEY
-    AUTH_OPTIONAL = 2         # no credential: go on as anonymous
-    AUTH_FORWARD = 4          # do not strip the credential
+    AUTH_OPTIONAL = 2         # no credential: continue as anonymous
+    AUTH_FORWARD = 4          # do not remove the credential
 
 cdef struct auth_rec:
     uint32_t flags
     uint32_t reserved
-    str_ref header            # lower-case field name the key is read from; len 0: none
+    str_ref header            # lower-case name of the field with the key; len 0: none
     str_ref query             # query parameter; len 0: none
     str_ref challenge         # value for WWW-Authenticate
 
@@ -90,7 +90,7 @@ cpdef enum HeaderAction:
     HEADER_SET = 1            # replace or add
     HEADER_ADD = 2
     HEADER_REMOVE = 3
-    HEADER_DEFAULT = 4        # add where absent
+    HEADER_DEFAULT = 4        # add if absent
 
 cdef struct header_rule:
     str_ref name              # lower-case
@@ -113,7 +113,7 @@ cpdef enum PredicateKind:
     PREDICATE_QUERY_PREFIX = 6
 
 cdef struct predicate:
-    str_ref name              # header: lower-case; query: as is
+    str_ref name              # header: lower-case; query: as configured
     str_ref value
     uint32_t kind
     uint32_t reserved
@@ -121,7 +121,7 @@ cdef struct predicate:
 cdef struct cors_rec:
     table_ref origins         # table of str_ref; empty: any
     str_ref allow_methods     # rendered values
-    str_ref allow_headers     # empty: echo what was asked
+    str_ref allow_headers     # empty: echo the requested ones
     str_ref expose_headers
     uint32_t max_age
     uint32_t flags            # 1: credentials, 2: any origin
@@ -129,27 +129,27 @@ cdef struct cors_rec:
 cdef struct static_rec:
     str_ref fields            # lines, without Content-Length, Date and X-Request-ID
     str_ref body
-    table_ref location        # url_piece: Location of a redirect; empty: it is none
+    table_ref location        # url_piece: Location of a redirect; empty: not a redirect
     uint32_t status
     uint32_t reserved
 
-# A URL that is made for each request: the target that an upstream gets, or a Location. It is its
-# pieces, one behind another (exchange/url_pieces.pyx).
+# A URL that is built for each request: the target for an upstream, or a Location. It consists of
+# pieces, one after another (exchange/url_pieces.pyx).
 cpdef enum UrlPiece:
     URL_TEXT = 0
     URL_PARAM = 1             # a parameter of the path
     URL_PATH = 2              # the path
-    URL_HOST = 3              # the host that was called, without port
-    URL_SCHEME = 4            # http or https, as it was called
-    URL_QUERY = 5             # "?" and the request's query; nothing where it has none
-    URL_QUERY_MORE = 6        # the same with "&", behind a query
+    URL_HOST = 3              # the requested host, without port
+    URL_SCHEME = 4            # http or https, as requested
+    URL_QUERY = 5             # "?" and the request's query; nothing if there is none
+    URL_QUERY_MORE = 6        # the same with "&", after a query
     URL_PIECES = 7            # how many kinds there are
 
 cdef struct url_piece:
     str_ref text              # of URL_TEXT
     uint16_t kind             # UrlPiece
-    uint16_t encode           # percent-encoded, for a query
-    uint32_t param            # of URL_PARAM: which, in the order of the pattern
+    uint16_t encode           # percent-encode it, for a query
+    uint32_t param            # of URL_PARAM: its position in the pattern
 
 # ---- routes, services, upstreams, targets, plans --------------------------------------
 cpdef enum RouteFlag:
@@ -158,30 +158,30 @@ cpdef enum RouteFlag:
     ROUTE_WEBSOCKET = 4           # allow Upgrade: websocket
     ROUTE_LIMIT_HEADERS = 8       # RateLimit headers on successes
     ROUTE_LOG_OFF = 16            # no access-log record
-    ROUTE_MAKES_URL = 32          # the target that is forwarded is not the client's, or it redirects
+    ROUTE_MAKES_URL = 32          # the forwarded target differs from the client's, or the route redirects
     ROUTE_RETIRED = 64            # answer 410
-    ROUTE_OPENAI_ERRORS = 128     # refusals carry an `error` member of OpenAI's shape too
-    ROUTE_ABANDONED_FREE = 256    # a client that leaves before the answer owes nothing of the route's price
+    ROUTE_OPENAI_ERRORS = 128     # refusals also carry an `error` member in OpenAI's format
+    ROUTE_ABANDONED_FREE = 256    # a client that leaves before the answer does not owe the route's price
 
 cpdef enum PlanFlag:
-    PLAN_ABANDONED_FREE = 1       # the same, of the plan's price
+    PLAN_ABANDONED_FREE = 1       # the same for the plan's price
 
-# A request on one of 100,000 routes finds all that concerns that route cold in memory. So what it
-# meets is split: a route's own record is one cache line, which most requests do not even read, and
-# what routes mostly have in common is a record that they share, and that stays warm.
-cdef struct route_rec:            # 64 bytes, aligned to 64: what no other route has
+# A request on one of 100,000 routes finds everything about its route cold in memory. So the data is
+# split: a route's own record is one cache line, which most requests do not even read; what routes
+# mostly have in common is a shared record, which stays warm.
+cdef struct route_rec:            # 64 bytes, aligned to 64: what is specific to the route
     str_ref name
     uint64_t identity             # hash of the name; stable over reloads
     str_ref pattern               # the path pattern as configured, e.g. "/orders/{id}"
     table_ref params              # table of str_ref: names of the pattern's parameters, in order
-    table_ref tokens              # table of str_ref: methods that are no Method
+    table_ref tokens              # table of str_ref: methods that are not a Method
     table_ref predicates          # predicate: all must hold
     uint32_t methods              # bit (1 << Method); 0: any. Other tokens: in `tokens`
     uint32_t slot                 # metrics row; stable over reloads
     uint32_t policy               # index
     int32_t priority
 
-cdef struct policy_rec:           # 128 bytes, aligned to 64: equal policies stand in the image once
+cdef struct policy_rec:           # 128 bytes, aligned to 64: equal policies are in the image once
     uint64_t body_cap             # bytes
     uint32_t service              # index, or NONE32
     uint32_t handler              # index, or NONE32
@@ -189,9 +189,9 @@ cdef struct policy_rec:           # 128 bytes, aligned to 64: equal policies sta
     uint32_t auth                 # index, or NONE32: open
     uint32_t cors                 # index, or NONE32
     uint32_t flags                # RouteFlag
-    uint32_t strip                # bytes of the canonical path that the rewrite drops (its literal prefix)
+    uint32_t strip                # bytes of the canonical path that the rewrite removes (its literal prefix)
     uint32_t timeout_ms           # from the request's last byte to the response's head; 0: the service's
-    str_ref replace               # put in front of what is left after the strip
+    str_ref replace               # put before what is left after the strip
     table_ref limits              # limit_rec; address- and route-scoped first
     table_ref addresses           # address_rule
     # the second line
@@ -200,10 +200,10 @@ cdef struct policy_rec:           # 128 bytes, aligned to 64: equal policies sta
     str_ref notice                # rendered response lines to add: Deprecation, Sunset, Link
     uint64_t price_micros         # 0: free
     str_ref payment_required      # rendered lines that its 402s carry: PAYMENT-REQUIRED and the like
-    uint32_t price_currency       # three ASCII letters, the first lowest; of price_micros
+    uint32_t price_currency       # three ASCII letters, the first in the lowest byte; of price_micros
     uint32_t idle_ms              # between two pieces of the answer's body, or of a tunnel; 0: the service's
     str_ref host                  # Host to send, unless ROUTE_PRESERVE_HOST; len 0: the target's
-    table_ref rewrite             # url_piece: path and query to forward; empty: strip and replace say it
+    table_ref rewrite             # url_piece: path and query to forward; empty: strip and replace apply
 
 # A set of statuses: one bit for each from 400 to 599.
 cdef enum:
@@ -238,7 +238,7 @@ cdef struct service_rec:
     uint32_t retry_budget         # permille of requests that may be retries
     table_ref limits
     table_ref plans               # table of uint32_t plan slots that include it; empty: any consumer
-    uint64_t retry_statuses[STATUS_WORDS]   # answers that are asked for again elsewhere
+    uint64_t retry_statuses[STATUS_WORDS]   # answers that are retried elsewhere
     uint32_t flags
     uint32_t reserved
 
@@ -251,12 +251,12 @@ cdef struct upstream_rec:
     uint32_t balance              # Balance
     uint32_t hash_by              # HashBy
     uint32_t connect_ms
-    uint32_t write_ms             # a target that takes nothing of the request
+    uint32_t write_ms             # for a target that takes nothing of the request
     uint32_t keepalive_idle_ms    # an idle pooled connection is closed after this
     uint32_t keepalive_max        # idle connections kept per target and worker
-    uint32_t max_connections      # per target and worker; 0: no bound (circuit breaker)
+    uint32_t max_connections      # per target and worker; 0: no limit (circuit breaker)
     uint32_t eject_after          # failures in a row; 0: never
-    uint32_t eject_within_ms      # a row of failures is no longer than this
+    uint32_t eject_within_ms      # a series of failures lasts at most this long
     uint32_t eject_ms
     uint32_t flags                # 1: TLS
     uint64_t eject_statuses[STATUS_WORDS]   # answers that count as failures
@@ -270,10 +270,10 @@ cdef struct target_rec:
     uint32_t upstream             # index
     str_ref name                  # as configured, e.g. "http://10.0.0.11:9000"
     str_ref authority             # Host to send, e.g. "10.0.0.11:9000"
-    str_ref path                  # base path in front of the forwarded path; len 0: none
+    str_ref path                  # base path before the forwarded path; len 0: none
 
-cdef struct price_step:           # of a plan's price list: what each request up to a number costs
-    uint64_t up_to                # the last request of the period with this price; 0: all that follow
+cdef struct price_step:           # of a plan's price list: the price of each request up to a number
+    uint64_t up_to                # the last request of the period with this price; 0: all further requests
     uint64_t micros
 
 cdef struct plan_rec:
@@ -282,7 +282,7 @@ cdef struct plan_rec:
     uint32_t slot                 # consumers refer to it by this number
     uint32_t flags
     table_ref limits
-    table_ref prices              # price_step; empty: a request costs what its route says
+    table_ref prices              # price_step; empty: a request costs what its route sets
     uint64_t price_identity       # hash that the requests of a period are counted under
     uint32_t price_currency       # as in policy_rec
     uint8_t price_period          # Period
@@ -296,13 +296,13 @@ cdef struct refusal_rec:
     str_ref body                  # template
     uint32_t status               # 0: this reason has no refusal
     uint32_t close                # 1: the connection is closed after it
-    str_ref html_fields           # the same for a person; len 0: there is none
+    str_ref html_fields           # the same for people; len 0: none
     str_ref html_body
-    str_ref markdown_fields       # the same for an agent; len 0: there is none
+    str_ref markdown_fields       # the same for agents; len 0: none
     str_ref markdown_body
 
 # Templates are bytes with holes: byte 0x01 followed by one of these letters. Values are escaped
-# as the template's kind needs it.
+# for the kind of template.
 cpdef enum Hole:
     HOLE_REQUEST_ID = 73      # 'I'  32 hex digits
     HOLE_LIMIT = 76           # 'L'  decimal: the limit's amount
@@ -312,7 +312,7 @@ cpdef enum Hole:
     HOLE_RESETS_AT = 84       # 'T'  RFC 3339 UTC, e.g. 2026-11-20T12:00:00Z
     HOLE_POLICY = 80          # 'P'  limit name
     HOLE_ROUTE = 78           # 'N'  route name
-    HOLE_DETAIL = 68          # 'D'  finer text (parse fault), may be empty
+    HOLE_DETAIL = 68          # 'D'  more detail (parse fault), may be empty
     HOLE_ALLOW = 77           # 'M'  methods, e.g. "GET, HEAD"
     HOLE_CHALLENGE = 87       # 'W'  the route's WWW-Authenticate value
     HOLE_BALANCE = 66         # 'B'  decimal money, e.g. 0.002: what the wallet has
@@ -321,17 +321,17 @@ cpdef enum Hole:
     HOLE_SPENDING = 69        # 'E'  decimal money: the spending limit
     HOLE_CURRENCY = 67        # 'C'  three letters
     HOLE_CAPABILITY = 71      # 'G'  token for the diagnosis, 38 characters of base64url
-    HOLE_ORIGIN = 72          # 'H'  "http://host:port" as it was called; empty where that is in doubt
+    HOLE_ORIGIN = 72          # 'H'  "http://host:port" as requested; empty if that is in doubt
     HOLE_HELD = 70            # 'F'  decimal money: what requests in progress hold
     HOLE_SPENDER = 86         # 'V'  whose spending limit refused: key, consumer, account
     HOLE_PLAN = 79            # 'O'  name of the plan in force
-    HOLE_DUE = 74             # 'J'  decimal money: what is owed first
+    HOLE_DUE = 74             # 'J'  decimal money: the bill that is due first
     HOLE_DUE_CURRENCY = 89    # 'Y'  three letters
     HOLE_DUE_AT = 88          # 'X'  RFC 3339 UTC
     HOLE_INVOICE = 75         # 'K'  its number
     HOLE_ENDED = 90           # 'Z'  RFC 3339 UTC: when access ended
     HOLE_METER = 49           # '1'  name of a meter
-    HOLE_UNITS = 50           # '2'  decimal: units that were asked for
+    HOLE_UNITS = 50           # '2'  decimal: requested units
     HOLE_UNITS_FIT = 51       # '3'  decimal: units that would fit
     # The same for people: "30 November 2026, 00:00 UTC", "3 hours 20 minutes".
     HOLE_RESETS_WORDS = 52    # '4'
@@ -340,21 +340,21 @@ cpdef enum Hole:
     HOLE_RETRY_WORDS = 55     # '7'
     HOLE_LIMIT_WORDS = 56     # '8'  5 requests a month for each consumer
 
-# A section of a template stands in the answer only where its condition holds. It begins with byte
+# A section of a template is included in the answer only if its condition holds. It begins with byte
 # 0x01 and one of these letters, and ends with 0x01 and a dot. Sections do not nest.
 cpdef enum Section:
-    SECTION_OWNER = 98        # 'b'  money is at stake, and the caller is known: balances may be told
+    SECTION_OWNER = 98        # 'b'  the request costs money, and the caller is known: balances may be shown
     SECTION_MONEY = 113       # 'q'  what the request needs is known
     SECTION_SPENDING = 101    # 'e'  a spending limit refused, and the caller is known
     SECTION_LIMIT = 108       # 'l'  a limit refused
-    SECTION_RESETS = 116      # 't'  it is known when waiting will have helped
+    SECTION_RESETS = 116      # 't'  the time when waiting helps is known
     SECTION_CAPABILITY = 103  # 'g'  there are pages to link to
     SECTION_OPENAI = 111      # 'o'  the route is ROUTE_OPENAI_ERRORS
     SECTION_HELD = 104        # 'h'  requests in progress hold something, and the caller is known
     SECTION_PLAN = 112        # 'p'  the caller is on a plan
     SECTION_DUE = 100         # 'd'  the caller's account owes something
-    SECTION_ENDED = 115       # 's'  it is known when access ended
-    SECTION_UNITS = 117       # 'u'  units of a meter were asked for
+    SECTION_ENDED = 115       # 's'  the time when access ended is known
+    SECTION_UNITS = 117       # 'u'  units of a meter were requested
     SECTION_FITS = 102        # 'f'  fewer of them would fit
     SECTION_WAIT = 119        # 'w'  waiting for the limit to reset helps
     SECTION_END = 46          # '.'
@@ -379,30 +379,30 @@ cdef struct snapshot_header:
     table_ref statics
     table_ref refusals            # indexed by Reason, REASON_COUNT of them
     table_ref faults              # str_ref by ParseFault: text for HOLE_DETAIL
-    table_ref trusted_proxies     # address_rule: peers whose X-Forwarded-* are believed
+    table_ref trusted_proxies     # address_rule: peers whose X-Forwarded-* are trusted
     table_ref router              # private to router.pyx: byte offset and size
     str_ref via                   # pseudonym for Via, e.g. "fastgate"
     str_ref server                # value of Server on our own answers; len 0: none
-    str_ref hidden_params         # query parameters that are not logged: lower-case names, a NUL after each
+    str_ref hidden_params         # query parameters that are not logged: lower-case names, each followed by a NUL
     # caps and timeouts of the listener side
     uint32_t max_line
     uint32_t max_head
     uint32_t max_fields
     uint32_t max_field
-    uint32_t head_ms              # a head must be complete within
+    uint32_t head_ms              # time for a complete head
     uint32_t body_ms              # between two reads of a request body
     uint32_t idle_ms              # keep-alive
-    uint32_t write_ms             # a slow reader: no progress for
-    uint32_t min_rate             # bytes a second a body must come or go at, after 5 s; 0: none
-    uint32_t max_requests         # per connection; 0: no bound
+    uint32_t write_ms             # for a slow reader: time without progress
+    uint32_t min_rate             # bytes a second that a body must come or go at, after 5 s; 0: none
+    uint32_t max_requests         # per connection; 0: no limit
     uint32_t max_connections      # per worker
     uint32_t max_upcalls          # handlers per worker that have not begun to answer
     uint32_t underscores          # 0 drop, 1 reject, 2 allow
-    uint32_t loop_max             # Via may name this gateway that often
+    uint32_t loop_max             # how often Via may name this gateway
     uint32_t flags                # SettingFlag
     uint32_t max_streams          # handlers per worker that answer as a stream
     uint64_t head_checksum        # of this header with both checksum words zero
-    uint64_t capability_key[2]    # of the tokens in links of refusals; both 0: no links
+    uint64_t capability_key[2]    # for the tokens in links of refusals; both 0: no links
 
 cdef class Snapshot:
     """A mapped, checked image. The mapping lives as long as this object."""
@@ -410,7 +410,7 @@ cdef class Snapshot:
     cdef const char *base
     cdef size_t size
     cdef const snapshot_header *header
-    cdef public long in_flight    # exchanges that were routed with it (owned by the engine)
+    cdef public long in_flight    # exchanges routed with it (owned by the engine)
     cdef _check(self, bint verify)
     cdef bytes _text(self, dict ref)
     cdef dict _open(self, dict record)
@@ -447,9 +447,9 @@ cdef inline const auth_rec *snap_auth(const snapshot_header *s, uint32_t i) noex
     return <const auth_rec *>(<const char *>s + s.auths.off) + i
 
 # ---- hashing ----------------------------------------------------------------------------
-# One 64-bit hash for identities, the router's tables and nothing secret: eight bytes a step, the
-# same answer in every process, on every (little-endian) machine and for ever. Names in shared
-# memory and in persisted quotas are known by it.
+# One 64-bit hash for identities and the router's tables, but for nothing secret: eight bytes a step, the
+# same result in every process, on every (little-endian) machine and in every version. Names in shared
+# memory and in saved quotas are identified by it.
 cdef enum:
     HASH_SEED = 0x46474154        # of `stable_hash`
 
@@ -479,10 +479,10 @@ cdef inline uint64_t hash64(const char *p, uint32_t length, uint64_t seed) noexc
     return h ^ (h >> 32)
 
 cdef enum:
-    HUGE = 2 << 20            # bytes of a huge page; images of two and more of them are whole ones
+    HUGE = 2 << 20            # bytes of a huge page; larger images are a multiple of it
 
 cdef void *map_image(int fd, uint64_t size, int prot, int flags) noexcept
-    # mmap of the whole; MAP_FAILED when there is no memory
+    # mmap of the whole image; MAP_FAILED if there is no memory
 cdef uint64_t image_checksum(const char *base, uint64_t size) noexcept nogil
     # size: a multiple of 32
 cdef uint64_t checksum_without(const char *base, uint64_t size, bint whole) noexcept nogil

@@ -1,30 +1,30 @@
-"""snapshot: mapping, checking and looking into the image that workers serve from.
+"""snapshot: mapping, checking and reading the image that workers serve from.
 
     ┌─────────────────┬──────────────────────────────┬───────────────┬──────────┬────────┬────────┐
     │ snapshot_header │ heap: strings and sub-tables │ services, ... │ policies │ routes │ router │
     └─────────────────┴──────────────────────────────┴───────────────┴──────────┴────────┴────────┘
     0                 sizeof(header)                                                   size (× 32)
 
-How an image comes to be trusted, and at what price:
+How an image is verified, and what that costs:
 
 - `image.ImageBuilder` writes it into a memfd and seals that against writing, growing and
-  shrinking. From then on nobody can change a byte of it, not even who made it.
-- Control maps the sealed image once with `verify=True`: the checksum of the whole, and every
-  string, sub-table and index in every record (`router.verify_router` does the same for the
-  router's tables). Tens of milliseconds at 100,000 routes, outside the workers.
+  shrinking. From then on nobody can change a byte of it, not even the process that wrote it.
+- Control maps the sealed image once with `verify=True`: this checks the checksum of the whole, and
+  every string, sub-table and index in every record (`router_build.verify_router` does the same for
+  the router's tables). Tens of milliseconds at 100,000 routes, outside the workers.
 - A worker asks the kernel whether the image is sealed, and checks magic, version, size, the
-  checksum of the header and that every table lies within the image. That is independent of the
-  number of routes: microseconds. Images up to 2 MiB, which that costs next to nothing, are
-  checksummed whole here too. Pages are faulted in as requests touch them.
+  checksum of the header and that every table is within the image. The time does not depend on the
+  number of routes: microseconds. Workers also check the whole checksum of images up to 2 MiB, which
+  costs next to nothing. Pages are faulted in as requests touch them.
 
-Large images lie in huge pages where the kernel gives them (Linux 6.1 and later, on request, whatever
-its settings): on random paths among 100,000 routes every request would otherwise wait for page
-tables as well, and behind a hypervisor for two levels of them. For that, their size is whole
-huge pages, and so is the address that they are mapped at.
+Large images are in huge pages if the kernel provides them (Linux 6.1 and later, on request, whatever
+its settings): on random paths among 100,000 routes every request would otherwise also wait for page
+tables, and behind a hypervisor for two levels of them. For that, their size is a multiple of a huge
+page, and they are mapped at such an address.
 
-Invariants: nothing in the image is a pointer, so it may be mapped anywhere, and twice; the
-mapping is read-only and private (a shared one of a sealed file is refused by older kernels, and
-both share the same page-cache pages); it lives exactly as long as its `Snapshot`.
+Invariants: nothing in the image is a pointer, so it may be mapped anywhere, and twice. The
+mapping is read-only and private (older kernels refuse a shared mapping of a sealed file, and both
+share the same page-cache pages). It lives exactly as long as its `Snapshot`.
 """
 from libc.string cimport memcmp, memset
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_PRIVATE, PROT_NONE, PROT_READ, mmap, munmap
@@ -52,7 +52,7 @@ ROUTE_SIZE = sizeof(route_rec)
 
 
 def stable_hash(data: bytes | str) -> int:
-    """The 64-bit hash that names things in shared memory and over restarts; never 0.
+    """The 64-bit hash that identifies names in shared memory and over restarts; never 0.
 
     The same for the same bytes on every machine, in every version. Not for secrets.
     """
@@ -67,7 +67,7 @@ cdef void *map_image(int fd, uint64_t size, int prot, int flags) noexcept:
     cdef void *at
     if size % HUGE:
         return mmap(NULL, size, prot, flags, fd, 0)
-    # Where it begins is ours to choose: take more room than it needs, and give back what is around it.
+    # We choose the address: reserve more room than needed, and release what is around it.
     room = <char *>mmap(NULL, size + HUGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
     if room == MAP_FAILED:
         return room
@@ -104,7 +104,7 @@ cdef uint64_t image_checksum(const char *base, uint64_t size) noexcept nogil:
 
 
 cdef uint64_t checksum_without(const char *base, uint64_t size, bint whole) noexcept nogil:
-    """The checksum of header or image with the word(s) that hold checksums read as zero."""
+    """The checksum of header or image, computed as if the checksum words were zero."""
     cdef header_block block
     cdef uint64_t rest, first
     memset(&block, 0, sizeof(header_block))
@@ -114,7 +114,7 @@ cdef uint64_t checksum_without(const char *base, uint64_t size, bint whole) noex
         block.head.head_checksum = 0
         return image_checksum(<const char *>&block, sizeof(header_block) & ~(<uint64_t>31))
     first = image_checksum(<const char *>&block, sizeof(header_block) & ~(<uint64_t>31))
-    # What follows the header, from the last multiple of 32 within it.
+    # The rest of the header, from the last multiple of 32 within it.
     rest = sizeof(snapshot_header) & ~(<uint64_t>31)
     rest = image_checksum(base + rest, size - rest)
     return (first ^ rest) * <uint64_t>0x9E3779B97F4A7C15
@@ -139,7 +139,7 @@ cdef inline bint _index_out(uint32_t i, table_ref t) noexcept nogil:
 
 
 cdef str _tables_wrong(const snapshot_header *h):
-    """Which table does not lie within the image; None when all do."""
+    """The name of a table that is not within the image; None if all are."""
     for name, out in (
         ("routes", _table_out(h, h.routes, sizeof(route_rec))),
         ("policies", _table_out(h, h.policies, sizeof(policy_rec))),
@@ -223,7 +223,7 @@ cdef bint _pieces_out(const snapshot_header *h, table_ref t) noexcept nogil:
 
 
 cdef bint _params_out(const snapshot_header *h, table_ref pieces, uint32_t params) noexcept nogil:
-    """Whether a URL of a route has a parameter that the route's path does not have."""
+    """Whether a route's URL has a parameter that the route's path does not have."""
     cdef const url_piece *rows = <const url_piece *>snap_table(h, pieces)
     cdef uint32_t i
     for i in range(pieces.count):
@@ -241,7 +241,7 @@ cdef bint _route_out(const snapshot_header *h, const route_rec *r) noexcept nogi
 
 
 cdef bint _urls_out(const snapshot_header *h, const route_rec *r) noexcept nogil:
-    """As _params_out, of all URLs of a route. Policies and static responses were looked at before."""
+    """As _params_out, for all URLs of a route. Policies and static responses have been checked before."""
     cdef const policy_rec *p = snap_policy(h, r.policy)
     cdef const static_rec *statics = <const static_rec *>snap_table(h, h.statics)
     return _params_out(h, p.rewrite, r.params.count) or (
@@ -273,7 +273,7 @@ cdef bint _upstream_out(const snapshot_header *h, const upstream_rec *u) noexcep
 
 
 cdef str _records_wrong(const snapshot_header *h):
-    """Which record refers to something outside the image; None when none does."""
+    """A record that refers to something outside the image; None if there is none."""
     cdef uint32_t i
     cdef const service_rec *service
     cdef const target_rec *target
@@ -339,10 +339,10 @@ cdef str _records_wrong(const snapshot_header *h):
 cdef class Snapshot:
     """A mapped, checked, read-only image.
 
-    `fd` is duplicated, so the caller's own may be closed at once. With `verify`, every byte and
+    `fd` is duplicated, so the caller may close its own at once. With `verify`, every byte and
     every reference is checked, not only the header and the tables (see the module).
 
-    Raises `fastgate.errors.SnapshotError` that names what is wrong, OSError when it cannot be
+    Raises `fastgate.errors.SnapshotError` with the fault, OSError if it cannot be
     mapped.
     """
 
@@ -366,31 +366,31 @@ cdef class Snapshot:
         if self.base != NULL:
             munmap(<void *>self.base, self.size)
         if self.fd >= 0:
-            close(self.fd)  # libc's: at the interpreter's end there is no module `os` any more
+            close(self.fd)  # libc's: at the interpreter's exit the module `os` is gone
 
     cdef _check(self, bint verify):
         cdef const snapshot_header *h = self.header
         if memcmp(self.base, b"FGSNAP\0\0", 8) != 0:
-            raise SnapshotError("this is no image: its first bytes are not FGSNAP")
+            raise SnapshotError("this is not an image: its first bytes are not FGSNAP")
         if h.version != SNAPSHOT_VERSION:
             raise SnapshotError(
-                f"the image is of version {h.version}, this build reads {SNAPSHOT_VERSION}")
+                f"the image is of version {h.version}, but this build reads version {SNAPSHOT_VERSION}")
         if h.size != self.size or self.size % IMAGE_ALIGN:
-            raise SnapshotError(f"the image says it has {h.size} bytes and has {self.size}")
+            raise SnapshotError(f"the image's header gives {h.size} bytes, but it has {self.size}")
         if h.head_checksum != checksum_without(self.base, self.size, False):
-            raise SnapshotError("the checksum of the image's header does not hold")
+            raise SnapshotError("the checksum of the image's header does not match")
         wrong = _tables_wrong(h)
         if wrong is not None:
             raise SnapshotError(f"not within the image: {wrong}")
         if verify or self.size <= CHECK_WHOLE:
             if h.checksum != checksum_without(self.base, self.size, True):
-                raise SnapshotError("the checksum of the image does not hold")
+                raise SnapshotError("the checksum of the image does not match")
         if verify:
             wrong = _records_wrong(h)
             if wrong is not None:
-                raise SnapshotError(f"refers to something that is not within the image: {wrong}")
+                raise SnapshotError(f"the image refers to something outside itself: {wrong}")
 
-    # ---- looking into it: tests, `fastgate explain`, the control API -------------------
+    # ---- reading it: tests, `fastgate explain`, the control API ------------------------
 
     cdef bytes _text(self, dict ref):
         return self.base[<uint32_t>ref["off"]:<uint32_t>ref["off"] + <uint32_t>ref["len"]]
@@ -432,7 +432,7 @@ cdef class Snapshot:
 
     @property
     def generation(self) -> int:
-        """The number control gave this configuration."""
+        """The number that control gave this configuration."""
         return self.header.generation
 
     @property
@@ -447,7 +447,7 @@ cdef class Snapshot:
     def settings(self) -> dict:
         """The header: caps, timeouts, identity, and where the tables are."""
         record = self._open(self.header[0])
-        del record["capability_key"]     # a secret; nobody who looks needs it
+        del record["capability_key"]     # a secret, which no caller needs
         record["trusted_proxies"] = self._addresses(self.header.trusted_proxies)
         return record
 
@@ -489,7 +489,7 @@ cdef class Snapshot:
         }
 
     def route(self, index: int) -> dict:
-        """One route with its policy and everything that either refers to by table."""
+        """One route with its policy and all tables that either refers to."""
         self._bounds(index, self.header.routes.count)
         cdef const route_rec *r = snap_route(self.header, index)
         cdef const policy_rec *p = snap_policy(self.header, r.policy)
@@ -527,7 +527,7 @@ cdef class Snapshot:
         return record
 
     def target(self, index: int) -> dict:
-        """One target; `sockaddr` as bytes of its length."""
+        """One target; `sockaddr` as bytes, in its actual length."""
         self._bounds(index, self.header.targets.count)
         cdef const target_rec *t = snap_target(self.header, index)
         record = self._open(t[0])
@@ -535,7 +535,7 @@ cdef class Snapshot:
         return record
 
     def plan(self, slot: int) -> dict:
-        """The plan of that slot; its name is empty when no plan has it."""
+        """The plan in this slot; its name is empty if the slot has no plan."""
         self._bounds(slot, self.header.plans.count)
         cdef const plan_rec *p = <const plan_rec *>snap_table(self.header, self.header.plans) + <uint32_t>slot
         record = self._open(p[0])
@@ -543,7 +543,7 @@ cdef class Snapshot:
         return record
 
     def auth(self, index: int) -> dict:
-        """How one kind of credential is read and asked for."""
+        """How one kind of credential is read and requested."""
         self._bounds(index, self.header.auths.count)
         return self._open(snap_auth(self.header, index)[0])
 
@@ -564,7 +564,7 @@ cdef class Snapshot:
         return record
 
     def refusal(self, reason: int) -> dict:
-        """The rendered refusal of a reason; status 0: it has none."""
+        """The rendered refusal for a reason; status 0: there is none."""
         self._bounds(reason, self.header.refusals.count)
         cdef const refusal_rec *r = <const refusal_rec *>snap_table(self.header, self.header.refusals) + <uint32_t>reason
         return self._open(r[0])
