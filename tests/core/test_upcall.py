@@ -448,7 +448,7 @@ async def test_sizes_that_no_message_has_are_refused(backend):
     said = []
 
     async def handler(x):
-        with pytest.raises(ValueError, match="1073741825 bytes; at most 1073741824 can be sent") as large:
+        with pytest.raises(ValueError, match="1073741825 bytes; at most 1073741824") as large:
             await x.forward("u0", body=bytes((1 << 30) + 1))
         said.append(large)
         with pytest.raises(

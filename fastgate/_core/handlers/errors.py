@@ -20,8 +20,8 @@ class ClientDisconnected(ConnectionError):
 class PaymentRefused(RuntimeError):
     """The caller cannot pay for the request. `reason` is the code, e.g. "insufficient_balance".
 
-    `balance` and `required` are micro-units; `number` is the reason's number in `Reason`. `fits`: if
-    units of a meter were asked for, how many of them could be held.
+    `balance` and `required` are micro-units; `number` is the reason's number in `Reason`. `fits`:
+    if units of a meter were asked for, how many of them could be held.
     """
 
     def __init__(self, number: int, balance: int, required: int, fits: int | None = None) -> None:
@@ -30,11 +30,11 @@ class PaymentRefused(RuntimeError):
         self.balance = balance
         self.required = required
         self.fits = fits
-        super().__init__(f"{self.reason}: {required} micro-units are needed, {balance} are available")
+        super().__init__(f"{self.reason}: {required} micro-units needed, {balance} available")
 
 
 class TooManyStreams(RuntimeError):
-    """Too many handlers of this worker already answer as streams. Uncaught, it becomes a 503 `overloaded`."""
+    """This worker has too many handlers that answer as streams; uncaught, a 503 `overloaded`."""
 
 
 class UpstreamError(ConnectionError):

@@ -24,8 +24,8 @@ class SpendingCap(NamedTuple):
 
 
 class LimitOverride(NamedTuple):
-    """A consumer's own numbers for the limits with this `override_key`; other values are as in a limit
-    of the snapshot. For a rate, `amount` is the burst. For others, the last two are 0."""
+    """A consumer's own numbers for the limits with this `override_key`; other values are as in a
+    limit of the snapshot. For a rate, `amount` is the burst. For others, the last two are 0."""
 
     key: int
     amount: int

@@ -6,8 +6,8 @@ A unit's price may be finer than money (3 USD for a million tokens), so units ar
     total(u) = max(u - included, 0) * price // per
     charge   = total(before + units) - total(before)
 
-However usage is split into charges, they add up to the same amount. `units_most` is an upper bound of
-a charge for that many units, wherever in the period they fall: this is what is held.
+However usage is split into charges, they add up to the same amount. `units_most` is an upper bound
+of a charge for that many units, wherever in the period they fall: this is what is held.
 
 A snapshot carries the tariff of all plans as the first entry of its handlers:
 
@@ -118,5 +118,5 @@ class Tariff:
 
 
 def counted_under(plan: str, meter: str) -> int:
-    """The hash that a meter's units at a plan's price are counted under, together with the payer."""
+    """The hash that a meter's units at a plan's price are counted under, with the payer."""
     return stable_hash(f"units of {meter} at the price of plan {plan}")
