@@ -471,8 +471,7 @@ async def test_mistakes_with_meters_are_told(shared):
         assert (await call(p)).status == 200
     assert said == [
         "call hold_units('tokens', most) first",
-        "no plan prices units of 'tokns' (plans[].price.per_unit); priced meters: "
-        "pages, tokens",
+        "no plan prices units of 'tokns' (plans[].price.per_unit); priced meters: pages, tokens",
         "0 units of 'tokens': give the most that the request can use, 1 or more",
         "units of 'tokens' are already held",
         "-1 units of 'tokens': used units cannot be negative",
