@@ -3,7 +3,7 @@
     core ──┬── snap (current snapshot; exchanges keep the one they were routed with)
            ├── pools[target slot] ── idle upstream connections, last in first out
            └── loop: epoll, deadlines, buffers, time (io/connection.pxd)
-        conn   first member of downstream and upstream; the part that `io` knows
+    conn   first member of downstream and upstream; the part that `io` knows
     downstream ── exchange ── call ── upstream
                      └─ more calls, made by a Python handler
 

@@ -1,8 +1,8 @@
 """accept: which form of a refusal the client reads best, by its Accept fields (RFC 9110, 12.5.1).
 
-        each form has the q of the most specific range that names it
-        the highest q wins; then the most specific range; then JSON, Markdown, HTML in this order
-        if nothing is acceptable, or there is no Accept: JSON, since a refusal is sent in any case
+    each form has the q of the most specific range that names it
+    the highest q wins; then the most specific range; then JSON, Markdown, HTML in this order
+    if nothing is acceptable, or there is no Accept: JSON, since a refusal is sent in any case
 
     Accept                                             answered with
     (none), */*, application/json                      JSON

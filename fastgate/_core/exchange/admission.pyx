@@ -2,13 +2,13 @@
 
 The order, and what remains after a refusal:
 
-        1 admit_address   limits that count by address alone (with route or service). They protect
-                          the steps that follow, so an exchange that is refused later for its
-                          credential keeps what it took here
-        2 authenticate    credential → consumer, account and plan
-        3 admit           the route's other limits, then the plan's. The first limit that refuses
-                          ends the exchange, and everything taken before (in 1 as well) is given
-                          back: a request refused by a limit uses up nothing
+    1 admit_address   limits that count by address alone (with route or service). They protect
+                      the steps that follow, so an exchange that is refused later for its
+                      credential keeps what it took here
+    2 authenticate    credential → consumer, account and plan
+    3 admit           the route's other limits, then the plan's. The first limit that refuses
+                      ends the exchange, and everything taken before (in 1 as well) is given
+                      back: a request refused by a limit uses up nothing
 
 If the consumer has its own numbers for a limit, those apply (`in_force`).
 

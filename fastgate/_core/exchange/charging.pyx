@@ -2,14 +2,14 @@
 
 Three moments of an exchange:
 
-        authenticate   charge_access: may the account call at all? Its row in shared memory holds the
-                       reason if not (suspended, past due, ...). So does its subscription to the
-                       service, which also names the plan that applies. An account without a row is
-                       refused: its rules are not loaded yet.
-        hold           charge_open: the price is found, counted against the spending limits, and
-                       held on the wallet. A step that refuses gives back what was counted before.
-        settle         charge_settle: if an answer was served, the hold is captured and the usage
-                       record published. Otherwise the hold is released, and the counts are given back.
+    authenticate   charge_access: may the account call at all? Its row in shared memory holds the
+                   reason if not (suspended, past due, ...). So does its subscription to the
+                   service, which also names the plan that applies. An account without a row is
+                   refused: its rules are not loaded yet.
+    hold           charge_open: the price is found, counted against the spending limits, and
+                   held on the wallet. A step that refuses gives back what was counted before.
+    settle         charge_settle: if an answer was served, the hold is captured and the usage
+                   record published. Otherwise the hold is released, and the counts are given back.
 
 The price of a request comes from the caller's plan, if the plan prices requests: from the step that the
 request's number in its calendar period (UTC) falls into. Otherwise the route sets the price; otherwise the

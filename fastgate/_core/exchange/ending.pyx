@@ -3,8 +3,8 @@
 All ways go through `finish`, once:
 
     send_last   the whole answer is in one buffer (static, refusal, preflight)
-        refuse      the answer for a reason; if an answer has begun, it is broken off instead
-        abort       the client's connection is closed without anything that looks like the end of an answer
+    refuse      the answer for a reason; if an answer has begun, it is broken off instead
+    abort       the client's connection is closed without anything that looks like the end of an answer
     gone        the client left
     unread      the client reads its answer too slowly
 

@@ -2,11 +2,11 @@
 
 The two directions are independent. Request bytes go
 
-        downstream.inb ─ pump_request ─► upstream's queue     stops while the queue is not empty
+    downstream.inb ─ pump_request ─► upstream's queue     stops while the queue is not empty
 
 and response bytes
 
-        upstream.inb ─ pump_response ─► downstream's queue    stops while the queue is not empty
+    upstream.inb ─ pump_response ─► downstream's queue    stops while the queue is not empty
 
 To stop means not to read; the queue's `drained` sink resumes reading. So each direction holds at
 most one buffer, and the slower side sets the pace. After a 101 it is a tunnel (tunnel.pyx).

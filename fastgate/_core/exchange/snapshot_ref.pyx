@@ -5,10 +5,10 @@ last of its exchanges has released it. A tunnel, an event stream or a long downl
 would keep a whole image mapped for each generation in which one began. So once the answer has begun,
 everything that may still be read from the image is copied:
 
-        the exchange      generation, flags and hidden parameters, for the log; name, cap and flags
+    the exchange      generation, flags and hidden parameters, for the log; name, cap and flags
                       of the route
-        its calls         deadlines, pooling and ejection rules of the upstream; the target with its name
-        for the end       kind and period of each limit that it took from; the service's slot
+    its calls         deadlines, pooling and ejection rules of the upstream; the target with its name
+    for the end       kind and period of each limit that it took from; the service's slot
 
 and the exchange releases the image. The copy is about 1.5 KiB. It is made at most once for an exchange, and
 only if its snapshot has been replaced: by a walk over all connections after `install`, a few hundred in a

@@ -3,11 +3,11 @@
 Only the handler knows what a request uses (tokens, pages, bytes), and often only at the end. So it first
 reserves the maximum, which is held at the plan's price, and then reports the actual use:
 
-        hold_units("tokens", 4000)     units_most: held, besides the request's own price      or PaymentRefused
-        use_units("tokens", 700)       the price so far: owed, even if the worker is killed
-        use_units("tokens", 112)
-        the handler returns            812 are counted in the period, their price is captured, and a usage
-                                       record with the meter is published; the rest is given back
+    hold_units("tokens", 4000)     units_most: held, besides the request's own price      or PaymentRefused
+    use_units("tokens", 700)       the price so far: owed, even if the worker is killed
+    use_units("tokens", 112)
+    the handler returns            812 are counted in the period, their price is captured, and a usage
+                                   record with the meter is published; the rest is given back
 
 Reported units are owed, up to what is held, even if the client has left. Units beyond that are in the usage
 record and in metrics (`beyond_micros`), and are the operator's loss. If the handler fails, the hold is

@@ -13,10 +13,10 @@ to upstreams, concurrently too, through the engine's own pools (calling.pyx).
 The handler waits on futures. The engine keeps what it has to report in bits of the exchange (`wake`);
 after its rounds it calls `wake_upcalls`, which resolves the futures:
 
-        WAKE_GONE      the client left: the task is cancelled. It may await in its `finally` for a
-                       bounded time (5 s), then it is cancelled again
-        WAKE_WRITABLE  the kernel has what was written: `write` returns
-        WAKE_LATE      it did not answer within the route's timeout: the client has got a 504, and the task
+    WAKE_GONE      the client left: the task is cancelled. It may await in its `finally` for a
+                   bounded time (5 s), then it is cancelled again
+    WAKE_WRITABLE  the kernel has what was written: `write` returns
+    WAKE_LATE      it did not answer within the route's timeout: the client has got a 504, and the task
                    is cancelled in the same way
     WAKE_CALL      one of its calls has a head, body bytes, an end or a failure
 

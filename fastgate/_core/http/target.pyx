@@ -3,7 +3,7 @@
     origin      /path?query              any method but CONNECT
     absolute    http://host/path?query   the same; http and https only, no userinfo
     asterisk    *                        OPTIONS only
-        authority   host:port                CONNECT only, which takes no other form
+    authority   host:port                CONNECT only, which takes no other form
 
 Every octet is checked. Allowed raw in a path: what RFC 3986 allows there, and "[", "]", "|", which
 browsers do not escape. Allowed raw in a query: the same and, for the same reason, "{", "}", "^", "`"

@@ -3,10 +3,10 @@
 Authorities (Host, absolute-form and authority-form targets) are `host [":" port]`:
 
     name      letters, digits, "-", ".", "_", "~"; no empty label; at most 255 octets; one
-                            final dot is accepted and left out of `host_len`, so that "a.example." is
-                            routed as "a.example"
+              final dot is accepted and left out of `host_len`, so that "a.example." is
+              routed as "a.example"
     IPv4      is spelt like a name
-        IPv6      "[" eight groups, or fewer with one "::", the last two optionally as IPv4 "]";
+    IPv6      "[" eight groups, or fewer with one "::", the last two optionally as IPv4 "]";
               zone identifiers and IPvFuture are refused
     port      1 to 5 digits, 0..65535; a colon without digits is refused
 
@@ -24,9 +24,9 @@ of a deployment can disagree about which resource was requested:
     above the root                         refused            /a/../../b
     "..;x" and ".;x", also escaped         refused (some servers drop the parameter and
                                            then see a dot segment)
-        %00, incomplete escape, raw octet that RFC 3986 and the URL standard escape: refused
-        %2f, %5c, "\\"                          refused; if a route allows them: %2F, %5C, and a
-                                               dot segment between them is still refused
+    %00, incomplete escape, raw octet that RFC 3986 and the URL standard escape: refused
+    %2f, %5c, "\\"                          refused; if a route allows them: %2F, %5C, and a
+                                           dot segment between them is still refused
 
 Everything else stays, including `;params`. Escapes are decoded once: "%252e" stays. The result is a
 fixed point: its own canonical path is itself.

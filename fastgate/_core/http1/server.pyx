@@ -3,8 +3,8 @@
     state    waits for                    bytes                     end
     IDLE     a request                    → HEAD                    close
     HEAD     the rest of a head           parse                     close
-        BUSY     its exchange                 sink body                 sink gone, or served as half-closed
-        LINGER   what the client still sends  discarded, 256 KiB        close
+    BUSY     its exchange                 sink body                 sink gone, or served as half-closed
+    LINGER   what the client still sends  discarded, 256 KiB        close
     TUNNEL   bytes for the other side     sink body                 sink body (half-closed)
 
 The table of deadlines is in deadlines.pyx; `down_timeout` here handles a deadline that passes.

@@ -9,8 +9,8 @@ How the client learns where an answer's body ends, `exchange.out`:
 
     NOTHING    there is no body, or its length was announced
     CHUNKED    by a last chunk
-        CLOSE      by the end of the connection: for a client with HTTP/1.0. Until the answer is complete,
-                   a close would be a reset: an answer that breaks off must not look complete.
+    CLOSE      by the end of the connection: for a client with HTTP/1.0. Until the answer is complete,
+               a close would be a reset: an answer that breaks off must not look complete.
 
 A piece that passes verbatim is already chunked.
 """

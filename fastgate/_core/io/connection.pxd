@@ -3,7 +3,7 @@
     event_loop ──┬── ready list: connections with work that no epoll event will announce
                  ├── wheel: connections by deadline
                  └── graveyard: connections closed in this round
-        conn         first member of the larger structs for a peer (downstream, upstream)
+    conn         first member of the larger structs for a peer (downstream, upstream)
 
 Only struct definitions belong here. Who may change what: `transport` and `poller` change the flags and
 queues, `timer` the wheel's links. All other modules call `transport`.

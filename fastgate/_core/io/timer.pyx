@@ -7,9 +7,9 @@ every request, costs one store. When the wheel reaches the slot, a connection wh
 still ahead moves to its present slot, and one without a deadline is removed. A deadline beyond
 the wheel's length simply passes a slot more than once.
 
-        invariant: x.deadline != 0  ⇒  x is in a slot not later than its deadline's
-        a closed connection is in no slot and is added to none: the graveyard uses its links
-        a deadline fires at most one tick late, never early
+    invariant: x.deadline != 0  ⇒  x is in a slot not later than its deadline's
+    a closed connection is in no slot and is added to none: the graveyard uses its links
+    a deadline fires at most one tick late, never early
 
 A bitmap of occupied slots gives the next tick to wake for. The timerfd is set only if that is
 earlier than its present time, so a busy worker makes hardly any timer system calls.

@@ -6,7 +6,7 @@ What an epoll edge reported (poller.pyx) is kept in `conn.io`:
                   cleared by a short read: a short read means the socket is empty, so there is no
                   extra recv() that only returns EAGAIN. After IO_HUP a short read does not clear it:
                   the end itself is still to be read.
-        IO_READING    the owner wants bytes. Without it, an edge is only noted.
+    IO_READING    the owner wants bytes. Without it, an edge is only noted.
     IO_BLOCKED    a write fell short; the next EPOLLOUT flushes the queue.
 
 A reader that stops (back-pressure) and starts again with IO_READABLE set gets no new edge, so it is

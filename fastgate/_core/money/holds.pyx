@@ -5,7 +5,7 @@ both places, so each wallet has the *tag* of its last change, and the next chang
 bookkeeping of that one.
 
     wallet   | available | tag |                  changed as a whole, by one 16-byte exchange
-        tag      | area 7 | row 12 | op 1 | sequence 44 |       op: 0 take, 1 give back. All 0: no change yet
+    tag      | area 7 | row 12 | op 1 | sequence 44 |       op: 0 take, 1 give back. All 0: no change yet
     row      | word: sequence 56, state 8 | held | amount | ...
 
 The states of a hold. `q` is its sequence number, which is never reused, so no word of a row and no

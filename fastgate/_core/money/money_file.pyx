@@ -1,7 +1,7 @@
 """money_file: a mapped file that survives every process: money between wallets and the ledger.
 
     offset 0      money_header                                              one page
-        control_off   area_head | rows of control: credits in progress          one page, then 128 bytes each
+    control_off   area_head | rows of control: credits in progress          one page, then 128 bytes each
     workers_off   area_head | holds of worker 0 | usage ring of worker 0    one page, 128 bytes, 128 bytes
     + area_size   area_head | holds of worker 1 | usage ring of worker 1
     ...

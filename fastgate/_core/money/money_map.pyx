@@ -1,9 +1,9 @@
 """money_map: holds and usage records for Python: control, handlers, tests.
 
-        control     drain → ledger → commit, for each worker, repeatedly
-                    resolve_dead, when a worker has died; open_holds, to inspect
+    control     drain → ledger → commit, for each worker, repeatedly
+                resolve_dead, when a worker has died; open_holds, to inspect
     worker      begin, once, before it serves; then the engine, or hold() for a Python handler
-        supervisor  create or open; stopped, when it has reaped a worker
+    supervisor  create or open; stopped, when it has reaped a worker
 
 Draining is *at least once*: what was drained and not committed is drained again, also by the successor
 of a control process that was killed. The ledger takes each record once, by its id. A worker must not be

@@ -1,8 +1,8 @@
 """usage_ring: usage records between a worker and the ledger.
 
-        worker's area     ring_head: total published         ring_tail: in the ledger
+    worker's area     ring_head: total published         ring_tail: in the ledger
     +-----------+-----------+--------------------------------------------+
-        | record 0  | record 1  | ...  position p is at p & (count - 1)       |
+    | record 0  | record 1  | ...  position p is at p & (count - 1)       |
     +-----------+-----------+--------------------------------------------+
 
 The worker publishes a record by one release store of `ring_head`: before the store it does not

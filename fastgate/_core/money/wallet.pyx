@@ -19,7 +19,7 @@ currency, signed: a negative balance is owed, and only control can cause one.
 
 **A credit is exact, even if control is killed in the middle of it**:
 
-        credit = accounts.prepare(...)      recorded in the money map, with the ledger entry's key
+    credit = accounts.prepare(...)      recorded in the money map, with the ledger entry's key
     (the ledger commits the entry)
     accounts.apply(credit)              now the wallet has it
     accounts.finish(credit)             forgotten

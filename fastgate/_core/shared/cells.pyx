@@ -13,7 +13,7 @@ of a state proves in the same operation that the cell belongs to the key.
 The states of a cell
 
     EMPTY        {0, 0}
-        CLAIM(K, n)  {K, claim | n}   reserved, without consumption. n: a number drawn once from the head
+    CLAIM(K, n)  {K, claim | n}   reserved, without consumption. n: a number drawn once from the head
     LIVE(K)      {K, state}       the state counts. expired(state): it no longer matters
 
     EMPTY, expired LIVE(other) ──claim──▶ CLAIM(K, n) ──promote──▶ LIVE(K) ──▶ LIVE(K) ...
@@ -35,7 +35,7 @@ budgets. So:
  2. *Look again*, now with the claim in place, at all other cells of the window:
     LIVE(K) found: withdraw the claim, use that. CLAIM(K) further on: empty it. CLAIM(K) before
     i: withdraw, and start again with that one (even if its owner is dead).
-  3. *Promote*: exchange exactly {K, n} for {K, first state}; if it fails, start again.
+ 3. *Promote*: exchange exactly {K, n} for {K, first state}; if it fails, start again.
 
 Claim. At no moment are there two LIVE(K).
 Proof. Suppose j is promoted at time b while i has been LIVE(K) since its promotion at a < b. Let

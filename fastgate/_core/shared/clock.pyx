@@ -5,9 +5,9 @@ every caller tomorrow's quota today, and today's quota again. So a jump, a sudde
 STEP_S, is accepted only after it has lasted HOLD_S; until then windows continue on the old time. Small
 corrections are followed at once. Relative to CLOCK_BOOTTIME, a machine that slept has not jumped.
 
-        clock_offset   what is added to CLOCK_BOOTTIME; 0: no worker has read the clock yet
-        clock_jump     the offset after a jump
-        clock_since    CLOCK_BOOTTIME when the jump was first seen; 0: there is no jump
+    clock_offset   what is added to CLOCK_BOOTTIME; 0: no worker has read the clock yet
+    clock_jump     the offset after a jump
+    clock_since    CLOCK_BOOTTIME when the jump was first seen; 0: there is no jump
 
 The three words are in the segment, so that workers agree, and a new worker does not accept a jump that the
 others do not. Each writes what it sees with plain stores: at worst a jump is seen a second later.

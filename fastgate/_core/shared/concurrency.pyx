@@ -8,14 +8,14 @@ and its own are dropped by clearing its table. A key's total is the sum over all
 
 Entering, as worker w
 
-  1. Mark: `entering` = 1 in its own row, then a full fence.
+ 1. Mark: `entering` = 1 in its own row, then a full fence.
  2. Sum over all tables: C in flight, and the others that are entering: L with a lower index, H
     with a higher one.
  3. C + L + H + 1 <= limit: enter (one store turns the mark into a count).
-        C + L + 1 > limit: refused; remove the mark.
-        Otherwise the last places depend on workers of a higher index, which are deciding at this
-        moment and give way: look again. Refused after SPINS looks (one of them was stopped or
-        killed in the middle).
+    C + L + 1 > limit: refused; remove the mark.
+    Otherwise the last places depend on workers of a higher index, which are deciding at this
+    moment and give way: look again. Refused after SPINS looks (one of them was stopped or
+    killed in the middle).
 
 Never above the limit. Suppose more than `limit` are in flight at some moment. Take the one of them
 whose mark was stored last. When it summed, all the others' marks had been stored and none of them had

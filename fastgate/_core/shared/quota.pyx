@@ -4,7 +4,7 @@
 
     period    window is the number of the     bits        lasts until    count up to
     second    second since 1970               33 + 28     2242           268 million
-        minute    minute                          26 + 35     2097           34 billion
+    minute    minute                          26 + 35     2097           34 billion
     hour      hour                            21 + 40     2209           10^12
     day       day                             17 + 44     2328           10^13
     week      ISO week (Monday 00:00)         14 + 47     2284           10^14

@@ -1,6 +1,6 @@
 """image: builds the image that `snapshot` maps. Used by the compiler, in control only.
 
-        builder = ImageBuilder()
+    builder = ImageBuilder()
     limits = builder.table([builder.limit(...), builder.limit(...)])
     builder.add_route("orders-read", slot=0, service=0, limits=limits, ...)
     fd = builder.finish(generation)              # a sealed memfd, the caller's to close

@@ -15,7 +15,7 @@ How a lookup works (`docs/routing.md` describes it for people who write routes):
    methods before any method, more predicates first, name. The first whose method and predicates
    hold is the route.
 
-                hosts ────► host_rec ─► node of the patterns that begin with a parameter
+        hosts ────► host_rec ─► node of the patterns that begin with a parameter
         (slots)
         statics ──► static_path: host, candidates, "/orders"
         (slots: hash of path and host)

@@ -4,10 +4,10 @@ A call's life:
 
     state      what is awaited            data             end / error
     CONNECT    the connection             –                retry, else connect failed
-        SEND       the final response head    parse; 1xx stay  retry if that is safe, else reset
+    SEND       the final response head    parse; 1xx stay  retry if that is safe, else reset
     BODY       the rest of the body       sink call_body   done (close-delimited) or truncated
     TUNNEL     bytes, both ways           sink call_body   half-closed: the other way goes on
-        DONE, FAILED: the connection has been released
+    DONE, FAILED: the connection has been released
 
 The table of deadlines is in deadlines.pyx; `up_timeout` here handles a deadline that passes.
 

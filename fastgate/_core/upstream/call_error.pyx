@@ -1,10 +1,10 @@
 """call_error: why a call to an upstream failed, whose fault it was, and whether it may be sent again.
 
-        what happened                                         may be sent again      counts against the target
+    what happened                                         may be sent again      counts against the target
     no connection could be made, or it refused the        any request            yes
       request's first byte
     the connection broke before any byte of an answer     idempotent requests    yes
-        a status of `retries.statuses`                        idempotent requests    as `eject.statuses` sets
+    a status of `retries.statuses`                        idempotent requests    as `eject.statuses` sets
     part of an answer, an invalid one, or none in time    none                   yes
     no memory, no descriptor                              none                   no
     no local port                                         any request            no

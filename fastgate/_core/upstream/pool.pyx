@@ -7,14 +7,14 @@ and the oldest age out.
 Selection considers the *usable* targets: resolved, not found unhealthy by the active checks, not
 ejected, not yet tried for this call, and with room under `max_connections`.
 
-        round_robin         smooth weighted: each target's credit grows by its weight, the one with
-                            the most credit is chosen and pays the sum
-        least_connections   round robin among those with the fewest calls in progress per weight
-        p2c_ewma            round robin, but another target, drawn at random by weight, takes the turn
-                            if it is clearly faster: EWMA of the time to the head × load
-        hash                weighted rendezvous: -ln(u) / weight, with u in (0, 1] from hash(key, target),
-                            is exponentially distributed with rate weight. The probability that a
-                            target has the smallest of these numbers is proportional to its weight
+    round_robin         smooth weighted: each target's credit grows by its weight, the one with
+                        the most credit is chosen and pays the sum
+    least_connections   round robin among those with the fewest calls in progress per weight
+    p2c_ewma            round robin, but another target, drawn at random by weight, takes the turn
+                        if it is clearly faster: EWMA of the time to the head × load
+    hash                weighted rendezvous: -ln(u) / weight, with u in (0, 1] from hash(key, target),
+                        is exponentially distributed with rate weight. The probability that a
+                        target has the smallest of these numbers is proportional to its weight
 
 So if nothing else distinguishes targets, each policy gives them shares by weight.
 
