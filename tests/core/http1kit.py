@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fastgate._core.http.head import ParseFault, fault_reason_of
-from fastgate._core.http1.parser import ParsedHead
+from fastgate._core.http.head import ParseFault
+from fastgate._core.testing.parsed_head import ParsedHead, fault_reason_of
 
 FIELD_HOP = 1
 FIELD_UNDERSCORE = 2

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgate._core.shared.cells import address_hash_py, hash_bytes_py, limit_key_py, mix_key_py
+from fastgate._core.shared.cells import limit_key_py
 from fastgate._core.shared.limiter import LimiterTable
 from fastgate._core.shared.quota import QuotaTable
 from fastgate._core.shared.segment import Segment
+from fastgate._core.testing.cell_keys import address_hash_py, hash_bytes_py, mix_key_py
 
 WINDOW = 16
 CLAIM = 1 << 63

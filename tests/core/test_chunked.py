@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgate._core.http1.chunked import ChunkDecoder, ChunkFault
+from fastgate._core.http1.chunked import ChunkFault
 from fastgate._core.reason import Reason
+from fastgate._core.testing.chunk_decoder import ChunkDecoder
 
 MORE, END, BAD = 0, 1, -Reason.MALFORMED_REQUEST
 

@@ -8,10 +8,11 @@ import orjson
 import pytest
 from enginekit import Backend, Plane, proxied
 
-from fastgate._core.shared.clock import HOLD_SECONDS, JUMP_SECONDS, held_seconds, window_time
+from fastgate._core.shared.clock import HOLD_SECONDS, JUMP_SECONDS, held_seconds
 from fastgate._core.shared.quota import QuotaTable, export_quotas, import_quotas
 from fastgate._core.shared.segment import Segment
 from fastgate._core.snapshot.snapshot import Period
+from fastgate._core.testing.windows import window_time
 
 S = 10**9
 NOON = 1_795_176_000  # 2026-11-20 12:00 UTC

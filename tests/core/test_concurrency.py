@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastgate._core.shared.cells import mix_key_py
 from fastgate._core.shared.concurrency import Concurrency
 from fastgate._core.shared.segment import Segment
+from fastgate._core.testing.cell_keys import mix_key_py
 
 WORKERS = 3
 
@@ -147,5 +147,5 @@ def test_wrong_calls() -> None:
     tables = workers()
     with pytest.raises(IndexError):
         Concurrency(tables[0].segment, WORKERS)
-    with pytest.raises(ValueError, match="key 0"):
+    with pytest.raises(ValueError, match="cannot be 0"):
         tables[0].enter(0, 1)

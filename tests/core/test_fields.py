@@ -6,7 +6,7 @@ import pytest
 from http1kit import FIELD_HOP, FIELD_UNDERSCORE, accepted, refused, request
 
 from fastgate._core.http.head import FieldName, HeadFlag, ParseFault
-from fastgate._core.http1.parser import DEFAULT_CAPS, ParsedHead
+from fastgate._core.testing.parsed_head import DEFAULT_CAPS, ParsedHead
 
 GET = b"GET / HTTP/1.1\r\nHost: a.example\r\n"
 

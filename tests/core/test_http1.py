@@ -6,17 +6,10 @@ import pytest
 from http1kit import accepted, refused, request, response
 
 from fastgate._core.http.faults import FAULT_TEXTS
-from fastgate._core.http.head import (
-    FieldName,
-    Framing,
-    HeadFlag,
-    Method,
-    ParseFault,
-    fault_reason_of,
-)
-from fastgate._core.http1.parser import ParsedHead
+from fastgate._core.http.head import FieldName, Framing, HeadFlag, Method, ParseFault
 from fastgate._core.reason import Reason
 from fastgate._core.testing.parse_bench import bench_parse
+from fastgate._core.testing.parsed_head import ParsedHead, fault_reason_of
 
 
 def test_simple_request() -> None:

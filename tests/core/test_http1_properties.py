@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastgate._core.http.head import Framing, ParseFault
-from fastgate._core.http1.parser import ParsedHead, scan_class, scanner, scanners, use_scanner
+from fastgate._core.testing.parsed_head import ParsedHead
+from fastgate._core.testing.scanners import scan_class, scanner, scanners, use_scanner
 
 CLASSES = {
     1: rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]",

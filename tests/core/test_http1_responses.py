@@ -6,8 +6,8 @@ import pytest
 from http1kit import FIELD_HOP, response
 
 from fastgate._core.http.head import Framing, HeadFlag, Method, ParseFault
-from fastgate._core.http1.parser import ParsedHead
 from fastgate._core.reason import Reason
+from fastgate._core.testing.parsed_head import ParsedHead
 
 
 @pytest.mark.parametrize(

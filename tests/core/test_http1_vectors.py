@@ -19,9 +19,9 @@ import pytest
 import yaml
 
 from fastgate._core.http.head import Framing, HeadFlag, ParseFault
-from fastgate._core.http1.chunked import ChunkDecoder
-from fastgate._core.http1.parser import ParsedHead
 from fastgate._core.reason import Reason
+from fastgate._core.testing.chunk_decoder import ChunkDecoder
+from fastgate._core.testing.parsed_head import ParsedHead
 
 VECTORS = Path(__file__).resolve().parents[3] / "shared" / "vectors"
 

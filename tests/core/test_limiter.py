@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastgate._core.shared.cells import mix_key_py
 from fastgate._core.shared.limiter import LimiterTable
 from fastgate._core.shared.segment import Segment
+from fastgate._core.testing.cell_keys import mix_key_py
 from fastgate._core.testing.limit_bench import bench_limiter
 
 SECOND = 10**9

@@ -13,15 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from memorykit import taken
 
-from fastgate._core.shared.cells import mix_key_py
-from fastgate._core.shared.quota import (
-    QuotaTable,
-    export_quotas,
-    import_quotas,
-    window_of_py,
-)
+from fastgate._core.shared.quota import QuotaTable, export_quotas, import_quotas
 from fastgate._core.shared.segment import Segment
+from fastgate._core.testing.cell_keys import mix_key_py
 from fastgate._core.testing.limit_bench import bench_quota
+from fastgate._core.testing.windows import window_of_py
 from fastgate.errors import SegmentError
 
 SECOND, MINUTE, HOUR, DAY, MONTH, WEEK, YEAR = range(7)

@@ -20,9 +20,10 @@ from enginekit import Plane
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgate._core.exchange.refusal import CAPABILITY_SECONDS, money_text, tag
+from fastgate._core.exchange.refusal import CAPABILITY_SECONDS, tag
 from fastgate._core.snapshot.image import ImageBuilder
 from fastgate._core.snapshot.snapshot import Snapshot
+from fastgate._core.testing.money_text import money_text
 from fastgate._core.testing.refusal_sample import Sample
 from fastgate.billing.amounts import show
 from fastgate.billing.moments import moment_of

@@ -6,7 +6,7 @@ import pytest
 from http1kit import accepted, refused, request
 
 from fastgate._core.http.head import HeadFlag, ParseFault, TargetForm
-from fastgate._core.http1.parser import ParsedHead
+from fastgate._core.testing.parsed_head import ParsedHead
 
 
 def target(raw: bytes, method: bytes = b"GET", host: bytes = b"Host: a") -> ParsedHead:

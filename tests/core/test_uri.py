@@ -11,8 +11,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fastgate._core.http.uri import normalize, split_authority
+from fastgate._core.http.uri import normalize
 from fastgate._core.reason import Reason
+from fastgate._core.testing.authorities import split_authority
 
 BAD = -Reason.BAD_TARGET
 EMPTY, USERINFO, HOST, PORT = -1, -2, -3, -4

@@ -26,11 +26,12 @@ import sys
 import time
 from collections import Counter
 
-from fastgate._core.http.head import ParseFault, fault_reason_of
+from fastgate._core.http.head import ParseFault
 from fastgate._core.http.uri import normalize
-from fastgate._core.http1.chunked import ChunkDecoder
-from fastgate._core.http1.parser import ParsedHead, use_scanner
 from fastgate._core.reason import Reason
+from fastgate._core.testing.chunk_decoder import ChunkDecoder
+from fastgate._core.testing.parsed_head import ParsedHead, fault_reason_of
+from fastgate._core.testing.scanners import use_scanner
 
 REQUESTS = [
     b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from fuzz_http1 import fuzz, main
 
-from fastgate._core.http1.parser import scanner, scanners, use_scanner
+from fastgate._core.testing.scanners import scanner, scanners, use_scanner
 
 
 @pytest.mark.parametrize("name", scanners())

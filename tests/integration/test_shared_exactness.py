@@ -19,11 +19,11 @@ from itertools import count
 
 import pytest
 
-from fastgate._core.shared.cells import mix_key_py
 from fastgate._core.shared.concurrency import Concurrency
 from fastgate._core.shared.limiter import LimiterTable
 from fastgate._core.shared.quota import QuotaTable
 from fastgate._core.shared.segment import Segment
+from fastgate._core.testing.cell_keys import mix_key_py
 
 PROCESSES = 4
 # The children do nothing that a thread of the tests' process could have left half done.

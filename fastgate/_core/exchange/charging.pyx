@@ -68,16 +68,6 @@ def spending_key(kind: str, identity: int) -> int:
     raise ValueError(f"{kind!r}: account, consumer or credential")
 
 
-def request_count_key(price_identity: int, payer: int) -> int:
-    """The cell that counts the requests a payer made at a plan's price in a period."""
-    return count_key(price_identity, payer)
-
-
-def units_count_key(counted_under: int, payer: int) -> int:
-    """The cell that counts a meter's units that a payer used at a plan's price (`MeterPrice`)."""
-    return count_key(counted_under, payer)
-
-
 # ---- access ---------------------------------------------------------------------------------
 
 cdef int charge_access(core *c, exchange *e) noexcept nogil:

@@ -480,12 +480,6 @@ cdef int start_refusal(exchange *e, int reason) noexcept nogil:
 CAPABILITY_SECONDS = CAPABILITY_S
 
 
-def money_text(micros: int) -> str:
-    """Micro-units as a decimal number, as refusals write money: "0.002"."""
-    cdef char text[32]
-    return text[:put_money(text, micros) - text].decode("ascii")
-
-
 def tag(key: bytes, request_id: bytes, expires: int, consumer: int) -> bytes:
     """The 16 bytes that authenticate a capability. `key` and `request_id` have 16 bytes, `expires` is
     Unix seconds below 2^32, `consumer` the 64-bit hash of a consumer's id, or 0.

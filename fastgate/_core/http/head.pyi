@@ -131,5 +131,3 @@ class HeadFlag(IntEnum):
     HEAD_BAD_EXPECT = 64
     HEAD_HAS_ENCODED_SLASH = 128
     HEAD_UPGRADE_OTHER = 256
-
-def fault_reason_of(fault: int) -> int: ...

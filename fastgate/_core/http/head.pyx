@@ -55,8 +55,3 @@ cdef uint8_t method_of(const char *p, uint32_t n) noexcept nogil:
         if memcmp(p, b"CONNECT", 7) == 0:
             return METHOD_CONNECT
     return METHOD_OTHER
-
-
-def fault_reason_of(fault: int) -> int:
-    """The Reason for refusing a request with this ParseFault."""
-    return fault_reason(fault)

@@ -295,10 +295,3 @@ def normalize(path: bytes, allow_encoded_slash: bool = False, cap: int = -1,
     cdef bytearray out = bytearray(room + 1)
     cdef int n = normalize_path(path, <uint32_t>len(path), <char *>out, room, allow_encoded_slash, merge_slashes)
     return bytes(out[:n]) if n > 0 else n
-
-
-def split_authority(value: bytes) -> tuple[bytes, int] | int:
-    """(host, port or -1), or a negative AUTHORITY_* number."""
-    cdef authority a
-    cdef int rc = parse_authority(value, <uint32_t>len(value), &a)
-    return (value[: a.host_len], a.port) if rc == AUTHORITY_OK else rc

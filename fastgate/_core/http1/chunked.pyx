@@ -24,7 +24,6 @@ whitespace; any line end but CRLF; control characters; a trailer that is not a f
 than CHUNK_EXTRA_MAX octets of extensions and trailers in one body. Without that limit, a sender
 could make the gateway read forever what is never forwarded.
 """
-cimport cython
 from libc.string cimport memmove, memset
 
 from fastgate._core.platform.chars cimport CH_TEXT, CH_TOKEN, fg_hex, is_class
@@ -210,39 +209,3 @@ cdef int chunk_relay(chunk_state *s, char *buf, uint32_t length,
 cdef int chunk_decode(chunk_state *s, char *buf, uint32_t length,
                       uint32_t *consumed, uint32_t *out_len) noexcept nogil:
     return _run(s, buf, length, consumed, out_len, False)
-
-
-@cython.final
-cdef class ChunkDecoder:
-    """The state machine for tests and tools: `feed` octets, get (code, consumed, output).
-
-    With `relay` the output is the canonical chunked form, otherwise the data alone.
-    """
-    cdef chunk_state s
-    cdef readonly bint relay
-
-    def __cinit__(self, relay: bool = False) -> None:
-        self.relay = relay
-        chunk_reset(&self.s)
-
-    @property
-    def total(self) -> int:
-        """Data octets seen so far."""
-        return self.s.total
-
-    @property
-    def fault(self) -> int:
-        """The ChunkFault, once a feed returned a negative code."""
-        return self.s.fault
-
-    def feed(self, data: bytes) -> tuple[int, int, bytes]:
-        """code: 0 more, 1 ended, negative: minus a Reason; consumed and output are valid even if the
-        body is refused."""
-        cdef bytearray buf = bytearray(data)
-        cdef uint32_t consumed, out_len
-        cdef int code
-        if self.relay:
-            code = chunk_relay(&self.s, buf, <uint32_t>len(buf), &consumed, &out_len)
-        else:
-            code = chunk_decode(&self.s, buf, <uint32_t>len(buf), &consumed, &out_len)
-        return code, consumed, bytes(buf[:out_len])

@@ -8,9 +8,6 @@ class Decision(NamedTuple):
     retry_s: int
     resets_at: int
 
-def mix_key_py(a: int, b: int) -> int: ...
-def hash_bytes_py(data: bytes, seed: int = 0) -> int: ...
-def address_hash_py(address: bytes) -> int: ...
 def limit_key_py(
     identity: int,
     *,

@@ -285,27 +285,10 @@ class Decision(NamedTuple):
     resets_at: int
 
 
-def mix_key_py(uint64_t a, uint64_t b):
-    """mix_key: one 64-bit key from two, never 0; the order matters."""
-    return mix_key(a, b)
-
-
-def hash_bytes_py(bytes data not None, uint64_t seed=0):
-    """hash_bytes: a stable 64-bit hash."""
-    return hash_bytes(<const char *>data, <uint32_t>len(data), seed)
-
-
-def address_hash_py(bytes address not None):
-    """The address part of a limit's key. 16 bytes (IPv4 mapped: ::ffff:a.b.c.d); IPv6 counts by /64."""
-    if len(address) != 16:
-        raise ValueError(f"an address has 16 bytes, not {len(address)}")
-    return address_hash(<const uint8_t *><const char *>address)
-
-
 def limit_key_py(uint64_t identity, *, uint64_t address=0, uint64_t route=0, uint64_t consumer=0,
                  uint64_t plan=0, uint64_t service=0, uint64_t credential=0):
     """The key a limit is counted under: its identity, and the elements of its scope (hashes, 64 bits).
 
-    Omit what is not in the scope. `address` is an `address_hash_py`.
+    Omit what is not in the scope. `address` is an `address_hash`.
     """
     return limit_key(identity, address, route, consumer, plan, service, credential)

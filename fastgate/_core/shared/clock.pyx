@@ -49,11 +49,6 @@ JUMP_SECONDS = STEP_S
 HOLD_SECONDS = HOLD_S
 
 
-def window_time(Segment segment not None, int64_t real_ns, uint64_t boot_ns) -> int:
-    """Read the clock, as each worker does every second: nanoseconds of the time in force."""
-    return <int64_t>boot_ns + window_offset(segment.header, real_ns, boot_ns)
-
-
 def held_seconds(Segment segment not None) -> int:
     """By how much the system's clock is ahead of the time in force; 0 unless a jump is being held."""
     cdef int64_t used = <int64_t>fg_load(&segment.header.clock_offset)

@@ -392,13 +392,6 @@ cdef uint8_t _checked(int period) except? 255:
     return <uint8_t>period
 
 
-def window_of_py(int period, int64_t unix_s):
-    """(number, end in Unix seconds) of the calendar window that contains a moment, UTC."""
-    cdef int64_t ends
-    cdef uint64_t window = window_of(_checked(period), unix_s, &ends)
-    return window, ends
-
-
 cdef class QuotaTable:
     """The quota cells of a segment, with explicit times: for control, tests and tools.
 

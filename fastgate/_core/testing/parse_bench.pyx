@@ -4,7 +4,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from fastgate._core.http.head cimport METHOD_GET, caps, head, head_reset
 from fastgate._core.http1.parser cimport parse_request, parse_response
 
-from fastgate._core.http1.parser import DEFAULT_CAPS
+from fastgate._core.testing.parsed_head import DEFAULT_CAPS
 
 
 def bench_parse(bytes data not None, uint64_t n, bint response=False) -> int:

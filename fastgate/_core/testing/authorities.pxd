@@ -1,0 +1,1 @@
+"""authorities: hosts and ports, parsed for Python."""

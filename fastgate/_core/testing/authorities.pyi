@@ -1,0 +1,3 @@
+"""authorities: hosts and ports, parsed for Python (see authorities.pyx)."""
+
+def split_authority(value: bytes) -> tuple[bytes, int] | int: ...

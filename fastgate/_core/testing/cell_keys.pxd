@@ -1,0 +1,1 @@
+"""cell_keys: the hashes that keys of cells are made of."""

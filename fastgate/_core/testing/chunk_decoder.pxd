@@ -1,0 +1,1 @@
+"""chunk_decoder: the state machine of chunked bodies for Python."""

@@ -1,0 +1,13 @@
+"""chunk_decoder: the state machine of chunked bodies for Python (see chunk_decoder.pyx)."""
+
+from typing import Self, final
+
+@final
+class ChunkDecoder:
+    relay: bool
+    def __new__(cls, relay: bool = False) -> Self: ...
+    @property
+    def total(self) -> int: ...
+    @property
+    def fault(self) -> int: ...
+    def feed(self, data: bytes) -> tuple[int, int, bytes]: ...

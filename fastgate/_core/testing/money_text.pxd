@@ -1,0 +1,1 @@
+"""money_text: amounts as refusals write them."""

@@ -1,0 +1,3 @@
+"""money_text: amounts as refusals write them (see money_text.pyx)."""
+
+def money_text(micros: int) -> str: ...

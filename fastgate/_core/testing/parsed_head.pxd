@@ -1,0 +1,1 @@
+"""parsed_head: heads parsed for Python, in pieces or whole."""

@@ -1,0 +1,1 @@
+"""scanners: each scanner of chars.pxd by itself, and in the parser."""

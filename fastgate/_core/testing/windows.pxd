@@ -1,0 +1,1 @@
+"""windows: the calendar windows of quotas, and their clock, at explicit times."""

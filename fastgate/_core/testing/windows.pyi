@@ -1,0 +1,6 @@
+"""windows: the calendar windows of quotas, and their clock (see windows.pyx)."""
+
+from fastgate._core.shared.segment import Segment
+
+def window_of_py(period: int, unix_s: int) -> tuple[int, int]: ...
+def window_time(segment: Segment, real_ns: int, boot_ns: int) -> int: ...
