@@ -12,7 +12,8 @@ request contributes must not change what the text around it means, whatever it i
   makes no empty segment.
 - No segment is "." or "..". A parameter never is, since paths are canonical; so neither is a
   segment with parameters, unless a part of its text is dots alone. Such text is an error beside a
-  parameter. (Parts end at an encoded slash or ";" too: some servers see a segment end there.)
+  parameter. (Parts end at an encoded slash or at ";", encoded or not, too: some servers see a
+  segment end there.)
 
 How a worker writes the pieces: `_core/exchange/url_pieces.pyx`.
 """
@@ -37,7 +38,7 @@ _ESCAPE = r"%(?!00)[0-9A-Fa-f]{2}"
 _PATH_TEXT = re.compile(rf"(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|{_ESCAPE})*")
 _QUERY_TEXT = re.compile(rf"(?:[A-Za-z0-9._~!$&'()*+,;=:@/?-]|{_ESCAPE})*")
 _DOTS = re.compile(r"(?:\.|%2e){1,2}", re.I)
-_PART_END = re.compile(r"%2f|%5c|;", re.I)
+_PART_END = re.compile(r"%2f|%5c|;|%3b", re.I)
 
 
 class Piece(NamedTuple):

@@ -91,6 +91,7 @@ BOTH = [
     ("/a/%2E", "has a dot segment"),
     ("/..;x/a", "has a dot segment"),
     ("/a%2F../b", "has a dot segment"),
+    ("/.%3Bx", "has a dot segment"),
     ("/.{id}", "'.{id}': dots alone beside a parameter"),
     ("/{id}..", "dots alone beside a parameter"),
     ("/{id}%2f%2e/x", "dots alone beside a parameter"),
