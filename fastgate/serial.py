@@ -1,10 +1,10 @@
-"""Changes that happen one at a time, and wholly.
+"""Runs changes one at a time, each to its end.
 
-A change is often several steps with an await between them: a commit, then what lies in memory and
-follows from it. A caller may be cancelled at any of these awaits, by a shutdown, a timeout, a
-client that leaves. So a change runs in a task of its own: the caller stops waiting, the change
-goes on, and the next one waits for it. Only the death of the process ends it half-way, which is
-what the kill tests model.
+A change is often several steps with an await between them: a commit, then the update of what memory
+has of it. The caller may be cancelled at any of these awaits, by a shutdown, a timeout or a client
+that leaves. So a change runs in its own task: the caller stops waiting, the change continues, and
+the next one waits for it. Only the death of the process can interrupt it, which is what the kill
+tests model.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ log = logging.getLogger("fastgate")
 
 
 class Serial:
-    """Runs changes. Used on one event loop."""
+    """Runs changes one at a time. Used on one event loop."""
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
@@ -30,7 +30,7 @@ class Serial:
         self._running: set[asyncio.Task[Any]] = set()
 
     async def run(self, change: Callable[[], Awaitable[T]]) -> T:
-        """Run a change to its end, also when the caller is cancelled. Raises what it raises."""
+        """Run a change to its end, even if the caller is cancelled. Raises what it raises."""
 
         async def locked() -> T:
             async with self.lock:
@@ -47,7 +47,7 @@ class Serial:
 
     @property
     def running(self) -> bool:
-        """Whether a change is running, or waits for its turn."""
+        """Whether a change is running or waiting for its turn."""
         return bool(self._running)
 
     async def idle(self) -> None:
@@ -57,7 +57,7 @@ class Serial:
 
 
 class Changing(Protocol):
-    """What has methods that are changes."""
+    """An object with methods that are changes."""
 
     changes: Serial
 
@@ -65,10 +65,10 @@ class Changing(Protocol):
 Self = TypeVar("Self", bound=Changing)
 
 
-def whole(
+def serialized(
     method: Callable[Concatenate[Self, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[Self, P], Coroutine[Any, Any, T]]:
-    """A method that is a change, run by its object's `changes`. None calls another that is one."""
+    """Decorates a method that is a change: `changes` runs it. It must not call another one."""
 
     @wraps(method)
     async def run(self: Self, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -78,6 +78,6 @@ def whole(
 
 
 def _note_error(task: asyncio.Task[Any]) -> None:
-    """The caller has gone and will not ask how it ended."""
+    """Log the error of a change whose caller has stopped waiting."""
     if not task.cancelled() and (error := task.exception()) is not None:
         log.warning("A change failed after its caller had stopped waiting: %s", error)

@@ -79,7 +79,7 @@ async def pay_invoice(ctx: Ctx, request: AnyRequest, ident: FromPath[str]) -> In
     if invoice.kind is not DocumentKind.INVOICE:
         raise ConflictError(f"{invoice.number} is not an invoice that can be paid.")
     if invoice.status is Status.PAID and invoice.reference != body.reference:
-        raise ConflictError(f"The invoice {invoice.number} is paid already.")
+        raise ConflictError(f"The invoice {invoice.number} is already paid.")
     if invoice.total:
         await billing.open_account(invoice.account)
         manual = ManualProvider(billing.payments, billing.invoices.clock)

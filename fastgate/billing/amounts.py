@@ -7,7 +7,7 @@ from fastgate.model.units import MICROS
 
 
 def show(micros: int, currency: str) -> str:
-    """As people write it: "-12.50 EUR"; as many decimals as needed, at least the coin's."""
+    """As people write it: "-12.50 EUR"; all decimals needed, at least those of the currency."""
     whole, rest = divmod(abs(micros), MICROS)
     decimals = f"{rest:06d}".rstrip("0").ljust(exponent(currency), "0")
     sign = "-" if micros < 0 else ""

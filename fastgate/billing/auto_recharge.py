@@ -1,22 +1,21 @@
-"""Auto-recharge: a wallet that tops itself up, within bounds its owner set.
+"""Auto-recharge: tops up a wallet automatically, within limits that its owner set.
 
 ```
-balance < threshold ── reserve ──▶ under way ──┬─ succeeded ─▶ credited; declines := 0
-  enabled, none under      spent += amount     ├─ declined ──▶ spent -= amount; declines += 1
-  way, spent + amount      sequence += 1       │               3 in a row: stopped, notified
-  <= monthly cap                               └─ not known ─▶ asked again, with the same key
+balance < threshold ── reserve ──▶ in progress ┬─ succeeded ─▶ credited; declines := 0
+  enabled, none in         spent += amount     ├─ declined ──▶ spent -= amount; declines += 1
+  progress, spent +        sequence += 1       │               3 in a row: stopped, notified
+  amount <= monthly cap                        └─ unknown ───▶ looked up later, with the same key
 ```
 
 - **At most one charge at a time, and never above the cap**: the amount is reserved from the
-  month's cap in the transaction that begins the charge, under the row's lock, whatever the number
-  of gateways. The month is the calendar month of the account's time zone, of the moment the charge
-  began.
+  month's cap in the transaction that begins the charge, under the row's lock, for any number of
+  gateways. The month is the calendar month, in the account's time zone, in which the charge began.
 - **As much as is needed**: a multiple of `amount`, so that the balance reaches the threshold,
   within the cap.
-- **Exactly once**: the charge's idempotency key is `recharge:<account>:<sequence>`, and a charge
-  that was begun is repeated with it until its outcome is known, also after a crash.
+- **Exactly once**: the charge's idempotency key is `recharge:<account>:<sequence>`. A charge that
+  has begun is repeated with this key until its outcome is known, also after a crash.
 - The wallet is credited by `credited`, which must be idempotent by the payment: a webhook may
-  tell of the same payment first.
+  report the same payment first.
 """
 
 from __future__ import annotations
@@ -50,55 +49,55 @@ log = logging.getLogger("fastgate.billing")
 
 MOST_DECLINES = 3
 SOON = timedelta(minutes=1)
-"""After a provider could not be asked: its breaker keeps it from being asked too often."""
+"""The delay after a provider could not be reached. Its breaker limits how often it is called."""
 PAUSE = timedelta(hours=1)
-"""Between a decline and the next charge."""
+"""The delay between a decline and the next charge."""
 
 RECHARGE_DUE = sa.and_(
     auto_recharges.c.pending > 0, auto_recharges.c.next_at <= sa.bindparam("now")
 )
-"""Which have a charge under way that is to be asked after."""
+"""Accounts with a charge in progress whose outcome has to be looked up."""
 
 Credited = Callable[[str, ChargeResult, str], Awaitable[None]]
 """Credit the wallet: account, result, idempotency key of the charge."""
 
 
 class AutoRecharge(msgspec.Struct, frozen=True, kw_only=True):
-    """One account's rule, and how it stands. Amounts in micro-units."""
+    """One account's rule and its state. Amounts in micro-units."""
 
     account: str
     currency: str
     enabled: bool
     threshold: int
-    """Recharge when the balance is below."""
+    """Recharge when the balance is below this."""
     amount: int
-    """The amount; no fractions of a cent."""
+    """The amount of one recharge; no fractions of a cent."""
     cap: int
     """The maximum in a calendar month."""
     month: str = ""
-    """The month that `spent` is of, "2026-11"."""
+    """The month of `spent`: "2026-11"."""
     spent: int = 0
     sequence: int = 0
     pending: int = 0
-    """The amount under way; 0: none."""
+    """The amount of the charge in progress; 0: none."""
     pending_since: datetime | None = None
     declines: int = 0
     """In a row."""
     stopped: str = ""
-    """Why it was turned off; empty: it was not."""
+    """Why it was turned off; empty: it is on."""
     next_at: datetime | None = None
-    """When the charge under way is asked after, or not before which the next may begin."""
+    """When the charge in progress is looked up, or the earliest time of the next charge."""
     created: datetime
     updated: datetime
     version: int = 1
 
     @property
     def key(self) -> str:
-        """The idempotency key of the charge under way."""
+        """The idempotency key of the charge in progress."""
         return f"recharge:{self.account}:{self.sequence}"
 
     def spent_in(self, month: str) -> int:
-        """What was recharged, or is being, in that month."""
+        """What was recharged in that month, including the charge in progress."""
         return self.spent if self.month == month else 0
 
 
@@ -115,23 +114,23 @@ class AutoRecharges:
         self.credited = credited
 
     async def get(self, account: str) -> AutoRecharge | None:
-        """The account's rule; None: it has none."""
+        """The account's rule; None if it has none."""
         return await self.store.run_read(lambda connection: _read(connection, account))
 
     @staticmethod
     def rules(connection: sa.Connection, accounts: Sequence[str]) -> dict[str, AutoRecharge]:
-        """The rules of those accounts that have one, up to 1,000."""
+        """The rules of those accounts, where they have one. At most 1,000 accounts."""
         rows = connection.execute(_OF_ACCOUNTS, {"accounts": accounts})
         return {row.account: AutoRecharge(**row._asdict()) for row in rows}
 
     async def set(self, account: str, threshold: Money, amount: Money, cap: Money) -> AutoRecharge:
-        """Make or change the rule, and turn it on; declines are forgotten.
+        """Create or change the rule, and turn it on; this resets the declines.
 
-        Raises ValueError: another currency, an amount of no whole coins, a cap below it.
+        Raises ValueError: different currencies, a fraction of a coin, a cap below the amount.
         """
         currency = amount.currency
         if {threshold.currency, cap.currency} != {currency}:
-            raise ValueError("threshold, amount and cap have one currency")
+            raise ValueError("threshold, amount and cap must have the same currency")
         if amount.micros <= 0 or whole_coins(amount.micros, currency) != amount.micros:
             raise ValueError(f"{amount} cannot be charged; give whole coins of {currency}")
         if cap.micros < amount.micros:
@@ -164,7 +163,7 @@ class AutoRecharges:
             return await _save(connection, found, **values)
 
     async def disable(self, account: str) -> AutoRecharge:
-        """Turn it off. A charge under way is still brought to its end. Raises NotFoundError."""
+        """Turn it off. A charge in progress is still completed. Raises NotFoundError."""
         async with self.store.write() as connection:
             found = await _locked(connection, account)
             if found is None:
@@ -172,12 +171,12 @@ class AutoRecharges:
             return await _save(connection, found, enabled=False, updated=self.clock())
 
     async def check(self, account: str, balance: int, currency: str) -> ChargeResult | None:
-        """Recharge if the balance calls for it; the charge's outcome, None: nothing was begun."""
+        """Recharge if the balance is too low. The charge's outcome; None if no charge was made."""
         begun = await self._begin(account, balance, currency)
         return await self._charge(begun, balance) if begun is not None else None
 
     async def run(self, limit: int = 50) -> int:
-        """Ask after charges under way that are due; how many."""
+        """Look up the charges in progress that are due. Returns how many."""
         query = (
             sa.select(auto_recharges)
             .where(RECHARGE_DUE)
@@ -207,7 +206,7 @@ class AutoRecharges:
             profile = await self.notices.profiles.get_in(connection, account)
             month = now.astimezone(ZoneInfo(profile.zone)).strftime("%Y-%m")
             spent = found.spent_in(month)
-            # One charge of what is needed, not one after the other of what each is.
+            # One charge for all that is needed, not several of `amount` each.
             needed = -(-(found.threshold - balance) // found.amount) * found.amount
             amount = min(needed, (found.cap - spent) // found.amount * found.amount)
             if amount <= 0:
@@ -254,10 +253,10 @@ class AutoRecharges:
     async def settle(
         self, account: str, result: ChargeResult, key: str, balance: int | None = None
     ) -> bool:
-        """The outcome of a charge, from the call or from a webhook; whether it was awaited."""
+        """Record the outcome of a charge, from the call or a webhook. Whether it was expected."""
         now = self.clock()
         if result.status is ChargeStatus.SUCCEEDED:
-            # First the wallet: killed here, the charge is asked after and credited again, once.
+            # The wallet first: after a kill here, the charge is looked up and credited again, once.
             await self.credited(account, result, key)
         async with self.store.write() as connection:
             found = await _locked(connection, account)

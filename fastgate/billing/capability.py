@@ -6,10 +6,9 @@ refused, and pay for the account of its caller, without a key and for a limited 
     token = base64url( expires u32, big-endian | consumer u64 | tag[16] )       38 characters
 
 The tag is a keyed hash over the request's id and the other two (`_core/exchange/refusal.pyx`). The
-consumer is the hash of its id; 0 means that the caller was not known: nothing of any account is
-shown. The
-key is made once for a gateway, kept in its state directory and never leaves it but in the
-snapshots that workers map.
+consumer is the hash of its id; 0 means that the caller is unknown, and the page shows no account.
+The key is made once for each gateway and kept in its state directory. Outside it, only the
+snapshots that workers map contain the key.
 """
 
 from __future__ import annotations
@@ -32,12 +31,12 @@ FILE = "capability.key"
 
 
 class Capability(msgspec.Struct, frozen=True):
-    """What a valid token says."""
+    """The content of a valid token."""
 
     request: str
     """32 hex digits."""
     consumer: int
-    """Hash of the caller's id; 0: not known."""
+    """Hash of the caller's id; 0: unknown."""
     expires: int
     """Unix seconds."""
 
@@ -61,7 +60,7 @@ class Capabilities:
         return base64.urlsafe_b64encode(raw).rstrip(b"=").decode("ascii")
 
     def read(self, request: str, token: str, now: float) -> Capability:
-        """What the token says. Raises IdentityError: not ours, for another request, too old."""
+        """The token's content. Raises IdentityError: not ours, for another request, expired."""
         try:
             ident = bytes.fromhex(request)
             raw = base64.b64decode(token + "==", altchars=b"-_", validate=True)
@@ -81,7 +80,7 @@ class Capabilities:
 
 
 def load_key(state: Path) -> bytes:
-    """The gateway's key, made at first. Raises ProcessError when it can be neither read nor made.
+    """The gateway's key, created if needed. Raises ProcessError if it cannot be read or created.
 
     A damaged file is replaced. Existing links then stop working; nothing else changes.
     """

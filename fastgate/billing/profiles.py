@@ -1,4 +1,4 @@
-"""Billing profiles: what is known of an account beyond its name.
+"""Billing profiles: an account's addresses, currency, time zone and alerts.
 
 An account without a row has the defaults of the configuration: no addresses, the gateway's
 currency and time zone, no payment method.
@@ -26,7 +26,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     zone: str
     currency: str
     low_balance: int | None = None
-    """Micro-units below which the balance is announced; None: as configured."""
+    """The balance, in micro-units, below which a notice is sent; None: as configured."""
     has_method: bool = False
     """Whether a payment method is saved."""
 
@@ -44,7 +44,7 @@ class Profiles:
         return await self.store.run_read(lambda connection: self._read(connection, account))
 
     async def get_in(self, connection: AsyncConnection, account: str) -> Profile:
-        """The same in the caller's transaction."""
+        """The same, in the caller's transaction."""
         return await connection.run_sync(self._read, account)
 
     def _read(self, connection: sa.Connection, account: str) -> Profile:

@@ -1,13 +1,14 @@
 """Reports: usage and cost by account, consumer, key, route, service, plan, meter and day.
 
-Read from the days' sums (`usage_daily`), so a report over a year costs what it shows, not what
-was used. Days are UTC's. A report has one row for each combination of what it is grouped by, and
-always by currency: amounts in different currencies are never added. Requests that cost nothing
-and have no currency stand under "". Units of a meter are no requests: rows of meters (by `meter`)
-have units and amounts, the row of the meter "" has the requests themselves.
+Reports read the daily totals (`usage_daily`), so the cost of a report depends on its rows and not
+on the number of requests. Days are UTC days. A report has one row for each combination of the
+columns it is grouped by, and always one for each currency: amounts in different currencies are
+never added. Requests that cost nothing and have no currency are listed under "". Units of a meter
+are not requests: rows of meters (by `meter`) have units and amounts, and the row of the meter ""
+has the requests themselves.
 
-What was paid for single requests with x402 (`x402_payments`) is of the account `x402`, whose payers
-are strangers: it has days and routes, and its currency is the token.
+Payments for single requests with x402 (`x402_payments`) belong to the account `x402`, because their
+payers have no account here. They are reported by day and route; the currency is the token.
 """
 
 from __future__ import annotations
@@ -43,9 +44,9 @@ class By(StrEnum):
 
 
 class ReportQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """Which usage a report is about. `since` and `until` are days, both included; None: no end.
+    """Which usage a report covers. `since` and `until` are days, both included; None: no bound.
 
-    The others are exact ids and names; None: all.
+    The other fields are exact ids and names; None: all.
     """
 
     by: Sequence[By] = (By.ACCOUNT,)
@@ -62,9 +63,9 @@ class ReportQuery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReportRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What it is grouped by (else None), and the sums. `failed`: answered with 500 or more;
-    `amount`: micro-units. `label`: the name that the account, consumer or key has now, of the
-    narrowest of them that the report is grouped by."""
+    """The columns of the grouping (else None), and the sums. `failed`: answered with 500 or more;
+    `amount`: micro-units. `label`: the current name of the account, consumer or key, whichever is
+    the narrowest of them that the report is grouped by."""
 
     day: date | None = None
     account: str | None = None
@@ -91,7 +92,7 @@ _LABELS = (
 
 
 async def report(store: Store, asked: ReportQuery) -> list[ReportRow]:
-    """The rows, in the order of what they are grouped by. Raises StoreError."""
+    """The rows, ordered by the columns of the grouping. Raises StoreError."""
     by = list(dict.fromkeys(asked.by))
     keys = [usage_daily.c[name.value] for name in by] + [usage_daily.c.currency]
     sums = [sa.func.sum(usage_daily.c[name]).label(name) for name in SUMS]
@@ -121,7 +122,7 @@ async def report(store: Store, asked: ReportQuery) -> list[ReportRow]:
         found += await _x402(connection, asked, by)
     found.sort(key=lambda row: [row[name] for name in (*(one.value for one in by), "currency")])
     for row in found:
-        row.update((name, int(row[name])) for name in SUMS)  # PostgreSQL adds up to a Decimal
+        row.update((name, int(row[name])) for name in SUMS)  # PostgreSQL's sum is a Decimal
         if narrowest is not None:
             row["label"] = labels.get(row[narrowest[0].value])
     return [ReportRow(**row) for row in found]
@@ -130,7 +131,7 @@ async def report(store: Store, asked: ReportQuery) -> list[ReportRow]:
 async def _x402(
     connection: AsyncConnection, asked: ReportQuery, by: Sequence[By]
 ) -> list[dict[str, Any]]:
-    """The rows of what was paid for single requests, as those of usage."""
+    """Rows for payments of single requests, in the form of usage rows."""
     others = (asked.consumer, asked.credential, asked.service, asked.plan, asked.meter)
     if asked.account not in (None, X402_ACCOUNT) or any(others):
         return []
@@ -165,9 +166,9 @@ def columns(by: Sequence[By]) -> list[str]:
 
 
 def write_csv(rows: Iterable[ReportRow], by: Sequence[By], file: TextIO) -> None:
-    """RFC 4180, with a line of names. Amounts stay micro-units, so that nothing is rounded.
+    """RFC 4180, with a header line. Amounts stay in micro-units, so that nothing is rounded.
 
-    A text that a spreadsheet would take for a formula gets an apostrophe in front.
+    A text that a spreadsheet would read as a formula is prefixed with an apostrophe.
     """
     names = columns(by)
     writer = csv.writer(file)

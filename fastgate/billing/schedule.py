@@ -1,21 +1,21 @@
-"""The scheduler of billing: what is due, in order, whenever it is asked.
+"""The scheduler of billing: runs what is due, in order, at each tick.
 
 ```
-tick ─▶ subscriptions that are due    time catches up: renewals, ends of trials, invoices
-     ─▶ reminders, suspensions        told
+tick ─▶ subscriptions that are due    brought up to date: renewals, ends of trials, invoices
+     ─▶ reminders, suspensions        notices written
      ─▶ cases                         charged, retried
      ─▶ credit notes                  credited to the wallet
-     ─▶ recharges under way           asked after
+     ─▶ recharges in progress         looked up
      ─▶ outbox                        sent
 ```
 
-The store has everything that is due, with its time, so `tick` may be called as often or as rarely
-as one likes, by several gateways on one database, and after any outage. Mostly nothing is, which
-one question tells. `next_at` says when there is something to do next; a simulation leaps from one
-to the next.
+The store has everything that is due, with its time. `tick` may therefore be called as often or as
+rarely as you like, by several gateways on one database, and after any outage. Usually nothing is
+due, and a single query shows that. `next_at` is the time of the next work; a simulation jumps from
+one such time to the next.
 
-What fails for one subscription or invoice is logged and does not keep the others waiting. A store
-that is down (StoreError) ends the tick.
+A failure for one subscription or invoice is logged and does not delay the others. A store that is
+down (StoreError) ends the tick.
 """
 
 from __future__ import annotations
@@ -64,11 +64,11 @@ _ANYTHING = sa.select(
 )
 
 Credit = Callable[[str, Money, str, str], Awaitable[None]]
-"""Credit a wallet: account, amount, id (a second time with it does nothing), what for."""
+"""Credit a wallet: account, amount, id (repeating it does nothing), reason."""
 
 
 class Tick(NamedTuple):
-    """What a tick did."""
+    """The work that a tick did."""
 
     subscriptions: int = 0
     cases: int = 0
@@ -132,7 +132,7 @@ class Schedule:
             await self.dunning.notify_suspended(found)
             await self.subscriptions.advance(ident)
         except (ConflictError, NotFoundError) as error:
-            log.warning("The subscription %s was changed meanwhile: %s", ident, error)
+            log.warning("The subscription %s was changed in the meantime: %s", ident, error)
             return False
         except StoreError:
             raise
@@ -177,7 +177,7 @@ class Schedule:
         return True
 
     async def next_at(self) -> datetime | None:
-        """When something is due next; in the past when it is due already; None: never."""
+        """When something is due next; in the past if it is already due; None: never."""
         moments: list[datetime] = []
         async with self.store.read() as connection:
             for table in (subscriptions, dunning_cases, auto_recharges, outbox):

@@ -1,10 +1,10 @@
-"""Self-service: what the owner of an account may do alone, from the links of a refusal.
+"""Self-service: what the owner of an account may do without an operator, from a refusal's links.
 
-Top up, add a payment method, pay open invoices, renew, change the plan. Anyone who holds the key
-of a consumer, or the signed link of one of its refusals, acts for its account: with the key they
-can spend its money anyway, and nothing here pays money out or reduces a debt.
+Top up, add a payment method, pay open invoices, renew, change the plan. Anyone with the key of a
+consumer, or the signed link of one of its refusals, acts for its account. With the key they can
+spend its money anyway, and nothing here pays money out or reduces a debt.
 
-Plans without a price are never offered: those are given by an operator.
+Plans without a price are never offered: only an operator assigns those.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from fastgate.model.units import Money
 
 
 class PlanOffer(msgspec.Struct, frozen=True, kw_only=True):
-    """A plan that can be taken."""
+    """A plan that the account can choose."""
 
     plan: str
     terms: str
-    """What it costs, in words."""
+    """Its price as text."""
     current: bool
-    """The account is on it, paid or not yet."""
+    """The account is on it, whether or not it has paid."""
 
 
 class SubscriptionOverview(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,10 +48,10 @@ class SubscriptionOverview(msgspec.Struct, frozen=True, kw_only=True):
     service: str | None
     state: str
     reason: str | None
-    """Reason code of the refusal it leads to now; None: it gives access."""
+    """Reason code with which requests are refused now; None: it gives access."""
     ends: datetime
     ending: bool
-    """It was canceled and ends then; else it is renewed."""
+    """It was canceled and ends at the end of the period; otherwise it renews."""
 
 
 class Bill(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,12 +74,12 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     methods: bool
     """A provider saves payment methods here."""
     contact: str
-    """Where to ask about money; empty: not said."""
+    """The contact for questions about money; empty: none."""
 
 
 @dataclass(frozen=True)
 class SelfService:
-    """Over the parts of billing. Methods may raise StoreError and PaymentError."""
+    """Self-service, using the parts of billing. Methods may raise StoreError and PaymentError."""
 
     wallets: Wallets
     subscriptions: Subscriptions
@@ -90,7 +90,7 @@ class SelfService:
     open_account: Callable[[str], Awaitable[None]]
     clock: Callable[[], datetime]
 
-    # ---- looking ------------------------------------------------------------------------
+    # ---- reading ------------------------------------------------------------------------
 
     async def overview(self, account: str, name: str) -> Overview:
         """Balances, subscriptions and open invoices of an account."""
@@ -116,8 +116,8 @@ class SelfService:
         )
 
     async def offers(self, account: str) -> list[PlanOffer]:
-        """The plans with a price, as configured; from a plan that is paid in a currency, none that
-        costs another."""
+        """The plans with a price, as configured; for an account on a paid plan, only those in the
+        same currency."""
         current = [one.plan for one in await self._living(account)][:1]
         plans = [plan for plan in self.gateway().plans if plan.price is not None]
         paid_in = {
@@ -134,14 +134,14 @@ class SelfService:
         ]
 
     async def _mine(self, account: str) -> list[Subscription]:
-        """Living ones first, then the newest."""
+        """Active ones first, then the newest."""
         found = await self.subscriptions.of_account(account)
         now = self.clock()
         found.sort(key=lambda one: one.created, reverse=True)
         return sorted(found, key=lambda one: settled(one, now).state is State.EXPIRED)
 
     async def _living(self, account: str) -> list[Subscription]:
-        """Those that go on; the first is what another plan replaces."""
+        """Those that have not ended; a change of plan replaces the first."""
         now, over = self.clock(), (State.EXPIRED, State.CANCELED)
         return [one for one in await self._mine(account) if settled(one, now).state not in over]
 
@@ -153,15 +153,15 @@ class SelfService:
     async def top_up(self, account: str, amount: Money, return_url: str) -> str:
         """The provider's page on which the amount is paid into the wallet."""
         await self.open_account(account)
-        await self.wallets.open(account, amount.currency)  # before anything can be paid for it
+        await self.wallets.open(account, amount.currency)  # must exist before a payment arrives
         return (await self.providers.create_top_up(account, amount, return_url)).url
 
     async def method(self, account: str, return_url: str) -> str:
-        """The provider's page on which a payment method is left."""
+        """The provider's page for saving a payment method."""
         return (await self.providers.create_method_link(account, return_url)).url
 
     async def pay(self, account: str) -> bool:
-        """Charge what is open to the saved payment method now. Whether nothing is open after it."""
+        """Charge open invoices to the saved payment method now. Whether all are paid afterwards."""
         await self.dunning.method_attached(account)
         await self.dunning.run()
         return not await self._open(await self._mine(account))
@@ -169,7 +169,7 @@ class SelfService:
     async def renew(self, account: str) -> None:
         """Undo a cancellation, or subscribe again to a plan that has ended.
 
-        Raises NotFoundError when there never was a subscription, or its plan is gone.
+        Raises NotFoundError if there never was a subscription, or its plan no longer exists.
         """
         mine = await self._mine(account)
         if not mine:
@@ -185,20 +185,20 @@ class SelfService:
             raise ConflictError("The subscription renews automatically; there is nothing to renew.")
 
     async def take(self, account: str, name: str) -> None:
-        """Go over to another plan, at once.
+        """Change to another plan, at once.
 
-        Raises NotFoundError for a plan that is not offered, ConflictError for the present one.
+        Raises NotFoundError for a plan that is not offered, ConflictError for the current one.
         """
         self._priced(name)
         currency = self.subscriptions.fee_currency(name)
-        if currency is not None:  # the fee needs a place in the books before it is paid
+        if currency is not None:  # the wallet must exist before the fee is paid
             await self.open_account(account)
             await self.wallets.open(account, currency)
         living = await self._living(account)
         if not living:
             await self.subscriptions.create(account, name, trial=False)
         elif living[0].plan == name:
-            raise ConflictError(f"The account is on the plan {name!r} already.")
+            raise ConflictError(f"The account is already on the plan {name!r}.")
         else:
             await self.subscriptions.change_plan(living[0].id, name)
 

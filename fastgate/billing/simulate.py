@@ -1,8 +1,8 @@
-"""Dunning, played in advance: the real code on a clock of its own, with nothing outside.
+"""Simulates dunning: the real code on a simulated clock, without outside services.
 
-The whole of billing (subscriptions, invoices, cases, reminders, notices, outbox) runs on an empty
-SQLite file in a temporary folder; only the clock, the payment provider and the mail are played.
-The clock leaps from one thing that is due to the next, so a year takes a second or two.
+All of billing (subscriptions, invoices, cases, reminders, notices, outbox) runs on an empty SQLite
+file in a temporary folder; only the clock, the payment provider and the mail are simulated. The
+clock jumps from one due time to the next, so a year takes a second or two.
 
 ```
 Scenario(plan, billing, begins, days, outcomes)   outcomes: how each charge ends, in order;
@@ -43,18 +43,18 @@ from fastgate.store.engine import Store
 from fastgate.store.parties import Parties
 
 Outcome = Literal["ok", "later", "new_method", "never", "action", "pending", "down"]
-"""How a charge ends: paid, declined by class, to be confirmed, not known yet, not reachable."""
+"""How a charge ends: paid, declined by class, needs confirmation, pending, unreachable."""
 
 ADDRESS = "customer@example.com"
 INSTANTLY = 20
-"""Ticks at one moment after which something is wrong: each must find less to do."""
+"""The limit of ticks at one moment. Each must find less to do, so more means a fault."""
 
 
 class Action(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that a person does."""
+    """An action of a person."""
 
     after: timedelta
-    """From the beginning."""
+    """The time since the beginning."""
     what: Literal[
         "attach_method", "detach_method", "cancel", "cancel_at_end", "keep", "change_plan"
     ]
@@ -63,10 +63,10 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be played."""
+    """What to simulate."""
 
     plans: Sequence[Plan]
-    """The first is subscribed to."""
+    """The subscription starts with the first."""
     begins: datetime
     billing: Billing = Billing()
     days: int = 60
@@ -82,7 +82,7 @@ class ScenarioEvent(msgspec.Struct, frozen=True, kw_only=True):
     at: datetime
     kind: Literal["subscription", "access", "charge", "notice", "credit", "action"]
     what: str
-    """The event, the reason code ("" for access given), the outcome, the kind of notice."""
+    """The event, the reason code ("": access), the outcome, or the kind of notice."""
     detail: str = ""
 
 
@@ -148,7 +148,7 @@ class _ScriptedCharger:
     async def find_charge(
         self, account: str, idempotency_key: str, since: datetime
     ) -> ChargeResult | None:
-        """Pending charges become what the next outcome says."""
+        """Pending charges get the next outcome."""
         found = self.done.get(idempotency_key)
         if found is None or found.status is not ChargeStatus.PENDING:
             return found
@@ -162,9 +162,9 @@ class _ScriptedCharger:
 
 
 async def simulate(scenario: Scenario) -> list[ScenarioEvent]:
-    """The timeline of a scenario, in the order of time.
+    """The timeline of a scenario, in chronological order.
 
-    Raises ConfigurationError, NotFoundError and IllegalTransition as the real thing does.
+    Raises ConfigurationError, NotFoundError and IllegalTransition as the real code does.
     """
     with tempfile.TemporaryDirectory(prefix="fastgate-simulation-") as folder:
         store = Store(f"sqlite:///{Path(folder) / 'simulation.db'}")
@@ -220,13 +220,13 @@ class _Simulation:
         return sorted(self.player.timeline, key=_order)
 
     async def _settle(self) -> None:
-        """Tick until nothing is due at this moment, then note what has changed."""
+        """Tick until nothing is due at this moment, then record what has changed."""
         for _ in range(INSTANTLY):
             idle = (await self.schedule.tick()).idle
             await self._look()
             if idle:
                 return
-        raise RuntimeError(f"the simulation does not come to rest at {self.clock.now}")
+        raise RuntimeError(f"the simulation never finishes its work at {self.clock.now}")
 
     async def _look(self) -> None:
         history = await self.subscriptions.history(self.ident)
@@ -262,7 +262,7 @@ class _Simulation:
 
 
 def _order(happening: ScenarioEvent) -> tuple[datetime, int]:
-    """By time; what happens at one moment in the order in which it comes about."""
+    """Sorts by time; events of one moment keep the order in which they happened."""
     ranks = {"action": 0, "subscription": 1, "charge": 2, "credit": 4, "notice": 4, "access": 5}
     paid = happening.kind == "subscription" and happening.what in (
         Event.PAYMENT_SUCCEEDED,

@@ -153,7 +153,7 @@ async def test_a_cell_that_drifted_is_found(world: World) -> None:
     report = await audit_gateway(world.pipeline)
     assert failed(report) == {"cells"}
     assert of(report, "cells").numbers["drift"] == 943
-    assert of(report, "cells").findings == ["acc_b USD: the cell has 7, must have 950"]
+    assert of(report, "cells").findings == ["acc_b USD: the cell has 7 and should have 950"]
     report = await audit(world.store, {("acc_z", "EUR"): 5})
     assert "acc_z EUR: a cell without a wallet has 5" in of(report, "cells").findings
     assert "acc_a EUR: no cell" in of(report, "cells").findings
@@ -326,7 +326,7 @@ async def test_a_record_that_is_charged_twice_is_found(store: Store) -> None:
     report = await audit(store)
     assert failed(report) == {"usage"}
     (finding,) = of(report, "usage").findings
-    assert finding == f"block {used(2, 0).id}: has a record twice, or one of another block"
+    assert finding == f"block {used(2, 0).id}: has a record twice, or one that is in another block"
 
 
 async def test_an_empty_ledger_passes(store: Store) -> None:

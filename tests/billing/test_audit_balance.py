@@ -136,7 +136,7 @@ async def test_a_balance_that_its_movements_do_not_explain(setup: Audited) -> No
     transaction["net"] -= 100  # its amount and fee do not say so
     check = await setup.audit()
     assert check.findings == [
-        "EUR: the balance there is 9000000 micros, and all that moved it adds up to 10000000"
+        "EUR: the balance there is 9000000 micros, but its movements add up to 10000000"
     ]
     assert check.numbers["EUR.difference"] == 100 * CENT
 
@@ -223,7 +223,7 @@ async def test_a_provider_that_cannot_be_asked_is_a_finding(setup: Audited) -> N
     await setup.paid_in()
     setup.kit.faults = ["500"]
     check = await setup.audit()
-    assert check.findings == ["it could not be asked: Stripe failed with status 500."]
+    assert check.findings == ["it did not answer: Stripe failed with status 500."]
 
 
 async def test_a_correction_of_clearing_does_not_pass_for_a_providers(setup: Audited) -> None:
@@ -245,4 +245,4 @@ async def test_the_manual_provider_has_no_balance_and_says_so(setup: Audited) ->
     (check,) = await audit_balances(setup.world.store, [manual])
     assert check.passed
     assert check.numbers == {"EUR.clearing": 700 * CENT, "wrong": 0}
-    assert check.notes == ["This provider has no balance that could be asked for: compare by hand."]
+    assert check.notes == ["This provider does not report a balance: compare by hand."]

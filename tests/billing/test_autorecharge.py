@@ -178,7 +178,7 @@ async def killed(*given: object) -> None:
 @pytest.mark.parametrize(
     ("threshold", "amount", "cap", "words"),
     [
-        ("5 USD", "20 EUR", "50 USD", "one currency"),
+        ("5 USD", "20 EUR", "50 USD", "the same currency"),
         ("5 USD", "0 USD", "50 USD", "cannot be charged"),
         ("5 USD", "0.001 USD", "50 USD", "cannot be charged"),
         ("5 USD", "20 USD", "10 USD", "less than one recharge"),

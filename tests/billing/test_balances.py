@@ -24,8 +24,9 @@ from storekit import Cluster
 
 import fastgate
 from fastgate.billing.audit.audit import audit_gateway
-from fastgate.billing.ledger.ledger import MONEY_MOST, Ledger, LedgerError
+from fastgate.billing.ledger.ledger import Ledger, LedgerError
 from fastgate.errors import StoreError
+from fastgate.model.units import MONEY_MOST
 from fastgate.store.engine import Store
 from fastgate.store.ledger import Book
 

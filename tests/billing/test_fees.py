@@ -444,7 +444,7 @@ async def test_the_audit_finds_what_is_not_booked(fees: FeeWorld) -> None:
     found = {check.name: check.findings for check in report.checks if not check.passed}
     assert found["payments"] == ["payment one pi_lost: booked nothing"]
     assert len(found["invoices"]) == 2
-    assert found["invoices"][0].endswith(f"paid, and 0 of {BIG} came in")
+    assert found["invoices"][0].endswith(f"paid, but 0 of {BIG} was received")
     assert found["invoices"][1].startswith("credit note INVC-2026-000001")
 
 
@@ -471,7 +471,7 @@ async def test_the_audit_asks_providers_what_they_have(fees: FeeWorld) -> None:
     fees.provider.has = []
     assert await audited() == [f"payment {payment.reference}: booked here, unknown there"]
     fees.provider.mood = "down"
-    assert await audited() == ["it could not be asked: one is down"]
+    assert await audited() == ["it did not answer: one is down"]
 
 
 async def test_credits_by_hand_are_no_payments_that_are_missing(fees: FeeWorld) -> None:

@@ -96,7 +96,7 @@ async def test_a_document_is_paid_once(store: Store) -> None:
     assert sum(changed for _, changed in done) == 1
     paid = await kept.get(made.id)
     assert (paid.status, paid.paid_at) == (Status.PAID, clock())
-    with pytest.raises(ConflictError, match="is paid already"):
+    with pytest.raises(ConflictError, match="is already paid"):
         await kept.void(made.id)
     void, changed = await kept.void((await kept.issue(draft("v"))).id)
     assert (void.status, changed) == (Status.VOID, True)

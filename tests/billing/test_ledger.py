@@ -60,7 +60,7 @@ async def test_the_same_movement_is_booked_once_and_another_is_refused(ledger: L
     again = await ledger.credit(move("t", 100))
     assert (again.fresh, again.entry) == (False, first.entry)
     for other in (move("t", 101), move("t", 100, "acc_b"), move("t", 100, currency="USD")):
-        with pytest.raises(ConflictError, match="another movement"):
+        with pytest.raises(ConflictError, match="a different movement"):
             await ledger.credit(other)
     with pytest.raises(ConflictError):
         await ledger.credit(move("t", 100), tax=1)
@@ -129,7 +129,7 @@ async def test_what_is_paid_back_is_set_aside_first_and_settled_once(ledger: Led
     assert (await wallet_of(ledger)).customer_available == 70
     with pytest.raises(NotFoundError):
         await ledger.pay_out("nothing")
-    with pytest.raises(NotFoundError, match="set nothing aside"):
+    with pytest.raises(NotFoundError, match="did not set an amount aside"):
         await ledger.release("t")
 
 

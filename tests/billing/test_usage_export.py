@@ -172,7 +172,7 @@ async def test_a_meter_that_is_not_known_does_not_stop_the_others(
     bench.provider.mood = "refuse"
     assert await bench.export.run() == 0
     assert bench.provider.sent == ["usage", "usage"]
-    assert "does not take 1 reports of tokens" in caplog.text
+    assert "refused 1 reports of tokens" in caplog.text
 
 
 @pytest.mark.parametrize("mood", ["refuse", "down"])

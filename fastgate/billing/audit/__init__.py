@@ -1,3 +1,3 @@
-"""The audit: proof that the books are whole and agree with shared memory, with payments and
-invoices, and with what payment providers say they hold. It reads everything and changes nothing.
+"""The audit: proves that the books are complete and agree with shared memory, with payments and
+invoices, and with what payment providers report. It reads everything and changes nothing.
 """

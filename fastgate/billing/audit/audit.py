@@ -1,27 +1,28 @@
-"""The audit: proof that the ledger is whole and agrees with what was used and with the cells.
+"""The audit: proves that the ledger is complete and agrees with usage and with the cells.
 
-Everything is recounted from the entries, postings and usage records; nothing that is kept
-beside them is believed. One transaction that sees one state of the store, so it may run under
-traffic; `Pipeline.live` gives shared memory as it is at that state, `audit_gateway` does both.
+Everything is recounted from the entries, postings and usage records; totals that are stored beside
+them are checked, not trusted. It uses one transaction with a consistent snapshot of the store, so
+it may run under traffic. `Pipeline.live` gives shared memory at that snapshot; `audit_gateway` does
+both.
 
 ```
 entries    the postings of each entry add up to zero
 books      the books of all entries together add up to zero
-wallets    each wallet's sums are those of its postings
-overdrawn  no wallet is below minus the largest overdraft that it ever had, except for what
-           disputes, corrections and fees that went back took
-credited   captured + held <= credited, for each wallet, but for the same
-held       what is held is what was set aside and not yet settled, and what corrections say
-usage      each block's sums are those of its records, and no record is in two of them
+wallets    each wallet's totals are the sums of its postings
+overdrawn  no wallet is below minus the largest overdraft that it ever had, except by the amounts
+           of disputes, corrections and returned fees
+credited   captured + held <= credited, for each wallet, with the same exceptions
+held       what is held is what was set aside and not yet settled, plus corrections
+usage      each block's totals are the sums of its records, and no record is in two blocks
 charges    each charge is the sum of its usage; each priced block has its charge. Charges from
-           before usage was pruned: all together, with the sums of what was pruned
-days       the days' sums are those of the blocks, and of what was pruned
-accounts   every charge is to an account that is known
-payments   each payment, and what came back of it, is booked once; nothing else is (`money`)
+           before usage was pruned: all together, with the totals of the pruned usage
+days       the daily totals are the sums of the blocks and of the pruned usage
+accounts   every charge is to a known account
+payments   each payment, and each return of one, is booked once; nothing else is (`money`)
 invoices   each paid invoice has its payment, each credit note its credit (`money`)
 x402       each payment for a request is booked once; nothing else is (`money`)
 credits    returned payments are not credited as well (`money`)
-cells      each cell is ledger + overdraft - what is on its way - what requests hold
+cells      each cell is ledger + overdraft - usage not yet in the ledger - holds of requests
 ```
 """
 
@@ -58,7 +59,7 @@ from fastgate.store.money_tables import (
 )
 
 ATTEMPTS = 5
-"""How often shared memory is looked at while wallets move."""
+"""The maximum number of looks at shared memory while wallets change."""
 
 
 async def audit(
@@ -70,12 +71,12 @@ async def audit(
 ) -> AuditReport:
     """Check the store; with `cells`, also shared memory. Raises StoreError.
 
-    Micro-units by account and currency: `cells` as they are, `holds` what requests hold, `spool`
-    what cells have paid and the ledger does not have (in the spool and in the rings). `moving`:
-    wallets whose numbers may not belong together; they are counted, not compared.
+    Micro-units by account and currency: `cells`: their balances; `holds`: what requests hold;
+    `spool`: usage that cells have paid and that is not in the ledger yet (in the spool and the
+    rings). `moving`: wallets whose numbers may be inconsistent; they are counted, not compared.
     """
     async with store.read() as connection:
-        if store.kind == "postgresql":  # SQLite's transactions see one state by themselves
+        if store.kind == "postgresql":  # SQLite's transactions always see one snapshot
             await connection.execute(sa.text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
         wallets = {(w.account, w.currency): w for w in await connection.run_sync(table.all_wallets)}
         sums = await _sums(connection)
@@ -102,12 +103,12 @@ async def audit(
 
 
 async def audit_gateway(pipeline: Pipeline) -> AuditReport:
-    """The audit of a running gateway. Raises StoreError. Usage waits in shared memory meanwhile,
-    balances do not: requests continue.
+    """The audit of a running gateway. Raises StoreError. Until it ends, usage stays in shared
+    memory; balances are not blocked, so requests continue.
 
-    Memory that others change cannot be seen at one moment. A wallet that moved while it was looked
-    at, or does not agree, is looked at again, up to five times: what one look got wrong another
-    gets right, and what is wrong stays wrong.
+    Memory that other processes change cannot be read at one instant. A wallet that changed during
+    the reading, or does not agree, is read again, up to five times: an error of one reading
+    disappears in another, while a real difference stays.
     """
     async with pipeline.lock, pipeline.wallets.lock:
         ledger = pipeline.wallets.ledger
@@ -164,8 +165,8 @@ def _book(sums: Mapping[tuple[str, str], int], book: Book) -> int:
 
 
 async def _least(connection: AsyncConnection, sums: Sums) -> dict[Key, int]:
-    """How little each wallet may have. Facts (disputes, corrections, fees that went back) may
-    have taken it below its overdraft, and it may have been there when that was made smaller."""
+    """The minimum balance of each wallet. Facts (disputes, corrections, returned fees) may have
+    taken it below its overdraft, and so may a later reduction of the overdraft."""
     rows = await connection.execute(
         sa.select(
             ledger_entries.c.account,
@@ -268,7 +269,7 @@ def _credited(sums: Sums, least: Mapping[Key, int]) -> Check:
         )
         for name, amount in (("captured", captured), ("held", held), ("credited", credited)):
             if key[0] == X402_ACCOUNT and not amount:
-                continue  # as it must be: it belongs to no wallet
+                continue  # correct: it belongs to no wallet
             name = f"{key[1]}.{name}"
             numbers[name] = numbers.get(name, 0) + amount
         if captured + held > credited - least[key]:
@@ -311,7 +312,7 @@ async def _usage(connection: AsyncConnection) -> Check:
     """Recount a block's records, in C: there may be millions."""
     findings: list[str] = []
     blocks = total = 0
-    area, near = "", set[int]()  # numbers of a worker's blocks that the next may have as well
+    area, near = "", set[int]()  # a worker's next block may have these numbers too
     columns = usage_blocks.c
     query = (
         sa.select(
@@ -343,7 +344,7 @@ async def _usage(connection: AsyncConnection) -> Check:
             known = len(near)
             near.update(found)
             if len(near) != known + len(found):
-                findings.append(f"block {low}: has a record twice, or one of another block")
+                findings.append(f"block {low}: has a record twice, or one that is in another block")
     return check("usage", findings, blocks=blocks, records=total)
 
 
@@ -403,7 +404,7 @@ async def _charges(connection: AsyncConnection) -> Check:
         .where(charge)
         .where(sa.func.coalesce(-taken.c.amount, 0) != ledger_entries.c.amount)
     )
-    findings += [f"entry {row.number}: took another amount than it says" for row in rows]
+    findings += [f"entry {row.number}: its amount is not what it took" for row in rows]
     known = sa.select(ledger_entries.c.number).where(charge)
     rows = await connection.execute(
         sa.select(usage_blocks.c.low).where(
@@ -493,7 +494,7 @@ def _cells(
             findings.append(f"{key[0]} {key[1]}: no cell")
         elif cell != wanted:
             drift += abs(cell - wanted)
-            findings.append(f"{key[0]} {key[1]}: the cell has {cell}, must have {wanted}")
+            findings.append(f"{key[0]} {key[1]}: the cell has {cell} and should have {wanted}")
     return check(
         "cells",
         findings,

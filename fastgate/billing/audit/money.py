@@ -1,15 +1,15 @@
-"""The audit of money that came in and went back: the ledger against payments, invoices, and what
-the providers themselves say.
+"""The audit of payments and returns: compares the ledger with payments, with invoices, and with
+the records of the providers.
 
 ```
-payments   each payment is one entry of its amount, each return one that is settled as it ended;
-           each entry that names a payment has one
+payments   each payment is one entry of its amount; each return is one entry, settled like the
+           return; each entry that names a payment has one
 invoices   each paid invoice has its payment, and each credit note that is paid out its credit
 x402       each payment for a request that was settled is one entry of its amount, in its token;
            each such entry is a payment's
-credits    a credit note whose fee went back is taken from the wallet, as far as it is not covered
-provider   each payment of the last days is at its provider what it is here, and so is what was
-           refunded of it; asked for apart (`audit_providers`), since it takes the provider's time
+credits    the credit of a returned fee is taken from the wallet, as far as it is not covered
+provider   each payment of the last days has the same amount and refunds at its provider; a separate
+           audit (`audit_providers`), since it needs the provider
 ```
 """
 
@@ -40,14 +40,14 @@ from fastgate.store.money_tables import ledger_entries, ledger_postings, x402_pa
 from fastgate.store.payment_tables import RETURNS_OF_PAYMENTS, payment_returns, payments
 
 IN = (EntryKind.CREDIT, EntryKind.FEE)
-"""Entries of what came in."""
+"""Entries of incoming payments."""
 BOOKED = "pay:"
-"""How the ids of entries begin that are a payment's."""
+"""The prefix of the ids of entries for payments."""
 STREAM = 500
 
 
 async def payments_check(connection: AsyncConnection) -> Check:
-    """Payments and returns, each against its entry."""
+    """Compare payments and returns with their entries."""
     entries = await _entries(connection)
     findings: list[str] = []
     known: set[str] = set()
@@ -86,7 +86,7 @@ Booked = tuple[str, str, str, int]
 
 
 async def _entries(connection: AsyncConnection) -> dict[str, Booked]:
-    """All that is about payments, by id."""
+    """All entries for payments, by id."""
     kinds = [kind.value for kind in (*IN, *ASIDE, EntryKind.PAY_OUT, EntryKind.RELEASE)]
     columns = ledger_entries.c
     query = sa.select(
@@ -100,14 +100,14 @@ async def _entries(connection: AsyncConnection) -> dict[str, Booked]:
 
 
 def _return(row: sa.Row[tuple[object, ...]], entries: dict[str, Booked]) -> list[str]:
-    """What is wrong with how a refund or dispute is booked."""
+    """The fault in the booking of a refund or dispute."""
     what = f"{row.kind} {row.provider} {row.reference}"
     if row.kind == "refund":
         origin = refund_id(row.provider, row.key or row.reference)
     else:
         origin = returned_id(row.provider, row.reference)
     late = f"{origin}:late"
-    if late in entries:  # it was taken for refused, and was made all the same
+    if late in entries:  # treated as refused, but made after all
         origin = late
     aside = entries.get(origin)
     if aside is None:
@@ -122,12 +122,12 @@ def _return(row: sa.Row[tuple[object, ...]], entries: dict[str, Booked]) -> list
     if ended != wanted:
         found.append(f"{what}: {row.state}, and booked as {ended or 'set aside'}")
     if row.state == "kept" and ended == EntryKind.PAY_OUT and f"{origin}:failed" not in entries:
-        found.append(f"{what}: it did not go back, and is booked as paid out")
+        found.append(f"{what}: it was not returned, but is booked as paid out")
     return found
 
 
 async def invoices_check(connection: AsyncConnection) -> Check:
-    """Documents against payments and entries."""
+    """Compare documents with payments and entries."""
     findings: list[str] = []
     paid = (
         sa.select(payments.c.subject, sa.func.sum(payments.c.amount).label("amount"))
@@ -142,7 +142,7 @@ async def invoices_check(connection: AsyncConnection) -> Check:
         .where(sa.func.coalesce(paid.c.amount, 0) < invoices.c.total)
     )
     findings += [
-        f"invoice {number}: paid, and {int(amount or 0)} of {total} came in"
+        f"invoice {number}: paid, but {int(amount or 0)} of {total} was received"
         for number, total, amount in rows
     ]
     rows = await connection.execute(
@@ -164,8 +164,8 @@ async def invoices_check(connection: AsyncConnection) -> Check:
 
 
 async def x402_check(connection: AsyncConnection) -> Check:
-    """Payments for requests, each against its entries. `doubtful`: those of which nobody found
-    out whether they were made; `owed`: paid and not served."""
+    """Compare payments for requests with their entries. `doubtful`: payments with an unknown
+    outcome; `owed`: paid and not served."""
     findings: list[str] = []
     totals: dict[str, int] = {}
     doubtful = owed = 0
@@ -214,7 +214,7 @@ async def x402_check(connection: AsyncConnection) -> Check:
 
 
 async def credits_check(connection: AsyncConnection) -> Check:
-    """What is taken of credits, against what went back of the fees that they drew on."""
+    """Compare the credits that were taken back with the returns of their fees."""
     posted = await connection.run_sync(ledger_taken_back)
     taken = {key: one.amount for key, one in posted.items()}
     back = (
@@ -244,8 +244,8 @@ async def credits_check(connection: AsyncConnection) -> Check:
 async def audit_providers(
     store: Store, providers: Sequence[PaymentProvider], since: datetime
 ) -> list[Check]:
-    """What providers say was paid through us since a moment, against what is here. Raises
-    StoreError. One that cannot be asked is a finding."""
+    """Compare the providers' records of payments through us, since a time, with ours. Raises
+    StoreError. A provider that does not answer is a finding."""
     found = []
     for provider in providers:
         if Capability.TURNOVER not in provider.capabilities:
@@ -253,7 +253,7 @@ async def audit_providers(
         try:
             theirs = {one.reference: one for one in await provider.turnover(since)}
         except PaymentError as error:
-            found.append(check(f"provider {provider.name}", [f"it could not be asked: {error}"]))
+            found.append(check(f"provider {provider.name}", [f"it did not answer: {error}"]))
             continue
         found.append(await _provider(store, provider.name, theirs, since))
     return found

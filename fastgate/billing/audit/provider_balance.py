@@ -1,23 +1,23 @@
-"""The audit of what providers have of ours: the book `provider_clearing` against each provider's
-own balance, as one number for each currency.
+"""The audit of the money that providers hold for us: compares the book `provider_clearing` with
+each provider's own balance, as one number for each currency.
 
 ```
 clearing  =  balance + payouts + fees + contested + converted - other       by currency
 ```
 
 ```
-clearing   minus the postings of the entries that are of this provider's payments
-balance    what the provider says it has now; the sum of all its movements, fees taken off
-payouts    what it has paid to our bank; no account's money moves, so that it is in no entry
-fees       what it has kept for itself, less the entries of the kind provider_fee
-contested  taken back from us by disputes that are not decided: in the ledger that is held
-converted  payments that are settled in another currency: out of the one, into the other
-other      what was not done through us: other sales of the same account, reserves, top-ups
+clearing   minus the postings of the entries for this provider's payments
+balance    the balance that the provider reports; the sum of all its movements, less fees
+payouts    payouts to our bank; they move no account's money, so they have no entry
+fees       the provider's fees, less the entries of the kind provider_fee
+contested  withdrawn from us by disputes that are not decided: held, in the ledger
+converted  payments that are settled in another currency: out of one, into the other
+other      not made through us: other sales of the same provider account, reserves, top-ups
 ```
 
-Difference is named: each payment, refund and dispute is looked for on both sides, and each
-entry must be one's. What is left after that is a finding as well, so nothing can hide in a sum.
-Asked for apart, since every movement is read (`audit --providers`).
+Each difference is listed: each payment, refund and dispute is looked up on both sides, and each
+entry must belong to one of them. Any remaining difference is a finding too, so a sum cannot hide
+anything. This is a separate audit, since it reads every movement (`audit --providers`).
 """
 
 from __future__ import annotations
@@ -45,31 +45,31 @@ from fastgate.store.money_tables import ledger_entries, ledger_postings
 from fastgate.store.payment_tables import payment_returns, payments
 
 STARTS = ("pay", "cost", "refund", "dispute")
-"""How the ids of entries begin that are about a provider's payments."""
+"""The prefixes of the ids of entries for a provider's payments."""
 STREAM = 500
 ATTEMPTS = 2
-"""How often both sides are read: money moves while they are."""
+"""The maximum number of readings of both sides, since money moves in between."""
 
 Sums = dict[str, int]
 """By currency."""
 Subject = tuple[LineKind, str]
-"""A payment, refund or dispute by its reference."""
+"""A payment, refund or dispute, by its reference."""
 
 
 class _Ours(msgspec.Struct):
-    """What the ledger says that one provider has."""
+    """The money that one provider holds, according to the ledger."""
 
     clearing: Sums
     costs: Sums
     contested: Sums
     booked: dict[Subject, tuple[str, int]]
-    """What each payment, refund and dispute moved: a currency, and micro-units."""
+    """The currency and micro-units that each payment, refund and dispute moved."""
     loose: dict[str, tuple[str, int]]
     """Entries without a counterpart, by id."""
 
 
 async def audit_balances(store: Store, providers: Sequence[PaymentProvider]) -> list[Check]:
-    """A check for each provider. Raises StoreError. One that cannot be asked is a finding."""
+    """A check for each provider. Raises StoreError. One that does not answer is a finding."""
     return [await _audit(store, provider) for provider in providers]
 
 
@@ -78,13 +78,13 @@ async def _audit(store: Store, provider: PaymentProvider) -> Check:
     if Capability.BALANCE not in provider.capabilities:
         ours = await _read(store, provider.name)
         numbers = {f"{code}.clearing": amount for code, amount in sorted(ours.clearing.items())}
-        note = "This provider has no balance that could be asked for: compare by hand."
+        note = "This provider does not report a balance: compare by hand."
         return msgspec.structs.replace(check(name, [], **numbers), notes=[note])
     for _ in range(ATTEMPTS):
         try:
             theirs = await provider.statement()
         except PaymentError as error:
-            return check(name, [f"it could not be asked: {error}"])
+            return check(name, [f"it did not answer: {error}"])
         found = _compared(name, await _read(store, provider.name), theirs)
         if found.passed:
             break
@@ -171,15 +171,15 @@ def _compared(name: str, ours: _Ours, theirs: Statement) -> Check:
         row = sums[currency]
         if row["balance"] != added[currency]:
             findings.append(
-                f"{currency}: the balance there is {row['balance']} micros, and all that moved it "
-                f"adds up to {added[currency]}"
+                f"{currency}: the balance there is {row['balance']} micros, but its movements "
+                f"add up to {added[currency]}"
             )
         there = sum(row[part] for part in PARTS) - row["other"]
         row["difference"] = row["clearing"] - there
-        # The balance may be short of its own movements, which was said already.
+        # The balance may differ from its own movements, which was reported above.
         left = row["difference"] - differences[currency] + row["balance"] - added[currency]
         if left:
-            findings.append(f"{currency}: {left} micros more here, for no reason that can be named")
+            findings.append(f"{currency}: {left} micros more here, without an identified reason")
     numbers = {
         f"{currency}.{part}": row[part]
         for currency, row in sorted(sums.items())
@@ -195,7 +195,7 @@ PARTS = ("balance", "payouts", "fees", "contested", "converted")
 def _sorted(
     lines: Sequence[BalanceLine], ours: _Ours, sums: dict[str, Sums], added: Sums
 ) -> dict[Subject, list[BalanceLine]]:
-    """Add up their movements; those that are about our payments, by what they are about."""
+    """Add up the provider's movements; those of our payments, refunds and disputes by reference."""
     known = {reference for kind, reference in ours.booked if kind is LineKind.PAYMENT}
     known |= {line.payment for line in lines if line.kind is LineKind.PAYMENT and line.marked}
     subjects: dict[Subject, list[BalanceLine]] = {}
@@ -223,7 +223,7 @@ def _match(
     sums: dict[str, Sums],
     findings: list[str],
 ) -> Sums:
-    """Look for each payment, refund and dispute on both sides; how much more is here."""
+    """Look up each payment, refund and dispute on both sides. Returns how much more is here."""
     differences: Sums = defaultdict(int)
     for subject in sorted(set(subjects) | set(ours.booked)):
         what = f"{subject[0].value} {subject[1]}"
@@ -252,7 +252,7 @@ def _match(
 
 
 def _original(lines: Sequence[BalanceLine], currency: str) -> int | None:
-    """What converted movements were in the customer's currency; None where some were not."""
+    """The total in the customer's currency; None if a movement has no amount in it."""
     total = 0
     for line in lines:
         if line.converted is None:

@@ -1,16 +1,16 @@
-"""What an audit says: each check with its numbers, and where it does not hold."""
+"""The report of an audit: each check with its numbers and findings."""
 
 from __future__ import annotations
 
 import msgspec
 
 FINDINGS_MAX = 20
-"""Findings that a check lists; it counts all."""
+"""Maximum findings that a check lists; it counts all."""
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that must hold. `numbers`: what was counted; `findings`: where it does not hold;
-    `notes`: what to know when reading the numbers."""
+    """One condition that must hold. `numbers`: the counts; `findings`: violations; `notes`:
+    remarks about the numbers."""
 
     name: str
     passed: bool

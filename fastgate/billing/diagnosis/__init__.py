@@ -1,1 +1,1 @@
-"""Why a request was refused, or would be: the facts, one check for each rule, and what helps."""
+"""Why a request was refused, or would be: the facts, one check for each rule, and the fix."""

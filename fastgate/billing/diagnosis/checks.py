@@ -1,10 +1,10 @@
-"""Checks: one rule for each thing that can refuse a request, over the facts of one question.
+"""Checks: one rule for each cause of a refusal, over the facts of one question.
 
-No rule decides whether a check fails: the data plane's own functions do
-(`_core/exchange/dry_run.pyx`), and their `Outcome` is among the facts. A rule says it in words,
-with the numbers and with what the store knows of it, as one `Step`. It never guesses: what has no
-subject, or no source just now, is skipped and says so. `diagnosis` gathers the facts, calls the
-rules in the order of `CHECKS` and draws the conclusion.
+A rule does not decide whether its check fails: the data plane's own functions do
+(`_core/exchange/dry_run.pyx`), and their `Outcome` is one of the facts. A rule explains it as one
+`Step`, as text with the numbers and with facts from the store. It never guesses: a check without a
+subject, or without its source at the moment, is skipped, and its step says so. `diagnosis` gathers
+the facts, calls the rules in the order of `CHECKS` and draws the conclusion.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ CHECKS: dict[Check, str] = {
     "holds": "Requests in progress leave enough of the balance",
     "payment": "The request is paid for",
 }
-"""The checks in their order, each with what it is about."""
+"""The checks in order, each with its condition."""
 
 CHECK_OF: dict[str, Check] = {
     "credential_missing": "credential",
@@ -84,8 +84,8 @@ CHECK_OF: dict[str, Check] = {
     "payment_required": "payment",
     "payment_invalid": "payment",
 }
-"""Which check a reason belongs to. Reasons that are not here have nothing to do with who calls
-and pays: their own text is the diagnosis."""
+"""The check of each reason. The other reasons do not concern the caller or the payment: their own
+text is the diagnosis."""
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,50 +94,50 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     check: Check
     title: str
     result: Result
-    """Of a recorded request: then."""
+    """For a recorded request: the status at that time."""
     text: str
     reason: str | None = None
-    """The reason code it refuses with."""
+    """The reason code of the refusal."""
     numbers: Numbers = {}
-    """What was compared; amounts as decimal texts."""
+    """The values that were compared; amounts as decimal text."""
     fix: Fix | None = None
     now: Result | None = None
-    """Where a recorded request failed here: how it stands now."""
+    """If a recorded request failed here: the current status."""
 
 
 class CheckContext:
-    """The facts of one question, and the making of steps."""
+    """The facts of one question; creates steps."""
 
     def __init__(self, evidence: Evidence, now: datetime) -> None:
         self.evidence = evidence
         self.now = now
         self.asked_key = False
-        """A credential is asked about, known or not."""
+        """The question has a credential, known or not."""
         self.asked_consumer: str | None = None
         self.is_record = False
-        """A recorded request is asked about; `recorded` is its reason, if it was refused."""
+        """The question is about a recorded request; `recorded` is its reason, if it was refused."""
         self.recorded: str | None = None
         self.recorded_limit: str | None = None
         """The label of the limit that refused it."""
         self.payment: tuple[PaymentField, ...] | None = None
         self.refused_payment: RefusedPayment | None = None
-        """What is noted of the payment that was refused with the recorded request."""
+        """The note about the payment that was refused with the recorded request."""
         self.key: KeyFacts | None = None
         self.consumer: ConsumerFacts | None = None
         self.account: AccountFacts | None = None
         self.subscriptions: list[SubscriptionFacts] = []
         self.invoices: list[InvoiceFacts] = []
         self.no_store: str | None = None
-        """What the store said when it could not be asked."""
+        """The store's error, if it could not be reached."""
         self.route: RouteFacts | None = None
         self.outcome: Outcome | None = None
-        """What the data plane would do with the request; None: nothing is served yet."""
+        """The data plane's decision about the request; None: no configuration is served yet."""
 
     def covering(self) -> SubscriptionFacts | None:
-        """The subscription that decides for the route: its service's own before one for all."""
+        """The subscription for the route: one for its service before one for all services."""
         service = self.route.service if self.route is not None else None
         mine = [each for each in self.subscriptions if each.service in (None, service)]
-        # One that gives access before one that does not, as an ended one stays on the books.
+        # One that gives access comes first, since ended subscriptions stay in the store.
         mine.sort(key=lambda each: (each.service is None, each.refused is not None))
         return mine[0] if mine else None
 
@@ -168,7 +168,7 @@ class CheckContext:
         )
 
     def away(self, check: Check) -> Step:
-        """For checks whose facts are in the store, or of which there is no subject."""
+        """Skip a check whose facts are in an unavailable store, or which has no subject."""
         if self.no_store is not None:
             return self.skipped(check, f"The store cannot be reached right now: {self.no_store}")
         if self.consumer is None:
@@ -365,8 +365,8 @@ def _invoice(context: CheckContext) -> Step:
 
 
 def _provider(context: CheckContext) -> Step:
-    """No request waits for a provider but those that are paid for one by one, and these ask the
-    facilitator of their route, of which nothing is known here."""
+    """Requests do not wait for a provider, except those that are paid for one by one. These use the
+    facilitator of their route, whose state is unknown here."""
     if context.route is not None and context.route.by_payment:
         return context.skipped(
             "provider",
@@ -408,7 +408,7 @@ def _limited(context: CheckContext, check: Check, kinds: tuple[str, ...]) -> Ste
         )
         return context.skipped(check, f"No limit applies.{more}")
     refusing = [each for each in found if each.reason]
-    # The one that refused a recorded request, if it does still.
+    # The limit that refused a recorded request, if it still does.
     first = next((each for each in refusing if reason_code(each.reason) == context.recorded), None)
     first = first or (refusing[0] if refusing else min(found, key=lambda each: each.remaining))
     numbers: Numbers = {
@@ -469,7 +469,7 @@ def _spending(context: CheckContext) -> Step:
 
 
 def _unpriced(context: CheckContext, check: Check) -> Step | None:
-    """Why there is no price to compare with a wallet; None: there is one."""
+    """Why there is no price to compare with a wallet; None if there is one."""
     outcome = context.outcome
     if outcome is None:
         return context.skipped(check, "The caller is unknown.")
@@ -563,7 +563,7 @@ def _payment(context: CheckContext) -> Step:
 
 
 def _refused_payment(context: CheckContext, note: RefusedPayment) -> Step:
-    """Its fields were as they were asked for, and it was not taken all the same."""
+    """The payment's fields matched the offer, but it was not accepted."""
     said = {"facilitator": note.facilitator, "message": note.message, "payer": note.payer}
     numbers: Numbers = {name: value for name, value in said.items() if value}
     numbers |= {"network": note.network, "asset": note.asset}

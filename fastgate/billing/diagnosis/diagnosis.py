@@ -3,20 +3,19 @@
     credential → key → consumer → account → subscription → plan → invoice → provider
                → limits → quota → spending → balance → holds → payment
 
-What refuses is decided by the data plane's own functions (`Evidence.decide`); the checks say it in
-words. Each is *passed*, *failed* (then it has the reason code, the numbers and a fix) or *skipped*
-(it has no subject: no account, no price; or its source is not there right now). Checks after a
-failed one are made all the same, so that one who fixes the first sees what comes next.
+The data plane's own functions decide whether a request is refused (`Evidence.decide`); the checks
+explain it. Each is *passed*, *failed* (with the reason code, the numbers and a fix) or *skipped*
+(without a subject, such as an account or a price, or because its source is unavailable). The checks
+after a failed one are still made, so that further problems are visible at once.
 
-Two kinds of questions are asked:
+There are two kinds of questions:
 
 - **Would it be served now?** (`fastgate why`) A credential or a consumer, and perhaps a route.
 - **Why was this one refused?** (`fastgate explain`, links of refusals) The recorded reason names
-  the check that failed then; it stays failed in the trace, and `now` says how it stands today. A
-  rate limit that was hit a minute ago, a wallet topped up since: then the answer is "send it
-  again".
+  the check that failed then. It stays failed in the trace, and `now` has its current status. If a
+  rate limit has reset since, or the wallet was topped up, the answer is "send it again".
 
-Everything is read, nothing is changed; amounts are micro-units.
+A diagnosis only reads; amounts are micro-units.
 """
 
 from __future__ import annotations
@@ -74,25 +73,25 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be diagnosed."""
+    """The question to diagnose."""
 
     digest: bytes | None = None
-    """SHA-256 of the credential that is asked about."""
+    """SHA-256 of the credential in question."""
     consumer: str | None = None
-    """Id or name of who calls, where there is no credential to look at."""
+    """Id or name of the caller, if there is no credential."""
     route: str | None = None
     address: str | None = None
-    """The client's address, where it is known."""
+    """The client's address, if it is known."""
     record: dict[str, Any] | None = None
     """A recorded request, as `fastgate explain` shows it."""
     payment: tuple[PaymentField, ...] | None = None
-    """The fields of the payment that came with it; None: none came."""
+    """The fields of the payment in the request; None: it had none."""
 
     @classmethod
     def of_request(
         cls, record: dict[str, Any], payment: tuple[PaymentField, ...] | None = None
     ) -> Question:
-        """Why was this request answered as it was?"""
+        """The question why this request was answered as it was."""
         return cls(
             consumer=record.get("consumer"),
             route=record.get("route"),
@@ -103,13 +102,13 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def diagnose(question: Question, evidence: Evidence, *, now: datetime) -> Diagnosis:
-    """The trace of a question. `now`: aware. Raises nothing of the sources' own."""
+    """The trace of a question. `now`: aware. Raises no errors of the sources."""
     return await _Trace(question, evidence, now).run()
 
 
 def for_strangers(diagnosis: Diagnosis) -> Diagnosis:
-    """The same for somebody who has not shown whose request it was: the recorded reason and what it
-    means, and nothing of any account."""
+    """The same for a reader who has not proved to be the caller: the recorded reason and its
+    meaning, but no data of any account."""
     steps = [
         msgspec.structs.replace(step, numbers={}, **_hidden(step, diagnosis.cause))
         for step in diagnosis.steps
@@ -137,7 +136,7 @@ def _hidden(step: Step, cause: Check | None) -> dict[str, Any]:
 
 
 class _Trace:
-    """One diagnosis in the making."""
+    """One diagnosis in progress."""
 
     def __init__(self, question: Question, evidence: Evidence, now: datetime) -> None:
         self.question = question
@@ -159,7 +158,7 @@ class _Trace:
             self.steps.append(self._recorded(RULES[check](self.context)))
         return self._conclude()
 
-    # ---- who and what -------------------------------------------------------------------
+    # ---- the subject --------------------------------------------------------------------
 
     def _identify(self) -> None:
         question, context, evidence = self.question, self.context, self.context.evidence
@@ -188,7 +187,7 @@ class _Trace:
             )
 
     async def _fetch(self) -> None:
-        """What only the store knows. While it is away, the checks that need it are skipped."""
+        """Facts from the store. While it is unavailable, the checks that need them are skipped."""
         context = self.context
         if context.consumer is None or context.consumer.account is None:
             return
@@ -217,7 +216,7 @@ class _Trace:
         )
 
     def _limit(self, name: str) -> str:
-        """A limit by its label, as it is known now."""
+        """The current limit with this label."""
         outcome = self.context.outcome
         looks = outcome.limits if outcome is not None else ()
         words = next((one.words for one in looks if one.name == name), None)
@@ -231,7 +230,7 @@ class _Trace:
         failed = [step for step in self.steps if step.result == "failed"]
         outcome = self.context.outcome
         decided = reason_code(outcome.reason) if outcome is not None else ""
-        # Limits may refuse before what stands above them here: the decision names the cause.
+        # Limits may refuse before checks that precede them here: the decision names the cause.
         first = next((step for step in failed if step.reason == decided), None)
         if first is None and decided:
             return self._diagnosis(False, REASON_BY_CODE[decided].text, reason=decided)

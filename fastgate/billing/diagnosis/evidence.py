@@ -1,8 +1,8 @@
-"""Evidence: what a diagnosis looks at, as facts and one protocol.
+"""Evidence: the facts of a diagnosis, and one protocol for reading them.
 
-The parts of the gateway know credentials, accounts, subscriptions and money each in their own way;
-a diagnosis sees them only through `Evidence`, so it can be made anywhere these facts are at hand,
-and tested without any of them.
+Each part of the gateway has its own form of credentials, accounts, subscriptions and money. A
+diagnosis sees them only through `Evidence`, so it works wherever these facts are available, and
+can be tested without the parts.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ class AccountFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SubscriptionFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """An account's claim to a plan."""
+    """An account's subscription to a plan."""
 
     id: str
     plan: str
     service: str | None
-    """None: every service of the plan."""
+    """None: all services of the plan."""
     state: str
     refused: str | None
-    """Reason code of the refusal that the state leads to now; None: it gives access."""
+    """Reason code with which requests are refused in this state; None: it gives access."""
     until: datetime | None = None
-    """When the access that there is ends by itself."""
+    """When the current access ends unless something changes."""
 
 
 class InvoiceFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,13 +73,13 @@ class ProviderFacts(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     up: bool
     charges: bool = True
-    """It charges saved payment methods by itself; else somebody has to credit by hand."""
+    """It can charge saved payment methods; otherwise an operator has to enter payments by hand."""
     error: str = ""
     retry_at: datetime | None = None
 
 
 class SpendingFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """A spending limit and what is spent of it in its period. Micro-units."""
+    """A spending limit and the amount spent in its period. Micro-units."""
 
     of: Literal["key", "consumer", "account"]
     limit: int
@@ -92,24 +92,24 @@ class BalanceFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     currency: str
     available: int
-    """What a request can be charged now."""
+    """The amount that requests can be charged now."""
     settled: int
-    """What it will be when all that requests hold is given back."""
+    """The balance if everything that requests hold were released."""
 
 
 class RouteFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What a route asks of its callers."""
+    """What a route requires from its callers."""
 
     name: str
     service: str | None = None
     plans: tuple[str, ...] = ()
     """Plans that include the service; empty: any caller may use it."""
     by_payment: bool = False
-    """It is paid for by request, with a proof of payment."""
+    """Each request is paid for separately, with a proof of payment."""
 
 
 class DryRunQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """A request that is asked about: by a key, by a consumer with some key, or by neither."""
+    """A request in question: with a key, by a consumer with any key, or with neither."""
 
     digest: bytes | None = None
     """SHA-256 of the key."""
@@ -121,9 +121,10 @@ class DryRunQuery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Evidence(Protocol):
-    """Where the facts come from. What is not there (no billing, no providers) is empty or None.
+    """The source of the facts. Facts of a part that is not used (no billing, no providers) are
+    empty or None.
 
-    Coroutines may raise StoreError: the checks that need them are then skipped, and say why.
+    Coroutines may raise StoreError: the checks that need them are then skipped, with the reason.
     """
 
     def key(self, digest: bytes) -> KeyFacts | None:
@@ -133,23 +134,23 @@ class Evidence(Protocol):
         """By id or name."""
 
     def consumer_by_hash(self, identity: int) -> ConsumerFacts | None:
-        """By the hash of the id, as tokens and shared memory have it."""
+        """By the hash of the id, as in tokens and shared memory."""
 
     def plans(self) -> frozenset[str]:
-        """Names of the plans that there are."""
+        """The names of all plans."""
 
     def currency(self) -> str:
-        """Of wallets where nothing else is said."""
+        """The default currency of wallets."""
 
     def route(self, name: str) -> RouteFacts | None: ...
 
     def decide(self, asked: DryRunQuery) -> Outcome | None:
-        """What the data plane would do with such a request now; None: nothing is served yet."""
+        """The data plane's decision about the request now; None: no configuration is served yet."""
 
     def providers(self) -> list[ProviderFacts]: ...
 
     def refused_payment(self, request: str) -> RefusedPayment | None:
-        """What is noted of a payment that was refused with a request."""
+        """The note about the payment that was refused with a request."""
 
     async def account(self, ident: str) -> AccountFacts | None: ...
 

@@ -1,4 +1,4 @@
-"""Fixes: what helps after each refusal, as a diagnosis says it."""
+"""Fixes: what the caller can do after each refusal."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from fastgate.refusal.remedies import REMEDIES
 
 
 class Fix(msgspec.Struct, frozen=True, kw_only=True):
-    """What helps where a check failed."""
+    """The fix for a failed check."""
 
     action: str
     """A remedy of `remedies.Action`, or: `use_key`, `new_key`, `ask`, `pay`."""
     text: str
     """One sentence, addressed to the caller."""
     page: str = ""
-    """Below `/_fastgate/account/`, where it can be done; empty: not on a page."""
+    """The page below `/_fastgate/account/` for the fix; empty: none."""
 
 
 ASK = Fix(action="ask", text="Ask the API's operator.")
@@ -48,7 +48,7 @@ _FIXES: dict[str, Fix] = {
 
 
 def fix_of(code: str) -> Fix | None:
-    """What helps after a refusal of this reason; None where its text says all there is."""
+    """The fix for a refusal with this reason; None if the reason's text is enough."""
     if code in _FIXES:
         return _FIXES[code]
     for remedy in REMEDIES.get(code, ())[:1]:

@@ -1,8 +1,8 @@
-"""Sources: the gateway's own parts as the evidence of a diagnosis.
+"""Sources: the evidence of a diagnosis, from the gateway's own parts.
 
-Reads what is at hand: the directory of callers, the configuration that is served, what the data
-plane would decide; and the store, for accounts, subscriptions and invoices. While
-money is off (`money` is None), those are empty and their checks are skipped.
+Reads the directory of callers, the configuration that is served and the data plane's decision; and
+from the store, accounts, subscriptions and invoices. If billing is off (`money` is None), those are
+empty and their checks are skipped.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from fastgate.store.cache import ConsumerRecord
 
 
 class Named(Protocol):
-    """An account of the store."""
+    """An account in the store."""
 
     @property
     def id(self) -> str: ...
@@ -48,7 +48,7 @@ class Named(Protocol):
 
 @dataclass(frozen=True)
 class MoneySources:
-    """The money side of the control process."""
+    """The control process's interface to billing."""
 
     subscriptions: Subscriptions
     invoices: Invoices
@@ -59,7 +59,7 @@ class MoneySources:
 
 
 class Sources:
-    """`Evidence` over the parts of a running gateway. Used on the control process's loop."""
+    """`Evidence` from the parts of a running gateway. Used on the control process's event loop."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Sources:
         money: MoneySources | None = None,
         refused: RefusedPayments | None = None,
     ) -> None:
-        """`decide`: what the data plane would do. `refused`: notes of payments that workers
+        """`decide`: the data plane's decision. `refused`: notes about payments that workers
         refused."""
         self._directory = directory
         self._gateway = gateway

@@ -72,7 +72,7 @@ from fastgate.billing.subscriptions.subscriptions import Subscriptions
 from fastgate.errors import NotFoundError
 from fastgate.model.billing import Dunning as Rules
 from fastgate.model.units import Money
-from fastgate.serial import whole
+from fastgate.serial import serialized
 from fastgate.store.billing_tables import invoices as invoice_table
 from fastgate.store.connection import AsyncConnection
 from fastgate.store.payments import Payment
@@ -219,7 +219,7 @@ class Dunning:
             subject=invoice.id,
         )
 
-    @whole
+    @serialized
     async def settle(self, ident: str, result: ChargeResult, key: str = "") -> bool:
         """Record the outcome of a charge of an invoice. Returns whether it changed anything. `key`:
         the charge's idempotency key, if it is known. Raises NotFoundError.
@@ -336,7 +336,7 @@ class Dunning:
             query = sa.select(invoice_table).where(invoice_table.c.id == ident)
             return await fees.taken_back(connection, (await connection.execute(query)).all())
 
-    @whole
+    @serialized
     async def returned(self, ident: str) -> bool:
         """Something of what was paid for an invoice went back, or did not after all: whether that
         changed anything. Raises NotFoundError.

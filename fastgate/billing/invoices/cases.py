@@ -1,7 +1,7 @@
 """Cases: one for each invoice that is to be charged, until it is paid or given up.
 
-A case is opened in the transaction that issues the invoice, so there is no invoice that nobody
-charges. `next_at` is when it has to be worked on; `attempt` counts the charges that failed.
+A case is opened in the transaction that issues the invoice, so every invoice is charged. `next_at`
+is when the next step is due; `attempt` counts the charges that failed.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from fastgate.store.ids import new_id
 
 
 class CaseState(StrEnum):
-    """Where the collection of an invoice stands."""
+    """The state of an invoice's collection."""
 
     DUE = "due"  # to be charged at next_at
-    PENDING = "pending"  # charged; the provider does not know yet
-    CONFIRMING = "confirming"  # its owner has to confirm
-    WAITING = "waiting"  # for another payment method
+    PENDING = "pending"  # charged; the provider does not know the outcome yet
+    CONFIRMING = "confirming"  # the customer has to confirm
+    WAITING = "waiting"  # waits for another payment method
     EXHAUSTED = "exhausted"  # no more automatic attempts
     DONE = "done"  # paid
     CLOSED = "closed"  # the invoice was given up
@@ -41,7 +41,7 @@ OPEN = (
 
 
 CASE_DUE = dunning_cases.c.next_at <= sa.bindparam("now")
-"""Which of them are to be worked on."""
+"""The states in which something is due."""
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,7 +56,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     """The class of the last decline; empty: none."""
     attempt: int = 0
     grace_ends: datetime
-    """Until when access continues if it is not paid."""
+    """When access ends if it is not paid."""
     next_at: datetime | None
     created: datetime
     updated: datetime
@@ -64,7 +64,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def charge_key(self) -> str:
-        """The idempotency key of the next charge: a charge repeated after a crash is one."""
+        """The idempotency key of the next charge: repeating it after a crash charges once."""
         return f"{self.invoice}:{self.attempt}"
 
 
@@ -89,14 +89,14 @@ async def open_case(
 
 
 async def case_of(connection: AsyncConnection, invoice: str, *, lock: bool = False) -> Case | None:
-    """The case of an invoice; `lock`: for the rest of the transaction."""
+    """The case of an invoice; `lock`: lock it for the rest of the transaction."""
     query = sa.select(dunning_cases).where(dunning_cases.c.invoice == invoice)
     row = (await connection.execute(query.with_for_update() if lock else query)).one_or_none()
     return _case(row) if row is not None else None
 
 
 async def was_declined(connection: AsyncConnection, subscription: str) -> bool:
-    """Whether the last charge for a subscription was declined, and is not under way again."""
+    """Whether the last charge for a subscription was declined and is not in progress again."""
     tried = (CaseState.DUE, CaseState.WAITING, CaseState.EXHAUSTED)
     query = sa.select(sa.literal(1)).where(
         dunning_cases.c.subscription == subscription,
@@ -117,7 +117,7 @@ async def change_case(connection: AsyncConnection, case: Case, **changes: Any) -
 
 
 async def close_cases(connection: AsyncConnection, subscription: str, now: datetime) -> list[str]:
-    """Close the open cases of a subscription; the ids of their invoices."""
+    """Close the open cases of a subscription. Returns the ids of their invoices."""
     rows = await connection.execute(
         sa.update(dunning_cases)
         .where(
@@ -136,7 +136,7 @@ async def close_cases(connection: AsyncConnection, subscription: str, now: datet
 
 
 async def due_cases(connection: AsyncConnection, now: datetime, limit: int) -> list[Case]:
-    """Cases to be worked on, the longest due first."""
+    """Cases that are due, the longest first."""
     rows = await connection.execute(
         sa.select(dunning_cases)
         .where(CASE_DUE)
@@ -159,7 +159,7 @@ async def cases_of(connection: AsyncConnection, account: str, limit: int = 100) 
 
 
 async def wake_cases(connection: AsyncConnection, account: str, now: datetime) -> int:
-    """There is another payment method: make an account's cases due at once; how many."""
+    """Another payment method was attached: an account's cases are due at once. How many."""
     done = await connection.execute(_due_again(now).where(dunning_cases.c.account == account))
     return int(done.rowcount)
 

@@ -7,15 +7,15 @@ issue(draft) ──▶ open ──mark_paid──▶ paid ──refunded──�
                   └─────void───────▶ void       the number stays used; a late payment pays it
 ```
 
-- **Numbers** (`INV-2026-000001`) come from one row a series, counted up in the transaction that
-  inserts the document: a transaction that fails gives its number back, and two at once queue up
-  behind the row. So there are no gaps and no doubles, also over several gateways.
-- **Keys**: a draft names what it is for (`period:<subscription>:<start>`); a second draft with
-  the key finds the first document. A caller who is unsure whether it was done repeats it.
-- Totals are whole coins of the currency, since that is what can be paid: what is finer is taken
-  off in a line of its own, in the customer's favour. What has been paid already is not rounded.
+- **Numbers** (`INV-2026-000001`) come from one row for each series, incremented in the transaction
+  that inserts the document. If the transaction fails, the number is not used; concurrent ones wait
+  for the row. So there are no gaps and no duplicates, even with several gateways.
+- **Keys**: a draft's key names its purpose (`period:<subscription>:<start>`). A second draft with
+  the key returns the first document, so a caller that does not know the outcome repeats it.
+- Totals are whole coins of the currency, since only those can be paid. A smaller remainder is
+  deducted in a separate line, in the customer's favour. Amounts already paid are not rounded.
 
-Documents never change but for their status; corrections are credit notes.
+Only the status of a document ever changes; corrections are credit notes.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ DUE = timedelta(days=0)
 
 
 class DocumentKind(StrEnum):
-    """What a document is; the letter after the prefix of its number."""
+    """The kind of a document; the letter after the prefix of its number."""
 
     INVOICE = "invoice"
     RECEIPT = "receipt"  # for money that was paid in: a top-up
-    CREDIT = "credit"  # gives back
+    CREDIT = "credit"  # returns money to the wallet
 
 
 _LETTER = {DocumentKind.INVOICE: "", DocumentKind.RECEIPT: "R", DocumentKind.CREDIT: "C"}
@@ -60,17 +60,17 @@ class Status(StrEnum):
     OPEN = "open"
     PAID = "paid"
     VOID = "void"
-    RETURNED = "returned"  # paid, and given back: nothing is owed, nothing was paid
+    RETURNED = "returned"  # paid and refunded: nothing is owed, and nothing is left of the payment
 
 
 CREDIT_OPEN = sa.and_(
     invoices.c.kind == DocumentKind.CREDIT.value, invoices.c.status == Status.OPEN.value
 )
-"""Which are credit notes whose amount has not been given back yet."""
+"""The condition for credit notes whose amount has not been credited yet."""
 
 
 class InvoiceLine(msgspec.Struct, frozen=True):
-    """One line. Micro-units; negative takes off."""
+    """One line. Micro-units; negative: a deduction."""
 
     text: str
     micros: int
@@ -78,23 +78,23 @@ class InvoiceLine(msgspec.Struct, frozen=True):
 
 
 class Draft(msgspec.Struct, frozen=True, kw_only=True):
-    """What a document is to say."""
+    """The content of a document."""
 
     key: str
-    """Names what it is for; unique."""
+    """Names its purpose; unique."""
     account: str
     currency: str
     lines: list[InvoiceLine]
     kind: DocumentKind = DocumentKind.INVOICE
     tax: int = 0
-    """The tax contained in the total, micro-units, to be shown."""
+    """The tax contained in the total, in micro-units, for display."""
     subscription: str | None = None
     period_start: datetime | None = None
     period_end: datetime | None = None
     paid: bool = False
-    """Issued as paid."""
+    """It is issued as paid."""
     reference: str = ""
-    """The payment's, when paid."""
+    """The reference of the payment, if paid."""
 
 
 class Invoice(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,7 +124,7 @@ class Invoice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def rounded(lines: list[InvoiceLine], currency: str) -> list[InvoiceLine]:
-    """The lines with one more, where needed, that makes the sum whole coins."""
+    """The lines, plus a rounding line if the sum is not in whole coins."""
     rest = sum(line.micros for line in lines) % coin(currency)
     return [*lines, InvoiceLine("Rounding", -rest)] if rest else list(lines)
 
@@ -138,7 +138,7 @@ class Invoices:
         self.seller = seller
 
     async def issue(self, draft: Draft) -> Invoice:
-        """The document of the draft's key, made now unless it was made before."""
+        """The document of the draft's key, created now unless it exists."""
         try:
             async with self.store.write() as connection:
                 return await self.issue_in(connection, draft)
@@ -146,7 +146,7 @@ class Invoices:
             return await self.by_key(draft.key)
 
     async def issue_in(self, connection: AsyncConnection, draft: Draft) -> Invoice:
-        """The same within a transaction, which fails when another makes it at the same time."""
+        """The same within a transaction, which fails if another creates it at the same time."""
         rows = await connection.execute(sa.select(invoices).where(invoices.c.key == draft.key))
         found = rows.one_or_none()
         if found is not None:
@@ -208,7 +208,7 @@ class Invoices:
         return _invoice(row)
 
     async def get_in(self, connection: AsyncConnection, ident: str) -> Invoice:
-        """By id, within the caller's transaction, which knows that it exists."""
+        """By id, within the caller's transaction; the caller knows that it exists."""
         query = sa.select(invoices).where(invoices.c.id == ident)
         return _invoice((await connection.execute(query)).one())
 
@@ -233,19 +233,19 @@ class Invoices:
             return [_invoice(row) for row in await connection.execute(query)]
 
     async def open_credits(self, limit: int = 50) -> list[Invoice]:
-        """Credit notes whose amount has not been given back yet."""
+        """Credit notes whose amount has not been credited yet."""
         query = sa.select(invoices).where(CREDIT_OPEN).order_by(invoices.c.id).limit(limit)
         async with self.store.read() as connection:
             return [_invoice(row) for row in await connection.execute(query)]
 
     async def mark_paid(self, ident: str, reference: str) -> tuple[Invoice, bool]:
-        """Note the payment; whether this call changed anything."""
+        """Record the payment. Whether this call changed anything."""
         async with self.store.write() as connection:
             changed = await paid_in(connection, ident, reference, self.clock())
         return await self._closed(ident, Status.PAID), changed
 
     async def void(self, ident: str) -> tuple[Invoice, bool]:
-        """Give it up. Raises ConflictError when it was paid: issue a credit note then."""
+        """Void it. Raises ConflictError if it was paid: issue a credit note then."""
         async with self.store.write() as connection:
             done = await connection.execute(
                 sa.update(invoices)
@@ -257,14 +257,14 @@ class Invoices:
     async def _closed(self, ident: str, status: Status) -> Invoice:
         found = await self.get(ident)
         if found.status is not status:
-            raise ConflictError(f"The invoice {found.number} is {found.status.value} already.")
+            raise ConflictError(f"The invoice {found.number} is already {found.status.value}.")
         return found
 
 
 async def paid_in(connection: AsyncConnection, ident: str, reference: str, now: datetime) -> bool:
-    """Mark an open invoice as paid in the caller's transaction; whether it was open.
+    """Mark an open invoice as paid in the caller's transaction. Whether it was open.
 
-    One that was given up and is paid all the same counts as paid: the money is there.
+    A void invoice that is paid after all counts as paid: the money is there.
     """
     done = await connection.execute(
         sa.update(invoices)

@@ -1,8 +1,8 @@
 """Receipts for money that was paid into a wallet.
 
-A receipt is a document of its own series. It is issued and announced in one transaction, once for
-each payment, however often the payment is reported. Fees have no receipt of their own: their paid
-invoice is one.
+A receipt is a document with its own series. It is issued and announced in one transaction, once for
+each payment, however often the payment is reported. Fees have no separate receipt: their paid
+invoice is the receipt.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from fastgate.model.units import Money
 
 
 class Receipts:
-    """Makes them. Methods may raise StoreError."""
+    """Issues receipts. Methods may raise StoreError."""
 
     def __init__(self, invoices: Invoices, notices: Notices) -> None:
         self.invoices = invoices
@@ -26,7 +26,7 @@ class Receipts:
     ) -> Invoice:
         """The receipt of a payment; `payment` is its id, unique over all providers.
 
-        `method`: how it was paid, to be read.
+        `method`: how it was paid, as text.
         """
         line = InvoiceLine(f"Top-up by {method}" if method else "Top-up", amount.micros)
         draft = Draft(

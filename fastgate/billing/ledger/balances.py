@@ -1,46 +1,48 @@
-"""The one owner of balances: what the ledger says of each wallet, its cell, and the cache.
+"""The one owner of balances: each wallet's balance in the ledger, in its cell and in the cache.
 
 ```
              ledger (store)                the truth
-                  │  each transaction returns the wallets as it leaves them
+                  │  each transaction returns the resulting wallets
                   ▼
    Balances ──▶ cell (shared memory)       requests are charged to it
-            ──▶ what the ledger said       shown to people, compared by the audit
-            ──▶ accounts.cache             fills the cells of a start without the store
+            ──▶ standings (memory)         shown to people, compared by the audit
+            ──▶ accounts.cache             fills the cells at a start without the store
 
- cell = ledger + overdraft - usage on its way - holds open          at every moment
+ cell = ledger + overdraft - usage not yet in the ledger - open holds          at all times
 ```
 
 | what                                | who changes it                                        |
 |-------------------------------------|-------------------------------------------------------|
 | entries, postings, `wallets` tables | `Ledger`, one transaction a change                    |
 | a cell                              | requests, and `change`, `seed`, `true_up` here        |
-| what the ledger said, the cache     | `_learn`, from what a transaction returned; `sync`    |
-| usage that waits in the spool       | the pipeline; it is read here whenever it matters     |
+| the standings, the cache            | `_learn`, from the result of a transaction; `sync`    |
+| usage that waits in the spool       | the pipeline; it is only read here                    |
 
-Nothing is ever added up here: a balance is what a transaction read back before it was committed.
+Nothing is added up here: a balance is what a transaction read back before it was committed.
 
-**A change that gives**: noted in shared memory with the entry's key → the ledger's transaction →
-the cell, at once → the note is forgotten → what the ledger says now, here and in the cache. **One
-that takes**: noted → taken from the cell; where there must be enough, if it has that much beyond
-the overdraft → the lower balance in the cache → the ledger's transaction → and so on; a ledger that
-refuses has it given back. So neither the cell nor the cache ever has what the ledger has not.
+**A change that adds money**: a note in shared memory with the entry's key → the ledger's
+transaction → the cell, at once → the note is deleted → the standings and the cache. **A change that
+takes money**: the note → taken from the cell, which must have enough beyond the overdraft if the
+change requires it → the lower balance in the cache → the ledger's transaction → and so on. If the
+ledger refuses, the cell gets the money back. So neither the cell nor the cache ever has more than
+the ledger.
 
-**Whole.** Everything here that awaits something and changes a balance runs through `Serial`: one at
-a time, in a task of its own, so a caller that is cancelled leaves nothing half-way. What a
-transaction returns is applied before the next one begins; so nothing older overwrites it.
+**One at a time, to the end.** Everything here that awaits and changes a balance runs through
+`Serial`: one change at a time, in its own task, so that a cancelled caller never leaves a change
+half done. The result of a transaction is applied before the next one begins, so an older result
+never overwrites it.
 
-**What was left half-way.** Control may be killed between any two steps, and the answer of a
-transaction may be lost with the store. What was noted and not forgotten is settled before the next
-change, and by the pipeline's next step: the ledger has the key → the cell gets it (once: shared
-memory knows whether it has it) → forgotten; it has not → what was taken is given back → forgotten.
-Giving back is noted itself, under the key with its highest bit set.
+**Interrupted changes.** Control may be killed between any two steps, and the answer of a
+transaction may be lost with the store. Notes that are left are settled before the next change, and
+by the pipeline's next step. If the ledger has the key, the cell gets the change (once: shared
+memory knows whether it has it) and the note is deleted. If not, what was taken is given back and
+the note is deleted. Giving back has a note too, under the key with its highest bit set.
 
-**Starting.** Cells are filled with what the cache says, less the usage that waits in the spool, so
-that requests can be charged before the store is there; or with what the store says, when there is
-no cache (`seeding`). They are compared with the ledger when the store is there, before usage from
-after the filling is charged (`true_up`); until then changes are refused with StoreError, as is
-one of a wallet that has money and no cell yet. A correction is an entry of the kind `cell`.
+**Starting.** Cells are filled from the cache, less the usage that waits in the spool, so that
+requests can be charged before the store is available; without a cache they are filled from the
+store (`seeding`). Once the store is available, they are compared with the ledger before any later
+usage is charged (`true_up`). Until then, changes are refused with StoreError, and so is a change of
+a wallet that has money but no cell yet. A correction is an entry of the kind `cell`.
 
 Used on the control process's event loop. Amounts are micro-units.
 """
@@ -66,7 +68,6 @@ from fastgate.billing.ledger.cell_cache import (
     TrueRecord,
 )
 from fastgate.billing.ledger.ledger import (
-    MONEY_MOST,
     Charged,
     Clock,
     InsufficientFundsError,
@@ -79,6 +80,7 @@ from fastgate.billing.ledger.ledger import (
 from fastgate.billing.ledger.names import unknown
 from fastgate.billing.ledger.seeding import Seeding
 from fastgate.errors import ConflictError, NotFoundError, StoreError
+from fastgate.model.units import MONEY_MOST
 from fastgate.serial import Serial
 from fastgate.store import ledger as table
 from fastgate.store import slots as slot_table
@@ -88,10 +90,10 @@ from fastgate.store.usage_blocks import Block
 log = logging.getLogger("fastgate.billing")
 
 UNDO = 0x80
-"""The bit of a key's first octet that says: this gives back what was taken for the key."""
+"""The bit in a key's first octet for the note that gives back what was taken for the key."""
 
 BALANCE_MOST = MONEY_MOST
-"""Micro-units that a change may leave in a cell, or owed: with more, no start could fill it."""
+"""Maximum balance or debt after a change, in micro-units: a start could not fill a larger one."""
 
 NOTHING = Standing(0, 0)
 
@@ -99,9 +101,9 @@ COMPARED = "The wallets are being compared with the store; try again shortly."
 
 
 class Balance(msgspec.Struct, frozen=True, kw_only=True):
-    """A wallet now. `available` is the cell's: what a request can be charged; it includes
-    `overdraft`. `settled` is what it will be when all that is on its way is released at no cost:
-    the ledger less the usage that is in the spool."""
+    """A wallet now. `available` is the cell's balance, which requests can be charged to; it
+    includes `overdraft`. `settled` is the balance if all open holds were released at no cost: the
+    ledger's, less the usage in the spool."""
 
     account: str
     currency: str
@@ -120,11 +122,11 @@ class Change(NamedTuple):
 
     movement: Movement
     post: Callable[[], Awaitable[Posted]]
-    """Its transaction."""
+    """The ledger's transaction."""
     delta: int = 0
     """What the cell gains."""
     enough: bool = False
-    """Only if the cell has as much, beyond the overdraft."""
+    """Refuse the change if the cell has less than this takes, beyond the overdraft."""
 
 
 class Balances:
@@ -139,8 +141,8 @@ class Balances:
         cache: Path | None = None,
         unknown: int = 0,
     ) -> None:
-        """`unknown`: the number of the reason with which a new row is refused, until it is known
-        what its account may do; 0: it is served at once."""
+        """`unknown`: the number of the reason for refusing a new row's requests until the rights of
+        its account are known; 0: they are served at once."""
         self.ledger = ledger
         self._cells = cells
         self._clock = clock
@@ -148,14 +150,14 @@ class Balances:
         self._waiting: Mapping[Key, int] = {}
         self._slots: dict[str, int] = {}
         self._accounts: dict[int, str] = {}
-        self._standing: Standings = {}  # as the ledger said it
-        self._under_way: dict[Key, int] = {}  # what the ledger may take meanwhile, 0 or below
-        self._incomplete = False  # a wallet may be without its cell
+        self._standing: Standings = {}  # according to the ledger
+        self._under_way: dict[Key, int] = {}  # what the ledger may still take, 0 or below
+        self._incomplete = False  # a wallet may have no cell
         self._unknown = unknown
         self._seeding = Seeding(cells, unknown)
         self._changes = Serial()
         self.lock = self._changes.lock
-        """Held by the running change; those who compare balances hold it, too."""
+        """Held by the running change; hold it to compare balances."""
 
     # ---- the directory ------------------------------------------------------------------
 
@@ -164,7 +166,7 @@ class Balances:
         return self._slots.get(account)
 
     def account(self, identity: int) -> str:
-        """The id of the account with that hash; "" for 0, "#…" when it is not known."""
+        """The id of the account with that hash; "" for 0, "#…" if it is unknown."""
         if identity == 0:
             return ""
         return self._accounts.get(identity) or unknown(identity)
@@ -174,7 +176,7 @@ class Balances:
         return self._slots
 
     async def ensure(self, account: str) -> int:
-        """The account's slot, given now if it has none. Raises StoreError, LedgerError."""
+        """The account's slot, assigned now if it has none. Raises StoreError, LedgerError."""
         slot = self._slots.get(account)
         if slot is not None and slot in self._cells:
             return slot
@@ -206,7 +208,7 @@ class Balances:
     # ---- balances -----------------------------------------------------------------------
 
     def balance(self, account: str, currency: str) -> Balance:
-        """Raises NotFoundError when the account has no such wallet."""
+        """Raises NotFoundError if the account has no such wallet."""
         key = (account, currency)
         if not self._has_cell(key):
             raise NotFoundError(f"The account {account} has no wallet in {currency}.")
@@ -219,12 +221,12 @@ class Balances:
         )
 
     def balances(self, account: str) -> list[Balance]:
-        """The account's wallets, by currency; those of a currency that it has a cell for."""
+        """The account's wallets by currency; only those with a cell."""
         found = sorted(key for key in self._standing if key[0] == account)
         return [self.balance(*key) for key in found if self._has_cell(key)]
 
     def cell_balances(self) -> dict[Key, int]:
-        """What every cell has."""
+        """The balance of every cell."""
         return {
             key: self._cells.balance(self._slots[key[0]], key[1])
             for key in self._standing
@@ -244,14 +246,14 @@ class Balances:
         return self._standing[key].spendable - self._waiting.get(key, 0)
 
     # ---- changes ------------------------------------------------------------------------
-    # All raise what the ledger raises, and StoreError while the cells are not compared yet.
+    # All raise the ledger's errors, and StoreError until the cells have been compared.
 
     async def change(self, change: Change) -> Posted:
-        """Book it, and let the cell have it; when this returns, requests can be charged to it."""
+        """Book the change and apply it to the cell. On return, requests see the new balance."""
         return await self._changes.run(lambda: self._change(change))
 
     async def change_all(self, plan: Callable[[], Awaitable[Iterable[Change]]]) -> list[Posted]:
-        """The same for several. `plan` says which, as things are when no other change runs."""
+        """The same for several. `plan` returns them; it is called while no other change runs."""
 
         async def run() -> list[Posted]:
             await self._settle_notes()
@@ -260,8 +262,8 @@ class Balances:
         return await self._changes.run(run)
 
     async def open(self, account: str, currency: str) -> None:
-        """Make sure that the account has a wallet in the currency, so that what will be paid in
-        has a place. Raises StoreError; LedgerError when there is none left."""
+        """Make sure that the account has a wallet in the currency, ready for a payment. Raises
+        StoreError; LedgerError if the account cannot have another wallet."""
         key = (account, currency)
         if self._has_cell(key):
             return
@@ -273,7 +275,7 @@ class Balances:
         await self._changes.run(run)
 
     async def charge(self, blocks: Sequence[Block], *, doubtful: bool = True) -> Charged:
-        """As `Ledger.charge`; the cells have paid already."""
+        """Like `Ledger.charge`; the cells have already paid."""
 
         async def run() -> Charged:
             charged = await self.ledger.charge(blocks, doubtful=doubtful)
@@ -283,14 +285,14 @@ class Balances:
         return await self._changes.run(run)
 
     async def _change(self, change: Change) -> Posted:
-        """The function through which every change of money passes, usage apart. No other change
-        runs meanwhile."""
+        """The function for every change of money except usage. No other change runs at the same
+        time."""
         movement, post, delta, enough = change
         key = (movement.account, movement.currency)
         await self._settle_notes()
         await self._open(key)
         note = None
-        # One that is there already changes nothing; the ledger checks that it is the same.
+        # An existing entry changes nothing; the ledger checks that it is the same movement.
         if delta and await self.ledger.find(movement.id) is None:
             note = self._prepare(movement, delta, enough=enough)
             self._under_way[key] = min(0, delta)
@@ -306,7 +308,7 @@ class Balances:
         return posted
 
     def _prepare(self, movement: Movement, delta: int, *, enough: bool) -> Credit:
-        """Note in shared memory what is about to be booked; take what it takes from the cell."""
+        """Note the change in shared memory before it is booked; if it takes money, take it now."""
         slot, currency = self._slots[movement.account], movement.currency
         before = self._cells.balance(slot, currency)
         if abs(before + delta) > max(BALANCE_MOST, abs(before)):
@@ -330,7 +332,7 @@ class Balances:
         return note._replace(applied=True)
 
     def _end(self, key: Key, note: Credit | None, *, booked: bool) -> None:
-        """The cell has what the ledger has, and nothing is under way any more."""
+        """Bring the cell in line with the ledger and end the change."""
         if note is None:
             return
         if booked:
@@ -341,7 +343,7 @@ class Balances:
         del self._under_way[key]
 
     async def _open(self, key: Key) -> None:
-        """Make the wallet, and its cell, unless they are there."""
+        """Create the wallet and its cell, if needed."""
         if self._has_cell(key):
             return
         account, currency = key
@@ -350,7 +352,7 @@ class Balances:
             wallets = await self.ledger.open_wallet(account, currency)
         except LedgerError:
             raise
-        except Exception:  # it may be there, without a cell
+        except Exception:  # it may exist without a cell
             self._incomplete = True
             raise
         if currency not in self._cells.get(slot).wallets:
@@ -361,26 +363,26 @@ class Balances:
         self._learn(wallets)
 
     def _learn(self, wallets: Standings) -> None:
-        """What a transaction said, here and in the cache."""
+        """Store the result of a transaction, here and in the cache."""
         self._standing.update(wallets)
         self._note([self._record(key) for key in wallets])
 
-    # ---- what was left half-way ---------------------------------------------------------
+    # ---- interrupted changes ------------------------------------------------------------
 
     @property
     def unsettled(self) -> bool:
-        """Whether the end of a change is not known, or a cell is missing: `sync` and `seed` are
-        wanted. A change that is running does not count."""
+        """Whether the outcome of a change is unknown, or a cell is missing: then call `sync` and
+        `seed`. A change that is running does not count."""
         return self._incomplete or (bool(self._under_way) and not self.lock.locked())
 
     async def _settle_notes(self) -> None:
-        """Before a change. Raises StoreError, also while cells wait to be compared."""
+        """Called before a change. Raises StoreError, also until the cells have been compared."""
         if self._seeding.seeds:
             raise StoreError(COMPARED)
         await self._resolve()
 
     async def _resolve(self) -> None:
-        """Settle every note that was not forgotten. Raises StoreError."""
+        """Settle every note that is left. Raises StoreError."""
         notes = self._cells.open_credits()
         for note in [note for note in notes if note.key[0] & UNDO]:
             origin = bytes([note.key[0] & ~UNDO]) + note.key[1:]
@@ -413,12 +415,12 @@ class Balances:
         self._cells.apply(back)
         self._cells.finish(back)
 
-    # ---- coming up ----------------------------------------------------------------------
+    # ---- starting -----------------------------------------------------------------------
 
     def load(self, boot: str, waiting: Mapping[Key, int]) -> None:
-        """Learn slots and balances from the cache, for a start without the store. `boot`: the id
-        of this start. `waiting`: micro-units of usage in the spool, by wallet; read whenever it
-        matters."""
+        """Load slots and balances from the cache, for a start without the store. `boot`: the id of
+        this start. `waiting`: micro-units of usage in the spool, by wallet; the caller updates it
+        and it is read when needed."""
         self._seeding.boot = boot
         self._waiting = waiting
         if self._cache is None:
@@ -433,9 +435,9 @@ class Balances:
                 self._seeding.learn(record)
 
     async def seed(self, mark: Callable[[], Awaitable[None]]) -> None:
-        """Fill the cells that are empty: from now on requests are charged to them. `mark`: writes
-        to the spool that all usage of these cells stands behind. A control that comes back
-        finds its cells filled."""
+        """Fill the empty cells: from now on requests are charged to them. `mark`: writes a mark to
+        the spool; all usage of these cells comes after it. A restarted control process finds its
+        cells filled."""
 
         async def run() -> None:
             if self._seeding.plan(self._slots, self._standing, self._settled):
@@ -447,19 +449,18 @@ class Balances:
 
     @property
     def seeded(self) -> bool:
-        """Whether cells were filled and not compared with the store yet."""
+        """Whether cells were filled and have not been compared with the store yet."""
         return bool(self._seeding.seeds)
 
     async def learn_slots(self) -> None:
-        """The directory as the store has it. Raises StoreError."""
+        """Load the directory from the store. Raises StoreError."""
         slots = await self.ledger.store.run_read(slot_table.all_slots)
         for account, slot in slots.items():
             self._know(account, slot)
 
     async def true_up(self) -> None:
-        """Compare the cells that were seeded with the ledger and put them right. To be called
-        when all usage from before they were filled is charged, and none from after. Raises
-        StoreError."""
+        """Compare the seeded cells with the ledger and correct them. To be called when all usage
+        from before they were filled is charged, and none from after. Raises StoreError."""
         await self._changes.run(self._true_up)
 
     async def _true_up(self) -> None:
@@ -485,8 +486,8 @@ class Balances:
             note=f"the cell was filled with {-delta:+} too much" if delta < 0 else "",
         )
         if await self.ledger.find(movement.id) is not None:
-            return  # done by a control that was killed after it
-        log.warning("The cell of %s in %s is set right by %+d micro-units.", *key, delta)
+            return  # already done by a control process that was killed after it
+        log.warning("The cell of %s in %s is corrected by %+d micro-units.", *key, delta)
         note = self._cells.prepare(
             self._slots[account], currency, delta, bytes.fromhex(cell_key(movement.id))
         )
@@ -495,8 +496,8 @@ class Balances:
         self._cells.finish(note)
 
     async def sync(self) -> None:
-        """Make directory, balances and cache equal the store. Then `seed` finds the cells that
-        are missing. Raises StoreError."""
+        """Make the directory, balances and cache equal to the store. Then `seed` finds the missing
+        cells. Raises StoreError."""
         await self._changes.run(self._sync)
         if self._slots and max(self._slots.values()) >= self._cells.capacity:
             log.error("Shared memory has room for %d accounts, too few.", self._cells.capacity)
@@ -536,6 +537,6 @@ class Balances:
         await self._changes.idle()
 
     def close(self) -> None:
-        """Close the cache's file, unless a change still needs it."""
+        """Close the cache file, unless a change still needs it."""
         if self._cache is not None and not self._changes.running:
             self._cache.close()

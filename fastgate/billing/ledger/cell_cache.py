@@ -1,17 +1,17 @@
-"""The accounts' cache: which account has which row of shared memory, and what the ledger said.
+"""The cache of accounts: each account's row of shared memory, and its balances in the ledger.
 
-`<state>/accounts.cache`, a file of frames; the last word on each thing counts. From it the cells
-are filled when a gateway starts while its store is down. It is written on with every change and
-again when more than half of it is outdated.
+`<state>/accounts.cache` is a file of frames; a later record replaces an earlier one for the same
+key. The cells are filled from it if a gateway starts while its store is down. Every change appends
+to it, and it is rewritten when more than half of it is outdated.
 
-A balance here is the ledger's, with the overdraft: never that of the cell. After a kill it is right
-or too low, never too high: what usage cost is written after the ledger's commit and before the ring
-gives up the records; what another change takes is written before its commit; what one gives, after
-it. (A machine that loses power may lose its last seconds; the true-up when the store is back mends
-that.) Only `balances` writes it.
+A balance here is the ledger's, with the overdraft, never the cell's. After a kill it is correct or
+too low, never too high: the cost of usage is written after the ledger's commit and before the ring
+frees the records; any other change that takes money is written before its commit, and one that adds
+money after it. (A machine that loses power may lose its last seconds; the true-up corrects that
+when the store is back.) Only `balances` writes it.
 
-If it cannot be written it is removed: without it the cells stay empty until the store is there,
-with a stale one they could hold what is spent.
+If it cannot be written, it is removed. Without it the cells stay empty until the store is
+available; with a stale one they could contain money that is already spent.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class SlotRecord(msgspec.Struct, array_like=True, tag="s", frozen=True):
 
 
 class BalanceRecord(msgspec.Struct, array_like=True, tag="b", frozen=True):
-    """What the ledger lets the account spend, and how much of that is overdraft."""
+    """What the account may spend according to the ledger, and how much of it is overdraft."""
 
     account: str
     currency: str
@@ -48,7 +48,7 @@ class BalanceRecord(msgspec.Struct, array_like=True, tag="b", frozen=True):
 
 
 class SeedRecord(msgspec.Struct, array_like=True, tag="e", frozen=True):
-    """In this boot the cell is filled with so much; not compared with the store yet."""
+    """In this boot the cell is filled with this amount; not compared with the store yet."""
 
     boot: str
     account: str
@@ -84,7 +84,7 @@ class CellCache:
         self._usable = False
 
     def load(self) -> list[CellRecord]:
-        """Every record, oldest first; none when there is no usable file."""
+        """All records, oldest first; none if there is no usable file."""
         try:
             self._file.open()
             records = [_decoder.decode(payload) for payload, _ in self._file.read(MAGIC_SIZE)]
@@ -99,7 +99,7 @@ class CellCache:
         return records
 
     def append(self, records: Iterable[CellRecord]) -> None:
-        """Write changes at the end."""
+        """Append changes."""
         frames = [pack(_encoder.encode(record)) for record in records]
         if not frames or not self._usable:
             return
@@ -125,7 +125,7 @@ class CellCache:
             self._frames = len(records)
 
     def close(self) -> None:
-        """A change that comes later all the same finds the file outdated, and rewrites it."""
+        """If a change still comes later, it finds the file outdated and rewrites it."""
         self._usable = False
         self._file.close()
 

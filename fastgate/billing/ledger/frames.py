@@ -1,14 +1,14 @@
-"""Files of frames: records appended one after another, whole or not at all after a crash.
+"""Files of frames: an append-only sequence of records, each complete or absent after a crash.
 
 ```
 magic (8 octets) │ frame │ frame │ …          frame = length u32 │ crc32 u32 │ payload
 ```
 
-What a crash leaves of the last append is no whole frame and ends the reading; it is cut off, so
-that what is appended next stands behind what is whole. What is cut off is kept beside the file
-when there is more of it than one append can leave behind: then the file was damaged.
+A crash may leave an incomplete frame at the end. Reading stops there, and it is cut off, so that
+the next append follows the last complete frame. If more is cut off than one append can leave, the
+file was damaged, and that part is kept in another file.
 
-The payload is bytes here; `spool` and `cell_cache` know what is in it. Methods raise OSError.
+The payload is bytes here; `spool` and `cell_cache` define it. Methods raise OSError.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ log = logging.getLogger("fastgate.billing")
 
 _FRAME = struct.Struct("<II")
 FRAME_MAX = 1 << 30
-"""Octets of a payload: far more than any record here takes; a length above it is damage."""
+"""Maximum octets of a payload: far more than any record has, so a longer one is damage."""
 MAGIC_SIZE = 8
 
 
 def pack(payload: bytes) -> bytes:
-    """A payload as a frame. Raises OSError for one that would not be read again."""
+    """A payload as a frame. Raises OSError if it is too long to be read back."""
     if len(payload) > FRAME_MAX:
         raise OSError(errno.EFBIG, f"a frame of {len(payload)} octets")
     return _FRAME.pack(len(payload), zlib.crc32(payload)) + payload
 
 
 class FrameFile:
-    """One file. `magic`: 8 octets that say what it is. Its folder must exist."""
+    """One file. `magic`: 8 octets that identify its format. Its folder must exist."""
 
     def __init__(self, path: Path, magic: bytes) -> None:
         assert len(magic) == MAGIC_SIZE
@@ -49,12 +49,12 @@ class FrameFile:
         self._magic = magic
         self._fd: int | None = None
         self.end = 0
-        """Where the next frame will stand."""
+        """The offset of the next frame."""
         self.damaged = False
-        """Whether something could not be read that was written whole: frames are missing."""
+        """Whether complete frames could not be read, so records are missing."""
 
     def open(self) -> None:
-        """Open or make the file and cut off what is not whole."""
+        """Open or create the file and cut off an incomplete end."""
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
         fd = self._fd = os.open(self.path, flags, 0o600)
         os.fchmod(fd, 0o600)
@@ -72,12 +72,12 @@ class FrameFile:
             self._cut(size)
 
     def _cut(self, size: int) -> None:
-        """The file goes on behind the last whole frame. Torn: one frame that is not all there."""
+        """Cut off the data after the last complete frame. Torn: it is only one incomplete frame."""
         assert self._fd is not None
         head = os.pread(self._fd, _FRAME.size, self.end)
         torn = len(head) < _FRAME.size or self.end + _FRAME.size + _FRAME.unpack(head)[0] >= size
         if torn:
-            log.warning("%s ends in a frame that was not written whole; it is cut.", self.path)
+            log.warning("%s ends in an incomplete frame, which is cut off.", self.path)
         else:
             self._keep_aside(self.end, size)
         os.ftruncate(self._fd, self.end)
@@ -91,10 +91,10 @@ class FrameFile:
             while start < end and (data := os.pread(self._fd, min(1 << 20, end - start), start)):
                 file.write(data)
                 start += len(data)
-        log.error("%s is damaged; what cannot be read is kept as %s.", self.path, aside)
+        log.error("%s is damaged; the part that cannot be read is kept as %s.", self.path, aside)
 
     def read(self, at: int, end: int | None = None) -> Iterator[tuple[bytes, int]]:
-        """The frames from `at` on and where each ends; stops at the first that is not whole."""
+        """The frames from `at` on, with the end of each; stops at the first incomplete one."""
         fd = self._fd
         assert fd is not None
         limit = self.end if end is None else end
@@ -109,7 +109,7 @@ class FrameFile:
             yield payload, at
 
     def append(self, frames: bytes, *, sync: bool) -> None:
-        """Write packed frames at the end; with `sync`, to the disk. All of them or none."""
+        """Append packed frames, all or none; with `sync`, to the disk."""
         fd = self._fd
         assert fd is not None
         written = 0
@@ -125,14 +125,14 @@ class FrameFile:
         self.end += len(frames)
 
     def clear(self) -> None:
-        """Forget every frame."""
+        """Delete all frames."""
         assert self._fd is not None
         os.ftruncate(self._fd, MAGIC_SIZE)
         os.fdatasync(self._fd)
         self.end = MAGIC_SIZE
 
     def replace(self, payloads: Iterable[bytes]) -> None:
-        """Rewrite the whole file beside itself and rename it over: it is whole at any moment."""
+        """Write a new file and rename it over the old one, so that it is always complete."""
         replace_file(self.path, chain([self._magic], map(pack, payloads)))
         self.close()
         self.open()

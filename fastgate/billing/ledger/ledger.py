@@ -1,48 +1,47 @@
-"""The ledger: every movement of money, once, in double entry; only ever added to.
+"""The ledger: every movement of money, once, in double entry; append-only.
 
-An *entry* is one movement of one account in one currency. It has *postings* to books that add
-up to zero. A posting above zero means: this book owes, or has earned, so much more.
+An *entry* is one movement of one account in one currency. It has *postings* to books, which add up
+to zero. A positive posting means that the book owes, or has earned, that much more.
 
 ```
 kind        available  held  revenue  promotional  clearing  tax    what it is
 credit         +A                                   -(A+T)   +T     paid in; T: tax on top of it
 promo          +A                        -A                         given for free
-promo_end      -A                        +A                         what is left of it expires
+promo_end      -A                        +A                         the rest of it expires
 charge         -X             +(X-p)     +p                         usage; p: paid by promotion
 refund         +A             -r         -(A-r)                     usage given back to the wallet
 tax                           -A                              +A    tax contained in revenue
 fee                           +(A-T)                  -A      +T    an invoice was paid; T: its tax
-fee_aside               +A    -A                                    before it goes back; contested
-provider_fee                  -A                      +A           what a provider keeps for itself
-x402                          +A                      -A           a request was paid for with it
-x402                    +A                            -A           and not served: owed to the payer
-credit_note    +A             -A                                    a fee that the wallet gets back
-credit_back    -A             +A                                    its fee went back; or reversed
-freeze         -A       +A                                          before it is paid back
+fee_aside               +A    -A                                    before a refund; contested
+provider_fee                  -A                      +A            the fee of a payment provider
+x402                          +A                      -A            payment for a request
+x402                    +A                            -A            not served: owed to the payer
+credit_note    +A             -A                                    a fee credited to the wallet
+credit_back    -A             +A                                    its fee was returned; reversed
+freeze         -A       +A                                          before a refund
 dispute        -A       +A                                          a payment is contested
-pay_out                 -A                            +A            paid back, or lost in dispute
-release        +A       -A                                          not paid back after all; won
+pay_out                 -A                            +A            refunded, or lost in dispute
+release        +A       -A                                          not refunded after all; won
 correction      …        …      …         …            …       …     by an operator
 overdraft, cell                                                     no money: limits, repairs
 ```
 
-- **Idempotent by id**: the same movement twice is one entry and the same answer; another
-  movement under a used id is refused.
-- **Promotional credit is spent first**, so that what was paid stays refundable. It is no revenue
-  when it is used: minus the book `promotional_credit` is what is left of it. It never leaves
-  through a provider. A refund of usage gives back revenue first, and promotional credit for the
-  part of the usage that promotion had paid.
-- **Never overdrawn by choice**: what takes from `customer_available` is refused below
-  -overdraft; a dispute, a correction and what a fee that went back takes with it are facts and
-  are booked all the same (the account then owes), and so is usage, which the wallet's cell has
-  already let through.
-- **A correction is a new entry**, also the reversal of another.
+- **Idempotent by id**: the same movement twice is one entry and the same answer; a different
+  movement with a used id is refused.
+- **Promotional credit is spent first**, so that paid-in money stays refundable. It is not revenue
+  when it is used: minus the book `promotional_credit` is what is left of it. It is never paid out
+  through a provider. A refund of usage returns revenue first, and promotional credit for the part
+  of the usage that was paid with it.
+- **Never overdrawn by choice**: a movement that would take `customer_available` below -overdraft is
+  refused. Disputes, corrections and the credits of returned fees are facts and are always booked
+  (the account then owes). So is usage, which the wallet's cell has already allowed.
+- **A correction is a new entry**, and so is the reversal of another entry.
 
-`captured + held ≤ credited` follows: captured is what charges took less refunds, credited what
-credits brought less what was paid out; what is left is `customer_available`, which charges cannot
-take below zero since the cell does not let them.
+`captured + held ≤ credited` follows: captured is charges less refunds; credited is credits less
+payouts; the difference is `customer_available`, which charges cannot take below zero because the
+cell does not allow it.
 
-Nothing here touches shared memory: `balances` brings a movement to the wallet's cell.
+Nothing here touches shared memory: `balances` applies a movement to the wallet's cell.
 """
 
 from __future__ import annotations
@@ -57,15 +56,13 @@ import msgspec
 import sqlalchemy as sa
 
 from fastgate.errors import ConflictError, FastGateError, NotFoundError
+from fastgate.model.units import MONEY_MOST
 from fastgate.store import ledger as table
 from fastgate.store import usage as usage_table
 from fastgate.store.engine import Store
 from fastgate.store.ledger import Book, Entry, Key, Standings, TakenBack, Wallet
 from fastgate.store.pages import Page
 from fastgate.store.usage_blocks import Block
-
-MONEY_MOST = 1 << 60
-"""Micro-units that one movement may move: what shared memory takes."""
 
 ID_MOST = 160
 """Characters of an entry's id."""
@@ -74,14 +71,14 @@ _CURRENCY = re.compile(r"[A-Z]{3}")
 Clock = Callable[[], datetime]
 Postings = Mapping[Book, int]
 Rule = Callable[[Wallet], Postings]
-"""Which postings a movement makes, where that depends on what the wallet has."""
+"""The postings of a movement, if they depend on the wallet's books."""
 
 Wanted = Callable[[], Awaitable[Mapping[tuple[str, str], int]]]
-"""Micro-units by invoice and currency, as they are when it is asked."""
+"""Micro-units by invoice and currency, at the time of the call."""
 
 
 class EntryKind(StrEnum):
-    """What an entry is."""
+    """The kind of an entry."""
 
     CREDIT = "credit"
     PROMO = "promo"
@@ -109,7 +106,7 @@ ASIDE = (EntryKind.FREEZE, EntryKind.DISPUTE, EntryKind.FEE_ASIDE)
 
 
 class LedgerError(FastGateError):
-    """The movement cannot be booked; nothing was."""
+    """The movement cannot be booked. Nothing was booked."""
 
 
 class InsufficientFundsError(LedgerError):
@@ -117,7 +114,7 @@ class InsufficientFundsError(LedgerError):
 
     def __init__(self, account: str, currency: str, *, balance: int, required: int) -> None:
         super().__init__(
-            f"The account {account} has {balance} micro-units of {currency} that can be taken; "
+            f"The account {account} has {balance} micro-units of {currency} available; "
             f"{required} are required."
         )
         self.balance = balance
@@ -125,10 +122,10 @@ class InsufficientFundsError(LedgerError):
 
 
 class Movement(msgspec.Struct, frozen=True):
-    """What is asked of the ledger. `id` makes it idempotent; `amount`: micro-units above 0.
+    """A movement to book. `id` makes it idempotent; `amount`: micro-units above 0.
 
-    `reference` is the outside world's name for it (an invoice, a payment's id), up to 200
-    characters; `note` is for people, up to 500. Raises LedgerError for what cannot be.
+    `reference` is an external name for it (an invoice, a payment's id), up to 200 characters;
+    `note` is for people, up to 500. Raises LedgerError if a field is not valid.
     """
 
     id: str
@@ -152,8 +149,8 @@ class Movement(msgspec.Struct, frozen=True):
 
 
 class Posted(msgspec.Struct, frozen=True):
-    """The entry; `fresh` is False when it was there already. `wallets`: those of its account, as
-    the transaction left them."""
+    """The entry; `fresh` is False if it existed already. `wallets`: those of its account after the
+    transaction."""
 
     entry: Entry
     fresh: bool
@@ -161,16 +158,16 @@ class Posted(msgspec.Struct, frozen=True):
 
 
 class Charged(msgspec.Struct, frozen=True):
-    """A batch of usage: how many records were new, and the wallets of its accounts, as the
-    transaction left them."""
+    """The result of charging a batch of usage: the number of new records, and the wallets of its
+    accounts after the transaction."""
 
     records: int
     wallets: Standings
 
 
 def cell_key(ident: str) -> str:
-    """What names an entry in shared memory: 16 octets in hexadecimal, from its id. The highest
-    bit is 0: with it set, the key names the undoing of a change that came to no entry."""
+    """The key of an entry in shared memory: 16 octets in hexadecimal, from its id. The highest bit
+    is 0: with it set, the key is for undoing a change that was not booked."""
     digest = hashlib.blake2b(ident.encode(), digest_size=16).digest()
     return (bytes([digest[0] & 0x7F]) + digest[1:]).hex()
 
@@ -181,11 +178,11 @@ def settled_id(ident: str) -> str:
 
 
 class Ledger:
-    """Movements as operations; each is one transaction of the store.
+    """The movements as operations; each is one transaction of the store.
 
-    All raise LedgerError for what cannot be, ConflictError when the id stands for another
-    movement, StoreError when the store is unavailable (then nobody knows whether it was booked: ask
-    again with the same id).
+    All raise LedgerError if the movement cannot be booked, ConflictError if the id belongs to
+    another movement, StoreError if the store is unavailable (then it is unknown whether it was
+    booked: repeat it with the same id).
     """
 
     def __init__(self, store: Store, clock: Clock) -> None:
@@ -195,7 +192,7 @@ class Ledger:
     # ---- movements ----------------------------------------------------------------------
 
     async def credit(self, movement: Movement, *, tax: int = 0) -> Posted:
-        """Paid in: the wallet gets `amount`; the provider has taken in `amount` + `tax`."""
+        """Paid in: the wallet gets `amount`; the provider has received `amount` + `tax`."""
         if not 0 <= tax <= MONEY_MOST:
             raise LedgerError(f"A tax is 0 to {MONEY_MOST} micro-units, not {tax!r}.")
         amount = movement.amount
@@ -209,7 +206,7 @@ class Ledger:
         return await self._post(EntryKind.PROMO, movement, postings)
 
     async def end_promo(self, movement: Movement) -> Posted:
-        """Promotional credit expires. No more than is left of it."""
+        """Promotional credit expires. At most what is left of it."""
 
         def rule(wallet: Wallet) -> Postings:
             left = min(wallet.promotional, wallet.customer_available)
@@ -220,7 +217,7 @@ class Ledger:
         return await self._post(EntryKind.PROMO_END, movement, rule)
 
     async def refund(self, movement: Movement) -> Posted:
-        """Usage is given back to the wallet. No more than usage has cost so far."""
+        """Refund usage to the wallet. At most what usage has cost so far."""
 
         def rule(wallet: Wallet) -> Postings:
             if movement.amount > wallet.captured:
@@ -235,12 +232,12 @@ class Ledger:
         return await self._post(EntryKind.REFUND, movement, rule)
 
     async def tax(self, movement: Movement) -> Posted:
-        """Tax that is contained in what was charged: from revenue to tax."""
+        """Move the tax contained in charges from revenue to tax."""
         postings = {Book.REVENUE: -movement.amount, Book.TAX: movement.amount}
         return await self._post(EntryKind.TAX, movement, postings)
 
     async def fee(self, movement: Movement, *, tax: int = 0) -> Posted:
-        """An invoice was paid through a provider, `tax` contained: earned, no wallet's money."""
+        """An invoice was paid through a provider, including `tax`: revenue, not wallet money."""
         if not 0 <= tax <= movement.amount:
             raise LedgerError(f"The tax in {movement.amount} is not {tax!r} micro-units.")
         amount = movement.amount
@@ -248,34 +245,34 @@ class Ledger:
         return await self._post(EntryKind.FEE, movement, postings)
 
     async def fee_aside(self, movement: Movement) -> Posted:
-        """A fee that was paid is contested, or goes back: it is not earned any more."""
+        """A paid fee is contested, or will be refunded: it is no longer revenue."""
         postings = {Book.REVENUE: -movement.amount, Book.HELD: movement.amount}
         return await self._post(EntryKind.FEE_ASIDE, movement, postings)
 
     async def provider_fee(self, movement: Movement) -> Posted:
-        """What the provider of a payment keeps for itself: it has so much less of ours, and so
-        much less is earned."""
+        """The provider's fee for a payment: the provider holds that much less for us, and revenue
+        is lower by as much."""
         postings = {Book.REVENUE: -movement.amount, Book.CLEARING: movement.amount}
         return await self._post(EntryKind.PROVIDER_FEE, movement, postings)
 
     async def credit_note(self, movement: Movement) -> Posted:
-        """A part of a fee that was paid is the account's again, in its wallet."""
+        """Credit a part of a paid fee to the account's wallet."""
         postings = {Book.AVAILABLE: movement.amount, Book.REVENUE: -movement.amount}
         return await self._post(EntryKind.CREDIT_NOTE, movement, postings)
 
     async def credit_back(self, movement: Movement) -> Posted:
-        """The fee that a credit note drew on went back: the credit is taken, also where the
-        wallet then owes."""
+        """The fee that a credit note drew on was returned: take the credit back, even if the
+        balance becomes negative."""
         postings = {Book.AVAILABLE: -movement.amount, Book.REVENUE: movement.amount}
         return await self._post(EntryKind.CREDIT_BACK, movement, postings)
 
     async def credit_again(self, movement: Movement) -> Posted:
-        """What `credit_back` took is the account's again, since the fee is paid after all."""
+        """Restore what `credit_back` took, since the fee was paid after all."""
         postings = {Book.AVAILABLE: movement.amount, Book.REVENUE: -movement.amount}
         return await self._post(EntryKind.CREDIT_BACK, movement, postings)
 
     async def freeze(self, movement: Movement) -> Posted:
-        """Set aside what is to be paid back through a provider: no promotional credit."""
+        """Set aside the amount of a refund through a provider: no promotional credit."""
 
         def rule(wallet: Wallet) -> Postings:
             paid = wallet.customer_available - max(0, wallet.promotional)
@@ -286,27 +283,27 @@ class Ledger:
         return await self._post(EntryKind.FREEZE, movement, rule)
 
     async def dispute(self, movement: Movement) -> Posted:
-        """A payment is contested: set aside, also where the wallet then owes."""
+        """A payment is contested: set it aside, even if the balance becomes negative."""
         postings = {Book.AVAILABLE: -movement.amount, Book.HELD: movement.amount}
         return await self._post(EntryKind.DISPUTE, movement, postings)
 
     async def pay_out(self, ident: str, *, reference: str = "") -> Posted:
-        """What the entry `ident` has set aside has left us. Raises NotFoundError."""
+        """The amount that the entry `ident` set aside was paid out. Raises NotFoundError."""
         origin = await self.set_aside(ident)
         postings = {Book.HELD: -origin.amount, Book.CLEARING: origin.amount}
         return await self._post(EntryKind.PAY_OUT, self.settlement(origin, reference), postings)
 
     async def release(self, ident: str, *, reference: str = "") -> Posted:
-        """What the entry `ident` has set aside is the account's again, or earned if it was a fee.
-        Raises NotFoundError."""
+        """The amount that the entry `ident` set aside belongs to the account again, or to revenue
+        if it was a fee. Raises NotFoundError."""
         origin = await self.set_aside(ident)
         book = Book.REVENUE if origin.kind == EntryKind.FEE_ASIDE else Book.AVAILABLE
         postings = {Book.HELD: -origin.amount, book: origin.amount}
         return await self._post(EntryKind.RELEASE, self.settlement(origin, reference), postings)
 
     async def correct(self, movement: Movement, postings: Postings) -> Posted:
-        """Any postings, to put something right; `amount` is what they add to the books they
-        add to. Raises LedgerError when they do not add up to zero."""
+        """Book any postings, to correct something; `amount` is the sum of the positive ones.
+        Raises LedgerError if they do not add up to zero."""
         added = sum(amount for amount in postings.values() if amount > 0)
         if sum(postings.values()) != 0 or added != movement.amount:
             raise LedgerError(
@@ -316,10 +313,10 @@ class Ledger:
         return await self._post(EntryKind.CORRECTION, movement, postings)
 
     async def reversal(self, ident: str) -> tuple[Movement, Postings]:
-        """The correction that undoes an entry, to be given to `correct`.
+        """The correction that undoes an entry, for `correct`.
 
-        Raises NotFoundError; LedgerError for entries that are undone in another way (what was
-        set aside is released) or move nothing.
+        Raises NotFoundError; LedgerError for entries that are undone in another way (an amount set
+        aside is released) or that move nothing.
         """
         entry = await self.entry(ident)
         held = Book.HELD in entry.postings and entry.kind != EntryKind.CORRECTION
@@ -337,28 +334,28 @@ class Ledger:
         return movement, postings
 
     async def set_overdraft(self, movement: Movement, overdraft: int) -> Posted:
-        """From now on the wallet may go to minus `overdraft`. The movement's amount: the larger
-        of the new overdraft and 1, since nothing of the movement moves."""
+        """Set the wallet's overdraft: its balance may go down to minus `overdraft`. No money moves;
+        the movement's amount is the larger of the new overdraft and 1."""
         if not 0 <= overdraft <= MONEY_MOST:
             raise LedgerError(f"An overdraft is 0 to {MONEY_MOST} micro-units, not {overdraft!r}.")
         return await self._post(EntryKind.OVERDRAFT, movement, {}, overdraft=overdraft)
 
     async def repair_cell(self, movement: Movement) -> Posted:
-        """Note that a cell was set right by so much, up or down; no money moves."""
+        """Record that a cell was corrected by this amount, up or down; no money moves."""
         return await self._post(EntryKind.CELL, movement, {})
 
     async def set_aside(self, ident: str) -> Entry:
-        """The entry that has set something aside. Raises NotFoundError."""
+        """The entry that set an amount aside. Raises NotFoundError."""
         entry = await self.entry(ident)
         if entry.kind not in ASIDE:
-            raise NotFoundError(f"The entry {ident!r} has set nothing aside.")
+            raise NotFoundError(f"The entry {ident!r} did not set an amount aside.")
         return entry
 
     # ---- usage --------------------------------------------------------------------------
 
     async def charge(self, blocks: Sequence[Block], *, doubtful: bool = True) -> Charged:
-        """Usage and the entries that charge for it, in one transaction. A record that is in the
-        store already is passed over. `doubtful`: some may be; else nobody looks."""
+        """Write usage and the entries that charge for it, in one transaction. `doubtful`: the store
+        may already have some of the records: look for them and skip them."""
         now = self._clock()
         keys = {(block.account, block.currency) for block in blocks if block.amount}
 
@@ -404,8 +401,8 @@ class Ledger:
         return entry
 
     async def open_wallet(self, account: str, currency: str) -> Standings:
-        """Give the account a wallet in the currency, with nothing in it, unless it has one; its
-        wallets. Raises LedgerError when it has as many as it can have."""
+        """Create an empty wallet in the currency, unless the account has one. Returns the account's
+        wallets. Raises LedgerError if it already has the maximum number."""
         now = self._clock()
 
         def work(connection: sa.Connection) -> Standings:
@@ -422,12 +419,12 @@ class Ledger:
             return table.open_wallets(connection, [key], now)[key]
         except table.TooManyWallets as error:
             raise LedgerError(
-                f"The account {account} has wallets in {table.WALLETS_MAX} currencies, the most "
-                f"there can be; {currency} would be another. Use one of its currencies."
+                f"The account {account} already has wallets in {table.WALLETS_MAX} currencies, the "
+                f"maximum, and none in {currency}. Use one of its currencies."
             ) from error
 
-    # These two hold the ledger's lock while they look. So a transaction whose answer was lost, and
-    # which the database is still committing, is waited for.
+    # These two hold the ledger's lock while they read. So they wait for a transaction whose answer
+    # was lost and which the database is still committing.
 
     async def has_key(self, key: str) -> bool:
         """Whether an entry with that `cell_key` was committed."""
@@ -448,7 +445,7 @@ class Ledger:
         return await self.store.run_write(work)
 
     async def taken_back(self, account: str) -> dict[tuple[str, str], TakenBack]:
-        """What `credit_back` took of an account's credits, by invoice and currency."""
+        """The amounts that `credit_back` took from an account, by invoice and currency."""
         return await self.store.run_read(lambda connection: table.taken_back(connection, account))
 
     async def find(self, ident: str) -> Entry | None:
@@ -456,7 +453,7 @@ class Ledger:
         return await self.store.run_read(lambda connection: table.find(connection, id=ident))
 
     async def wallet(self, account: str, currency: str) -> Wallet | None:
-        """The books of an account in a currency, if it ever had any."""
+        """The books of an account in a currency, if it has any."""
         for wallet in await self.wallets(account):
             if wallet.currency == currency:
                 return wallet
@@ -485,7 +482,7 @@ class Ledger:
 
     @staticmethod
     def settlement(origin: Entry, reference: str = "") -> Movement:
-        """The movement that settles what an entry has set aside."""
+        """The movement that settles the amount that an entry set aside."""
         return Movement(
             id=settled_id(origin.id),
             account=origin.account,
@@ -537,7 +534,7 @@ class Ledger:
 
 
 def _check_same(known: Entry, kind: EntryKind, movement: Movement, rule: Postings | Rule) -> None:
-    """Raise ConflictError when the entry is not what this movement would have made."""
+    """Raise ConflictError if the entry is not the one that this movement makes."""
     same = (
         known.kind == kind
         and known.account == movement.account
@@ -550,13 +547,13 @@ def _check_same(known: Entry, kind: EntryKind, movement: Movement, rule: Posting
     )
     if not same:
         raise ConflictError(
-            f"The ledger's entry {movement.id!r} is another movement: {known.kind} of "
+            f"The ledger's entry {movement.id!r} is a different movement: {known.kind} of "
             f"{known.amount} micro-units of {known.currency} for {known.account}."
         )
 
 
 def charge_postings(wallet: Wallet, amount: int) -> Postings:
-    """Usage takes promotional credit first, as far as there is any."""
+    """Usage takes promotional credit first, up to what is left of it."""
     promotional = min(amount, max(0, wallet.promotional))
     return {
         Book.AVAILABLE: -amount,

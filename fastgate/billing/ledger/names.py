@@ -1,9 +1,9 @@
-"""Names: what shared memory knows by hash and slot, as ids and names.
+"""Names: maps the hashes and slots of shared memory to ids and names.
 
-A request is written down with 64-bit hashes of ids (account, consumer, credential, meter) and with
-slots (route, service, plan). Control knows what they stand for; this is the way back. A hash or
-slot that stands for nothing known is written as "#" and its number, so that nothing is lost and
-everybody sees it; 0 and NO_SLOT mean "none" and are written as "".
+A request is recorded with 64-bit hashes of ids (account, consumer, credential, meter) and with
+slots (route, service, plan). Control knows their meaning; this module looks it up. An unknown hash
+or slot is written as "#" and its number, so that it is visible and nothing is lost; 0 and NO_SLOT
+mean "none" and are written as "".
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ Slots = Callable[[], Mapping[str, int]]
 
 
 class Hashes:
-    """Ids by their hash. `ids` gives all that there are; it is asked for each hash that is not
-    known, once."""
+    """Ids by their hash. `ids` returns all of them; it is called once for each unknown hash."""
 
     REFUSED_MAX = 1000
 
@@ -31,7 +30,7 @@ class Hashes:
         self._refused: set[int] = set()
 
     def changed(self) -> None:
-        """There may be ids that were not there before."""
+        """There may be new ids."""
         self._refused.clear()
 
     def find(self, identity: int) -> str:
@@ -41,7 +40,7 @@ class Hashes:
         found = self._known.get(identity)
         if found is None and identity not in self._refused:
             fresh = {stable_hash(ident): ident for ident in self._ids()}
-            # Of what is gone meanwhile, usage may still be on its way.
+            # Old ids stay: their usage may still arrive.
             kept = self._known if len(self._known) < 2 * len(fresh) + self.REFUSED_MAX else {}
             self._known = kept | fresh
             found = self._known.get(identity)
@@ -53,8 +52,8 @@ class Hashes:
 
 
 class SlotNames:
-    """Names by their slot. `slots` gives all that there are, by name; it is asked for each slot
-    that is not known, and again after `changed`."""
+    """Names by their slot. `slots` returns all of them, by name; it is called for each unknown
+    slot, and again after `changed`."""
 
     def __init__(self, slots: Slots) -> None:
         self._slots = slots
@@ -76,7 +75,7 @@ class SlotNames:
 
 
 class Names:
-    """All of them. Accounts are `balances`' business."""
+    """All of them except accounts, which `balances` has."""
 
     def __init__(
         self,
@@ -102,8 +101,8 @@ class Names:
         self.meter = self._meters.find
 
     def changed(self) -> None:
-        """Another configuration is served, or the directory was read: slots may stand for other
-        names, and hashes for ids that were not known before."""
+        """A new configuration is served, or the directory was read: slots may have other names, and
+        hashes may belong to new ids."""
         for slots in (self._routes, self._services, self._plans):
             slots.changed()
         for hashes in (self._consumers, self._credentials, self._meters):
@@ -111,5 +110,5 @@ class Names:
 
 
 def unknown(identity: int) -> str:
-    """How a hash is written that stands for nothing known."""
+    """The text for an unknown hash."""
     return f"{UNKNOWN}{identity:016x}"

@@ -1,14 +1,14 @@
 """The usage pipeline: records from shared memory to the ledger, each once, despite kills.
 
 ```
- worker's ring, parked holds ──drain──▶ names ──▶ store there:  ledger, one transaction   ─┐
+ worker's ring, parked holds ──drain──▶ names ──▶ store up:     ledger, one transaction   ─┐
         ▲                                         store down:   spool, synced to disk     ─┤
-        └────────────────────────── commit: room again ◀───────────────────────────────────┘
+        └────────────────────────── commit: frees room ◀───────────────────────────────────┘
 ```
 
-A task of control's. Every 50 ms (under load: 500, or when a ring is three eighths full) it drains
-all rings, as blocks of records that are alike, writes them as one batch (*group commit*), and only
-then lets the rings have the room back:
+A task in control. Every 50 ms (under load: 500, or when a ring is three eighths full) it drains all
+rings into blocks of similar records, writes them as one batch (*group commit*), and only then frees
+the room in the rings:
 
 | killed                              | what is done twice | what makes it once            |
 |-------------------------------------|--------------------|-------------------------------|
@@ -17,28 +17,29 @@ then lets the rings have the room back:
 | between batch and ring, store down  | spooled again      | the same, when it is replayed |
 | while the spool is replayed         | replayed again     | the same                      |
 
-A batch whose transaction has an unknown end (the store was lost under it) goes to the spool: if
-it was committed, its ids are known. The order of records is kept: while anything is in the spool,
-new records go behind it.
+A batch whose transaction has an unknown outcome (the connection to the store was lost) goes to the
+spool: if it was committed, the store finds its ids. The order of records is kept: while the spool
+is not empty, new records are appended to it.
 
-**Who looks for ids.** Everything that a control finds when it begins, and everything that could not
-be written, goes through the spool, and what is replayed from there is looked for in the store. What
-comes from a ring after that was offered to nobody before, and nobody looks; but for parked records,
-which may have come by the ring as well, and for what is drained again after a failure.
+**Looking for known ids.** All records that control finds when it begins, and all that could not be
+written, go through the spool, and replaying the spool looks for them in the store. Later records
+from a ring are new, so their ids are not looked up. The exceptions are parked records, which may
+have arrived through the ring too, and records that are drained again after a failure.
 
-**A store that is slow** (a lock is held, the server does not answer, usage comes faster than it
-is written) has no requests refused: whenever it is waited for and some ring is half full, the
-rings are emptied into the spool. What the store was just given may then be there a second time, and
-its ids are known. The spool is replayed for REPLAY_S at a time, between which others get the lock.
+**A slow store** (a lock is held, the server does not answer, usage arrives faster than it is
+written) does not cause refusals. If a ring becomes half full while control waits for the store, the
+rings are emptied into the spool. The batch that the store is writing is then in the spool too, and
+the store finds its ids. The spool is replayed for REPLAY_S at a time; in between, others get the
+lock.
 
-**A worker that died**: its holds are settled by policy in shared memory, which makes them
-records like others, flagged *recovered*; the store lists them (`holds_resolved`).
+**A worker that died**: its holds are settled by policy in shared memory, which turns them into
+ordinary records with the flag *recovered*; the store lists them (`holds_resolved`).
 
-**Starting**: `begin`, before the store is there: what the rings still hold goes to the spool, a
-mark behind it, then cells are seeded from the cache. Then each `step`, when the store is there:
-the spool; at the mark the cells are compared with the ledger (`Wallets.true_up`); at its end the
-directory is made equal to the store (`Wallets.sync`) and cells that are missing are seeded, once
-after each time that the store was away.
+**Starting**: `begin` runs before the store is available. The remaining records of the rings go to
+the spool, a mark follows, then cells are seeded from the cache. Each `step` with the store then
+replays the spool. At the mark, the cells are compared with the ledger (`Wallets.true_up`). At the
+end, once after each outage of the store, the directory is made equal to the store (`Wallets.sync`)
+and missing cells are seeded.
 """
 
 from __future__ import annotations
@@ -67,22 +68,22 @@ log = logging.getLogger("fastgate.billing")
 
 INTERVAL_S = 0.05
 LOADED_S, LOADED = 0.5, 500
-"""The interval after a batch of that many records: larger batches cost less per record."""
+"""The interval after a batch of at least LOADED records: larger batches cost less per record."""
 ENOUGH, PRESSING = 0.375, 0.5
-"""The share of a ring that is drained at once under load; and the share at which the store is
-waited for no longer. Between them a batch is written."""
+"""The fill level of a ring at which it is drained at once under load, and the level at which
+control stops waiting for the store. Between the two, a batch is written."""
 BACKOFF_S = 1.0
 MOST, LEAST = 1 << 15, 512
-"""Records of one batch from the rings, all workers together; and of one worker at least."""
+"""Maximum records of a batch, of all workers together; and the minimum share of one worker."""
 BLOCKS = 4096
-"""Blocks that a batch is to have about: each is a row, often with a charge of its own, and others
-wait for the lock meanwhile."""
+"""The approximate number of blocks in a batch. Each is a row, often with its own charge, and others
+wait for the lock until all are written."""
 
 ALL = 1 << 30
 """More records than any ring has."""
 
 REPLAY_S = 0.5
-"""After so long others get the lock, and the rings are looked after."""
+"""After this time, others get the lock, and the rings are drained."""
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -108,17 +109,17 @@ class UsageSource(Protocol):
 
 
 class Counts(msgspec.Struct):
-    """What the pipeline has done since it was made."""
+    """The pipeline's counts since it was created."""
 
     records: int = 0  # that reached the store or the spool
     spooled: int = 0
     replayed: int = 0
-    duplicates: int = 0  # that the store had already
+    duplicates: int = 0  # already in the store
     recovered: int = 0  # of dead workers
 
 
 class Live(msgspec.Struct, frozen=True):
-    """Shared memory as the audit compares it with the ledger. Micro-units, by wallet."""
+    """Shared memory, for comparison with the ledger by the audit. Micro-units, by wallet."""
 
     cells: dict[Key, int]
     held: dict[Key, int]  # by requests
@@ -127,7 +128,7 @@ class Live(msgspec.Struct, frozen=True):
 
 
 class Pipeline:
-    """Used on the control process's event loop; one for a gateway."""
+    """The usage pipeline. Used on the control process's event loop; one for each gateway."""
 
     def __init__(self, source: UsageSource, wallets: Wallets, names: Names, spool: Spool) -> None:
         self.source = source
@@ -136,22 +137,22 @@ class Pipeline:
         self.spool = spool
         self.counts = Counts()
         self.problem: str | None = None
-        """Why records are not getting on; None when they are."""
+        """Why records cannot be written; None if they can."""
         self.replay_s = REPLAY_S
         self._steps = Serial()
         self._file = asyncio.Lock()
         self.lock = self._steps.lock
         self._store = wallets.ledger.store
         self._synced = False
-        self._doubt = False  # what is in the rings may have been written: no answer said so
-        self._twice = False  # what is in the spool may be in the ledger as well
+        self._doubt = False  # records in the rings may have been written, without an answer
+        self._twice = False  # records in the spool may be in the ledger too
         self._taken = 0  # records of the last batch
-        self._share = 1.0  # of the last batch: blocks for a record
+        self._share = 1.0  # of the last batch: blocks per record
 
     # ---- life ---------------------------------------------------------------------------
 
     async def begin(self) -> None:
-        """Come up without the store: then requests may be charged. Raises OSError."""
+        """Start without the store. Requests may be charged afterwards. Raises OSError."""
         self.spool.open()
         self._twice = not self.spool.empty
         self.wallets.load(self.source.boot_id, self.spool.waiting)
@@ -164,7 +165,7 @@ class Pipeline:
         await self.wallets.seed(self._mark)
 
     async def run(self, interval: float = INTERVAL_S) -> None:
-        """Until cancelled: one step after another, `interval` seconds apart."""
+        """Run one step after another, `interval` seconds apart, until cancelled."""
         while True:
             wait = interval
             try:
@@ -177,12 +178,12 @@ class Pipeline:
             except (OSError, StoreError) as error:
                 wait = self._failed(str(error), interval)
             except Exception as error:
-                log.exception("Usage could not be taken over.")
+                log.exception("Usage could not be processed.")
                 wait = self._failed(repr(error), interval)
             await next_tick(wait)
 
     async def _gather(self, interval: float) -> None:
-        """Let records become many while there is room; shared memory has no events."""
+        """Wait for more records while there is room; polls, since shared memory has no events."""
         end = time.monotonic() + LOADED_S
         while time.monotonic() < end and self._fullest() < ENOUGH:
             await next_tick(interval)
@@ -194,8 +195,9 @@ class Pipeline:
         return max(BACKOFF_S, interval)
 
     async def close(self) -> None:
-        """Take over what there is, let changes of balances end, and close the files. Cancelled, it
-        leaves what is under way its files; the end of the process closes them. Raises OSError."""
+        """Process the remaining records, let changes of balances end, and close the files. If this
+        is cancelled during a step, the files stay open for it until the process ends. Raises
+        OSError."""
         try:
             while await self.step():
                 pass
@@ -210,16 +212,16 @@ class Pipeline:
 
     @property
     def caught_up(self) -> bool:
-        """Whether the store is there and has everything but what is in shared memory."""
+        """Whether the store is available and has everything except records in shared memory."""
         return self._store.ready and self._synced and self.spool.empty
 
     # ---- work ---------------------------------------------------------------------------
 
     async def step(self) -> bool:
-        """One round; whether there is more to do at once: a ring has more than was taken, or the
-        spool is not empty and the store is there. Raises OSError when records can be written
-        nowhere: they stay in shared memory. Goes on when the caller is cancelled; the next step
-        waits for it."""
+        """One round. Returns whether there is more to do at once: a ring has more than was taken,
+        or the spool is not empty and the store is available. Raises OSError if records can be
+        written neither to the store nor to the spool: they stay in shared memory. If the caller is
+        cancelled, the step continues, and the next step waits for it."""
         return await self._steps.run(self._step)
 
     async def _step(self) -> bool:
@@ -228,19 +230,18 @@ class Pipeline:
             try:
                 await self._catch_up()
             except StoreError as error:
-                log.info("The store is not caught up with yet: %s", error)
+                log.info("The store is not up to date yet: %s", error)
                 there = False
         to_store = there and self._synced and self.spool.empty
         full = await self._drain(to_store=to_store)
         return full or (there and self._store.ready and not self.spool.empty)
 
     async def worker_died(self, worker: int, policy: str = "due") -> list[UsageRecord]:
-        """Settle the holds of a worker that is no more, and take over its records.
+        """Settle the holds of a worker that has died, and process its records.
 
-        `policy`: what a hold costs that was not settled: "due" (what the worker had noted as
-        owed), "charge" (all of it) or "release" (nothing). Returns the records of what was
-        settled; the store lists them. May be called again, and for a worker that has a
-        successor already.
+        `policy`: the cost of a hold that was not settled: "due" (what the worker had noted as
+        owed), "charge" (all of it) or "release" (nothing). Returns the records of the settled
+        holds; the store lists them. May be called again, also if the worker was already replaced.
         """
         async with self.lock:
             found = self.source.resolve_dead(worker, policy)
@@ -256,8 +257,8 @@ class Pipeline:
         return found
 
     async def _catch_up(self) -> None:
-        """Replay the spool, then make cells and directory equal the store; a part of that, when
-        there is much. Raises StoreError."""
+        """Replay the spool, then make the cells and the directory equal to the store. With a long
+        spool, only a part of it. Raises StoreError."""
         if self.wallets.unsettled:
             self._synced = False
         if self._synced and self.spool.empty:
@@ -274,7 +275,7 @@ class Pipeline:
         self._synced = await self._replay()
 
     async def _mark(self) -> None:
-        """In the spool, all usage of the cells that are filled now stands behind it."""
+        """Write the mark to the spool: all usage of the cells filled now comes after it."""
         await self._spooling(self.spool.append, Mark(self.source.boot_id))
 
     async def _spooling(self, work: Callable[P, None], *args: P.args, **more: P.kwargs) -> None:
@@ -283,8 +284,8 @@ class Pipeline:
             await asyncio.to_thread(work, *args, **more)
 
     async def _replay(self) -> bool:
-        """Charge what is in the spool, in its order, for `replay_s`; whether that was all. Raises
-        StoreError."""
+        """Charge the records of the spool, in order, for at most `replay_s`. Returns whether that
+        was all. Raises StoreError."""
         end, twice = time.monotonic() + self.replay_s, self._twice
         while (found := self.spool.next()) is not None:
             frame, after = found
@@ -304,10 +305,10 @@ class Pipeline:
         return True
 
     async def _meanwhile(self, work: Coroutine[Any, Any, T]) -> T:
-        """Wait for the store, and keep the rings from running full. Raises what `work` does.
+        """Wait for the store, and keep the rings from filling up. Raises what `work` raises.
 
-        What the caller has drained is then in the spool too and committed: its own commit of an
-        earlier position does nothing.
+        If the rings were emptied, the caller's records are in the spool too and committed in the
+        ring; the caller's own commit of an earlier position then does nothing.
         """
         task = asyncio.ensure_future(work)
         try:
@@ -322,13 +323,13 @@ class Pipeline:
         return task.result()
 
     def _fullest(self) -> float:
-        """How full the ring is that has most: 0 to 1."""
+        """The fill level of the fullest ring: 0 to 1."""
         states = map(self.source.state, range(self.source.workers))
         return max(state.published - state.committed for state in states) / self.source.ring
 
     async def _drain(self, *, to_store: bool, skip: Mapping[str, Set[int]] = NOTHING) -> bool:
-        """Take what the rings have, write it, let the rings have the room. Whether a ring had
-        as much as is taken at once. `skip`: what is in the spool already, as `Spool.last`."""
+        """Drain the rings, write the records and free the room. Returns whether a ring had at least
+        as many records as one batch takes. `skip`: records already in the spool, `Spool.last`."""
         blocks: list[Block] = []
         positions: list[tuple[int, int]] = []  # how far each worker's ring was read
         full = False
@@ -366,12 +367,12 @@ class Pipeline:
                 self._twice = True
             else:
                 self._twice = not self.spool.empty
-                if self.spool.empty:  # else it went there meanwhile, and is counted
+                if self.spool.empty:  # otherwise `_meanwhile` spooled and counted it
                     self.counts.records += charged.records
                     self.counts.duplicates += records - charged.records
                 return
             if not self.spool.empty:
-                return  # it went there meanwhile
+                return  # `_meanwhile` has spooled it
         await self._spooling(self.spool.append, Batch(blocks))
         self.counts.records += records
         self.counts.spooled += records
@@ -403,7 +404,7 @@ class Pipeline:
         )
 
     def _named(self, block: Block) -> Block:
-        """With the ids that were not known when the block was spooled."""
+        """Fill in ids that were unknown when the block was spooled."""
         sources: dict[str, Callable[[int], str]] = {
             "account": self.wallets.account,
             "consumer": self.names.consumer,
@@ -420,11 +421,11 @@ class Pipeline:
     # ---- for the audit ------------------------------------------------------------------
 
     def live(self) -> Live:
-        """Cells, holds and usage on its way at one moment, as far as traffic lets one see that.
-        Under the lock: nothing is charged to the ledger meanwhile.
+        """Cells, holds and usage that is not in the ledger, as consistent as traffic allows. Call
+        it under the lock, so that nothing is charged to the ledger at the same time.
 
-        A wallet is *moving* when its cell changed, or a record of it appeared, while this looked,
-        or when the ledger may have what is in the spool: its numbers may not belong together.
+        A wallet is *moving* if its cell changed or a new record of it arrived during the reading,
+        or if the ledger may have records that are in the spool: its numbers may be inconsistent.
         """
         cells, found = self.wallets.cell_balances(), _Waiting(self.source, self._block)
         held, waiting, moving = dict[Key, int](), dict(self.spool.waiting), set[Key]()
@@ -459,8 +460,8 @@ class Pipeline:
 
 
 class _Waiting:
-    """Everything in the rings and parked that is not in the store or the spool, at one moment.
-    Ids of records are looked for in it, seldom."""
+    """A snapshot of the records in the rings and parked that are not in the store or the spool.
+    Ids of records are rarely looked up in it."""
 
     def __init__(self, source: UsageSource, block: Callable[[UsageBlock], Block]) -> None:
         self._source, self._block = source, block
@@ -469,14 +470,14 @@ class _Waiting:
         for worker in range(source.workers):
             found, position, parked = source.drain_blocks(worker, ALL)
             for each in map(block, found):
-                # One that is parked may have come by the ring as well: a copy, in the same block.
+                # A parked record may have arrived through the ring too: a copy in the same block.
                 once = each.without(frozenset()) if parked else each
                 if once is not None:
                     self.blocks.append(once)
             self._upto.append(position)
 
     def since(self) -> Iterator[Block]:
-        """The records that arrived in the rings meanwhile."""
+        """The records that arrived in the rings after the snapshot."""
         for worker, position in enumerate(self._upto):
             yield from map(self._block, self._source.drain_blocks(worker, ALL, after=position)[0])
 

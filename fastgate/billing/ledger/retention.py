@@ -1,8 +1,8 @@
-"""Retention: usage records go when the configuration says that they are kept no longer.
+"""Retention: deletes usage records that are older than the configuration says.
 
-Only while nothing is on its way that could be offered to the ledger twice: the store is there, the
-spool is empty, and the pipeline has caught up with it. What it costs stands in
-`fastgate.store.usage_prune`, and why nothing is lost by it.
+This runs only while no record can reach the ledger a second time: the store is available, the spool
+is empty, and the pipeline has caught up. `fastgate.store.usage_prune` explains the cost, and why
+nothing is lost.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from fastgate.store import usage_prune
 
 
 async def prune_usage(pipeline: Pipeline, now: datetime, keep: timedelta) -> int:
-    """Delete the records of charges that are older than `keep`; how many. Raises StoreError.
+    """Delete the records of charges that are older than `keep`. Returns how many. Raises
+    StoreError.
 
-    In many short transactions, so that charges continue between them.
+    It uses many short transactions, so that charges continue between them.
     """
     if not pipeline.caught_up:
         return 0

@@ -1,20 +1,20 @@
-"""Seeding: filling the cells of a new boot, each once, even if processes are killed meanwhile.
+"""Seeding: fills the cells of a new boot, each once, even if processes are killed in between.
 
 ```
-plan    which cells are to have what               SeedRecord in the cache, on disk
-        (a mark goes to the spool: behind it stands all usage of these cells)
-fill    noted in shared memory under the seed's key  ─▶ FilledRecord in the cache
-        ─▶ the cell has it ─▶ the note is forgotten
+plan    the amount for each cell                   SeedRecord in the cache, on disk
+        (a mark goes to the spool: all usage of these cells comes after it)
+fill    a note in shared memory under the seed's key ─▶ FilledRecord in the cache
+        ─▶ the cell has it ─▶ the note is deleted
 true up compared with the ledger                   TrueRecord in the cache
 ```
 
-A note is forgotten only after its FilledRecord is written, and shared memory knows whether the
-cell has what a note says. So a control that comes after one that was killed can tell: no
-FilledRecord and no note: not begun; a note: to be ended; a FilledRecord and no note: done. A cell
-is thus never filled twice, nor taken for filled when it is empty.
+A note is deleted only after its FilledRecord is written, and shared memory knows whether a note was
+applied to the cell. So if control is killed, the next one knows the state: no FilledRecord and no
+note: not begun; a note: to be completed; a FilledRecord and no note: done. A cell is thus never
+filled twice, and an empty one is never taken for filled.
 
-The seeds stay known until they are compared: the ledger's balance then, less the seed, is what
-the cell has to gain.
+The seeds are kept until they are compared: the cell must then gain the ledger's balance less the
+seed.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from fastgate.billing.ledger.ledger import cell_key
 from fastgate.store.ledger import Key
 
 AT_ONCE = 8
-"""Cells that are filled with one write to the cache; each takes a row of control's meanwhile."""
+"""Cells that are filled with one write to the cache; each uses a row of control until then."""
 
 
 class Seeding:
     """The seeds of one boot."""
 
     def __init__(self, cells: Accounts, unknown: int = 0) -> None:
-        """`unknown`: with which reason new rows are refused; see `Wallets`."""
+        """`unknown`: the reason with which requests of new rows are refused; see `Balances`."""
         self._cells = cells
         self._unknown = unknown
         self.boot = ""
@@ -44,7 +44,7 @@ class Seeding:
         self._rows: list[str] = []
 
     def learn(self, record: SeedRecord | FilledRecord | TrueRecord) -> None:
-        """A record of the cache, in their order; those of other boots mean nothing any more."""
+        """Apply a record of the cache; called in order. Records of other boots have no effect."""
         if record.boot != self.boot:
             return
         if isinstance(record, SeedRecord):
@@ -69,8 +69,8 @@ class Seeding:
     def plan(
         self, slots: Mapping[str, int], wallets: Iterable[Key], amount: Callable[[Key], int]
     ) -> bool:
-        """Find the rows and wallets that shared memory does not have; whether there is anything
-        to fill, or to end of what was begun. `amount`: what a wallet's cell is to have."""
+        """Find the rows and wallets that are missing in shared memory. Returns whether there is
+        anything to fill or to complete. `amount`: the amount for a wallet's cell."""
         cells = self._cells
         there: dict[str, Mapping[str, int]] = {}
         for account, slot in slots.items():
@@ -86,7 +86,7 @@ class Seeding:
         return bool(self._rows or self.seeds.keys() - self._filled or self._open())
 
     def fill(self, slots: Mapping[str, int], write: Callable[[Sequence[CellRecord]], None]) -> None:
-        """Fill what was planned: from now on requests are charged to it. `write`: to the cache."""
+        """Fill the planned cells; from now on requests are charged to them. `write`: the cache."""
         cells = self._cells
         for account in self._rows:
             cells.put(slots[account], stable_hash(account), access=self._unknown)
@@ -110,7 +110,7 @@ class Seeding:
                 cells.finish(note)
 
     def _name(self, key: Key) -> bytes:
-        """What a seed is called in shared memory."""
+        """The key of a seed in shared memory."""
         return bytes.fromhex(cell_key(f"seed:{self.boot}:{key[0]}:{key[1]}"))
 
     def _open(self) -> bool:

@@ -1,15 +1,15 @@
 """The spool: where usage waits while the store is down. `<state>/usage.spool`, a file of frames.
 
     ring ──drain──▶ store down: append, synced to disk ──▶ ring committed
-                    store back: read from the first, charged, and when all are: cleared
+                    store back: read from the first, charge, and clear when all are charged
 
-The ring gives a record up only when it is on disk here, so nothing is lost when control is killed;
-a record can come twice (it was appended, and the ring not yet committed), which the ledger
-notices by its id. The last frame's records are known after `open`, so that what is *waiting* counts
-each once all the same.
+The ring frees a record only when it is on disk here, so nothing is lost if control is killed. A
+record can arrive twice (it was appended, and the ring not yet committed), which the ledger detects
+by its id. The records of the last frame are known after `open`, so *waiting* counts each of them
+only once.
 
-A `Mark` stands where a start of the gateway filled the wallets' cells without the store: what is
-in front of it was used before, what follows after.
+A `Mark` shows where a start of the gateway filled the wallets' cells without the store: usage
+before the mark is from before that, usage after it from later.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ MAGIC = b"FGUSAGE3"
 
 
 class Batch(msgspec.Struct, array_like=True, tag="u", frozen=True):
-    """Usage of one drain."""
+    """The usage of one drain."""
 
     blocks: list[Block]
 
 
 class Mark(msgspec.Struct, array_like=True, tag="m", frozen=True):
-    """From here on the records are of this boot."""
+    """The following records are from this boot."""
 
     boot: str
 
@@ -49,20 +49,19 @@ class Spool:
         self._file = FrameFile(path, MAGIC)
         self._at = MAGIC_SIZE
         self.waiting: dict[Key, int] = {}
-        """Micro-units in the records that are here and not yet taken, by account and currency.
-        Always the same dict."""
+        """Micro-units of the waiting records, by account and currency. Always the same dict."""
         self.records = 0
-        """Records that are here and not yet taken."""
+        """The number of waiting records."""
         self.last: dict[str, set[int]] = {}
         """After `open`: the numbers of the records in the last batch, by boot; the rings may still
-        hold them as well."""
+        have them too."""
 
     @property
     def path(self) -> Path:
         return self._file.path
 
     def open(self) -> None:
-        """Open or make the file; what a crash cut off is dropped: the ring still has it."""
+        """Open or create the file. Drops an incomplete frame: the ring still has its records."""
         self._file.open()
         self._at = MAGIC_SIZE
         self.waiting.clear()
@@ -77,19 +76,19 @@ class Spool:
                     self.last.setdefault(block.boot, set()).update(block.numbers())
 
     def append(self, frame: Frame) -> None:
-        """Write it at the end, synced to disk."""
+        """Append it, synced to disk."""
         self._file.append(pack(_encoder.encode(frame)), sync=True)
         if isinstance(frame, Batch):
             self._count(frame, 1)
 
     def next(self) -> tuple[Frame, int] | None:
-        """The first frame that was not taken, and what `take` wants to know; None: all were."""
+        """The first waiting frame, and the argument for `take`; None if there is none."""
         for payload, after in self._file.read(self._at):
             return _decoder.decode(payload), after
         return None
 
     def take(self, frame: Frame, after: int) -> None:
-        """The ledger has it. The file is emptied with the last."""
+        """Drop the frame, since the ledger has it. Dropping the last one clears the file."""
         if isinstance(frame, Batch):
             self._count(frame, -1)
         self._at = after

@@ -1,5 +1,5 @@
-"""Wallets: the movements of money that there are, each as what it is for the ledger and for the
-wallet's cell. How a movement is made is `balances`' business.
+"""Wallets: all movements of money, with their effect on the ledger and on the wallet's cell. The
+module `balances` carries them out.
 
 Used on the control process's event loop. Amounts are micro-units.
 """
@@ -15,11 +15,11 @@ from fastgate.store.ledger import Book, Key, TakenBack
 
 
 class Wallets(Balances):
-    """Balances, and what changes them. All raise what the ledger raises, and StoreError while the
-    cells are not compared yet."""
+    """Balances and their changes. All raise the ledger's errors, and StoreError until the cells
+    have been compared."""
 
     async def credit(self, movement: Movement, *, tax: int = 0) -> Posted:
-        """As `Ledger.credit`; requests can be charged to it when this returns."""
+        """Like `Ledger.credit`; on return, requests can be charged to it."""
         post = partial(self.ledger.credit, movement, tax=tax)
         return await self.change(Change(movement, post, movement.amount))
 
@@ -30,7 +30,7 @@ class Wallets(Balances):
         )
 
     async def refund(self, movement: Movement) -> Posted:
-        """As `Ledger.refund`: usage given back."""
+        """Like `Ledger.refund`: a refund of usage."""
         return await self.change(
             Change(movement, partial(self.ledger.refund, movement), movement.amount)
         )
@@ -47,19 +47,19 @@ class Wallets(Balances):
         return await self.change(Change(movement, post, -movement.amount, enough=True))
 
     async def freeze(self, movement: Movement) -> Posted:
-        """As `Ledger.freeze`: no request can be charged to it from now on; then `pay_out` or
-        `release`. Raises InsufficientFundsError when requests have it already."""
+        """Like `Ledger.freeze`: from now on, no request can be charged to it; then `pay_out` or
+        `release`. Raises InsufficientFundsError if requests have already used or reserved it."""
         post = partial(self.ledger.freeze, movement)
         return await self.change(Change(movement, post, -movement.amount, enough=True))
 
     async def dispute(self, movement: Movement) -> Posted:
-        """As `Ledger.dispute`; the cell may fall below zero."""
+        """Like `Ledger.dispute`; the cell may fall below zero."""
         return await self.change(
             Change(movement, partial(self.ledger.dispute, movement), -movement.amount)
         )
 
     async def pay_out(self, ident: str, *, reference: str = "") -> Posted:
-        """As `Ledger.pay_out`; the cell was without it before."""
+        """Like `Ledger.pay_out`; the cell does not change, since it lost the amount before."""
         origin = await self.ledger.set_aside(ident)
         post = partial(self.ledger.pay_out, ident, reference=reference)
         return await self.change(Change(self.ledger.settlement(origin, reference), post))
@@ -72,25 +72,25 @@ class Wallets(Balances):
         return await self.change(Change(self.ledger.settlement(origin, reference), post, delta))
 
     async def fee(self, movement: Movement, *, tax: int = 0) -> Posted:
-        """As `Ledger.fee`; no cell changes."""
+        """Like `Ledger.fee`; no cell changes."""
         return await self.change(Change(movement, partial(self.ledger.fee, movement, tax=tax)))
 
     async def fee_aside(self, movement: Movement) -> Posted:
-        """As `Ledger.fee_aside`; no cell changes."""
+        """Like `Ledger.fee_aside`; no cell changes."""
         return await self.change(Change(movement, partial(self.ledger.fee_aside, movement)))
 
     async def provider_fee(self, movement: Movement) -> Posted:
-        """As `Ledger.provider_fee`; no cell changes."""
+        """Like `Ledger.provider_fee`; no cell changes."""
         return await self.change(Change(movement, partial(self.ledger.provider_fee, movement)))
 
     async def tax(self, movement: Movement) -> Posted:
-        """As `Ledger.tax`; no cell changes."""
+        """Like `Ledger.tax`; no cell changes."""
         return await self.change(Change(movement, partial(self.ledger.tax, movement)))
 
     async def take_back(self, account: str, wanted: Wanted) -> None:
-        """Bring what is taken of the account's credits to what is `wanted`, by invoice and
-        currency, since fees went back, or are paid after all; the cell may fall below zero. To
-        be called after each change of what is wanted, and as often as one likes."""
+        """Take back the account's credits, or restore them, until the total taken equals `wanted`,
+        by invoice and currency: their fees were returned, or paid after all. The cell may fall
+        below zero. To be called after each change of `wanted`; repeating it does nothing."""
 
         async def plan() -> Iterable[Change]:
             taken = await self.ledger.taken_back(account)
@@ -107,17 +107,17 @@ class Wallets(Balances):
         await self.change_all(plan)
 
     async def correct(self, movement: Movement, postings: Postings) -> Posted:
-        """As `Ledger.correct`; the cell may fall below zero."""
+        """Like `Ledger.correct`; the cell may fall below zero."""
         post = partial(self.ledger.correct, movement, postings)
         return await self.change(Change(movement, post, postings.get(Book.AVAILABLE, 0)))
 
     async def reverse(self, ident: str) -> Posted:
-        """Undo an entry by another. Raises NotFoundError; see `Ledger.reversal`."""
+        """Undo an entry with another one. Raises NotFoundError; see `Ledger.reversal`."""
         return await self.correct(*await self.ledger.reversal(ident))
 
     async def set_overdraft(self, ident: str, account: str, currency: str, most: int) -> Posted:
-        """The wallet may go to minus `most` from now on (it may be there already when that is
-        less than before). `ident`: the id of the entry that notes it."""
+        """Set the wallet's overdraft to `most` (if it was larger before, the balance may already be
+        lower). `ident`: the id of the entry that records it."""
 
         async def plan() -> Iterable[Change]:
             before = await self._overdraft(account, currency)
@@ -127,8 +127,8 @@ class Wallets(Balances):
         return posted
 
     async def add_overdraft(self, ident: str, account: str, currency: str, more: int) -> None:
-        """The wallet may go further below zero, or, with less than 0, less far. Nothing if there is
-        an entry of that id already."""
+        """Raise the wallet's overdraft by this, or lower it if negative. Does nothing if there is
+        already an entry with that id."""
 
         async def plan() -> Iterable[Change]:
             if await self.ledger.find(ident) is not None:

@@ -1,1 +1,1 @@
-"""Notices to customers: what they say, when they are due, and their delivery by mail or webhook."""
+"""Notices to customers: their text, when they are due, and delivery by mail or webhook."""

@@ -1,6 +1,6 @@
-"""Alerts: a balance that is low or soon empty, a quota or spending limit that is filling up.
+"""Alerts: a balance that is low or will soon be empty, a limit that is almost used up.
 
-Each is sent once each time it occurs, and only at the highest level:
+Each is sent once for each occurrence, and only for the highest level:
 
 ```
 use of a limit    49 %   51 %   52 %   97 %   97 %   | next period   55 %
@@ -10,12 +10,13 @@ balance           9      4      3      12     4        (threshold 5)
 sent                     low                  low
 ```
 
-The last alert is kept (`alert_states`), so neither a restart nor a second gateway sends it again.
-A level that was skipped in one jump is not sent afterwards.
+The last alert is stored (`alert_states`), so neither a restart nor a second gateway sends it again.
+A level that was skipped is not sent afterwards.
 
-**Burn rate**: from samples of what an account has spent in total, the rate is that of the last
-hour (or of what there is, at least five minutes); deposits do not change it. Sent when the
-balance lasts less long than `notices.empty_in`, again only after it lasted twice as long.
+**Burn rate**: the rate over the last hour (or the time since the first sample, at least five
+minutes), from samples of an account's total spending; deposits do not change it. The alert is sent
+when the balance would last for less than `notices.empty_in`. It is sent again only after the
+balance would have lasted twice as long in between.
 """
 
 from __future__ import annotations
@@ -39,19 +40,19 @@ LEAST = timedelta(minutes=5)
 HOUR_US = 3_600_000_000
 MOST_US = timedelta.max // timedelta(microseconds=1)
 BALANCES = "balance.%"
-"""How the subjects of wallets' episodes begin."""
+"""The prefix of the subjects of wallets."""
 
 
 # ---- pure -------------------------------------------------------------------------------
 
 
 def level_of(used: int, limit: int, levels: Iterable[int]) -> int:
-    """The highest of the levels (in percent) that is reached; 0: none."""
+    """The highest level (in percent) that is reached; 0: none."""
     return max((level for level in levels if used * 100 >= limit * level), default=0)
 
 
 class BalanceSample(NamedTuple):
-    """What an account had spent in total at a moment, micro-units."""
+    """The total that an account had spent at a time, in micro-units."""
 
     at: datetime
     spent: int
@@ -64,13 +65,13 @@ class BurnRate:
         self._samples: deque[BalanceSample] = deque()
 
     def add(self, at: datetime, spent: int) -> None:
-        """A sample, not older than the last; a total that falls (a refund) is taken as it is."""
+        """Add a sample, not older than the last; the total may fall (a refund)."""
         self._samples.append(BalanceSample(at, spent))
         while len(self._samples) > 2 and self._samples[1].at <= at - WINDOW:
             self._samples.popleft()
 
     def per_hour(self) -> int | None:
-        """Micro-units an hour; None: too little is known."""
+        """Micro-units an hour; None: not enough samples."""
         if not self._samples:
             return None
         first, last = self._samples[0], self._samples[-1]
@@ -106,7 +107,7 @@ class LimitUsage(NamedTuple):
 
     account: str
     subject: str
-    """What is limited, to be read and unique within the account: "spending of key abc"."""
+    """What is limited, as text that is unique within the account: "spending of key abc"."""
     used: int
     limit: int
     ends: datetime
@@ -116,17 +117,17 @@ class LimitUsage(NamedTuple):
 
 
 class AlertState(NamedTuple):
-    """What the store says of an account whose balance is looked at."""
+    """The stored settings and alerts of an account whose balance is checked."""
 
     account: str
     low_balance: int | None
-    """What it calls low, micro-units; None: it has said nothing."""
+    """Its threshold for a low balance, micro-units; None: not set."""
     sent: frozenset[str]
-    """The alerts of its balances that were sent and still hold."""
+    """The alerts of its balances that were sent and still apply."""
 
 
 class Alerts:
-    """Tells what is noticed. Methods may raise StoreError."""
+    """Sends alerts. Methods may raise StoreError."""
 
     def __init__(self, store: Store, notices: Notices) -> None:
         self.store = store
@@ -135,7 +136,7 @@ class Alerts:
         self._rates: dict[tuple[str, str], BurnRate] = {}
 
     async def usage(self, usage: LimitUsage) -> Notice | None:
-        """Tell the level that the use of a limit has reached, if it is a new one."""
+        """Send an alert if the use of a limit has reached a new level."""
         level = level_of(usage.used, usage.limit, self.rules.levels) if usage.limit > 0 else 0
         if not level:
             return None
@@ -170,7 +171,7 @@ class Alerts:
 
     @staticmethod
     def standings(connection: sa.Connection, accounts: Sequence[str]) -> dict[str, AlertState]:
-        """For `balance`, of up to 1,000 accounts."""
+        """The data for `balance`, of up to 1,000 accounts."""
         given = {"accounts": accounts}
         low = {row.account: row.low_balance for row in connection.execute(_LOW, given)}
         sent: dict[str, set[str]] = {}
@@ -184,7 +185,7 @@ class Alerts:
     async def balance(
         self, standing: AlertState, currency: str, balance: int, spent: int
     ) -> list[Notice]:
-        """Look at a wallet: its balance, and what was spent from it in total so far."""
+        """Check a wallet: its balance, and the total spent from it so far."""
         rate = self._rates.setdefault((standing.account, currency), BurnRate())
         now = self.notices.clock()
         rate.add(now, spent)
@@ -230,7 +231,7 @@ class Alerts:
         ends: bool,
         data: dict[str, str],
     ) -> Notice | None:
-        """Tell the beginning of an episode; nothing more until it has ended."""
+        """Send an alert when an episode begins; no more until it has ended."""
         if not begins and not ends:
             return None
         account, subject = standing.account, f"{kind}:{currency}"
@@ -252,7 +253,7 @@ class Alerts:
             )
 
     async def _sent_level(self, account: str, subject: str) -> int:
-        """The level sent last; checked first, since most checks find nothing new."""
+        """The level sent last. Read before writing, since most checks find nothing new."""
         query = sa.select(alert_states.c.level).where(
             alert_states.c.account == account, alert_states.c.subject == subject
         )
@@ -300,7 +301,7 @@ class Alerts:
         )
 
     async def prune(self, before: datetime) -> int:
-        """Delete the states of alerts older than that moment, a year ago or more; how many."""
+        """Delete the states of alerts before that time, a year ago or more. Returns how many."""
         async with self.store.write() as connection:
             done = await connection.execute(
                 sa.delete(alert_states).where(

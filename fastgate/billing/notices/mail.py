@@ -1,11 +1,11 @@
-"""Notices by mail: plain text with an HTML twin, through one SMTP server.
+"""Notices by mail: plain text and HTML, through one SMTP server.
 
-The message is built from the outbox's row for each try and is the same each time, its
-`Message-ID` included. A connection is made for each message: notices are few, and a connection
-that is kept is one that is dead when it is needed.
+The message is built from the outbox's row for each try and is the same each time, including its
+`Message-ID`. Each message has its own connection: notices are few, and an idle connection would
+often be dead when it is needed.
 
-What the server refuses for good (5xx) is not tried again; what it refuses for now (4xx), and any
-trouble with the connection, is.
+A message that the server refuses permanently (5xx) is not tried again. After a temporary refusal
+(4xx) or a connection error, it is.
 """
 
 from __future__ import annotations

@@ -5,13 +5,13 @@ put(message) ─┬─▶ notices   one row: read in the API, marked as read
               └─▶ outbox    a row for each address and each webhook that wants the kind
 ```
 
-A message has a **key**, such as `reminder:<subscription>:<end>:7`; a second message with the
-same key is dropped by a unique constraint. So a caller may report something as often as
-it is noticed, after a crash too. `put_in` works in the caller's transaction: what happened and
-its notice are committed together, or neither.
+A message has a **key**, such as `reminder:<subscription>:<end>:7`; a unique constraint drops a
+second message with the same key. So a caller may report something as often as it is noticed, also
+after a crash. `put_in` works in the caller's transaction: an event and its notice are committed
+together or not at all.
 
-The text is filled in when the notice is made and kept with it: what the API shows is what was
-mailed.
+The text is filled in when the notice is created, and stored with it: the API shows the text that
+was mailed.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from fastgate.store.pages import Page, decode_cursor, page_of
 
 
 class NoticeKind(NamedTuple):
-    """A kind of notice; its text is the template of its name."""
+    """A kind of notice; its text is the template with its name."""
 
     name: str
     manage: str = ""
-    """The page under the public address where something can be done about it."""
+    """The page, below the public address, where the customer can act on it."""
 
     @property
     def template(self) -> str:
@@ -74,17 +74,17 @@ KINDS: dict[str, NoticeKind] = {
         NoticeKind("recharge.capped", f"{ACCOUNT}/top-up"),
     )
 }
-"""Every kind of notice there is."""
+"""All kinds of notices."""
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """A notice to be sent."""
+    """A notice to send."""
 
     kind: str
     account: str
     key: str
     data: Mapping[str, str] = {}
-    """Fills the template's holes; given to webhooks as it is."""
+    """The values of the template; sent to webhooks unchanged."""
 
 
 class Notice(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,7 +109,7 @@ def render(message: Message) -> tuple[str, str]:
 
 
 def needs(kind: str) -> frozenset[str]:
-    """The values that a message of this kind must bring."""
+    """The values that a message of this kind must have."""
     return holes(KINDS[kind].template)
 
 
@@ -135,7 +135,7 @@ class Notices:
             return await self.put_in(connection, message)
 
     async def put_in(self, connection: AsyncConnection, message: Message) -> Notice | None:
-        """The same within the transaction of what it is about."""
+        """The same, within the transaction of the event."""
         now = self.clock()
         title, body = render(message)
         notice = Notice(
@@ -200,7 +200,7 @@ class Notices:
         return page_of([_notice(row) for row in rows], limit, lambda one: one.id)
 
     async def unread(self, account: str) -> int:
-        """How many the account has not read."""
+        """The number of notices that the account has not read."""
         query = (
             sa.select(sa.func.count())
             .select_from(notices)
@@ -210,7 +210,7 @@ class Notices:
             return int(await connection.scalar(query) or 0)
 
     async def mark_read(self, account: str, ident: str) -> Notice:
-        """Note that it was read; the first time counts. Raises NotFoundError."""
+        """Mark it as read; only the first time is recorded. Raises NotFoundError."""
         mine = sa.and_(notices.c.id == ident, notices.c.account == account)
         async with self.store.write() as connection:
             await connection.execute(
@@ -224,7 +224,7 @@ class Notices:
         return _notice(row)
 
     async def prune(self) -> int:
-        """Delete notices that are older than configured and no longer being sent; returns how
+        """Delete notices that are older than configured and no longer being sent. Returns how
         many."""
         before = self.clock() - timedelta(microseconds=self.billing.notices.keep.ns // 1000)
         under_way = sa.select(outbox.c.notice).where(outbox.c.state == "pending")

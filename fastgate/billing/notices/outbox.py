@@ -1,19 +1,19 @@
-"""The outbox: every notice goes out by every way it has to, once.
+"""The outbox: every notice is sent once through each of its channels.
 
 ```
             claim: next_at := now + lease           sent ──▶ sent
 pending ───────────────────────────────▶ (sending) ─┤
-   ▲                                                ├─ not taken ──▶ pending, next_at := back-off
+   ▲                                                ├─ not accepted ─▶ pending, next_at := back-off
    └── the lease runs out: the sender died          └─ never / too often ──▶ failed
 ```
 
-A row is claimed by moving its `next_at`, on condition that no other process has moved it: two
-gateways on one database never send the same row at once. A process killed between the mail server's
-yes and our note of it sends again after the lease; the message has the same id then (`Message-ID`,
-`FastGate-Id`), by which receivers drop it.
+A row is claimed by moving its `next_at`, on condition that no other process has moved it, so two
+gateways on one database never send the same row at once. If a process is killed after the mail
+server accepted a message and before we recorded it, the message is sent again after the lease, with
+the same id (`Message-ID`, `FastGate-Id`), by which receivers drop it.
 
-Back-off: 30 s, doubled for each try, at most 6 h. `notices.retries` bounds the tries; after the
-last the row is `failed`, with the last error, for an operator to see.
+Back-off: 30 s, doubled for each try, at most 6 h. `notices.retries` limits the tries; after the
+last one the row is `failed` and shows operators the last error.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ COLUMNS: tuple[sa.Column[Any], ...] = (
 """Of an `Outgoing`."""
 
 DELIVERY_DUE = sa.and_(outbox.c.state == "pending", outbox.c.next_at <= sa.bindparam("now"))
-"""Which are to be sent."""
+"""The rows to send."""
 
 
 class DeliveryError(FastGateError):
-    """A notice was not taken. `permanent`: trying again would not help."""
+    """A notice was not accepted. `permanent`: trying again would not help."""
 
     def __init__(self, message: str, *, permanent: bool = False) -> None:
         super().__init__(message)
@@ -61,7 +61,7 @@ class DeliveryError(FastGateError):
 
 
 class Outgoing(NamedTuple):
-    """A notice on one of its ways."""
+    """A notice on one of its channels."""
 
     id: str
     """The same for every try."""
@@ -74,20 +74,20 @@ class Outgoing(NamedTuple):
     body: str
     data: dict[str, str]
     created: datetime
-    """When the notice was made."""
+    """When the notice was created."""
     attempts: int
-    """Which try this is, from 1."""
+    """The number of this try, from 1."""
 
 
 class Sender(Protocol):
-    """One way to send."""
+    """One channel."""
 
     async def send(self, outgoing: Outgoing) -> None:
-        """Returns when it was taken. Raises DeliveryError."""
+        """Return once it was accepted. Raises DeliveryError."""
 
 
 class Delivered(NamedTuple):
-    """What a round of the outbox came to."""
+    """The result of one run of the outbox."""
 
     sent: int
     again: int
@@ -95,12 +95,12 @@ class Delivered(NamedTuple):
 
 
 def backoff(attempts: int) -> timedelta:
-    """From the failure of try number `attempts`, from 1, to the next try."""
+    """The delay between try number `attempts`, from 1, and the next one."""
     return min(FIRST * (1 << min(attempts - 1, 20)), MOST)
 
 
 class Outbox:
-    """Sends what is due. Methods may raise StoreError."""
+    """Sends the rows that are due. Methods may raise StoreError."""
 
     def __init__(
         self, store: Store, clock: Clock, billing: Billing, senders: Mapping[str, Sender]
@@ -133,7 +133,7 @@ class Outbox:
     async def _send(self, outgoing: Outgoing) -> None:
         sender = self.senders.get(outgoing.channel)
         if sender is None:
-            raise DeliveryError(f"No way to send by {outgoing.channel} is configured.")
+            raise DeliveryError(f"Sending by {outgoing.channel} is not configured.")
         await sender.send(outgoing)
 
     async def _claim(self, limit: int) -> list[Outgoing]:
@@ -175,13 +175,13 @@ class Outbox:
             )
 
     async def counts(self) -> dict[str, int]:
-        """How many rows are in each state."""
+        """The number of rows in each state."""
         query = sa.select(outbox.c.state, sa.func.count()).group_by(outbox.c.state)
         async with self.store.read() as connection:
             return {str(state): int(count) for state, count in await connection.execute(query)}
 
     async def retry(self, ident: str) -> bool:
-        """Try a failed row again, now; False when there is no failed row of that id."""
+        """Try a failed row again, now; False if there is no failed row with that id."""
         async with self.store.write() as connection:
             done = await connection.execute(
                 sa.update(outbox)

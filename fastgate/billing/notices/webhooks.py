@@ -3,15 +3,16 @@
 ```
 POST <url>
 Content-Type: application/json
-FastGate-Id: out_01…                         the same for every try: drop what you have seen
+FastGate-Id: out_01…                         the same for every try: drop duplicates by it
 FastGate-Signature: t=1760000000,v1=<hex>    HMAC-SHA256 of "<t>.<body>" with the shared secret
 
 {"id": …, "type": "payment.failed", "created": …, "account": …, "title": …, "body": …, "data": …}
 ```
 
-A receiver recomputes the HMAC over the raw body, compares in constant time, and refuses what is
-older than five minutes: `verify` does that. Any 2xx means taken. 410 means never again, the rest
-is tried again later; redirects are not followed, since they would carry the message elsewhere.
+A receiver recomputes the HMAC over the raw body, compares in constant time, and refuses messages
+older than five minutes: `verify` does that. Any 2xx means accepted. After a 410 the message is not
+sent again; after any other status it is tried again later. Redirects are not followed, since they
+would send the message to another address.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ class Webhooks:
             raise DeliveryError(f"The receiver answered {status}.", permanent=status == 410)
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
         client, self._client = self._client, None
         if client is not None:
             await client.aclose()

@@ -1,33 +1,34 @@
-"""What a payment provider is to FastGate: one protocol, a handful of records, exact money.
+"""The interface to payment providers: one protocol, a few records, exact amounts.
 
 ```
 PaymentProvider
 ├── money in     create_top_up → Checkout           a page where a person pays
-│                charge_saved  → ChargeResult       nobody there: auto-recharge, dunning
-│                find_charge   → ChargeResult|None  "did it arrive?", after a doubtful call
+│                charge_saved  → ChargeResult       without the customer: recharge, dunning
+│                find_charge   → ChargeResult|None  looks it up after an unknown outcome
 ├── money out    refund        → RefundResult
 ├── methods      list_methods, create_method_link
 ├── plans        subscriptions → ProviderSubscription…
 ├── audit        turnover      → Turnover…          its own books, compared with ours
-│                statement     → Statement          its balance, and what made it so
-└── events       verify_webhook → Notification      local, cheap: is it theirs, what is it about
-                 reconcile      → Notification…     the same, asked for: what was missed
-                 resolve        → ProviderEvent…    asks the provider how things stand now
+│                statement     → Statement          its balance, and all movements in it
+└── events       verify_webhook → Notification      local, cheap: checks the signature
+                 reconcile      → Notification…     lists events, to find missed ones
+                 resolve        → ProviderEvent…    fetches the current state
 ```
 
-A provider is a package's entry point in the group `fastgate.payment_providers`, a function from
-`Wanted` to the provider; the built-in ones have no privileges. It subclasses `PaymentProvider` and
-overrides what it can do, which it says in `capabilities`; the rest raises Unsupported.
+A provider is a package's entry point in the group `fastgate.payment_providers`: a function from
+`Wanted` to the provider. The built-in ones have no privileges. A provider subclasses
+`PaymentProvider`, lists in `capabilities` what it can do, and overrides those methods; the others
+raise Unsupported.
 
-**An event is handled in two steps** because a webhook is a hint, not a fact: it may come late,
-twice, or out of order. Its content is never used; `resolve` fetches the object as it is now, and
-what follows is made idempotent by `ProviderEvent.key` (one payment, one key, however many events
-speak of it). Telling the same thing twice, or in any order, leaves the same books.
+**An event is handled in two steps**, because a webhook is a hint, not a fact: it may arrive late,
+twice, or out of order. Its content is never used. `resolve` fetches the object in its current
+state, and `ProviderEvent.key` makes the consequences idempotent (one payment has one key, in all of
+its events). Events that repeat, or arrive in any order, lead to the same books.
 
-**A call that failed is not a payment that failed.** `ProviderUnavailable.sent` says whether the
-request may have reached the provider. Only when it surely did not may another provider be tried.
+**A failed call is not a failed payment.** `ProviderUnavailable.sent` says whether the request may
+have reached the provider. Another provider may be tried only if it certainly did not.
 
-Nothing here is in the way of a request: enforcement is local and waits for no provider.
+Requests never wait for any of this: enforcement is local and needs no provider.
 """
 
 from __future__ import annotations
@@ -51,21 +52,21 @@ if TYPE_CHECKING:
 GROUP = "fastgate.payment_providers"
 
 Clock = Callable[[], datetime]
-"""The time now: aware, UTC. Injected everywhere, so that tests and simulations own it."""
+"""The time now: aware, UTC. Injected everywhere, so that tests and simulations control it."""
 
 
 # ---- errors -----------------------------------------------------------------------------
 
 
 class PaymentError(FastGateError):
-    """A payment provider could not do what was asked, or may not."""
+    """A payment provider could not carry out a call, or refused it."""
 
 
 class ProviderUnavailable(PaymentError):
-    """The provider did not answer, or said that it cannot just now. Try again later.
+    """The provider did not answer, or is temporarily unable to. Try again later.
 
-    `sent`: the request may have reached it, so its outcome is not known: repeat it only with the
-    same idempotency key, at the same provider.
+    `sent`: the request may have reached it, so its outcome is unknown. Repeat it only with the same
+    idempotency key, at the same provider.
     """
 
     def __init__(self, message: str, *, sent: bool = True) -> None:
@@ -78,11 +79,11 @@ class ProviderRefused(PaymentError):
 
 
 class WebhookRejected(PaymentError):
-    """A webhook's signature, age or form does not hold. Answer 400; nothing was done."""
+    """A webhook's signature, age or form is not valid. Answer 400; nothing was done."""
 
 
 class AmountError(PaymentError, ValueError):
-    """An amount that cannot be said exactly in the provider's smallest unit, or no amount."""
+    """An amount that is not exact in the provider's smallest unit, or not an amount."""
 
 
 class Unsupported(PaymentError):
@@ -112,11 +113,11 @@ def _unit(places: int) -> int:
 def to_minor(money: Money, decimals: int | None = None) -> int:
     """An amount in its currency's smallest coin (cents), exactly.
 
-    Raises AmountError where that does not divide, and for what is no national currency.
-    `decimals`: how many the provider counts in, where it differs from ISO 4217.
+    Raises AmountError if the amount is finer than that, or the currency is not a national one.
+    `decimals`: the number of decimals of the provider, if it differs from ISO 4217.
     """
     if len(money.currency) != 3:
-        raise AmountError(f"{money.currency} is not a currency that a bank knows.")
+        raise AmountError(f"{money.currency} is not a national currency.")
     places = exponent(money.currency) if decimals is None else decimals
     coins, rest = divmod(money.micros, _unit(places))
     if rest:
@@ -128,7 +129,7 @@ def to_minor(money: Money, decimals: int | None = None) -> int:
 
 
 def from_minor(coins: int, currency: str, decimals: int | None = None) -> Money:
-    """An amount from smallest coins; `currency` in any case. The inverse of `to_minor`."""
+    """An amount from the smallest coins; `currency` in any case. Inverse of `to_minor`."""
     code = currency.upper()
     places = exponent(code) if decimals is None else decimals
     return Money(coins * _unit(places), code)
@@ -152,7 +153,7 @@ class Capability(StrEnum):
 
 
 class Checkout(msgspec.Struct, frozen=True, kw_only=True):
-    """A page of the provider where a person pays or leaves a payment method."""
+    """A page of the provider where a person pays or saves a payment method."""
 
     url: str
     reference: str
@@ -162,29 +163,27 @@ class Checkout(msgspec.Struct, frozen=True, kw_only=True):
 
 class ChargeStatus(StrEnum):
     SUCCEEDED = "succeeded"
-    PENDING = (
-        "pending"  # an event will follow, or `find_charge` finds it; never charge again meanwhile
-    )
+    PENDING = "pending"  # an event will follow; do not charge again
     FAILED = "failed"
-    ACTION_REQUIRED = "action_required"  # its owner has to confirm: see `action_url`
+    ACTION_REQUIRED = "action_required"  # the customer has to confirm: see `action_url`
 
 
 class Decline(StrEnum):
     """What would help after a declined charge; decides the retry schedule."""
 
-    LATER = "later"  # the same method may work another day
+    LATER = "later"  # the same method may work on another day
     NEW_METHOD = "new_method"  # only with another payment method
-    NEVER = "never"  # not for this customer; ask a person
+    NEVER = "never"  # not for this customer; a person has to decide
 
 
 class ChargeResult(msgspec.Struct, frozen=True, kw_only=True):
-    """How an attempt to charge a saved method stands."""
+    """The state of an attempt to charge a saved method."""
 
     status: ChargeStatus
     provider: str
     amount: Money
     reference: str = ""
-    """The provider's id of the payment; empty while it is not known."""
+    """The provider's id of the payment; empty while it is unknown."""
     decline: Decline | None = None
     """Set when failed; None otherwise."""
     code: str = ""
@@ -195,7 +194,7 @@ class ChargeResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RefundResult(msgspec.Struct, frozen=True, kw_only=True):
-    """How a refund stands. A pending one is followed by an event."""
+    """The state of a refund. A pending one is followed by an event."""
 
     status: ChargeStatus
     provider: str
@@ -206,7 +205,7 @@ class RefundResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PaymentMethod(msgspec.Struct, frozen=True, kw_only=True):
-    """A saved way to pay; what may be shown of it."""
+    """A saved payment method, with the details that may be shown."""
 
     reference: str
     kind: str
@@ -219,7 +218,7 @@ class PaymentMethod(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SubscriptionState(StrEnum):
-    """Our states of a subscription, as far as a provider can bring one about."""
+    """Those of our subscription states that a provider can report."""
 
     TRIALING = "trialing"
     ACTIVE = "active"
@@ -240,9 +239,9 @@ class ProviderSubscription(msgspec.Struct, frozen=True, kw_only=True):
     status: str
     """The provider's own word, e.g. "unpaid"."""
     reason: str = ""
-    """Reason code of the 402 that this state leads to, at once or when grace is over; "": none."""
+    """Reason code of the 402 in this state, at once or after grace; "": requests are served."""
     grace: bool = False
-    """Access continues for the plan's grace before `reason` holds."""
+    """Access continues for the plan's grace before `reason` applies."""
     plan: str = ""
     service: str = ""
     paid_through: datetime | None = None
@@ -252,7 +251,7 @@ class ProviderSubscription(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Purpose(StrEnum):
-    """What a payment is for; travels through the provider as metadata and comes back."""
+    """What a payment is for. The provider stores it as metadata and returns it."""
 
     TOP_UP = "top_up"  # credits the wallet
     INVOICE = "invoice"  # settles one of our invoices; `subject` is its id
@@ -266,8 +265,8 @@ class EventKind(StrEnum):
     CHECKOUT_EXPIRED = "checkout_expired"
     REFUND = "refund"
     REFUND_FAILED = "refund_failed"
-    DISPUTE_OPENED = "dispute_opened"  # the amount has been taken back
-    DISPUTE_WON = "dispute_won"  # and given back
+    DISPUTE_OPENED = "dispute_opened"  # the amount was withdrawn from us
+    DISPUTE_WON = "dispute_won"  # and returned to us
     DISPUTE_LOST = "dispute_lost"
     SUBSCRIPTION_CHANGED = "subscription_changed"
     SUBSCRIPTION_TRIAL_ENDING = "subscription_trial_ending"
@@ -275,14 +274,14 @@ class EventKind(StrEnum):
     INVOICE_PAID = "invoice_paid"
     INVOICE_FAILED = "invoice_failed"
     INVOICE_ACTION_REQUIRED = "invoice_action_required"
-    INVOICE_CLOSED = "invoice_closed"  # unpaid, and it will not be charged again: see `code`
+    INVOICE_CLOSED = "invoice_closed"  # unpaid, and will not be charged again: see `code`
     METHOD_ATTACHED = "method_attached"
     METHOD_UPDATED = "method_updated"
     METHOD_DETACHED = "method_detached"
 
 
 class Notification(msgspec.Struct, frozen=True, kw_only=True):
-    """That something happened at the provider, and to which object. Not yet what."""
+    """Something happened to an object at the provider. `resolve` finds out what."""
 
     provider: str
     id: str
@@ -293,16 +292,16 @@ class Notification(msgspec.Struct, frozen=True, kw_only=True):
     """The id of what it is about; `resolve` fetches that."""
     created: datetime
     hint: str = ""
-    """What `resolve` can no longer learn from the object, such as the owner of a detached card."""
+    """Facts that the object no longer contains, such as the owner of a detached card."""
 
 
 class ProviderEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """A fact, fetched from the provider, in our words."""
+    """A fact, fetched from the provider, in our terms."""
 
     kind: EventKind
     provider: str
     key: str
-    """The same whenever the same fact is reported: it takes effect once."""
+    """The same each time the same fact is reported, so it takes effect once."""
     at: datetime
     account: str = ""
     """Our account; empty if the provider's customer has no account here."""
@@ -320,88 +319,87 @@ class ProviderEvent(msgspec.Struct, frozen=True, kw_only=True):
     code: str = ""
     message: str = ""
     url: str = ""
-    """Where the customer can act, or read the receipt."""
+    """The page where the customer can act, or read the receipt."""
     subscription: ProviderSubscription | None = None
     method: PaymentMethod | None = None
     cost: Money | None = None
-    """What the provider keeps of a payment for itself, where it says so; in the payment's own
-    currency."""
+    """The provider's fee for a payment, if it reports one; in the currency of the payment."""
 
 
 class Turnover(msgspec.Struct, frozen=True, kw_only=True):
-    """A payment that was made through us, as the provider has it in its own books."""
+    """A payment that was made through us, as recorded in the provider's books."""
 
     reference: str
     amount: Money
     refunded: int = 0
-    """Micro-units that have gone back to the customer by refunds."""
+    """Micro-units that were refunded to the customer."""
 
 
 class LineKind(StrEnum):
-    """What a line of a provider's statement is about."""
+    """The kind of a line in a provider's statement."""
 
     PAYMENT = "payment"
-    REFUND = "refund"  # or its failure, which brings the money back
-    DISPUTE = "dispute"  # or its end in our favour, likewise
+    REFUND = "refund"  # or its failure, which returns the money to us
+    DISPUTE = "dispute"  # or its end in our favour, which also returns it
     PAYOUT = "payout"  # to our bank account, or its failure
-    FEE = "fee"  # what the provider takes apart from payments
+    FEE = "fee"  # fees that do not belong to a payment
     OTHER = "other"
 
 
 class BalanceLine(msgspec.Struct, frozen=True, kw_only=True):
-    """A movement in a provider's own books. Amounts are micro-units; below zero: it has less."""
+    """A movement in a provider's own books, in micro-units; negative: it holds less for us."""
 
     reference: str
     """The provider's id of the movement."""
     kind: LineKind
     subject: str = ""
-    """The reference of what moved: the payment, refund, dispute or payout."""
+    """The reference of the payment, refund, dispute or payout."""
     payment: str = ""
     """For payments, refunds and disputes: the reference of the payment."""
     currency: str
     amount: int
     """Before `fee`."""
     fee: int = 0
-    """What the provider keeps of it."""
+    """The provider's fee."""
     converted: Money | None = None
-    """What the customer paid or got back, without a sign, where that was another currency."""
+    """The amount that the customer paid or got back, unsigned, if it was in another currency."""
     marked: bool = True
-    """For payments: whether it was made through us; the account may have others."""
+    """For payments: whether it was made through us; the provider's account may have others."""
 
 
 class Statement(msgspec.Struct, frozen=True):
-    """What a provider has of ours, by currency in micro-units, and every movement that ever
-    changed that: the amounts less the fees add up to the balances."""
+    """The money that a provider holds for us, by currency in micro-units, and every movement that
+    ever changed it: the amounts less the fees add up to the balances."""
 
     balances: dict[str, int]
     lines: list[BalanceLine]
 
 
 class Health(msgspec.Struct, frozen=True):
-    """Whether the provider answers, and if not, what it said."""
+    """Whether the provider answers, and the error if it does not."""
 
     ok: bool
     message: str = ""
 
 
 class Customers(Protocol):
-    """Which customer of a provider is which of our accounts; kept in the store."""
+    """Maps customers of a provider to our accounts; kept in the store."""
 
     async def customer_of(self, provider: str, account: str) -> str | None:
-        """The provider's id for our account; None before there is one."""
+        """The provider's id for our account; None if there is none yet."""
 
     async def account_of(self, provider: str, customer: str) -> str | None:
         """Our account; None if the customer has no account here."""
 
     async def link(self, provider: str, account: str, customer: str) -> str:
-        """Remember the pair; returns the one that counts if another process was faster."""
+        """Store the pair. Returns the id in force: another process may have been faster."""
 
 
 # ---- the protocol -----------------------------------------------------------------------
 
 
 class PaymentProvider(Protocol):
-    """A payment provider. Subclass it; override what `capabilities` names.
+    """A payment provider. Subclass it and override the methods of its `capabilities`.
 
     Every method may raise ProviderUnavailable, ProviderRefused or AmountError. `account` is our
     account's id. Amounts are positive.
@@ -429,8 +427,8 @@ class PaymentProvider(Protocol):
     ) -> ChargeResult:
         """Charge the account's default payment method without its owner being present.
 
-        The same key charges once. A decline is a result, not an error; where there is no method
-        at all, the result is FAILED with `decline` NEW_METHOD and code "no_payment_method".
+        The same key charges once. A decline is a result, not an error. If the account has no saved
+        method, the result is FAILED with `decline` NEW_METHOD and code "no_payment_method".
         """
         raise self._cannot("charge saved payment methods")
 
@@ -451,22 +449,22 @@ class PaymentProvider(Protocol):
         raise self._cannot("save payment methods")
 
     async def create_method_link(self, account: str, return_url: str) -> Checkout:
-        """A page on which the account's owner leaves a payment method."""
+        """A page on which the account's owner saves a payment method."""
         raise self._cannot("save payment methods")
 
     async def subscriptions(self, account: str) -> list[ProviderSubscription]:
-        """The account's subscriptions as they stand now, ended ones included."""
+        """The account's subscriptions in their current state, including ended ones."""
         raise self._cannot("keep subscriptions")
 
     def verify_webhook(self, headers: Mapping[str, str], body: bytes) -> Notification:
-        """Check that a webhook is the provider's, by the raw body. Touches no network.
+        """Check that a webhook is from the provider, by the raw body. Uses no network.
 
         Header names in lower case. Raises WebhookRejected.
         """
         raise self._cannot("send webhooks")
 
     async def resolve(self, notification: Notification) -> list[ProviderEvent]:
-        """Fetch what the notification is about, and say what is the case. Empty: nothing to do."""
+        """Fetch the object of the notification and return the facts. Empty: nothing to do."""
         raise self._cannot("send webhooks")
 
     async def reconcile(self, since: datetime) -> list[Notification]:
@@ -476,9 +474,9 @@ class PaymentProvider(Protocol):
     async def report_usage(
         self, account: str, event: str, units: int, at: datetime, identifier: str
     ) -> None:
-        """Tell of units that an account has used, `event` being what the provider calls them.
-        A second report with the identifier changes nothing. Does nothing for an account that is
-        no customer of the provider's."""
+        """Report units that an account has used; `event` is the provider's name for them. A second
+        report with the same identifier changes nothing. Does nothing for an account that is not a
+        customer of the provider."""
         raise self._cannot("take usage")
 
     async def turnover(self, since: datetime) -> list[Turnover]:
@@ -494,12 +492,12 @@ class PaymentProvider(Protocol):
         return Health(True)
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
         return
 
 
 class Wanted(NamedTuple):
-    """What a provider's factory gets, to make the provider from."""
+    """The arguments of a provider's factory."""
 
     billing: Billing
     """The configuration in force."""
@@ -509,7 +507,7 @@ class Wanted(NamedTuple):
 
 
 Factory = Callable[[Wanted], PaymentProvider]
-"""What an entry point of the group names. Raises ConfigurationError."""
+"""The type of the group's entry points. Raises ConfigurationError."""
 
 
 def make_providers(wanted: Wanted) -> list[PaymentProvider]:

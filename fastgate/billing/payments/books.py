@@ -1,8 +1,8 @@
-"""What the payments need of the ledger, and the names of the entries they make.
+"""The part of the ledger that payments need, and the names of their entries.
 
-The names are the whole of idempotency: a payment is credited under its own name, whoever hears of
-it first (the caller of the charge, a webhook, the reconciliation), and a refund that we asked for
-is found again under the key it was asked with when the provider's event arrives.
+Idempotency depends on these names alone. A payment is credited under its own name, no matter which
+reports it first: the caller of the charge, a webhook or the reconciliation. A refund that we
+requested is found by the key of that request when the provider's event arrives.
 """
 
 from __future__ import annotations
@@ -25,38 +25,38 @@ class Books(Protocol):
         """An invoice was paid."""
 
     async def fee_aside(self, movement: Movement) -> Posted:
-        """Set aside of what was earned: a fee that goes back, or is contested."""
+        """Set aside part of the revenue: a fee that is returned or contested."""
 
     async def provider_fee(self, movement: Movement) -> Posted:
-        """What the provider keeps of a payment."""
+        """The provider's fee for a payment."""
 
     async def freeze(self, movement: Movement) -> Posted:
-        """Set aside what is to be paid back; refused when the wallet has not that much."""
+        """Set aside the amount of a refund. Refused if the wallet does not have that much."""
 
     async def dispute(self, movement: Movement) -> Posted:
-        """Set aside, also where the wallet then owes."""
+        """Set aside, even if the balance becomes negative."""
 
     async def take_back(self, account: str, wanted: Wanted) -> None:
-        """Take credits whose fees went back, or give them again."""
+        """Take back credits whose fees were returned, or restore them."""
 
     async def pay_out(self, ident: str, *, reference: str = "") -> Posted:
-        """What was set aside has left us."""
+        """The amount that was set aside has been paid out."""
 
     async def release(self, ident: str, *, reference: str = "") -> Posted:
-        """What was set aside is the account's again."""
+        """The amount that was set aside belongs to the account again."""
 
 
 class Entries(Protocol):
-    """`fastgate.billing.ledger.ledger.Ledger`, as far as it is read here."""
+    """The part of `fastgate.billing.ledger.ledger.Ledger` that is read here."""
 
     async def find(self, ident: str) -> Entry | None:
         """The entry of that id, if there is one."""
 
 
 def _ident(*parts: str) -> str:
-    """An entry's id; what is too long or not printable is replaced by its hash."""
+    """An entry's id. Text that is too long or not printable is replaced by its hash."""
     text = ":".join(parts)
-    if len(text) <= ID_MOST - 16 and text.isprintable():  # what settles it has a suffix
+    if len(text) <= ID_MOST - 16 and text.isprintable():  # leaves room for a suffix
         return text
     digest = hashlib.blake2b(text.encode(), digest_size=24).hexdigest()
     return f"{parts[0]}:{parts[1][:56]}:{digest}"
@@ -68,22 +68,22 @@ def payment_id(provider: str, reference: str) -> str:
 
 
 def cost_id(provider: str, reference: str) -> str:
-    """The entry of what the provider keeps of a payment."""
+    """The entry of the provider's fee for a payment."""
     return _ident("cost", provider, reference)
 
 
 def refund_id(provider: str, key: str) -> str:
-    """The entry that sets aside what is refunded: by the key that it was asked for with."""
+    """The entry that sets aside the amount of a refund: by the key of the request."""
     return _ident("refund", provider, key)
 
 
 def return_id(event: ProviderEvent) -> str:
-    """The entry that sets aside what a refund or dispute takes back."""
+    """The entry that sets aside the amount of a refund or dispute."""
     if event.kind in (EventKind.REFUND, EventKind.REFUND_FAILED):
         return refund_id(event.provider, event.attempt or event.reference)
     return returned_id(event.provider, event.reference)
 
 
 def returned_id(provider: str, reference: str) -> str:
-    """The entry that sets aside what a dispute contests."""
+    """The entry that sets aside the contested amount."""
     return _ident("dispute", provider, reference)

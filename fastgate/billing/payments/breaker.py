@@ -1,4 +1,4 @@
-"""A circuit breaker: a provider that does not answer is left alone for a while.
+"""A circuit breaker: no calls for a while to a provider that does not answer.
 
 ```
             success                     failure, the `failures`-th in a row
@@ -7,8 +7,8 @@
                        time: open ──── `wait` is over ────▶ half_open, one call at a time
 ```
 
-Only `ProviderUnavailable` counts as a failure. A decline, a refusal, an amount that cannot be said:
-the provider has answered, and is there. A call that was cancelled says nothing either way.
+Only `ProviderUnavailable` counts as a failure. After a decline, a refusal or an invalid amount, the
+provider has answered, so it is available. A cancelled call counts neither way.
 
 Kept in memory, one for each provider in the one control process; a new process starts closed and
 learns within `failures` calls. Time comes from an injected clock.
@@ -31,7 +31,7 @@ T = TypeVar("T")
 class State(StrEnum):
     CLOSED = "closed"  # calls go through
     OPEN = "open"  # no call goes through
-    HALF_OPEN = "half_open"  # one call at a time, to see
+    HALF_OPEN = "half_open"  # one trial call at a time
 
 
 class Signal(StrEnum):
@@ -46,7 +46,7 @@ TRANSITIONS: dict[tuple[State, Signal], State] = {
     (State.CLOSED, Signal.FAILURE): State.CLOSED,
     (State.CLOSED, Signal.LIMIT): State.OPEN,
     (State.OPEN, Signal.TIME): State.HALF_OPEN,
-    # Calls that began before it opened come back while it is open, and change nothing.
+    # Calls that began before it opened may end while it is open; they change nothing.
     (State.OPEN, Signal.SUCCESS): State.OPEN,
     (State.OPEN, Signal.FAILURE): State.OPEN,
     (State.OPEN, Signal.LIMIT): State.OPEN,
@@ -54,7 +54,7 @@ TRANSITIONS: dict[tuple[State, Signal], State] = {
     (State.HALF_OPEN, Signal.FAILURE): State.OPEN,
     (State.HALF_OPEN, Signal.LIMIT): State.OPEN,
 }
-"""What leads where; nothing else changes a state."""
+"""The transitions; nothing else changes a state."""
 
 
 class BreakerSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,20 +64,20 @@ class BreakerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """In a row, 1 or more."""
     wait: timedelta = timedelta(seconds=10)
     longest: timedelta = timedelta(minutes=5)
-    """The wait doubles with each failed look, up to this."""
+    """The wait doubles after each failed trial call, up to this."""
     probe: timedelta = timedelta(seconds=60)
-    """A look that has not come back within this no longer keeps others from looking."""
+    """After this time, a trial call that has not ended no longer blocks another one."""
 
 
 DEFAULT = BreakerSettings()
 
 
 class CircuitOpen(ProviderUnavailable):
-    """The call was not made: the provider was not there a moment ago."""
+    """The call was not made, because the provider has not been answering."""
 
     def __init__(self, name: str, retry_at: datetime) -> None:
         super().__init__(
-            f"The payment provider {name!r} has not been answering; it is asked again at "
+            f"The payment provider {name!r} has not been answering; the next try is at "
             f"{retry_at:%H:%M:%S} UTC.",
             sent=False,
         )
@@ -106,7 +106,7 @@ class CircuitBreaker:
 
     @property
     def retry_at(self) -> datetime | None:
-        """When an open breaker lets a call through; None when it is not open."""
+        """When an open breaker lets a call through; None if it is not open."""
         return self.since + self._wait if self.state is State.OPEN else None
 
     @property
@@ -120,7 +120,7 @@ class CircuitBreaker:
         return True
 
     async def call(self, function: Callable[[], Awaitable[T]]) -> T:
-        """Make the call if it may be made. Raises CircuitOpen, and what the call raises."""
+        """Make the call if the breaker allows it. Raises CircuitOpen, and what the call raises."""
         started = self._enter()
         try:
             result = await function()
@@ -135,7 +135,7 @@ class CircuitBreaker:
             self._leave(started)
             self._signal(Signal.SUCCESS)
             raise
-        except BaseException:  # cancelled: nothing was learnt
+        except BaseException:  # cancelled: no result
             self._leave(started)
             raise
         self._leave(started)
@@ -143,7 +143,7 @@ class CircuitBreaker:
         return result
 
     def _enter(self) -> datetime | None:
-        """Let a call begin; when it began, if it is a look."""
+        """Let a call begin. When it began, if it is a trial call."""
         now = self._clock()
         if not self.available:
             raise CircuitOpen(self.name, self.retry_at or now + self.terms.probe)

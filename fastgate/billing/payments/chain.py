@@ -1,22 +1,22 @@
 """Several payment providers in order, each behind its circuit breaker.
 
 ```
-create_top_up, create_method_link     the first that can; if it is not there, the next
+create_top_up, create_method_link     the first that can; if it is unavailable, the next
 charge_saved    attempt row written ──▶ provider ──▶ result written
-                    │                      └ not there, and surely nothing sent: the next one
+                    │                      └ unavailable, and certainly nothing sent: the next one
                     └ known key ──▶ its own provider only: find_charge, and then, if nothing was
                                     found there, the same call again with the same key
 refund          the provider of the payment
-settle          what is still open is looked up, on its own schedule
+settle          looks up the charges that are still open, on its own schedule
 ```
 
-**A charge is never tried at two providers unless the first surely did not get it.** Where that is
-in doubt the result is PENDING: nothing is charged again meanwhile, `settle` looks the charge up
+**A charge is tried at a second provider only if the first one certainly did not receive it.** If
+that is in doubt, the result is PENDING and nothing is charged again. `settle` looks the charge up
 (`find_charge`) until it is found, or until it is certain that it never arrived.
 
-A provider keeps idempotency keys for a day at most, so a charge is never *repeated* on the
-strength of its key alone: it is looked up first. `ARRIVES_WITHIN` after it was sent, a charge that
-cannot be found was never made.
+A provider keeps idempotency keys for a day at most. So the key alone does not make it safe to
+*repeat* a charge: it is looked up first. A charge that cannot be found `ARRIVES_WITHIN` after it
+was sent was never made.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ T = TypeVar("T")
 log = logging.getLogger("fastgate.billing")
 
 ARRIVES_WITHIN = timedelta(minutes=15)
-"""A request that has not shown at the provider by then never will: far longer than any timeout
-and queue between us."""
+"""A request that is not visible at the provider after this time never arrives: this is far longer
+than any timeout or queue on the way."""
 LOOK_AGAIN = timedelta(minutes=1)
-PENDING_LOOK = timedelta(hours=1)  # the bank works on it; an event will come
-SENT = "sent"  # or about to be: its fate is not known
-UNSENT = "unsent"  # surely nothing was sent
+PENDING_LOOK = timedelta(hours=1)  # the bank is processing it; an event will follow
+SENT = "sent"  # or about to be: its outcome is unknown
+UNSENT = "unsent"  # certainly nothing was sent
 OPEN = (SENT, ChargeStatus.PENDING.value)
 
 
@@ -74,7 +74,7 @@ _ENDS = {
 
 
 class ProviderState(msgspec.Struct, frozen=True, kw_only=True):
-    """A provider as operators and metrics see it."""
+    """The state of a provider, for operators and metrics."""
 
     name: str
     state: State
@@ -99,25 +99,25 @@ class Chain:
         if len(self.breakers) != len(self.providers):
             raise ValueError("two payment providers have the same name")
         self.on_success: list[Callable[[ProviderEvent], Awaitable[None]]] = []
-        """Called with the fact when a charge has succeeded; what fails there is repeated."""
+        """Called with the fact when a charge has succeeded; called again if it fails."""
         self._attempts = attempts
         self._clock = clock
 
-    # ---- who there is ---------------------------------------------------------------------
+    # ---- the providers --------------------------------------------------------------------
 
     def provider(self, name: str) -> PaymentProvider:
-        """Raises ProviderRefused for one that is not set up."""
+        """Raises ProviderRefused for a provider that is not configured."""
         for provider in self.providers:
             if provider.name == name:
                 return provider
         raise ProviderRefused(f"There is no payment provider {name!r} here.")
 
     def able(self, capability: Capability) -> list[PaymentProvider]:
-        """The providers that can, in order."""
+        """The providers with the capability, in order."""
         return [item for item in self.providers if capability in item.capabilities]
 
     def down(self, capability: Capability = Capability.SAVED_METHODS) -> bool:
-        """Whether there are providers that can, and none of them is there just now.
+        """Whether there are providers with the capability, and none of them is available now.
 
         This, not one failed call, is what opens grace.
         """
@@ -140,9 +140,9 @@ class Chain:
         ]
 
     async def look(self) -> dict[str, Health]:
-        """How the providers are. Those whose last call failed are asked, when the wait of an open
-        breaker is over: this is what closes it, and what opens one after a first failure, when no
-        customer does anything."""
+        """The state of each provider. A provider whose last call failed is called again once the
+        wait of its open breaker is over. So a breaker closes again, or opens after a first
+        failure, without any customer's action."""
         found: dict[str, Health] = {}
         for provider in self.providers:
             breaker = self.breakers[provider.name]
@@ -184,7 +184,7 @@ class Chain:
     # ---- pages ----------------------------------------------------------------------------
 
     async def create_top_up(self, account: str, amount: Money, return_url: str) -> Checkout:
-        """A page to pay on, by the first provider that is there."""
+        """A page for a payment, from the first provider that is available."""
         return await self._first(
             Capability.TOP_UP,
             "take top-ups",
@@ -192,7 +192,7 @@ class Chain:
         )
 
     async def create_method_link(self, account: str, return_url: str) -> Checkout:
-        """A page to leave a payment method on, by the first provider that is there."""
+        """A page for saving a payment method, from the first provider that is available."""
         return await self._first(
             Capability.SAVED_METHODS,
             "save payment methods",
@@ -200,7 +200,7 @@ class Chain:
         )
 
     async def list_methods(self, account: str) -> list[PaymentMethod]:
-        """The saved methods at all providers that are there."""
+        """The saved methods at all available providers."""
         found: list[PaymentMethod] = []
         for provider in self.able(Capability.SAVED_METHODS):
             found += await self.call(provider.name, lambda it: it.list_methods(account))
@@ -217,11 +217,11 @@ class Chain:
         purpose: Purpose = Purpose.TOP_UP,
         subject: str = "",
     ) -> ChargeResult:
-        """Charge the account's saved method, once for the key, whatever happens in between.
+        """Charge the account's saved method, exactly once for each key.
 
-        Raises ProviderUnavailable when nobody could be asked and nothing was sent, Unsupported
-        when nobody can, ProviderRefused, AmountError. A charge whose fate is not known is
-        PENDING; repeat with the same key, or wait for the event.
+        Raises ProviderUnavailable if no provider could be reached and nothing was sent, Unsupported
+        if no provider can charge, ProviderRefused, AmountError. A charge with an unknown outcome
+        is PENDING; repeat with the same key, or wait for the event.
         """
         able = self.able(Capability.SAVED_METHODS)
         if not able:
@@ -254,7 +254,7 @@ class Chain:
         return await self._continue(attempt, able)
 
     async def _send(self, attempt: Attempt, able: Iterable[PaymentProvider]) -> ChargeResult:
-        """Send a charge that is ours to send, to the first provider that is there."""
+        """Send a charge that this process has claimed, to the first provider that is available."""
         last: ProviderUnavailable | None = None
         lacking: ChargeResult | None = None
         for provider in able:
@@ -271,7 +271,7 @@ class Chain:
                     await self._moved(attempt, message=str(error))
                     return result_of(attempt)
                 continue
-            except PaymentError as error:  # it was not attempted: try again when this is fixed
+            except PaymentError as error:  # not attempted
                 await self._moved(attempt, state=UNSENT, next_at=None, message=str(error))
                 raise
             if result.code == "no_payment_method":  # perhaps the next provider has one
@@ -286,7 +286,7 @@ class Chain:
         return await self._note(attempt, lacking)
 
     async def _continue(self, attempt: Attempt, able: list[PaymentProvider]) -> ChargeResult:
-        """The key is known: return how it ended, or find out."""
+        """The key is known: return its outcome, or find it out."""
         if attempt.state == UNSENT:
             return await self._again(attempt, able)
         if attempt.state not in OPEN:
@@ -299,7 +299,7 @@ class Chain:
         return await self._again(attempt, [self.provider(attempt.provider)])
 
     async def _again(self, attempt: Attempt, able: list[PaymentProvider]) -> ChargeResult:
-        """Send it again, unless someone else is about to."""
+        """Send it again, unless another process is about to."""
         now = self._clock()
         claimed = await self._moved(attempt, state=SENT, created=now, next_at=now + LOOK_AGAIN)
         if claimed is None:
@@ -309,9 +309,9 @@ class Chain:
     async def find_charge(
         self, account: str, idempotency_key: str, since: datetime
     ) -> ChargeResult | None:
-        """What became of the charge with this key; None when there is none, or none yet.
+        """The outcome of the charge with this key; None if there is no charge, or none yet.
 
-        `since` is not needed here, where the attempt's own row knows; it is part of the protocol.
+        `since` is part of the protocol; it is not needed here, because the attempt's row has it.
         """
         attempt = await self._attempts.get(idempotency_key)
         if attempt is None or attempt.account != account or attempt.state == UNSENT:
@@ -319,7 +319,7 @@ class Chain:
         return await self.look_up(attempt) if attempt.state in OPEN else result_of(attempt)
 
     async def note(self, event: ProviderEvent) -> None:
-        """An event of a payment arrived: if it is one of our open charges, note its outcome."""
+        """An event of a payment arrived: if it is one of our open charges, record its outcome."""
         status = _ENDS.get(event.kind)
         if status is None or not event.attempt or event.amount is None:
             return
@@ -340,7 +340,7 @@ class Chain:
             )
 
     async def look_up(self, attempt: Attempt) -> ChargeResult | None:
-        """Ask the provider what became of an open attempt, and note it. None: nothing is there.
+        """Ask the provider for the outcome of an open attempt, and record it. None: not found.
 
         If the provider does not know, the attempt stays PENDING.
         """
@@ -355,10 +355,10 @@ class Chain:
         return None if found is None else await self._note(attempt, found)
 
     async def settle(self, limit: int = 100) -> list[tuple[Attempt, ChargeResult]]:
-        """Look up what is open and due; what has ended now, with how it ended.
+        """Look up the open charges that are due. Returns those that have ended, with the outcome.
 
-        One that surely never arrived ends as FAILED with code "never_arrived", to be tried again
-        under a new key by the original caller.
+        A charge that certainly never arrived ends as FAILED with code "never_arrived". The original
+        caller may try again with a new key.
         """
         ended: list[tuple[Attempt, ChargeResult]] = []
         for attempt in await self._attempts.due(self._clock(), limit):
@@ -375,7 +375,7 @@ class Chain:
                     message="The charge did not reach the payment provider.",
                     next_at=None,
                 )
-                if lost is None:  # someone is sending it again just now
+                if lost is None:  # another process is sending it again
                     continue
                 result = result_of(lost)
             if result.status is not ChargeStatus.PENDING:
@@ -385,7 +385,7 @@ class Chain:
     # ---- the row --------------------------------------------------------------------------
 
     async def _note(self, attempt: Attempt, result: ChargeResult) -> ChargeResult:
-        """Write down what the provider said. Its word counts, unless an end is noted already."""
+        """Record the provider's result, unless a final one is recorded already."""
         pending = result.status is ChargeStatus.PENDING
         while True:
             moved = await self._moved(
@@ -407,19 +407,19 @@ class Chain:
             attempt = found
 
     async def _report(self, attempt: Attempt, result: ChargeResult) -> None:
-        """Apply a payment that succeeded at once; its event may be late."""
+        """Apply a successful payment at once, since its event may be late."""
         if result.status is not ChargeStatus.SUCCEEDED:
             return
         event = event_of(attempt, result, self._clock())
         for listener in self.on_success:
             try:
                 await listener(event)
-            except FastGateError:  # a webhook or the reconciliation brings it again
+            except FastGateError:  # a webhook or the reconciliation reports it again
                 log.warning("The payment %s waits for its event.", result.reference, exc_info=True)
 
     async def _moved(self, attempt: Attempt, **changes: object) -> Attempt | None:
-        """Write the row as it is now; None when someone else has changed it meanwhile."""
-        # Always later than before, so that no two versions of a row look the same.
+        """Write the row; None if another process has changed it in the meantime."""
+        # Always later than before, so that two versions of a row always differ.
         updated = max(self._clock(), attempt.updated + timedelta(microseconds=1))
         after = replace(attempt, updated=updated, **changes)
         return after if await self._attempts.move(after, before=attempt) else None
@@ -429,7 +429,7 @@ class Chain:
 
 
 def result_of(attempt: Attempt) -> ChargeResult:
-    """How an attempt stands, from its row."""
+    """The state of an attempt, from its row."""
     waits = attempt.state in (SENT, UNSENT)
     state = ChargeStatus.PENDING if waits else ChargeStatus(attempt.state)
     message = attempt.message
@@ -448,7 +448,7 @@ def result_of(attempt: Attempt) -> ChargeResult:
 
 
 def event_of(attempt: Attempt, result: ChargeResult, at: datetime) -> ProviderEvent:
-    """The fact that a charge has succeeded, the same as from the provider's own event."""
+    """The fact of a successful charge, identical to that of the provider's own event."""
     return ProviderEvent(
         kind=EventKind.PAYMENT_SUCCEEDED,
         provider=result.provider,

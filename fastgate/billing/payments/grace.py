@@ -1,23 +1,23 @@
-"""Grace: customers who would pay are served while no provider can be asked. Bounded, recorded.
+"""Grace: serves customers on credit while no payment provider is available. Limited, recorded.
 
 ```
  chain.down ─▶ grant ─▶ opening ─▶ open ─▶ closing ─▶ ended     by: provider_back, expired, operator
-                           │ the wallet may go so far below zero  │ it may no longer
+                           │ the overdraft is raised              │ the overdraft is lowered
 ```
 
-Grace is no money: it is an overdraft of the wallet for a while. Nobody is credited, nothing is
-written off: usage in that time is owed and in the ledger, and the next payment covers it. When the
-provider is back (or time is over) the overdraft ends, and a wallet below zero refuses with
-`insufficient_balance` until it is paid; auto-recharge, which grace stood in for, has its chance
-first, since `grant` is asked for when a charge could not be made.
+Grace is not money: it is a temporary overdraft of the wallet. Nothing is credited or written off:
+usage in that time is owed and in the ledger, and the next payment covers it. When the provider is
+back, or the time is over, the overdraft ends. A wallet below zero then refuses requests with
+`insufficient_balance` until it is paid. Auto-recharge always comes first, because `grant` is called
+only after a charge could not be made.
 
-Bounds, per account and currency: at most `amount` in any `window`, and each grant for at most
-`lasts`; given only while the chain is down. Both hold across restarts and several gateways, since
-they are decided by the table, in one transaction.
+Limits, per account and currency: at most `amount` in any `window`, and each grant for at most
+`lasts`; only while the chain is down. Both hold across restarts and several gateways, because they
+are checked against the table, in one transaction.
 
-The row is written before the overdraft is raised and again after it is lowered. Someone who dies in
-between leaves `opening` or `closing`, which `sweep` carries to its end: raising and lowering are
-ledger entries under the row's own name, and happen once.
+The row is written before the overdraft is raised and again after it is lowered. A process killed in
+between leaves `opening` or `closing`, and `sweep` completes it: raising and lowering are ledger
+entries under the row's own name, so they happen once.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ class Overdrafts(Protocol):
     """`fastgate.billing.ledger.wallets.Wallets`, as far as overdrafts are concerned."""
 
     async def add_overdraft(self, ident: str, account: str, currency: str, more: int) -> None:
-        """The wallet may go further below zero, or, with less than 0, less far; once."""
+        """Raise the wallet's overdraft by this, or lower it if negative; once."""
 
 
 class GraceTerms(msgspec.Struct, frozen=True, kw_only=True):
-    """How much grace, for how long."""
+    """The amount and duration of grace."""
 
     amount: Money
-    """The most that an account gets in a window; its currency is that of the wallets meant."""
+    """The maximum for an account in a window, for its wallet in this currency."""
     lasts: timedelta = timedelta(hours=1)
-    """No longer than this at a time; zero: there is no grace."""
+    """The maximum duration of one grant; zero: no grace."""
     window: timedelta = timedelta(days=1)
 
 
@@ -69,9 +69,9 @@ class GraceLedger:
         self._clock = clock
 
     async def grant(self, account: str, currency: str) -> Grant | None:
-        """Let the account continue while the providers are down; None: it may not.
+        """Let the account continue while the providers are down; None if it may not.
 
-        To be asked for when a charge of a customer who has paid before could not be made. Raises
+        To be called when a charge could not be made and the customer has paid before. Raises
         StoreError, LedgerError.
         """
         terms = self.terms
@@ -98,7 +98,7 @@ class GraceLedger:
         return msgspec.structs.replace(opened, state="open")
 
     async def sweep(self) -> list[Grant]:
-        """Carry on what was left half-way, and end what is over; what has ended."""
+        """Complete what was interrupted, and end the grants that are over. Returns those."""
         ended = []
         for grace in await self._table.unended():
             if grace.state == "opening":
@@ -114,13 +114,13 @@ class GraceLedger:
         return ended
 
     def _over(self, grace: Grant) -> str:
-        """Why it ends now; empty: it does not."""
+        """Why the grant ends now; empty if it continues."""
         if self._clock() >= grace.expires:
             return "expired"
         return "" if self._chain.down() else "provider_back"
 
     async def end(self, account: str, ident: str) -> bool:
-        """End one of an account's by hand; False when it has none of that id that is open."""
+        """End one of an account's grants by hand; False if no grant of that id is open."""
         for grace in await self._table.unended():
             if (grace.account, grace.id) != (account, ident):
                 continue

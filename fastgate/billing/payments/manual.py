@@ -1,9 +1,9 @@
-"""The manual provider: money that an operator has seen arrive, with a reference to find it by.
+"""The manual provider: payments that an operator has received and enters with a reference.
 
-For bank transfers, cash, invoices paid elsewhere. It needs no other service and is never down. What
-it is reported becomes the same facts as any other provider's, so receipts, limits and audits do not
-know the difference. A reference is booked once: entering the same transfer twice credits once, and
-entering it with another amount or account is refused by the ledger.
+For bank transfers, cash, invoices paid elsewhere. It needs no other service and is never down. It
+makes the same facts of these payments as any other provider, so receipts, limits and audits treat
+them alike. A reference is booked once: entering the same transfer twice credits it once, and the
+ledger refuses the same reference with another amount or account.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class ManualProvider(PaymentProvider):
     async def refund(
         self, payment: str, amount: Money | None, idempotency_key: str
     ) -> RefundResult:
-        """Note that an operator gives the money back; how much may be, `Refunds` has seen to.
+        """Record a refund by an operator. `Refunds` has checked the amount.
 
         The refund's reference follows from the key: the same key is the same refund.
         """

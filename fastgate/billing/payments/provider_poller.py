@@ -1,4 +1,4 @@
-"""The regular round of the payment providers.
+"""The periodic work for payment providers.
 
 A round checks the providers, handles their events, settles open charges, reads the lists of events
 that are due, ends grace, and exports usage. A part that fails does not stop the others.
@@ -48,7 +48,7 @@ class ProviderPoller:
 
     async def poll(self) -> None:
         """One round. Raises StoreError while the store is unavailable."""
-        await self._part("Looking at the payment providers", self._chain.look)
+        await self._part("Checking the payment providers", self._chain.look)
         await self._part("Working on payment events", self._work)
         await self._part("Looking up open charges", self._chain.settle)
         await self._part("Reconciling", self._reconcile)
@@ -69,7 +69,7 @@ class ProviderPoller:
 
     async def _reconcile(self) -> None:
         for provider in await self._reconciler.due():
-            with suppress(PaymentError):  # it is down, the breaker knows
+            with suppress(PaymentError):  # it is down, which the breaker has recorded
                 await self._reconciler.run(provider)
 
     async def _part(self, what: str, function: Callable[[], Awaitable[object]]) -> None:

@@ -1,16 +1,16 @@
-"""Reconciliation: what webhooks did not bring, fetched from the provider's own list.
+"""Reconciliation: fetches missed events from the provider's own list.
 
 ```
           OVERLAP
         ◀────────▶
 ────────┬────────┬──────────────────────▶ the provider's time
-     asked from  read_to               now → the next read_to, once all that was found is kept
+     asked from  read_to               now → the next read_to, once all that was found is stored
 ```
 
-Webhooks are lost: while the gateway was down, its store down, its address wrong. So the list of
-events is read from where it was read to last time, with an overlap (lists are not in order of
-arrival, and clocks differ), and what is not known yet goes the way of any webhook. What is known is
-dropped by its id. The cursor moves only after everything found was kept.
+Webhooks can be lost: while the gateway or its store is down, or if its address is wrong. So the
+list of events is read from where the last reading ended, with an overlap (lists are not in order of
+arrival, and clocks differ). New events are handled like those of webhooks; known ones are dropped
+by their id. The cursor moves only after all new events were stored.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ OVERLAP = timedelta(hours=1)
 FARTHEST = timedelta(days=29)
 """Providers list their events for thirty days."""
 FIRST = timedelta(days=3)
-"""How far back a gateway looks that has never read the list."""
+"""How far back the first reading of a list goes."""
 EVERY = timedelta(minutes=10)
 
 
 class Reconciled(msgspec.Struct, frozen=True, kw_only=True):
-    """What a reading of a provider's list came to."""
+    """The result of reading a provider's list."""
 
     provider: str
     since: datetime
     found: int
     missed: int
-    """Those that no webhook had brought."""
+    """Events for which no webhook had arrived."""
 
 
 class Reconciler:
@@ -53,7 +53,7 @@ class Reconciler:
         self._clock = clock
 
     async def run(self, provider: str, since: datetime | None = None) -> Reconciled:
-        """Read the list of one provider, from `since` or from where it was read to.
+        """Read the list of one provider, from `since` or from where the last reading ended.
 
         Raises what the provider raises, and StoreError; then the cursor stays.
         """
@@ -67,11 +67,11 @@ class Reconciler:
         fresh = await self._inbox.keep(found, "reconcile")
         await events.set_read_to(provider, started, started)
         if fresh:
-            log.info("%s: %d events that no webhook had brought.", provider, len(fresh))
+            log.info("%s: found %d events for which no webhook had arrived.", provider, len(fresh))
         return Reconciled(provider=provider, since=since, found=len(found), missed=len(fresh))
 
     async def due(self, every: timedelta = EVERY) -> list[str]:
-        """The providers whose list was not read for so long."""
+        """The providers whose list has not been read for this long."""
         now = self._clock()
         found = []
         for provider in self._chain.able(Capability.RECONCILE):

@@ -1,15 +1,15 @@
-"""Giving money back through the provider that took it.
+"""Refunds, through the provider of the payment.
 
 ```
-freeze (ledger and cell) ─▶ provider ─┬ done or on its way ─▶ pay_out
+freeze (ledger and cell) ─▶ provider ─┬ done or pending ───▶ pay_out
                                       ├ refused ───────────▶ release
-                                      └ unknown ───────────▶ stays set aside; ask again, same key
+                                      └ unknown ───────────▶ stays set aside; repeat, same key
 ```
 
-The wallet gives first, so that what is being paid back cannot be spent meanwhile, and no more is
-paid back than is there; a fee is taken out of what was earned, and no more of it is paid back than
-credit notes have left. The same key is one refund. A key whose refund was refused is used up.
-The provider's event of the refund carries the key and meets the same entry.
+The amount is taken from the wallet first, so that it cannot be spent during the refund, and no
+refund exceeds the balance. The refund of a fee is taken from revenue, and is at most what credit
+notes have left of it. The same key is the same refund. A key whose refund was refused cannot be
+used again. The provider's event of the refund carries the key, so it finds the same entry.
 """
 
 from __future__ import annotations
@@ -36,17 +36,16 @@ KEY_MOST = 120
 
 
 class Fees(Protocol):
-    """`fastgate.billing.dunning.dunning.Dunning`, as far as refunds of fees are concerned."""
+    """The part of `fastgate.billing.dunning.dunning.Dunning` that refunds of fees need."""
 
     async def refundable(self, paid: Payment) -> int:
-        """The most of a payment of an invoice that may go back, what came back of it not yet
-        taken off."""
+        """The maximum refund of a payment of an invoice, before earlier refunds are deducted."""
 
     async def returned(self, ident: str) -> bool:
-        """Something of what was paid for an invoice has gone back."""
+        """A payment of an invoice was returned, fully or in part."""
 
     async def taken_back(self, ident: str) -> Mapping[tuple[str, str], int]:
-        """How much of the credits of an invoice is to be out of the wallet."""
+        """How much of the credits of an invoice must be out of the wallet."""
 
 
 class Refunds:
@@ -72,11 +71,11 @@ class Refunds:
     async def refund(
         self, provider: str, payment: str, amount: Money | None, idempotency_key: str
     ) -> RefundResult:
-        """Give back a payment, or what is left of it when `amount` is None.
+        """Refund a payment; all that is left of it if `amount` is None.
 
-        Raises ProviderRefused (no such payment; more than is left; refused there),
-        ProviderUnavailable (ask again with the same key), InsufficientFundsError (it has been
-        spent), ConflictError (the key was used for another refund, or one that was refused).
+        Raises ProviderRefused (no such payment; more than is left; refused by the provider),
+        ProviderUnavailable (repeat with the same key), InsufficientFundsError (already spent),
+        ConflictError (the key was used for another refund, or one that was refused).
         """
         if not 0 < len(idempotency_key) <= KEY_MOST or not idempotency_key.isprintable():
             raise ProviderRefused(f"A refund's key has 1 to {KEY_MOST} printable characters.")
@@ -137,7 +136,7 @@ class Refunds:
         )
 
     async def _amount(self, paid: Payment, amount: Money | None, key: str) -> Money:
-        """How much goes back. Raises ProviderRefused for more than is left."""
+        """The amount of the refund. Raises ProviderRefused for more than is left."""
         if amount is not None and amount.currency != paid.currency:
             raise ProviderRefused(f"The payment was made in {paid.currency}.")
         left = paid.amount
@@ -146,7 +145,7 @@ class Refunds:
         if paid.purpose == Purpose.INVOICE and self._fees is not None and not again:
             left = await self._fees.refundable(paid)
         for item in returns:
-            if item.key == key and amount is None:  # asked again
+            if item.key == key and amount is None:  # a repeated call
                 return Money(item.amount, item.currency)
             if item.state != "kept" and item.key != key:
                 left -= item.amount

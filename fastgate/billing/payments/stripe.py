@@ -1,19 +1,19 @@
-"""Stripe, by its official library (extra `stripe`).
+"""Stripe, through its official library (extra `stripe`).
 
 ```
 top-up        Checkout Session, mode payment   → payment_intent.succeeded credits the wallet
 saved method  Checkout Session, mode setup     → becomes the customer's default
 auto-recharge PaymentIntent, off_session, confirmed at once
-events        webhook or events list → `stripe_events` re-fetches the object
-words         `stripe_objects`: statuses, declines, currencies
+events        webhook or list of events → `stripe_events` fetches the object again
+terms         `stripe_objects`: statuses, declines, currencies
 ```
 
-Calls are asynchronous (`stripe_http`), one connection pool, a timeout on
-each, and no retries inside: whether to try again is for the circuit breaker and the caller, who
-know more. Every object that we make carries our account, purpose and key in its metadata, so that
-what happened can be read back from Stripe alone.
+Calls are asynchronous (`stripe_http`) and share one connection pool. Each has a timeout, and there
+are no retries here: the circuit breaker and the caller decide whether to try again, since they know
+more. The metadata of every object that we create has our account, purpose and key, so that all of
+it can be read back from Stripe alone.
 
-Secrets are asked for at every use (`Secrets`), so that a rotated key is used without a restart.
+Secrets are read at each use (`Secrets`), so that a rotated key is used without a restart.
 """
 
 from __future__ import annotations
@@ -69,17 +69,17 @@ _T = TypeVar("_T")
 
 
 class Secrets(Protocol):
-    """Where the keys are read from, at each use."""
+    """The source of the keys, read at each use."""
 
     def api_key(self) -> str:
         """The secret or restricted key."""
 
     def webhook_secrets(self) -> Sequence[str]:
-        """The signing secrets in force: several while one replaces another."""
+        """The signing secrets in force: several while one is being replaced."""
 
 
 class ConfiguredSecrets:
-    """Secrets from where the configuration says that they are."""
+    """Secrets from the sources in the configuration."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -92,7 +92,7 @@ class ConfiguredSecrets:
 
 
 class StripeProvider(PaymentProvider):
-    """Payments through one Stripe account. Used on one event loop; `close` at its end."""
+    """Payments through one Stripe account. Used on one event loop; call `close` at the end."""
 
     name = stripe_objects.NAME
     capabilities = frozenset(Capability)
@@ -100,7 +100,7 @@ class StripeProvider(PaymentProvider):
     off_session: Mapping[str, Any] = {
         "automatic_payment_methods": {"enabled": True, "allow_redirects": "never"}
     }
-    """What a charge without its customer adds: no method that would want to show a page."""
+    """Options of a charge without the customer: no method that needs to show a page."""
 
     def __init__(
         self,
@@ -111,7 +111,7 @@ class StripeProvider(PaymentProvider):
         api_base: str = STRIPE_API,
         timeout: float = TIMEOUT_S,
     ) -> None:
-        """`api_base`: another address of the API, without a path. `timeout`: seconds a call."""
+        """`api_base`: another address of the API, without a path. `timeout`: seconds for a call."""
         self.secrets = secrets
         self.customers = customers
         self.clock = clock
@@ -125,7 +125,7 @@ class StripeProvider(PaymentProvider):
 
     @property
     def client(self) -> stripe.StripeClient:
-        """The library's client for the key that is in force."""
+        """The library's client for the current key."""
         key = self.secrets.api_key()
         if self._made is None or key != self._key:
             if self._http is None:
@@ -165,7 +165,7 @@ class StripeProvider(PaymentProvider):
     # ---- customers and methods ------------------------------------------------------------
 
     async def _customer(self, account: str) -> str:
-        """Stripe's customer for the account, made if there is none."""
+        """Stripe's customer for the account, created if there is none."""
         known = await self.customers.customer_of(self.name, account)
         if known is not None:
             return known
@@ -187,7 +187,7 @@ class StripeProvider(PaymentProvider):
         return await self.customers.account_of(self.name, customer) or ""
 
     async def default_method(self, customer: str) -> str:
-        """The payment method that is charged; "" where there is none."""
+        """The payment method that is charged; "" if there is none."""
         found = await self.call(self.client.v1.customers.retrieve_async(customer))
         chosen = (found.to_dict().get("invoice_settings") or {}).get("default_payment_method")
         if chosen:
@@ -242,7 +242,7 @@ class StripeProvider(PaymentProvider):
         try:
             await self.call(self.client.v1.billing.meter_events.create_async(params))
         except ProviderRefused as error:
-            if "already exists with identifier" not in str(error):  # said before, and known
+            if "already exists with identifier" not in str(error):  # a repeated report
                 raise
 
     # ---- money in -------------------------------------------------------------------------
@@ -267,7 +267,7 @@ class StripeProvider(PaymentProvider):
                     }
                 ],
                 "metadata": metadata,
-                # Kept for auto-recharge, which the page says to its reader.
+                # Saved for auto-recharge; the page tells the customer.
                 "payment_intent_data": {"metadata": metadata, "setup_future_usage": "off_session"},
             },
             return_url,
@@ -283,7 +283,7 @@ class StripeProvider(PaymentProvider):
         data = session.to_dict()
         url = data.get("url")
         if not url:
-            raise ProviderUnavailable("Stripe made a checkout without an address.")
+            raise ProviderUnavailable("Stripe created a checkout without an address.")
         return Checkout(
             url=str(url),
             reference=str(data["id"]),
@@ -457,10 +457,10 @@ class StripeProvider(PaymentProvider):
             raise WebhookRejected("No secret is configured for Stripe's webhooks.")
         if not any(_signed(body, header, secret) for secret in secrets):
             raise WebhookRejected("The webhook's signature is not valid.")
-        # The library would read the system's clock; ours is injected, and the future is as
-        # suspicious as the past.
+        # The library would use the system's clock, but ours is injected; and a time in the future
+        # is as suspicious as one in the past.
         if abs(self.clock().timestamp() - signed_at) > TOLERANCE_S:
-            raise WebhookRejected(f"The webhook was signed more than {TOLERANCE_S} s from now.")
+            raise WebhookRejected(f"The webhook's timestamp is more than {TOLERANCE_S} s from now.")
         return stripe_events.notification_of(_event_of(body))
 
     async def resolve(self, notification: Notification) -> list[ProviderEvent]:
@@ -508,7 +508,7 @@ def _message_of(error: stripe.StripeError) -> str:
 
 
 def _translated(error: stripe.StripeError) -> PaymentError:
-    """What an error of the library's means to the caller."""
+    """Our error for an error of the library."""
     if isinstance(error, stripe.APIConnectionError):
         return ProviderUnavailable(
             f"Stripe cannot be reached: {_message_of(error)}.",
@@ -525,7 +525,7 @@ def _translated(error: stripe.StripeError) -> PaymentError:
 
 
 def _declined(error: stripe.CardError, amount: Money) -> ChargeResult:
-    """A decline that came as an error: with the PaymentIntent inside, or with a code alone."""
+    """A decline that was raised as an error: with a PaymentIntent, or with only a code."""
     body = error.json_body if isinstance(error.json_body, dict) else {}
     detail = body.get("error") or {}
     intent = detail.get("payment_intent")
@@ -545,8 +545,8 @@ def _declined(error: stripe.CardError, amount: Money) -> ChargeResult:
 
 
 def _time_signed(header: str) -> int:
-    """The one time that a signature is of, Unix seconds. A second one, under whatever name the
-    library would find it, could be signed and old while the first is new and not signed."""
+    """The timestamp of a signature, Unix seconds. Exactly one is allowed: otherwise an old signed
+    timestamp could pass next to a new unsigned one, depending on which one the library reads."""
     times = [item for item in header.split(",") if item.strip().partition("=")[0] == "t"]
     found = re.fullmatch(r"t=([0-9]{1,12})", times[0]) if len(times) == 1 else None
     if found is None or not header.isascii():
@@ -555,7 +555,7 @@ def _time_signed(header: str) -> int:
 
 
 def _signed(body: bytes, header: str, secret: str) -> bool:
-    """Whether the official verifier accepts the signature with this secret; age apart."""
+    """Whether the official verifier accepts the signature with this secret, at any age."""
     try:
         return bool(stripe.WebhookSignature.verify_header(body, header, secret, tolerance=None))
     except (stripe.SignatureVerificationError, UnicodeDecodeError):
@@ -573,7 +573,7 @@ def _event_of(body: bytes) -> dict[str, Any]:
 
 
 def create(wanted: Wanted) -> StripeProvider:
-    """The entry point. Raises ConfigurationError when `billing.stripe` is not there."""
+    """The entry point. Raises ConfigurationError if `billing.stripe` is missing."""
     settings = wanted.billing.stripe
     if settings is None:
         raise ConfigurationError(

@@ -1,4 +1,4 @@
-"""What the modules beside `stripe` use of `StripeProvider`, so that they need not import it."""
+"""The interface of `StripeProvider` for its helper modules, so that they need not import it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _T = TypeVar("_T")
 
 
 class StripeApi(Protocol):
-    """Stripe's API, with errors of ours and accounts of ours."""
+    """Stripe's API, with our errors and our accounts."""
 
     clock: Clock
 

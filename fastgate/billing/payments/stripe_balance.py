@@ -1,11 +1,11 @@
 """Stripe's own books: the balance, and the balance transactions that made it.
 
-Every movement of a Stripe account is a *balance transaction*: gross `amount`, `fee`, and `net`,
-which is what the balance changed by. Payouts are among them. What one is about is its
-`reporting_category` (of `type`, several mean the same); `source` is the charge, refund, dispute or
-payout behind it. The balance is what is available and what is pending, by currency.
+Every movement of a Stripe account is a *balance transaction*: the gross `amount`, the `fee`, and
+`net`, by which the balance changed. Payouts are included. Its kind is the `reporting_category`
+(several values of `type` mean the same); `source` is the charge, refund, dispute or payout. The
+balance is the sum of the available and the pending amount, by currency.
 
-Both are read until the balance was the same before and after: payments continue meanwhile.
+Payments continue while this reads. So both are read until the balance before equals the one after.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fastgate.billing.payments.base import BalanceLine, LineKind, Statement
 from fastgate.billing.payments.stripe_api import StripeApi
 
 ATTEMPTS = 3
-"""How often both are read while the balance moves."""
+"""The maximum number of readings while the balance changes."""
 
 _KINDS = {
     "charge": LineKind.PAYMENT,
@@ -33,11 +33,11 @@ _KINDS = {
     "tax": LineKind.FEE,
     "network_cost": LineKind.FEE,
 }
-"""By `reporting_category`; the others (reserves, transfers, top-ups) are no business of ours."""
+"""By `reporting_category`; the others (reserves, transfers, top-ups) do not concern us."""
 
 
 async def statement(stripe: StripeApi) -> Statement:
-    """The balance and all its transactions."""
+    """The balance and all of its transactions."""
     balances = await _balances(stripe)
     for _ in range(ATTEMPTS):
         listed = stripe.client.v1.balance_transactions.list_async(
@@ -61,12 +61,12 @@ async def _balances(stripe: StripeApi) -> dict[str, int]:
 
 
 def _counts(item: Mapping[str, Any]) -> bool:
-    """Whether it changes the balance of payments; cards that Stripe issues have another."""
+    """Whether it changes the balance of payments; issued cards have a separate balance."""
     return item.get("balance_type") in (None, "payments")
 
 
 def line_of(item: Mapping[str, Any]) -> BalanceLine:
-    """A balance transaction, its source expanded."""
+    """A balance transaction with its source expanded."""
     kind = _KINDS.get(str(item.get("reporting_category")), LineKind.OTHER)
     gross = stripe_objects.money_of(int(item["amount"]), str(item["currency"]))
     source = item.get("source")

@@ -1,4 +1,4 @@
-"""From a Stripe event to facts: fetches the object it is about and reports its present state.
+"""Stripe events → facts: fetches the object of an event and reports its current state.
 
 ```
 event type                     fetched                        facts
@@ -12,9 +12,9 @@ payment_method.*               method                         method_…
 ```
 
 Only ids are read from the event's own data, which may be days old and out of order. Facts are
-complete: a refund follows the payment that it refunds, a closed dispute its opening, so the books
-are the same whichever event comes first. The key of a fact is made of Stripe's ids and its state,
-never of the event's id, so reporting it twice changes nothing.
+complete: a refund comes with its payment, and a closed dispute with its opening. So the books are
+the same no matter which event arrives first. The key of a fact is made from Stripe's ids and the
+state, never from the event's id, so reporting it twice changes nothing.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ Object = dict[str, Any]
 Resolver = Callable[[StripeApi, Notification], Awaitable[list[ProviderEvent]]]
 
 
-# ---- which events, and about what ---------------------------------------------------------
+# ---- events and their objects -------------------------------------------------------------
 
 
 COST = "latest_charge.balance_transaction"
-"""Where Stripe says what it keeps of a payment, in the currency that it is settled in."""
+"""The path to Stripe's fee for a payment, in the currency of its settlement."""
 
 
 def known(kind: str) -> bool:
-    """Whether an event type says something to us."""
+    """Whether we handle this event type."""
     return _resolver_of(kind) is not None
 
 
 def notification_of(event: Object) -> Notification:
-    """What an event is about. Raises WebhookRejected for what is no event of Stripe's."""
+    """The object of an event. Raises WebhookRejected if the body is not a Stripe event."""
     try:
         about = event["data"]["object"]
         ident, kind = event["id"], event["type"]
@@ -77,7 +77,7 @@ def notification_of(event: Object) -> Notification:
 
 
 def _without_id(kind: str, about: Object) -> str:
-    """An upcoming invoice is none yet, and has no id: it is its subscription's."""
+    """An upcoming invoice does not exist yet and has no id: the object is its subscription."""
     if kind == "invoice.upcoming":
         parent = (about.get("parent") or {}).get("subscription_details") or {}
         return id_of(about.get("subscription") or parent.get("subscription") or about["customer"])
@@ -85,7 +85,7 @@ def _without_id(kind: str, about: Object) -> str:
 
 
 def id_of(value: Any) -> str:
-    """An id, where Stripe gives either the id or the whole object."""
+    """The id, for fields in which Stripe sends either an id or the whole object."""
     if isinstance(value, dict):
         value = value.get("id")
     return str(value or "")
@@ -96,7 +96,7 @@ def _resolver_of(kind: str) -> Resolver | None:
 
 
 async def resolve(stripe: StripeApi, notification: Notification) -> list[ProviderEvent]:
-    """Fetch what the notification is about, and return the facts, oldest first."""
+    """Fetch the object of the notification and return the facts, oldest first."""
     resolver = _resolver_of(notification.type)
     return [] if resolver is None else await resolver(stripe, notification)
 
@@ -120,7 +120,7 @@ _OUTCOMES = {
 
 
 async def _payment(stripe: StripeApi, intent: Object) -> list[ProviderEvent]:
-    """How a PaymentIntent stands. One that has not been tried yet has no event."""
+    """The state of a PaymentIntent. One that has not been tried yet has no event."""
     if intent["status"] == "requires_confirmation" or (
         intent["status"] == "requires_payment_method" and not intent.get("last_payment_error")
     ):
@@ -128,7 +128,7 @@ async def _payment(stripe: StripeApi, intent: Object) -> list[ProviderEvent]:
     metadata = intent.get("metadata") or {}
     result = stripe_objects.charge_result(intent)
     state = result.status.value
-    if result.status is ChargeStatus.FAILED:  # each decline is a fact of its own
+    if result.status is ChargeStatus.FAILED:  # each decline is a separate fact
         state = f"{state}:{id_of(intent.get('latest_charge')) or result.code}"
     received = intent.get("amount_received")
     amount = result.amount
@@ -157,7 +157,7 @@ async def _payment(stripe: StripeApi, intent: Object) -> list[ProviderEvent]:
 
 
 def _cost(intent: Object, amount: Money) -> Money | None:
-    """What Stripe keeps of a payment; None where it is not known, or in another currency."""
+    """Stripe's fee for a payment; None if it is unknown, or in another currency."""
     charge = intent.get("latest_charge")
     balance = charge.get("balance_transaction") if isinstance(charge, dict) else None
     if not isinstance(balance, dict) or str(balance.get("currency")).upper() != amount.currency:
@@ -196,7 +196,7 @@ async def _from_checkout(stripe: StripeApi, notification: Notification) -> list[
 
 
 async def _chosen(stripe: StripeApi, session: Object, account: str) -> list[ProviderEvent]:
-    """Someone left a payment method: it is the one that is charged from now on."""
+    """A payment method was saved: it becomes the default."""
     setup = id_of(session.get("setup_intent"))
     if session.get("status") != "complete" or not setup:
         return []
@@ -217,7 +217,7 @@ async def _chosen(stripe: StripeApi, session: Object, account: str) -> list[Prov
 
 
 async def _paid(stripe: StripeApi, about: Object) -> tuple[list[ProviderEvent], Object]:
-    """The payment that a refund or dispute is about: its facts, and the PaymentIntent."""
+    """The payment of a refund or dispute: its facts, and the PaymentIntent."""
     intent = id_of(about.get("payment_intent"))
     if not intent:
         found = await stripe.call(stripe.client.v1.charges.retrieve_async(id_of(about["charge"])))
@@ -231,7 +231,7 @@ async def _paid(stripe: StripeApi, about: Object) -> tuple[list[ProviderEvent], 
 async def _about(
     stripe: StripeApi, about: Object, intent: Object, event: ProviderEvent
 ) -> ProviderEvent:
-    """The event with what it has in common with its payment."""
+    """The event with the fields that it shares with its payment."""
     metadata = intent.get("metadata") or {}
     return replace(
         event,
@@ -316,7 +316,7 @@ async def _from_dispute(stripe: StripeApi, notification: Notification) -> list[P
 
 
 async def latest_invoice(stripe: StripeApi, subscription: Object) -> Object | None:
-    """The subscription's latest invoice; None where there was none yet."""
+    """The subscription's latest invoice; None if there is none yet."""
     invoice = subscription.get("latest_invoice")
     if isinstance(invoice, dict):
         return invoice
@@ -382,7 +382,7 @@ async def _from_invoice(stripe: StripeApi, notification: Notification) -> list[P
     facts = []
     parent = (invoice.get("parent") or {}).get("subscription_details") or {}
     subscription = id_of(invoice.get("subscription") or parent.get("subscription"))
-    if subscription:  # what an invoice does to access, the subscription says
+    if subscription:  # the subscription says how an invoice affects access
         facts = await _subscription(stripe, subscription, notification.created)
     if kind is not None:
         account = await stripe.account_of(id_of(invoice.get("customer")), invoice.get("metadata"))
@@ -407,7 +407,7 @@ async def _from_invoice(stripe: StripeApi, notification: Notification) -> list[P
 
 
 def _invoice_state(invoice: Object, kind: str) -> tuple[EventKind | None, str]:
-    """The event for the state of an invoice, and its part of the key."""
+    """The event for the state of an invoice, and the state's part of the key."""
     status = str(invoice.get("status"))
     if status == "paid":
         return EventKind.INVOICE_PAID, "paid"

@@ -1,7 +1,7 @@
-"""How the official Stripe library reaches Stripe: its documented hook for a client, on httpx.
+"""The HTTP client of the official Stripe library, on httpx, through the library's documented hook.
 
-The library brings an httpx client of its own; this one adds what we have to know and to bound:
-whether a request that failed may have been sent (`NeverSent`), and how large an answer may be.
+The library has its own httpx client. This one adds two things: whether a failed request may have
+been sent (`NeverSent`), and a limit on the size of an answer.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import httpx
 import stripe
 
 ANSWER_MOST = 16 << 20
-"""Octets of an answer; a page of a hundred events has a few hundred thousand."""
+"""Maximum octets of an answer; a page of a hundred events has a few hundred thousand."""
 
 
 class NeverSent(stripe.APIConnectionError):

@@ -1,7 +1,7 @@
-"""What Stripe's words mean in ours: tables, and pure functions from its objects to our records.
+"""Maps Stripe's objects to our records: tables and pure functions.
 
-Objects come as plain dictionaries (`to_dict()` of the library's). Nothing here asks anyone
-anything, so every row can be tested alone. Sources: Stripe's API reference, "Decline codes",
+Objects are plain dictionaries (the library's `to_dict()`). Nothing here does any I/O, so every row
+can be tested alone. Sources: Stripe's API reference, "Decline codes",
 "Supported currencies", "How subscriptions work"; and the observed answers of localstripe.
 """
 
@@ -31,7 +31,7 @@ from fastgate.model.units import Money
 NAME = "stripe"
 Object = Mapping[str, Any]
 
-# Metadata that we write on what we make at Stripe, and read back from it.
+# Metadata that we write to the objects that we create at Stripe, and read back.
 ACCOUNT = "fastgate_account"
 PURPOSE = "fastgate_purpose"
 SUBJECT = "fastgate_subject"
@@ -45,9 +45,9 @@ METADATA_MOST = 500
 
 # ---- money ------------------------------------------------------------------------------
 
-# Where Stripe counts otherwise than ISO 4217: (decimals, what an amount must divide by).
-# Krónur and shillings lost their coins and kept two decimals for compatibility; ariary have
-# fifths, which Stripe does not know; of thousandths the last digit must be zero.
+# Currencies that Stripe counts differently from ISO 4217: (decimals, required divisor of amounts).
+# Krónur and shillings no longer have coins but keep two decimals for compatibility. Ariary have
+# fifths, which Stripe does not support. In thousandths, the last digit must be zero.
 _ODD: dict[str, tuple[int, int]] = {
     "ISK": (2, 100),
     "UGX": (2, 100),
@@ -63,18 +63,18 @@ def _counting(currency: str) -> tuple[int, int]:
 
 
 def coins_of(money: Money) -> int:
-    """The amount as Stripe takes it. Raises AmountError where it cannot be said exactly."""
+    """The amount in Stripe's units. Raises AmountError if that is not exact."""
     decimals, step = _counting(money.currency)
     coins = to_minor(money, decimals)
     if coins % step:
-        raise AmountError(f"{money} is finer than Stripe charges {money.currency}.")
+        raise AmountError(f"{money} has more decimals than Stripe accepts for {money.currency}.")
     if coins <= 0:
         raise AmountError(f"{money} cannot be charged.")
     return coins
 
 
 def money_of(coins: int, currency: str) -> Money:
-    """The amount that Stripe names with a number of coins and a currency in lower case."""
+    """The amount from Stripe's number of coins and lower-case currency."""
     return from_minor(coins, currency, _counting(currency.upper())[0])
 
 
@@ -112,11 +112,11 @@ DECLINES: dict[str, Decline] = {
     )
     for code in codes.split()
 }
-"""What would help, by decline code. One that is not listed is taken for `later`: it is retried
-a few times and ends, where the other mistake would lock out a customer who could have paid."""
+"""What would help, by decline code. The default is `later`: a wrong `later` costs a few retries,
+while the opposite mistake would lock out a customer who could have paid."""
 
 ACTION = frozenset({"authentication_required", "payment_intent_action_required"})
-"""Codes that ask for the owner's confirmation rather than decline."""
+"""Codes that ask for the customer's confirmation and are not declines."""
 
 
 def decline_of(code: str) -> Decline:
@@ -127,14 +127,14 @@ def decline_of(code: str) -> Decline:
 
 
 def error_code(error: Object | None) -> str:
-    """The most specific code of an error: the issuer's, else Stripe's."""
+    """The most specific code of an error: the issuer's, otherwise Stripe's."""
     if not error:
         return ""
     return str(error.get("decline_code") or error.get("code") or "")
 
 
 def purpose_of(metadata: Object | None) -> Purpose | None:
-    """What a payment was made for; None for one that was not made through us."""
+    """The purpose of a payment; None if it was not made through us."""
     try:
         return Purpose(str((metadata or {}).get(PURPOSE) or ""))
     except ValueError:
@@ -142,13 +142,13 @@ def purpose_of(metadata: Object | None) -> Purpose | None:
 
 
 def action_url_of(intent: Object) -> str:
-    """Where the customer can confirm, if Stripe says so."""
+    """The page where the customer can confirm, if Stripe gives one."""
     action = intent.get("next_action") or {}
     return str((action.get("redirect_to_url") or {}).get("url") or "")
 
 
 def charge_result(intent: Object) -> ChargeResult:
-    """How a PaymentIntent stands, as the result of a charge."""
+    """The state of a PaymentIntent, as the result of a charge."""
     status = str(intent.get("status"))
     error = intent.get("last_payment_error")
     code = error_code(error)
@@ -181,7 +181,7 @@ def charge_result(intent: Object) -> ChargeResult:
 
 
 def method_of(method: Object, default: str = "") -> PaymentMethod:
-    """A saved payment method; of a card only what is printed on receipts."""
+    """A saved payment method; for a card, only what may be printed on a receipt."""
     kind = str(method.get("type") or "")
     detail = method.get(kind) or {}
     last = str(detail.get("last4") or "")
@@ -200,7 +200,7 @@ def method_of(method: Object, default: str = "") -> PaymentMethod:
 
 
 class MappedStatus(NamedTuple):
-    """What a status gives: our state, the reason it is refused with, whether grace comes first."""
+    """The meaning of a status: our state, the reason of refusals, whether grace comes first."""
 
     state: SubscriptionState
     reason: str = ""
@@ -217,12 +217,12 @@ STATUSES: dict[str, MappedStatus] = {
     "canceled": MappedStatus(SubscriptionState.CANCELED, "subscription_expired"),
     "paused": MappedStatus(SubscriptionState.PAUSED, "payment_method_missing"),
 }
-"""Stripe's status → ours. A canceled one keeps access until `paid_through`; of an unpaid one
-Stripe has given up, so its grace is over at once."""
+"""Stripe's status → ours. A canceled subscription keeps access until `paid_through`. Stripe has
+given up on an unpaid one, so its grace is over at once."""
 
 
 def time_of(seconds: Any) -> datetime | None:
-    """A time that Stripe gives, in seconds since 1970; None for none."""
+    """A time from Stripe, in seconds since 1970; None if there is none."""
     return None if seconds in (None, "") else datetime.fromtimestamp(int(seconds), UTC)
 
 
@@ -232,8 +232,8 @@ def _first_item(subscription: Object) -> Object:
 
 
 def plan_of(subscription: Object) -> str:
-    """Our plan: as the metadata of subscription or price name it, else the price's lookup key,
-    else the id of an old-style plan."""
+    """Our plan: from the metadata of the subscription or the price; otherwise the lookup key of the
+    price; otherwise the id of an old-style plan."""
     item = _first_item(subscription)
     price = item.get("price") or {}
     plan = item.get("plan") or subscription.get("plan") or {}
@@ -249,14 +249,14 @@ def plan_of(subscription: Object) -> str:
 def subscription_of(
     subscription: Object, account: str, invoice: Object | None
 ) -> ProviderSubscription:
-    """A subscription as we see it. `invoice`: its latest, which tells what has been paid for.
+    """Our record of a subscription. `invoice`: the latest, which shows what has been paid for.
 
-    Stripe moves the period on whether or not it was paid, so only a paid invoice (or a trial)
-    makes its end the date that is honoured; else it is the period's beginning.
+    Stripe starts the next period whether or not it was paid. So access lasts until the end of the
+    period only with a paid invoice (or a trial); otherwise only until its beginning.
     """
     status = str(subscription["status"])
     standing = STATUSES.get(status)
-    if standing is None:  # a status younger than this table: as strict as the strictest
+    if standing is None:  # a status newer than this table: treated as the strictest one
         standing = MappedStatus(SubscriptionState.GRACE, "subscription_past_due")
     item = _first_item(subscription)
     begin = time_of(item.get("current_period_start") or subscription.get("current_period_start"))

@@ -1,18 +1,18 @@
-"""Exports usage to payment providers that bill for it: each unit once, and never waited for.
+"""Exports usage to payment providers that bill for it: each unit once. No request waits for it.
 
-What is enforced and charged is local; this is for books that a provider keeps as well (Stripe's
-meters). Usage is exported by account and UTC day, as what was added since the last export:
+Enforcement and charging are local; this is for a provider that keeps its own books of usage
+(Stripe's meters). Usage is exported by account and UTC day, as the increase since the last export:
 
-    the days' sums ── more than exported? ──▶ row: sending n, number k ──▶ provider
-                                                                              └──▶ row: told + n
+    daily totals ── more than exported? ──▶ row: sending n, number k ──▶ provider
+                                                                            └──▶ row: told + n
 
-The row is committed before anything is sent, and `k` makes the identifier by which the provider
-knows a second copy: after a kill in between the same is sent once more. Providers remember
-identifiers for a day; what is in doubt for longer than `IN_DOUBT` counts as exported, so nothing
-is ever billed twice. What was refused, or never sent, the first time is in no doubt: it is new
-again.
+The row is committed before anything is sent. `k` is part of the identifier by which the provider
+detects a copy, so after a kill in between the same report is sent again. Providers remember
+identifiers for a day. A report whose outcome is unknown for longer than `IN_DOUBT` counts as
+exported, so nothing is ever billed twice. If the first report was refused, or never sent, its
+outcome is known: the units are new again.
 
-Only accounts that are the provider's customers are exported, from the day on which the export was
+Only accounts that are customers of the provider are exported, from the day on which the export was
 set up. A day is exported for as long as providers accept it (`FARTHEST`).
 """
 
@@ -44,8 +44,7 @@ IN_DOUBT = timedelta(hours=20)
 
 
 class UsageExport:
-    """`events`: what a provider calls a meter, by meter (`requests`: the requests themselves);
-    by provider."""
+    """`events`: by provider, its name for each meter (`requests`: the requests themselves)."""
 
     def __init__(
         self, store: Store, chain: Chain, clock: Clock, events: Mapping[str, Mapping[str, str]]
@@ -57,14 +56,14 @@ class UsageExport:
         self._last: datetime | None = None
 
     async def step(self) -> None:
-        """`run`, when the last one is long enough ago. Raises StoreError."""
+        """`run`, if the last one is long enough ago. Raises StoreError."""
         now = self._clock()
         if self._last is None or now - self._last >= EVERY:
             self._last = now
             await self.run()
 
     async def run(self) -> int:
-        """Tell what is new; how many reports were taken. Raises StoreError."""
+        """Report new usage. Returns how many reports were accepted. Raises StoreError."""
         taken = 0
         for provider in self._chain.able(Capability.USAGE):
             for meter, event in self._events.get(provider.name, {}).items():
@@ -96,11 +95,11 @@ class UsageExport:
                 refused.append(error)
         if refused:
             what = (provider, len(refused), meter, refused[-1])
-            log.warning("%s does not take %d reports of %s, the last: %s", *what)
+            log.warning("%s refused %d reports of %s; the last error: %s", *what)
         return taken
 
     async def _day(self, row: Export, units: int) -> int:
-        """Tell of one account's day what is new; how many reports were taken."""
+        """Report the new usage of one account and day. Returns how many reports were accepted."""
         taken = 0
         if row.sending:
             row, taken = await self._again(row), 1
@@ -120,7 +119,7 @@ class UsageExport:
         return taken
 
     async def _again(self, row: Export) -> Export:
-        """What was on its way when somebody was killed, or no answer came."""
+        """Handle a report that was in progress at a kill, or had no answer."""
         if self._clock() - row.since < IN_DOUBT:
             return await self._send(row)
         log.warning(
@@ -150,5 +149,5 @@ class UsageExport:
 
 
 def end_of(day: date) -> datetime:
-    """The last second of a UTC day: so usage falls into the period that it belongs to."""
+    """The last second of a UTC day, so that usage falls into the right period."""
     return datetime.combine(day, time(23, 59, 59), UTC)

@@ -1,33 +1,34 @@
-"""Events from payment providers: accepted at once, processed until applied, applied once.
+"""Events from payment providers: stored at once, processed until applied, applied once.
 
 ```
-webhook ──▶ Inbox.receive: signature? ─▶ one row by event id ─▶ 2xx        (store down: 503, and
-reconcile ─▶ Inbox.keep ────────────────▶ the same row                      the provider repeats)
+webhook ──▶ Inbox.receive: signature? ─▶ one row by event id ─▶ 2xx   (store down: 503, and the
+reconcile ─▶ Inbox.keep ────────────────▶ the same row                 provider sends it again)
                                              │
-             Inbox.work: claim ─▶ resolve (asks the provider) ─▶ Applier.apply, fact by fact ─▶ done
-                                             └─ not now ─▶ again later, up to three days
+             Inbox.work: claim ─▶ resolve (at the provider) ─▶ Applier.apply, fact by fact ─▶ done
+                                             └─ failed ─▶ again later, up to three days
 ```
 
-**Order is not assumed and repetition is harmless.** A row is one event, however often it comes; a
-fact is applied under a name of its own in the ledger (`books`), so that two events which tell the
-same, a crash between two steps, or an operator who has everything worked on again, change nothing.
-Every fact is fetched as it is now, so a late event does not bring back an old state.
+**Events may arrive in any order and more than once.** An event has one row, however often it
+arrives. A fact is applied under its own name in the ledger (`books`), so nothing changes if two
+events report the same fact, after a crash between two steps, or if an operator has all events
+processed again. Facts are always fetched in their current state, so a late event does not restore
+an old one.
 
-What a fact does:
+The effect of each fact:
 
 ```
 payment_succeeded   top_up: credit     invoice: dunning settles it       the charge's row ends
 payment_failed, …   invoice: dunning decides                              the charge's row ends
-refund              what was set aside for it is paid out, or it is set aside and paid out now
-refund_failed       what was set aside is released; what was paid out is credited again
-dispute_*           set aside, also below zero; then paid out (lost) or released (won)
-all of a fee        what credit notes gave of it is taken from the wallet, or given again, to match
-subscription_*      the subscription is adopted as it is
-method_*            subscriptions and unpaid invoices hear of it
+refund              its amount, set aside before or now, is paid out
+refund_failed       an amount set aside is released; one that was paid out is credited again
+dispute_*           set aside, even below zero; then paid out (lost) or released (won)
+any of these, of a fee   credits by credit notes are taken from the wallet or restored, to match
+subscription_*      our subscription takes over the state
+method_*            subscriptions and unpaid invoices are updated
 ```
 
-A payment without our mark (`purpose` None) or of a customer that is not ours does nothing.
-Listeners (`on_event`) hear of every fact after it was applied, perhaps more than once.
+A payment without our mark (`purpose` None), or of a customer that is not ours, has no effect.
+Listeners (`on_event`) are called for every fact after it was applied, perhaps more than once.
 """
 
 from __future__ import annotations
@@ -67,23 +68,23 @@ from fastgate.store.payments import Payment, PaymentTable, Return
 log = logging.getLogger("fastgate.billing")
 
 BODY_MOST = 1 << 20
-"""Octets of a webhook that are read; providers send a few thousand."""
+"""Maximum octets of a webhook; providers send a few thousand."""
 LEASE = timedelta(minutes=2)
 FIRST_WAIT = timedelta(seconds=5)
 LONGEST_WAIT = timedelta(hours=1)
 GIVE_UP = timedelta(days=3)
 KEEP = timedelta(days=40)
-"""Longer than a provider lists its events, so that none of them comes back as new."""
+"""Longer than providers list their events, so that none of them returns as new."""
 
 Listener = Callable[[ProviderEvent], Awaitable[None]]
 Booking = Callable[[Movement], Awaitable[Posted]]
 
 
 class Subscriptions(Protocol):
-    """`fastgate.billing.subscriptions.subscriptions.Subscriptions`, as far as providers need it."""
+    """The part of `fastgate.billing.subscriptions.subscriptions.Subscriptions` needed here."""
 
     async def adopt(self, provider: str, theirs: ProviderSubscription) -> object:
-        """Take over how a subscription stands."""
+        """Take over the state of a subscription."""
 
     async def method_changed(self, account: str, present: bool) -> None:
         """Whether the account has a payment method now."""
@@ -93,17 +94,17 @@ class Dunning(Protocol):
     """`fastgate.billing.dunning.dunning.Dunning`, likewise."""
 
     async def settle(self, ident: str, result: ChargeResult, key: str = "") -> bool:
-        """How a charge of one of our invoices ended. Raises NotFoundError."""
+        """Record the outcome of a charge of one of our invoices. Raises NotFoundError."""
 
     async def returned(self, ident: str) -> bool:
-        """Something of what was paid for one of our invoices came back, or did not after all.
+        """A payment of one of our invoices was returned, or the return was undone.
         Raises NotFoundError."""
 
     async def taken_back(self, ident: str) -> Mapping[tuple[str, str], int]:
-        """How much of the credits of one of our invoices is to be out of the wallet."""
+        """How much of the credits of one of our invoices must be out of the wallet."""
 
     async def method_attached(self, account: str) -> int:
-        """There is another method to try."""
+        """Another payment method was attached."""
 
 
 # ---- applying ---------------------------------------------------------------------------
@@ -117,7 +118,7 @@ _STATUS = {
 
 
 class Applier:
-    """Does what facts ask for. Every step may be repeated; all raise StoreError."""
+    """Applies facts. Every step may be repeated; all raise StoreError."""
 
     def __init__(
         self,
@@ -193,11 +194,11 @@ class Applier:
         await self._match_credits(event)
 
     def _in(self, event: ProviderEvent) -> Booking:
-        """How what comes in is booked: into the wallet, or as earned."""
+        """The method that books an incoming payment: into the wallet, or as revenue."""
         return self._books.credit if event.purpose is Purpose.TOP_UP else self._books.fee
 
     def _aside(self, event: ProviderEvent) -> Booking:
-        """How what goes back, or is contested, is set aside."""
+        """The method that sets aside a returned or contested amount."""
         return self._books.dispute if event.purpose is Purpose.TOP_UP else self._books.fee_aside
 
     async def _unpaid(self, event: ProviderEvent) -> None:
@@ -205,7 +206,7 @@ class Applier:
             await self._settle(event)
 
     async def _settle(self, event: ProviderEvent) -> None:
-        """The charge's row, and the invoice it was for."""
+        """Update the charge's row and its invoice."""
         await self._chain.note(event)
         if event.purpose is not Purpose.INVOICE or self._dunning is None:
             return
@@ -228,7 +229,7 @@ class Applier:
                 event.subject,
             )
 
-    # ---- what comes back ------------------------------------------------------------------
+    # ---- refunds and disputes -------------------------------------------------------------
 
     async def _refunded(self, event: ProviderEvent) -> None:
         if not _ours(event):
@@ -238,14 +239,14 @@ class Applier:
             await self._return(event, "refund", "kept")
             await self._failed(ident, event)
         elif await self._known_as_failed(event):
-            return  # a repeated event, of one that came back since
+            return  # a repeated event of a refund that has failed since
         else:
             await self._return(event, "refund", "returned")
             try:
                 await self._books.pay_out(ident, reference=event.reference)
-            except NotFoundError:  # it was not requested here: it was made at the provider
+            except NotFoundError:  # not requested here, but made at the provider
                 await self._take(ident, event)
-            except ConflictError:  # we took it for refused, and released it
+            except ConflictError:  # we had treated it as refused, and released it
                 await self._take(f"{ident}:late", event)
         await self._owed_again(event)
 
@@ -254,12 +255,12 @@ class Applier:
         return any(one.reference == event.reference and one.state == "kept" for one in returns)
 
     async def _failed(self, ident: str, event: ProviderEvent) -> None:
-        """What was set aside for a refund that did not take place is here again."""
+        """Restore the amount that was set aside for a refund that failed."""
         for origin in (ident, f"{ident}:late"):
-            with suppress(NotFoundError):  # it was never set aside: nothing is missing
+            with suppress(NotFoundError):  # it was never set aside: nothing to restore
                 try:
                     await self._books.release(origin, reference=event.reference)
-                except ConflictError:  # it was paid out when this event arrived
+                except ConflictError:  # it was already paid out
                     await self._in(event)(_movement(f"{origin}:failed", event))
 
     async def _take(self, ident: str, event: ProviderEvent) -> None:
@@ -267,7 +268,7 @@ class Applier:
         await self._books.pay_out(ident, reference=event.reference)
 
     async def _owed_again(self, event: ProviderEvent) -> None:
-        """What came back, or did not after all, may be the fee of an invoice."""
+        """Update the invoice if the returned payment, or the undone return, is of a fee."""
         if event.purpose is Purpose.INVOICE and self._dunning is not None:
             try:
                 await self._dunning.returned(event.subject)
@@ -278,13 +279,13 @@ class Applier:
         await self._match_credits(event)
 
     async def _match_credits(self, event: ProviderEvent) -> None:
-        """No credit for a fee that is not here."""
+        """Take back the credits of a fee that was returned."""
         if event.purpose is Purpose.INVOICE and self._dunning is not None:
             wanted = partial(self._dunning.taken_back, event.subject)
             await self._books.take_back(event.account, wanted)
 
     async def match_credits(self) -> None:
-        """The same for all that ever came back: credits of stores that are older than the rule."""
+        """The same for all returns ever: a store may have credits from before this rule."""
         if self._dunning is not None:
             for account, invoice in await self._payments.returned_invoices():
                 await self._books.take_back(account, partial(self._dunning.taken_back, invoice))
@@ -372,11 +373,11 @@ def _movement(ident: str, event: ProviderEvent) -> Movement:
     )
 
 
-# ---- taking in, working on -----------------------------------------------------------------
+# ---- storing and processing ----------------------------------------------------------------
 
 
 class Receipt(msgspec.Struct, frozen=True):
-    """What became of a webhook: the event's id, and whether it was new."""
+    """The result of a webhook: the event's id, and whether it was new."""
 
     event: str
     fresh: bool
@@ -387,14 +388,14 @@ class Inbox:
 
     def __init__(self, chain: Chain, events: EventTable, applier: Applier, clock: Clock) -> None:
         self.arrived = asyncio.Event()
-        """Set when there is something new; who works on it clears it."""
+        """Set when there is a new event; cleared by the code that processes it."""
         self.events = events
         self._chain = chain
         self.applier = applier
         self._clock = clock
 
     async def receive(self, provider: str, headers: Mapping[str, str], body: bytes) -> Receipt:
-        """Take in a webhook. Header names in lower case.
+        """Store the event of a webhook. Header names in lower case.
 
         Raises WebhookRejected (answer 400), ProviderRefused for an unknown provider (404),
         StoreError (503: the provider sends it again).
@@ -406,7 +407,7 @@ class Inbox:
         return Receipt(notification.id, bool(fresh))
 
     async def keep(self, notifications: Sequence[Notification], source: str) -> list[str]:
-        """Keep what is new of it; those ids. `source`: "webhook" or "reconcile"."""
+        """Store the new ones; returns their ids. `source`: "webhook" or "reconcile"."""
         now = self._clock()
         fresh = await self.events.add(
             [
@@ -429,8 +430,8 @@ class Inbox:
         return fresh
 
     async def work(self, limit: int = 50) -> int:
-        """Work on what is due; how many events. Raises StoreError: then nothing is lost, and
-        what was claimed is due again after its lease."""
+        """Process the events that are due. Returns how many. Raises StoreError: then nothing is
+        lost, and claimed events are due again after their lease."""
         claimed = await self.events.claim(self._clock(), LEASE, limit)
         for event in claimed:
             await self._one(event)
@@ -454,7 +455,7 @@ class Inbox:
                 await self._later(event, error)
                 return
             raise
-        except Exception as error:  # one event must not keep the others waiting
+        except Exception as error:  # one event must not delay the others
             if not isinstance(error, ProviderUnavailable):
                 log.exception("The event %s of %s could not be applied.", event.id, event.provider)
             await self._later(event, error)
@@ -474,26 +475,26 @@ class Inbox:
         await self.events.again(event, at, text)
 
     async def revive(self, provider: str, ident: str) -> bool:
-        """Have an event worked on again, whatever became of it; False: there is none."""
+        """Have an event processed again, in any state; False if there is no such event."""
         found = await self.events.revive(provider, ident, self._clock())
         if found:
             self.arrived.set()
         return found
 
     async def backlog(self) -> dict[str, Backlog]:
-        """What waits, by provider: for metrics and operators."""
+        """The waiting events by provider, for metrics and operators."""
         return await self.events.backlog()
 
     async def prune(self) -> int:
-        """Delete events that no provider can repeat; returns how many."""
+        """Delete events that no provider can send again. Returns how many."""
         return await self.events.prune(self._clock() - KEEP)
 
 
 def wait_after(attempts: int) -> timedelta:
-    """How long to wait after so many attempts: doubling from 5 s to an hour."""
+    """The wait after this many attempts: doubling from 5 s to an hour."""
     return min(FIRST_WAIT * (1 << min(max(attempts - 1, 0), 12)), LONGEST_WAIT)
 
 
 def lag(backlog: Backlog, now: datetime) -> timedelta:
-    """How long the oldest event has been waiting."""
+    """The time since the oldest event began to wait."""
     return now - backlog.oldest if backlog.oldest is not None else timedelta(0)

@@ -51,7 +51,7 @@ from fastgate.billing.subscriptions.pricing import Flat
 from fastgate.billing.subscriptions.reminders import next_look
 from fastgate.billing.subscriptions.rows import change_note, subscription_of, values_of
 from fastgate.model.billing import Billing
-from fastgate.serial import Serial, whole
+from fastgate.serial import Serial, serialized
 from fastgate.store.billing_tables import subscriptions
 from fastgate.store.connection import AsyncConnection
 from fastgate.store.engine import Store
@@ -99,7 +99,7 @@ class Subscriptions(SubscriptionFees):
 
     # ---- making -------------------------------------------------------------------------
 
-    @whole
+    @serialized
     async def create(
         self, account: str, plan: str, service: str | None = None, *, trial: bool = True
     ) -> Subscription:
@@ -155,7 +155,7 @@ class Subscriptions(SubscriptionFees):
 
     # ---- changing -----------------------------------------------------------------------
 
-    @whole
+    @serialized
     async def apply(self, ident: str, event: Event, note: str = "") -> Subscription:
         """Apply an event now. Raises NotFoundError, IllegalTransition."""
         async with self.store.write() as connection:
@@ -185,7 +185,7 @@ class Subscriptions(SubscriptionFees):
             connection, found, event, now, note, paid_through=paid_through, grace_ends=grace_ends
         )
 
-    @whole
+    @serialized
     async def advance(self, ident: str) -> Subscription:
         """Apply everything that is due by time. Raises NotFoundError."""
         async with self.store.write() as connection:
@@ -196,7 +196,7 @@ class Subscriptions(SubscriptionFees):
         await self.changed(changed.account)
         return changed
 
-    @whole
+    @serialized
     async def cancel(self, ident: str, *, at_period_end: bool = True) -> Subscription:
         """End it with its period, or at once (access lasts until the end of the paid time)."""
         event = Event.CANCEL_AT_PERIOD_END if at_period_end else Event.CANCEL
@@ -207,7 +207,7 @@ class Subscriptions(SubscriptionFees):
         await self.changed(changed.account)
         return changed
 
-    @whole
+    @serialized
     async def change_plan(self, ident: str, plan: str) -> Changed:
         """Change to another plan now; the unused part of what was paid is deducted.
 
@@ -326,7 +326,7 @@ class Subscriptions(SubscriptionFees):
             await open_case(connection, document, grace, now)
         return changed, document
 
-    @whole
+    @serialized
     async def method_changed(self, account: str, present: bool) -> None:
         """A payment method was attached, or the last one detached."""
         event = Event.METHOD_ATTACHED if present else Event.METHOD_DETACHED
@@ -352,7 +352,7 @@ class Subscriptions(SubscriptionFees):
         again = await self.save(connection, again)
         await self._bill(connection, again, price, now)
 
-    @whole
+    @serialized
     async def adopt(self, provider: str, theirs: ProviderSubscription) -> Subscription | None:
         """Copy a subscription's state from a payment provider. None if its account or plan is
         unknown here. The provider decides; the table of transitions is not used.

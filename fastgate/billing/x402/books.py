@@ -9,26 +9,27 @@ control:                  every two seconds  ◀──────┘
             else             looked at again, until its record has expired: a row that says so
 ```
 
-A worker has no store, and an answer that is paid for does not wait for one. What it has is its
-claim's record, which outlives it; a payment is *due* from before it may have been taken until the
-books have it. Booking is idempotent by the payment's nonce, so control may be killed at any step,
-and a settlement in doubt that is found out after a week is booked then.
+A worker has no store, and a paid answer does not wait for one. The worker writes the claim's
+record, which survives it. A payment is *due* from the time before it may have been settled until it
+is booked. Booking is idempotent by the payment's nonce, so control may be killed at any step. If
+the outcome of a settlement becomes known only after a week, it is booked then.
 
-The payer has no account here. So the entries belong to one special account, without
-wallet or cell; their currency is the token, by its CAIP-19 name, since a token of one network is
-none of another, nor money of a country. Amounts are millionths of a token:
+The payer has no account here. So the entries belong to one special account, without wallet or cell.
+Their currency is the token, by its CAIP-19 name, since tokens of different networks, and national
+currencies, cannot be mixed. Amounts are millionths of a token:
 
     provider_clearing  -A    what `pay_to` has received
     revenue            +A    what the requests cost
     customer_held      +A    instead of revenue: paid, and not served
 
-What was paid and not served is owed to the payer until an operator says (`decide`) that it was
-refunded, or is kept. So is what an operator has found on the network of a payment in doubt.
+A payment that was not served is owed to the payer until an operator reports (`decide`) that it was
+refunded, or is kept. The same is true of a payment of unknown outcome that an operator has found on
+the network.
 
-    state     entries of the payment come to
+    state     sum of the payment's entries
     settled   clearing -A, revenue +A          owed      clearing -A, held +A
-    kept      clearing -A, revenue +A          refunded  nothing
-    unknown   none: nobody found out           void      none: it was never paid
+    kept      clearing -A, revenue +A          refunded  zero
+    unknown   no entry: outcome unknown        void      no entry: it was never paid
 """
 
 from __future__ import annotations
@@ -68,13 +69,13 @@ OUTCOMES: dict[tuple[str, str], str] = {
     (OWED, "kept"): KEPT,
     (OWED, "refunded"): REFUNDED,
 }
-"""What an operator may say of a payment in which state, and what it is then."""
+"""The outcomes that an operator may report in each state, with the new state."""
 _MONEY = ("settled", "served")
 
 
 class X402Payment(msgspec.Struct, frozen=True, kw_only=True):
     """A payment for a request. `state`: "settled"; "unknown" if its outcome was never found out;
-    "owed" when it was paid and not served, and then "kept" or "refunded"; "void" when it never was
+    "owed" if it was paid and not served, later "kept" or "refunded"; "void" if it was never
     paid."""
 
     id: str
@@ -90,7 +91,7 @@ class X402Payment(msgspec.Struct, frozen=True, kw_only=True):
     reference: str
     """The transaction, if it is known."""
     presumed: bool
-    """The token had taken the payment; the facilitator itself never said that it settled it."""
+    """The token shows the payment, but the facilitator never reported that it settled it."""
     paid_at: datetime
     booked_at: datetime
 
@@ -101,7 +102,7 @@ def entry_id(payment: str) -> str:
 
 
 class X402Books:
-    """Books what workers have settled. Used by control alone."""
+    """Books the payments that workers have settled. Used only by control."""
 
     def __init__(self, claims: Claims, store: Store, clock: Clock) -> None:
         self._claims = claims
@@ -109,7 +110,7 @@ class X402Books:
         self._clock = clock
 
     async def step(self) -> int:
-        """Book all due payments; how many were booked. Raises StoreError, OSError."""
+        """Book all due payments. Returns how many were booked. Raises StoreError, OSError."""
         found = iter(await asyncio.to_thread(lambda: list(self._claims.due())))
         booked = 0
         while batch := list(islice(found, BATCH)):
@@ -133,7 +134,7 @@ class X402Books:
         done: list[str] = []
         now = self._claims.clock()
         for name, record in batch:
-            if record is None:  # swept before there were books
+            if record is None:  # swept by an older version, which had no books
                 done.append(name)
             elif record.state in _MONEY:
                 gone = record.state == "settled" and record.code == NOT_SERVED
@@ -148,7 +149,7 @@ class X402Books:
                 row = self._row(name, record, UNKNOWN)
                 if row is not None and record.state in ("settling", "unknown"):
                     log.warning(
-                        "x402: route %s: whether %s has paid was never found out; see `fastgate "
+                        "x402: route %s: it is unknown whether %s has paid; see `fastgate "
                         "ledger x402 --doubtful`",
                         row.route,
                         row.payer,
@@ -165,7 +166,7 @@ class X402Books:
             self._claims.looked_at(name)
 
     def _row(self, name: str, record: ClaimRecord, state: str) -> X402Payment | None:
-        """None, and it stays due: what was paid cannot be said."""
+        """None if the amount is unknown; the payment then stays due."""
         try:
             if record.paid is None:
                 raise ValueError("its record does not say what was paid")
@@ -202,22 +203,22 @@ _NEWER: dict[str | None, tuple[str, ...]] = {
     SETTLED: (OWED,),
     OWED: (KEPT, REFUNDED),
 }
-"""What may follow a state; anything else is outdated."""
+"""The states that may follow each state; any other change is outdated."""
 _POSTINGS: dict[str, dict[Book, int]] = {
     SETTLED: {Book.CLEARING: -1, Book.REVENUE: 1},
     OWED: {Book.CLEARING: -1, Book.HELD: 1},
     KEPT: {Book.CLEARING: -1, Book.REVENUE: 1},
 }
-"""What the entries of a payment in that state come to, by its amount; of others: nothing."""
+"""The sums of a payment's entries in each state, by its amount; zero in other states."""
 
 
 def postings_of(state: str | None, amount: int) -> dict[Book, int]:
-    """What the entries of a payment come to."""
+    """The sums of a payment's entries."""
     return {book: sign * amount for book, sign in _POSTINGS.get(state or "", {}).items()}
 
 
 def _book(connection: sa.Connection, rows: Sequence[X402Payment], now: datetime) -> int:
-    """Rows and entries in one transaction; how many entries were made."""
+    """Write rows and entries in one transaction. Returns how many entries were created."""
     number = table.take_numbers(connection, len(rows))
     query = sa.select(x402_payments.c.id, x402_payments.c.state).where(
         x402_payments.c.id.in_([row.id for row in rows])
@@ -231,7 +232,7 @@ def _book(connection: sa.Connection, rows: Sequence[X402Payment], now: datetime)
         values = msgspec.structs.asdict(row) | {"day": row.paid_at.date()}
         if before is None:
             connection.execute(sa.insert(x402_payments).values(**values))
-        else:  # it was given up, and found out after all; or its answer is gone
+        else:  # its outcome was found out later, or its answer is lost
             connection.execute(
                 sa.update(x402_payments).where(x402_payments.c.id == row.id).values(**values)
             )
@@ -266,9 +267,10 @@ def _entry(
 async def decide(
     store: Store, clock: Clock, ident: str, outcome: str, reference: str = ""
 ) -> X402Payment:
-    """What an operator has found out of a payment in doubt ("paid", "unpaid"), or done about one
-    that is owed to its payer ("kept", "refunded"); once more does nothing. `reference`: the
-    transaction. Raises StoreError, NotFoundError, and ConflictError where it does not apply."""
+    """Record what an operator has found out about a payment of unknown outcome ("paid", "unpaid"),
+    or decided about one that is owed to its payer ("kept", "refunded"). Repeating it does nothing.
+    `reference`: the transaction. Raises StoreError, NotFoundError, and ConflictError if the
+    outcome is not possible in the payment's state."""
 
     def work(connection: sa.Connection) -> X402Payment:
         query = sa.select(x402_payments).where(x402_payments.c.id == ident)

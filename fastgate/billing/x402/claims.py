@@ -1,16 +1,16 @@
-"""Claims: one payment, one execution, whatever the number of workers, kills and restarts.
+"""Claims: one payment, one execution, for any number of workers, kills and restarts.
 
-A claim is a file, named by the payment's nonce, in a folder that all workers share and that
-outlives them:
+A claim is a file, named by the payment's nonce, in a folder that all workers share and that is
+kept when they end:
 
     <state>/x402/<first byte>/<nonce>         one line of JSON: a ClaimRecord
-    <state>/x402/<first byte>/<nonce>.answer  the upstream's answer, where it is kept
-    <state>/x402/due/<nonce>                  empty: to be looked at by the books (`books`)
+    <state>/x402/<first byte>/<nonce>.answer  the upstream's answer, if it is kept
+    <state>/x402/due/<nonce>                  empty: to be checked by the books (`books`)
 
-Who works on a payment holds the kernel's lock (flock) on its file. So of any number of replays
-on any number of workers one gets the lock, and the others learn that the payment is in progress;
-and when a worker is killed at any instruction, its lock is gone and its record is not: the next
-who presents the payment reads how far it had come (`state`), and goes on from there.
+The worker that handles a payment holds the kernel's lock (flock) on its file. So if the payment is
+presented many times, to any workers, one gets the lock, and the others see that the payment is in
+progress. If a worker is killed at any instruction, its lock is released but its record stays. The
+next presentation of the payment reads how far it had come (`state`), and continues from there.
 
     ┌── released (nothing was owed: file removed, the payment can be used again)
     │
@@ -21,18 +21,17 @@ who presents the payment reads how far it had come (`state`), and goes on from t
                  ├──► unsent ────┘
                  └──► failed
 
-The file of a new claim is empty until `run`; an empty file without a lock has no owner. Before a
-record says `settling`, its payment is due: control looks at every payment that is, books the ones
-that were settled, and forgets what came to nothing. So nothing that was paid is ever missed, even
-if processes are killed; and a record that is due is not swept.
+The file of a new claim is empty until `run`; an empty file without a lock has no owner. A payment
+becomes due before its record says `settling`. Control checks every due payment, books the settled
+ones, and drops those that were not paid. So no payment is ever missed, even if processes are
+killed. A due record is not swept.
 
-A record is written with one write of less than a page, over the last one; readers take the
-first line. Files carry the time until which they are wanted as their modification time, and are
-swept afterwards; a payment that was settled is then refused by its token, and one that has
-expired by its time.
+A record is written with one write of less than a page, over the previous one; readers use the first
+line. The modification time of a file is the time until which it is needed; it is swept later. After
+that, a settled payment is refused by its token, and an expired one by its time.
 
-Kept on disk and not in cells of shared memory because a cell may be lost or taken over: a table
-that is full lets requests through, which is right for limits and wrong for money.
+Claims are on disk, not in cells of shared memory, because a cell may be lost or reused: a full
+table lets requests through, which is right for limits and wrong for money.
 """
 
 from __future__ import annotations
@@ -54,18 +53,18 @@ from fastgate.model.x402 import Terms
 State = Literal["running", "settling", "settled", "served", "unknown", "unsent", "failed"]
 
 FOLDER = "x402"
-"""Where they stand in the state directory."""
+"""The folder of the claims in the state directory."""
 MAX_RECORD = 4000
 NOT_SERVED = "owed"
-"""The code of a record that was settled and whose answer is gone."""
+"""The code in the record of a settled payment whose answer is lost."""
 DUE = "due"
-"""Below that: the names of payments that the books have to look at."""
+"""Below that: the names of the payments that the books have to check."""
 SWEEP_S = 60
-"""Seconds between two sweeps of one process."""
+"""Seconds between two sweeps by one process."""
 
 
 class Paid(Struct, frozen=True, kw_only=True):
-    """What a payment is of."""
+    """The token, amount and parties of a payment."""
 
     network: str
     asset: str
@@ -90,12 +89,12 @@ class Paid(Struct, frozen=True, kw_only=True):
 
     @property
     def currency(self) -> str:
-        """The token, by its CAIP-19 name: what the books have instead of a currency."""
+        """The token, by its CAIP-19 name, which the books use instead of a currency."""
         return f"{self.network}/erc20:{self.asset.lower()}"
 
     @property
     def micros(self) -> int:
-        """Millionths of a token. Raises ValueError where that is no whole number."""
+        """Millionths of a token. Raises ValueError if that is not a whole number."""
         unit: int = 10**self.decimals
         found, rest = divmod(int(self.amount) * MICROS, unit)
         if rest:
@@ -104,31 +103,31 @@ class Paid(Struct, frozen=True, kw_only=True):
 
 
 class ClaimRecord(Struct, kw_only=True):
-    """How far a payment has come."""
+    """The state of a payment."""
 
     state: State = "running"
     request: str
-    """Digest of the request that it pays for, body included."""
+    """Digest of the request that it pays for, including the body."""
     route: str
     payer: str
     created: int
     """Unix seconds."""
     expires: int
-    """Unix seconds; when the record may be forgotten."""
+    """When the record may be deleted, in Unix seconds."""
     identifier: str | None = None
     paid: Paid | None = None
-    """None: it is no payment's, but an identifier's."""
+    """None: the record is of an identifier, not of a payment."""
     transaction: str = ""
     code: str = ""
-    """Why it failed, or is not known."""
+    """Why it failed, or why the outcome is unknown."""
     presumed: bool = False
-    """Settled, as the token has taken the nonce; the facilitator itself did not say so."""
+    """Settled, because the token has used the nonce; the facilitator did not report it."""
     kept: bool = False
     """Whether the upstream's answer is kept."""
 
 
 class Answer(Struct, frozen=True):
-    """An upstream's answer, kept."""
+    """A stored answer of an upstream."""
 
     status: int
     headers: list[tuple[str, str]]
@@ -136,22 +135,22 @@ class Answer(Struct, frozen=True):
 
 
 class Busy(Exception):
-    """Somebody else works on this payment just now."""
+    """The payment is in progress elsewhere."""
 
 
 class Claim:
-    """The right to work on one payment. Each holder gives it back, by `close` or `release`."""
+    """The right to handle one payment. Each holder ends it with `close` or `release`."""
 
     def __init__(self, fd: int, path: Path, record: ClaimRecord | None) -> None:
         self._fd = fd
         self._path = path
         self._holders = 1
         self.record = record
-        """None: a payment that was never seen."""
+        """None: a new payment."""
 
     def write(self, record: ClaimRecord) -> None:
-        """Put the record in place of the last, which is due once it may have been paid. Raises
-        OSError, or ValueError when too long."""
+        """Replace the record. It becomes due before the payment may be settled. Raises OSError, or
+        ValueError if it is too long."""
         line = msgspec.json.encode(record) + b"\n"
         if len(line) > MAX_RECORD:
             raise ValueError("the record of a payment is too long")
@@ -162,10 +161,10 @@ class Claim:
         os.utime(self._fd, (record.expires, record.expires))
         self.record = record
         if record.state == "settled" and record.paid is not None:
-            self._make_due()  # once more: the books may have given it up meanwhile
+            self._make_due()  # again: the books may have dropped it in between
 
     def keep(self, answer: Answer) -> None:
-        """Keep the upstream's answer. Raises OSError."""
+        """Store the upstream's answer. Raises OSError."""
         path = self._answer
         temporary = path.with_suffix(".part")
         temporary.write_bytes(msgspec.msgpack.encode(answer))
@@ -176,7 +175,7 @@ class Claim:
         self.write(self.record)
 
     def kept(self) -> Answer | None:
-        """The answer that is kept."""
+        """The stored answer."""
         if self.record is None or not self.record.kept:
             return None
         try:
@@ -192,20 +191,20 @@ class Claim:
             self.record.kept = False
 
     def not_served(self) -> None:
-        """It was settled and its answer is gone, which the books are to see. Raises OSError."""
+        """Mark it for the books: it was settled and its answer is lost. Raises OSError."""
         if self.record is not None and self.record.code != NOT_SERVED:
             self.record.code = NOT_SERVED
             self.write(self.record)
 
     def share(self) -> Claim:
-        """Another holder: the lock is let go when all have."""
+        """Add a holder: the lock is released when all have ended."""
         self._holders += 1
         return self
 
     def release(self) -> None:
-        """Nothing happened: the payment can be used again. Once more does nothing."""
+        """Nothing was paid: the payment can be used again. Repeating it does nothing."""
         if self._holders <= 0:
-            return  # the file of that name may be somebody else's by now
+            return  # another claim may own the file of that name by now
         with contextlib.suppress(FileNotFoundError):
             self._answer.unlink()
         with contextlib.suppress(FileNotFoundError):
@@ -213,7 +212,7 @@ class Claim:
         self.close()
 
     def close(self) -> None:
-        """Let go, leaving the record as it is."""
+        """End the claim and keep the record unchanged."""
         self._holders -= 1
         if self._holders == 0:
             os.close(self._fd)
@@ -242,7 +241,7 @@ class Claims:
         self._swept = 0.0
 
     def open(self, key: bytes) -> Claim:
-        """Take hold of a payment. Raises Busy, or OSError when that cannot be recorded.
+        """Claim a payment. Raises Busy, or OSError if the claim cannot be recorded.
 
         Never waits.
         """
@@ -284,8 +283,8 @@ class Claims:
                     yield path.name, record
 
     def due(self) -> Iterator[tuple[str, ClaimRecord | None]]:
-        """The payments that the books have to look at, with their records as they are now, in no
-        order. None: it has no record. Raises OSError for a record that cannot be read."""
+        """The payments that the books have to check, with their current records, in no order.
+        None: it has no record. Raises OSError if a record cannot be read."""
         try:
             names = os.scandir(self.folder / DUE)
         except FileNotFoundError:
@@ -301,13 +300,13 @@ class Claims:
                 yield entry.name, record
 
     def looked_at(self, name: str) -> None:
-        """The books are done with a payment. Once more does nothing."""
+        """The books are done with a payment. Repeating it does nothing."""
         with contextlib.suppress(FileNotFoundError):
             (self.folder / DUE / name).unlink()
 
     def sweep(self) -> int:
-        """Remove files that are no longer needed; returns how many. Files in use are left alone,
-        and those of payments that the books have not looked at."""
+        """Remove files that are no longer needed. Returns how many. Files in use stay, and so do
+        those of payments that the books have not checked."""
         now = self.clock()
         removed = 0
         for path in self.folder.glob("??/*"):
@@ -342,13 +341,13 @@ def _record(fd: int) -> ClaimRecord | None:
         raise OSError(errno.EIO, f"the record of a payment cannot be read: {error}") from error
 
 
-# ---- the one of this process ------------------------------------------------------------------
+# ---- this process's claims --------------------------------------------------------------------
 
 _claims: Claims | None = None
 
 
 def use(folder: Path, clock: Callable[[], float]) -> Claims:
-    """Keep this process's claims under `folder`; a worker does so when it starts."""
+    """Keep this process's claims under `folder`; a worker calls this when it starts."""
     global _claims
     _claims = Claims(folder, clock)
     return _claims

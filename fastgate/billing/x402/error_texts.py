@@ -1,7 +1,7 @@
 """The codes with which facilitators of x402 refuse a payment: their meaning and their fix.
 
-The codes are those of the official schemas for `exact` on EVM networks; one that is not here is
-shown as it came.
+The codes are those of the official schemas for `exact` on EVM networks; an unknown code is shown
+unchanged.
 """
 
 from __future__ import annotations
@@ -94,9 +94,9 @@ _BY_END: tuple[tuple[str, ErrorText], ...] = (
         ),
     ),
 )
-"""By the end of the code: schemes and versions put words of their own in front."""
+"""By the end of the code, since schemes and versions add their own prefixes."""
 
 
 def words_of(code: str) -> ErrorText | None:
-    """What a code means; None: it is not known here."""
+    """The meaning of a code; None if it is unknown."""
     return next((words for end, words in _BY_END if code.endswith(end)), None)

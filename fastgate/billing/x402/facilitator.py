@@ -1,18 +1,17 @@
-"""The facilitator of an x402 payment, asked over HTTP: is it good, and: take it.
+"""The facilitator of an x402 payment, over HTTP: verifies a payment, and settles it.
 
-The official library's client and models do the talking; this puts bounds around them and sorts
-what comes back by what may be concluded from it. A facilitator that can be misread must never
-be the reason that something is served unpaid or paid for twice, so only two things are ever
-concluded from an answer, and all else is doubt:
+The official library's client and models make the calls; this module limits them and classifies the
+answers. A misread answer must never cause a request to be served unpaid or paid for twice. So only
+two results of an answer are accepted, and everything else counts as unknown:
 
-    verify   "valid" → go on          "not valid, because" → refuse           else → no service
-    settle   "done, transaction t"    "not done, because", and no             else → unknown:
-             → paid                   transaction was made → not paid         nobody may say
+    verify   "valid" → continue       "not valid, because" → refuse           else → no service
+    settle   "done, transaction t"    "not done, because", and no             else → unknown
+             → paid                   transaction was made → not paid
 
-Doubt is: no answer within the time, an answer other than 200 (also one that carries a body of
-success), one that is too long, not JSON, cut short, not of the schema, for another network or
-payer, success without a transaction, failure with one, and failures whose code says as much.
-Only when the connection was never made is it certain that nothing was asked.
+Unknown is: no answer in time; a status other than 200 (even with a body that reports success); an
+answer that is too long, not JSON, truncated, not of the schema, or for another network or payer;
+success without a transaction; failure with one; and failures whose code says so. It is certain that
+nothing was requested only if no connection was made.
 """
 
 from __future__ import annotations
@@ -44,22 +43,22 @@ from fastgate.model.secret import Secret
 log = logging.getLogger("fastgate.x402")
 
 MAX_ANSWER = 65536
-"""Bytes of an answer that are read."""
+"""Maximum bytes of an answer."""
 MAX_CONNECTIONS = 64
 
 NONCE_USED = frozenset({"invalid_exact_evm_nonce_already_used", "nonce_already_used"})
-"""Codes that say that the token has taken this nonce already."""
+"""Codes that say that the token has already used this nonce."""
 _DOUBTFUL = frozenset({"", "settlement_pending", "unexpected_settle_error"})
 _DOUBTFUL_VERIFY = frozenset({"unexpected_verify_error"})
 FIELD_VALUE = re.compile(r"[\x20-\x7e]+")
 
 
 class Unavailable(Exception):
-    """The facilitator gave no answer to go by."""
+    """The facilitator gave no usable answer."""
 
 
 class Refused(Exception):
-    """The facilitator says that the payment is not good; `code` is its word for why."""
+    """The facilitator reports that the payment is not valid; `code` is its reason."""
 
     def __init__(self, code: str, message: str = "") -> None:
         super().__init__(code)
@@ -68,26 +67,26 @@ class Refused(Exception):
 
 
 class Settled(Enum):
-    """What is known after asking for a settlement."""
+    """The status after requesting a settlement."""
 
     YES = "settled"
     NO = "failed"
     UNKNOWN = "unknown"
     UNSENT = "unsent"
-    """Certainly not asked."""
+    """Certainly not requested."""
 
 
 class Settlement(NamedTuple):
-    """The outcome of asking for a settlement."""
+    """The outcome of requesting a settlement."""
 
     state: Settled
     transaction: str = ""
     code: str = ""
-    """Why not; the facilitator's word, or ours for what went wrong on the way."""
+    """Why not: the facilitator's code, or our text if the call failed."""
 
 
 class FacilitatorClient:
-    """One facilitator. Belongs to one event loop; keeps its connections."""
+    """One facilitator. Used on one event loop; keeps its connections."""
 
     def __init__(
         self,
@@ -96,8 +95,8 @@ class FacilitatorClient:
         timeout_s: float,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        """headers: fields to send, by the places of their values. timeout_s bounds each answer as
-        a whole. transport: for tests."""
+        """headers: fields to send, with references to their values. timeout_s limits each call as a
+        whole. transport: for tests."""
         self.url = url
         self._timeout_s = timeout_s
         self._http = httpx.AsyncClient(
@@ -116,7 +115,7 @@ class FacilitatorClient:
         )
 
     async def verify(self, payment: Payment) -> None:
-        """Return when the payment is good. Raises Refused, or Unavailable in any doubt."""
+        """Return if the payment is valid. Raises Refused, or Unavailable if that is unknown."""
         payload, requirements = models(payment)
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -131,10 +130,10 @@ class FacilitatorClient:
                 raise Unavailable(f"{self.url}: {code}")
             raise Refused(code, answer.invalid_message or "")
         if answer.payer is not None and answer.payer.lower() != payment.payer:
-            raise Unavailable(f"{self.url}: it speaks of another payer, {answer.payer}")
+            raise Unavailable(f"{self.url}: the answer names another payer, {answer.payer}")
 
     async def settle(self, payment: Payment) -> Settlement:
-        """Ask for the money. Never raises for what the facilitator does."""
+        """Request the settlement. Never raises because of the facilitator's behaviour."""
         payload, requirements = models(payment)
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -155,7 +154,7 @@ class FacilitatorClient:
 def models(
     payment: Payment,
 ) -> tuple[PaymentPayload | PaymentPayloadV1, PaymentRequirements | PaymentRequirementsV1]:
-    """A payment and what it must satisfy, as the official library's models."""
+    """A payment and its requirements, as the official library's models."""
     if payment.version == 1:
         return (
             PaymentPayloadV1.model_validate(payment.payload),
@@ -168,7 +167,7 @@ def models(
 
 
 def judge(answer: SettleResponse, payment: Payment) -> Settlement:
-    """What an answer to /settle allows to conclude."""
+    """The settlement's outcome, from an answer to /settle."""
     transaction = answer.transaction
     if answer.success:
         if answer.network != payment.network:
@@ -185,22 +184,22 @@ def judge(answer: SettleResponse, payment: Payment) -> Settlement:
 
 
 def describe(error: BaseException) -> str:
-    """An error in a line for logs and problems."""
+    """An error as one line, for logs and problems."""
     if isinstance(error, TimeoutError):
         return "no answer in time"
     text = str(error).replace("\n", " ")[:200]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-# ---- bounds around the library's client -----------------------------------------------------
+# ---- limits around the library's client -----------------------------------------------------
 
 
 class _NoSecret(httpx.HTTPError):
-    """A configured field's value cannot be had; nothing was asked."""
+    """A configured field's value cannot be read. Nothing was sent."""
 
 
 class _Headers:
-    """The configured fields by endpoint, as the library wants them. Read for each request."""
+    """The configured fields by endpoint, in the library's form. Read for each request."""
 
     def __init__(self, headers: Mapping[str, Secret]) -> None:
         self._headers = headers
@@ -211,8 +210,8 @@ class _Headers:
 
 
 def field_value(secret: Secret) -> str:
-    """A secret that is to stand in a field. Raises httpx.HTTPError, without the secret in it:
-    a client's own error would repeat what it cannot send."""
+    """A secret, as the value of a field. Raises httpx.HTTPError without the secret in it: the
+    client's own error would contain the value that it cannot send."""
     try:
         value = secret.reveal()
     except ConfigurationError as error:
@@ -229,7 +228,7 @@ NOT_SENT = (
     httpx.PoolTimeout,
     httpx.UnsupportedProtocol,
 )
-"""Errors after which it is certain that nothing was asked."""
+"""Errors after which it is certain that nothing was requested."""
 
 
 class _Answered(Exception):
@@ -242,7 +241,7 @@ class _Answered(Exception):
 
 
 class _Bounded(httpx.AsyncBaseTransport):
-    """Reads at most MAX_ANSWER bytes of an answer, and lets no other status than 200 pass."""
+    """Reads at most MAX_ANSWER bytes of an answer, and accepts only status 200."""
 
     def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
         self._inner = inner
@@ -275,7 +274,7 @@ def _transport() -> httpx.AsyncBaseTransport:
 
 
 def _refusal(said: _Answered) -> Refused | Unavailable:
-    """Of an answer to /verify other than 200: some facilitators refuse with a 400 that says why."""
+    """For a status other than 200 from /verify: some facilitators refuse with a 400."""
     answer = _stated(said, VerifyResponse)
     if answer is not None and not answer.is_valid and answer.invalid_reason:
         return Refused(answer.invalid_reason, answer.invalid_message or "")
@@ -283,7 +282,7 @@ def _refusal(said: _Answered) -> Refused | Unavailable:
 
 
 def _stated_failure(said: _Answered) -> Settlement:
-    """Of an answer to /settle other than 200."""
+    """For a status other than 200 from /settle."""
     answer = _stated(said, SettleResponse)
     if answer is not None and not answer.success:
         code = answer.error_reason or ""

@@ -421,7 +421,7 @@ class _Paying:
             "x402: route %s: %s paid (transaction %s) and the answer is gone: to be refunded",
             self.terms.route,
             record.payer,
-            record.transaction or "not told",
+            record.transaction or "unknown",
         )
         claim.not_served()
         await self.answers.owed(record.transaction)

@@ -1,7 +1,7 @@
 """Refusals of paid routes for people and agents: the same pages as all refusals have.
 
 The problem document is for programs; a browser that asks for HTML, or an agent that prefers
-Markdown, gets what `fastgate.refusal.pages` makes of the same facts, and PAYMENT-REQUIRED with it:
+Markdown, gets the page of `fastgate.refusal.pages` for the same facts, also with PAYMENT-REQUIRED:
 a client that can pay does not look at the body.
 """
 
@@ -28,7 +28,7 @@ _FACTS = (
     ("transaction", "Transaction"),
     ("retry_after", "Seconds to wait before trying again"),
 )
-"""Members of problems, as they are shown."""
+"""The labels of members of problems."""
 
 
 def rendered(
@@ -36,7 +36,7 @@ def rendered(
 ) -> tuple[list[str], bytes]:
     """Field lines ("Name: value") and body of a refusal, as "html" or "markdown".
 
-    `problem`: the document that says the same; `offered` is whether it asks for a payment.
+    `problem`: the document with the same content; `offered`: whether it asks for a payment.
     """
     terms = offer.terms
     facts = [(shown, str(problem[name])) for name, shown in _FACTS if problem.get(name)]
@@ -69,11 +69,11 @@ def rendered(
 
 
 def _filled(template: bytes, request: bytes) -> bytes:
-    """With the request's id; the section of the diagnosis is there only where it is wanted."""
+    """Insert the request's id; keep the section of the diagnosis only if there is one."""
     return template.replace(b"\1g", b"").replace(b"\1.", b"").replace(b"\1I", request)
 
 
 def _value(form: str, value: str) -> str:
-    """Without anything that the form, or a template, would take for more than text."""
+    """The text without anything that the format, or a template, would interpret."""
     plain = "".join(letter if letter.isprintable() else " " for letter in value)
     return escape(plain) if form == "html" else f"`{plain.replace('`', ' ')}`"

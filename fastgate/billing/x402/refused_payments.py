@@ -1,13 +1,13 @@
-"""Refused payments: what was presented with a request, and why it was not taken.
+"""Refused payments: what was presented with a request, and why it was not accepted.
 
-A worker that refuses an x402 payment writes a note of it for the diagnosis of that request, which
-control reads. Notes stand in a folder of `SLOTS` files, a request's in the one that its id says;
-the next that falls there takes its place. So the size is limited, no cleanup is needed, and a
-client that floods a route with bad payments only displaces notes. A note that two workers write at
-once, or that is read half written, is none.
+A worker that refuses an x402 payment writes a note for the diagnosis of that request, and control
+reads it. The notes are in a folder of `SLOTS` files; the request's id selects the file, and a later
+note replaces an earlier one. So the size is limited, no cleanup is needed, and a client that floods
+a route with bad payments only displaces notes. A note that two workers write at once, or that is
+read while being written, is ignored.
 
-Nothing secret is in it: addresses, amounts, times and the nonce are what a chain shows everybody,
-and signatures are left out.
+Notes contain no secrets: addresses, amounts, times and the nonce are public on the chain, and
+signatures are left out.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ FOLDER = "refused"
 """Below that of the claims."""
 SLOTS = 4096
 MOST = 4000
-"""Bytes of a note."""
+"""Maximum bytes of a note."""
 LONGEST = 200
-"""Characters of one value that a client sent."""
+"""Maximum characters of one value from a client."""
 
 
 class PaymentField(msgspec.Struct, frozen=True):
-    """One field of a payment, as asked for and as sent."""
+    """One field of a payment, as offered and as sent."""
 
     name: str
     wanted: str
@@ -39,7 +39,7 @@ class PaymentField(msgspec.Struct, frozen=True):
 
 
 class RefusedPayment(msgspec.Struct, frozen=True, kw_only=True):
-    """One note. `facilitator`: its word for why, or "": the gateway itself refused."""
+    """One note. `facilitator`: its reason; "": the gateway itself refused."""
 
     request: str
     """Id of the request."""
@@ -52,12 +52,12 @@ class RefusedPayment(msgspec.Struct, frozen=True, kw_only=True):
     asset: str = ""
     facilitator: str = ""
     message: str = ""
-    """What the facilitator said besides."""
+    """The facilitator's additional message."""
     fields: list[PaymentField] = []
 
 
 def text_of(value: object) -> str:
-    """A value as a note has it."""
+    """A value in the form of a note."""
     return "" if value is None else str(value)[:LONGEST]
 
 
@@ -74,7 +74,7 @@ class RefusedPayments:
             return None
 
     def put(self, note: RefusedPayment) -> None:
-        """Keep a note. What cannot be written is logged: the refusal itself is not touched."""
+        """Store a note. An error is logged and does not affect the refusal."""
         line = msgspec.json.encode(note)
         slot = self._slot(note.request)
         if slot is None or len(line) > MOST:
@@ -86,7 +86,7 @@ class RefusedPayments:
                 self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 self._write(slot, line)
         except OSError as error:
-            log.warning("x402: why a payment was refused cannot be noted: %s", error)
+            log.warning("x402: the note about a refused payment cannot be written: %s", error)
 
     @staticmethod
     def _write(slot: Path, line: bytes) -> None:
@@ -97,7 +97,7 @@ class RefusedPayments:
             os.close(fd)
 
     def get(self, request: str) -> RefusedPayment | None:
-        """The note of a request; None: there is none, or it was displaced."""
+        """The note of a request; None if there is none, or it was displaced."""
         slot = self._slot(request)
         if slot is None:
             return None

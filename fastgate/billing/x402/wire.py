@@ -1,20 +1,20 @@
-"""x402 on the wire: what is asked for, what is presented, and whether the two are the same.
+"""The x402 wire format: the offer, the payment, and whether they match.
 
-A 402 says what a request costs (the *offer*); the client signs a transfer of exactly that and
-sends the request again with it (the *payment*). Both travel as base64 of JSON in fields:
+A 402 has the price of a request (the *offer*). The client signs a transfer of exactly that amount
+and sends the request again with it (the *payment*). Both are base64 of JSON in fields:
 
     version 2   PAYMENT-REQUIRED    PAYMENT-SIGNATURE   PAYMENT-RESPONSE
     version 1   the 402's body      X-PAYMENT           X-PAYMENT-RESPONSE
 
-What is presented is read strictly (unknown members, other forms of numbers, loose base64 are
-refused) and every member is compared with the offer for *this* request. The facilitator is then
-sent the offer of ours and the payment as it was understood, written again: never the client's
-bytes, which two parsers could read differently.
+A payment is read strictly (unknown members, other forms of numbers and loose base64 are refused),
+and every member is compared with the offer for *this* request. The facilitator gets our own offer,
+and the payment encoded again from what was read: never the client's bytes, which two parsers could
+read differently.
 
-A payment is bound to route, method, path and query: by `resource.url`, and by
-`extra.fastgate`, a digest of all four that a client of version 2 hands back with the offer it
-accepted. Neither is under the signature, so the binding shows a client its mistake; that one
-payment pays once is the nonce's work, which is (see `fastgate.billing.x402.claims`).
+A payment is bound to route, method, path and query: by `resource.url`, and by `extra.fastgate`, a
+digest of all four that a client of version 2 returns with the offer that it accepted. The signature
+covers neither, so the binding only shows a client its mistake. The nonce, which is signed, makes a
+payment pay only once (see `fastgate.billing.x402.claims`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from fastgate.model.base import exact_pattern
 from fastgate.model.x402 import Address, Terms
 
 MAX_FIELD = 8192
-"""Bytes of a field, ours and the client's."""
+"""Maximum bytes of a field, ours and the client's."""
 MIN_LEFT_S = 6
 """A payment with less time left is refused: it would expire while it is settled."""
 IDENTIFIER = "payment-identifier"
@@ -49,8 +49,8 @@ __all__ = ["IDENTIFIER", "Invalid", "Payment", "PaymentOffer", "Presented", "enc
 
 
 class Invalid(Exception):
-    """A payment that cannot be taken. `field` is the member that is at fault, `want` and `got`
-    what was offered and presented, where known."""
+    """A payment that cannot be accepted. `field`: the member at fault; `want` and `got`: the values
+    offered and presented, if known."""
 
     def __init__(self, field: str, detail: str, want: object = None, got: object = None) -> None:
         super().__init__(f"{field}: {detail}")
@@ -97,14 +97,14 @@ class _Version1(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Presented(Struct, frozen=True):
-    """What stood in the request: which version, and the field's value."""
+    """The payment field of the request: its version and value."""
 
     version: int
     value: str
 
 
 class Payment(NamedTuple):
-    """A payment that agrees with its offer, ready for the facilitator."""
+    """A payment that matches its offer, ready for the facilitator."""
 
     version: int
     exact: Exact
@@ -129,12 +129,12 @@ class Payment(NamedTuple):
 
 
 class PaymentOffer(NamedTuple):
-    """What one request costs. Made for each 402 and for each payment from the same terms."""
+    """The price of one request. Created from the same terms for each 402 and each payment."""
 
     terms: Terms
     method: str
     url: str
-    """Origin, path and query: what `resource.url` says."""
+    """Origin, path and query: the value of `resource.url`."""
 
     @classmethod
     def of(cls, terms: Terms, method: str, called: str, path: str, query: str) -> PaymentOffer:
@@ -156,7 +156,7 @@ class PaymentOffer(NamedTuple):
 
     @property
     def shown_url(self) -> str:
-        """The URL as far as it fits a field; the binding covers the rest."""
+        """The URL, truncated to fit a field; the binding covers the rest."""
         return self.url if len(self.url) <= _LONGEST_URL else self.url.partition("?")[0][:2048]
 
     @property
@@ -216,7 +216,7 @@ class PaymentOffer(NamedTuple):
     # ---- comparing ------------------------------------------------------------------------
 
     def take(self, presented: Presented, now: int) -> Payment:
-        """The payment that was presented, if it pays for this. now: Unix seconds.
+        """The presented payment, if it pays for this request. now: Unix seconds.
 
         Raises Invalid with the member that differs.
         """
@@ -303,7 +303,7 @@ _IDENTIFIER_OFFER: dict[str, Any] = {
         "required": ["required"],
     },
 }
-"""The extension as it is offered; clients put `id` into `info`."""
+"""The extension in the offer; clients put `id` into `info`."""
 
 
 class _Info(Struct):
@@ -325,7 +325,7 @@ def _identifier(extensions: dict[str, Any] | None) -> str | None:
 
 
 def _same(want: object, got: object) -> bool:
-    """Equal; addresses in any case, since their case is a checksum."""
+    """Whether they are equal, ignoring the case of addresses, which is a checksum."""
     if type(want) is not type(got):
         return False
     if isinstance(want, str) and isinstance(got, str) and want[:2] == "0x":
@@ -353,7 +353,7 @@ def encode(value: object) -> str:
 
 
 def read(text: str, kind: type[_T]) -> _T:
-    """The struct in a field. Raises Invalid when it is not one."""
+    """The struct in a field. Raises Invalid if it is not one."""
     if len(text) > MAX_FIELD:
         raise Invalid("payment", f"longer than {MAX_FIELD} bytes")
     try:

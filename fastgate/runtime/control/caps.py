@@ -1,10 +1,10 @@
-"""Spending limits of accounts, consumers and keys: the configured ones, or their own.
+"""Spending limits of accounts, consumers and keys: configured or individual ones.
 
     configuration: billing.spending ─┐
     store: spending_limits ──────────┴▶ Caps ─▶ account rows, credential index ─▶ workers
                                           └──▶ <state>/spending.limits   (starts without the store)
 
-What is spent is counted by the workers, in cells of shared memory; here it is only read.
+The workers count spending, in cells of shared memory; here it is only read.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from fastgate.billing.diagnosis.evidence import SpendingFacts
 from fastgate.config.rules import PERIODS
 from fastgate.model.billing import Spending, SpendingLimit
 from fastgate.runtime.persist import StateDirectory, StateError
-from fastgate.serial import Serial, whole
+from fastgate.serial import Serial, serialized
 from fastgate.store.engine import Store
 from fastgate.store.spending import NO_LIMIT, LimitRow, all_limits, drop_limit, put_limit
 
@@ -59,19 +59,19 @@ class Caps:
         self.changes = Serial()
         self._known = False
 
-    # ---- coming up ----------------------------------------------------------------------
+    # ---- starting -----------------------------------------------------------------------
 
     @property
     def known(self) -> bool:
-        """Whether single limits are known, from the file or from the store."""
+        """Whether individual limits are known, from the file or from the store."""
         return self._known
 
     def load_file(self) -> None:
-        """What was known when the file was written."""
+        """Load the limits from the file."""
         try:
             content = self._state.read(FILE)
         except StateError as error:
-            log.error("%s; accounts are refused until the store is there", error)
+            log.error("%s; accounts are refused until the store is available", error)
             return
         if content is None:
             return
@@ -85,7 +85,7 @@ class Caps:
         self._known = True
 
     async def load(self) -> None:
-        """What the store says. Raises StoreError."""
+        """Load the limits from the store. Raises StoreError."""
         async with self._store.read() as connection:
             rows = await all_limits(connection)
         before = self._own
@@ -97,18 +97,18 @@ class Caps:
         self._save()
 
     def configure(self, defaults: Spending) -> bool:
-        """Take over the configured limits; whether they are others than before."""
+        """Set the configured limits. Returns whether they have changed."""
         before, self._defaults = self._defaults, defaults
         return before != defaults
 
-    # ---- asking -------------------------------------------------------------------------
+    # ---- reading ------------------------------------------------------------------------
 
     def own(self, kind: LimitSubject, subject: str) -> Limit | None:
-        """Its own limit, if it has one."""
+        """The individual limit, if there is one."""
         return self._own.get((kind, subject))
 
     def of(self, kind: LimitSubject, subject: str) -> Limit | None:
-        """The limit in force; None: none is."""
+        """The limit in force; None: no limit."""
         found = self._own.get((kind, subject))
         if found is None:
             configured: SpendingLimit | None = getattr(self._defaults, kind)
@@ -118,12 +118,12 @@ class Caps:
         return min(found[0], SPENDING_LIMIT_MOST), found[1]
 
     def cap(self, kind: LimitSubject, subject: str) -> tuple[int, int]:
-        """The same as the credential index takes it: (0, 0) for none."""
+        """The same in the form of the credential index: (0, 0) for none."""
         found = self.of(kind, subject)
         return (0, 0) if found is None else (found[0], PERIODS[found[1]])
 
     def spent(self, kind: LimitSubject, subject: str) -> SpendingFacts | None:
-        """The limit in force, and what is spent of it now; None: no limit."""
+        """The limit in force, and the amount spent of it; None: no limit."""
         found = self.of(kind, subject)
         if found is None:
             return None
@@ -143,9 +143,9 @@ class Caps:
 
     # ---- changing -----------------------------------------------------------------------
 
-    @whole
+    @serialized
     async def put(self, kind: LimitSubject, subject: str, micros: int, period: str) -> None:
-        """Give it a limit of its own (0: nothing may be spent; NO_LIMIT: no limit, whatever is
+        """Set an individual limit (0: nothing may be spent; NO_LIMIT: no limit, even if one is
         configured). Raises StoreError."""
         row = LimitRow(kind, subject, micros, period)
         async with self._store.write() as connection:
@@ -154,7 +154,7 @@ class Caps:
         self._changed(kind, subject)
         self._save()
 
-    @whole
+    @serialized
     async def drop(self, kind: LimitSubject, subject: str) -> None:
         """Return to the configured limit. Raises StoreError."""
         async with self._store.write() as connection:
@@ -165,9 +165,9 @@ class Caps:
 
     def _save(self) -> None:
         if not self._known:
-            return  # a file that has only some of them would be taken for all
+            return  # a file with only some of them would look complete
         rows = [LimitRow(kind, subject, *limit) for (kind, subject), limit in self._own.items()]
         try:
             self._state.write(FILE, msgspec.msgpack.encode(rows))
         except StateError as error:
-            log.error("%s; a start without the store would not know of it", error)
+            log.error("%s; a start without the store would not know the change", error)
