@@ -1,6 +1,6 @@
 """From a configuration document to the image that workers serve from.
 
-Here belong reading documents and resolving references, comparing and recording revisions, and
-compiling. What a configuration may say is in `fastgate.model`; how an image is laid out and read is
-in `fastgate._core`.
+This package reads documents and resolves references, compares and records revisions, and compiles.
+`fastgate.model` defines what a configuration may contain; `fastgate._core` defines the layout of an
+image and reads it.
 """

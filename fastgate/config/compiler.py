@@ -1,22 +1,22 @@
-"""The compiler: a configuration → the image that workers serve from. The last validation.
+"""The compiler: a configuration → the image that workers serve from; with the last validation.
 
-    Gateway ──check──► names hold ──┬─ upstreams, targets, services, plans ─┐
+    Gateway ──check──► names valid ─┬─ upstreams, targets, services, plans ─┐
                                     ├─ routes: rules, limits, rewriting ─────┼─► ImageBuilder ─► fd
                                     └─ routes: host, path, predicates ───────┴─► RouterBuilder
 
-What a worker would have to work out per request is worked out here: policies are mixed in and
-flattened, names become indexes and slots, texts are rendered, paths and hosts are canonical.
+The compiler does everything that a worker would otherwise do for each request: policies are merged
+and flattened, names become indexes and slots, text is rendered, paths and hosts are canonical.
 
-- A route's limits are its own, its policies' and its service's, in one table: those that need
-  no identity (counted by address, route, service alone) first, since they can refuse before a
-  credential is looked up. Plans have tables of their own.
-- What a limit is counted under is a hash of its owner, kind and name (or position), so counts
-  stay with it over reloads, whatever else changes.
-- Routes that say the same share it: rules, limits and lists stand in the image once. What the
-  routes of one service and the same policies have in common is worked out once.
+- A route's limits are its own, its policies' and its service's, in one table. Those without an
+  identity (counted only by address, route or service) come first, since they can refuse before a
+  credential is looked up. Plans have separate tables.
+- The key of a limit's count is a hash of its owner, kind and name (or position), so counts stay
+  with the limit across reloads, even if other things change.
+- Routes with equal rules share them: equal rules, limits and lists are in the image once. The
+  common part of routes with the same service and policies is computed once.
 
-Compiling touches nothing but the slot book that it is given: a configuration that is refused
-leaves the one that is served alone.
+Compiling changes only the given slot book: a configuration that is refused does not affect the one
+that is served.
 """
 
 from __future__ import annotations
@@ -87,9 +87,9 @@ from fastgate.refusal.templates import Links, refusals
 __all__ = ["CompiledImage", "SlotBook", "compile_gateway"]
 
 MAX_LIMITS = 24
-"""Limits that one request can meet: its route's, its service's and its plan's together."""
+"""Maximum limits for one request: those of its route, its service and its plan together."""
 TARGETS_AN_UPSTREAM = 64
-"""Addresses of one upstream that a worker chooses among."""
+"""Maximum addresses of one upstream."""
 
 _BALANCE = {
     "round_robin": int(Balance.BALANCE_ROUND_ROBIN),
@@ -118,15 +118,15 @@ _PRESERVE_HOST = int(RouteFlag.ROUTE_PRESERVE_HOST)
 
 
 class CompiledImage(NamedTuple):
-    """A configuration, ready to be served."""
+    """A compiled configuration, ready to be served."""
 
     fd: int
     """A sealed memfd with the image; the caller closes it."""
     generation: int
     listeners: list[Listener]
-    """Where clients connect, as configured."""
+    """The listeners, as configured."""
     warnings: list[str]
-    """What is valid and may still not be meant."""
+    """Warnings about values that are valid but may be unintended."""
 
 
 def compile_gateway(
@@ -139,10 +139,10 @@ def compile_gateway(
 ) -> CompiledImage:
     """Compile a configuration.
 
-    `slots` is brought up to date; use a copy for a configuration that may not be served.
-    `addresses`: "host:port" of the targets that are names → what they resolved to; a target
-    whose name is not in it is compiled without an address and waits. `public`: where the gateway's
-    own pages are served; without it, refusals link to none.
+    `slots` is updated; use a copy for a configuration that may not be served. `addresses`:
+    "host:port" of targets with names → the resolved addresses; a target whose name is missing is
+    compiled without an address and waits for one. `public`: where the gateway's own pages are
+    served; without it, refusals have no links.
 
     Raises ConfigurationError with all dangling names, or the first other fault.
     """
@@ -152,7 +152,7 @@ def compile_gateway(
 
 @contextmanager
 def _no_collections() -> Iterator[None]:
-    """Without the cycle collector: there are no cycles, and it would look at every object made."""
+    """Pause the cycle collector: there are no cycles, and it would visit every new object."""
     was = gc.isenabled()
     gc.disable()
     try:
@@ -163,7 +163,7 @@ def _no_collections() -> Iterator[None]:
 
 
 class _Shared(NamedTuple):
-    """What routes with equal rules share: handles and numbers in the image."""
+    """The handles and numbers that routes with equal rules share in the image."""
 
     limits: int
     limit_count: int
@@ -234,7 +234,7 @@ class _Compilation:
         keys = [key for _, targets in rows for key, *_ in targets]
         if len(keys) > MAX_TARGETS:
             raise ConfigurationError(
-                f"the upstreams have {len(keys)} targets; {MAX_TARGETS} is the most", "upstreams"
+                f"the upstreams have {len(keys)} targets; the maximum is {MAX_TARGETS}", "upstreams"
             )
         if self.public is not None:
             keys.append(target_key(self.public))
@@ -319,7 +319,7 @@ class _Compilation:
         numbers = self.slots.allot("plans", [plan.name for plan in plans])
         units = tariff(plans, numbers, PERIODS)
         if units is not None and any(route.handler is not None for route in self.gateway.routes):
-            self.image.add_handler(units)  # the first: there the workers look for it
+            self.image.add_handler(units)  # the first, where workers expect it
         self.plan_limits = 0
         for plan in plans:
             limits = self.resolver.plan_limits(plan)
@@ -347,7 +347,7 @@ class _Compilation:
                 raise ConfigurationError(str(error), f"routes[{index}]") from error
 
     def _route(self, index: int, route: Route, slot: int) -> None:
-        """One record for each of its paths; they share all else: metrics row, policy, name."""
+        """One record for each of its paths. They share all else: metrics row, policy, name."""
         shared = self._rules_of(index, route)
         mask, tokens = method_mask(route.methods)
         ranking = (route.priority, 0, 0)
@@ -414,7 +414,7 @@ class _Compilation:
         return Links(base, self.public is not None)
 
     def _handler(self, index: int, route: Route) -> int:
-        """The handler of a route: its own, or the one that takes payments for its service."""
+        """The handler of a route: its own, or the one for payments of its service."""
         if route.x402 is None:
             return NONE if route.handler is None else self.image.add_handler(route.handler)
         if route.service is None:
@@ -437,7 +437,7 @@ class _Compilation:
         return self.image.add_handler(terms.handler())
 
     def _rules_of(self, index: int, route: Route) -> _Shared:
-        """A route's rules; worked out once for routes that have none of their own."""
+        """A route's rules; computed once for all routes without their own rules."""
         own = (
             route.limits
             or route.quotas
@@ -455,7 +455,7 @@ class _Compilation:
                 raise ConfigurationError(
                     f"a request can meet {shared.limit_count} limits of the route "
                     f"{route.name!r} and its service and {self.plan_limits} of a plan; "
-                    f"{MAX_LIMITS} together is the most",
+                    f"together the maximum is {MAX_LIMITS}",
                     f"routes[{index}]",
                 )
             if not own:
@@ -497,8 +497,8 @@ class _Compilation:
         return flags
 
     def _host(self, route: Route) -> str | None:
-        """What its service says of Host: "client" or a name. None: the Host of the target, which
-        has the upstream's name where that has one."""
+        """The service's setting for Host: "client" or a name. None: the Host of the target, which
+        is the upstream's name if it has one."""
         if route.service is None or route.preserve_host:
             return CLIENT_HOST if route.preserve_host else None
         service = self.service_of[route.service]
@@ -530,7 +530,7 @@ class _Compilation:
         add_public_route(self.gateway, self.public, numbers, parts)
 
     def _answers(self) -> None:
-        """What the gateway answers on its own: refusals and the texts of parse faults."""
+        """The gateway's own answers: refusals and the texts of parse faults."""
         gateway = self.gateway
         problems = gateway.problems
         found = refusals(problems.base, gateway.headers.server, self._links, problems.bodies)
@@ -544,7 +544,7 @@ class _Compilation:
                 html=refusal.html,
                 markdown=refusal.markdown,
             )
-        # They go into JSON strings as they are.
+        # They are inserted into JSON strings without escaping.
         self.image.set_faults([msgspec.json.encode(text).decode()[1:-1] for text in FAULT_TEXTS])
 
     def _tables(self) -> bytes:
@@ -569,14 +569,14 @@ class _Compilation:
                 f"the paths {rival!r} and {path!r} of the route {mine.name!r} match the same "
                 f"requests",
                 place,
-                hint="Leave one of them out: names of parameters tell no paths apart.",
+                hint="Remove one of them: names of parameters do not make paths different.",
             )
         paths = path if path == rival else f"{rival} and {path}"
         return ConfigurationError(
             f"the routes {theirs.name!r} and {mine.name!r} match the same requests "
             f"({error.host or 'any host'}, {paths})",
             place,
-            hint="Tell them apart by method, host or match, or give one a higher priority.",
+            hint="Make them differ by method, host or match, or give one a higher priority.",
         )
 
 

@@ -1,8 +1,8 @@
-"""What is different between two configuration documents, resource by resource.
+"""The differences between two configuration documents, resource by resource.
 
 Documents are compared in canonical form, so `1000ms` and `1s` are the same, and so are a default
-and its absence. Named things are matched by their names: their order means nothing, and a
-renamed route is one removed and one added.
+and its absence. Named resources are matched by name: their order does not matter, and a renamed
+route is one removed and one added.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     kind: Literal["added", "removed", "changed"]
     path: str
-    """Named things by name: "routes[orders-read].limits[0].rate"."""
+    """The path, with names where there are names: "routes[orders-read].limits[0].rate"."""
     before: Any = None
     """Plain data; meaningful unless added. Passwords in addresses are masked."""
     after: Any = None
@@ -34,13 +34,13 @@ def diff(before: Gateway, after: Gateway) -> list[Change]:
 
 
 def diff_data(before: Any, after: Any) -> list[Change]:
-    """The same, of canonical plain data."""
+    """The same, for canonical plain data."""
     return list(_compare(before, after, ""))
 
 
 def overridden(base: Any, changed: Any, wanted: Any) -> list[Change]:
-    """Those changes from `base` to `changed` that `wanted`, which was made from `base`, undoes or
-    replaces. All three are canonical plain data."""
+    """The changes from `base` to `changed` that `wanted`, another edit of `base`, would undo or
+    replace. All three are canonical plain data."""
     moves = [change.path for change in diff_data(changed, wanted)]
     return [
         change
@@ -101,7 +101,7 @@ def _entries(
 
 
 def _named(entries: Any) -> bool:
-    """Whether it is a list of things with names, each its own (an empty list may be one)."""
+    """Whether it is a list of items with unique names (an empty list may be one)."""
     if not isinstance(entries, list):
         return False
     names = [entry.get("name") if isinstance(entry, dict) else None for entry in entries]

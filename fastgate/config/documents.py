@@ -1,12 +1,12 @@
-"""Text of a document → plain data, and from a place in the data back to its line.
+"""Text of a document → plain data; and a place in the data → its line.
 
-YAML is read as YAML 1.2's core schema means it, so that nothing changes its type behind
-anyone's back: `on`, `yes` and `0660` are texts, `true` is a boolean, dates are texts. Keys are
-texts and occur once; tags are refused; anchors, aliases and `<<` merge keys are understood, within
-a bound. JSON and TOML follow their own rules, with the same strictness about keys.
+YAML is read by YAML 1.2's core schema, so that no value silently changes its type: `on`, `yes` and
+`0660` are text, `true` is a boolean, dates are text. Keys are text and unique; tags are refused;
+anchors, aliases and `<<` merge keys are supported, up to a limit. JSON and TOML follow their own
+rules, with the same strictness about keys.
 
-Lines are found only when an error needs them: `Lines` composes the text again and walks to the
-place. A good document pays nothing for them.
+Lines are computed only if an error needs them: `Lines` composes the text again and walks to the
+place. A valid document does not pay for them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MAX_DIGITS = 100
 
 _PLAIN, _TEXT, _LIST, _MAP = "plain", "text", "list", "map"
 _MERGE = "<<"
-_TOO_LONG = f"a number may have {_MAX_DIGITS} digits at most"
+_TOO_LONG = f"a number may have at most {_MAX_DIGITS} digits"
 _STANDARD_TEXT = "tag:yaml.org,2002:str"
 
 _INT = re.compile(r"[-+]?(0|[1-9][0-9]*(_[0-9]{3})*)|0x[0-9a-fA-F]+", re.A)
@@ -40,7 +40,7 @@ _WORDS: dict[str, Any] = {
 
 
 def format_of(path: str) -> Format:
-    """The format by the file's name: `.json`, `.toml`, anything else YAML."""
+    """The format by the file's name: `.json`, `.toml`; anything else is YAML."""
     if path.endswith(".json"):
         return "json"
     return "toml" if path.endswith(".toml") else "yaml"
@@ -71,7 +71,7 @@ class _Resolver:
         return _LIST if name == "SequenceNode" else _MAP
 
     def descend_resolver(self, current_node: Any, current_index: Any) -> None:
-        """Nothing depends on where a node is."""
+        """Skip the path resolver, since nothing depends on a node's place."""
 
     def ascend_resolver(self) -> None:
         """As above."""
@@ -80,7 +80,7 @@ class _Resolver:
 def _loader(text: str) -> Any:
     try:
         from yaml._yaml import CParser
-    except ImportError:  # PyYAML without libyaml: slower, the same
+    except ImportError:  # PyYAML without libyaml: slower, with the same result
         from yaml.composer import Composer
         from yaml.parser import Parser
         from yaml.reader import Reader
@@ -127,8 +127,8 @@ def _yaml_hint(text: str, line: int | None) -> str | None:
 
 
 class _Builder:
-    """Nodes → plain data. Each alias is a copy, so a few lines of aliases to aliases could stand
-    for billions of nodes: the bound on nodes grows with the text that was written."""
+    """Nodes → plain data. Each alias is a copy, so a few lines of aliases to aliases could expand
+    to billions of nodes. So the maximum number of nodes is proportional to the text's length."""
 
     def __init__(self, length: int) -> None:
         self._nodes = 0
@@ -140,7 +140,7 @@ class _Builder:
         if self._nodes > self._most:
             raise ConfigurationError(
                 "the document is too large once its aliases are filled in",
-                re.split(r"[.\[]", path, maxsplit=1)[0],  # further in, it is one of many copies
+                re.split(r"[.\[]", path, maxsplit=1)[0],  # deeper inside, it is one of many copies
                 hint="Use fewer aliases to values that have aliases themselves.",
             )
         tag = node.tag
@@ -153,7 +153,7 @@ class _Builder:
             return node.value
         if tag not in (_MAP, _LIST):
             raise self._fault(
-                f"tags such as {tag!r} are not understood", node, path, "Write the plain value."
+                f"tags such as {tag!r} are not supported", node, path, "Write the plain value."
             )
         if id(node) in self._open or len(self._open) >= _MAX_DEPTH:
             raise self._fault("an alias to itself, or nested too deeply", node, path)
@@ -206,7 +206,7 @@ class _Builder:
         value = self.value(node, path)
         many = value if isinstance(value, list) else [value]
         if not all(isinstance(one, dict) for one in many):
-            raise self._fault("'<<' merges mappings, nothing else", node, path)
+            raise self._fault("'<<' can only merge mappings", node, path)
         return many
 
     @staticmethod
@@ -243,7 +243,7 @@ def _parse_json(text: str) -> Any:
             json.dumps(data, ensure_ascii=False).encode()
         return data
     except UnicodeEncodeError:
-        raise ConfigurationError("a \\u escape is half of a pair, which is no character") from None
+        raise ConfigurationError("a \\u escape is half of a pair, not a character") from None
     except json.JSONDecodeError as error:
         raise ConfigurationError(
             f"not valid JSON: {error.msg} at column {error.colno}", line=error.lineno
@@ -251,12 +251,12 @@ def _parse_json(text: str) -> Any:
 
 
 def _bound_nesting(text: str) -> None:
-    """Raise for JSON that nests too deeply. The standard library's parser bounds it by the
-    interpreter's limit of recursion alone, and may end the process where that was raised."""
+    """Raise if JSON nests too deeply. The standard library's parser is limited only by the
+    interpreter's recursion limit, and may crash the process if that was raised."""
     try:
         orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        if "limit" in str(error):  # of depth, or of recursion: the words have changed
+        if "limit" in str(error):  # the text of this error differs between versions
             raise ConfigurationError("nested too deeply") from None
 
 
@@ -273,7 +273,7 @@ def _parse_toml(text: str) -> Any:
         ) from None
     except RecursionError:
         raise ConfigurationError("nested too deeply") from None
-    except ValueError:  # of int(): Python's own bound on digits
+    except ValueError:  # from int(): Python's own limit on digits
         raise ConfigurationError(_TOO_LONG) from None
 
 
@@ -281,7 +281,7 @@ def _parse_toml(text: str) -> Any:
 
 
 class Lines:
-    """From a place in a document ("routes[3].path") to its line, counted from 1."""
+    """Maps a place in a document ("routes[3].path") to its line, counted from 1."""
 
     def __init__(self, text: str, kind: Format) -> None:
         self._text = text
@@ -290,13 +290,13 @@ class Lines:
         self._toml: dict[str, int] | None = None
 
     def of(self, path: str) -> int | None:
-        """The line of the nearest place that is written out; None if unknown."""
+        """The line of the place, or of the nearest one in the text; None if unknown."""
         if self._kind == "toml":
             return self._of_toml(path)
         if self._root is None:
             try:
                 self._root = _compose(self._text)
-            except ConfigurationError:  # JSON that is no YAML
+            except ConfigurationError:  # JSON that is not YAML
                 return None
         return _walk(self._root, path) if self._root is not None else None
 
@@ -330,7 +330,7 @@ def _walk(node: Any, path: str) -> int:
 
 
 def _entry(node: Any, path: str) -> tuple[Any, Any] | None:
-    """The entry of a mapping that `path` begins with; keys may hold dots, so the longest."""
+    """The longest key of a mapping that `path` begins with, since keys may contain dots."""
     best = None
     for key, value in node.value:
         name = key.value
@@ -349,7 +349,7 @@ def _entry(node: Any, path: str) -> tuple[Any, Any] | None:
 
 
 def _toml_lines(text: str) -> dict[str, int]:
-    """Lines of tables and of keys at the beginning of a line; values over several are skipped."""
+    """Lines of tables and of keys at the beginning of a line; skips multi-line values."""
     found: dict[str, int] = {}
     counts: dict[str, int] = {}
     base = ""

@@ -2,10 +2,9 @@
 
     text --parse--> plain data --references--> texts --codec.decode--> Gateway --check--> Loaded
 
-References stand in texts, so that secrets need not be in the file: see
-`fastgate.config.references`.
-Keys of the top level that begin with "x-" are left to the author (for YAML anchors), and
-"$schema" to editors.
+Text may contain references, so that secrets need not be in the file: see
+`fastgate.config.references`. Top-level keys that begin with "x-" are for the author (for YAML
+anchors), and "$schema" is for editors.
 """
 
 from __future__ import annotations
@@ -29,32 +28,32 @@ __all__ = ["Loaded", "json_schema", "load", "loads"]
 
 
 class Loaded(NamedTuple):
-    """A document that was read and found sound."""
+    """A document that was read and checked."""
 
     gateway: Gateway
     digest: str
-    """SHA-256 of the canonical document, in hex: the same for documents that mean the same."""
+    """SHA-256 of the canonical document, in hex: equal for documents with the same meaning."""
     text: str
     """As read."""
     lines: documents.Lines
-    """From a path to its line, for errors that are found later (by the compiler)."""
+    """Maps paths to lines, for errors that are found later (by the compiler)."""
     file: str
-    """Its name, "" for one that is no file."""
+    """The file's name; "" if it is not a file."""
     files: tuple[str, ...]
-    """Files that it refers to."""
+    """The files that it refers to."""
     warnings: tuple[ConfigurationError, ...]
-    """What is sound and looks unintended."""
+    """Warnings about values that are valid but look unintended."""
 
     def locate(self, error: ConfigurationError) -> ConfigurationError:
-        """The error, and those with it, with file and line filled in."""
+        """The error and its `others`, with file and line filled in."""
         return _locate(error, self.file, self.lines)
 
 
 def load(path: str | os.PathLike[str], environ: Mapping[str, str] | None = None) -> Loaded:
     """Read and check a configuration file ("-": standard input, as YAML).
 
-    Raises ConfigurationError: with file, path and line where they are known; all faults between
-    resources at once in `others`.
+    Raises ConfigurationError with file, path and line, if they are known; `others` has all other
+    errors between resources.
     """
     name = os.fspath(path)
     if name == "-":
@@ -84,15 +83,15 @@ def loads(
     folder: str = ".",
     environ: Mapping[str, str] | None = None,
 ) -> Loaded:
-    """As `load`, from text. `folder` is what relative `file:` references are relative to."""
+    """Like `load`, from text. Relative `file:` references are relative to `folder`."""
     with _no_collections():
         return _loads(text, kind, file, folder, environ)
 
 
 @contextmanager
 def _no_collections() -> Iterator[None]:
-    """Without the cycle collector: it would look, again and again, at every node and value of a
-    large document, none of which is garbage (measured: two and a half times as long)."""
+    """Pause the cycle collector: it would repeatedly visit every node and value of a large
+    document, none of which is garbage (measured: two and a half times as long)."""
     was = gc.isenabled()
     gc.disable()
     try:

@@ -1,13 +1,13 @@
-"""A plan's price as the data plane and the bills use it: steps of requests, rates of units.
+"""A plan's price, for the data plane and for bills: steps of requests, rates of units.
 
 ```
 per_request: p            [(∞, p)]
 included: n, overage: p   [(n, 0), (∞, p)]
-included: n               [(∞, 0)]              a quota refuses the others
+included: n               [(∞, 0)]              a quota refuses further requests
 tiers: a up to x, b …     [(x, a), …, (∞, b)]
 ```
 
-The k-th request of a period, counted from 1, costs what the first step with `k <= up_to` says.
+The k-th request of a period, counted from 1, has the price of the first step with `k <= up_to`.
 Units of meters: `fastgate._core.snapshot.meters`.
 """
 
@@ -25,18 +25,18 @@ class Step(NamedTuple):
     """One step of a price list."""
 
     up_to: int | None
-    """The last request of the period that has this price; None: all that follow."""
+    """The last request of the period with this price; None: all further requests."""
     micros: int
 
 
 def price_steps(price: Price) -> tuple[Step, ...]:
-    """The steps of a plan's price of requests; empty when it has none."""
+    """The steps of a plan's price for requests; empty if it has none."""
     if price.tiers:
         steps = [Step(tier.up_to, tier.price.micros) for tier in price.tiers]
     else:
         each = price.per_request if price.per_request is not None else price.overage
         if each is None:
-            # What follows the included ones is refused by a quota of the plan.
+            # Further requests are refused by a quota of the plan.
             return (Step(None, 0),) if price.open_ended else ()
         steps = [Step(None, each.micros)]
         if price.included:
@@ -45,7 +45,7 @@ def price_steps(price: Price) -> tuple[Step, ...]:
 
 
 def _merged(steps: Iterable[Step]) -> tuple[Step, ...]:
-    """Without steps that cost the same as the one after them."""
+    """The steps without those that cost the same as the next one."""
     kept: list[Step] = []
     for step in steps:
         if kept and kept[-1].micros == step.micros:
@@ -64,7 +64,7 @@ def unit_rates(price: Price) -> tuple[UnitRate, ...]:
 def tariff(
     plans: Iterable[Plan], slots: Mapping[str, int], periods: Mapping[str, int]
 ) -> str | None:
-    """The prices of meters, as workers get them; None: no plan has any.
+    """The prices of meters, in the form for workers; None: no plan has any.
 
     `slots`: of plans, by name; `periods`: numbers of `Period`, by name.
     """

@@ -2,16 +2,15 @@
 
     client ─ worker ─ /_fastgate/{rest*} ─ unix:<state>/public.sock ─ control (portal/app.py)
 
-Pages of reasons, diagnoses of refusals, top-up and account pages and the payment providers'
-webhooks are served by the control process; workers forward to it as to any upstream, so no port
-is opened for them, and TLS, logs and limits are the same. `billing.public: off` leaves it out.
+The control process serves the pages of reasons, diagnoses of refusals, top-up and account pages,
+and the payment providers' webhooks. Workers forward to it like to any upstream, so it needs no
+separate port, and TLS, logs and limits are the same. `billing.public: off` removes the route.
 
-- It has no authentication of its own, so a credential that is sent passes through and the pages
-  look at it.
-- What one address asks is limited, since all of it ends in one process that has other work;
-  webhooks have a limit of their own, which no provider reaches.
-- A host with a route that would take these paths (`/{rest*}`, `/{anything}/…`) has the built-in one
-  beside it: a longer literal wins. Routes may not claim the prefix themselves.
+- The route has no authentication. A credential passes through, and the pages check it.
+- Requests of one address are limited, since one process, which has other work, answers all of them.
+  Webhooks have a separate limit, which no provider reaches.
+- A host with a route that would match these paths (`/{rest*}`, `/{anything}/…`) has the built-in
+  one too: a longer literal wins. Configured routes may not use the prefix.
 """
 
 from __future__ import annotations
@@ -30,26 +29,26 @@ from fastgate.refusal.remedies import PREFIX
 from fastgate.sockaddr import UNIX_PATH_MOST, pack_unix
 
 NAME = "_fastgate"
-"""Of the route, its service and its upstream; no configured name begins with a sign."""
+"""The name of the route, its service and its upstream; configured names start with a letter."""
 PATTERN = f"{PREFIX}/{{rest*}}"
 LINK_PARAM = "cap"
 """The query parameter with the token of a refusal's links. The token alone gives access."""
 BODY_CAP = 1 << 20
-"""Bytes; webhooks have some ten thousand."""
+"""Maximum bytes of a body; webhooks have about ten thousand."""
 LIMIT = Limit(name="fastgate-pages", rate=Rate.parse("20/s"), burst=100, by=["address"])
 WEBHOOKS_PATTERN = f"{PREFIX}/webhooks/{{rest*}}"
 WEBHOOKS = Limit(name="fastgate-webhooks", rate=Rate.parse("100/s"), burst=2000, by=["address"])
-"""A provider sends everything from a few addresses, thousands of events at the turn of a month.
-Whether a webhook is signed, only the process behind knows: so there is a limit, far above that."""
+"""The limit for webhooks. A provider sends all events from a few addresses, thousands at the turn
+of a month; the limit is far above that. It is needed because only control can check signatures."""
 FIRST_BYTE_MS = 15_000
 CONNECT_MS = 2_000
 IDLE_MS = 10_000
 CONNECTIONS = 32
-"""At once, to the one process that answers, from each worker."""
+"""Maximum concurrent requests from each worker to the control process."""
 
 
 class PublicSide(NamedTuple):
-    """What the built-in route needs to be there."""
+    """What the built-in route needs."""
 
     socket: str
     """Path of the Unix socket on which the pages are served."""
@@ -58,7 +57,7 @@ class PublicSide(NamedTuple):
 
 
 class Numbers(NamedTuple):
-    """Slots of the built-in route and what it leads to."""
+    """The slots of the built-in route, its service and its upstream."""
 
     route: int
     service: int
@@ -72,7 +71,7 @@ def wanted(gateway: Gateway, public: PublicSide | None) -> PublicSide | None:
         return None
     if len(public.socket.encode()) > UNIX_PATH_MOST:
         raise ConfigurationError(
-            f"the path of the socket {public.socket} is too long for the system",
+            f"the path of the socket {public.socket} is too long for the operating system",
             "billing.public",
             hint="Choose a state directory with a shorter path, or write `public: off`.",
         )
@@ -91,11 +90,11 @@ def _canonical(path: str) -> str:
     try:
         return canonical_path(path)
     except ValueError:
-        return path  # the compiler says what is wrong with it
+        return path  # the compiler reports its error
 
 
 def target_key(public: PublicSide) -> str:
-    """What the target is known by in the slot book."""
+    """The target's key in the slot book."""
     return f"{NAME} unix:{public.socket}"
 
 
@@ -105,7 +104,7 @@ def add_public_route(
     numbers: Numbers,
     parts: tuple[ImageBuilder, RouterBuilder, RuleTables],
 ) -> None:
-    """Put the route, its service and its upstream into the image, after all others."""
+    """Add the route, its service and its upstream to the image, after all others."""
     image, router, rules = parts
     upstream = image.add_upstream(
         NAME,
@@ -150,7 +149,7 @@ def add_public_route(
 
 
 def hosts_of(gateway: Gateway) -> list[str]:
-    """Any host, and each that has a route which would take these paths from it."""
+    """Any host, plus each host with a route that would otherwise match these paths."""
     hosts = {
         host: None
         for route in gateway.routes

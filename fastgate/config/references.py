@@ -1,18 +1,18 @@
-"""References in the texts of a document: to the environment and to files, so that secrets need
-not be in the document.
+"""References in the text of a document: to the environment and to files, so that secrets need not
+be in the document.
 
-    ${NAME}            the environment variable NAME; an error where there is none
-    ${NAME:-default}   the same, or the default where it is unset or empty
+    ${NAME}            the environment variable NAME; an error if it is not set
+    ${NAME:-default}   the same, or the default if it is unset or empty
     $${NAME}           the text "${NAME}" itself
-    file:path          as a whole text: what the file holds, without its last line break
+    file:path          as a whole text: the content of the file, without its last line break
     {file: path}       the same, as a mapping
     $file:path         the text "file:path" itself
 
-A relative path is relative to the document. What is put in is a text and is not looked at again.
+A relative path is relative to the document. The inserted text is not searched for references.
 
-References belong to files. What is sent to the control API may not have any: the gateway would
-look them up on its own machine for someone else. There, `literal` refuses them, and `escaped`
-writes what is sent out so that it can be sent back as it is.
+References are only for files. Data sent to the control API may not contain them: the gateway would
+read its own environment and files for the caller. There, `literal` refuses references, and
+`escaped` escapes outgoing data so that it can be sent back unchanged.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _MAX_FILE = 1 << 20
 
 
 class References:
-    """Replaces references by what they refer to."""
+    """Replaces references with their values."""
 
     def __init__(self, environ: Mapping[str, str], folder: str) -> None:
         self._environ = environ
@@ -42,9 +42,9 @@ class References:
         self.files: list[str] = []
 
     def resolve(self, value: Any, path: str = "") -> Any:
-        """`value`, at `path`, with every reference in it replaced.
+        """`value`, at `path`, with all references replaced.
 
-        Raises ConfigurationError for the first that cannot be, with the rest in its `others`.
+        Raises ConfigurationError for the first invalid one, with the rest in its `others`.
         """
         return _Texts(self._text).replaced(value, path)
 
@@ -94,8 +94,7 @@ class References:
 
 
 def literal(value: Any) -> Any:
-    """`value` as it is meant where references may not be: `$${NAME}` and `$file:` stand for
-    the characters.
+    """`value` where references are not allowed: `$${NAME}` and `$file:` are unescaped.
 
     Raises ConfigurationError for the first reference, with the rest in its `others`.
     """
@@ -117,13 +116,13 @@ def _literal(text: str) -> str:
 
 def _refused(reference: str, instead: str) -> ConfigurationError:
     return ConfigurationError(
-        f"references such as {reference} are for the configuration file, not for the API",
+        f"references such as {reference} are allowed in the configuration file, not in the API",
         hint=f"Send the value itself. Write {instead}.",
     )
 
 
 def escaped(value: Any) -> Any:
-    """`value` so that `literal`, and a file, give it back."""
+    """`value`, escaped so that `literal`, or reading it from a file, returns it unchanged."""
     return _Texts(_escaped).replaced(value, "")
 
 
@@ -133,7 +132,7 @@ def _escaped(text: str) -> str:
 
 
 class _Texts:
-    """Replaces the texts in plain data; a mapping {file: path} is the text "file:path"."""
+    """Replaces text in plain data; a mapping {file: path} is treated as the text "file:path"."""
 
     def __init__(self, replace: Callable[[str], str]) -> None:
         self._replace = replace

@@ -1,6 +1,6 @@
-"""Texts and bytes that the snapshot holds ready: what a worker copies and never composes.
+"""Text and bytes rendered into the snapshot, so that a worker only copies them.
 
-Everything here is a pure function of configured values; `compiler` puts the results in place.
+Everything here is a pure function of configured values; `compiler` stores the results.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WINDOWS = {
     "minute": 60, "hour": 3600, "day": 86_400, "week": 604_800, "month": 2_592_000,
     "year": 31_536_000,
 }  # fmt: skip
-"""Seconds of a quota's period in RateLimit-Policy; of month and year, which vary, the usual."""
+"""Seconds of a quota's period in RateLimit-Policy; for month and year, a typical length."""
 
 COMMON_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
@@ -37,7 +37,7 @@ COMMON_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
 def rate_window(limit: Limit) -> int:
-    """Seconds in which an empty bucket fills: what `w` says, at least 1."""
+    """The seconds in which an empty bucket fills: the value of `w`, at least 1."""
     return max(1, -(-limit.bucket * limit.rate.period_ns // (limit.rate.amount * 10**9)))
 
 
@@ -69,7 +69,7 @@ def static_response(respond: Respond, server: str | None) -> tuple[bytes, bytes]
 
 
 def challenge(auth: ApiKeyAuth, realm: str) -> str:
-    """The value of WWW-Authenticate: every way in which the key may be shown."""
+    """The value of WWW-Authenticate: all ways to send the key."""
     ways = []
     if auth.bearer:
         ways.append(f'Bearer realm="{realm}"')
@@ -82,7 +82,7 @@ def challenge(auth: ApiKeyAuth, realm: str) -> str:
 
 
 def notice(route: Route) -> str:
-    """Response lines of a route that is going away: Deprecation, Sunset, Link."""
+    """Response lines of a deprecated route: Deprecation, Sunset, Link."""
     if route.deprecated is None and route.sunset is None and route.notice is None:
         return ""
     lines = []
@@ -107,7 +107,7 @@ GATEWAY_FIELDS = (
     "RateLimit", "RateLimit-Policy", "Retry-After", "WWW-Authenticate", "X-Request-ID", "Link",
     "PAYMENT-REQUIRED", "PAYMENT-RESPONSE", "X-PAYMENT-RESPONSE",
 )  # fmt: skip
-"""Fields of the gateway's own that scripts need to understand a refusal."""
+"""The gateway's own fields that scripts need to understand a refusal."""
 
 
 def cors_exposed(cors: Cors) -> list[str]:
@@ -122,10 +122,10 @@ _UNRESERVED = re.compile(r"[A-Za-z0-9._~-]")
 
 
 def canonical_path(path: str) -> str:
-    """The form that requests' paths are brought into before they are matched.
+    """The canonical form of a path; requests' paths are converted to it before they are matched.
 
-    Escapes of unreserved characters are decoded, the hex digits of the others upper-cased.
-    Raises ValueError where a percent sign begins no escape, or %00 is written.
+    Escapes of unreserved characters are decoded; the hex digits of other escapes are upper-cased.
+    Raises ValueError if a percent sign does not begin an escape, or for %00.
     """
     if "%" not in path:
         return path
@@ -145,9 +145,9 @@ def canonical_path(path: str) -> str:
 
 
 def prefixes(route: Route, place: str) -> tuple[int, str]:
-    """A rewrite's prefixes: (bytes to remove from the front, text to put there).
+    """A rewrite's prefixes: (number of bytes to strip from the front, the text that replaces them).
 
-    What is left begins with "/" or is empty, so neither ends with one. Raises ConfigurationError,
+    The rest begins with "/" or is empty, so neither ends with one. Raises ConfigurationError,
     with `place` as its path.
     """
     if route.rewrite is None:
@@ -165,13 +165,13 @@ def prefixes(route: Route, place: str) -> tuple[int, str]:
 
 
 Address = tuple[int, tuple[Any, ...]]
-"""Family and socket address, as `socket.getaddrinfo` gives them."""
+"""Family and socket address, as from `socket.getaddrinfo`."""
 
 
 def sockaddrs(url: TargetUrl, found: Iterable[Address]) -> list[tuple[str, bytes]]:
-    """(text, packed address) of everything that a target stands for; empty: not resolved.
+    """(text, packed address) of all addresses of a target; empty: not resolved.
 
-    `found`: what its name resolved to. A name with IPv4 addresses is reached by these alone.
+    `found`: the addresses of its name. If there are IPv4 addresses, only those are used.
     """
     if url.is_unix:
         return [(f"unix:{url.path}", pack_unix(url.path))]

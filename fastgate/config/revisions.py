@@ -1,21 +1,21 @@
-"""Revisions: every change of the configuration, applied, recorded, compared, undone.
+"""Revisions: applies, records, compares and undoes changes of the configuration.
 
 ```
  API, file, rollback ──▶ edit(current) ──▶ check ──▶ control.apply ──▶ revision in the store
                             one at a time             every worker serves it
 ```
 
-- Changes come one after another: each is an edit of what is served at that moment, so two
-  callers who each change one route both succeed, and `If-Match` is judged inside.
-- **Recording.** A change through the API needs the store, and is refused before anything is
-  touched when the store is unavailable. A change of the file does not: a gateway must be able to
-  reload while its database is down. Revisions that could not be recorded are kept and recorded
-  later; if a crash loses them, they are found then as well, since the served document is
-  compared with the newest revision.
-- A change that changes nothing makes no revision.
-- **What a document leaves out**: `store` (it may hold a password, and is read at start only).
-  Keys and tokens are in it as digests. A rollback brings back everything else but
-  `control.tokens`: an old revision must not bring a withdrawn token back to life.
+- Changes run one at a time. Each is an edit of the configuration that is served at that time, so
+  two callers that each change one route both succeed. `If-Match` is checked during the change.
+- **Recording.** A change through the API needs the store; if the store is unavailable, the change
+  is refused before it has any effect. A change of the file does not need it: a gateway must be able
+  to reload while its database is down. Revisions that could not be recorded are kept and recorded
+  later. If a crash loses them, the served document is still recorded later, because it is compared
+  with the newest revision.
+- A change without any difference creates no revision.
+- **A document does not contain** `store` (it may have a password, and is read only at start). Keys
+  and tokens are digests in it. A rollback restores everything except `control.tokens`: an old
+  revision must not restore a revoked token.
 
 The digest is the SHA-256 of the canonical JSON of that document; it is also the ETag of the
 configuration.
@@ -50,11 +50,11 @@ Edit = Callable[[Gateway], Gateway]
 log = logging.getLogger("fastgate.revisions")
 
 KEEP = 1000
-"""Revisions that are kept; older ones are dropped as new ones come."""
+"""The number of revisions that are kept; older ones are deleted."""
 
 
 class Applier(Protocol):
-    """What is needed of the control process: see `fastgate.api.ports.ControlPort`."""
+    """The interface to the control process: see `fastgate.api.ports.ControlPort`."""
 
     @property
     def gateway(self) -> Gateway: ...
@@ -73,35 +73,35 @@ class Applier(Protocol):
 
 
 class Applied(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of a change."""
+    """The result of a change."""
 
     generation: int
-    """The generation that every worker serves; of a dry run, the one it would have been."""
+    """The generation that all workers serve; for a dry run, the one that it would have been."""
     digest: str
-    """Of the configuration as it is now."""
+    """The digest of the current configuration."""
     revision: int | None = None
-    """The revision it made; None when nothing changed, of a dry run, and when it is still to be
-    recorded."""
+    """The revision that was created; None if nothing changed, for a dry run, and if it is not
+    recorded yet."""
     changes: list[Change] = []
     dropped: list[Change] = []
-    """Changes made through the API that the file, which has changed since, undoes or replaces."""
+    """Changes made through the API that a later change of the file undoes or replaces."""
     pending_restart: list[str] = []
-    """Settings that take effect when the gateway is started again, such as `workers`."""
+    """Settings that take effect only after a restart, such as `workers`."""
     dry_run: bool = False
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
-    """Two revisions side by side."""
+    """The comparison of two revisions."""
 
     before: int
     after: int
     changes: list[Change]
     text: str
-    """As a unified diff of their YAML."""
+    """The unified diff of their YAML."""
 
 
 class NeedsAdminError(ConflictError):
-    """The change touches what only an admin may change: `control.tokens` or `store`."""
+    """The change affects `control.tokens` or `store`, which only an admin may change."""
 
 
 class _Pending(msgspec.Struct, frozen=True):
@@ -116,7 +116,7 @@ class _Pending(msgspec.Struct, frozen=True):
 
 
 def document_of(gateway: Gateway) -> dict[str, Any]:
-    """The canonical plain data of a configuration, as revisions keep it."""
+    """The canonical plain data of a configuration, in the form of revisions."""
     data: dict[str, Any] = codec.encode(gateway)
     data.pop("store", None)
     return data
@@ -127,10 +127,10 @@ def canonical(document: dict[str, Any]) -> bytes:
 
 
 def digest_of(gateway: Gateway) -> str:
-    """64 hex digits: the same for configurations that mean the same."""
+    """64 hex digits: equal for configurations with the same meaning."""
     global _last_digest
     known, digest = _last_digest
-    if known is not gateway:  # a large document takes a second; it is asked for often
+    if known is not gateway:  # cached: a large document takes a second
         digest = hashlib.sha256(canonical(document_of(gateway))).hexdigest()
         _last_digest = (gateway, digest)
     return digest
@@ -140,7 +140,7 @@ _last_digest: tuple[Gateway | None, str] = (None, "")
 
 
 def yaml_of(document: dict[str, Any]) -> str:
-    """A document as YAML, as people write it."""
+    """A document as YAML, in the form that people write."""
     import yaml
 
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
@@ -150,7 +150,7 @@ def yaml_of(document: dict[str, Any]) -> str:
 def _prepare(
     before: Gateway, edit: Edit, *, checked: bool
 ) -> tuple[Gateway, list[Change], bytes, str]:
-    """The edited configuration, what it changes, its document and its digest."""
+    """The edited configuration, its changes, its document and its digest."""
     gateway = edit(before)
     if checked:
         check.require(gateway)
@@ -159,16 +159,16 @@ def _prepare(
     return gateway, diff_data(old, new), packed, hashlib.sha256(packed).hexdigest()
 
 
-DROPPED = "the file has changed, and drops changes made through the API: %s"
+DROPPED = "the file has changed; it undoes changes made through the API: %s"
 
 
 def is_same(before: Gateway | None, now: Gateway) -> bool:
-    """Whether the file says what it said when it was last applied."""
+    """Whether the file has the same content as when it was last applied."""
     return before is not None and codec.digest(before) == codec.digest(now)
 
 
 def dropped_by(base: Gateway, served: Gateway, wanted: Gateway) -> list[Change]:
-    """The changes since the file was applied (`base`) that the file as it is now drops."""
+    """The changes since the file was applied (`base`) that the current file undoes."""
     return overridden(document_of(base), document_of(served), document_of(wanted))
 
 
@@ -184,15 +184,15 @@ def _paths(changes: list[Change]) -> str:
 
 
 async def _served(gateway: Gateway) -> _Pending:
-    """What is served since the start, as a revision."""
-    # In a thread: with 100,000 routes it takes half a second, and the API continues.
+    """The configuration that is served at the start, as a revision."""
+    # In a thread, so that the API continues: 100,000 routes take half a second.
     packed = await asyncio.to_thread(lambda: canonical(document_of(gateway)))
     digest = hashlib.sha256(packed).hexdigest()
     return _Pending(packed, digest, "gateway", "file", "at start", datetime.now(UTC))
 
 
 class Revisions:
-    """The one way by which the configuration changes. Used on one event loop."""
+    """Makes all changes of the configuration. Used on one event loop."""
 
     def __init__(self, control: Applier, store: Store, *, keep: int = KEEP) -> None:
         with importing():
@@ -203,11 +203,11 @@ class Revisions:
         self._history: History = History(store)
         self._keep = keep
         self.on_change: list[Callable[[Source, bool], None]] = []
-        """Called after each change that was tried: where it came from, whether it was applied."""
+        """Called after each attempted change: its source, and whether it was applied."""
         self._changes = Serial()
         self._pending: list[_Pending] = []
-        self._start: _Pending | None = None  # what was served before a change that came too early
-        self._caught_up = False  # once; after that, what is served is recorded or waits
+        self._start: _Pending | None = None  # before a change that came too early
+        self._caught_up = False  # once; later, what is served is always recorded or waiting
         store.on_ready.append(self.catch_up)
 
     # ---- changing -----------------------------------------------------------------------
@@ -224,16 +224,16 @@ class Revisions:
     ) -> Applied:
         """Apply `edit(current)`; returns when every worker serves it.
 
-        `edit` runs in a thread, when it is the change's turn; what it raises is raised here. Raises
-        ConfigurationError and ApplyError (the old configuration stays), StoreError if it could not
-        be recorded (nothing was touched), NeedsAdminError.
+        `edit` runs in a thread when it is the change's turn; its errors are raised here. Raises
+        ConfigurationError and ApplyError (the old configuration stays), StoreError if it cannot be
+        recorded (nothing was changed), NeedsAdminError.
         """
 
         async def change() -> Applied:
-            if source != "file":  # the store must be there before we begin, and know it all
+            if source != "file":  # first the store must be available and have all earlier revisions
                 await (self._history.newest() if self._caught_up else self._catch_up())
             before = self._control.gateway
-            # Documents may have 100,000 routes: the loop has other things to do meanwhile.
+            # In a thread, since documents may have 100,000 routes.
             work = await asyncio.to_thread(_prepare, before, edit, checked=source != "file")
             gateway, changes, packed, digest = work
             dropped: list[Change] = []
@@ -242,7 +242,7 @@ class Revisions:
                 base = self._control.file_before
                 dropped = await asyncio.to_thread(dropped_by, base, before, gateway)
                 if dropped:
-                    said = f"{note} drops {_paths(dropped)}".strip()
+                    said = f"{note} undoes {_paths(dropped)}".strip()
             if (
                 source != "file"
                 and not as_admin
@@ -291,8 +291,8 @@ class Revisions:
                 callback(source, applied)
 
     async def reload(self, *, author: str, dry_run: bool = False) -> Applied:
-        """Read the file again. One that has changed is applied, and wins over changes made through
-        the API; with one that has not, what is served stays. In both cases names are resolved and
+        """Read the file again. If it has changed, it is applied and overrides changes made through
+        the API; otherwise the served configuration stays. In both cases names are resolved and
         handlers looked up again. Raises ConfigurationError, ApplyError."""
         try:
             gateway = await self._control.load_file()
@@ -306,7 +306,7 @@ class Revisions:
         return await self.change(edit, author=author, source="file", dry_run=dry_run)
 
     async def rollback(self, number: int, *, author: str, dry_run: bool = False) -> Applied:
-        """Apply an old revision as a new one. Raises NotFoundError and as `change`."""
+        """Apply an old revision as a new one. Raises NotFoundError, and the errors of `change`."""
         _, document = await self.get(number)
         old = codec.decode(document, Gateway)
 
@@ -325,11 +325,13 @@ class Revisions:
     # ---- recording ----------------------------------------------------------------------
 
     async def _try_to_record(self) -> int | None:
-        """Record what waits; the number of the last, or None when the store is unavailable."""
+        """Record waiting revisions. Returns the last number; None if the store is unavailable."""
         try:
             return await (self._record() if self._caught_up else self._catch_up())
         except StoreError as error:
-            log.warning("The revision is served, and recorded when the store is back: %s", error)
+            log.warning(
+                "The revision is served; it will be recorded when the store is back: %s", error
+            )
             return None
 
     async def _record(self) -> int | None:
@@ -350,11 +352,11 @@ class Revisions:
         return number
 
     async def catch_up(self) -> None:
-        """Record what waits, and what is served if no revision says so. Raises StoreError."""
+        """Record waiting revisions, and the served one if it is not recorded. Raises StoreError."""
         await self._changes.run(self._catch_up)
 
     async def _catch_up(self) -> int | None:
-        """The number of the last that was recorded, if any was."""
+        """Record them; returns the number of the last one, if there was one."""
         if self._start is not None:
             newest = await self._history.newest()
             if newest is None or newest.digest != self._start.digest:
@@ -384,7 +386,7 @@ class Revisions:
         return revision, msgspec.json.decode(packed)
 
     async def difference(self, before: int, after: int) -> Difference:
-        """What `after` has that `before` has not, and the other way round.
+        """The differences between two revisions.
 
         Revision 0 is the empty document. Raises NotFoundError, StoreError.
         """

@@ -1,8 +1,8 @@
 """Rules of the configuration as records and tables of the image.
 
-Limits, address lists, header rules, predicates, credentials, CORS, fixed responses, redirects:
-each method takes the model's structs and gives the handle of a table, or the index of a record.
-Equal rules give equal handles, so what many routes share stands in the image once.
+Limits, address lists, header rules, predicates, credentials, CORS, fixed responses, redirects: each
+method takes the model's structs and returns the handle of a table, or the index of a record. Equal
+rules have equal handles, so rules that many routes share are in the image once.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ _PIECES = {
 
 
 class RuleTables:
-    """Puts rules into an image. `via` and `server` are the gateway's names in what it answers."""
+    """Adds rules to an image. `via` and `server` are the gateway's names in its answers."""
 
     def __init__(self, image: ImageBuilder, via: str, server: str | None) -> None:
         self.image = image
@@ -96,7 +96,7 @@ class RuleTables:
     # ---- limits ---------------------------------------------------------------------------
 
     def limits(self, limits: Sequence[OwnedLimit]) -> int:
-        """The handle of a table of limits; those that need no identity first."""
+        """The handle of a table of limits; those without an identity come first."""
         rows = [(_scope(owned), owned) for owned in limits]
         rows.sort(key=lambda row: bool(row[0] & _NEEDS_IDENTITY))
         return self.image.table([self._limit(owned, scope) for scope, owned in rows])
@@ -157,7 +157,7 @@ class RuleTables:
         return handle
 
     def predicates(self, match: Match) -> tuple[int, int]:
-        """The handle of the table, the same for the same conditions in any order; how many."""
+        """The handle of the table, equal for equal conditions in any order; and their number."""
         headers = {name.lower(): predicate for name, predicate in match.headers.items()}
         if len(headers) != len(match.headers):
             raise ValueError("match.headers: a name is there twice, in different cases")
@@ -186,7 +186,7 @@ class RuleTables:
         )
 
     def headers(self, rules: Sequence[HeaderRules]) -> int:
-        """The handle of the table of what these rules, applied in order, come to."""
+        """The handle of the table for the combined effect of these rules, in order."""
         records = []
         for name, field in _fold(rules).items():
             lines = list(field.lines)
@@ -233,7 +233,7 @@ class RuleTables:
         return self.image.add_static(fields=fields, body=body, status=respond.status)
 
     def redirect(self, status: int, location: Sequence[Piece], names: Sequence[str]) -> int:
-        """The static response of a redirect; equal ones are one. `names`: as of `url`."""
+        """The static response of a redirect; equal ones are shared. `names`: as for `url`."""
         key = (status, self.url(location, names))
         index = self._redirects.get(key)
         if index is None:
@@ -267,7 +267,7 @@ def _scope(owned: OwnedLimit) -> int:
 
 
 def _kind(predicate: Predicate) -> tuple[int, str]:
-    """0 present, 1 equals, 2 prefix; and the value."""
+    """0 (present), 1 (equals) or 2 (prefix); and the value."""
     if predicate.equals is not None:
         return 1, predicate.equals
     if predicate.prefix is not None:
@@ -276,18 +276,18 @@ def _kind(predicate: Predicate) -> tuple[int, str]:
 
 
 class _Field:
-    """What becomes of one field of a message."""
+    """The combined effect of rules on one field of a message."""
 
     __slots__ = ("default", "dropped", "lines")
 
     def __init__(self) -> None:
-        self.dropped = False  # those that came are taken out
+        self.dropped = False  # received ones are removed
         self.lines: list[tuple[str, str]] = []  # put in
-        self.default: tuple[str, str] | None = None  # put in when none came
+        self.default: tuple[str, str] | None = None  # added if none was received
 
 
 def _fold(rules: Sequence[HeaderRules]) -> dict[str, _Field]:
-    """Many steps as one for each field, so that a worker never looks at its own additions."""
+    """Combines steps into one for each field, so that a worker never sees its own additions."""
     fields: dict[str, _Field] = {}
 
     def of(name: str) -> _Field:

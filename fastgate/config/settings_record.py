@@ -1,4 +1,4 @@
-"""What the image says of the whole gateway: bounds, timeouts, names, switches, trusted proxies."""
+"""The image's settings of the whole gateway: limits, timeouts, names, switches, trusted proxies."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def put_settings(image: ImageBuilder, gateway: Gateway, key_params: Iterable[str
 
 
 def _hidden_params(gateway: Gateway, key_params: Iterable[str]) -> list[str]:
-    """Query parameters that are never logged: those asked for, and all that may hold a key."""
+    """Query parameters that are never logged: the configured ones, and all that may have a key."""
     log = gateway.observability.access_log
     if not log.query:
         return []

@@ -1,14 +1,14 @@
-"""Slots: the numbers by which shared memory knows routes, services, upstreams, targets, plans.
+"""Slots: the numbers of routes, services, upstreams, targets and plans in shared memory.
 
-A name keeps its number over reloads and over restarts of control (the book is written to the
-state directory), so that counters, health and consumers' plans stay with their owner.
+A name keeps its number across reloads and restarts of control (the book is written to the state
+directory), so that counters, health and consumers' plans stay with their owner.
 
-- A name that leaves the configuration is *retired*: its number is kept for it, in case it comes
-  back, and not given to another owner, because shared memory still holds its counts.
-- Targets are the exception: their rows carry the identity of their owner, so the lowest free
-  number is given out at once. The engine has only so many (`MAX_TARGETS`).
-- `forget_retired` frees the numbers of retired names, when shared memory is new. Those of plans
-  stay taken: consumers refer to them.
+- A name that is removed from the configuration is *retired*: its number is reserved in case the
+  name returns, and not reused, because shared memory still has its counts.
+- Targets are the exception: their rows have the identity of their owner, so the lowest free number
+  is reused at once. The engine has a limited number of them (`MAX_TARGETS`).
+- `forget_retired` frees the numbers of retired names when shared memory is new. Those of plans stay
+  reserved, because consumers refer to them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import msgspec
 SlotKind = Literal["routes", "services", "upstreams", "targets", "plans"]
 
 MAX_TARGETS = 4096
-"""Targets, over all upstreams, that a worker has pools for."""
+"""Maximum targets of all upstreams together: a worker has this many pools."""
 
 
 class SlotBook(msgspec.Struct, kw_only=True):
@@ -35,7 +35,7 @@ class SlotBook(msgspec.Struct, kw_only=True):
     retired: dict[str, dict[str, int]] = {}
 
     def allot(self, kind: SlotKind, names: Iterable[str]) -> dict[str, int]:
-        """The numbers of these names, which are all there are of the kind from now on."""
+        """The numbers of these names; all other names of the kind are now unused."""
         before: dict[str, int] = getattr(self, kind)
         now = _lowest(before, names) if kind == "targets" else self._kept(kind, before, names)
         setattr(self, kind, now)
@@ -66,7 +66,7 @@ class SlotBook(msgspec.Struct, kw_only=True):
         self.retired = {kind: names for kind, names in self.retired.items() if kind == "plans"}
 
     def copy(self) -> SlotBook:
-        """A book of its own with the same entries."""
+        """A copy of the book."""
         return SlotBook(
             routes=dict(self.routes),
             services=dict(self.services),
@@ -78,7 +78,7 @@ class SlotBook(msgspec.Struct, kw_only=True):
 
 
 def _lowest(before: dict[str, int], names: Iterable[str]) -> dict[str, int]:
-    """What is in use keeps its number, what is new gets the lowest free one."""
+    """Names in use keep their numbers, new ones get the lowest free number."""
     wanted = list(dict.fromkeys(names))
     now = {name: before[name] for name in wanted if name in before}
     taken = set(now.values())

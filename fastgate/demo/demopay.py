@@ -1,16 +1,16 @@
-"""Demo Pay: a payment provider that takes play money, over real HTTP.
+"""Demo Pay: a payment provider for play money, over real HTTP.
 
     POST /checkouts           a card page                       → {id, url}
     GET  /pay/<id>            the page; POST pays and goes back to the gateway
-    POST /charges             a saved card, nobody there        → {id, status, …}; once for a key
-    GET  /payments/<id>       how a payment stands
+    POST /charges             a saved card, without customer    → {id, status, …}; once for a key
+    GET  /payments/<id>       the state of a payment
     GET  /charges?key=…       the charge with that key
-    POST /refunds             give one back; once for a key
-    GET  /events?since=…      what happened
+    POST /refunds             refund a payment; once for a key
+    GET  /events?since=…      the list of events
 
-The card 4242 4242 4242 4242 pays; any other is declined, 4000 0000 0000 9995 for want of funds
-when it is charged later. What happens is also reported to the gateway
-by webhook, signed, as real providers do, and the gateway asks back before it believes it.
+The card 4242 4242 4242 4242 succeeds; all others are declined. 4000 0000 0000 9995 has insufficient
+funds when it is charged later. Like real providers, it also reports events to the gateway by signed
+webhooks, and the gateway fetches the payment before it trusts them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _PAGE = """<!doctype html><html lang="en"><title>Demo Pay</title>
 
 
 def sign(secret: str, body: bytes) -> str:
-    """What proves that a webhook is ours."""
+    """The signature of a webhook."""
     return hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
 
 
@@ -70,7 +70,7 @@ class DemoPay:
         self.server.close()
 
     def spoil(self, account: str, card: str = BAD_CARD) -> None:
-        """An account's saved card is another from now on: BAD_CARD, POOR_CARD."""
+        """Replace an account's saved card, for example by BAD_CARD or POOR_CARD."""
         with self._lock:
             self._cards[account] = card
 
@@ -181,7 +181,7 @@ class DemoPay:
         return event
 
     def _send(self, event: dict[str, Any]) -> None:
-        """Post a webhook; what is not taken is asked for by the gateway later."""
+        """Post a webhook. If it is not accepted, the gateway reads the list of events later."""
         if not self.webhook:
             return
         body, parts = json.dumps(event).encode(), urlsplit(self.webhook)

@@ -1,4 +1,4 @@
-"""The environment: the players, a configuration of them, and a gateway in a process of its own."""
+"""The environment: the simulated services, their configuration, and a gateway process."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def has_x402() -> bool:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that is free now."""
+    """A free port of 127.0.0.1."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port: int = sock.getsockname()[1]
         return port
@@ -53,7 +53,7 @@ class Environment:
     """Everything that the tour needs; use it as a context."""
 
     def __init__(self, folder: Path | None = None, port: int = 0) -> None:
-        """folder: kept afterwards, if given. port: the gateway's; 0: a free one."""
+        """folder: if given, it is kept afterwards. port: of the gateway; 0: a free one."""
         self._temporary = None if folder else tempfile.TemporaryDirectory(prefix="fastgate-demo-")
         self.folder = folder or Path(self._temporary.name if self._temporary else "")
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -177,7 +177,7 @@ class Environment:
             return False
 
     def _last_words(self) -> str:
-        """The end of the gateway's log: its folder goes with the environment."""
+        """The end of the gateway's log, since its folder is removed with the environment."""
         return self.log.read_text()[-2000:] if self.log.exists() else ""
 
     def api(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
@@ -189,7 +189,7 @@ class Environment:
         return answer.json()
 
     def until(self, probe: Any, what: str, seconds: float = PATIENCE_S) -> Any:
-        """The first true answer of a probe. Raises DemoError when there is none in time."""
+        """The first true result of a probe. Raises DemoError if there is none in time."""
         ends = time.monotonic() + seconds
         while not (found := probe()):
             if time.monotonic() > ends:
@@ -198,13 +198,13 @@ class Environment:
         return found
 
     def wait(self) -> None:
-        """Until the gateway ends, by itself or by Ctrl-C."""
+        """Wait until the gateway ends, or Ctrl-C."""
         if self._gateway is not None:
             with contextlib.suppress(KeyboardInterrupt):
                 self._gateway.wait()
 
     def close(self) -> None:
-        """End everything, and remove the folder if it is ours."""
+        """Stop everything, and remove the folder if it is ours."""
         if self._api is not None:
             self._api.close()
         if self._gateway is not None and self._gateway.poll() is None:
@@ -212,7 +212,7 @@ class Environment:
             try:
                 self._gateway.wait(10)
             except subprocess.TimeoutExpired:
-                self._gateway.kill()  # its children die with it
+                self._gateway.kill()  # its child processes end with it
                 self._gateway.wait()
         for player in (self.upstream, self.pay, self.mails, self.facilitator):
             player.close()

@@ -1,4 +1,4 @@
-"""A mail server that takes everything, sends nothing on, and keeps it to be looked at."""
+"""A mail server that accepts all mail, forwards none, and keeps it for inspection."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from email.message import EmailMessage
 
 
 class MailSink:
-    """SMTP on loopback (RFC 5321, as much of it as a client of one message needs)."""
+    """SMTP on loopback (the part of RFC 5321 that a client needs for one message)."""
 
     def __init__(self) -> None:
         self._arrived = threading.Condition()
@@ -61,7 +61,7 @@ class MailSink:
             self._arrived.notify_all()
 
     def wait_for(self, words: str, seconds: float) -> EmailMessage | None:
-        """The first mail with these words in its subject; None when none comes in time."""
+        """The first mail with these words in its subject; None if none arrives in time."""
 
         def find() -> EmailMessage | None:
             return next((mail for mail in self._mails if words in str(mail["Subject"])), None)

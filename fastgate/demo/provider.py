@@ -1,7 +1,7 @@
-"""The gateway's side of Demo Pay: a payment provider like any other, over HTTP.
+"""The gateway's client for Demo Pay: a payment provider like any other, over HTTP.
 
-FASTGATE_DEMO_PAY      where it is
-FASTGATE_DEMO_SECRET   what its webhooks are signed with
+FASTGATE_DEMO_PAY      the URL of Demo Pay
+FASTGATE_DEMO_SECRET   the secret for its webhooks' signatures
 """
 
 from __future__ import annotations
@@ -223,7 +223,7 @@ class DemoProvider(PaymentProvider):
                 message="" if succeeded else "The card was declined.",
             )
         ]
-        if succeeded and not paid["key"]:  # paid on the page, where the card is saved too
+        if succeeded and not paid["key"]:  # paid on the page, which saves the card too
             attached = msgspec.structs.replace(
                 found[0], kind=EventKind.METHOD_ATTACHED, key=f"{found[0].key}:card", purpose=None
             )
@@ -243,11 +243,11 @@ class DemoProvider(PaymentProvider):
 
 
 def create(wanted: Wanted) -> DemoProvider:
-    """The entry point. Raises ConfigurationError outside of a demonstration."""
+    """The entry point. Raises ConfigurationError outside a demonstration."""
     url, secret = os.environ.get("FASTGATE_DEMO_PAY"), os.environ.get("FASTGATE_DEMO_SECRET")
     if not url or not secret:
         raise ConfigurationError(
-            "the payment provider 'demo' takes play money and is for `fastgate demo` alone",
+            "the payment provider 'demo' uses play money and is only for `fastgate demo`",
             path="billing.providers",
         )
     return DemoProvider(url, secret, wanted.clock)

@@ -2,10 +2,10 @@
 
     call ─▶ 402 that explains ─▶ top up on a card page ─▶ call again ─▶ receipt
     call ─▶ 402 ─▶ pay for this one request (x402) ─▶ the same payment again is refused
-    call, call, call … ─▶ "balance low" ─▶ dry ─▶ auto-recharge ─▶ call again
+    call, call, call … ─▶ "balance low" ─▶ empty ─▶ auto-recharge ─▶ call again
     the books are audited
 
-Every step checks what it shows, so the demonstration is either correct or fails.
+Every step checks its result, so the demonstration is either correct or fails.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ MAIL_S = 15.0
 
 
 def expect(held: bool, what: str) -> None:
-    """Raises DemoError when something is not as described."""
+    """Raises DemoError if the condition is false."""
     if not held:
         raise DemoError(f"The demonstration expected {what}.")
 
 
 class Tour:
-    """One customer's way."""
+    """One customer's steps."""
 
     def __init__(self, environment: Environment, say: Callable[[str], None]) -> None:
         self.environment = environment
@@ -41,7 +41,7 @@ class Tour:
         self._account = self._key = ""
 
     def run(self) -> None:
-        """All of it. Raises DemoError."""
+        """Run all steps. Raises DemoError."""
         try:
             self._open_account()
             refusal = self._refused()
@@ -57,7 +57,7 @@ class Tour:
         finally:
             self._client.close()
 
-    # ---- telling --------------------------------------------------------------------------
+    # ---- output ---------------------------------------------------------------------------
 
     def _step(self, title: str) -> None:
         self._number += 1

@@ -1,4 +1,4 @@
-"""Small HTTP servers on loopback, each in a thread of its own; and the API that is sold."""
+"""Small HTTP servers on loopback, each in its own thread; and the API that is sold."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BODY_MOST = 1 << 20
 
 
 class Request(NamedTuple):
-    """What was asked."""
+    """A request."""
 
     method: str
     path: str
@@ -31,7 +31,7 @@ class Request(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """What is answered; a body that is not bytes becomes JSON."""
+    """An answer; a body that is not bytes is sent as JSON."""
 
     status: int
     body: Any = b""
@@ -42,7 +42,7 @@ Answerer = Callable[[Request], Reply]
 
 
 class WebServer:
-    """Answers with a function, until closed."""
+    """Answers requests with a function, until closed."""
 
     def __init__(self, answer: Answerer) -> None:
         class Handler(BaseHTTPRequestHandler):
@@ -75,7 +75,7 @@ class WebServer:
             do_GET = do_POST = do_HEAD = handle_any
 
             def log_message(self, format: str, *args: Any) -> None:
-                """The demonstration tells its own story."""
+                """Log nothing: the demonstration has its own output."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True

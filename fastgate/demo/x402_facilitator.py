@@ -1,7 +1,7 @@
 """x402 without a chain: a facilitator that keeps accounts in memory, and a wallet for it.
 
-The messages are those of x402 version 2; what is played is the signature, a keyed hash of the
-transfer that wallet and facilitator both know how to make. No token moves anywhere.
+The messages are those of x402 version 2. Only the signature is simulated: a keyed hash of the
+transfer, with a key that wallet and facilitator share. No token is moved.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class DemoWallet:
         self.address = "0x" + hashlib.sha256(self.secret).hexdigest()[:40]
 
     def pay(self, required: str) -> str:
-        """The value of PAYMENT-SIGNATURE for that of PAYMENT-REQUIRED."""
+        """The value of PAYMENT-SIGNATURE for a value of PAYMENT-REQUIRED."""
         offer = json.loads(base64.b64decode(required))
         accepted = offer["accepts"][0]
         now = int(time.time())

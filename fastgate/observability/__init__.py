@@ -1,7 +1,7 @@
-"""Observability: what the core counted and recorded, for people and their tools.
+"""Observability: the core's counts and records, for people and their tools.
 
-- `metrics`: the counters of all workers as a Prometheus text exposition.
-- `accesslog`: the workers' log rings, as lines in a file and as recent requests in memory.
+- `metrics`: the counters of all workers in Prometheus's text format.
+- `accesslog`: the records of the workers' log rings: lines in a file, recent ones in memory.
 
-Nothing here is in a request's path; workers only count and write to shared memory.
+No request waits for anything here; workers only count and write to shared memory.
 """

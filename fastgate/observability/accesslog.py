@@ -1,9 +1,9 @@
-"""The access log: takes the records out of the workers' rings and writes them as lines.
+"""The access log: drains the workers' rings and writes the records as lines.
 
-Lives in the control process. `run` looks every 50 ms, or as often as the rings fill, whether
-anything waits (a few reads of shared memory) and, if so, hands the work to a thread of its own:
-rendering and writing happen in C without the GIL, so neither the event loop nor the control API
-notices. The same pass keeps the newest records in `recent` for `fastgate explain`.
+It runs in the control process. `run` checks for records every 50 ms, or as often as the rings fill
+(a few reads of shared memory). If there are any, a separate thread does the work: rendering and
+writing happen in C without the GIL, so they do not delay the event loop and the control API. The
+same pass keeps the newest records in `recent` for `fastgate explain`.
 
 No error here stops the gateway: while the destination cannot be written, lines are counted as lost
 and the rings are still emptied. The error is logged once, and so is its end.
@@ -27,16 +27,16 @@ from fastgate.ticks import next_tick
 Format = Literal["json", "combined"]
 
 INTERVAL_S = 0.05  # between two looks at the rings, while they fill slowly
-HURRY_S = 0.005  # and at least so much, however fast the rings fill
+HURRY_S = 0.005  # and the minimum, however fast the rings fill
 FILE_MODE = 0o640
 
 log = logging.getLogger("fastgate.accesslog")
 
 
 class Destination:
-    """Where lines go: "off", "stdout", "stderr", or a file's path, which is appended to; and how.
+    """The sink for a destination: "off", "stdout", "stderr", or a file's path to append to.
 
-    Raises OSError when the file cannot be opened.
+    Raises OSError if the file cannot be opened.
     """
 
     def __init__(self, to: str, format: Format, *, phases: bool = False) -> None:
@@ -50,7 +50,7 @@ class Destination:
             self.fd = _open(to)
 
     def reopen(self) -> None:
-        """Reopen a file's path; the old file is closed only when that worked."""
+        """Reopen a file's path. The old file is closed only if that succeeds."""
         if self.is_file:
             fd = _open(self.to)
             os.close(self.fd)
@@ -66,10 +66,10 @@ class AccessLog:
     """The one consumer of a segment's log rings.
 
     `to`, `format` and `phases` as in the configuration's `observability.access_log`; `recent` keeps
-    records also when the log itself is off. Raises OSError when the file cannot be opened.
+    records even if the log itself is off. Raises OSError if the file cannot be opened.
 
-    Counted since it was made: `taken` records, `lost` lines (written late or never),
-    `errors` of writing or opening, `damaged` records that could not be believed.
+    Counted since its creation: `taken` records, `lost` lines, `errors` of writing or opening,
+    `damaged` records, which were skipped.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class AccessLog:
         self._cut = False
         self._reopen = threading.Event()
         self._lock = threading.Lock()  # held while draining: a ring has one consumer
-        self._switch = threading.Lock()  # held while the destination changes hands
+        self._switch = threading.Lock()  # held while the destination changes
         self._use(Destination(to, format, phases=phases))
         self._next: Destination | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="access-log")
@@ -102,7 +102,7 @@ class AccessLog:
 
     @property
     def pending(self) -> int:
-        """Records that wait in the rings now."""
+        """The number of records that are waiting in the rings."""
         return self._drain.pending()
 
     def _use(self, destination: Destination) -> None:
@@ -117,9 +117,9 @@ class AccessLog:
     # ---- from the event loop ----------------------------------------------------------------
 
     def configure(self, to: str, format: Format, *, phases: bool = False) -> None:
-        """Go on elsewhere, from the next drain on. Raises OSError; then all stays as it is.
+        """Change the destination, from the next drain on. On OSError nothing changes.
 
-        The same destination again changes nothing, so that every reload may call this.
+        The same destination again has no effect, so every reload may call this.
         """
         with self._switch:
             current = self._next or self._destination
@@ -132,11 +132,11 @@ class AccessLog:
             overtaken.close()
 
     def reopen(self) -> None:
-        """Reopen the file with the next drain, after a rotation moved it away."""
+        """Reopen the file at the next drain, after a rotation has moved it."""
         self._reopen.set()
 
     async def run(self) -> None:
-        """Drain until cancelled. Call `close` afterwards, which drains what is left."""
+        """Drain until cancelled. Then call `close`, which drains the rest."""
         loop = asyncio.get_running_loop()
         much = self.segment.log_records // 2
         delay = INTERVAL_S
@@ -145,11 +145,11 @@ class AccessLog:
             waiting = self.pending
             if waiting or self._reopen.is_set() or self._next is not None:
                 await loop.run_in_executor(self._thread, self.drain)
-            # As much came in `delay`: look again before a ring is half full, and not more often.
+            # This many arrived in `delay`: check again just before a ring is half full.
             delay = max(HURRY_S, min(INTERVAL_S, delay * much / waiting if waiting else INTERVAL_S))
 
     def close(self) -> None:
-        """Drain once more, and close. A reader of stdout that is stuck costs about a second."""
+        """Drain once more, and close. Takes about a second if the reader of stdout is stuck."""
         self._thread.shutdown(wait=True)
         self.drain()
         if self._next is not None:
@@ -159,7 +159,7 @@ class AccessLog:
     # ---- in the thread ----------------------------------------------------------------------
 
     def drain(self) -> int:
-        """Take what waits in all rings, once around, and write it. Returns how many records.
+        """Drain all rings once and write the records. Returns how many.
 
         Safe to call from any thread; blocks while another drain runs.
         """
@@ -179,7 +179,7 @@ class AccessLog:
             elif taken and self._failing:
                 self._failing = False
                 log.info(
-                    "The access log (%s) is written again; %d lines were lost.",
+                    "The access log (%s) can be written again; %d lines were lost.",
                     self._destination.to,
                     self.lost,
                 )
@@ -196,7 +196,7 @@ class AccessLog:
         try:
             self._destination.reopen()
         except OSError as error:
-            self._failed(f"{error.strerror}; the file that was open is used on")
+            self._failed(f"{error.strerror}; the open file is still used")
         else:
             self._cut = False
 
@@ -208,10 +208,10 @@ class AccessLog:
 
 
 def _open(path: str) -> int:
-    # Non-blocking, so that a named pipe without a reader is an error, not a wait without end.
+    # Non-blocking, so that a named pipe without a reader is an error and not an endless wait.
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
     fd = os.open(path, flags, FILE_MODE)
-    # A line that an earlier process could not finish must not take our first one with it.
+    # An earlier process may have left an incomplete line; ours must start on a new one.
     with contextlib.suppress(OSError):
         state = os.fstat(fd)
         if stat.S_ISREG(state.st_mode) and state.st_size and not _is_ended(path, state.st_size):

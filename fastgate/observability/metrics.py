@@ -1,17 +1,16 @@
-"""Metrics: everything the workers counted, as a Prometheus text exposition.
+"""Metrics: the workers' counters, as a Prometheus text exposition.
 
-Read straight from shared memory when somebody asks; nothing is computed in between. The counts
-live in the segment, so they survive reloads, killed workers and a restarted control process,
-and are reset only when the gateway itself is restarted.
+Each exposition reads shared memory; nothing is computed in between. The counts are in the segment,
+so they survive reloads, killed workers and a restarted control process, and are reset only if the
+gateway itself is restarted.
 
-**Cardinality** is bounded three times: the segment has a fixed number of rows for routes, an
-exposition shows at most `max_routes` of them, and the other labels are small closed sets
-(reasons, common statuses or their class, worker numbers). What has no row of its own is counted
-under route="other": routes past the bounds, routes that were removed, and requests for which no
-route was found.
+**Cardinality** has three limits: the segment has a fixed number of rows for routes, an exposition
+shows at most `max_routes` of them, and the other labels are small closed sets (reasons, common
+statuses or their class, worker numbers). route="other" counts everything without its own row:
+routes beyond the limits, removed routes, and requests for which no route was found.
 
-**Histograms** come from powers of two of 16 µs; each family shows the part of that range that
-tells something (`le` in seconds).
+**Histograms** have buckets at powers of two of 16 µs; each family shows the useful part of that
+range (`le` in seconds).
 
 The format is Prometheus's text format, 0.0.4.
 """
@@ -42,7 +41,7 @@ SERVING = 2  # worker_row.state
 
 
 class Family(NamedTuple):
-    """A metric, declared once: name, type, meaning."""
+    """The declaration of a metric: name, type, meaning."""
 
     name: str
     type: str
@@ -50,7 +49,7 @@ class Family(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """A value of a family that is declared elsewhere; labels as they stand between the braces."""
+    """A value of a family that is declared elsewhere; labels in the form between the braces."""
 
     family: Family
     labels: str
@@ -202,7 +201,7 @@ DECISIONS = (
 
 
 class Bounds(NamedTuple):
-    """The buckets of a histogram that are shown: their indexes, and `le` as text."""
+    """The shown buckets of a histogram: their indexes, and `le` as text."""
 
     indexes: tuple[int, ...]
     labels: tuple[str, ...]
@@ -224,7 +223,7 @@ LAG_BOUNDS = Bounds.of(range(4, 19))  # 256 µs to 4.2 s
 
 
 class _Sums:
-    """The counts of all rows that are shown under one name."""
+    """The sum of all rows that are shown under one name."""
 
     def __init__(self, row: RouteCounts) -> None:
         self.outcomes: dict[tuple[str, int], int] = {}
@@ -261,12 +260,12 @@ class _Durations:
 
 
 def escape(value: str) -> str:
-    """A label's value, as it stands between the quotes."""
+    """A label's value, escaped for the quotes."""
     return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
 def outcome_labels(status: str, reason: int) -> tuple[str, str]:
-    """Labels status and reason of an outcome as `counters_snapshot` has it."""
+    """The labels `status` and `reason` of an outcome from `counters_snapshot`."""
     if reason == 0:
         return status, ""
     if reason < 0:
@@ -276,10 +275,10 @@ def outcome_labels(status: str, reason: int) -> tuple[str, str]:
 
 
 def process_memory(pid: int) -> int | None:
-    """Proportional set size of a process, bytes; None where it cannot be read.
+    """Proportional set size of a process in bytes; None if it cannot be read.
 
-    The resident set instead, which counts what is shared in full, where the kernel has no
-    smaps_rollup (gVisor's has none) or does not show it to us.
+    If the kernel has no smaps_rollup (such as gVisor), or does not let us read it, this is the
+    resident set, which counts shared memory in full.
     """
     try:
         with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
@@ -298,8 +297,8 @@ def process_memory(pid: int) -> int | None:
 class Metrics:
     """Renders the exposition of one segment.
 
-    `max_routes`: routes shown by name; the others are summed as "other". `access_log`: whose
-    losses are shown, where there is one.
+    `max_routes`: the number of routes shown by name; the others are summed as "other".
+    `access_log`: its losses are shown, if there is one.
     """
 
     def __init__(
@@ -317,9 +316,9 @@ class Metrics:
         more: Iterable[Sample] = (),
     ) -> bytes:
         """The exposition, UTF-8. `routes`: slot → name. `processes`: name → pid, besides workers.
-        `more`: samples of families that others have declared; those of one family together.
+        `more`: samples of families that are declared elsewhere, grouped by family.
 
-        Takes about 20 µs plus 50 µs a route with traffic.
+        Takes about 20 µs, plus 50 µs for each route with traffic.
         """
         read = counters_snapshot(self.segment)
         lines = _Lines()
@@ -392,7 +391,7 @@ class Metrics:
 
 
 class _Lines:
-    """Samples by family, so that each family stands together, in the order of FAMILIES."""
+    """Samples grouped by family, in the order of FAMILIES."""
 
     def __init__(self) -> None:
         self.families = list(FAMILIES)
@@ -409,7 +408,7 @@ class _Lines:
         self.add(family.name, labels, value)
 
     def histogram(self, name: str, labels: str, d: _Durations, bounds: Bounds) -> None:
-        """The chosen buckets, cumulated; nothing for a histogram that is empty."""
+        """The shown buckets, cumulative; nothing if the histogram is empty."""
         if not d.count:
             return
         lines = self.samples[name]

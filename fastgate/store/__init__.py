@@ -6,16 +6,16 @@ else works.
 
 ```
 connection   SQLAlchemy's connections for asyncio, without its ORM
-engine       Store: connects, migrates, comes back by itself; read() and write() transactions
-tables       the tables, once; `migrations/` builds them with Alembic
+engine       Store: connects, migrates, reconnects; read() and write() transactions
+tables       the tables; `migrations/` creates them with Alembic
 parties      accounts, consumers, credentials
 history      revisions of the configuration
 tokens       bearer tokens of the control API
-ledger       entries, postings, wallets' sums
-usage        usage records, days, how far the rings were read
+ledger       entries, postings, totals of wallets
+usage        usage records and daily totals
 slots        the accounts' rows in shared memory
-idempotency  answers kept for repeated writes
-cache        the local file of credential hashes that keeps traffic going without the store
+idempotency  stored answers for repeated writes
+cache        the local file of credential hashes, for traffic while the store is down
 ids, pages   sortable ids; cursors
 ```
 

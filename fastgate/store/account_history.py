@@ -1,7 +1,7 @@
-"""The history of an account: the records that refer to it and prevent its deletion.
+"""An account's history: the permanent records that refer to it and prevent its deletion.
 
-The ledger, usage, invoices and payments name accounts by id and are kept for good: an account that
-has any of them stays, so that each of their rows still says whose it is.
+The ledger, usage, invoices and payments refer to accounts by id and are permanent. An account that
+has any of them cannot be deleted, so that the account of each row is always known.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ async def history(connection: AsyncConnection, account: str) -> dict[str, int]:
 
 
 async def balances(connection: AsyncConnection, account: str) -> list[tuple[str, int]]:
-    """Currency and micro-units of the wallets that are not empty, as the ledger has them."""
+    """Currency and micro-units of the wallets that are not empty, according to the ledger."""
     rows = await connection.execute(
         sa.select(wallets.c.currency, wallets.c.customer_available + wallets.c.customer_held)
         .where(wallets.c.account == account)
@@ -47,7 +47,7 @@ async def balances(connection: AsyncConnection, account: str) -> list[tuple[str,
 
 
 def refusal(name: str, found: dict[str, int], money: list[tuple[str, int]]) -> str:
-    """Why an account is not deleted, and what to do."""
+    """The error text: why an account cannot be deleted, and what to do."""
     what = ", ".join(f"{number} {kind}" for kind, number in found.items())
     if list(found) == ["consumer(s)"]:
         return f"The account {name!r} has {what}; delete or move them first."

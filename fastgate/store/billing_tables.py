@@ -1,19 +1,19 @@
-"""The tables of billing: who subscribes to what, what was invoiced, charged, and announced.
+"""The tables of billing: subscriptions, invoices, charges and notices.
 
 ```
-billing_profiles      an account's addresses, time zone, thresholds, payment method there or not
+billing_profiles      an account's addresses, time zone, thresholds, whether it has a payment method
 subscriptions 1──n subscription_events      account x plan; every transition of it
 subscriptions 1──n invoices 1──0..1 dunning_cases
-invoices 1──n invoice_draws   what a credit note, or the invoice of a change, uses of older ones;
+invoices 1──n invoice_draws   what a credit note, or a plan change's invoice, uses of older ones;
                       by subscription: what was left of them at the last change
-invoice_numbers       the last number of each series, given out with the invoice: no gaps
-auto_recharges        one row an account: the rule, the month's sum, the charge under way
+invoice_numbers       the last number of each series, assigned with the invoice: no gaps
+auto_recharges        one row per account: the rule, the month's total, the charge in progress
 alert_states          the highest level sent, so that each is sent once
-notices 1──n outbox   notices, and each way they are sent
+notices 1──n outbox   notices, and each channel that they are sent through
 ```
 
-Amounts are whole micro-units. `key` columns make an action unique: doing it again finds
-it done. A row that is worked on by time has `next_at`, indexed; null: nothing is due.
+Amounts are whole micro-units. A `key` column makes an action unique: repeating it has no effect. A
+row with scheduled work has `next_at`, indexed; null: nothing is due.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The credential cache: who may call, in a local file, for the time the store is down.
+"""The credential cache: a local file of consumers and credentials, for when the store is down.
 
-It holds hashes, never keys, and is readable by its owner only. Shape:
+It holds hashes, never keys, and is readable only by its owner. Format:
 
 ```
 "FGCRED1\\n"  frame  frame  frame …        frame = length u32 │ crc32 u32 │ msgpack record
@@ -10,8 +10,8 @@ A change appends a frame and is synced to disk before it is answered. Reading st
 a crash has truncated or damaged; the frames before it are used. If more than half of the file is
 outdated, it is rewritten as a new file and renamed, so the file on disk is always complete.
 
-If a change cannot be written, the file is removed: a cache that is missing refuses calls until
-the store is back, one that is stale would let a revoked key in.
+If a change cannot be written, the file is removed. Without a cache, calls are refused until the
+store is back; a stale cache would accept a revoked key.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SLACK = 1024  # frames beyond the live ones before the file is rewritten
 
 
 class ConsumerRecord(msgspec.Struct, array_like=True, tag="c", frozen=True):
-    """A consumer, as the workers see it."""
+    """A consumer, with the fields that workers use."""
 
     id: str
     name: str
@@ -47,11 +47,11 @@ class ConsumerRecord(msgspec.Struct, array_like=True, tag="c", frozen=True):
     plan: str | None
     suspended: bool
     limits: dict[str, dict[str, Any]] = {}
-    """Its own numbers for limits, as in the configuration."""
+    """Its own limits, which override the configuration's."""
 
 
 class KeyRecord(msgspec.Struct, array_like=True, tag="k", frozen=True):
-    """A credential: times in Unix seconds, 0: never."""
+    """A credential. Times in Unix seconds; 0: never."""
 
     digest: bytes
     id: str
@@ -77,7 +77,7 @@ def _frame(record: CacheRecord) -> bytes:
 
 
 def _frames(data: bytes) -> Iterator[tuple[CacheRecord, int]]:
-    """The whole frames of a file and where each ends; stops at the first that is not."""
+    """The complete frames of a file, with the end of each; stops at the first incomplete one."""
     if not data.startswith(MAGIC):
         return
     at = len(MAGIC)
@@ -103,7 +103,7 @@ class CredentialCache:
         self._frames = 0
 
     def load(self) -> list[CacheRecord]:
-        """Every record in the file, oldest first; empty when there is no usable file."""
+        """All records in the file, oldest first; empty if there is no usable file."""
         try:
             data = self.path.read_bytes()
         except FileNotFoundError:
@@ -129,7 +129,7 @@ class CredentialCache:
         return records
 
     def append(self, records: Iterable[CacheRecord]) -> None:
-        """Write changes at the end (not yet synced: `sync`)."""
+        """Append changes (call `sync` to sync them to disk)."""
         frames = [_frame(record) for record in records]
         if not frames:
             return
@@ -144,7 +144,7 @@ class CredentialCache:
             self._frames += len(frames)
 
     def sync(self) -> None:
-        """Sync appended frames to disk. It blocks, so call it from a thread."""
+        """Sync appended frames to disk. This blocks, so call it from a thread."""
         fd = self._fd
         if fd is not None:
             try:

@@ -1,7 +1,7 @@
-"""Shared by all tables: the metadata that they register in, and the column types.
+"""The metadata and column types that all tables share.
 
-Kept apart from the tables so that each family of them (`tables`, `money_tables`, …) can be
-declared in a module of its own without importing the others.
+Separate from the tables, so that each group of tables (`tables`, `money_tables`, …) can have its
+own module without importing the others.
 """
 
 from __future__ import annotations
@@ -63,5 +63,5 @@ def id_type(length: int = 64) -> sa.types.TypeEngine[str]:
 
 
 def row_number() -> sa.types.TypeEngine[int]:
-    """A 64-bit number that is the primary key: on SQLite the row's own number."""
+    """A 64-bit number as the primary key: on SQLite, the rowid."""
     return sa.BigInteger().with_variant(sa.Integer(), "sqlite")

@@ -1,13 +1,13 @@
-"""The store's connections for asyncio: SQLAlchemy's own, each call in a greenlet.
+"""The store's connections for asyncio: SQLAlchemy's plain ones, with each call in a greenlet.
 
-SQLAlchemy's drivers for asyncio are written for its plain `Engine` and `Connection`, called
-through `greenlet_spawn`. `sqlalchemy.ext.asyncio` wraps all of that, and importing it imports the
-ORM, which nothing here uses and which takes 7 MiB for as long as the process lives. This is the
-part of it that the store needs, with the same names and the same behavior:
+SQLAlchemy's drivers for asyncio use its plain `Engine` and `Connection`, called through
+`greenlet_spawn`. `sqlalchemy.ext.asyncio` wraps them, but importing it imports the ORM, which is
+not used here and takes 7 MiB for the life of the process. This module is the part that the store
+needs, with the same names and behavior:
 
-- closing, of a connection or a stream, runs to its end even if the caller is cancelled meanwhile;
-- a transaction is committed at the end of its block and rolled back on any exception, also on
-  a cancellation.
+- closing a connection or a stream runs to its end even if the caller is cancelled;
+- a transaction is committed at the end of its block and rolled back on any exception, including a
+  cancellation.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class AsyncEngine:
     """A pool of connections of a driver for asyncio."""
 
     def __init__(self, engine: sa.Engine) -> None:
-        """engine: of such a driver. It may be used for events, and never to connect."""
+        """engine: with such a driver. It may be used for events, but never to connect."""
         self.sync_engine = engine
 
     def connect(self) -> AsyncConnection:
-        """A connection, to be used with `async with` or to be started."""
+        """A connection, for use with `async with` or `start`."""
         return AsyncConnection(self.sync_engine)
 
     async def dispose(self) -> None:
@@ -58,7 +58,7 @@ class AsyncConnection:
         return self
 
     async def close(self) -> None:
-        """Give it back; what was not committed is rolled back. Not cut short by a cancellation."""
+        """Return it to the pool and roll back what was not committed, even on a cancellation."""
         await _to_the_end(greenlet_spawn(self._started.close))
 
     async def __aenter__(self) -> AsyncConnection:
@@ -78,7 +78,7 @@ class AsyncConnection:
         return self._engine.dialect
 
     async def execution_options(self, **options: Any) -> None:
-        """Set options for what the connection executes from now on."""
+        """Set options for later statements of the connection."""
         await greenlet_spawn(self._started.execution_options, **options)
 
     def begin(self) -> AbstractAsyncContextManager[None]:
@@ -92,7 +92,7 @@ class AsyncConnection:
     async def execute(
         self, statement: sa.Executable, parameters: Any = None
     ) -> sa.CursorResult[*tuple[Any, ...]]:
-        """The result, all rows of it fetched."""
+        """The result, with all rows fetched."""
         return await greenlet_spawn(self._started.execute, statement, parameters)
 
     async def scalar(self, statement: sa.Executable, parameters: Any = None) -> Any:
@@ -102,12 +102,12 @@ class AsyncConnection:
     async def exec_driver_sql(
         self, statement: str, parameters: Any = None
     ) -> sa.CursorResult[*tuple[Any, ...]]:
-        """Execute a text as it is, without SQLAlchemy reading it."""
+        """Execute a text unchanged, without parsing by SQLAlchemy."""
         return await greenlet_spawn(self._started.exec_driver_sql, statement, parameters)
 
     @asynccontextmanager
     async def stream(self, statement: sa.Executable) -> AsyncIterator[Rows]:
-        """The rows, fetched while they are read."""
+        """The rows, fetched as they are read."""
         result = await greenlet_spawn(
             self._started.execute, statement, execution_options={"stream_results": True}
         )
@@ -119,14 +119,14 @@ class AsyncConnection:
     async def run_sync(
         self, work: Callable[Concatenate[sa.Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """What `work` returns; it gets the plain connection and may use it as if it blocked."""
+        """The result of `work`, which gets the plain connection and may call it synchronously."""
         return await greenlet_spawn(partial(work, self._started, *args, **kwargs))
 
 
 def insert_into(connection: AsyncConnection | sa.Connection, table: sa.Table) -> Any:
-    """An INSERT that knows ON CONFLICT, in the dialect of the connection. SQLite's and
-    PostgreSQL's have the same methods."""
-    # The engine's own dialect is imported; the other one would take 2 MiB for nothing.
+    """An INSERT with ON CONFLICT, in the dialect of the connection. SQLite's and PostgreSQL's have
+    the same methods."""
+    # The engine's own dialect is imported already; the other one would take 2 MiB.
     dialect = sys.modules[f"sqlalchemy.dialects.{connection.dialect.name}"]
     return dialect.insert(table)
 
@@ -162,7 +162,7 @@ async def _transaction(begin: Callable[[], sa.Transaction]) -> AsyncIterator[Non
 
 
 async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Do it in a task of its own, and raise a cancellation only when it is done."""
+    """Run it in a separate task, and raise a cancellation only when it is done."""
     task = asyncio.create_task(work)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():

@@ -3,25 +3,25 @@
 ```
             start()
               │
-        ┌─ connecting ──── connected, migrated, listeners told ──▶ ready ─┐
+        ┌─ connecting ─── connected, migrated, listeners called ─▶ ready ─┐
         │     ▲                                                          │
         │     └── back-off 0.2 s, doubled up to 5 s ◀── lost, at any use ─┘
 ```
 
-- `start()` returns at once: a gateway does not wait for its database. `read()` and `write()`
-  raise StoreError while the store is not ready, and when it is lost under them. What is asked
-  during the first attempt to connect waits for its end.
-- Listeners (`on_ready`) run after every connect: there identity, tokens and revisions catch up
-  with what happened meanwhile. They are not waited for by others' reads and writes.
-- PostgreSQL may be shared by several gateways that price nothing (see `owner`): every 2 s the
-  counters of `changes` are read, and listeners (`on_change`) hear of them when one has moved.
+- `start()` returns at once: a gateway does not wait for its database. `read()` and `write()` raise
+  StoreError while the store is not ready, and if the connection is lost during their transaction.
+  During the first attempt to connect, they wait for its end.
+- Listeners (`on_ready`) run after every connect: identity, tokens and revisions then catch up with
+  the changes. Reads and writes do not wait for the listeners.
+- PostgreSQL may be shared by several gateways that do not price requests (see `owner`): every 2 s
+  the counters of `changes` are read, and listeners (`on_change`) are called if one has changed.
   SQLite has one gateway, and no poll.
 - One transaction per `async with`. `write()` is BEGIN IMMEDIATE on SQLite, so that two writers
   queue up (`busy_timeout`) instead of failing half-way.
-- What only asks the database, and often, goes through `run_read()` and `run_write()`: a function
+- Frequent work that uses only the database goes through `run_read()` and `run_write()`: a function
   that gets a connection and awaits nothing. SQLite's driver for asyncio passes each statement to a
   thread and back three or four times, which costs more than the statement; a whole function is
-  passed once.
+  passed only once.
 
 SQLite runs in WAL mode with `synchronous=NORMAL`: a crash of the process loses nothing, a crash
 of the machine may lose the last transactions, never the database.
@@ -62,20 +62,20 @@ log = logging.getLogger("fastgate.store")
 
 BUSY_S = 5  # how long a SQLite writer waits for another
 CONNECT_S = 5
-FIRST_S = 5  # how long a first use waits for the first attempt to connect
+FIRST_S = 5  # how long early uses wait for the first attempt to connect
 COMMAND_S = 15
 BACKOFF_S = (0.2, 5.0)
 MIGRATION_S = 600
 DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
 
-POLL_S = 2.0  # how late another gateway's change may be seen
+POLL_S = 2.0  # the maximum delay until another gateway's change is seen
 
 Listener = Callable[[], Awaitable[None]]
 ChangeListener = Callable[[dict[str, int]], Awaitable[None]]
 
 T = TypeVar("T")
 Work = Callable[[sa.Connection], T]
-"""What a transaction does, in one go."""
+"""The work of a transaction, as one function."""
 
 
 def parse_url(text: str) -> StoreUrl:
@@ -83,11 +83,11 @@ def parse_url(text: str) -> StoreUrl:
     try:
         return StoreUrl.parse(text)
     except ValueError as error:
-        raise StoreError(f"The store's URL is wrong: {error}.") from None
+        raise StoreError(f"The store's URL is not valid: {error}.") from None
 
 
 def make_engine(text: str, *, pool: int = 4) -> AsyncEngine:
-    """An engine with our habits for its database. Connects to nothing yet. Raises StoreError."""
+    """An engine with our settings for its database. Does not connect yet. Raises StoreError."""
     store = parse_url(text)
     with importing():  # SQLAlchemy imports dialect and driver now
         return (
@@ -104,7 +104,7 @@ def _postgresql(store: StoreUrl, pool: int) -> AsyncEngine:
         raise StoreError(NO_DRIVER) from None
 
     async def connect() -> Any:
-        # The driver reads the URL, not SQLAlchemy, which knows nothing of sslmode and the like.
+        # The driver reads the URL, since SQLAlchemy does not support sslmode and similar options.
         return await asyncpg.connect(dsn=store.text, timeout=CONNECT_S, command_timeout=COMMAND_S)
 
     def adapted() -> Any:
@@ -133,7 +133,7 @@ def _sqlite(url: URL, pool: int) -> AsyncEngine:
 
 
 def _sqlite_direct(url: URL, pool: int = 4) -> sa.Engine:
-    """For transactions that run in a thread, as a whole."""
+    """The engine for transactions that run as one function in a thread."""
     with importing():
         engine = sa.create_engine(url.set(drivername="sqlite+pysqlite"), **_sqlite_options(pool))
     _have_habits(engine)
@@ -145,8 +145,8 @@ def _sqlite_options(pool: int) -> dict[str, Any]:
         "pool_size": pool,
         "max_overflow": 0,
         "pool_timeout": CONNECT_S,
-        "pool_use_lifo": True,  # the one whose caches are warm
-        # None: the driver starts no transaction behind our back; `begin` below does.
+        "pool_use_lifo": True,  # the last one returned, whose caches are warm
+        # None: the driver starts no transaction implicitly; `begin` below does.
         "connect_args": {"timeout": BUSY_S, "isolation_level": None},
     }
 
@@ -172,7 +172,7 @@ def _have_habits(engine: sa.Engine) -> None:
 
 
 def _transact(engine: sa.Engine, work: Work[T], writes: bool) -> T:
-    """The work as one transaction, on the thread that calls."""
+    """Run the work as one transaction, in the calling thread."""
     with engine.connect() as connection:
         connection.execution_options(fastgate_writes=writes)
         with connection.begin():
@@ -181,7 +181,7 @@ def _transact(engine: sa.Engine, work: Work[T], writes: bool) -> T:
 
 @asynccontextmanager
 async def writing(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """One transaction that will write; committed at the end, rolled back on an exception."""
+    """One writing transaction; committed at the end, rolled back on an exception."""
     async with engine.connect() as connection:
         await connection.execution_options(fastgate_writes=True)
         async with connection.begin():
@@ -189,7 +189,7 @@ async def writing(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
 
 
 def reason_of(error: BaseException) -> str:
-    """One line on what a driver says, without the statement and its parameters."""
+    """A driver's error as one line, without the statement and its parameters."""
     cause: BaseException = error
     if isinstance(error, DBAPIError) and error.orig is not None:
         cause = error.orig
@@ -209,7 +209,7 @@ class Store:
         self.on_change: list[ChangeListener] = []
         self._counts: dict[str, int] = {}
         self._engine: AsyncEngine | None = None
-        self._direct: sa.Engine | None = None  # of SQLite, beside the other
+        self._direct: sa.Engine | None = None  # a second engine, only for SQLite
         self._connecting: asyncio.Task[None] | None = None
         self._lost = asyncio.Event()
         self._ready = asyncio.Event()
@@ -217,13 +217,13 @@ class Store:
         self._problem = "The store is not connected yet."
 
     def copy(self) -> Store:
-        """Another one for the same database, not connected and with no listeners."""
+        """A second Store for the same database, not connected and without listeners."""
         return Store(self._text)
 
     # ---- life ---------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Begin to connect, and keep connected. Returns at once."""
+        """Start connecting, and stay connected. Returns at once."""
         if self._connecting is None:
             kept = keep_running("the store's connection", self._keep, log)
             self._connecting = asyncio.create_task(kept, name="store")
@@ -245,7 +245,7 @@ class Store:
 
     @property
     def problem(self) -> str | None:
-        """Why the store is not ready; None when it is."""
+        """Why the store is not ready; None if it is."""
         return None if self.ready else self._problem
 
     async def connect(self) -> None:
@@ -262,7 +262,7 @@ class Store:
                 await self._migrate()
         except StoreError:
             raise
-        except Exception as error:  # whatever a driver says here: it cannot be reached
+        except Exception as error:  # any error of the driver here means that it cannot be reached
             raise StoreError(f"The store cannot be reached: {reason_of(error)}.") from error
         self._lost.clear()
         self._ready.set()
@@ -288,7 +288,7 @@ class Store:
                 wait = min(wait * 2, most)
                 continue
             except Exception:
-                # A listener's own fault must not end the connecting: the store itself is there.
+                # A listener's error must not stop the connection: the store itself is available.
                 log.exception("Catching up with the store failed.")
             else:
                 log.info("The store is ready (%s).", self.url.shown)
@@ -308,12 +308,12 @@ class Store:
                 try:
                     await self.poll()
                 except StoreError:
-                    continue  # it has said so itself, and is lost now
+                    continue  # already reported, and the store is lost now
                 except Exception:
                     log.exception("Following the store's changes failed.")
 
     async def poll(self) -> None:
-        """Tell `on_change` if any topic was changed since the last poll. Raises StoreError."""
+        """Call `on_change` if any topic has changed since the last poll. Raises StoreError."""
         async with self.read() as connection:
             rows = await connection.execute(sa.text("SELECT topic, value FROM changes"))
             counts = {str(topic): int(value) for topic, value in rows}
@@ -332,7 +332,7 @@ class Store:
                 await engine.dispose()
 
     def _lose(self, error: BaseException) -> StoreError:
-        """Note that the store went away under a use of it."""
+        """Record that the connection was lost during a use."""
         problem = f"The store cannot be reached: {reason_of(error)}."
         if self.ready:
             log.warning("The store was lost: %s", reason_of(error))
@@ -344,7 +344,7 @@ class Store:
     # ---- migration ----------------------------------------------------------------------
 
     def _make_file(self) -> None:
-        """Make the file before SQLite does, since that would let everyone read it."""
+        """Create the file before SQLite does, which would let everyone read it."""
         path = Path(_sqlite_url(self.url).database or "")
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
@@ -363,7 +363,7 @@ class Store:
         return bool(found != HEAD)
 
     async def _migrate(self) -> None:
-        """Run `fastgate.store.migrate` as a program; see there why."""
+        """Run `fastgate.store.migrate` as a program; that module says why."""
         root = str(Path(fastgate.__file__).parent.parent)
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
         process = await asyncio.create_subprocess_exec(
@@ -401,13 +401,13 @@ class Store:
             yield connection
 
     async def run_read(self, work: Work[T]) -> T:
-        """What `work` returns, run as one transaction that only reads. On SQLite it runs in a
-        thread. Raises StoreError, and what `work` raises."""
+        """Run `work` as one transaction that only reads, and return its result. On SQLite it runs
+        in a thread. Raises StoreError, and what `work` raises."""
         return await self._run(work, writes=False)
 
     async def run_write(self, work: Work[T]) -> T:
-        """The same for one that writes; committed when `work` returns, rolled back when it raises.
-        Raises StoreError, ConflictError. A cancelled caller waits for its end."""
+        """The same for a writing transaction; committed if `work` returns, rolled back if it
+        raises. Raises StoreError, ConflictError. A cancelled caller waits for its end."""
         return await self._run(work, writes=True)
 
     async def _run(self, work: Work[T], *, writes: bool) -> T:
@@ -424,12 +424,12 @@ class Store:
             try:
                 return await asyncio.shield(task)
             except asyncio.CancelledError:
-                # A thread cannot be stopped, and no later caller may find its work half done.
+                # A thread cannot be stopped, and a later caller must not see its work half done.
                 await asyncio.wait({task})
                 raise
 
     async def _first_attempt(self) -> None:
-        """Who asks in the first second wants an answer, not "not connected yet"."""
+        """Let uses in the first second wait, instead of failing with "not connected yet"."""
         if self._connecting is not None and not (self._tried.is_set() or self.ready):
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._tried.wait(), FIRST_S)
@@ -457,7 +457,7 @@ class Store:
 
     @contextmanager
     def _translated_errors(self) -> Iterator[None]:
-        """What a driver raises, as what we raise; a store that went away is lost."""
+        """Translate a driver's errors into ours, and record a lost connection."""
         try:
             yield
         except IntegrityError as error:
@@ -466,26 +466,26 @@ class Store:
             raise self._failed(error) from error
         except DBAPIError as error:
             if not error.connection_invalidated:
-                raise  # a statement that is wrong is our fault, not the store's
+                raise  # a wrong statement is our fault, not the store's
             raise self._lose(error) from error
         except (OSError, TimeoutError, PoolTimeoutError) as error:
             raise self._lose(error) from error
 
     def _failed(self, error: DBAPIError) -> StoreError:
-        """A statement failed. A busy or full SQLite file is no reason to connect again."""
+        """A statement failed. A busy or full SQLite file does not need a new connection."""
         if self.kind == "sqlite" and "locked" in str(error.orig):
             return StoreError("The store is busy: another process holds its lock.")
         return self._lose(error)
 
 
 def _see(task: asyncio.Future[Any]) -> None:
-    """The result is dropped: its caller was cancelled."""
+    """Drop the result, because its caller was cancelled."""
     if not task.cancelled():
         task.exception()
 
 
 async def counter(connection: AsyncConnection, topic: str) -> int:
-    """How often the topic was changed, by anyone on this database."""
+    """The number of changes to the topic, by all gateways on this database."""
     value = await connection.scalar(
         sa.text("SELECT value FROM changes WHERE topic = :topic"), {"topic": topic}
     )
@@ -493,7 +493,7 @@ async def counter(connection: AsyncConnection, topic: str) -> int:
 
 
 async def count_up(connection: AsyncConnection, topic: str) -> int:
-    """Say, within a transaction, that it changes the topic; the new count."""
+    """Record, within a transaction, that it changes the topic. Returns the new count."""
     value = await connection.scalar(
         sa.text("UPDATE changes SET value = value + 1 WHERE topic = :topic RETURNING value"),
         {"topic": topic},

@@ -1,8 +1,8 @@
 """Revisions of the configuration, as rows: numbered from 1 without gaps, never changed.
 
-A document is kept as zlib of its canonical JSON: configurations compress about twenty to one,
-and one change of one route stores a whole document. The number is allotted in the transaction
-that inserts it, behind the lock of the topic's row in `changes`, so several gateways may insert.
+A document is stored as zlib of its canonical JSON: every change stores a whole document, and
+configurations compress about twenty to one. The number is assigned in the transaction that inserts
+it, under the lock of the topic's row in `changes`, so several gateways may insert.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class History:
         """Append a revision after the newest; drop all but the newest `keep`."""
         packed = zlib.compress(document, 6)
         async with self.store.write() as connection:
-            await count_up(connection, TOPIC)  # holds the row: others wait here for our number
+            await count_up(connection, TOPIC)  # locks the row: others wait here
             last = await connection.scalar(sa.select(sa.func.max(revisions.c.number)))
             revision = Revision(
                 number=(last or 0) + 1,

@@ -1,4 +1,4 @@
-"""Idempotency keys: a write that is sent twice is done once and answered twice alike.
+"""Idempotency keys: a write that is sent twice is done once, and both get the same answer.
 
 ```
 (none) ──begin──▶ open ──finish──▶ answered ──24 h──▶ (none)
@@ -6,9 +6,9 @@
                    └──60 s───────▶ taken over    the process that began it died
 ```
 
-A key belongs to one principal. It is kept as a hash, with a fingerprint of the request: the
-same key with another request is refused as a mistake. Answers may hold a secret that is
-shown once (a new API key), so they are sealed by the caller before they come here.
+A key belongs to one principal. It is stored as a hash, with a fingerprint of the request: the same
+key with a different request is refused as a mistake. Answers may contain a secret that is shown
+once (a new API key), so the caller seals them before they are stored.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ ABANDONED = timedelta(seconds=60)
 class KeyState(Enum):
     """What `begin` found."""
 
-    FRESH = "fresh"  # go on, then finish or abandon
-    ANSWERED = "answered"  # give this answer again
-    OPEN = "open"  # another request with it is being worked on
+    FRESH = "fresh"  # continue, then finish or abandon
+    ANSWERED = "answered"  # send this answer again
+    OPEN = "open"  # another request with the key is in progress
     OTHER = "other"  # the key was used for another request
 
 
@@ -88,7 +88,7 @@ class IdempotencyKeys:
             return Begun(KeyState.OPEN)
 
     async def finish(self, principal: str, key: bytes, attempt: str, answer: bytes) -> None:
-        """Keep the answer, unless someone took the key over."""
+        """Store the answer, unless another process took over the key."""
         async with self.store.write() as connection:
             await connection.execute(
                 sa.update(idempotency)
@@ -101,7 +101,7 @@ class IdempotencyKeys:
             )
 
     async def abandon(self, principal: str, key: bytes, attempt: str) -> None:
-        """Forget the key, so that the write may be tried again."""
+        """Delete the key, so that the write may be tried again."""
         async with self.store.write() as connection:
             await connection.execute(
                 sa.delete(idempotency).where(

@@ -1,15 +1,15 @@
-"""Ids that sort by the time they were made, as UUIDv7 does, in a form people can read out.
+"""Ids that sort by the time of their creation, like UUIDv7, in a form that people can read out.
 
 ```
 con_01jd6zr0v4  9fk2m7q3xw8t5nbc
-│   │           └ 80 bits: random, then counted up within one millisecond
+│   │           └ 80 bits: random, then incremented within one millisecond
 │   └ 48 bits: Unix time in milliseconds
-└ what it names: acc, con, crd, tok
+└ its kind: acc, con, crd, tok
 ```
 
 26 characters of Crockford's base 32 in lower case (no i, l, o, u), most significant first, so
-that comparing text compares time. Ids made by one process never go backwards, also when the
-clock does; two processes cannot clash short of 2^-80.
+that comparing text compares time. The ids of one process never go backwards, even if the clock
+does; the probability of a collision between two processes is 2^-80.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class IdSource:
         self._last = 0
 
     def next(self, kind: str) -> str:
-        """A new id, greater than every one before it; `kind` is its prefix, e.g. "con"."""
+        """A new id, greater than all earlier ones; `kind` is its prefix, e.g. "con"."""
         value = (self._clock_ms() << RANDOM_BITS) | secrets.randbits(RANDOM_BITS)
         if value <= self._last or value >> RANDOM_BITS == self._last >> RANDOM_BITS:
             value = self._last + 1 + secrets.randbits(32)

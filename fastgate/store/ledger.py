@@ -1,17 +1,17 @@
-"""The ledger's statements: entries and postings in, balances kept beside them, pages out.
+"""The ledger's statements: inserts entries and postings, keeps balances, reads pages.
 
-Rows in, structs out, in a transaction of `Store.run_read` or `run_write`; which postings a movement
-makes is `fastgate.billing.ledger.ledger`'s business.
-Invariants, whatever the caller does:
+Rows in, structs out, in a transaction of `Store.run_read` or `run_write`.
+`fastgate.billing.ledger.ledger` decides which postings a movement makes. Invariants, for any
+caller:
 
-- an entry's postings add up to zero, per entry; its number comes from the counter of the topic
-  "ledger", whose row stays locked until the commit: writers take turns, numbers are in the
-  order of commits, and a reader who asks again after N misses nothing;
-- `wallets` has the sum of the postings of each account, currency and book, changed in the
+- an entry's postings add up to zero; its number is from the counter of the topic "ledger", whose
+  row stays locked until the commit. So writers take turns, numbers are in the order of commits, and
+  a reader that continues after N misses nothing;
+- `wallets` has the sum of the postings of each account, currency and book, updated in the
   transaction that inserts them;
-- `credited = captured + held + available`: what came in less what left, what usage has taken
-  less what was given back; kept beside the books, entry by entry;
-- nothing is ever updated or deleted but those sums.
+- `credited = captured + held + available`: credited is incoming less outgoing money, captured is
+  usage less refunds; both are updated with each entry;
+- only those sums are ever updated, and nothing is deleted.
 
 Amounts are whole micro-units; a posting above zero is a credit of its book.
 """
@@ -30,22 +30,22 @@ from fastgate.store.money_tables import LEDGER_TOPIC, ledger_entries, ledger_pos
 from fastgate.store.pages import Page, decode_cursor, page_of
 
 WALLETS_MAX = 4
-"""Currencies an account can have: the cells of its row in shared memory."""
+"""Maximum currencies of an account: the cells of its row in shared memory."""
 
 
 class Book(StrEnum):
-    """Where money stands. Above zero: the book owes it, or has earned it."""
+    """The books. A positive balance: the book owes the money, or has earned it."""
 
     AVAILABLE = "customer_available"  # what the account can spend
-    HELD = "customer_held"  # the account's, set aside until something is decided
-    REVENUE = "revenue"  # earned
-    PROMOTIONAL = "promotional_credit"  # minus what was given away and is not yet used
-    CLEARING = "provider_clearing"  # minus what payment providers have taken in for us
-    TAX = "tax"  # owed to the state
+    HELD = "customer_held"  # the account's, set aside for a refund or dispute
+    REVENUE = "revenue"  # revenue
+    PROMOTIONAL = "promotional_credit"  # minus the promotional credit that is not used yet
+    CLEARING = "provider_clearing"  # minus what payment providers have received for us
+    TAX = "tax"  # tax that we owe
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """One movement of one account in one currency. `amount` is what was asked for."""
+    """One movement of one account in one currency. `amount` is the amount of the movement."""
 
     number: int
     id: str
@@ -80,29 +80,29 @@ class Wallet(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def promotional(self) -> int:
-        """How much of what is available was given away."""
+        """How much of the available balance is promotional credit."""
         return -self.promotional_credit
 
     @property
     def spendable(self) -> int:
-        """What its cell holds when nothing is under way."""
+        """The cell's balance when no requests or usage are pending."""
         return self.customer_available + self.overdraft
 
 
 class Standing(NamedTuple):
-    """What the cell of a wallet is derived from. Micro-units."""
+    """The numbers from which a wallet's cell is derived. Micro-units."""
 
     spendable: int
-    """What the cell holds when nothing is under way: the balance and the overdraft."""
+    """The cell's balance when no requests or usage are pending: the balance plus the overdraft."""
     overdraft: int
 
 
 CAPTURES = frozenset({"charge", "refund"})
-"""The kinds of entries that change what was captured; the others change what was credited."""
+"""The kinds of entries that change `captured`; the others change `credited`."""
 
 
 class TooManyWallets(Exception):
-    """The account has as many currencies as its row in shared memory has cells."""
+    """The account already has the maximum number of currencies."""
 
 
 Key = tuple[str, str]
@@ -115,17 +115,17 @@ Standings = dict[Key, Standing]
 
 
 def take_numbers(connection: sa.Connection, count: int = 1) -> int:
-    """Lock the ledger for this transaction; the first of `count` numbers that are now taken."""
+    """Lock the ledger for this transaction and reserve `count` numbers. Returns the first."""
     last = connection.scalar(_TAKE, {"topic": LEDGER_TOPIC, "count": count})
     assert last is not None, "the migration made the topic"
     return int(last) - count + 1
 
 
 def insert(connection: sa.Connection, entries: Sequence[Entry]) -> None:
-    """Insert entries with their postings and change the wallets' sums.
+    """Insert entries with their postings and update the wallets' sums.
 
-    The wallets must exist. Raises ValueError, before anything is written, for postings that
-    do not add up to zero.
+    The wallets must exist. Raises ValueError, before anything is written, if the postings do not
+    add up to zero.
     """
     totals: dict[Key, dict[str, int]] = {}
     lines: list[dict[str, Any]] = []
@@ -160,7 +160,7 @@ def insert(connection: sa.Connection, entries: Sequence[Entry]) -> None:
             "at": entries[-1].created,
             **{f"by_{name}": amount for name, amount in sums.items()},
         }
-        # In one order everywhere, so that writers cannot deadlock.
+        # In the same order everywhere, so that writers cannot deadlock.
         for (account, currency), sums in sorted(totals.items())
         if any(sums.values())
     ]
@@ -168,7 +168,7 @@ def insert(connection: sa.Connection, entries: Sequence[Entry]) -> None:
         connection.execute(_ADD, moved)
 
 
-# Made once: making a statement takes SQLAlchemy longer than running it takes the database.
+# Built once: building a statement takes longer than running it.
 _TAKE = sa.text("UPDATE changes SET value = value + :count WHERE topic = :topic RETURNING value")
 _ENTRIES = sa.insert(ledger_entries)
 _POSTINGS = sa.insert(ledger_postings)
@@ -186,7 +186,7 @@ _SUMS = (*(book.value for book in Book), "credited", "captured", "promo_spent")
 
 
 def _changes(entry: Entry) -> dict[str, int]:
-    """What an entry adds to the sums of its wallet."""
+    """The amounts that an entry adds to the sums of its wallet."""
     changes = {book.value: amount for book, amount in entry.postings.items()}
     available = entry.postings.get(Book.AVAILABLE, 0)
     if entry.kind in CAPTURES:
@@ -215,7 +215,7 @@ _ADD = (
 def open_wallets(
     connection: sa.Connection, keys: Iterable[Key], now: datetime
 ) -> dict[Key, Wallet]:
-    """The wallets of these accounts and currencies, made where they are missing.
+    """The wallets of these accounts and currencies; missing ones are created.
 
     The caller holds the ledger's lock. Raises TooManyWallets.
     """
@@ -239,7 +239,7 @@ def open_wallets(
 
 
 def set_overdraft(connection: sa.Connection, key: Key, overdraft: int) -> None:
-    """Change how far below zero a wallet may go."""
+    """Set the overdraft of a wallet."""
     connection.execute(
         sa.update(wallets)
         .where(wallets.c.account == key[0], wallets.c.currency == key[1])
@@ -260,7 +260,7 @@ def of_accounts(connection: sa.Connection, accounts: Sequence[str]) -> list[Wall
 
 
 def standings(connection: sa.Connection, accounts: Iterable[str] | None = None) -> Standings:
-    """The wallets of these accounts, or all, with what this transaction has written so far."""
+    """The standings of these accounts, or all, including this transaction's own changes."""
     if accounts is None:
         return _by_key(connection.execute(_STANDINGS))
     wanted = sorted(accounts)
@@ -287,7 +287,7 @@ def all_wallets(connection: sa.Connection) -> list[Wallet]:
 def find(
     connection: sa.Connection, *, id: str | None = None, key: str | None = None
 ) -> Entry | None:
-    """An entry by its id, or by the key that names it in shared memory."""
+    """An entry by its id, or by its key in shared memory."""
     where = ledger_entries.c.id == id if id is not None else ledger_entries.c.key == key
     rows = connection.execute(sa.select(ledger_entries).where(where))
     row = rows.one_or_none()
@@ -322,12 +322,12 @@ def page(
 
 
 class TakenBack(NamedTuple):
-    """Of the credits of an invoice."""
+    """How much of the credits of an invoice was taken back."""
 
     amount: int
     """Micro-units that are out of the wallet."""
     entries: int
-    """Which took or gave again."""
+    """The number of entries that took back or restored."""
 
 
 _TAKEN_BACK = (
@@ -349,8 +349,8 @@ _TAKEN_BACK = (
 def taken_back(
     connection: sa.Connection, account: str | None = None
 ) -> dict[tuple[str, str], TakenBack]:
-    """What was taken of an account's credits since fees went back, by invoice and currency. None:
-    of all accounts."""
+    """The credits that were taken back from an account, by invoice and currency. None: from all
+    accounts."""
     of_account = [] if account is None else [ledger_entries.c.account == account]
     rows = connection.execute(_TAKEN_BACK.where(*of_account))
     return {

@@ -1,13 +1,13 @@
-"""Brings a database up to date; a program of its own, so that the control process need not
-carry Alembic (10 MiB) for what happens once a release:
+"""Brings a database up to date. This is a separate program, so that the control process does not
+load Alembic (10 MiB) for work that is needed once per release:
 
     echo URL | python -m fastgate.store.migrate
 
-The URL comes on standard input, because it may hold a password and arguments are public.
-Ends with 0, or with 1 and one line on standard error.
+The URL is read from standard input, because it may contain a password and arguments are public.
+The exit code is 0, or 1 with one line on standard error.
 
-Two gateways may start on one database at once: the whole upgrade is one transaction, behind an
-advisory lock on PostgreSQL and behind BEGIN IMMEDIATE on SQLite, so that one works and the
+Two gateways may start on one database at once. The whole upgrade is one transaction, under an
+advisory lock on PostgreSQL and with BEGIN IMMEDIATE on SQLite, so one of them upgrades and the
 other finds it done.
 """
 

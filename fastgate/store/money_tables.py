@@ -1,24 +1,24 @@
-"""The tables of money: the ledger, what was used, and wallets.
+"""The tables of money: the ledger, usage and wallets.
 
 ```
 ledger_entries 1──n ledger_postings     one movement of one account in one currency; sum zero
       │ number
-usage_blocks n──1 ledger_entries        what was used, each record once, in blocks of records that
-                                        are alike; the entry that charged for them
-usage_daily                             the same, added up by day: what reports read
-usage_pruned                            the sums of blocks that are no longer kept: for the audit
-wallets                                 one row an account and currency: the books' balances
-x402_payments 1──1 ledger_entries       what was paid for single requests, and what may have been
+usage_blocks n──1 ledger_entries        usage, each record once, in blocks of similar records, with
+                                        the entry that charged for them
+usage_daily                             daily totals of usage, for reports
+usage_pruned                            totals of deleted blocks, for the audit
+wallets                                 one row per account and currency: the books' balances
+x402_payments 1──1 ledger_entries       payments for single requests, including uncertain ones
 account_slots                           the account's row in shared memory
-holds_resolved                          what was charged or let go for a worker that died
+holds_resolved                          holds charged or released for a worker that died
 ```
 
-Amounts are whole micro-units of the currency (1 EUR = 1,000,000). Entries, postings and blocks
-are only ever inserted, but for blocks older than `billing.usage.keep`, which are deleted
-(`usage_prune`). Records with a `meter` are of units that requests used beside themselves: they
-are no requests more. Times of usage are Unix times in microseconds. `ledger_entries.number` is
-given out under the lock of the topic "ledger" (`changes`), so that the order of numbers is the
-order of commits on both databases: who has seen N has seen everything before N.
+Amounts are whole micro-units of the currency (1 EUR = 1,000,000). Entries, postings and blocks are
+only inserted, except that blocks older than `billing.usage.keep` are deleted (`usage_prune`).
+Records with a `meter` count units that requests used; they are not additional requests. Times of
+usage are Unix times in microseconds. `ledger_entries.number` is assigned under the lock of the
+topic "ledger" (`changes`), so the order of numbers is the order of commits on both databases: a
+reader that has seen N has seen everything before N.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ ledger_entries = sa.Table(
     sa.Column("kind", sa.String(24), nullable=False),
     sa.Column("account", id_type(), nullable=False),
     sa.Column("currency", sa.String(80), nullable=False),  # or the token of an x402 payment
-    sa.Column("amount", sa.BigInteger, nullable=False),  # as asked for: part of the identity
+    sa.Column("amount", sa.BigInteger, nullable=False),  # as requested: part of the identity
     sa.Column("created", UtcTime, nullable=False),
     sa.Column("reference", sa.String(200), nullable=False),
     sa.Column("note", sa.String(500), nullable=False),
-    sa.Column("key", id_type(32), unique=True),  # names it in shared memory; null: no cell changes
+    sa.Column("key", id_type(32), unique=True),  # its key in shared memory; null: no cell changes
     sa.Index("ix_ledger_entries_account", "account", "number"),
 )
 
@@ -82,7 +82,7 @@ usage_blocks = sa.Table(  # the columns are those of `usage_blocks.Block`
     sa.Column("recovered", sa.BigInteger, nullable=False),  # of dead workers
     sa.Column("units", sa.BigInteger, nullable=False),
     sa.Column("amount", sa.BigInteger, nullable=False),
-    sa.Column("lines", sa.LargeBinary, nullable=False),  # what each record has for itself
+    sa.Column("lines", sa.LargeBinary, nullable=False),  # the fields of each record
     sa.Column("entry", sa.BigInteger),  # null: nothing was charged
     sa.Index("ix_usage_blocks_account", "account", "last_us"),
 )
@@ -118,7 +118,7 @@ usage_pruned = sa.Table(
     sa.Column("requests", sa.BigInteger, nullable=False),
     sa.Column("units", sa.BigInteger, nullable=False),
     sa.Column("amount", sa.BigInteger, nullable=False),
-    sa.Column("upto", UtcTime, nullable=False),  # charges before it may have lost records
+    sa.Column("upto", UtcTime, nullable=False),  # records of charges before it may be deleted
 )
 
 wallets = sa.Table(
@@ -136,7 +136,7 @@ wallets = sa.Table(
     sa.Column("credited", sa.BigInteger, nullable=False),  # brought, less what was paid out
     sa.Column("captured", sa.BigInteger, nullable=False),  # charged, less what was refunded
     sa.Column("promo_spent", sa.BigInteger, nullable=False),  # of that: by promotional credit
-    sa.Column("overdraft", sa.BigInteger, nullable=False),  # how far below zero it may go
+    sa.Column("overdraft", sa.BigInteger, nullable=False),  # the overdraft
     sa.Column("updated", UtcTime, nullable=False),
     sa.UniqueConstraint("account", "position"),
 )

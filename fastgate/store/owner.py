@@ -1,4 +1,4 @@
-"""Who owns a store that prices requests: one gateway, by one row.
+"""The owner of a store with priced requests: one gateway, in one row.
 
 Each gateway holds the balances of all wallets in its own memory, so two on one database would spend
 each balance twice. The owner writes a heartbeat. Another gateway may take over
@@ -8,8 +8,8 @@ each balance twice. The owner writes a heartbeat. Another gateway may take over
     when its process on this machine is gone     at once
     otherwise                                    `EXPIRY` after the last heartbeat
 
-An owner that was taken over finds that out with its next heartbeat (`renew`). Times are the
-database's own on PostgreSQL, so that clocks of hosts need not agree.
+The previous owner notices a takeover at its next heartbeat (`renew`). On PostgreSQL, times are the
+database's own, so that the clocks of hosts need not agree.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ class Owner(msgspec.Struct, frozen=True, kw_only=True):
     """A gateway, as others identify it."""
 
     boot: str
-    """Another one at each start of the gateway."""
+    """New at each start of the gateway."""
     state: str
-    """Its state directory, wherever that is mounted; a copy is another."""
+    """Identifies its state directory, wherever that is mounted; a copy has a different one."""
     machine: str
-    """Where process ids mean the same: the boot of a kernel, and a namespace in it."""
+    """The scope of process ids: the boot of a kernel, and a namespace in it."""
     node: str
     folder: str
     pid: int
     born: int
-    """When the process began, in the kernel's ticks: pids are used again."""
+    """When the process started, in the kernel's ticks, because pids are reused."""
 
 
 class _Row(msgspec.Struct, frozen=True):
@@ -69,7 +69,7 @@ _COLUMNS = ("boot", "state", "machine", "node", "folder", "pid", "born")
 
 
 def claim(connection: sa.Connection, me: Owner) -> Owner | None:
-    """Become the owner, or stay it; returns whom it was taken from. Raises OwnedError."""
+    """Become or stay the owner. Returns the previous owner. Raises OwnedError."""
     row, now = _look(connection)
     if row is None:
         connection.execute(sa.insert(owners).values(**_values(me), id=1, since=now, beat=now))
@@ -84,7 +84,7 @@ def claim(connection: sa.Connection, me: Owner) -> Owner | None:
 
 
 def renew(connection: sa.Connection, me: Owner) -> None:
-    """A heartbeat. Raises OwnedError when another gateway has taken over."""
+    """Write a heartbeat. Raises OwnedError if another gateway has taken over."""
     row, _ = _look(connection)
     if row is not None and row.owner.boot != me.boot:
         raise OwnedError(_lost(row))
@@ -92,7 +92,7 @@ def renew(connection: sa.Connection, me: Owner) -> None:
 
 
 def release(connection: sa.Connection, me: Owner) -> None:
-    """The end: the next one need not wait."""
+    """Give up ownership, so that the next gateway need not wait."""
     connection.execute(sa.update(owners).where(owners.c.boot == me.boot).values(beat=None))
 
 
@@ -101,7 +101,7 @@ def _look(connection: sa.Connection) -> tuple[_Row | None, datetime]:
     if connection.dialect.name != "postgresql":
         found, now = connection.execute(sa.select(owners)).one_or_none(), datetime.now(UTC)
     else:
-        # One claim after another, also while there is no row to lock.
+        # One claim at a time, even if there is no row to lock yet.
         connection.execute(sa.text("LOCK TABLE owners IN SHARE ROW EXCLUSIVE MODE"))
         found = connection.execute(sa.select(owners)).one_or_none()
         now = connection.scalar(sa.select(sa.func.clock_timestamp())) or datetime.now(UTC)
@@ -122,7 +122,7 @@ def _may_take(row: _Row, me: Owner, now: datetime) -> bool:
 
 
 def is_alive(owner: Owner) -> bool:
-    """Whether its process is there; asked only on its machine."""
+    """Whether its process is running; valid only on its own machine."""
     return started_at(owner.pid) == owner.born
 
 
@@ -136,7 +136,7 @@ def started_at(pid: int) -> int:
 
 
 def machine() -> str:
-    """Where process ids mean the same as here."""
+    """The scope of this process's id."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return f"{boot}:{os.readlink('/proc/self/ns/pid')}"[:64]
 
@@ -156,14 +156,14 @@ def _refusal(row: _Row, now: datetime) -> str:
     return (
         f"the store belongs to the gateway on {_who(row)}, since {_at(row.since)}; its last "
         f"heartbeat was {age:.0f} s ago. Two gateways that price requests cannot share a store: "
-        "each would spend the balances in full. Stop that gateway first, or give this one a store "
-        "of its own (`store.url`). If that gateway has crashed, start this one again "
+        "each would spend the balances in full. Stop that gateway first, or give this one its own "
+        "store (`store.url`). If that gateway has crashed, start this one again "
         f"{EXPIRY.total_seconds():.0f} s after its last heartbeat."
     )
 
 
 def _lost(row: _Row) -> str:
     return (
-        f"the gateway on {_who(row)} took the store over at {_at(row.since)}, because this one had "
-        "shown no heartbeat. This gateway ends: two that price requests cannot share a store."
+        f"the gateway on {_who(row)} took over the store at {_at(row.since)}, because this one had "
+        "written no heartbeat. This gateway ends: two that price requests cannot share a store."
     )

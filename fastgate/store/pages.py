@@ -1,7 +1,7 @@
 """Pages of a list: a cursor says after which key to continue, so that inserts never shift it.
 
-A cursor is opaque to the caller: base64url of msgpack `[key]`. It names a position, not a
-snapshot: an item that is deleted while one reads on is not shown, none is shown twice.
+A cursor is opaque to the caller: base64url of msgpack `[key]`. It is a position, not a snapshot: an
+item that is deleted between two pages is not shown, and no item is shown twice.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ LIMIT_MAX = 500
 
 
 class BadCursor(ValueError):
-    """The cursor was not made by this gateway, or for another list."""
+    """The cursor is not from this gateway, or is for another list."""
 
 
 class Page(msgspec.Struct, Generic[T], frozen=True):
-    """Some items of a list and where to continue; `next` is None on the last page."""
+    """Some items of a list, and the cursor for more; `next` is None on the last page."""
 
     items: list[T]
     next: str | None = None
@@ -54,7 +54,7 @@ def decode_cursor(cursor: str, kind: type[T]) -> T:
 
 
 def page_of(found: Sequence[T], limit: int, key: Callable[[T], str | int]) -> Page[T]:
-    """A page out of up to `limit` + 1 found items; the extra one only shows that there are more."""
+    """A page of up to `limit` + 1 items found; the extra one only shows that there are more."""
     items = list(found[:limit])
     more = len(found) > limit and bool(items)
     return Page(items, encode_cursor(key(items[-1])) if more else None)

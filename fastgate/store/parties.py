@@ -1,9 +1,9 @@
-"""Accounts, consumers and credentials: who pays, who calls, what proves it.
+"""Accounts, consumers and credentials.
 
-Rows in, structs out; no rules beyond the tables' own. What a change means for the workers is
-`fastgate.identity`'s business. Every change counts the topic "parties" up in its transaction and
-reports the new count, so that a reader who knows count N and sees N+1 after its own change knows
-that no other process changed anything in between.
+Rows in, structs out, without rules except those of the tables. `fastgate.identity` passes changes
+to the workers. Every change increments the counter of the topic "parties" in its transaction and
+returns the new count. If a reader knows count N and gets N+1 for its own change, no other process
+has changed anything in between.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Consumer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Credential(msgspec.Struct, frozen=True, kw_only=True):
-    """What proves who calls: the hash of a key, and how the key begins."""
+    """A consumer's credential: the hash of a key, and the key's prefix."""
 
     id: str
     consumer: str
@@ -102,14 +102,14 @@ class Parties:
             return await _page(connection, accounts, Account, [], cursor, limit)
 
     async def rename_account(self, ident: str, name: str, version: int | None) -> Account:
-        """Raises NotFoundError; ConflictError when the name is taken or the version is not."""
+        """Raises NotFoundError; ConflictError if the name is taken or the version has changed."""
         async with self.store.write() as connection:
             account = await _one(connection, accounts, Account, ident)
             return await _update(connection, accounts, account, {"name": name}, version)
 
     async def delete_account(self, ident: str, version: int | None) -> None:
-        """Raises NotFoundError; ConflictError while it has consumers, and for good when it ever
-        had subscriptions, or money moved."""
+        """Raises NotFoundError; ConflictError while it has consumers, and always if it ever had
+        subscriptions or movements of money."""
         async with self.store.write() as connection:
             account = await _one(connection, accounts, Account, ident)
             _check_version(account, version)
@@ -183,7 +183,7 @@ class Parties:
             return changed, await count_up(connection, TOPIC)
 
     async def delete_consumer(self, ident: str, version: int | None) -> tuple[Consumer, int]:
-        """Its credentials go with it. Raises NotFoundError, ConflictError."""
+        """Delete it with its credentials. Raises NotFoundError, ConflictError."""
         async with self.store.write() as connection:
             consumer = await _one(connection, consumers, Consumer, ident)
             _check_version(consumer, version)
@@ -201,7 +201,7 @@ class Parties:
         label: str,
         expires_at: datetime | None,
     ) -> tuple[Credential, Consumer, int]:
-        """Raises NotFoundError; ConflictError when the key is known already."""
+        """Raises NotFoundError; ConflictError if the key already exists."""
         async with self.store.write() as connection:
             owner = await _one(connection, consumers, Consumer, consumer)
             credential = _new_credential(owner.id, digest, prefix, label, expires_at)
@@ -233,10 +233,10 @@ class Parties:
     async def rotate_credential(
         self, consumer: str, ident: str, *, digest: bytes, prefix: str, old: dict[str, Any]
     ) -> tuple[Credential, Credential, int]:
-        """A new credential like an old one, which takes the changes `old`; both or none.
+        """Create a credential from an old one, and change the old one by `old`; both or neither.
 
-        Returns the new one, the old one as it is now, and the count. Raises NotFoundError;
-        ConflictError when the old one is revoked.
+        Returns the new one, the changed old one, and the count. Raises NotFoundError;
+        ConflictError if the old one is revoked.
         """
         async with self.store.write() as connection:
             before = await _credential(connection, consumer, ident)
@@ -254,14 +254,14 @@ class Parties:
     # ---- reading all --------------------------------------------------------------------
 
     async def count(self) -> int:
-        """The count of the topic: how often anyone changed a party."""
+        """The count of the topic: the number of changes to parties."""
         async with self.store.read() as connection:
             return await counter(connection, TOPIC)
 
     async def everything(
         self, since: datetime, batch: int = 5000
     ) -> AsyncGenerator[list[tuple[Consumer, list[Credential]]]]:
-        """All consumers with their credentials, in batches, in one transaction's view.
+        """All consumers with their credentials, in batches, from one snapshot.
 
         Leaves out credentials revoked or expired before `since`.
         """
@@ -295,7 +295,7 @@ class Parties:
                 yield [(owner, held[owner.id]) for owner in owners]
 
 
-# ---- the few statements all three share -------------------------------------------------
+# ---- statements shared by all three -----------------------------------------------------
 
 
 def _new_credential(
@@ -329,7 +329,7 @@ async def _insert(connection: AsyncConnection, table: sa.Table, row: Row, what: 
 
 async def _one(connection: AsyncConnection, table: sa.Table, kind: type[Row], ident: str) -> Row:
     """By id, else by name."""
-    if not ident.isprintable():  # PostgreSQL has no texts with a NUL
+    if not ident.isprintable():  # PostgreSQL does not allow NUL in text
         raise NotFoundError(f"There is no {NOUN[table.name]} {ident!r}.")
     for column in (table.c.id, table.c.name):
         row = (await connection.execute(sa.select(table).where(column == ident))).one_or_none()
@@ -381,13 +381,13 @@ class DanglingError(NotFoundError):
 
 
 class StaleError(ConflictError):
-    """The thing was changed since the version that the caller knows."""
+    """The record was changed since the version that the caller knows."""
 
 
 def _check_version(row: Account | Consumer | Credential, version: int | None) -> None:
     if version is not None and row.version != version:
         raise StaleError(
-            f"It was changed in the meantime: you know version {version}, it is at {row.version}."
+            f"It was changed in the meantime: you have version {version}, it is at {row.version}."
         )
 
 
@@ -398,7 +398,7 @@ async def _update(
     changes: dict[str, Any],
     version: int | None,
 ) -> Row:
-    """Change a row that was just read; the version in WHERE catches who came between."""
+    """Change a row that was just read. The version in WHERE detects a change in between."""
     _check_version(row, version)
     values = {**changes, "updated": now_utc(), "version": row.version + 1}
     try:

@@ -1,4 +1,4 @@
-"""News from payment providers as rows: each event once, by the provider's id of it.
+"""Events from payment providers as rows: each once, by the provider's event id.
 
 ```
 (none) ──add──▶ waiting ──done──▶ done
@@ -26,11 +26,11 @@ from fastgate.store.payment_tables import payment_cursors, payment_events
 from fastgate.store.payments import insert_new
 
 CHUNK = 500
-"""Rows of one INSERT: SQLite has a limit on a statement's parameters."""
+"""Maximum rows of one INSERT: SQLite limits a statement's parameters."""
 
 
 class EventRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One notification and how far its working on has come."""
+    """One notification and the state of its processing."""
 
     provider: str
     id: str
@@ -48,7 +48,7 @@ class EventRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Backlog(msgspec.Struct, frozen=True):
-    """What waits: how many, since when the oldest, and how many were given up."""
+    """The waiting events: how many, the time of the oldest, and how many were given up."""
 
     waiting: int
     oldest: datetime | None
@@ -70,7 +70,7 @@ class EventTable:
         self.store = store
 
     async def add(self, events: Sequence[EventRow]) -> list[str]:
-        """Keep those that are new; their ids."""
+        """Store the new ones. Returns their ids."""
         fresh: list[str] = []
         async with self.store.write() as connection:
             for start in range(0, len(events), CHUNK):
@@ -79,7 +79,7 @@ class EventTable:
         return fresh
 
     async def claim(self, now: datetime, lease: timedelta, limit: int) -> list[EventRow]:
-        """Take what is due, the oldest first, for the time of the lease."""
+        """Claim the due events, oldest first, for the time of the lease."""
         async with self.store.write() as connection:
             due = (
                 sa.select(payment_events)
@@ -112,7 +112,7 @@ class EventTable:
         await self._set(event, state="given_up", next_at=None, done_at=now, error=error[:500])
 
     async def revive(self, provider: str, ident: str, now: datetime) -> bool:
-        """Have it worked on again, whatever became of it; False: there is no such event."""
+        """Have it processed again, in any state; False if there is no such event."""
         async with self.store.write() as connection:
             done = await connection.execute(
                 sa.update(payment_events)
@@ -171,7 +171,7 @@ class EventTable:
             }
 
     async def prune(self, before: datetime) -> int:
-        """Forget what was done before; how many rows."""
+        """Delete the events that were done before that time. Returns how many."""
         async with self.store.write() as connection:
             gone = await connection.execute(
                 sa.delete(payment_events).where(
@@ -181,7 +181,7 @@ class EventTable:
         return gone.rowcount
 
     async def read_to(self, provider: str) -> datetime | None:
-        """Up to when the provider's own list has been read."""
+        """The time up to which the provider's own list has been read."""
         query = sa.select(payment_cursors.c.read_to).where(payment_cursors.c.provider == provider)
         async with self.store.read() as connection:
             found: datetime | None = await connection.scalar(query)

@@ -1,16 +1,16 @@
-"""The tables of payment providers: customers, what was requested of them, what they reported.
+"""The tables of payment providers: customers, charges, payments and reported events.
 
 ```
 payment_customers   our account ↔ the provider's customer
-payment_events      every notification, once by its id; worked on until it is done
+payment_events      every notification, once by its id; processed until it is done
 payment_attempts    every charge of a saved method, written before it is sent
-payments 1──n payment_returns    what was paid; what of it was refunded or is disputed
-payment_cursors     per provider: up to when its list of events has been read
+payments 1──n payment_returns    payments, and their refunds and disputes
+payment_cursors     per provider: the time up to which its list of events has been read
 payment_grace       credit given while providers were down, and how it ended
 ```
 
-Amounts are whole micro-units. A row that is worked on by time has `next_at`, indexed; null:
-nothing is due.
+Amounts are whole micro-units. A row with scheduled work has `next_at`, indexed; null: nothing is
+due.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ payment_returns = sa.Table(
     _provider(primary_key=True),
     sa.Column("reference", id_type(200), primary_key=True),
     sa.Column("payment", id_type(200), nullable=False),
-    _text("key", 200),  # that we asked for it with; empty: it came from elsewhere
+    _text("key", 200),  # of our request; empty: it was made elsewhere
     _text("kind", 16),  # refund, dispute
     _text("currency", 3),
     _amount("amount"),
@@ -126,11 +126,11 @@ usage_exports = sa.Table(
     "usage_exports",
     metadata,
     _provider(primary_key=True),
-    sa.Column("event", id_type(100), primary_key=True),  # what the provider calls the meter
+    sa.Column("event", id_type(100), primary_key=True),  # the provider's name for the meter
     sa.Column("account", id_type(), primary_key=True),  # "": the day from which it is exported
     sa.Column("day", sa.Date, primary_key=True),  # UTC
     _amount("told"),  # units
-    _amount("sending"),  # on their way, under this number
+    _amount("sending"),  # in progress, under this number
     sa.Column("number", sa.Integer, nullable=False),
     sa.Column("since", UtcTime, nullable=False),
 )

@@ -1,5 +1,4 @@
-"""Payments as rows: customers of providers, charges that were tried, what was paid and returned,
-grace.
+"""Payments as rows: customers of providers, attempted charges, payments, returns, and grace.
 
 ```
 attempt   (none) ─open─▶ sent ─settle─▶ succeeded | failed | action_required
@@ -9,8 +8,8 @@ grace     opening ─▶ open ─▶ closing ─▶ ended      a step is written
                                                    limit is changed, so a crash is seen and repaired
 ```
 
-Rows in, structs out; what they mean is `fastgate.billing.payments`' business. Amounts are whole
-micro-units, times aware and UTC. All raise StoreError while the store is unavailable.
+Rows in, structs out; `fastgate.billing.payments` interprets them. Amounts are whole micro-units,
+times aware and UTC. All raise StoreError while the store is unavailable.
 """
 
 from __future__ import annotations
@@ -36,13 +35,13 @@ from fastgate.store.payment_tables import (
 Clock = Callable[[], datetime]
 
 _MOST = {"message": 500, "code": 100, "subject": 200, "cause": 200}
-"""Longest texts, where they come from outside."""
+"""Maximum lengths of text from outside."""
 
 
 async def insert_new(
     connection: AsyncConnection, table: sa.Table, rows: Sequence[dict[str, Any]]
 ) -> list[sa.Row[Any]]:
-    """Insert what is not there yet; the primary keys of what was inserted."""
+    """Insert the rows that do not exist yet. Returns the primary keys of the inserted rows."""
     if not rows:
         return []
     statement = insert_into(connection, table).values(list(rows)).on_conflict_do_nothing()
@@ -54,7 +53,7 @@ async def insert_new(
 
 
 class CustomerTable:
-    """Which customer of a provider is which of our accounts. One each way, for good."""
+    """Maps customers of a provider to our accounts: one to one, permanently."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self.store = store
@@ -77,9 +76,9 @@ class CustomerTable:
         return None if value is None else str(value)
 
     async def link(self, provider: str, account: str, customer: str) -> str:
-        """Remember the pair, unless the account has a customer already: then that one counts.
+        """Store the pair, unless the account already has a customer, which then stays.
 
-        Raises ConflictError when the customer is another account's.
+        Raises ConflictError if the customer belongs to another account.
         """
         async with self.store.write() as connection:
             mine = sa.and_(
@@ -121,13 +120,13 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AttemptTable:
-    """Charges that were tried; a row is there before anything is sent."""
+    """Attempted charges; a row is written before anything is sent."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
 
     async def open(self, attempt: Attempt) -> tuple[Attempt, bool]:
-        """Write it down, or find it: the row that counts, and whether it is new."""
+        """Insert it, or find the existing row. Returns the row, and whether it is new."""
         async with self.store.write() as connection:
             fresh = await insert_new(connection, payment_attempts, [_row(attempt)])
             if fresh:
@@ -144,7 +143,7 @@ class AttemptTable:
         return None if row is None else _attempt(row)
 
     async def move(self, attempt: Attempt, *, before: Attempt) -> bool:
-        """Replace `before` by `attempt`; False when someone else has changed it meanwhile."""
+        """Replace `before` by `attempt`; False if the row has changed in the meantime."""
         async with self.store.write() as connection:
             done = await connection.execute(
                 sa.update(payment_attempts)
@@ -159,7 +158,7 @@ class AttemptTable:
         return done.rowcount == 1
 
     async def due(self, now: datetime, limit: int = 100) -> list[Attempt]:
-        """Those that are to be looked at again."""
+        """The attempts that are due to be looked up."""
         query = (
             sa.select(payment_attempts)
             .where(payment_attempts.c.next_at <= now)
@@ -193,11 +192,11 @@ def _attempt(row: sa.Row[Any]) -> Attempt:
     return Attempt(**row._asdict())
 
 
-# ---- payments and what came back of them ---------------------------------------------------
+# ---- payments and returns ------------------------------------------------------------------
 
 
 class Payment(msgspec.Struct, frozen=True, kw_only=True):
-    """What was paid."""
+    """A payment."""
 
     provider: str
     reference: str
@@ -231,7 +230,7 @@ class PaymentTable:
         self.store = store
 
     async def put(self, payment: Payment) -> bool:
-        """Keep it; whether it is new."""
+        """Store it. Returns whether it is new."""
         async with self.store.write() as connection:
             return bool(await insert_new(connection, payments, [_row(payment)]))
 
@@ -255,7 +254,7 @@ class PaymentTable:
             return [Payment(**row._asdict()) for row in await connection.execute(query)]
 
     async def put_return(self, item: Return) -> None:
-        """Keep it, or bring its state up to date. A contested one never comes back."""
+        """Store it, or update its state. A decided return never becomes contested again."""
         async with self.store.write() as connection:
             if await insert_new(connection, payment_returns, [_row(item)]):
                 return
@@ -270,7 +269,7 @@ class PaymentTable:
                 )
 
     async def returned_invoices(self) -> list[tuple[str, str]]:
-        """Accounts and invoices of payments of which something came back at any time."""
+        """Accounts and invoices of all payments that have a return."""
         query = (
             sa.select(payments.c.account, payments.c.subject)
             .join(payment_returns, RETURNS_OF_PAYMENTS)
@@ -281,7 +280,7 @@ class PaymentTable:
             return [(row.account, row.subject) for row in await connection.execute(query)]
 
     async def returns(self, provider: str, payment: str) -> list[Return]:
-        """What came back of a payment, the oldest first."""
+        """The returns of a payment, the oldest first."""
         query = (
             sa.select(payment_returns)
             .filter_by(provider=provider, payment=payment)
@@ -295,7 +294,7 @@ class PaymentTable:
 
 
 class Grant(msgspec.Struct, frozen=True, kw_only=True):
-    """Credit given while no provider could be asked. `amount`: micro-units."""
+    """Credit given while no provider was available. `amount`: micro-units."""
 
     id: str
     account: str
@@ -316,16 +315,16 @@ class GraceTable:
         self.store = store
 
     async def open(self, grace: Grant, since: datetime, most: int) -> Grant | None:
-        """Write it down, as far as the account has had less than `most` since `since`.
+        """Insert it, reduced so that the account gets at most `most` since `since`.
 
-        Decided and written in one transaction. None: there is nothing left to give.
+        Checked and written in one transaction. None: nothing is left of the maximum.
         """
         mine = sa.and_(
             payment_grace.c.account == grace.account,
             payment_grace.c.currency == grace.currency,
         )
         async with self.store.write() as connection:
-            if connection.dialect.name == "postgresql":  # SQLite's writers queue up anyway
+            if connection.dialect.name == "postgresql":  # SQLite's writers queue up in any case
                 await connection.execute(
                     sa.text("SELECT pg_advisory_xact_lock(hashtext(:name))"),
                     {"name": f"grace:{grace.account}:{grace.currency}"},
@@ -345,7 +344,7 @@ class GraceTable:
     async def move(
         self, ident: str, before: str, after: str, *, now: datetime | None = None, by: str = ""
     ) -> bool:
-        """From one state to the next; False when it was not in the first."""
+        """Change it from one state to the next; False if it was not in the first."""
         values: dict[str, Any] = {"state": after}
         if by:
             values |= {"ended_by": by}
@@ -360,7 +359,7 @@ class GraceTable:
         return done.rowcount == 1
 
     async def unended(self) -> list[Grant]:
-        """All that has not ended, the oldest first."""
+        """All grants that have not ended, the oldest first."""
         return await self._select(payment_grace.c.state != "ended", limit=None)
 
     async def of_account(self, account: str, limit: int = 50) -> list[Grant]:

@@ -1,5 +1,5 @@
-"""Account slots: which row of shared memory an account has. It is permanent and never reused:
-usage that was written down under a slot is charged to the account that had it."""
+"""Account slots: an account's row in shared memory. A slot is permanent and never reused, because
+usage that was recorded under a slot is charged to its account."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def all_slots(connection: sa.Connection) -> dict[str, int]:
 
 
 def allot(connection: sa.Connection, account: str, now: datetime) -> int:
-    """The account's slot, given now if it has none. The caller holds the ledger's lock."""
+    """The account's slot, assigned now if it has none. The caller holds the ledger's lock."""
     found = connection.scalar(
         sa.select(account_slots.c.slot).where(account_slots.c.account == account)
     )

@@ -1,7 +1,7 @@
-"""Spending limits of single accounts, consumers and keys; who has none here has the configured one.
+"""Spending limits of single accounts, consumers and keys; the default is the configured limit.
 
 Amounts are micro-units of the gateway's currency; `period` is a calendar period's name. An amount
-of 0: nothing may be spent. NO_LIMIT: no limit, whatever is configured.
+of 0: nothing may be spent. NO_LIMIT: no limit, even if one is configured.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ class LimitRow(msgspec.Struct, frozen=True, array_like=True):
 
 
 async def all_limits(connection: AsyncConnection) -> list[LimitRow]:
-    """Every limit there is."""
+    """All limits."""
     columns = (spending_limits.c[name] for name in LimitRow.__struct_fields__)
     rows = await connection.execute(sa.select(*columns))
     return [LimitRow(*row) for row in rows]
 
 
 async def put_limit(connection: AsyncConnection, row: LimitRow, now: datetime) -> None:
-    """Set a limit, in place of what there was."""
+    """Set a limit, replacing an earlier one."""
     values = {"amount": row.amount, "period": row.period, "updated": now}
     await connection.execute(
         insert_into(connection, spending_limits)
@@ -54,7 +54,7 @@ async def put_limit(connection: AsyncConnection, row: LimitRow, now: datetime) -
 
 
 async def drop_limit(connection: AsyncConnection, kind: str, subject: str) -> bool:
-    """Take a limit away; False when there was none."""
+    """Remove a limit; False if there was none."""
     done = await connection.execute(
         sa.delete(spending_limits).where(
             spending_limits.c.kind == kind, spending_limits.c.subject == subject

@@ -1,21 +1,21 @@
 """The tables, declared once. `migrations/` must lead to exactly these (a test compares).
 
 ```
-accounts 1──0..n consumers 1──n credentials        who pays, who calls, what proves it
+accounts 1──0..n consumers 1──n credentials        who pays, who calls, their keys
 revisions      every version of the configuration, parent by number
 tokens         bearer tokens of the control API (hashes)
 idempotency    answers to writes that carried an Idempotency-Key (sealed)
-changes        one counter a topic, counted up in the transaction that changes the topic:
-               another gateway on the same database sees by it that it must read again
+changes        one counter per topic, incremented in each transaction that changes the topic,
+               so that another gateway on the same database knows that it must read again
 ```
 
 The ledger, usage and wallets are in `money_tables`, subscriptions, invoices and notices in
-`billing_tables`, payment providers in `payment_tables`, spending limits in `spending`, and which
-gateway owns the store in `owner`.
+`billing_tables`, payment providers in `payment_tables`, spending limits in `spending`, and the
+owner of the store in `owner`.
 
-Ids compare as bytes on both databases (PostgreSQL: collation "C"), since their order is their
-age. Times are UTC: `timestamptz` on PostgreSQL, text on SQLite, always aware in Python. A row
-that can be changed has a `version`, which is its ETag.
+Ids compare as bytes on both databases (PostgreSQL: collation "C"), so that they sort by age. Times
+are UTC: `timestamptz` on PostgreSQL, text on SQLite, always aware in Python. A row that can be
+changed has a `version`, which is its ETag.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ consumers = sa.Table(
     sa.Column("name", id_type(96), nullable=False, unique=True),
     sa.Column("plan", id_type(56), index=True),
     sa.Column("suspended", sa.Boolean, nullable=False),
-    sa.Column("limits", JsonText, nullable=False),  # its own numbers for limits, by name
+    sa.Column("limits", JsonText, nullable=False),  # its own limits, by name
     _created(),
     *_version(),
 )
@@ -114,7 +114,7 @@ idempotency = sa.Table(
     sa.Column("key", sa.LargeBinary(32), primary_key=True),  # SHA-256 of the key
     sa.Column("fingerprint", sa.LargeBinary(32), nullable=False),
     sa.Column("attempt", id_type(), nullable=False),
-    sa.Column("answer", sa.LargeBinary),  # sealed; null: still being worked on
+    sa.Column("answer", sa.LargeBinary),  # sealed; null: still in progress
     _created(),
     sa.Index("ix_idempotency_created", "created"),
 )
@@ -127,7 +127,7 @@ changes = sa.Table(
 )
 
 HEAD = "0015"
-"""The migration that `metadata` stands for: the newest in `migrations/versions`."""
+"""The migration that leads to `metadata`: the newest in `migrations/versions`."""
 
 __all__ = [
     "HEAD",

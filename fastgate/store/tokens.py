@@ -19,7 +19,7 @@ TOPIC = "tokens"
 
 
 class TokenRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One token; the token itself is nowhere."""
+    """One token; the token itself is not stored."""
 
     id: str
     digest: bytes

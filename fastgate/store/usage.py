@@ -1,10 +1,10 @@
-"""Usage: blocks of records, each record once; with them the days' sums, and what was settled for
-workers that died.
+"""Usage: blocks of records, each record once; the daily totals; and the holds settled for workers
+that died.
 
-A record's id is the boot, the worker and the number that it had in shared memory, so the same
-record is the same id however often and on whatever way it comes: `unknown` leaves out those that
-are in the store already. That is exact only under the ledger's lock (`ledger.take_numbers`),
-since it is a question and an answer.
+A record's id consists of the boot, the worker and its number in shared memory, so a record always
+has the same id, however often and on whatever path it arrives. `unknown` leaves out the records
+that are already in the store. That is reliable only under the ledger's lock
+(`ledger.take_numbers`), because it reads before it writes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from fastgate.store.usage_blocks import BOOT, EPOCH, RECOVERED, Block, Usage
 
 
 class Resolved(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of a request whose worker died."""
+    """The settlement of a request whose worker died."""
 
     id: str
     worker: int
@@ -42,7 +42,7 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def unknown(connection: sa.Connection, blocks: Sequence[Block]) -> list[Block]:
-    """What of them is not in the store, each record once, in their order."""
+    """The records that are not in the store, each once, in order."""
     ranges: dict[str, tuple[str, str]] = {}
     for block in blocks:
         area = block.low[:_AREA]
@@ -53,7 +53,7 @@ def unknown(connection: sa.Connection, blocks: Sequence[Block]) -> list[Block]:
         rows = connection.execute(
             sa.select(usage_blocks.c.low, usage_blocks.c.lines).where(
                 usage_blocks.c.low <= high,
-                # Not beyond this worker's, so that the index is enough.
+                # Only up to this worker's ids, so that the index is enough.
                 usage_blocks.c.high.between(low, area.ljust(_ID, "f")),
             )
         )
@@ -75,12 +75,12 @@ def insert(
     entries: Mapping[Key, int],
     now: datetime,
 ) -> None:
-    """Insert blocks that are unknown; `entries`: the numbers of the entries that charge for them,
-    by account and currency."""
+    """Insert new blocks; `entries`: the numbers of the entries that charge for them, by account and
+    currency."""
     if not blocks:
         return
     lite = connection.dialect.name == "sqlite"
-    # Tuples for the driver: there may be thousands, and SQLAlchemy's way of dictionaries costs
+    # Tuples, directly for the driver: there may be thousands, and SQLAlchemy's dictionaries cost
     # more than the database.
     rows = [
         (
@@ -123,18 +123,18 @@ _COLUMNS = (*Block.__struct_fields__, "entry")
 _DAY_0 = EPOCH.date()
 _DIMENSIONS = tuple(column.name for column in usage_daily.primary_key.columns)
 SUMS = ("requests", "failed", "units", "amount")
-"""The columns of `usage_daily` that add up."""
+"""The columns of `usage_daily` that are summed."""
 
 
 class _Statements(NamedTuple):
-    """For a driver, as it writes its parameters."""
+    """The statement with the driver's style of parameters."""
 
     blocks: str
     days: str
 
     @classmethod
     def of(cls, parameter: str) -> _Statements:
-        """`parameter`: with the place of a number from 1 on."""
+        """`parameter`: a format with a place for the number, from 1 on."""
 
         def into(table: str, names: tuple[str, ...]) -> str:
             given = ", ".join(parameter.format(at + 1) for at in range(len(names)))
@@ -174,7 +174,7 @@ def _add_days(connection: sa.Connection, blocks: Sequence[Block]) -> None:
         dates = {day: date.isoformat() for day, date in dates.items()}
     connection.exec_driver_sql(
         (_LITE if lite else _POSTGRESQL).days,
-        # In one order everywhere, so that two gateways on a database cannot deadlock.
+        # In the same order everywhere, so that two gateways on a database cannot deadlock.
         [(dates[day], *key, *sums) for (day, *key), sums in sorted(days.items())],
     )
 
@@ -187,7 +187,7 @@ def upsert(
     add: Sequence[str] = (),
     put: Sequence[str] = (),
 ) -> Any:
-    """INSERT … ON CONFLICT: `add` to these columns, `put` these in place of the old."""
+    """INSERT … ON CONFLICT: `add` adds to these columns, `put` replaces these."""
     statement = insert_into(connection, table)
     return statement.on_conflict_do_update(
         index_elements=[table.c[name] for name in key],
@@ -248,7 +248,7 @@ def _block(row: sa.Row[Any]) -> Block:
 
 
 async def resolved(connection: AsyncConnection, *, since: datetime, limit: int) -> list[Resolved]:
-    """What was settled for dead workers since then, the newest first."""
+    """The holds settled for dead workers since then, the newest first."""
     rows = await connection.execute(
         sa.select(holds_resolved)
         .where(holds_resolved.c.resolved >= since)

@@ -1,12 +1,12 @@
-"""Blocks of usage records, as the store, the spool and the ledger have them.
+"""Blocks of usage records, for the store, the spool and the ledger.
 
 ```
 block   dimensions, sums, id of the first ... of the last | lines
 lines   one for each record: `fastgate._core.money.usage_block`
 ```
 
-A block has ids and names where shared memory has hashes and slots. Its records are of one boot and
-worker, one UTC day, and alike in all dimensions.
+A block has ids and names where shared memory has hashes and slots. Its records are of one boot, one
+worker and one UTC day, and have equal dimensions.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ DAY_US = 86_400_000_000
 RECOVERED = 8
 """The flag of a record whose worker died before it could settle it."""
 BOOT = 16
-"""Digits of an id that are its boot's; the others are a number."""
+"""The number of an id's digits that are the boot; the others are a number."""
 FAILED = 500
-"""The status from which on a request counts as failed."""
+"""Requests with this status or higher count as failed."""
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
-    """One request as it is charged: ids and names, where shared memory has hashes and slots.
+    """One charged request, with ids and names where shared memory has hashes and slots.
 
     `id`: boot 16, area 2, sequence 14 hexadecimal digits. `time_us` is Unix time in microseconds,
     `amount` micro-units charged, `units` the meter's, `status` the HTTP status given, `request`
     the request's id in hexadecimal, `flags` the bits of shared memory (1 captured, 2 free, 4
-    refunded, 8 recovered). `meter`: "" for the request itself, else what its handler counted
-    beside it.
+    refunded, 8 recovered). `meter`: "" for the request itself, otherwise the meter that its
+    handler counted.
     """
 
     id: str
@@ -60,14 +60,14 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def worker(self) -> int:
-        """Who served it: the area that drew the id is one above the worker."""
+        """The worker that served it: the area of the id is the worker's number plus one."""
         return int(self.id[16:18], 16) - 1
 
 
 class Block(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Records that have all of this in common. `low` and `high` are the least and the greatest of
-    their ids, `day` counts from 1970; `failed` of them were answered with 500 or more, `recovered`
-    are of a dead worker."""
+    """Records that share all of these dimensions. `low` and `high` are their smallest and greatest
+    ids, `day` counts from 1970; `failed` of them were answered with 500 or more, `recovered` are of
+    a dead worker."""
 
     low: str
     high: str
@@ -91,7 +91,7 @@ class Block(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     @property
     def requests(self) -> int:
-        """Records of a meter are no requests more."""
+        """Records of a meter are not additional requests."""
         return 0 if self.meter else self.records
 
     def usages(self) -> Iterator[Usage]:
@@ -118,15 +118,15 @@ class Block(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     @property
     def boot(self) -> str:
-        """What the ids of all its records begin with."""
+        """The common prefix of the ids of its records."""
         return self.low[:BOOT]
 
     def numbers(self) -> list[int]:
-        """What the ids of its records end with, in their order."""
+        """The numbers at the end of its records' ids, in order."""
         return numbers(self.lines)
 
     def without(self, known: Set[int]) -> Block | None:
-        """Its records except those with these numbers, each once; None if nothing is left."""
+        """The block without these numbers and without duplicates; None if nothing is left."""
         found = self.numbers()
         fresh = set(found) - known
         if len(fresh) == len(found):
@@ -140,7 +140,7 @@ class Block(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 def block_of(usages: list[Usage]) -> Block:
-    """One block of records that are alike, as `fastgate._core.money.usage_block` makes it."""
+    """One block of similar records, as built by `fastgate._core.money.usage_block`."""
     like = usages[0]
     ids = [usage.id for usage in usages]
     times = [usage.time_us for usage in usages]

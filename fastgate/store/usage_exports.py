@@ -1,8 +1,8 @@
-"""Rows of the usage export: by provider, event, account and UTC day, how many units were exported.
+"""Rows of the usage export: units exported, by provider, event, account and UTC day.
 
-A row of the account "" says from which day on an event is exported. `sending` units are on their
-way, since `since`, under the number `number`: they were written down before they were sent, so a
-process that is killed leaves no doubt about what was sent under which number.
+A row of the account "" has the first day from which an event is exported. `sending` units are in
+progress, since `since`, under the number `number`. The row was written before they were sent, so
+even after a kill it is certain what was sent under which number.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ async def exports(
 
 
 async def put(connection: AsyncConnection, export: Export) -> None:
-    """Write a row, in place of the one before."""
+    """Write a row, replacing the earlier one."""
     values: Sequence[str] = ("told", "sending", "number", "since")
     await connection.execute(
         upsert(connection, usage_exports, KEY, put=values), [msgspec.structs.asdict(export)]

@@ -1,14 +1,14 @@
-"""Usage records that need not be kept any longer: deleted, with their sums noted.
+"""Deletes old usage records, and keeps their totals.
 
-Reports read the days' sums and balances are the ledger's, which are permanent; a record is there to
-be shown singly, and to make charging exactly-once: one that is offered a second time is known by
-its id. So records are kept for longer than they can be offered again (`KEEP_LEAST`), and go by the
-block and by the time of the *charge*: blocks of an entry made before the cutoff, and those that
-cost nothing.
+Reports read the daily totals, and balances are in the ledger; both are permanent. A record is only
+needed to be shown by itself, and to charge it once: if it arrives a second time, its id is known.
+So records are kept for longer than they can arrive again (`KEEP_LEAST`). They are deleted by block
+and by the time of the *charge*: blocks of an entry made before the cutoff, and those that cost
+nothing.
 
-What is deleted is added, by wallet, to `usage_pruned`, in the same transaction, from what the
-deletion itself returns: two gateways that prune at once count nothing twice. The audit compares
-what charges before `upto` took with the records that are left and these sums.
+The totals of deleted records are added, by wallet, to `usage_pruned` in the same transaction, from
+the rows that the deletion returns, so two gateways that prune at once count nothing twice. The
+audit compares the charges before `upto` with the remaining records plus these totals.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from fastgate.store.usage import upsert
 from fastgate.store.usage_blocks import EPOCH
 
 KEEP_LEAST = timedelta(days=30)
-"""Records are kept at least that long."""
+"""The minimum time that records are kept."""
 MOST = 500
-"""Blocks of one transaction."""
+"""Maximum blocks of one transaction."""
 MICROSECOND = timedelta(microseconds=1)
 
 
@@ -38,9 +38,9 @@ async def accounts_before(connection: AsyncConnection, cutoff: datetime) -> list
 
 
 async def prune(connection: AsyncConnection, account: str, cutoff: datetime) -> int:
-    """Delete some of an account's records from before the cutoff; how many. 0: there are no more.
+    """Delete some of an account's records from before the cutoff. How many; 0: no more.
 
-    The caller's transaction writes; `cutoff` lies KEEP_LEAST back, or more.
+    The caller's transaction writes; `cutoff` is at least KEEP_LEAST ago.
     """
     block, entry = usage_blocks.c, ledger_entries.c
     old = (

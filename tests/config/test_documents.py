@@ -69,7 +69,7 @@ def test_aliases_are_values_of_their_own() -> None:
         ("a: &a [*a]", "alias to itself"),
         ("a: &a {b: *a}", "alias to itself"),
         ("a: " + "[" * 200 + "]" * 200, "nested too deeply"),
-        ("<<: 5", "merges mappings"),
+        ("<<: 5", "only merge mappings"),
         ("1: a\n1: b", "there twice"),
         ("a: !x b", "tags such as"),
         ("a: !!binary aGk=", "tags such as"),

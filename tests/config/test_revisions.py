@@ -108,10 +108,10 @@ async def test_what_a_changed_file_drops_is_listed(
     assert not caplog.records
     done = await revisions.reload(author="me")
     assert done.dropped == dry.dropped
-    assert "drops changes made through the API: plans[x]" in caplog.text
+    assert "it undoes changes made through the API: plans[x]" in caplog.text
     newest = await revisions.newest()
     assert newest is not None
-    assert newest.note == "drops plans[x]"
+    assert newest.note == "undoes plans[x]"
     # What it dropped is dropped once.
     control.file = gateway("free", "gold", "max")
     assert (await revisions.reload(author="me")).dropped == []

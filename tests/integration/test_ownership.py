@@ -64,7 +64,7 @@ def test_after_a_graceful_end_and_after_a_crash_the_next_begins_at_once(
     second.wait()
     third = gateway(config)  # another state directory, and the process is gone
     owned(third, tmp_path)
-    assert third.said("took the store over from")
+    assert third.said("took over the store from")
 
 
 def test_one_that_was_paused_and_taken_over_ends_when_it_wakes_up(
@@ -96,7 +96,7 @@ def test_one_that_was_paused_and_taken_over_ends_when_it_wakes_up(
         for pid in everybody:
             os.kill(pid, signal.SIGCONT)
     assert first.wait() == 1
-    assert "took the store over at" in first.log_text()
+    assert "took over the store at" in first.log_text()
     shopper = customer(second, "one", 5 * PRICE)
     assert fetch(second.address(), "/", headers=shopper.headers).status == 200
 

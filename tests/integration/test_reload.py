@@ -428,7 +428,7 @@ def test_a_file_that_changed_while_the_gateway_was_down_says_what_it_drops(
     first.api("/v1/plans/gold", method="PUT", body={}, headers={"If-None-Match": "*"})
     assert first.stop() == 0
     second = gateway(proxying(upstream, plans=[{"name": "free"}]), state=tmp_path / "state")
-    assert second.said("drops changes made through the API: plans[gold]")
+    assert second.said("it undoes changes made through the API: plans[gold]")
     assert plans_of(second) == ["free"]
 
 

@@ -157,7 +157,7 @@ def test_a_path_that_cannot_be_opened_anew_leaves_the_old_file_in_use(
     log.close()
     assert ids(tmp_path / "moved" / "log") == [1]
     assert log.errors == 1
-    assert "used on" in caplog.text
+    assert "still used" in caplog.text
 
 
 def test_a_file_that_cannot_be_opened_at_first_is_the_callers_to_tell(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ async def test_one_that_wakes_up_after_it_was_taken_over_loses(store: Store) -> 
     await claim(store, ME)
     await age(store, EXPIRY + timedelta(seconds=1))
     await claim(store, OTHER)
-    with pytest.raises(OwnedError, match=r"on beta .* took the store over"):
+    with pytest.raises(OwnedError, match=r"on beta .* took over the store"):
         await renew(store, ME)
     with pytest.raises(OwnedError, match="belongs to the gateway on beta"):
         await claim(store, ME)

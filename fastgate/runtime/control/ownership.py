@@ -1,16 +1,16 @@
-"""Being the one gateway that prices requests by its store (`fastgate.store.owner`).
+"""Ownership of the store by the one gateway that prices requests (`fastgate.store.owner`).
 
-Workers hold money only until `MoneyMap.owned_until_ns`, which is moved on here after each look at
+Workers hold money only until `MoneyMap.owned_until_ns`, which is extended here after each check of
 the store:
 
-    it says we are the owner      by LEASE_S
-    it cannot be asked            by LEASE_S too: an outage of the store must not stop the gateway,
-                                  and nobody takes over through an unavailable store
+    we are the owner              by LEASE_S
+    the store is unavailable      by LEASE_S too: an outage of the store must not stop the gateway,
+                                  and no other gateway can take over without the store
     another has taken over        never again; the gateway ends
 
-So a gateway that was paused, or whose control process was, stops granting LEASE_S after its last
-look by itself, which is before anybody else may take over, and grants again only when it has asked.
-(Two gateways of which one alone is cut off from the store are not kept apart.)
+So if a gateway, or only its control process, is paused, it stops granting LEASE_S after its last
+check, which is before another one may take over. It grants again only after a new check. (This does
+not protect against a gateway that is cut off from a store which the other one can reach.)
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ log = logging.getLogger("fastgate.billing")
 
 FILE = "owner.id"
 BEAT_S = 2.0
-LEASE_S = 10.0  # less than owner.EXPIRY, by more than a look may take
-LOOK_S = 2.0  # a store that has not answered by then is unavailable
+LEASE_S = 10.0  # less than owner.EXPIRY, by more than a check may take
+LOOK_S = 2.0  # after this time without an answer, the store is unavailable
 START_S = 4.0  # at a start, for the store to answer
 OVER = 1  # owned_until_ns: long ago
 
@@ -56,14 +56,14 @@ class Ownership:
         self._me = me
         self._on_lost = on_lost
         self._looking: asyncio.Task[None] | None = None
-        self._mine = False  # it was ours when we looked last
+        self._mine = False  # it was ours at the last check
         self._lost = False
 
     async def begin(self) -> None:
-        """Claim the store before anything is served. Raises OwnedError. An unavailable store is
-        claimed later (`run`)."""
+        """Claim the store before anything is served. Raises OwnedError. If the store is
+        unavailable, `run` claims it later."""
         began = time.monotonic_ns()
-        store = self._store.copy()  # nobody else is to hear yet that it is there
+        store = self._store.copy()  # other parts must not see it yet
         try:
             async with asyncio.timeout(START_S):
                 await store.connect()
@@ -71,7 +71,7 @@ class Ownership:
                 self._mine = True
         except (StoreError, TimeoutError) as error:
             log.warning(
-                "Whose the store is cannot be asked yet, and is asked later: %s",
+                "The owner of the store is unknown, and will be checked later: %s",
                 str(error) or f"no answer within {START_S:.0f} s",
             )
         finally:
@@ -79,7 +79,7 @@ class Ownership:
         self._go_on(began)
 
     async def run(self) -> None:
-        """Keep it, until cancelled or lost."""
+        """Keep the ownership, until cancelled or lost."""
         while not self._lost:
             await asyncio.sleep(BEAT_S)
             try:
@@ -92,7 +92,7 @@ class Ownership:
         await asyncio.Event().wait()
 
     async def end(self) -> None:
-        """Leave it to the next."""
+        """Release it for the next gateway."""
         if self._looking is not None:
             await asyncio.wait({self._looking}, timeout=LOOK_S)
         if not self._lost and self._store.ready:
@@ -103,7 +103,7 @@ class Ownership:
                 log.info("The store could not be released: %s", error)
 
     async def _look(self, began: int) -> None:
-        """Ask the store. Raises OwnedError."""
+        """Check the owner in the store. Raises OwnedError."""
         if self._looking is None:
             self._looking = asyncio.ensure_future(self._ask())
         done, _ = await asyncio.wait({self._looking}, timeout=LOOK_S)
@@ -112,7 +112,7 @@ class Ownership:
             try:
                 task.result()
             except StoreError as error:
-                log.debug("Whose the store is cannot be asked: %s", error)
+                log.debug("The owner of the store cannot be checked: %s", error)
         self._go_on(began)
 
     async def _ask(self) -> None:
@@ -125,19 +125,19 @@ class Ownership:
     def _claim(self, connection: sa.Connection) -> None:
         before = owner.claim(connection, self._me)
         if before is not None:
-            log.info("took the store over from the gateway on %s (pid %d)", before.node, before.pid)
+            log.info("took over the store from the gateway on %s (pid %d)", before.node, before.pid)
 
     def _go_on(self, began: int) -> None:
         self._money_map.owned_until_ns = began + int(LEASE_S * 1e9)
 
 
 def this_gateway(state: StateDirectory, boot: str) -> Owner:
-    """This gateway as an owner. `boot`: the segment's. Raises StateError."""
+    """This gateway as an owner. `boot`: of the segment. Raises StateError."""
     content = state.read(FILE)
     if not content:
         content = uuid.uuid4().hex.encode()
         state.write(FILE, content)
-    # A copy of the directory has the same content, in another file.
+    # The inode tells a copy of the directory from the original.
     inode = (state.path / FILE).stat().st_ino
     supervisor = os.getppid()
     return Owner(
