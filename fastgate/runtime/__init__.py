@@ -1,1 +1,1 @@
-"""The processes: supervisor, control, workers, and what they say to each other."""
+"""The processes: supervisor, control, workers, and the messages between them."""

@@ -1,8 +1,8 @@
 """The demonstration: a gateway that works with no configuration, and its echo upstream.
 
-`fastgate demo` serves this: an upstream in a small process of its own that
-answers every request with what it saw, an open route, a route with a key (created at every
-start: there is no default credential) and a route that soon says 429.
+`fastgate demo` serves this: an upstream in a separate small process that echoes every request, an
+open route, a route with a key (created at each start: there is no default credential) and a route
+with a low rate limit.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ async def _converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) 
         while await _answer_one(connection, reader, writer):
             connection.start_next_cycle()
     except (h11.ProtocolError, ConnectionError, TimeoutError):
-        pass  # a peer that speaks badly or left: the connection ends
+        pass  # an invalid request, or the peer has left: the connection ends
     finally:
         writer.close()
 
@@ -81,7 +81,7 @@ async def _converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) 
 async def _answer_one(
     connection: h11.Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> bool:
-    """Read a request and answer it; False when the connection is over."""
+    """Read a request and answer it; False if the connection is over."""
     request: h11.Request | None = None
     body = bytearray()
     while True:

@@ -1,4 +1,4 @@
-"""How a gateway was started: what stays the same when its processes are replaced."""
+"""How a gateway was started. This stays the same when its processes are replaced."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Launch:
     config: Path | None = None
     document: dict[str, Any] = field(default_factory=dict)
     first: Loaded | None = None  # as read before the fork, so that it is not read twice
-    started: Gateway | None = None  # whose `workers`, `memory` and so on hold until the end
+    started: Gateway | None = None  # its start-only settings apply
 
     def read(self, *, first: bool = False) -> tuple[Gateway, str, Loaded | None]:
-        """The configuration as it stands: gateway, digest, and the file as read.
+        """The current configuration: gateway, digest, and the file as read.
 
-        first: take what was read before the fork. Raises ConfigurationError.
+        first: use the one that was read before the fork. Raises ConfigurationError.
         """
         if self.config is None:
             gateway: Gateway = codec.decode(self.document)
@@ -41,25 +41,25 @@ class Launch:
         return loaded.gateway, loaded.digest, loaded
 
     def settled(self, gateway: Gateway) -> Gateway:
-        """The file's configuration with what is settled at the start as it will be served: changes
-        made through the API hold as long as the file has not changed."""
+        """The file's configuration, with the start-only settings that will be in force: changes
+        made through the API apply as long as the file has not changed."""
         served = StateDirectory(self.state).read_served()
         if self.first is None or served is None or served.file_digest != self.first.digest:
             return gateway
-        wanted = ("version", *SETTLED)  # the rest may be large
+        wanted = ("version", *SETTLED)  # the other fields may be large
         part = {name: served.document[name] for name in wanted if name in served.document}
         try:
             kept: Gateway = codec.decode(part)
         except ConfigurationError:
-            return gateway  # control says so
+            return gateway  # control reports it
         return msgspec.structs.replace(gateway, **{name: getattr(kept, name) for name in SETTLED})
 
     def located(self, error: ConfigurationError) -> ConfigurationError:
-        """An error with file and line, if they are known. The demonstration has no file: its
+        """The error with file and line, if they are known. The demonstration has no file: its
         addresses are options."""
         if self.config is None:
             if option := _OPTIONS.get(error.path):
-                free = f"`fastgate demo {option} 127.0.0.1:0` takes one that is free."
+                free = f"`fastgate demo {option} 127.0.0.1:0` uses a free one."
                 error.hint = f"{error.hint or ''} {free}".lstrip()
             return error
         if error.file is not None:
@@ -70,7 +70,7 @@ class Launch:
             return error
 
     def handler_paths(self) -> list[str]:
-        """Where handlers are looked for besides PYTHONPATH."""
+        """The directories in which handlers are searched, in addition to PYTHONPATH."""
         here = str(Path.cwd())
         if self.config is None:
             return [here]
@@ -79,7 +79,7 @@ class Launch:
 
 
 def costs_money(gateway: Gateway) -> bool:
-    """Whether a configuration has prices, also for x402, or says anything about billing."""
+    """Whether a configuration has prices, including x402, or any billing settings."""
     return (
         gateway.billing != Billing()
         or any(route.price is not None or route.x402 is not None for route in gateway.routes)

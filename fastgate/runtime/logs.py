@@ -1,7 +1,7 @@
-"""The processes' own log lines, on stderr: for people on a terminal, as JSON elsewhere.
+"""The processes' own log lines, on stderr: readable text on a terminal, otherwise JSON.
 
-One line is one `write`, so that lines of several processes do not mix. (The access log is
-another thing: see `observability/accesslog.py`.)
+Each line is one `write`, so that lines of several processes do not mix. (For the access log, see
+`observability/accesslog.py`.)
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class HumanFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time (RFC 3339, UTC), level, logger, pid, message, error."""
+    """One JSON object per line: time (RFC 3339, UTC), level, logger, pid, message, error."""
 
     def format(self, record: logging.LogRecord) -> str:
         moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
@@ -66,7 +66,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class LineHandler(logging.Handler):
-    """Writes each record to a descriptor with one system call; a reader that left is ignored."""
+    """Writes each record to a descriptor with one system call; ignores a closed reader."""
 
     def __init__(self, fd: int) -> None:
         super().__init__()

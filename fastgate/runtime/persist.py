@@ -1,14 +1,14 @@
-"""What outlives the processes: small files in the state directory.
+"""State that survives the processes: small files in the state directory.
 
-    slots.json     which number every route, service, upstream, target, plan has
+    slots.json     the numbers of routes, services, upstreams, targets, plans
     served.json    the configuration last served, its generation, the digest of its file
-    running.json   process and addresses of the gateway that runs, for tools
+    running.json   process and addresses of the running gateway, for tools
     quotas.bin     quota counts, at most one second old
-    lock           held while a gateway runs here; says which process it is
+    lock           held while a gateway runs here; has its process id
 
-A file is written whole beside its place, synced, and renamed over it: a reader finds the old
-or the new one, whatever happens in between, also a power failure. The directory is for the
-gateway's user alone (0700), its files as well (0600).
+A file is written completely as a new file, synced, and renamed over the old one: a reader always
+finds the old or the new one, even after a power failure. Only the gateway's user can access the
+directory (0700) and its files (0600).
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ class StateError(ProcessError):
 
 
 class Served(msgspec.Struct, frozen=True, kw_only=True):
-    """What was served last."""
+    """The configuration that was served last."""
 
     generation: int
-    file_digest: str  # of the configuration file when it was last read; "": there was none
-    document: dict[str, Any]  # the configuration, as `model` writes it
-    file_document: dict[str, Any] | None = None  # the file's, where the API has changed it since
+    file_digest: str  # of the configuration file when it was last read; "": no file
+    document: dict[str, Any]  # the configuration, as encoded by `model`
+    file_document: dict[str, Any] | None = None  # the file's, if the API has changed it since
 
 
 class Running(msgspec.Struct, frozen=True, kw_only=True):
-    """The gateway that runs. Addresses are as bound: with the port where 0 was asked for."""
+    """The running gateway. Addresses are as bound: with the actual port instead of 0."""
 
     pid: int  # of the supervisor
     generation: int
@@ -50,7 +50,7 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StateDirectory:
-    """The gateway's state directory; made when it is not there. Raises StateError."""
+    """The gateway's state directory; created if it is missing. Raises StateError."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -67,10 +67,10 @@ class StateDirectory:
             ) from error
 
     def claim(self) -> None:
-        """Be the only gateway here, for as long as this process lives. Raises StateError.
+        """Lock the directory for this gateway, for the life of this process. Raises StateError.
 
-        A record lock of the kernel: children do not inherit it, so it goes with the supervisor
-        even where a child outlives it by a moment.
+        This is a record lock of the kernel: children do not inherit it, so it is released with the
+        supervisor, even if a child lives slightly longer.
         """
         path = self.path / LOCK
         try:
@@ -81,11 +81,11 @@ class StateDirectory:
                 other = os.read(fd, 20).decode("ascii", "replace").strip() or "?"
                 os.close(fd)
                 raise StateError(
-                    f"the state directory {self.path} is that of a gateway that runs "
-                    f"(pid {other}). End it, or name another with --state-dir."
+                    f"the state directory {self.path} is used by a running gateway "
+                    f"(pid {other}). Stop it, or name another with --state-dir."
                 ) from None
             os.ftruncate(fd, 0)
-            os.write(fd, f"{os.getpid()}\n".encode())  # and it stays open, with the lock
+            os.write(fd, f"{os.getpid()}\n".encode())  # stays open, with the lock
         except OSError as error:
             raise StateError(f"{path} cannot be locked: {error.strerror}.") from error
 
@@ -99,7 +99,7 @@ class StateDirectory:
             raise StateError(f"{self.path / name} cannot be read: {error.strerror}") from error
 
     def write(self, name: str, content: bytes) -> None:
-        """Replace a file at one stroke. Raises StateError; then the old one is still there."""
+        """Replace a file atomically. Raises StateError; then the old file stays."""
         target = self.path / name
         try:
             replace_file(target, [content])
@@ -114,7 +114,7 @@ class StateDirectory:
         return damaged
 
     def read_served(self) -> Served | None:
-        """What was served last; None when nothing was, or the file is of no use."""
+        """The configuration served last; None if there is none, or the file cannot be used."""
         content = self.read("served.json")
         if content is None:
             return None

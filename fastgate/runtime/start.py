@@ -1,7 +1,7 @@
 """Starting a gateway: from a configuration to a running supervisor.
 
-What workers need is imported before the first fork and frozen out of the garbage collector's
-sight, so that the processes share its pages for as long as they live. Control imports the rest.
+Modules for the workers are imported before the first fork and frozen, so that the garbage collector
+ignores them and the processes share their pages for life. Control imports the others.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from fastgate.runtime.worker.worker import worker_main
 
 log = logging.getLogger("fastgate.supervisor")
 
-# Imported late by the children's code, and still wanted before the fork.
+# The children's code imports these late, but they should be loaded before the fork.
 SHARED = ("fastgate._core.engine", "asyncio", "uvloop")
 MAX_WORKERS = 64
 MONEY_FILE = "money.map"
@@ -39,7 +39,7 @@ MONEY_FILE = "money.map"
 
 @dataclass(slots=True)
 class Extras:
-    """What is not in the configuration."""
+    """Options that are not in the configuration."""
 
     companions: list[Companion] = field(default_factory=list)
     on_ready: Callable[[Ready], None] | None = None
@@ -50,10 +50,10 @@ def run_gateway(
 ) -> int:
     """Run a gateway in this process until it is stopped. Returns the exit code.
 
-    gateway: the configuration as read now, for what is settled at the start. workers: how many,
-    instead of what the configuration says. Raises StateError, SegmentError.
+    gateway: the configuration that was read, for start-only settings. workers: their number, which
+    overrides the configuration. Raises StateError, SegmentError.
     """
-    StateDirectory(launch.state).claim()  # where it cannot be, say so before anything runs
+    StateDirectory(launch.state).claim()  # if that is not possible, report it before anything runs
     launch.started = gateway = launch.settled(gateway)
     count = workers or workers_of(gateway)
     extras = extras or Extras()
@@ -80,21 +80,21 @@ def run_gateway(
 
 
 def _ready(extras: Extras, ready: Ready) -> None:
-    """The gateway serves for the first time: all that the supervisor does from now on is wait."""
+    """The gateway serves for the first time: from now on the supervisor only waits."""
     if extras.on_ready is not None:
         extras.on_ready(ready)
     trim()
 
 
 def workers_of(gateway: Gateway) -> int:
-    """How many workers the configuration asks for; `auto`: one for each usable processor."""
+    """The configured number of workers; `auto`: one for each usable processor."""
     if gateway.workers == "auto":
         return min(MAX_WORKERS, len(os.sched_getaffinity(0)))
     return gateway.workers
 
 
 def make_segment(gateway: Gateway, workers: int) -> Segment:
-    """The shared segment, in the sizes of the configuration."""
+    """The shared segment, with the configured sizes."""
     memory = gateway.memory
     return Segment.create(
         workers,
@@ -108,9 +108,9 @@ def make_segment(gateway: Gateway, workers: int) -> Segment:
 
 
 def open_money_map(state: Path, gateway: Gateway, segment: Segment) -> MoneyMap | None:
-    """The money map, where anything costs money, or did when the gateway ran last.
+    """The money map, if anything costs money, or did when the gateway last ran.
 
-    What it holds of an earlier life stays in it until the ledger has it. Raises SegmentError.
+    Its content from an earlier run stays until the ledger has it. Raises SegmentError.
     """
     path = state / MONEY_FILE
     if not costs_money(gateway) and not path.exists():
@@ -121,12 +121,12 @@ def open_money_map(state: Path, gateway: Gateway, segment: Segment) -> MoneyMap 
 
 
 def power_of_two(count: int) -> int:
-    """The smallest power of two that is not below `count`."""
+    """The smallest power of two that is at least `count`."""
     return 1 << max(0, count - 1).bit_length()
 
 
 def raise_descriptor_limit() -> None:
-    """A gateway needs a descriptor for every connection: take all that are allowed."""
+    """Raise the limit of descriptors to its maximum, since each connection needs one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         try:
@@ -136,12 +136,12 @@ def raise_descriptor_limit() -> None:
 
 
 def prepare_to_fork() -> None:
-    """Import what children share, and keep the collector from touching it. No thread is there."""
+    """Import the modules that children share, and freeze them. No threads are running yet."""
     for name in SHARED:
         importlib.import_module(name)
-    # What garbage imports left is not worth the 10 to 20 ms of looking for it.
+    # The little garbage left by imports is not worth a collection of 10 to 20 ms.
     gc.freeze()
-    gc.disable()  # the supervisor makes no garbage; children enable it again
+    gc.disable()  # the supervisor creates no garbage; children enable it again
 
 
 def _version() -> str:

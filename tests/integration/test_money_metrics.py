@@ -47,7 +47,7 @@ def test_prices_cannot_begin_without_a_restart(gateway: StartGateway, upstream: 
     running = gateway(proxying(upstream), workers=1)
     generation = running.generation
     running.reload(paid_config(upstream))
-    eventually(lambda: running.said("cannot begin to charge"), "the reload is refused")
+    eventually(lambda: running.said("cannot start charging"), "the reload is refused")
     assert running.generation == generation
     assert fetch(running.address(), "/").status == 200
     state = running.state

@@ -126,7 +126,7 @@ def test_a_demonstration_whose_port_is_taken_names_the_option(gateway: Start) ->
         code, text = ends(gateway(None, wait=False, arguments=ports))
     assert code == 1
     assert f"{where} is already in use" in text
-    assert "`fastgate demo --listen 127.0.0.1:0` takes one that is free" in text
+    assert "`fastgate demo --listen 127.0.0.1:0` uses a free one" in text
 
 
 def test_a_second_gateway_on_the_same_port_does_not_share_it(
@@ -145,7 +145,7 @@ def test_two_gateways_do_not_share_a_state_directory(gateway: Start, upstream: U
     first = gateway(proxying(upstream, billing={"public": "off"}))
     code, text = ends(gateway(proxying(upstream), wait=False, state=first.state))
     assert code == 1
-    assert f"is that of a gateway that runs (pid {first.pid})" in text
+    assert f"is used by a running gateway (pid {first.pid})" in text
     assert fetch(first.address(), "/").status == 200
 
 

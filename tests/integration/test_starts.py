@@ -82,7 +82,7 @@ def test_an_api_that_could_not_start_is_started_again(
     (state / "admin-token").symlink_to("admin-token")  # a loop: neither read nor written
     running = gateway(proxying(upstream), state=state)
     eventually(lambda: running.said("the control API ended"), "it says why")
-    assert "the admin token cannot be made" in running.log_text()
+    assert "the admin token cannot be created" in running.log_text()
     assert fetch(running.address(), "/").status == 200
     (state / "admin-token").unlink()
     assert running.api("/v1/status").json["ready"] is True

@@ -130,7 +130,7 @@ def test_more_than_there_is_room_for_are_said_so(
         "acc_a", AccountRow(subscriptions=[RowSubscription(name, "gold", 0) for name in names])
     )
     assert len(world.row_of(0)) == SUBSCRIPTIONS
-    assert "9 subscriptions; 8 count" in caplog.text
+    assert "9 subscriptions; 8 apply" in caplog.text
 
 
 def test_a_row_is_refused_until_it_is_told(world: World) -> None:

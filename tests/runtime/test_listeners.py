@@ -114,7 +114,7 @@ def test_a_stale_unix_socket_is_replaced_a_live_one_is_not(tmp_path: Path) -> No
 def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "precious"
     path.write_text("data")
-    with pytest.raises(BindError, match="no socket"):
+    with pytest.raises(BindError, match="not a socket"):
         bind(public(f"unix:{path}"), 1)
     assert path.read_text() == "data"
 
@@ -139,8 +139,8 @@ def test_an_abstract_address_has_no_file() -> None:
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        ("nonsense", "no address"),
-        ("127.0.0.1:99999", "no address"),
+        ("nonsense", "not an address"),
+        ("127.0.0.1:99999", "not an address"),
         ("192.0.2.1:0", "this machine has no address"),
         ("unix:/nowhere/at/all.sock", "the directory does not exist"),
     ],

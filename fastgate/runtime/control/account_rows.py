@@ -1,18 +1,17 @@
-"""Account rows: what workers know of accounts besides their balance.
+"""Account rows: the workers' data about accounts, except balances.
 
     subscriptions, spending limits (store, configuration) ─┬─▶ <state>/accounts.rows
                                                            └─▶ rows in the segment
 
-Plans and services stand here by name, and become slots when they are written: before a
-configuration is served, and when an account gets its row, everything is written again.
+Plans and services have names here, and become slots when they are written. All rows are written
+again before a configuration is served, and when an account gets its row.
 
-**Nobody is served by less than its rules.** A row that shared memory gives an account is refused
-with `account_not_loaded` until what the account may do is known: from the file, or from the store.
-So the file is for starts without the store: an account whose payment failed is not served because
-the database is unavailable. It is written before the segment, so an acknowledged change survives a
-kill.
+**No account is served without its rules.** Requests of a new row in shared memory are refused with
+`account_not_loaded` until the account's rights are known, from the file or from the store. The file
+is for starts without the store: so an outage of the database does not give access to an account
+whose payment failed. It is written before the segment, so an acknowledged change survives a kill.
 
-The file is one of frames, one for each change; the last frame of an account counts.
+The file consists of frames, one for each change; the last frame of an account applies.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ import msgspec
 
 from fastgate._core.money.wallet import ANY, Accounts, Bill, SpendingLimit, Subscription
 from fastgate._core.reason import Reason
+from fastgate._core.shared.callers import NO_PLAN
 from fastgate.billing.ledger.frames import MAGIC_SIZE, FrameFile, pack
 from fastgate.config.rules import PERIODS
 from fastgate.config.slots import SlotBook
@@ -36,14 +36,13 @@ log = logging.getLogger("fastgate.billing")
 
 FILE = "accounts.rows"
 MAGIC = b"FGROWS01"
-SLACK = 4096  # frames beyond the live ones before the file is written again
-SUBSCRIPTIONS = 8  # that a row has room for
-NO_PLAN = 0xFFFFFFFF
+SLACK = 4096  # frames beyond the live ones before the file is rewritten
+SUBSCRIPTIONS = 8  # maximum of a row
 
 
 class RowSubscription(NamedTuple):
-    """A subscription: service ("": any that has none of its own), plan, the number of the reason
-    with which it is refused (0: it is not), and since when (Unix seconds, 0: not known)."""
+    """A subscription: service ("": all services without their own), plan, the number of the reason
+    for refusals (0: it gives access), and since when (Unix seconds, 0: unknown)."""
 
     service: str
     plan: str
@@ -52,7 +51,7 @@ class RowSubscription(NamedTuple):
 
 
 class AccountRow(msgspec.Struct, array_like=True, frozen=True):
-    """What workers know of one account. Limits: micro-units and a period's name."""
+    """The workers' data about one account. Limits: micro-units and a period's name."""
 
     subscriptions: list[RowSubscription] = []
     limits: list[tuple[int, str]] = []
@@ -77,9 +76,8 @@ class AccountRows:
         path: Path,
         complete: Callable[[], bool] = lambda: True,
     ) -> None:
-        """slots_of: the rows that accounts have; book: the slots of plans and services; path: of
-        the file; complete: whether the rest of what must be known is: the limits of consumers and
-        keys."""
+        """slots_of: the rows of accounts; book: the slots of plans and services; path: of the file;
+        complete: whether the other rules, the limits of consumers and keys, are known."""
         self._cells = cells
         self._slots_of = slots_of
         self._book = book
@@ -92,7 +90,7 @@ class AccountRows:
     # ---- the file -----------------------------------------------------------------------
 
     def load(self) -> None:
-        """Learn what was known when the file was written last."""
+        """Load the rows from the file."""
         try:
             self._file.open()
             for payload, _ in self._file.read(MAGIC_SIZE):
@@ -109,7 +107,7 @@ class AccountRows:
 
     def _save(self, account: str, row: AccountRow) -> None:
         if not self._usable:
-            self._save_all()  # it may work again
+            self._save_all()  # it may succeed now
             return
         try:
             if self._frames > 2 * len(self._rows) + SLACK:
@@ -130,7 +128,7 @@ class AccountRows:
             self._frames = len(self._rows)
 
     def _give_up(self, error: Exception) -> None:
-        """A file that is behind would let a start without the store serve who is to be refused."""
+        """Remove a stale file: with it, a start without the store would serve refused accounts."""
         if self._usable or not self._rows:
             log.error("%s cannot be used and is removed: %s", self._file.path, error)
         self._usable = False
@@ -146,7 +144,7 @@ class AccountRows:
     # ---- rows ---------------------------------------------------------------------------
 
     def __contains__(self, account: str) -> bool:
-        """Whether it is known what the account may do."""
+        """Whether the account's rights are known."""
         return account in self._rows
 
     def get(self, account: str) -> AccountRow:
@@ -158,14 +156,14 @@ class AccountRows:
         return next((one.plan for one in self.get(account).subscriptions if not one.service), None)
 
     def put(self, account: str, row: AccountRow) -> None:
-        """Tell something else of an account, from now on and after the next start."""
+        """Change an account's row, also for the next start."""
         if self._rows.get(account) != row:
             self._rows[account] = row
             self._save(account, row)
         self._write(account, row)
 
     def rewrite(self) -> None:
-        """Write all rows again: slots of plans or accounts are others now."""
+        """Write all rows again, because slots of plans or accounts have changed."""
         for account, row in self._rows.items():
             self._write(account, row)
 
@@ -177,7 +175,7 @@ class AccountRows:
     def _write(self, account: str, row: AccountRow) -> None:
         slot = self._slots_of().get(account)
         if slot is None or slot not in self._cells:
-            return  # written when it has one
+            return  # written once it has one
         book = self._book()
         found: dict[int, Subscription] = {}
         for subscription in row.subscriptions:
@@ -185,13 +183,16 @@ class AccountRows:
             plan = book.plans.get(subscription.plan, NO_PLAN)
             reason = subscription.reason
             if plan == NO_PLAN and reason == 0:
-                reason = int(Reason.NOT_SUBSCRIBED)  # without its plan it would go unlimited
-            # What the configuration does not have, nobody calls.
+                reason = int(Reason.NOT_SUBSCRIBED)  # without its plan it would have no limits
+            # A service that is not configured cannot be called.
             if service >= 0 and service not in found:
                 found[service] = Subscription(service, plan, reason, subscription.ended)
         if len(found) > SUBSCRIPTIONS:
             log.error(
-                "The account %s has %d subscriptions; %d count.", account, len(found), SUBSCRIPTIONS
+                "The account %s has %d subscriptions; %d apply.",
+                account,
+                len(found),
+                SUBSCRIPTIONS,
             )
         self._cells.set_subscriptions(slot, list(found.values())[:SUBSCRIPTIONS])
         self._cells.set_bill(slot, row.bill)

@@ -1,13 +1,13 @@
-"""The control API as a server: listening after the gateway serves, composed when it is asked.
+"""The control API as a server: listens once the gateway serves, and is composed on demand.
 
 Importing the store and the server takes far longer than publishing a configuration. So it is done
-in a thread, and nothing that serves traffic waits for it. Health and metrics are answered then;
-the rest of the API is imported with the first request for it (`OnDemand`). The listening socket
-belongs to the supervisor: a new control process continues at the same address, and callers wait
-in its queue meanwhile. When the configuration moves the API to another address, the old server
-finishes its requests and closes.
+in a thread, and no traffic waits for it. Health and metrics are available then; the rest of the API
+is imported with the first request for it (`OnDemand`). The listening socket belongs to the
+supervisor: a new control process continues at the same address, and until then callers wait in the
+socket's queue. If the configuration moves the API to another address, the old server finishes its
+requests and closes.
 
-If `run` fails at any point, it is called again (`Control._keep`); what is prepared is kept.
+If `run` fails at any point, it is called again (`Control._keep`); completed preparations are kept.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ log = logging.getLogger("fastgate.control")
 
 
 class ApiHost(ControlPort, Protocol):
-    """The control process, as the server of its API uses it."""
+    """The part of the control process that the server of its API uses."""
 
     def open_store(self, gateway: Gateway) -> Store:
         """The store, not connected yet; the same for all callers."""
 
     def use_revisions(self, revisions: Revisions) -> None:
-        """Reloads by signal go through these revisions from now on."""
+        """Use these revisions for reloads by signal from now on."""
 
 
 class ApiServer:
@@ -59,7 +59,7 @@ class ApiServer:
         self._launch = launch
         self._publisher = publisher
         self.attempted = asyncio.Event()
-        """Set when the API is prepared or has failed: slow work may begin."""
+        """Set when the API is prepared or has failed: slow work may start."""
         self._moved = asyncio.Event()
         self._app: Any = None
         self._listener: Listener | None = None
@@ -73,13 +73,13 @@ class ApiServer:
                 self.attempted.set()
             self._publisher.on_served.append(self._on_served)
         store = self._control.open_store(self._control.gateway)
-        await store.start()  # it connects meanwhile
+        await store.start()  # it connects in the background
         while True:
             self._moved.clear()
             await self._serve(self._app)
 
     async def _prepare(self) -> Any:
-        """The application. The last steps, which connect it to the store, cannot fail."""
+        """Build the application. The last steps, which connect it to the store, cannot fail."""
         module = await import_late(
             "fastgate.api.probes", "fastgate.store.engine", "fastgate.runtime.control.serving"
         )
@@ -92,12 +92,12 @@ class ApiServer:
         try:
             path, new = tokens.ensure_admin_token()
         except OSError as error:
-            raise FastGateError(f"the admin token cannot be made: {error}") from error
+            raise FastGateError(f"the admin token cannot be created: {error}") from error
         if new:
-            log.info("made the first admin token: %s", path)
+            log.info("created the first admin token: %s", path)
         revisions = Revisions(self._control, store)
         self._identity.attach(store)
-        store.on_ready.append(lambda: asyncio.to_thread(trim))  # the last: the start is over then
+        store.on_ready.append(lambda: asyncio.to_thread(trim))  # the last step of the start
         self._control.use_revisions(revisions)
 
         async def compose() -> Any:
@@ -106,7 +106,7 @@ class ApiServer:
                 "fastgate.billing.diagnosis.sources",
                 "fastgate.runtime.control.dry_runs",
             )
-            composed = await in_thread(  # Litestar imports now, too
+            composed = await in_thread(  # Litestar imports modules here too
                 lambda: app.create_app(
                     self._control,
                     store=store,
@@ -121,7 +121,7 @@ class ApiServer:
         return module.Probes(self._control, tokens, OnDemand(compose))
 
     async def _serve(self, app: Any) -> None:
-        """Serve at the present address until it changes."""
+        """Serve at the current address until it changes."""
         sock = self._publisher.control_socket()
         assert sock is not None, "the control API starts after the first publish"
         serving = await import_late("fastgate.runtime.control.serving")

@@ -36,7 +36,7 @@ class AsyncChannel(Generic[T]):
         self.closed = False
 
     def send(self, message: Message, fds: Sequence[int] = ()) -> None:
-        """Send. Nothing happens when the peer is gone; one that does not read is disconnected."""
+        """Send. Does nothing if the peer is gone; disconnects a peer that does not read."""
         if self.closed:
             return
         try:

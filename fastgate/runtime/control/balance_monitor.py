@@ -1,11 +1,11 @@
 """Checks balances and limits as requests use them, and sends alerts.
 
-    a balance moved      ─▶ alerts (low, soon empty) ─▶ automatic recharge ─▶ grace, if nobody
-    a consumer's turn    ─▶ alerts (quotas)                                   can be asked
+    a balance changed    ─▶ alerts (low, soon empty) ─▶ automatic recharge ─▶ grace, if no provider
+    a consumer's turn    ─▶ alerts (quotas)                                   is available
     an account's turn    ─▶ alerts (spending limits)
 
-Balances are read from the cells once a second, and only what has moved is looked at further, so
-the cost grows with traffic. Quotas and spending limits take turns.
+Balances are read from the cells once a second, and only those that have changed are checked
+further, so the cost grows with traffic. Consumers and accounts are checked in turn.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from fastgate.ticks import next_tick
 log = logging.getLogger("fastgate.billing")
 
 LOOK_S = 1.0
-TURNS = 500  # consumers and accounts whose limits are looked at in a round
-MOST = 200  # wallets that are looked at further in a round; the others are in the next
+TURNS = 500  # consumers and accounts whose limits are checked in a round
+MOST = 200  # wallets that are checked further in a round; the others in the next
 
 
 class _Known(NamedTuple):
-    """What the store says of the accounts of wallets that have moved."""
+    """The stored data of the accounts of wallets that have changed."""
 
     books: dict[Key, Wallet]
     standings: dict[str, AlertState]
@@ -56,7 +56,7 @@ class _Known(NamedTuple):
 
 
 class BalanceMonitor:
-    """Lives as long as the services it is made for."""
+    """The monitor of one composition of billing services."""
 
     def __init__(self, services: BillingServices, segment: Segment, limits: LimitSources) -> None:
         self._services = services
@@ -94,16 +94,16 @@ class BalanceMonitor:
         await self._take_turns()
 
     def look_again(self, account: str) -> None:
-        """What is to be done for an account may be something else now, at the same balance."""
+        """Check an account again at the same balance, since its rules may have changed."""
         for key in [key for key in self._seen if key[0] == account]:
             del self._seen[key]
 
     async def _balances(self, moved: list[tuple[Key, int]]) -> None:
-        """Look at these wallets; the store is asked once for all of them."""
+        """Check these wallets, with one query to the store for all of them."""
         accounts = sorted({account for (account, _), _ in moved})
         store = self._billing.ledger.store
         known = await store.run_read(lambda connection: _Known.of(connection, accounts))
-        # All at once: what follows may take long, and books and cells are to be of one moment.
+        # All at once: the next steps may take long, and books and cells must be of the same time.
         sums = {key: self._sums(key, known) for key, _ in moved}
         for key, available in moved:
             if (found := sums[key]) is None or await self._balance(key, *found, known):
@@ -112,7 +112,7 @@ class BalanceMonitor:
                 self._seen.pop(key, None)
 
     def _sums(self, key: Key, known: _Known) -> tuple[int, int] | None:
-        """Balance, and what was spent in total; None: there is no such wallet."""
+        """Balance, and total spending; None if there is no such wallet."""
         books = known.books.get(key)
         if books is None:
             return None
@@ -123,13 +123,13 @@ class BalanceMonitor:
         return now.available - now.overdraft, books.captured + now.in_flight
 
     async def _balance(self, key: Key, balance: int, spent: int, known: _Known) -> bool:
-        """Whether there is nothing more to do until the balance moves."""
+        """Whether there is nothing more to do until the balance changes."""
         account, currency = key
         await self._services.alerts.balance(known.standings[account], currency, balance, spent)
         return await self._recharged(known.rules.get(account), currency, balance)
 
     async def _recharged(self, rule: AutoRecharge | None, currency: str, balance: int) -> bool:
-        """Whether no recharge is needed now, and none has to be repeated."""
+        """Recharge if needed. Whether no recharge is needed now, and none has to be repeated."""
         if rule is None or not rule.enabled or rule.currency != currency:
             return True
         if balance >= rule.threshold:

@@ -1,4 +1,4 @@
-"""What the money side of the control process is built from."""
+"""The dependencies of billing in the control process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class BillingDeps(NamedTuple):
-    """What `BillingServices` is built from; it outlives each composition."""
+    """The dependencies of `BillingServices`; they are kept across compositions."""
 
     money_map: MoneyMap
     store: Store
@@ -37,9 +37,9 @@ class BillingDeps(NamedTuple):
 
 
 class LimitSources(NamedTuple):
-    """Where limits and their use are read."""
+    """Reads limits and their use."""
 
     consumers: Callable[[], Iterable[ConsumerRecord]]
     of: Callable[[str, str | None], list[LimitUse]]
-    """Of a consumer's id and plan."""
+    """Takes a consumer's id and plan."""
     rows: AccountRows

@@ -1,12 +1,12 @@
-"""Billing services: everything that is made from the configuration's `billing` section.
+"""Billing services: all objects that are built from the configuration's `billing` section.
 
     subscriptions ─ invoices ─ dunning ─ notices ─ outbox      Schedule, every second
     providers ─ webhooks ─ open charges ─ grace                 ProviderPoller, every ten seconds
                                                                or when a webhook arrives
     balances ─ alerts ─ auto-recharge                           BalanceMonitor
 
-Composed again when that section changes; wallets, ledger and pipeline stay. All state is in the
-store, so replacing one composition by another loses nothing.
+They are composed again when that section changes; wallets, ledger and pipeline stay. All state is
+in the store, so nothing is lost when a new composition replaces the old one.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ TICK_S = 1.0
 AFTER_TROUBLE_S = 5.0
 PRUNE_S = 3600.0
 AUDITED = timedelta(days=30)
-"""How far back providers are asked what they have."""
+"""How far back providers' payments are audited."""
 REMEMBER_ALERTS = timedelta(days=400)
-RECHARGES = "recharge:"  # how the idempotency keys of automatic recharges begin
+RECHARGES = "recharge:"  # prefix of the idempotency keys of automatic recharges
 
 
 class BillingServices:
@@ -212,14 +212,14 @@ class BillingServices:
                 await self.alerts.prune(self._deps.clock() - REMEMBER_ALERTS)
                 await self._prune_usage()
             except StoreError as error:
-                log.info("What is old stays for now: %s", error)
+                log.info("Old data could not be deleted now: %s", error)
 
     async def _prune_usage(self) -> None:
         keep = self.billing.usage.keep
         if keep is not None:
             gone = await prune_usage(self._deps.pipeline, self._deps.clock(), seconds(keep))
             if gone:
-                log.info("%d usage records were older than %s and are deleted.", gone, keep)
+                log.info("Deleted %d usage records older than %s.", gone, keep)
 
     # ---- callbacks between the parts ------------------------------------------------------
 
@@ -227,10 +227,10 @@ class BillingServices:
         await self._deps.entries_changed(self.subscriptions, account)
 
     async def _credit(self, account: str, amount: Money, ident: str, reference: str) -> None:
-        """A credit note: what was paid for a subscription and is the customer's again."""
+        """Credit a credit note, which returns a payment for a subscription, to the wallet."""
         await self._deps.open_account(account)
         if await self._deps.ledger.find(ident) is not None:
-            return  # by a control that was killed after it, or that booked it as a payment
+            return  # credited before a kill, or booked as a payment
         movement = Movement(
             id=ident,
             account=account,
@@ -242,7 +242,7 @@ class BillingServices:
         await self._deps.wallets.credit_note(movement)
 
     async def _recharged(self, account: str, result: ChargeResult, key: str) -> None:
-        """The same entry that the provider's own event of the payment would make."""
+        """Book the same entry as the provider's own event of the payment."""
         movement = Movement(
             id=payment_id(result.provider, result.reference),
             account=account,
@@ -276,7 +276,7 @@ class BillingServices:
             await self.recharges.settle(event.account, result, event.attempt)
 
     async def _receipt(self, event: ProviderEvent) -> None:
-        """Numbered and sent once, however often the payment is reported."""
+        """Issue and send the receipt once, however often the payment is reported."""
         if not event.account or event.amount is None:
             return
         amount = event.amount

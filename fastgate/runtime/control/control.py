@@ -1,21 +1,21 @@
 """The control process: everything that is not a request. Composition root and `ControlPort`.
 
-It publishes first: it reads and compiles the configuration and gives it to the workers. Only then
+It publishes first: it reads and compiles the configuration and sends it to the workers. Only then
 does it import the store and the server of its API, which takes longer than all the rest. So a
-gateway serves well within a second after its start and does not wait for a database. The API
-itself, but for health and metrics, is imported with the first request for it.
+gateway serves well within a second after its start and does not wait for a database. Except for
+health and metrics, the API is imported with the first request for it.
 
 ::
 
     read ─ compile ─ publish ─▶ serving        then: health checks, names, quotas, access log
                                     └─▶ import and open the store, listen
 
-It may die at any time. The workers continue with what they have; its successor finds the segment
-(counters, quotas, health), its ends of the workers' channels and the sockets when it starts, and
-publishes a generation above all that were ever used.
+It may die at any time. The workers continue with the configuration that they have. The next control
+process gets the segment (counters, quotas, health), the ends of the workers' channels and the
+sockets, and publishes a generation above all earlier ones.
 
-**Which configuration?** The file's, unless the file is unchanged since it was last read: then
-the one last served, so that changes made through the API survive a restart. A changed file wins.
+**Which configuration?** The file's, unless the file is unchanged since it was last read: then the
+one last served, so that changes made through the API survive a restart. A changed file overrides.
 An invalid file stops a first start with an error; a successor, and a reload, keep serving the last
 configuration.
 """
@@ -94,15 +94,15 @@ FIRST_PATIENCE_S = 0.3  # for name servers, before the first publish
 
 
 class _Choice(NamedTuple):
-    """What a control process begins with."""
+    """The initial state of a control process."""
 
     gateway: Gateway
-    file: File  # that it is, or was before changes through the API
+    file: File  # the file of it, or of what it was before changes through the API
     newest: int  # generation ever used
 
 
 class Control:
-    """The control process, once its loop runs."""
+    """The control process, while its event loop runs."""
 
     def __init__(
         self,
@@ -124,7 +124,7 @@ class Control:
         self._ended = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._file: File | None = None  # as last read
-        self._revisions: Revisions | None = None  # when the API has come up
+        self._revisions: Revisions | None = None  # once the API is ready
         self._workers = WorkerChannels(segment.workers, segment.heartbeat_age)
         self._supervisor = SupervisorChannel(start.channel, self._on_message, self._ended.set)
         self._resolver = Resolver(self._on_addresses)
@@ -186,7 +186,7 @@ class Control:
 
     async def _begin(self) -> bool:
         """Publish the first configuration. False if there is nothing to serve."""
-        # Before anything is waited for: what the supervisor says of workers meanwhile is newer.
+        # Before any await: later messages of the supervisor about workers are newer.
         for index, pid, sock in self._start.workers:
             self._workers.add(index, pid, sock, generation=0, binds=set())
         if not self._start.starts:
@@ -205,7 +205,7 @@ class Control:
                 error = self._launch.located(error)
             if not self._start.starts or isinstance(error, OwnedError):
                 code = EXIT_FAILED
-                # An address that cannot be bound is no fault of the document.
+                # An address that cannot be bound is not an error of the document.
                 if isinstance(error, ConfigurationError) and error.__cause__ is None:
                     code = EXIT_CONFIGURATION
                 self._supervisor.send(Fatal(error=str(error), code=code))
@@ -228,7 +228,7 @@ class Control:
         return True
 
     async def _begin_money(self, money_map: MoneyMap, gateway: Gateway) -> None:
-        """Be able to charge before anything is served: who has paid is not to be refused."""
+        """Prepare charging before anything is served, so that paying accounts are not refused."""
         module = await import_late("fastgate.runtime.control.money")
         self._money = module.MoneySide(
             self._segment,
@@ -249,8 +249,8 @@ class Control:
         self._supervisor.send(Fatal(error=why, code=EXIT_FAILED))
 
     def open_store(self, gateway: Gateway) -> Store:
-        """The store, not connected yet; the same for all who ask. It is that of the start of the
-        gateway, whatever was reloaded before this control process began."""
+        """The store, not connected yet; the same object for all callers. Its URL is that of the
+        gateway's start, even if the configuration was reloaded since."""
         if self._store is None:
             with importing():
                 from fastgate.store.engine import Store  # heavy
@@ -260,7 +260,7 @@ class Control:
         return self._store
 
     def _choose(self) -> _Choice:
-        """What to begin with."""
+        """The initial configuration."""
         served = self._state.read_served()
         newest = max(
             served.generation if served else 0,
@@ -301,7 +301,7 @@ class Control:
 
     async def _end(self) -> None:
         if self._money is not None:
-            await self._money.end()  # while there still is a store
+            await self._money.end()  # while the store is still open
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -318,7 +318,7 @@ class Control:
         self._supervisor.close()
 
     def _keep(self, work: Callable[[], Awaitable[None]], what: str) -> None:
-        """Run it for as long as this process lives."""
+        """Run it for the life of this process."""
         self._spawn(keep_running(what, work, log), what)
 
     def _spawn(self, work: Coroutine[Any, Any, Any], what: str) -> None:
@@ -345,11 +345,11 @@ class Control:
         return slots
 
     def use_revisions(self, revisions: Revisions) -> None:
-        """Reloads by signal go this way as well, from now on."""
+        """Use these revisions for reloads by signal too, from now on."""
         self._revisions = revisions
         revisions.on_change.append(self._reloads.count)
 
-    # ---- what others say -----------------------------------------------------------------
+    # ---- messages ------------------------------------------------------------------------
 
     def _on_message(self, message: ToControl, fds: list[int]) -> None:
         if isinstance(message, WorkerStarted):
@@ -372,7 +372,7 @@ class Control:
             self._publisher.stop_accepting()
 
     def _on_index(self, index: CredentialIndex) -> None:
-        """A new credential index takes over: every worker, now and to come, gets it."""
+        """Send a new credential index to all present and future workers."""
         self._supervisor.send(KeepCredentials(), (index.fd,))
         self._workers.use_credentials(os.dup(index.fd))
 
@@ -386,7 +386,7 @@ class Control:
         self._spawn(publish(), "publishing addresses")
 
     def _on_served(self) -> None:
-        """After every publish: keep what is served for the next start."""
+        """After each publish: store what is served, for the next start."""
         running, file = self._running(), self._publisher.file
         served = Served(
             generation=running.generation,
@@ -399,7 +399,7 @@ class Control:
             self._state.write_served(served)
             self._state.write(settings.RUNNING, msgspec.json.encode(running))
         except StateError as error:
-            log.error("%s; a restart would not know of this generation", error)
+            log.error("%s; a restart would not know this generation", error)
         where = ", ".join(running.listeners.values())
         log.info("serving generation %d on %s", running.generation, where)
 
@@ -535,13 +535,13 @@ class Control:
 
 
 def check_free(gateway: Gateway) -> None:
-    """Raise ConfigurationError for prices at a gateway that was started without any: there is no
-    place where its workers could hold money, and nothing may be served for nothing."""
+    """Raise ConfigurationError for prices if the gateway was started without any: its workers have
+    no shared memory for holds, and paid requests must not be served for free."""
     if costs_money(gateway):
         raise ConfigurationError(
-            "the gateway was started with nothing that costs money, and cannot begin to charge",
+            "the gateway was started without prices and cannot start charging",
             path="billing",
-            hint="Start it again with this configuration; after that, prices change by reloads.",
+            hint="Restart it with this configuration. Later changes of prices need only a reload.",
         )
 
 
@@ -550,7 +550,7 @@ def run_control(
 ) -> int:
     """Run a control process until it is stopped. Returns the exit code. `money_map`: set if
     anything costs money."""
-    gc.enable()  # what was imported stays
+    gc.enable()  # imported modules stay
 
     async def run() -> int:
         return await Control(start, launch, segment, money_map).run()

@@ -1,4 +1,4 @@
-"""Dry runs: what the data plane would do with a request, asked by a diagnosis in control."""
+"""Dry runs: the data plane's decision about a request, for a diagnosis in control."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fastgate.identity.directory import Directory
 
 
 class DryRuns:
-    """Over the shared memory of a running gateway. `snapshot`: what is served now."""
+    """Uses the shared memory of a running gateway. `snapshot`: the current one."""
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class DryRuns:
         self._snapshot = snapshot
 
     def decide(self, asked: DryRunQuery) -> Outcome | None:
-        """None: nothing is served yet, or not the route, or the consumer is not known."""
+        """The outcome; None: nothing is served yet, or the route or the consumer is unknown."""
         snapshot = self._snapshot()
         if snapshot is None:
             return None
@@ -51,7 +51,7 @@ class DryRuns:
 
 
 def _packed(address: str | None) -> bytes:
-    """16 bytes as the data plane has them; empty: not known, or it came by a Unix socket."""
+    """The data plane's 16 bytes; empty: unknown, or a Unix socket."""
     try:
         found = ipaddress.ip_address(address or "")
     except ValueError:

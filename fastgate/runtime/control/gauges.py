@@ -1,7 +1,8 @@
 """Gauges of money: what Prometheus sees of holds, usage, the ledger and payment providers.
 
-Shared memory and the pipeline are read when somebody asks. What needs the store (whether cells
-and ledger agree, how long news of providers wait) is looked at now and then, and shown as it was.
+Shared memory and the pipeline are read for each request. Values that need the store (whether cells
+and ledger agree, how long providers' events wait) are read periodically, and the last value is
+shown.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from fastgate.ticks import next_tick
 log = logging.getLogger("fastgate.billing")
 
 LOOK_S = 30.0
-ATTEMPTS = 5  # at wallets that move, or seem to differ
+ATTEMPTS = 5  # of wallets that change, or seem to differ
 
 HOLDS = Family("fastgate_holds_open", "gauge", "Requests that hold money now.")
 REFUSED = Family(
@@ -31,7 +32,7 @@ REFUSED = Family(
 )
 PUBLISHED = Family("fastgate_usage_records_total", "counter", "Usage records that workers wrote.")
 WAITING = Family(
-    "fastgate_usage_waiting", "gauge", "Usage records in shared memory that are not taken over yet."
+    "fastgate_usage_waiting", "gauge", "Usage records in shared memory that are not processed yet."
 )
 DROPPED = Family(
     "fastgate_usage_dropped_total",
@@ -41,24 +42,24 @@ DROPPED = Family(
 SPOOLED = Family(
     "fastgate_usage_spool_records", "gauge", "Usage records that wait on disk for the store."
 )
-STUCK = Family("fastgate_usage_stuck", "gauge", "1 while usage can be written nowhere.")
+STUCK = Family("fastgate_usage_stuck", "gauge", "1 while usage cannot be written at all.")
 RECOVERED = Family(
     "fastgate_holds_recovered_total", "counter", "Holds settled for workers that died."
 )
 DRIFT = Family(
     "fastgate_ledger_drift_micros",
     "gauge",
-    "Micro-units by which wallets in shared memory and the ledger differ; 0 when all is well.",
+    "Micro-units by which wallets in shared memory and the ledger differ; 0 if they agree.",
 )
 WALLETS = Family("fastgate_wallets", "gauge", "Wallets in shared memory.")
 UP = Family("fastgate_payment_provider_up", "gauge", "1 while a payment provider answers, else 0.")
 NEWS = Family(
-    "fastgate_payment_events_waiting", "gauge", "News of payment providers not applied yet."
+    "fastgate_payment_events_waiting", "gauge", "Events of payment providers not applied yet."
 )
 LAG = Family(
     "fastgate_payment_events_lag_seconds", "gauge", "How long the oldest of them has been waiting."
 )
-OUTBOX = Family("fastgate_notices", "gauge", "Notices on their way, by state.")
+OUTBOX = Family("fastgate_notices", "gauge", "Notices in the outbox, by state.")
 
 MONEY_FAMILIES = (
     HOLDS,
@@ -79,7 +80,7 @@ MONEY_FAMILIES = (
 
 
 class Gauges:
-    """Samples of one gateway's money side."""
+    """Samples of one gateway's billing."""
 
     def __init__(
         self,
@@ -97,7 +98,7 @@ class Gauges:
         self._notices: dict[str, int] = {}
 
     async def run(self) -> None:
-        """Look at what needs the store, until cancelled."""
+        """Read the values that need the store, until cancelled."""
         while True:
             await next_tick(LOOK_S)
             try:
@@ -106,7 +107,7 @@ class Gauges:
                 log.debug("Gauges wait for the store: %s", error)
 
     async def look(self) -> None:
-        """Once. Raises StoreError."""
+        """Read them once. Raises StoreError."""
         billing = self._billing()
         if billing is None or not billing.ledger.store.ready:
             return
@@ -120,8 +121,8 @@ class Gauges:
             )
 
     async def drift(self) -> int:
-        """Micro-units by which cells and ledger differ. What differs once, because something moved
-        between two looks, agrees another time."""
+        """Micro-units by which cells and ledger differ. It looks several times: a difference that
+        is due to a change between two reads disappears."""
         pipeline, drift = self._pipeline, 0
         async with pipeline.lock, pipeline.wallets.lock:
             for _ in range(ATTEMPTS):
@@ -136,7 +137,7 @@ class Gauges:
         return drift
 
     def samples(self) -> Iterator[Sample]:
-        """What there is to show now."""
+        """The current samples."""
         workers = range(self._money_map.workers)
         states = [self._money_map.state(worker) for worker in workers]
         for worker in workers:

@@ -1,16 +1,16 @@
-"""Active health checks, made by control, shared with the workers through the segment.
+"""Active health checks, run by control and shared with the workers through the segment.
 
-One task a target asks `GET path` at every interval, over TCP or a Unix socket, and reads no
-more of the answer than its status line. The verdict changes after a number of equal results in a
-row, and is one word in the target's row, which workers read when they choose a target::
+One task per target sends `GET path` at every interval, over TCP or a Unix socket, and reads only
+the status line of the answer. The verdict changes after a number of equal results in a row. It is
+one word in the target's row, which workers read when they choose a target::
 
     unknown (0) ── healthy_after successes ──▶ healthy (1)
         │   ▲                                    │  ▲
-        │   └── checks end (no row is left unhealthy by nobody)
+        │   └── checks end (so no row stays unhealthy without checks)
         └────── unhealthy_after failures ──▶ unhealthy (2)
 
-An unknown target is usable: a gateway serves from its first moment, not after a round of checks.
-Passive ejection, from real requests, is the workers' own.
+An unknown target is usable, so a gateway serves at once and not only after a round of checks.
+Workers do passive ejection themselves, from real requests.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ class TargetRow(Protocol):
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """What is checked, and how. Durations in seconds."""
+    """The check of a target. Durations in seconds."""
 
     name: str  # for the log
     family: int
-    address: Any  # what connect() takes
+    address: Any  # for connect()
     host: str
     path: str
     interval: float
@@ -60,7 +60,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def request(self) -> bytes:
-        """What is sent."""
+        """The request to send."""
         given = {name.lower() for name, _ in self.headers}
         fields = [("Host", self.host)]
         fields += [field for field in _USUAL if field[0].lower() not in given]
@@ -70,7 +70,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HealthState:
-    """Counts results and says when they change what is thought of a target."""
+    """Counts results and decides the state of a target."""
 
     __slots__ = ("_check", "_run", "state")
 
@@ -80,7 +80,7 @@ class HealthState:
         self.state = state
 
     def result(self, good: bool) -> bool:
-        """Count a result; True when the state changed."""
+        """Count a result; True if the state changed."""
         if good:
             self._run = max(self._run, 0) + 1
             changed = self.state != HEALTHY and self._run >= self._check.healthy_after
@@ -95,7 +95,7 @@ class HealthState:
 
 
 class CheckFailed(Exception):
-    """A target did not answer as expected; the text says how it did."""
+    """A target did not answer as expected; the text says what it did."""
 
 
 async def ask(check: Check) -> None:
@@ -106,7 +106,7 @@ async def ask(check: Check) -> None:
     except TimeoutError:
         raise CheckFailed(f"no answer within {check.timeout:g} s") from None
     except OSError as error:
-        # asyncio puts the address into strerror; the number says what it was.
+        # asyncio puts the address into strerror, so use the text for the number.
         raise CheckFailed(os.strerror(error.errno) if error.errno else str(error)) from error
     if not any(status == want or want == f"{status[0]}xx" for want in check.expect):
         raise CheckFailed(f"answered {status}")
@@ -154,9 +154,9 @@ class HealthChecks:
         self._watched: dict[int, _Watched] = {}
 
     def update(self, wanted: Iterable[tuple[int, Check, TargetRow]]) -> None:
-        """Check these targets (identity, check, row) from now on, and no others.
+        """Check only these targets (identity, check, row) from now on.
 
-        One whose check is the same as before continues undisturbed.
+        A check that is the same as before continues without interruption.
         """
         new = {identity: (check, row) for identity, check, row in wanted}
         for identity in list(self._watched):
@@ -174,7 +174,7 @@ class HealthChecks:
                 self._watched[identity] = _Watched(check, row, task)
 
     async def stop(self) -> None:
-        """End all checks; the rows keep the last verdicts."""
+        """Stop all checks; the rows keep the last verdicts."""
         tasks = [watched.task for watched in self._watched.values()]
         self._watched.clear()
         for task in tasks:
@@ -183,7 +183,7 @@ class HealthChecks:
 
     async def _watch(self, check: Check, row: TargetRow) -> None:
         verdict = HealthState(check, row.health)
-        # Not all targets in the same instant.
+        # So that not all targets are checked at the same time.
         await asyncio.sleep(random.uniform(0, min(check.interval, 1.0)))
         while True:
             why = ""

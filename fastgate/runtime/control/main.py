@@ -1,8 +1,9 @@
 """The main function of a control process.
 
-What only control needs is imported here, after the fork. If the supervisor imported it, its pages
-would be shared at first; then each process writes to its own copies, for every use of an object
-counts its references. A worker, and the supervisor, would pay for what they never use.
+Modules that only control needs are imported here, after the fork. If the supervisor imported them,
+their pages would be shared at first, but each process would soon have its own copies, because every
+use of an object changes its reference count. The workers and the supervisor would then use memory
+for modules that they never use.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def control_main(
     """The function that a control process runs. `money_map`: set if anything costs money."""
 
     def main(start: ControlStart) -> int:
-        from fastgate.runtime.control.control import run_control  # no thread is there yet
+        from fastgate.runtime.control.control import run_control  # no threads are running yet
 
         return run_control(start, launch, segment, money_map)
 

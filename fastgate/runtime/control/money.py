@@ -1,19 +1,19 @@
-"""The money side of the control process: its composition, and the tasks that keep it going.
+"""Billing in the control process: its composition and its background tasks.
 
 ::
 
-    before the first publish   caches ─▶ cells seeded, rows set  ─▶ requests can be charged, by all
-                               their rules, store or not
+    before the first publish   caches ─▶ cells seeded, rows set  ─▶ requests can be charged, with
+                               all their rules, even without the store
     after it                   pipeline: rings ─▶ ledger           every 50 ms, under load 500
                                subscriptions, dunning, notices …   by the clock
-    the store comes (back)     spool replayed, cells compared, rows rewritten
-    a worker died              its holds are settled, before anything else of its is read
+    the store is (back) up     spool replayed, cells compared, rows rewritten
+    a worker died              its holds are settled before its records are read
 
-Nothing of it is imported where nothing costs money. What a request needs of it lies in shared
-memory; when this process is killed, requests are charged all the same, and its successor continues
-from the rings.
+None of this is imported if nothing costs money. The data that requests need is in shared memory: if
+this process is killed, requests are still charged, and the next control process continues from the
+rings.
 
-`billing` is what the API uses. It belongs to the billing services, which are composed again when
+`billing` is the API's interface. It belongs to the billing services, which are composed again when
 the configuration's `billing` section changes; wallets and pipeline stay.
 """
 
@@ -67,19 +67,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fastgate.billing")
 
-LOOK_S = 0.25  # between two looks for accounts that have no row yet, and unsaved rows
+LOOK_S = 0.25  # between two checks for accounts without a row, and unsaved rows
 PAGE = 500  # subscriptions that are read at once
-AGAIN_S = 5.0  # after an error that nobody foresaw
-LAST_S = 3.0  # for what is left in the rings, at the end
+AGAIN_S = 5.0  # after an unexpected error
+LAST_S = 3.0  # for the rest in the rings, at the end
 
 
 def now_utc() -> datetime:
-    """The clock of everything that has to do with money here."""
+    """The clock of billing."""
     return datetime.now(UTC)
 
 
 class MoneySide:
-    """Everything of control that has to do with money, once a configuration has prices."""
+    """Billing in the control process, if a configuration has prices."""
 
     def __init__(
         self,
@@ -113,9 +113,8 @@ class MoneySide:
     # ---- life ---------------------------------------------------------------------------
 
     async def begin(self, store: Store, gateway: Gateway) -> None:
-        """Before the first publish: requests can be charged when this returns, as far as the
-        caches know their accounts. `gateway`: the configuration that will be published. Raises
-        OSError."""
+        """Called before the first publish. On return, requests can be charged if the caches have
+        their accounts. `gateway`: the configuration that will be published. Raises OSError."""
         self._learn_meters(gateway)
         path = self._state.path
         self.ledger = Ledger(store, now_utc)
@@ -152,7 +151,7 @@ class MoneySide:
 
     @property
     def billing(self) -> BillingApi | None:
-        """What the API speaks to; None before the first configuration is served."""
+        """The API's interface to billing; None before the first configuration is served."""
         return self._services.api if self._services is not None else None
 
     def _names(self) -> Names:
@@ -167,13 +166,13 @@ class MoneySide:
         )
 
     def _learn_meters(self, gateway: Gateway) -> None:
-        """The names of its meters; those of earlier configurations may still be in the rings."""
+        """Add the names of its meters; those of earlier ones stay, for records in the rings."""
         for plan in gateway.plans:
             if plan.price is not None:
                 self._meters.update(unit.meter for unit in plan.price.per_unit)
 
     def start(self) -> None:
-        """After the first publish: start all background tasks."""
+        """Called after the first publish: start all background tasks."""
         for what, work in (
             ("the usage pipeline", self._pipe),
             ("account rows", self._look),
@@ -190,17 +189,17 @@ class MoneySide:
         await self._gauges.run()
 
     def samples(self) -> Iterable[Sample]:
-        """What metrics show of money."""
+        """The metrics of billing."""
         return self._gauges.samples() if self._gauges is not None else ()
 
     async def _pipe(self) -> None:
-        # Dead workers' holds come first: nobody asks for them again.
+        # Dead workers' holds come first, because this is not repeated for them.
         for worker in range(self._segment.workers):
             await self.worker_died(worker)
         await self.pipeline.run()
 
     async def end(self) -> None:
-        """At the end, when no worker is left: take over what the rings still have."""
+        """Called at the end, when all workers have ended: process the rest in the rings."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -208,13 +207,13 @@ class MoneySide:
             async with asyncio.timeout(LAST_S):
                 await self.pipeline.close()
         except TimeoutError:
-            log.warning("The last usage stays in shared memory; the next start takes it over.")
+            log.warning("The last usage stays in shared memory; the next start will process it.")
         except (OSError, StoreError) as error:
             log.error("The last usage stays in shared memory: %s", error)
         self.rows.close()
 
     async def worker_died(self, worker: int) -> None:
-        """Settle what a worker had under way when it died."""
+        """Settle the requests that were in progress when a worker died."""
         try:
             await self.pipeline.worker_died(worker)
         except (OSError, StoreError) as error:
@@ -241,7 +240,7 @@ class MoneySide:
         self.rows.rewrite()
 
     async def _look(self) -> None:
-        """Accounts that came by another way than the API: the store's, another gateway's."""
+        """Add accounts that were not created through this API, but by another gateway."""
         while True:
             await next_tick(LOOK_S)
             if len(self.wallets.accounts()) != self._seen:
@@ -256,7 +255,7 @@ class MoneySide:
         self._stale.set()
 
     def _before_served(self) -> None:
-        """Another configuration: slots stand for other names, limits may be others."""
+        """A new configuration: slots may have other names, and limits may have changed."""
         self._learn_meters(self._gateway())
         self.names.changed()
         if self.caps.configure(self._gateway().billing.spending):
@@ -264,7 +263,7 @@ class MoneySide:
         self.rows.relimit(self._limits_of_account)
 
     def _on_served(self) -> None:
-        """Another configuration is served: billing may have other rules."""
+        """A new configuration is served: the rules of billing may have changed."""
         self._served.set()
         self._stale.set()
 
@@ -290,8 +289,8 @@ class MoneySide:
         )
 
     def _check(self, gateway: Gateway) -> None:
-        """Refuse a reload whose payment providers cannot be had. (At the start nothing waits for
-        their packages: what is wrong then is logged.)"""
+        """Refuse a reload if its payment providers cannot be created. (A start does not wait for
+        their packages: errors are then logged.)"""
         if self._services is not None and self._services.billing != gateway.billing:
             self._module.providers_of(self._deps(), gateway.billing)
 
@@ -333,8 +332,8 @@ class MoneySide:
         return services
 
     async def _work(self, services: BillingServices) -> None:
-        """Run until cancelled. After an error new services are composed; requests are charged
-        meanwhile."""
+        """Run until cancelled. After an error, new services are composed; requests are still
+        charged."""
         monitor = self._monitor_module.BalanceMonitor(
             services, self._segment, self._limit_sources()
         )
@@ -359,13 +358,13 @@ class MoneySide:
     # ---- subscriptions --------------------------------------------------------------------
 
     async def _refresh(self) -> None:
-        """Tell the rows what the store says of all accounts, whenever that may be news."""
+        """Update the rows of all accounts from the store, whenever they may have changed."""
         while True:
             await self._stale.wait()
             self._stale.clear()
             try:
                 await self._refresh_all()
-            except StoreError as error:  # it sets the event again when it is back
+            except StoreError as error:  # the event is set again when the store is back
                 log.info("Account rows wait for the store: %s", error)
 
     async def _refresh_all(self) -> None:
@@ -386,7 +385,7 @@ class MoneySide:
         for account in subscribed:
             await self._update_row(subscriptions, account)
         for account in self.wallets.accounts().keys() - subscribed:
-            if account not in self._updated:  # else it has subscribed meanwhile
+            if account not in self._updated:  # otherwise it has subscribed in between
                 self.rows.put(account, AccountRow(limits=self._limits_of_account(account)))
 
     async def _update_row(self, subscriptions: Subscriptions, account: str) -> None:
@@ -417,7 +416,7 @@ class MoneySide:
         return [] if limit is None else [limit]
 
     def _cap_changed(self, kind: LimitSubject, subject: str) -> None:
-        """A spending limit is another: the next request is held to it."""
+        """A spending limit has changed: apply it from the next request on."""
         if kind == "account":
             if subject in self.rows:
                 row = self.rows.get(subject)

@@ -1,8 +1,8 @@
-"""An ASGI application that is composed when it is first asked.
+"""An ASGI application that is composed at its first request.
 
-Most gateways are asked for their health and metrics only. The rest of the control API, and the
-gateway's own pages, take half a second to import and many MiB to keep: who asks first waits for
-it. If composing fails, that request fails, and the next one tries again.
+Most gateways only get requests for health and metrics. The rest of the control API, and the
+gateway's own pages, take half a second to import and use many MiB. So the first request waits for
+the import. If composing fails, that request fails, and the next one tries again.
 """
 
 from __future__ import annotations

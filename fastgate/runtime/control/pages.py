@@ -1,7 +1,7 @@
 """The gateway's own pages as a server: `fastgate.portal.app` on the socket that workers forward to.
 
-They are composed when the first visitor asks for one (`OnDemand`). The socket is the supervisor's,
-so visitors wait in its queue while control is replaced.
+They are composed at the first request (`OnDemand`). The socket belongs to the supervisor, so
+requests wait in its queue while control is replaced.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from fastgate.errors import ProcessError
 from fastgate.imports import import_late, importing, in_thread
 from fastgate.runtime.control.on_demand import OnDemand
 from fastgate.runtime.control.publisher import Publisher
+from fastgate.sockaddr import UNIX_PATH_MOST
 
 if TYPE_CHECKING:
     from fastgate.api.ports import ControlPort
@@ -28,29 +29,28 @@ if TYPE_CHECKING:
 log = logging.getLogger("fastgate.control")
 
 SOCKET = "public.sock"
-LONGEST = 107  # bytes of a Unix socket's path
 
 
 def public_side(state: Path) -> PublicSide | None:
-    """Where the pages can be served; None where they cannot, which is logged."""
+    """The socket and key of the pages; None, with a log message, if they cannot be served."""
     path = str(state / SOCKET)
-    if len(path.encode()) > LONGEST:
-        log.warning("The path %s is too long for a socket; refusals link to no pages.", path)
+    if len(path.encode()) > UNIX_PATH_MOST:
+        log.warning("The path %s is too long for a socket; refusals have no links to pages.", path)
         return None
     try:
         return PublicSide(path, load_key(state))
     except ProcessError as error:
-        log.error("%s; refusals link to no pages", error)
+        log.error("%s; refusals have no links to pages", error)
         return None
 
 
 class Pages:
-    """Serves the pages while the configuration wants them."""
+    """Serves the pages while the configuration has them."""
 
     def __init__(
         self, control: ControlPort, publisher: Publisher, public: PublicSide, after: asyncio.Event
     ) -> None:
-        """`after`: served once this is set."""
+        """`after`: the pages are served once this is set."""
         self._control = control
         self._publisher = publisher
         self._public = public
@@ -96,7 +96,7 @@ class Pages:
             self._changed.set()
 
     def _service(self) -> SelfService | None:
-        """What owners of accounts may do; made for each request, as billing may have changed."""
+        """Self-service; created for each request, since billing may have changed."""
         billing = self._control.billing
         if billing is None:
             return None
@@ -116,7 +116,7 @@ class Pages:
         )
 
     async def _receive(self, provider: str, headers: Mapping[str, str], body: bytes) -> Any:
-        """An event from a payment provider. Raises as `Inbox.receive`."""
+        """Store an event from a payment provider. Raises like `Inbox.receive`."""
         with importing():
             from fastgate.billing.payments.base import ProviderRefused
 

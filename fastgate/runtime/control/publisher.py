@@ -1,15 +1,15 @@
-"""Publishing: from a configuration to every worker serving it, or to an error and no change.
+"""Publishing: brings a configuration to all workers, or fails without any change.
 
 ::
 
     check plans ─ resolve names ─ compile (thread) ─ bind new addresses ─ prepare all workers
         │             │               │                   │                    │
-        └─────────────┴───────────────┴─── ConfigurationError: nothing was touched
+        └─────────────┴───────────────┴─── ConfigurationError: nothing was changed
                                                                                │
           hand over to the supervisor ─ commit ─ every worker serves it ─ generation advances
 
-One apply at a time; a second waits for the first. Slot numbers are allotted in a copy of the
-book, so a configuration that is refused takes none.
+One apply at a time; a second one waits for the first. Slot numbers are assigned in a copy of the
+book, so a configuration that is refused uses none.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from fastgate.sockaddr import unpack_sockaddr
 
 log = logging.getLogger("fastgate.control")
 
-_PRIVATE = {"control": "control.bind", "pages": "billing.public"}  # whose fault a listener is
+_PRIVATE = {"control": "control.bind", "pages": "billing.public"}  # for errors of a listener
 
 CONTROL = "control"  # the name of the control API's listener
 PUBLIC = "pages"  # and of that of the gateway's own pages
@@ -47,11 +47,11 @@ PATIENCE_S = 5.0  # for names that are new in an apply
 
 
 File = tuple[Gateway, str]
-"""The configuration file: what is in it, and the digest of that."""
+"""The configuration file: its content and digest."""
 
 
 class Publisher:
-    """What is served now, and the way to something else."""
+    """The current configuration; publishes new ones."""
 
     def __init__(
         self,
@@ -65,8 +65,8 @@ class Publisher:
         bound: Sequence[tuple[Listener, list[socket.socket], str]] = (),
         public: PublicSide | None = None,
     ) -> None:
-        """bound: the listeners there are already, with their sockets and addresses. public: where
-        our own pages can be."""
+        """bound: the existing listeners, with their sockets and addresses. public: the socket and
+        key of our own pages."""
         self._segment = segment
         self._workers = workers
         self._supervisor = supervisor
@@ -79,17 +79,17 @@ class Publisher:
         self._public = public
         self._lock = asyncio.Lock()
         self._bound = {listener.key: listener for listener, _, _ in bound}
-        self.started: Gateway | None = None  # what was settled at the start of the gateway
+        self.started: Gateway | None = None  # start-only settings
         self.health = HealthChecks()
         self.gateway: Gateway | None = None
         self.snapshot: Snapshot | None = None
-        self.generation = 0  # that every worker serves, or is to serve
+        self.generation = 0  # that every worker serves or will serve
         self.file: Gateway | None = None  # the file's, when it was last applied
         self.file_digest = ""  # of that
         self.checks: list[Callable[[Gateway], None]] = []  # raise ConfigurationError
         self.before_served: list[Callable[[], None]] = []
-        """Called when there is no way back, before any worker serves it: what workers look at
-        beside the snapshot must fit it from its first request on."""
+        """Called after the point of no return and before any worker serves it: other data that
+        workers use must match the snapshot from its first request on."""
         self.on_served: list[Callable[[], None]] = []
 
     @property
@@ -98,7 +98,7 @@ class Publisher:
         return self._slots
 
     def address_of(self, listener: Listener) -> str:
-        """A listener's address as bound (tells the port where 0 was asked for)."""
+        """A listener's address as bound (with the actual port instead of 0)."""
         return self._addresses.get(listener.key, listener.bind)
 
     def control_socket(self) -> socket.socket | None:
@@ -116,11 +116,11 @@ class Publisher:
         return sockets[0] if sockets else None
 
     def stop_accepting(self) -> None:
-        """Let go of the clients' listening sockets; the control API's stays."""
+        """Close the clients' listening sockets; the control API's stays."""
         self._drop([key for key in self._sockets if not key.startswith(PRIVATE)])
 
     def use_generations_above(self, generation: int) -> None:
-        """Numbers up to this one were used by others, before our life."""
+        """Earlier processes have used numbers up to this one."""
         self._last = max(self._last, generation)
 
     async def apply(
@@ -133,14 +133,14 @@ class Publisher:
     ) -> int:
         """See `fastgate.api.ports.ControlPort.apply`.
 
-        file: this file is applied by it, or was before the changes in it. patience: seconds for
+        file: the file that it is from, including files with later changes. patience: seconds for
         name servers.
         """
         async with self._lock:
             return await self._apply(gateway, file, dry_run, patience)
 
     async def republish(self) -> None:
-        """Publish the served configuration again, with the addresses known now."""
+        """Publish the served configuration again, with the current addresses."""
         async with self._lock:
             if self.gateway is not None:
                 await self._apply(self.gateway, None, False, 0.0)
@@ -149,7 +149,7 @@ class Publisher:
         self, gateway: Gateway, file: File | None, dry_run: bool, patience: float
     ) -> int:
         if self._segment.draining:
-            raise ApplyError("the gateway is draining; nothing new is taken up")
+            raise ApplyError("the gateway is draining and accepts no new configuration")
         generation = self._last + 1
         self._identity.check_plans(gateway)
         for check in self.checks:
@@ -180,7 +180,7 @@ class Publisher:
         return generation
 
     def pending_restart(self, gateway: Gateway) -> list[str]:
-        """The settings of a configuration that take effect when the gateway is started again."""
+        """The settings of a configuration that take effect only after a restart."""
         started = self.started or gateway
         pending = [
             name
@@ -244,7 +244,7 @@ class Publisher:
     def _take_over(
         self, gateway: Gateway, snapshot: Snapshot, slots: SlotBook, listeners: list[Listener]
     ) -> None:
-        """All workers are ready: from here on there is no way back."""
+        """All workers are ready: this is the point of no return."""
         self._slots = slots
         self.gateway = gateway
         self.snapshot = snapshot
@@ -265,7 +265,7 @@ class Publisher:
         self._drop([bind for bind in self._sockets if bind not in binds])
 
     async def _bind_new(self, listeners: list[Listener]) -> list[str]:
-        """Bind the addresses that are not bound yet. Raises ConfigurationError; then none is."""
+        """Bind the new addresses, all or none. Raises ConfigurationError."""
         new: list[str] = []
         seen: dict[str, str] = {}
         try:
@@ -274,7 +274,7 @@ class Publisher:
                 path = path or f"listeners[{i}].bind"
                 if other := seen.get(listener.key.removeprefix(PRIVATE)):
                     raise ConfigurationError(
-                        f"{listener.bind} is the address of {other} already", path=path
+                        f"{listener.bind} is already the address of {other}", path=path
                     )
                 seen[listener.key.removeprefix(PRIVATE)] = listener.name
                 if listener.key in self._sockets:
@@ -308,7 +308,7 @@ class Publisher:
                 self._segment.target_row(target["slot"]).claim(target["identity"])
 
     def _checks(self, gateway: Gateway, snapshot: Snapshot) -> list[tuple[int, Check, Any]]:
-        """The active checks that the configuration asks for."""
+        """The configured active checks."""
         upstreams = {upstream.name: upstream for upstream in gateway.upstreams}
         checks = []
         for target in targets_of(snapshot):
@@ -324,7 +324,7 @@ class Publisher:
 
 
 def listeners_of(gateway: Gateway) -> list[Listener]:
-    """The listeners of a configuration, as the supervisor gets them."""
+    """The listeners of a configuration, in the form for the supervisor."""
     return [
         Listener(
             name=listener.name,
@@ -347,7 +347,7 @@ def _public_listener(public: PublicSide) -> Listener:
 
 
 def names_of(gateway: Gateway) -> list[tuple[str, int]]:
-    """The host names that targets have, each with its port."""
+    """The host names of targets, each with its port."""
     return [
         (target.url.host, target.url.port)
         for upstream in gateway.upstreams
@@ -366,7 +366,7 @@ def targets_of(snapshot: Snapshot) -> list[dict[str, Any]]:
 
 
 def check_of(upstream: Upstream, target: dict[str, Any], family: int, address: Any) -> Check | None:
-    """The active check of a target; None when its upstream has none."""
+    """The active check of a target; None if its upstream has none."""
     health = upstream.health
     if health is None:
         return None
@@ -390,7 +390,7 @@ def check_of(upstream: Upstream, target: dict[str, Any], family: int, address: A
 
 
 def _place_handlers(error: ConfigurationError, gateway: Gateway) -> None:
-    """Workers know handlers by name only; the document has them on routes."""
+    """The place of a handler in the document: workers report handlers only by name."""
     places = {
         f"handler {route.handler}": f"routes[{index}].handler"
         for index, route in reversed(list(enumerate(gateway.routes)))

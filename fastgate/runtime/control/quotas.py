@@ -1,7 +1,7 @@
-"""Quota counts over a restart of the whole gateway: saved each second, restored at the start.
+"""Keeps quota counts across restarts of the gateway: saves each second, restores at the start.
 
-Quotas live in the segment, which dies with the gateway. What is lost when all of it is killed
-at once is at most what was counted in the last second; a graceful end loses nothing.
+Quotas are in the segment, which ends with the gateway. If the whole gateway is killed at once, at
+most the counts of the last second are lost; a graceful end loses nothing.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class QuotaSaver:
         self._held = 0
 
     def restore(self) -> None:
-        """Put the saved counts back; a damaged file is set aside and said so."""
+        """Restore the saved counts; a damaged file is renamed, with a log message."""
         try:
             data = self._state.read(FILE)
             if data is not None:
@@ -45,7 +45,7 @@ class QuotaSaver:
             log.error("%s (kept as %s); quotas count from zero", error, kept)
 
     async def run(self) -> None:
-        """Save every second what has changed, until cancelled."""
+        """Save changes every second, until cancelled."""
         while True:
             await next_tick(EVERY_S)
             self._warn_of_jumps()
@@ -57,15 +57,15 @@ class QuotaSaver:
         held = held_seconds(self._segment)
         if held and not self._held:
             log.warning(
-                "the system's clock jumped by %+d s; quotas and spending limits go on by the time "
-                "before, unless it stays so for %d s",
+                "the system's clock jumped by %+d s; quotas and spending limits use the time "
+                "from before it, unless it stays so for %d s",
                 held,
                 HOLD_SECONDS,
             )
         self._held = held
 
     def save(self) -> None:
-        """Save now: at the end, when no worker counts any more."""
+        """Save now. Called at the end, when the workers have ended."""
         data = export_quotas(self._segment)
         if data != self._saved:
             self._write(data)

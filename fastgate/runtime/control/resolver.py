@@ -1,13 +1,12 @@
-"""Names to addresses, off the hot path.
+"""Resolves names to addresses, outside the hot path.
 
-Control resolves the host names of upstream targets before it compiles; workers get
-addresses only. The last good answer is kept as long as the name server fails, so an outage of
-DNS changes nothing. A different answer is passed to `on_change`, and control publishes a new
-generation with it.
+Control resolves the host names of upstream targets before it compiles; workers only get addresses.
+The last good answer is kept while the name server fails, so an outage of DNS changes nothing. A
+different answer is passed to `on_change`, and control publishes a new generation with it.
 
     name ──getaddrinfo──▶ answer ──▶ cache ──▶ compile
              │ fails                   ▲
-             └── keep the last good ───┘    asked again every `interval`, after a failure
+             └── keep the last good ───┘    repeated every `interval`; after a failure,
                                             with back-off from 1 s
 """
 
@@ -23,19 +22,19 @@ from fastgate.tasks import keep_running
 
 log = logging.getLogger("fastgate.control")
 
-Address = tuple[int, tuple[Any, ...]]  # family, what connect() takes
+Address = tuple[int, tuple[Any, ...]]  # family, address for connect()
 Lookup = Callable[[str, int], Awaitable[list[Address]]]
 
 
 async def system_lookup(host: str, port: int) -> list[Address]:
-    """Ask the system's resolver. Raises OSError when it has no answer."""
+    """Ask the system's resolver. Raises OSError if it has no answer."""
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [(family, sockaddr) for family, _, _, _, sockaddr in found]
 
 
 class ResolvedName:
-    """A name that is in use, with its last good answer."""
+    """A name in use, with its last good answer."""
 
     __slots__ = ("addresses", "due", "error", "failures")
 
@@ -49,7 +48,7 @@ class ResolvedName:
 class Resolver:
     """The names that the served configuration uses.
 
-    interval: seconds between two looks at a name that resolves.
+    interval: seconds between two queries for a name that resolves.
     """
 
     def __init__(
@@ -67,7 +66,7 @@ class Resolver:
         self._wake = asyncio.Event()
 
     def addresses(self) -> Mapping[str, list[Address]]:
-        """`host:port` → addresses, of the names that have ever resolved."""
+        """`host:port` → addresses, for names that have resolved at least once."""
         return {
             f"{host}:{port}": name.addresses
             for (host, port), name in self._names.items()
@@ -75,7 +74,7 @@ class Resolver:
         }
 
     def unresolved(self) -> dict[str, str]:
-        """`host:port` → why, of the names that never did."""
+        """`host:port` → the error, for names that have never resolved."""
         return {
             f"{host}:{port}": name.error
             for (host, port), name in self._names.items()
@@ -83,7 +82,7 @@ class Resolver:
         }
 
     async def add(self, wanted: Iterable[tuple[str, int]], patience: float) -> None:
-        """Resolve names not known yet, all at once, waiting `patience` seconds at most."""
+        """Resolve new names, all at once, waiting at most `patience` seconds."""
         new = [key for key in dict.fromkeys(wanted) if key not in self._names]
         for key in new:
             self._names[key] = ResolvedName()
@@ -93,14 +92,14 @@ class Resolver:
         _, late = await asyncio.wait(tasks, timeout=patience)
         for task, key in zip(tasks, new, strict=True):
             if task in late:
-                # It continues; when an answer arrives after all, `on_change` is called.
+                # The query continues; if an answer arrives later, `on_change` is called.
                 self._names[key].error = f"no answer after {patience:g} s"
                 self._names[key].due = self._now() + self._interval
                 task.add_done_callback(self._on_late)
         self._wake.set()
 
     def keep_only(self, wanted: Iterable[tuple[str, int]]) -> None:
-        """Forget names that no target uses any more."""
+        """Drop names that targets no longer use."""
         kept = set(wanted)
         for key in self._names.keys() - kept:
             del self._names[key]
@@ -114,7 +113,7 @@ class Resolver:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def refresh(self, keys: Iterable[tuple[str, int]] | None = None) -> bool:
-        """Ask for all (or these) names again; True when an answer is another than before."""
+        """Resolve all (or these) names again; True if an answer has changed."""
         asked = list(self._names if keys is None else keys)
         changed = await asyncio.gather(*(self._ask(key) for key in asked))
         return any(changed)
@@ -138,7 +137,7 @@ class Resolver:
             return False
         name.failures, name.error = 0, ""
         name.due = self._now() + self._interval
-        # Answers come in changing order: only another *set* is a change.
+        # The order of answers varies: only a different *set* is a change.
         unique = list(dict.fromkeys(found))
         if set(unique) == set(name.addresses):
             return False

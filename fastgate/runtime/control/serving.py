@@ -1,4 +1,4 @@
-"""Serving an ASGI application of control's on a socket that the supervisor has bound."""
+"""Serves an ASGI application of control on a socket that the supervisor has bound."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class Server(uvicorn.Server):
 
 
 async def serve_until(ended: asyncio.Event, app: Any, sock: socket.socket) -> None:
-    """Serve on a duplicate of the socket until the event, or until cancelled. Raises
-    ProcessError when the server ends by itself."""
+    """Serve on a duplicate of the socket until the event is set, or until cancelled. Raises
+    ProcessError if the server ends unexpectedly."""
     server = Server(
         uvicorn.Config(
             app,
             loop="none",
             http="h11",
             ws="none",
-            lifespan="off",  # nothing of ours has one
+            lifespan="off",  # our applications have none
             log_config=None,
             access_log=False,
             server_header=False,

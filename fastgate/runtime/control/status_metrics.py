@@ -1,9 +1,8 @@
-"""Metrics of targets and of reloads: what the control process knows besides what workers count.
+"""Metrics of targets and of reloads, from the control process.
 
-Health, ejection and their counts are read from the targets' rows in the segment when somebody
-asks. A target that is a name has one series for each address that it stands for; `SHOWN` targets
-are shown, in the order of the configuration. Reloads are counted from the start of the control
-process.
+Health, ejection and their counts are read from the targets' rows in the segment for each request. A
+target with a name has one series for each of its addresses. At most `SHOWN` targets are shown, in
+the order of the configuration. Reloads are counted from the start of the control process.
 """
 
 from __future__ import annotations
@@ -22,30 +21,28 @@ if TYPE_CHECKING:
     from fastgate.store.history import Source
 
 SHOWN = 500
-"""Targets in an exposition, at most."""
+"""Maximum targets in an exposition."""
 
 UP = Family(
     "fastgate_target_up",
     "gauge",
-    "1 while a target can get requests; 0 while it is unhealthy, ejected or without an address.",
+    "1 while a target can get requests; 0 while it is unhealthy, ejected or has no address.",
 )
 HEALTH = Family(
     "fastgate_target_healthy",
     "gauge",
-    "What the health checks found: 1 healthy, 0 unhealthy. No sample until they have.",
+    "Result of the health checks: 1 healthy, 0 unhealthy. No sample before the first result.",
 )
 EJECTED = Family("fastgate_target_ejected", "gauge", "1 while a target is ejected, else 0.")
 EJECTIONS = Family(
-    "fastgate_target_ejections_total", "counter", "How often a target was ejected, by all workers."
+    "fastgate_target_ejections_total", "counter", "Ejections of a target, by all workers."
 )
 RELOADS = Family(
     "fastgate_reloads_total",
     "counter",
-    "Changes of the configuration, by where they came from and whether they were applied.",
+    "Changes of the configuration, by source and by whether they were applied.",
 )
-LAST = Family(
-    "fastgate_last_reload_timestamp_seconds", "gauge", "When the last of them was, in Unix time."
-)
+LAST = Family("fastgate_last_reload_timestamp_seconds", "gauge", "Unix time of the last change.")
 
 STATUS_FAMILIES = (UP, HEALTH, EJECTED, EJECTIONS, RELOADS, LAST)
 
@@ -58,7 +55,7 @@ class _Target(NamedTuple):
 
 
 class TargetMetrics:
-    """Samples of the targets of the configuration that is served."""
+    """Samples of the targets of the served configuration."""
 
     def __init__(self, segment: Segment, publisher: Publisher) -> None:
         self._segment = segment
@@ -115,16 +112,16 @@ class TargetMetrics:
 
 
 class ReloadMetrics:
-    """Counts changes of the configuration: from the file, through the API, back to a revision."""
+    """Counts changes of the configuration: from the file, through the API, by rollback."""
 
     def __init__(self) -> None:
         self._counts: dict[tuple[str, str], int] = {}
         self._last: dict[tuple[str, str], float] = {}
-        for result in ("applied", "refused"):  # alerts take an increase from 0
+        for result in ("applied", "refused"):  # alerts need the increase from 0
             self._counts["file", result] = 0
 
     def started(self) -> None:
-        """The first configuration is served: it is as new as that, and no reload."""
+        """The first configuration is served: this sets the time, but is not a reload."""
         self._last["file", "applied"] = time.time()
 
     def count(self, source: Source, applied: bool) -> None:

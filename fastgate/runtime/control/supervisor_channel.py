@@ -1,4 +1,4 @@
-"""Control's channel to the supervisor: asks for sockets, hands generations over."""
+"""Control's channel to the supervisor: requests sockets and passes on generations."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BIND_S = 10.0
 
 
 class SupervisorChannel:
-    """The channel to the supervisor. `on_message` gets all that is not an answer."""
+    """The channel to the supervisor. `on_message` gets all messages that are not answers."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class SupervisorChannel:
         self._channel.send(message, fds)
 
     async def bind(self, listener: Listener) -> tuple[list[socket.socket], str]:
-        """Bind an address: its sockets and the address as bound. Raises BindError."""
+        """Bind an address. Returns its sockets and the address as bound. Raises BindError."""
         number = next(self._ids)
         future: asyncio.Future[tuple[Bound, list[int]]] = asyncio.get_running_loop().create_future()
         self._waiting[number] = future
@@ -60,7 +60,7 @@ class SupervisorChannel:
         return [socket.socket(fileno=fd) for fd in fds], answer.address
 
     def release(self, binds: list[str]) -> None:
-        """Give back what was bound for an apply that failed."""
+        """Close the sockets that were bound for an apply that failed."""
         if binds:
             self.send(Release(binds=binds))
 

@@ -1,4 +1,4 @@
-"""What the workers counted and recorded: metrics, usage, the access log, recent requests."""
+"""The workers' counts and records: metrics, usage, the access log, recent requests."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ class Telemetry:
         publisher.on_served.append(self._on_served)
 
     async def run(self) -> None:
-        """Empty the rings until cancelled; `finish` empties them once more."""
+        """Drain the rings until cancelled; `finish` drains them once more."""
         if self._access_log is not None:
             await self._access_log.run()
 
     def finish(self) -> None:
-        """Write what is left, at the end."""
+        """Write the rest, at the end."""
         if self._access_log is not None:
             self._access_log.close()
 
     def reopen(self) -> None:
-        """SIGUSR1: the log file was moved away."""
+        """SIGUSR1: reopen the log file after a rotation."""
         if self._access_log is not None:
             self._access_log.reopen()
 
@@ -65,7 +65,7 @@ class Telemetry:
         return self._metrics.render(self._names, processes=own_processes(), more=more)
 
     def usage(self) -> list[RouteUse]:
-        """What each route has served, by name; rows without a name together as "other"."""
+        """The counts of each route, by name; rows without a name together as "other"."""
         found: dict[str, RouteUse] = {}
         for row in counters_snapshot(self._segment).routes:
             name = OTHER if row.slot is None else self._names.get(row.slot, OTHER)
@@ -103,7 +103,7 @@ class Telemetry:
         return self._recent.latest(limit)
 
     def _drain(self) -> None:
-        """So that who asks for the request just made finds it."""
+        """Drain now, so that a request that has just ended can be found."""
         if self._access_log is not None and self._access_log.pending:
             self._access_log.drain()
 
@@ -130,7 +130,7 @@ class Telemetry:
 
 
 def check_destination(gateway: Gateway) -> None:
-    """Raise ConfigurationError when the access log cannot be opened."""
+    """Raise ConfigurationError if the access log cannot be opened."""
     wanted = gateway.observability.access_log
     try:
         Destination(wanted.to, wanted.format).close()
@@ -138,5 +138,5 @@ def check_destination(gateway: Gateway) -> None:
         raise ConfigurationError(
             f"the access log {wanted.to} cannot be opened: {error.strerror}",
             path=PATH,
-            hint="Mind the directory's permissions, or write `off` or `stdout`.",
+            hint="Check the directory's permissions, or write `off` or `stdout`.",
         ) from error

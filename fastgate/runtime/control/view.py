@@ -1,4 +1,4 @@
-"""What the control API shows of the running gateway: reads shared memory, changes nothing."""
+"""The control API's view of the running gateway: only reads shared memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CONSUMER, _PLAN = LimitScope.BY_CONSUMER, LimitScope.BY_PLAN
 _SERVICE, _CREDENTIAL = LimitScope.BY_SERVICE, LimitScope.BY_CREDENTIAL
 _HEADER = LimitScope.BY_HEADER
 _MANY = _ADDRESS | _CREDENTIAL | _HEADER
-"""What makes a limit of a consumer have many numbers."""
+"""Keys that give a limit of a consumer more than one count."""
 SCOPES = {
     _ADDRESS: "address",
     _ROUTE: "route",
@@ -42,7 +42,7 @@ NONE32 = 0xFFFFFFFF
 
 
 def workers(segment: Segment) -> list[WorkerStatus]:
-    """Every worker's place, filled or not."""
+    """All places for workers, including empty ones."""
     found = []
     for index in range(segment.workers):
         row = segment.worker_row(index)
@@ -65,9 +65,9 @@ def workers(segment: Segment) -> list[WorkerStatus]:
 
 
 def readiness(segment: Segment) -> Readiness:
-    """Ready while a worker serves the newest generation, none serves an older one, and no end was
-    asked for. A worker without a heartbeat, or that is being started, serves nothing: the others
-    accept for it. The reasons name it all the same."""
+    """Whether the gateway is ready: a worker serves the newest generation, none serves an older
+    one, and the gateway is not draining. A worker without a heartbeat, or one that is being
+    started, does not count, since others accept for it; the reasons still name it."""
     generation = segment.generation
     away, reasons = [], []
     if segment.draining:
@@ -88,7 +88,7 @@ def readiness(segment: Segment) -> Readiness:
 
 
 class LimitsView:
-    """What limits have left for a consumer. Reads the cells that the workers count in."""
+    """The remaining amounts of a consumer's limits, read from the workers' cells."""
 
     def __init__(self, segment: Segment) -> None:
         self._segment = segment
@@ -106,8 +106,8 @@ class LimitsView:
         plan_slot: int | None,
         overrides: Sequence[LimitOverride] = (),
     ) -> list[LimitUse]:
-        """Limits counted by this consumer or its plan; those that also count addresses,
-        credentials or headers are left out, as they have no one number."""
+        """Limits counted by this consumer or its plan. Limits that also count by address,
+        credential or header are left out, since they have no single count."""
         consumer = stable_hash(consumer_id)
         self._own = {override.key: override for override in overrides}
         plan: dict[str, Any] | None = None
@@ -117,7 +117,7 @@ class LimitsView:
         uses = []
         if plan is not None:
             for limit in plan["limits"]:
-                # A plan's limit that also counts by route or service has many numbers.
+                # A plan's limit that also counts by route or service has many counts.
                 if not limit["scope"] & (_MANY | _ROUTE | _SERVICE):
                     uses.append(self._use(limit, consumer, plan_identity, None, 0, 0))
         for name, route, service, limit in self._of_routes(snapshot):
@@ -125,7 +125,7 @@ class LimitsView:
         return uses
 
     def _of_routes(self, snapshot: Snapshot) -> list[tuple[str, int, int, dict[str, Any]]]:
-        """The limits of routes that count by consumer or plan; found once for a snapshot."""
+        """The limits of routes that count by consumer or plan; found once per snapshot."""
         if self._snapshot is not snapshot:
             self._routes = list(_routes_of(snapshot))
             self._snapshot = snapshot

@@ -1,4 +1,4 @@
-"""Control's channels to the workers: which generation each serves, and the two-step installation.
+"""Control's channels to the workers: the generation of each, and the two-step installation.
 
 `WorkerChannels.install` brings a generation to every worker or to none::
 
@@ -8,17 +8,17 @@
                  │
               commit ─ all serve it? ──▶ done
 
-Workers may die and start at any moment of this. Each worker has a `WorkerState`. When a new one
-starts with an older generation than the newest, it is sent a prepare and a commit of its own,
-whether or not an install waits for it (`_catch_up`). An install counts workers by their place, so
-it is enough that the *place* serves the generation in the end.
+Workers may die and start at any time during this. Each worker has a `WorkerState`. A new worker
+that starts with an older generation gets its own prepare and commit, whether or not an install
+waits for it (`_catch_up`). An install counts workers by their place, so it is enough that the
+*place* finally serves the generation.
 
-A worker that is stopped, or that hung before it was asked, does not delay the others: once it has
-had no heartbeat for `AWAY_S`, they continue without it, unless there is no other. The messages wait
-in its channel, and it serves the generation as soon as it continues.
+A worker that is stopped, or that hung before the request, does not delay the others: once it has
+had no heartbeat for `AWAY_S`, they continue without it, unless it is the only one. The messages
+wait in its channel, and it serves the generation as soon as it continues.
 
-An answer carries the `seq` of its question. Answers to a previous control process, or to an install
-that was given up, are ignored.
+An answer has the `seq` of its request. Answers to an earlier control process, or to an install that
+was given up, are ignored.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ log = logging.getLogger("fastgate.control")
 
 PREPARE_S = 20.0  # handlers may import a lot
 COMMIT_S = 20.0
-LOOK_S = 0.25  # between two looks at heartbeats, while some are waited for
+LOOK_S = 0.25  # between two checks of heartbeats, while waiting for workers
 
 
 class Image:
-    """A generation on its way to the workers, or the one they serve."""
+    """A generation that is being installed, or the one that is served."""
 
     __slots__ = ("binds", "fd", "generation", "listeners", "sockets")
 
@@ -82,7 +82,7 @@ class Image:
 
 
 class WorkerState:
-    """One worker, as control knows it."""
+    """The state of one worker in control."""
 
     __slots__ = ("binds", "channel", "generation", "index", "pid", "prepared", "problems", "seq")
 
@@ -90,24 +90,24 @@ class WorkerState:
         self.index = index
         self.pid = pid
         self.channel: AsyncChannel[FromWorker] | None = None
-        self.generation = generation  # that it said it serves
+        self.generation = generation  # that it has reported to serve
         self.binds = binds
-        self.seq = 0  # of the question that waits for an answer
+        self.seq = 0  # of the request that waits for an answer
         self.prepared = False
         self.problems: list[Problem] = []
 
 
 class WorkerChannels:
-    """All the workers. heartbeat_age: seconds since a worker's last one; None: it had none."""
+    """All workers. heartbeat_age: seconds since a worker's last heartbeat; None: it had none."""
 
     def __init__(
         self, workers: int, heartbeat_age: Callable[[int], float | None] = lambda index: 0.0
     ) -> None:
         self._count = workers
         self._heartbeat_age = heartbeat_age
-        self._asked = 0.0  # when the workers were last asked to prepare something
+        self._asked = 0.0  # the time of the last prepare
         self._workers: dict[int, WorkerState] = {}
-        self._image: Image | None = None  # the newest that was committed
+        self._image: Image | None = None  # the newest committed one
         self._trial: Image | None = None  # being prepared
         self._credentials_fd = -1
         self._seq = itertools.count(time.time_ns() // 1000)
@@ -115,11 +115,11 @@ class WorkerChannels:
 
     @property
     def image(self) -> Image | None:
-        """What every worker serves, or is about to."""
+        """The generation that every worker serves, or is about to serve."""
         return self._image
 
     def generation_of(self, index: int) -> int:
-        """The generation that a worker said it serves; 0: none."""
+        """The generation that a worker has reported to serve; 0: none."""
         worker = self._workers.get(index)
         return worker.generation if worker is not None else 0
 
@@ -165,12 +165,12 @@ class WorkerChannels:
     # ---- the two steps -------------------------------------------------------------------
 
     async def install(self, image: Image, keep: Callable[[], Awaitable[None]]) -> None:
-        """Bring an image to all workers. Raises ConfigurationError when one cannot serve it.
+        """Bring an image to all workers. Raises ConfigurationError if one cannot serve it.
 
-        image: its descriptor is taken over. keep: called when all are ready, before any
-        swaps. Raises ApplyError when workers do not answer in time: before the commit nothing
-        has changed; after it the image is the truth and late workers catch up. Workers without a
-        heartbeat are not waited for, as long as there is another; the log names them.
+        image: this method takes ownership of its descriptor. keep: called when all are ready,
+        before any swap. Raises ApplyError if workers do not answer in time: before the commit,
+        nothing has changed; after it, the image is in force and late workers catch up. Does not
+        wait for workers without a heartbeat, unless there is no other; the log names them.
         """
         self._trial = image
         self._asked = self._loop_time()
@@ -192,7 +192,7 @@ class WorkerChannels:
             for worker in self._workers.values():
                 if worker.channel is not None:
                     worker.channel.send(Abort(seq=worker.seq))
-            # Workers that started meanwhile with an older generation.
+            # Workers that have started in between with an older generation.
             for worker in self._workers.values():
                 self._catch_up(worker)
             raise
@@ -220,9 +220,9 @@ class WorkerChannels:
                 )
 
     def use_credentials(self, fd: int) -> None:
-        """Tell all workers, and those to come, to look keys up in this index.
+        """Make all present and future workers use this index.
 
-        fd: taken over.
+        fd: this method takes ownership of it.
         """
         if self._credentials_fd >= 0:
             os.close(self._credentials_fd)
@@ -250,7 +250,7 @@ class WorkerChannels:
             )
 
     def _catch_up(self, worker: WorkerState) -> None:
-        """Send a worker that serves something older what all others serve."""
+        """Send the current generation to a worker that serves an older one."""
         image = self._image
         if image is None or worker.generation >= image.generation or worker.channel is None:
             return
@@ -278,7 +278,7 @@ class WorkerChannels:
         return self._late(lambda worker: worker.generation >= newest)
 
     def _late(self, ready: Callable[[WorkerState], bool]) -> list[str]:
-        """Those to wait for: not the ones that are away, unless all are."""
+        """The workers to wait for: not those without a heartbeat, unless all are."""
         late: list[str] = []
         away: list[str] = []
         for index in range(self._count):
@@ -291,7 +291,7 @@ class WorkerChannels:
         return away if len(away) == self._count else late
 
     def _is_away(self, worker: WorkerState) -> bool:
-        """Whether it has no heartbeat, and not because it imports what it was asked to prepare."""
+        """Whether it has no heartbeat for another reason than the imports of a prepare."""
         age = self._heartbeat_age(worker.index)
         if age is None or age < AWAY_S:
             return False
@@ -322,7 +322,7 @@ def _unservable(problems: list[tuple[str, str]]) -> ConfigurationError:
             path="" if about == "snapshot" else f"handler {about}",
             hint=None
             if about == "snapshot"
-            else "Handlers are found beside the configuration file, in the directory the "
+            else "Handlers are searched beside the configuration file, in the directory the "
             "gateway was started in, and on PYTHONPATH.",
         )
         for about, error in problems

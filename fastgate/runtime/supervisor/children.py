@@ -1,4 +1,4 @@
-"""The supervisor's children: their places, and whether who is in them shows a heartbeat."""
+"""The supervisor's children: their places and heartbeats."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from fastgate.runtime.wire.plan import SharedSegment
 log = logging.getLogger("fastgate.supervisor")
 
 LOOK_S = 1.0  # between two looks
-SLEPT_S = 10.0  # between two looks: all of us were stopped
+SLEPT_S = 10.0  # between two checks: the whole gateway was stopped
 
 
 @dataclass(slots=True)
 class Child:
-    """A place for a child process, filled or waiting for its next one."""
+    """A place for a child process, filled or waiting for the next one."""
 
     name: str
     pid: int = 0  # 0: none now
     started: float = 0.0
-    due: float = 0.0  # when the next one is started, if none is running
+    due: float = 0.0  # when the next one starts, if none is running
     killed: bool = False  # by us, for not answering
     backoff: Backoff = field(default_factory=Backoff)
 
@@ -37,14 +37,14 @@ class Child:
 @dataclass(slots=True)
 class WorkerPlace(Child):
     index: int = 0
-    control_end: socket.socket | None = None  # of its channel, kept for the next control
-    stalled: bool = False  # it has no heartbeat now, which was logged
-    # Clients wait: one is replaced at once, unless it dies repeatedly right after its start.
+    control_end: socket.socket | None = None  # of its channel, kept for the next control process
+    stalled: bool = False  # it has no heartbeat, which was logged
+    # Clients wait, so a child is replaced at once, unless it repeatedly dies right after its start.
     backoff: Backoff = field(default_factory=partial(Backoff, free=5, good=5.0, longest=2.0))
 
 
 class Watchdog:
-    """Says when a worker stalls, and kills what has no heartbeat for `patience` seconds.
+    """Logs stalled workers, and kills children without a heartbeat for `patience` seconds.
 
     patience: 0 means forever.
     """
@@ -63,13 +63,13 @@ class Watchdog:
         self._looked = self._awake_since = time.monotonic()
 
     def look(self, heard: float | None) -> None:
-        """Once in a while. heard: when control last said something, if there is one."""
+        """Check all; called periodically. heard: when control last sent a message."""
         patience = self._patience
         if not patience:
             return
         now = time.monotonic()
         if now - self._looked > SLEPT_S:
-            self._awake_since = now  # all of us were stopped: nobody could show life
+            self._awake_since = now  # the whole gateway was stopped, so there were no heartbeats
         self._looked = now
         awake = now - self._awake_since
         for place in self._workers:
@@ -101,7 +101,7 @@ class Watchdog:
 
 
 def send_signal(pid: int, number: int) -> None:
-    """Send it, if there is such a process."""
+    """Send a signal, if the process exists."""
     if pid:
         with suppress(ProcessLookupError):
             os.kill(pid, number)

@@ -1,16 +1,16 @@
 """Listening sockets: bound by the supervisor, handed to the workers.
 
-A TCP address gets one socket for each worker, all bound with SO_REUSEPORT, so that the
-kernel spreads connections by the hash of their addresses and no worker wakes for another's.
-The supervisor keeps every one open: when a worker dies, the connections in its accept queue
-wait for its successor instead of being reset.
+A TCP address gets one socket for each worker, all bound with SO_REUSEPORT, so that the kernel
+spreads connections by the hash of their addresses and no worker wakes for another's. The supervisor
+keeps all of them open: if a worker dies, the connections in its accept queue wait for the next
+worker instead of being reset.
 
-SO_REUSEPORT would also let a second gateway of the same user slip in beside this one and
-take half of its traffic without a word. So an address is first bound once *without* it: that
-fails when anybody listens there.
+SO_REUSEPORT would also allow a second gateway of the same user to bind the same address and get
+half of the traffic unnoticed. So an address is first bound once *without* it, which fails if
+another process listens there.
 
-A Unix address, and a socket handed down by the service manager, is one socket shared by all.
-A stale socket file (nobody answers) is replaced; one that answers is an error.
+A Unix address, or a socket from the service manager, is one socket that all workers share. A stale
+socket file (without a listening process) is replaced; one that answers is an error.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from fastgate.sockaddr import address_text
 
 
 class BindError(ProcessError):
-    """An address could not be bound; says which, why and how to mend it."""
+    """An address could not be bound. The text says which one, why, and how to fix it."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -51,14 +51,14 @@ class Bound:
         self.listener = listener
         self.sockets = sockets
         self.address = address
-        # The file of an inherited socket is the service manager's.
+        # The file of an inherited socket belongs to the service manager.
         self._inode = None if inherited else _inode_of(_unix_path(listener.bind))
 
     def socket_for(self, worker: int) -> socket.socket:
         return self.sockets[worker] if len(self.sockets) > 1 else self.sockets[0]
 
     def close(self, *, remove: bool) -> None:
-        """Close the sockets; with `remove`, also the file of a Unix socket, if still ours."""
+        """Close the sockets; with `remove`, also remove a Unix socket's file, if still ours."""
         for sock in self.sockets:
             sock.close()
         path = _unix_path(self.listener.bind)
@@ -73,8 +73,8 @@ def bind(
 ) -> Bound:
     """Bind an address. Raises BindError.
 
-    inherited: sockets from the service manager; one that has this address (or, failing
-    that, this listener's name) is taken out of the list and used.
+    inherited: sockets from the service manager; one with this address (or, otherwise, with this
+    listener's name) is removed from the list and used.
     """
     path = _unix_path(listener.bind)
     sock = _take_inherited(listener, path, inherited) if inherited else None
@@ -91,7 +91,7 @@ def split_address(text: str) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
     if not colon or not port.isdecimal() or int(port) > 65535:
         raise BindError(
-            f"{text!r} is no address to listen on",
+            f"{text!r} is not an address to listen on",
             'Write host:port, as in "127.0.0.1:8080" or "[::]:8080", or unix:/path.',
         )
     if host.startswith("[") and host.endswith("]"):
@@ -121,7 +121,7 @@ def _bind_tcp(listener: Listener, count: int) -> Bound:
             if count > 1:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             sock.bind(sockaddr)
-            sockaddr = sock.getsockname()  # port 0: the others take the port of the first
+            sockaddr = sock.getsockname()  # port 0: the others use the port of the first
         for sock in sockets:
             sock.listen(listener.backlog)
     except OSError as error:
@@ -135,11 +135,11 @@ def _tcp_socket(family: int) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     sock.setblocking(False)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # Accepted sockets inherit it: one system call less for each connection.
+    # Accepted sockets inherit it, which saves a system call for each connection.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if family == socket.AF_INET6:
-        # "[::]" is IPv6 only, whatever the machine's default, so that a document means the
-        # same everywhere; IPv4 is a listener of its own.
+        # "[::]" is IPv6 only, regardless of the machine's default, so that a document means the
+        # same everywhere; IPv4 needs a separate listener.
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     return sock
 
@@ -152,7 +152,7 @@ def _bind_unix(listener: Listener, path: str) -> socket.socket:
             path = "\0" + path[1:]  # an abstract address: no file, no mode
         else:
             _clear_stale(path)
-        # The mode holds from the first moment: nobody can connect before chmod.
+        # The umask sets the mode at once, so that no client can connect before chmod.
         previous = os.umask(0o777 & ~listener.mode)
         try:
             sock.bind(path)
@@ -166,10 +166,10 @@ def _bind_unix(listener: Listener, path: str) -> socket.socket:
 
 
 def _clear_stale(path: str) -> None:
-    """Remove a socket file that nobody answers at. Raises OSError(EADDRINUSE) otherwise."""
+    """Remove a socket file without a listening process. Otherwise raises OSError(EADDRINUSE)."""
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise OSError(errno.EEXIST, "a file that is no socket stands there")
+            raise OSError(errno.EEXIST, "there is a file that is not a socket")
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -180,7 +180,7 @@ def _clear_stale(path: str) -> None:
             os.unlink(path)
             return
         except BlockingIOError:
-            pass  # its queue is full: very much alive
+            pass  # its queue is full, so it has a listening process
     raise OSError(errno.EADDRINUSE, "in use")
 
 
@@ -189,7 +189,7 @@ def _explain(listener: Listener, error: OSError, host: str, port: int) -> BindEr
     if error.errno == errno.EADDRINUSE:
         if port:
             hint = (
-                "Another program, or another gateway, listens there; "
+                "Another program or gateway listens there; "
                 f"`ss -ltnp 'sport = :{port}'` names it. Stop it, or choose another port."
             )
         else:
@@ -202,12 +202,12 @@ def _explain(listener: Listener, error: OSError, host: str, port: int) -> BindEr
                 "(systemd: AmbientCapabilities=CAP_NET_BIND_SERVICE), or choose a higher port."
             )
         else:
-            hint = "This user may not create the socket there; mind the directory's permissions."
+            hint = "This user may not create the socket there; check the directory's permissions."
         return BindError(f"{where}: permission denied", hint)
     if error.errno == errno.EADDRNOTAVAIL:
         return BindError(
             f"{where}: this machine has no address {host}",
-            "`ip address` lists those it has; 0.0.0.0 stands for all of them.",
+            "`ip address` lists its addresses; 0.0.0.0 means all of them.",
         )
     if error.errno == errno.ENOENT:
         return BindError(f"{where}: the directory does not exist", "Create it first.")

@@ -1,8 +1,8 @@
 """systemd's two small protocols: readiness notification and socket activation.
 
-Both are environment variables: `NOTIFY_SOCKET` names a datagram socket that takes lines such
-as `READY=1`; `LISTEN_FDS` tells how many sockets, from descriptor 3 on, were opened for us.
-Without systemd all of it does nothing.
+Both use environment variables: `NOTIFY_SOCKET` is a datagram socket for lines such as `READY=1`;
+`LISTEN_FDS` is the number of sockets, from descriptor 3 on, that were opened for us. Without
+systemd, none of this has any effect.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ LISTEN_FDS_START = 3
 
 
 class Notifier:
-    """Tells the service manager how we are.
+    """Reports our state to the service manager.
 
-    The datagram socket is opened once; a manager that is gone or does not listen is ignored:
-    telling it must never be a reason to stop serving.
+    The datagram socket is opened once. Errors are ignored, because a failed report must never stop
+    the gateway.
     """
 
     def __init__(self, environ: MutableMapping[str, str] = os.environ) -> None:
         self._sock: socket.socket | None = None
-        self.watchdog_s = 0.0  # how often `alive` is to be called; 0: not wanted
-        path = environ.pop("NOTIFY_SOCKET", "")  # children shall not speak for us
+        self.watchdog_s = 0.0  # interval of calls to `alive`; 0: none
+        path = environ.pop("NOTIFY_SOCKET", "")  # so that children do not report for us
         usec = environ.pop("WATCHDOG_USEC", "")
         pid = environ.pop("WATCHDOG_PID", "")
         if path[:1] not in ("/", "@"):
@@ -39,7 +39,7 @@ class Notifier:
             return
         self._sock = sock
         if usec.isdecimal() and (not pid or pid == str(os.getpid())):
-            # Half of the limit, as sd_watchdog_enabled(3) advises.
+            # Half of the limit, as sd_watchdog_enabled(3) recommends.
             self.watchdog_s = int(usec) / 2e6
 
     def ready(self, status: str = "") -> None:
@@ -80,8 +80,8 @@ def inherited_sockets(
 ) -> list[tuple[str, socket.socket]]:
     """The listening sockets that the service manager opened, with their names.
 
-    Takes the variables out of the environment, so that children see none of it. Names come
-    from `LISTEN_FDNAMES` ("" where none is given).
+    Removes the variables from the environment, so that children do not see them. Names are from
+    `LISTEN_FDNAMES` ("" if there is none).
     """
     pid = environ.pop("LISTEN_PID", "")
     count = environ.pop("LISTEN_FDS", "")

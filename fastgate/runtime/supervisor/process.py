@@ -1,12 +1,12 @@
-"""Child processes by fork: start, signals, names, and the end with the parent.
+"""Child processes by fork: start, signals, names, and ending with the parent.
 
 A child is forked, not executed: it shares the pages of everything that the supervisor has
 imported, starts in a millisecond, and gets its arguments as Python objects.
 
-All signals are blocked across the fork, because the child inherits the parent's handlers and
-its wake-up descriptor: a signal that arrived too early would be written into the parent's
-loop. The child never returns from `spawn`; it ends in `os._exit`, so that no `finally` and no
-`atexit` of the parent's runs twice.
+All signals are blocked during the fork, because the child inherits the parent's handlers and its
+wake-up descriptor: a signal that arrived too early would be written into the parent's loop. The
+child never returns from `spawn`; it ends in `os._exit`, so that no `finally` and no `atexit` of the
+parent runs twice.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from typing import NoReturn
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 
-# What a terminal sends to its whole foreground group is for the supervisor to judge.
+# A terminal sends these to its whole foreground group; the supervisor handles them.
 _IGNORED = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _DEFAULT = (signal.SIGTERM, signal.SIGCHLD)
 
-# What the supervisor answers to.
+# The signals that the supervisor handles.
 SIGNALS = (
     signal.SIGHUP,
     signal.SIGTERM,
@@ -77,30 +77,30 @@ def _run_child(
         code = error.code if isinstance(error.code, int) else 1
         logging.getLogger("fastgate").error("%s was ended by sys.exit(%r)", name, error.code)
     except BaseException:
-        logging.getLogger("fastgate").exception("%s ends by an error of its own", name)
+        logging.getLogger("fastgate").exception("%s ends because of an internal error", name)
     finally:
         try:
             sys.stdout.flush()
             sys.stderr.flush()
         except (OSError, ValueError):
-            pass  # its reader is gone
+            pass  # its reader has closed it
         os._exit(code)
 
 
 def end_with_parent(parent: int) -> None:
-    """Be killed when the parent process ends, however it ends."""
+    """Have the kernel kill this process when the parent ends for any reason."""
     _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
     if os.getppid() != parent:  # it ended before the call
         os._exit(0)
 
 
 def set_name(name: str) -> None:
-    """The name that ps -o comm and top show, at most 15 bytes."""
+    """Set the name that ps -o comm and top show, at most 15 bytes."""
     _libc.prctl(_PR_SET_NAME, name.encode()[:15] + b"\0", 0, 0, 0)
 
 
 def describe_status(status: int) -> str:
-    """A wait status in words: "exit 3", "signal 9 (SIGKILL)"."""
+    """A wait status as text: "exit 3", "signal 9 (SIGKILL)"."""
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         try:
@@ -111,10 +111,10 @@ def describe_status(status: int) -> str:
 
 
 class Backoff:
-    """How long to wait before a child that died is started again, in seconds.
+    """The delay before a child that died is restarted, in seconds.
 
-    The first `free` deaths in a row are answered at once; then 0.1, 0.2, 0.4 … up to `longest`. A
-    life of `good` seconds forgives all before it.
+    After the first `free` deaths in a row there is no delay; then 0.1, 0.2, 0.4 … up to `longest`.
+    A life of `good` seconds resets the count.
     """
 
     __slots__ = ("_failures", "_free", "_good", "_longest")
@@ -127,7 +127,7 @@ class Backoff:
 
     @property
     def failures(self) -> int:
-        """Deaths in a row, each after less than a good life."""
+        """Deaths in a row, each after a life of less than `good` seconds."""
         return self._failures
 
     def after(self, lived: float) -> float:

@@ -1,15 +1,14 @@
-"""Accepting in place of workers that do not.
+"""Accepts connections for workers that do not accept.
 
-A TCP listener has one socket for each worker, and the kernel gives each new connection to one of
-them. Where that worker is stopped, starting, dead, or in a handler that computes, the connection
-would wait in its queue. So every worker holds the sockets of all, and looks at the heartbeats of
-the others:
+A TCP listener has one socket for each worker, and the kernel assigns each new connection to one of
+them. If that worker is stopped, starting, dead, or in a handler that computes, the connection would
+wait in its queue. So every worker has the sockets of all, and checks the heartbeats of the others:
 
-    worker 2 has no heartbeat ──▶ the next worker that accepts (3, else 0, 1) takes from its queue
-    worker 2 has one again    ──▶ it alone does
+    worker 2 has no heartbeat ──▶ the next accepting worker (3, else 0, 1) takes from its queue too
+    worker 2 has one again    ──▶ only worker 2 takes from it
 
-Two that take from the same queue do no harm, so a worker that was merely busy for a moment loses
-nothing but the connections that would have had to wait.
+Two workers may take from the same queue, so a worker that was only busy for a moment loses nothing
+except the connections that would have had to wait.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from typing import Protocol
 
 log = logging.getLogger("fastgate.worker")
 
-TAKEOVER_S = 1.5  # without a heartbeat; with a look each half second, noticed within two
+TAKEOVER_S = 1.5  # without a heartbeat; checked each half second, so noticed within two
 SERVING = 2  # worker_row.state
 
 
@@ -39,37 +38,37 @@ class WorkerRow(Protocol):
 
 
 class Listens(Protocol):
-    """What is used of the engine."""
+    """The part of the engine that is used here."""
 
     def listen(self, fd: int, name: str) -> None: ...
     def unlisten(self, fd: int) -> None: ...
 
 
 class Standby:
-    """The sockets of all workers, in one of them. `rows`: of all workers, in their order."""
+    """One worker's copies of all workers' sockets. `rows`: of all workers, in order."""
 
     def __init__(self, index: int, rows: Sequence[WorkerRow], engine: Listens) -> None:
         self._index = index
         self._rows = rows
         self._engine = engine
         self._sockets: dict[str, list[socket.socket]] = {}
-        self._taken: dict[int, list[socket.socket]] = {}  # that we accept from, by worker
+        self._taken: dict[int, list[socket.socket]] = {}  # those that we accept from, by worker
 
     def put(self, bind: str, sockets: list[socket.socket]) -> None:
-        """The sockets of a listener, one for each worker; ours from now on."""
-        if bind in self._sockets:  # a new control gives out again what we have
+        """Take ownership of the sockets of a listener, one for each worker."""
+        if bind in self._sockets:  # a new control process sends sockets that we already have
             for sock in sockets:
                 sock.close()
         else:
             self._sockets[bind] = sockets
 
     def keep_only(self, binds: Iterable[str]) -> None:
-        """Close those of listeners that are no more."""
+        """Close the sockets of removed listeners."""
         for bind in self._sockets.keys() - set(binds):
             self._drop(bind)
 
     def look(self) -> None:
-        """Take the place of those who do not accept, and leave it to those who do."""
+        """Start accepting for workers that do not accept, and stop for those that do."""
         for worker in range(len(self._rows)):
             if worker == self._index:
                 continue
@@ -79,9 +78,9 @@ class Standby:
                 self._leave(worker)
 
     def close(self, *, for_good: bool) -> None:
-        """Close all, after the engine has let go of them. for_good: nobody is to connect any more,
-        though a stopped worker has the sockets open as well."""
-        ours = {self._index, *self._taken}  # whose queues we have emptied
+        """Close all, after the engine has stopped using them. for_good: also stop listening, since
+        a stopped worker may still have the sockets open."""
+        ours = {self._index, *self._taken}  # we have emptied their queues
         for sockets in self._sockets.values():
             for worker, sock in enumerate(sockets):
                 if for_good and worker in ours:
@@ -92,7 +91,7 @@ class Standby:
         self._taken.clear()
 
     def _is_ours(self, worker: int) -> bool:
-        """Whether it does not accept, and nobody between it and us does."""
+        """Whether it does not accept, and no worker between it and us accepts."""
         count = len(self._rows)
         while worker != self._index:
             if self._accepts(self._rows[worker]):

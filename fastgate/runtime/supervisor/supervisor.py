@@ -1,8 +1,8 @@
-"""The supervisor: owns the sockets and the shared segment, keeps the children alive.
+"""The supervisor: owns the sockets and the shared segment, and restarts the children.
 
-It is small enough never to need a restart: one `select` loop, no event loop, no thread, no
-code of users, no configuration. Everything that can go wrong in an interesting way happens in
-a child, and a child is replaced.
+It is small enough that it never needs a restart: one `select` loop, no event loop, no threads, no
+user code, no configuration. Everything that can fail in complex ways is in a child, and a child can
+be replaced.
 
 ::
 
@@ -11,15 +11,14 @@ a child, and a child is replaced.
         └──── Fatal ───────┴─────────────── SIGQUIT ─────────────────┴───▶ stopping
 
     draining    readiness is 503; after `drain_delay_s` the listening sockets are closed and
-                the workers asked to finish; those that have not after `drain_s` are killed
-    stopping    no worker left: control writes what is left to write, then ends
+                the workers are told to finish; those that have not after `drain_s` are killed
+    stopping    all workers have ended: control writes the remaining data, then ends
 
-Signals arrive through the wake-up descriptor as bytes, so that a handler never runs in the
-middle of something. What must outlive any child is kept here: the listening sockets (a dead
-worker's connections wait in the queue of its own, until its successor or, before that, another
-worker takes them), the last published snapshot and credential
-index (a worker that is forked while control is dead starts with them), and control's ends of the
-worker channels (a new control speaks to the old workers).
+Signals arrive through the wake-up descriptor as bytes, so that a handler never interrupts other
+code. Everything that must survive a child is kept here: the listening sockets (a dead worker's
+connections wait in its queue until the next worker, or before that another one, takes them), the
+last published snapshot and credential index (a worker that is forked while control is dead starts
+with them), and control's ends of the worker channels (so that a new control process can use them).
 """
 
 from __future__ import annotations
@@ -63,9 +62,9 @@ from fastgate.runtime.wire.plan import Companion, ControlStart, Plan, WorkerStar
 
 log = logging.getLogger("fastgate.supervisor")
 
-QUICK_DRAIN_S = 3.0  # SIGINT: someone sits there and waits
-ERROR_S = 0.1  # so that an error that comes again and again does not take a whole processor
-CONTROL_END_S = 5.0  # for control to write what is left to write
+QUICK_DRAIN_S = 3.0  # SIGINT: a person is waiting
+ERROR_S = 0.1  # so that a repeated error does not use a whole processor
+CONTROL_END_S = 5.0  # for control to write the remaining data
 
 
 class Supervisor:
@@ -88,22 +87,22 @@ class Supervisor:
         self._channel: Channel[ToSupervisor] | None = None
         self._control_starts = 0
         self._bound: dict[str, listeners.Bound] = {}
-        self._pending: dict[str, listeners.Bound] = {}  # bound for an apply that is under way
+        self._pending: dict[str, listeners.Bound] = {}  # bound for an apply in progress
         self._generation = 0
         self._snapshot_fd = -1
         self._credentials_fd = -1
         self._drain_s = plan.drain_s
         self._close_due = 0.0  # draining: when accepting stops
-        self._kill_due = 0.0  # draining, stopping: when patience ends
+        self._kill_due = 0.0  # draining, stopping: the deadline
         self._alive_due = 0.0
-        self._reload_due = False  # asked for while control was away
-        self._heard = 0.0  # when control last said something
+        self._reload_due = False  # requested while control was not running
+        self._heard = 0.0  # time of control's last message
         self._watchdog = Watchdog(self._control, self._workers, plan.segment, plan.hang_s)
 
     # ---- the loop ------------------------------------------------------------------------
 
     def run(self) -> int:
-        """Start everything and stay until the end. Returns the process's exit code."""
+        """Start everything and run until the end. Returns the process's exit code."""
         self._selector.register(self._wake[0], selectors.EVENT_READ, self._on_signals)
         previous = {number: signal.signal(number, _no_operation) for number in SIGNALS}
         signal.set_wakeup_fd(self._wake[1].fileno(), warn_on_full_buffer=False)
@@ -125,7 +124,7 @@ class Supervisor:
         return self._exit_code
 
     def _survive(self, work: Callable[[], None]) -> None:
-        """Everything ends with this process, so that no error may end it."""
+        """Log an error and continue, because everything would end with this process."""
         try:
             work()
         except Exception:
@@ -166,7 +165,7 @@ class Supervisor:
                 self._start(child, partial(self._start_companion, child, item))
 
     def _start(self, child: Child, start: Callable[[], None]) -> None:
-        """Start a child; where the system has no room for it, try again later."""
+        """Start a child; if the system has no resources for it, try again later."""
         try:
             start()
         except OSError as error:
@@ -199,7 +198,7 @@ class Supervisor:
         elif number == signal.SIGQUIT:
             self._stop_now("SIGQUIT")
         elif number == signal.SIGHUP:
-            log.info("reload asked for (SIGHUP)")
+            log.info("reload requested (SIGHUP)")
             self._notifier.reloading()
             self._reload_due = not self._send_to_control(Reload())
         elif number == signal.SIGUSR1:
@@ -230,15 +229,15 @@ class Supervisor:
         if isinstance(child, WorkerPlace):
             self._plan.segment.worker_stopped(child.index)
             if self._plan.money_map is not None:
-                self._plan.money_map.stopped(child.index)  # before another begins in its place
+                self._plan.money_map.stopped(child.index)  # before the next one starts
             self._send_to_control(WorkerStopped(index=child.index, pid=pid, status=words))
         elif child is self._control:
-            self._on_control()  # what it said before it died still holds
+            self._on_control()  # its last messages are still valid
             self._drop_channel()
         self._give_up(child, f"the last one ended with {words}")
 
     def _give_up(self, child: Child, why: str) -> None:
-        """End a start that fails again and again."""
+        """End the gateway if its start fails repeatedly."""
         if self._state == "starting" and child.backoff.failures >= self._plan.start_failures:
             self._fail(f"{child.name} cannot be started: {why}", 1)
 
@@ -308,7 +307,7 @@ class Supervisor:
             ],
             pending_reload=self._reload_due,
         )
-        for bound in self._pending.values():  # of an apply that died with the last control
+        for bound in self._pending.values():  # of an apply of the last control process
             bound.close(remove=True)
         self._pending.clear()
         try:
@@ -349,7 +348,7 @@ class Supervisor:
         child.due = 0.0
 
     def _let_go(self, mine: set[int]) -> None:
-        """In a child: close everything of the supervisor's that is not the child's own."""
+        """In a child: close all descriptors of the supervisor that the child does not use."""
         self._selector.close()
         for sock in self._wake:
             sock.close()
@@ -369,7 +368,7 @@ class Supervisor:
             if fd >= 0 and fd not in mine:
                 os.close(fd)
 
-    # ---- what control says ---------------------------------------------------------------
+    # ---- messages of control -------------------------------------------------------------
 
     def _send_to_control(self, message: Message, fds: list[int] | None = None) -> bool:
         """Send to control; False if it is not running."""
@@ -380,11 +379,11 @@ class Supervisor:
         except ChannelClosed:
             return False
         except ChannelFull:
-            log.error("control does not read: killed")
+            log.error("control does not read its messages; killing it")
             send_signal(self._control.pid, signal.SIGKILL)
             return False
         except (OSError, ValueError) as error:
-            log.error("control could not be sent %s: %s", type(message).__name__, error)
+            log.error("%s could not be sent to control: %s", type(message).__name__, error)
             return False
         self._watch_channel()
         return True
@@ -414,7 +413,7 @@ class Supervisor:
         try:
             received = channel.receive()
         except msgspec.DecodeError as error:
-            log.error("ignored a message of control: %s", error)
+            log.error("ignored a message from control: %s", error)
             return True
         if received is None:
             return False
@@ -424,7 +423,7 @@ class Supervisor:
         try:
             kept = self._on_message(message, fds)
         except Exception:
-            log.exception("could not handle the message %s of control", type(message).__name__)
+            log.exception("could not handle the message %s from control", type(message).__name__)
         for fd in fds:
             if fd not in kept:
                 os.close(fd)
@@ -465,7 +464,7 @@ class Supervisor:
     def _bind(self, message: Bind) -> None:
         listener = message.listener
         try:
-            if listener.key in self._bound:  # asked for by a new control: it is there already
+            if listener.key in self._bound:  # a new control process asks for an existing one
                 bound = self._bound[listener.key]
             else:
                 bound = listeners.bind(listener, self._plan.workers, self._plan.inherited)
@@ -473,7 +472,7 @@ class Supervisor:
         except listeners.BindError as error:
             self._send_to_control(Bound(id=message.id, error=error.message, hint=error.hint))
             return
-        except (OSError, ValueError) as error:  # an invalid host name, no descriptor left
+        except (OSError, ValueError) as error:  # an invalid host name, or no descriptor left
             self._send_to_control(Bound(id=message.id, error=f"listener {listener.name}: {error}"))
             return
         self._send_to_control(
@@ -532,8 +531,8 @@ class Supervisor:
         self._send_to_control(StopAccepting())
         for place in self._workers:
             send_signal(place.pid, signal.SIGTERM)
-        # Each worker takes what waits in its queue before it closes its own descriptor; the
-        # queue dies with the last one, so ours go now and new connections are refused.
+        # Each worker empties its queue before it closes its descriptor. The queue ends with the
+        # last descriptor, so we close ours now, and new connections are refused.
         for bound in self._bound.values():
             if not bound.listener.private:
                 bound.close(remove=True)
@@ -561,7 +560,7 @@ class Supervisor:
             send_signal(place.pid, signal.SIGKILL)
 
     def _finish(self) -> None:
-        """No worker is left: let control write what is left to write, then end."""
+        """All workers have ended: let control write the remaining data, then end."""
         if self._state == "draining":
             self._state = "stopping"
             self._kill_due = time.monotonic() + CONTROL_END_S
@@ -570,7 +569,7 @@ class Supervisor:
             self._state = "over"
 
     def _end_all(self) -> None:
-        """Whatever is left of the children, at the very end or after an error of our own."""
+        """Kill the remaining children, at the very end or after an internal error."""
         for child in self._children():
             if child.pid:
                 send_signal(child.pid, signal.SIGKILL)

@@ -1,1 +1,1 @@
-"""What the processes of one gateway say to each other, and over what."""
+"""The messages between the processes of one gateway, and their channels."""

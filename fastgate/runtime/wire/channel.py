@@ -1,14 +1,14 @@
-"""A channel: whole messages and file descriptors between two processes on one host.
+"""A channel for messages and file descriptors between two processes on one host.
 
-A `SOCK_SEQPACKET` pair of Unix sockets keeps message boundaries, so there is no framing and
-a process killed in the middle of a send leaves either the whole message or nothing. Frames
-are msgpack, decoded strictly into the union of structs that this end expects; descriptors
-ride along as SCM_RIGHTS.
+A `SOCK_SEQPACKET` pair of Unix sockets keeps message boundaries. So there is no framing, and a
+process that is killed during a send leaves either the complete message or nothing. Frames are
+msgpack, decoded strictly into the union of structs that this end expects; descriptors are sent as
+SCM_RIGHTS.
 
-Neither end ever blocks. What does not fit the socket's buffer waits in an outbox (its
-descriptors duplicated, so that the sender may close its own at once) until `flush` is called
-from the owner's loop. A peer that does not read for so long that the outbox is full is as
-good as dead: `ChannelFull`.
+Neither end ever blocks. Messages that do not fit into the socket's buffer wait in an outbox (with
+duplicates of their descriptors, so that the sender may close its own at once) until the owner's
+loop calls `flush`. If a peer has not read for so long that the outbox is full, it counts as dead:
+`ChannelFull`.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ import msgspec
 from fastgate.runtime.wire.messages import Message
 
 MAX_MESSAGE = 64 * 1024
-MAX_FDS = 250  # the kernel's bound on one message is 253
+MAX_FDS = 250  # the kernel's limit for one message is 253
 OUTBOX = 1024  # messages
-# Of the kernel: buffers, or descriptors on their way; both come back as others are read.
+# Kernel limits: buffers, or descriptors in transit; both recover when messages are read.
 _NO_ROOM_NOW = (errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS)
 
 T = TypeVar("T")
@@ -70,14 +70,14 @@ class Channel(Generic[T]):
 
     @property
     def waiting(self) -> bool:
-        """Whether the outbox holds something: call `flush` when the socket is writable."""
+        """Whether the outbox has messages: call `flush` when the socket is writable."""
         return bool(self._outbox)
 
     def send(self, message: msgspec.Struct, fds: Sequence[int] = ()) -> None:
-        """Send a message with descriptors, which stay the caller's own.
+        """Send a message with descriptors, which the caller still owns.
 
-        Raises ChannelClosed when the peer is gone, ChannelFull when it does not read, OSError when
-        the system has no room, ValueError for a message that is too large.
+        Raises ChannelClosed if the peer is gone, ChannelFull if it does not read, OSError if the
+        system has no resources, ValueError if the message is too large.
         """
         data = self._encode(message)
         if len(data) > MAX_MESSAGE or len(fds) > MAX_FDS:
@@ -92,7 +92,7 @@ class Channel(Generic[T]):
         self._outbox.append((data, [os.dup(fd) for fd in fds]))
 
     def flush(self) -> None:
-        """Send what waits, as far as it goes. Raises ChannelClosed."""
+        """Send as many waiting messages as possible. Raises ChannelClosed."""
         while self._outbox:
             data, fds = self._outbox[0]
             if not self._put(data, fds):
@@ -101,10 +101,10 @@ class Channel(Generic[T]):
             _close_all(fds)
 
     def receive(self) -> tuple[T, list[int]] | None:
-        """The next message and its descriptors (now the caller's); None when none waits.
+        """The next message and its descriptors (now owned by the caller); None if there is none.
 
         Raises ChannelClosed at the end of the stream, msgspec.DecodeError for a frame that is not
-        one of the expected ones or has not the descriptors it must have (they are closed).
+        expected or has the wrong number of descriptors (they are closed).
         """
         try:
             # Not socket.recv_fds and send_fds: some versions of them lose the flags.
@@ -136,7 +136,7 @@ class Channel(Generic[T]):
 
     def _put(self, data: bytes, fds: Sequence[int]) -> bool:
         try:
-            # The kernel takes the whole message or nothing.
+            # The kernel accepts the complete message or nothing.
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))] if fds else []
             self.sock.sendmsg([data], rights, socket.MSG_NOSIGNAL)
         except (BlockingIOError, InterruptedError):
@@ -151,7 +151,7 @@ class Channel(Generic[T]):
 
 
 def _check(message: object, fds: Sequence[int]) -> None:
-    """Raise ValueError unless there are as many descriptors as the message must have."""
+    """Raise ValueError if the message has the wrong number of descriptors."""
     wanted = message.descriptors() if isinstance(message, Message) else None
     if wanted is not None and wanted != len(fds):
         raise ValueError(

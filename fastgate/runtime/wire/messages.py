@@ -1,39 +1,39 @@
-"""What the processes say to each other: msgpack frames, one tagged struct a message.
+"""The messages between processes: msgpack frames, one tagged struct per message.
 
     supervisor ⇄ control        sockets, snapshots, signals
     control    ⇄ worker         two-step installation of a generation
 
-A file descriptor travels as ancillary data of the message that names it; the comment at
-each struct gives the order, and `descriptors` how many there must be: a message with more or
-fewer is refused where it is received. A message never carries configuration or an image: those are
-memfds, so every message is small (a few hundred bytes) and fits a socket buffer.
+A file descriptor is ancillary data of the message that names it. The docstring of each struct gives
+the order, and `descriptors` the required number: the receiver refuses a message with more or fewer.
+A message never contains a configuration or an image: those are in memfds, so every message is small
+(a few hundred bytes) and fits into a socket buffer.
 
-Installing generation G over all workers::
+Installing generation G in all workers::
 
     control                     worker (each)
       │ Prepare(seq, G) + fds ──▶ maps the snapshot, imports the handlers
       │ ◀── Prepared(seq, problems)
-      │   any problem: Abort(seq) to all; nothing was touched
+      │   any problem: Abort(seq) to all; nothing was changed
       │ Published(G) + fd ──▶ supervisor (a worker forked from now on starts with G)
       │ Commit(seq) ──────────▶ swaps, listens, stops listening
       │ ◀── Serving(seq, G)
 
-`seq` is unique over all control processes, so that an answer meant for a dead one
-is recognised and dropped by its successor.
+`seq` is unique over all control processes, so that a new control process recognises and drops an
+answer for a dead one.
 """
 
 from __future__ import annotations
 
 import msgspec
 
-PRIVATE = "private "  # how the keys of private listeners begin
+PRIVATE = "private "  # prefix of the keys of private listeners
 
 
 class Message(msgspec.Struct, tag=True, kw_only=True, omit_defaults=True):
     """Base of every frame; the class name is its tag."""
 
     def descriptors(self) -> int | None:
-        """How many come with it; None: as many as there are."""
+        """The number of descriptors of a message; None: any number."""
         return 0
 
 
@@ -43,13 +43,13 @@ class Listener(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     name: str
     bind: str
     mode: int = 0o660  # of a Unix socket's file
-    backlog: int = 4096  # connections that may wait; the kernel caps it at net.core.somaxconn
-    private: bool = False  # control's own: one socket, which no worker ever gets
+    backlog: int = 4096  # connections that may wait; the kernel limits it to net.core.somaxconn
+    private: bool = False  # for control only: one socket, which workers never get
 
     @property
     def key(self) -> str:
-        """What it is known by: its address, so that renaming one binds nothing again. Several
-        may leave the port to the system (0): those are distinguished by name."""
+        """The listener's key: its address, so that renaming it does not bind it again. With port 0,
+        several may have the same address, so the name is added."""
         key = f"{self.name} {self.bind}" if self.bind.endswith(":0") else self.bind
         return f"{PRIVATE}{key}" if self.private else key
 
@@ -65,13 +65,13 @@ class Bind(Message):
 
 
 class Release(Message):
-    """Close what was bound for an apply that failed."""
+    """Close the sockets that were bound for an apply that failed."""
 
     binds: list[str]
 
 
 class Published(Message):
-    """Keep this snapshot for workers to come. Descriptors: the snapshot.
+    """Keep this snapshot for future workers. Descriptors: the snapshot.
 
     `binds` are the keys of the listeners from now on; others are closed (and their files removed).
     """
@@ -85,7 +85,7 @@ class Published(Message):
 
 
 class KeepCredentials(Message):
-    """Keep this credential index for workers to come. Descriptors: the index."""
+    """Keep this credential index for future workers. Descriptors: the index."""
 
     def descriptors(self) -> int:
         return 1
@@ -100,7 +100,7 @@ class Ready(Message):
 
 
 class ReloadDone(Message):
-    """The reload asked for by signal is over; `error` is empty when it was applied."""
+    """The reload requested by a signal is over; `error` is empty if it was applied."""
 
     error: str = ""
 
@@ -113,11 +113,11 @@ class Fatal(Message):
 
 
 class Alive(Message):
-    """Control's loop turns; said every few seconds."""
+    """Control's event loop is running; sent every few seconds."""
 
 
 class DrainWanted(Message):
-    """Someone asked the API for the graceful end."""
+    """A graceful end was requested through the API."""
 
 
 ToSupervisor = (
@@ -132,7 +132,7 @@ class Bound(Message):
     """Answer to `Bind`. Descriptors: one socket for each worker (one in all if private)."""
 
     id: int
-    address: str = ""  # as bound; tells the port where 0 was asked for
+    address: str = ""  # as bound, with the actual port instead of 0
     error: str = ""
     hint: str = ""
 
@@ -146,7 +146,7 @@ class WorkerStarted(Message):
     index: int
     pid: int
     generation: int  # of the snapshot it starts with; 0: none
-    binds: list[str]  # keys of what it listens on from the start
+    binds: list[str]  # keys of its initial listeners
 
     def descriptors(self) -> int:
         return 1
@@ -167,7 +167,7 @@ class ReopenLogs(Message):
 
 
 class StopAccepting(Message):
-    """The gateway drains: let go of the clients' listening sockets, so that none stays open."""
+    """The gateway drains: close the clients' listening sockets, so that none stays open."""
 
 
 ToControl = Bound | WorkerStarted | WorkerStopped | Reload | ReopenLogs | StopAccepting
@@ -177,9 +177,9 @@ ToControl = Bound | WorkerStarted | WorkerStopped | Reload | ReopenLogs | StopAc
 
 
 class Prepare(Message):
-    """Make ready to serve `generation`. Descriptors: the snapshot, then `listen`'s sockets.
+    """Prepare to serve `generation`. Descriptors: the snapshot, then `listen`'s sockets.
 
-    `binds` are the keys of all listeners it shall have; `listen` are those it may not have yet.
+    `binds` are the keys of all its listeners; `listen` are those that it may not have yet.
     """
 
     seq: int
@@ -192,8 +192,8 @@ class Prepare(Message):
 
 
 class Peers(Message):
-    """The sockets of all workers for a listener, sent before the `Prepare` that brings it: while a
-    worker does not accept, others do. Descriptors: the sockets, in the order of the workers."""
+    """The sockets of all workers for a listener, sent before the `Prepare` with the listener, so
+    that others can accept for a worker. Descriptors: the sockets, in the order of the workers."""
 
     bind: str
 
@@ -210,7 +210,7 @@ class Abort(Message):
 
 
 class UseCredentials(Message):
-    """Look credentials up in this index from now on. Descriptors: the index."""
+    """Use this index of credentials from now on. Descriptors: the index."""
 
     def descriptors(self) -> int:
         return 1

@@ -1,8 +1,8 @@
-"""What to run, as data: what a supervisor gets, and what a child gets when it starts.
+"""What to run, as data: the plan of a supervisor, and the start record of a child.
 
-The supervisor knows no configuration and no engine. It gets a `Plan` with the functions that
-its children run, and gives each child a start record. So it can be tested with children of a
-few lines, and nothing that users write can touch it.
+The supervisor has no configuration and no engine. It gets a `Plan` with the functions of its
+children, and gives each child a start record. So it can be tested with very small children, and no
+user code can affect it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from fastgate.runtime.wire.messages import Listener, Ready
 
 
 class SharedSegment(Protocol):
-    """What the supervisor does with the shared segment (see `_core/shared/segment.pyx`)."""
+    """The part of the shared segment that the supervisor uses (see `_core/shared/segment.pyx`)."""
 
     draining: int
 
@@ -26,14 +26,14 @@ class SharedSegment(Protocol):
 
 
 class SharedMoneyMap(Protocol):
-    """The little that the supervisor does with the money map (see `_core/money/money_map.pyx`)."""
+    """The part of the money map that the supervisor uses (see `_core/money/money_map.pyx`)."""
 
     def stopped(self, worker: int) -> None: ...
 
 
 @dataclass(slots=True)
 class WorkerStart:
-    """What a worker starts with. Descriptors are its own."""
+    """The start record of a worker, which owns its descriptors."""
 
     index: int
     generation: int  # 0: no snapshot yet
@@ -42,14 +42,14 @@ class WorkerStart:
     listeners: list[tuple[Listener, socket.socket]]
     channel: socket.socket
     peers: dict[str, list[socket.socket]] = field(default_factory=dict)
-    """By the key of a listener: the sockets of all workers, where each has its own."""
+    """By the key of a listener: the sockets of all workers, if each has its own."""
 
 
 @dataclass(slots=True)
 class ControlStart:
-    """What a control process starts with."""
+    """The start record of a control process."""
 
-    starts: int  # how many came before it
+    starts: int  # the number of control processes before it
     channel: socket.socket
     workers: list[tuple[int, int, socket.socket]]  # index, pid, control's end of the channel
     listeners: list[tuple[Listener, list[socket.socket], str]]  # sockets, address as bound
@@ -58,7 +58,7 @@ class ControlStart:
 
 @dataclass(slots=True)
 class Companion:
-    """Another child that lives as long as the gateway, such as the demonstration upstream."""
+    """Another child for the life of the gateway, such as the demonstration upstream."""
 
     name: str
     main: Callable[[], int]
@@ -75,8 +75,8 @@ class Plan:
     companions: list[Companion] = field(default_factory=list)
     inherited: list[tuple[str, socket.socket]] = field(default_factory=list)
     drain_s: float = 30.0  # until control sends the configured value
-    drain_delay_s: float = 0.0  # readiness is 503 for so long before accepting stops
-    hang_s: float = 60.0  # a child that shows no life for so long is killed; 0: never
-    start_failures: int = 5  # deaths in a row before the first readiness: give up
-    money_map: SharedMoneyMap | None = None  # informed of workers that ended
-    on_ready: Callable[[Ready], None] | None = None  # once, when it first serves
+    drain_delay_s: float = 0.0  # readiness is 503 for this time before accepting stops
+    hang_s: float = 60.0  # a child without a heartbeat for this time is killed; 0: never
+    start_failures: int = 5  # maximum deaths in a row before the first readiness
+    money_map: SharedMoneyMap | None = None  # informed about workers that ended
+    on_ready: Callable[[Ready], None] | None = None  # called once, when it first serves

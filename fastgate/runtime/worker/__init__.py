@@ -1,1 +1,1 @@
-"""A worker process: one event loop, one engine, and the Python handlers it runs."""
+"""A worker process: one event loop, one engine, and its Python handlers."""

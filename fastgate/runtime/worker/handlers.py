@@ -1,12 +1,12 @@
-"""Handlers: from the name in the configuration to the function.
+"""Handlers: finds the function for a name in the configuration.
 
-`package.module:function`, where the function may be an attribute of an attribute
-(`pkg.mod:Class.method`). `package.module:factory TEXT` is what the factory makes of the text:
-so the compiler gives a handler what its route says.
+The name is `package.module:function`; the function may be an attribute of an attribute
+(`pkg.mod:Class.method`). With `package.module:factory TEXT`, the factory is called with the text
+and returns the handler: this is how the compiler passes a route's settings.
 
-Imports run in the workers only, since they are code of users. A module is imported once in a
-worker's life: a reload finds new handlers, but reads changed source only in a new worker, because
-modules reloaded in place make old and new classes meet.
+Imports run only in the workers, because they are user code. A module is imported once in a worker's
+life: a reload finds new handlers, but changed source needs a new worker, because reloading modules
+in place would mix old and new classes.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ Handler = Callable[[Any], Awaitable[None]]
 
 
 class HandlerError(Exception):
-    """A handler cannot be had; the text says why."""
+    """A handler cannot be loaded; the text says why."""
 
 
 def resolve(name: str) -> Handler:
-    """Import the function that `name` stands for. Raises HandlerError."""
+    """Import the function with this name. Raises HandlerError."""
     place, space, text = name.partition(" ")
     module_name, colon, path = place.partition(":")
     if not colon or not module_name or not path:
@@ -60,15 +60,15 @@ def resolve(name: str) -> Handler:
 
 
 def _awaits(found: Any) -> bool:
-    """Whether calling it gives something to await; a decorator that says what it wraps may."""
+    """Whether calling it returns an awaitable; looks through decorators that set `__wrapped__`."""
     called = type(found).__call__ if callable(found) else found
     return any(map(inspect.iscoroutinefunction, (found, inspect.unwrap(found), called)))
 
 
 def resolve_all(names: Iterable[str]) -> tuple[list[Handler], list[Problem]]:
-    """All handlers in order; one that cannot be had is a problem and a function that says so.
+    """All handlers in order. One that cannot be loaded is a problem, and a function that raises it.
 
-    So a caller may refuse the whole, or (a worker that replaces a dead one) serve the rest.
+    So a caller may refuse all, or serve the others (a worker that replaces a dead one).
     """
     handlers: list[Handler] = []
     problems: list[Problem] = []

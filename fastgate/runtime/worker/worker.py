@@ -1,17 +1,18 @@
-"""A worker: one uvloop, one Engine, and the answers to control. The composition root.
+"""A worker: one uvloop, one Engine, and the channel to control. The composition root.
 
-The engine does the work, in C, whenever its epoll descriptor is readable; everything here
-happens between two of its rounds. A worker receives what to serve in two steps
-(`messages.py`): *prepare* maps the snapshot and imports the handlers, which may fail and
-then touches nothing; *commit* swaps, which cannot fail.
+The engine does the work, in C, whenever its epoll descriptor is readable; the code here runs
+between two of its rounds. A worker installs a configuration in two steps (`messages.py`): *prepare*
+maps the snapshot and imports the handlers, which may fail without any effect; *commit* swaps, which
+cannot fail.
 
-A worker that replaces a dead one starts with what the supervisor kept: it listens and serves
-before control has said a word, and also when there is no control. A handler that cannot be
-imported then is no reason not to serve the rest: its routes answer 500, and the log says why.
+A worker that replaces a dead one starts with the snapshot that the supervisor kept: it serves
+before the first message from control, even if control is not running. If a handler cannot be
+imported then, the worker still serves the other routes: the handler's routes answer 500, and the
+log says why.
 
-Life: `starting` until a snapshot is installed, `serving`, and after SIGTERM `draining`: no new
-connection, idle ones closed, requests in progress finished; then exit 0. The supervisor kills
-what takes too long.
+States: `starting` until a snapshot is installed, `serving`, and after SIGTERM `draining`: no new
+connections, idle ones closed, requests in progress finished; then exit 0. The supervisor kills a
+worker that takes too long.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ STARTING, DRAINING = 1, 3  # worker_row.state, beside SERVING
 
 
 class EngineLike(Protocol):
-    """What the worker uses of `_core/engine.pyx`."""
+    """The part of `_core/engine.pyx` that the worker uses."""
 
     @property
     def idle(self) -> bool: ...
@@ -92,7 +93,7 @@ class Pending(NamedTuple):
 
 
 class Worker:
-    """One worker process. `engine` is made after the fork."""
+    """One worker process. `engine` is created after the fork."""
 
     def __init__(self, start: WorkerStart, segment: Segment, engine: EngineLike) -> None:
         self._index = start.index
@@ -128,10 +129,10 @@ class Worker:
             loop.close()
         return self._exit_code
 
-    # ---- what is served ------------------------------------------------------------------
+    # ---- generations ---------------------------------------------------------------------
 
     def _begin(self, start: WorkerStart) -> None:
-        """Serve what the supervisor kept, if there is something."""
+        """Serve the snapshot that the supervisor kept, if there is one."""
         if start.credentials_fd >= 0:
             self._use_credentials(start.credentials_fd)
         if start.snapshot_fd < 0:
@@ -148,7 +149,7 @@ class Worker:
             )
         binds = [listener.key for listener, _ in start.listeners]
         for bind, sockets in start.peers.items():
-            # Our own is in there as well, and is closed by itself.
+            # Our own socket is among them, and is closed separately.
             mine = sockets[self._index].dup()
             sockets = [*sockets[: self._index], mine, *sockets[self._index + 1 :]]
             self._standby.put(bind, sockets)
@@ -176,7 +177,7 @@ class Worker:
     def _commit(self, message: Commit) -> None:
         pending, self._pending = self._pending, None
         if pending is None or pending.seq != message.seq:
-            log.error("worker %d: asked to commit what was not prepared", self._index)
+            log.error("worker %d: ignored a commit without a prepare", self._index)
             return
         self._install(pending)
         self._send(Serving(seq=pending.seq, generation=pending.generation))
@@ -186,7 +187,7 @@ class Worker:
         if not self._draining:
             for listener, sock in new.listen:
                 if listener.key in self._listening:
-                    sock.close()  # it has this one already
+                    sock.close()  # it already has this one
                     continue
                 self._engine.listen(sock.fileno(), listener.name)
                 self._listening[listener.key] = sock
@@ -208,7 +209,7 @@ class Worker:
         try:
             self._engine.set_credentials(CredentialIndex.attach(fd))
         except (FastGateError, OSError, ValueError) as error:
-            log.error("worker %d: the old credential index stays: %s", self._index, error)
+            log.error("worker %d: the old credential index stays in use: %s", self._index, error)
         finally:
             os.close(fd)
 
@@ -219,12 +220,12 @@ class Worker:
             try:
                 received = self._channel.receive()
             except ChannelClosed:
-                # Not even the supervisor holds the other end: nobody is left to serve for.
+                # Even the supervisor has closed the other end, so the gateway has ended.
                 log.error("worker %d: the supervisor is gone", self._index)
                 self._loop.stop()
                 return
             except msgspec.DecodeError as error:
-                log.error("worker %d: ignored a message of control: %s", self._index, error)
+                log.error("worker %d: ignored a message from control: %s", self._index, error)
                 continue
             if received is None:
                 return
@@ -249,7 +250,7 @@ class Worker:
             sockets = _sockets_of(fds)
         except OSError as error:
             _close_fds(fds)
-            log.error("worker %d: ignored a message of control: %s", self._index, error)
+            log.error("worker %d: ignored a message from control: %s", self._index, error)
             return
         if self._draining or len(sockets) != self._segment.workers:
             _close_fds([sock.detach() for sock in sockets])
@@ -265,7 +266,7 @@ class Worker:
             log.error("worker %d: control cannot be reached: %r", self._index, error)
 
     def _flush(self) -> None:
-        with suppress(ChannelClosed):  # its reader notices as well
+        with suppress(ChannelClosed):  # its reader notices it too
             self._channel.flush()
         if not self._channel.waiting:
             self._loop.remove_writer(self._channel.fileno())
@@ -273,7 +274,7 @@ class Worker:
     # ---- life ----------------------------------------------------------------------------
 
     def _try(self, work: Callable[[], None]) -> None:
-        """Do it, or end: a worker that is half-way between two states is better replaced."""
+        """Run it, and end the worker on an error: a worker between two states must be replaced."""
         try:
             work()
         except Exception:
@@ -313,9 +314,8 @@ def worker_main(
     money: MoneyMap | None = None,
     state: Path | None = None,
 ) -> Callable[[WorkerStart], int]:
-    """The function that a worker runs. `paths` are where handlers are looked for besides;
-    `money`: where holds are kept, if anything costs money; `state`: the state directory, for
-    payments that are presented with a request."""
+    """The function that a worker runs. `paths`: additional directories for handlers; `money`: the
+    money map, if anything costs money; `state`: the state directory, for payments with requests."""
 
     def main(start: WorkerStart) -> int:
         from fastgate._core.engine import Engine
@@ -334,7 +334,7 @@ def worker_main(
 
 
 def _sockets_of(fds: list[int]) -> list[socket.socket]:
-    """Take descriptors over as sockets. Raises OSError; then they are still the caller's."""
+    """Take ownership of descriptors as sockets. On OSError, the caller still owns them."""
     sockets: list[socket.socket] = []
     try:
         for fd in fds:
