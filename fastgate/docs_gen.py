@@ -1,7 +1,7 @@
-"""Reference documents made from what they describe, so that they cannot drift.
+"""Generates reference documents from the code, so that they are always up to date.
 
     python -m fastgate.docs_gen          write docs/{configuration,reasons,cli,core}.md
-    python -m fastgate.docs_gen --check  exit 1 when one of them is not as it would be written
+    python -m fastgate.docs_gen --check  exit 1 if one of them is not up to date
 
 The configuration comes from the structs and their descriptions, the reasons from the table in
 `errors`, the command line from its own help, the list of the core's modules from the first
@@ -108,7 +108,7 @@ def _struct(struct: type[Model]) -> Iterator[str]:
 
 
 def _kind(annotation: Any) -> str:
-    """What a field holds, in words, linked to its section."""
+    """The type of a field in words, linked to its section."""
     shape = shape_of(annotation)
     if shape.kind == "struct" and shape.struct is not None:
         return f"[{shape.struct.__name__}](#{shape.struct.__name__.lower()})"

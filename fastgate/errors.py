@@ -1,8 +1,8 @@
-"""Errors: exceptions for the people who run the gateway, reasons for those who call it.
+"""Errors: exceptions for operators of the gateway, reasons for callers of the API.
 
 **Exceptions** are one tree under `FastGateError`; the control plane and the CLI raise and catch
-them. `str()` of one is a text that can be shown: it names the place, the error and, if there is
-one, the fix.
+them. Their `str()` can be shown to people: it has the place, the error and, if there is one, the
+fix.
 
 **Reasons** are stable codes for exchanges that ended without the upstream's answer. They appear in
 problem bodies, logs and metrics, and their numbers (`_core/reason.pxd`) in shared memory: append,
@@ -26,7 +26,7 @@ class FastGateError(Exception):
 
 
 class ConfigurationError(FastGateError):
-    """The configuration document is not valid. Says where, why, and what was probably meant.
+    """The configuration document is not valid. Has the place, the reason, and a suggestion.
 
     `path` is the place in the document ("routes[3].path", empty: the document itself), `line`
     counts from 1. `others` are more errors from the same pass.
@@ -61,7 +61,7 @@ class ConfigurationError(FastGateError):
 
     @property
     def place(self) -> str:
-        """Where, as editors and terminals like it: "file:line: path"; empty when unknown."""
+        """The place, in the form of editors and terminals: "file:line: path"; empty if unknown."""
         spot = self.file or ""
         if self.line is not None:
             spot = f"{spot}:{self.line}" if spot else f"line {self.line}"
@@ -78,15 +78,15 @@ class ConfigurationError(FastGateError):
 
 
 class StoreError(FastGateError):
-    """The store cannot be reached, or refused what was asked of it."""
+    """The store cannot be reached, or refused the operation."""
 
 
 class NotFoundError(StoreError):
-    """No such thing is kept under that name or id."""
+    """There is no record with that name or id."""
 
 
 class ConflictError(StoreError):
-    """The thing exists already, or was changed by someone else in the meantime."""
+    """The record already exists, or was changed by someone else in the meantime."""
 
 
 class ControlError(FastGateError):
@@ -101,7 +101,7 @@ class ControlError(FastGateError):
 
 
 class UnreachableError(ControlError):
-    """The control API did not answer: nothing listens there, or it went away half-way."""
+    """The control API did not answer: nothing listens there, or the connection was lost."""
 
 
 class IdentityError(FastGateError):
@@ -125,7 +125,7 @@ class SnapshotError(FastGateError):
 
 
 class SegmentError(FastGateError):
-    """The shared segment cannot be made, mapped, or is of another version."""
+    """The shared segment cannot be created or mapped, or is of another version."""
 
 
 # ---- reasons ----------------------------------------------------------------------------
@@ -141,7 +141,7 @@ class Reason(NamedTuple):
     number: int
     """Stable number: `Reason` in `_core/reason.pxd`."""
     status: int
-    """HTTP status of the refusal; 0: no answer is sent (it is too late, or the client is gone)."""
+    """HTTP status of the refusal; 0: no answer is sent (too late, or the client has left)."""
     title: str
     """One short line, the same for every occurrence."""
     text: str
@@ -169,7 +169,7 @@ def _r(
 
 
 REASONS: tuple[Reason, ...] = (
-    # 400. All close: where the head is in doubt, so is where the next message begins.
+    # 400. All close: if the head is ambiguous, so is the start of the next message.
     _r(
         1, "malformed_request", 400, "client", "Malformed request",
         "The request is not valid HTTP/1.1. Correct the message, or the client that sends it. The "
@@ -466,7 +466,7 @@ REASON_BY_CODE: dict[str, Reason] = {reason.code: reason for reason in REASONS}
 
 
 def reason_code(number: int) -> str:
-    """The stable name of a reason's number; "" for 0, "reason_<n>" for one not known here."""
+    """The stable name of a reason's number; "" for 0, "reason_<n>" for an unknown one."""
     if number == 0:
         return ""
     known = REASON_BY_NUMBER.get(number)

@@ -1,4 +1,4 @@
-"""Files that are replaced at one stroke: written beside their place, synced, and renamed over."""
+"""Atomic replacement of files: written as a new file, synced, and renamed over the old one."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ BUFFER = 1 << 16
 
 
 def replace_file(path: Path, parts: Iterable[bytes]) -> None:
-    """Make these parts the content of a file that only its owner may read (0600).
+    """Replace the content of a file with these parts; only its owner may read it (0600).
 
-    A reader finds all of the old content or all of the new, also after the machine has lost
-    power. Raises OSError, and what `parts` raises; then the old one is still there.
+    A reader finds the complete old content or the complete new one, even after a power failure.
+    Raises OSError, and what `parts` raises; then the old file stays.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "wb", buffering=BUFFER) as file:
-            os.fchmod(fd, 0o600)  # one that a crash has left may have other rights
+            os.fchmod(fd, 0o600)  # a file left by a crash may have other permissions
             for part in parts:
                 file.write(part)
             file.flush()

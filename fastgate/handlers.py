@@ -1,7 +1,7 @@
-"""What a Python handler needs: `async def handler(exchange: Exchange) -> None`.
+"""The names for Python handlers: `async def handler(exchange: Exchange) -> None`.
 
-A route with `handler: package.module:function` is answered by such a function. docs/extending.md
-tells how; examples/handlers has two.
+A route with `handler: package.module:function` is answered by such a function. See
+docs/extending.md; examples/handlers has two examples.
 """
 
 from fastgate._core.handlers.calling import UpstreamResponse

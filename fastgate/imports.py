@@ -1,10 +1,10 @@
-"""Imports of a process that has threads: one at a time.
+"""Imports in a process with threads: one at a time.
 
-Some packages import each other in circles (SQLAlchemy and Litestar do). When two threads import
-such packages at once, each may wait for a module that the other is in the middle of. Python ends
-that deadlock by giving one of them the module half-made, and it fails with "partially initialized
-module". So everything that is imported after a process has started goes through here, and a test
-looks for imports that do not.
+Some packages have circular imports (SQLAlchemy and Litestar do). If two threads import such
+packages at once, each may wait for a module that the other is importing. Python resolves that
+deadlock by giving one of them an incomplete module, which fails with "partially initialized
+module". So all imports after the start of a process go through here, and a test looks for imports
+that do not.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ _lock = threading.RLock()
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Keep other threads from importing meanwhile. Waits for an import that is under way, so on
-    an event loop it is for modules that are most likely there already."""
+    """Keep other threads from importing at the same time. Waits for an import in progress, so on an
+    event loop use it only for modules that are most likely imported already."""
     with _lock:
         yield
 
 
 @contextmanager
 def _without_collecting() -> Iterator[None]:
-    """What is made here stays: the collector would look through it again and again, which takes
-    a tenth of an import's time and a third of the time that composing the API takes."""
+    """Pause the collector for objects that stay: visiting them again and again takes a tenth of an
+    import's time, and a third of the time to compose the API."""
     on = gc.isenabled()
     gc.disable()
     try:
@@ -45,7 +45,7 @@ def _without_collecting() -> Iterator[None]:
 
 
 async def in_thread(work: Callable[[], T]) -> T:
-    """What `work` returns. It runs in a thread and may import, or build what stays for good."""
+    """Run `work` in a thread and return its result. It may import, or build permanent objects."""
 
     def run() -> T:
         with _lock, _without_collecting():

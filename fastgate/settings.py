@@ -1,8 +1,8 @@
-"""Settings of the programs themselves: what is not in the configuration document.
+"""Settings of the programs themselves, which are not in the configuration document.
 
-Each is declared once, here; the command line's options, the environment variables and the reference
-come from it. The document says what the gateway does; a setting says where the document is,
-where state is kept and how to reach a running gateway.
+Each is declared once, here; the options of the command line, the environment variables and the
+reference are generated from it. The document defines what the gateway does; the settings define
+where the document is, where state is kept and how to reach a running gateway.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ class Setting(NamedTuple):
 
     name: str
     env: str
-    """Its environment variable."""
+    """The environment variable."""
     default: str
-    """Used where neither option nor variable is given; "" : see `text`."""
+    """The value if neither option nor variable is given; "": see `text`."""
     text: str
     """For `--help` and the reference."""
     secret: bool = False
-    """Never shown; has no option, since command lines can be seen by others."""
+    """Never shown; has no option, since other users can see command lines."""
 
 
 SETTINGS: tuple[Setting, ...] = (
@@ -68,13 +68,13 @@ BY_NAME: dict[str, Setting] = {setting.name: setting for setting in SETTINGS}
 
 STATE_DIR = ".fastgate"
 RUNNING = "running.json"
-"""The file in the state directory that says which process runs with it, and its addresses."""
+"""The file in the state directory with the process that uses it, and its addresses."""
 ADMIN_TOKEN = "admin-token"
-"""The file of the first admin token in the state directory, readable by its owner alone."""
+"""The file of the first admin token in the state directory, readable only by its owner."""
 
 
 def value_of(name: str, given: str | None = None, environ: Mapping[str, str] = os.environ) -> str:
-    """A setting's value: what is given, else the variable, else the default."""
+    """A setting's value: the given one, otherwise the variable, otherwise the default."""
     setting = BY_NAME[name]
     return given or environ.get(setting.env) or setting.default
 
@@ -84,7 +84,7 @@ def state_dir(
     given: str | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> Path:
-    """The state directory: as given or set, else `.fastgate` beside `config`, else here."""
+    """The state directory: as given or set; otherwise `.fastgate` beside `config`, or here."""
     named = value_of("state_dir", given, environ)
     if named:
         return Path(named)

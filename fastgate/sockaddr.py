@@ -1,4 +1,4 @@
-"""Socket addresses: packed, as connect() takes them in C; as Python has them; and as text."""
+"""Socket addresses: packed for connect() in C, in Python's form, and as text."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from typing import Any
 
 UNIX_PATH_MOST = 107
-"""Bytes of a Unix socket's path: sun_path without the NUL at its end."""
+"""Maximum bytes of a Unix socket's path: sun_path without the NUL at its end."""
 
 
 def pack_sockaddr(family: int, address: Sequence[Any]) -> bytes:
-    """A struct sockaddr_in or sockaddr_in6 as connect() takes it."""
+    """A struct sockaddr_in or sockaddr_in6 for connect()."""
     if family == socket.AF_INET:
         return struct.pack("=H", family) + struct.pack(
             "!H4s8x", address[1], socket.inet_pton(family, address[0])
@@ -27,14 +27,14 @@ def pack_sockaddr(family: int, address: Sequence[Any]) -> bytes:
 
 
 def pack_unix(path: str) -> bytes:
-    """A struct sockaddr_un; "@name" is a name of the abstract name space."""
+    """A struct sockaddr_un; "@name" is a name in the abstract namespace."""
     raw = path.encode()
     name = b"\0" + raw[1:] if path.startswith("@") else raw + b"\0"
     return struct.pack("=H", socket.AF_UNIX) + name
 
 
 def unpack_sockaddr(packed: bytes) -> tuple[int, Any] | None:
-    """A C `struct sockaddr` as (family, what connect() takes); None when it is empty."""
+    """A C `struct sockaddr` as (family, argument of Python's connect()); None if it is empty."""
     if len(packed) < 3:
         return None
     (family,) = struct.unpack_from("=H", packed)
@@ -47,18 +47,18 @@ def unpack_sockaddr(packed: bytes) -> tuple[int, Any] | None:
         return family, (socket.inet_ntop(family, packed[8:24]), port, flow, scope)
     if family == socket.AF_UNIX:
         path = packed[2:]
-        # An abstract address begins with NUL and is as long as it is.
+        # An abstract address begins with NUL and may contain NULs.
         return family, path if path[:1] == b"\0" else path.split(b"\0", 1)[0].decode()
     raise ValueError(f"address family {family}")
 
 
 def address_text(family: int, address: Any) -> str:
-    """`127.0.0.1:80`, `[::1]:80`, `unix:/run/app.sock`; `unix:@name` in the abstract name space.
+    """`127.0.0.1:80`, `[::1]:80`, `unix:/run/app.sock`; `unix:@name` in the abstract namespace.
 
-    `address`: what connect() takes, and getsockname() gives.
+    `address`: in the form of connect() and getsockname().
     """
     if family == socket.AF_UNIX:
-        path = os.fsdecode(address)  # an abstract address comes as bytes
+        path = os.fsdecode(address)  # an abstract address is bytes
         return f"unix:@{path[1:]}" if path[:1] == "\0" else f"unix:{path}"
     host, port = address[:2]
     return f"[{host}]:{port}" if family == socket.AF_INET6 else f"{host}:{port}"

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-SHORTEST_S, LONGEST_S = 0.1, 5.0  # before it is started again
+SHORTEST_S, LONGEST_S = 0.1, 5.0  # the wait before a restart
 GOOD_S = 30.0  # a run of this length resets the wait
 
 
@@ -29,7 +29,7 @@ async def keep_running(
         if now() - began >= GOOD_S:
             wait = SHORTEST_S
         reason = "it returned" if error is None else f"{type(error).__name__}: {error}"
-        # The traceback once: the same fault may come back every few seconds.
+        # The traceback only once: the same error may return every few seconds.
         trace = error if reason != last else None
         log.error("%s ended (%s); starting it again in %.1f s", what, reason, wait, exc_info=trace)
         last = reason

@@ -1,8 +1,8 @@
-"""Waiting for what is looked at again and again, so that all who wait wake up together.
+"""Waiting between polls, so that all polling tasks of a process wake up together.
 
-Waking up costs a process that has little to do more than most looks themselves: its caches are
-cold, and its core has to be woken. So waits of a length end at the multiples of that length on the
-loop's clock, where those of other lengths end as well:
+In an idle process, waking up costs more than most polls: its caches are cold, and its core has to
+leave its sleep state. So a wait ends at a multiple of its length on the loop's clock, where waits
+of other lengths end too:
 
     every 0.05 s   | . . . . | . . . . | . . . . |
     every 0.25 s   |         |         |         |
@@ -14,8 +14,8 @@ import asyncio
 
 
 async def next_tick(seconds: float) -> None:
-    """Wait for the next multiple of `seconds`, 0 or more, that is at least half of it away: half of
-    it to one and a half, and exactly `seconds` from one look to the next, if looks are short."""
+    """Wait for the next multiple of `seconds` (0 or more) that is at least `seconds / 2` away. The
+    wait is 0.5 to 1.5 times `seconds`; with short polls, exactly `seconds` lie between two."""
     if seconds <= 0:
         await asyncio.sleep(0)
         return

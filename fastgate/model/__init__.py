@@ -1,11 +1,11 @@
-"""The configuration as typed values: what a document says, checked, and nothing that runs.
+"""The configuration as typed values: the checked content of a document, without any behavior.
 
-values, units, places   single values as people write them: durations, rates, addresses …
-base                    what all structs share: strict, frozen, keyword-only
+values, units, places   single values in the form that people write: durations, rates, addresses …
+base                    the base of all structs: strict, frozen, keyword-only
 policy, upstream, route, party, operation      the resources
 gateway                 the whole document; re-exports the others
 codec                   plain data ↔ structs; JSON Schema; digest
 short                   the short forms, as a table
-check                   what holds between resources: names, references
-resolve                 what a route, service or plan comes to once policies are mixed in
+check                   conditions between resources: names, references
+resolve                 the effective rules of a route, service or plan, including policies
 """

@@ -1,7 +1,7 @@
-"""What all structs of the document share.
+"""The base of all structs of the document.
 
-Every field carries its description where it is declared, in `Annotated[..., Meta(...)]`: the
-schema, the reference and the errors are made from it. `model/short.py` lists the short forms.
+Every field has its description in its declaration, in `Annotated[..., Meta(...)]`: the schema, the
+reference and the errors are generated from it. `model/short.py` lists the short forms.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def exact_pattern(pattern: str) -> str:
 
 
 def worded(pattern: str, words: str) -> str:
-    """A field's pattern, in the syntax that Python and ECMAScript share, and what a text that
-    matches it is: errors say "... is not `words`"."""
+    """A field's pattern, in the common syntax of Python and ECMAScript, and a description of the
+    matching text: errors say "... is not `words`"."""
     if pattern.endswith("$"):
         pattern = exact_pattern(pattern)
     PATTERNS[pattern] = words
@@ -47,7 +47,7 @@ VALUE = worded(
 Name = Annotated[str, Meta(pattern=NAME)]
 """A resource's name: 1 to 56 letters, digits, dots, dashes, underscores; not a sign first."""
 Token = Annotated[str, Meta(pattern=TOKEN)]
-"""A method or field name, as HTTP defines tokens."""
+"""A method or field name: a token of HTTP."""
 FieldValue = Annotated[str, Meta(pattern=VALUE)]
 """A header field's value: no line breaks or other control characters."""
 
@@ -57,7 +57,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 def only_one(what: str, names: Iterable[str]) -> None:
-    """Raise unless exactly one of `names`, the fields that are given, is."""
+    """Raise unless exactly one of the fields `names` is set."""
     given = list(names)
     if len(given) > 1:
         raise ValueError(f"{what}, not {' and '.join(given)} together")

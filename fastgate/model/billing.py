@@ -1,14 +1,14 @@
 # ruff: noqa: RUF012 - msgspec copies the mutable defaults of a struct for each instance
 """Billing: what plans cost, and how the gateway gets paid, reminds and explains.
 
-Prices stand on plans (`plans[].price`) and routes (`routes[].price`); everything else about
-money stands in the section `billing`, all of which may be left out: then balances are credited
-by an operator, notices are kept for the API to show, and nothing is sent anywhere.
+Prices are on plans (`plans[].price`) and routes (`routes[].price`). Everything else about money is
+in the section `billing`. All of it is optional: without it, an operator credits balances, notices
+are only shown by the API, and nothing is sent.
 
 ```
 price of a request = step of the plan's price at its number in the period
                      + units of each meter, once they are known
-flat fee           = once a period, in part for a part of a period
+flat fee           = once per period, prorated for a part of a period
 ```
 """
 
@@ -169,13 +169,13 @@ class Price(Model, frozen=True, kw_only=True):
 
     @property
     def open_ended(self) -> bool:
-        """Whether it includes requests, and does not say what those after them cost: a quota of the
-        plan is to refuse them."""
+        """Whether it includes requests but has no price for further ones, so that a quota of the
+        plan must refuse them."""
         return bool(self.included) and self.per_request is None and self.overage is None
 
     @property
     def currencies(self) -> list[str]:
-        """The currencies that occur, in order; at most one in a valid price."""
+        """The currencies of the price, in order; at most one if it is valid."""
         amounts = [
             self.per_request,
             self.overage,
@@ -200,7 +200,7 @@ class SpendingLimit(Model, frozen=True, kw_only=True):
 
 
 class Spending(Model, frozen=True, kw_only=True):
-    """Spending limits of everyone who has none of their own."""
+    """Default spending limits."""
 
     account: Annotated[
         SpendingLimit | None, Meta(description="For each account. Default: no limit.")
@@ -214,7 +214,7 @@ class Spending(Model, frozen=True, kw_only=True):
 
 
 class Grace(Model, frozen=True, kw_only=True):
-    """How long customers are served whose payment is in doubt."""
+    """How long customers are served while their payment is in doubt."""
 
     payment: Annotated[
         Duration,
@@ -242,7 +242,7 @@ class Grace(Model, frozen=True, kw_only=True):
 
 
 class Dunning(Model, frozen=True, kw_only=True):
-    """What is done after a payment failed for a reason that may pass."""
+    """Retries after a payment that failed for a temporary reason."""
 
     retries: Annotated[
         list[Duration],
@@ -306,7 +306,7 @@ class Notices(Model, frozen=True, kw_only=True):
 
 
 class UsageKeeping(Model, frozen=True, kw_only=True):
-    """What becomes of usage records, one for each metered request."""
+    """How long usage records are kept. There is one for each metered request."""
 
     keep: Annotated[
         Duration | None,
@@ -357,7 +357,7 @@ class Smtp(Model, frozen=True, kw_only=True):
 
 
 class Webhook(Model, frozen=True, kw_only=True):
-    """An address that notices are posted to, signed."""
+    """An address to which signed notices are posted."""
 
     name: Annotated[Name, Meta(description="Its name, in the records of sent notices.")]
     url: Annotated[Url, Meta(description="Where to post.")]
@@ -423,7 +423,7 @@ class Stripe(Model, frozen=True, kw_only=True):
 
 
 class Facilitator(Model, frozen=True, kw_only=True):
-    """The x402 facilitator that routes use which name none (needs the extra `x402`)."""
+    """The default x402 facilitator of routes (needs the extra `x402`)."""
 
     facilitator: Annotated[Url, Meta(description="Its address.")]
     pay_to: Annotated[
@@ -446,7 +446,7 @@ class Facilitator(Model, frozen=True, kw_only=True):
 
 
 class Seller(Model, frozen=True, kw_only=True):
-    """Who sells, as invoices and receipts show it."""
+    """The seller, as shown on invoices and receipts."""
 
     name: Annotated[str, Meta(max_length=200, description="The seller's name.")] = ""
     address: Annotated[list[str], Meta(max_length=10, description="The address, in lines.")] = []

@@ -1,7 +1,7 @@
-"""What must hold between resources: names are unique, references lead somewhere.
+"""Checks conditions between resources: names are unique, references exist.
 
-Everything is reported at once, each with its path. What needs the compiler (two routes that
-match the same requests) is checked there.
+All errors are reported at once, each with its path. Conditions that need the compiler (two routes
+that match the same requests) are checked there.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from fastgate.model.store_url import NO_DRIVER
 from fastgate.model.units import Size
 
 _FIELDS = {"rate": "limits", "quota": "quotas", "concurrency": "concurrency"}
-"""Where limits of a kind stand."""
+"""The fields that contain limits of each kind."""
 _NOBODY = frozenset({"consumer", "plan", "credential"})
-"""What a request without a credential does not have."""
+"""Scopes that a request without a credential does not have."""
 _LONGEST = Duration.parse("1d")
 MOST_COLLECTED = Size.parse("1GiB")
-"""Of a request's body that is gathered for a handler. The core has the same bound."""
+"""Maximum of a request's body that is collected for a handler. The core has the same limit."""
 
 
 class _Named(Protocol):
@@ -35,7 +35,7 @@ class _Named(Protocol):
 
 
 def check(gateway: Gateway) -> list[ConfigurationError]:
-    """All faults between the resources of a document; empty when it is sound."""
+    """All errors between the resources of a document; empty if it is valid."""
     faults = [
         *_store(gateway),
         *_names(gateway),
@@ -63,7 +63,7 @@ def _store(gateway: Gateway) -> Iterator[ConfigurationError]:
 
 
 def _currencies(gateway: Gateway) -> Iterator[ConfigurationError]:
-    """Amounts of two currencies that would be taken for each other: there are no exchange rates."""
+    """Errors for plans in different currencies that one subscription could change between."""
     resolver, first = Resolver(gateway), list[tuple[str, str, bool, set[str]]]()
     for index, plan in enumerate(gateway.plans):
         if plan.price is None or not plan.price.currencies:
@@ -90,7 +90,7 @@ def _currencies(gateway: Gateway) -> Iterator[ConfigurationError]:
 
 
 def _limit_currencies(gateway: Gateway) -> Iterator[ConfigurationError]:
-    """Spending is counted in one currency, whatever it is of."""
+    """Errors for spending limits: all spending must be in one currency."""
     own, spending = gateway.billing.currency, gateway.billing.spending
     limits = {"account": spending.account, "consumer": spending.consumer}
     limits["credential"] = spending.credential
@@ -124,7 +124,7 @@ def priced_in(gateway: Gateway) -> set[str]:
 
 
 def require(gateway: Gateway) -> None:
-    """Raise the faults of `check`, the first with the others in `others`."""
+    """Raise the errors of `check`: the first, with the rest in `others`."""
     faults = check(gateway)
     if faults:
         first = faults[0]
@@ -178,8 +178,8 @@ def warnings(gateway: Gateway) -> list[ConfigurationError]:
 
 
 def _around_by_slashes(gateway: Gateway) -> Iterator[ConfigurationError]:
-    """Catch-alls without a key that take `//admin/x`, which the upstream may serve as `/admin/x`,
-    for which another route asks for a key."""
+    """Warnings for catch-all routes without a key that match `//admin/x`: the upstream may serve it
+    as `/admin/x`, which needs a key on another route."""
     if gateway.merge_slashes:
         return
     upstream_of = {service.name: service.upstream for service in gateway.services}
@@ -205,7 +205,7 @@ def _around_by_slashes(gateway: Gateway) -> Iterator[ConfigurationError]:
 
 
 def _unmetered(gateway: Gateway) -> Iterator[ConfigurationError]:
-    """Meters whose usage is exported to a payment provider, but that nothing can count."""
+    """Warnings for meters that are exported to a payment provider but are never counted."""
     if gateway.billing.stripe is None:
         return
     prices = [plan.price for plan in gateway.plans if plan.price is not None]
@@ -225,7 +225,7 @@ def _unmetered(gateway: Gateway) -> Iterator[ConfigurationError]:
 def _twice(
     where: str, what: str, values: Iterable[tuple[str, str]]
 ) -> Iterator[ConfigurationError]:
-    """Faults for values that occur before; `values` are (path below the entry, value)."""
+    """Errors for repeated values; `values` are (path below the entry, value)."""
     first: dict[str, str] = {}
     for path, value in values:
         if value in first:
@@ -358,7 +358,7 @@ def _times(gateway: Gateway) -> Iterator[ConfigurationError]:
 
 
 def _identity(gateway: Gateway) -> Iterator[ConfigurationError]:
-    """Routes that do not identify the caller cannot count by caller, nor use services of plans."""
+    """Errors for routes that do not identify callers but count by caller or need a plan."""
     resolver = Resolver(gateway)
     for i, route in enumerate(gateway.routes):
         if route.auth.api_key is not None or route.retired:
@@ -398,7 +398,7 @@ def _counts_nobody(resolver: Resolver, i: int, route: Route) -> Iterator[Configu
 
 
 def _overrides(gateway: Gateway) -> Iterator[ConfigurationError]:
-    """Consumers' own numbers are for limits that there are."""
+    """Errors for consumers' own limits that override no existing limit."""
     if not any(consumer.limits for consumer in gateway.consumers):
         return
     known = overridable(gateway)
@@ -408,7 +408,7 @@ def _overrides(gateway: Gateway) -> Iterator[ConfigurationError]:
 
 
 def _collected(gateway: Gateway) -> Iterator[ConfigurationError]:
-    """A body that is given to a handler is gathered in memory, so its cap has a bound."""
+    """Errors for handlers with too large bodies, since these are collected in memory."""
     resolver = Resolver(gateway)
     for i, route in enumerate(gateway.routes):
         if route.retired or (route.handler is None and route.x402 is None):
@@ -434,7 +434,7 @@ def _collected(gateway: Gateway) -> Iterator[ConfigurationError]:
 
 
 def _open_ended(gateway: Gateway) -> Iterator[ConfigurationError]:
-    """Plans that include requests: something must say what becomes of those after them."""
+    """Warnings for plans with included requests but no rule for further ones."""
     with_quotas = {policy.name for policy in gateway.policies if policy.quotas}
     for i, plan in enumerate(gateway.plans):
         if plan.price is None or not plan.price.open_ended:
@@ -448,7 +448,7 @@ def _open_ended(gateway: Gateway) -> Iterator[ConfigurationError]:
 
 
 def _unseen(gateway: Gateway) -> Iterator[ConfigurationError]:
-    """What a route says and no request or answer would ever show."""
+    """Errors for settings of a route that could never have an effect."""
     yield from _unseen_headers(gateway)
     resolver = Resolver(gateway)
     for i, route in enumerate(gateway.routes):
@@ -477,7 +477,7 @@ def _unseen(gateway: Gateway) -> Iterator[ConfigurationError]:
 
 
 def _unseen_headers(gateway: Gateway) -> Iterator[ConfigurationError]:
-    """Limits by headers that no request has."""
+    """Errors for limits by headers that requests never have."""
     if gateway.headers.underscores == "allow":
         return
     for path, owner in _owners(gateway):
@@ -495,7 +495,7 @@ _DROPPED = {"drop": "dropped", "reject": "refused"}
 
 
 def _counted_twice(gateway: Gateway) -> Iterator[ConfigurationError]:
-    """A policy's limits are one set of counters: a request must not meet them twice."""
+    """Errors for policies whose limits would count one request twice."""
     brings = {p.name for p in gateway.policies if own_limits("", p)}
     holders = dict.fromkeys(gateway.default_policies, "default_policies")
     groups: tuple[tuple[str, Sequence[Route | Service]], ...] = (

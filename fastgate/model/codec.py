@@ -1,11 +1,11 @@
-"""Plain data ↔ structs, and the faults of data in words.
+"""Plain data ↔ structs, with readable errors.
 
     plain data --expand--> full forms --msgspec.convert--> structs --encode--> plain data
 
-`decode` takes what YAML, JSON or TOML give (dicts, lists, texts, numbers) and every short form.
-`encode` gives the canonical form: full structs, values in their canonical texts, nothing that
-equals its default; decoding it gives an equal struct, encoding that the same data. The digest is
-taken over it, so two documents that mean the same have the same digest.
+`decode` accepts the data of YAML, JSON or TOML (dicts, lists, text, numbers) and all short forms.
+`encode` returns the canonical form: full structs, canonical text for values, no defaults. Decoding
+it gives an equal struct, and encoding that gives the same data. The digest is computed from it, so
+documents with the same meaning have the same digest.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class _ShortFault(ValueError):
         self.path = path
 
     def below(self, place: str) -> _ShortFault:
-        """The same, seen from the parent, which has it at `place`."""
+        """The same error, with the path from the parent, which has it at `place`."""
         self.path = _joined(place, self.path)
         return self
 
@@ -53,7 +53,7 @@ def _joined(place: str, path: str) -> str:
 
 @cache
 def _work(struct: type[Model]) -> dict[str, Field]:
-    """The fields of a struct that expansion has something to do with."""
+    """The fields of a struct that expansion may change."""
     return {
         field.name: field
         for field in fields_of(struct).values()
@@ -63,7 +63,7 @@ def _work(struct: type[Model]) -> dict[str, Field]:
 
 
 def _expand(struct: type[Model], value: Any) -> Any:
-    """`value`, meant as `struct`, in full forms all the way down. `value` is not changed."""
+    """`value`, as data of `struct`, in full forms at all levels. `value` is not changed."""
     try:
         value = expand_one(struct, value)
     except ValueError as error:
@@ -120,13 +120,13 @@ def _expand_field(struct: type[Model], field: Field, value: Any) -> Any:
 
 
 def _listed(value: Any, name: str) -> Any:
-    """A list of one where one value may stand for that."""
+    """A list with the value, if a single value is allowed instead of a list."""
     lone = isinstance(value, str | int | float) and not isinstance(value, bool)
     return [value] if lone or (isinstance(value, dict) and name in ONE_MAPPING) else value
 
 
 def decode(data: Any, struct: type[T] = Gateway) -> T:  # type: ignore[assignment]
-    """The struct that plain data stands for, in full or short forms.
+    """The struct for plain data in full or short forms.
 
     Raises ConfigurationError for the first fault in the order of the data, with its path; up to
     `MOST_FAULTS` more are in its `others`.
@@ -152,8 +152,8 @@ def _decode(data: Any, struct: type[M]) -> M:
 
 
 def _faults(data: Any, struct: type[Model]) -> Iterator[ConfigurationError]:
-    """Every fault of `data`, which is meant as `struct`: of its keys, of each field by itself,
-    and, where there is none of these, of the fields together."""
+    """All errors of `data` as `struct`: of its keys, of each field, and, if there are none of
+    these, of the fields together."""
     try:
         full = expand_one(struct, data)
     except ValueError as error:
@@ -205,7 +205,7 @@ def _faults_of_field(
 def _structs_in(
     data: dict[Any, Any], struct: type[Model], field: Field
 ) -> Iterator[tuple[str, Any, type[Model]]]:
-    """The structs that a field holds: where they are, their data, their types."""
+    """The structs in a field: their places, data and types."""
     shape, name, value = field.shape, field.name, data[field.name]
     if shape.struct is not None:
         yield name, value, shape.struct
@@ -259,7 +259,7 @@ def digest(value: Any) -> str:
 
 
 def redact(data: Any) -> Any:
-    """Canonical data with passwords in addresses masked, to be shown. Keys are digests already."""
+    """Canonical data for display: passwords in addresses are masked. Keys are already digests."""
     if isinstance(data, dict):
         return {key: redact(entry) for key, entry in data.items()}
     if isinstance(data, list):

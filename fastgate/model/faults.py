@@ -1,7 +1,7 @@
-"""Faults of data in words: msgspec's errors turned into ConfigurationError.
+"""Readable errors: turns msgspec's errors into ConfigurationError.
 
-msgspec names the place as `$.routes[0].limits[1].rate`, and an entry of a mapping as `[...]`; the
-key that is meant is found by trying. Names that are unknown get the nearest one that is known.
+msgspec names the place as `$.routes[0].limits[1].rate`, and an entry of a mapping as `[...]`; its
+key is found by trying all of them. An unknown name gets the nearest known one as a hint.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fastgate.model.values import Value, describe, masked
 
 
 def dec_hook(kind: type, raw: Any) -> Any:
-    """What msgspec calls for the values it does not know."""
+    """The hook of msgspec for types that it does not know."""
     if issubclass(kind, Value):
         return kind.read(raw)
     raise NotImplementedError(kind)
@@ -39,7 +39,7 @@ _COUNTED = {
 
 
 class _Spot(NamedTuple):
-    """Where in the data a fault is."""
+    """The place of an error in the data."""
 
     path: str
     annotation: Any
@@ -93,7 +93,7 @@ def nearest(word: object, allowed: Iterable[str]) -> str | None:
 
 
 def listing(names: Iterable[str]) -> str:
-    """Names for an error: all of a few, the first of many."""
+    """Names for an error: all, or only the first if there are many."""
     known = list(names)
     if len(known) > 24:
         return f"{', '.join(known[:20])} and {len(known) - 20} more"
@@ -101,7 +101,7 @@ def listing(names: Iterable[str]) -> str:
 
 
 def did_you_mean(word: object, allowed: Iterable[str], what: str) -> str:
-    """A hint: the nearest name if one is near, and what there is."""
+    """A hint: the nearest name, if there is one, and the known names."""
     names = list(allowed)
     close = nearest(word, names)
     there = f"{what}: {listing(names)}." if names else f"{what}: none."
@@ -109,7 +109,7 @@ def did_you_mean(word: object, allowed: Iterable[str], what: str) -> str:
 
 
 def below(text: str, name: str) -> str:
-    """A ValidationError's text about the value of a field, as it would be about the struct."""
+    """A ValidationError's text for a field's value, with the path from its struct."""
     match = _AT.search(text)
     if match is None:
         return f"{text} - at `$.{name}`"
@@ -118,7 +118,7 @@ def below(text: str, name: str) -> str:
 
 
 def explain(text: str, struct: type[Model], data: Any) -> ConfigurationError:
-    """A ValidationError's text as our error; `data` is what was decoded as `struct`."""
+    """A ValidationError's text as our error; `data` was decoded as `struct`."""
     match = _AT.search(text)
     message = text[: match.start()] if match else text
     spot = _find(match[2] if match else "", struct, data)
@@ -161,7 +161,7 @@ def _explain_key(message: str, spot: _Spot) -> ConfigurationError:
 
 
 def _plainly(message: str, spot: _Spot) -> tuple[str, str, None, str | None]:
-    """A msgspec message about a value in our words: message, path, no line, hint."""
+    """Our error for a msgspec message about a value: message, path, no line, hint."""
     if found := re.search(r"matching regex (.*)$", message, re.S):
         pattern = next((p for p in PATTERNS if repr(p) == found[1]), None)
         words = PATTERNS[pattern] if pattern else f"text that matches {found[1]}"
@@ -188,7 +188,7 @@ def _plainly(message: str, spot: _Spot) -> tuple[str, str, None, str | None]:
 
 
 def _shown(value: Any) -> str:
-    """A value in words, a password in an address masked."""
+    """A value as text, with passwords in addresses masked."""
     return masked(describe(value))
 
 

@@ -1,9 +1,9 @@
 # ruff: noqa: RUF012 - msgspec copies the mutable defaults of a struct for each instance
-"""The configuration document, `version: 1`, as one struct. This is what a revision is.
+"""The configuration document, `version: 1`, as one struct. A revision is one such document.
 
-Everything that reads or makes configuration (the file, the control API, the compiler, the
-schema, the reference) uses these structs, and gets them from here. Decode with `codec.decode`
-(it knows the short forms), never with msgspec alone.
+All code that reads or writes configuration (the file, the control API, the compiler, the schema,
+the reference) imports these structs from here. Decode with `codec.decode`, which supports the short
+forms, never with msgspec alone.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""Keys: how an API key or a token of the control API looks.
+"""Keys: the format of API keys and of tokens for the control API.
 
 ```
 fg_live_4eC39HqLyjWDarjtT1zdp7dcS3XxQm0aUHhCBn
 │  │    └ 32 random characters of base 62, then 6 of checksum (CRC-32 of all before)
-│  └ environment, if one was asked for
-└ what it is: fg a key, fgt a token of the control API
+│  └ environment, if one was given
+└ kind: fg for a key, fgt for a token of the control API
 ```
 
-190 bits of chance: nothing to guess, and its plain SHA-256 is safe to keep. The checksum lets
-leak scanners recognize keys, and typing errors be found, without asking anyone.
+With 190 random bits, a key cannot be guessed, and its plain SHA-256 is safe to store. With the
+checksum, leak scanners recognize keys, and typing errors are found without a lookup.
 """
 
 from __future__ import annotations
@@ -45,18 +45,18 @@ def new_key(environment: str | None = None, *, kind: str = "fg") -> str:
 
 
 def is_key(text: str) -> bool:
-    """Whether the text has the form of a key or token of ours, checksum included."""
+    """Whether the text has the form of our keys or tokens, including the checksum."""
     if not _KEY.fullmatch(text):
         return False
     return secrets.compare_digest(_checksum(text[:-CHECK_LENGTH]), text[-CHECK_LENGTH:])
 
 
 def shown_prefix(key: str) -> str:
-    """The part of a key that may be shown and kept, to distinguish keys: "fg_live_4eC39H"."""
+    """The part of a key that may be shown and stored, to distinguish keys: "fg_live_4eC39H"."""
     found = _KEY.fullmatch(key)
     return key[: found.start(3) + 6] if found else key[:4]
 
 
 def key_digest(key: str) -> bytes:
-    """The SHA-256 of a key: 32 bytes, what is kept of it."""
+    """The SHA-256 of a key, which is stored instead of it: 32 bytes."""
     return hashlib.sha256(key.encode()).digest()

@@ -1,5 +1,5 @@
 # ruff: noqa: RUF012 - msgspec copies the mutable defaults of a struct for each instance
-"""Operation: listeners, bounds, timeouts, control, store, observability."""
+"""Operation: listeners, caps, timeouts, control, store, observability."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fastgate.model.units import Duration, Size
 from fastgate.model.values import KeyDigest
 
 MAX_BODY = 32 * 1024
-"""Characters of one body of a refusal."""
+"""Maximum characters of one body of a refusal."""
 
 
 def _d(text: str) -> Duration:
@@ -283,7 +283,7 @@ SECRET_PARAMS = (
     "token", "x-amz-credential", "x-amz-security-token", "x-amz-signature", "x-goog-credential",
     "x-goog-signature",
 )  # fmt: skip
-"""Query parameters that hold credentials as APIs commonly name them."""
+"""Common names of query parameters that contain credentials."""
 
 
 class AccessLog(Model, frozen=True, kw_only=True):

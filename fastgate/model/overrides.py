@@ -1,9 +1,9 @@
 """A consumer's own numbers for limits that have a name.
 
-A limit that stands on a route, a service, a plan or in a policy, has a `name` and counts by
-consumer or credential can have other numbers for one consumer. An override says only the numbers:
-what is counted, the period and the refusal stay the limit's. It is found by the limit's kind and
-name, so limits of one kind and name are overridden together, wherever they stand.
+A limit of a route, a service, a plan or a policy can have different numbers for one consumer, if it
+has a `name` and counts by consumer or credential. An override has only the numbers: what is
+counted, the period and the refusal stay those of the limit. It applies by the limit's kind and
+name, so all limits with the same kind and name are overridden together.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ Known = Mapping[str, frozenset[str]]
 
 
 def override_name(kind: str, name: str) -> str:
-    """What both sides are known by: the limits, and the consumers' own numbers for them."""
+    """The kind and name of limits, by which consumers' own numbers are matched."""
     return f"override:{kind}/{name}"
 
 
 def can_be_overridden(limit: Limit | Quota | Concurrency) -> bool:
-    """Whether consumers can have their own numbers for it."""
+    """Whether consumers can have their own numbers for the limit."""
     return limit.name is not None and not _OF_ONE.isdisjoint(limit.by)
 
 
 def overridable(gateway: Gateway) -> Known:
-    """What of a document can be overridden."""
+    """The limits of a document that can be overridden."""
     found: dict[str, frozenset[str]] = {}
     for owned in _all(gateway):
         if owned.limit.name is not None and can_be_overridden(owned.limit):
@@ -48,7 +48,7 @@ def _all(gateway: Gateway) -> Iterator[OwnedLimit]:
 def override_faults(
     overrides: Mapping[str, LimitOverride], known: Known
 ) -> Iterator[tuple[str, str, str]]:
-    """What is wrong with a consumer's own numbers: name, message, hint."""
+    """The errors in a consumer's own numbers: name, message, hint."""
     for name, override in overrides.items():
         kinds = known.get(name)
         if kinds is None:

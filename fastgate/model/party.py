@@ -1,9 +1,9 @@
 # ruff: noqa: RUF012 - msgspec copies the mutable defaults of a struct for each instance
-"""Parties: plans, and the consumers that a document may bring along.
+"""Parties: plans, and the consumers that a document may contain.
 
-Consumers and keys are records: they live in the store and change at once, without a new
-snapshot. The ones in the document are a seed, there so that a small installation needs nothing
-else; they are put in place when the document is applied.
+Consumers and keys are records: they are in the store and change at once, without a new snapshot.
+Those in the document are for small installations that need nothing else; they are created when the
+document is applied.
 """
 
 from __future__ import annotations
@@ -96,5 +96,5 @@ class Consumer(Model, frozen=True, kw_only=True):
 
     @property
     def ident(self) -> str:
-        """Its id, or the one made from its name."""
+        """Its id, or the one derived from its name."""
         return self.id or re.sub(r"[^A-Za-z0-9._:-]", "-", self.name)[:64]

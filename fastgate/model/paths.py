@@ -1,7 +1,7 @@
-"""Paths, hosts and methods of routes: what can match a request, and what never could.
+"""Paths, hosts and methods of routes: finds those that can never match a request.
 
-A route whose path no request can have, or whose host no client sends, is a mistake that would stay
-unseen: it is accepted, and answers nothing. So all of that is an error here, with what was meant.
+A route with a path or host that no request has is a mistake that would stay unnoticed: the route
+would be accepted but never used. So it is an error here, with a suggestion.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ def literal_prefix(path: str) -> str:
 
 
 def path_parameters(path: str) -> dict[str, bool]:
-    """The parameters of a route's path, in order: whether each takes all the rest."""
+    """The parameters of a route's path, in order, and whether each matches the whole rest."""
     return {name: bool(rest) for name, rest in _PARAMETER.findall(path)}
 
 
 def check_path(path: str, *, encoded_slash: bool = False) -> None:
-    """Raise ValueError unless `path` is a route's path that some request can have."""
+    """Raise ValueError unless `path` can match a request."""
     if _PLAIN_PATH.fullmatch(path) and "/." not in path:
         return
     if "?" in path:
@@ -68,7 +68,7 @@ def check_path(path: str, *, encoded_slash: bool = False) -> None:
 
 
 def _check_spelling(path: str, segment: str, last: bool) -> None:
-    """Other programs' ways to write a parameter: here they would be literal text."""
+    """Raise ValueError for other programs' syntax of parameters, which is literal text here."""
     if segment.strip("*") == "" and segment:
         meant = path[: len(path) - len(segment)] + "{rest*}" if last else None
         hint = f"write {meant!r}" if meant else "write '{name}' for one segment"
@@ -123,7 +123,7 @@ def check_methods(methods: Iterable[str]) -> None:
 
 
 def check_host(host: str) -> None:
-    """Raise ValueError unless `host` is what a route may answer for."""
+    """Raise ValueError unless `host` is valid for a route."""
     bare = host.removeprefix("*.")
     if "/" in bare:
         raise ValueError(

@@ -1,6 +1,6 @@
-"""Where things are: networks, addresses to listen on, addresses to send to.
+"""Network places: networks, addresses to listen on, addresses of targets.
 
-Nothing here asks a name server: an address is taken as written and only its form is checked.
+Nothing here resolves names: only the form of an address is checked.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class Cidr(Value):
 
 
 class TrustedPeer(Value):
-    """Who is a proxy in front of the gateway: a network, an address, or "unix"."""
+    """A trusted proxy in front of the gateway: a network, an address, or "unix"."""
 
     __slots__ = ("cidr",)
 
@@ -163,9 +163,9 @@ class Bind(Value):
         self.host = host
         """An IP address; empty for a Unix socket."""
         self.port = port
-        """0 to 65535; 0 lets the system choose (and prints what it chose)."""
+        """0 to 65535; with 0 the system chooses, and the choice is logged."""
         self.path = path
-        """Of the Unix socket ("@name": an abstract one); empty otherwise."""
+        """The path of the Unix socket ("@name": an abstract one); otherwise empty."""
 
     @classmethod
     def parse(cls, raw: object) -> Self:
@@ -205,7 +205,7 @@ class Bind(Value):
 
     @property
     def url(self) -> str:
-        """As an HTTP client writes it."""
+        """In the form for HTTP clients."""
         return str(self) if self.is_unix else f"http://{self}"
 
     def __str__(self) -> str:
@@ -226,11 +226,11 @@ class TargetUrl(Value):
         self.host = host
         """A host name in lower case or an IP address without brackets; empty: Unix socket."""
         self.port = port
-        """1 to 65535; 80 where none is written."""
+        """1 to 65535; the default is 80."""
         self.base = base
-        """Put in front of every forwarded path, "/api"; empty: none."""
+        """The prefix of every forwarded path, "/api"; empty: none."""
         self.path = path
-        """Of the Unix socket; empty otherwise."""
+        """The path of the Unix socket; otherwise empty."""
 
     @classmethod
     def parse(cls, raw: object) -> Self:
@@ -287,7 +287,7 @@ class TargetUrl(Value):
 
     @property
     def authority(self) -> str:
-        """The Host to send: without the port where it is 80; "localhost" for a Unix socket."""
+        """The Host to send: without the port if it is 80; "localhost" for a Unix socket."""
         if self.is_unix:
             return "localhost"
         host = f"[{self.host}]" if ":" in self.host else self.host

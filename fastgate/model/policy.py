@@ -1,9 +1,9 @@
 # ruff: noqa: RUF012 - msgspec copies the mutable defaults of a struct for each instance
-"""Policies: what a request must keep to. Limits, quotas, addresses, CORS, header rules.
+"""Policies: the rules for requests. Limits, quotas, addresses, CORS, header rules.
 
-A **rate limit** is per second, smoothed (a token bucket); a **quota** is per calendar period,
-counted; **concurrency** is how many are in progress. All three say what they count by. All are
-exact across the workers of one host.
+A **rate limit** is a smoothed rate (a token bucket); a **quota** is a count per calendar period;
+**concurrency** is the number of requests in progress. All three have a scope that they count by.
+All are exact across the workers of one host.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fastgate.model.places import Cidr
 from fastgate.model.units import Duration, Rate, Size
 
 HEADER = "header:"
-"""How a scope begins that is the value of a header field."""
+"""The prefix of a scope that is the value of a header field."""
 SCOPES = ("address", "route", "consumer", "plan", "service", "credential")
 """The others."""
 Scope = Annotated[
@@ -49,12 +49,12 @@ def _consumer() -> list[Scope]:
 
 
 def _lowered(scope: str) -> str:
-    """Field names are the same in any case."""
+    """Normalize field names, which are case-insensitive."""
     return scope.lower() if scope.startswith(HEADER) else scope
 
 
 class _Counted(Model, frozen=True, kw_only=True):
-    """What all three kinds of limit share."""
+    """The common base of all three kinds of limits."""
 
     by: Scopes = field(default_factory=_consumer)
     name: Annotated[
@@ -104,8 +104,8 @@ class Limit(_Counted, frozen=True, kw_only=True):
 
     @property
     def tolerance_ns(self) -> int:
-        """How far ahead of its rate it lets requests come: the time the bucket takes to fill, up
-        to 2**62 ns."""
+        """How far requests may be ahead of the rate: the time to fill the bucket, up to 2**62
+        ns."""
         return min(self.rate.interval_ns * self.bucket, 2**62)
 
     @property
@@ -141,7 +141,7 @@ class Quota(_Counted, frozen=True, kw_only=True):
 
 
 class Concurrency(_Counted, frozen=True, kw_only=True):
-    """A bound on requests in progress at one time."""
+    """A limit on the number of requests in progress."""
 
     max: Annotated[
         int, Meta(ge=1, le=10_000_000, description="How many requests may be in progress at once.")
@@ -154,11 +154,11 @@ class Concurrency(_Counted, frozen=True, kw_only=True):
 
 
 MAX_OVERRIDES = 8
-"""Of one consumer."""
+"""Maximum of one consumer."""
 
 
 class LimitOverride(Model, frozen=True, kw_only=True):
-    """A consumer's own numbers for a limit; its kind says which."""
+    """A consumer's own numbers for a limit. The limit's kind determines the fields."""
 
     rate: Annotated[Rate | None, Meta(description="For a rate limit: its rate.")] = None
     burst: Annotated[
@@ -182,14 +182,14 @@ class LimitOverride(Model, frozen=True, kw_only=True):
 
     @property
     def kind(self) -> Literal["rate", "quota", "concurrency"]:
-        """What kind of limit it is for."""
+        """The kind of limit it is for."""
         if self.rate is not None:
             return "rate"
         return "quota" if self.requests is not None else "concurrency"
 
 
 class Addresses(Model, frozen=True, kw_only=True):
-    """Who may call, by network address. `deny` goes before `allow`."""
+    """Who may call, by network address. `deny` is checked before `allow`."""
 
     allow: Annotated[
         list[Cidr],
@@ -285,7 +285,7 @@ UNTOUCHABLE = frozenset(
         "trailer", "transfer-encoding", "upgrade", "via",
     }
 )  # fmt: skip
-"""Fields that frame messages or belong to one hop: no rule touches them."""
+"""Fields that frame messages or belong to one hop: rules cannot change them."""
 
 
 OURS = frozenset(
@@ -323,7 +323,7 @@ class Headers(Model, frozen=True, kw_only=True):
 
 
 class Rules(Model, frozen=True, kw_only=True):
-    """What routes, services, plans and policies can all have."""
+    """The limits that routes, services, plans and policies can have."""
 
     limits: Annotated[
         list[Limit], Meta(description="Rate limits. A request must be within all of them.")
@@ -337,7 +337,7 @@ class Rules(Model, frozen=True, kw_only=True):
 
 
 class Policy(Rules, frozen=True, kw_only=True):
-    """A named bundle that routes, services and plans take over with `policies: [name]`."""
+    """A named bundle of rules that routes, services and plans use with `policies: [name]`."""
 
     name: Annotated[Name, Meta(description="The name that routes, services and plans use.")]
     addresses: Annotated[

@@ -1,17 +1,17 @@
-"""What a route, a service or a plan comes to once the policies it names are mixed in.
+"""The effective rules of a route, service or plan, including those of its policies.
 
-- **Limits, quotas, concurrency** add up: those of the resource itself, then those of its
-  policies in the order they are named. A request meets those of its route, its service and its
-  consumer's plan, and each must have room. What a policy brings is counted once for all
-  that name the policy (write `route` or `service` into `by` to count apart).
-- **Addresses, CORS, body cap**: the nearest that says anything decides alone: the route, then
-  its policies in order, then its service's policies, then the gateway's default policies.
-- **Header rules** are applied one after the other, the nearest last: the default policies, the
-  service's policies, the route's policies, the route.
-- **Default policies** are the gateway's, for every route that does not refuse them. One that
-  the route or its service names as well is at that nearer place, and only there.
-- **Plans of a service**: those that the service names and those that name the service. None at
-  all: open to every consumer.
+- **Limits, quotas, concurrency** are combined: first those of the resource itself, then those of
+  its policies, in order. The limits of a request are those of its route, its service and its
+  consumer's plan, and all of them must allow it. A policy's limit has one count for all resources
+  that use the policy (write `route` or `service` into `by` to count separately).
+- **Addresses, CORS, body cap**: only the nearest setting applies: the route's, then its policies'
+  in order, then its service's policies', then the gateway's default policies'.
+- **Header rules** are applied in order, the nearest last: the default policies, the service's
+  policies, the route's policies, the route.
+- **Default policies** are the gateway's, for all routes that do not opt out. One that the route or
+  its service also names is used only at that nearer place.
+- **Plans of a service**: those that the service names, and those that name the service. With none,
+  the service is open to all consumers.
 """
 
 from __future__ import annotations
@@ -32,36 +32,36 @@ from fastgate.model.policy import (
 
 
 class OwnedLimit(NamedTuple):
-    """A limit with what makes it this one, over reloads."""
+    """A limit with its identity across reloads."""
 
     owner: str
-    """Kind and name of what it stands on: route:orders-read, policy:fair-use."""
+    """Kind and name of the owner: route:orders-read, policy:fair-use."""
     kind: Literal["rate", "quota", "concurrency"]
     position: int
-    """Among its owner's of this kind, from 0."""
+    """The position among the owner's limits of this kind, from 0."""
     limit: Limit | Quota | Concurrency
 
     @property
     def key(self) -> str:
-        """Stable and unique: owner, kind, and its name or else its position."""
+        """Stable and unique: owner, kind, and its name or, without one, its position."""
         return f"{self.owner}/{self.kind}/{self.limit.name or self.position}"
 
 
 class Effective(NamedTuple):
-    """What holds for a route, apart from the limits of its service and of plans."""
+    """The rules of a route, except the limits of its service and of plans."""
 
     limits: list[OwnedLimit]
     addresses: Addresses | None
     cors: Cors | None
     request_rules: list[HeaderRules]
-    """In the order they are applied."""
+    """In the order in which they are applied."""
     response_rules: list[HeaderRules]
     max_body: Size | None
     """None: the gateway's `caps.body`."""
 
 
 def own_limits(owner: str, rules: Rules) -> list[OwnedLimit]:
-    """The limits that stand on the resource itself."""
+    """The limits of the resource itself."""
     return [
         *(OwnedLimit(owner, "rate", i, limit) for i, limit in enumerate(rules.limits)),
         *(OwnedLimit(owner, "quota", i, quota) for i, quota in enumerate(rules.quotas)),
@@ -70,7 +70,7 @@ def own_limits(owner: str, rules: Rules) -> list[OwnedLimit]:
 
 
 class Resolver:
-    """Answers for one document. Its references must hold (`check.check`)."""
+    """Resolves the rules of one document. Its references must be valid (`check.check`)."""
 
     def __init__(self, gateway: Gateway) -> None:
         self.gateway = gateway
@@ -89,11 +89,11 @@ class Resolver:
         }
 
     def route(self, route: Route) -> Effective:
-        """What holds for `route`."""
+        """The rules of `route`."""
         mine = self._named(route.policies)
         service = self.services[route.service] if route.service is not None else None
         far = self._named(service.policies) if service is not None else []
-        # What the service brings already must not be counted twice for one request.
+        # A policy that the service also has must not count a request twice.
         theirs = set(service.policies) if service is not None else set()
         defaults = self.defaults(route)
         farthest = self._named(defaults)
@@ -111,7 +111,7 @@ class Resolver:
         )
 
     def defaults(self, route: Route) -> list[str]:
-        """The default policies of a route that nothing nearer names."""
+        """The default policies of a route that are not named at a nearer place."""
         if not route.default_policies:
             return []
         named = set(route.policies)

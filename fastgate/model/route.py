@@ -1,8 +1,8 @@
 # ruff: noqa: RUF012 - msgspec copies the mutable defaults of a struct for each instance
-"""Routes: which requests are meant, what they must show, and where they go.
+"""Routes: which requests match, what they need, and where they go.
 
 A request is matched by host, then path, then method, then predicates, then priority; see
-`docs/routing.md` for the precedence. What it meets is one of four: a service (forwarded), a
+`docs/routing.md` for the precedence. A route has one of four actions: a service (forwarded), a
 handler (Python), a fixed response, or a redirect.
 """
 
@@ -37,20 +37,20 @@ from fastgate.model.x402 import X402
 MAX_HEADERS = 100
 """Of a fixed response."""
 _QUERY = re.compile(r"[!$%'-;=?-~]*")
-"""What may stand in a parameter of a query as it is sent."""
+"""The allowed characters of a query parameter, as sent."""
 
 
 MAX_PATHS = 64
 """Of a route."""
 MAX_TEMPLATE = 2048
-"""Characters of a template for a path or a Location."""
+"""Maximum characters of a template for a path or a Location."""
 KINDS = ("service", "handler", "respond", "redirect")
-"""What a route can lead to."""
+"""The actions of routes."""
 PathPattern = Annotated[str, Meta(pattern=worded(r"^/", "a path that begins with '/'"))]
 
 
 class Predicate(Model, frozen=True, kw_only=True):
-    """What a header or query parameter must be. One of the three."""
+    """The condition for a header or query parameter. One of the three."""
 
     equals: Annotated[str | None, Meta(description="Exactly this value.")] = None
     prefix: Annotated[str | None, Meta(description="A value that begins like this.")] = None
@@ -98,7 +98,7 @@ class Match(Model, frozen=True, kw_only=True):
 
 
 class Respond(Model, frozen=True, kw_only=True):
-    """A fixed response, held ready in the snapshot."""
+    """A fixed response, stored in the snapshot."""
 
     status: Annotated[int, Meta(ge=200, le=599, description="Its status.")] = 200
     headers: Annotated[dict[Token, FieldValue], Meta(description="Its header fields.")] = {}
@@ -124,7 +124,7 @@ class Respond(Model, frozen=True, kw_only=True):
 
 
 class Redirect(Model, frozen=True, kw_only=True):
-    """A redirect: where the client is to go instead."""
+    """A redirect of the client to another URL."""
 
     to: Annotated[
         str,
@@ -212,7 +212,7 @@ class Rewrite(Model, frozen=True, kw_only=True):
 
 
 class ApiKeyAuth(Model, frozen=True, kw_only=True):
-    """How an API key is shown. Keys are stored and compared as digests."""
+    """How an API key is sent. Keys are stored and compared as digests."""
 
     header: Annotated[
         Token | None, Meta(description="The header that may hold the key; null: none.")
@@ -252,7 +252,7 @@ class ApiKeyAuth(Model, frozen=True, kw_only=True):
 
 
 class Auth(Model, frozen=True, kw_only=True):
-    """What a caller must show. Empty: nothing."""
+    """The credentials that a caller must send. Empty: none."""
 
     api_key: Annotated[
         ApiKeyAuth | None, Meta(description="An API key. Default: no key is needed.")
@@ -260,7 +260,7 @@ class Auth(Model, frozen=True, kw_only=True):
 
 
 class Route(Rules, frozen=True, kw_only=True):
-    """Which requests are meant, what they must show, and where they go."""
+    """Which requests match, what they need, and where they go."""
 
     name: Annotated[
         Name, Meta(description="Its name in metrics, logs and errors; counts belong to it.")
@@ -451,11 +451,11 @@ class Route(Rules, frozen=True, kw_only=True):
 
     @property
     def patterns(self) -> tuple[str, ...]:
-        """Its paths, in the order they are written."""
+        """Its paths, in the order of the document."""
         return tuple(self.paths) if self.path is None else (self.path,)
 
     def place_of(self, number: int) -> str:
-        """Where in the route its path of that number stands: `path`, `paths[1]`."""
+        """The place of the path with this number in the route: `path`, `paths[1]`."""
         return f"paths[{number}]" if self.path is None else "path"
 
     def _check_strip(self, strip: str | None) -> None:
@@ -476,7 +476,7 @@ class Route(Rules, frozen=True, kw_only=True):
 
     @property
     def location(self) -> list[Piece]:
-        """The pieces of Location; none: it is no redirect."""
+        """The pieces of Location; none: it is not a redirect."""
         if self.redirect is None:
             return []
         return redirect_pieces(self.redirect.to, self.patterns, self.redirect.keep_query)
@@ -489,7 +489,7 @@ class Route(Rules, frozen=True, kw_only=True):
                 raise ValueError(f"{place}: {error}") from None
 
     def _check_unused(self) -> None:
-        """What the route says and nothing would look at."""
+        """Raise for settings of the route that would have no effect."""
         if self.retired or self.service is not None:
             return
         for name in ("preserve_host", "websocket"):

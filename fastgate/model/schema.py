@@ -1,11 +1,12 @@
-"""The JSON Schema of the document (draft 2020-12), short forms included.
+"""The JSON Schema of the document (draft 2020-12), including short forms.
 
-Editors complete and check with it: `fastgate schema > fastgate.schema.json`, and in the document
-`# yaml-language-server: $schema=fastgate.schema.json`. It is a little laxer than decoding: what
-spans several fields, and the inside of texts like rates, is checked only when loading.
+Editors use it for completion and checks: `fastgate schema > fastgate.schema.json`, and in the
+document `# yaml-language-server: $schema=fastgate.schema.json`. It is slightly less strict than
+decoding: conditions on several fields, and the syntax of values such as rates, are checked only
+when the document is loaded.
 
-Made from the same annotations that decoding uses (msgspec's own generator knows neither our
-values' defaults nor the short forms).
+It is generated from the annotations that decoding uses (msgspec's own generator supports neither
+the defaults of our values nor the short forms).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _PLAIN = {
     Any: {},
 }
 _ONE_OF: dict[type[Model], tuple[str, ...]] = {Route: ("path", "paths")}
-"""Fields of which one must be there."""
+"""Fields of which exactly one is required."""
 _SCALARS = ("string", "integer", "number")
 _KEYWORDS = {
     "pattern": "pattern", "ge": "minimum", "le": "maximum", "gt": "exclusiveMinimum",
@@ -88,7 +89,7 @@ def _annotation(annotation: Any, key: str, definitions: dict[str, Any]) -> dict[
 
 
 def _constrain(built: dict[str, Any], meta: Meta) -> dict[str, Any]:
-    """`built` with what a Meta demands; bounds go to the part they are about."""
+    """`built` with the conditions of a Meta; bounds are added to the part that they apply to."""
     more = {
         keyword: value
         for name, keyword in _KEYWORDS.items()
@@ -112,7 +113,7 @@ def _constrain(built: dict[str, Any], meta: Meta) -> dict[str, Any]:
 def _struct(struct: type[Model], definitions: dict[str, Any]) -> dict[str, Any]:
     name = struct.__name__
     if name not in definitions:
-        definitions[name] = {}  # taken, should the struct hold itself
+        definitions[name] = {}  # reserved first, in case the struct contains itself
         fields = fields_of(struct).values()
         definitions[name] = {
             "description": (struct.__doc__ or "").strip().partition("\n")[0],
@@ -136,7 +137,7 @@ def _field(field: Field, definitions: dict[str, Any]) -> dict[str, Any]:
 
 
 def _one_or_many(array: dict[str, Any], key: str) -> dict[str, Any]:
-    """An array's schema that also takes its one item alone, where decoding does."""
+    """An array's schema that also accepts a single item, if decoding does."""
     items = array["items"]
     alone = [
         option

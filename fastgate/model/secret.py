@@ -1,8 +1,8 @@
-"""Secrets that the gateway has to use in clear: a payment provider's key, a mail password.
+"""Secrets that the gateway needs in clear: a payment provider's key, a mail password.
 
-The document never holds one, since revisions of it are kept, compared and shown. It holds where
-the secret is: `env:NAME`, a variable of the gateway's environment, or `path:/run/secrets/x`, a
-file. It is read at the moment of use, so a file that is replaced is a secret that is rotated.
+The document never contains a secret, since its revisions are stored, compared and shown. It has a
+reference to the secret: `env:NAME`, a variable of the gateway's environment, or
+`path:/run/secrets/x`, a file. The secret is read at each use, so replacing the file rotates it.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from fastgate.errors import ConfigurationError
 from fastgate.model.values import Value
 
 MOST = 16_384
-"""Bytes of a secret's file that are read; a key in PEM form fits many times."""
+"""Maximum bytes of a secret's file; much larger than a key in PEM form."""
 
 
 class Secret(Value):
-    """Where a secret is: "env:STRIPE_KEY" or "path:/run/secrets/stripe"."""
+    """A reference to a secret: "env:STRIPE_KEY" or "path:/run/secrets/stripe"."""
 
     __slots__ = ("kind", "place")
 
@@ -42,7 +42,7 @@ class Secret(Value):
         ):
             kind, _, place = text.partition(":")
             return cls(kind, place)
-        # What was written may be the secret itself, so it is never repeated.
+        # The text may be the secret itself, so errors never repeat it.
         raise ValueError(
             f"expected {cls._expected()}; never write a secret itself into the document, because "
             "its revisions are stored and shown"
@@ -50,7 +50,7 @@ class Secret(Value):
 
     @classmethod
     def read(cls, raw: object) -> Self:
-        """As `parse`, always: what might be a secret is not kept."""
+        """Like `parse`, without caching: the text may be a secret."""
         return cls.parse(raw)
 
     def _key(self) -> tuple[str, str]:
@@ -60,7 +60,7 @@ class Secret(Value):
         return f"{self.kind}:{self.place}"
 
     def reveal(self, environ: Mapping[str, str] | None = None) -> str:
-        """The secret, without white space around it. Raises ConfigurationError: not there."""
+        """The secret, without surrounding white space. Raises ConfigurationError if missing."""
         if self.kind == "env":
             found = (os.environ if environ is None else environ).get(self.place, "")
         else:

@@ -1,4 +1,4 @@
-"""Shapes: what the fields of the document's structs hold, read from their annotations.
+"""Shapes: the types of the fields of the document's structs, read from their annotations.
 
 All code that walks a document by its types (expansion, errors, schema, reference) uses this.
 """
@@ -17,13 +17,13 @@ from fastgate.model.values import Value
 
 
 class Shape(NamedTuple):
-    """What a field's annotation comes to."""
+    """The type of a field."""
 
     kind: Literal["struct", "list", "dict", "value", "plain"]
     struct: type[Model] | None
     """Of kind struct."""
     item: Any
-    """The annotation of what a list or dict holds."""
+    """The annotation of the items of a list or dict."""
     choices: tuple[Any, ...]
     """Of a Literal."""
     value: type[Value] | None
@@ -32,7 +32,7 @@ class Shape(NamedTuple):
 
 @cache
 def shape_of(annotation: Any) -> Shape:
-    """What `annotation` holds, without Annotated and None."""
+    """The type of `annotation`, without Annotated and None."""
     origin = get_origin(annotation)
     if origin is Annotated:
         return shape_of(get_args(annotation)[0])
@@ -53,12 +53,12 @@ def shape_of(annotation: Any) -> Shape:
 
 
 class Field(NamedTuple):
-    """A field of a struct as the document has it."""
+    """A field of a struct, as in documents."""
 
     name: str
-    """As written in documents."""
+    """The name in documents."""
     attribute: str
-    """As in Python."""
+    """The name in Python."""
     annotation: Any
     required: bool
     default: Any

@@ -1,8 +1,8 @@
-"""The short forms: what may be written instead of a full struct, as a table.
+"""The short forms that may be written instead of a full struct, as a table.
 
-Expansion happens on plain data, before it is decoded; what comes out has only full forms. Two
-rules hold everywhere besides the table: where a list is expected, one text or number stands for
-a list of one; and in `limits`, `quotas`, `concurrency` and `targets` one mapping does too.
+Plain data is expanded before it is decoded; the result has only full forms. Besides the table,
+there are two general rules: one text or number may be written instead of a list of one; and in
+`limits`, `quotas`, `concurrency` and `targets`, so may one mapping.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ class Short(NamedTuple):
     """One short form of a struct."""
 
     kinds: tuple[type, ...]
-    """What it is written as (bool is not taken for int)."""
+    """The type of the short form (bool does not count as int)."""
     expand: Callable[[Any], dict[str, Any]]
-    """To the full form."""
+    """The conversion to the full form."""
     schema: dict[str, Any]
     """Its JSON Schema."""
     meaning: str
-    """For the reference."""
+    """The text for the reference."""
 
 
 def _text(name: str, meaning: str, **more: Any) -> Short:
@@ -126,15 +126,15 @@ SHORT: dict[type[Model], tuple[Short, ...]] = {
     g.SpendingLimit: (_text("amount", "the `amount`, by month", examples=["100 USD"]),),
     g.Consumer: (_text("name", "the `name`"),),
 }
-"""By struct. A struct that is not here is always written in full."""
+"""The short forms by struct. Other structs are always written in full."""
 
 CONCURRENCY = "concurrency"
 ONE_MAPPING = frozenset({"limits", "quotas", CONCURRENCY, "targets"})
-"""List fields that one mapping may stand for, too."""
+"""List fields for which one mapping may be written."""
 
 
 def concurrency_of(owner: type[Model], value: Any) -> Any:
-    """`concurrency: 100` on a route or service counts the whole of it, not each consumer."""
+    """`concurrency: 100` on a route or service counts all its requests, not those per consumer."""
     scope = {g.Route: "route", g.Service: "service"}.get(owner)
     if scope is not None and isinstance(value, int) and not isinstance(value, bool):
         return {"max": value, "by": [scope]}
@@ -149,7 +149,7 @@ def expand_one(struct: type[Model], value: Any) -> Any:
                 return short.expand(value)
         return value
     if struct is g.Auth and value.get("api_key", 0) is None:
-        # "api_key:" with nothing behind it asks for a key; it must not mean "open".
+        # "api_key:" without a value requires a key; it must not mean "open".
         return {**value, "api_key": {}}
     statuses = _STATUSES.get(struct)
     if statuses is not None and statuses in value:

@@ -1,9 +1,9 @@
-"""StoreUrl: where records are kept, as people write it for SQLite and PostgreSQL.
+"""StoreUrl: the URL of the store, for SQLite or PostgreSQL.
 
-PostgreSQL's URLs are libpq's: several hosts, `sslmode` and similar, settings of the session. The
-driver understands them itself; here they are judged, so that a mistake shows in `fastgate check`
-and not as a store that cannot be reached. Passwords stay in, since it must be possible to connect;
-`shown` leaves them out.
+PostgreSQL's URLs are those of libpq: several hosts, `sslmode` and similar options, settings of the
+session. The driver parses them itself. They are checked here so that `fastgate check` finds a
+mistake, which would otherwise look like a store that cannot be reached. The URL keeps its
+passwords, which are needed to connect; `shown` removes them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PARAMETERS = (
     # settings of the session
     "application_name", "search_path", "options", "statement_timeout", "lock_timeout",
 )  # fmt: skip
-"""What may follow the `?` of a PostgreSQL URL."""
+"""The allowed parameters of a PostgreSQL URL."""
 
 
 NO_DRIVER = (
@@ -53,7 +53,7 @@ class StoreUrl(Value):
         self.kind = kind
         """"sqlite" or "postgresql"."""
         self.text = text
-        """The whole URL, in the form that the driver takes."""
+        """The whole URL, in the form for the driver."""
 
     @classmethod
     def parse(cls, raw: object) -> Self:
@@ -75,7 +75,7 @@ class StoreUrl(Value):
         except _Fault as fault:
             raise ValueError(str(fault)) from None
         except ValueError:
-            # Python's own words may hold the password.
+            # Python's error text may contain the password.
             raise ValueError(
                 "the store's URL cannot be read; in a user name or password, write '@' as %40, "
                 "':' as %3A, '/' as %2F, '?' as %3F, '#' as %23 and '%' as %25"
@@ -98,7 +98,7 @@ class StoreUrl(Value):
 
 
 class _Fault(ValueError):
-    """A mistake in words of our own, which hold no secret."""
+    """Our own error for a mistake, without any secret."""
 
 
 def _start(text: str) -> str:
@@ -154,7 +154,7 @@ _LIBPQ = (
     "connect_timeout", "channel_binding", "keepalives", "keepalives_idle", "gssencmode",
     "require_auth", "load_balance_hosts", "fallback_application_name", "client_encoding",
 )  # fmt: skip
-"""Parameters of libpq that the driver has nothing for."""
+"""Parameters of libpq that the driver does not support."""
 
 
 def _check_port(text: str) -> None:

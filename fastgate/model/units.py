@@ -1,7 +1,7 @@
-"""Quantities as people write them: durations, rates, sizes, shares, money.
+"""Quantities in the form that people write: durations, rates, sizes, shares, money.
 
-All are integers inside: nanoseconds, requests per nanoseconds, bytes, permille, micro-units.
-Fractions are taken exactly (decimal, never binary floating point) or refused.
+All are stored as integers: nanoseconds, requests per nanoseconds, bytes, permille, micro-units.
+Fractions are converted exactly (decimal, never binary floating point) or refused.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _DURATION_MAX = 3650 * _D
 
 
 def _exact(text: str, scale: int) -> int | None:
-    """`text`, a decimal number, times `scale`, when that is a whole number."""
+    """`text`, a decimal number, times `scale`, if that is a whole number."""
     value = Decimal(text) * scale
     whole = int(value)
     return whole if whole == value else None
@@ -75,7 +75,7 @@ class Duration(Value):
 
     @property
     def ms(self) -> int:
-        """Whole milliseconds, rounded up: a timeout that is set never becomes 0, "none"."""
+        """Whole milliseconds, rounded up, so that a timeout never becomes 0, which means none."""
         return -(-self.ns // _MS)
 
     @property
@@ -109,9 +109,9 @@ class Rate(Value):
 
     def __init__(self, amount: int, period_ns: int) -> None:
         self.amount = amount
-        """How many; at least 1."""
+        """The number; at least 1."""
         self.period_ns = period_ns
-        """In how many nanoseconds."""
+        """The period in nanoseconds."""
 
     @classmethod
     def parse(cls, raw: object) -> Self:
@@ -136,7 +136,7 @@ class Rate(Value):
 
     @property
     def interval_ns(self) -> int:
-        """Nanoseconds from one to the next, rounded up so that the rate is never exceeded."""
+        """Nanoseconds between two requests, rounded up so that the rate is never exceeded."""
         return -(-self.period_ns // self.amount)
 
     def __str__(self) -> str:
@@ -232,7 +232,7 @@ class Percent(Value):
 MICROS = 1_000_000
 """Micro-units in one unit of a currency."""
 MONEY_MOST = 1 << 60
-"""The most micro-units that one booking can have: shared memory has room for that."""
+"""Maximum micro-units of one movement; the same as in `_core/money/holds.pxd`."""
 
 
 def decimal_text(micros: int) -> str:

@@ -1,9 +1,9 @@
 # ruff: noqa: RUF012 - msgspec copies the mutable defaults of a struct for each instance
-"""Upstreams and services: where requests go, and what they are sold as.
+"""Upstreams and services: where requests go, and how they are sold.
 
-An **upstream** is a pool of targets with a way to choose among them. A **service** is an API as
-a product: it stands on one upstream and says how long it may take, who may use it, and how often
-a request may be tried.
+An **upstream** is a pool of targets with a way to choose among them. A **service** is an API as a
+product: it uses one upstream and defines its timeouts, who may use it, and how often a request may
+be tried.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ ErrorStatus = Annotated[
 
 
 def status_numbers(statuses: Iterable[str]) -> set[int]:
-    """The statuses that texts like `503` and `5xx` stand for."""
+    """The statuses for text like `503` and `5xx`."""
     numbers: set[int] = set()
     for text in statuses:
         first = int(text.replace("xx", "00"))
@@ -75,7 +75,7 @@ class Target(Model, frozen=True, kw_only=True):
 
 
 class Health(Model, frozen=True, kw_only=True):
-    """Active health checks, made by the control process and shared with all workers."""
+    """Active health checks, run by the control process and shared with all workers."""
 
     path: Annotated[
         str,
@@ -162,7 +162,7 @@ class Health(Model, frozen=True, kw_only=True):
 
 
 class Eject(Model, frozen=True, kw_only=True):
-    """Passive ejection: a target that keeps failing real requests gets no more for a while."""
+    """Passive ejection: a target that keeps failing gets no requests for a while."""
 
     after: Annotated[
         int,
@@ -316,7 +316,7 @@ class Upstream(Model, frozen=True, kw_only=True):
 
 
 class Retries(Model, frozen=True, kw_only=True):
-    """Trying again, on another target if there is one.
+    """Retries, on another target if there is one.
 
     A request is sent again only if nothing of its body has been sent or all of it came with its
     head, and no part of an answer came. If the connection could not be made, any request is. If

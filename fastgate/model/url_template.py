@@ -1,15 +1,15 @@
-"""Templates of URLs: `rewrite.path` and `redirect.to`, taken apart into pieces.
+"""Templates of URLs: `rewrite.path` and `redirect.to`, parsed into pieces.
 
     https://{host}/v2/{rest}?user={id}#part
     └─┬─┘   └─┬──┘└────┬───┘ └───┬───┘ └─┬┘
     scheme authority  path     query  fragment (literal)
 
-A brace always begins or ends a name; a literal one is `%7B` or `%7D`, as in every URL. What a
-request contributes must not change what the text around it means, whatever it is:
+A brace always begins or ends a name; a literal one is `%7B` or `%7D`, as in every URL. No value
+from a request may change the meaning of the text around it:
 
-- In the authority stands nothing of the path, only the host that was called.
-- What may be empty or have slashes (`{rest*}`, the whole path) comes last in the path, so that it
-  makes no empty segment.
+- The authority contains no parameter of the path, only the host that was called.
+- A value that may be empty or have slashes (`{rest*}`, the whole path) comes last in the path, so
+  that it does not create an empty segment.
 - No segment is "." or "..". A parameter never is, since paths are canonical; so neither is a
   segment with parameters, unless a part of its text is dots alone. Such text is an error beside a
   parameter. (Parts end at an encoded slash or at ";", encoded or not, too: some servers see a
@@ -29,7 +29,7 @@ from fastgate.model.paths import path_parameters
 from fastgate.model.places import host_value
 
 BUILT_IN = ("host", "scheme", "path")
-"""What a redirect knows besides the parameters of the path, which go first."""
+"""The names for redirects, besides the parameters of the path, which take precedence."""
 
 _BRACED = re.compile(r"(\{[^{}]*\})")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -42,7 +42,7 @@ _PART_END = re.compile(r"%2f|%5c|;|%3b", re.I)
 
 
 class Piece(NamedTuple):
-    """A piece of a URL, as `UrlPiece` of the core knows it."""
+    """A piece of a URL, the same as `UrlPiece` of the core."""
 
     kind: Literal["text", "param", "path", "host", "scheme", "query", "query_more"]
     value: str = ""
@@ -54,7 +54,7 @@ class Piece(NamedTuple):
 def rewrite_pieces(template: str, paths: Sequence[str]) -> list[Piece]:
     """The pieces of a target for an upstream. `paths`: of the route.
 
-    Raises ValueError for what is no template of a path, or has parameters that a path has not.
+    Raises ValueError if it is not a template of a path, or has parameters that a path lacks.
     """
     names = _Names(template, paths, ())
     if "#" in template:
@@ -65,7 +65,7 @@ def rewrite_pieces(template: str, paths: Sequence[str]) -> list[Piece]:
 
 
 def redirect_pieces(template: str, paths: Sequence[str], keep_query: bool) -> list[Piece]:
-    """The pieces of a Location. As `rewrite_pieces`."""
+    """The pieces of a Location. Like `rewrite_pieces`."""
     names = _Names(template, paths, BUILT_IN)
     url, mark, fragment = template.partition("#")
     if "{" in fragment or not _QUERY_TEXT.fullmatch(fragment):
@@ -92,7 +92,7 @@ def redirect_pieces(template: str, paths: Sequence[str], keep_query: bool) -> li
 
 
 class _Names:
-    """What the names of one template stand for."""
+    """The values of the names in one template."""
 
     def __init__(self, template: str, paths: Sequence[str], built_in: Sequence[str]) -> None:
         parameters = [path_parameters(path) for path in paths]
@@ -202,7 +202,7 @@ def _pieces(text: str, names: _Names, *, encode: bool) -> Iterator[Piece]:
 
 
 def _joined(pieces: Iterable[Piece]) -> list[Piece]:
-    """Without empty texts, and adjoining ones as one."""
+    """Remove empty text, and join adjacent text."""
     found: list[Piece] = []
     for piece in pieces:
         if piece.kind == "text" and found and found[-1].kind == "text":

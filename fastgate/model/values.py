@@ -1,9 +1,8 @@
-"""Single values that stand as text in a document: parsed strictly, printed canonically.
+"""Single values that are text in a document: parsed strictly, printed canonically.
 
-A value class turns what a person wrote into numbers and back: for every text t it accepts,
-`parse(str(parse(t))) == parse(t)`. What it does not accept raises ValueError with a
-sentence that says what would be right. Values are immutable, comparable within their class, and
-hashable.
+A value class converts text to numbers and back: for every text t that it accepts,
+`parse(str(parse(t))) == parse(t)`. Other text raises ValueError with a sentence that says what is
+expected. Values are immutable, comparable within their class, and hashable.
 """
 
 from __future__ import annotations
@@ -17,16 +16,16 @@ from msgspec import UNSET
 
 
 class Value:
-    """A value with a canonical text. Subclasses give `parse`, `__str__` and `_key`."""
+    """A value with a canonical text. Subclasses define `parse`, `__str__` and `_key`."""
 
     __slots__ = ()
 
     WHAT: ClassVar[str] = "a value"
-    """What it is, with article, for errors and documents."""
+    """The kind of value, with article, for errors and documents."""
     EXAMPLES: ClassVar[tuple[str, ...]] = ()
-    """Texts that are accepted, for the schema and the reference."""
+    """Examples of valid text, for the schema and the reference."""
     ALSO: ClassVar[tuple[str, ...]] = ()
-    """JSON types accepted besides strings ("integer")."""
+    """JSON types that are accepted besides strings ("integer")."""
 
     _seen: ClassVar[dict[str, Any]] = {}
 
@@ -35,12 +34,12 @@ class Value:
 
     @classmethod
     def parse(cls, raw: object) -> Self:
-        """The value that `raw`, text (or a number where that is clear), stands for."""
+        """The value of `raw`: text, or a number if that is unambiguous."""
         raise NotImplementedError
 
     @classmethod
     def read(cls, raw: object) -> Self:
-        """As `parse`; a text that was parsed before gives the same object again."""
+        """Like `parse`, but text that was parsed before returns the same object."""
         if not isinstance(raw, str):
             return cls.parse(raw)
         known = cls._seen.get(raw)
@@ -84,7 +83,7 @@ class Value:
 
     @classmethod
     def _text(cls, raw: object) -> str:
-        """`raw` stripped, when it is text; otherwise the error that says what is expected."""
+        """`raw`, stripped. Raises ValueError, with what is expected, if it is not text."""
         if not isinstance(raw, str):
             raise ValueError(f"expected {cls._expected()}, not {describe(raw)}")
         return raw.strip()
@@ -104,16 +103,16 @@ _PASSWORD = re.compile(r"(://[^:/@\s]*:)[^@/\s]*(?=@)|([?&](?:ssl)?password=)[^&
 
 
 MASK = "***"
-"""Stands for a password that is not shown."""
+"""The replacement for a password that is not shown."""
 
 
 def masked(text: str) -> str:
-    """A text with the passwords of addresses in it left out, to be shown."""
+    """A text for display, with the passwords in addresses masked."""
     return _PASSWORD.sub(lambda found: f"{found[1] or found[2]}{MASK}", text)
 
 
 def describe(raw: object) -> str:
-    """A plain value in words, for errors: "the number 5", "a list" …"""
+    """A plain value as text, for errors: "the number 5", "a list" …"""
     if raw is None or raw is UNSET:
         return "nothing"
     if isinstance(raw, bool):
@@ -171,14 +170,14 @@ class Moment(Value):
 
 KEY_LEAST, KEY_MOST = 8, 512
 KEY_PATTERN = rf"[\x21-\x7e]{{{KEY_LEAST},{KEY_MOST}}}"
-"""An API key in clear, wherever it comes from: the configuration or the control API."""
+"""An API key in clear, from the configuration or the control API."""
 
 
 class KeyDigest(Value):
     """An API key or token, kept only as its SHA-256: "sha256:<64 hex digits>".
 
-    A key written in clear is hashed while it is read, so that no document that is kept, shown
-    or compared later holds one. Keys are 8 to 512 printable ASCII characters without spaces.
+    A key in clear is hashed when it is read, so that no document that is later stored, shown or
+    compared contains one. Keys are 8 to 512 printable ASCII characters without spaces.
     """
 
     __slots__ = ("hex",)
@@ -207,7 +206,7 @@ class KeyDigest(Value):
 
     @classmethod
     def read(cls, raw: object) -> Self:
-        """As `parse`, always: keys in clear are not kept."""
+        """Like `parse`, without caching: keys in clear are not kept."""
         return cls.parse(raw)
 
     @classmethod

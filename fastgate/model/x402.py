@@ -1,14 +1,14 @@
 # ruff: noqa: RUF012 - msgspec copies the mutable defaults of a struct for each instance
-"""x402: a route that is paid for request by request, and what its workers get of it.
+"""x402: a route with payment per request, and the terms for its workers.
 
-`X402` is what a person writes at a route. `Terms` is what the compiler makes of it together
-with the route's service: everything that a worker's handler needs, as one line of JSON behind
-the handler's name, so that terms are swapped with the snapshot they belong to:
+`X402` is the setting of a route. The compiler makes `Terms` from it and the route's service:
+everything that a worker's handler needs, as one line of JSON after the handler's name, so that
+terms are swapped together with their snapshot:
 
     fastgate.billing.x402.handler:PaidRoute {"route":"weather","upstream":"app","amount":"1000",…}
 
-The scheme is `exact` on EVM networks, by EIP-3009 (`TransferWithAuthorization`): the one in
-which a payment has a nonce of its own that no facilitator or token takes twice.
+The scheme is `exact` on EVM networks, by EIP-3009 (`TransferWithAuthorization`): each payment has a
+nonce that no facilitator or token accepts twice.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ class X402(Model, frozen=True, kw_only=True):
         )
         if self.amount is not None and int(self.amount) > MAX_ATOMIC:
             raise ValueError("amount: more than a token can count")
-        # The books count in millionths of a token, whatever the token can be divided into.
+        # The books count in millionths of a token, even if the token has more decimals.
         micros, rest = divmod(int(self.atomic) * MICROS, 10**self.asset_decimals)
         if rest and self.price is None:
             raise ValueError(
@@ -186,20 +186,20 @@ class X402(Model, frozen=True, kw_only=True):
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
-    """A paid route as its handler sees it. Times in seconds, sizes in bytes."""
+    """The terms of a paid route, for its handler. Times in seconds, sizes in bytes."""
 
     route: str
     upstream: str
-    """Name of the upstream that is forwarded to."""
+    """Name of the upstream to forward to."""
     timeout: float = 60.0
-    """Until the head of the upstream's answer."""
+    """Maximum time until the head of the upstream's answer."""
     problem_base: str = "urn:fastgate:reason:"
-    """What a problem's `type` begins with."""
+    """The beginning of a problem's `type`."""
     public_url: str = ""
-    """What links to the gateway's own pages begin with; empty: the origin that was called."""
+    """The origin of links to the gateway's own pages; empty: the origin that was called."""
     via: str = "fastgate"
     charge_abandoned: bool = True
-    """Whether a client that leaves owes, once the upstream has its request."""
+    """Whether a client that leaves must pay, once the upstream has its request."""
 
     pay_to: str
     network: str
@@ -217,7 +217,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
 
     facilitator: str
     facilitator_headers: dict[str, str] = {}
-    """Name → the place of its value, as `Secret` writes it."""
+    """Name → the reference to its value, in the form of `Secret`."""
     facilitator_timeout: float = 15.0
 
     @property
@@ -234,12 +234,12 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_terms(text: str) -> Terms:
-    """Terms from their JSON. Raises ValueError when it is not that."""
+    """Terms from their JSON. Raises ValueError if it is not valid."""
     return msgspec.json.decode(text, type=Terms)
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a paid route stands and leads, as far as its terms need it."""
+    """The settings of a paid route and its service that its terms need."""
 
     route: str
     upstream: str
@@ -251,10 +251,10 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def terms_of(x402: X402, place: Place, defaults: Facilitator | None = None) -> Terms:
-    """What the handler of a route with this `x402` gets.
+    """The terms for the handler of a route with this `x402`.
 
-    defaults: `billing.x402`, for what the route leaves open. Raises ValueError for what neither
-    says, or what the defaults say and this scheme cannot use.
+    defaults: `billing.x402`, for settings that the route lacks. Raises ValueError for a setting
+    that is missing in both, or a default that this scheme cannot use.
     """
     common: tuple[str | None, str | None, str | None, Duration] = (None, None, None, TIMEOUT)
     if defaults is not None:
