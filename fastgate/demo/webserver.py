@@ -100,4 +100,4 @@ def weather(request: Request) -> Reply:
 
 
 def _caller(request: Request) -> str:
-    return request.headers.get("x-consumer-name", "somebody who paid")
+    return request.headers.get("x-consumer-name", "a payer")

@@ -208,7 +208,7 @@ async def test_what_stands_in_the_way_is_named(
     assert found.retry is not None
 
 
-async def test_the_decision_names_the_cause_and_the_others_are_told_too() -> None:
+async def test_the_decision_names_the_cause_and_the_others_are_shown_too() -> None:
     facts = Facts()
     key_facts(expires_at=UNIX - 1)(facts)
     expired, limited, little = (
@@ -300,7 +300,7 @@ async def test_providers_that_are_down_refuse_nothing() -> None:
     assert found.served
     assert "timed out" in step(found, "provider").text
     some = [*down, ProviderFacts(name="other", up=True)]
-    assert "go through other" in step(await ask(Facts(the_providers=some)), "provider").text
+    assert "now go through other" in step(await ask(Facts(the_providers=some)), "provider").text
 
 
 async def test_a_provider_that_cannot_charge_is_no_fallback() -> None:
@@ -366,7 +366,7 @@ async def diagnosed(note: RefusedPayment) -> Step:
     return step(found, "payment")
 
 
-async def test_why_the_facilitator_refused_a_payment_is_told_in_words() -> None:
+async def test_why_the_facilitator_refused_a_payment_is_explained() -> None:
     agreed = [PaymentField("to", "0xcc", "0xcc"), PaymentField("value", "5", "5")]
     found = await diagnosed(refused(fields=agreed, message="have 3"))
     assert found.text.startswith("The payer does not have enough")
@@ -384,7 +384,7 @@ async def test_why_the_facilitator_refused_a_payment_is_told_in_words() -> None:
     assert other.fix is not None
 
 
-async def test_what_the_gateway_itself_refused_of_a_payment_is_told() -> None:
+async def test_what_the_gateway_itself_refused_of_a_payment_is_shown() -> None:
     wrong = [PaymentField("accepted.amount", "1000", "900")]
     found = await diagnosed(refused(facilitator="", detail="accepted.amount: x", fields=wrong))
     assert found.text == "accepted.amount is '900', and '1000' was asked for."

@@ -34,7 +34,7 @@ class LimitOverride(NamedTuple):
 
 
 class Consumer(NamedTuple):
-    """A consumer row, as the data plane sees it. `account`: identity of the payer, 0: none;
+    """A consumer row of the data plane. `account`: identity of the paying account, 0: none;
     `account_slot`: its row in the shared segment, or NO_ACCOUNT."""
 
     id: str

@@ -361,7 +361,7 @@ def _invoice(context: CheckContext) -> Step:
     if code:
         fix = Fix(action="pay_now", text="Pay the open invoice.", page="pay")
         return context.failed("invoice", code, text, numbers, fix)
-    return context.passed("invoice", f"{text} Access continues meanwhile.", numbers)
+    return context.passed("invoice", f"{text} Access still continues.", numbers)
 
 
 def _provider(context: CheckContext) -> Step:
@@ -383,9 +383,7 @@ def _provider(context: CheckContext) -> Step:
     numbers: Numbers = {"down": len(down), "providers": len(providers)}
     if len(down) < len(providers):
         others = ", ".join(each.name for each in providers if each.up)
-        return context.passed(
-            "provider", f"{text}. Charges go through {others} meanwhile.", numbers
-        )
+        return context.passed("provider", f"{text}. Charges now go through {others}.", numbers)
     return context.passed(
         "provider", f"{text}. Requests do not wait for it: they are charged here.", numbers
     )

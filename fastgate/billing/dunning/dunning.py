@@ -19,7 +19,7 @@ same thing: a case that is due.
   with the same key, and the provider answers with the first outcome. An outcome of an attempt that
   is not the case's current one is dropped, unless it is a success.
 - A provider that cannot be reached is not a decline: the case is due again an hour later.
-- A charge that succeeds after its invoice was given up (the plan was changed meanwhile) or paid
+- A charge that succeeds after its invoice was given up (the plan has changed) or paid
   otherwise is credited to the wallet, by a credit note.
 - What goes back is not paid: `returned` looks at what is left of an invoice's payments.
 - Whatever pays the invoice (a retry, a webhook, an operator) calls `settle`: the invoice, the
@@ -180,7 +180,7 @@ class Dunning:
         except PaymentError as error:
             if isinstance(error, Unsupported):
                 log.warning(
-                    "Invoice %s waits for somebody to say that it was paid "
+                    "Invoice %s stays open until it is marked as paid "
                     "(`fastgate subscriptions pay`): %s", invoice.number, error
                 )  # fmt: skip
             elif not isinstance(error, ProviderUnavailable):

@@ -114,7 +114,7 @@ class SubscriptionFees(SubscriptionRows):
     async def _give_up_invoices(
         self, connection: AsyncConnection, found: Subscription, now: datetime
     ) -> None:
-        """The subscription has ended: nothing is owed any more, and the value carried by unpaid
+        """The subscription has ended: nothing more is owed, and the value carried by unpaid
         invoices is credited."""
         await self._void_invoices(connection, found, now)
         await plan_change.give_back_carried(connection, self.invoices, found, now)

@@ -143,8 +143,8 @@ def _fee(found: Subscription, price: Flat | None, start: datetime, end: datetime
 
 
 def lines_of(found: Subscription, plan: str, stands: FeeBalance, charge: int) -> list[InvoiceLine]:
-    """What a change to another plan comes to, line by line; `charge`: for the rest of its
-    period. A sum below zero is to be credited."""
+    """The invoice lines of a change to another plan; `charge`: for the rest of its period. A
+    negative sum is credited."""
     lines = (
         InvoiceLine(f"Unused time of {found.plan}", -stands.unused),
         InvoiceLine("Unused time of plans before it", -stands.carried),

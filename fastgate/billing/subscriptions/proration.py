@@ -35,7 +35,7 @@ def unused(fee: int, period: Period, at: datetime) -> int:
 
 
 class PlanChange(NamedTuple):
-    """What a change of plan comes to, in micro-units."""
+    """The amounts of a change of plan, in micro-units."""
 
     credit: int
     """What was paid for and is not used."""

@@ -106,9 +106,9 @@ class Subscriptions(SubscriptionFees):
         """Subscribe an account to a plan, from now.
 
         With a trial (if the plan has one, and the account has never been on it): trialing; with
-        a fee: incomplete until it is paid; else active. Raises NotFoundError for an unknown plan,
-        ConflictError for an unknown account or when it has a living subscription for that
-        service already, whatever its plan: only one would count, and both be billed.
+        a fee: incomplete until it is paid; otherwise active. Raises NotFoundError for an unknown
+        plan, ConflictError for an unknown account, or if it already has an active subscription for
+        that service, on any plan: only one would apply, but both would be billed.
         """
         now = self.clock()
         price = self._price(plan)

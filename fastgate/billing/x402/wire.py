@@ -269,7 +269,7 @@ class PaymentOffer(NamedTuple):
         found = exact.authorization
         at = "payload.authorization."
         if not _same(self.terms.pay_to, found.to):
-            raise Invalid(at + "to", "pays somebody else", self.terms.pay_to, found.to)
+            raise Invalid(at + "to", "pays another recipient", self.terms.pay_to, found.to)
         if found.value != self.terms.amount:
             raise Invalid(at + "value", "not the price", self.terms.amount, found.value)
         if int(found.valid_after) > now:

@@ -325,7 +325,7 @@ class MoneySide:
         try:
             providers = self._module.providers_of(deps, billing)
         except ConfigurationError as error:
-            log.error("%s; nobody can pay through it until this is fixed", error)
+            log.error("%s; payments through it are disabled until this is fixed", error)
             manual = msgspec.structs.replace(billing, providers=["manual"])
             providers = self._module.providers_of(deps, manual)
         services: BillingServices = self._module.BillingServices(deps, billing, providers)
