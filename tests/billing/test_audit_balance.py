@@ -88,7 +88,7 @@ async def test_a_payout_that_fails_is_in_the_balance_again(setup: Audited) -> No
     assert "EUR.payouts" not in check.numbers
 
 
-async def test_a_payment_that_nobody_booked_is_named(setup: Audited) -> None:
+async def test_a_payment_that_was_not_booked_is_named(setup: Audited) -> None:
     await setup.paid_in()
     payment = await setup.paid_in("3 EUR", delivered=False)
     check = await setup.audit()
@@ -98,7 +98,7 @@ async def test_a_payment_that_nobody_booked_is_named(setup: Audited) -> None:
     assert (await setup.audit()).passed
 
 
-async def test_a_refund_that_nobody_booked_is_named(setup: Audited) -> None:
+async def test_a_refund_that_was_not_booked_is_named(setup: Audited) -> None:
     refund = setup.kit.refund(await setup.paid_in(), 250)
     check = await setup.audit()
     assert check.findings == [

@@ -158,12 +158,12 @@ async def test_a_dead_card_waits_for_another_and_is_charged_then(store: Store) -
     assert await code(parts, ident) is None
 
 
-async def test_where_nobody_can_charge_the_log_says_how_it_is_paid(
+async def test_without_a_provider_that_can_charge_the_log_says_how_to_pay(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     parts = BillingParts(store)
     _, ident = await subscribed(parts)
-    parts.charger.outcomes = [Unsupported("Nobody can charge saved methods.")] * 5
+    parts.charger.outcomes = [Unsupported("No provider can charge saved methods.")] * 5
     await parts.until(DECEMBER + timedelta(hours=1))
     (bill,) = await parts.invoices.open_of(ident)
     said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]

@@ -87,7 +87,7 @@ async def ways(parts: BillingParts) -> list[tuple[str, str]]:
         return sorted((row.channel, row.target) for row in rows)
 
 
-async def test_a_notice_is_told_once_by_every_way(store: Store) -> None:
+async def test_a_notice_is_sent_once_through_every_channel(store: Store) -> None:
     parts = BillingParts(store, BILLING)
     emails = ["a@x.example", "b@x.example", "a@x.example"]
     account = await parts.account(emails=emails)
@@ -102,7 +102,7 @@ async def test_a_notice_is_told_once_by_every_way(store: Store) -> None:
     assert (await ways(parts))[3:] == [("webhook", "all"), ("webhook", "pay")]
 
 
-async def test_a_notice_is_told_with_what_it_is_about_or_not_at_all(store: Store) -> None:
+async def test_a_notice_is_stored_with_its_event_or_not_at_all(store: Store) -> None:
     parts = BillingParts(store, BILLING)
 
     async def fails() -> None:
@@ -223,7 +223,7 @@ hours = st.integers(0, 24 * 40).map(lambda count: BEGIN + timedelta(hours=count)
 
 
 @given(st.lists(hours, max_size=30), st.sampled_from(["UTC", "Asia/Tokyo", "America/Havana"]))
-def test_whenever_the_scheduler_comes_nobody_is_told_twice_or_late(
+def test_at_any_times_of_the_scheduler_no_notice_is_late_or_repeated(
     visits: list[datetime], zone: str
 ) -> None:
     found = subscription(State.ACTIVE, zone=zone)

@@ -71,7 +71,7 @@ async def test_a_refusal_is_tried_again_ever_later_and_then_given_up(store: Stor
     assert rows == Delivered(0, 0, 0)
 
 
-async def test_a_refusal_for_good_ends_it_and_an_operator_may_begin_anew(store: Store) -> None:
+async def test_a_permanent_refusal_ends_it_and_an_operator_may_retry(store: Store) -> None:
     parts = await parts_of(store)
     parts.sender.refusals = [DeliveryError("no such user", permanent=True)]
     assert await parts.outbox.deliver() == Delivered(0, 0, 1)

@@ -82,7 +82,7 @@ async def test_the_first_that_is_there_is_asked(bench: Bench) -> None:
         await bench.chain.create_top_up("acc", EUR, "https://b")
 
 
-async def test_where_nobody_can_it_says_so(sqlite_store: Store) -> None:
+async def test_without_a_provider_that_can_it_raises(sqlite_store: Store) -> None:
     chain = Chain([], AttemptTable(sqlite_store), Clock())
     with pytest.raises(Unsupported, match="take top-ups"):
         await chain.create_top_up("acc", EUR, "https://b")
@@ -96,7 +96,7 @@ async def test_names_are_unique(sqlite_store: Store) -> None:
         Bench(sqlite_store, "one", "one")
 
 
-async def test_a_success_is_told_at_once_and_once_for_the_key(bench: Bench) -> None:
+async def test_a_success_is_reported_at_once_and_once_for_the_key(bench: Bench) -> None:
     first = await bench.chain.charge_saved("acc", EUR, "k", subject="why")
     assert (first.status, first.provider) == (ChargeStatus.SUCCEEDED, "one")
     assert await bench.chain.charge_saved("acc", EUR, "k", subject="why") == first
@@ -147,7 +147,7 @@ async def test_the_next_is_charged_if_the_first_has_no_method(bench: Bench) -> N
     assert [item.reference for item in await bench.chain.list_methods("acc")] == []
 
 
-async def test_nothing_sent_is_begun_anew_with_the_same_key(bench: Bench) -> None:
+async def test_an_unsent_charge_starts_again_with_the_same_key(bench: Bench) -> None:
     for provider in bench.providers:
         provider.mood = "down"
     with pytest.raises(ProviderUnavailable):
@@ -221,14 +221,14 @@ async def test_a_charge_on_its_way_ends_with_its_news(bench: Bench) -> None:
     assert bench.one.sent == ["charge k"]
 
 
-async def test_two_who_charge_with_one_key_at_once_charge_once(bench: Bench) -> None:
+async def test_two_concurrent_charges_with_one_key_charge_once(bench: Bench) -> None:
     results = await asyncio.gather(*(bench.chain.charge_saved("acc", EUR, "k") for _ in range(8)))
     assert bench.charged() == 1
     assert {result.status for result in results} <= {ChargeStatus.SUCCEEDED, ChargeStatus.PENDING}
     assert len({result.reference for result in results if result.reference}) == 1
 
 
-async def test_down_means_that_all_who_could_are_away(bench: Bench) -> None:
+async def test_down_means_that_all_capable_providers_are_unavailable(bench: Bench) -> None:
     for provider in bench.providers:
         provider.mood = "down"
     for number in range(3):

@@ -70,7 +70,7 @@ async def bench(store: Store) -> Bench:
     return made
 
 
-async def test_what_was_added_is_told_once(bench: Bench) -> None:
+async def test_new_usage_is_reported_once(bench: Bench) -> None:
     await bench.use("acc_a", 700, "tokens")
     await bench.use("acc_a", 1)
     await bench.use("acc_a", 1)
@@ -87,7 +87,7 @@ async def test_what_was_added_is_told_once(bench: Bench) -> None:
     }
 
 
-async def test_days_are_told_of_by_themselves_and_not_before_the_first(bench: Bench) -> None:
+async def test_days_are_reported_separately_and_not_before_the_first(bench: Bench) -> None:
     await bench.use("acc_a", 3, "tokens", ago=1)  # before it was set up
     bench.clock.pass_(days=2)
     await bench.use("acc_a", 4, "tokens", ago=1)
@@ -97,7 +97,7 @@ async def test_days_are_told_of_by_themselves_and_not_before_the_first(bench: Be
     assert found == [(4, end_of(TODAY + timedelta(days=1))), (5, bench.clock())]
 
 
-async def test_usage_that_comes_late_is_told_with_its_day(bench: Bench) -> None:
+async def test_late_usage_is_reported_with_its_day(bench: Bench) -> None:
     await bench.use("acc_a", 4, "tokens")
     await bench.export.run()
     bench.clock.pass_(days=3)
@@ -176,7 +176,9 @@ async def test_a_meter_that_is_not_known_does_not_stop_the_others(
 
 
 @pytest.mark.parametrize("mood", ["refuse", "down"])
-async def test_what_was_certainly_not_taken_is_told_however_late(bench: Bench, mood: str) -> None:
+async def test_what_was_certainly_not_accepted_is_reported_even_late(
+    bench: Bench, mood: str
+) -> None:
     await bench.use("acc_a", 7, "tokens")
     bench.provider.mood = mood
     await bench.export.run()

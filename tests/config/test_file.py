@@ -110,7 +110,7 @@ def test_a_fault_has_its_line(text: str, line: int | None, path: str, words: str
     assert words in str(error)
 
 
-def test_all_faults_between_resources_are_told_at_once() -> None:
+def test_all_errors_between_resources_are_reported_at_once() -> None:
     text = swap("service: orders\n", "service: nope\n").replace("plan: starter", "plan: nope")
     errors = list(fault(text))
     assert [(error.path, error.line) for error in errors] == [

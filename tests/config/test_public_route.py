@@ -81,7 +81,7 @@ async def test_webhooks_are_not_counted_with_what_people_ask(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("host", ["", "any.example", "api.example", "x.wild.example"])
 @pytest.mark.parametrize("path", ["/_fastgate", "/_fastgate/problems/x", "/%5Ffastgate/x"])
-def test_it_is_met_on_every_host_whatever_else_there_is(host: str, path: str) -> None:
+def test_it_matches_on_every_host_beside_any_other_route(host: str, path: str) -> None:
     routes = [
         route("all", "/{rest*}"),
         route("api", "/{rest*}", hosts=["api.example"]),
@@ -93,7 +93,7 @@ def test_it_is_met_on_every_host_whatever_else_there_is(host: str, path: str) ->
 
 
 @pytest.mark.parametrize("path", ["/_fastgate", "/_fastgate/x", "/%5ffastgate/x", "/_fastgate/{a}"])
-def test_nobody_else_may_have_its_paths(path: str) -> None:
+def test_other_routes_may_not_have_its_paths(path: str) -> None:
     document = {"routes": [route("mine", path)]}
     with pytest.raises(ConfigurationError, match="own pages") as caught, compiled(document):
         pass
@@ -157,7 +157,7 @@ async def test_requests_reach_the_pages_as_they_were_sent(tmp_path: Path) -> Non
     await backend.stop()
 
 
-async def test_while_nobody_serves_the_pages_the_rest_goes_on(tmp_path: Path) -> None:
+async def test_without_the_pages_everything_else_continues(tmp_path: Path) -> None:
     config = {"routes": [{"name": "x", "path": "/x", "respond": {"status": 204}}]}
     async with Plane(config, public=PublicSide(str(tmp_path / "none"), PUBLIC.key)) as plane:
         assert (await plane.get("/_fastgate/problems")).status in (502, 503)

@@ -222,7 +222,7 @@ async def block(exchange):
         assert (await blocked).status == 200
 
 
-async def test_a_dead_worker_that_is_not_replaced_yet_keeps_nobody_waiting(
+async def test_a_dead_worker_that_is_not_replaced_yet_delays_no_client(
     gateway: Start, upstream: Upstream
 ) -> None:
     running = gateway(proxying(upstream))

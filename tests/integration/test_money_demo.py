@@ -50,7 +50,7 @@ def test_it_walks_from_the_first_402_to_the_audit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_stays_until_it_is_told_to_end(tmp_path: Path, number: signal.Signals) -> None:
+def test_it_runs_until_it_is_stopped(tmp_path: Path, number: signal.Signals) -> None:
     folder = tmp_path / "demo"
     with (tmp_path / "out").open("wb") as out:
         running = subprocess.Popen(

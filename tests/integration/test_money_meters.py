@@ -108,7 +108,7 @@ def test_a_worker_that_is_killed_has_charged_what_it_reported(running: Gateway) 
     audit(running)
 
 
-async def test_units_are_told_to_stripe_by_the_next_round(tmp_path: Path) -> None:
+async def test_units_are_reported_to_stripe_by_the_next_round(tmp_path: Path) -> None:
     folder = tmp_path / "gateway"
     folder.mkdir()
     (folder / "metered_handlers.py").write_text(HANDLERS)

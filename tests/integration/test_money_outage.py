@@ -272,7 +272,7 @@ def test_control_is_killed_while_the_store_is_away(
     others.check(running)
 
 
-def test_it_starts_without_its_store_and_knows_who_has_paid(
+def test_it_starts_without_its_store_and_knows_paying_accounts(
     gateway: StartGateway, upstream: Upstream, postgres_cluster: Cluster, tmp_path: Path
 ) -> None:
     config = paid_config(upstream, store={"url": postgres_cluster.database("migrated")})

@@ -278,7 +278,7 @@ def test_subscription_expired(paid: PaidGateway) -> None:
     paid.served(who, "/keyed/")
 
 
-def test_payment_required_of_a_caller_whom_nobody_pays_for(paid: PaidGateway) -> None:
+def test_payment_required_of_a_caller_without_an_account(paid: PaidGateway) -> None:
     headers = {"X-Api-Key": "a-key-that-nobody-pays-for"}
     answer = fetch(paid.gateway.address(), "/paid/", headers=headers)
     assert (answer.status, answer.json["reason"]) == (402, "payment_required")

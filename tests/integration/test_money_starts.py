@@ -195,7 +195,7 @@ class Starting:
 
 
 @pytest.mark.timeout(120 + 20 * STARTS)
-def test_nobody_is_served_by_less_than_the_full_rules(
+def test_no_account_is_served_without_its_rules(
     gateway: StartGateway, upstream: Upstream, tmp_path: Path
 ) -> None:
     starting = Starting(gateway, upstream, tmp_path / "state")

@@ -259,7 +259,7 @@ def test_draining_finishes_what_is_in_progress_and_takes_nothing_new(
     assert running.children() == {}
 
 
-def test_patience_with_those_who_do_not_finish_ends(gateway: Start, upstream: Upstream) -> None:
+def test_workers_that_do_not_finish_in_time_are_killed(gateway: Start, upstream: Upstream) -> None:
     running = gateway(proxying(upstream, drain_timeout="200ms"))
     hanging = Background(running.address(), "/silent")
     eventually(lambda: "/silent" in upstream.seen, "the request is with the upstream")
@@ -285,7 +285,7 @@ def test_the_api_may_ask_for_the_end(gateway: Start, upstream: Upstream) -> None
     assert running.wait() == 0
 
 
-def test_nobody_outlives_a_killed_supervisor(gateway: Start, upstream: Upstream) -> None:
+def test_no_process_survives_a_killed_supervisor(gateway: Start, upstream: Upstream) -> None:
     running = gateway(proxying(upstream))
     children = running.children().values()
     assert len(children) == 3

@@ -371,7 +371,7 @@ def test_handlers_are_found_beside_the_file_and_new_ones_by_a_reload(
 # ---- logs --------------------------------------------------------------------------------
 
 
-def test_the_access_log_is_opened_anew_when_told(
+def test_the_access_log_is_reopened_on_request(
     gateway: Start, upstream: Upstream, tmp_path: Path
 ) -> None:
     path = tmp_path / "access.log"

@@ -198,7 +198,7 @@ def test_events_come_as_they_are_sent(gateway, upstream, facilitator):
     assert facilitator.chain.earned == PRICE
 
 
-def test_records_are_for_nobody_else(gateway, upstream, facilitator):
+def test_records_are_private(gateway, upstream, facilitator):
     served = gateway(selling(upstream, facilitator), workers=1)
     assert pay(served, "/echo", payment_for(served, facilitator, "/echo")).status == 200
     (record,) = (served.state / "x402").glob("??/*")

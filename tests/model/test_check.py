@@ -204,7 +204,7 @@ def test_default_policies_are_named() -> None:
     assert [found.path for found in warnings(decode(document)) if "fair" in found.message] == []
 
 
-def test_limits_by_address_need_nobody() -> None:
+def test_limits_by_address_need_no_identity() -> None:
     assert faults(**with_route(1, limits=[{"by": "address", "rate": "5/s"}], concurrency=9)) == []
 
 

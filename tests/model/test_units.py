@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgate.model.units import Duration, Money, Percent, Rate, Size
+from fastgate._core.handlers.metering import HELD_MOST
+from fastgate.model.units import MONEY_MOST, Duration, Money, Percent, Rate, Size
 
 
 @pytest.mark.parametrize(
@@ -204,3 +205,7 @@ def test_values_of_two_kinds_are_never_equal() -> None:
     assert Size(5) != Percent(5)
     assert Duration(5) != 5
     assert len({Size(5), Size(5), Percent(5)}) == 2
+
+
+def test_the_maximum_amount_is_that_of_shared_memory() -> None:
+    assert MONEY_MOST == HELD_MOST

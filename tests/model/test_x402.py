@@ -46,7 +46,7 @@ def terms(source: dict[str, Any]) -> Terms:
     return read_terms(text)
 
 
-def test_what_the_handler_is_told():
+def test_the_terms_of_the_handler():
     more = {
         "auth": {"api_key": {"header": "X-Key"}},
         "timeout": "7s",

@@ -126,7 +126,7 @@ def test_off_is_off_but_recent_requests_are_kept() -> None:
     assert log.lost == 0
 
 
-def test_after_a_rotation_the_file_is_opened_anew(tmp_path: Path) -> None:
+def test_after_a_rotation_the_file_is_reopened(tmp_path: Path) -> None:
     s = segment()
     path = tmp_path / "log"
     log = AccessLog(s, to=str(path))
@@ -143,7 +143,7 @@ def test_after_a_rotation_the_file_is_opened_anew(tmp_path: Path) -> None:
     assert ids(path) == [3]
 
 
-def test_a_path_that_cannot_be_opened_anew_leaves_the_old_file_in_use(
+def test_a_path_that_cannot_be_reopened_leaves_the_old_file_in_use(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     s = segment()
@@ -168,7 +168,7 @@ def test_a_file_that_cannot_be_opened_at_first_is_the_callers_to_tell(tmp_path: 
         AccessLog(segment(), to=str(tmp_path / "pipe"))
 
 
-def test_a_write_error_is_told_once_and_counted_and_so_is_its_end(
+def test_a_write_error_is_logged_once_and_counted_and_so_is_its_end(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -284,7 +284,7 @@ async def test_the_loop_drains_what_comes_and_stops_when_told(
     assert ids(tmp_path / "log") == list(range(1, n + 1))
 
 
-async def test_the_loop_opens_a_file_anew_also_when_nothing_comes(
+async def test_the_loop_reopens_a_file_even_without_records(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "log"

@@ -243,7 +243,7 @@ def test_a_worker_is_up_only_while_it_serves() -> None:
     assert up == [0, 0, 1, 0, 0]
 
 
-def test_losses_of_the_log_are_told() -> None:
+def test_losses_of_the_log_are_shown() -> None:
     s = segment()
     write_numbered(s, 1, 0, 20)
     log = AccessLog(s)
@@ -267,7 +267,7 @@ def test_memory_of_the_processes() -> None:
     assert process_memory(2**22 + 1) is None
 
 
-def test_memory_is_told_where_the_kernel_has_no_smaps_rollup(
+def test_memory_is_shown_if_the_kernel_has_no_smaps_rollup(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def without(path: str, **more: Any) -> Any:

@@ -121,7 +121,7 @@ def test_an_account_without_a_slot_gets_its_row_with_it(world: World) -> None:
     assert world.row_of(2) == [(ANY, 1, 5)]
 
 
-def test_more_than_there_is_room_for_are_said_so(
+def test_more_subscriptions_than_fit_are_logged(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     names = [f"s{number}" for number in range(SUBSCRIPTIONS + 1)]
@@ -133,7 +133,7 @@ def test_more_than_there_is_room_for_are_said_so(
     assert "9 subscriptions; 8 apply" in caplog.text
 
 
-def test_a_row_is_refused_until_it_is_told(world: World) -> None:
+def test_a_row_is_refused_until_its_rules_are_known(world: World) -> None:
     assert [world.access(slot) for slot in (0, 1)] == [UNKNOWN, UNKNOWN]
     assert "acc_a" not in world.rows
     world.rows.put("acc_a", AccountRow())

@@ -28,9 +28,7 @@ def make(store: Store, state: Path, changed: list[tuple[str, str]] | None = None
     return Caps(segment, store, StateDirectory(state), lambda: NOW, lambda *what: told.append(what))
 
 
-async def test_the_configured_limit_holds_for_who_has_none(
-    sqlite_store: Store, tmp_path: Path
-) -> None:
+async def test_the_configured_limit_is_the_default(sqlite_store: Store, tmp_path: Path) -> None:
     caps = make(sqlite_store, tmp_path)
     assert caps.configure(DEFAULT)
     assert not caps.configure(DEFAULT)
@@ -96,7 +94,7 @@ async def test_what_is_spent_is_read_where_workers_count_it(
     assert caps.spent("account", "acc_1") is None
 
 
-async def test_a_damaged_file_is_said_so(
+async def test_a_damaged_file_is_logged(
     sqlite_store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "spending.limits").write_bytes(b"\xc1")

@@ -136,7 +136,7 @@ def test_a_peer_that_never_reads_fills_the_outbox(
         control.send(Abort(seq=3))
 
 
-def test_a_peer_that_left_is_told(pair: Pair) -> None:
+def test_a_peer_that_has_left_is_reported(pair: Pair) -> None:
     control, worker = pair
     worker.close()
     with pytest.raises(ChannelClosed):

@@ -169,7 +169,7 @@ async def test_expected_statuses_may_be_exact() -> None:
         await ask(check(address, expect=("200", "401")))
 
 
-async def test_nobody_there_is_a_failure() -> None:
+async def test_no_listening_process_is_a_failure() -> None:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         address = sock.getsockname()
     with pytest.raises(CheckFailed, match="refused"):
@@ -229,7 +229,7 @@ async def test_the_row_follows_the_checks() -> None:
     assert row.health == HEALTHY
 
 
-async def test_a_target_that_is_not_checked_any_more_is_not_left_unhealthy() -> None:
+async def test_a_target_that_is_no_longer_checked_does_not_stay_unhealthy() -> None:
     scripted = Scripted(lambda n: False)
     row = Row()
     checks = HealthChecks(scripted)
@@ -241,7 +241,7 @@ async def test_a_target_that_is_not_checked_any_more_is_not_left_unhealthy() -> 
     await checks.stop()
 
 
-async def test_an_unchanged_check_goes_on_and_a_changed_one_begins_anew() -> None:
+async def test_an_unchanged_check_continues_and_a_changed_one_restarts() -> None:
     scripted = Scripted(lambda n: True)
     row = Row()
     checks = HealthChecks(scripted)

@@ -24,7 +24,7 @@ def lines(manager: socket.socket) -> list[str]:
     return manager.recv(4096).decode().split("\n")
 
 
-def test_states_are_told_as_the_protocol_wants(manager: socket.socket) -> None:
+def test_states_are_reported_in_the_form_of_the_protocol(manager: socket.socket) -> None:
     environ = {"NOTIFY_SOCKET": manager.getsockname()}
     notifier = Notifier(environ)
     assert environ == {}, "children would speak in our name"

@@ -1,4 +1,4 @@
-"""Accepting in place of workers that do not."""
+"""Accepting connections for workers that do not accept."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def workers() -> Iterator[Workers]:
         one.close(for_good=False)
 
 
-def test_nobody_takes_from_workers_that_are_well(workers: Workers) -> None:
+def test_no_worker_accepts_for_healthy_workers(workers: Workers) -> None:
     workers.look()
     assert not any(engine.fds for engine in workers.engines)
 

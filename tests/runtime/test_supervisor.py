@@ -573,7 +573,7 @@ def test_children_do_not_outlive_a_killed_supervisor(
     eventually(lambda: not lives(pid), "the worker ends")
 
 
-def test_the_service_manager_is_told(
+def test_states_are_reported_to_the_service_manager(
     events: Events, run: Callable[..., Running], tmp_path: Any
 ) -> None:
     path = str(tmp_path / "notify")

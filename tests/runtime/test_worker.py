@@ -279,7 +279,7 @@ def test_it_drains_and_ends_when_it_is_idle() -> None:
         worker.end()
 
 
-def test_it_ends_when_nobody_is_left_to_serve_for(worker: Running) -> None:
+def test_it_ends_when_the_gateway_has_ended(worker: Running) -> None:
     worker.channel.close()
     assert worker.wait() == 0
 

@@ -184,7 +184,7 @@ async def test_a_worker_that_does_not_answer_is_named_and_nothing_changes(
     assert rig.kept == [1]
 
 
-async def test_a_worker_without_a_heartbeat_holds_nobody_up_and_catches_up(
+async def test_a_worker_without_a_heartbeat_delays_no_other_and_catches_up(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(worker_channels, "LOOK_S", 0.01)
