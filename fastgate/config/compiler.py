@@ -15,8 +15,7 @@ and flattened, names become indexes and slots, text is rendered, paths and hosts
 - Routes with equal rules share them: equal rules, limits and lists are in the image once. The
   common part of routes with the same service and policies is computed once.
 
-Compiling changes only the given slot book: a configuration that is refused does not affect the one
-that is served.
+Compiling changes only the given slot book. A configuration that is refused changes nothing.
 """
 
 from __future__ import annotations
@@ -566,8 +565,7 @@ class _Compilation:
         place = f"routes[{second}]" + (f".{mine.place_of(other)}" if mine.paths else "")
         if mine is theirs:
             return ConfigurationError(
-                f"the paths {rival!r} and {path!r} of the route {mine.name!r} match the same "
-                f"requests",
+                f"paths {rival!r} and {path!r} of the route {mine.name!r} match the same requests",
                 place,
                 hint="Remove one of them: names of parameters do not make paths different.",
             )
