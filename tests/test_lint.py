@@ -135,7 +135,7 @@ def test_patterns_end_where_the_text_ends() -> None:
         if name(path).startswith("fastgate/")
         for found in re.findall(r"""pattern=(r?f?"[^"]*\$)\"""", path.read_text())
     ]
-    assert open_ended == [], "write them with `whole` or `worded` of fastgate.model.base"
+    assert open_ended == [], "write them with `exact_pattern` or `worded` of fastgate.model.base"
 
 
 # ---- files -------------------------------------------------------------------------------

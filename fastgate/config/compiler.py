@@ -565,7 +565,7 @@ class _Compilation:
         place = f"routes[{second}]" + (f".{mine.place_of(other)}" if mine.paths else "")
         if mine is theirs:
             return ConfigurationError(
-                f"paths {rival!r} and {path!r} of the route {mine.name!r} match the same requests",
+                f"the paths {rival!r} and {path!r} of the route {mine.name!r} are equivalent",
                 place,
                 hint="Remove one of them: names of parameters do not make paths different.",
             )
