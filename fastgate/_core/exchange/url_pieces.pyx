@@ -35,7 +35,9 @@ cdef inline const char *piece_text(exchange *e, const url_piece *u, uint32_t *n)
     """The text of a piece (other than the query): where it is, and its length."""
     if u.kind == URL_PARAM:
         n[0] = e.match.params[u.param].len if u.param < e.match.nparams else 0
-        return e.path + e.match.params[u.param].off if n[0] else NULL
+        if n[0] == 0:
+            return b""                   # never NULL: it is copied from
+        return e.path + e.match.params[u.param].off
     if u.kind == URL_PATH:
         n[0] = e.path_len
         return e.path
