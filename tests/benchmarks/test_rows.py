@@ -32,7 +32,7 @@ from benchmarks.compare.subjects import (
 )
 from benchmarks.tools import NoCompiler, tool
 
-MOMENT = Options(rounds=1, window=0.5, warmup=0.1, quick=True)
+MOMENT = Options(rounds=1, window=1.0, warmup=0.1, quick=True)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -146,7 +146,7 @@ def test_lines_that_are_cut_off_are_an_error(lines: list[Line], data: st.DataObj
     ends = {len(pack_lines(lines[:count])) for count in range(len(lines) + 1)}
     cut = data.draw(st.integers(0, max(ends)).filter(lambda at: at not in ends))
     for read in (unpack_lines, numbers, sums):
-        with pytest.raises(ValueError, match=f"of {cut} begins none"):
+        with pytest.raises(ValueError, match=f"of {cut} begins no line"):
             read(pack_lines(lines)[:cut])
 
 

@@ -423,22 +423,27 @@ class Upstream:
         self._stop = asyncio.Event()
         self._released = asyncio.Event()
         if self._unix:
-            server = await asyncio.start_unix_server(self._converse, self._unix, backlog=1024)
+            server = await asyncio.start_unix_server(self._accepted, self._unix, backlog=1024)
         else:
-            server = await asyncio.start_server(self._converse, "127.0.0.1", 0, backlog=1024)
+            server = await asyncio.start_server(self._accepted, "127.0.0.1", 0, backlog=1024)
             self.address = server.sockets[0].getsockname()
-        self._peers: set[asyncio.Task[None]] = set()
+        self._peers: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._ready.set()
         await self._stop.wait()
         server.close()
-        for task in list(self._peers):
+        peers = dict(self._peers)
+        for task in peers:
             task.cancel()
-        await asyncio.gather(*self._peers, return_exceptions=True)
+        await asyncio.gather(*peers, return_exceptions=True)
+        for writer in peers.values():
+            writer.close()  # a task that was cancelled before it began has not done it
+
+    def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._peers[asyncio.create_task(self._converse(reader, writer))] = writer
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._peers.add(task)
         self.connections += 1
         number = self.connections
         try:
@@ -447,7 +452,7 @@ class Upstream:
         except (OSError, EOFError, asyncio.CancelledError):
             pass
         finally:
-            self._peers.discard(task)
+            self._peers.pop(task, None)
             writer.close()
 
     async def _exchange(
