@@ -43,7 +43,7 @@ def run_sidecar(session: Session, scenario: Scenario) -> None:
             except (NotServing, OSError, ValueError) as e:
                 session.skip(scenario.name, subject.name, str(e))
                 continue
-            collected[subject.name].put(metrics)
+            collected[subject.name].put(metrics, round_)
             say(
                 f"  {round_ + 1} {subject.name:18} serving after {metrics['start_s']:.3f} s "
                 f"({metrics['start_cpu_s']:.3f} s of a processor), {metrics['idle_pss_mib']:.1f} "

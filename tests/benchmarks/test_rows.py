@@ -22,6 +22,7 @@ from benchmarks.compare.ratios import all_ratios
 from benchmarks.compare.scenarios import Scenario, table
 from benchmarks.compare.schema import METRICS, Point
 from benchmarks.compare.session import Options, Session, in_turn
+from benchmarks.compare.sidecar import run_sidecar
 from benchmarks.compare.subjects import (
     Setup,
     Subject,
@@ -119,6 +120,22 @@ def test_bodies_are_posted(session: Session) -> None:
     point = run(session, wanted)["relay"]
     assert (point.request_body, point.body) == (16_384, 100)
     parts_add_up(point)
+
+
+def test_a_small_gateway_is_measured_by_process(session: Session) -> None:
+    wanted = scenario("sidecar", "fastgate")
+    if place(session.cores, 1) is None:
+        pytest.skip("needs two processors")
+    run_sidecar(session, wanted)
+    assert session.skipped == []
+    (point,) = session.points
+    assert (point.scenario, point.mode) == ("sidecar", "sidecar")
+    assert point.visits == [0]
+    parts = {f"{name}_pss_mib" for name in ("supervisor", "worker", "control")}
+    assert parts <= set(point.metrics)
+    assert sum(point.metrics[name].median for name in parts) == pytest.approx(
+        point.metrics["idle_pss_mib"].median, abs=0.5
+    )
 
 
 def test_unix_sockets_are_set_beside_tcp_by_pairs() -> None:
