@@ -1,10 +1,13 @@
-"""Background tasks that must not end unnoticed."""
+"""Tasks that must not end unnoticed, and work that must not end early."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 SHORTEST_S, LONGEST_S = 0.1, 5.0  # the wait before a restart
 GOOD_S = 30.0  # a run of this length resets the wait
@@ -35,3 +38,20 @@ async def keep_running(
         last = reason
         await asyncio.sleep(wait)
         wait = min(2 * wait, LONGEST_S)
+
+
+async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
+    """Run it in a separate task, and return its result. If the caller is cancelled, even several
+    times, the cancellation is raised when the task is done, and the task's result is dropped."""
+    task = asyncio.create_task(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is None:
+        return task.result()
+    if not task.cancelled():
+        task.exception()  # asyncio reports an error that is never retrieved
+    raise cancelled

@@ -12,9 +12,8 @@ needs, with the same names and behavior:
 
 from __future__ import annotations
 
-import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -22,6 +21,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.engine import Dialect
 from sqlalchemy.util import greenlet_spawn
+
+from fastgate.tasks import to_the_end
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -59,7 +60,7 @@ class AsyncConnection:
 
     async def close(self) -> None:
         """Return it to the pool and roll back what was not committed, even on a cancellation."""
-        await _to_the_end(greenlet_spawn(self._started.close))
+        await to_the_end(greenlet_spawn(self._started.close))
 
     async def __aenter__(self) -> AsyncConnection:
         return await self.start()
@@ -114,7 +115,7 @@ class AsyncConnection:
         try:
             yield Rows(result)
         finally:
-            await _to_the_end(greenlet_spawn(result.close))
+            await to_the_end(greenlet_spawn(result.close))
 
     async def run_sync(
         self, work: Callable[Concatenate[sa.Connection, P], T], *args: P.args, **kwargs: P.kwargs
@@ -159,17 +160,3 @@ async def _transaction(begin: Callable[[], sa.Transaction]) -> AsyncIterator[Non
         await greenlet_spawn(transaction.__exit__, type(error), error, error.__traceback__)
         raise
     await greenlet_spawn(transaction.__exit__, None, None, None)
-
-
-async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Run it in a separate task, and raise a cancellation only when it is done."""
-    task = asyncio.create_task(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        raise cancelled
-    task.result()

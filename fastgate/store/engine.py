@@ -56,7 +56,7 @@ from fastgate.imports import importing
 from fastgate.model.store_url import NO_DRIVER, StoreUrl
 from fastgate.store.connection import AsyncConnection, AsyncEngine
 from fastgate.store.tables import HEAD
-from fastgate.tasks import keep_running
+from fastgate.tasks import keep_running, to_the_end
 
 log = logging.getLogger("fastgate.store")
 
@@ -418,15 +418,9 @@ class Store:
         engine = self._direct
         if engine is None or not self.ready:
             raise StoreError(self._problem)
-        task = asyncio.ensure_future(asyncio.to_thread(_transact, engine, work, writes))
-        task.add_done_callback(_see)
         with self._translated_errors():
-            try:
-                return await asyncio.shield(task)
-            except asyncio.CancelledError:
-                # A thread cannot be stopped, and a later caller must not see its work half done.
-                await asyncio.wait({task})
-                raise
+            # A thread cannot be stopped, and a later caller must not see its work half done.
+            return await to_the_end(asyncio.to_thread(_transact, engine, work, writes))
 
     async def _first_attempt(self) -> None:
         """Let uses in the first second wait, instead of failing with "not connected yet"."""
@@ -476,12 +470,6 @@ class Store:
         if self.kind == "sqlite" and "locked" in str(error.orig):
             return StoreError("The store is busy: another process holds its lock.")
         return self._lose(error)
-
-
-def _see(task: asyncio.Future[Any]) -> None:
-    """Drop the result, because its caller was cancelled."""
-    if not task.cancelled():
-        task.exception()
 
 
 async def counter(connection: AsyncConnection, topic: str) -> int:
