@@ -24,7 +24,7 @@ from fastgate._core.exchange.key_places cimport put_query
 from fastgate._core.exchange.render cimport called_securely
 from fastgate._core.http.head cimport FAULT_HOST_MISSING
 from fastgate._core.platform.chars cimport CH_UNRESERVED, is_class
-from fastgate._core.platform.text cimport put
+from fastgate._core.platform.text cimport put, put_escape
 from fastgate._core.reason cimport BAD_HOST, TARGET_TOO_LONG
 from fastgate._core.snapshot.snapshot cimport (
     NONE32, URL_HOST, URL_PARAM, URL_PATH, URL_QUERY, URL_QUERY_MORE, URL_SCHEME, snap_str, snap_table,
@@ -57,17 +57,13 @@ cdef inline int stays(char x) noexcept nogil:
 
 
 cdef char *put_encoded(char *p, const char *s, uint32_t n) noexcept nogil:
-    cdef const char *digits = "0123456789ABCDEF"
     cdef uint32_t i
     for i in range(n):
         if stays(s[i]):
             p[0] = s[i]
             p += 1
         else:
-            p[0] = c"%"
-            p[1] = digits[<uint8_t>s[i] >> 4]
-            p[2] = digits[<uint8_t>s[i] & 15]
-            p += 3
+            p = put_escape(p, <uint8_t>s[i])
     return p
 
 

@@ -34,6 +34,7 @@ fixed point: its own canonical path is itself.
 from libc.stdint cimport uint8_t
 
 from fastgate._core.platform.chars cimport CH_DIGIT, CH_HOST, CH_PATH, CH_UNRESERVED, fg_hex, is_class
+from fastgate._core.platform.text cimport put_escape
 from fastgate._core.reason cimport BAD_TARGET, TARGET_TOO_LONG
 
 cdef enum:
@@ -199,7 +200,6 @@ cdef int _hides_dots(const char *p, uint32_t length) noexcept nogil:
 
 cdef int normalize_path(const char *path, uint32_t length, char *out, uint32_t cap,
                         int allow_encoded_slash, int merge_slashes) noexcept nogil:
-    cdef const char *upper = "0123456789ABCDEF"
     cdef uint32_t i = 0, o = 0, start
     cdef uint8_t c, hi, lo
     cdef bint suspicious, due = True
@@ -256,9 +256,7 @@ cdef int normalize_path(const char *path, uint32_t length, char *out, uint32_t c
                 suspicious = True
             elif c == c";":
                 suspicious = True
-            out[o] = c"%"
-            out[o + 1] = upper[c >> 4]
-            out[o + 2] = upper[c & 15]
+            put_escape(out + o, c)
             o += 3
         dots = _dots(out + start, o - start)
         if dots:

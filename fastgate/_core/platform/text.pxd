@@ -1,5 +1,5 @@
 """text: putting bytes, numbers and hex one after another. Inlined; the caller ensures that there is room."""
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 cdef extern from *:
     """
@@ -47,6 +47,14 @@ cdef extern from *:
         memcpy(p, tmp + i, 20 - i);
         return p + (20 - i);
     }
+    /* A percent-encoded octet, its digits in upper case (RFC 3986 2.1). */
+    static inline char *fg_put_escape(char *p, uint8_t octet) {
+        static const char upper[] = "0123456789ABCDEF";
+        p[0] = '%';
+        p[1] = upper[octet >> 4];
+        p[2] = upper[octet & 15];
+        return p + 3;
+    }
     /* Inlined, so that the literal's length is a compile-time constant. */
     static inline __attribute__((always_inline)) char *fg_put_lit(char *p, const char *s) {
         size_t n = __builtin_strlen(s);
@@ -59,6 +67,7 @@ cdef extern from *:
     void fg_clear(void *p, size_t n) noexcept nogil
     char *put_hex "fg_put_hex"(char *p, const void *data, uint32_t n) noexcept nogil
     char *put_uint "fg_put_uint"(char *p, uint64_t v) noexcept nogil
+    char *put_escape "fg_put_escape"(char *p, uint8_t octet) noexcept nogil
     char *put_lit "fg_put_lit"(char *p, const char *literal) noexcept nogil
 
 cdef inline char *put(char *p, const char *s, size_t n) noexcept nogil:
