@@ -300,7 +300,11 @@ cdef class Engine(Host):
         self.hook = hook
         self.loop = loop
         c.engine = <void *>self
-        check(outer_watch(&c.loop, hook_fd(hook)))
+        try:
+            check(outer_watch(&c.loop, hook_fd(hook)))
+        except OSError:
+            self.leave()                 # or it would wait without noticing that the loop has work
+            raise
 
     def fileno(self) -> int:
         """The descriptor to watch for reading, if the engine does not wait itself."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import os
 import signal
@@ -175,6 +176,20 @@ def test_an_engine_that_is_forgotten_leaves_its_loop():
     del engine
     gc.collect()
     loop.run_until_complete(asyncio.sleep(0.01))
+    loop.close()
+
+
+def test_a_loop_that_watches_the_engine_goes_on_without_waiting_in_it():
+    """The kernel refuses two epoll sets that contain each other."""
+    engine = Engine(Segment.create(1, log_records=64), 0)
+    loop = uvloop.new_event_loop()
+    loop.add_reader(engine.fileno(), engine.poll)
+    loop.run_until_complete(asyncio.sleep(0.01))
+    with pytest.raises(OSError, match=os.strerror(errno.ELOOP)):
+        engine.run_in(loop)
+    loop.run_until_complete(asyncio.sleep(0.01))
+    loop.remove_reader(engine.fileno())
+    engine.close()
     loop.close()
 
 

@@ -4,13 +4,9 @@ When its descriptor is readable, or its next timer is due, `event_loop.outer_due
 gives it a turn. The timer is a timerfd rather than a timeout of epoll_wait(), which would cost a kernel
 timer for each wait. It is set again only if it would fire too late: a needless turn is cheaper.
 """
-from libc.string cimport memset
-
 from fastgate._core.io.connection cimport KIND_OUTER, KIND_OUTER_TIMER
 from fastgate._core.io.poller cimport poller_add_listener, poller_remove
-from fastgate._core.platform.sys cimport (
-    CLOCK_MONOTONIC, TFD_CLOEXEC, TFD_NONBLOCK, TFD_TIMER_ABSTIME, close, errno, itimerspec, timerfd_create,
-    timerfd_settime)
+from fastgate._core.platform.sys cimport close, errno, timerfd_new, timerfd_set
 
 
 cdef int outer_init(event_loop *l) noexcept nogil:
@@ -19,7 +15,7 @@ cdef int outer_init(event_loop *l) noexcept nogil:
     l.outer.loop = l
     l.outer_timer.kind = KIND_OUTER_TIMER
     l.outer_timer.loop = l
-    l.outer_timer.fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC)
+    l.outer_timer.fd = timerfd_new()
     if l.outer_timer.fd < 0:
         return -errno
     return poller_add_listener(l, &l.outer_timer)
@@ -42,11 +38,7 @@ cdef void outer_leave(event_loop *l) noexcept nogil:
 
 
 cdef void outer_timer_set(event_loop *l, uint64_t at) noexcept nogil:
-    cdef itimerspec spec
     if l.outer_ns <= at and l.outer_ns > l.now:
         return
-    memset(&spec, 0, sizeof(spec))
-    spec.it_value.tv_sec = at // 1000000000ull
-    spec.it_value.tv_nsec = at % 1000000000ull
-    if timerfd_settime(l.outer_timer.fd, TFD_TIMER_ABSTIME, &spec, NULL) == 0:
+    if timerfd_set(l.outer_timer.fd, at) == 0:
         l.outer_ns = at

@@ -15,12 +15,9 @@ A bitmap of occupied slots gives the next tick to wake for. The timerfd is set o
 earlier than its present time, so a busy worker makes hardly any timer system calls.
 """
 from libc.stdlib cimport calloc, free
-from libc.string cimport memset
 
 from fastgate._core.platform.checks cimport fg_check
-from fastgate._core.platform.sys cimport (
-    CLOCK_MONOTONIC, TFD_CLOEXEC, TFD_NONBLOCK, TFD_TIMER_ABSTIME, close, itimerspec, monotonic_ns,
-    timerfd_create, timerfd_settime)
+from fastgate._core.platform.sys cimport close, monotonic_ns, timerfd_new, timerfd_set
 from fastgate._core.io.connection cimport IO_CLOSED, WHEEL_SLOTS, wheel
 
 cdef extern from *:
@@ -31,7 +28,7 @@ cdef int timer_init(event_loop *l) noexcept nogil:
     l.timers = <wheel *>calloc(1, sizeof(wheel))
     if l.timers is NULL:
         return -1
-    l.timerfd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC)
+    l.timerfd = timerfd_new()
     l.timers.tick = monotonic_ns() >> 24
     return 0 if l.timerfd >= 0 else -1
 
@@ -125,16 +122,12 @@ cdef uint64_t next_tick(wheel *w) noexcept nogil:
 
 cdef void timer_arm(event_loop *l) noexcept nogil:
     cdef wheel *w = l.timers
-    cdef itimerspec spec
     cdef uint64_t tick
     if w.armed_tick > w.tick and not w.sooner:
         return
     tick = next_tick(w)
     if tick == 0:
         return
-    memset(&spec, 0, sizeof(spec))
-    spec.it_value.tv_sec = (tick << 24) // 1000000000ull
-    spec.it_value.tv_nsec = (tick << 24) % 1000000000ull
-    if timerfd_settime(l.timerfd, TFD_TIMER_ABSTIME, &spec, NULL) == 0:
+    if timerfd_set(l.timerfd, tick << 24) == 0:
         w.armed_tick = tick
         w.sooner = 0

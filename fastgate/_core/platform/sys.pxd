@@ -124,3 +124,16 @@ cdef inline int64_t realtime_ns() noexcept nogil:
     cdef timespec ts
     clock_gettime(CLOCK_REALTIME, &ts)
     return <int64_t>ts.tv_sec * 1000000000ll + <int64_t>ts.tv_nsec
+
+cdef inline int timerfd_new() noexcept nogil:
+    """A timerfd of CLOCK_MONOTONIC, or -1."""
+    return timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC)
+
+cdef inline int timerfd_set(int fd, uint64_t ns) noexcept nogil:
+    """Let it fire once, at this time of CLOCK_MONOTONIC. 0, or -1."""
+    cdef itimerspec spec
+    spec.it_interval.tv_sec = 0
+    spec.it_interval.tv_nsec = 0
+    spec.it_value.tv_sec = ns // 1000000000ull
+    spec.it_value.tv_nsec = ns % 1000000000ull
+    return timerfd_settime(fd, TFD_TIMER_ABSTIME, &spec, NULL)
