@@ -24,7 +24,7 @@ from pathlib import Path
 
 from benchmarks.compare import generator
 from benchmarks.compare.keyed import PAUSES, ControlApi, Keyed
-from benchmarks.compare.machine import Placement, place
+from benchmarks.compare.machine import Placement
 from benchmarks.compare.processes import Cpu, Tree, settle, spent
 from benchmarks.compare.scenarios import Scenario
 from benchmarks.compare.session import Collected, Session, in_turn, rotated, say
@@ -37,12 +37,11 @@ class Void(RuntimeError):
 
 def run_paid(session: Session, scenario: Scenario) -> None:
     """All rounds of the scenario. Adds its points."""
-    placement = place(session.cores, 2) or place(session.cores, 1)
-    subjects = [s for s in session.available(scenario) if isinstance(s, Keyed)]
-    if placement is None or not subjects:
+    begun = session.begin(scenario, 2)
+    if begun is None:
         return
-    say(f"{scenario.name}: {scenario.title}")
-    session.backend(placement)
+    placement = begun[0]
+    subjects = [s for s in begun[1] if isinstance(s, Keyed)]
     collected = {s.name: Collected() for s in subjects}
     for round_ in range(session.options.rounds):
         measured: list[tuple[str, generator.Outcome, dict[str, float]]] = []

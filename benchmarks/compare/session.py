@@ -100,7 +100,7 @@ class Collected:
 
 
 def say(text: str) -> None:
-    """Progress, for whoever waits."""
+    """Print progress."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -182,6 +182,17 @@ class Session:
                 reason = str(e)
             self._asked[subject.name] = reason
         return self._asked[subject.name]
+
+    def begin(self, scenario: Scenario, workers: int) -> tuple[Placement, list[Subject]] | None:
+        """Announce a scenario and start its upstream. Returns where each part goes, for so many
+        workers if there are cores for them, and the subjects; None if it cannot be measured."""
+        placement = place(self.cores, workers) or place(self.cores, 1)
+        subjects = self.available(scenario)
+        if placement is None or not subjects:
+            return None
+        say(f"{scenario.name}: {scenario.title}")
+        self.backend(placement)
+        return placement, subjects
 
     def backend(self, placement: Placement) -> Tree:
         """The upstream, started when first wanted and moved to its cores by a restart."""

@@ -1,7 +1,7 @@
 """Scenarios that are no plain load: reloads under load; memory at rest and the time to serve.
 
 **Reload.** Two open-loop loads at once, 1,000 requests/s over 64 kept-alive connections and 100/s
-with a fresh connection each, to random routes: first in quiet, then while the subject is told to
+with a fresh connection each, to random routes: first in quiet, then while the subject is asked to
 reload, again and again, each time with a changed configuration; a reload counts as done when the
 change shows in an answer, and the next is asked for a tenth of a second later. The proxy has two
 cores where the machine has them, as every deployment with a control process or a master has.
@@ -19,7 +19,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from benchmarks.compare import generator
-from benchmarks.compare.machine import Placement, place
+from benchmarks.compare.machine import Placement
 from benchmarks.compare.processes import Tree, pss_of, settle
 from benchmarks.compare.scenarios import Scenario
 from benchmarks.compare.session import Collected, Session, say
@@ -44,12 +44,10 @@ MIB = 1 << 20
 
 def run_reload(session: Session, scenario: Scenario) -> None:
     """All rounds of a reload scenario. Adds its points."""
-    placement = place(session.cores, 2) or place(session.cores, 1)
-    subjects = session.available(scenario)
-    if placement is None or not subjects:
+    begun = session.begin(scenario, 2)
+    if begun is None:
         return
-    say(f"{scenario.name}: {scenario.title}")
-    session.backend(placement)
+    placement, subjects = begun
     count = int(scenario.setup.get("routes", 1))
     paths = session.root / f"reload-paths-{count}"
     paths.write_text("\n".join(shuffled_paths(routes(count), 5000)) + "\n")
@@ -135,7 +133,7 @@ def both(
 def reload_over_and_over(
     subject: Subject, tree: Tree, setup: Setup, stop: threading.Event
 ) -> list[float]:
-    """Reloads until told to stop; how long each took to show, seconds. Raises NotServing."""
+    """Reload until stopped; how long each took to show, seconds. Raises NotServing."""
     took: list[float] = []
     while not stop.is_set():
         marked = dataclasses.replace(setup, mark=str(len(took) + 1))
@@ -165,12 +163,10 @@ def wait_for_mark(setup: Setup, mark: str) -> None:
 
 def run_idle(session: Session, scenario: Scenario) -> None:
     """All rounds of the idle scenario. Adds its points."""
-    placement = place(session.cores, scenario.workers) or place(session.cores, 1)
-    subjects = session.available(scenario)
-    if placement is None or not subjects:
+    begun = session.begin(scenario, scenario.workers)
+    if begun is None:
         return
-    say(f"{scenario.name}: {scenario.title}")
-    session.backend(placement)
+    placement, subjects = begun
     wanted = min(session.options.idle_connections, session.descriptors // 2 - 500)
     scenario = dataclasses.replace(scenario, connections=wanted)
     collected = {s.name: Collected() for s in subjects}

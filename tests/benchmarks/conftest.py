@@ -5,4 +5,18 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
+
 sys.path.insert(0, str(Path(__file__).parents[2]))
+
+
+@pytest.fixture(scope="session")
+def compiled_tools() -> None:
+    """The tools written in C. Without a compiler, the tests that use them are skipped."""
+    from benchmarks.tools import NoCompiler, tool
+
+    try:
+        for name in ("load", "backend", "relay"):
+            tool(name)
+    except NoCompiler as e:
+        pytest.skip(str(e))

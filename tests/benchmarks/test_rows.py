@@ -31,18 +31,11 @@ from benchmarks.compare.subjects import (
     probe,
     release_port,
 )
-from benchmarks.tools import NoCompiler, tool
+from benchmarks.tools import tool
+
+pytestmark = pytest.mark.usefixtures("compiled_tools")
 
 MOMENT = Options(rounds=1, window=1.0, warmup=0.1, quick=True)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _tools() -> None:
-    try:
-        for name in ("load", "backend", "relay"):
-            tool(name)
-    except NoCompiler as e:
-        pytest.skip(str(e))
 
 
 @pytest.fixture

@@ -16,16 +16,9 @@ import pytest
 from benchmarks.compare.machine import available_cores
 from benchmarks.compare.processes import Tree
 from benchmarks.compare.subjects import Setup, free_port, probe, release_port, wait_serving
-from benchmarks.tools import NoCompiler, tool
+from benchmarks.tools import tool
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _tools() -> None:
-    try:
-        for name in ("load", "backend", "relay"):
-            tool(name)
-    except NoCompiler as e:
-        pytest.skip(str(e))
+pytestmark = pytest.mark.usefixtures("compiled_tools")
 
 
 @contextlib.contextmanager
