@@ -34,7 +34,7 @@ ACCESS_LOG = {
 
 
 def policies(setup: Setup) -> list[dict[str, Any]]:
-    """The filters: the key's consumer, told upstream in place of the key; a bucket for each."""
+    """The filters: the key is replaced by its consumer, and each consumer has a bucket."""
     keys = {
         "@type": f"{EXTENSIONS}.filters.http.api_key_auth.v3.ApiKeyAuth",
         "credentials": [{"key": key, "client": name} for key, name in all_keys().items()],

@@ -35,7 +35,7 @@ class FastGate(Subject):
     start_patience = 60.0
 
     def __init__(self, *, policies: bool = False, routes: int = 0, unix: bool = False) -> None:
-        """With `routes`, it has that many whatever the scenario says, and its name tells."""
+        """With `routes`, it has that many in every scenario, and its name says so."""
         self.policies = policies
         self.routes = routes
         self.unix = unix

@@ -1,4 +1,4 @@
-"""Running the load generator (tools/load.c), in step with whoever samples processor time."""
+"""Running the load generator (tools/load.c), in step with the sampling of processor time."""
 
 from __future__ import annotations
 

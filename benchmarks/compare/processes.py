@@ -26,7 +26,7 @@ TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Cpu:
-    """Processor time so far. `run_ns` is exact; the ticks only tell user from system.
+    """Processor time so far. `run_ns` is exact; the ticks only separate user from system.
 
     `wait_ns` is time spent ready to run while something else had the core.
     """
@@ -133,7 +133,7 @@ def raise_descriptors(wanted: int) -> int:
 
 
 def stolen_ns(cores: Iterable[int]) -> int:
-    """Time that a hypervisor kept from these cores so far, as far as it tells."""
+    """Time that a hypervisor kept from these cores so far, as far as it reports this."""
     wanted = {f"cpu{core}" for core in cores}
     stolen = 0
     for line in Path("/proc/stat").read_text().splitlines():
@@ -144,7 +144,7 @@ def stolen_ns(cores: Iterable[int]) -> int:
 
 
 def _end_with_parent() -> None:
-    """In a child: SIGTERM when whoever started it dies, however that happens."""
+    """In a child: get SIGTERM when the parent dies, for whatever reason."""
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
@@ -166,7 +166,7 @@ class Tree:
         pinned = ["taskset", "-c", ",".join(map(str, cores)), *command]
         self.folder = folder
         self.started = time.monotonic()
-        self.served_after = 0.0  # seconds until its first answer, for whoever waited for it
+        self.served_after = 0.0  # seconds until its first answer, if that was waited for
         with (
             (folder / "stdout.log").open("ab") as out,
             (folder / "stderr.log").open("ab") as err,
@@ -227,7 +227,7 @@ class Tree:
         self.process.wait()
         end = time.monotonic() + 2.0
         while any(runs(pid) for pid in family) and time.monotonic() < end:
-            time.sleep(0.002)  # orphans: nobody here can wait for them
+            time.sleep(0.002)  # orphans: they cannot be waited for here
 
     def __enter__(self) -> Tree:
         return self

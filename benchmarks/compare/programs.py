@@ -11,14 +11,14 @@ from benchmarks.compare.subjects import Unavailable
 
 
 def said_by(command: list[str], pattern: str) -> str:
-    """The version a program tells of itself. Raises Unavailable when it is not there."""
+    """The version that a program prints. Raises Unavailable if it is not installed."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     except OSError as e:
         raise Unavailable(f"{command[0]} is not installed") from e
     found = re.search(pattern, done.stdout + done.stderr)
     if not found:
-        raise Unavailable(f"{' '.join(command)} told no version")
+        raise Unavailable(f"{' '.join(command)} printed no version")
     return found.group(1)
 
 

@@ -37,7 +37,7 @@ METRICS: dict[str, tuple[str, str]] = {
     "added_p99_us": ("µs", "p99_us less that of the backend without a proxy, same round and rate"),
     "busy": ("cores", "how much of its cores the proxy used"),
     "waiting": ("cores", "how much it was ready to run while something else had its core"),
-    "stolen": ("cores", "how much of its cores a hypervisor kept, as far as it tells"),
+    "stolen": ("cores", "how much of its cores a hypervisor kept, as far as it reports this"),
     "backend_busy": ("cores", "how much of its core the backend used"),
     "load_busy": ("cores", "how much of its core the load generator used (open loop: it spins)"),
     "rate": ("1/s", "open loop: requests due per second"),
@@ -133,7 +133,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     cores: int  # this program may use
     architecture: str
     kernel: str
-    hypervisor: str  # "" on bare metal, as far as the processor tells
+    hypervisor: str  # "" on bare metal, as far as the processor reports it
     memory_gib: float
     python: str
     load_average: float  # before the run: whatever else was going on

@@ -1,10 +1,10 @@
 """What a gateway beside one service costs: memory and time of a small one with one worker.
 
-It is started with one route and nothing else, on one core that nobody else uses, and is served,
+It is started with one route and nothing else, on a core of its own, and is served,
 probed (health, readiness, metrics, as an orchestrator and a scraper do) and left alone until it
 is quiet: memory at rest. Then its control API is asked for the status, which imports the rest of
-the API: memory once it was used. Both by process. Processor time to the first response is of all
-its processes together, for how long that takes depends on who else uses the machine.
+the API: memory once it was used. Both by process. Processor time to the first response is that of
+all its processes, since the time on the clock depends on what else the machine does.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import time
 import urllib.request
 
 from benchmarks.compare.keyed import ControlApi
-from benchmarks.compare.machine import place
 from benchmarks.compare.processes import Tree, name_of, pss_of, settle
 from benchmarks.compare.scenarios import Scenario
 from benchmarks.compare.session import Collected, Session, say
@@ -28,12 +27,10 @@ PARTS = {"fg-control": "control_pss_mib", "fg-worker-0": "worker_pss_mib"}
 
 def run_sidecar(session: Session, scenario: Scenario) -> None:
     """All rounds. Adds its points."""
-    placement = place(session.cores, 1)
-    subjects = session.available(scenario)
-    if placement is None or not subjects:
+    begun = session.begin(scenario, 1)
+    if begun is None:
         return
-    say(f"{scenario.name}: {scenario.title}")
-    session.backend(placement)
+    placement, subjects = begun
     collected = {s.name: Collected() for s in subjects}
     for round_ in range(session.options.rounds):
         for subject in subjects:

@@ -101,7 +101,7 @@ def scaling(points: Sequence[Point], workers: int, limit: float) -> Budget:
 
 
 def judge(points: Sequence[Point]) -> list[Budget]:
-    """All budgets that `compare` can tell about."""
+    """All budgets that `compare` measures."""
 
     def of(scenario: str, subject: str, metric: str) -> float | None:
         return figure(points, scenario, subject, metric)

@@ -15,7 +15,7 @@
  *
  * One thread, one epoll set; --spin polls without sleeping (for a core of its own), so that waking
  * up does not count as latency. A run is warm-up, then the measured window; the line "measuring" is
- * printed when the window opens and "measured" when it closes, for whoever samples the server's
+ * printed when the window opens and "measured" when it closes, for a program that samples the server's
  * processor time in step with it. The last line is the result, one JSON object:
  *
  *   window_s         length of the measured window
@@ -181,7 +181,7 @@ static void push_out(struct conn *c, uint64_t now)
     while (c->sent < c->request->len) {
         ssize_t n = send(c->fd, c->request->bytes + c->sent, c->request->len - c->sent, MSG_NOSIGNAL);
         if (n < 0) {
-            /* A refusal may have come before the body was out: reading tells. */
+            /* A refusal may have come before the whole body was sent: read to find out. */
             if (errno != EAGAIN && errno != EPIPE && errno != ECONNRESET)
                 fail(c, &resets, now);
             return;
@@ -495,7 +495,7 @@ static void run(void)
         char c;
         while (poll(&in, 1, -1) < 0 || read(0, &c, 1) > 0)
             ;
-        /* whoever was closed meanwhile shows as readable with nothing to read */
+        /* a connection that was closed shows as readable with nothing to read */
         for (uint32_t i = 0; i < nconns; i++)
             if (conns[i].fd >= 0 && recv(conns[i].fd, &c, 1, MSG_DONTWAIT) == 0)
                 reconnects++;

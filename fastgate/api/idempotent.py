@@ -5,10 +5,10 @@ answer is kept for 24 hours. The same key with another request is 409 `idempoten
 the first is being worked on, 409 `idempotency_open` with Retry-After. Only what was done is kept:
 a write that was refused or failed may be tried again with the same key.
 
-Answers can hold a new API key, which nobody but the caller may ever see. So they are kept sealed:
+Answers can hold a new API key, which only the caller may ever see. So they are kept sealed:
 the key stream is SHAKE-256 over the caller's token, which the store does not have, and a fresh
-nonce; an HMAC under a second key of the same origin tells tampering. Who has only the database
-reads nothing; who has the token needs no database.
+nonce; an HMAC under a second key of the same origin detects tampering. The database alone is not
+enough to read an answer, and with the token the database is not needed.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ cdef class UpstreamResponse:
     cdef readonly int status
     cdef readonly Headers headers
     cdef int ask(self, MadeRequest made, double timeout) except -1
-    cdef int told(self) except -1
+    cdef int notify(self) except -1
     cdef int drop(self) except -1
 
 cdef const upstream_rec *upstream_named(const snapshot_header *s, str name) except NULL

@@ -149,7 +149,7 @@ cdef class UpstreamResponse:
             self.drop()
             self.engine.follow_up()
 
-    cdef int told(self) except -1:
+    cdef int notify(self) except -1:
         if self.waiter is not None and not self.waiter.done():
             if self.k.state == CALL_FAILED or self.k.py_head is not NULL:
                 self.waiter.set_result(None)

@@ -97,5 +97,5 @@ cdef int wake_upcalls(core *c) except -1:
         bits = e.wake
         e.wake = 0
         if e.py is not NULL:
-            (<Exchange>e.py).told(bits)
+            (<Exchange>e.py).notify(bits)
     return 0

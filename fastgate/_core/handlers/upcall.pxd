@@ -31,7 +31,7 @@ cdef class Exchange:
     cdef dict meters          # name → MeterUse; None: no meter was used
     cdef int check(self) except -1
     cdef int begin(self, int status, headers, length) except -1
-    cdef int told(self, uint32_t bits) except -1
+    cdef int notify(self, uint32_t bits) except -1
     cdef int finished(self) except -1
     cdef int failed(self) except -1
     cdef int let_go(self) except -1

@@ -505,7 +505,7 @@ cdef class Exchange:
 
     # ---- what the engine reports, and the end
 
-    cdef int told(self, uint32_t bits) except -1:
+    cdef int notify(self, uint32_t bits) except -1:
         if bits & WAKE_GONE:
             self.gone = True
         if bits & WAKE_LATE:
@@ -522,7 +522,7 @@ cdef class Exchange:
         if bits & WAKE_CALL:
             for r in list(self.responses):
                 if (<UpstreamResponse>r).k is not NULL:
-                    (<UpstreamResponse>r).told()
+                    (<UpstreamResponse>r).notify()
         return 0
 
     cdef int finished(self) except -1:

@@ -4,7 +4,7 @@ Enforcement and charging are local; this is for a provider that keeps its own bo
 (Stripe's meters). Usage is exported by account and UTC day, as the increase since the last export:
 
     daily totals ── more than exported? ──▶ row: sending n, number k ──▶ provider
-                                                                            └──▶ row: told + n
+                                                                            └──▶ row: n exported
 
 The row is committed before anything is sent. `k` is part of the identifier by which the provider
 detects a copy, so after a kill in between the same report is sent again. Providers remember

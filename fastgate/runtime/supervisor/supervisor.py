@@ -11,7 +11,7 @@ be replaced.
         └──── Fatal ───────┴─────────────── SIGQUIT ─────────────────┴───▶ stopping
 
     draining    readiness is 503; after `drain_delay_s` the listening sockets are closed and
-                the workers are told to finish; those that have not after `drain_s` are killed
+                the workers finish their requests; after `drain_s`, the remaining ones are killed
     stopping    all workers have ended: control writes the remaining data, then ends
 
 Signals arrive through the wake-up descriptor as bytes, so that a handler never interrupts other

@@ -4,7 +4,7 @@
 //!
 //! It passes every request to one upstream, keeps up to POOL idle connections to it, sets
 //! X-Forwarded-For and X-Forwarded-Proto, and writes no access log. A single thread, which is as one
-//! worker of the other proxies, has nobody to steal work from.
+//! worker of the other proxies, has no other thread to steal work from.
 
 use std::net::SocketAddr;
 
